@@ -1,0 +1,124 @@
+"""Fields that experiments share, and the presets after the colon (`configs/byol.py:demo`)."""
+
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict
+
+Preset = Callable[[ConfigDict], None]
+
+
+def choose(config: ConfigDict, preset: str, presets: Mapping[str, Preset]) -> ConfigDict:
+    """Applies the preset named after the colon; none is the paper's recipe."""
+    if preset:
+        if preset not in presets:
+            raise ValueError(f"no preset {preset!r}; this config has: {', '.join(presets)}")
+        presets[preset](config)
+    return config
+
+
+def transfer() -> ConfigDict:
+    """What configs/transfer.py runs, and what a pretraining runs at its end if asked to."""
+    return ConfigDict(
+        dict(
+            experiment="transfer",
+            seed=0,
+            # A pretraining workdir, a weights file (torchvision:PATH, torchvision_v1:PATH), or random.
+            encoder="random",
+            # Encoders to compare with, same format, separated by commas.
+            baselines="random",
+            dataset="",
+            data=dict(dir="data"),
+            # "" is every label of the dataset (or its default task); else a named task or labels, by commas.
+            task="",
+            uncertain="zeros",  # -1 counts as: zeros, ones, ignore
+            protocol="linear",
+            label_fraction=1.0,  # of the training patients; validation and test stay whole
+            strengths=tuple(10.0**power for power in range(-6, 5)),  # C of the logistic regression
+            batch_size=256,
+            num_resamples=1000,
+            # Used where a random encoder has no trained one beside it to copy its shape from.
+            model=dict(name="resnet", variant="50"),
+            image_size=224,
+        )
+    )
+
+
+def pretrain() -> ConfigDict:
+    """Pretraining of a ResNet-50 at 224 px; the objective and its recipe come on top."""
+    config = ConfigDict(
+        dict(
+            experiment="pretrain",
+            seed=0,
+            batch_size=4096,
+            num_train_steps=10_000,
+            checkpoint_every_steps=500,
+            keep_checkpoints=2,
+            log_every_steps=20,
+            data=dict(
+                name="image_folder",
+                dir="data",
+                split="train",
+                image_size=256,  # the square that goes to the device, before cropping
+                num_workers=8,  # decoding processes; 0 decodes in threads
+            ),
+            model=dict(name="resnet", variant="50", dtype="bfloat16"),
+            knn=dict(dataset="", task="", every_steps=500),
+            transfer=transfer(),  # runs at the end if transfer.dataset is set
+        )
+    )
+    config.transfer.data.dir = config.data.get_ref("dir")
+    config.transfer.seed = config.get_ref("seed")
+    return config
+
+
+def view(**changes) -> ConfigDict:
+    """One augmented view: SimCLR's at 224 px (arXiv:2002.05709, appendix A), grey."""
+    fields = dict(
+        size=224,
+        crop_scale=(0.08, 1.0),
+        crop_ratio=(3 / 4, 4 / 3),
+        flip=0.5,
+        rotate=0.0,
+        jitter_prob=0.8,
+        brightness=0.8,
+        contrast=0.8,
+        gamma=0.0,
+        blur_prob=0.5,
+        blur_sigma=(0.1, 2.0),
+        noise=0.0,
+        solarise_prob=0.0,
+    )
+    return ConfigDict(fields | changes)
+
+
+def on_cpu(config: ConfigDict) -> None:
+    """A small encoder at 64 px and one process, for two cores."""
+    config.model = ConfigDict(dict(name="resnet", variant="small", dtype="float32"))
+    config.data.image_size = 96
+    config.data.num_workers = 0
+    config.batch_size = 128
+    config.log_every_steps = 50
+    for view_config in (config.views.a, config.views.b):
+        view_config.size = 64
+        view_config.crop_scale = (0.2, 1.0)
+        view_config.blur_sigma = (0.1, 0.8)
+
+
+def adamw(learning_rate: float) -> ConfigDict:
+    """AdamW, which small batches bear better than LARS."""
+    return ConfigDict(
+        dict(
+            name="adamw",
+            learning_rate=learning_rate,
+            scaling="none",
+            weight_decay=1e-4,
+            warmup=50,
+            warmup_unit="steps",
+        )
+    )
+
+
+def on_phantom(config: ConfigDict) -> None:
+    """The drawn films, and a transfer to their labels at the end."""
+    config.data.name = "phantom"
+    config.transfer.dataset = "phantom"

@@ -1,0 +1,54 @@
+"""SimCLR: two views of a film attract, all other films of the batch repel (arXiv:2002.05709).
+
+python run.py --config=configs/simclr.py --config.data.name=… --config.data.dir=…
+
+Default  the paper's recipe: ResNet-50, 224 px, LARS, batch 4096, 100 epochs of MIMIC-CXR's size.
+         Batch 4096 needs about 32 accelerators of 40 GB or more. No score of ours yet.
+:small   one GPU, an afternoon: ResNet-50, 224 px, batch 256. Not measured yet (docs/results).
+:cpu     your own films on two CPU cores in about 5 minutes; scores in docs/results/first_films.md.
+:demo    drawn films, 64 px, about 3 minutes on two CPU cores, no download; ends with a transfer
+         report in which the pretrained encoder beats random initialisation.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(preset: str = ""):
+    config = common.pretrain()
+    config.objective = ConfigDict(
+        dict(name="simclr", temperature=0.1, hidden=(2048, 2048), out=128)
+    )
+    config.views = ConfigDict(dict(a=common.view(), b=common.view()))
+    config.optimizer = ConfigDict(
+        dict(
+            name="lars",
+            learning_rate=0.3,
+            scaling="linear",
+            rate_inside_momentum=True,
+            momentum=0.9,
+            weight_decay=1e-4,
+            warmup=10,
+            warmup_unit="epochs",
+        )
+    )
+    return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
+
+
+def small(config: ConfigDict) -> None:
+    config.batch_size = 256
+    config.num_train_steps = 20_000
+
+
+def cpu(config: ConfigDict) -> None:
+    common.on_cpu(config)
+    config.num_train_steps = 900
+    config.checkpoint_every_steps = 300
+    config.objective.update(temperature=0.2, hidden=(256,), out=64)
+    config.optimizer = common.adamw(1e-3)
+
+
+def demo(config: ConfigDict) -> None:
+    cpu(config)
+    common.on_phantom(config)

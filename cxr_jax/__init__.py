@@ -1,0 +1,1 @@
+"""Self-supervised pretraining of chest X-ray encoders in JAX, and what it is worth."""

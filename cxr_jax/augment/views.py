@@ -1,0 +1,148 @@
+"""Which ops make a view. The numbers belong to the configs; this file says what they mean.
+
+Fields of a view, all required:
+
+size          pixels per side of the view
+crop_scale    (min, max) share of the film's area in the crop
+crop_ratio    (min, max) width / height of the crop
+flip          probability of a horizontal flip. A flipped chest film shows dextrocardia, which
+              anatomy hardly ever does; the published recipes flip with 0.5 all the same
+rotate        rotation before the crop, degrees uniform in [-rotate, rotate]; 0 costs nothing
+brightness, contrast, gamma
+              strengths (see cxr_jax.augment.ops), applied together, in this order, with
+jitter_prob   probability
+blur_prob     probability of the Gaussian blur
+blur_sigma    (min, max) standard deviation, uniform, in pixels of the view
+solarise_prob probability that grey values of one half and more are inverted
+noise         largest standard deviation of white noise in grey values of [0, 1]; drawn per view
+
+The papers' views, on a grey film (saturation, hue and greyscale have no meaning there):
+
+                 SimCLR        BYOL view 1   BYOL view 2
+crop_scale       .08, 1        .08, 1        .08, 1
+crop_ratio       3/4, 4/3      3/4, 4/3      3/4, 4/3
+flip             .5            .5            .5
+brightness       .8            .4            .4
+contrast         .8            .4            .4
+jitter_prob      .8            .8            .8
+blur_prob        .5            1.0           .1
+blur_sigma       .1, 2         .1, 2         .1, 2     at 224 px: scale with size / 224
+solarise_prob    0             0             .2
+rotate, gamma, noise are 0.
+
+(SimCLR: arXiv:2002.05709, appendix A; BYOL: arXiv:2006.07733, table 6.) Two departures: the blur is
+part of the geometry, so it comes before brightness and contrast, with which it commutes except
+where they clip; and BYOL's brightness, there an addition, is a multiplication here as in SimCLR.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+
+from cxr_jax.augment import ops
+from cxr_jax.fields import Section, check_fields
+
+_PROBABILITIES = ("flip", "jitter_prob", "blur_prob", "solarise_prob")
+_STRENGTHS = ("rotate", "brightness", "contrast", "gamma", "noise")
+_RANGES = ("crop_scale", "crop_ratio", "blur_sigma")
+Films = UInt8[Array | np.ndarray, "b h w 1"]
+FIELDS = ("size", *_RANGES, *_PROBABILITIES, *_STRENGTHS)
+
+
+def check_view(view: Section, where: str = "view") -> None:
+    """Raises ValueError for a missing, unknown or impossible field; `where` names the section."""
+    check_fields(view, where, required=FIELDS)
+    if view["size"] < 1:
+        raise ValueError(f"{where}.size is {view['size']}; it must be a positive number of pixels")
+    for name in _PROBABILITIES:
+        if not 0 <= view[name] <= 1:
+            raise ValueError(f"{where}.{name} is {view[name]}; a probability is between 0 and 1")
+    for name in _STRENGTHS:
+        if view[name] < 0:
+            raise ValueError(f"{where}.{name} is {view[name]}; it must not be negative")
+    for name in _RANGES:
+        if len(view[name]) != 2 or not 0 <= view[name][0] <= view[name][1]:
+            raise ValueError(
+                f"{where}.{name} is {view[name]}; it needs (min, max), 0 <= min <= max"
+            )
+    if not 0 < view["crop_scale"][0] <= view["crop_scale"][1] <= 1:
+        raise ValueError(f"{where}.crop_scale is {view['crop_scale']}; areas are in (0, 1]")
+    if view["crop_ratio"][0] <= 0:
+        raise ValueError(f"{where}.crop_ratio is {view['crop_ratio']}; ratios are above 0")
+
+
+def augment_view(key: PRNGKeyArray, images: Films, view: Section) -> Float[Array, "b s s 1"]:
+    """One random view of each film, float32 in [0, 1]; every film draws from a key of its own.
+
+    Raises ValueError for a view that `check_view` refuses.
+    """
+    check_view(view)
+    keys = jax.random.split(key, images.shape[0])
+    return jax.vmap(partial(_augment_one, view=view))(keys, images)
+
+
+def center_view(images: Films, size: int) -> Float[Array, "b {size} {size} 1"]:
+    """The films without augmentation: central square, antialiased resize, float32 in [0, 1]."""
+    _, height, width, _ = images.shape
+    side = min(height, width)
+    rows = ops.resize_matrix((height - side) / 2, side, height, size)
+    columns = ops.resize_matrix((width - side) / 2, side, width, size)
+    return jax.vmap(ops.resample, in_axes=(0, None, None))(_to_float(images), rows, columns)
+
+
+def _augment_one(
+    key: PRNGKeyArray, image: UInt8[Array, "h w 1"], view: Section
+) -> Float[Array, "s s 1"]:
+    # Branches on `view` are Python's: an op that a config switches off is not compiled at all.
+    keys = dict(zip(("geometry", "jitter", "solarise", "noise"), jax.random.split(key, 4)))
+    out = _geometry(keys["geometry"], _to_float(image), view)
+    out = _jitter(keys["jitter"], out, view)
+    if view["solarise_prob"] > 0:
+        out = ops.solarise(keys["solarise"], out, view["solarise_prob"])
+    if view["noise"] > 0:
+        out = ops.noise(keys["noise"], out, view["noise"])
+    return out
+
+
+def _geometry(
+    key: PRNGKeyArray, image: Float[Array, "h w 1"], view: Section
+) -> Float[Array, "s s 1"]:
+    crop_key, flip_key, rotate_key, blur_key, sigma_key = jax.random.split(key, 5)
+    height, width, _ = image.shape
+    size = view["size"]
+    if view["rotate"] > 0:
+        degrees = jax.random.uniform(rotate_key, minval=-view["rotate"], maxval=view["rotate"])
+        image = ops.rotate(image, degrees)
+    top, left, box_height, box_width = ops.crop_box(
+        crop_key, height, width, tuple(view["crop_scale"]), tuple(view["crop_ratio"])
+    )
+    flip = jax.random.bernoulli(flip_key, view["flip"])
+    rows = ops.resize_matrix(top, box_height, height, size)
+    columns = ops.resize_matrix(left, box_width, width, size, flip)
+    if view["blur_prob"] > 0:
+        low, high = view["blur_sigma"]
+        sigma = jax.random.uniform(sigma_key, minval=low, maxval=high)
+        sigma = sigma * jax.random.bernoulli(blur_key, view["blur_prob"])
+        blur = ops.blur_matrix(sigma, size)
+        rows, columns = blur @ rows, blur @ columns
+    # Weights that sum to one only to rounding could leave [0, 1].
+    return jnp.clip(ops.resample(image, rows, columns), 0, 1)
+
+
+def _jitter(
+    key: PRNGKeyArray, image: Float[Array, "s s 1"], view: Section
+) -> Float[Array, "s s 1"]:
+    prob_key, *op_keys = jax.random.split(key, 4)
+    out = image
+    for op_key, op in zip(op_keys, (ops.brightness, ops.contrast, ops.gamma)):
+        strength = view[op.__name__]
+        if strength > 0:
+            out = op(op_key, out, strength)
+    return jnp.where(jax.random.bernoulli(prob_key, view["jitter_prob"]), out, image)
+
+
+def _to_float(images: UInt8[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
+    return jnp.asarray(images, jnp.float32) / 255

@@ -1,0 +1,61 @@
+"""Orbax checkpoints of a pretraining run: state, encoder, data position and config, item by item.
+
+`encoder` is an item of its own, so that a transfer reads it without the optimizer or the objective.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from cxr_jax.train_state import TrainState
+
+FOLDER = "checkpoints"
+
+
+def open_manager(workdir: Path, max_to_keep: int) -> ocp.CheckpointManager:
+    """Asynchronous saves into workdir/checkpoints; the newest `max_to_keep` stay."""
+    return ocp.CheckpointManager(
+        (workdir / FOLDER).resolve(),
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=max_to_keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        ),
+    )
+
+
+def save(
+    manager: ocp.CheckpointManager,
+    state: TrainState,
+    encoder: Any,
+    data_state: dict[str, Any],
+    config: dict[str, Any],
+) -> None:
+    """Starts a save and returns; a save that failed in the background raises here or at close."""
+    manager.check_for_errors()
+    manager.save(
+        int(state.step),
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state._asdict()),
+            encoder=ocp.args.StandardSave(encoder),
+            data=ocp.args.JsonSave(data_state),
+            config=ocp.args.JsonSave(config),
+        ),
+    )
+
+
+def restore(
+    manager: ocp.CheckpointManager, like: TrainState
+) -> tuple[TrainState, dict[str, Any]] | None:
+    """The newest checkpoint placed like `like` (shapes, types, shardings), or None if there is none."""
+    step = manager.latest_step()
+    if step is None:
+        return None
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+        ),
+    )
+    return TrainState(**restored.state), restored.data

@@ -1,0 +1,78 @@
+"""A labelled split for evaluation: every film once, in order, with its targets and ids."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from cxr_jax.data import images, labels
+from cxr_jax.data.source import Source, load_source
+
+
+class LabelledSplit(NamedTuple):
+    """Row i of every field belongs to record rows[i] of the source: labels travel with images."""
+
+    source: Source
+    rows: np.ndarray  # int [n]
+    targets: Float[np.ndarray, "n k"]  # 1, 0, NaN: no target
+    image_ids: tuple[str, ...]
+    patient_ids: tuple[str, ...]
+    label_names: tuple[str, ...]
+
+    def take(self, rows: np.ndarray) -> "LabelledSplit":
+        return self._replace(
+            rows=self.rows[rows],
+            targets=self.targets[rows],
+            image_ids=tuple(self.image_ids[i] for i in rows),
+            patient_ids=tuple(self.patient_ids[i] for i in rows),
+        )
+
+
+def load_split(
+    name: str, data_dir: str, split: str, task: str = "", uncertain: str = "zeros"
+) -> LabelledSplit:
+    """Reads ids and labels of a whole split (not its pixels).
+
+    Raises:
+      ValueError: the dataset has no labels, or lacks those of the task.
+    """
+    source = load_source(name, data_dir, split, fields=("image",))
+    if not source.label_names:
+        raise ValueError(
+            f"dataset {name} has no labels, so nothing can be scored on it; build image_folder with "
+            "--labels_csv, or choose another config.dataset"
+        )
+    chosen = labels.find_task(name, source.label_names, task, uncertain)
+    table = load_source(name, data_dir, split, fields=("image_id", "patient_id", "labels")).records
+    examples = [table[i] for i in range(len(table))]
+    raw = {
+        label: np.array([example["labels"][label] for example in examples], np.float32)
+        for label in source.label_names
+    }
+    return LabelledSplit(
+        source=source,
+        rows=np.arange(len(examples)),
+        targets=labels.targets(raw, chosen),
+        image_ids=tuple(_text(example["image_id"]) for example in examples),
+        patient_ids=tuple(_text(example["patient_id"]) for example in examples),
+        label_names=tuple(chosen.labels),
+    )
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def image_batches(
+    split: LabelledSplit, batch_size: int, image_size: int
+) -> Iterator[UInt8[np.ndarray, "batch size size 1"]]:
+    """Every film of the split once, in order; the last batch may be short, none is dropped."""
+
+    def read(row: int) -> np.ndarray:
+        return images.decode_square(split.source.records[int(row)]["image"], image_size)
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(split.rows), batch_size):
+            yield np.stack(list(pool.map(read, split.rows[start : start + batch_size])))

@@ -1,0 +1,58 @@
+"""Endless shuffled batches for pretraining: ArrayRecord through Grain, sharded by host.
+
+The iterator's state is a small JSON document, the same on every host, so that a checkpoint can put
+the data back exactly where it was.
+"""
+
+from typing import Any
+
+import grain
+import numpy as np
+
+from cxr_jax.data import images
+from cxr_jax.data.source import Source
+
+
+class _Decode(grain.transforms.Map):
+    def __init__(self, image_size: int):
+        self._image_size = image_size
+
+    def map(self, example: dict[str, Any]) -> dict[str, np.ndarray]:
+        return {"image": images.decode_square(example["image"], self._image_size)}
+
+
+def batches(
+    source: Source,
+    batch_size: int,
+    image_size: int,
+    seed: int,
+    num_workers: int = 0,
+    host_index: int = 0,
+    host_count: int = 1,
+) -> grain.DatasetIterator:
+    """An endless iterator of {"image": uint8 [batch_size / host_count, image_size, image_size, 1]}.
+
+    Each epoch is shuffled anew. Film number i of the global order goes to host i mod host_count, so
+    that the union over hosts is the same whatever their number. `num_workers` decoding processes
+    are added to Grain's reading threads; 0 is right on a machine with few cores.
+
+    Raises:
+      ValueError: batch not divisible by the hosts, or larger than the dataset.
+    """
+    if batch_size % host_count:
+        raise ValueError(f"config.batch_size={batch_size} does not divide by {host_count} hosts")
+    if batch_size > len(source):
+        raise ValueError(
+            f"config.batch_size={batch_size} is larger than the {len(source)} films of "
+            f"{source.name} {source.split!r}: a batch would hold a film twice. Lower it."
+        )
+    dataset = grain.MapDataset.source(source.records).seed(seed).shuffle().repeat()
+    dataset = dataset[host_index::host_count].map(_Decode(image_size))
+    dataset = dataset.batch(batch_size // host_count, drop_remainder=True)
+    threads = 0 if num_workers else 4
+    iterable = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    )
+    if num_workers:
+        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    return iter(iterable)

@@ -1,0 +1,102 @@
+"""Random access to built datasets (ArrayRecord in TFDS's layout), without TensorFlow."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+
+class Records:
+    """Examples by position, parsed as far as `features` names them; images stay encoded bytes."""
+
+    def __init__(self, raw: Sequence[bytes], features: tfds.features.FeaturesDict):
+        self._raw, self._features = raw, features
+        self._decoders = {"image": tfds.decode.SkipDecoding()} if "image" in features else None
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._features.deserialize_example_np(self._raw[index], decoders=self._decoders)
+
+
+class Source(NamedTuple):
+    """One split: `records[i]` is an example dict whose image is still encoded bytes."""
+
+    name: str
+    folder: Path
+    split: str
+    records: Records
+    metadata: Mapping[str, Any]
+    splits: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(self.metadata.get("label_names", ()))
+
+
+def find_folder(name: str, data_dir: str) -> Path:
+    """The version folder of dataset `name` ("nih_chestxray14" or "nih_chestxray14/512").
+
+    Datasets that need no download (the phantom) are drawn on first use.
+
+    Raises:
+      FileNotFoundError: not built; the message gives the command.
+      ValueError: several configs are built and `name` does not choose one.
+    """
+    root = Path(data_dir)
+    dataset, _, config = name.partition("/")
+    built = _built(root, dataset, config)
+    if not built and dataset == "phantom":
+        from data_builders.build import build
+
+        build("phantom", data_dir=str(root), config_name=config)
+        built = _built(root, dataset, config)
+    if not built:
+        others = sorted({folder.parts[-3] for folder in _built(root, "*", "")})
+        raise FileNotFoundError(
+            f"dataset {name!r} is not built under {root.resolve()} "
+            f"(there: {', '.join(others) or 'nothing'}). Build it:\n"
+            f"  python -m data_builders.build {dataset} --manual_dir=<its files> --data_dir={root}\n"
+            "or point config.data.dir at the folder that holds it."
+        )
+    configs = sorted({folder.parent.name for folder in built})
+    if len(configs) > 1:
+        choices = ", ".join(f"{dataset}/{c}" for c in configs)
+        raise ValueError(f"dataset {dataset!r} is built in several forms; choose one of: {choices}")
+    return max(built, key=lambda folder: [int(part) for part in folder.name.split(".")])
+
+
+def _built(root: Path, dataset: str, config: str) -> list[Path]:
+    infos = root.glob(f"{dataset}/{config or '*'}/*.*.*/dataset_info.json")
+    return [info.parent for info in infos if "incomplete" not in info.parent.name]
+
+
+def load_source(
+    name: str, data_dir: str, split: str, fields: tuple[str, ...] | None = None
+) -> Source:
+    """Opens one split; `fields` limits what is parsed of each example (all if None).
+
+    Raises:
+      FileNotFoundError, ValueError: as find_folder, or the split does not exist.
+    """
+    folder = find_folder(name, data_dir)
+    builder = tfds.builder_from_directory(epath.Path(folder))
+    splits = tuple(str(key) for key in builder.info.splits)
+    parts = split.split("+")
+    unknown = [part for part in parts if part.split("[")[0] not in splits]
+    if unknown:
+        raise ValueError(
+            f"dataset {name} has no split {', '.join(map(repr, unknown))}; it has {', '.join(splits)}"
+        )
+    stored = builder.info.features
+    chosen = tfds.features.FeaturesDict({key: stored[key] for key in fields or stored.keys()})
+    raw = builder.as_data_source(split=split).data_source
+    metadata = json.loads((folder / "metadata.json").read_text())
+    return Source(name, folder, split, Records(raw, chosen), metadata, splits)

@@ -1,0 +1,1 @@
+"""The loops: the only rooms with side effects. run.py calls `<config.experiment>.run`."""

@@ -1,0 +1,77 @@
+"""What to watch while an encoder trains: pictures of its views, and kNN on labelled films."""
+
+from collections.abc import Callable
+
+import jax
+import ml_collections
+import numpy as np
+
+from cxr_jax.augment import views
+from cxr_jax.data import labelled
+from cxr_jax.evaluate.knn import knn_scores
+from cxr_jax.objectives import Objective
+from cxr_jax.report.figures import views_grid
+from cxr_jax.stats.auroc import auroc
+from cxr_jax.train_state import TrainState
+from cxr_jax.writer import Writer
+
+Watch = Callable[[int, TrainState, dict[str, jax.Array]], None]
+
+_PICTURED = 8  # films in the picture of augmented views
+
+
+def make_monitor(config: ml_collections.ConfigDict, objective: Objective, writer: Writer) -> Watch:
+    """A function `(step, state, batch)` to call after every step; it acts when its time comes."""
+    evaluate_knn = _make_knn(config, objective) if config.knn.dataset else None
+
+    def watch(step: int, state: TrainState, batch: dict[str, jax.Array]) -> None:
+        if step == 1 or step % config.checkpoint_every_steps == 0:
+            writer.image(step, "views", _picture(config, state, batch, step))
+        if evaluate_knn and (step % config.knn.every_steps == 0 or step == config.num_train_steps):
+            score = evaluate_knn(state)
+            print(f"step {step}  kNN AUROC on {config.knn.dataset} validation: {score:.3f}")
+            writer.scalars(step, {"knn_auroc": score})
+
+    return watch
+
+
+def _picture(config, state: TrainState, batch: dict[str, jax.Array], step: int) -> np.ndarray:
+    films = batch["image"].addressable_shards[0].data[:_PICTURED]
+    key_a, key_b = jax.random.split(jax.random.fold_in(state.key, step))
+    view_a = views.augment_view(key_a, films, config.views.a)
+    view_b = views.augment_view(key_b, films, config.views.b)
+    return views_grid(np.asarray(view_a), np.asarray(view_b))
+
+
+def _make_knn(config, objective: Objective) -> Callable[[TrainState], float]:
+    """Macro AUROC of kNN on the validation split, training films as neighbours."""
+    splits = [
+        labelled.load_split(config.knn.dataset, config.data.dir, split, config.knn.task)
+        for split in ("train", "validation")
+    ]
+    size = config.views.a.size
+    pixels = [
+        np.concatenate(list(labelled.image_batches(split, config.batch_size, size)))
+        for split in splits
+    ]
+    embed = jax.jit(
+        lambda params, aux, images: objective.features(params, aux, images / np.float32(255))
+    )
+
+    def evaluate(state: TrainState) -> float:
+        features = [
+            np.concatenate(
+                [
+                    np.asarray(embed(state.params, state.aux, films[i : i + config.batch_size]))
+                    for i in range(0, len(films), config.batch_size)
+                ]
+            )
+            for films in pixels
+        ]
+        scores = knn_scores(features[0], splits[0].targets, features[1])
+        per_label = [
+            auroc(splits[1].targets[:, k], scores[:, k]) for k in range(scores.shape[1])
+        ]
+        return float(np.nanmean(per_label))
+
+    return evaluate

@@ -1,0 +1,115 @@
+"""Pretraining: batches, steps, checkpoints, monitors; resumes where its workdir stands."""
+
+import time
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from cxr_jax import checkpoint, objectives, optim, sharding, train_state
+from cxr_jax.data import pipeline
+from cxr_jax.data.source import load_source
+from cxr_jax.experiments import monitor, transfer
+from cxr_jax.experiments.workdir import as_json, open_workdir
+from cxr_jax.writer import Progress, Writer
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Trains to config.num_train_steps, then transfers if config.transfer names a dataset."""
+    train(config, workdir)
+    if config.transfer.dataset:
+        after = config.transfer.copy_and_resolve_references()
+        after.encoder = str(workdir)
+        transfer.run(after, workdir / "transfer")
+    else:
+        print(
+            "Next, see what it learned:\n"
+            f"  python run.py --config=configs/transfer.py --config.encoder={workdir} "
+            f"--config.dataset=<a labelled dataset> --config.data.dir={config.data.dir}"
+        )
+
+
+def train(
+    config: ml_collections.ConfigDict, workdir: Path, stop_after: int | None = None
+) -> train_state.TrainState:
+    """Trains up to config.num_train_steps, or leaves, checkpoint saved, after step `stop_after`."""
+    mesh = sharding.make_mesh()
+    sharding.check_batch(config.batch_size, mesh)
+    source = load_source(config.data.name, config.data.dir, config.data.split, fields=("image",))
+    batches = pipeline.batches(
+        source,
+        config.batch_size,
+        config.data.image_size,
+        config.seed,
+        config.data.num_workers,
+        jax.process_index(),
+        jax.process_count(),
+    )
+    objective = objectives.build(config)
+    optimizer, schedule = optim.make_optimizer(
+        config.optimizer, config.num_train_steps, config.batch_size, len(source)
+    )
+    open_workdir(workdir, config)
+    size = config.data.image_size
+    shapes = {"image": np.zeros((config.batch_size, size, size, 1), np.uint8)}
+    state = sharding.put_replicated(
+        train_state.create(objective, optimizer, sharding.put_batch(shapes, mesh), config.seed),
+        mesh,
+    )
+    manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
+    restored = checkpoint.restore(manager, state)
+    if restored:
+        state, data_state = restored
+        batches.set_state(data_state)
+        print(f"Resuming {workdir} after step {int(state.step)}.")
+    first_step = int(state.step)
+    step_function = jax.jit(
+        train_state.make_train_step(objective, optimizer, schedule), donate_argnums=0
+    )
+    _announce(config, source, state.params, mesh)
+    writer = Writer(workdir, first_step)
+    watch = monitor.make_monitor(config, objective, writer)
+    progress = Progress(config.num_train_steps, first_step, config.batch_size)
+    end = min(config.num_train_steps, stop_after or config.num_train_steps)
+    pending: tuple[int, dict[str, jax.Array]] | None = None
+    for step in range(first_step + 1, end + 1):
+        waiting = time.monotonic()
+        batch = sharding.put_batch(next(batches), mesh)
+        progress.waited(time.monotonic() - waiting)
+        state, metrics = step_function(state, batch)
+        # Metrics are fetched one step late, so that the next step is under way meanwhile.
+        if pending:
+            _log(config, writer, progress, *pending)
+        pending = (step, metrics)
+        watch(step, state, batch)
+        if step % config.checkpoint_every_steps == 0 or step == end:
+            _log(config, writer, progress, *pending)
+            pending = None
+            encoder = objectives.export_encoder(state.params, state.aux)
+            checkpoint.save(manager, state, encoder, batches.get_state(), as_json(config))
+    manager.wait_until_finished()
+    manager.check_for_errors()
+    manager.close()
+    writer.close()
+    print(f"Pretrained to step {int(state.step)}: {workdir}")
+    return state
+
+
+def _log(config, writer: Writer, progress: Progress, step: int, metrics: dict) -> None:
+    if step % config.log_every_steps and step != config.num_train_steps:
+        return
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    writer.scalars(step, values)
+    writer.board_scalars(step, progress.report(step, values))
+
+
+def _announce(config, source, params, mesh) -> None:
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    device = mesh.devices.flat[0]
+    print(
+        f"{config.objective.name} on {len(source):,} films of {source.name} ({source.split}), "
+        f"{config.num_train_steps:,} steps of {config.batch_size} "
+        f"({config.num_train_steps * config.batch_size / len(source):.1f} epochs), "
+        f"{count / 1e6:.2f} million parameters, {mesh.size} x {device.device_kind}"
+    )

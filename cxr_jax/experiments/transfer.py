@@ -1,0 +1,163 @@
+"""Transfer: frozen encoders, one labelled dataset, a linear probe each, and what the data can tell.
+
+The encoder's results stand in the workdir (predictions.parquet, metrics.json), each baseline's in
+baselines/<n>-<name>/, the comparison in comparisons.json and report.md.
+"""
+
+import importlib.metadata
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_collections
+
+from cxr_jax import weights
+from cxr_jax.data import fractions
+from cxr_jax.data.labelled import LabelledSplit, load_split
+from cxr_jax.evaluate.linear import linear_probe
+from cxr_jax.evaluate.metrics import compare, metric_rows
+from cxr_jax.evaluate.predictions import Predictions, read_parquet, write_parquet
+from cxr_jax.experiments.features import extract
+from cxr_jax.experiments.workdir import as_json, open_workdir
+from cxr_jax.weights.encoder import Encoder, random_encoder
+from cxr_jax.writer import Writer
+
+_VERSIONS_OF = ("cxr_jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+class Splits(NamedTuple):
+    train: LabelledSplit
+    validation: LabelledSplit
+    test: LabelledSplit
+
+
+class Probe(NamedTuple):
+    """One encoder's result. facts: how it came about, for the report."""
+
+    name: str
+    predictions: Predictions
+    rows: list[dict]
+    facts: dict
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Scores config.encoder and config.baselines on config.dataset and writes the report."""
+    _check(config)
+    encoders = load_encoders(config)
+    splits = load_splits(config)
+    open_workdir(workdir, config)
+    print(
+        f"Linear probe on {config.dataset}: {len(splits.train.rows):,} training, "
+        f"{len(splits.validation.rows):,} validation and {len(splits.test.rows):,} test films; "
+        f"labels: {', '.join(splits.test.label_names)}"
+    )
+    probes = []
+    for index, encoder in enumerate(encoders):
+        folder = workdir
+        if index:
+            folder = workdir / "baselines" / f"{index}-{re.sub(r'[^A-Za-z0-9]+', '-', encoder.name)}"
+        probes.append(_probe(config, encoder, splits, folder))
+    comparisons = [
+        compare(
+            probes[0].predictions,
+            other.predictions,
+            (probes[0].name, other.name),
+            config.num_resamples,
+            config.seed,
+        )
+        for other in probes[1:]
+    ]
+    _write_json(workdir / "comparisons.json", comparisons)
+    _log(workdir, probes, splits)
+    report(config, workdir, probes, comparisons, splits)
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+    if not config.dataset:
+        raise ValueError(
+            "config.dataset is empty; name a labelled dataset, for example --config.dataset=phantom"
+        )
+    if config.protocol != "linear":
+        raise ValueError(f"config.protocol={config.protocol!r} is not known; there is: linear")
+
+
+def load_encoders(config: ml_collections.ConfigDict) -> list[Encoder]:
+    """The encoder, then its baselines; "random" takes the shape of the encoder beside it."""
+    specs = [config.encoder, *filter(None, (s.strip() for s in config.baselines.split(",")))]
+    specs = list(dict.fromkeys(specs))  # random against random says nothing
+    loaded = {spec: weights.load(spec) for spec in specs if spec != "random"}
+    if loaded:
+        first = next(iter(loaded.values()))
+        shape, size = first.model, first.image_size
+    else:
+        shape, size = config.model.to_dict(), config.image_size
+    loaded["random"] = random_encoder(shape, size, config.seed)
+    return [loaded[spec] for spec in specs]
+
+
+def load_splits(config: ml_collections.ConfigDict) -> Splits:
+    """Train (cut to the label fraction), validation and test."""
+    train, validation, test = (
+        load_split(config.dataset, config.data.dir, split, config.task, config.uncertain)
+        for split in ("train", "validation", "test")
+    )
+    rows = fractions.patient_subset(train.patient_ids, config.label_fraction, config.seed)
+    return Splits(train.take(rows), validation, test)
+
+
+def _probe(config, encoder: Encoder, splits: Splits, folder: Path) -> Probe:
+    """One encoder's result, read back if an earlier start of this run finished it."""
+    finished = folder / "probe.json"
+    if finished.exists():
+        print(f"{encoder.name}: finished before")
+        rows = json.loads((folder / "metrics.json").read_text())
+        facts = json.loads(finished.read_text())
+        return Probe(encoder.name, read_parquet(folder / "predictions.parquet"), rows, facts)
+    folder.mkdir(parents=True, exist_ok=True)
+    train, validation, test = (extract(encoder, split, config.batch_size) for split in splits)
+    result = linear_probe(
+        (train, splits.train.targets),
+        (validation, splits.validation.targets),
+        test,
+        tuple(config.strengths),
+    )
+    names = splits.test.label_names
+    scored = [k for k in range(len(names)) if result.scored[k]]
+    not_scored = {names[k]: reason for k, reason in result.not_scored.items()}
+    predictions = Predictions(
+        splits.test.image_ids,
+        splits.test.patient_ids,
+        tuple(names[k] for k in scored),
+        splits.test.targets[:, scored],
+        result.scores[:, scored],
+    )
+    rows = metric_rows(predictions, config.num_resamples, config.seed, not_scored)
+    facts = {
+        "image_size": encoder.image_size,
+        "features": train.shape[1],
+        "strength": {names[k]: float(result.strength[k]) for k in scored},
+        "notes": {names[k]: note for k, note in result.notes.items()},
+        "not_scored": not_scored,
+    }
+    write_parquet(predictions, folder / "predictions.parquet")
+    _write_json(folder / "metrics.json", rows)
+    _write_json(finished, facts)  # last: its presence says that the others are whole
+    macro = rows[-1]
+    print(f"{encoder.name}: macro AUROC {macro['auroc']:.3f} [{macro['low']:.3f}, {macro['high']:.3f}]")
+    return Probe(encoder.name, predictions, rows, facts)
+
+
+def _write_json(path: Path, value) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+def _log(workdir: Path, probes: list[Probe], splits: Splits) -> None:
+    (workdir / "metrics.jsonl").unlink(missing_ok=True)
+    writer = Writer(workdir)
+    for probe in probes:
+        macro = probe.rows[-1]
+        writer.scalars(0, {f"{probe.name}/macro_auroc": macro["auroc"]})
+    writer.close()

@@ -1,0 +1,62 @@
+"""A run's folder: its saved config decides whether a second start resumes or is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+
+def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as it reads back from config.json (tuples become lists)."""
+    return json.loads(config.to_json())
+
+
+def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Makes the folder and config.json, or checks that the config there is this one.
+
+    Raises:
+      ValueError: the folder belongs to a run with another config; the fields are listed.
+      NotADirectoryError: the path is a file.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise NotADirectoryError(f"--workdir={workdir} is a file; name a folder")
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "config.json"
+    if not path.exists():
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(as_json(config), indent=2) + "\n")
+        temporary.replace(path)
+        return
+    try:
+        saved = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); choose another --workdir") from error
+    differing = list(_differences(saved, as_json(config)))
+    if differing:
+        listed = "\n".join(f"  config.{line}" for line in differing)
+        raise ValueError(
+            f"{workdir} belongs to a run with another config:\n{listed}\n"
+            "Give the same config to resume it, or another --workdir for a new run."
+        )
+
+
+def _differences(saved: Any, given: Any, prefix: str = ""):
+    for name in sorted(saved.keys() | given.keys()):
+        old, new = saved.get(name, "(absent)"), given.get(name, "(absent)")
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            yield f"{prefix}{name}: saved {old!r}, given {new!r}"
+
+
+def load_config(workdir: Path) -> dict[str, Any]:
+    """config.json of a run.
+
+    Raises:
+      FileNotFoundError: not a run's folder.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{workdir} is not the workdir of a run: it has no config.json")
+    return json.loads(path.read_text())

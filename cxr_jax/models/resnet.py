@@ -1,0 +1,170 @@
+"""ResNet encoders whose features equal torchvision's, weight for weight.
+
+He et al., "Deep Residual Learning for Image Recognition", arXiv:1512.03385, in the v1.5 form
+(stride of 2 in the 3x3 convolution of a bottleneck; `stride_in_1x1` gives the original v1).
+Parameter names follow torchvision: `layer1.0.conv1.weight` is `layer1_0/conv1/kernel`.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+# torchvision's: normal with variance 2 / (kernel area * output channels).
+_kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def _conv(features: int, kernel: int, stride: int, dtype: jnp.dtype, name: str) -> nn.Conv:
+    # Padding is spelt out because "SAME" pads a strided convolution on the other side than torch.
+    pad = kernel // 2
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        (stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=_kaiming_fan_out,
+        name=name,
+    )
+
+
+def _norm(train: bool, dtype: jnp.dtype, name: str, **kwargs: Any) -> nn.BatchNorm:
+    # Flax reduces in float32 and keeps float32 parameters whatever the compute dtype.
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=dtype,
+        name=name,
+        **kwargs,
+    )
+
+
+class BasicBlock(nn.Module):
+    """3x3, 3x3 and a shortcut: [b h w c] -> [b h/stride w/stride width]."""
+
+    width: int
+    stride: int
+    dtype: jnp.dtype
+    last_scale_init: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j d"]:
+        conv, norm = partial(_conv, dtype=self.dtype), partial(_norm, train, self.dtype)
+        y = nn.relu(norm("bn1")(conv(self.width, 3, self.stride, name="conv1")(x)))
+        y = conv(self.width, 3, 1, name="conv2")(y)
+        y = norm("bn2", scale_init=self.last_scale_init)(y)
+        if x.shape != y.shape:
+            x = conv(self.width, 1, self.stride, name="downsample_conv")(x)
+            x = norm("downsample_bn")(x)
+        return nn.relu(x + y)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 and a shortcut: [b h w c] -> [b h/stride w/stride 4*width]."""
+
+    width: int
+    stride: int
+    dtype: jnp.dtype
+    last_scale_init: Callable[..., Any]
+    stride_in_1x1: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j d"]:
+        conv, norm = partial(_conv, dtype=self.dtype), partial(_norm, train, self.dtype)
+        stride1, stride2 = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
+        y = nn.relu(norm("bn1")(conv(self.width, 1, stride1, name="conv1")(x)))
+        y = nn.relu(norm("bn2")(conv(self.width, 3, stride2, name="conv2")(y)))
+        y = conv(4 * self.width, 1, 1, name="conv3")(y)
+        y = norm("bn3", scale_init=self.last_scale_init)(y)
+        if x.shape != y.shape:
+            x = conv(4 * self.width, 1, self.stride, name="downsample_conv")(x)
+            x = norm("downsample_bn")(x)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Grey films [b h w 1], float32 in [0, 1] -> pooled features [b d], float32.
+
+    The film is normalised inside, (image - mean) / std; as many channels enter `conv1` as `mean`
+    has entries, so three-channel ImageNet weights read a grey film as torchvision would read it
+    repeated. `dtype` is the compute dtype; parameters, batch statistics ("batch_stats") and the
+    output are float32. d is widths[-1], four times that with bottlenecks.
+    """
+
+    stage_sizes: tuple[int, ...]
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    bottleneck: bool = False
+    small_stem: bool = False
+    stride_in_1x1: bool = False
+    zero_init_residual: bool = True
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.25,)
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b d"]:
+        dtype = jnp.dtype(self.dtype)
+        x = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        x = x.astype(dtype)
+        if self.small_stem:
+            x = _conv(self.widths[0], 3, 2, dtype, "conv1")(x)
+        else:
+            x = _conv(self.widths[0], 7, 2, dtype, "conv1")(x)
+        x = nn.relu(_norm(train, dtype, "bn1")(x))
+        if not self.small_stem:
+            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        block = BasicBlock
+        if self.bottleneck:
+            block = partial(Bottleneck, stride_in_1x1=self.stride_in_1x1)
+        ones_or_zeros = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
+        for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
+            for index in range(size):
+                stride = 2 if stage > 0 and index == 0 else 1
+                name = f"layer{stage + 1}_{index}"
+                x = block(width, stride, dtype, ones_or_zeros, name=name)(x, train)
+        return x.astype(jnp.float32).mean(axis=(1, 2))
+
+
+VARIANTS = {
+    "18": {"stage_sizes": (2, 2, 2, 2)},
+    "34": {"stage_sizes": (3, 4, 6, 3)},
+    "50": {"stage_sizes": (3, 4, 6, 3), "bottleneck": True},
+    # For CPUs: no max-pool (its gradient is slow there), and 64 px end in a 4x4 map.
+    "small": {"stage_sizes": (1, 1, 1, 1), "widths": (16, 32, 64, 128), "small_stem": True},
+}
+
+
+def make(
+    variant: str,
+    dtype: str = "float32",
+    mean: Sequence[float] = (0.5,),
+    std: Sequence[float] = (0.25,),
+    stride_in_1x1: bool = False,
+    zero_init_residual: bool = True,
+) -> ResNet:
+    """The ResNet named by `variant`: "18", "34", "50" or "small".
+
+    Raises ValueError for an unknown variant or dtype, `mean` and `std` of unequal length, or
+    `stride_in_1x1` without bottlenecks (it would change nothing).
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"no ResNet variant {variant!r}; there are {', '.join(VARIANTS)}")
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"model dtype is {dtype!r}; use 'float32' or 'bfloat16'")
+    if len(mean) != len(std) or len(mean) not in (1, 3):
+        raise ValueError(f"mean and std need 1 or 3 entries each, not {len(mean)} and {len(std)}")
+    if stride_in_1x1 and variant != "50":
+        raise ValueError(f"stride_in_1x1 needs bottlenecks; ResNet {variant} has none")
+    return ResNet(
+        **VARIANTS[variant],
+        stride_in_1x1=stride_in_1x1,
+        zero_init_residual=zero_init_residual,
+        mean=tuple(mean),
+        std=tuple(std),
+        dtype=dtype,
+    )

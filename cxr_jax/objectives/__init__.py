@@ -1,0 +1,53 @@
+"""Self-supervised objectives, one file each: `build(config)` -> four pure functions."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cxr_jax.fields import Section
+
+
+class Objective(NamedTuple):
+    """What a training loop needs to know of an objective; every function is pure.
+
+    batch = {"image": UInt8 [b h w 1]}; params = {"encoder": …, "projector": …, …};
+    aux = {"batch_stats": {"encoder": …, …}, …} is what changes without the optimizer.
+    metrics are float32 scalars.
+    """
+
+    init: Callable[..., Any]  # (key, batch) -> (params, aux)
+    loss: Callable[..., Any]  # (params, aux, batch, key) -> (loss, (aux, metrics))
+    after_update: Callable[..., Any]  # (new params, aux, step just made from 0) -> aux
+    features: Callable[..., Any]  # (params, aux, images float [b h w 1]) -> [b d]
+
+
+def build(config: Section) -> Objective:
+    """`cxr_jax.objectives.<config.objective.name>.make(config)`.
+
+    Raises ValueError for a name that is no objective of this folder, naming those it holds.
+    """
+    name = config["objective"]["name"]
+    files = [module.name for module in pkgutil.iter_modules(__path__)]
+    module = importlib.import_module(f"{__name__}.{name}") if name in files else None
+    if not hasattr(module, "make"):
+        modules = {file: importlib.import_module(f"{__name__}.{file}") for file in files}
+        known = ", ".join(file for file, module in modules.items() if hasattr(module, "make"))
+        raise ValueError(f"no objective {name!r} in cxr_jax/objectives; it holds: {known}")
+    return module.make(config)
+
+
+def export_encoder(params: Any, aux: Any) -> dict[str, Any]:
+    """The encoder's variables alone: what a pretraining is made for."""
+    return {"params": params["encoder"], "batch_stats": aux["batch_stats"]["encoder"]}
+
+
+def l2_normalise(embeddings: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """Rows of length one, float32; a zero row stays zero and has a finite gradient."""
+    embeddings = embeddings.astype(jnp.float32)
+    square = jnp.sum(embeddings**2, axis=1, keepdims=True)
+    return embeddings * jax.lax.rsqrt(jnp.maximum(square, 1e-12))

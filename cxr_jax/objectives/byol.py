@@ -1,0 +1,87 @@
+"""BYOL: an online network predicts what a slowly following target network sees in the other view.
+
+Grill et al., "Bootstrap Your Own Latent", arXiv:2006.07733, and DeepMind's code. Fields of
+config.objective: name, hidden (of projector and predictor; the paper: 4096), out (256),
+tau_base (.996 for 1000 epochs, .99 for 300 and 100, .97 for 40). tau runs over
+config.num_train_steps.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from cxr_jax.augment.views import augment_view
+from cxr_jax.fields import Section, check_fields
+from cxr_jax.objectives import Objective, l2_normalise, monitors, networks
+
+
+def byol_loss(prediction: Float[Array, "n d"], target: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Squared distance of the directions, 2 - 2 cos (eq. 2), mean over the batch, float32.
+
+    BYOL's loss is the sum of this over both ways round: 0 where predictions and targets point the
+    same way, 4 where they are orthogonal, 8 where opposite. No gradient flows into `target`.
+    """
+    difference = l2_normalise(prediction) - l2_normalise(jax.lax.stop_gradient(target))
+    return jnp.sum(difference**2, axis=1).mean()
+
+
+def tau(step: Int[Array, ""] | int, total: int, base: float) -> Float[Array, ""]:
+    """The target's decay, 1 - (1 - base) (cos(pi step / total) + 1) / 2: from base to 1."""
+    progress = jnp.minimum(step / total, 1.0)
+    return 1 - (1 - base) * (jnp.cos(jnp.pi * progress) + 1) / 2
+
+
+def make(config: Section) -> Objective:
+    """Raises ValueError for fields of config.objective or config.views that do not fit."""
+    fields = config["objective"]
+    check_fields(fields, "config.objective", required=("name", "hidden", "out", "tau_base"))
+    if not 0 <= fields["tau_base"] <= 1:
+        raise ValueError(f"config.objective.tau_base is {fields['tau_base']}; it is in [0, 1]")
+    views = networks.two_views(config)
+    head = {"hidden": networks.widths(fields["hidden"]), "out": fields["out"]}
+    online_chain = networks.encoder_and_heads(config, projector=head, predictor=head)
+    target_chain = {name: online_chain[name] for name in ("encoder", "projector")}
+
+    def init(key, batch):
+        params, batch_stats = networks.init(key, online_chain, views[0]["size"])
+        target = {
+            "params": {name: params[name] for name in target_chain},
+            "batch_stats": {name: batch_stats[name] for name in target_chain},
+        }
+        # A copy: a state in which two leaves are one buffer cannot be donated.
+        return params, {"batch_stats": batch_stats, "target": jax.tree.map(jnp.copy, target)}
+
+    def loss(params, aux, batch, key):
+        # As in the official code: one forward pass per view, so batch norm never mixes the views;
+        # the running statistics take view 0, then view 1; the target too is in training mode.
+        online_stats, target = aux["batch_stats"], aux["target"]
+        target_stats = target["batch_stats"]
+        predictions, projections, targets = [], [], []
+        for view_key, view in zip(jax.random.split(key), views):
+            images = augment_view(view_key, batch["image"], view)
+            online, online_stats = networks.apply(online_chain, params, online_stats, images)
+            fixed, target_stats = networks.apply(
+                target_chain, target["params"], target_stats, images
+            )
+            predictions.append(online["predictor"])
+            projections.append(online["projector"])
+            targets.append(fixed["projector"])
+        value = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
+        new_aux = aux | {
+            "batch_stats": online_stats,
+            "target": target | {"batch_stats": target_stats},
+        }
+        return value, (new_aux, monitors.collapse_metrics(jnp.concatenate(projections)))
+
+    def after_update(params: Any, aux: Any, step: Any) -> Any:
+        rate = 1 - tau(step, config["num_train_steps"], fields["tau_base"])
+        online = {name: params[name] for name in target_chain}
+        followed = jax.tree.map(
+            lambda old, new: old + rate * (new - old), aux["target"]["params"], online
+        )
+        return aux | {"target": aux["target"] | {"params": followed}}
+
+    return Objective(init, loss, after_update, partial(networks.features, online_chain))

@@ -1,0 +1,40 @@
+"""Signs of collapse, for every objective: functions of a batch of embeddings."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cxr_jax.objectives import l2_normalise
+
+
+def embedding_std(embeddings: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Spread of the directions: 1 when isotropic, 0 when all are equal.
+
+    The standard deviation over the batch of each dimension of the l2-normalised embeddings, mean
+    over dimensions, times sqrt(d) (Chen and He, SimSiam, arXiv:2011.10566, section 4.1).
+    """
+    return l2_normalise(embeddings).std(axis=0).mean() * jnp.sqrt(embeddings.shape[1])
+
+
+def effective_rank(embeddings: Float[Array, "n d"]) -> Float[Array, ""]:
+    """How many directions the embeddings use, from 1 to min(n - 1, d).
+
+    The participation ratio tr(C)^2 / tr(C^2) of the embedding covariance C. It sees the collapse
+    to a few dimensions that `embedding_std` misses. 1 where all embeddings are equal.
+    """
+    embeddings = embeddings.astype(jnp.float32)
+    centred = embeddings - embeddings.mean(axis=0)
+    n, d = centred.shape
+    # X^T X and X X^T have the same trace and Frobenius norm: take the smaller.
+    gram = centred.T @ centred if d <= n else centred @ centred.T
+    total, square = jnp.trace(gram), jnp.sum(gram**2)
+    rounding = 1e-12 * jnp.sum(embeddings**2)
+    spread = total > rounding
+    return jnp.where(spread, total**2 / jnp.where(spread, square, 1), 1.0)
+
+
+def collapse_metrics(projections: Float[Array, "n d"]) -> dict[str, Float[Array, ""]]:
+    """Both, of the projections' directions, which is all that a cosine loss sees."""
+    return {
+        "embedding_std": embedding_std(projections),
+        "effective_rank": effective_rank(l2_normalise(projections)),
+    }

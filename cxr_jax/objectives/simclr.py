@@ -1,0 +1,94 @@
+"""SimCLR: a film's two views attract, every other view in the global batch repels.
+
+Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations",
+arXiv:2002.05709, and its official code. Fields of config.objective: name, temperature,
+hidden (the projector's hidden widths; the paper's ResNet-50: (2048, 2048)), out (128).
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cxr_jax.augment.views import augment_view
+from cxr_jax.fields import Section, check_fields
+from cxr_jax.objectives import Objective, l2_normalise, monitors, networks
+
+_MASKED = -1e9  # instead of -inf, whose gradient is NaN where a film has no negatives (n = 1)
+
+
+def nt_xent(
+    z_a: Float[Array, "n d"], z_b: Float[Array, "n d"], temperature: float
+) -> Float[Array, ""]:
+    """Normalised temperature-scaled cross entropy (eq. 1), mean over the 2n anchors, float32.
+
+    Row i of `z_a` and row i of `z_b` are a pair; the 2n - 2 other rows are negatives. All vectors
+    equal: log(2n - 1). (The official code adds the two directions' means: twice this.)
+    Sharded inputs under jit give the loss of the global batch.
+    """
+    positive, negatives = similarities(z_a, z_b)
+    contrast = jax.nn.logsumexp(negatives / temperature, axis=1) - positive / temperature
+    # softplus(log sum of negatives - positive) is the cross entropy without the cancellation that
+    # leaves three digits of a small loss in float32.
+    return jax.nn.softplus(contrast).mean()
+
+
+def contrastive_accuracy(z_a: Float[Array, "n d"], z_b: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Share of the 2n anchors whose other view is nearer than every negative; ties are misses."""
+    positive, negatives = similarities(z_a, z_b)
+    return (positive > negatives.max(axis=1)).mean(dtype=jnp.float32)
+
+
+def similarities(
+    z_a: Float[Array, "n d"], z_b: Float[Array, "n d"]
+) -> tuple[Float[Array, "m"], Float[Array, "m m"]]:
+    """Cosines of the m = 2n views: of each to its pair, and to all, itself and its pair masked."""
+    n = z_a.shape[0]
+    z_a, z_b = l2_normalise(z_a), l2_normalise(z_b)
+    z = jnp.concatenate([z_a, z_b])
+    # Full float32: a temperature of 0.1 would magnify tf32's rounding, and the product is small.
+    cosines = jnp.matmul(z, z.T, precision=jax.lax.Precision.HIGHEST)
+    film = jnp.arange(2 * n) % n
+    negatives = jnp.where(film[:, None] == film, _MASKED, cosines)
+    return jnp.tile(jnp.sum(z_a * z_b, axis=1), 2), negatives
+
+
+def make(config: Section) -> Objective:
+    """Raises ValueError for fields of config.objective or config.views that do not fit."""
+    fields = config["objective"]
+    check_fields(fields, "config.objective", required=("name", "temperature", "hidden", "out"))
+    if fields["temperature"] <= 0:
+        raise ValueError(f"config.objective.temperature is {fields['temperature']}; it must be > 0")
+    views = networks.two_views(config)
+    if views[0]["size"] != views[1]["size"]:
+        sizes = f"{views[0]['size']} and {views[1]['size']}"
+        raise ValueError(f"config.views have sizes {sizes}; SimCLR needs views of one size")
+    projector = {"hidden": networks.widths(fields["hidden"]), "out": fields["out"], "out_bn": True}
+    chain = networks.encoder_and_heads(config, projector=projector)
+
+    def init(key, batch):
+        params, batch_stats = networks.init(key, chain, views[0]["size"])
+        return params, {"batch_stats": batch_stats}
+
+    def loss(params, aux, batch, key):
+        # The official code concatenates the views: batch norm sees all 2n images at once.
+        images = jnp.concatenate(
+            [
+                augment_view(view_key, batch["image"], view)
+                for view_key, view in zip(jax.random.split(key), views)
+            ]
+        )
+        outputs, batch_stats = networks.apply(chain, params, aux["batch_stats"], images)
+        z_a, z_b = jnp.split(outputs["projector"], 2)
+        metrics = monitors.collapse_metrics(outputs["projector"]) | {
+            "contrastive_accuracy": contrastive_accuracy(z_a, z_b)
+        }
+        value = nt_xent(z_a, z_b, fields["temperature"])
+        return value, (aux | {"batch_stats": batch_stats}, metrics)
+
+    def after_update(params: Any, aux: Any, step: Any) -> Any:
+        return aux
+
+    return Objective(init, loss, after_update, partial(networks.features, chain))

@@ -1,0 +1,1 @@
+"""Statistics on arrays of targets and scores: NumPy and SciPy only, no models."""

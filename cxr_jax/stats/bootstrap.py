@@ -1,0 +1,216 @@
+"""Patient-clustered bootstrap intervals for AUROC and for paired differences of it.
+
+Patients, not images, are drawn with replacement, because films of one patient are not independent
+(Field and Welsh 2007). A resample is then nothing but a whole-number weight for each patient, and
+the weighted AUROCs of all resamples follow from one sort of the scores.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float, Int, Shaped
+
+from cxr_jax.stats.auroc import auroc, binary_rows, rank_runs
+
+# Weights and run sums of a chunk of resamples hold about this many float64 (32 MiB) each.
+_CHUNK_ELEMENTS = 2**22
+
+
+class Interval(NamedTuple):
+    """A bootstrap percentile interval; NaN where the quantity, or its limits, cannot be estimated.
+
+    `num_resamples` were used and `num_excluded` left out because a class was absent in them. For
+    several labels the interval is that of the macro mean over the labels that can be estimated, and
+    `labels` holds one interval per label, in order; for one label `labels` is empty.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    num_resamples: int
+    num_excluded: int
+    labels: tuple["Interval", ...] = ()
+
+
+def bootstrap_auroc(
+    targets: Shaped[np.ndarray, "n *k"],
+    scores: Shaped[np.ndarray, "..."],
+    clusters: Shaped[np.ndarray, " rows"] | None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of the AUROC, drawing clusters (patients) with replacement.
+
+    Targets are 0, 1 or NaN (missing), [n] for one label or [n k] for k labels, whose intervals and
+    macro come from the same resamples. `clusters` holds each row's patient, as strings or numbers;
+    None takes every row as its own. A resample in which a label has one class only is excluded for
+    that label and for the macro, so that the macro is always a mean over the same labels. With
+    fewer than two clusters there is nothing to resample: no resample is used and the limits are
+    NaN. Raises ValueError for shapes that differ and unusable targets or scores (naming the row).
+    """
+    return _intervals(targets, (scores,), clusters, num_resamples, seed, level)
+
+
+def paired_bootstrap(
+    targets: Shaped[np.ndarray, "n *k"],
+    scores_a: Shaped[np.ndarray, "..."],
+    scores_b: Shaped[np.ndarray, "..."],
+    clusters: Shaped[np.ndarray, " rows"] | None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of AUROC(a) - AUROC(b) on the same images, both scored in the same resamples.
+
+    Shapes, missing targets, exclusions and errors as in `bootstrap_auroc`; the macro's difference
+    is the difference of the macro means.
+    """
+    return _intervals(targets, (scores_a, scores_b), clusters, num_resamples, seed, level)
+
+
+def cluster_counts(
+    num_clusters: int, num_resamples: int, rng: np.random.Generator
+) -> Float[np.ndarray, "c r"]:
+    """How often each cluster is drawn when as many as there are are drawn with replacement."""
+    counts = np.empty((num_clusters, num_resamples))
+    for resample in range(num_resamples):
+        drawn = rng.integers(0, num_clusters, num_clusters)
+        counts[:, resample] = np.bincount(drawn, minlength=num_clusters)
+    return counts
+
+
+class RankedLabel(NamedTuple):
+    """One label's rows, sorted once: rows of each cluster per run of `rank_runs`, by class."""
+
+    positives: scipy.sparse.csr_matrix  # [runs clusters]
+    negatives: scipy.sparse.csr_matrix  # [runs clusters]
+
+
+def rank_label(
+    targets: Shaped[np.ndarray, " n"],
+    scores: Shaped[np.ndarray, " n"],
+    clusters: Int[np.ndarray, " n"],
+    num_clusters: int,
+) -> RankedLabel:
+    """Sort one label's known rows; clusters are numbered 0 to num_clusters - 1.
+
+    Raises ValueError where no row has a known target, and as `binary_rows` does.
+    """
+    targets, scores = binary_rows(targets, scores)
+    known = ~np.isnan(targets)
+    if not known.any():
+        raise ValueError("no row has a known target: there is nothing to rank")
+    positive = targets[known] == 1
+    runs, num_runs = rank_runs(positive, scores[known])
+    clusters = clusters[known]
+
+    def count(chosen: Shaped[np.ndarray, " m"]) -> scipy.sparse.csr_matrix:
+        entries = (np.ones(int(chosen.sum())), (runs[chosen], clusters[chosen]))
+        return scipy.sparse.csr_matrix(entries, shape=(num_runs, num_clusters))
+
+    return RankedLabel(count(positive), count(~positive))
+
+
+def weighted_auroc(
+    label: RankedLabel, counts: Float[np.ndarray, "c r"]
+) -> Float[np.ndarray, " r"]:
+    """AUROC of every resample, given how often each cluster was drawn; NaN where a class is absent.
+
+    Equals the AUROC of rows repeated as often as their cluster was drawn: sums stay whole numbers
+    below 2**53, where float64 is exact.
+    """
+    positives, negatives = label.positives @ counts, label.negatives @ counts
+    up_to = np.cumsum(negatives, axis=0)
+    doubled = np.einsum("gr,gr->r", positives, 2 * up_to - negatives)
+    pairs = 2 * positives.sum(axis=0) * up_to[-1]
+    return np.divide(doubled, pairs, out=np.full(counts.shape[1], np.nan), where=pairs > 0)
+
+
+def _chunks(num_clusters: int, num_rows: int, num_resamples: int) -> Iterator[int]:
+    size = max(1, min(128, _CHUNK_ELEMENTS // max(num_clusters, num_rows)))
+    for start in range(0, num_resamples, size):
+        yield min(size, num_resamples - start)
+
+
+def _intervals(
+    targets: np.ndarray,
+    models: tuple[np.ndarray, ...],
+    clusters: np.ndarray | None,
+    num_resamples: int,
+    seed: int,
+    level: float,
+) -> Interval:
+    """Intervals of the first model's AUROC, less the second's where there are two."""
+    if targets.ndim not in (1, 2):
+        raise ValueError(f"targets have shape {targets.shape}: give [n] or [n labels]")
+    for scores in models:
+        if scores.shape != targets.shape:
+            raise ValueError(f"targets have shape {targets.shape} and scores {scores.shape}")
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples is {num_resamples}: at least 1 is needed")
+    if clusters is None:
+        clusters = np.arange(len(targets))
+    if len(clusters) != len(targets):
+        raise ValueError(f"clusters have {len(clusters)} rows and targets {len(targets)}")
+    names, index = np.unique(clusters, return_inverse=True)
+    columns = targets.reshape(len(targets), -1)
+    signs = (1.0, -1.0)[: len(models)]
+    estimates = np.zeros(columns.shape[1])
+    for sign, scores in zip(signs, models, strict=True):
+        by_label = scores.reshape(columns.shape)
+        for k in range(columns.shape[1]):
+            estimates[k] += sign * auroc(columns[:, k], by_label[:, k])
+    estimable = np.flatnonzero(~np.isnan(estimates))
+
+    values = np.full((num_resamples, columns.shape[1]), np.nan)
+    if len(names) < 2:
+        return _summary(targets.ndim, estimates, values, level)
+    ranked = {
+        (k, m): rank_label(columns[:, k], models[m].reshape(columns.shape)[:, k], index, len(names))
+        for k in estimable
+        for m in range(len(models))
+    }
+    rng = np.random.default_rng(seed)
+    start = 0
+    for size in _chunks(len(names), len(targets), num_resamples):
+        counts = cluster_counts(len(names), size, rng)
+        for k in estimable:
+            values[start : start + size, k] = sum(
+                sign * weighted_auroc(ranked[k, m], counts) for m, sign in enumerate(signs)
+            )
+        start += size
+    return _summary(targets.ndim, estimates, values, level)
+
+
+def _summary(
+    ndim: int, estimates: Float[np.ndarray, " k"], values: Float[np.ndarray, "r k"], level: float
+) -> Interval:
+    """Intervals of every label from its resamples, and that of the macro where targets are [n k]."""
+    labels = tuple(
+        _percentile(estimate, values[:, k], level) for k, estimate in enumerate(estimates)
+    )
+    if ndim == 1:
+        return labels[0]
+    estimable = ~np.isnan(estimates)
+    if not estimable.any():
+        return _percentile(float("nan"), np.full(len(values), np.nan), level, labels)
+    # A NaN in any label makes the resample's mean NaN: excluded for the macro too.
+    means = values[:, estimable].mean(axis=1)
+    return _percentile(estimates[estimable].mean(), means, level, labels)
+
+
+def _percentile(
+    estimate: float,
+    values: Float[np.ndarray, " r"],
+    level: float,
+    labels: tuple[Interval, ...] = (),
+) -> Interval:
+    usable = values[~np.isnan(values)]
+    low, high = np.nan, np.nan
+    if usable.size:
+        low, high = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
+    excluded = values.size - usable.size
+    return Interval(float(estimate), float(low), float(high), usable.size, excluded, labels)

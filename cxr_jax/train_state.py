@@ -1,0 +1,54 @@
+"""One state holds everything that a step changes; one pure function makes the step."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, UInt32
+
+from cxr_jax.objectives import Objective
+
+
+class TrainState(NamedTuple):
+    """step counts finished steps; key never changes: step k draws from fold_in(key, k)."""
+
+    step: Int[Array, ""]
+    params: Any
+    aux: Any  # batch statistics, target network: what the optimizer does not touch
+    opt_state: optax.OptState
+    key: UInt32[Array, "2"]
+
+
+def create(
+    objective: Objective, optimizer: optax.GradientTransformation, batch: Any, seed: int
+) -> TrainState:
+    """The state before the first step. `batch` gives shapes only."""
+    key = jax.random.PRNGKey(seed)
+    init_key, train_key = jax.random.split(key)
+    params, aux = objective.init(init_key, batch)
+    return TrainState(jnp.zeros((), jnp.int32), params, aux, optimizer.init(params), train_key)
+
+
+def make_train_step(
+    objective: Objective, optimizer: optax.GradientTransformation, schedule: optax.Schedule
+):
+    """A pure `(state, batch) -> (state, metrics)`; jit it with the state donated."""
+
+    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+        key = jax.random.fold_in(state.key, state.step)
+        (loss, (aux, metrics)), gradients = jax.value_and_grad(objective.loss, has_aux=True)(
+            state.params, state.aux, batch, key
+        )
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        aux = objective.after_update(params, aux, state.step)
+        metrics = {
+            "loss": loss,
+            **metrics,
+            "gradient_norm": optax.global_norm(gradients),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+        }
+        return TrainState(state.step + 1, params, aux, opt_state, state.key), metrics
+
+    return train_step

@@ -1,0 +1,51 @@
+"""The encoder of one of our own pretraining runs: the `encoder` item of its newest checkpoint."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from cxr_jax.weights.encoder import Encoder
+
+
+def load(path: str) -> Encoder:
+    """The encoder of the run in folder `path`, at the size of its views.
+
+    Raises:
+      FileNotFoundError: no such run, or it has not saved a checkpoint yet.
+      ValueError: a run of another experiment, or a checkpoint without an encoder.
+    """
+    workdir = Path(path)
+    config_path = workdir / "config.json"
+    if not config_path.is_file():
+        raise FileNotFoundError(f"{path} is not the workdir of a pretraining: no config.json in it")
+    config = json.loads(config_path.read_text())
+    if config.get("experiment") != "pretrain":
+        raise ValueError(
+            f"{path} is the workdir of a {config.get('experiment')} run; an encoder comes from a "
+            "pretraining's workdir"
+        )
+    folder = workdir / "checkpoints"
+    steps = [int(entry.name) for entry in folder.glob("*") if entry.name.isdigit()]
+    if not steps:
+        raise FileNotFoundError(f"{path} has no checkpoint yet; let the pretraining save its first")
+    size = config["views"]["a"]["size"]
+    return Encoder(
+        name=f"{config['objective']['name']} step {max(steps)}",
+        model=config["model"],
+        variables=_read(folder / str(max(steps)) / "encoder"),
+        image_size=size,
+        resize=size,
+    )
+
+
+def _read(item: Path) -> dict:
+    if not item.is_dir():
+        raise ValueError(f"checkpoint {item.parent} holds no encoder")
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(item.resolve()).item_metadata.tree
+        # As NumPy, so that an encoder saved on eight devices loads on one.
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        return checkpointer.restore(item.resolve(), restore_args=as_numpy)

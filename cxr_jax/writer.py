@@ -1,0 +1,95 @@
+"""Where numbers go: metrics.jsonl (exact, repeatable), TensorBoard (curves, pictures), the terminal.
+
+metrics.jsonl holds nothing that a clock decides, so that two equal runs write equal files;
+speeds go to TensorBoard and the progress line.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from tensorboardX import SummaryWriter
+
+
+class Writer:
+    """Appends to workdir/metrics.jsonl and to TensorBoard events in workdir."""
+
+    def __init__(self, workdir: Path, first_step: int = 0):
+        """Lines and events of steps after `first_step` (a killed run's) are taken back."""
+        self._path = workdir / "metrics.jsonl"
+        if self._path.exists():
+            kept = [line for line in _whole_lines(self._path) if line["step"] <= first_step]
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            temporary.replace(self._path)
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(str(workdir), purge_step=first_step + 1 if first_step else None)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """To metrics.jsonl and TensorBoard."""
+        record = {"step": step, **{name: float(value) for name, value in values.items()}}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        self.board_scalars(step, values)
+
+    def board_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """To TensorBoard only: for speeds, which differ from run to run."""
+        for name, value in values.items():
+            self._board.add_scalar(name, float(value), step)
+
+    def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
+        self._board.add_image(name, image, step, dataformats="HWC")
+        self._board.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _whole_lines(path: Path) -> list[dict]:
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:  # the line that a kill cut short: its step is run again
+            break
+    return lines
+
+
+class Progress:
+    """One line now and then: step, loss, images/s since the last line, time left."""
+
+    def __init__(self, total_steps: int, first_step: int, images_per_step: int):
+        self._total, self._images = total_steps, images_per_step
+        self._first, self._last_step = first_step, first_step
+        self._start = self._last_time = time.monotonic()
+        self._waited = 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Adds time that the loop spent waiting for a batch."""
+        self._waited += seconds
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Prints the line and returns the speeds it shows."""
+        now = time.monotonic()
+        span = max(now - self._last_time, 1e-9)
+        rate = (step - self._last_step) * self._images / span
+        waiting = min(1.0, self._waited / span)
+        left = (now - self._start) / max(step - self._first, 1) * (self._total - step)
+        print(
+            f"step {step}/{self._total}  loss {metrics['loss']:.4f}  "
+            f"spread {metrics['embedding_std']:.2f}  rank {metrics['effective_rank']:.1f}  "
+            f"{rate:,.0f} images/s  data wait {waiting:.0%}  {_clock(left)} left",
+            flush=True,
+        )
+        self._last_time, self._last_step, self._waited = now, step, 0.0
+        return {"speed/images_per_second": rate, "speed/data_wait": waiting}
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,1 @@
+"""TFDS builders for chest X-ray datasets, one folder each; no TensorFlow is needed."""

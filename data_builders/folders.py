@@ -1,0 +1,60 @@
+"""Finding things in a person's download: wrapping folders, droppings, missing files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from data_builders.records import BuildError
+
+
+def find_root(manual_dir: Path, names: Sequence[str], what: str) -> Path:
+    """The folder that holds one of `names`: `manual_dir` itself or up to two folders below it.
+
+    Archives unpack with and without a wrapping folder, and some with the folder nested twice.
+
+    Raises:
+      BuildError: nowhere; says `what` should be there.
+    """
+    level = [manual_dir]
+    for _ in range(3):
+        for folder in level:
+            if any((folder / name).exists() for name in names):
+                return folder
+        level = [
+            Path(entry.path)
+            for folder in level
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+            if entry.is_dir() and not is_dropping(entry.name)
+        ]
+    raise BuildError(
+        f"{manual_dir} holds no {' or '.join(names)}, nor does a folder below it. Expected {what}"
+    )
+
+
+def require(root: Path, *names: str) -> Path:
+    """The first of `names` that exists in `root`, also as .gz.
+
+    Raises:
+      BuildError: none exists.
+    """
+    for name in names:
+        for path in (root / name, root / f"{name}.gz"):
+            if path.is_file():
+                return path
+    raise BuildError(f"{root / names[0]} is missing" + "".join(f" (or {n})" for n in names[1:]))
+
+
+def files_below(root: Path) -> Iterator[Path]:
+    """Every file of the tree in sorted order, without macOS's and hidden ones."""
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not is_dropping(name))
+        for name in sorted(names):
+            if not is_dropping(name):
+                yield Path(folder, name)
+
+
+def is_dropping(name: str) -> bool:
+    """Whether a name is one that archives and desktops leave behind (__MACOSX, .DS_Store, ._x)."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")

@@ -1,0 +1,152 @@
+"""A person's own folder tree of PNG, JPEG or DICOM films, with or without a CSV of labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from data_builders import cxr_builder, dicom, films, folders, reading, splits
+from data_builders.image_folder.label_table import LabelRow, LabelTable
+from data_builders.records import BuildError, Record, Skipped
+
+VALIDATION_SHARE = 0.1
+OPTIONS = ("name", "labels_csv", "patient_column", "image_column")
+# Pictures a folder of films may hold that no reader here understands.
+OTHER_PICTURES = frozenset({".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".nii", ".mha"})
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class ImageFolderConfig(cxr_builder.CxrConfig):
+    """Where a folder's labels stand.
+
+    Attributes:
+      labels_csv: a CSV file, or "" for none.
+      image_column: holds the film's path relative to the folder.
+      patient_column: holds the patient's id; None means "patient_id" if there is one.
+    """
+
+    labels_csv: str = ""
+    image_column: str = "image"
+    patient_column: str | None = None
+
+
+class Builder(cxr_builder.CxrBuilder):
+    """Films of a folder; without labels all are for pretraining, with labels split by patient."""
+
+    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        "manual_dir is your folder of PNG, JPEG or DICOM films, with any folders inside."
+    )
+    LICENCE: ClassVar = "the owner's"
+
+    @classmethod
+    def make_config(cls, resolution: str | None, options: Mapping[str, str]) -> ImageFolderConfig:
+        sizes = {config.name: config.resolution for config in cxr_builder.resolution_configs()}
+        resolution = resolution or "256"
+        if resolution not in sizes:
+            raise BuildError(f"No resolution {resolution!r}; there are {', '.join(sizes)}.")
+        if wrong := sorted(options.keys() - set(OPTIONS)):
+            raise BuildError(f"image_folder has no option {wrong}; it has {', '.join(OPTIONS)}.")
+        settings = dict(options)
+        name = settings.pop("name", resolution)
+        if not settings.get("labels_csv") and settings:
+            raise BuildError(f"--{next(iter(settings))} names a column of --labels_csv; give both.")
+        return ImageFolderConfig(name=name, resolution=sizes[resolution], **settings)
+
+    @functools.cached_property
+    def table(self) -> LabelTable | None:
+        """The CSV of labels, if there is one."""
+        config = self.builder_config
+        if not config.labels_csv:
+            return None
+        return LabelTable(Path(config.labels_csv), config.image_column, config.patient_column)
+
+    def label_names(self) -> tuple[str, ...]:
+        return self.table.label_names if self.table else ()
+
+    def task(self) -> str:
+        return {0: "none", 1: "binary"}.get(len(self.label_names()), "multilabel")
+
+    def split_rule(self) -> str:
+        if self.table and self.table.has_splits:
+            return (
+                "The CSV's split column; if it names no validation film, 10 % of the train "
+                "patients, by a fixed hash of the patient, are validation."
+            )
+        if self.label_names():
+            return "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
+        return "All films are train."
+
+    def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
+        found = {}
+        for path in folders.files_below(manual_dir):
+            name = path.relative_to(manual_dir).as_posix()
+            if is_film(path):
+                found[name] = path
+            elif path.suffix.lower() in OTHER_PICTURES:
+                yield Skipped(name, f"{path.suffix} is not PNG, JPEG or DICOM")
+        if not found:
+            raise BuildError(f"{manual_dir} holds no PNG, JPEG or DICOM file.")
+        tags = self._read_tags(found)
+        table = self.table
+        if table is None:
+            for name, path in found.items():
+                row = LabelRow(where=name, image=name)
+                yield make_record(row, path, tags.get(name), "train")
+            return
+        rows = table.match(found)
+        carve = table.has_splits and all(row.split != "validation" for row in rows.values())
+        for name, row in rows.items():
+            record = make_record(row, found.get(name, manual_dir / name), tags.get(name), "train")
+            yield dataclasses.replace(record, split=self._split(record.patient_id, row, carve))
+        for name in sorted(found.keys() - rows.keys()):
+            yield Skipped(name, f"no row in {table.path.name}")
+
+    def _split(self, patient_id: str, row: LabelRow, carve: bool) -> str:
+        if row.split == "train" and carve:
+            return splits.carve_validation(patient_id, VALIDATION_SHARE)
+        if row.split:
+            return row.split
+        return splits.by_patient(patient_id) if self.label_names() else "train"
+
+    def _read_tags(self, found: Mapping[str, Path]) -> dict[str, dicom.Tags | None]:
+        """The headers of the DICOM files, which are needed before films can be split."""
+        headers = ((name, path) for name, path in found.items() if dicom.is_dicom(path))
+        return dict(reading.parallel_map(dicom.read_tags, headers, self.settings.num_workers))
+
+
+def is_film(path: Path) -> bool:
+    """Whether a file is one of ours: by its suffix, or by DICOM's magic under any other name."""
+    suffix = path.suffix.lower()
+    if suffix in films.SUFFIXES:
+        return True
+    # A DICOMDIR is a table of contents with the magic of a film.
+    return suffix not in OTHER_PICTURES and path.name != "DICOMDIR" and dicom.is_dicom(path)
+
+
+def make_record(row: LabelRow, path: Path, tags: dicom.Tags | None, split: str) -> Record:
+    """Joins what the CSV says with what the DICOM header says; the CSV goes first.
+
+    Patient and study ids are stored as hashes; a film of nobody known is its own patient.
+    """
+    suffix = path.suffix if path.suffix.lower() in films.SUFFIXES else ""
+    image_id = row.image.removesuffix(suffix) if suffix else row.image
+    tags = tags or dicom.Tags("", "", "", "", float("nan"))
+    patient_id = dicom.hashed(row.patient) if row.patient else tags.patient_id
+    return Record(
+        split=split,
+        image_id=image_id,
+        patient_id=patient_id or dicom.hashed(image_id),
+        film=path,
+        labels=row.labels,
+        study_id=dicom.hashed(row.study, "s") if row.study else tags.study_id,
+        view=row.view or tags.view,
+        sex=row.sex or tags.sex,
+        age=row.age if row.age == row.age else tags.age,
+        row=row.where,
+    )

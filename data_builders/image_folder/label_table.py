@@ -1,0 +1,154 @@
+"""A person's CSV: one row per film, every column that is not otherwise known is a label."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from data_builders import tables
+from data_builders.records import BuildError
+
+VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": float("nan")}
+SPLIT_NAMES = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+}
+SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelRow:
+    """What the CSV says of one film; empty where it says nothing."""
+
+    where: str
+    image: str
+    patient: str = ""
+    split: str = ""
+    study: str = ""
+    view: str = ""
+    sex: str = ""
+    age: float = float("nan")  # years
+    labels: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+class LabelTable:
+    """Columns: the image (relative path), and if there are any the patient's id, split, study_id,
+    view, sex, age; all others are labels with the values 1, 0, -1 (uncertain) and blank.
+
+    Attributes:
+      path: the CSV file.
+      label_names: the label columns in their order.
+      has_splits: whether there is a column `split`.
+
+    Raises:
+      BuildError: no such file or column, a column without a name or with another's.
+    """
+
+    def __init__(self, path: Path, image_column: str, patient_column: str | None):
+        if not path.is_file():
+            raise BuildError(f"--labels_csv: there is no file {path.absolute()}.")
+        self.path = path
+        self._table = tables.Table(path)
+        columns = self._table.columns
+        for number, column in enumerate(columns, start=1):
+            if not column:
+                raise BuildError(
+                    f"{path}: column {number} has no name. A pandas index is left out with "
+                    "to_csv(index=False)."
+                )
+            if "/" in column:
+                raise BuildError(f"{path}: column {column!r} has a slash, which TFDS cannot store.")
+        if repeated := sorted({column for column in columns if columns.count(column) > 1}):
+            raise BuildError(f"{path}: columns {repeated} occur twice.")
+        self._table.index(image_column)
+        if patient_column is not None:
+            self._table.index(patient_column)
+        self._known = {
+            "image": image_column,
+            "patient": patient_column or "patient_id",
+            "study": "study_id",
+            **{name: name for name in ("split", "view", "sex", "age")},
+        }
+        self._known = {field: name for field, name in self._known.items() if name in columns}
+        self.label_names = tuple(name for name in columns if name not in self._known.values())
+        self.has_splits = "split" in self._known
+
+    def match(self, found: Mapping[str, Path]) -> dict[str, LabelRow]:
+        """File name -> its row, in the CSV's order; also rows whose file does not exist.
+
+        Args:
+          found: the folder's films by relative path; a row may leave out the suffix.
+
+        Raises:
+          BuildError: a value that is none of those allowed, a path that leaves the folder, a film
+            with two rows, or not one row that names a film.
+        """
+        stems: dict[str, str] = {}
+        for name in found:
+            stems.setdefault(str(PurePosixPath(name).with_suffix("")), name)
+        rows: dict[str, LabelRow] = {}
+        for row in self._table.rows(self._table.columns):
+            parsed = self._parse(row)
+            name = parsed.image if parsed.image in found else stems.get(parsed.image, parsed.image)
+            if name in rows:
+                raise BuildError(
+                    f"{name} has two rows in {self.path}: {rows[name].where} and {parsed.where}. "
+                    "Keep one."
+                )
+            rows[name] = dataclasses.replace(parsed, image=name)
+        if not rows.keys() & found.keys():
+            first = next(iter(rows), "(there is no row)")
+            raise BuildError(
+                f"No row of {self.path} names a film of the folder. Its first row has {first!r}; "
+                f"the folder's first film is {next(iter(found))!r}. Column "
+                f"{self._known['image']!r} must hold paths relative to manual_dir."
+            )
+        return rows
+
+    def _parse(self, row: tables.Row) -> LabelRow:
+        fields = dict(zip(self._table.columns, row.fields, strict=False))
+        known = {field: fields[column] for field, column in self._known.items()}
+        image = os.path.normpath(known["image"].replace("\\", "/"))
+        if not known["image"] or image.startswith(("/", "..")) or image[1:2] == ":":
+            raise BuildError(
+                f"{row.where}: {self._known['image']} {known['image']!r} is no path inside "
+                "manual_dir."
+            )
+        split = known.get("split", "").casefold()
+        if self.has_splits and split not in SPLIT_NAMES:
+            raise BuildError(
+                f"{row.where}: split {known['split']!r} is none of {', '.join(SPLIT_NAMES)}."
+            )
+        return LabelRow(
+            where=row.where,
+            image=image,
+            patient=known.get("patient", ""),
+            split=SPLIT_NAMES.get(split, ""),
+            study=known.get("study", ""),
+            view=known.get("view", "").upper(),
+            sex=SEXES.get(known.get("sex", "").casefold(), ""),
+            age=_age(known.get("age", ""), row.where),
+            labels={name: _label(name, fields[name], row.where) for name in self.label_names},
+        )
+
+
+def _label(name: str, value: str, where: str) -> float:
+    if value not in VALUES:
+        raise BuildError(
+            f"{where}: label {name!r} has the value {value!r}; labels are 1, 0, -1 (uncertain) or "
+            f"blank (not mentioned). If {name!r} is no label, remove the column, or name it with "
+            "--patient_column or --image_column."
+        )
+    return VALUES[value]
+
+
+def _age(value: str, where: str) -> float:
+    try:
+        return float(value or "nan")
+    except ValueError as error:
+        raise BuildError(f"{where}: age {value!r} is not a number of years.") from error

@@ -1,0 +1,108 @@
+"""What a builder knows about a film before it is read: the label travels with the path."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+SPLITS = ("train", "validation", "test")
+
+
+class BuildError(ValueError):
+    """Something the person who builds must mend; the message says what, where and how."""
+
+
+class AlreadyBuilt(BuildError):
+    """The dataset stands already and --overwrite was not given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """A finding's place on its film, as fractions of height and width in [0, 1]."""
+
+    label: str
+    y0: float
+    x0: float
+    y1: float
+    x1: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One film and all that is said about it.
+
+    Attributes:
+      split: "train", "validation" or "test".
+      image_id: unique in the dataset.
+      patient_id: no two splits may share one.
+      film: a file, or a picklable function of no arguments that draws the film (uint8, [h w] or
+        [h w 1]); `functools.partial(draw, seed)` is one. It is called in a worker process.
+      labels: 1, 0, -1 (uncertain) or NaN (not mentioned) for each of the builder's label names.
+      age: years, NaN if unknown.
+      row: where the record was listed ("Data_Entry_2017.csv, row 17"), for error messages.
+    """
+
+    split: str
+    image_id: str
+    patient_id: str
+    film: Path | Callable[[], UInt8[np.ndarray, "h w *channel"]]
+    labels: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    study_id: str = ""
+    view: str = ""
+    sex: str = ""
+    age: float = float("nan")
+    boxes: tuple[Box, ...] = ()
+    row: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A file (or a row) of the raw dataset that gives no example, and why."""
+
+    file: str
+    reason: str
+
+
+def check_records(records: Iterable[Record], label_names: Iterable[str]) -> None:
+    """Refuses what no later step could repair.
+
+    Raises:
+      BuildError: a split or label that does not exist, an image listed twice, a patient in two
+        splits. The message names the ids and rows.
+    """
+    names = set(label_names)
+    by_image: dict[str, Record] = {}
+    by_patient: dict[str, Record] = {}
+    crossing: dict[str, tuple[Record, Record]] = {}
+    for record in records:
+        if record.split not in SPLITS:
+            raise BuildError(
+                f"{record.image_id} ({record.row}): split {record.split!r} is none of "
+                f"{', '.join(SPLITS)}."
+            )
+        if set(record.labels) != names:
+            wrong = sorted(set(record.labels) ^ names)
+            raise BuildError(f"{record.image_id} ({record.row}): labels {wrong} do not fit.")
+        twin = by_image.setdefault(record.image_id, record)
+        if twin is not record:
+            raise BuildError(
+                f"Image {record.image_id!r} is listed twice: {twin.row or 'once'} and "
+                f"{record.row or 'again'}. Keep one of the rows."
+            )
+        first = by_patient.setdefault(record.patient_id, record)
+        if first.split != record.split:
+            crossing.setdefault(record.patient_id, (first, record))
+    if crossing:
+        first, second = next(iter(crossing.values()))
+        count = len(crossing)
+        raise BuildError(
+            f"{count} patient{'s stand' if count > 1 else ' stands'} in two splits, which would "
+            f"leak films of the same person from training into testing. For example "
+            f"{first.image_id} ({first.row or 'no row'}) is in {first.split!r} and "
+            f"{second.image_id} ({second.row or 'no row'}), of the same patient, in "
+            f"{second.split!r}. Put each patient into one split."
+        )

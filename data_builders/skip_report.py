@@ -1,0 +1,47 @@
+"""skipped.csv: every file or row that gave no example, and when there are too many of them."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from data_builders.records import BuildError, Skipped
+
+
+def write(path: Path, skipped: Iterable[Skipped]) -> None:
+    """Writes skipped.csv: columns file, reason."""
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("file", "reason"))
+        writer.writerows((entry.file, entry.reason) for entry in skipped)
+
+
+def check(
+    name: str, skipped: Sequence[Skipped], num_listed: int, max_skipped: float, path: Path
+) -> None:
+    """Refuses a build that would lose too many films, and leaves the list of them at `path`.
+
+    Args:
+      num_listed: films and rows that the raw dataset lists.
+      max_skipped: fraction of them that may be skipped.
+
+    Raises:
+      BuildError: more are; names the commonest reasons and the first files.
+    """
+    path.unlink(missing_ok=True)  # an earlier build's
+    if len(skipped) <= max_skipped * num_listed:
+        return
+    write(path, skipped)
+    share = len(skipped) / num_listed
+    reasons = collections.Counter(entry.reason for entry in skipped).most_common(3)
+    first = "; ".join(f"{entry.file} ({entry.reason})" for entry in skipped[:3])
+    raise BuildError(
+        f"{name}: {len(skipped):,} of {num_listed:,} films ({share:.1%}) cannot be used, more than "
+        f"max_skipped={max_skipped:g} allows, so nothing was built. Most often: "
+        f"{', '.join(f'{reason} ({count:,})' for reason, count in reasons)}. The first: {first}. "
+        f"All of them are listed in {path}. Repair them, or allow this with "
+        f"--max_skipped={math.ceil(100 * share) / 100:g}."
+    )

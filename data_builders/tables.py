@@ -1,0 +1,88 @@
+"""Owners' CSV files: columns found by name, rows known by number, everything read as text."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from data_builders.records import BuildError
+
+
+class Row(NamedTuple):
+    """One row: where it stands ("labels.csv, row 17"; the header is row 1) and its fields."""
+
+    where: str
+    fields: list[str]
+
+
+class Table:
+    """A CSV file (or .csv.gz) that is read row by row.
+
+    Attributes:
+      path: the file.
+      columns: the header's names, stripped; a trailing empty one is dropped.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        with self._open() as stream:
+            header = next(csv.reader(stream), None)
+        if not header:
+            raise BuildError(f"{path} is empty; expected a header row.")
+        self.columns = [name.strip() for name in header]
+        while self.columns and not self.columns[-1]:
+            self.columns.pop()
+
+    def index(self, column: str) -> int:
+        """Where a column stands.
+
+        Raises:
+          BuildError: no such column; names the closest and lists all.
+        """
+        if column in self.columns:
+            return self.columns.index(column)
+        folded = {name.casefold(): name for name in self.columns}
+        close = difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.5)
+        hint = f" Did you mean {folded[close[0]]!r}?" if close else ""
+        raise BuildError(
+            f"{self.path} has no column {column!r}.{hint} Its columns: {', '.join(self.columns)}."
+        )
+
+    def rows(self, needed: Sequence[str]) -> Iterator[Row]:
+        """The rows that are not blank, fields stripped.
+
+        Args:
+          needed: columns that every row must reach.
+
+        Raises:
+          BuildError: a row ends before one of the needed columns, or has more fields than the
+        header.
+        """
+        width = 1 + max(self.index(column) for column in needed)
+        with self._open() as stream:
+            reader = csv.reader(stream)
+            next(reader)
+            for number, fields in enumerate(reader, start=2):
+                if not any(field.strip() for field in fields):
+                    continue
+                where = f"{self.path.name}, row {number}"
+                if len(fields) < width:
+                    raise BuildError(
+                        f"{where} has {len(fields)} fields; {self.columns[width - 1]!r} is "
+                        f"column {width}. The file is cut off or has a broken row."
+                    )
+                if any(field.strip() for field in fields[len(self.columns) :]):
+                    raise BuildError(
+                        f"{where} has {len(fields)} fields, the header {len(self.columns)}: a "
+                        "comma without quotes would move its values into other columns."
+                    )
+                yield Row(where, [field.strip() for field in fields])
+
+    def _open(self) -> IO[str]:
+        if self.path.suffix == ".gz":
+            return gzip.open(self.path, "rt", encoding="utf-8-sig", newline="")
+        return open(self.path, encoding="utf-8-sig", newline="")

@@ -1,0 +1,126 @@
+"""cxr_jax: pretrain on unlabelled chest X-rays, transfer, compare.
+
+  python run.py --config=configs/byol.py:demo                 pretrain on drawn films and report, minutes on a CPU
+  python run.py --config=configs/simclr.py:small              pretrain ResNet-50 on your films, one GPU
+  python run.py --config=configs/transfer.py --config.encoder=WORKDIR --config.dataset=NAME
+
+Options:
+  --config=FILE[:PRESET]     what to run; the files and their presets are listed below
+  --config.FIELD=VALUE       changes one field; `--config=FILE --help` lists a config's fields
+  --workdir=FOLDER           where results go (default runs/<config>-<time>); an existing one resumes
+  --help                     this text
+"""
+
+import argparse
+import ast
+import datetime
+import difflib
+import importlib
+import runpy
+import sys
+import traceback
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+_CONFIGS = Path(__file__).parent / "configs"
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one experiment; returns the exit code (0 done, 1 failed, 2 a wrong command line)."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage="see --help")
+    parser.add_argument("--config")
+    parser.add_argument("--workdir")
+    parser.add_argument("--help", "-h", action="store_true")
+    own, overrides = parser.parse_known_args(arguments)
+    if own.help and not own.config:
+        print(__doc__ + "\nConfigs:\n" + _list_configs())
+        return 0
+    try:
+        config = _load_config(own.config, overrides)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if own.help:
+        print(f"Fields of {own.config} (change one with --config.FIELD=VALUE):\n\n{config}")
+        return 0
+    return _run(config, Path(own.workdir or _default_workdir(own.config)))
+
+
+def _load_config(spec: str | None, overrides: list[str]) -> ConfigDict:
+    """The config of FILE[:PRESET] with the fields that the command line changes."""
+    if not spec:
+        raise ValueError("--config is missing; python run.py --help lists the configs")
+    path, _, preset = spec.partition(":")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no config file {path}; there are:\n{_list_configs()}")
+    config = runpy.run_path(path)["get_config"](preset)
+    for argument in overrides:
+        name = argument.partition("=")[0]
+        if not name.startswith("--config."):
+            raise ValueError(f"unknown option {name!r}; python run.py --help lists them")
+        _check_field(config, name.removeprefix("--config."))
+    holder = flags.FlagValues()
+    value = config_flags.DEFINE_config_dict(
+        "config", config, flag_values=holder, sys_argv=["run.py", *overrides]
+    )
+    try:
+        holder(["run.py", *overrides])
+    except flags.Error as error:
+        raise ValueError(error) from error
+    # Grain reads its own flags, which nobody else parses.
+    flags.FLAGS(["run.py"])
+    return value.value
+
+
+def _check_field(config: ConfigDict, name: str) -> None:
+    """Raises ValueError, naming the closest field, if the config has no field `name`."""
+    node, known = config, []
+    for part in name.split("."):
+        known = list(node) if isinstance(node, ConfigDict) else []
+        if part not in known:
+            close = difflib.get_close_matches(part, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ValueError(
+                f"the config has no field config.{name}: {hint}beside {part!r} it has: "
+                f"{', '.join(known) or 'nothing (that is a value)'}"
+            )
+        node = node[part]
+
+
+def _run(config: ConfigDict, workdir: Path) -> int:
+    print(f"workdir: {workdir}", flush=True)
+    # Late, with JAX behind it, so that --help and wrong command lines answer at once.
+    experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
+    try:
+        experiment.run(config, workdir)
+    except (ValueError, OSError) as error:
+        # Bad input: the message is for a person; the traceback is kept for a developer.
+        where = ""
+        if workdir.is_dir():
+            path = workdir / "traceback.txt"
+            path.write_text(traceback.format_exc())
+            where = f"\n(traceback: {path})"
+        print(f"error: {error}{where}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _default_workdir(spec: str) -> str:
+    path, _, preset = spec.partition(":")
+    name = "-".join(part for part in (Path(path).stem, preset) if part)
+    return f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _list_configs() -> str:
+    lines = []
+    for path in sorted(_CONFIGS.glob("*.py")):
+        if path.stem != "common":
+            first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+            lines.append(f"  configs/{path.name:<14} {first}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

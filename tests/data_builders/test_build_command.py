@@ -1,0 +1,174 @@
+"""`python -m data_builders.build` as a person runs it, where TensorFlow cannot be imported."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tensorflow_datasets.core import dataset_metadata
+
+from data_builders import build
+from data_builders.records import AlreadyBuilt, BuildError
+from tests.fakes import image_folder, nih_chestxray14
+from tests.fakes.dataset import read
+
+ROOT = Path(__file__).parents[2]
+
+# TFDS and etils ask whether TensorFlow exists; whoever then imports it fails, and says so.
+BLOCK = """
+import importlib.machinery, sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tensorflow":
+            return importlib.machinery.ModuleSpec(name, self)
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        sys.stderr.write("TENSORFLOW WAS IMPORTED")
+        raise ImportError("no TensorFlow here")
+sys.meta_path.insert(0, Block())
+"""
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Runs the command in a process (and its workers) without TensorFlow or a network."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(BLOCK)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{site}{os.pathsep}{ROOT}",
+        "https_proxy": "http://127.0.0.1:9",
+        "http_proxy": "http://127.0.0.1:9",
+        "HOME": str(tmp_path),
+    }
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "data_builders.build", *map(str, arguments)],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
+
+
+def test_a_build_from_start_to_end(command, tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    films = nih_chestxray14.write(raw)
+    arguments = ("nih_chestxray14", f"--manual_dir={raw}", "--data_dir=data", "--num_workers=2")
+    failed = command(*arguments)
+    assert failed.returncode == 1 and failed.stderr.count("\n") <= 3
+    assert "3 of 61 films (4.9%)" in failed.stderr and "Traceback" not in failed.stderr
+
+    done = command(*arguments, "--max_skipped=0.05")
+    assert done.returncode == 0, done.stderr
+    assert "TENSORFLOW" not in done.stderr + failed.stderr
+    assert "images/s" in done.stderr
+    folder = tmp_path / "data/nih_chestxray14/256/1.0.0"
+    splits = read(folder)
+    assert sum(map(len, splits.values())) == len(films)
+    metadata = json.loads((folder / "metadata.json").read_text())
+    for split, examples in splits.items():
+        hernias = sum(example["labels"]["Hernia"] == 1 for example in examples)
+        assert metadata["counts"][split]["positives"]["Hernia"] == hernias
+        assert f"{len(examples)} films" in done.stdout
+    assert str(folder) in done.stdout
+    assert (
+        "python run.py --config=configs/transfer.py --config.dataset=nih_chestxray14 "
+        f"--config.data.dir={tmp_path / 'data'} --config.encoder=" in done.stdout
+    )
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["nih_chestxray14"]
+
+    again = command(*arguments)
+    assert again.returncode == 1 and "is built already" in again.stderr
+    assert "--overwrite" in again.stderr
+
+
+def test_the_command_line_explains_itself(command):
+    shown = command("--help")
+    assert shown.returncode == 0
+    for word in (*build.builder_names(), "--manual_dir", "--max_skipped", "--labels_csv"):
+        assert word in shown.stdout
+    unknown = command("nih")
+    assert unknown.returncode == 1 and "There is no builder for 'nih'" in unknown.stderr
+    assert "nih_chestxray14" in unknown.stderr
+
+
+@pytest.fixture
+def export(tmp_path):
+    raw = tmp_path / "raw"
+    image_folder.write(raw)
+    return raw
+
+
+def run(raw, data, **settings):
+    settings = {"num_workers": 0, "progress": False, "max_skipped": 1.0, **settings}
+    return build.build("image_folder", data, raw, **settings)
+
+
+def test_unlabelled_summary_names_the_pretraining_command(export, tmp_path):
+    folder = run(export, tmp_path / "data", options={"name": "ward7"})
+    text = build.summary(folder)
+    assert "--config=configs/simclr.py:small --config.data.name=image_folder " in text
+    run(export, tmp_path / "data", options={"name": "ward8"})
+    assert "--config.data.name=image_folder/ward7 " in build.summary(folder)
+
+
+def test_overwrite_keeps_the_old_dataset_if_the_new_one_fails(export, tmp_path):
+    folder = run(export, tmp_path / "data")
+    before = len(read(folder)["train"])
+    with pytest.raises(AlreadyBuilt, match="--overwrite"):
+        run(export, tmp_path / "data")
+    (export / "png/grey.png").write_bytes(b"broken")
+    with pytest.raises(BuildError, match="cannot be used"):
+        run(export, tmp_path / "data", overwrite=True, max_skipped=0.01)
+    assert len(read(folder)["train"]) == before
+    run(export, tmp_path / "data", overwrite=True)
+    assert len(read(folder)["train"]) == before - 1
+    assert [p.name for p in folder.parent.iterdir()] == ["1.0.0"]
+
+
+def test_a_folder_that_is_no_dataset_is_not_taken_for_one(export, tmp_path):
+    folder = tmp_path / "data/image_folder/256/1.0.0"
+    folder.mkdir(parents=True)
+    with pytest.raises(BuildError, match="no finished dataset"):
+        run(export, tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("pediatric_pneumonia", {}, "needs --manual_dir. Unpack Kaggle"),
+        ("pediatric_pneumonia", {"manual_dir": "nowhere"}, "nowhere is no folder. Unpack Kaggle"),
+        ("pediatric_pneumonia", {"config_name": "128"}, "no resolution '128'; it has 256, 512"),
+        ("pediatric_pneumonia", {"options": {"labels_csv": "x"}}, "has no option --labels_csv"),
+        ("image_folder", {"config_name": "128"}, "No resolution '128'"),
+        ("image_folder", {"options": {"image_column": "x"}}, "--image_column names a column of"),
+    ],
+)
+def test_wrong_arguments(tmp_path, name, settings, message):
+    with pytest.raises(BuildError, match=message):
+        build.build(name, tmp_path, **settings)
+
+
+def test_a_csv_that_is_not_there(export, tmp_path):
+    with pytest.raises(BuildError, match=r"there is no file .*labels.csv"):
+        run(export, tmp_path / "data", options={"labels_csv": "labels.csv"})
+
+
+@pytest.mark.parametrize("name", build.builder_names())
+def test_tfds_accepts_name_and_papers(name):
+    cls = build.builder_class(name)
+    assert cls.name == name
+    papers = dataset_metadata.load(cls._get_pkg_dir_path())
+    assert papers.description and papers.tags
+    assert set(papers.tags) <= set(dataset_metadata.valid_tags())
+    assert papers.citation.startswith("@") or name in ("image_folder", "phantom")

@@ -1,0 +1,185 @@
+"""What builders share: order, shards, too many losses, builds that end half-way."""
+
+import csv
+import functools
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from data_builders import cxr_builder, reading, writing
+from data_builders.film_error import FilmError
+from data_builders.records import BuildError, Record, Skipped
+from tests.fakes.dataset import by_image, read
+from tests.fakes.pictures import film
+
+
+def draw(seed: int, broken: bool = False) -> np.ndarray:
+    if broken:
+        raise FilmError("broken on purpose")
+    return film(seed, 40, 32)
+
+
+class Drawn(cxr_builder.CxrBuilder, skip_registration=True):
+    """200 drawn films, of which the first `num_broken` cannot be read."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = cxr_builder.resolution_configs()
+    LABEL_NAMES = ("Odd",)
+    TASK = "binary"
+    ENCODING = "png"
+    num_broken = 0
+
+    def records(self, manual_dir):
+        for seed in range(200):
+            yield Record(
+                split="train" if seed < 150 else "test",
+                image_id=f"film{seed}",
+                patient_id=f"patient{seed // 2}",
+                film=functools.partial(draw, seed, broken=seed < self.num_broken),
+                labels={"Odd": float(seed % 2)},
+            )
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    def run(num_broken=0, **settings):
+        builder = Drawn(data_dir=tmp_path)
+        builder.num_broken = num_broken
+        builder.settings = cxr_builder.BuildSettings(
+            **{"num_workers": 0, "progress": False, **settings}
+        )
+        builder.download_and_prepare(file_format="array_record")
+        return builder
+
+    return run
+
+
+def check(splits, missing=()):
+    films = by_image(splits)
+    assert films.keys() == {f"film{seed}" for seed in range(200)} - {f"film{s}" for s in missing}
+    for seed in set(range(200)) - set(missing):
+        example = films[f"film{seed}"]
+        assert (example["image"][..., 0] == film(seed, 40, 32)).all()
+        assert example["labels"]["Odd"] == seed % 2
+        assert example["split"] == ("train" if seed < 150 else "test")
+
+
+def test_shards_hold_every_film_once(prepare, monkeypatch):
+    monkeypatch.setattr(writing, "SHARD_BYTES", 40_000)
+    builder = prepare()
+    shards = sorted(p.name for p in builder.data_path.glob("*train.array_record*"))
+    assert len(shards) > 2 and shards[-1].endswith(f"-of-{len(shards):05}")
+    assert sum(builder.info.splits["train"].shard_lengths) == 150
+    check(read(builder.data_path))
+
+
+def test_films_are_shuffled_and_always_alike(prepare, tmp_path):
+    first = [example["image_id"] for example in read(prepare().data_path)["train"]]
+    listed = [f"film{seed}" for seed in range(150)]
+    assert sorted(first) == sorted(listed) and first != listed
+    # Hash order: neighbours in the list (one patient, one source) are far apart.
+    places = np.array([first.index(name) for name in listed])
+    assert abs(np.corrcoef(places, np.arange(150))[0, 1]) < 0.25
+
+
+def test_a_few_lost_films_are_listed(prepare):
+    builder = prepare(num_broken=2)
+    check(read(builder.data_path), missing=(0, 1))
+    with open(builder.data_path / "skipped.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["reason"] for row in rows] == ["broken on purpose"] * 2
+    assert builder.info.metadata["skipped"] == 2
+    assert builder.info.metadata["counts"]["train"]["positives"] == {"Odd": 74}
+
+
+def test_too_many_lost_films_fail_and_leave_only_the_list(prepare, tmp_path):
+    with pytest.raises(BuildError, match=r"3 of 200 films \(1.5%\).*--max_skipped=0.02") as error:
+        prepare(num_broken=3)
+    path = tmp_path / "drawn-256-skipped.csv"
+    assert str(path) in str(error.value) and len(path.read_text().splitlines()) == 4
+    assert not list((tmp_path / "drawn").rglob("*.array_record*"))
+    assert not Drawn(data_dir=tmp_path).is_prepared()
+    prepare(num_broken=3, max_skipped=0.02)
+    assert not path.exists()
+
+
+def test_a_split_that_is_lost_whole_fails(prepare):
+    with pytest.raises(BuildError, match="not one film of 'train'"):
+        prepare(num_broken=150, max_skipped=1.0)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_build_is_no_dataset(prepare, monkeypatch, tmp_path):
+    started = [
+        Record("train", f"a{n}", "p", functools.partial(draw, n), {"Odd": 1.0}) for n in (1, 2)
+    ]
+    stopped = Record("train", "b", "p", interrupt, {"Odd": 1.0})
+    monkeypatch.setattr(Drawn, "records", lambda self, folder: iter([*started, stopped]))
+    with pytest.raises(KeyboardInterrupt):
+        prepare()
+    assert not list((tmp_path / "drawn/256").iterdir())
+
+
+def test_what_a_killed_build_leaves_is_no_dataset(prepare, tmp_path):
+    left = tmp_path / "drawn/256/1.0.0.incompleteAB12CD"
+    left.mkdir(parents=True)
+    (left / "train.shard-0").write_bytes(b"half")
+    assert not Drawn(data_dir=tmp_path).is_prepared()
+    check(read(prepare().data_path))
+
+
+def record(**changes):
+    fields = {"split": "train", "image_id": "a", "patient_id": "p", "labels": {"Odd": 1.0}}
+    return Record(**{"film": functools.partial(draw, 0), "row": "row 2", **fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (record(row="row 3"), "'a' is listed twice: row 2 and row 3"),
+        (record(image_id="b", split="test", row="row 3"), r"two splits.*a \(row 2\).*b \(row 3\)"),
+        (record(image_id="b", split="dev"), "split 'dev' is none of"),
+        (record(image_id="b", labels={"Even": 1.0}), r"\['Even', 'Odd'\] do not fit"),
+    ],
+)
+def test_records_that_contradict_each_other(prepare, monkeypatch, second, message):
+    monkeypatch.setattr(Drawn, "records", lambda self, folder: iter([record(), second]))
+    with pytest.raises(BuildError, match=message):
+        prepare()
+
+
+def test_skipped_count_against_what_is_listed(prepare, monkeypatch):
+    entries = [record(), *(Skipped(f"{n}.png", "no row") for n in range(3))]
+    monkeypatch.setattr(Drawn, "records", lambda self, folder: iter(entries))
+    with pytest.raises(BuildError, match=r"3 of 4 films.*no row \(3\).*0.png \(no row\)"):
+        prepare()
+
+
+def test_workers_keep_order_and_memory_bounded():
+    taken = []
+
+    def items():
+        for number in range(500):
+            taken.append(number)
+            yield f"tag{number}", number
+
+    results = reading.parallel_map(abs, items(), num_workers=2)
+    first = next(results)
+    assert len(taken) <= 2 * 4 * reading.CHUNK
+    rest = list(results)
+    assert [first, *rest] == [(f"tag{number}", number) for number in range(500)]
+
+
+def test_a_worker_that_dies_is_one_clear_message():
+    with pytest.raises(BuildError, match=r"process that reads films died.*one of: 7"):
+        list(reading.parallel_map(_die, [("tag", 7)], num_workers=1))
+
+
+def _die(status: int) -> None:
+    import os
+
+    os._exit(status)

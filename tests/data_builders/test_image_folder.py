@@ -1,0 +1,208 @@
+"""A person's own folder: films of every kind, and the CSV errors people make."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from data_builders import dicom
+from data_builders.records import BuildError
+from tests.fakes import image_folder as fake
+from tests.fakes.dataset import build_and_read, by_image
+
+
+def build(raw, data, **settings):
+    return build_and_read("image_folder", data, manual_dir=raw, **settings)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    return folder, fake.write(folder)
+
+
+def image_id(name):
+    return name if name == fake.SUFFIXLESS else name.rsplit(".", 1)[0]
+
+
+def test_without_labels_everything_readable_is_train(raw, tmp_path):
+    folder, films = raw
+    version, splits = build(folder, tmp_path)
+    assert version == tmp_path / "image_folder/256/1.0.0" and splits.keys() == {"train"}
+    examples = by_image(splits)
+    assert examples.keys() == {image_id(name) for name in films}
+    for name, picture in films.items():
+        example = examples[image_id(name)]
+        assert "labels" not in example
+        assert np.abs(example["image"][..., 0].astype(int) - picture).mean() < 3, name
+    inverted = examples["dicom/inverted"]
+    assert inverted["patient_id"] == dicom.hashed("MRN0008")
+    assert inverted["patient_id"] == examples["dicom/twelve"]["patient_id"]
+    assert (inverted["view"], inverted["sex"], inverted["age"]) == ("PA", "F", 61.0)
+    unknown = [e["patient_id"] for e in examples.values() if not e["image_id"].startswith("dicom")]
+    assert len(set(unknown)) == len(unknown)
+    with open(version / "skipped.csv") as stream:
+        skipped = {row["file"]: row["reason"] for row in csv.DictReader(stream)}
+    assert skipped.keys() == fake.SKIPPED.keys()
+    for name, reason in fake.SKIPPED.items():
+        assert reason in skipped[name]
+
+
+def test_labels_follow_their_film(raw, tmp_path):
+    folder, films = raw
+    names = sorted(films)
+    patients = [f"MRN{index // 2:04}" for index in range(len(names))]
+    # Written in another order than the folder's, and one name without its suffix.
+    order = np.random.default_rng(0).permutation(len(names))
+    names, patients = [names[i] for i in order], [patients[i] for i in order]
+    rows = fake.write_labels(tmp_path / "labels.csv", names, patient_id=patients)
+    rows[3]["image"] = image_id(rows[3]["image"])
+    fake.write_rows(tmp_path / "labels.csv", rows)
+    _, splits = build(
+        folder,
+        tmp_path / "data",
+        options={"name": "ward7", "labels_csv": str(tmp_path / "labels.csv")},
+    )
+    examples = by_image(splits)
+    assert len(examples) == len(rows)
+    for row, name, patient in zip(rows, names, patients, strict=True):
+        example = examples[image_id(name)]
+        assert np.abs(example["image"][..., 0].astype(int) - films[name]).mean() < 3
+        assert example["patient_id"] == dicom.hashed(patient)
+        for label in fake.LABELS:
+            expected = float(row[label] or "nan")
+            np.testing.assert_equal(float(example["labels"][label]), expected)
+    of_patient = {}
+    for example in examples.values():
+        assert of_patient.setdefault(example["patient_id"], example["split"]) == example["split"]
+
+
+def test_splits_of_the_csv_and_columns_of_other_names(raw, tmp_path):
+    folder, films = raw
+    names = sorted(films)
+    split = ["Train" if index % 3 else "test" for index in range(len(names))]
+    rows = fake.write_labels(
+        tmp_path / "labels.csv", names, MRN=[f"m{i}" for i in range(len(names))], split=split
+    )
+    rows = [{"file": row.pop("image"), **row, "age": "61.5", "sex": "male"} for row in rows]
+    fake.write_rows(tmp_path / "labels.csv", rows)
+    options = {
+        "name": "named",
+        "labels_csv": str(tmp_path / "labels.csv"),
+        "image_column": "file",
+        "patient_column": "MRN",
+    }
+    _, splits = build(folder, tmp_path / "data", options=options)
+    examples = by_image(splits)
+    for index, name in enumerate(names):
+        example = examples[image_id(name)]
+        assert (example["split"] == "test") == (split[index] == "test")
+        assert example["labels"].keys() == set(fake.LABELS)
+        assert (example["age"], example["sex"]) == (61.5, "M")
+
+
+BAD = {
+    "misspelt patient column": (
+        {"patient_column": "patientid"},
+        lambda rows: rows,
+        r"no column 'patientid'. Did you mean 'patient_id'\? Its columns: image, patient_id",
+    ),
+    "misspelt image column": (
+        {},
+        lambda rows: [{"Image": row.pop("image"), **row} for row in rows],
+        r"no column 'image'. Did you mean 'Image'\?",
+    ),
+    "value outside the vocabulary": (
+        {},
+        lambda rows: [*rows[:2], {**rows[2], "Nodule": "yes"}, *rows[3:]],
+        r"labels.csv, row 4: label 'Nodule' has the value 'yes'",
+    ),
+    "film listed twice": (
+        {},
+        lambda rows: [*rows, rows[0]],
+        r"two rows in .*: labels.csv, row 2 and labels.csv, row \d+",
+    ),
+    "path out of the folder": (
+        {},
+        lambda rows: [{**rows[0], "image": "../secret.png"}],
+        r"row 2: image '../secret.png' is no path inside",
+    ),
+    "absolute path": (
+        {},
+        lambda rows: [{**rows[0], "image": "/etc/film.png"}],
+        r"row 2: image '/etc/film.png' is no path inside",
+    ),
+    "no row fits": (
+        {},
+        lambda rows: [{**row, "image": f"x/{row['image']}"} for row in rows],
+        r"No row of .* names a film of the folder. Its first row has 'x/",
+    ),
+    "unknown split": (
+        {},
+        lambda rows: [{**row, "split": "training"} for row in rows],
+        r"row 2: split 'training' is none of train",
+    ),
+    "patient in two splits": (
+        {},
+        lambda rows: [
+            {**row, "patient_id": "one", "split": s}
+            for row, s in zip(rows[:2], ("train", "test"), strict=True)
+        ],
+        r"1 patient stands in two splits.*row [23].*row [23]",
+    ),
+    "age in words": (
+        {},
+        lambda rows: [{**row, "age": "old"} for row in rows],
+        r"row 2: age 'old' is not a number",
+    ),
+    "pandas index": (
+        {},
+        lambda rows: [{"": str(i), **row} for i, row in enumerate(rows)],
+        r"column 1 has no name.*index=False",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_errors_of_the_csv_stop_the_build(raw, tmp_path, case):
+    folder, films = raw
+    options, change, message = BAD[case]
+    names = sorted(films)
+    rows = fake.write_labels(
+        tmp_path / "labels.csv", names, patient_id=[f"m{i}" for i in range(len(names))]
+    )
+    fake.write_rows(tmp_path / "labels.csv", change(rows))
+    with pytest.raises(BuildError, match=message) as error:
+        build(
+            folder,
+            tmp_path / "data",
+            options={"name": "bad", "labels_csv": str(tmp_path / "labels.csv"), **options},
+        )
+    assert "MRN" not in str(error.value)
+
+
+def test_a_field_too_many_does_not_move_labels(raw, tmp_path):
+    folder, films = raw
+    name = sorted(films)[0]
+    (tmp_path / "labels.csv").write_text(f"image,Nodule\n{name},0,1\n")
+    with pytest.raises(BuildError, match=r"labels.csv, row 2 has 3 fields, the header 2"):
+        build(
+            folder,
+            tmp_path / "data",
+            options={"name": "bad", "labels_csv": str(tmp_path / "labels.csv")},
+        )
+
+
+def test_two_films_of_one_name_are_refused(tmp_path):
+    raw = tmp_path / "raw"
+    fake.write(raw)
+    (raw / "png/grey.jpg").write_bytes((raw / "jpeg/plain.jpg").read_bytes())
+    with pytest.raises(BuildError, match=r"'png/grey' is listed twice: png/grey.(jpg|png) and"):
+        build(raw, tmp_path / "data")
+
+
+def test_a_folder_without_films(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/notes.txt").write_text("none")
+    with pytest.raises(BuildError, match="holds no PNG, JPEG or DICOM file"):
+        build(tmp_path / "raw", tmp_path / "data")

@@ -1,0 +1,161 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cxr_jax import objectives, optim, train_state, weights
+from cxr_jax.experiments import pretrain
+from cxr_jax.experiments.workdir import as_json
+
+_ROOT = Path(__file__).parents[2]
+
+
+def _lines(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("objective", ["simclr", "byol"])
+def test_two_halves_equal_one_run_bitwise(objective, tiny_config, tmp_path):
+    config = tiny_config(objective)
+    whole = pretrain.train(config, tmp_path / "whole")
+    pretrain.train(config, tmp_path / "halves", stop_after=2)
+    halves = pretrain.train(config, tmp_path / "halves")
+    jax.tree.map(np.testing.assert_array_equal, whole._asdict(), halves._asdict())
+    whole_lines, halves_lines = (
+        (tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "halves")
+    )
+    assert whole_lines == halves_lines
+    assert [line["step"] for line in _lines(tmp_path / "whole")] == [1, 2, 3, 4]
+    assert all(np.isfinite(line["loss"]) for line in _lines(tmp_path / "whole"))
+
+
+def test_lines_after_the_last_checkpoint_are_taken_back_on_resume(tiny_config, tmp_path):
+    config = tiny_config("simclr")
+    pretrain.train(config, tmp_path, stop_after=2)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "loss": 99.0}\n{"step": 4, "lo')  # killed while writing step 4
+    pretrain.train(config, tmp_path)
+    lines = _lines(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert lines[2]["loss"] != 99.0
+
+
+def test_seed_changes_the_run(tiny_config, tmp_path):
+    config = tiny_config("simclr")
+    pretrain.train(config, tmp_path / "0", stop_after=2)
+    config.seed = 1
+    pretrain.train(config, tmp_path / "1", stop_after=2)
+    assert _lines(tmp_path / "0") != _lines(tmp_path / "1")
+
+
+def test_saved_encoder_gives_the_features_of_the_trained_state(tiny_config, tmp_path):
+    config = tiny_config("byol")
+    state = pretrain.train(config, tmp_path)
+    encoder = weights.load(str(tmp_path))
+    images = np.random.default_rng(0).random((3, 32, 32, 1), np.float32)
+    expected = objectives.build(config).features(state.params, state.aux, images)
+    np.testing.assert_allclose(
+        weights.features(encoder)(images), expected, rtol=1e-5, atol=1e-6
+    )
+    assert encoder.image_size == 32
+
+
+def test_another_config_on_the_workdir_is_refused_and_the_fields_are_listed(tiny_config, tmp_path):
+    config = tiny_config("simclr")
+    pretrain.train(config, tmp_path, stop_after=2)
+    config.seed, config.objective.temperature = 7, 0.5
+    message = r"(?s)config\.objective\.temperature: saved 0\.2, given 0\.5.*config\.seed: saved 0"
+    with pytest.raises(ValueError, match=message):
+        pretrain.train(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("batch_size", 100_000, "larger than the .* films"),
+        ("data.split", "trian", "has no split 'trian'; it has train, "),
+        ("data.name", "padchest", "python -m data_builders.build padchest"),
+    ],
+)
+def test_impossible_configs_are_refused(field, value, message, tiny_config, tmp_path):
+    config = tiny_config("simclr")
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        pretrain.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("preset", ["", "small", "cpu", "demo"])
+@pytest.mark.parametrize("objective", ["simclr", "byol"])
+def test_every_config_trains_one_tiny_step(objective, preset, tiny_config, tmp_path):
+    state = pretrain.train(tiny_config(objective, preset), tmp_path, stop_after=1)
+    assert int(state.step) == 1
+    assert np.isfinite(_lines(tmp_path)[0]["loss"])
+
+
+@pytest.mark.parametrize("objective", ["simclr", "byol"])
+def test_full_size_recipe_traces_to_a_state_of_unchanged_shapes(objective, tiny_config):
+    """ResNet-50, 224 px, batch 4096, without running it."""
+    from configs import byol, simclr
+
+    config = {"simclr": simclr, "byol": byol}[objective].get_config()
+    pieces = objectives.build(config)
+    optimizer, schedule = optim.make_optimizer(
+        config.optimizer, config.num_train_steps, config.batch_size, 370_000
+    )
+    size = config.data.image_size
+    batch = {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)}
+    before = jax.eval_shape(lambda b: train_state.create(pieces, optimizer, b, 0), batch)
+    step = train_state.make_train_step(pieces, optimizer, schedule)
+    after, metrics = jax.eval_shape(step, before, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), before
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(after.params)} == {np.dtype("float32")}
+    assert metrics["loss"].shape == ()
+
+
+def test_one_and_eight_devices_train_alike(tiny_config, tmp_path):
+    config = tiny_config("simclr")
+    config.num_train_steps = 2
+    pretrain.train(config, tmp_path / "one")
+    script = (
+        "import json, pathlib, sys, ml_collections, jax; from cxr_jax.experiments import pretrain;"
+        "assert jax.device_count() == 8;"
+        "config = ml_collections.ConfigDict(json.loads(sys.argv[1]));"
+        "pretrain.train(config, pathlib.Path(sys.argv[2]))"
+    )
+    flags = "--xla_force_host_platform_device_count=8"
+    subprocess.run(
+        [sys.executable, "-c", script, json.dumps(as_json(config)), str(tmp_path / "eight")],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_ROOT)},
+        check=True,
+    )
+    for one, eight in zip(_lines(tmp_path / "one"), _lines(tmp_path / "eight"), strict=True):
+        for name in ("loss", "gradient_norm", "embedding_std"):
+            assert one[name] == pytest.approx(eight[name], rel=2e-4), name
+    one, eight = (weights.load(str(tmp_path / name)).variables for name in ("one", "eight"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2, atol=2e-4), one, eight)
+
+
+def test_batch_that_does_not_divide_over_the_devices_is_refused():
+    script = (
+        "from cxr_jax import sharding\n"
+        "try: sharding.check_batch(12, sharding.make_mesh())\n"
+        "except ValueError as error: print(error)"
+    )
+    flags = "--xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_ROOT)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "config.batch_size=12 does not divide by the 8 devices" in done.stdout
+    assert "8 or 16" in done.stdout

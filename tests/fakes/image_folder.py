@@ -1,0 +1,111 @@
+"""A hospital's export in miniature: every kind of file, sorted into folders by nobody.
+
+Quirks: 16-bit, RGB, palette and transparent PNG, a rotated and a truncated JPEG, DICOM of three
+codings, MONOCHROME1, without a suffix, without pixels and with several frames, a DICOMDIR, a TIFF,
+macOS's droppings.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.fakes.dicom_files import write_dicom
+from tests.fakes.pictures import deep, film, stretch
+
+SKIPPED = {
+    "broken/truncated.jpg": "cannot be decoded",
+    "broken/no_pixels.dcm": "without pixels",
+    "broken/frames.dcm": "3 frames",
+    "broken/garbage.png": "not a PNG, JPEG or DICOM",
+    "broken/old.tif": ".tif is not",
+}
+SUFFIXLESS = "dicom/1.2.840.113619.2.5"
+LABELS = ("Effusion", "Nodule", "Heart size")
+
+
+def write(folder: Path) -> dict[str, np.ndarray]:
+    """Writes the tree; returns each readable film as it should look, by relative path."""
+    films: dict[str, np.ndarray] = {}
+    for part in ("png", "jpeg", "dicom", "broken"):
+        (folder / part).mkdir(parents=True)
+
+    films["png/grey.png"] = film(1)
+    Image.fromarray(film(1)).save(folder / "png/grey.png")
+    films["png/colour.PNG"] = film(2)
+    Image.fromarray(film(2)).convert("RGB").save(folder / "png/colour.PNG")
+    films["png/palette.png"] = film(3)
+    Image.fromarray(film(3)).convert("P").save(folder / "png/palette.png")
+    films["png/deep.png"] = stretch(deep(4, 9000, 21000))
+    Image.fromarray(deep(4, 9000, 21000)).save(folder / "png/deep.png")
+    films["png/transparent.png"] = film(5)
+    transparent = Image.fromarray(film(5)).convert("LA")
+    transparent.putalpha(Image.new("L", transparent.size, 40))
+    transparent.save(folder / "png/transparent.png")
+
+    films["jpeg/plain.jpg"] = film(6)
+    Image.fromarray(film(6)).save(folder / "jpeg/plain.jpg", quality=95)
+    films["jpeg/rotated.jpeg"] = np.rot90(film(7), -1)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise for display
+    Image.fromarray(film(7)).save(folder / "jpeg/rotated.jpeg", quality=95, exif=exif)
+
+    films["dicom/inverted.dcm"] = 255 - film(8)
+    write_dicom(
+        folder / "dicom/inverted.dcm",
+        film(8),
+        photometric="MONOCHROME1",
+        patient="MRN0008",
+        PatientAge="061Y",
+        PatientSex="F",
+        ViewPosition="PA",
+    )
+    films["dicom/twelve.dicom"] = stretch(deep(9, 300, 3600))
+    write_dicom(folder / "dicom/twelve.dicom", deep(9, 300, 3600), bits=12, patient="MRN0008")
+    films["dicom/jpeg.dcm"] = film(10)
+    write_dicom(folder / "dicom/jpeg.dcm", film(10), coding="jpeg", patient="MRN0010")
+    films["dicom/jpeg2000.dcm"] = film(11)
+    write_dicom(folder / "dicom/jpeg2000.dcm", film(11), coding="jpeg2000", patient="MRN0011")
+    films[SUFFIXLESS] = film(12)
+    write_dicom(folder / SUFFIXLESS, film(12), patient="MRN0012")
+
+    whole = folder / "jpeg/plain.jpg"
+    (folder / "broken/truncated.jpg").write_bytes(whole.read_bytes()[:600])
+    (folder / "broken/garbage.png").write_bytes(b"no picture at all" * 20)
+    Image.fromarray(film(13)).save(folder / "broken/old.tif")
+    write_dicom(folder / "broken/no_pixels.dcm", None)
+    write_dicom(folder / "broken/frames.dcm", np.stack([film(14)] * 3))
+    write_dicom(folder / "DICOMDIR", None)
+    (folder / "._grey.png").write_bytes(b"\0")
+    (folder / "png/.DS_Store").write_bytes(b"\0")
+    (folder / "__MACOSX").mkdir()
+    (folder / "__MACOSX/grey.png").write_bytes(b"\0")
+    (folder / "notes.txt").write_text("not a film")
+    return films
+
+
+def write_labels(path: Path, names: list[str], **columns: list[str]) -> list[dict[str, str]]:
+    """Writes a CSV with the column `image`, the given columns and LABELS; returns its rows.
+
+    The labels go through 1, 0, -1 and blank in a way that differs from row to row.
+    """
+    values = ("1", "0", "-1", "")
+    rows = [
+        {
+            "image": name,
+            **{column: cells[index] for column, cells in columns.items()},
+            **{label: values[(index * (k + 1) + k) % 4] for k, label in enumerate(LABELS)},
+        }
+        for index, name in enumerate(names)
+    ]
+    write_rows(path, rows)
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    """Writes rows as a CSV."""
+    with open(path, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,118 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_jax.models import resnet
+
+init = jax.jit(
+    lambda net, films: net.init(jax.random.key(0), films, False),
+    static_argnums=0,
+    compiler_options={"xla_backend_optimization_level": 0},  # compiles several times faster
+)
+evaluate = jax.jit(
+    lambda net, variables, films: net.apply(variables, films, False), static_argnums=0
+)
+train = jax.jit(
+    lambda net, variables, films: net.apply(variables, films, True, mutable=["batch_stats"]),
+    static_argnums=0,
+)
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def _films(batch=4, height=32, width=32, seed=0):
+    return jax.random.uniform(jax.random.key(seed), (batch, height, width, 1))
+
+
+def _variables(net, films):
+    """As initialised, but with batch statistics and scales that are neither 0 nor 1."""
+    rng = np.random.default_rng(0)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            leaf
+            if path[-1].key == "kernel"
+            else jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
+        ),
+        init(net, films),
+    )
+
+
+def _num_params(net):
+    shapes = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, False), _films())
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
+@pytest.mark.parametrize(
+    ("variant", "torchvision_total", "classifier"),
+    [
+        ("18", 11_689_512, 513_000),
+        ("34", 21_797_672, 513_000),
+        ("50", 25_557_032, 2_049_000),
+    ],
+)
+def test_as_many_parameters_as_torchvision_documents(variant, torchvision_total, classifier):
+    net = resnet.make(variant, **IMAGENET)
+    assert _num_params(net) == torchvision_total - classifier
+
+
+def test_evaluation_does_not_depend_on_the_batch():
+    net, films = resnet.make("small"), _films(3, 48, 40)
+    variables = _variables(net, films)
+    together = evaluate(net, variables, films)
+    alone = jnp.concatenate([evaluate(net, variables, film[None]) for film in films])
+    assert together.shape == (3, 128)
+    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_training_updates_statistics_with_torchs_momentum():
+    net, films = resnet.make("small"), _films(8)
+    variables = init(net, films)
+    _, updated = train(net, variables, films)
+    # The stem's convolution by hand: zero padding of the *normalised* film, stride 2.
+    padded = np.pad((np.asarray(films) - 0.5) / 0.25, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    kernel = np.asarray(variables["params"]["conv1"]["kernel"])
+    stem = sum(
+        padded[:, i : i + 31 : 2, j : j + 31 : 2] * kernel[i, j] for i in range(3) for j in range(3)
+    )
+    stats = updated["batch_stats"]["bn1"]
+    np.testing.assert_allclose(stats["mean"], 0.1 * stem.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * stem.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_state():
+    net, half = resnet.make("small"), resnet.make("small", dtype="bfloat16")
+    films = _films(4, 64, 64)
+    initial = jax.eval_shape(lambda x: half.init(jax.random.key(0), x, True), films)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(initial)} == {"float32"}
+    variables = _variables(net, films)
+    full, _ = train(net, variables, films)
+    low, updated = train(half, variables, films)
+    assert low.dtype == jnp.float32
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(updated)} == {"float32"}
+    assert 0 < np.linalg.norm(low - full) < 0.05 * np.linalg.norm(full)
+
+
+def test_kernels_start_as_kaiming_fan_out_and_residuals_at_zero():
+    params = init(resnet.make("small"), _films(1))["params"]
+    kernel = params["layer4_0"]["conv2"]["kernel"]
+    assert np.std(kernel) == pytest.approx(np.sqrt(2 / (128 * 9)), rel=0.01)
+    down = params["layer4_0"]["downsample_conv"]["kernel"]
+    assert np.std(down) == pytest.approx(np.sqrt(2 / 128), rel=0.03)
+    assert not params["layer4_0"]["bn2"]["scale"].any()
+    assert params["layer4_0"]["bn1"]["scale"].all()
+    ones = init(resnet.make("small", zero_init_residual=False), _films(1))["params"]
+    assert ones["layer4_0"]["bn2"]["scale"].all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"variant": "101"}, "no ResNet variant '101'; there are 18, 34, 50, small"),
+        ({"variant": "18", "dtype": "float16"}, "dtype is 'float16'"),
+        ({"variant": "18", "mean": (0.5, 0.5)}, "1 or 3 entries each, not 2 and 1"),
+        ({"variant": "18", "stride_in_1x1": True}, "ResNet 18 has none"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        resnet.make(**arguments)

@@ -1,0 +1,156 @@
+"""run.py as a person calls it: in a subprocess, where TensorFlow cannot be imported."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+_ROOT = Path(__file__).parents[1]
+
+_TINY = (
+    "--config.num_train_steps=4",
+    "--config.checkpoint_every_steps=2",
+    "--config.log_every_steps=1",
+    "--config.batch_size=16",
+    "--config.data.image_size=40",
+    "--config.views.a.size=32",
+    "--config.views.b.size=32",
+    "--config.optimizer.warmup=1",
+)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Importing TensorFlow fails, as on a machine without it."""
+    blocked = tmp_path_factory.mktemp("blocked") / "tensorflow"
+    blocked.mkdir()
+    (blocked / "__init__.py").write_text("raise ImportError('no TensorFlow here')")
+    return os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(blocked.parent)}
+
+
+def _run(environment, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "run.py", *arguments],
+        cwd=_ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(environment, tmp_path_factory):
+    """The README's demo command, shortened: its data is drawn, nothing is built beforehand."""
+    folder = tmp_path_factory.mktemp("a demo with spaces")
+    data, workdir = folder / "data", folder / "run"
+    arguments = (
+        "--config=configs/byol.py:demo",
+        f"--workdir={workdir}",
+        f"--config.data.dir={data}",
+        "--config.data.name=phantom/tiny",
+        "--config.transfer.dataset=phantom/tiny",
+        "--config.transfer.num_resamples=50",
+        *_TINY,
+    )
+    return arguments, data, workdir, _run(environment, *arguments)
+
+
+def test_demo_pretrains_and_reports(demo):
+    _, _, workdir, done = demo
+    assert done.returncode == 0, done.stderr
+    assert (workdir / "config.json").is_file()
+    assert (workdir / "checkpoints" / "4" / "encoder").is_dir()
+    assert list(workdir.glob("events.out.tfevents.*"))
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4] and all("loss" in ln for ln in lines)
+    report = workdir / "transfer" / "report.md"
+    assert str(report) in done.stdout.splitlines()[-1]
+    assert "random" in report.read_text()
+
+
+def test_transfer_files_hold_what_scripts_rely_on(demo):
+    _, _, workdir, _ = demo
+    table = pq.read_table(workdir / "transfer" / "predictions.parquet")
+    assert table.column_names == ["image_id", "patient_id", "label", "target", "score"]
+    rows = json.loads((workdir / "transfer" / "metrics.json").read_text())
+    assert {"label", "n_pos", "n_neg", "auroc", "low", "high"} <= rows[0].keys()
+    assert rows[-1]["label"] == "macro"
+    baselines = list((workdir / "transfer" / "baselines").iterdir())
+    assert len(baselines) == 1 and (baselines[0] / "predictions.parquet").is_file()
+
+
+def test_same_command_again_resumes_and_changes_nothing(demo, environment):
+    arguments, _, workdir, _ = demo
+    names = ("metrics.jsonl", "transfer/metrics.json", "transfer/comparisons.json")
+    before = [(workdir / name).read_text() for name in names]
+    again = _run(environment, *arguments)
+    assert again.returncode == 0, again.stderr
+    assert "Resuming" in again.stdout
+    assert [(workdir / name).read_text() for name in names] == before
+
+
+def test_another_config_on_the_workdir_is_refused(demo, environment):
+    arguments, _, _, _ = demo
+    done = _run(environment, *arguments, "--config.seed=3")
+    assert done.returncode == 1
+    assert "config.seed: saved 0, given 3" in done.stderr
+
+
+def test_encoder_transfers_to_another_dataset_by_its_workdir(demo, environment, tmp_path):
+    _, data, pretrained, _ = demo
+    done = _run(
+        environment,
+        "--config=configs/transfer.py",
+        f"--workdir={tmp_path}",
+        f"--config.encoder={pretrained}",
+        "--config.dataset=phantom/tiny",
+        f"--config.data.dir={data}",
+        "--config.task=Cardiomegaly,Effusion",
+        "--config.label_fraction=0.5",
+        "--config.num_resamples=50",
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "metrics.json").read_text())
+    assert [row["label"] for row in rows] == ["Cardiomegaly", "Effusion", "macro"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--config is missing"),
+        (("--config=configs/nope.py",), "no config file configs/nope.py; there are:"),
+        (("--config=configs/byol.py:dmeo",), "no preset 'dmeo'; this config has: "),
+        (
+            ("--config=configs/byol.py", "--config.batchsize=3"),
+            "no field config.batchsize: did you mean 'batch_size'?",
+        ),
+        (("--config=configs/byol.py", "--config.batch_size=x"), "config.batch_size=x"),
+        (("--config=configs/byol.py", "--wrkdir=x"), "unknown option '--wrkdir'"),
+        (("--config=configs/transfer.py",), "config.dataset is empty"),
+        (
+            ("--config=configs/transfer.py", "--config.dataset=jsrt", "--config.encoder=/nowhere"),
+            "/nowhere",
+        ),
+        (
+            ("--config=configs/transfer.py", "--config.dataset=jsrt", "--config.image_size=32"),
+            "python -m data_builders.build jsrt",
+        ),
+    ],
+)
+def test_wrong_command_lines_get_one_clear_message(arguments, message, environment, tmp_path):
+    elsewhere = [f"--config.data.dir={tmp_path}"] if arguments else []
+    done = _run(environment, *arguments, *elsewhere)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help_lists_the_configs_and_a_configs_fields(environment):
+    general = _run(environment, "--help")
+    assert general.returncode == 0
+    assert all(name in general.stdout for name in ("--workdir", "configs/byol.py", "transfer.py"))
+    fields = _run(environment, "--config=configs/byol.py:demo", "--help")
+    assert fields.returncode == 0 and "tau_base: 0.98" in fields.stdout
