@@ -62,9 +62,13 @@ def _whole_lines(path: Path) -> list[dict]:
 class Progress:
     """One line now and then: step, loss, images/s since the last line, time left."""
 
-    def __init__(self, total_steps: int, first_step: int, images_per_step: int):
+    def __init__(self, total_steps: int, images_per_step: int):
         self._total, self._images = total_steps, images_per_step
-        self._first, self._last_step = first_step, first_step
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Sets the clock: what came up to `step` does not count."""
+        self._first = self._last_step = step
         self._start = self._last_time = time.monotonic()
         self._waited = 0.0
 

@@ -48,8 +48,9 @@ from cxr_jax.fields import Section, check_fields
 _PROBABILITIES = ("flip", "jitter_prob", "blur_prob", "solarise_prob")
 _STRENGTHS = ("rotate", "brightness", "contrast", "gamma", "noise")
 _RANGES = ("crop_scale", "crop_ratio", "blur_sigma")
-Films = UInt8[Array | np.ndarray, "b h w 1"]
 FIELDS = ("size", *_RANGES, *_PROBABILITIES, *_STRENGTHS)
+
+Films = UInt8[Array | np.ndarray, "b h w 1"]
 
 
 def check_view(view: Section, where: str = "view") -> None:
@@ -135,12 +136,13 @@ def _geometry(
 def _jitter(
     key: PRNGKeyArray, image: Float[Array, "s s 1"], view: Section
 ) -> Float[Array, "s s 1"]:
-    prob_key, *op_keys = jax.random.split(key, 4)
+    used = [op for op in (ops.brightness, ops.contrast, ops.gamma) if view[op.__name__] > 0]
+    if not used or view["jitter_prob"] == 0:
+        return image
+    prob_key, *op_keys = jax.random.split(key, 1 + len(used))
     out = image
-    for op_key, op in zip(op_keys, (ops.brightness, ops.contrast, ops.gamma)):
-        strength = view[op.__name__]
-        if strength > 0:
-            out = op(op_key, out, strength)
+    for op_key, op in zip(op_keys, used):
+        out = op(op_key, out, view[op.__name__])
     return jnp.where(jax.random.bernoulli(prob_key, view["jitter_prob"]), out, image)
 
 

@@ -6,7 +6,8 @@ Wright 2006, ch. 7.1), in the basis of the features' principal directions. There
 badly conditioned problem is nearly diagonal, so that its diagonal preconditions well and a few
 products with the features replace factoring a d x d matrix for every strength and label. With fewer
 rows than features the same basis has n directions: the problem is solved in the space of the rows,
-which holds the optimum exactly (Hastie and Tibshirani 2004).
+which holds the optimum exactly (Hastie and Tibshirani 2004). Gradients and steps are float64; the
+inner systems, which only have to point the right way, are float32.
 """
 
 from collections.abc import Callable
@@ -90,7 +91,11 @@ def _principal_directions(
     """Features in the basis of their principal directions, r = min(n, d), and the way back."""
     n, d = features.shape
     if n >= d:
-        _, basis = jnp.linalg.eigh(features.T @ features)
+        # Any orthogonal basis near this one serves: eigenvectors in float32 (a quarter of the time),
+        # then one Newton-Schulz step, which squares their departure from orthogonality.
+        _, rough = jnp.linalg.eigh((features.T @ features).astype(jnp.float32))
+        rough = rough.astype(features.dtype)
+        basis = 1.5 * rough - 0.5 * rough @ (rough.T @ rough)
         return features @ basis, lambda weights: weights @ basis.T
     squares, rows = jnp.linalg.eigh(features @ features.T)
     # Below the rounding of the Gram matrix a direction is noise: it carries no feature.
@@ -108,6 +113,7 @@ def _newton(
     max_steps: int,
 ) -> Float[Array, " r1"]:
     """The optimum (intercept, weights) for one label and strength."""
+    single = features.astype(jnp.float32)
 
     def predict(point):
         return features @ point[1:] + point[0]
@@ -126,23 +132,24 @@ def _newton(
         chance = jax.nn.sigmoid(logits)
         curvature = strength * known * chance * (1 - chance)
 
-        def hessian(direction):
-            inner = curvature * predict(direction)
-            return jnp.concatenate([jnp.sum(inner)[None], features.T @ inner + direction[1:]])
-
         diagonal = jnp.concatenate(
             [jnp.sum(curvature)[None], (features * features).T @ curvature + 1]
         )
         # A saturated intercept must not divide by zero.
-        direction = _conjugate_gradients(hessian, jnp.maximum(diagonal, 1e-12), -slope)
+        direction = _newton_direction(single, curvature, jnp.maximum(diagonal, 1e-12), slope)
         change = predict(direction)
         now, descent = objective(point, logits), slope @ direction
 
         def too_long(length):
-            value = objective(point + length * direction, logits + length * change)
-            # Near the optimum the decrease is smaller than the objective's own rounding.
-            enough = now + 1e-4 * length * descent + 1e-13 * jnp.abs(now)
-            return (value > enough) & (length > 1e-8)
+            """Neither Armijo's condition nor, where rounding hides a decrease, the derivative's."""
+            ahead, there = point + length * direction, logits + length * change
+            value = objective(ahead, there)
+            residual = strength * known * (jax.nn.sigmoid(there) - target)
+            derivative = residual @ change + ahead[1:] @ direction[1:]
+            decrease = value <= now + 1e-4 * length * descent
+            # The approximate Wolfe condition (Hager and Zhang 2005, eq. 2.3).
+            flatter = (derivative <= -0.8 * descent) & (value <= now + 1e-10 * jnp.abs(now))
+            return ~(decrease | flatter) & (length > 1e-8)
 
         length = jax.lax.while_loop(too_long, lambda length: length / 2, jnp.ones(()))
         point = point + length * direction
@@ -164,23 +171,33 @@ def _newton(
     return jax.lax.while_loop(unfinished, step, state)[0]
 
 
-def _conjugate_gradients(
-    product: Callable[[Float[Array, " r1"]], Float[Array, " r1"]],
+def _newton_direction(
+    features: Float[Array, "n r"],
+    curvature: Float[Array, " n"],
     diagonal: Float[Array, " r1"],
-    right: Float[Array, " r1"],
+    slope: Float[Array, " r1"],
 ) -> Float[Array, " r1"]:
-    """Solve H x = right, preconditioned by H's diagonal, to a residual that shrinks with |right|."""
-    size = jnp.linalg.norm(right)
-    # The forcing term of superlinear convergence (Nocedal and Wright 2006, eq. 7.3).
-    target = jnp.minimum(0.1, jnp.sqrt(size)) * size
+    """Solve H direction = -slope by conjugate gradients, preconditioned by H's diagonal.
+
+    Works in the features' precision and stops at a residual that shrinks with the slope: the
+    forcing term of superlinear convergence (Nocedal and Wright 2006, eq. 7.3), but not below what
+    float32 can reach.
+    """
+    size = jnp.linalg.norm(slope)
+    enough = jnp.clip(jnp.sqrt(size), 0.01, 0.1).astype(features.dtype)
+    curvature, diagonal = curvature.astype(features.dtype), diagonal.astype(features.dtype)
+
+    def hessian(direction):
+        inner = curvature * (features @ direction[1:] + direction[0])
+        return jnp.concatenate([jnp.sum(inner)[None], features.T @ inner + direction[1:]])
 
     def unfinished(state):
         _, residual, _, _, count = state
-        return (jnp.linalg.norm(residual) > target) & (count < _MAX_INNER_STEPS)
+        return (jnp.linalg.norm(residual) > enough) & (count < _MAX_INNER_STEPS)
 
     def step(state):
         solution, residual, direction, decrease, count = state
-        image = product(direction)
+        image = hessian(direction)
         length = decrease / (direction @ image)
         solution = solution + length * direction
         residual = residual - length * image
@@ -188,6 +205,8 @@ def _conjugate_gradients(
         ahead = residual @ scaled
         return solution, residual, scaled + ahead / decrease * direction, ahead, count + 1
 
+    # Of unit length, so that float32 holds it near the optimum too.
+    right = (-slope / size).astype(features.dtype)
     scaled = right / diagonal
     state = (jnp.zeros_like(right), right, scaled, right @ scaled, 0)
-    return jax.lax.while_loop(unfinished, step, state)[0]
+    return jax.lax.while_loop(unfinished, step, state)[0].astype(slope.dtype) * size

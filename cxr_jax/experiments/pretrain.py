@@ -14,6 +14,8 @@ from cxr_jax.experiments import monitor, transfer
 from cxr_jax.experiments.workdir import as_json, open_workdir
 from cxr_jax.writer import Progress, Writer
 
+_COLLAPSED = 0.1  # embedding_std below this: all films look alike to the encoder
+
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains to config.num_train_steps, then transfers if config.transfer names a dataset."""
@@ -70,7 +72,7 @@ def train(
     _announce(config, source, state.params, mesh)
     writer = Writer(workdir, first_step)
     watch = monitor.make_monitor(config, objective, writer)
-    progress = Progress(config.num_train_steps, first_step, config.batch_size)
+    progress = Progress(config.num_train_steps, config.batch_size)
     end = min(config.num_train_steps, stop_after or config.num_train_steps)
     pending: tuple[int, dict[str, jax.Array]] | None = None
     for step in range(first_step + 1, end + 1):
@@ -78,6 +80,8 @@ def train(
         batch = sharding.put_batch(next(batches), mesh)
         progress.waited(time.monotonic() - waiting)
         state, metrics = step_function(state, batch)
+        if step == first_step + 1:
+            progress.start(step)  # compiled now: what follows is the speed of the run
         # Metrics are fetched one step late, so that the next step is under way meanwhile.
         if pending:
             _log(config, writer, progress, *pending)
@@ -102,6 +106,12 @@ def _log(config, writer: Writer, progress: Progress, step: int, metrics: dict) -
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     writer.scalars(step, values)
     writer.board_scalars(step, progress.report(step, values))
+    if values["embedding_std"] < _COLLAPSED:
+        print(
+            f"WARNING: step {step}: the embeddings have nearly collapsed (spread "
+            f"{values['embedding_std']:.3f}; 1 is healthy): lower the learning rate, or for BYOL "
+            "raise objective.tau_base"
+        )
 
 
 def _announce(config, source, params, mesh) -> None:

@@ -20,6 +20,7 @@ from cxr_jax.evaluate.metrics import compare, metric_rows
 from cxr_jax.evaluate.predictions import Predictions, read_parquet, write_parquet
 from cxr_jax.experiments.features import extract
 from cxr_jax.experiments.workdir import as_json, open_workdir
+from cxr_jax.report import page, tables
 from cxr_jax.weights.encoder import Encoder, random_encoder
 from cxr_jax.writer import Writer
 
@@ -69,7 +70,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         for other in probes[1:]
     ]
     _write_json(workdir / "comparisons.json", comparisons)
-    _log(workdir, probes, splits)
+    _log(workdir, probes)
     report(config, workdir, probes, comparisons, splits)
 
 
@@ -143,8 +144,7 @@ def _probe(config, encoder: Encoder, splits: Splits, folder: Path) -> Probe:
     write_parquet(predictions, folder / "predictions.parquet")
     _write_json(folder / "metrics.json", rows)
     _write_json(finished, facts)  # last: its presence says that the others are whole
-    macro = rows[-1]
-    print(f"{encoder.name}: macro AUROC {macro['auroc']:.3f} [{macro['low']:.3f}, {macro['high']:.3f}]")
+    print(f"{encoder.name}: macro AUROC {tables.with_interval(rows[-1])}")
     return Probe(encoder.name, predictions, rows, facts)
 
 
@@ -154,10 +154,81 @@ def _write_json(path: Path, value) -> None:
     temporary.replace(path)
 
 
-def _log(workdir: Path, probes: list[Probe], splits: Splits) -> None:
+def _log(workdir: Path, probes: list[Probe]) -> None:
     (workdir / "metrics.jsonl").unlink(missing_ok=True)
     writer = Writer(workdir)
     for probe in probes:
-        macro = probe.rows[-1]
-        writer.scalars(0, {f"{probe.name}/macro_auroc": macro["auroc"]})
+        macro = probe.rows[-1]["auroc"]
+        if macro is not None:
+            writer.scalars(0, {f"{probe.name}/macro_auroc": macro})
     writer.close()
+
+
+def report(config, workdir: Path, probes: list[Probe], comparisons: list[dict], splits: Splits):
+    """Writes report.md and prints its verdicts, its table and its path."""
+    runs = [page.Run(probe.name, probe.predictions, probe.rows) for probe in probes]
+    path = page.write_report(
+        workdir,
+        f"Linear probe on {config.dataset}",
+        runs,
+        comparisons,
+        _protocol(config, probes, splits),
+        _notes(probes),
+        _provenance(config, splits),
+    )
+    print("\n" + tables.auroc_table([(run.name, run.rows) for run in runs]))
+    for comparison in comparisons:
+        print("\n" + page.verdict(comparison).replace("**", ""))
+    print(f"\nRead the report: {path}")
+
+
+def _protocol(config, probes: list[Probe], splits: Splits) -> list[str]:
+    sizes = {
+        name: f"{len(split.rows):,} films of {len(set(split.patient_ids)):,} patients"
+        for name, split in splits._asdict().items()
+    }
+    strengths = ", ".join(f"{strength:g}" for strength in config.strengths)
+    lines = [
+        f"Labels used for training: {sizes['train']} ({config.label_fraction:.3g} of the training "
+        f"patients, drawn with seed {config.seed}); to choose the strength: {sizes['validation']}; "
+        f"tested on {sizes['test']}, scored once.",
+        "Frozen features in evaluation mode, standardised on the training films; logistic "
+        f"regression with an L2 penalty, its strength C chosen per label on validation among "
+        f"{strengths}; the same for every encoder.",
+        f"Intervals: {config.num_resamples:,} bootstrap resamples of patients; differences are "
+        "paired on the same films.",
+    ]
+    for probe in probes:
+        chosen = ", ".join(f"{label} {c:g}" for label, c in probe.facts["strength"].items())
+        lines.append(
+            f"{probe.name}: {probe.facts['features']} features at {probe.facts['image_size']} px; "
+            f"C chosen: {chosen}."
+        )
+    return lines
+
+
+def _notes(probes: list[Probe]) -> list[str]:
+    """What a reader must know of single labels, from the probes and the metric rows."""
+    lines = []
+    for probe in probes:
+        for label, note in probe.facts["notes"].items():
+            lines.append(f"{probe.name}, {label}: {note}.")
+        for row in probe.rows:
+            if row.get("note"):
+                lines.append(f"{probe.name}, {row['label']}: {row['note']}.")
+    return lines
+
+
+def _provenance(config, splits: Splits) -> dict[str, str]:
+    metadata = splits.test.source.metadata
+    return {
+        "encoder": config.encoder,
+        "baselines": config.baselines,
+        "dataset": f"{config.dataset} ({splits.test.source.folder.parent.name}, version "
+        f"{splits.test.source.folder.name})",
+        "splits": metadata["split_rule"],
+        "licence of the films": metadata["licence"],
+        "films skipped when it was built": str(metadata["skipped"]),
+        "seed": str(config.seed),
+        "versions": ", ".join(f"{n} {importlib.metadata.version(n)}" for n in _VERSIONS_OF),
+    }

@@ -16,10 +16,13 @@ def build(model_config: Mapping[str, Any] | Any) -> nn.Module:
     """
     fields = dict(model_config)
     name = fields.pop("name", None)
-    files = [m.name for m in pkgutil.iter_modules(__path__) if m.name != "heads"]
-    if name not in files:
-        raise ValueError(f"no model {name!r} in cxr_jax/models; it holds: {', '.join(files)}")
-    make = importlib.import_module(f"{__name__}.{name}").make
+    files = [file.name for file in pkgutil.iter_modules(__path__)]
+    module = importlib.import_module(f"{__name__}.{name}") if name in files else None
+    if not hasattr(module, "make"):
+        modules = {file: importlib.import_module(f"{__name__}.{file}") for file in files}
+        models = ", ".join(file for file, module in modules.items() if hasattr(module, "make"))
+        raise ValueError(f"no model {name!r} in cxr_jax/models; it holds: {models}")
+    make = module.make
     try:
         inspect.signature(make).bind(**fields)
     except TypeError as error:

@@ -99,7 +99,9 @@ class ResNet(nn.Module):
     stage_sizes: tuple[int, ...]
     widths: tuple[int, ...] = (64, 128, 256, 512)
     bottleneck: bool = False
-    small_stem: bool = False
+    stem_kernel: int = 7
+    stem_stride: int = 2
+    max_pool: bool = True
     stride_in_1x1: bool = False
     zero_init_residual: bool = True
     mean: tuple[float, ...] = (0.5,)
@@ -111,12 +113,9 @@ class ResNet(nn.Module):
         dtype = jnp.dtype(self.dtype)
         x = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
         x = x.astype(dtype)
-        if self.small_stem:
-            x = _conv(self.widths[0], 3, 2, dtype, "conv1")(x)
-        else:
-            x = _conv(self.widths[0], 7, 2, dtype, "conv1")(x)
+        x = _conv(self.widths[0], self.stem_kernel, self.stem_stride, dtype, "conv1")(x)
         x = nn.relu(_norm(train, dtype, "bn1")(x))
-        if not self.small_stem:
+        if self.max_pool:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         block = BasicBlock
         if self.bottleneck:
@@ -135,7 +134,12 @@ VARIANTS = {
     "34": {"stage_sizes": (3, 4, 6, 3)},
     "50": {"stage_sizes": (3, 4, 6, 3), "bottleneck": True},
     # For CPUs: no max-pool (its gradient is slow there), and 64 px end in a 4x4 map.
-    "small": {"stage_sizes": (1, 1, 1, 1), "widths": (16, 32, 64, 128), "small_stem": True},
+    "small": {
+        "stage_sizes": (1, 1, 1, 1),
+        "widths": (16, 32, 64, 128),
+        "stem_kernel": 3,
+        "max_pool": False,
+    },
 }
 
 

@@ -9,8 +9,6 @@ from cxr_jax.weights.encoder import Encoder, features, random_encoder
 
 __all__ = ["Encoder", "features", "load", "parse_spec", "random_encoder"]
 
-_HELPERS = ("checkpoint_files", "encoder", "torch_zip")
-
 
 def parse_spec(spec: str) -> tuple[str | None, str]:
     """ "torchvision_v1:/path" -> ("torchvision_v1", "/path"); without a source (None, spec).
@@ -30,11 +28,12 @@ def load(spec: str) -> Encoder:
     FileNotFoundError.
     """
     source, path = parse_spec(spec)
-    sources = [m.name for m in pkgutil.iter_modules(__path__) if m.name not in _HELPERS]
     if source is None:
         source = "workdir" if Path(path).is_dir() else "torchvision"
-    if source not in sources:
-        raise ValueError(
-            f"no weights source {source!r} in cxr_jax/weights; it holds: {', '.join(sources)}"
-        )
-    return importlib.import_module(f"{__name__}.{source}").load(path)
+    files = [file.name for file in pkgutil.iter_modules(__path__)]
+    reader = importlib.import_module(f"{__name__}.{source}") if source in files else None
+    if not hasattr(reader, "load"):
+        modules = {file: importlib.import_module(f"{__name__}.{file}") for file in files}
+        sources = ", ".join(file for file, module in modules.items() if hasattr(module, "load"))
+        raise ValueError(f"no weights source {source!r} in cxr_jax/weights; it holds: {sources}")
+    return reader.load(path)

@@ -5,9 +5,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_builders.phantom.anatomy import Anatomy, Chest, Map, bump, edge, heart_widths, interpolate, lung_borders
+from data_builders.phantom.anatomy import Anatomy
+from data_builders.phantom.chest import (
+    Chest,
+    Map,
+    bump,
+    disc,
+    edge,
+    heart_widths,
+    interpolate,
+    lung_borders,
+)
 
 LABEL_NAMES = ("Cardiomegaly", "Effusion", "Pneumothorax", "Nodule", "Consolidation")
+CARDIOMEGALY = LABEL_NAMES[0]
 CARDIOMEGALY_RATIO = 0.5
 
 
@@ -72,7 +83,7 @@ def sample_findings(
         both = rng.random() < 0.3
         for side in (-1, 1) if both else (int(sides[0]),):
             found.append(
-                Effusion(side, height=0.32 + rng.gamma(2.0, 0.14), opacity=rng.uniform(0.75, 0.95))
+                Effusion(side, height=0.4 + rng.gamma(2.0, 0.14), opacity=rng.uniform(0.8, 1.0))
             )
     if draws[1] < 0.22:
         found.append(
@@ -95,9 +106,9 @@ def sample_findings(
             Consolidation(
                 x,
                 y,
-                width=rng.uniform(0.3, 0.5),
-                height=rng.uniform(0.3, 0.55),
-                opacity=rng.uniform(0.6, 0.9),
+                width=rng.uniform(0.36, 0.6),
+                height=rng.uniform(0.36, 0.65),
+                opacity=rng.uniform(0.7, 0.95),
                 patches=tuple(rng.uniform(0.25, 1.0, 25)),
             )
         )
@@ -114,9 +125,9 @@ def _inside_lung(
 ) -> tuple[float, float]:
     """A place in aerated lung beside the heart, at least `margin` from the borders."""
     side = int(rng.choice([-1, 1]))
-    dome = anatomy.dome[(side + 1) // 2] - breath
+    dome = anatomy.domes[(side + 1) // 2] - breath
     y = rng.uniform(anatomy.apex_y + 0.15 + margin, dome - margin)
-    medial, lateral = lung_borders(anatomy, y)
+    medial, lateral = (float(border[0, 0]) for border in lung_borders(anatomy, np.full((1, 1), y)))
     if y > -0.2:
         medial = max(medial, 0.95 * heart_widths(anatomy, heart_scale)[(side + 1) // 2])
     low, high = medial + margin, lateral - margin
@@ -142,12 +153,12 @@ def _half(chest: Chest, side: int) -> Map:
 
 
 def _effusion(finding: Effusion, chest: Chest, anatomy: Anatomy, breath: float) -> Change:
-    angle_y = anatomy.dome[(finding.side + 1) // 2] - breath + anatomy.dome_drop + 0.08
+    angle_y = anatomy.domes[(finding.side + 1) // 2] - breath + anatomy.dome_drop + 0.08
     # The meniscus stands highest at the lateral wall: capillarity and the lung's recoil.
     rise = chest.across * chest.across * chest.across
     top = np.float32(angle_y) - np.float32(finding.height) * (0.5 + 0.5 * rise)
     region = edge(chest.y - top, 0.07) * chest.lung * _half(chest, finding.side)
-    return Change(region, opacity=region * np.float32(finding.opacity))
+    return Change(region, opacity=region * np.float32(finding.opacity), vessels=1 - region)
 
 
 def _pneumothorax(finding: Pneumothorax, chest: Chest, anatomy: Anatomy) -> Change:
@@ -166,8 +177,7 @@ def _pneumothorax(finding: Pneumothorax, chest: Chest, anatomy: Anatomy) -> Chan
 
 
 def _nodule(finding: Nodule, chest: Chest) -> Change:
-    dx, dy = chest.x - np.float32(finding.x), chest.y - np.float32(finding.y)
-    squared = (dx * dx + dy * dy) / np.float32(finding.radius**2)
+    squared = disc(chest, finding.x, finding.y, finding.radius, finding.radius)
     # Chord length through a ball, its rim softened.
     ball = np.sqrt(np.maximum(1 - squared, 0))
     region = (squared < 1).astype(np.float32)
@@ -181,6 +191,6 @@ def _consolidation(finding: Consolidation, chest: Chest) -> Change:
     inside = np.maximum(1 - u * u - v * v, 0)
     texture = interpolate(patches, (u + 1) * 2, (v + 1) * 2)
     same_lung = _half(chest, 1 if finding.x > 0 else -1)
-    region = np.minimum(2.2 * inside * texture, 1) * chest.lung * same_lung
+    region = np.minimum(2.6 * inside * texture, 1) * chest.lung * same_lung
     # Air-filled bronchi run beside the vessels and show dark where the lung around them is solid.
-    return Change(region, opacity=region * np.float32(finding.opacity), vessels=1 - 2.5 * region)
+    return Change(region, opacity=region * np.float32(finding.opacity), vessels=1 - 1.8 * region)

@@ -1,0 +1,56 @@
+"""A tiny encoder found by name, and configs that use it."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cxr_jax import models
+
+PLAIN = dict(
+    size=32,
+    crop_scale=(1.0, 1.0),
+    crop_ratio=(1.0, 1.0),
+    flip=0.0,
+    rotate=0.0,
+    brightness=0.0,
+    contrast=0.0,
+    gamma=0.0,
+    jitter_prob=0.0,
+    blur_prob=0.0,
+    blur_sigma=(0.1, 1.0),
+    noise=0.0,
+    solarise_prob=0.0,
+)
+RANDOM = PLAIN | dict(crop_scale=(0.5, 1.0), flip=0.5)
+OBJECTIVES = {
+    "simclr": dict(name="simclr", temperature=0.2, hidden=(12,), out=6),
+    "byol": dict(name="byol", hidden=12, out=6, tau_base=0.9),
+}
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """(objective name, view fields) -> config with the tiny encoder."""
+    folder = str(Path(__file__).parent / "tiny")
+    monkeypatch.setattr(models, "__path__", [*models.__path__, folder])
+
+    def config(name, view=RANDOM):
+        return dict(
+            model=dict(name="tiny", width=16),
+            views=dict(a=dict(view), b=dict(view)),
+            objective=dict(OBJECTIVES[name]),
+            num_train_steps=10,
+        )
+
+    config.plain, config.random = PLAIN, RANDOM
+    return config
+
+
+@pytest.fixture
+def batch():
+    """Eight films of 32 x 32 with different blocks, so that the tiny encoder can tell them."""
+    blocks = np.random.default_rng(5).integers(40, 216, (8, 4, 4, 1))
+    images = blocks.repeat(8, axis=1).repeat(8, axis=2).astype(np.uint8)
+    return {"image": jax.numpy.asarray(images)}

@@ -1,0 +1,33 @@
+"""The loss is the global batch's: value, gradients and statistics agree on 1 and 8 devices."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def repository():
+    return Path(__file__).parents[2]
+
+
+def test_loss_and_gradients_are_the_same_on_one_and_eight_devices(tiny, repository):
+    configs = json.dumps({name: tiny(name) for name in ("simclr", "byol")})
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": str(repository),
+    }
+    script = Path(__file__).parent / "eight_devices.py"
+    done = subprocess.run(
+        [sys.executable, str(script), configs], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert results.keys() == {"nt_xent", "simclr", "byol"}
+    for name, (difference, largest) in results.items():
+        assert largest > 0.1, name
+        assert difference < 2e-5 * max(1, largest), name
