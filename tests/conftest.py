@@ -1,5 +1,15 @@
-"""Run-time checks of every jaxtyping annotation in the package, for the whole test run."""
+"""For the whole test run: every jaxtyping annotation is checked, and compiled programs are kept.
 
-from jaxtyping import install_import_hook
+Many tests start the same program anew, some in a subprocess; compiling it once halves the run.
+"""
+
+import os
+import tempfile
+
+_cache = tempfile.TemporaryDirectory(prefix="jax-cache-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+from jaxtyping import install_import_hook  # noqa: E402 (JAX reads the variables when imported)
 
 install_import_hook("cxr_jax", "beartype.beartype")

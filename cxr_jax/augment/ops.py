@@ -31,15 +31,16 @@ def crop_box(
     where none of `ratio` does. Published code instead draws until a box fits, which makes large
     areas rarer than small ones; this needs no loop and keeps the area exactly uniform.
     """
-    area_key, ratio_key, top_key, left_key = jax.random.split(key, 4)
-    area = jax.random.uniform(area_key, minval=scale[0], maxval=scale[1])
+    # One draw of four: each draw costs compile time.
+    area_draw, aspect_draw, top_draw, left_draw = jax.random.uniform(key, (4,))
+    area = scale[0] + (scale[1] - scale[0]) * area_draw
     widest, narrowest = width / (area * height), area * width / height
     low, high = (jnp.log(jnp.clip(edge, narrowest, widest)) for edge in ratio)
-    aspect = jnp.exp(low + (high - low) * jax.random.uniform(ratio_key))
+    aspect = jnp.exp(low + (high - low) * aspect_draw)
     box_height = jnp.minimum(jnp.sqrt(area * height * width / aspect), height)
     box_width = jnp.minimum(jnp.sqrt(area * height * width * aspect), width)
-    top = (height - box_height) * jax.random.uniform(top_key)
-    left = (width - box_width) * jax.random.uniform(left_key)
+    top = (height - box_height) * top_draw
+    left = (width - box_width) * left_draw
     return jnp.stack([top, left, box_height, box_width])
 
 

@@ -1,7 +1,7 @@
 """Random access to built datasets (ArrayRecord in TFDS's layout), without TensorFlow."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +10,12 @@ from etils import epath
 
 
 class Records:
-    """Examples by position, parsed as far as `features` names them; images stay encoded bytes."""
+    """Examples by position, parsed as far as `features` names them; images stay encoded bytes.
 
-    def __init__(self, raw: Sequence[bytes], features: tfds.features.FeaturesDict):
+    `raw` gives serialised examples by position, as TFDS's ArrayRecord source does.
+    """
+
+    def __init__(self, raw: Any, features: tfds.features.FeaturesDict):
         self._raw, self._features = raw, features
         self._decoders = {"image": tfds.decode.SkipDecoding()} if "image" in features else None
 

@@ -1,4 +1,4 @@
-"""Nearest-neighbour scores: how well labels follow the geometry of features, with nothing trained."""
+"""Nearest-neighbour scores: how well labels follow the geometry of features, untrained."""
 
 from functools import partial
 
@@ -33,7 +33,7 @@ def knn_scores(
     known = ~np.isnan(targets)
     # Labels known for the same images share their voters, hence one search.
     for pattern in np.unique(known.T, axis=0):
-        labels = np.flatnonzero((known.T == pattern).all(axis=1))
+        labels = np.flatnonzero((pattern == known.T).all(axis=1))
         if not pattern.any():
             continue
         voters = jnp.asarray(train[pattern])
@@ -41,7 +41,9 @@ def knn_scores(
         nearest = min(k, len(voters))
         for start in range(0, len(test), batch_size):
             rows = slice(start, start + batch_size)
-            scores[rows, labels] = _vote(test[rows], voters, votes, nearest, temperature)
+            scores[rows, labels] = _vote(
+                test[rows], voters, votes, nearest, jnp.float32(temperature)
+            )
     return scores
 
 
@@ -51,7 +53,7 @@ def _vote(
     train: Float[Array, "n d"],
     votes: Float[Array, "n labels"],
     k: int,
-    temperature: float,
+    temperature: Float[Array, ""],
 ) -> Float[Array, "b labels"]:
     # Full precision: the default on accelerators rounds similarities to about three digits, and
     # the temperature magnifies them fifteenfold.

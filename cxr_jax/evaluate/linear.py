@@ -87,7 +87,7 @@ def linear_probe(
         known = ~np.isnan(target)
         losses = np.logaddexp(0, logits[:, known]) - target[known] * logits[:, known]
         # Sorted by the last key first; the grid ascends, so the smaller C is the stronger.
-        best = np.lexsort((grid, losses.mean(axis=1), -validation_auroc[:, k]))[0]
+        best = int(np.lexsort((grid, losses.mean(axis=1), -validation_auroc[:, k]))[0])
         strength[k] = grid[best]
         scores[:, k] = tested @ fit.weights[best, column] + fit.intercept[best, column]
         if note := _note(grid, best, fit, column):
@@ -126,9 +126,7 @@ def _standardised(
     train: Shaped[np.ndarray, "n d"],
     validation: Shaped[np.ndarray, "v d"],
     test: Shaped[np.ndarray, "m d"],
-) -> tuple[
-    Float[np.ndarray, "n d"], Float[np.ndarray, "v d"], Float[np.ndarray, "m d"]
-]:
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "v d"], Float[np.ndarray, "m d"]]:
     """Features in units of train's standard deviation about its mean; a constant feature is 0."""
     splits = []
     for name, features in (("train", train), ("validation", validation), ("test", test)):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 _MAX_NEWTON_STEPS = 100
 _MAX_INNER_STEPS = 500
@@ -55,7 +55,7 @@ def fit_logistic(
             jnp.asarray(np.where(known, targets, 0).T, jnp.float64),
             jnp.asarray(known.T, jnp.float64),
             jnp.asarray(strengths, jnp.float64),
-            max_newton_steps,
+            jnp.asarray(max_newton_steps),
         )
         return LogisticFit(*(np.asarray(part) for part in fit))
 
@@ -66,7 +66,7 @@ def _fit_all(
     targets: Float[Array, "k n"],
     mask: Float[Array, "k n"],
     strengths: Float[Array, " s"],
-    max_newton_steps: int,
+    max_newton_steps: Int[Array, ""],
 ) -> tuple[Array, Array, Array, Array]:
     rotated, back = _principal_directions(features)
 
@@ -91,8 +91,8 @@ def _principal_directions(
     """Features in the basis of their principal directions, r = min(n, d), and the way back."""
     n, d = features.shape
     if n >= d:
-        # Any orthogonal basis near this one serves: eigenvectors in float32 (a quarter of the time),
-        # then one Newton-Schulz step, which squares their departure from orthogonality.
+        # Any orthogonal basis near this one serves: eigenvectors in float32 (a quarter of the
+        # time), then a Newton-Schulz step, which squares their departure from orthogonality.
         _, rough = jnp.linalg.eigh((features.T @ features).astype(jnp.float32))
         rough = rough.astype(features.dtype)
         basis = 1.5 * rough - 0.5 * rough @ (rough.T @ rough)
@@ -110,7 +110,7 @@ def _newton(
     target: Float[Array, " n"],
     known: Float[Array, " n"],
     strength: Float[Array, ""],
-    max_steps: int,
+    max_steps: Int[Array, ""],
 ) -> Float[Array, " r1"]:
     """The optimum (intercept, weights) for one label and strength."""
     single = features.astype(jnp.float32)
@@ -124,7 +124,7 @@ def _newton(
 
     def gradient(point, logits):
         residual = strength * known * (jax.nn.sigmoid(logits) - target)
-        slope = features.T @ residual + point[1:]
+        slope = residual @ features + point[1:]
         return jnp.concatenate([jnp.sum(residual)[None], slope])
 
     def step(state):
@@ -133,7 +133,7 @@ def _newton(
         curvature = strength * known * chance * (1 - chance)
 
         diagonal = jnp.concatenate(
-            [jnp.sum(curvature)[None], (features * features).T @ curvature + 1]
+            [jnp.sum(curvature)[None], curvature @ (features * features) + 1]
         )
         # A saturated intercept must not divide by zero.
         direction = _newton_direction(single, curvature, jnp.maximum(diagonal, 1e-12), slope)
@@ -189,7 +189,7 @@ def _newton_direction(
 
     def hessian(direction):
         inner = curvature * (features @ direction[1:] + direction[0])
-        return jnp.concatenate([jnp.sum(inner)[None], features.T @ inner + direction[1:]])
+        return jnp.concatenate([jnp.sum(inner)[None], inner @ features + direction[1:]])
 
     def unfinished(state):
         _, residual, _, _, count = state

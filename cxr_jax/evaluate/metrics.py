@@ -92,9 +92,7 @@ def compare(
     a = validate(a)
     b = align(a, validate(b))
     patients = a.patient_id
-    difference = paired_bootstrap(
-        a.targets, a.scores, b.scores, patients, num_resamples, seed
-    )
+    difference = paired_bootstrap(a.targets, a.scores, b.scores, patients, num_resamples, seed)
     # The estimates alone: two resamples are the cheapest way to the same macro rule.
     alone = [bootstrap_auroc(p.targets, p.scores, patients, num_resamples=1) for p in (a, b)]
     rows = [

@@ -67,10 +67,10 @@ def validate(predictions: Predictions) -> Predictions:
         if (count > 1).any():
             again = values[first[count > 1].min()]
             rows = np.flatnonzero(values == again)[:2]
-            raise ValueError(f"{what} {again!r} appears twice (rows {rows[0]} and {rows[1]})")
+            raise ValueError(f"{what} '{again}' appears twice (rows {rows[0]} and {rows[1]})")
     if (patients == "").any():
         raise ValueError(
-            f"image {images[patients == ''][0]!r} has no patient_id: intervals resample patients. "
+            f"image '{images[patients == ''][0]}' has no patient_id: intervals resample patients. "
             "Where patients are unknown give each image its own id as patient_id"
         )
     _refuse(~np.isfinite(scores), scores, "score", "scores must be finite", images, names)
@@ -90,7 +90,7 @@ def _refuse(
     if wrong.any():
         i, k = np.argwhere(wrong)[0]
         raise ValueError(
-            f"image {images[i]!r} (row {i}), label {names[k]!r}: {what} is {values[i, k]}; {rule}"
+            f"image '{images[i]}' (row {i}), label '{names[k]}': {what} is {values[i, k]}; {rule}"
         )
 
 
@@ -150,7 +150,7 @@ def _pivot(table: pa.Table) -> Predictions:
         i = image[strays[0]]
         both = patients[patient[strays[0]]], patients[owner[i]]
         raise ValueError(
-            f"image {images[i]!r} belongs to patients {both[0]!r} and {both[1]!r} "
+            f"image '{images[i]}' belongs to patients '{both[0]}' and '{both[1]}' "
             f"(see row {strays[0]})"
         )
     wide = np.empty((2, len(images) * len(names)))
@@ -175,10 +175,10 @@ def _explain_cells(cell: Int[np.ndarray, " n"], images: np.ndarray, names: np.nd
     if count[wrong]:
         rows = np.flatnonzero(cell == wrong)[:2]
         raise ValueError(
-            f"image {image!r}, label {label!r} appears twice (rows {rows[0]} and {rows[1]})"
+            f"image '{image}', label '{label}' appears twice (rows {rows[0]} and {rows[1]})"
         )
     raise ValueError(
-        f"image {image!r} has no row for label {label!r}: every image needs a score for every "
+        f"image '{image}' has no row for label '{label}': every image needs a score for every "
         "label; leave the target empty where it is not known"
     )
 
@@ -191,12 +191,12 @@ def align(reference: Predictions, other: Predictions) -> Predictions:
     """
     if set(reference.label_names) != set(other.label_names):
         odd = sorted(set(reference.label_names) ^ set(other.label_names))
-        raise ValueError(f"label {odd[0]!r} is in one of the two predictions only")
+        raise ValueError(f"label '{odd[0]}' is in one of the two predictions only")
     odd = np.setxor1d(reference.image_id, other.image_id)
     if odd.size:
         where = "first" if odd[0] in set(reference.image_id) else "second"
         raise ValueError(
-            f"image {odd[0]!r} is only in the {where} of the two predictions ({odd.size} images "
+            f"image '{odd[0]}' is only in the {where} of the two predictions ({odd.size} images "
             "differ): compare models on the same test images"
         )
     place = {image: row for row, image in enumerate(other.image_id)}
@@ -211,12 +211,13 @@ def align(reference: Predictions, other: Predictions) -> Predictions:
     )
     for what, mine, theirs in (
         ("patients", reference.patient_id[:, None], aligned.patient_id[:, None]),
-        ("targets", np.nan_to_num(reference.targets, nan=-1), np.nan_to_num(aligned.targets, nan=-1)),
+        ("targets", reference.targets, aligned.targets),
     ):
-        differ = (mine != theirs).any(axis=1)
+        both_missing = (mine != mine) & (theirs != theirs)
+        differ = ((mine != theirs) & ~both_missing).any(axis=1)
         if differ.any():
             raise ValueError(
-                f"image {reference.image_id[differ][0]!r} has different {what} in the two "
+                f"image '{reference.image_id[differ][0]}' has different {what} in the two "
                 "predictions: they are not of the same test set"
             )
     return aligned

@@ -22,11 +22,12 @@ _PICTURED = 8  # films in the picture of augmented views
 
 def make_monitor(config: ml_collections.ConfigDict, objective: Objective, writer: Writer) -> Watch:
     """A function `(step, state, batch)` to call after every step; it acts when its time comes."""
+    picture = _make_picture(config)
     evaluate_knn = _make_knn(config, objective) if config.knn.dataset else None
 
     def watch(step: int, state: TrainState, batch: dict[str, jax.Array]) -> None:
         if step == 1 or step % config.checkpoint_every_steps == 0:
-            writer.image(step, "views", _picture(config, state, batch, step))
+            writer.image(step, "views", picture(step, state, batch))
         if evaluate_knn and (step % config.knn.every_steps == 0 or step == config.num_train_steps):
             score = evaluate_knn(state)
             print(f"step {step}  kNN AUROC on {config.knn.dataset} validation: {score:.3f}")
@@ -35,12 +36,20 @@ def make_monitor(config: ml_collections.ConfigDict, objective: Objective, writer
     return watch
 
 
-def _picture(config, state: TrainState, batch: dict[str, jax.Array], step: int) -> np.ndarray:
-    films = batch["image"].addressable_shards[0].data[:_PICTURED]
-    key_a, key_b = jax.random.split(jax.random.fold_in(state.key, step))
-    view_a = views.augment_view(key_a, films, config.views.a)
-    view_b = views.augment_view(key_b, films, config.views.b)
-    return views_grid(np.asarray(view_a), np.asarray(view_b))
+def _make_picture(config) -> Callable[[int, TrainState, dict[str, jax.Array]], np.ndarray]:
+    @jax.jit
+    def both_views(key, films):
+        return tuple(
+            views.augment_view(view_key, films, view)
+            for view_key, view in zip(jax.random.split(key), (config.views.a, config.views.b))
+        )
+
+    def picture(step: int, state: TrainState, batch: dict[str, jax.Array]) -> np.ndarray:
+        films = np.asarray(batch["image"].addressable_shards[0].data[:_PICTURED])
+        view_a, view_b = both_views(jax.random.fold_in(state.key, step), films)
+        return views_grid(np.asarray(view_a), np.asarray(view_b))
+
+    return picture
 
 
 def _make_knn(config, objective: Objective) -> Callable[[TrainState], float]:

@@ -1,6 +1,7 @@
 """Pretraining: batches, steps, checkpoints, monitors; resumes where its workdir stands."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -53,12 +54,11 @@ def train(
         config.optimizer, config.num_train_steps, config.batch_size, len(source)
     )
     open_workdir(workdir, config)
+    # Compiled as a whole: op by op, the initialisation alone takes longer than a demo should.
     size = config.data.image_size
-    shapes = {"image": np.zeros((config.batch_size, size, size, 1), np.uint8)}
-    state = sharding.put_replicated(
-        train_state.create(objective, optimizer, sharding.put_batch(shapes, mesh), config.seed),
-        mesh,
-    )
+    shapes = {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)}
+    create = partial(train_state.create, objective, optimizer, shapes, config.seed)
+    state = jax.jit(create, out_shardings=sharding.replicated(mesh))()
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
     restored = checkpoint.restore(manager, state)
     if restored:

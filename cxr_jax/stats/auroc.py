@@ -9,9 +9,9 @@ def binary_rows(
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Targets and scores as float64, checked.
 
-    Targets are 0, 1 or NaN (missing), scores [n]. Raises ValueError for other shapes and, naming the
-    row, for any other target and for a NaN score at a row whose target is known; infinite scores
-    can be ranked and are allowed.
+    Targets are 0, 1 or NaN (missing), scores [n]. Raises ValueError for other shapes and, naming
+    the row, for any other target and for a NaN score at a row whose target is known; infinite
+    scores can be ranked and are allowed.
     """
     if targets.shape != scores.shape:
         raise ValueError(

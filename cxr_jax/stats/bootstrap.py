@@ -114,9 +114,7 @@ def rank_label(
     return RankedLabel(count(positive), count(~positive))
 
 
-def weighted_auroc(
-    label: RankedLabel, counts: Float[np.ndarray, "c r"]
-) -> Float[np.ndarray, " r"]:
+def weighted_auroc(label: RankedLabel, counts: Float[np.ndarray, "c r"]) -> Float[np.ndarray, " r"]:
     """AUROC of every resample, given how often each cluster was drawn; NaN where a class is absent.
 
     Equals the AUROC of rows repeated as often as their cluster was drawn: sums stay whole numbers
@@ -188,7 +186,7 @@ def _intervals(
 def _summary(
     ndim: int, estimates: Float[np.ndarray, " k"], values: Float[np.ndarray, "r k"], level: float
 ) -> Interval:
-    """Intervals of every label from its resamples, and that of the macro where targets are [n k]."""
+    """Interval of the one label; for targets [n k] that of the macro, with those of all labels."""
     labels = tuple(
         _percentile(estimate, values[:, k], level) for k, estimate in enumerate(estimates)
     )

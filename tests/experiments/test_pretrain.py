@@ -57,7 +57,7 @@ def test_saved_encoder_gives_the_features_of_the_trained_state(tiny_config, tmp_
     config = tiny_config("byol")
     state = pretrain.train(config, tmp_path)
     encoder = weights.load(str(tmp_path))
-    images = np.random.default_rng(0).random((3, 32, 32, 1), np.float32)
+    images = jax.random.uniform(jax.random.key(0), (3, 32, 32, 1))
     expected = objectives.build(config).features(state.params, state.aux, images)
     np.testing.assert_allclose(
         weights.features(encoder)(images), expected, rtol=1e-5, atol=1e-6
@@ -110,7 +110,7 @@ def test_full_size_recipe_traces_to_a_state_of_unchanged_shapes(objective, tiny_
     )
     size = config.data.image_size
     batch = {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)}
-    before = jax.eval_shape(lambda b: train_state.create(pieces, optimizer, b, 0), batch)
+    before = jax.eval_shape(lambda: train_state.create(pieces, optimizer, batch, 0))
     step = train_state.make_train_step(pieces, optimizer, schedule)
     after, metrics = jax.eval_shape(step, before, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(

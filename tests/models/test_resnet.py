@@ -68,11 +68,11 @@ def test_training_updates_statistics_with_torchs_momentum():
     net, films = resnet.make("small"), _films(8)
     variables = init(net, films)
     _, updated = train(net, variables, films)
-    # The stem's convolution by hand: zero padding of the *normalised* film, stride 2.
-    padded = np.pad((np.asarray(films) - 0.5) / 0.25, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    # The stem's convolution by hand: zero padding of the *normalised* film, 7x7, stride 4.
+    padded = np.pad((np.asarray(films) - 0.5) / 0.25, ((0, 0), (3, 3), (3, 3), (0, 0)))
     kernel = np.asarray(variables["params"]["conv1"]["kernel"])
     stem = sum(
-        padded[:, i : i + 31 : 2, j : j + 31 : 2] * kernel[i, j] for i in range(3) for j in range(3)
+        padded[:, i : i + 29 : 4, j : j + 29 : 4] * kernel[i, j] for i in range(7) for j in range(7)
     )
     stats = updated["batch_stats"]["bn1"]
     np.testing.assert_allclose(stats["mean"], 0.1 * stem.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
@@ -94,14 +94,14 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_state():
 
 def test_kernels_start_as_kaiming_fan_out_and_residuals_at_zero():
     params = init(resnet.make("small"), _films(1))["params"]
-    kernel = params["layer4_0"]["conv2"]["kernel"]
+    kernel = params["layer3_0"]["conv2"]["kernel"]
     assert np.std(kernel) == pytest.approx(np.sqrt(2 / (128 * 9)), rel=0.01)
-    down = params["layer4_0"]["downsample_conv"]["kernel"]
+    down = params["layer3_0"]["downsample_conv"]["kernel"]
     assert np.std(down) == pytest.approx(np.sqrt(2 / 128), rel=0.03)
-    assert not params["layer4_0"]["bn2"]["scale"].any()
-    assert params["layer4_0"]["bn1"]["scale"].all()
+    assert not params["layer3_0"]["bn2"]["scale"].any()
+    assert params["layer3_0"]["bn1"]["scale"].all()
     ones = init(resnet.make("small", zero_init_residual=False), _films(1))["params"]
-    assert ones["layer4_0"]["bn2"]["scale"].all()
+    assert ones["layer3_0"]["bn2"]["scale"].all()
 
 
 @pytest.mark.parametrize(

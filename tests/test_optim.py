@@ -1,0 +1,237 @@
+"""Optimizers against hand-written numpy, in float64, over steps in which the rate changes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from cxr_jax import models
+from cxr_jax.optim import make_optimizer
+
+STEPS = 8
+LARS = dict(
+    name="lars", learning_rate=0.5, warmup=3, momentum=0.9, weight_decay=0.01, trust_coefficient=0.1
+)
+
+
+def parameters():
+    rng = np.random.default_rng(0)
+    encoder = {
+        "conv1": {"kernel": rng.normal(size=(3, 3, 1, 4))},
+        "bn1": {"scale": rng.normal(size=4), "bias": rng.normal(size=4)},
+    }
+    dense = {"kernel": rng.normal(size=(4, 5)), "bias": rng.normal(size=5)}
+    return {"encoder": encoder, "projector": {"dense0": dense}}
+
+
+def gradients(step):
+    rng = np.random.default_rng(100 + step)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), parameters())
+
+
+def flat(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        "/".join(key.key for key in path): np.asarray(leaf, np.float64) for path, leaf in leaves
+    }
+
+
+def trained(config, steps=STEPS, gradient=gradients):
+    """Parameters after each step by the optimizer under test, float32 and jitted."""
+    optimizer, _ = make_optimizer(config, num_train_steps=STEPS, batch_size=256)
+    params = jax.tree.map(jnp.float32, parameters())
+    state, history = optimizer.init(params), []
+    update = jax.jit(optimizer.update)
+    for step in range(steps):
+        updates, state = update(jax.tree.map(jnp.float32, gradient(step)), state, params)
+        params = optax.apply_updates(params, updates)
+        history.append(flat(params))
+    return history
+
+
+def rate_at(step, peak, warmup, total=STEPS):
+    if step < warmup:
+        return peak * step / warmup
+    return peak * 0.5 * (1 + np.cos(np.pi * (step - warmup) / (total - warmup)))
+
+
+def is_kernel(path):
+    return path.endswith("kernel")
+
+
+def numpy_lars(rate_inside_momentum, included=is_kernel, steps=STEPS):
+    """You et al., arXiv:1708.03888, as SimCLR's (inside) and BYOL's (outside) code has it."""
+    params = flat(parameters())
+    velocity = {path: np.zeros_like(leaf) for path, leaf in params.items()}
+    for step in range(steps):
+        rate = rate_at(step, LARS["learning_rate"], LARS["warmup"])
+        for path, gradient in flat(gradients(step)).items():
+            trust = 1.0
+            if included(path):
+                gradient = gradient + LARS["weight_decay"] * params[path]
+                norms = np.linalg.norm(params[path]), np.linalg.norm(gradient)
+                trust = LARS["trust_coefficient"] * norms[0] / norms[1]
+            if rate_inside_momentum:
+                velocity[path] = LARS["momentum"] * velocity[path] + rate * trust * gradient
+                params[path] = params[path] - velocity[path]
+            else:
+                velocity[path] = LARS["momentum"] * velocity[path] + trust * gradient
+                params[path] = params[path] - rate * velocity[path]
+    return params
+
+
+def assert_close(actual, expected):
+    assert actual.keys() == expected.keys()
+    for path in expected:
+        np.testing.assert_allclose(actual[path], expected[path], atol=3e-6, err_msg=path)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_lars_is_numpys_with_the_rate_inside_and_outside_the_momentum(inside):
+    history = trained(LARS | dict(rate_inside_momentum=inside))
+    assert_close(history[-1], numpy_lars(inside))
+    other = numpy_lars(not inside)
+    assert all(np.abs(history[-1][path] - other[path]).max() > 0.01 for path in other)
+
+
+def test_exclusions_follow_the_path():
+    config = LARS | dict(rate_inside_momentum=True, exclude=(r"^encoder/conv1/", r"bias$"))
+
+    def included(path):
+        return path in ("encoder/bn1/scale", "projector/dense0/kernel")
+
+    assert_close(trained(config)[-1], numpy_lars(True, included))
+
+
+def test_default_exclusions_are_every_bias_and_norm_of_a_resnet():
+    model = models.build({"name": "resnet", "variant": "small"})
+    images = jnp.zeros((1, 32, 32, 1))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), images, train=False))
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes["params"])
+    config = dict(
+        name="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.5, schedule="constant"
+    )
+    optimizer, _ = make_optimizer(config, num_train_steps=10, batch_size=1)
+    no_gradient = jax.tree.map(np.zeros_like, params)
+    updates, _ = optimizer.update(no_gradient, optimizer.init(params), params)
+    for path, update in flat(updates).items():
+        assert np.all(update == (-0.5 if is_kernel(path) else 0)), path
+    assert sum(not is_kernel(path) for path in flat(updates)) > 10
+
+
+def test_sgd_is_torchs():
+    config = dict(
+        name="sgd", learning_rate=0.1, warmup=3, momentum=0.8, weight_decay=0.05, exclude=()
+    )
+    params = flat(parameters())
+    velocity = {path: np.zeros_like(leaf) for path, leaf in params.items()}
+    for step in range(STEPS):
+        for path, gradient in flat(gradients(step)).items():
+            velocity[path] = 0.8 * velocity[path] + gradient + 0.05 * params[path]
+            params[path] = params[path] - rate_at(step, 0.1, 3) * velocity[path]
+    assert_close(trained(config)[-1], params)
+
+
+def test_adamw_is_torchs():
+    config = dict(name="adamw", learning_rate=0.1, warmup=3, weight_decay=0.05)
+    params = flat(parameters())
+    first = {path: np.zeros_like(leaf) for path, leaf in params.items()}
+    second = {path: np.zeros_like(leaf) for path, leaf in params.items()}
+    for step in range(STEPS):
+        rate = rate_at(step, 0.1, 3)
+        for path, gradient in flat(gradients(step)).items():
+            params[path] = params[path] * (1 - rate * 0.05 * is_kernel(path))
+            first[path] = 0.9 * first[path] + 0.1 * gradient
+            second[path] = 0.999 * second[path] + 0.001 * gradient**2
+            mean = first[path] / (1 - 0.9 ** (step + 1))
+            square = second[path] / (1 - 0.999 ** (step + 1))
+            params[path] = params[path] - rate * mean / (np.sqrt(square) + 1e-8)
+    assert_close(trained(config)[-1], params)
+
+
+def test_the_applied_update_follows_the_schedule():
+    config = dict(name="sgd", learning_rate=0.1, warmup=3, momentum=0.0)
+    history = trained(config, gradient=lambda step: gradients(0))
+    path = "projector/dense0/bias"
+    positions = [flat(parameters())[path], *(params[path] for params in history)]
+    gradient = flat(gradients(0))[path]
+    for step, moved in enumerate(np.diff(positions, axis=0)):
+        np.testing.assert_allclose(moved, -rate_at(step, 0.1, 3) * gradient, atol=1e-6)
+
+
+def rates(steps, num_train_steps=110, batch_size=100, num_examples=None, **fields):
+    config = ConfigDict(dict(name="sgd", learning_rate=0.3) | fields)
+    _, schedule = make_optimizer(config, num_train_steps, batch_size, num_examples)
+    return [float(schedule(step)) for step in steps]
+
+
+@pytest.mark.parametrize(
+    "warmup",
+    [
+        dict(warmup=10, warmup_unit="steps"),
+        dict(warmup=2, warmup_unit="epochs", num_examples=500),
+        dict(warmup=1000, warmup_unit="examples"),
+    ],
+)
+def test_warm_up_and_cosine_in_three_units(warmup):
+    values = rates([0, 1, 5, 10, 35, 60, 110, 200], **warmup)
+    quarter = 0.3 * (1 + np.cos(np.pi / 4)) / 2
+    expected = [0, 0.03, 0.15, 0.3, quarter, 0.15, 0, 0]
+    np.testing.assert_allclose(values, expected, atol=1e-7)
+
+
+def test_without_warm_up_the_first_step_has_the_peak_rate():
+    np.testing.assert_allclose(rates([0, 55, 110]), [0.3, 0.15, 0], atol=1e-7)
+
+
+def test_final_rate_and_constant_rate():
+    values = rates([0, 55, 110], final_learning_rate=0.1)
+    np.testing.assert_allclose(values, [0.3, 0.2, 0.1], rtol=1e-6)
+    values = rates([0, 5, 10, 109], schedule="constant", warmup=10)
+    np.testing.assert_allclose(values, [0, 0.15, 0.3, 0.3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scaling, peak", [("none", 0.3), ("linear", 0.3 * 16), ("sqrt", 0.3 * 64)])
+def test_rate_scales_with_the_batch(scaling, peak):
+    values = rates([0, 110], batch_size=4096, scaling=scaling, final_learning_rate=0.03)
+    np.testing.assert_allclose(values, [peak, peak / 10], rtol=1e-6)
+
+
+def test_warm_up_longer_than_the_training_warns_and_keeps_rising():
+    with pytest.warns(UserWarning, match="warm-up of 40 steps fills all 20 training steps"):
+        values = rates([0, 10, 19], num_train_steps=20, warmup=40)
+    np.testing.assert_allclose(values, [0, 0.075, 0.1425], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(name="lamb"), "name is 'lamb'; it must be one of lars, sgd, adamw"),
+        (dict(learning_rte=1), "no field 'learning_rte'; did you mean 'learning_rate'"),
+        (dict(warmup_unit="epoch"), "warmup_unit is 'epoch'; it must be one of steps, epochs"),
+        (dict(warmup_unit="epochs", warmup=1), "number of examples in an epoch is not known"),
+        (dict(warmup=-1), "warmup is -1; it must not be negative"),
+        (dict(schedule="step"), "schedule is 'step'; it must be one of cosine, constant"),
+        (dict(scaling="batch"), "scaling is 'batch'; it must be one of none, linear, sqrt"),
+        (dict(exclude="bias"), "exclude is 'bias'; it must be a tuple of patterns"),
+        (dict(name="lars"), "lacks 'rate_inside_momentum', which lars needs"),
+    ],
+)
+def test_wrong_field_is_named(change, message):
+    config = dict(name="sgd", learning_rate=0.1) | change
+    with pytest.raises(ValueError, match=message):
+        make_optimizer(config, num_train_steps=10, batch_size=1)
+
+
+def test_missing_field_is_named():
+    with pytest.raises(ValueError, match=r"config\.optimizer lacks 'learning_rate'"):
+        make_optimizer({"name": "sgd"}, num_train_steps=10, batch_size=1)
+
+
+def test_exclusion_that_matches_nothing_is_named():
+    config = dict(name="adamw", learning_rate=0.1, exclude=("bias$", "batchnorm"))
+    optimizer, _ = make_optimizer(config, num_train_steps=10, batch_size=1)
+    with pytest.raises(ValueError, match="exclude has 'batchnorm', which matches no parameter"):
+        optimizer.init(parameters())
