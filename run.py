@@ -1,14 +1,17 @@
 """cxr_jax: pretrain on unlabelled chest X-rays, transfer, compare.
 
-  python run.py --config=configs/byol.py:demo                 pretrain on drawn films and report, minutes on a CPU
-  python run.py --config=configs/simclr.py:small              pretrain ResNet-50 on your films, one GPU
+  python run.py --config=configs/byol.py:demo
+      pretrain on drawn films and report: minutes on a CPU, nothing to download
+  python run.py --config=configs/simclr.py:small --config.data.name=image_folder
+      pretrain a ResNet-50 on your own films, on one GPU
   python run.py --config=configs/transfer.py --config.encoder=WORKDIR --config.dataset=NAME
+      what an encoder is worth on labelled films
 
 Options:
-  --config=FILE[:PRESET]     what to run; the files and their presets are listed below
-  --config.FIELD=VALUE       changes one field; `--config=FILE --help` lists a config's fields
-  --workdir=FOLDER           where results go (default runs/<config>-<time>); an existing one resumes
-  --help                     this text
+  --config=FILE[:PRESET]  what to run; the files are listed below, their presets in their heads
+  --config.FIELD=VALUE    changes one field; `--config=FILE --help` lists a config's fields
+  --workdir=FOLDER        where results go (default runs/<config>-<time>); an existing one resumes
+  --help                  this text
 """
 
 import argparse

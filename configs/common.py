@@ -22,13 +22,13 @@ def transfer() -> ConfigDict:
         dict(
             experiment="transfer",
             seed=0,
-            # A pretraining workdir, a weights file (torchvision:PATH, torchvision_v1:PATH), or random.
+            # A pretraining workdir, a weights file (torchvision:PATH, torchvision_v1:PATH), random.
             encoder="random",
             # Encoders to compare with, same format, separated by commas.
             baselines="random",
             dataset="",
             data=dict(dir="data"),
-            # "" is every label of the dataset (or its default task); else a named task or labels, by commas.
+            # A named task of the dataset, or labels by commas; "" is its default: every label.
             task="",
             uncertain="zeros",  # -1 counts as: zeros, ones, ignore
             protocol="linear",

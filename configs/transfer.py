@@ -1,6 +1,6 @@
 """Transfer: one encoder, one labelled dataset, one protocol, against baselines.
 
-python run.py --config=configs/transfer.py --config.encoder=runs/byol-demo-… --config.dataset=phantom
+python run.py --config=configs/transfer.py --config.encoder=WORKDIR --config.dataset=phantom
 
 Cost: one pass of every encoder over the dataset (ResNet-50 at 224 px: about 12 films/s on two CPU
 cores, thousands on a GPU), then seconds for the probe.

@@ -47,7 +47,7 @@ def save(
 def restore(
     manager: ocp.CheckpointManager, like: TrainState
 ) -> tuple[TrainState, dict[str, Any]] | None:
-    """The newest checkpoint placed like `like` (shapes, types, shardings), or None if there is none."""
+    """The newest checkpoint, placed like `like` (shapes, types, shardings); None without one."""
     step = manager.latest_step()
     if step is None:
         return None

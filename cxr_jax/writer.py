@@ -1,4 +1,4 @@
-"""Where numbers go: metrics.jsonl (exact, repeatable), TensorBoard (curves, pictures), the terminal.
+"""Where numbers go: metrics.jsonl (exact, repeatable), TensorBoard (pictures too), the terminal.
 
 metrics.jsonl holds nothing that a clock decides, so that two equal runs write equal files;
 speeds go to TensorBoard and the progress line.

@@ -10,6 +10,17 @@ _cache = tempfile.TemporaryDirectory(prefix="jax-cache-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
+import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402 (JAX reads the variables when imported)
 
 install_import_hook("cxr_jax", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A data folder that holds the drawn dataset phantom/tiny."""
+    from data_builders.build import build
+
+    folder = tmp_path_factory.mktemp("data")
+    build("phantom", folder, config_name="tiny", num_workers=0, progress=False)
+    return folder

@@ -1,1 +1,1 @@
-"""From a built dataset to arrays: sources, batches for pretraining, labelled splits, label policy."""
+"""From a built dataset to arrays: sources, batches, labelled splits, label policy and budgets."""

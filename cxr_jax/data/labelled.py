@@ -41,8 +41,8 @@ def load_split(
     source = load_source(name, data_dir, split, fields=("image",))
     if not source.label_names:
         raise ValueError(
-            f"dataset {name} has no labels, so nothing can be scored on it; build image_folder with "
-            "--labels_csv, or choose another config.dataset"
+            f"dataset {name} has no labels, so nothing can be scored on it; build image_folder "
+            "with --labels_csv, or choose another config.dataset"
         )
     chosen = labels.find_task(name, source.label_names, task, uncertain)
     table = load_source(name, data_dir, split, fields=("image_id", "patient_id", "labels")).records
@@ -70,7 +70,7 @@ def image_batches(
 ) -> Iterator[UInt8[np.ndarray, "batch size size 1"]]:
     """Every film of the split once, in order; the last batch may be short, none is dropped."""
 
-    def read(row: int) -> np.ndarray:
+    def read(row: np.integer) -> np.ndarray:
         return images.decode_square(split.source.records[int(row)]["image"], image_size)
 
     with ThreadPoolExecutor() as pool:

@@ -45,7 +45,8 @@ def find_task(dataset: str, label_names: Sequence[str], wanted: str, uncertain: 
     """
     if uncertain not in UNCERTAIN_POLICIES:
         raise ValueError(
-            f"config.uncertain={uncertain!r} is not a policy; choose {', '.join(UNCERTAIN_POLICIES)}"
+            f"config.uncertain={uncertain!r} is not a policy; there are "
+            f"{', '.join(UNCERTAIN_POLICIES)}"
         )
     named = TASKS.get(dataset.split("/")[0], {})
     everything = Task({name: name for name in label_names})
@@ -57,8 +58,9 @@ def find_task(dataset: str, label_names: Sequence[str], wanted: str, uncertain: 
     missing = [label for label in task.labels.values() if _stored_name(label) not in label_names]
     if missing:
         raise ValueError(
-            f"dataset {dataset} has no label {', '.join(map(repr, missing))} (config.task={wanted!r}). "
-            f"Its labels: {', '.join(label_names)}. Its named tasks: {', '.join(named) or 'none'}."
+            f"dataset {dataset} has no label {', '.join(map(repr, missing))} "
+            f"(config.task={wanted!r}). Its labels: {', '.join(label_names)}. "
+            f"Its named tasks: {', '.join(named) or 'none'}."
         )
     return task._replace(uncertain=uncertain)
 

@@ -66,7 +66,8 @@ def find_folder(name: str, data_dir: str) -> Path:
         raise FileNotFoundError(
             f"dataset {name!r} is not built under {root.resolve()} "
             f"(there: {', '.join(others) or 'nothing'}). Build it:\n"
-            f"  python -m data_builders.build {dataset} --manual_dir=<its files> --data_dir={root}\n"
+            f"  python -m data_builders.build {dataset} --manual_dir=<its files> "
+            f"--data_dir={root}\n"
             "or point config.data.dir at the folder that holds it."
         )
     configs = sorted({folder.parent.name for folder in built})
@@ -96,7 +97,8 @@ def load_source(
     unknown = [part for part in parts if part.split("[")[0] not in splits]
     if unknown:
         raise ValueError(
-            f"dataset {name} has no split {', '.join(map(repr, unknown))}; it has {', '.join(splits)}"
+            f"dataset {name} has no split {', '.join(map(repr, unknown))}; "
+            f"it has {', '.join(splits)}"
         )
     stored = builder.info.features
     chosen = tfds.features.FeaturesDict({key: stored[key] for key in fields or stored.keys()})

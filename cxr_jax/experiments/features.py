@@ -11,9 +11,7 @@ from cxr_jax.weights.encoder import Encoder, features
 _QUIET_SECONDS = 5.0
 
 
-def extract(
-    encoder: Encoder, split: LabelledSplit, batch_size: int
-) -> Float[np.ndarray, "n d"]:
+def extract(encoder: Encoder, split: LabelledSplit, batch_size: int) -> Float[np.ndarray, "n d"]:
     """One row per film. The last batch is padded to full size and cut, so that one program serves.
 
     Evaluation mode: a film's features do not depend on which films stand beside it.

@@ -78,9 +78,7 @@ def _make_knn(config, objective: Objective) -> Callable[[TrainState], float]:
             for films in pixels
         ]
         scores = knn_scores(features[0], splits[0].targets, features[1])
-        per_label = [
-            auroc(splits[1].targets[:, k], scores[:, k]) for k in range(scores.shape[1])
-        ]
+        per_label = [auroc(splits[1].targets[:, k], scores[:, k]) for k in range(scores.shape[1])]
         return float(np.nanmean(per_label))
 
     return evaluate

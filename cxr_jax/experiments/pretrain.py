@@ -54,11 +54,11 @@ def train(
         config.optimizer, config.num_train_steps, config.batch_size, len(source)
     )
     open_workdir(workdir, config)
-    # Compiled as a whole: op by op, the initialisation alone takes longer than a demo should.
     size = config.data.image_size
     shapes = {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)}
     create = partial(train_state.create, objective, optimizer, shapes, config.seed)
-    state = jax.jit(create, out_shardings=sharding.replicated(mesh))()
+    quickly = {"xla_backend_optimization_level": 0}  # it runs once: compiling is all its cost
+    state = jax.jit(create, out_shardings=sharding.replicated(mesh), compiler_options=quickly)()
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
     restored = checkpoint.restore(manager, state)
     if restored:

@@ -19,7 +19,7 @@ from cxr_jax.evaluate.linear import linear_probe
 from cxr_jax.evaluate.metrics import compare, metric_rows
 from cxr_jax.evaluate.predictions import Predictions, read_parquet, write_parquet
 from cxr_jax.experiments.features import extract
-from cxr_jax.experiments.workdir import as_json, open_workdir
+from cxr_jax.experiments.workdir import open_workdir
 from cxr_jax.report import page, tables
 from cxr_jax.weights.encoder import Encoder, random_encoder
 from cxr_jax.writer import Writer
@@ -57,7 +57,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     for index, encoder in enumerate(encoders):
         folder = workdir
         if index:
-            folder = workdir / "baselines" / f"{index}-{re.sub(r'[^A-Za-z0-9]+', '-', encoder.name)}"
+            plain = re.sub(r"[^A-Za-z0-9]+", "-", encoder.name)
+            folder = workdir / "baselines" / f"{index}-{plain}"
         probes.append(_probe(config, encoder, splits, folder))
     comparisons = [
         compare(

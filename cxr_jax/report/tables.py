@@ -1,6 +1,6 @@
 """Markdown tables of AUROC and of comparisons."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -12,16 +12,25 @@ def number(value: float | None) -> str:
     return text[1:] if text.startswith("0") else text
 
 
-def with_interval(row: dict[str, Any]) -> str:
+def with_interval(row: Mapping[str, Any]) -> str:
+    """ ".912 [.889, .931]" of a metric row; without limits the number alone."""
     if row["auroc"] is None or row["low"] is None:
         return number(row["auroc"])
     return f"{number(row['auroc'])} [{number(row['low'])}, {number(row['high'])}]"
 
 
 def signed(value: float | None) -> str:
+    """As `number`, with its sign; the sign of what rounds to zero is kept, it decides verdicts."""
     if value is None:
         return "–"
     return ("+" if value >= 0 else "−") + number(abs(value))
+
+
+def with_signs(row: Mapping[str, Any]) -> str:
+    """ "+.069 [+.051, +.088]" of a comparison; without limits the difference alone."""
+    if row["difference"] is None or row["low"] is None:
+        return signed(row["difference"])
+    return f"{signed(row['difference'])} [{signed(row['low'])}, {signed(row['high'])}]"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -56,16 +65,29 @@ def _count(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
 
 
-def comparison_table(comparisons: Sequence[dict[str, Any]]) -> str:
-    """A less B in macro AUROC, paired on the same test films."""
+def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """Each comparison's mean AUROCs, their paired difference A - B, and the verdict on A."""
     body = [
         [
             row["a"],
             row["b"],
-            signed(row["difference"]),
-            f"{signed(row['low'])} to {signed(row['high'])}",
+            number(row["auroc_a"]),
+            number(row["auroc_b"]),
+            with_signs(row),
             row["verdict"],
         ]
         for row in comparisons
     ]
-    return markdown(["A", "B", "A − B", "95 % interval", "A against B"], body)
+    header = ["A", "B", "AUROC of A", "AUROC of B", "A − B [95 % interval]", "A against B"]
+    return markdown(header, body)
+
+
+def difference_table(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """Paired differences label by label, a column for each comparison (all of the same A)."""
+    labels = [row["label"] for row in comparisons[0]["labels"]]
+    by_comparison = [{row["label"]: row for row in c["labels"]} for c in comparisons]
+    body = [
+        [label, *(with_signs(rows[label]) if label in rows else "–" for rows in by_comparison)]
+        for label in labels
+    ]
+    return markdown(["label", *(f"less {c['b']}" for c in comparisons)], body)

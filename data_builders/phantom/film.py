@@ -66,10 +66,10 @@ def sample_film(rng: np.random.Generator, anatomy: Anatomy) -> Film:
     bedside = rng.random() < 0.4  # AP, in bed: less inspiration, more devices, less care
     care = 1.6 if bedside else 1.0
     pose = Pose(
-        zoom=rng.uniform(1.2, 1.75),
+        zoom=rng.uniform(1.2, 1.7),
         angle=care * rng.normal(0, 0.055),
-        shift_x=care * rng.normal(0, 0.06),
-        shift_y=care * rng.normal(0.0, 0.065),
+        shift_x=care * rng.normal(0, 0.05),
+        shift_y=care * rng.normal(0.0, 0.06),
         breath=abs(rng.normal(0, 0.14)) + (rng.uniform(0, 0.12) if bedside else 0.0),
         heart_scale=rng.normal(1.06 if bedside else 1.0, 0.03),
         arms_down=bool(rng.random() < (0.8 if bedside else 0.3)),

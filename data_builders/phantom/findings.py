@@ -97,9 +97,9 @@ def sample_findings(
         )
     if draws[2] < 0.24:
         for _ in range(int(rng.integers(1, 4))):
-            radius = rng.uniform(0.11, 0.18)
+            radius = rng.uniform(0.12, 0.18)
             x, y = _inside_lung(rng, anatomy, heart_scale, breath, radius)
-            found.append(Nodule(x, y, radius, density=rng.uniform(0.26, 0.46)))
+            found.append(Nodule(x, y, radius, density=rng.uniform(0.35, 0.6)))
     if draws[3] < 0.24:
         x, y = _inside_lung(rng, anatomy, heart_scale, breath, 0.2)
         found.append(

@@ -1,17 +1,8 @@
-"""A tiny drawn dataset and configs that train on it in seconds."""
+"""Configs that train on the tiny drawn dataset in seconds."""
 
 import importlib
 
 import pytest
-
-from data_builders.build import build
-
-
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    build("phantom", folder, config_name="tiny", num_workers=0, progress=False)
-    return folder
 
 
 @pytest.fixture

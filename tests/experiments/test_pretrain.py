@@ -59,9 +59,7 @@ def test_saved_encoder_gives_the_features_of_the_trained_state(tiny_config, tmp_
     encoder = weights.load(str(tmp_path))
     images = jax.random.uniform(jax.random.key(0), (3, 32, 32, 1))
     expected = objectives.build(config).features(state.params, state.aux, images)
-    np.testing.assert_allclose(
-        weights.features(encoder)(images), expected, rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(weights.features(encoder)(images), expected, rtol=1e-5, atol=1e-6)
     assert encoder.image_size == 32
 
 

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from cxr_jax.data import images
+from cxr_jax.data.labelled import image_batches, load_split
+from tests.fakes import image_folder
+from tests.fakes.dataset import build_and_read
+
+
+def test_rows_keep_image_and_label_together(data_dir):
+    split = load_split("phantom/tiny", str(data_dir), "test")
+    films = np.concatenate(list(image_batches(split, 7, 32)))
+    examples = list(tfds.builder_from_directory(split.source.folder).as_data_source("test"))
+    assert len(films) == len(examples) == len(split.image_ids)
+    kept = split.take(np.array([5, 2]))
+    for row, position in enumerate((5, 2)):
+        example = examples[position]
+        assert kept.image_ids[row] == example["image_id"]
+        assert kept.patient_ids[row] == example["patient_id"]
+        expected = [example["labels"][name] for name in split.label_names]
+        np.testing.assert_array_equal(kept.targets[row], expected)
+        encoded = split.source.records[position]["image"]
+        np.testing.assert_array_equal(films[position], images.decode_square(encoded, 32))
+    np.testing.assert_array_equal(next(image_batches(kept, 2, 32)), films[[5, 2]])
+
+
+def test_no_film_is_dropped_from_a_last_short_batch(data_dir):
+    split = load_split("phantom/tiny", str(data_dir), "test")
+    sizes = [len(batch) for batch in image_batches(split, 7, 16)]
+    assert sum(sizes) == len(split.rows) and sizes[-1] == len(split.rows) % 7
+
+
+def test_unlabelled_dataset_cannot_be_scored(tmp_path):
+    image_folder.write(tmp_path / "films")
+    build_and_read("image_folder", tmp_path / "data", manual_dir=tmp_path / "films")
+    with pytest.raises(ValueError, match=r"no labels, so nothing can be scored.*--labels_csv"):
+        load_split("image_folder", str(tmp_path / "data"), "train")

@@ -1,0 +1,78 @@
+import json
+
+import numpy as np
+import pytest
+
+from cxr_jax.data import images, pipeline
+from cxr_jax.data.source import load_source
+
+
+@pytest.fixture(scope="module")
+def source(data_dir):
+    return load_source("phantom/tiny", str(data_dir), "train", fields=("image",))
+
+
+def _take(batches, count: int) -> np.ndarray:
+    return np.concatenate([next(batches)["image"] for _ in range(count)])
+
+
+def _multiset(films: np.ndarray) -> list[bytes]:
+    return sorted(film.tobytes() for film in films)
+
+
+def test_an_epoch_holds_every_film_once_and_the_next_is_shuffled_anew(source):
+    batches = pipeline.batches(source, 12, 32, seed=0)
+    first, second = _take(batches, len(source) // 12), _take(batches, len(source) // 12)
+    films = [
+        images.decode_square(record["image"], 32) for record in map(_record(source), range(36))
+    ]
+    assert first.dtype == np.uint8 and first.shape == (36, 32, 32, 1)
+    assert _multiset(first) == _multiset(second) == _multiset(np.stack(films))
+    assert not np.array_equal(first, second)
+
+
+def _record(source):
+    return lambda i: source.records[i]
+
+
+def test_seed_decides_the_order(source):
+    same = [_take(pipeline.batches(source, 12, 32, seed=s), 2) for s in (3, 3, 4)]
+    np.testing.assert_array_equal(same[0], same[1])
+    assert not np.array_equal(same[0], same[2])
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_share_the_global_order(source, hosts):
+    whole = _take(pipeline.batches(source, 12, 32, seed=0), 4)
+    parts = [
+        _take(pipeline.batches(source, 12, 32, 0, host_index=host, host_count=hosts), 4)
+        for host in range(hosts)
+    ]
+    woven = np.stack(parts, axis=1).reshape(whole.shape)
+    np.testing.assert_array_equal(woven, whole)
+
+
+def test_state_puts_the_data_back_and_is_json(source):
+    batches = pipeline.batches(source, 12, 32, seed=0)
+    _take(batches, 2)
+    state = json.loads(json.dumps(batches.get_state()))
+    expected = _take(batches, 4)
+    fresh = pipeline.batches(source, 12, 32, seed=0)
+    fresh.set_state(state)
+    np.testing.assert_array_equal(_take(fresh, 4), expected)
+
+
+def test_worker_processes_give_the_same_batches(source):
+    from absl import flags
+
+    flags.FLAGS.mark_as_parsed()
+    expected = _take(pipeline.batches(source, 12, 32, seed=0), 3)
+    given = _take(pipeline.batches(source, 12, 32, seed=0, num_workers=1), 3)
+    np.testing.assert_array_equal(given, expected)
+
+
+def test_impossible_batches_are_refused(source):
+    with pytest.raises(ValueError, match="does not divide by 5 hosts"):
+        pipeline.batches(source, 12, 32, 0, host_count=5)
+    with pytest.raises(ValueError, match="batch_size=64 is larger than the 36 films"):
+        pipeline.batches(source, 64, 32, 0)

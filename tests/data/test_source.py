@@ -1,0 +1,71 @@
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from cxr_jax.data.source import find_folder, load_source
+
+
+def test_examples_equal_those_that_tfds_reads(data_dir):
+    source = load_source("phantom/tiny", str(data_dir), "test")
+    expected = tfds.builder_from_directory(source.folder).as_data_source("test")
+    assert len(source) == len(expected) == source.metadata["counts"]["test"]["images"]
+    for position in (0, len(source) - 1):
+        mine, theirs = source.records[position], expected[position]
+        assert mine["image_id"] == theirs["image_id"]
+        assert mine["labels"] == theirs["labels"]
+        assert isinstance(mine["image"], bytes)
+
+
+def test_only_the_fields_asked_for_are_parsed(data_dir):
+    source = load_source("phantom/tiny", str(data_dir), "train", fields=("patient_id",))
+    assert source.records[0].keys() == {"patient_id"}
+
+
+def test_phantom_draws_itself_on_first_use(tmp_path):
+    assert len(load_source("phantom/tiny", str(tmp_path), "train")) > 0
+
+
+def test_splits_join_and_slice_as_in_tfds(data_dir):
+    lengths = {
+        split: len(load_source("phantom/tiny", str(data_dir), split))
+        for split in ("train", "test", "train+test", "train[:5]")
+    }
+    assert lengths["train+test"] == lengths["train"] + lengths["test"]
+    assert lengths["train[:5]"] == 5
+
+
+def test_dataset_that_is_not_built_is_refused_with_the_command(data_dir):
+    message = r"(?s)'jsrt' is not built under .*there: phantom.*data_builders\.build jsrt --manual"
+    with pytest.raises(FileNotFoundError, match=message):
+        load_source("jsrt", str(data_dir), "train")
+
+
+def test_unknown_split_is_refused(data_dir):
+    with pytest.raises(ValueError, match="no split 'val'; it has"):
+        load_source("phantom/tiny", str(data_dir), "val")
+
+
+def test_ambiguous_config_is_refused_and_a_half_built_one_is_not_seen(data_dir, tmp_path):
+    built = find_folder("phantom/tiny", str(data_dir))
+    shutil.copytree(built, tmp_path / "films" / "256" / "1.0.0")
+    shutil.copytree(built, tmp_path / "films" / "512" / "1.0.0.incompleteABC")
+    assert find_folder("films", str(tmp_path)).parent.name == "256"
+    shutil.copytree(built, tmp_path / "films" / "512" / "1.0.0")
+    with pytest.raises(ValueError, match="choose one of: films/256, films/512"):
+        find_folder("films", str(tmp_path))
+    assert find_folder("films/512", str(tmp_path)).parent.name == "512"
+
+
+def test_newest_version_is_taken(data_dir, tmp_path):
+    built = find_folder("phantom/tiny", str(data_dir))
+    for version in ("1.0.0", "1.10.0", "1.9.0"):
+        shutil.copytree(built, tmp_path / "films" / "256" / version)
+    assert find_folder("films", str(tmp_path)).name == "1.10.0"
+
+
+def test_label_order_is_the_metadatas(data_dir):
+    source = load_source("phantom/tiny", str(data_dir), "train")
+    assert set(source.label_names) == set(source.records[0]["labels"])
+    assert np.isin(list(source.records[0]["labels"].values()), [0, 1]).all()

@@ -1,0 +1,112 @@
+"""Curves against scikit-learn, and pictures that hold what they should."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+from sklearn.metrics import roc_curve as sklearn_roc_curve
+
+from cxr_jax.evaluate.predictions import Predictions
+from cxr_jax.report import figures
+from cxr_jax.stats.auroc import auroc
+
+
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_roc_curve_is_that_of_scikit_learn(levels):
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, 300).astype(float)
+    scores = np.round(rng.normal(size=300) * levels) / levels + targets
+    false_rate, true_rate = figures.roc_curve(targets, scores)
+    expected = sklearn_roc_curve(targets, scores, drop_intermediate=False)
+    np.testing.assert_allclose(false_rate, expected[0])
+    np.testing.assert_allclose(true_rate, expected[1])
+    area = np.trapezoid(true_rate, false_rate)
+    assert area == pytest.approx(auroc(targets, scores), abs=1e-12)
+
+
+def test_roc_curve_drops_missing_targets():
+    rng = np.random.default_rng(1)
+    targets, scores = rng.integers(0, 2, 80).astype(float), rng.normal(size=80)
+    holes = np.where(np.arange(80) % 4, targets, np.nan)
+    kept = ~np.isnan(holes)
+    for got, expected in zip(
+        figures.roc_curve(holes, scores), figures.roc_curve(targets[kept], scores[kept])
+    ):
+        np.testing.assert_array_equal(got, expected)
+
+
+def metric_row(label, auroc, low, high):
+    return dict(label=label, auroc=auroc, low=low, high=high, n_pos=5, n_neg=5)
+
+
+def pixels_of(path, colour):
+    """Columns of the picture, as a share of its width, in which a colour is drawn."""
+    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    close = np.abs(picture - np.round(255 * np.array(to_rgb(colour)))).sum(axis=-1) < 12
+    return np.flatnonzero(close.any(axis=0)) / picture.shape[1]
+
+
+def test_forest_draws_every_run_and_longer_intervals_longer(tmp_path):
+    runs = [
+        ("narrow", [metric_row("mass", 0.8, 0.79, 0.81)]),
+        ("wide", [metric_row("mass", 0.8, 0.6, 0.95)]),
+    ]
+    assert figures.forest(tmp_path / "f.png", runs)
+    # The legend stands at the left edge: look right of it.
+    spans = [pixels_of(tmp_path / "f.png", colour) for colour in figures.COLOURS[:2]]
+    narrow, wide = (np.ptp(span[span > 0.3]) for span in spans)
+    assert 0 < narrow < 0.3 * wide
+
+
+def test_forest_grows_with_labels_and_shows_differences(tmp_path):
+    rows = [metric_row(f"label {k}", 0.8, 0.7, 0.9) for k in range(5)]
+    runs = [("a", [*rows, metric_row("macro", 0.8, None, None)]), ("b", rows)]
+    difference = dict(difference=0.1, low=0.05, high=0.2)
+    comparison = dict(
+        a="a", b="b", **difference, labels=[dict(label=row["label"], **difference) for row in rows]
+    )
+    figures.forest(tmp_path / "one.png", [("a", rows[:2])])
+    figures.forest(tmp_path / "many.png", runs)
+    figures.forest(tmp_path / "compared.png", runs, [comparison])
+    sizes = [Image.open(tmp_path / f"{n}.png").size for n in ("one", "many", "compared")]
+    assert sizes[0][1] < sizes[1][1] and sizes[1][0] < sizes[2][0]
+    # The panel of differences has the colour of the run that is compared with.
+    assert (pixels_of(tmp_path / "compared.png", figures.COLOURS[1]) > 0.7).any()
+    assert not (pixels_of(tmp_path / "compared.png", figures.COLOURS[0]) > 0.7).any()
+
+
+def test_nothing_to_draw_leaves_no_file(tmp_path):
+    rows = [metric_row("mass", None, None, None), metric_row("macro", None, None, None)]
+    assert not figures.forest(tmp_path / "f.png", [("a", rows)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_roc_draws_at_most_six_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    names = tuple(f"label {k}" for k in range(8))
+    targets = rng.integers(0, 2, (50, 8)).astype(float)
+    ids = np.arange(50).astype(str)
+    runs = [("a", Predictions(ids, ids, names, targets, rng.normal(size=(50, 8))))]
+    assert figures.roc(tmp_path / "six.png", runs, names) == list(names[:6])
+    assert figures.roc(tmp_path / "one.png", runs, names[3:4]) == ["label 3"]
+    six, one = (Image.open(tmp_path / f"{name}.png").size for name in ("six", "one"))
+    assert six[0] > 2 * one[0]
+
+
+def test_views_grid_pairs_the_views():
+    a, b = np.zeros((3, 4, 5, 1), np.float32), np.full((3, 4, 5, 1), 1.0001, np.float32)
+    grid = figures.views_grid(a, b)
+    assert grid.shape == (2 * 4 + 2, 3 * 5 + 2 * 2, 1)
+    assert (grid[:4, :5] == 0).all() and (grid[-4:, -5:] == 255).all()
+    assert (grid[4:6] == 128).all() and (grid[:, 5:7] == 128).all()
+
+
+def test_contact_sheet_places_every_film(tmp_path):
+    films = np.arange(5, dtype=np.uint8)[:, None, None] * np.ones((1, 6, 4), np.uint8)
+    figures.contact_sheet(tmp_path / "sheet.png", films, columns=3)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape == (2 * 6 + 2, 3 * 4 + 2 * 2)
+    for index in range(5):
+        top, left = index // 3 * 8, index % 3 * 6
+        assert (sheet[top : top + 6, left : left + 4] == index).all()
+    assert (sheet[8:, 12:] == 128).all()
