@@ -24,7 +24,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 _CONFIGS = Path(__file__).parent / "configs"
@@ -94,6 +94,7 @@ def _check_field(config: ConfigDict, name: str) -> None:
 
 def _run(config: ConfigDict, workdir: Path) -> int:
     print(f"workdir: {workdir}", flush=True)
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
     # Late, with JAX behind it, so that --help and wrong command lines answer at once.
     experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
     try:

@@ -59,7 +59,7 @@ def find_folder(name: str, data_dir: str) -> Path:
     if not built and dataset == "phantom":
         from data_builders.build import build
 
-        build("phantom", data_dir=str(root), config_name=config)
+        build("phantom", data_dir=str(root), config_name=config or None)
         built = _built(root, dataset, config)
     if not built:
         others = sorted({folder.parts[-3] for folder in _built(root, "*", "")})

@@ -16,8 +16,8 @@ def test_rows_keep_image_and_label_together(data_dir):
     kept = split.take(np.array([5, 2]))
     for row, position in enumerate((5, 2)):
         example = examples[position]
-        assert kept.image_ids[row] == example["image_id"]
-        assert kept.patient_ids[row] == example["patient_id"]
+        assert kept.image_ids[row] == example["image_id"].decode()
+        assert kept.patient_ids[row] == example["patient_id"].decode()
         expected = [example["labels"][name] for name in split.label_names]
         np.testing.assert_array_equal(kept.targets[row], expected)
         encoded = split.source.records[position]["image"]

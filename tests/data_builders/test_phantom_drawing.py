@@ -1,10 +1,13 @@
 """The drawing: what it depends on, and its building blocks against SciPy."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from data_builders.phantom import chest, drawing, projection
+from data_builders.phantom.phantom_dataset_builder import Builder
 
 SIZE = 96
 
@@ -67,10 +70,20 @@ def test_points_off_the_film_are_left_out():
 
 
 def test_collimation_covers_the_given_fractions():
-    exposure = projection.Exposure(
-        **{**vars(drawing.film_parameters(0, 0, 0)[1].exposure)}
-        | {"collimation": (0.1, 0.0, 0.2, 0.05)}
-    )
+    exposure = drawing.film_parameters(0, 0, 0)[1].exposure
+    exposure = dataclasses.replace(exposure, collimation=(0.1, 0.0, 0.2, 0.05))
     opening = projection.collimated(exposure, 100)
     assert opening[50].nonzero()[0].tolist() == list(range(10, 80))
     assert opening[:, 50].nonzero()[0].tolist() == list(range(0, 95))
+
+
+def test_the_films_of_version_1_0_0():
+    """A change here means other films under the same name: raise the builder's VERSION."""
+    assert str(Builder.VERSION) == "1.0.0"
+    means = {0: 124.673, 2: 133.774, 3: 84.587, 5: 117.665}
+    present = {0: "", 2: "Nodule", 3: "Cardiomegaly Nodule Consolidation", 5: "Cardiomegaly"}
+    for patient, mean in means.items():
+        anatomy, film = drawing.film_parameters(0, patient, 0)
+        labels = drawing.labels(anatomy, film)
+        assert " ".join(name for name, value in labels.items() if value) == present[patient]
+        assert drawing.render(anatomy, film, SIZE).mean() == pytest.approx(mean, abs=0.05)

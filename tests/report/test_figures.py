@@ -94,7 +94,7 @@ def test_roc_draws_at_most_six_labels(tmp_path):
 
 
 def test_views_grid_pairs_the_views():
-    a, b = np.zeros((3, 4, 5, 1), np.float32), np.full((3, 4, 5, 1), 1.0001, np.float32)
+    a, b = (np.full((3, 4, 5, 1), grey, np.float32) for grey in (-0.01, 1.01))
     grid = figures.views_grid(a, b)
     assert grid.shape == (2 * 4 + 2, 3 * 5 + 2 * 2, 1)
     assert (grid[:4, :5] == 0).all() and (grid[-4:, -5:] == 255).all()
