@@ -215,7 +215,7 @@ def _notes(probes: list[Probe]) -> list[str]:
         for label, note in probe.facts["notes"].items():
             lines.append(f"{probe.name}, {label}: {note}.")
         for row in probe.rows:
-            if row.get("note"):
+            if row.get("note") and row["auroc"] is not None:
                 lines.append(f"{probe.name}, {row['label']}: {row['note']}.")
     return lines
 
