@@ -2,12 +2,13 @@
 
 python run.py --config=configs/simclr.py --config.data.name=… --config.data.dir=…
 
-Default  the paper's recipe: ResNet-50, 224 px, LARS, batch 4096, 100 epochs of MIMIC-CXR's size.
-         Batch 4096 needs about 32 accelerators of 40 GB or more. No score of ours yet.
-:small   one GPU, an afternoon: ResNet-50, 224 px, batch 256. Not measured yet (docs/results).
-:cpu     your own films on two CPU cores in about 5 minutes; scores in docs/results/first_films.md.
-:demo    drawn films, 64 px, about 3 minutes on two CPU cores, no download; ends with a transfer
-         report in which the pretrained encoder beats random initialisation.
+Default  the paper's recipe: ResNet-50, 224 px, LARS, batch 4096, 10 epochs of warm-up, cosine;
+         10,000 steps are about 110 epochs of MIMIC-CXR. It needs many accelerators (not run here).
+:small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
+:cpu     your own films on two CPU cores in 5 to 8 minutes. Expect on ../shared/realdata what
+         docs/results/first_films.md shows.
+:demo    drawn films, a few minutes on two CPU cores, no download; ends with a transfer report in
+         which the pretrained encoder beats random initialisation.
 """
 
 from ml_collections import ConfigDict
@@ -43,8 +44,8 @@ def small(config: ConfigDict) -> None:
 
 def cpu(config: ConfigDict) -> None:
     common.on_cpu(config)
-    config.num_train_steps = 900
-    config.checkpoint_every_steps = 300
+    config.num_train_steps = 1000
+    config.checkpoint_every_steps = 250
     config.objective.update(temperature=0.2, hidden=(256,), out=64)
     config.optimizer = common.adamw(1e-3)
 
@@ -52,3 +53,5 @@ def cpu(config: ConfigDict) -> None:
 def demo(config: ConfigDict) -> None:
     cpu(config)
     common.on_phantom(config)
+    config.num_train_steps = 800
+    config.checkpoint_every_steps = 200
