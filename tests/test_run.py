@@ -17,6 +17,7 @@ _TINY = (
     "--config.log_every_steps=1",
     "--config.batch_size=16",
     "--config.data.image_size=40",
+    "--config.image_size=32",
     "--config.views.a.size=32",
     "--config.views.b.size=32",
     "--config.optimizer.warmup=1",

@@ -58,7 +58,7 @@ def _make_knn(config, objective: Objective) -> Callable[[TrainState], float]:
         labelled.load_split(config.knn.dataset, config.data.dir, split, config.knn.task)
         for split in ("train", "validation")
     ]
-    size = config.views.a.size
+    size = config.image_size
     pixels = [
         np.concatenate(list(labelled.image_batches(split, config.batch_size, size)))
         for split in splits

@@ -13,15 +13,13 @@ from cxr_jax import models
 class Encoder(NamedTuple):
     """`models.build(model)` with `variables` {"params", "batch_stats"}, all float32.
 
-    `resize` is the shorter side, in pixels, to which a film is brought before the centre crop of
-    `image_size` x `image_size`.
+    It reads films whose shorter side was brought to `image_size`, centre-cropped to a square.
     """
 
     name: str
     model: dict[str, Any]
     variables: dict[str, Any]
     image_size: int
-    resize: int
 
 
 def features(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
@@ -47,4 +45,4 @@ def random_encoder(model_config: Mapping[str, Any] | Any, image_size: int, seed:
     options = {"xla_backend_optimization_level": 0}
     init = jax.jit(partial(model.init, train=False), compiler_options=options)
     variables = dict(init(jax.random.key(seed), images))
-    return Encoder("random", dict(model_config), variables, image_size, resize=image_size)
+    return Encoder("random", dict(model_config), variables, image_size)

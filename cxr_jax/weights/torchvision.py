@@ -55,7 +55,7 @@ def load_resnet(path: str | Path, stride_in_1x1: bool) -> Encoder:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     # No resize to 256 first, as ImageNet's centre crop has it: it would cut the lung bases off.
-    return Encoder(Path(path).stem, model, variables, image_size=224, resize=224)
+    return Encoder(Path(path).stem, model, variables, image_size=224)
 
 
 def _refuse_prefix(arrays: Mapping[str, np.ndarray]) -> None:

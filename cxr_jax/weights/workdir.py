@@ -11,7 +11,7 @@ from cxr_jax.weights.encoder import Encoder
 
 
 def load(path: str) -> Encoder:
-    """The encoder of the run in folder `path`, at the size of its views.
+    """The encoder of the run in folder `path`, for films of its config.image_size.
 
     Raises:
       FileNotFoundError: no such run, or it has not saved a checkpoint yet.
@@ -31,13 +31,11 @@ def load(path: str) -> Encoder:
     steps = [int(entry.name) for entry in folder.glob("*") if entry.name.isdigit()]
     if not steps:
         raise FileNotFoundError(f"{path} has no checkpoint yet; let the pretraining save its first")
-    size = config["views"]["a"]["size"]
     return Encoder(
         name=f"{config['objective']['name']} step {max(steps)}",
         model=config["model"],
         variables=_read(folder / str(max(steps)) / "encoder"),
-        image_size=size,
-        resize=size,
+        image_size=config["image_size"],
     )
 
 

@@ -13,6 +13,7 @@ def tiny_config(data_dir):
         config = importlib.import_module(f"configs.{name}").get_config(preset)
         config.data.name, config.data.dir = "phantom/tiny", str(data_dir)
         config.data.image_size = 40
+        config.image_size = 32
         config.data.num_workers = 0
         config.model.variant = "small"
         config.batch_size, config.num_train_steps = 16, 4
