@@ -21,6 +21,7 @@ import difflib
 import importlib
 import runpy
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -42,13 +43,13 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         config = _load_config(own.config, overrides)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if own.help:
         print(f"Fields of {own.config} (change one with --config.FIELD=VALUE):\n\n{config}")
         return 0
-    return _run(config, Path(own.workdir or _default_workdir(own.config)))
+    return _run(config, Path(own.workdir or _default_workdir(own.config)).expanduser())
 
 
 def _load_config(spec: str | None, overrides: list[str]) -> ConfigDict:
@@ -56,22 +57,23 @@ def _load_config(spec: str | None, overrides: list[str]) -> ConfigDict:
     if not spec:
         raise ValueError("--config is missing; python run.py --help lists the configs")
     path, _, preset = spec.partition(":")
-    if not Path(path).is_file():
+    found = [place for place in (Path(path), _CONFIGS.parent / path) if place.is_file()]
+    if not found or found[0].suffix != ".py" or "def get_config" not in found[0].read_text():
         raise FileNotFoundError(f"no config file {path}; there are:\n{_list_configs()}")
-    config = runpy.run_path(path)["get_config"](preset)
+    config = runpy.run_path(str(found[0]))["get_config"](preset)
     for argument in overrides:
         name = argument.partition("=")[0]
         if not name.startswith("--config."):
-            raise ValueError(f"unknown option {name!r}; python run.py --help lists them")
+            raise ValueError(
+                f"unknown option {name!r}; fields are given as --config.FIELD=VALUE, and "
+                "python run.py --help lists the options"
+            )
         _check_field(config, name.removeprefix("--config."))
     holder = flags.FlagValues()
     value = config_flags.DEFINE_config_dict(
         "config", config, flag_values=holder, sys_argv=["run.py", *overrides]
     )
-    try:
-        holder(["run.py", *overrides])
-    except flags.Error as error:
-        raise ValueError(error) from error
+    holder(["run.py", *overrides])
     # Grain reads its own flags, which nobody else parses.
     flags.FLAGS(["run.py"])
     return value.value
@@ -99,14 +101,18 @@ def _run(config: ConfigDict, workdir: Path) -> int:
     experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
     try:
         experiment.run(config, workdir)
-    except (ValueError, OSError) as error:
-        # Bad input: the message is for a person; the traceback is kept for a developer.
-        where = ""
-        if workdir.is_dir():
-            path = workdir / "traceback.txt"
-            path.write_text(traceback.format_exc())
-            where = f"\n(traceback: {path})"
-        print(f"error: {error}{where}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. To go on: the same command with --workdir={workdir}")
+        return 130
+    except Exception as error:
+        # The message is for a person; the traceback is kept for a developer.
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="cxr_jax-", suffix=".txt", delete=False
+        ) as file:
+            file.write(traceback.format_exc())
+        expected = isinstance(error, (ValueError, OSError, FloatingPointError))
+        kind = "" if expected else f"{type(error).__name__}: "
+        print(f"error: {kind}{error}\n(traceback: {file.name})", file=sys.stderr)
         return 1
     return 0
 

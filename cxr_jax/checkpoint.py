@@ -52,10 +52,15 @@ def restore(
     if step is None:
         return None
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
-        ),
+    items = ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
     )
+    try:
+        restored = manager.restore(step, args=items)
+    except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged file
+        older = max((other for other in manager.all_steps() if other != step), default=0)
+        raise ValueError(
+            f"checkpoint {manager.directory}/{step} is damaged or of another code version. Remove "
+            f"that folder to go on from step {older}."
+        ) from error
     return TrainState(**restored.state), restored.data

@@ -28,5 +28,15 @@ def check_fields(
         raise ValueError(f"{where} lacks {_list(missing)}; it needs {_list(required)}")
 
 
+def check_positive(config: Section, names: Iterable[str]) -> None:
+    """Raises ValueError for the first of the dotted fields `names` that is not above zero."""
+    for name in names:
+        value: Any = config
+        for part in name.split("."):
+            value = value[part]
+        if value <= 0:
+            raise ValueError(f"config.{name}={value} must be at least 1")
+
+
 def _list(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names)

@@ -131,6 +131,7 @@ def test_encoder_transfers_to_another_dataset_by_its_workdir(demo, environment, 
         ),
         (("--config=configs/byol.py", "--config.batch_size=x"), "config.batch_size=x"),
         (("--config=configs/byol.py", "--wrkdir=x"), "unknown option '--wrkdir'"),
+        (("--config=README.md",), "no config file README.md; there are:"),
         (("--config=configs/transfer.py",), "config.dataset is empty"),
         (
             ("--config=configs/transfer.py", "--config.dataset=jsrt", "--config.encoder=/nowhere"),

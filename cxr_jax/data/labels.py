@@ -55,7 +55,11 @@ def find_task(dataset: str, label_names: Sequence[str], wanted: str, uncertain: 
     else:
         names = [name.strip() for name in wanted.split(",")]
         task = Task({name: name for name in names})
-    missing = [label for label in task.labels.values() if _stored_name(label) not in label_names]
+    missing = [
+        label
+        for label in task.labels.values()
+        if label not in label_names and label.removeprefix("not ") not in label_names
+    ]
     if missing:
         raise ValueError(
             f"dataset {dataset} has no label {', '.join(map(repr, missing))} "
@@ -65,18 +69,15 @@ def find_task(dataset: str, label_names: Sequence[str], wanted: str, uncertain: 
     return task._replace(uncertain=uncertain)
 
 
-def _stored_name(label: str) -> str:
-    return label.removeprefix("not ")
-
-
 def targets(raw: Mapping[str, Float[np.ndarray, "n"]], task: Task) -> Float[np.ndarray, "n k"]:
     """Raw label columns to targets in {0, 1, NaN}, one column per label of the task."""
     columns = []
     for label in task.labels.values():
-        values = np.asarray(raw[_stored_name(label)], np.float32)
+        complement = label not in raw  # a label may itself be called "not diagnostic"
+        values = np.asarray(raw[label.removeprefix("not ") if complement else label], np.float32)
         values = np.where(values == -1, np.float32(UNCERTAIN_POLICIES[task.uncertain]), values)
         strange = values[~np.isnan(values) & (values != 0) & (values != 1)]
         if strange.size:
             raise ValueError(f"label {label!r} holds {strange[0]}; expected 1, 0, -1 or NaN")
-        columns.append(1 - values if label.startswith("not ") else values)
+        columns.append(1 - values if complement else values)
     return np.stack(columns, axis=1)

@@ -1,6 +1,7 @@
 """Random access to built datasets (ArrayRecord in TFDS's layout), without TensorFlow."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,7 +54,12 @@ def find_folder(name: str, data_dir: str) -> Path:
       FileNotFoundError: not built; the message gives the command.
       ValueError: several configs are built and `name` does not choose one.
     """
-    root = Path(data_dir)
+    if not re.fullmatch(r"\w+(/[\w.-]+)?", name):
+        raise ValueError(
+            f"{name!r} is not a dataset's name, such as nih_chestxray14 or nih_chestxray14/512; "
+            "the folder that holds it goes into config.data.dir"
+        )
+    root = Path(data_dir).expanduser()
     dataset, _, config = name.partition("/")
     built = _built(root, dataset, config)
     if not built and dataset == "phantom":

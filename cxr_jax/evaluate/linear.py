@@ -12,9 +12,6 @@ from jaxtyping import Bool, Float, Shaped
 from cxr_jax.evaluate.logistic import LogisticFit, fit_logistic
 from cxr_jax.stats.auroc import auroc, binary_rows
 
-# C of the objective in logistic.py: from all but constant scores to all but no regularisation.
-DEFAULT_STRENGTHS = tuple(10.0**exponent for exponent in range(-6, 5))
-
 # A standard deviation below this share of the mean is the rounding of a constant feature.
 _CONSTANT = 1e-6
 
@@ -42,7 +39,8 @@ def linear_probe(
     train: tuple[Shaped[np.ndarray, "n d"], Shaped[np.ndarray, "n k"]],
     validation: tuple[Shaped[np.ndarray, "v d"], Shaped[np.ndarray, "v k"]],
     test_features: Shaped[np.ndarray, "m d"],
-    strengths: tuple[float, ...] = DEFAULT_STRENGTHS,
+    strengths: tuple[float, ...],
+    label_names: tuple[str, ...] = (),
 ) -> ProbeResult:
     """Fit on train (features, targets), choose each label's strength on validation, score test.
 
@@ -69,7 +67,11 @@ def linear_probe(
     if not labels.size:
         raise ValueError(
             "no label can be probed: "
-            + "; ".join(f"label {k}: {reason}" for k, reason in not_scored.items())
+            + "; ".join(
+                f"{label_names[k] if label_names else f'label {k}'}: {reason}"
+                for k, reason in not_scored.items()
+            )
+            + ". More labelled patients are needed (config.label_fraction)"
         )
     fitted, checked, tested = _standardised(train[0], validation[0], test_features)
     fit = fit_logistic(fitted, train[1][:, labels].astype(np.float64), grid)

@@ -15,23 +15,29 @@ from cxr_jax.stats.auroc import auroc
 from cxr_jax.train_state import TrainState
 from cxr_jax.writer import Writer
 
-Watch = Callable[[int, TrainState, dict[str, jax.Array]], None]
+Watch = Callable[[Writer, int, TrainState, dict[str, jax.Array]], dict[str, float]]
 
 _PICTURED = 8  # films in the picture of augmented views
 
 
-def make_monitor(config: ml_collections.ConfigDict, objective: Objective, writer: Writer) -> Watch:
-    """A function `(step, state, batch)` to call after every step; it acts when its time comes."""
+def make_monitor(config: ml_collections.ConfigDict, objective: Objective) -> Watch:
+    """A function `(writer, step, state, batch)` to call after every step.
+
+    It draws when a picture is due, and returns {"knn_auroc"} when an evaluation is, else {}.
+    """
     picture = _make_picture(config)
     evaluate_knn = _make_knn(config, objective) if config.knn.dataset else None
 
-    def watch(step: int, state: TrainState, batch: dict[str, jax.Array]) -> None:
+    def watch(
+        writer: Writer, step: int, state: TrainState, batch: dict[str, jax.Array]
+    ) -> dict[str, float]:
         if step == 1 or step % config.checkpoint_every_steps == 0:
             writer.image(step, "views", picture(step, state, batch))
         if evaluate_knn and (step % config.knn.every_steps == 0 or step == config.num_train_steps):
             score = evaluate_knn(state)
             print(f"step {step}  kNN AUROC on {config.knn.dataset} validation: {score:.3f}")
-            writer.scalars(step, {"knn_auroc": score})
+            return {"knn_auroc": score}
+        return {}
 
     return watch
 

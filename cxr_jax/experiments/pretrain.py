@@ -1,5 +1,6 @@
 """Pretraining: batches, steps, checkpoints, monitors; resumes where its workdir stands."""
 
+import math
 import time
 from functools import partial
 from pathlib import Path
@@ -13,17 +14,24 @@ from cxr_jax.data import pipeline
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import monitor, transfer
 from cxr_jax.experiments.workdir import as_json, open_workdir
+from cxr_jax.fields import check_positive
 from cxr_jax.writer import Progress, Writer
 
 _COLLAPSED = 0.1  # embedding_std below this: all films look alike to the encoder
+_POSITIVE = (
+    *("batch_size", "image_size", "num_train_steps", "checkpoint_every_steps"),
+    *("keep_checkpoints", "log_every_steps", "data.image_size", "knn.every_steps"),
+)
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains to config.num_train_steps, then transfers if config.transfer names a dataset."""
+    after = config.transfer.copy_and_resolve_references()
+    if after.dataset:
+        transfer.check(after)  # before hours of training, not behind them
     train(config, workdir)
-    if config.transfer.dataset:
-        after = config.transfer.copy_and_resolve_references()
-        after.encoder = str(workdir)
+    if after.dataset:
+        after.encoder = str(workdir.resolve())
         transfer.run(after, workdir / "transfer")
     else:
         print(
@@ -36,7 +44,13 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 def train(
     config: ml_collections.ConfigDict, workdir: Path, stop_after: int | None = None
 ) -> train_state.TrainState:
-    """Trains up to config.num_train_steps, or leaves, checkpoint saved, after step `stop_after`."""
+    """Trains up to config.num_train_steps, or leaves, checkpoint saved, after step `stop_after`.
+
+    Raises:
+      ValueError, FileNotFoundError: a config that cannot run, before the workdir is touched.
+      FloatingPointError: the loss or the gradient is no longer finite; nothing of it is saved.
+    """
+    check_positive(config, _POSITIVE)
     mesh = sharding.make_mesh()
     sharding.check_batch(config.batch_size, mesh)
     source = load_source(config.data.name, config.data.dir, config.data.split, fields=("image",))
@@ -53,6 +67,7 @@ def train(
     optimizer, schedule = optim.make_optimizer(
         config.optimizer, config.num_train_steps, config.batch_size, len(source)
     )
+    watch = monitor.make_monitor(config, objective)
     open_workdir(workdir, config)
     size = config.data.image_size
     shapes = {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)}
@@ -71,8 +86,8 @@ def train(
     )
     _announce(config, source, state.params, mesh)
     writer = Writer(workdir, first_step)
-    watch = monitor.make_monitor(config, objective, writer)
     progress = Progress(config.num_train_steps, config.batch_size)
+    log = partial(_log, config, writer, progress)
     end = min(config.num_train_steps, stop_after or config.num_train_steps)
     pending: tuple[int, dict[str, jax.Array]] | None = None
     for step in range(first_step + 1, end + 1):
@@ -84,11 +99,11 @@ def train(
             progress.start(step)  # compiled now: what follows is the speed of the run
         # Metrics are fetched one step late, so that the next step is under way meanwhile.
         if pending:
-            _log(config, writer, progress, *pending)
-        pending = (step, metrics)
-        watch(step, state, batch)
+            log(*pending)
+        pending = (step, metrics | watch(writer, step, state, batch))
         if step % config.checkpoint_every_steps == 0 or step == end:
-            _log(config, writer, progress, *pending)
+            _check_finite(step, jax.device_get(metrics))
+            log(*pending)
             pending = None
             encoder = objectives.export_encoder(state.params, state.aux)
             checkpoint.save(manager, state, encoder, batches.get_state(), as_json(config))
@@ -101,9 +116,11 @@ def train(
 
 
 def _log(config, writer: Writer, progress: Progress, step: int, metrics: dict) -> None:
-    if step % config.log_every_steps and step != config.num_train_steps:
+    due = step % config.log_every_steps == 0 or step == config.num_train_steps
+    if not due and "knn_auroc" not in metrics:
         return
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    _check_finite(step, values)
     writer.scalars(step, values)
     writer.board_scalars(step, progress.report(step, values))
     if values["embedding_std"] < _COLLAPSED:
@@ -112,6 +129,16 @@ def _log(config, writer: Writer, progress: Progress, step: int, metrics: dict) -
             f"{values['embedding_std']:.3f}; 1 is healthy): lower the learning rate, or for BYOL "
             "raise objective.tau_base"
         )
+
+
+def _check_finite(step: int, metrics: dict) -> None:
+    for name in ("loss", "gradient_norm"):
+        if not math.isfinite(metrics[name]):
+            raise FloatingPointError(
+                f"step {step}: the {name.replace('_', ' ')} is {metrics[name]}. Lower "
+                "config.optimizer.learning_rate or lengthen its warm-up, in a new --workdir; the "
+                "last checkpoint of this one is finite and stays"
+            )
 
 
 def _announce(config, source, params, mesh) -> None:

@@ -4,13 +4,17 @@ The encoder's results stand in the workdir (predictions.parquet, metrics.json), 
 baselines/<n>-<name>/, the comparison in comparisons.json and report.md.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import ml_collections
+import numpy as np
 
 from cxr_jax import weights
 from cxr_jax.data import fractions
@@ -20,6 +24,7 @@ from cxr_jax.evaluate.metrics import compare, metric_rows
 from cxr_jax.evaluate.predictions import Predictions, read_parquet, write_parquet
 from cxr_jax.experiments.features import extract
 from cxr_jax.experiments.workdir import open_workdir
+from cxr_jax.fields import check_positive
 from cxr_jax.report import page, tables
 from cxr_jax.weights.encoder import Encoder, random_encoder
 from cxr_jax.writer import Writer
@@ -44,7 +49,7 @@ class Probe(NamedTuple):
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Scores config.encoder and config.baselines on config.dataset and writes the report."""
-    _check(config)
+    check(config)
     encoders = load_encoders(config)
     splits = load_splits(config)
     open_workdir(workdir, config)
@@ -75,18 +80,30 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     report(config, workdir, probes, comparisons, splits)
 
 
-def _check(config: ml_collections.ConfigDict) -> None:
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError or FileNotFoundError for what would fail apart from the encoder itself."""
+    check_positive(config, ("batch_size", "image_size", "num_resamples"))
     if not config.dataset:
         raise ValueError(
             "config.dataset is empty; name a labelled dataset, for example --config.dataset=phantom"
         )
     if config.protocol != "linear":
         raise ValueError(f"config.protocol={config.protocol!r} is not known; there is: linear")
+    if not config.encoder:
+        raise ValueError("config.encoder is empty; name a workdir, a weights file, or random")
+    for spec in _baselines(config):
+        if spec != "random":
+            weights.load(spec)
+    load_splits(config)
+
+
+def _baselines(config: ml_collections.ConfigDict) -> list[str]:
+    return [spec.strip() for spec in config.baselines.split(",") if spec.strip()]
 
 
 def load_encoders(config: ml_collections.ConfigDict) -> list[Encoder]:
     """The encoder, then its baselines; "random" takes the shape of the encoder beside it."""
-    specs = [config.encoder, *filter(None, (s.strip() for s in config.baselines.split(",")))]
+    specs = [config.encoder, *_baselines(config)]
     specs = list(dict.fromkeys(specs))  # random against random says nothing
     loaded = {spec: weights.load(spec) for spec in specs if spec != "random"}
     if loaded:
@@ -95,7 +112,11 @@ def load_encoders(config: ml_collections.ConfigDict) -> list[Encoder]:
     else:
         shape, size = config.model.to_dict(), config.image_size
     loaded["random"] = random_encoder(shape, size, config.seed)
-    return [loaded[spec] for spec in specs]
+    count = Counter(loaded[spec].name for spec in specs)
+    return [
+        encoder._replace(name=f"{encoder.name} ({spec})") if count[encoder.name] > 1 else encoder
+        for spec, encoder in ((spec, loaded[spec]) for spec in specs)
+    ]
 
 
 def load_splits(config: ml_collections.ConfigDict) -> Splits:
@@ -111,20 +132,23 @@ def load_splits(config: ml_collections.ConfigDict) -> Splits:
 def _probe(config, encoder: Encoder, splits: Splits, folder: Path) -> Probe:
     """One encoder's result, read back if an earlier start of this run finished it."""
     finished = folder / "probe.json"
+    fingerprint = _fingerprint(encoder, splits)
     if finished.exists():
-        print(f"{encoder.name}: finished before")
-        rows = json.loads((folder / "metrics.json").read_text())
         facts = json.loads(finished.read_text())
-        return Probe(encoder.name, read_parquet(folder / "predictions.parquet"), rows, facts)
+        if facts["fingerprint"] == fingerprint:
+            print(f"{encoder.name}: finished before")
+            rows = json.loads((folder / "metrics.json").read_text())
+            return Probe(encoder.name, read_parquet(folder / "predictions.parquet"), rows, facts)
     folder.mkdir(parents=True, exist_ok=True)
+    names = splits.test.label_names
     train, validation, test = (extract(encoder, split, config.batch_size) for split in splits)
     result = linear_probe(
         (train, splits.train.targets),
         (validation, splits.validation.targets),
         test,
         tuple(config.strengths),
+        names,
     )
-    names = splits.test.label_names
     scored = [k for k in range(len(names)) if result.scored[k]]
     not_scored = {names[k]: reason for k, reason in result.not_scored.items()}
     predictions = Predictions(
@@ -136,6 +160,7 @@ def _probe(config, encoder: Encoder, splits: Splits, folder: Path) -> Probe:
     )
     rows = metric_rows(predictions, config.num_resamples, config.seed, not_scored)
     facts = {
+        "fingerprint": fingerprint,
         "image_size": encoder.image_size,
         "features": train.shape[1],
         "strength": {names[k]: float(result.strength[k]) for k in scored},
@@ -147,6 +172,17 @@ def _probe(config, encoder: Encoder, splits: Splits, folder: Path) -> Probe:
     _write_json(finished, facts)  # last: its presence says that the others are whole
     print(f"{encoder.name}: macro AUROC {tables.with_interval(rows[-1])}")
     return Probe(encoder.name, predictions, rows, facts)
+
+
+def _fingerprint(encoder: Encoder, splits: Splits) -> str:
+    """Of weights, films and labels: a result is taken up again only if none of them changed."""
+    digest = hashlib.sha256(repr((encoder.model, encoder.image_size)).encode())
+    for leaf in jax.tree.leaves(encoder.variables):
+        digest.update(np.asarray(leaf).tobytes())
+    for split in splits:
+        digest.update((split.source.folder / "dataset_info.json").read_bytes())
+        digest.update("\n".join(split.image_ids).encode() + split.targets.tobytes())
+    return digest.hexdigest()
 
 
 def _write_json(path: Path, value) -> None:

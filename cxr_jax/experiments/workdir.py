@@ -1,5 +1,6 @@
 """A run's folder: its saved config decides whether a second start resumes or is refused."""
 
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,23 @@ def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json())
 
 
+_locks = {}  # open files hold their lock until the process ends
+
+
 def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Makes the folder and config.json, or checks that the config there is this one.
 
+    The folder then belongs to this process until it ends.
+
     Raises:
       ValueError: the folder belongs to a run with another config; the fields are listed.
+      BlockingIOError: another process is running in it.
       NotADirectoryError: the path is a file.
     """
     if workdir.exists() and not workdir.is_dir():
         raise NotADirectoryError(f"--workdir={workdir} is a file; name a folder")
     workdir.mkdir(parents=True, exist_ok=True)
+    _lock(workdir)
     path = workdir / "config.json"
     if not path.exists():
         temporary = path.with_suffix(".tmp")
@@ -41,6 +49,19 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
         )
 
 
+def _lock(workdir: Path) -> None:
+    if workdir.resolve() in _locks:
+        return
+    file = (workdir / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BlockingIOError(
+            f"another process is running in {workdir}; wait for it, or choose another --workdir"
+        ) from error
+    _locks[workdir.resolve()] = file
+
+
 def _differences(saved: Any, given: Any, prefix: str = ""):
     for name in sorted(saved.keys() | given.keys()):
         old, new = saved.get(name, "(absent)"), given.get(name, "(absent)")
@@ -48,15 +69,3 @@ def _differences(saved: Any, given: Any, prefix: str = ""):
             yield from _differences(old, new, f"{prefix}{name}.")
         elif old != new:
             yield f"{prefix}{name}: saved {old!r}, given {new!r}"
-
-
-def load_config(workdir: Path) -> dict[str, Any]:
-    """config.json of a run.
-
-    Raises:
-      FileNotFoundError: not a run's folder.
-    """
-    path = workdir / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{workdir} is not the workdir of a run: it has no config.json")
-    return json.loads(path.read_text())

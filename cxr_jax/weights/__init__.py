@@ -28,6 +28,7 @@ def load(spec: str) -> Encoder:
     FileNotFoundError.
     """
     source, path = parse_spec(spec)
+    path = str(Path(path).expanduser())
     if source is None:
         source = "workdir" if Path(path).is_dir() else "torchvision"
     files = [file.name for file in pkgutil.iter_modules(__path__)]
@@ -36,4 +37,6 @@ def load(spec: str) -> Encoder:
         modules = {file: importlib.import_module(f"{__name__}.{file}") for file in files}
         sources = ", ".join(file for file, module in modules.items() if hasattr(module, "load"))
         raise ValueError(f"no weights source {source!r} in cxr_jax/weights; it holds: {sources}")
+    if not Path(path).exists():
+        raise FileNotFoundError(f"there is no workdir or weights file {path} (from {Path.cwd()})")
     return reader.load(path)

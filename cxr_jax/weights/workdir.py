@@ -31,10 +31,13 @@ def load(path: str) -> Encoder:
     steps = [int(entry.name) for entry in folder.glob("*") if entry.name.isdigit()]
     if not steps:
         raise FileNotFoundError(f"{path} has no checkpoint yet; let the pretraining save its first")
+    variables = _read(folder / str(max(steps)) / "encoder")
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
+        raise ValueError(f"{path}: the encoder of step {max(steps)} holds NaN: its training failed")
     return Encoder(
         name=f"{config['objective']['name']} step {max(steps)}",
         model=config["model"],
-        variables=_read(folder / str(max(steps)) / "encoder"),
+        variables=variables,
         image_size=config["image_size"],
     )
 
@@ -42,8 +45,13 @@ def load(path: str) -> Encoder:
 def _read(item: Path) -> dict:
     if not item.is_dir():
         raise ValueError(f"checkpoint {item.parent} holds no encoder")
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        saved = checkpointer.metadata(item.resolve()).item_metadata.tree
-        # As NumPy, so that an encoder saved on eight devices loads on one.
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-        return checkpointer.restore(item.resolve(), restore_args=as_numpy)
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            saved = checkpointer.metadata(item.resolve()).item_metadata.tree
+            # As NumPy, so that an encoder saved on eight devices loads on one.
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+            return checkpointer.restore(item.resolve(), restore_args=as_numpy)
+    except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged file
+        raise ValueError(
+            f"{item} is damaged; remove checkpoint {item.parent} to use the one before it"
+        ) from error

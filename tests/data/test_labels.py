@@ -19,6 +19,12 @@ def test_complement_keeps_missing_missing():
     np.testing.assert_array_equal(targets(_RAW, task)[:, 0], [1, 0, 1, np.nan])
 
 
+def test_a_label_may_itself_begin_with_not():
+    raw = {"not diagnostic": np.array([1.0, 0.0])}
+    task = find_task("some", ["not diagnostic"], "", "zeros")
+    np.testing.assert_array_equal(targets(raw, task)[:, 0], [1, 0])
+
+
 def test_default_is_every_label_unless_the_dataset_says_otherwise():
     assert list(find_task("mine", ["a", "b"], "", "zeros").labels) == ["a", "b"]
     names = [*find_task("nih_chestxray14", NIH_STORED, "", "zeros").labels]

@@ -11,6 +11,12 @@ from sklearn.preprocessing import StandardScaler
 from cxr_jax.evaluate.linear import linear_probe
 from cxr_jax.stats.auroc import auroc
 
+GRID = tuple(10.0**exponent for exponent in range(-6, 5))
+
+
+def probe(train, validation, test_features, strengths=GRID):
+    return linear_probe(train, validation, test_features, strengths)
+
 
 def splits(seed=0, sizes=(120, 90, 200), d=15, num_labels=2):
     """Features with wild scales, as encoders give them, and targets that depend on them."""
@@ -47,7 +53,7 @@ def sklearn_probe(train, validation, test_features, strengths, k):
 def test_probe_is_that_of_scikit_learn():
     train, validation, (test_features, truth) = splits()
     strengths = (1e-4, 1e-2, 1.0, 100.0)
-    result = linear_probe(train, validation, test_features, strengths)
+    result = probe(train, validation, test_features, strengths)
     assert result.scored.all() and not result.not_scored
     for k in range(2):
         scores, strength, on_validation = sklearn_probe(
@@ -62,8 +68,8 @@ def test_probe_is_that_of_scikit_learn():
 
 def test_strength_is_chosen_without_the_test_images():
     train, validation, (test_features, _) = splits()
-    result = linear_probe(train, validation, test_features)
-    alone = linear_probe(train, validation, test_features[:1])
+    result = probe(train, validation, test_features)
+    alone = probe(train, validation, test_features[:1])
     np.testing.assert_array_equal(result.strength, alone.strength)
     np.testing.assert_allclose(result.scores[:1], alone.scores, rtol=1e-9)
     best = result.validation_auroc.max(axis=0)
@@ -79,23 +85,23 @@ def test_ties_go_to_log_loss_then_to_stronger_regularisation():
     feature = rng.normal(size=(300, 1))
     target = (feature + rng.logistic(size=(300, 1)) > 0).astype(float)
     strengths = (1e-3, 1e-2, 0.1)
-    result = linear_probe((feature, target), (feature, target), feature, strengths)
+    result = probe((feature, target), (feature, target), feature, strengths)
     assert len(np.unique(result.validation_auroc)) == 1
     assert result.strength[0] == 0.1  # fitted to these rows, so the loss falls as C grows
     # Targets turned round on validation: every strength is wrong, the most cautious least so.
-    result = linear_probe((feature, target), (feature, 1 - target), feature, strengths)
+    result = probe((feature, target), (feature, 1 - target), feature, strengths)
     assert result.strength[0] == 1e-3
     # Nothing to learn from: all strengths tie in both, and the strongest is taken.
     flat = np.ones((300, 1))
-    assert linear_probe((flat, target), (flat, target), flat, strengths).strength[0] == 1e-3
+    assert probe((flat, target), (flat, target), flat, strengths).strength[0] == 1e-3
 
 
 def test_strength_on_the_edge_is_noted():
     train, validation, (test_features, _) = splits(num_labels=1)
-    result = linear_probe(train, validation, test_features, (1e-9, 1e-8))
+    result = probe(train, validation, test_features, (1e-9, 1e-8))
     edge = {1e-9: "strongest", 1e-8: "weakest"}[result.strength[0]]
     assert f"is the {edge} regularisation tried" in result.notes[0]
-    inner = linear_probe(train, validation, test_features, (1e-9, result.strength[0], 1e9))
+    inner = probe(train, validation, test_features, (1e-9, result.strength[0], 1e9))
     assert result.strength[0] == inner.strength[0] or 0 not in inner.notes
 
 
@@ -104,8 +110,8 @@ def test_missing_targets_do_not_count():
     holes = np.random.default_rng(1).random(len(train[0])) < 0.3
     masked = train[1].copy()
     masked[holes, 0] = np.nan
-    result = linear_probe((train[0], masked), validation, test_features)
-    full = linear_probe(train, validation, test_features)
+    result = probe((train[0], masked), validation, test_features)
+    full = probe(train, validation, test_features)
     np.testing.assert_allclose(result.scores[:, 1], full.scores[:, 1], rtol=1e-6, atol=1e-6)
     assert np.isfinite(result.scores).all()
     assert np.abs(result.scores[:, 0] - full.scores[:, 0]).max() > 1e-3
@@ -115,14 +121,14 @@ def test_labels_with_one_class_are_named_and_the_others_scored():
     train, validation, (test_features, _) = splits(num_labels=4)
     train[1][:, 1] = 0
     validation[1][:, 3] = np.where(np.arange(len(validation[1])) % 2, np.nan, 1)
-    result = linear_probe(train, validation, test_features)
+    result = probe(train, validation, test_features)
     assert result.not_scored == {
         1: "no positives among the training labels",
         3: "no negatives among the validation labels",
     }
     assert result.scored.tolist() == [True, False, True, False]
     assert np.isnan(result.scores[:, [1, 3]]).all() and np.isnan(result.strength[[1, 3]]).all()
-    kept = linear_probe(
+    kept = probe(
         (train[0], train[1][:, [0, 2]]), (validation[0], validation[1][:, [0, 2]]), test_features
     )
     np.testing.assert_allclose(result.scores[:, [0, 2]], kept.scores, rtol=1e-6, atol=1e-6)
@@ -131,7 +137,7 @@ def test_labels_with_one_class_are_named_and_the_others_scored():
 def test_no_label_left_is_an_error_that_says_why():
     train, validation, (test_features, _) = splits(num_labels=1)
     with pytest.raises(ValueError, match="label 0: no negatives among the training labels"):
-        linear_probe((train[0], np.ones_like(train[1])), validation, test_features)
+        probe((train[0], np.ones_like(train[1])), validation, test_features)
 
 
 def test_constant_features_are_harmless():
@@ -140,8 +146,8 @@ def test_constant_features_are_harmless():
     def widen(features):
         return np.concatenate([features, np.full((len(features), 2), 0.1, np.float32)], axis=1)
 
-    plain = linear_probe(train, validation, test_features)
-    wide = linear_probe(
+    plain = probe(train, validation, test_features)
+    wide = probe(
         (widen(train[0]), train[1]), (widen(validation[0]), validation[1]), widen(test_features)
     )
     np.testing.assert_allclose(wide.scores, plain.scores, rtol=1e-5, atol=1e-5)
@@ -159,11 +165,11 @@ def test_unusable_values_are_named(spoil, words):
     train, validation, (test_features, _) = splits()
     spoil(train, validation, test_features)
     with pytest.raises(ValueError, match=words):
-        linear_probe(train, validation, test_features)
+        probe(train, validation, test_features)
 
 
 @pytest.mark.parametrize("strengths", [(), (1.0, 0.0), (-1.0,)])
 def test_strengths_must_be_positive(strengths):
     train, validation, (test_features, _) = splits()
     with pytest.raises(ValueError, match="give positive numbers"):
-        linear_probe(train, validation, test_features, strengths)
+        probe(train, validation, test_features, strengths)

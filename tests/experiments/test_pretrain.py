@@ -1,16 +1,18 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
 from cxr_jax import objectives, optim, train_state, weights
 from cxr_jax.experiments import pretrain
-from cxr_jax.experiments.workdir import as_json
+from cxr_jax.experiments.workdir import as_json, open_workdir
 
 _ROOT = Path(__file__).parents[2]
 
@@ -76,6 +78,9 @@ def test_another_config_on_the_workdir_is_refused_and_the_fields_are_listed(tiny
     ("field", "value", "message"),
     [
         ("batch_size", 100_000, "larger than the .* films"),
+        ("num_train_steps", 0, r"config\.num_train_steps=0 must be at least 1"),
+        ("data.name", "/work/films", "is not a dataset's name"),
+        ("knn.dataset", "phantm", "dataset 'phantm' is not built"),
         ("data.split", "trian", "has no split 'trian'; it has train, "),
         ("data.name", "padchest", "python -m data_builders.build padchest"),
     ],
@@ -157,3 +162,46 @@ def test_batch_that_does_not_divide_over_the_devices_is_refused():
     )
     assert "config.batch_size=12 does not divide by the 8 devices" in done.stdout
     assert "8 or 16" in done.stdout
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tiny_config, tmp_path):
+    config = tiny_config("simclr")
+    pretrain.train(config, tmp_path, stop_after=2)
+    config.log_every_steps = 100  # nothing but the checkpoint's own check
+    (tmp_path / "config.json").unlink()
+    config.optimizer.learning_rate = 1e30
+    with pytest.raises(FloatingPointError, match=r"step 4: the .* is nan.*learning_rate"):
+        pretrain.train(config, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").glob("[0-9]*")) == ["2"]
+
+
+def test_a_damaged_checkpoint_is_named_with_what_to_do(tiny_config, tmp_path):
+    config = tiny_config("simclr")
+    pretrain.train(config, tmp_path)
+    for part in ("state", "encoder"):
+        for file in (tmp_path / "checkpoints" / "4" / part).rglob("*"):
+            if file.is_file():
+                file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(ValueError, match=r"checkpoints/4 is damaged.*go on from step 2"):
+        pretrain.train(config, tmp_path)
+    with pytest.raises(ValueError, match=r"encoder is damaged; remove checkpoint .*4 "):
+        weights.load(str(tmp_path))
+    shutil.rmtree(tmp_path / "checkpoints" / "4")
+    assert int(pretrain.train(config, tmp_path).step) == 4
+
+
+def test_a_second_process_in_the_workdir_is_refused(tmp_path):
+    script = (
+        "import pathlib, sys, ml_collections; from cxr_jax.experiments import workdir\n"
+        "try: workdir.open_workdir(pathlib.Path(sys.argv[1]), ml_collections.ConfigDict())\n"
+        "except BlockingIOError as error: print(error)"
+    )
+    open_workdir(tmp_path, ml_collections.ConfigDict())
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(_ROOT)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "another process is running in" in done.stdout
