@@ -50,7 +50,7 @@ def cpu(config: ConfigDict) -> None:
     config.num_train_steps = 1000
     config.checkpoint_every_steps = 250
     config.objective.update(tau_base=0.98, hidden=512, out=64)
-    config.optimizer = common.adamw(1e-3)
+    common.adamw(config, 1e-3)
 
 
 def demo(config: ConfigDict) -> None:

@@ -112,17 +112,15 @@ def on_cpu(config: ConfigDict) -> None:
         view_config.blur_sigma = (0.1, 0.8)
 
 
-def adamw(learning_rate: float) -> ConfigDict:
-    """AdamW, which small batches bear better than LARS."""
-    return ConfigDict(
-        dict(
-            name="adamw",
-            learning_rate=learning_rate,
-            scaling="none",
-            weight_decay=1e-4,
-            warmup=50,
-            warmup_unit="steps",
-        )
+def adamw(config: ConfigDict, learning_rate: float) -> None:
+    """AdamW in place of the recipe's LARS: small batches bear it better."""
+    config.optimizer.update(
+        name="adamw",
+        learning_rate=learning_rate,
+        scaling="none",
+        weight_decay=1e-4,
+        warmup=50,
+        warmup_unit="steps",
     )
 
 

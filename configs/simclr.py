@@ -47,7 +47,7 @@ def cpu(config: ConfigDict) -> None:
     config.num_train_steps = 1000
     config.checkpoint_every_steps = 250
     config.objective.update(temperature=0.2, hidden=(256,), out=64)
-    config.optimizer = common.adamw(1e-3)
+    common.adamw(config, 1e-3)
 
 
 def demo(config: ConfigDict) -> None:

@@ -155,6 +155,8 @@ def summary(folder: Path) -> str:
         lines += [
             f"    {label:<22} {count:>8,} positive" for label, count in counts["positives"].items()
         ]
+    if all(counts["patients"] == counts["images"] for counts in metadata["counts"].values()):
+        lines.append("  As many patients as films: each film counts as a patient of its own.")
     # Readers take the only config that is built unasked, and ask where there are several.
     if len(list(folder.parents[1].glob("*/*/dataset_info.json"))) > 1:
         name = f"{name}/{config}"
@@ -235,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             max_skipped=args.max_skipped,
             num_workers=args.num_workers,
         )
-    except BuildError as error:
+    except (BuildError, OSError) as error:
         print(f"{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

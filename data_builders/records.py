@@ -91,7 +91,7 @@ def check_records(records: Iterable[Record], label_names: Iterable[str]) -> None
         if twin is not record:
             raise BuildError(
                 f"Image {record.image_id!r} is listed twice: {twin.row or 'once'} and "
-                f"{record.row or 'again'}. Keep one of the rows."
+                f"{record.row or 'again'}. Keep one."
             )
         first = by_patient.setdefault(record.patient_id, record)
         if first.split != record.split:

@@ -29,8 +29,13 @@ class Table:
 
     def __init__(self, path: Path):
         self.path = path
-        with self._open() as stream:
-            header = next(csv.reader(stream), None)
+        try:
+            with self._open() as stream:
+                header = next(csv.reader(stream), None)
+                while stream.read(1 << 20):  # to the end, so that no row fails to decode later
+                    pass
+        except UnicodeDecodeError as error:
+            raise BuildError(f"{path} is not UTF-8 text. Save it as CSV in UTF-8.") from error
         if not header:
             raise BuildError(f"{path} is empty; expected a header row.")
         self.columns = [name.strip() for name in header]
@@ -48,6 +53,8 @@ class Table:
         folded = {name.casefold(): name for name in self.columns}
         close = difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.5)
         hint = f" Did you mean {folded[close[0]]!r}?" if close else ""
+        if len(self.columns) == 1 and ";" in self.columns[0]:
+            hint = " Its separators are semicolons; save it with commas."
         raise BuildError(
             f"{self.path} has no column {column!r}.{hint} Its columns: {', '.join(self.columns)}."
         )

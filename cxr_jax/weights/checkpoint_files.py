@@ -26,6 +26,8 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: not a sound .npz of plain arrays (it is no zip archive)")
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -54,6 +55,8 @@ class Builder(cxr_builder.CxrBuilder):
             raise BuildError(f"image_folder has no option {wrong}; it has {', '.join(OPTIONS)}.")
         settings = dict(options)
         name = settings.pop("name", resolution)
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise BuildError(f"--name={name!r}: use letters, digits, '_', '-' and '.' only.")
         if not settings.get("labels_csv") and settings:
             raise BuildError(f"--{next(iter(settings))} names a column of --labels_csv; give both.")
         return ImageFolderConfig(name=name, resolution=sizes[resolution], **settings)
