@@ -49,7 +49,7 @@ class Probe(NamedTuple):
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Scores config.encoder and config.baselines on config.dataset and writes the report."""
-    check(config)
+    _check_fields(config)
     encoders = load_encoders(config)
     splits = load_splits(config)
     open_workdir(workdir, config)
@@ -82,6 +82,14 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError or FileNotFoundError for what would fail apart from the encoder itself."""
+    _check_fields(config)
+    for spec in _baselines(config):
+        if spec != "random":
+            weights.load(spec)
+    load_splits(config)
+
+
+def _check_fields(config: ml_collections.ConfigDict) -> None:
     check_positive(config, ("batch_size", "image_size", "num_resamples"))
     if not config.dataset:
         raise ValueError(
@@ -91,10 +99,6 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise ValueError(f"config.protocol={config.protocol!r} is not known; there is: linear")
     if not config.encoder:
         raise ValueError("config.encoder is empty; name a workdir, a weights file, or random")
-    for spec in _baselines(config):
-        if spec != "random":
-            weights.load(spec)
-    load_splits(config)
 
 
 def _baselines(config: ml_collections.ConfigDict) -> list[str]:
