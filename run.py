@@ -23,6 +23,7 @@ import runpy
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags, logging
@@ -47,7 +48,8 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if own.help:
-        print(f"Fields of {own.config} (change one with --config.FIELD=VALUE):\n\n{config}")
+        print(f"Fields of {own.config}, as --config.FIELD=VALUE (see configs/common.py):\n")
+        print("\n".join(_fields(config.to_dict(), "--config")))
         return 0
     return _run(config, Path(own.workdir or _default_workdir(own.config)).expanduser())
 
@@ -88,7 +90,7 @@ def _check_field(config: ConfigDict, name: str) -> None:
             close = difflib.get_close_matches(part, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise ValueError(
-                f"the config has no field config.{name}: {hint}beside {part!r} it has: "
+                f"the config has no field config.{name}: {hint}the fields there are "
                 f"{', '.join(known) or 'nothing (that is a value)'}"
             )
         node = node[part]
@@ -121,6 +123,14 @@ def _default_workdir(spec: str) -> str:
     path, _, preset = spec.partition(":")
     name = "-".join(part for part in (Path(path).stem, preset) if part)
     return f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _fields(section: dict, prefix: str) -> Iterator[str]:
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _fields(value, f"{prefix}.{name}")
+        else:
+            yield f"{prefix}.{name}={value!r}"
 
 
 def _list_configs() -> str:

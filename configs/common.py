@@ -34,7 +34,7 @@ def transfer() -> ConfigDict:
             protocol="linear",
             label_fraction=1.0,  # of the training patients; validation and test stay whole
             strengths=tuple(10.0**power for power in range(-6, 5)),  # C of the logistic regression
-            batch_size=256,
+            batch_size=64,
             num_resamples=1000,
             # Used where a random encoder has no trained one beside it to copy its shape from.
             model=dict(name="resnet", variant="50"),

@@ -155,4 +155,4 @@ def test_help_lists_the_configs_and_a_configs_fields(environment):
     assert general.returncode == 0
     assert all(name in general.stdout for name in ("--workdir", "configs/byol.py", "transfer.py"))
     fields = _run(environment, "--config=configs/byol.py:demo", "--help")
-    assert fields.returncode == 0 and "tau_base: 0.98" in fields.stdout
+    assert fields.returncode == 0 and "--config.objective.tau_base=0.98" in fields.stdout

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from cxr_jax.data import images, labels
 from cxr_jax.data.source import Source, load_source
@@ -17,6 +17,7 @@ class LabelledSplit(NamedTuple):
     source: Source
     rows: np.ndarray  # int [n]
     targets: Float[np.ndarray, "n k"]  # 1, 0, NaN: no target
+    uncertain: Bool[np.ndarray, "n k"]  # -1 in the dataset, whatever the policy made of it
     image_ids: tuple[str, ...]
     patient_ids: tuple[str, ...]
     label_names: tuple[str, ...]
@@ -25,6 +26,7 @@ class LabelledSplit(NamedTuple):
         return self._replace(
             rows=self.rows[rows],
             targets=self.targets[rows],
+            uncertain=self.uncertain[rows],
             image_ids=tuple(self.image_ids[i] for i in rows),
             patient_ids=tuple(self.patient_ids[i] for i in rows),
         )
@@ -55,6 +57,8 @@ def load_split(
         source=source,
         rows=np.arange(len(examples)),
         targets=labels.targets(raw, chosen),
+        uncertain=np.isnan(labels.targets(raw, chosen._replace(uncertain="ignore")))
+        & ~np.isnan(labels.targets(raw, chosen._replace(uncertain="zeros"))),
         image_ids=tuple(_text(example["image_id"]) for example in examples),
         patient_ids=tuple(_text(example["patient_id"]) for example in examples),
         label_names=tuple(chosen.labels),

@@ -68,13 +68,16 @@ def find_folder(name: str, data_dir: str) -> Path:
         build("phantom", data_dir=str(root), config_name=config or None)
         built = _built(root, dataset, config)
     if not built:
+        from data_builders.build import builder_names
+
         others = sorted({folder.parts[-3] for folder in _built(root, "*", "")})
         raise FileNotFoundError(
             f"dataset {name!r} is not built under {root.resolve()} "
             f"(there: {', '.join(others) or 'nothing'}). Build it:\n"
             f"  python -m data_builders.build {dataset} --manual_dir=<its files> "
             f"--data_dir={root}\n"
-            "or point config.data.dir at the folder that holds it."
+            "or point config.data.dir at the folder that holds it. There are builders for "
+            f"{', '.join(builder_names())}."
         )
     configs = sorted({folder.parent.name for folder in built})
     if len(configs) > 1:

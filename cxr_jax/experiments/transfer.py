@@ -145,7 +145,10 @@ def _probe(config, encoder: Encoder, splits: Splits, folder: Path) -> Probe:
             return Probe(encoder.name, read_parquet(folder / "predictions.parquet"), rows, facts)
     folder.mkdir(parents=True, exist_ok=True)
     names = splits.test.label_names
-    train, validation, test = (extract(encoder, split, config.batch_size) for split in splits)
+    print(f"{encoder.name}: features", flush=True)
+    train, validation, test = (
+        extract(encoder, split, config.batch_size, name) for name, split in splits._asdict().items()
+    )
     result = linear_probe(
         (train, splits.train.targets),
         (validation, splits.validation.targets),
@@ -230,15 +233,22 @@ def _protocol(config, probes: list[Probe], splits: Splits) -> list[str]:
     }
     strengths = ", ".join(f"{strength:g}" for strength in config.strengths)
     lines = [
-        f"Labels used for training: {sizes['train']} ({config.label_fraction:.3g} of the training "
-        f"patients, drawn with seed {config.seed}); to choose the strength: {sizes['validation']}; "
-        f"tested on {sizes['test']}, scored once.",
+        f"Labels used for training: {sizes['train']} ({_share(config)}). The strength was chosen "
+        f"on the whole validation split, {sizes['validation']}: its labels come on top of that "
+        f"budget. Tested on {sizes['test']}, scored once.",
         "Frozen features in evaluation mode, standardised on the training films; logistic "
         f"regression with an L2 penalty, its strength C chosen per label on validation among "
         f"{strengths}; the same for every encoder.",
         f"Intervals: {config.num_resamples:,} bootstrap resamples of patients; differences are "
         "paired on the same films.",
     ]
+    for k, label in enumerate(splits.test.label_names):
+        if splits.test.uncertain[:, k].any() or splits.train.uncertain[:, k].any():
+            counts = [int(split.uncertain[:, k].sum()) for split in splits]
+            lines.append(
+                f"{label}: uncertain (−1) in {counts[0]} training, {counts[1]} validation and "
+                f"{counts[2]} test films, treated as config.uncertain={config.uncertain} says."
+            )
     for probe in probes:
         chosen = ", ".join(f"{label} {c:g}" for label, c in probe.facts["strength"].items())
         lines.append(
@@ -246,6 +256,12 @@ def _protocol(config, probes: list[Probe], splits: Splits) -> list[str]:
             f"C chosen: {chosen}."
         )
     return lines
+
+
+def _share(config) -> str:
+    if config.label_fraction == 1:
+        return "all training patients"
+    return f"{config.label_fraction:.3%} of the training patients, drawn with seed {config.seed}"
 
 
 def _notes(probes: list[Probe]) -> list[str]:
