@@ -1,12 +1,12 @@
 """Encoders, one file each: `build({"name": "resnet", "variant": "50"})`."""
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
 from flax import linen as nn
+
+from cxr_jax import by_name
 
 
 def build(model_config: Mapping[str, Any] | Any) -> nn.Module:
@@ -16,13 +16,7 @@ def build(model_config: Mapping[str, Any] | Any) -> nn.Module:
     """
     fields = dict(model_config)
     name = fields.pop("name", None)
-    files = [file.name for file in pkgutil.iter_modules(__path__)]
-    module = importlib.import_module(f"{__name__}.{name}") if name in files else None
-    if not hasattr(module, "make"):
-        modules = {file: importlib.import_module(f"{__name__}.{file}") for file in files}
-        models = ", ".join(file for file, module in modules.items() if hasattr(module, "make"))
-        raise ValueError(f"no model {name!r} in cxr_jax/models; it holds: {models}")
-    make = module.make
+    make = by_name.find(__name__, name, "make", "model")
     try:
         inspect.signature(make).bind(**fields)
     except TypeError as error:

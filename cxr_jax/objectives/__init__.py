@@ -1,7 +1,5 @@
 """Self-supervised objectives, one file each: `build(config)` -> four pure functions."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cxr_jax import by_name
 from cxr_jax.fields import Section
 
 
@@ -31,14 +30,8 @@ def build(config: Section) -> Objective:
 
     Raises ValueError for a name that is no objective of this folder, naming those it holds.
     """
-    name = config["objective"]["name"]
-    files = [module.name for module in pkgutil.iter_modules(__path__)]
-    module = importlib.import_module(f"{__name__}.{name}") if name in files else None
-    if not hasattr(module, "make"):
-        modules = {file: importlib.import_module(f"{__name__}.{file}") for file in files}
-        known = ", ".join(file for file, module in modules.items() if hasattr(module, "make"))
-        raise ValueError(f"no objective {name!r} in cxr_jax/objectives; it holds: {known}")
-    return module.make(config)
+    make = by_name.find(__name__, config["objective"]["name"], "make", "objective")
+    return make(config)
 
 
 def export_encoder(params: Any, aux: Any) -> dict[str, Any]:

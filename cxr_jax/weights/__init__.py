@@ -1,10 +1,9 @@
 """Encoders from files, one source format per file: `load("torchvision_v1:/path/to/file.npz")`."""
 
-import importlib
-import pkgutil
 import re
 from pathlib import Path
 
+from cxr_jax import by_name
 from cxr_jax.weights.encoder import Encoder, features, random_encoder
 
 __all__ = ["Encoder", "features", "load", "parse_spec", "random_encoder"]
@@ -31,12 +30,7 @@ def load(spec: str) -> Encoder:
     path = str(Path(path).expanduser())
     if source is None:
         source = "workdir" if Path(path).is_dir() else "torchvision"
-    files = [file.name for file in pkgutil.iter_modules(__path__)]
-    reader = importlib.import_module(f"{__name__}.{source}") if source in files else None
-    if not hasattr(reader, "load"):
-        modules = {file: importlib.import_module(f"{__name__}.{file}") for file in files}
-        sources = ", ".join(file for file, module in modules.items() if hasattr(module, "load"))
-        raise ValueError(f"no weights source {source!r} in cxr_jax/weights; it holds: {sources}")
+    read = by_name.find(__name__, source, "load", "weights source")
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no workdir or weights file {path} (from {Path.cwd()})")
-    return reader.load(path)
+    return read(path)

@@ -20,7 +20,7 @@ def some_predictions(n=6, names=("effusion", "nodule")):
     )
 
 
-def same(a, b):
+def assert_same(a, b):
     for field in ("image_id", "patient_id", "targets", "scores"):
         np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
     assert a.label_names == b.label_names
@@ -28,7 +28,7 @@ def same(a, b):
 
 def test_round_trip_keeps_everything(tmp_path):
     predictions = some_predictions()
-    same(read_parquet(write_parquet(predictions, tmp_path / "p.parquet")), predictions)
+    assert_same(read_parquet(write_parquet(predictions, tmp_path / "p.parquet")), predictions)
 
 
 def test_file_is_one_row_per_image_and_label(tmp_path):
@@ -128,7 +128,7 @@ def test_align_puts_rows_and_labels_in_order():
         a.targets[order][:, ::-1],
         a.scores[order][:, ::-1],
     )
-    same(align(a, b), a)
+    assert_same(align(a, b), a)
 
 
 @pytest.mark.parametrize(
