@@ -7,8 +7,7 @@ Default  the paper's recipe: ResNet-50, 224 px, LARS, batch 4096, 10 epochs of w
 :small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
 :cpu     your own films on two CPU cores in 5 to 8 minutes. Expect on ../shared/realdata what
          docs/results/first_films.md shows.
-:demo    drawn films, a few minutes on two CPU cores, no download; ends with a transfer report in
-         which the pretrained encoder beats random initialisation.
+:demo    drawn films, 3 to 4 minutes on two CPU cores, no download; ends with a transfer report.
 """
 
 from ml_collections import ConfigDict
