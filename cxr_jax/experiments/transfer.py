@@ -261,7 +261,9 @@ def _protocol(config, probes: list[Probe], splits: Splits) -> list[str]:
 def _share(config) -> str:
     if config.label_fraction == 1:
         return "all training patients"
-    return f"{config.label_fraction:.3%} of the training patients, drawn with seed {config.seed}"
+    return (
+        f"{100 * config.label_fraction:g} % of the training patients, drawn with seed {config.seed}"
+    )
 
 
 def _notes(probes: list[Probe]) -> list[str]:

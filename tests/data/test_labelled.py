@@ -36,3 +36,28 @@ def test_unlabelled_dataset_cannot_be_scored(tmp_path):
     build_and_read("image_folder", tmp_path / "data", manual_dir=tmp_path / "films")
     with pytest.raises(ValueError, match=r"no labels, so nothing can be scored.*--labels_csv"):
         load_split("image_folder", str(tmp_path / "data"), "train")
+
+
+def test_uncertain_and_unmentioned_labels_are_counted_apart(tmp_path):
+    films = image_folder.write(tmp_path / "films")
+    names = sorted(films)
+    rows = image_folder.write_labels(
+        tmp_path / "labels.csv", names, split=["train"] * (len(names) - 1) + ["test"]
+    )
+    build_and_read(
+        "image_folder",
+        tmp_path / "data",
+        manual_dir=tmp_path / "films",
+        options={"labels_csv": str(tmp_path / "labels.csv")},
+    )
+    policies = {"zeros": 0.0, "ones": 1.0, "ignore": np.nan}
+    for policy, value in policies.items():
+        split = load_split("image_folder", str(tmp_path / "data"), "train", uncertain=policy)
+        raw = {row["image"].rsplit(".", 1)[0]: row for row in rows}
+        raw |= {row["image"]: row for row in rows}  # an id may end in a number that is no suffix
+        for position, image_id in enumerate(split.image_ids):
+            row = raw[image_id]
+            for k, label in enumerate(split.label_names):
+                expected = {"1": 1.0, "0": 0.0, "": np.nan, "-1": value}[row[label]]
+                np.testing.assert_equal(float(split.targets[position, k]), expected)
+                assert split.uncertain[position, k] == (row[label] == "-1")
