@@ -2,8 +2,8 @@
 
 python run.py --config=configs/transfer.py --config.encoder=WORKDIR --config.dataset=phantom
 
-Cost: one pass of every encoder over the dataset (ResNet-50 at 224 px: about 12 films/s on two CPU
-cores, thousands on a GPU), then seconds for the probe.
+Cost: one pass of every encoder over the dataset (ResNet-50 at 224 px: about 11 films/s on two CPU
+cores; not measured on a GPU), then seconds for the probe.
 Expect: docs/results/first_films.md.
 """
 

@@ -85,15 +85,6 @@ def augment_view(key: PRNGKeyArray, images: Films, view: Section) -> Float[Array
     return jax.vmap(partial(_augment_one, view=view))(keys, images)
 
 
-def center_view(images: Films, size: int) -> Float[Array, "b {size} {size} 1"]:
-    """The films without augmentation: central square, antialiased resize, float32 in [0, 1]."""
-    _, height, width, _ = images.shape
-    side = min(height, width)
-    rows = ops.resize_matrix((height - side) / 2, side, height, size)
-    columns = ops.resize_matrix((width - side) / 2, side, width, size)
-    return jax.vmap(ops.resample, in_axes=(0, None, None))(_to_float(images), rows, columns)
-
-
 def _augment_one(
     key: PRNGKeyArray, image: UInt8[Array, "h w 1"], view: Section
 ) -> Float[Array, "s s 1"]:

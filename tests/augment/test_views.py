@@ -10,23 +10,9 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageOps
 from scipy import ndimage, stats
 
-from cxr_jax.augment.views import augment_view, center_view, check_view
+from cxr_jax.augment.views import augment_view, check_view
+from tests.fakes.plain_view import PLAIN
 
-PLAIN = dict(
-    size=32,
-    crop_scale=(1.0, 1.0),
-    crop_ratio=(1.0, 1.0),
-    flip=0.0,
-    rotate=0.0,
-    brightness=0.0,
-    contrast=0.0,
-    gamma=0.0,
-    jitter_prob=0.0,
-    blur_prob=0.0,
-    blur_sigma=(0.1, 2.0),
-    noise=0.0,
-    solarise_prob=0.0,
-)
 # The papers' recipes at 224 px (appendix A of SimCLR, table 6 of BYOL).
 SIMCLR = PLAIN | dict(
     size=224,
@@ -158,22 +144,6 @@ def test_constant_film_stays_constant_under_geometry():
     )
     images = np.full((20, 40, 50, 1), 77, np.uint8)
     np.testing.assert_allclose(augmented(KEY, images, geometry), 77 / 255, atol=1e-6)
-
-
-@pytest.mark.parametrize("height, width", [(50, 50), (50, 70), (71, 50)])
-def test_center_view_is_pillows_resize_of_the_central_square(height, width):
-    image = films(2, height, width)
-    top, left = (height - 50) / 2, (width - 50) / 2
-    for out, film in zip(center_view(image, 32), image):
-        expected = Image.fromarray(film[..., 0].astype(np.float32)).resize(
-            (32, 32), Image.BILINEAR, box=(left, top, left + 50, top + 50)
-        )
-        np.testing.assert_allclose(out[..., 0], np.asarray(expected) / 255, atol=2e-6)
-
-
-def test_center_view_of_the_right_size_is_the_film():
-    images = films(2)
-    np.testing.assert_array_equal(center_view(images, 40), jnp.asarray(images) / np.float32(255))
 
 
 def test_config_dict_is_a_view():

@@ -7,22 +7,8 @@ import numpy as np
 import pytest
 
 from cxr_jax import models
+from tests.fakes.plain_view import PLAIN
 
-PLAIN = dict(
-    size=32,
-    crop_scale=(1.0, 1.0),
-    crop_ratio=(1.0, 1.0),
-    flip=0.0,
-    rotate=0.0,
-    brightness=0.0,
-    contrast=0.0,
-    gamma=0.0,
-    jitter_prob=0.0,
-    blur_prob=0.0,
-    blur_sigma=(0.1, 1.0),
-    noise=0.0,
-    solarise_prob=0.0,
-)
 RANDOM = PLAIN | dict(crop_scale=(0.5, 1.0), flip=0.5)
 OBJECTIVES = {
     "simclr": dict(name="simclr", temperature=0.2, hidden=(12,), out=6),
