@@ -74,23 +74,35 @@ class BuildSettings:
       max_skipped: largest fraction of the listed films that may be skipped.
       num_workers: processes that read films; 0 reads in this one; None takes all cores.
       progress: whether a progress line is written to stderr.
+      inputs: the builder's INPUTS that were given: option's name -> folder.
     """
 
     max_skipped: float = 0.01
     num_workers: int | None = None
     progress: bool = True
+    inputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
 class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Base of every builder; a subclass fills in the attributes and `records`."""
 
     LABEL_NAMES: ClassVar[tuple[str, ...]] = ()
-    TASK: ClassVar[str] = "none"  # "binary", "multilabel" or "none"
-    PARENT: ClassVar[str] = ""  # the dataset whose films these are, if not its own
+    # "presence": 1, 0, -1 uncertain, NaN not mentioned. "certainty": 0 (absent) to 5 (consistent
+    # with). "grade": whole numbers.
+    LABEL_SCALE: ClassVar[str] = "presence"
+    READERS: ClassVar[bool] = False  # whether a label holds one value a reader
+    TASK: ClassVar[str] = "none"  # "binary", "multilabel", "multiclass" or "none"
+    PARENT: ClassVar[str] = ""  # the dataset whose films and patients these are, if not its own
+    # What the owner (or who counted the owner's files) says of the whole: "images", "patients",
+    # "studies", "<split> images" ("train+validation images") or a label's positives -> number.
+    OWNER_COUNTS: ClassVar[Mapping[str, int]] = {}
+    # Folders beside manual_dir that this dataset needs or may use: option's name -> what it is.
+    INPUTS: ClassVar[Mapping[str, str]] = {}
     LICENCE: ClassVar[str] = "unknown"
     HOMEPAGE: ClassVar[str | None] = None
     SPLIT_RULE: ClassVar[str] = ""
     HAS_BOXES: ClassVar[bool] = False
+    HAS_REPORTS: ClassVar[bool] = False
     ENCODING: ClassVar[str] = "jpeg"  # "jpeg" (quality 95) or "png"
 
     settings: BuildSettings = BuildSettings()
@@ -102,6 +114,11 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         Args:
           manual_dir: where the raw dataset lies; None for datasets that are drawn.
         """
+
+    def input_dir(self, name: str, manual_dir: Path) -> Path:
+        """The folder given as --`name`; manual_dir itself where it was not, since people put both
+        there."""
+        return self.settings.inputs.get(name, manual_dir)
 
     @classmethod
     def make_config(cls, resolution: str | None, options: Mapping[str, str]) -> CxrConfig:
@@ -149,9 +166,15 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "phash": text,
         }
         if self.label_names():
+            value = tfds.features.Scalar(np.float32)
+            if self.READERS:
+                features["readers"] = tfds.features.Sequence(text)
+                value = tfds.features.Sequence(value)
             features["labels"] = tfds.features.FeaturesDict(
-                {name: tfds.features.Scalar(np.float32) for name in self.label_names()}
+                {name: value for name in self.label_names()}
             )
+        if self.HAS_REPORTS:
+            features["report"] = text
         if self.HAS_BOXES:
             corners = {side: tfds.features.Scalar(np.float32) for side in ("y0", "x0", "y1", "x1")}
             features["boxes"] = tfds.features.Sequence({"label": text, **corners})
@@ -160,6 +183,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             homepage=self.HOMEPAGE,
             metadata=tfds.core.MetadataDict(
                 label_names=list(self.label_names()),
+                label_scale=self.LABEL_SCALE,
                 task=self.task(),
                 parent=self.PARENT,
                 licence=self.LICENCE,
@@ -276,6 +300,10 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
         if record.labels:
             example["labels"] = dict(record.labels)
+        if self.READERS:
+            example["readers"] = list(record.readers)
+        if self.HAS_REPORTS:
+            example["report"] = record.report
         if self.HAS_BOXES:
             example["boxes"] = [dataclasses.asdict(box) for box in record.boxes]
         return example

@@ -20,7 +20,7 @@ class AlreadyBuilt(BuildError):
     """The dataset stands already and --overwrite was not given."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Box:
     """A finding's place on its film, as fractions of height and width in [0, 1]."""
 
@@ -31,7 +31,7 @@ class Box:
     x1: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Record:
     """One film and all that is said about it.
 
@@ -41,8 +41,13 @@ class Record:
       patient_id: no two splits may share one.
       film: a file, or a picklable function of no arguments that draws the film (uint8, [h w] or
         [h w 1]); `functools.partial(draw, seed)` is one. It is called in a worker process.
-      labels: 1, 0, -1 (uncertain) or NaN (not mentioned) for each of the builder's label names.
+      labels: the owner's value for each of the builder's label names, on the builder's LABEL_SCALE:
+        1, 0, -1 (uncertain) or NaN (not mentioned); a certainty; or a grade. Where the builder has
+        READERS, a tuple with one value a reader.
+      readers: who said it, one name a value, where the builder has READERS.
+      view: as views.standard writes it.
       age: years, NaN if unknown.
+      report: the film's report, where the builder has reports; free of names.
       row: where the record was listed ("Data_Entry_2017.csv, row 17"), for error messages.
     """
 
@@ -50,16 +55,18 @@ class Record:
     image_id: str
     patient_id: str
     film: Path | Callable[[], UInt8[np.ndarray, "h w *channel"]]
-    labels: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    labels: Mapping[str, float | tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    readers: tuple[str, ...] = ()
     study_id: str = ""
     view: str = ""
     sex: str = ""
     age: float = float("nan")
     boxes: tuple[Box, ...] = ()
+    report: str = ""
     row: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Skipped:
     """A file (or a row) of the raw dataset that gives no example, and why."""
 
