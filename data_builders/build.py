@@ -9,15 +9,17 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import shutil
+import re
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from data_builders.records import AlreadyBuilt, BuildError
+from data_builders import summary
+from data_builders.records import BuildError
+from data_builders.replacing import replaced
 
 HERE = Path(__file__).parent
 SUFFIX = "_dataset_builder.py"
@@ -52,6 +54,8 @@ def build(
     max_skipped: float = 0.01,
     num_workers: int | None = None,
     progress: bool = True,
+    beam_runner: str | None = None,
+    beam_options: str = "",
 ) -> Path:
     """Builds a dataset and returns its version folder.
 
@@ -61,30 +65,30 @@ def build(
       manual_dir: the raw dataset, for datasets that are not drawn.
       config_name: "256", "512" or "full" (image_folder: a size too), or one of the dataset's
         own; None or "" is its default.
-      options: image_folder's name, labels_csv, image_column, patient_column.
+      options: the dataset's own: its class's OPTIONS and INPUTS.
       overwrite: replace a dataset that stands already; it stays if the new build fails.
       max_skipped, num_workers, progress: see cxr_builder.BuildSettings.
+      beam_runner, beam_options: build through Apache Beam, with its options as on a command line.
 
     Raises:
       AlreadyBuilt: it stands already.
       BuildError: anything else the person has to mend.
     """
-    cls = builder_class(name)
-    import absl.logging
+    chosen = choose(name, manual_dir, config_name, options)
     import tensorflow_datasets as tfds
 
-    from data_builders import cxr_builder
+    from data_builders import beam_build, cxr_builder
 
-    absl.logging.set_verbosity(absl.logging.ERROR)
-    config = cls.make_config(config_name or None, options or {})
-    folder = Path(data_dir).absolute() / name / config.name / str(cls.VERSION)
-    if cls.MANUAL_DOWNLOAD_INSTRUCTIONS:
-        check_manual_dir(name, manual_dir, cls.MANUAL_DOWNLOAD_INSTRUCTIONS)
-    with _replaced(folder, overwrite):
-        builder = cls(data_dir=folder.parents[2], config=config)
-        builder.settings = cxr_builder.BuildSettings(max_skipped, num_workers, progress)
+    folder = Path(data_dir).absolute() / name / chosen.config.name / str(chosen.builder.VERSION)
+    settings = cxr_builder.BuildSettings(max_skipped, num_workers, progress, chosen.inputs)
+    with replaced(folder, overwrite):
+        builder = chosen.builder(data_dir=folder.parents[2], config=chosen.config)
+        builder.settings = settings
         download_config = tfds.download.DownloadConfig(
-            manual_dir=Path(manual_dir).absolute() if manual_dir else None, try_download_gcs=False
+            manual_dir=Path(manual_dir).absolute() if manual_dir else None,
+            try_download_gcs=False,
+            beam_runner=beam_runner,
+            beam_options=beam_build.pipeline_options(beam_options) if beam_runner else None,
         )
         # Nothing is downloaded; TFDS wants the folder nevertheless.
         with tempfile.TemporaryDirectory() as downloads:
@@ -101,100 +105,112 @@ def build(
     return folder
 
 
-class _replaced:
-    """Moves a dataset aside while its successor is built; brings it back if that fails."""
+def check(
+    name: str,
+    manual_dir: str | Path | None = None,
+    config_name: str | None = None,
+    options: Mapping[str, str] | None = None,
+    num_workers: int | None = None,
+) -> str:
+    """Reads the owner's tables, looks whether their films are there, builds nothing.
 
-    def __init__(self, folder: Path, overwrite: bool):
-        self._folder, self._overwrite = folder, overwrite
-        # Without dots, so that no reader takes it for a version.
-        self._aside = folder.with_name("replaced")
+    Returns:
+      What they list, split by split, beside what the owner publishes.
 
-    def __enter__(self) -> None:
-        if not self._folder.exists():
-            return
-        if not self._overwrite:
-            if (self._folder / "dataset_info.json").exists():
-                raise AlreadyBuilt(
-                    f"{self._folder} is built already. To build it again: --overwrite."
-                )
-            raise BuildError(
-                f"{self._folder} exists but is no finished dataset (dataset_info.json is "
-                "missing). Remove it, or build it again with --overwrite."
-            )
-        shutil.rmtree(self._aside, ignore_errors=True)
-        os.rename(self._folder, self._aside)
+    Raises:
+      BuildError: as `build`, as far as tables tell.
+    """
+    chosen = choose(name, manual_dir, config_name, options)
+    from data_builders import cxr_builder
 
-    def __exit__(self, error: Any, *_: Any) -> None:
-        if not self._aside.exists():
-            return
-        if error is None:
-            shutil.rmtree(self._aside)
-        else:
-            os.rename(self._aside, self._folder)
-
-
-def check_manual_dir(name: str, manual_dir: str | Path | None, instructions: str) -> None:
-    """Refuses a missing manual folder, with the dataset's instructions."""
-    if manual_dir is None:
-        raise BuildError(f"{name} needs --manual_dir. {instructions}")
-    if not Path(manual_dir).is_dir():
-        raise BuildError(f"--manual_dir: {manual_dir} is no folder. {instructions}")
-
-
-def summary(folder: Path) -> str:
-    """What stands in a version folder, and the command that uses it."""
-    import tensorflow_datasets as tfds
-
-    metadata = tfds.builder_from_directory(folder).info.metadata
-    config, name, data_dir = folder.parent.name, folder.parents[1].name, folder.parents[2]
-    lines = []
-    for split, counts in metadata["counts"].items():
-        lines.append(
-            f"  {split:<10} {counts['images']:>8,} films  {counts['patients']:>7,} patients"
+    with tempfile.TemporaryDirectory() as scratch:
+        builder = chosen.builder(data_dir=scratch, config=chosen.config)
+        builder.settings = cxr_builder.BuildSettings(num_workers=num_workers, inputs=chosen.inputs)
+        manual_dir = Path(manual_dir).absolute() if manual_dir else None
+        listing = builder.list_films(manual_dir)
+        listed = listing.records
+        films = [record.film for record in listed if isinstance(record.film, Path)]
+        return summary.of_listing(
+            name,
+            {split: builder.count(listed, (split,)) for split in cxr_builder.splits_of(listed)},
+            builder.against_owner(listed),
+            [f"{entry.file} ({entry.reason})" for entry in listing.skipped],
+            [
+                cxr_builder.relative_name(film, manual_dir)
+                for film in films
+                if not os.path.exists(film)
+            ],
+            builder.split_rule(),
         )
-        lines += [
-            f"    {label:<22} {count:>8,} positive" for label, count in counts["positives"].items()
-        ]
-    if all(counts["patients"] == counts["images"] for counts in metadata["counts"].values()):
-        lines.append("  As many patients as films: each film counts as a patient of its own.")
-    # Readers take the only config that is built unasked, and ask where there are several.
-    if len(list(folder.parents[1].glob("*/*/dataset_info.json"))) > 1:
-        name = f"{name}/{config}"
-    if metadata["label_names"]:
-        command = (
-            f"python run.py --config=configs/transfer.py --config.dataset={name} "
-            f"--config.data.dir={data_dir} --config.encoder=<workdir, weights file or random>"
-        )
-    else:
-        command = (
-            f"python run.py --config=configs/simclr.py:small --config.data.name={name} "
-            f"--config.data.dir={data_dir}"
-        )
-    return "\n".join(
-        [
-            f"{name}: wrote {folder}",
-            *lines,
-            f"  skipped    {metadata['skipped']:>8,} (listed in skipped.csv there)",
-            f"  splits: {metadata['split_rule']}",
-            "",
-            "Next:",
-            f"  {command}",
-        ]
-    )
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+class Chosen(NamedTuple):
+    """A TFDS builder class, one of its configs, and the folders it reads besides manual_dir."""
+
+    builder: type
+    config: Any
+    inputs: dict[str, Path]
+
+
+def choose(
+    name: str,
+    manual_dir: str | Path | None,
+    config_name: str | None,
+    options: Mapping[str, str] | None,
+) -> Chosen:
+    """What `build`'s arguments of these names mean.
+
+    Raises:
+      BuildError: no such dataset, config or option, or a folder is missing.
+    """
+    cls = builder_class(name)
+    import absl.logging
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    options = dict(options or {})
+    inputs = {key: Path(options.pop(key)).absolute() for key in cls.INPUTS if key in options}
+    config = cls.make_config(config_name or None, options)
+    if cls.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        check_folder(name, "manual_dir", manual_dir, cls.MANUAL_DOWNLOAD_INSTRUCTIONS)
+    for key, folder in inputs.items():
+        check_folder(name, key, folder, cls.INPUTS[key])
+    return Chosen(cls, config, inputs)
+
+
+def check_folder(name: str, option: str, folder: str | Path | None, instructions: str) -> None:
+    """Refuses a missing folder, with what belongs into it."""
+    if folder is None:
+        raise BuildError(f"{name} needs --{option}. {instructions}")
+    if not Path(folder).is_dir():
+        raise BuildError(f"--{option}: {folder} is no folder. {instructions}")
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The command line; what is not an option of every dataset is for the dataset itself."""
     parser = argparse.ArgumentParser(
         prog="python -m data_builders.build",
+        usage="%(prog)s NAME --manual_dir=FOLDER [--data_dir=data] [options]",
         description="Builds a dataset from its raw files, on all cores, without TensorFlow.",
-        epilog="The raw files each dataset needs: data_builders/NAME/README.md.",
+        epilog="The raw files each dataset needs: data_builders/NAME/README.md. Some datasets have "
+        "options of their own (image_folder: --name, --labels_csv; mimic_cxr: --reports_dir): "
+        "NAME --help shows them.",
+        allow_abbrev=False,
+        add_help=False,
     )
-    parser.add_argument("name", metavar="NAME", help=" | ".join(builder_names()))
+    parser.add_argument("name", metavar="NAME", nargs="?", help=" | ".join(builder_names()))
+    parser.add_argument("--help", "-h", action="store_true", help="this; NAME's options after NAME")
     parser.add_argument("--manual_dir", help="folder with the raw dataset, as its owner packs it")
     parser.add_argument("--data_dir", default="data", help="where datasets are put (default: data)")
     parser.add_argument(
-        "--resolution", help="shorter side of the stored films: 256 (default), 512 or full"
+        "--check",
+        action="store_true",
+        help="read the tables, count, compare with the owner's counts, look for every film; build "
+        "nothing",
+    )
+    parser.add_argument(
+        "--resolution",
+        help="shorter side of the stored films: 256 (default), 512 or full; or another config of "
+        "the dataset",
     )
     parser.add_argument(
         "--max_skipped",
@@ -208,34 +224,60 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite", action="store_true", help="build again what is already there"
     )
-    own = parser.add_argument_group("for image_folder")
-    own.add_argument("--name", dest="own_name", help="a name for this folder (default: 256)")
-    own.add_argument("--labels_csv", help="CSV with one row per film; its columns are labels")
-    own.add_argument("--image_column", help="column with the film's path (default: image)")
-    own.add_argument("--patient_column", help="column with the patient (default: patient_id)")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--beam_runner",
+        help="build through Apache Beam on many machines: DirectRunner, FlinkRunner, SparkRunner …",
+    )
+    parser.add_argument(
+        "--beam_options",
+        default="",
+        help="Beam's own, as on a command line: '--direct_num_workers=4 --flink_master=host:8081'",
+    )
+    args, rest = parser.parse_known_args(arguments)
+    if args.help or not args.name:
+        parser.print_help()
+        if args.name:
+            print("\n" + own_options(args.name))
+        sys.exit(0 if args.help else 2)
+    own = {}
+    for word in rest:
+        match = re.fullmatch(r"--(\w+)=(.*)", word, re.DOTALL)
+        if match is None:
+            parser.error(f"{word}: write a dataset's own options as --name=value")
+        own[match[1]] = match[2]
+    return args, own
+
+
+def own_options(name: str) -> str:
+    """The options that only this dataset has, and what its manual folder must hold."""
+    cls = builder_class(name)
+    own = {**cls.INPUTS, **cls.OPTIONS}
+    lines = [f"{name}: {cls.MANUAL_DOWNLOAD_INSTRUCTIONS or 'needs no raw files.'}"]
+    lines += [f"  --{option}  {text}" for option, text in own.items()]
+    lines.append(f"  --resolution  {', '.join(c.name for c in cls.BUILDER_CONFIGS or [])}")
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Builds and reports; returns the exit status."""
-    args = parse(arguments)
-    options = {
-        "name": args.own_name,
-        "labels_csv": args.labels_csv,
-        "image_column": args.image_column,
-        "patient_column": args.patient_column,
-    }
     start = time.monotonic()
     try:
+        args, own = parse(arguments)
+        if args.check:
+            print(check(args.name, args.manual_dir, args.resolution, own, args.num_workers))
+            print(f"\n({time.monotonic() - start:.0f} s)")
+            return 0
         folder = build(
             args.name,
             args.data_dir,
             args.manual_dir,
             config_name=args.resolution,
-            options={key: value for key, value in options.items() if value is not None},
+            options=own,
             overwrite=args.overwrite,
             max_skipped=args.max_skipped,
             num_workers=args.num_workers,
+            beam_runner=args.beam_runner,
+            beam_options=args.beam_options,
         )
     except (BuildError, OSError) as error:
         print(f"{error}", file=sys.stderr)
@@ -243,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted; nothing was built.", file=sys.stderr)
         return 130
-    print(summary(folder))
+    print(summary.of_dataset(folder))
     print(f"\n({time.monotonic() - start:.0f} s)")
     return 0
 

@@ -30,24 +30,29 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import example_serializer, file_adapters
+from tensorflow_datasets.core import file_adapters
 from tensorflow_datasets.core import splits as tfds_splits
 
-from data_builders import reading, skip_report, writing
-from data_builders.records import (
-    SPLITS,
-    BuildError,
-    Record,
-    Skipped,
-    check_records,
+from data_builders import (
+    beam_build,
+    contact_sheet,
+    counts,
+    examples,
+    ledger,
+    reading,
+    shards,
+    skip_report,
 )
+from data_builders.records import SPLITS, BuildError, Record, Skipped, check_records
+
+# Below a build's folder: what `records` unpacks there goes when the build ends.
+SCRATCH = "scratch"
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -83,6 +88,13 @@ class BuildSettings:
     inputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
+class Listing(NamedTuple):
+    """What the raw dataset lists: films, and files or rows that give none."""
+
+    records: list[Record]
+    skipped: list[Skipped]
+
+
 class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Base of every builder; a subclass fills in the attributes and `records`."""
 
@@ -98,6 +110,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     OWNER_COUNTS: ClassVar[Mapping[str, int]] = {}
     # Folders beside manual_dir that this dataset needs or may use: option's name -> what it is.
     INPUTS: ClassVar[Mapping[str, str]] = {}
+    OPTIONS: ClassVar[Mapping[str, str]] = {}  # what make_config takes: option's name -> what it is
     LICENCE: ClassVar[str] = "unknown"
     HOMEPAGE: ClassVar[str | None] = None
     SPLIT_RULE: ClassVar[str] = ""
@@ -122,14 +135,12 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @classmethod
     def make_config(cls, resolution: str | None, options: Mapping[str, str]) -> CxrConfig:
-        """The config for `--resolution` (None: the default); `options` are image_folder's.
+        """The config for `--resolution` (None: the default) and the dataset's own OPTIONS.
 
         Raises:
           BuildError: no such config, or an option that this dataset does not have.
         """
-        if options:
-            given = ", ".join(f"--{name}" for name in options)
-            raise BuildError(f"{cls.name} has no option {given}; they are for image_folder.")
+        check_options(cls, options)
         configs = {config.name: config for config in cls.BUILDER_CONFIGS}
         if resolution is None:
             return cls.default_builder_config
@@ -152,34 +163,10 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return self.SPLIT_RULE
 
     def _info(self) -> tfds.core.DatasetInfo:
-        text = tfds.features.Text()
-        features: dict[str, Any] = {
-            "image": tfds.features.Image(
-                shape=(None, None, 1), dtype=np.uint8, encoding_format=self.ENCODING
-            ),
-            "image_id": text,
-            "patient_id": text,
-            "study_id": text,
-            "view": text,
-            "sex": text,
-            "age": tfds.features.Scalar(np.float32),
-            "phash": text,
-        }
-        if self.label_names():
-            value = tfds.features.Scalar(np.float32)
-            if self.READERS:
-                features["readers"] = tfds.features.Sequence(text)
-                value = tfds.features.Sequence(value)
-            features["labels"] = tfds.features.FeaturesDict(
-                {name: value for name in self.label_names()}
-            )
-        if self.HAS_REPORTS:
-            features["report"] = text
-        if self.HAS_BOXES:
-            corners = {side: tfds.features.Scalar(np.float32) for side in ("y0", "x0", "y1", "x1")}
-            features["boxes"] = tfds.features.Sequence({"label": text, **corners})
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(features),
+            features=examples.make_features(
+                self.label_names(), self.READERS, self.HAS_BOXES, self.HAS_REPORTS, self.ENCODING
+            ),
             homepage=self.HOMEPAGE,
             metadata=tfds.core.MetadataDict(
                 label_names=list(self.label_names()),
@@ -198,40 +185,116 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(self) -> Iterator:
         raise NotImplementedError("Films are written by _generate_splits.")
 
+    def list_films(self, manual_dir: Path | None) -> Listing:
+        """Reads the owner's tables and checks what they say; opens no film.
+
+        Raises:
+          BuildError: they contradict themselves, or list nothing.
+        """
+        listed = list(self.records(manual_dir))
+        listing = Listing(
+            records=[entry for entry in listed if isinstance(entry, Record)],
+            skipped=[entry for entry in listed if isinstance(entry, Skipped)],
+        )
+        check_records(listing.records, self.label_names())
+        if not listing.records:
+            raise BuildError(f"{self.name}: no film was found in {manual_dir}.")
+        return listing
+
+    def count(self, records: Iterable[Record], splits: Sequence[str] = ()) -> dict[str, Any]:
+        """Images, patients, studies and positives of some splits together; () is all."""
+        chosen = (record for record in records if not splits or record.split in splits)
+        return counts.of_records(chosen, self.label_names(), self.LABEL_SCALE)
+
+    def against_owner(self, records: Sequence[Record]) -> dict[str, list[int]]:
+        """The owner's published counts beside ours: name -> [owner's, ours]."""
+        return counts.against_owner(self.OWNER_COUNTS, functools.partial(self.count, records))
+
     def _generate_splits(
         self, dl_manager: tfds.download.DownloadManager, download_config: Any
     ) -> Sequence[tfds_splits.SplitInfo]:
+        folder = Path(self.data_path)
         manual_dir = Path(dl_manager.manual_dir) if self.MANUAL_DOWNLOAD_INSTRUCTIONS else None
-        listed = list(self.records(manual_dir))
-        skipped = [entry for entry in listed if isinstance(entry, Skipped)]
-        records = [entry for entry in listed if isinstance(entry, Record)]
-        check_records(records, self.label_names())
-        if not records:
-            raise BuildError(f"{self.name}: no film was found in {manual_dir}.")
-        progress = reading.Progress(self.name, len(records), self.settings.progress)
-        infos, counts = [], {}
-        for split in SPLITS:
-            of_split = sorted((r for r in records if r.split == split), key=_shuffle_key)
-            if of_split:
-                films = self._read(of_split, manual_dir, skipped, progress)
-                info, tally = self._write_split(split, films)
-                infos.append(info)
-                counts[split] = tally.counts()
-        progress.close()
-        lost = f"{self.name}-{self.builder_config.name}-skipped.csv"
-        skip_report.check(
-            self.name,
-            skipped,
-            len(listed),
-            self.settings.max_skipped,
-            Path(self.data_dir_root) / lost,
+        listing = self.list_films(manual_dir)
+        plan = shards.plan(listing.records, self.builder_config.resolution)
+        job = shards.Job(
+            folder,
+            examples.Serializer(self.info.features),
+            file_adapters.ADAPTER_FOR_FORMAT[self.info.file_format],
+            self.builder_config.resolution,
+            self.ENCODING,
         )
-        skip_report.write(Path(self.data_path) / "skipped.csv", skipped)
-        for info in infos:
-            if info.num_examples == 0:
-                raise BuildError(f"{self.name}: not one film of {info.name!r} could be read.")
-        self.info.metadata.update(counts=counts, skipped=len(skipped))
+        if download_config.beam_runner:
+            runner, options = download_config.beam_runner, download_config.beam_options
+            written = beam_build.run(plan, job, runner, options)
+        else:
+            shown = self.settings.progress
+            progress = reading.Progress(self.name, len(listing.records), shown)
+            written = shards.write_all(plan, job, self.settings.num_workers, progress)
+            progress.close()
+        skipped = listing.skipped + [
+            Skipped(relative_name(record.film, manual_dir), reason)
+            for shard, result in zip(plan, written)
+            for record, reason in zip(shard.records, result.reasons)
+            if reason
+        ]
+        self._check_losses(skipped, len(listing.records) + len(listing.skipped))
+        skip_report.write(folder / "skipped.csv", skipped)
+        infos, stored = self._finish(plan, written, folder)
+        ledger.write(
+            folder / ledger.FILE,
+            ledger.of_films(
+                f"{self.name}/{self.builder_config.name}", self.PARENT or self.name, stored.items()
+            ),
+        )
+        kept = [record for films in stored.values() for record, _ in films]
+        contact_sheet.write(
+            folder / contact_sheet.FILE,
+            f"{self.name}/{self.builder_config.name}: some of {len(kept):,} films",
+            contact_sheet.choose(kept, self.LABEL_SCALE),
+            self.LABEL_SCALE,
+            lambda record: job.prepare(record.film),
+        )
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        self.info.metadata.update(
+            counts={split: self.count(kept, (split,)) for split in stored},
+            owner_counts=self.against_owner(listing.records),
+            skipped=len(skipped),
+        )
         return infos
+
+    def _check_losses(self, skipped: Sequence[Skipped], num_listed: int) -> None:
+        name = f"{self.name}-{self.builder_config.name}-skipped.csv"
+        path = Path(self.data_dir_root) / name
+        skip_report.check(self.name, skipped, num_listed, self.settings.max_skipped, path)
+
+    def _finish(
+        self, plan: Sequence[shards.Shard], written: Sequence[shards.Written], folder: Path
+    ) -> tuple[list[tfds_splits.SplitInfo], dict[str, list[tuple[Record, str]]]]:
+        """Names the files; returns TFDS's account of the splits and the stored films in order."""
+        infos, stored = [], {}
+        for split in dict.fromkeys(shard.split for shard in plan):
+            pairs = [(s, w) for s, w in zip(plan, written) if s.split == split]
+            films = [
+                (record, phash)
+                for shard, result in pairs
+                for record, phash, reason in zip(shard.records, result.phashes, result.reasons)
+                if not reason
+            ]
+            if not films:
+                raise BuildError(f"{self.name}: not one film of {split!r} could be read.")
+            template = self._get_filename_template(split_name=split)
+            shards.rename(*zip(*pairs), folder, template)
+            stored[split] = films
+            infos.append(
+                tfds_splits.SplitInfo(
+                    name=split,
+                    shard_lengths=[result.length for _, result in pairs if result.length],
+                    num_bytes=sum(result.num_bytes for _, result in pairs),
+                    filename_template=template,
+                )
+            )
+        return infos, stored
 
     def _log_download_bytes(self) -> None:
         """TFDS would announce a download; nothing is downloaded."""
@@ -239,74 +302,21 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _log_download_done(self) -> None:
         """The build command says what it wrote."""
 
-    def _read(
-        self,
-        records: Sequence[Record],
-        manual_dir: Path | None,
-        skipped: list[Skipped],
-        progress: reading.Progress,
-    ) -> Iterator[tuple[Record, reading.Film]]:
-        """Reads films in order; those that cannot be read go to `skipped` instead."""
-        prepare_film = functools.partial(
-            reading.prepare_film,
-            resolution=self.builder_config.resolution,
-            encoding=self.ENCODING,
+
+def check_options(cls: type[CxrBuilder], options: Mapping[str, str]) -> None:
+    """Refuses options that are neither every dataset's nor this one's."""
+    if wrong := [f"--{name}" for name in options if name not in cls.OPTIONS]:
+        own = [f"--{name}" for name in (*cls.OPTIONS, *cls.INPUTS)]
+        raise BuildError(
+            f"{cls.name} has no option {', '.join(wrong)}; of its own it has "
+            f"{', '.join(own) or 'none'}. --help lists those of every dataset."
         )
-        films = ((record, record.film) for record in records)
-        for record, film in reading.parallel_map(prepare_film, films, self.settings.num_workers):
-            progress.step()
-            if isinstance(film, reading.Film):
-                yield record, film
-            else:
-                skipped.append(Skipped(relative_name(record.film, manual_dir), film.reason))
 
-    def _write_split(
-        self, split: str, films: Iterator[tuple[Record, reading.Film]]
-    ) -> tuple[tfds_splits.SplitInfo, writing.Tally]:
-        """Writes the shards of one split; returns TFDS's account of it and ours."""
-        serializer = example_serializer.ExampleSerializer(self.info.features.get_serialized_info())
-        adapter = file_adapters.ADAPTER_FOR_FORMAT[self.info.file_format]
-        template = self._get_filename_template(split_name=split)
-        tally = writing.Tally(self.label_names())
 
-        def examples() -> Iterator[tuple[str, bytes]]:
-            for record, film in films:
-                example = self.info.features.encode_example(self._example(record, film))
-                tally.add(record)
-                yield record.image_id, serializer.serialize_example(example)
-
-        written = writing.write_shards(examples(), adapter, Path(self.data_path), split)
-        for index, path in enumerate(written.paths):
-            num_shards = len(written.paths)
-            path.rename(template.sharded_filepath(shard_index=index, num_shards=num_shards))
-        info = tfds_splits.SplitInfo(
-            name=split,
-            shard_lengths=written.lengths,
-            num_bytes=written.num_bytes,
-            filename_template=template,
-        )
-        return info, tally
-
-    def _example(self, record: Record, film: reading.Film) -> dict[str, Any]:
-        example: dict[str, Any] = {
-            "image": film.image,
-            "image_id": record.image_id,
-            "patient_id": record.patient_id,
-            "study_id": record.study_id,
-            "view": record.view,
-            "sex": record.sex,
-            "age": record.age,
-            "phash": film.phash,
-        }
-        if record.labels:
-            example["labels"] = dict(record.labels)
-        if self.READERS:
-            example["readers"] = list(record.readers)
-        if self.HAS_REPORTS:
-            example["report"] = record.report
-        if self.HAS_BOXES:
-            example["boxes"] = [dataclasses.asdict(box) for box in record.boxes]
-        return example
+def splits_of(records: Iterable[Record]) -> list[str]:
+    """The splits that have films, in their usual order."""
+    present = {record.split for record in records}
+    return [split for split in SPLITS if split in present]
 
 
 def relative_name(film: Any, manual_dir: Path | None) -> str:
@@ -314,7 +324,3 @@ def relative_name(film: Any, manual_dir: Path | None) -> str:
     if isinstance(film, Path) and manual_dir is not None and film.is_relative_to(manual_dir):
         return film.relative_to(manual_dir).as_posix()
     return str(film)
-
-
-def _shuffle_key(record: Record) -> bytes:
-    return hashlib.sha256(record.image_id.encode()).digest()

@@ -41,7 +41,14 @@ class Tags(NamedTuple):
     study_id: str
     view: str
     sex: str
-    age: float  # years, NaN unknown
+    age: float  # years, NaN unknown or above 120, which is a slip
+    height: int = 0  # pixels, 0 unknown
+    width: int = 0
+
+
+NO_TAGS = Tags("", "", "", "", float("nan"))
+# Beyond this a header's age is a slip.
+OLDEST = 120.0
 
 
 def is_dicom(path: Path) -> bool:
@@ -66,12 +73,15 @@ def read_tags(path: Path) -> Tags | None:
             header = pydicom.dcmread(path, stop_before_pixels=True)
             patient, study = _text(header, "PatientID"), _text(header, "StudyInstanceUID")
             sex = _text(header, "PatientSex").upper()
+            age = years(_text(header, "PatientAge"))
             return Tags(
                 patient_id=hashed(patient) if patient else "",
                 study_id=hashed(study, "s") if study else "",
                 view=_text(header, "ViewPosition").upper(),
                 sex=sex if sex in ("M", "F") else "",
-                age=years(_text(header, "PatientAge")),
+                age=age if age <= OLDEST else float("nan"),
+                height=int(header.get("Rows") or 0),
+                width=int(header.get("Columns") or 0),
             )
     except _BROKEN:
         return None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from data_builders.records import BuildError
 
 
 def find_root(manual_dir: Path, names: Sequence[str], what: str) -> Path:
-    """The folder that holds one of `names`: `manual_dir` itself or up to two folders below it.
+    """The folder that holds one of `names` or its .gz: `manual_dir` or up to two folders below it.
 
     Archives unpack with and without a wrapping folder, and some with the folder nested twice.
 
@@ -20,7 +20,7 @@ def find_root(manual_dir: Path, names: Sequence[str], what: str) -> Path:
     level = [manual_dir]
     for _ in range(3):
         for folder in level:
-            if any((folder / name).exists() for name in names):
+            if any((folder / n).exists() or (folder / f"{n}.gz").exists() for n in names):
                 return folder
         level = [
             Path(entry.path)
@@ -53,6 +53,15 @@ def files_below(root: Path) -> Iterator[Path]:
         for name in sorted(names):
             if not is_dropping(name):
                 yield Path(folder, name)
+
+
+def by_stem(root: Path, suffixes: Collection[str]) -> dict[str, Path]:
+    """File name without suffix -> file, for the files of the tree with one of `suffixes` (".png").
+
+    Of two copies the first in sorted order is taken; a tree that does not exist is empty.
+    """
+    found = [path for path in files_below(root) if path.suffix.lower() in suffixes]
+    return {path.stem: path for path in reversed(found)}
 
 
 def is_dropping(name: str) -> bool:

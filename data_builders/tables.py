@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import difflib
 import gzip
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import Any, NamedTuple
 
 from data_builders.records import BuildError
+
+FLAGS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
 
 
 class Row(NamedTuple):
@@ -73,7 +76,7 @@ class Table:
         with self._open() as stream:
             reader = csv.reader(stream)
             next(reader)
-            for number, fields in enumerate(reader, start=2):
+            for number, fields in enumerate(_parsed(reader, self.path), start=2):
                 if not any(field.strip() for field in fields):
                     continue
                 where = f"{self.path.name}, row {number}"
@@ -89,7 +92,27 @@ class Table:
                     )
                 yield Row(where, [field.strip() for field in fields])
 
-    def _open(self) -> IO[str]:
+    def _open(self) -> io.TextIOWrapper:
         if self.path.suffix == ".gz":
             return gzip.open(self.path, "rt", encoding="utf-8-sig", newline="")
         return open(self.path, encoding="utf-8-sig", newline="")
+
+
+def flags(names: Sequence[str], values: Sequence[str], where: str) -> dict[str, float]:
+    """Label name -> 1.0 or 0.0, from a row's fields.
+
+    Raises:
+      BuildError: a field that is neither 1 nor 0.
+    """
+    try:
+        return {name: FLAGS[value] for name, value in zip(names, values, strict=True)}
+    except KeyError:
+        wrong = next(pair for pair in zip(names, values) if pair[1] not in FLAGS)
+        raise BuildError(f"{where}: {wrong[0]!r} holds {wrong[1]!r}, expected 1 or 0.") from None
+
+
+def _parsed(reader: Any, path: Path) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise BuildError(f"{path.name}, line {reader.line_num}: {error}.") from error

@@ -6,7 +6,16 @@ _WORDS = {
     "PA": {"PA", "P-A", "POSTEROANTERIOR", "POSTERO-ANTERIOR"},
     "AP": {"AP", "A-P", "ANTEROPOSTERIOR", "ANTERO-POSTERIOR", "AP_HORIZONTAL", "AP SUPINE"},
     "FRONTAL": {"FRONTAL"},
-    "LATERAL": {"LATERAL", "LAT", "L", "LL", "RL", "LATERO-MEDIAL", "LEFT LATERAL", "RIGHT LATERAL"},
+    "LATERAL": {
+        "LATERAL",
+        "LAT",
+        "L",
+        "LL",
+        "RL",
+        "LATERO-MEDIAL",
+        "LEFT LATERAL",
+        "RIGHT LATERAL",
+    },
 }
 _STANDARD = {word: view for view, words in _WORDS.items() for word in words}
 

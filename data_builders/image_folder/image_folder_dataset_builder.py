@@ -16,7 +16,6 @@ from data_builders.image_folder.label_table import LabelRow, LabelTable
 from data_builders.records import BuildError, Record, Skipped
 
 VALIDATION_SHARE = 0.1
-OPTIONS = ("name", "labels_csv", "patient_column", "image_column")
 # Pictures a folder of films may hold that no reader here understands.
 OTHER_PICTURES = frozenset({".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".nii", ".mha"})
 
@@ -44,6 +43,12 @@ class Builder(cxr_builder.CxrBuilder):
         "manual_dir is your folder of PNG, JPEG or DICOM films, with any folders inside."
     )
     LICENCE: ClassVar = "the owner's"
+    OPTIONS: ClassVar = {
+        "name": "a name for this folder (default: 256)",
+        "labels_csv": "CSV with one row per film; its columns are labels",
+        "image_column": "column with the film's path (default: image)",
+        "patient_column": "column with the patient (default: patient_id)",
+    }
 
     @classmethod
     def make_config(cls, resolution: str | None, options: Mapping[str, str]) -> ImageFolderConfig:
@@ -51,8 +56,7 @@ class Builder(cxr_builder.CxrBuilder):
         resolution = resolution or "256"
         if resolution not in sizes:
             raise BuildError(f"No resolution {resolution!r}; there are {', '.join(sizes)}.")
-        if wrong := sorted(options.keys() - set(OPTIONS)):
-            raise BuildError(f"image_folder has no option {wrong}; it has {', '.join(OPTIONS)}.")
+        cxr_builder.check_options(cls, options)
         settings = dict(options)
         name = settings.pop("name", resolution)
         if not re.fullmatch(r"\w[\w.-]*", name):

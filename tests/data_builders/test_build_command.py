@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tensorflow_datasets.core import dataset_metadata
 
-from data_builders import build
+from data_builders import build, summary
 from data_builders.records import AlreadyBuilt, BuildError
 from tests.fakes import image_folder, nih_chestxray14
 from tests.fakes.dataset import read
@@ -79,7 +79,9 @@ def test_a_build_from_start_to_end(command, tmp_path):
     for split, examples in splits.items():
         hernias = sum(example["labels"]["Hernia"] == 1 for example in examples)
         assert metadata["counts"][split]["positives"]["Hernia"] == hernias
-        assert f"{len(examples)} films" in done.stdout
+    films_row = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["films"])
+    assert films_row.split()[1:] == [str(len(splits[split])) for split in metadata["counts"]]
+    assert (folder / "contact_sheet.png").stat().st_size > 1000
     assert str(folder) in done.stdout
     assert (
         "python run.py --config=configs/transfer.py --config.dataset=nih_chestxray14 "
@@ -116,10 +118,10 @@ def run(raw, data, **settings):
 
 def test_unlabelled_summary_names_the_pretraining_command(export, tmp_path):
     folder = run(export, tmp_path / "data", options={"name": "ward7"})
-    text = build.summary(folder)
+    text = summary.of_dataset(folder)
     assert "--config=configs/simclr.py:small --config.data.name=image_folder " in text
     run(export, tmp_path / "data", options={"name": "ward8"})
-    assert "--config.data.name=image_folder/ward7 " in build.summary(folder)
+    assert "--config.data.name=image_folder/ward7 " in summary.of_dataset(folder)
 
 
 def test_overwrite_keeps_the_old_dataset_if_the_new_one_fails(export, tmp_path):

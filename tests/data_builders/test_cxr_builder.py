@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, reading, writing
+from data_builders import cxr_builder, reading, shards
 from data_builders.film_error import FilmError
 from data_builders.records import BuildError, Record, Skipped
 from tests.fakes.dataset import by_image, read
@@ -66,10 +66,10 @@ def check(splits, missing=()):
 
 
 def test_shards_hold_every_film_once(prepare, monkeypatch):
-    monkeypatch.setattr(writing, "SHARD_BYTES", 40_000)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1_000_000)
     builder = prepare()
-    shards = sorted(p.name for p in builder.data_path.glob("*train.array_record*"))
-    assert len(shards) > 2 and shards[-1].endswith(f"-of-{len(shards):05}")
+    files = sorted(p.name for p in builder.data_path.glob("*train.array_record*"))
+    assert len(files) == 5 and files[-1].endswith("-of-00005")
     assert sum(builder.info.splits["train"].shard_lengths) == 150
     check(read(builder.data_path))
 

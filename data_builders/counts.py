@@ -1,0 +1,91 @@
+"""How many films, patients and positives there are, and whether the owner says the same."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from data_builders.records import Record
+
+# From this value on a label counts as positive; grades are counted one by one.
+POSITIVE_FROM = {"presence": 1.0, "certainty": 3.0}
+
+
+def is_positive(value: float | tuple[float, ...], scale: str) -> bool:
+    """Whether a raw value counts as positive; of several readers, more than half must say so."""
+    threshold = POSITIVE_FROM[scale]
+    if isinstance(value, tuple):
+        return 2 * sum(vote >= threshold for vote in value) > len(value)
+    return value >= threshold
+
+
+def of_records(records: Iterable[Record], label_names: Iterable[str], scale: str) -> dict[str, Any]:
+    """{"images", "patients", "studies", "positives": {label: n}}, as metadata.json holds it.
+
+    Where labels are grades, "positives" has an entry "<label> = <grade>" for every grade.
+    """
+    images, patients, studies = 0, set(), set()
+    positives: collections.Counter[str] = collections.Counter()
+    if scale != "grade":
+        positives.update(dict.fromkeys(label_names, 0))
+    for record in records:
+        images += 1
+        patients.add(record.patient_id)
+        studies.add(record.study_id)
+        for name, value in record.labels.items():
+            if scale == "grade":
+                if not np.isnan(value):
+                    positives[f"{name} = {value:g}"] += 1
+            elif value and is_positive(value, scale):
+                positives[name] += 1
+    ordered = positives if scale != "grade" else dict(sorted(positives.items()))
+    return {
+        "images": images,
+        "patients": len(patients),
+        "studies": len(studies - {""}),
+        "positives": dict(ordered),
+    }
+
+
+def against_owner(
+    owner: Mapping[str, int], count: Callable[[tuple[str, ...]], Mapping[str, Any]]
+) -> dict[str, list[int]]:
+    """What the owner says and what is listed here: name -> [owner's, ours].
+
+    Args:
+      owner: a builder's OWNER_COUNTS: "images", "patients", "studies", "<split> images",
+        "<split>+<split> images", or a label's positives.
+      count: the counts of some splits together; () stands for all of them.
+    """
+    compared = {}
+    for name, number in owner.items():
+        splits, _, word = name.rpartition(" ")
+        if word == "images" and splits:
+            here = count(tuple(splits.split("+")))["images"]
+        else:
+            whole = count(())
+            here = whole[name] if name in whole else whole["positives"][name]
+        compared[name] = [number, here]
+    return compared
+
+
+def owner_lines(compared: Mapping[str, list[int]]) -> list[str]:
+    """The comparison in words, one line each; empty where the owner publishes nothing."""
+    differing = {name: pair for name, pair in compared.items() if pair[0] != pair[1]}
+    if not compared:
+        return []
+    if not differing:
+        return [f"the owner's {len(compared)} published counts agree: {_words(compared)}"]
+    lines = [f"{len(compared) - len(differing)} of the owner's {len(compared)} counts agree"]
+    return lines + [
+        f"{name}: the owner has {owner:,}, here are {here:,}"
+        for name, (owner, here) in differing.items()
+    ]
+
+
+def _words(compared: Mapping[str, list[int]]) -> str:
+    shown = [f"{here:,} {name}" for name, (_, here) in list(compared.items())[:4]]
+    return ", ".join(shown) + (" …" if len(compared) > 4 else "")
