@@ -30,7 +30,12 @@ def transfer() -> ConfigDict:
             data=dict(dir="data"),
             # A named task of the dataset, or labels by commas; "" is its default: every label.
             task="",
-            uncertain="zeros",  # -1 counts as: zeros, ones, ignore
+            # How raw labels become targets; "" and 0 leave it to the task (cxr_jax/data/tasks.py).
+            uncertain="",  # -1 counts as: zeros, ones, ignore
+            unmentioned="",  # a blank counts as: zeros, ones, ignore
+            readers="",  # of several readers: majority, any, all
+            certainty=0.0,  # certainties from here on count as present
+            views="",  # films that take part: PA,AP or any
             protocol="linear",
             label_fraction=1.0,  # of the training patients; validation and test stay whole
             strengths=tuple(10.0**power for power in range(-6, 5)),  # C of the logistic regression

@@ -73,7 +73,9 @@ class Serializer:
             "report": record.report,
         }
         example = {name: every[name] for name in self._features}
-        return self._serializer.serialize_example(self._features.encode_example(example))
+        proto = self._serializer.get_tf_example(self._features.encode_example(example))
+        # A map's fields have no order of their own: without this, equal builds differ in bytes.
+        return proto.SerializeToString(deterministic=True)
 
     @functools.cached_property
     def _serializer(self) -> example_serializer.ExampleSerializer:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Num, UInt8
 from PIL import Image, ImageOps
+from PIL.ExifTags import Base
 
-from data_builders import dicom
+from data_builders import dicom, dicom_pixels, grey, scaled
 from data_builders.film_error import FilmError
 
 # A film has at most some 5,000 x 5,000 pixels; beyond this a header is broken or hostile.
@@ -22,6 +23,7 @@ JPEG_QUALITY = 95
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
 
 _FORMATS = ("PNG", "JPEG")
+_ORIENTATION = Base.Orientation
 # What Pillow raises on broken files, beyond OSError.
 _BROKEN = (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError, TypeError)
 
@@ -35,8 +37,8 @@ def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, 
 
     Args:
       path: a PNG, JPEG or DICOM file; DICOM is known by its content, whatever its name.
-      shorter_side: if given, a JPEG may be decoded at a reduced scale that leaves the shorter
-        side at least twice this long.
+      shorter_side: if given, larger films come shrunk to it, as `shrink` does; a JPEG is then
+        decoded at a reduced scale where that stays within a grey level of the full one (mean).
 
     Raises:
       FilmError: the file is missing, empty, truncated, of another format, without pixels, has
@@ -49,7 +51,8 @@ def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, 
     if size == 0:
         raise FilmError("the file is empty")
     if dicom.is_dicom(path):
-        return to_uint8(dicom.read_pixels(path, MAX_PIXELS, MIN_SIDE))
+        film = dicom_pixels.read_pixels(path, MAX_PIXELS, MIN_SIDE, shorter_side)
+        return np.ascontiguousarray(scaled.shrink(film, shorter_side))[..., None]
     try:
         with warnings.catch_warnings():
             # What Pillow only warns about is within MAX_PIXELS or refused below.
@@ -70,12 +73,13 @@ def _read_picture(path: Path, shorter_side: int | None) -> UInt8[np.ndarray, "h 
         check_size(*image.size)
         if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
             raise FilmError(f"{image.n_frames} frames, expected one film")
-        if image.format == "JPEG" and shorter_side is not None:
-            # Twice the target on the shorter side; draft never goes below what is asked.
-            scale = 2 * shorter_side / min(image.size)
-            image.draft(None, tuple(max(1, int(np.ceil(n * scale))) for n in image.size))
+        size, box = image.size, (0, 0, *image.size)
+        if image.format == "JPEG":
+            box = scaled.draft_jpeg(image, scaled.reduction(size, shorter_side))
         image.load()
-        return to_uint8(_grey(ImageOps.exif_transpose(image)))
+        pixels = to_uint8(_grey(image))[..., 0]
+        film = scaled.shrink(scaled.Scaled(pixels, size, box), shorter_side)
+        return _upright(film, image.getexif().get(_ORIENTATION, 1))
 
 
 def check_size(width: int, height: int) -> None:
@@ -93,28 +97,15 @@ def check_size(width: int, height: int) -> None:
 
 def to_uint8(pixels: Num[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 1"]:
     """8-bit pixels as they are, others stretched from their minimum to 0 and maximum to 255."""
-    if pixels.dtype != np.uint8:
-        values = pixels.astype(np.float32)
-        low, high = float(values.min()), float(values.max())
-        if not np.isfinite([low, high]).all():
-            raise FilmError("pixels that are not finite")
-        # Constant films stay constant; they carry nothing to be stretched.
-        scale = 255.0 / (high - low) if high > low else 0.0
-        pixels = np.round((values - low) * scale).astype(np.uint8)
-    return np.ascontiguousarray(pixels)[..., None]
+    film = pixels if pixels.dtype == np.uint8 else grey.to_uint8(pixels)
+    return np.ascontiguousarray(film)[..., None]
 
 
 def shrink(
     image: UInt8[np.ndarray, "h w 1"], resolution: int | None
 ) -> UInt8[np.ndarray, "h2 w2 1"]:
     """Makes the shorter side `resolution` pixels, antialiased, aspect kept; never enlarges."""
-    height, width = image.shape[:2]
-    if resolution is None or min(height, width) <= resolution:
-        return image
-    scale = resolution / min(height, width)
-    size = (max(resolution, round(width * scale)), max(resolution, round(height * scale)))
-    small = Image.fromarray(image[..., 0]).resize(size, Image.Resampling.BICUBIC)
-    return np.asarray(small)[..., None]
+    return scaled.shrink(scaled.unscaled(image[..., 0]), resolution)[..., None]
 
 
 def encode(image: UInt8[np.ndarray, "h w 1"], encoding: str) -> bytes:
@@ -129,7 +120,15 @@ def _grey(image: Image.Image) -> Num[np.ndarray, "h w"]:
     if image.mode in ("L", "I", "I;16", "I;16B", "I;16L", "F"):
         return np.asarray(image)
     # Via RGB: palettes are looked up and alpha is dropped, not multiplied in; grey stays exact.
-    return np.asarray(image.convert("RGB").convert("L"))
+    colours = image if image.mode == "RGB" else image.convert("RGB")
+    return np.asarray(colours.convert("L"))
+
+
+def _upright(film: UInt8[np.ndarray, "h w"], orientation: int) -> UInt8[np.ndarray, "h2 w2 1"]:
+    """The film turned as EXIF says that it is to be shown."""
+    image = Image.fromarray(film)
+    image.getexif()[_ORIENTATION] = orientation
+    return np.asarray(ImageOps.exif_transpose(image))[..., None]
 
 
 def _first_line(error: BaseException) -> str:

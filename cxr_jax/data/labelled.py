@@ -1,13 +1,13 @@
 """A labelled split for evaluation: every film once, in order, with its targets and ids."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from cxr_jax.data import images, labels
+from cxr_jax.data import images, labels, tasks
 from cxr_jax.data.source import Source, load_source
 
 
@@ -21,6 +21,8 @@ class LabelledSplit(NamedTuple):
     image_ids: tuple[str, ...]
     patient_ids: tuple[str, ...]
     label_names: tuple[str, ...]
+    task: labels.Task
+    other_views: int  # films left out because the task does not ask for their view
 
     def take(self, rows: np.ndarray) -> "LabelledSplit":
         return self._replace(
@@ -33,12 +35,20 @@ class LabelledSplit(NamedTuple):
 
 
 def load_split(
-    name: str, data_dir: str, split: str, task: str = "", uncertain: str = "zeros"
+    name: str,
+    data_dir: str,
+    split: str,
+    task: str = "",
+    changes: Mapping[str, Any] | None = None,
 ) -> LabelledSplit:
     """Reads ids and labels of a whole split (not its pixels).
 
+    Args:
+      task, changes: as of tasks.find_task.
+
     Raises:
-      ValueError: the dataset has no labels, or lacks those of the task.
+      ValueError: the dataset has no labels, or lacks those of the task, or has no film of the
+        task's views.
     """
     source = load_source(name, data_dir, split, fields=("image",))
     if not source.label_names:
@@ -46,22 +56,34 @@ def load_split(
             f"dataset {name} has no labels, so nothing can be scored on it; build image_folder "
             "with --labels_csv, or choose another config.dataset"
         )
-    chosen = labels.find_task(name, source.label_names, task, uncertain)
-    table = load_source(name, data_dir, split, fields=("image_id", "patient_id", "labels")).records
+    chosen = tasks.find_task(name, source.label_names, task, changes)
+    fields = ("image_id", "patient_id", "view", "labels")
+    table = load_source(name, data_dir, split, fields=fields).records
     examples = [table[i] for i in range(len(table))]
+    views = [_text(example["view"]) for example in examples]
+    rows = np.array([i for i, view in enumerate(views) if not chosen.views or view in chosen.views])
+    if not len(rows):
+        there = ", ".join(sorted({repr(view) for view in views}))
+        raise ValueError(
+            f"{name} {split!r} has no film of the views {', '.join(chosen.views)} that the task "
+            f"asks for; its views are {there} ('' is unknown). Choose with --config.views=PA,AP "
+            "or --config.views=any"
+        )
+    examples = [examples[i] for i in rows]
+    scale = source.metadata.get("label_scale", "presence")
     raw = {
-        label: np.array([example["labels"][label] for example in examples], np.float32)
-        for label in source.label_names
+        label: [example["labels"][label] for example in examples] for label in source.label_names
     }
     return LabelledSplit(
         source=source,
-        rows=np.arange(len(examples)),
-        targets=labels.targets(raw, chosen),
-        uncertain=np.isnan(labels.targets(raw, chosen._replace(uncertain="ignore")))
-        & ~np.isnan(labels.targets(raw, chosen._replace(uncertain="zeros"))),
+        rows=rows,
+        targets=labels.targets(raw, chosen, scale),
+        uncertain=labels.uncertain(raw, chosen, scale),
         image_ids=tuple(_text(example["image_id"]) for example in examples),
         patient_ids=tuple(_text(example["patient_id"]) for example in examples),
         label_names=tuple(chosen.labels),
+        task=chosen,
+        other_views=len(views) - len(rows),
     )
 
 

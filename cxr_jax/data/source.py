@@ -36,6 +36,7 @@ class Source(NamedTuple):
     records: Records
     metadata: Mapping[str, Any]
     splits: tuple[str, ...]
+    fields: tuple[str, ...]  # that the dataset's examples have, parsed here or not
 
     def __len__(self) -> int:
         return len(self.records)
@@ -113,4 +114,4 @@ def load_source(
     chosen = tfds.features.FeaturesDict({key: stored[key] for key in fields or stored.keys()})
     raw = builder.as_data_source(split=split).data_source
     metadata = json.loads((folder / "metadata.json").read_text())
-    return Source(name, folder, split, Records(raw, chosen), metadata, splits)
+    return Source(name, folder, split, Records(raw, chosen), metadata, splits, tuple(stored))

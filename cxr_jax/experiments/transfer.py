@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 
 from cxr_jax import weights
-from cxr_jax.data import fractions
+from cxr_jax.data import fractions, tasks
 from cxr_jax.data.labelled import LabelledSplit, load_split
 from cxr_jax.evaluate.linear import linear_probe
 from cxr_jax.evaluate.metrics import compare, metric_rows
@@ -126,7 +126,7 @@ def load_encoders(config: ml_collections.ConfigDict) -> list[Encoder]:
 def load_splits(config: ml_collections.ConfigDict) -> Splits:
     """Train (cut to the label fraction), validation and test."""
     train, validation, test = (
-        load_split(config.dataset, config.data.dir, split, config.task, config.uncertain)
+        load_split(config.dataset, config.data.dir, split, config.task, tasks.changes_of(config))
         for split in ("train", "validation", "test")
     )
     rows = fractions.patient_subset(train.patient_ids, config.label_fraction, config.seed)
@@ -242,12 +242,13 @@ def _protocol(config, probes: list[Probe], splits: Splits) -> list[str]:
         f"Intervals: {config.num_resamples:,} bootstrap resamples of patients; differences are "
         "paired on the same films.",
     ]
+    lines += _policies(splits)
     for k, label in enumerate(splits.test.label_names):
         if splits.test.uncertain[:, k].any() or splits.train.uncertain[:, k].any():
             counts = [int(split.uncertain[:, k].sum()) for split in splits]
             lines.append(
                 f"{label}: uncertain (−1) in {counts[0]} training, {counts[1]} validation and "
-                f"{counts[2]} test films, treated as config.uncertain={config.uncertain} says."
+                f"{counts[2]} test films, counted as {splits.test.task.uncertain}."
             )
     for probe in probes:
         chosen = ", ".join(f"{label} {c:g}" for label, c in probe.facts["strength"].items())
@@ -255,6 +256,21 @@ def _protocol(config, probes: list[Probe], splits: Splits) -> list[str]:
             f"{probe.name}: {probe.facts['features']} features at {probe.facts['image_size']} px; "
             f"C chosen: {chosen}."
         )
+    return lines
+
+
+def _policies(splits: Splits) -> list[str]:
+    """What the task does beyond taking a label as it is."""
+    task, lines = splits.test.task, []
+    if task.views:
+        left_out = sum(split.other_views for split in splits)
+        lines.append(f"Views: {', '.join(task.views)}; {left_out:,} films of others left out.")
+    if task.unmentioned != "ignore":
+        lines.append(f"Findings that are not mentioned count as {task.unmentioned}.")
+    if "readers" in splits.test.source.fields:
+        lines.append(f"Of several readers, {task.readers} decides.")
+    if splits.test.source.metadata.get("label_scale") == "certainty":
+        lines.append(f"A finding counts as present from certainty {task.certainty:g} on.")
     return lines
 
 

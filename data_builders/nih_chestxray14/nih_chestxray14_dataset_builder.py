@@ -20,6 +20,16 @@ BOX_SIDE = 1024
 VALIDATION_SHARE = 1 / 8
 OLDEST = 120.0
 
+# Of the complete dataset; positives counted in Data_Entry_2017_v2020.csv.
+OWNER_COUNTS = {
+    **{"images": 112_120, "patients": 30_805},
+    **{"train+validation images": 86_524, "test images": 25_596},
+    **{"Atelectasis": 11_559, "Cardiomegaly": 2_776, "Effusion": 13_317, "Infiltration": 19_894},
+    **{"Mass": 5_782, "Nodule": 6_331, "Pneumonia": 1_431, "Pneumothorax": 5_302},
+    **{"Consolidation": 4_667, "Edema": 2_303, "Emphysema": 2_516, "Fibrosis": 1_686},
+    **{"Pleural_Thickening": 3_385, "Hernia": 227, "No Finding": 60_361},
+}
+
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
 
@@ -44,6 +54,7 @@ class Builder(cxr_builder.CxrBuilder):
         "by a fixed hash of the patient, are validation."
     )
     HAS_BOXES: ClassVar = True
+    OWNER_COUNTS: ClassVar = OWNER_COUNTS
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         root = folders.find_root(manual_dir, TABLES, self.MANUAL_DOWNLOAD_INSTRUCTIONS)

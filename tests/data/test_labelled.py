@@ -52,7 +52,9 @@ def test_uncertain_and_unmentioned_labels_are_counted_apart(tmp_path):
     )
     policies = {"zeros": 0.0, "ones": 1.0, "ignore": np.nan}
     for policy, value in policies.items():
-        split = load_split("image_folder", str(tmp_path / "data"), "train", uncertain=policy)
+        split = load_split(
+            "image_folder", str(tmp_path / "data"), "train", changes={"uncertain": policy}
+        )
         raw = {row["image"].rsplit(".", 1)[0]: row for row in rows}
         raw |= {row["image"]: row for row in rows}  # an id may end in a number that is no suffix
         for position, image_id in enumerate(split.image_ids):

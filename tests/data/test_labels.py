@@ -1,50 +1,81 @@
 import numpy as np
 import pytest
 
-from cxr_jax.data.labels import Task, find_task, targets
+from cxr_jax.data.labels import Task, targets, uncertain
 
-_RAW = {"Edema": np.array([1, 0, -1, np.nan]), "No Finding": np.array([0, 1, 0, np.nan])}
+NAN = np.nan
+RAW = {"Edema": np.array([1, 0, -1, NAN]), "No Finding": np.array([0, 1, 0, NAN])}
 
 
-@pytest.mark.parametrize(
-    ("uncertain", "third"), [("zeros", 0.0), ("ones", 1.0), ("ignore", np.nan)]
-)
-def test_uncertain_follows_the_policy_and_unmentioned_stays_missing(uncertain, third):
-    task = find_task("some", ["Edema", "No Finding"], "Edema", uncertain)
-    np.testing.assert_array_equal(targets(_RAW, task)[:, 0], [1, 0, third, np.nan])
+def one(raw, expression, scale="presence", **policies):
+    return targets(raw, Task({"reported": expression}, **policies), scale)[:, 0]
+
+
+@pytest.mark.parametrize(("policy", "value"), [("zeros", 0.0), ("ones", 1.0), ("ignore", NAN)])
+def test_uncertain_and_unmentioned_each_follow_their_policy(policy, value):
+    np.testing.assert_array_equal(one(RAW, "Edema", uncertain=policy), [1, 0, value, NAN])
+    np.testing.assert_array_equal(one(RAW, "Edema", unmentioned=policy), [1, 0, 0, value])
+    marked = uncertain(RAW, Task({"a": "Edema", "b": "No Finding"}, uncertain=policy))
+    np.testing.assert_array_equal(marked, [[0, 0], [0, 0], [1, 0], [0, 0]])
 
 
 def test_complement_keeps_missing_missing():
-    task = Task({"Any finding": "not No Finding"})
-    np.testing.assert_array_equal(targets(_RAW, task)[:, 0], [1, 0, 1, np.nan])
+    np.testing.assert_array_equal(one(RAW, "not No Finding"), [1, 0, 1, NAN])
 
 
-def test_a_label_may_itself_begin_with_not():
-    raw = {"not diagnostic": np.array([1.0, 0.0])}
-    task = find_task("some", ["not diagnostic"], "", "zeros")
-    np.testing.assert_array_equal(targets(raw, task)[:, 0], [1, 0])
+def test_either_of_two_findings_is_known_as_soon_as_one_is_present():
+    raw = {"Mass": [1.0, 0.0, NAN, 0.0], "Nodule": [NAN, 1.0, 0.0, 0.0]}
+    np.testing.assert_array_equal(one(raw, "Mass | Nodule"), [1, 1, NAN, 0])
 
 
-def test_default_is_every_label_unless_the_dataset_says_otherwise():
-    assert list(find_task("mine", ["a", "b"], "", "zeros").labels) == ["a", "b"]
-    names = [*find_task("nih_chestxray14", NIH_STORED, "", "zeros").labels]
-    assert len(names) == 14 and "No Finding" not in names
+def test_a_label_may_be_called_like_an_expression():
+    raw = {"not diagnostic": [1.0, 0.0], "a | b": [0.0, 1.0], "c = 1": [1.0, 1.0]}
+    for name, values in raw.items():
+        np.testing.assert_array_equal(one(raw, name), values)
 
 
-NIH_STORED = [
-    *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia"),
-    *("Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening"),
-    *("Hernia", "No Finding"),
-]
+def test_grades_are_compared():
+    raw = {"Edema severity": [0.0, 1.0, 2.0, 3.0, NAN]}
+    np.testing.assert_array_equal(one(raw, "Edema severity = 2", "grade"), [0, 0, 1, 0, NAN])
+    np.testing.assert_array_equal(one(raw, "Edema severity >= 2", "grade"), [0, 0, 1, 1, NAN])
+    with pytest.raises(ValueError, match="holds grades: say which, as in 'Edema severity >= 1'"):
+        one(raw, "Edema severity", "grade")
 
 
-def test_misspelt_label_is_refused_with_what_there_is():
-    with pytest.raises(ValueError, match=r"no label 'Edma'.*Its labels: Edema, No Finding"):
-        find_task("some", ["Edema", "No Finding"], "Edma", "zeros")
+def test_certainty_has_a_threshold():
+    raw = {"Mass": [0.0, 2.0, 3.0, 5.0, NAN]}
+    np.testing.assert_array_equal(one(raw, "Mass", "certainty"), [0, 0, 1, 1, NAN])
+    np.testing.assert_array_equal(one(raw, "Mass", "certainty", certainty=2.0), [0, 1, 1, 1, NAN])
+    with pytest.raises(ValueError, match=r"'Mass' holds 6\.0; expected 0 to 5"):
+        one({"Mass": [6.0]}, "Mass", "certainty")
 
 
-def test_unknown_policy_and_values_outside_the_vocabulary_are_refused():
-    with pytest.raises(ValueError, match="'maybe' is not a policy"):
-        find_task("some", ["Edema"], "", "maybe")
+# Readers: three agree, two of three, one of three, none; a tie; one consensus; nobody asked.
+READ = [[1, 1, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0], [1, 0], [1], [NAN, NAN]]
+DECIDED = {
+    "majority": [1, 1, 0, 0, 0, 1, NAN],
+    "any": [1, 1, 1, 0, 1, 1, NAN],
+    "all": [1, 0, 0, 0, 0, 1, NAN],
+}
+
+
+@pytest.mark.parametrize("rule", DECIDED)
+def test_readers_decide_by_the_rule(rule):
+    np.testing.assert_array_equal(one({"Mass": READ}, "Mass", readers=rule), DECIDED[rule])
+
+
+def test_each_readers_certainty_is_judged_before_they_vote():
+    # The mean certainty of the first film is below 3, yet two of three call it present.
+    raw = {"Mass": [[3, 3, 0], [5, 2, 2]], "Nodule": [[0, 0, 5], [0, 3, 0]]}
+    np.testing.assert_array_equal(one(raw, "Mass", "certainty"), [1, 0])
+    np.testing.assert_array_equal(one(raw, "Mass | Nodule", "certainty"), [1, 1])
+
+
+def test_unknown_policies_and_values_outside_the_vocabulary_are_refused():
+    for field in ("uncertain", "unmentioned", "readers"):
+        with pytest.raises(ValueError, match=rf"config.{field}='maybe' is not a policy; there are"):
+            one(RAW, "Edema", **{field: "maybe"})
     with pytest.raises(ValueError, match=r"'Edema' holds 3\.0"):
-        targets({"Edema": np.array([3.0])}, Task({"Edema": "Edema"}))
+        one({"Edema": np.array([3.0])}, "Edema")
+    with pytest.raises(ValueError, match="no label 'Edma'; there are: Edema, No Finding"):
+        one(RAW, "Edma | No Finding")

@@ -1,0 +1,164 @@
+"""The pixels of a DICOM film as they are displayed."""
+
+from __future__ import annotations
+
+import functools
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from jaxtyping import Num
+from PIL import Image
+from pydicom.encaps import get_frame
+from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
+from pydicom.pixels.utils import get_j2k_parameters
+from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGBaseline8Bit
+
+from data_builders import grey
+from data_builders.dicom import BROKEN, text
+from data_builders.film_error import FilmError
+from data_builders.scaled import Scaled, draft_jpeg, reduction, unscaled
+
+
+def read_pixels(
+    path: Path, max_pixels: int, min_side: int, shorter_side: int | None = None
+) -> Scaled:
+    """A film as 8-bit grey with rescale and window applied, and white = dense.
+
+    Args:
+      shorter_side: if given, JPEG and JPEG 2000 may be decoded at a scale that suffices for it.
+
+    Raises:
+      FilmError: no pixels, several frames, an absurd size or a stream that cannot be decoded. The
+        message holds no value of a tag other than sizes.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(path)
+            _check(dataset, max_pixels, min_side)
+            return _displayed(dataset, shorter_side)
+    except FilmError:
+        raise
+    except BROKEN as error:
+        # The error's own text may quote tags.
+        raise FilmError(f"a DICOM file that cannot be decoded ({type(error).__name__})") from error
+
+
+def _check(dataset: pydicom.Dataset, max_pixels: int, min_side: int) -> None:
+    if "PixelData" not in dataset:
+        # pydicom drops an element that ends too early.
+        raise FilmError("a DICOM file without pixels, or cut off within them")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames != 1:
+        raise FilmError(f"a DICOM file with {frames} frames, expected one film")
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    if min(rows, columns) < min_side or rows * columns > max_pixels:
+        raise FilmError(f"an absurd size of {columns} x {rows} pixels")
+
+
+def _displayed(dataset: pydicom.Dataset, shorter_side: int | None) -> Scaled:
+    show = functools.partial(_greys, dataset=dataset)
+    reduced = _reduced(dataset, shorter_side)
+    if reduced is not None:
+        return reduced
+    stored = pixel_array(dataset, view_only=True)
+    if stored.ndim == 3:
+        # ITU-R 601, as Pillow does for colour PNG and JPEG; pydicom has made YBR into RGB.
+        luminance = np.round(stored[..., :3] @ [0.299, 0.587, 0.114]).astype(stored.dtype)
+        return unscaled(luminance if luminance.dtype == np.uint8 else grey.to_uint8(luminance))
+    photometric = text(dataset, "PhotometricInterpretation")
+    if not photometric.startswith("MONOCHROME"):
+        raise FilmError(f"a DICOM file in {photometric or 'no named'} colours, expected grey")
+    # Padding lies outside the film's range, would compress it, and is shown black.
+    return unscaled(grey.to_uint8(stored, show, dataset.get("PixelPaddingValue")))
+
+
+def _greys(values: Num[np.ndarray, " n"], dataset: pydicom.Dataset) -> Num[np.ndarray, " n"]:
+    """Stored values to what is displayed for them, white = dense, of any range."""
+    greys = values
+    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    # An identity would only turn integers into floats.
+    if "ModalityLUTSequence" in dataset or (slope or 1, intercept or 0) != (1, 0):
+        greys = apply_modality_lut(greys, dataset)
+    greys = apply_voi_lut(greys, dataset)
+    if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
+        return 255 - greys if greys.dtype == np.uint8 else -greys.astype(np.float64)
+    return greys
+
+
+def _reduced(dataset: pydicom.Dataset, shorter_side: int | None) -> Scaled | None:
+    """The film decoded at the scale that suffices; None where that would change it.
+
+    What is shown as it is stored, or as its negative, can be reduced first. Everything else is
+    stretched between the film's extremes, which a reduced scale averages away, so that they must
+    be known: they are if the reduced film already spans all greys that its window shows.
+    """
+    decode = _DECODERS.get(dataset.file_meta.TransferSyntaxUID)
+    n = reduction((dataset.Columns, dataset.Rows), shorter_side)
+    if (
+        decode is None
+        or n == 1
+        or (dataset.SamplesPerPixel, dataset.PixelRepresentation) != (1, 0)
+        or dataset.BitsStored > 16
+        or not text(dataset, "PhotometricInterpretation").startswith("MONOCHROME")
+        or "PixelPaddingValue" in dataset
+    ):
+        return None
+    values = np.arange(2**dataset.BitsStored, dtype=f"u{dataset.BitsAllocated // 8}")
+    greys = _greys(values, dataset)
+    linear = greys.dtype == np.uint8 and (np.diff(greys.astype(int)) ** 2 == 1).all()
+    if greys.dtype == np.uint8 and not linear:
+        return None
+    film = decode(dataset, n)
+    if film is None:
+        return None
+    shown = greys[film.pixels]
+    nearly = (float(greys.max()) - float(greys.min())) / 510  # half a grey level
+    if linear:
+        return film._replace(pixels=shown)
+    if shown.min() - greys.min() > nearly or greys.max() - shown.max() > nearly:
+        return None
+    return film._replace(pixels=grey.to_uint8(shown))
+
+
+def _reduced_jpeg(dataset: pydicom.Dataset, n: int) -> Scaled | None:
+    """A baseline JPEG at 1/n."""
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    with Image.open(io.BytesIO(frame), formats=("JPEG",)) as image:
+        size = image.size
+        if size != (dataset.Columns, dataset.Rows) or image.mode != "L":
+            return None
+        box = draft_jpeg(image, n)
+        return Scaled(np.asarray(image), size, box)
+
+
+def _reduced_jpeg2000(dataset: pydicom.Dataset, n: int) -> Scaled | None:
+    """JPEG 2000 at 1/n: the coarser levels of its wavelet; None if it has fewer."""
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    coded = get_j2k_parameters(frame)
+    if (coded.get("precision"), coded.get("is_signed")) != (dataset.BitsStored, False):
+        return None
+    try:
+        with Image.open(io.BytesIO(frame), formats=("JPEG2000",)) as image:
+            size, bits = image.size, {"L": 8, "I;16": 16}.get(image.mode)
+            if size != (dataset.Columns, dataset.Rows) or bits is None:
+                return None
+            image.reduce = n.bit_length() - 1
+            # Pillow fills its type from the top.
+            pixels = np.asarray(image) >> (bits - dataset.BitsStored)
+    except OSError:
+        return None
+    # Level k keeps the place of every 2**k-th pixel, not of blocks: their first, not their middle.
+    left = 0.5 - 0.5 / n
+    box = (left, left, left + size[0] / n, left + size[1] / n)
+    return Scaled(np.pad(pixels, (0, 1), mode="edge"), size, box)
+
+
+_DECODERS = {
+    JPEGBaseline8Bit: _reduced_jpeg,
+    JPEG2000: _reduced_jpeg2000,
+    JPEG2000Lossless: _reduced_jpeg2000,
+}

@@ -1,0 +1,88 @@
+"""Stored pixels to 8-bit grey through a table of all values, not pixel by pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Bool, Num, UInt8
+
+from data_builders.film_error import FilmError
+
+# Rows looked up at once: few enough that their indices stay in the processor's cache.
+ROWS = 32
+
+
+def unchanged(values: Num[np.ndarray, " n"]) -> Num[np.ndarray, " n"]:
+    return values
+
+
+def to_uint8(
+    stored: Num[np.ndarray, "h w"],
+    show: Callable[[Num[np.ndarray, " n"]], Num[np.ndarray, " n"]] = unchanged,
+    padding: int | None = None,
+) -> UInt8[np.ndarray, "h w"]:
+    """8-bit greys as they are, others stretched from the film's darkest to its brightest.
+
+    Args:
+      stored: the film as the file holds it.
+      show: stored values to greys, each for itself.
+      padding: a stored value that lies outside the film; shown as the film's darkest grey.
+
+    Raises:
+      FilmError: greys that are not finite.
+    """
+    values, codes = _coded(stored)
+    greys = show(values)
+    occurring = _occurring(stored, values, codes, greys, padding)
+    if padding is not None and (film := occurring & (values != padding)).any():
+        greys = np.where(values == padding, greys[film].min(), greys)
+    if greys.dtype != np.uint8:
+        greys = _stretched(greys, occurring)
+    film = np.empty(stored.shape, np.uint8)
+    for row in range(0, len(film), ROWS):
+        np.take(greys, codes[row : row + ROWS], out=film[row : row + ROWS], mode="clip")
+    return film
+
+
+def _coded(stored: Num[np.ndarray, "h w"]) -> tuple[Num[np.ndarray, " n"], Num[np.ndarray, "h w"]]:
+    """All values that the film may hold, and each pixel's index among them."""
+    if stored.dtype.kind in "ui" and stored.dtype.itemsize <= 2:
+        # A value's index is its bit pattern, so that signed numbers need no offset.
+        pattern = np.dtype(f"u{stored.dtype.itemsize}")
+        return np.arange(np.iinfo(pattern).max + 1).astype(pattern).view(stored.dtype), stored.view(
+            pattern
+        )
+    return np.unique(stored, return_inverse=True)
+
+
+def _occurring(
+    stored: Num[np.ndarray, "h w"],
+    values: Num[np.ndarray, " n"],
+    codes: Num[np.ndarray, "h w"],
+    greys: Num[np.ndarray, " n"],
+    padding: int | None,
+) -> Bool[np.ndarray, " n"]:
+    """A mask of the values on the film, or of a range with the same darkest and brightest grey."""
+    between = (values >= stored.min()) & (values <= stored.max())
+    steps = np.diff(greys[between][np.argsort(values[between], kind="stable")])
+    if padding is None and ((steps >= 0).all() or (steps <= 0).all()):
+        return between
+    found = np.zeros(len(values), bool)
+    for row in range(0, len(codes), ROWS):
+        found[codes[row : row + ROWS]] = True
+    return found
+
+
+def _stretched(
+    greys: Num[np.ndarray, " n"], occurring: Bool[np.ndarray, " n"]
+) -> UInt8[np.ndarray, " n"]:
+    found = greys[occurring].astype(np.float32)
+    low, high = float(found.min()), float(found.max())
+    if not np.isfinite([low, high]).all():
+        raise FilmError("pixels that are not finite")
+    # Constant films stay constant; they carry nothing to be stretched.
+    scale = 255.0 / (high - low) if high > low else 0.0
+    table = np.zeros(len(greys), np.uint8)
+    table[occurring] = np.round((found - low) * scale).astype(np.uint8)
+    return table
