@@ -64,6 +64,8 @@ def pretrain() -> ConfigDict:
                 name="image_folder",
                 dir="data",
                 split="train",
+                # Datasets by commas: films of their patients, or that look like theirs, stay out.
+                exclude="",
                 image_size=256,  # the square that goes to the device, before cropping
                 num_workers=8,  # decoding processes; 0 decodes in threads
             ),

@@ -37,7 +37,7 @@ from data_builders.phantom import drawing
 
 HEIGHT, WIDTH, RESOLUTION = 3000, 2500, 256
 QUIET, NOISY = 0.010, 0.029  # noise's deviation, of the whole range: JPEGs of about 1 and 2.5 MB
-WINDOW = {"WindowCenter": 2048.0, "WindowWidth": 3000.0}
+WINDOW = {"WindowCenter": 2048.0, "WindowWidth": 2400.0}  # clips at both ends
 
 
 class Row(NamedTuple):

@@ -33,16 +33,23 @@ def find_root(manual_dir: Path, names: Sequence[str], what: str) -> Path:
     )
 
 
+def optional(root: Path, *names: str) -> Path | None:
+    """The first of `names` that exists in `root`, also as .gz; None if there is none."""
+    for name in names:
+        for path in (root / name, root / f"{name}.gz"):
+            if path.is_file():
+                return path
+    return None
+
+
 def require(root: Path, *names: str) -> Path:
     """The first of `names` that exists in `root`, also as .gz.
 
     Raises:
       BuildError: none exists.
     """
-    for name in names:
-        for path in (root / name, root / f"{name}.gz"):
-            if path.is_file():
-                return path
+    if path := optional(root, *names):
+        return path
     raise BuildError(f"{root / names[0]} is missing" + "".join(f" (or {n})" for n in names[1:]))
 
 

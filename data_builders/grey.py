@@ -13,20 +13,24 @@ from data_builders.film_error import FilmError
 ROWS = 32
 
 
+# Stored values to greys, each for itself.
+Show = Callable[[Num[np.ndarray, " n"]], Num[np.ndarray, " n"]]
+
+
 def unchanged(values: Num[np.ndarray, " n"]) -> Num[np.ndarray, " n"]:
     return values
 
 
 def to_uint8(
     stored: Num[np.ndarray, "h w"],
-    show: Callable[[Num[np.ndarray, " n"]], Num[np.ndarray, " n"]] = unchanged,
+    show: Show = unchanged,
     padding: int | None = None,
 ) -> UInt8[np.ndarray, "h w"]:
     """8-bit greys as they are, others stretched from the film's darkest to its brightest.
 
     Args:
       stored: the film as the file holds it.
-      show: stored values to greys, each for itself.
+      show: what is displayed for stored values, of any range.
       padding: a stored value that lies outside the film; shown as the film's darkest grey.
 
     Raises:
@@ -38,7 +42,9 @@ def to_uint8(
     if padding is not None and (film := occurring & (values != padding)).any():
         greys = np.where(values == padding, greys[film].min(), greys)
     if greys.dtype != np.uint8:
-        greys = _stretched(greys, occurring)
+        on_film = stretched(greys[occurring])
+        greys = np.zeros(len(values), np.uint8)
+        greys[occurring] = on_film
     film = np.empty(stored.shape, np.uint8)
     for row in range(0, len(film), ROWS):
         np.take(greys, codes[row : row + ROWS], out=film[row : row + ROWS], mode="clip")
@@ -74,15 +80,16 @@ def _occurring(
     return found
 
 
-def _stretched(
-    greys: Num[np.ndarray, " n"], occurring: Bool[np.ndarray, " n"]
-) -> UInt8[np.ndarray, " n"]:
-    found = greys[occurring].astype(np.float32)
-    low, high = float(found.min()), float(found.max())
+def stretched(greys: Num[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
+    """The darkest to 0, the brightest to 255.
+
+    Raises:
+      FilmError: greys that are not finite.
+    """
+    greys = greys.astype(np.float32)
+    low, high = float(greys.min()), float(greys.max())
     if not np.isfinite([low, high]).all():
         raise FilmError("pixels that are not finite")
     # Constant films stay constant; they carry nothing to be stretched.
     scale = 255.0 / (high - low) if high > low else 0.0
-    table = np.zeros(len(greys), np.uint8)
-    table[occurring] = np.round((found - low) * scale).astype(np.uint8)
-    return table
+    return np.round((greys - low) * scale).astype(np.uint8)

@@ -7,18 +7,22 @@ it saw. Row i of a split's rows is the split's example i.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Float, Int, UInt64
 
 from data_builders import dicom
 from data_builders.records import Record
 
 FILE = "exposure.parquet"
+# Films whose hashes differ in more bits are, mostly, different films (docs/results/datasets.md).
+MAX_DISTANCE = 2
+_BLOCK = 1 << 22  # pairs of hashes compared at a time
 _COLUMNS = ("dataset", "split", "row", "patient", "phash")
 
 
@@ -85,3 +89,47 @@ def read(folder: Path) -> Ledger:
         )
     table = pq.read_table(path)
     return Ledger(*(table[name].to_numpy(zero_copy_only=False) for name in _COLUMNS))
+
+
+class Pairs(NamedTuple):
+    """Near-identical films: rows of two ledgers, bits that differ, correlation (NaN: not seen)."""
+
+    a: Int[np.ndarray, n]
+    b: Int[np.ndarray, n]
+    distance: Int[np.ndarray, n]
+    correlation: Float[np.ndarray, n]
+
+    def take(self, which: np.ndarray) -> Pairs:
+        """The pairs that an index or a mask chooses."""
+        return Pairs(*(column[which] for column in self))
+
+
+def close_hashes(
+    a: UInt64[np.ndarray, n],
+    b: UInt64[np.ndarray, m],
+    max_distance: int,
+    within: bool = False,
+    step: Callable[[], None] = lambda: None,
+) -> Pairs:
+    """All pairs of hashes that differ in at most `max_distance` bits; correlations are NaN.
+
+    Args:
+      within: a and b are the same films: each pair once, none with itself.
+      step: called for every hash of `a` that is done.
+    """
+    rows = max(1, _BLOCK // max(1, len(b)))
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for start in range(0, len(a), rows):
+        distance = np.bitwise_count(a[start : start + rows, None] ^ b[None])
+        i, j = np.nonzero(distance <= max_distance)
+        kept = (i + start < j) if within else np.ones(len(i), bool)
+        found.append((i[kept] + start, j[kept], distance[i, j][kept].astype(np.int64)))
+        for _ in range(len(distance)):
+            step()
+    i, j, bits = (np.concatenate(column) for column in zip(*found))
+    return Pairs(i, j, bits, np.full(len(i), np.nan))
+
+
+def shared_patients(a: Ledger, b: Ledger) -> set[str]:
+    """The patients, as hashes, of whom both have films."""
+    return (set(a.patient.tolist()) & set(b.patient.tolist())) - {""}

@@ -9,9 +9,9 @@ from jaxtyping import Integer, UInt8
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-# A JPEG is decoded at 1/8, 1/4 or 1/2 if that leaves this many times the target. At less the
-# noise that the full decode averages away is left in: see tests/data_builders/test_scaled.py.
-MARGIN = 1.1
+# A film is decoded at 1/n if that leaves its shorter side this many times the target. Nearer to it
+# the grain that the full decode averages away is left in, the more the less 1/n has averaged.
+LEAST = {8: 1.1, 4: 1.3, 2: 1.6}
 
 Box = tuple[float, float, float, float]  # left, upper, right, lower
 
@@ -34,7 +34,7 @@ def reduction(size: tuple[int, int], shorter_side: int | None) -> int:
     """8, 4, 2 or 1: by how much a film may be reduced before it is shrunk to `shorter_side`."""
     if shorter_side is None:
         return 1
-    return next((n for n in (8, 4, 2) if min(size) >= MARGIN * n * shorter_side), 1)
+    return next((n for n, least in LEAST.items() if min(size) >= least * n * shorter_side), 1)
 
 
 def draft_jpeg(image: JpegImageFile, n: int) -> Box:

@@ -76,21 +76,23 @@ class Table:
         with self._open() as stream:
             reader = csv.reader(stream)
             next(reader)
-            for number, fields in enumerate(_parsed(reader, self.path), start=2):
-                if not any(field.strip() for field in fields):
+            name, columns = self.path.name, len(self.columns)
+            for number, row in enumerate(_parsed(reader, self.path), start=2):
+                fields = [field.strip() for field in row]
+                if not any(fields):
                     continue
-                where = f"{self.path.name}, row {number}"
+                where = f"{name}, row {number}"
                 if len(fields) < width:
                     raise BuildError(
                         f"{where} has {len(fields)} fields; {self.columns[width - 1]!r} is "
                         f"column {width}. The file is cut off or has a broken row."
                     )
-                if any(field.strip() for field in fields[len(self.columns) :]):
+                if any(fields[columns:]):
                     raise BuildError(
-                        f"{where} has {len(fields)} fields, the header {len(self.columns)}: a "
+                        f"{where} has {len(fields)} fields, the header {columns}: a "
                         "comma without quotes would move its values into other columns."
                     )
-                yield Row(where, [field.strip() for field in fields])
+                yield Row(where, fields)
 
     def _open(self) -> io.TextIOWrapper:
         if self.path.suffix == ".gz":

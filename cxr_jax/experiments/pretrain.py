@@ -10,12 +10,13 @@ import ml_collections
 import numpy as np
 
 from cxr_jax import checkpoint, objectives, optim, sharding, train_state
-from cxr_jax.data import pipeline
-from cxr_jax.data.source import load_source
+from cxr_jax.data import exposure, pipeline
+from cxr_jax.data.source import Source, load_source
 from cxr_jax.experiments import monitor, transfer
 from cxr_jax.experiments.workdir import as_json, open_workdir
 from cxr_jax.fields import check_positive
 from cxr_jax.writer import Progress, Writer
+from data_builders import ledger
 
 _COLLAPSED = 0.1  # embedding_std below this: all films look alike to the encoder
 _POSITIVE = (
@@ -53,7 +54,7 @@ def train(
     check_positive(config, _POSITIVE)
     mesh = sharding.make_mesh()
     sharding.check_batch(config.batch_size, mesh)
-    source = load_source(config.data.name, config.data.dir, config.data.split, fields=("image",))
+    source = _load_source(config)
     batches = pipeline.batches(
         source,
         config.batch_size,
@@ -69,6 +70,8 @@ def train(
     )
     watch = monitor.make_monitor(config, objective)
     open_workdir(workdir, config)
+    seen = exposure.seen(source, config.num_train_steps * config.batch_size, config.seed)
+    ledger.write(workdir / ledger.FILE, seen)
     size = config.data.image_size
     shapes = {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)}
     create = partial(train_state.create, objective, optimizer, shapes, config.seed)
@@ -113,6 +116,18 @@ def train(
     writer.close()
     print(f"Pretrained to step {int(state.step)}: {workdir}")
     return state
+
+
+def _load_source(config: ml_collections.ConfigDict) -> Source:
+    """The films to train on, without those of config.data.exclude."""
+    data = config.data
+    source = load_source(data.name, data.dir, data.split, fields=("image",))
+    excluded = [name.strip() for name in data.exclude.split(",") if name.strip()]
+    if not excluded:
+        return source
+    kept = exposure.without(source, excluded, data.dir)
+    print(f"Left out {len(source) - len(kept):,} films that {', '.join(excluded)} may share.")
+    return kept
 
 
 def _log(config, writer: Writer, progress: Progress, step: int, metrics: dict) -> None:

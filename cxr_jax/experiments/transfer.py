@@ -17,7 +17,8 @@ import ml_collections
 import numpy as np
 
 from cxr_jax import weights
-from cxr_jax.data import fractions, tasks
+from cxr_jax.data import exposure, fractions, tasks
+from cxr_jax.data.exposure import Exposure
 from cxr_jax.data.labelled import LabelledSplit, load_split
 from cxr_jax.evaluate.linear import linear_probe
 from cxr_jax.evaluate.metrics import compare, metric_rows
@@ -250,12 +251,28 @@ def _protocol(config, probes: list[Probe], splits: Splits) -> list[str]:
                 f"{label}: uncertain (−1) in {counts[0]} training, {counts[1]} validation and "
                 f"{counts[2]} test films, counted as {splits.test.task.uncertain}."
             )
+    lines += _exposure(config, splits)
     for probe in probes:
         chosen = ", ".join(f"{label} {c:g}" for label, c in probe.facts["strength"].items())
         lines.append(
             f"{probe.name}: {probe.facts['features']} features at {probe.facts['image_size']} px; "
             f"C chosen: {chosen}."
         )
+    return lines
+
+
+def _exposure(config, splits: Splits) -> list[str]:
+    """What each encoder saw of the test films in its pretraining, where it kept a ledger."""
+    lines = []
+    for spec in dict.fromkeys([config.encoder, *_baselines(config)]):
+        seen = exposure.of_encoder(spec, splits.test.source)
+        if seen is not None:
+            of_test = Exposure(*(column[splits.test.rows] for column in seen))
+            lines.append(
+                f"In its pretraining {spec} saw patients of {of_test.patient.sum():,} of the "
+                f"{len(splits.test.rows):,} test films, and films that look the same for "
+                f"{of_test.film.sum():,}."
+            )
     return lines
 
 

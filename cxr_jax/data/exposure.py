@@ -1,0 +1,92 @@
+"""What an encoder saw in pretraining, and how much of a test set that is.
+
+A pretraining run leaves exposure.parquet in its workdir: the rows of its dataset's ledger that it
+trained on (data_builders/ledger.py).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Bool
+
+from cxr_jax.data.source import ChosenRecords, Source
+from data_builders import built, ledger
+
+
+class Exposure(NamedTuple):
+    """Which films of a split an encoder has seen: of whose patients, and which by their looks."""
+
+    patient: Bool[np.ndarray, "n"]
+    film: Bool[np.ndarray, "n"]
+
+
+def of_source(source: Source) -> ledger.Ledger:
+    """The ledger of a source, row by row; slices and sums of splits included.
+
+    Raises:
+      FileNotFoundError: the dataset was built before ledgers were kept.
+    """
+    whole = ledger.read(source.folder)
+    infos = tfds.builder_from_directory(source.folder).info.splits
+    parts = tfds.core.ReadInstruction.from_spec(source.split).to_absolute(infos)
+    rows = []
+    for part in parts:
+        of_split = np.flatnonzero(whole.split == part.splitname)
+        rows.append(of_split[part.from_ : part.to])
+    return whole.take(np.concatenate(rows))
+
+
+def without(source: Source, excluded: Sequence[str], data_dir: str) -> Source:
+    """The source without films that the datasets `excluded` have too.
+
+    Left out are films of their patients, and films within two bits of one of theirs.
+
+    Raises:
+      ValueError: nothing is left.
+    """
+    own = of_source(source)
+    keep = np.ones(len(own.row), bool)
+    for name in excluded:
+        other = ledger.read(built.find_folder(name, data_dir))
+        keep &= ~np.logical_or(*compare(own, other))
+    if not keep.any():
+        raise ValueError(
+            f"config.data.exclude={','.join(excluded)} leaves no film of {source.name}"
+        )
+    return source.choose(np.flatnonzero(keep))
+
+
+def seen(source: Source, num_films: int, seed: int) -> ledger.Ledger:
+    """The films that the first `num_films` of a pretraining's order hold: all, after an epoch."""
+    rows = np.arange(len(source))
+    if num_films < len(source):
+        # The order depends on the seed and the number of films alone.
+        order = grain.MapDataset.range(len(source)).seed(seed).shuffle()
+        rows = np.sort([order[position] for position in range(num_films)])
+    if isinstance(source.records, ChosenRecords):
+        rows = source.records.rows[rows]
+    return of_source(source).take(rows)
+
+
+def compare(films: ledger.Ledger, known: ledger.Ledger) -> Exposure:
+    """Which of `films` are of patients, or look like films, that are in `known`."""
+    patients = ledger.shared_patients(films, known)
+    of_patient = (
+        np.isin(films.patient, sorted(patients)) if patients else np.full(len(films.row), False)
+    )
+    pairs = ledger.close_hashes(films.phash, known.phash, ledger.MAX_DISTANCE)
+    alike = np.zeros(len(films.row), bool)
+    alike[pairs.a] = True
+    return Exposure(of_patient, alike)
+
+
+def of_encoder(spec: str, source: Source) -> Exposure | None:
+    """How much of a source an encoder saw, if it is a workdir that kept a ledger."""
+    folder = Path(spec).expanduser()
+    if not (folder / ledger.FILE).is_file():
+        return None
+    return compare(of_source(source), ledger.read(folder))

@@ -1,0 +1,82 @@
+"""Built datasets: where they stand (data_dir/name/config/version) and their examples."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+
+class Records:
+    """Examples by position, parsed as far as `features` names them; images stay encoded bytes.
+
+    `raw` gives serialised examples by position, as TFDS's ArrayRecord source does.
+    """
+
+    def __init__(self, raw: Any, features: tfds.features.FeaturesDict):
+        self._raw, self._features = raw, features
+        self._decoders = {"image": tfds.decode.SkipDecoding()} if "image" in features else None
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._features.deserialize_example_np(self._raw[index], decoders=self._decoders)
+
+
+def open_records(
+    builder: tfds.core.DatasetBuilder, split: str, fields: Sequence[str] | None = None
+) -> Records:
+    """The examples of a split; `fields` limits what is parsed of each (all if None)."""
+    stored = builder.info.features
+    chosen = tfds.features.FeaturesDict({key: stored[key] for key in fields or stored.keys()})
+    return Records(builder.as_data_source(split=split).data_source, chosen)
+
+
+def find_folder(name: str, data_dir: str) -> Path:
+    """The version folder of dataset `name` ("nih_chestxray14" or "nih_chestxray14/512").
+
+    Datasets that need no download (the phantom) are drawn on first use.
+
+    Raises:
+      FileNotFoundError: not built; the message gives the command.
+      ValueError: several configs are built and `name` does not choose one.
+    """
+    if not re.fullmatch(r"\w+(/[\w.-]+)?", name):
+        raise ValueError(
+            f"{name!r} is not a dataset's name, such as nih_chestxray14 or nih_chestxray14/512; "
+            "the folder that holds it goes into config.data.dir"
+        )
+    root = Path(data_dir).expanduser()
+    dataset, _, config = name.partition("/")
+    built = _built(root, dataset, config)
+    if not built and dataset == "phantom":
+        from data_builders.build import build
+
+        build("phantom", data_dir=str(root), config_name=config or None)
+        built = _built(root, dataset, config)
+    if not built:
+        from data_builders.build import builder_names
+
+        others = sorted({folder.parts[-3] for folder in _built(root, "*", "")})
+        raise FileNotFoundError(
+            f"dataset {name!r} is not built under {root.resolve()} "
+            f"(there: {', '.join(others) or 'nothing'}). Build it:\n"
+            f"  python -m data_builders.build {dataset} --manual_dir=<its files> "
+            f"--data_dir={root}\n"
+            "or point config.data.dir at the folder that holds it. There are builders for "
+            f"{', '.join(builder_names())}."
+        )
+    configs = sorted({folder.parent.name for folder in built})
+    if len(configs) > 1:
+        choices = ", ".join(f"{dataset}/{c}" for c in configs)
+        raise ValueError(f"dataset {dataset!r} is built in several forms; choose one of: {choices}")
+    return max(built, key=lambda folder: [int(part) for part in folder.name.split(".")])
+
+
+def _built(root: Path, dataset: str, config: str) -> list[Path]:
+    infos = root.glob(f"{dataset}/{config or '*'}/*.*.*/dataset_info.json")
+    return [info.parent for info in infos if "incomplete" not in info.parent.name]

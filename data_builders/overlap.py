@@ -1,0 +1,178 @@
+"""What two datasets share: python -m data_builders.overlap A B --data_dir=data
+
+A and B are built datasets or the workdirs of pretraining runs (which keep a ledger of the films
+they saw, but not the films). Patients are shared where the datasets use the same patient numbers
+(REFLACX and MIMIC-CXR). Films are near-identical where their perceptual hashes differ in few bits
+and, where both are at hand, their 32 x 32 pictures correlate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data_builders import built, ledger, overlap_films
+from data_builders.reading import Progress
+
+# On NIH's films (docs/results/datasets.md): every copy that was recompressed, rescaled or
+# reshaped is within both limits, and pairs of different films are not.
+MAX_DISTANCE, MIN_CORRELATION = 6, 0.98
+
+
+def table(a: ledger.Ledger, b: ledger.Ledger, pairs: ledger.Pairs) -> list[str]:
+    """What is shared, split by split."""
+    head = ("split of A", "split of B", "patients of both", "near-identical pairs")
+    rows = [head]
+    for split_a in np.unique(a.split):
+        for split_b in np.unique(b.split):
+            of_a, of_b = a.take(a.split == split_a), b.take(b.split == split_b)
+            both = (a.split[pairs.a] == split_a) & (b.split[pairs.b] == split_b)
+            rows.append(
+                (
+                    split_a,
+                    split_b,
+                    f"{len(ledger.shared_patients(of_a, of_b)):,}",
+                    f"{both.sum():,}",
+                )
+            )
+    widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+        for row in rows
+    ]
+
+
+class Side(NamedTuple):
+    """One of the two: its name, its ledger, and its films if they are at hand."""
+
+    name: str
+    ledger: ledger.Ledger
+    films: overlap_films.Films | None
+
+
+def open_side(name: str, data_dir: str) -> Side:
+    """A pretraining's workdir or a built dataset.
+
+    Raises:
+      FileNotFoundError, ValueError: neither; or a dataset without a ledger.
+    """
+    folder = Path(name).expanduser()
+    if (folder / ledger.FILE).is_file() and not (folder / "dataset_info.json").is_file():
+        return Side(name, ledger.read(folder), None)
+    folder = built.find_folder(name, data_dir)
+    return Side(name, ledger.read(folder), overlap_films.Films(folder))
+
+
+def compare(side_a: Side, side_b: Side, progress: bool = True) -> ledger.Pairs:
+    """The near-identical films of two sides, the most alike first."""
+    a, b = side_a.ledger, side_b.ledger
+    at_hand = side_a.films is not None and side_b.films is not None
+    shown = Progress("hashes", len(a.phash), progress)
+    limit = MAX_DISTANCE if at_hand else ledger.MAX_DISTANCE
+    same = side_a.name == side_b.name
+    pairs = ledger.close_hashes(a.phash, b.phash, limit, same, shown.step)
+    shown.close()
+    if at_hand:
+        shown = Progress("candidates", len(pairs.a), progress)
+        correlation = np.fromiter(
+            _correlations(side_a, side_b, pairs, shown.step), float, len(pairs.a)
+        )
+        shown.close()
+        pairs = pairs._replace(correlation=correlation)
+        pairs = pairs.take(correlation >= MIN_CORRELATION)
+    return pairs.take(np.lexsort((-pairs.correlation, pairs.distance)))
+
+
+def _correlations(
+    side_a: Side, side_b: Side, pairs: ledger.Pairs, step: Callable[[], None]
+) -> Iterator[float]:
+    for i, j in zip(pairs.a, pairs.b):
+        thumbnails = (
+            side.films.thumbnail(side.ledger.split[row], int(side.ledger.row[row]))
+            for side, row in ((side_a, i), (side_b, j))
+        )
+        step()
+        yield float(np.dot(*thumbnails))
+
+
+def write_csv(path: Path, side_a: Side, side_b: Side, pairs: ledger.Pairs) -> None:
+    """The pairs, film by film; ids are those of the datasets, blank where only a ledger is left."""
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        ends = [(f"dataset_{s}", f"split_{s}", f"row_{s}", f"image_id_{s}") for s in "ab"]
+        writer.writerow((*ends[0], *ends[1], "same_patient", "bits", "correlation"))
+        for i, j, bits, correlation in zip(*pairs):
+            cells = []
+            for side, row in ((side_a, i), (side_b, j)):
+                of = side.ledger
+                split, place = of.split[row], int(of.row[row])
+                image_id = side.films.image_id(split, place) if side.films else ""
+                cells += [of.dataset[row], split, place, image_id]
+            patients = side_a.ledger.patient[i], side_b.ledger.patient[j]
+            same = int(patients[0] == patients[1] != "")
+            shown = "" if np.isnan(correlation) else f"{correlation:.4f}"
+            writer.writerow((*cells, same, bits, shown))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compares, writes and reports; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_builders.overlap",
+        description="Lists patients and near-identical films that two datasets share.",
+    )
+    parser.add_argument("a", metavar="A", help="a built dataset, or a pretraining's workdir")
+    parser.add_argument("b", metavar="B", help="another; the same one twice finds its duplicates")
+    parser.add_argument("--data_dir", default="data", help="where datasets stand (default: data)")
+    parser.add_argument("--output", default="overlap", help="folder of the list and the picture")
+    args = parser.parse_args(arguments)
+    try:
+        side_a, side_b = (open_side(name, args.data_dir) for name in (args.a, args.b))
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    pairs = compare(side_a, side_b)
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    write_csv(output / "overlap.csv", side_a, side_b, pairs)
+    lines = [
+        f"A: {args.a}, {len(side_a.ledger.row):,} films; B: {args.b}, "
+        f"{len(side_b.ledger.row):,} films"
+    ]
+    lines += table(side_a.ledger, side_b.ledger, pairs)
+    if side_a.films is None or side_b.films is None:
+        lines.append(
+            f"Only hashes of the pretraining's films are kept: pairs within {ledger.MAX_DISTANCE} "
+            "bits, not looked at."
+        )
+    lines += ["", f"The pairs: {output / 'overlap.csv'}"]
+    if len(pairs.a) and side_a.films and side_b.films:
+        overlap_films.write_picture(
+            output / "overlap.png",
+            [
+                (
+                    side_a.films.picture(side_a.ledger.split[i], int(side_a.ledger.row[i])),
+                    side_b.films.picture(side_b.ledger.split[j], int(side_b.ledger.row[j])),
+                    f"{bits} bits, correlation {correlation:.3f}",
+                )
+                for i, j, bits, correlation in zip(*pairs.take(overlap_films.spread(len(pairs.a))))
+            ],
+        )
+        lines.append(f"Look at some of them: {output / 'overlap.png'}")
+    if args.a != args.b:
+        lines += [
+            "To pretrain on A without what B has:",
+            f"  python run.py --config=configs/simclr.py:small --config.data.name={args.a} "
+            f"--config.data.exclude={args.b} --config.data.dir={args.data_dir}",
+        ]
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

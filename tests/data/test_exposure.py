@@ -1,0 +1,125 @@
+"""The ledger of what an encoder saw: against the pipeline's own order, patients and copies."""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from cxr_jax.data import exposure, pipeline
+from cxr_jax.data.source import load_source
+from data_builders import cxr_builder, ledger
+from data_builders.records import Record
+from tests.fakes.pictures import film
+
+
+def draw(seed: int, turned: bool) -> np.ndarray:
+    return film(seed, 64, 64)[::-1] if turned else film(seed, 64, 64)
+
+
+class Films(cxr_builder.CxrBuilder, skip_registration=True):
+    """Forty films, two of each patient, numbered from `first`; those from 100 on upside down."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = cxr_builder.resolution_configs()
+    ENCODING = "png"
+    PARENT = "films"
+    first = 0
+    patients = "p"
+
+    def records(self, manual_dir):
+        for seed in range(self.first, self.first + 40):
+            yield Record(
+                split="test" if seed % 40 >= 30 else "train",
+                image_id=f"{self.patients}{seed}",
+                patient_id=f"{self.patients}{seed // 2}",
+                film=functools.partial(draw, seed, turned=seed >= 100),
+            )
+
+
+class Copies(Films, skip_registration=True):
+    """The films of the same patients from 30 on, and forty others of which nobody is known."""
+
+    name = "copies"
+    first = 30
+
+
+class Strangers(Films, skip_registration=True):
+    """The first films under other names: only their looks tell."""
+
+    name = "strangers"
+    patients = "q"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for cls in (Films, Copies, Strangers):
+        builder = cls(data_dir=folder)
+        builder.settings = cxr_builder.BuildSettings(num_workers=0, progress=False)
+        builder.download_and_prepare(file_format="array_record")
+    return str(folder)
+
+
+def ids(records):
+    return [records[i]["image_id"].decode() for i in range(len(records))]
+
+
+def open_films(data, split, name="films"):
+    return load_source(name, data, split, ("image", "image_id"))
+
+
+@pytest.mark.parametrize("split", ["train", "test", "train+test", "train[5:20]+test[:50%]"])
+def test_ledger_rows_are_the_examples(data, split):
+    source = load_source("films", data, split, ("patient_id", "phash"))
+    rows = exposure.of_source(source)
+    assert len(rows.row) == len(source)
+    for i in range(len(source)):
+        example = source.records[i]
+        assert f"{rows.phash[i]:016x}" == example["phash"].decode()
+        same = rows.patient == rows.patient[i]
+        others = [source.records[int(j)]["patient_id"] for j in np.flatnonzero(same)]
+        assert set(others) == {example["patient_id"]}
+
+
+def test_seen_is_what_the_pipeline_gave(data):
+    source = open_films(data, "train")
+    first = pipeline.batches(source, 6, 32, seed=3)
+    pictures = np.concatenate([next(first)["image"] for _ in range(2)])
+    seen = exposure.seen(source, 12, seed=3)
+    assert len(seen.row) == 12
+    stored = next(iter(pipeline.batches(source, 30, 32, seed=0)))["image"]  # any order: all films
+    by_row = {}
+    for row in range(len(source)):
+        one = source.choose(np.array([row]))
+        by_row[row] = next(pipeline.batches(one, 1, 32, seed=0))["image"][0]
+    assert len(stored) == len(by_row)
+    given = {row for row, film_ in by_row.items() if (pictures == film_).all((1, 2, 3)).any()}
+    assert given == set(seen.row.tolist())
+    assert len(exposure.seen(source, 31, seed=3).row) == 30
+
+
+def test_patients_and_looks_are_found(data):
+    films = exposure.of_source(open_films(data, "train+test"))
+    copies = ledger.read(open_films(data, "train", "copies").folder)
+    found = exposure.compare(films, copies)
+    # Films 30 to 39 are in both, of patients 15 to 19.
+    names = np.array(ids(open_films(data, "train+test").records))
+    shared = {f"p{seed}" for seed in range(30, 40)}
+    assert set(names[found.patient]) == shared and set(names[found.film]) == shared
+    strangers = ledger.read(open_films(data, "train", "strangers").folder)
+    found = exposure.compare(films, strangers)
+    assert not found.patient.any() and found.film.all()
+
+
+def test_excluded_films_are_neither_trained_on_nor_in_the_ledger(data, capsys):
+    source = open_films(data, "train+test")
+    kept = exposure.without(source, ["copies"], data)
+    assert sorted(ids(kept.records)) == sorted(f"p{seed}" for seed in range(30))
+    seen = exposure.seen(kept, 1000, seed=0)
+    whole = exposure.of_source(source)
+    assert set(seen.phash.tolist()) == set(
+        whole.phash[[i for i, n in enumerate(ids(source.records)) if int(n[1:]) < 30]].tolist()
+    )
+    with pytest.raises(ValueError, match=r"exclude=strangers leaves no film of films"):
+        exposure.without(source, ["strangers"], data)
