@@ -54,7 +54,8 @@ def write_films(folder: Path, pictures: Iterator[UInt8[np.ndarray, "h w"]], coun
     rng = np.random.default_rng(0)
     for number, picture in enumerate(itertools.islice(pictures, count)):
         grey = Image.fromarray(picture).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
-        clean = np.asarray(grey, np.float32) / 255
+        clean = np.asarray(grey, np.float32)
+        clean = (clean - clean.min()) / np.ptp(clean)
         noise = rng.standard_normal(clean.shape, np.float32)
         quiet, noisy = (np.clip(clean + level * noise, 0, 1) for level in (QUIET, NOISY))
         eight, twelve = np.uint8(255 * noisy), np.uint16(4095 * (0.05 + 0.9 * quiet))

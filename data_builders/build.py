@@ -199,6 +199,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     )
     parser.add_argument("name", metavar="NAME", nargs="?", help=" | ".join(builder_names()))
     parser.add_argument("--help", "-h", action="store_true", help="this; NAME's options after NAME")
+    parser.add_argument("--list", action="store_true", help="the datasets and their default tasks")
     parser.add_argument("--manual_dir", help="folder with the raw dataset, as its owner packs it")
     parser.add_argument("--data_dir", default="data", help="where datasets are put (default: data)")
     parser.add_argument(
@@ -234,6 +235,11 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
         help="Beam's own, as on a command line: '--direct_num_workers=4 --flink_master=host:8081'",
     )
     args, rest = parser.parse_known_args(arguments)
+    if args.list:
+        from data_builders import listing
+
+        print(listing.markdown({name: builder_class(name) for name in builder_names()}))
+        sys.exit(0)
     if args.help or not args.name:
         parser.print_help()
         if args.name:

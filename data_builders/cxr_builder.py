@@ -30,6 +30,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import gc
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -191,7 +192,12 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         Raises:
           BuildError: they contradict themselves, or list nothing.
         """
-        listed = list(self.records(manual_dir))
+        # Hundreds of thousands of records that stay: the collector would go through them in vain.
+        gc.disable()
+        try:
+            listed = list(self.records(manual_dir))
+        finally:
+            gc.enable()
         listing = Listing(
             records=[entry for entry in listed if isinstance(entry, Record)],
             skipped=[entry for entry in listed if isinstance(entry, Skipped)],

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from jaxtyping import Num
-from PIL import Image
+from PIL.ImageFile import ImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 from pydicom.encaps import get_frame
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.pixels.utils import get_j2k_parameters
@@ -22,9 +23,8 @@ from data_builders.dicom import BROKEN, text
 from data_builders.film_error import FilmError
 from data_builders.scaled import Scaled, draft_jpeg, reduction, unscaled
 
-
-# The reversible wavelet's rounding lifts each level by some 0.4 of the smallest stored step: a whole
-# grey level in films of 8 bits.
+# The reversible wavelet's rounding lifts each level by some 0.4 of the smallest stored step, at 8
+# bits too much.
 LEAST_BITS = 10
 
 
@@ -102,10 +102,10 @@ def _reduced(dataset: pydicom.Dataset, show: grey.Show, shorter_side: int | None
     stretched between the film's extremes, which a reduced scale averages away, so that they must
     be known: they are if the reduced film already spans all greys that its window shows.
     """
-    decode = _DECODERS.get(dataset.file_meta.TransferSyntaxUID)
+    image = _open_frame(dataset)
     n = reduction((dataset.Columns, dataset.Rows), shorter_side)
     if (
-        decode is None
+        image is None
         or n == 1
         or (dataset.SamplesPerPixel, dataset.PixelRepresentation) != (1, 0)
         or dataset.BitsStored > 16
@@ -119,7 +119,11 @@ def _reduced(dataset: pydicom.Dataset, show: grey.Show, shorter_side: int | None
     as_stored = greys.dtype == np.uint8 and abs(steps[0]) == 1 and (steps == steps[0]).all()
     if greys.dtype == np.uint8 and not as_stored:
         return None
-    film = decode(dataset, n)
+    decode = _reduced_jpeg if isinstance(image, JpegImageFile) else _reduced_jpeg2000
+    try:
+        film = decode(image, dataset.BitsStored, n)
+    except (OSError, SyntaxError):  # too few levels, or broken: pydicom will say
+        film = None
     if film is None:
         return None
     shown = greys[film.pixels]
@@ -129,46 +133,52 @@ def _reduced(dataset: pydicom.Dataset, show: grey.Show, shorter_side: int | None
     return film._replace(pixels=grey.stretched(greys)[film.pixels]) if spans else None
 
 
-def _reduced_jpeg(dataset: pydicom.Dataset, n: int) -> Scaled | None:
-    """A baseline JPEG at 1/n."""
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    with Image.open(io.BytesIO(frame), formats=("JPEG",)) as image:
-        size = image.size
-        if (*size, image.mode) != (dataset.Columns, dataset.Rows, "L") or dataset.BitsStored != 8:
-            return None
-        box = draft_jpeg(image, n)
-        return Scaled(np.asarray(image), size, box)
+def _open_frame(dataset: pydicom.Dataset) -> ImageFile | None:
+    """The header of a JPEG or JPEG 2000 frame; None for others and what Pillow does not open.
 
-
-def _reduced_jpeg2000(dataset: pydicom.Dataset, n: int) -> Scaled | None:
-    """JPEG 2000 at 1/n or more: the coarser levels of its wavelet; None if it has fewer."""
-    if dataset.BitsStored < LEAST_BITS:
-        return None
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    coded = get_j2k_parameters(frame)
-    if (coded.get("precision"), coded.get("is_signed")) != (dataset.BitsStored, False):
+    Raises:
+      FilmError: the frame is of another size than the dataset, as absurd as it may be.
+    """
+    kind = _FRAMES.get(dataset.file_meta.TransferSyntaxUID)
+    if kind is None:
         return None
     try:
-        with Jpeg2KImageFile(io.BytesIO(frame)) as image:
-            size, bits = image.size, {"L": 8, "I;16": 16}.get(image.mode)
-            if size != (dataset.Columns, dataset.Rows) or bits is None:
-                return None
-            # Pillow rounds a reduced side, the format rounds it up: where they differ it fails.
-            while any((side + n // 2) // n != -(-side // n) for side in size):
-                n //= 2
-            image.reduce = n.bit_length() - 1
-            # Pillow fills its type from the top.
-            pixels = np.asarray(image) >> (bits - dataset.BitsStored)
+        image = kind(io.BytesIO(get_frame(dataset.PixelData, 0, number_of_frames=1)))
     except (OSError, SyntaxError):
         return None
+    if image.size != (dataset.Columns, dataset.Rows):
+        raise FilmError("a DICOM film of another size than its header says")
+    return image
+
+
+def _reduced_jpeg(image: JpegImageFile, bits: int, n: int) -> Scaled | None:
+    """A grey baseline JPEG at 1/n."""
+    if image.mode != "L" or bits != 8:
+        return None
+    size, box = image.size, draft_jpeg(image, n)
+    return Scaled(np.asarray(image), size, box)
+
+
+def _reduced_jpeg2000(image: Jpeg2KImageFile, bits: int, n: int) -> Scaled | None:
+    """Grey JPEG 2000 at 1/n or more: the coarser levels of its wavelet."""
+    size, container = image.size, {"L": 8, "I;16": 16}.get(image.mode)
+    coded = get_j2k_parameters(image.fp.getvalue())
+    if (coded.get("precision"), coded.get("is_signed")) != (bits, False) or bits < LEAST_BITS:
+        return None
+    # Pillow rounds a reduced side, the format rounds it up: where they differ it fails.
+    while any((side + n // 2) // n != -(-side // n) for side in size):
+        n //= 2
+    image.reduce = n.bit_length() - 1
+    # Pillow fills its type from the top.
+    pixels = np.asarray(image) >> (container - bits)
     # Level k keeps the place of every 2**k-th pixel, not of blocks: their first, not their middle.
     left = 0.5 - 0.5 / n
     box = (left, left, left + size[0] / n, left + size[1] / n)
     return Scaled(np.pad(pixels, (0, 1), mode="edge"), size, box)
 
 
-_DECODERS = {
-    JPEGBaseline8Bit: _reduced_jpeg,
-    JPEG2000: _reduced_jpeg2000,
-    JPEG2000Lossless: _reduced_jpeg2000,
+_FRAMES = {
+    JPEGBaseline8Bit: JpegImageFile,
+    JPEG2000: Jpeg2KImageFile,
+    JPEG2000Lossless: Jpeg2KImageFile,
 }

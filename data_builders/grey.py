@@ -56,9 +56,8 @@ def _coded(stored: Num[np.ndarray, "h w"]) -> tuple[Num[np.ndarray, " n"], Num[n
     if stored.dtype.kind in "ui" and stored.dtype.itemsize <= 2:
         # A value's index is its bit pattern, so that signed numbers need no offset.
         pattern = np.dtype(f"u{stored.dtype.itemsize}")
-        return np.arange(np.iinfo(pattern).max + 1).astype(pattern).view(stored.dtype), stored.view(
-            pattern
-        )
+        patterns = np.arange(np.iinfo(pattern).max + 1).astype(pattern)
+        return patterns.view(stored.dtype), stored.view(pattern)
     return np.unique(stored, return_inverse=True)
 
 
@@ -71,8 +70,9 @@ def _occurring(
 ) -> Bool[np.ndarray, " n"]:
     """A mask of the values on the film, or of a range with the same darkest and brightest grey."""
     between = (values >= stored.min()) & (values <= stored.max())
-    steps = np.diff(greys[between][np.argsort(values[between], kind="stable")])
-    if padding is None and ((steps >= 0).all() or (steps <= 0).all()):
+    ordered = greys[between][np.argsort(values[between], kind="stable")]
+    before, after = ordered[:-1], ordered[1:]
+    if padding is None and ((before <= after).all() or (before >= after).all()):
         return between
     found = np.zeros(len(values), bool)
     for row in range(0, len(codes), ROWS):

@@ -25,11 +25,84 @@ def _same(names: Sequence[str]) -> dict[str, str]:
     return {name: name for name in names}
 
 
+# Reports that were read for findings say what they found: a blank is a finding that is absent.
+_FROM_REPORTS = {"unmentioned": "zeros", "views": FRONTAL}
+
+# TorchXRayVision's names for PadChest's own, where NIH ChestX-ray14 has the finding too.
+_PADCHEST = {
+    **{"Atelectasis": "atelectasis", "Cardiomegaly": "cardiomegaly"},
+    **{"Consolidation": "consolidation", "Edema": "pulmonary edema"},
+    **{"Effusion": "pleural effusion", "Emphysema": "emphysema", "Fibrosis": "pulmonary fibrosis"},
+    **{"Hernia": "hiatal hernia", "Infiltration": "infiltrates", "Mass": "mass"},
+    **{"Nodule": "nodule", "Pleural_Thickening": "pleural thickening"},
+    **{"Pneumonia": "pneumonia", "Pneumothorax": "pneumothorax"},
+}
+
+# Findings with at least six positive films in the hash's test split.
+_INDIANA = (
+    *("Cardiomegaly", "Pulmonary Atelectasis", "Pleural Effusion", "Opacity", "Nodule"),
+    *("Calcified Granuloma", "Emphysema", "Infiltrate", "Pneumonia", "Consolidation"),
+    *("Pulmonary Edema", "Pneumothorax", "Hiatal Hernia", "Bone Fractures"),
+)
+
+# The other labels have at most 19 positive films in train and 3 in test.
+_VINDR_PCXR = (
+    *("No finding", "Bronchitis", "Brocho-pneumonia", "Bronchiolitis", "Pneumonia"),
+    "Other disease",
+)
+
+# What phases 2 and 3 ask; phase 1 has labels of its own.
+_REFLACX = (
+    *("Abnormal mediastinal contour", "Acute fracture", "Atelectasis", "Consolidation"),
+    *("Enlarged cardiac silhouette", "Enlarged hilum", "Groundglass opacity", "Hiatal hernia"),
+    *("High lung volume / emphysema", "Interstitial lung disease", "Lung nodule or mass"),
+    *("Pleural abnormality", "Pneumothorax", "Pulmonary edema", "Support devices"),
+)
+
+_VINDR_GLOBAL = (
+    *("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", "No finding"),
+)
+
 TASKS: dict[str, dict[str, Task]] = {
+    "brax": {"default": Task(_same(CHEXPERT_LABELS), **_FROM_REPORTS)},
+    "chexpert": {
+        "default": Task(_same(COMPETITION), **_FROM_REPORTS),
+        "all": Task(_same(CHEXPERT_LABELS), **_FROM_REPORTS),
+    },
+    "indiana_university": {
+        "default": Task(_same(_INDIANA), views=FRONTAL),
+        "any_finding": Task({"Any finding": "not No Finding"}, views=FRONTAL),
+    },
+    "jsrt": {
+        "default": Task({"Nodule": "Nodule"}),
+        "malignant": Task({"Malignant": "Malignant"}),
+    },
+    "mimic_cxr": {
+        "default": Task(_same(CHEXPERT_LABELS), **_FROM_REPORTS),
+        "competition": Task(_same(COMPETITION), **_FROM_REPORTS),
+    },
     "nih_chestxray14": {
         "default": Task(_same(NIH_FINDINGS)),
         "any_finding": Task({"Any finding": "not No Finding"}),
     },
+    "padchest": {"default": Task(_PADCHEST, views=FRONTAL)},
+    "pulmonary_edema_severity": {
+        "default": Task(
+            {
+                "No edema": "Edema severity = 0",
+                "Vascular congestion": "Edema severity = 1",
+                "Interstitial edema": "Edema severity = 2",
+                "Alveolar edema": "Edema severity = 3",
+            }
+        ),
+        "any_edema": Task({"Any edema": "Edema severity >= 1"}),
+    },
+    "reflacx": {"default": Task(_same(_REFLACX), certainty=3.0)},
+    "rsna_pneumonia": {"default": Task({"Lung Opacity": "Lung Opacity"})},
+    # Headers often leave the view blank; lateral films and the owner's outliers name theirs.
+    "tb_portals": {"default": Task({"Drug resistant": "Drug resistant"}, views=(*FRONTAL, ""))},
+    "vindr_cxr": {"global": Task(_same(_VINDR_GLOBAL))},
+    "vindr_pcxr": {"default": Task(_same(_VINDR_PCXR))},
 }
 
 

@@ -1,0 +1,111 @@
+"""BRAX (Reis et al. 2022): 40,967 films of a Brazilian hospital, 14 labels from reports."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from cxr_jax.data.tasks import CHEXPERT_LABELS
+from data_builders import cxr_builder, dicom, folders, splits, tables, views
+from data_builders.chexpert import labels
+from data_builders.records import BuildError, Record, Skipped
+
+# Release 1.1.0's name, and the one of 1.0.0's documentation.
+TABLES = ("master_spreadsheet_update.csv", "master_spreadsheet.csv")
+IMAGES = "images"
+# A public loader cuts this many characters from the end of PngPath.
+ODD_ENDING = 7
+
+_AGE = re.compile(r"(\d+(?:\.0)?)(?: or more)?")
+
+
+class Builder(cxr_builder.CxrBuilder):
+    """The PNG films; splits are made by patient, since the owner has none."""
+
+    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        "Download from https://physionet.org/content/brax/ master_spreadsheet_update.csv and "
+        "images/ into manual_dir (Anonymized_DICOMs is not needed)."
+    )
+    HOMEPAGE: ClassVar = "https://physionet.org/content/brax/"
+    LABEL_NAMES: ClassVar = CHEXPERT_LABELS
+    TASK: ClassVar = "multilabel"
+    LICENCE: ClassVar = "PhysioNet Credentialed Health Data License 1.5.0"
+    SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
+    OWNER_COUNTS: ClassVar = {"images": 40_967, "patients": 19_351, "studies": 24_959}
+
+    def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
+        root = folders.find_root(manual_dir, TABLES, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        table = tables.Table(folders.require(root, *TABLES))
+        columns = ("PngPath", "PatientID", "PatientSex", "PatientAge", "AccessionNumber")
+        columns += ("ViewPosition",)
+        at = [table.index(column) for column in columns]
+        cells = labels.LabelCells(table)
+        films = {
+            path.relative_to(root).as_posix(): path
+            for path in folders.files_below(root / IMAGES)
+            if path.suffix.lower() == ".png"
+        }
+        listed = set()
+        for row in table.rows((*columns, *CHEXPERT_LABELS)):
+            name, patient, sex, age, study, view = (row.fields[i] for i in at)
+            patient_id = patient_of(name, patient, row.where)
+            name = find_film(name, films)
+            listed.add(name)
+            yield Record(
+                split=splits.by_patient(patient_id),
+                image_id=re.sub(r"\.png$", "", name, flags=re.IGNORECASE).partition("/")[2],
+                patient_id=patient_id,
+                film=films.get(name, root / name),
+                labels=cells.read(row),
+                study_id=study,
+                view=views.standard(view),
+                sex=sex if sex in ("M", "F") else "",
+                age=parse_age(age, row.where),
+                row=row.where,
+            )
+        for name in sorted(films.keys() - listed):
+            yield Skipped(name, f"no row in {table.path.name}")
+
+
+def patient_of(name: str, patient: str, where: str) -> str:
+    """The patient's folder, "id_…", which PatientID must name with or without "id_".
+
+    Raises:
+      BuildError: PngPath is no film of images/, or of another patient.
+    """
+    parts = name.split("/")
+    if len(parts) < 3 or parts[0] != IMAGES:
+        raise BuildError(
+            f"{where}: PngPath is {name!r}, expected images/id_…/Study_…/Series_…/image-….png."
+        )
+    if not patient or parts[1].removeprefix("id_") != patient.removeprefix("id_"):
+        raise BuildError(
+            f"{where}: PatientID {patient!r} does not fit PngPath {name!r}, whose folder is the "
+            "patient's. The rows or columns have been moved against each other."
+        )
+    return parts[1]
+
+
+def find_film(name: str, films: Container[str]) -> str:
+    """The film's name below the root: PngPath, cut if only that names a file."""
+    cut = name[:-ODD_ENDING]
+    return cut if name not in films and cut in films else name
+
+
+def parse_age(age: str, where: str) -> float:
+    """Years, the lower end of a group of five ("85 or more" is 85); NaN if blank or above 120.
+
+    Raises:
+      BuildError: something else.
+    """
+    match = _AGE.fullmatch(age)
+    if age and match is None:
+        raise BuildError(f"{where}: PatientAge is {age!r}; expected 45 or '85 or more'.")
+    years = float(match[1]) if match else float("nan")
+    return years if years <= dicom.OLDEST else float("nan")

@@ -1,0 +1,214 @@
+"""CheXpert (Irvin et al. 2019): 223,648 films, 14 labels from reports, valid read by experts."""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from cxr_jax.data.tasks import CHEXPERT_LABELS
+from data_builders import cxr_builder, dicom, folders, tables, views
+from data_builders.chexpert import labels
+from data_builders.records import BuildError, Record, Skipped
+
+# The owner's lists of films: table -> its part of the tree, our split.
+PARTS = {"train.csv": ("train", "train"), "valid.csv": ("valid", "validation")}
+# CheXlocalize's labels of the test set; the second file has a row a study.
+TEST_TABLES = ("test_labels.csv", "groundtruth.csv")
+# CheXlocalize packs a second copy of valid.
+SECOND_COPY = "val"
+SEXES = {"Female": "F", "Male": "M"}
+
+_FILM = re.compile(
+    r"(?:.*/)?(?P<part>[^/]+)/(?P<image>(?P<study>(?P<patient>patient\d+)/study\d+)"
+    r"/view\d+_(?P<view>frontal|lateral))\.(?i:jpe?g)"
+)
+_STUDY = re.compile(r"(?:.*/)?test/(patient\d+/study\d+)")
+
+
+class Builder(cxr_builder.CxrBuilder):
+    """The full or the small release, in one tree or in the folders of Stanford's zips."""
+
+    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        "Register at https://stanfordaimi.azurewebsites.net, download CheXpert (v1.0 or "
+        "v1.0-small) and unpack it, so that train.csv, valid.csv and patient…/study…/view….jpg lie "
+        "anywhere below manual_dir. CheXlocalize's CheXpert/test with test_labels.csv (or "
+        "groundtruth.csv) beside it becomes the test split."
+    )
+    HOMEPAGE: ClassVar = "https://stanfordmlgroup.github.io/competitions/chexpert/"
+    LABEL_NAMES: ClassVar = CHEXPERT_LABELS
+    TASK: ClassVar = "multilabel"
+    LICENCE: ClassVar = "Stanford University research use agreement"
+    SPLIT_RULE: ClassVar = (
+        "The owner's train; the owner's valid (read by radiologists) is validation; the owner's "
+        "test films are test where manual_dir holds them, otherwise there is no test split."
+    )
+    OWNER_COUNTS: ClassVar = {
+        "train images": 223_414,
+        "validation images": 234,
+    }
+
+    def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
+        films, lists = scan(manual_dir)
+        for name in PARTS:
+            if name not in lists:
+                raise BuildError(
+                    f"{manual_dir} holds no {name}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+                )
+        listed = set()
+        for entry in read_all(lists, films):
+            if isinstance(entry, Record):
+                listed.add(entry.image_id)
+            yield entry
+        for image_id in sorted(films.keys() - listed):
+            name = films[image_id].relative_to(manual_dir).as_posix()
+            yield Skipped(name, f"no row in {' or '.join(sorted(lists))}")
+
+
+def scan(manual_dir: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The films by image id ("patient00001/study1/view1_frontal") and the tables by name.
+
+    The zips unpack to folders of their own with the patients directly inside, so that only the
+    tail of a path tells which film it is. Of two copies the first in sorted order counts.
+
+    Raises:
+      BuildError: a table lies in two folders.
+    """
+    films: dict[str, Path] = {}
+    lists: dict[str, Path] = {}
+    for path in folders.files_below(manual_dir):
+        match = _FILM.fullmatch(path.as_posix())
+        if match is not None:
+            if match["part"] != SECOND_COPY:
+                films.setdefault(match["image"], path)
+            continue
+        name = path.name.removesuffix(".gz")
+        if name in PARTS or name in TEST_TABLES:
+            first = lists.setdefault(name, path)
+            if first.parent != path.parent:
+                raise BuildError(
+                    f"{first} and {path}: two releases? Let --manual_dir be the folder of one."
+                )
+    return films, lists
+
+
+def read_all(lists: Mapping[str, Path], films: Mapping[str, Path]) -> Iterator[Record | Skipped]:
+    """All rows of all tables."""
+    for name, (part, split) in PARTS.items():
+        yield from read_part(tables.Table(lists[name]), part, split, films)
+    for name in TEST_TABLES:
+        if name in lists:
+            table = tables.Table(lists[name])
+            if "Path" in table.columns and "Sex" in table.columns:
+                yield from read_part(table, "test", "test", films)
+            else:
+                yield from read_test(table, films)
+            return
+
+
+def read_part(
+    table: tables.Table, part: str, split: str, films: Mapping[str, Path]
+) -> Iterator[Record]:
+    """One record a row of the owner's train.csv or valid.csv.
+
+    Raises:
+      BuildError: a path of another part, or one that its row's Frontal/Lateral contradicts.
+    """
+    columns = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA")
+    at = [table.index(column) for column in columns]
+    cells = labels.LabelCells(table)
+    for row in table.rows((*columns, *CHEXPERT_LABELS)):
+        name, sex, age, direction, projection = (row.fields[i] for i in at)
+        match = _match(name, part, row.where)
+        if direction.lower() != match["view"]:
+            raise BuildError(
+                f"{row.where}: Frontal/Lateral is {direction!r}, but Path is {name!r}. The "
+                "columns have been moved against each other."
+            )
+        yield Record(
+            split=split,
+            image_id=match["image"],
+            patient_id=match["patient"],
+            film=_film(films, match["image"], table.path.parent / part),
+            labels=cells.read(row),
+            study_id=match["study"],
+            view=film_view(direction, projection),
+            sex=SEXES.get(sex, ""),
+            age=parse_age(age, row.where),
+            row=row.where,
+        )
+
+
+def read_test(table: tables.Table, films: Mapping[str, Path]) -> Iterator[Record | Skipped]:
+    """The test films of a table whose rows are studies (`Study`) or films (`Path`).
+
+    Raises:
+      BuildError: a cell that names neither.
+    """
+    key = "Study" if "Study" in table.columns else "Path"
+    at = table.index(key)
+    cells = labels.LabelCells(table)
+    of_study = collections.defaultdict(list)
+    for image_id in sorted(films):
+        of_study[image_id.rpartition("/")[0]].append(image_id)
+    for row in table.rows((key, *CHEXPERT_LABELS)):
+        name = row.fields[at]
+        study = _STUDY.fullmatch(name)
+        image_ids = of_study[study[1]] if study else [_match(name, "test", row.where)["image"]]
+        if not image_ids:
+            yield Skipped(name, "a study without a film")
+        for image_id in image_ids:
+            study_id = image_id.rpartition("/")[0]
+            yield Record(
+                split="test",
+                image_id=image_id,
+                patient_id=image_id.partition("/")[0],
+                film=_film(films, image_id, table.path.parent / "test"),
+                labels=cells.read(row),
+                study_id=study_id,
+                view=views.standard(image_id.rpartition("_")[2]),
+                row=row.where,
+            )
+
+
+def _match(name: str, part: str, where: str) -> re.Match[str]:
+    match = _FILM.fullmatch(name)
+    if match is None or match["part"] != part:
+        raise BuildError(
+            f"{where}: {name!r} is no film of {part}; expected "
+            f"…/{part}/patient…/study…/view…_frontal.jpg."
+        )
+    return match
+
+
+def _film(films: Mapping[str, Path], image_id: str, folder: Path) -> Path:
+    return films.get(image_id) or folder / f"{image_id}.jpg"
+
+
+def film_view(direction: str, projection: str) -> str:
+    """The view of a film that is "Frontal" or "Lateral".
+
+    17 frontal films have LL or RL, which elsewhere mean lateral, where AP or PA should stand.
+    """
+    if direction.lower() == "frontal" and projection in ("AP", "PA"):
+        return projection
+    return views.standard(direction)
+
+
+def parse_age(age: str, where: str) -> float:
+    """Years; NaN where blank, above 120 or 0 (three rows of a dataset of adults).
+
+    Raises:
+      BuildError: not a number.
+    """
+    try:
+        years = float(age or "nan")
+    except ValueError as error:
+        raise BuildError(f"{where}: Age is {age!r}, not a number.") from error
+    return years if 0 < years <= dicom.OLDEST else float("nan")

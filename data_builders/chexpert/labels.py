@@ -1,0 +1,46 @@
+"""The 14 labels that CheXpert, MIMIC-CXR and BRAX share, and the cells they stand in."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+
+from cxr_jax.data.tasks import CHEXPERT_LABELS
+from data_builders.records import BuildError
+from data_builders.tables import Row, Table
+
+UNMENTIONED: Mapping[str, float] = dict.fromkeys(CHEXPERT_LABELS, float("nan"))
+
+_VALUES = {"": float("nan")}
+for _value in (1, 0, -1):
+    _VALUES |= {str(_value): float(_value), str(float(_value)): float(_value)}
+
+
+class LabelCells:
+    """Reads the 14 cells of each row of a table, found by name.
+
+    Rows that say the same share one mapping: among hundreds of thousands of rows few differ.
+    """
+
+    def __init__(self, table: Table):
+        self._cells = operator.itemgetter(*(table.index(name) for name in CHEXPERT_LABELS))
+        self._known: dict[tuple[str, ...], Mapping[str, float]] = {}
+
+    def read(self, row: Row) -> Mapping[str, float]:
+        """Label -> 1, 0, -1 or NaN (blank).
+
+        Raises:
+          BuildError: another value.
+        """
+        cells = self._cells(row.fields)
+        if cells not in self._known:
+            for name, cell in zip(CHEXPERT_LABELS, cells, strict=True):
+                if cell not in _VALUES:
+                    raise BuildError(
+                        f"{row.where}: {name} is {cell!r}; expected 1, 0, -1 or blank. Restore "
+                        "the owner's file."
+                    )
+            self._known[cells] = {
+                name: _VALUES[cell] for name, cell in zip(CHEXPERT_LABELS, cells, strict=True)
+            }
+        return self._known[cells]

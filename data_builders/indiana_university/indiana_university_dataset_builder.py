@@ -1,0 +1,153 @@
+"""Indiana University / Open-i (Demner-Fushman et al. 2016): 7,470 films with their reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from data_builders import cxr_builder, dicom, folders, reading, splits, tables, views
+from data_builders.indiana_university import reports
+from data_builders.indiana_university.reports import Report
+from data_builders.records import BuildError, Record, Skipped
+
+REPORTS, PROJECTIONS = "indiana_reports.csv", "indiana_projections.csv"
+VIEWS = ("FRONTAL", "LATERAL")
+
+
+class Builder(cxr_builder.CxrBuilder):
+    """NLM's XML reports and PNGs, or Kaggle's two tables and PNGs; a patient has one report."""
+
+    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        "Unpack into manual_dir either NLMCXR_reports.tgz (ecgen-radiology/*.xml) and "
+        "NLMCXR_png.tgz from https://openi.nlm.nih.gov/faq, or Kaggle's raddar/"
+        f"chest-xrays-indiana-university ({REPORTS}, {PROJECTIONS}, images/). Beside NLM's, "
+        f"Kaggle's {PROJECTIONS} or NLMCXR_dcm.tgz gives the views."
+    )
+    HOMEPAGE: ClassVar = "https://openi.nlm.nih.gov/faq"
+    LABEL_NAMES: ClassVar = tuple(reports.HEADINGS)
+    TASK: ClassVar = "multilabel"
+    LICENCE: ClassVar = "CC BY-NC-ND 4.0"
+    SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
+    HAS_REPORTS: ClassVar = True
+    OWNER_COUNTS: ClassVar = {"images": 7470, "patients": 3851, "studies": 3851, "No Finding": 2696}
+
+    def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
+        files = list(folders.files_below(manual_dir))
+        csvs = {path.name.casefold().removesuffix(".gz"): path for path in reversed(files)}
+        xmls = [path for path in files if path.suffix.lower() == ".xml" and path.stem.isdigit()]
+        if xmls:
+            described = read_reports(xmls)
+            projections = read_projections(csvs[PROJECTIONS]) if PROJECTIONS in csvs else {}
+        elif REPORTS in csvs and PROJECTIONS in csvs:
+            projections = read_projections(csvs[PROJECTIONS])
+            described = read_kaggle(csvs[REPORTS], projections)
+        else:
+            raise BuildError(
+                f"{manual_dir} holds neither NLM's reports (ecgen-radiology/*.xml) nor Kaggle's "
+                f"{REPORTS} with {PROJECTIONS}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            )
+        films = {}
+        headers = {}
+        for path in reversed(files):  # of two copies of a film the first in sorted order wins
+            name = path.name.lower()
+            if name.endswith(".png"):
+                stem = path.name[: -len(".dcm.png" if name.endswith(".dcm.png") else ".png")]
+                films[reports.image_id(stem)] = path
+            elif name.endswith(".dcm"):
+                headers[reports.image_id(path.stem)] = path
+        film_views = {image: view for image, (_, view, _) in projections.items()}
+        if not film_views:
+            film_views = self._read_views(headers)
+        listed = set()
+        for image, report in described:
+            listed.add(image)
+            yield Record(
+                split=splits.by_patient(report.uid),
+                image_id=image,
+                patient_id=report.uid,
+                film=films.get(image, manual_dir / f"{image}.png"),
+                labels=report.labels,
+                study_id=f"CXR{report.uid}",
+                view=film_views.get(image, ""),
+                report=report.text,
+                row=report.where,
+            )
+        for image in sorted(films.keys() - listed):
+            yield Skipped(films[image].relative_to(manual_dir).as_posix(), "in no report")
+
+    def _read_views(self, headers: Mapping[str, Path]) -> dict[str, str]:
+        """Image id -> view, from the DICOM copies where they were unpacked too."""
+        tags = reading.parallel_map(dicom.read_tags, headers.items(), self.settings.num_workers)
+        return {image: views.standard(tag.view) for image, tag in tags if tag is not None}
+
+
+def read_reports(xmls: list[Path]) -> Iterator[tuple[str, Report]]:
+    """Each film of NLM's reports with its report; 104 reports have no film."""
+    for path in xmls:
+        report = reports.read_xml(path)
+        for image in report.images:
+            yield image, report
+
+
+def read_projections(path: Path) -> dict[str, tuple[str, str, str]]:
+    """Image id -> (uid, view, where) of Kaggle's table of films.
+
+    Raises:
+      BuildError: a film listed twice or under another report's number, or an unknown projection.
+    """
+    table = tables.Table(path)
+    columns = ("uid", "filename", "projection")
+    at = [table.index(column) for column in columns]
+    found: dict[str, tuple[str, str, str]] = {}
+    for row in table.rows(columns):
+        uid, name, projection = (row.fields[i] for i in at)
+        image = reports.image_id(name.removesuffix(".png").removesuffix(".dcm"))
+        if not image.startswith(f"CXR{uid}_"):
+            raise BuildError(
+                f"{row.where}: uid {uid!r} does not fit filename {name!r}, whose name begins with "
+                "it. The rows or columns have been moved against each other."
+            )
+        view = views.standard(projection)
+        if view not in VIEWS:
+            raise BuildError(f"{row.where}: projection {projection!r} is none of Frontal, Lateral.")
+        if image in found:
+            raise BuildError(f"{row.where}: {name} is listed twice; {found[image][2]} has it too.")
+        found[image] = (uid, view, row.where)
+    return found
+
+
+def read_kaggle(
+    path: Path, projections: Mapping[str, tuple[str, str, str]]
+) -> Iterator[tuple[str, Report]]:
+    """Each film of Kaggle's tables with its report.
+
+    Raises:
+      BuildError: two reports of one number, or a film whose report is not there.
+    """
+    table = tables.Table(path)
+    columns = ("uid", "MeSH", "findings", "impression")
+    at = [table.index(column) for column in columns]
+    by_uid: dict[str, Report] = {}
+    for row in table.rows(columns):
+        uid, mesh, findings, impression = (row.fields[i] for i in at)
+        if uid in by_uid:
+            raise BuildError(f"{row.where}: uid {uid!r} stands in {by_uid[uid].where} already.")
+        by_uid[uid] = Report(
+            uid=uid,
+            labels=reports.parse_headings(mesh.split(";"), row.where),
+            text=reports.report_text(findings, impression),
+            images=(),
+            where=row.where,
+        )
+    for image, (uid, _, where) in projections.items():
+        if uid not in by_uid:
+            raise BuildError(
+                f"{where}: uid {uid!r} has no row in {path.name}. Take both tables from the same "
+                "download."
+            )
+        yield image, by_uid[uid]._replace(where=where)

@@ -1,0 +1,175 @@
+"""Open-i's reports: labels from the MeSH headings an indexer chose, text, and the films' names."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from data_builders.records import BuildError
+
+NO_FINDING = "No Finding"
+# Label -> the MeSH headings that make it positive, with a qualifier where the heading alone is only
+# a part of the body. They are what 40 or more of the 3,955 reports carry, and a few rarer ones that
+# other datasets label. Names hold no comma, because tasks are lists of names between commas.
+HEADINGS: Mapping[str, tuple[str, ...]] = {
+    NO_FINDING: ("normal",),
+    "Airspace Disease": ("Airspace Disease",),
+    "Atherosclerosis": ("Atherosclerosis",),
+    "Blunted Costophrenic Angle": ("Costophrenic Angle/blunted",),
+    "Bone Fractures": ("Fractures, Bone",),
+    "Calcified Granuloma": ("Calcified Granuloma",),
+    "Calcinosis": ("Calcinosis",),
+    "Cardiomegaly": ("Cardiomegaly",),
+    "Chronic Obstructive Pulmonary Disease": ("Pulmonary Disease, Chronic Obstructive",),
+    "Cicatrix": ("Cicatrix",),
+    "Consolidation": ("Consolidation",),
+    "Deformity": ("Deformity",),
+    "Degenerative Spine": (
+        "Spine/degenerative",
+        "Thoracic Vertebrae/degenerative",
+        "Lumbar Vertebrae/degenerative",
+        "Cervical Vertebrae/degenerative",
+    ),
+    "Density": ("Density",),
+    "Elevated Diaphragm": ("Diaphragm/elevated",),
+    "Emphysema": ("Emphysema", "Pulmonary Emphysema"),
+    "Enlarged Cardiac Shadow": ("Cardiac Shadow/enlarged",),
+    "Flattened Diaphragm": ("Diaphragm/flattened",),
+    "Granuloma": ("Granuloma",),
+    "Granulomatous Disease": ("Granulomatous Disease",),
+    "Hiatal Hernia": ("Hernia, Hiatal",),
+    "Implanted Medical Device": ("Implanted Medical Device",),
+    "Indwelling Catheters": ("Catheters, Indwelling",),
+    "Infiltrate": ("Infiltrate",),
+    "Lung Hyperdistention": ("Lung/hyperdistention",),
+    "Lung Hypoinflation": ("Lung/hypoinflation",),
+    "Markings": ("Markings",),
+    "Mass": ("Mass",),
+    "Nodule": ("Nodule",),
+    "Opacity": ("Opacity",),
+    "Osteophyte": ("Osteophyte",),
+    "Pleural Effusion": ("Pleural Effusion",),
+    "Pneumonia": ("Pneumonia",),
+    "Pneumothorax": ("Pneumothorax",),
+    "Pulmonary Atelectasis": ("Pulmonary Atelectasis",),
+    "Pulmonary Congestion": ("Pulmonary Congestion",),
+    "Pulmonary Edema": ("Pulmonary Edema",),
+    "Pulmonary Fibrosis": ("Pulmonary Fibrosis",),
+    "Scoliosis": ("Scoliosis",),
+    "Spondylosis": ("Spondylosis",),
+    "Surgical Instruments": ("Surgical Instruments",),
+    "Technical Quality Unsatisfactory": ("Technical Quality of Image Unsatisfactory",),
+    "Thickening": ("Thickening",),
+    "Tortuous Aorta": ("Aorta/tortuous", "Aorta, Thoracic/tortuous"),
+}
+NOT_INDEXED = "no indexing"
+# The longest of the 3,955 files has 9 kB.
+MAX_BYTES = 1_000_000
+
+
+class Report(NamedTuple):
+    """One report; `images` are image ids, `text` its findings and impression."""
+
+    uid: str
+    labels: dict[str, float]
+    text: str
+    images: tuple[str, ...]
+    where: str
+
+
+def read_xml(path: Path) -> Report:
+    """Reads one of NLM's XML files.
+
+    Raises:
+      BuildError: not XML, declares entities, is absurdly long, or its uid, its name and its
+        images' names do not belong together.
+    """
+    tree = _parse(path)
+    uid = _attribute(tree.find("uId"), "id").removeprefix("CXR")
+    if uid != path.stem:
+        raise BuildError(
+            f"{path} says it is report {uid!r}. Its name must be its number; unpack "
+            "NLMCXR_reports.tgz again."
+        )
+    images = tuple(_attribute(image, "id") for image in tree.iter("parentImage"))
+    for image in images:
+        if not image.startswith(f"CXR{uid}_"):
+            raise BuildError(
+                f"{path}: parentImage {image!r} is another report's, since it does not begin with "
+                f"CXR{uid}_. Unpack NLMCXR_reports.tgz again."
+            )
+    texts = {part.get("Label"): part.text for part in tree.iter("AbstractText")}
+    majors = [major.text or "" for major in tree.iter("major")]
+    return Report(
+        uid=uid,
+        labels=parse_headings(majors, path.name),
+        text=report_text(texts.get("FINDINGS") or "", texts.get("IMPRESSION") or ""),
+        images=images,
+        where=path.name,
+    )
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    if path.stat().st_size > MAX_BYTES:
+        raise BuildError(f"{path} is longer than {MAX_BYTES:,} bytes, which no report is.")
+    try:
+        # Decoded here, so that no other encoding can hide a declaration from the test below.
+        text = path.read_text(encoding="utf-8-sig")
+        if "<!DOCTYPE" in text or "<!ENTITY" in text:
+            raise BuildError(f"{path} declares entities, which NLM's reports never do.")
+        return ElementTree.fromstring(text)
+    except (UnicodeDecodeError, ElementTree.ParseError) as error:
+        raise BuildError(f"{path} is broken ({error}). Unpack NLMCXR_reports.tgz again.") from error
+
+
+def _attribute(element: ElementTree.Element | None, name: str) -> str:
+    return "" if element is None else element.get(name, "").strip()
+
+
+def parse_headings(headings: Iterable[str], where: str) -> dict[str, float]:
+    """1.0 or 0.0 for each label, or all NaN where the report was never indexed.
+
+    Args:
+      headings: MeSH majors, qualified by slashes ("Opacity/lung/base/left").
+
+    Raises:
+      BuildError: no heading at all, or "normal" or "No Indexing" beside another.
+    """
+    said = set()
+    heads = set()
+    for heading in headings:
+        head, *qualifiers = (_folded(part) for part in heading.split("/"))
+        if head:
+            heads.add(head)
+            said.add(head)
+            said.update(f"{head}/{qualifier}" for qualifier in qualifiers)
+    if not heads:
+        raise BuildError(f"{where}: no MeSH heading; even a normal film has the heading 'normal'.")
+    if len(heads) > 1 and not heads.isdisjoint(("normal", NOT_INDEXED)):
+        raise BuildError(f"{where}: MeSH headings {sorted(heads)} contradict each other.")
+    if NOT_INDEXED in heads:
+        return dict.fromkeys(HEADINGS, float("nan"))
+    return {name: float(not said.isdisjoint(terms)) for name, terms in _TERMS.items()}
+
+
+def _folded(term: str) -> str:
+    return " ".join(term.split()).casefold()
+
+
+_TERMS = {name: {_folded(term) for term in terms} for name, terms in HEADINGS.items()}
+
+
+def report_text(findings: str, impression: str) -> str:
+    """ "FINDINGS: …" and "IMPRESSION: …" on a line each; what is empty is left out."""
+    parts = {"FINDINGS": findings.strip(), "IMPRESSION": impression.strip()}
+    return "\n".join(f"{title}: {text}" for title, text in parts.items() if text)
+
+
+def image_id(stem: str) -> str:
+    """NLM's name of a film, from a file's name without suffixes: NLM's own, the DICOM's or Kaggle's
+    (which lack the "CXR"). Only report 1 has its number twice."""
+    if stem.startswith("CXR"):
+        return stem
+    return f"CXR1_{stem}" if stem.startswith("1_IM-") else f"CXR{stem}"

@@ -1,0 +1,67 @@
+"""JSRT (Shiraishi et al. 2000): 247 films, a lung nodule or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from data_builders import cxr_builder, folders, splits
+from data_builders.jsrt.clinical_tables import MALIGNANT, NODULE, read_nodules, read_normals
+from data_builders.jsrt.img_film import ImgFilm
+from data_builders.records import BuildError, Record, Skipped
+
+TABLES = {"CLNDAT_EN.txt": read_nodules, "CNNDAT_EN.TXT": read_normals}
+
+
+class Builder(cxr_builder.CxrBuilder):
+    """The owner's raw films and two tables, at any depth; each film is another patient."""
+
+    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        "Register at http://db.jsrt.or.jp/eng.php and unpack All247images.zip (or "
+        "Nodule154images.zip and NonNodule93images.zip; JPCLN001.IMG …) and "
+        f"Clinical_Information.zip ({', '.join(TABLES)}) into manual_dir."
+    )
+    HOMEPAGE: ClassVar = "http://db.jsrt.or.jp/eng.php"
+    LABEL_NAMES: ClassVar = (NODULE, MALIGNANT)
+    TASK: ClassVar = "multilabel"
+    LICENCE: ClassVar = "research use, on registration with JSRT"
+    SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
+    HAS_BOXES: ClassVar = True
+    OWNER_COUNTS: ClassVar = {"images": 247, "patients": 247, NODULE: 154}
+
+    def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
+        films, tables = {}, {}
+        for path in reversed(list(folders.files_below(manual_dir))):
+            if path.suffix.upper() == ".IMG":
+                films[path.stem.upper()] = path
+            else:
+                tables[path.name.casefold()] = path
+        listed = set()
+        for name, read in TABLES.items():
+            if name.casefold() not in tables:
+                raise BuildError(
+                    f"{manual_dir} holds no {name}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+                )
+            for patient in read(tables[name.casefold()]):
+                listed.add(patient.name)
+                yield Record(
+                    split=splits.by_patient(patient.name),
+                    image_id=patient.name,
+                    patient_id=patient.name,
+                    film=ImgFilm(films.get(patient.name, manual_dir / f"{patient.name}.IMG")),
+                    labels=patient.labels,
+                    view="PA",
+                    sex=patient.sex,
+                    age=patient.age,
+                    boxes=patient.boxes,
+                    row=patient.where,
+                )
+        for name in sorted(films.keys() - listed):
+            yield Skipped(
+                films[name].relative_to(manual_dir).as_posix(), f"no row in {' or '.join(TABLES)}"
+            )

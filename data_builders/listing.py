@@ -1,0 +1,58 @@
+"""The table of datasets: what each is, its default task and its splits, as README.md shows it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from cxr_jax.data.labels import Task
+from cxr_jax.data.tasks import FRONTAL, TASKS
+
+HEAD = ("NAME", "what", "default task", "other tasks", "splits")
+_MOST_LABELS = 5
+
+
+def row(name: str, cls: type) -> tuple[str, ...]:
+    """One dataset's cells."""
+    what = sys.modules[cls.__module__].__doc__.splitlines()[0].rstrip(".")
+    named = TASKS.get(name, {})
+    labels = cls.LABEL_NAMES if isinstance(cls.LABEL_NAMES, tuple) else ()
+    task = named.get("default", Task({label: label for label in labels}))
+    others = ", ".join(f"`{task}`" for task in named if task != "default")
+    return (name, what, words(task, cls), others or "–", splits(cls.SPLIT_RULE))
+
+
+def words(task: Task, cls: type) -> str:
+    """A task in words: its labels, then every policy that is not plain."""
+    labels = list(task.labels)
+    if not labels:
+        return "your labels, if any" if cls.name == "image_folder" else "every label"
+    shown = ", ".join(labels[:_MOST_LABELS]) + (" …" if len(labels) > _MOST_LABELS else "")
+    parts = [shown if len(labels) == 1 else f"{len(labels)} labels: {shown}"]
+    if task.unmentioned != "ignore":
+        parts.append(f"−1 as {task.uncertain}, blanks as {task.unmentioned}")
+    if cls.READERS:
+        parts.append(f"{task.readers} of the readers")
+    if cls.LABEL_SCALE == "certainty":
+        parts.append(f"certainty from {task.certainty:g} on")
+    if task.views:
+        parts.append("frontal views" + (" and unknown ones" if task.views != FRONTAL else ""))
+    return "; ".join(parts)
+
+
+def splits(rule: str) -> str:
+    """Who made the splits, in few words; the whole rule stands in each dataset's README."""
+    hashed, owners = "70 % train" in rule, "owner's test" in rule or "split file" in rule
+    if hashed and "no labels" in rule:
+        return "by patient, 70/10/20"
+    if hashed and owners:
+        return "owner's or by patient"
+    if hashed:
+        return "by patient, 70/10/20"
+    return "owner's" if "owner" in rule or "split file" in rule else "own"
+
+
+def markdown(classes: Mapping[str, type]) -> str:
+    """The table of builder classes, one line a dataset."""
+    rows = [HEAD, tuple("---" for _ in HEAD), *(row(name, cls) for name, cls in classes.items())]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)

@@ -1,0 +1,108 @@
+"""MedMNIST's .npz files: headers are checked before anything is unpacked, nothing is unpickled."""
+
+from __future__ import annotations
+
+import functools
+import math
+import shutil
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from data_builders.records import BuildError
+
+_READ_HEADER = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+class Part(NamedTuple):
+    """One part of an .npz: films unpacked to `images` (an .npy), labels [n k] as lists."""
+
+    images: Path
+    labels: list[list[int]]
+
+
+def unpack(path: Path, part: str, side: int, num_labels: int, folder: Path) -> Part:
+    """Unpacks one part's films into `folder` and reads its labels.
+
+    Args:
+      part: "train", "val" or "test".
+      side: pixels of a film's sides.
+      folder: exists; takes n * side² bytes.
+
+    Raises:
+      BuildError: not such a file, or films or labels of another shape or type.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            images = _check(archive, path, f"{part}_images", (side, side))
+            labels = _check(archive, path, f"{part}_labels", (num_labels,))
+            if images[0] != labels[0]:
+                raise BuildError(
+                    f"{path.name} has {images[0]:,} films in {part}_images and {labels[0]:,} rows "
+                    f"in {part}_labels. Download it again."
+                )
+            copy = folder / f"{part}_images.npy"
+            with archive.open(f"{part}_images.npy") as source, open(copy, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            with archive.open(f"{part}_labels.npy") as source:
+                values = np.lib.format.read_array(source, allow_pickle=False)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise BuildError(f"{path} is broken or cut off ({error}). Download it again.") from error
+    if not np.isin(values, (0, 1)).all():
+        raise BuildError(
+            f"{path.name}: {part}_labels holds {np.setdiff1d(values, (0, 1))[0]}, expected 0 or 1."
+        )
+    return Part(copy, values.tolist())
+
+
+def _check(
+    archive: zipfile.ZipFile, path: Path, name: str, each: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The shape of a member; one entry has the shape `each` and bytes (labels: whole numbers)."""
+    member = f"{name}.npy"
+    if member not in archive.namelist():
+        raise BuildError(
+            f"{path} has no {name}; it holds {', '.join(archive.namelist()[:8]) or 'nothing'}."
+        )
+    entry = archive.getinfo(member)
+    with archive.open(entry) as stream:
+        shape, fortran, dtype = _header(stream, f"{path.name}: {name}")
+        size = stream.tell() + math.prod(shape) * dtype.itemsize
+    wanted = f"[n, {', '.join(map(str, each))}]"
+    if len(shape) != 1 + len(each) or shape[1:] != each or fortran:
+        raise BuildError(
+            f"{path.name}: {name} has the shape {list(shape)}, expected {wanted}. Is it another of "
+            "MedMNIST's files under this name?"
+        )
+    if dtype != np.uint8 and (len(each) > 1 or dtype.kind not in "iu"):
+        raise BuildError(f"{path.name}: {name} is of type {dtype}, expected uint8.")
+    if entry.file_size != size:
+        raise BuildError(
+            f"{path.name}: {name} has {entry.file_size:,} bytes, but its header says {size:,}. "
+            "Download it again."
+        )
+    return shape
+
+
+def _header(stream: zipfile.ZipExtFile, what: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    try:
+        return _READ_HEADER[np.lib.format.read_magic(stream)](stream)
+    except (ValueError, KeyError) as error:
+        raise BuildError(f"{what} is no NumPy array. Download it again.") from error
+
+
+def read_film(images: Path, index: int) -> UInt8[np.ndarray, "h w"]:
+    """One film of an unpacked .npy; the file is mapped, so that films in any order cost no more."""
+    return np.array(_mapped(images)[index])
+
+
+@functools.lru_cache(maxsize=3)  # one a part
+def _mapped(images: Path) -> np.ndarray:
+    return np.lib.format.open_memmap(images, mode="r")

@@ -1,0 +1,127 @@
+"""MedMNIST v2 (Yang et al. 2023): PneumoniaMNIST and ChestMNIST, 28 to 224 pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from cxr_jax.data.labels import NIH_FINDINGS
+from data_builders import cxr_builder, folders
+from data_builders.medmnist_cxr import arrays
+from data_builders.records import BuildError, Record, Skipped
+
+PARTS = {"train": "train", "val": "validation", "test": "test"}
+SIDES = (28, 64, 128, 224)
+
+
+class Subset(NamedTuple):
+    """One of MedMNIST's sets: labels in its order, whose films, their view, and how many."""
+
+    labels: tuple[str, ...]
+    task: str
+    parent: str
+    view: str
+    counts: tuple[int, int, int]  # train, val, test
+
+
+SUBSETS = {
+    "pneumoniamnist": Subset(
+        ("Pneumonia",), "binary", "pediatric_pneumonia", "AP", (4708, 524, 624)
+    ),
+    # Its 14 labels are NIH's, in NIH's order.
+    "chestmnist": Subset(
+        NIH_FINDINGS, "multilabel", "nih_chestxray14", "FRONTAL", (78468, 11219, 22433)
+    ),
+}
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class MedMnistConfig(cxr_builder.CxrConfig):
+    """One of MedMNIST's files.
+
+    Attributes:
+      subset: "pneumoniamnist" or "chestmnist".
+      side: pixels of a film's sides.
+    """
+
+    subset: str
+    side: int
+    resolution: int | None = None
+
+
+def configs() -> list[MedMnistConfig]:
+    """A config for each file, called as the file is; the first is the default."""
+    return [
+        MedMnistConfig(
+            name=subset if side == 28 else f"{subset}_{side}",
+            subset=subset,
+            side=side,
+            description=f"{subset}, {side} x {side} pixels",
+        )
+        for subset in SUBSETS
+        for side in SIDES
+    ]
+
+
+class Builder(cxr_builder.CxrBuilder):
+    """One .npz a config; a film's place in the file is all that is known of it."""
+
+    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = configs()
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        "Put the file that is called as the config (pneumoniamnist.npz, chestmnist.npz, or with "
+        "_64, _128 or _224) from https://medmnist.com into manual_dir, and choose it with "
+        "--resolution=pneumoniamnist, --resolution=chestmnist_64 and so on."
+    )
+    HOMEPAGE: ClassVar = "https://medmnist.com"
+    LICENCE: ClassVar = "CC BY 4.0"
+    SPLIT_RULE: ClassVar = "The owner's."
+    # 28 pixels have no room for JPEG's blocks.
+    ENCODING: ClassVar = "png"
+
+    @property
+    def subset(self) -> Subset:
+        return SUBSETS[self.builder_config.subset]
+
+    @property
+    def PARENT(self) -> str:
+        return self.subset.parent
+
+    @property
+    def OWNER_COUNTS(self) -> Mapping[str, int]:
+        names = (f"{split} images" for split in PARTS.values())
+        return dict(zip(names, self.subset.counts, strict=True))
+
+    def label_names(self) -> tuple[str, ...]:
+        return self.subset.labels
+
+    def task(self) -> str:
+        return self.subset.task
+
+    def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
+        subset, config = self.subset, self.builder_config
+        name = f"{config.name}.npz"
+        path = next((p for p in folders.files_below(manual_dir) if p.name.casefold() == name), None)
+        if path is None:
+            raise BuildError(f"{manual_dir} holds no {name}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+        # Films are read in the order of a hash, and an .npz can only be read from its start.
+        scratch = Path(self.data_path) / cxr_builder.SCRATCH
+        scratch.mkdir(parents=True, exist_ok=True)
+        for part, split in PARTS.items():
+            images, labels = arrays.unpack(path, part, config.side, len(subset.labels), scratch)
+            for index, values in enumerate(labels):
+                image_id = f"{part}/{index}"
+                yield Record(
+                    split=split,
+                    image_id=image_id,
+                    patient_id=image_id,
+                    film=functools.partial(arrays.read_film, images, index),
+                    labels=dict(zip(subset.labels, map(float, values), strict=True)),
+                    view=subset.view,
+                    row=f"{name}, {part}_labels[{index}]",
+                )

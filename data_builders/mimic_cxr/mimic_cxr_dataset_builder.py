@@ -1,0 +1,121 @@
+"""MIMIC-CXR-JPG (Johnson et al. 2019): 377,110 films, 14 labels, reports on request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from cxr_jax.data.tasks import CHEXPERT_LABELS
+from data_builders import cxr_builder, folders, tables
+from data_builders.chexpert import labels
+from data_builders.mimic_cxr import release
+from data_builders.mimic_cxr.reports import Reports
+from data_builders.records import BuildError, Record, Skipped
+
+REPORTS_FOLDER = "mimic-cxr-reports"
+
+
+class Builder(cxr_builder.CxrBuilder):
+    """Release 2.0.0 or 2.1.0 with the owner's splits; labels are of a study, records of a film."""
+
+    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        f"manual_dir is {release.WHERE_TO_GET}, and {release.CHEXPERT}. For reports give "
+        "--reports_dir."
+    )
+    HOMEPAGE: ClassVar = "https://physionet.org/content/mimic-cxr-jpg/"
+    LABEL_NAMES: ClassVar = CHEXPERT_LABELS
+    TASK: ClassVar = "multilabel"
+    LICENCE: ClassVar = "PhysioNet Credentialed Health Data License 1.5.0"
+    SPLIT_RULE: ClassVar = "The owner's split file; validate is validation."
+    HAS_REPORTS: ClassVar = True
+    INPUTS: ClassVar = {
+        "reports_dir": (
+            f"the unpacked {REPORTS_FOLDER}.zip of MIMIC-CXR (files/p10/p1…/s5….txt); unasked, "
+            f"{REPORTS_FOLDER}/ in manual_dir is read if it is there"
+        )
+    }
+    OWNER_COUNTS: ClassVar = {
+        "images": 377_110,
+        "patients": 65_379,
+        "studies": 227_835,
+        "train images": 368_960,
+    }
+
+    def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
+        root = release.find_root(manual_dir)
+        splits = release.read_splits(root)
+        studies = read_labels(root)
+        reports = self._reports(manual_dir)
+        listed, labelled = set(), set()
+        for film in release.read_films(root):
+            listed.add(film.dicom_id)
+            path = release.film_path(root, film)
+            if film.dicom_id not in splits:
+                yield Skipped(path.relative_to(root).as_posix(), f"not in {release.SPLIT}")
+                continue
+            split, of_split = splits[film.dicom_id]
+            subject, values = studies.get(film.study_id, (film.subject_id, labels.UNMENTIONED))
+            if {of_split, subject} != {film.subject_id}:
+                raise BuildError(
+                    f"{film.where}: film {film.dicom_id} of subject {film.subject_id} belongs to "
+                    f"{of_split} in the split file, and its study {film.study_id} to {subject} "
+                    f"in {release.CHEXPERT}. The tables are not of one release."
+                )
+            labelled.add(film.study_id)
+            yield Record(
+                split=split,
+                image_id=film.dicom_id,
+                patient_id=film.subject_id,
+                film=path,
+                labels=values,
+                study_id=f"s{film.study_id}",
+                view=film.view,
+                report=reports.read(film) if reports else "",
+                row=film.where,
+            )
+        if reports:
+            reports.check()
+        for dicom_id in sorted(splits.keys() - listed):
+            yield Skipped(dicom_id, f"in {release.SPLIT}, not in the metadata")
+        for study_id in sorted(studies.keys() - labelled):
+            yield Skipped(f"s{study_id}", f"a study in {release.CHEXPERT} without a listed film")
+        for path in folders.files_below(root / "files"):
+            if path.suffix.lower() in (".jpg", ".jpeg") and path.stem not in listed:
+                yield Skipped(path.relative_to(root).as_posix(), "not in the metadata")
+
+    def _reports(self, manual_dir: Path) -> Reports | None:
+        """The reports, if they were given.
+
+        Raises:
+          BuildError: --reports_dir holds no files/.
+        """
+        given = self.input_dir("reports_dir", manual_dir / REPORTS_FOLDER)
+        if "reports_dir" not in self.settings.inputs and not given.is_dir():
+            return None
+        root = folders.find_root(given, ("files",), f"{self.INPUTS['reports_dir']}.")
+        return Reports(root)
+
+
+def read_labels(root: Path) -> dict[str, tuple[str, Mapping[str, float]]]:
+    """study_id -> subject_id and the study's 14 labels.
+
+    Raises:
+      BuildError: a study listed twice, an id or a label value that is none.
+    """
+    table = tables.Table(folders.require(root, release.CHEXPERT))
+    columns = ("subject_id", "study_id", *CHEXPERT_LABELS)
+    at_subject, at_study = table.index("subject_id"), table.index("study_id")
+    cells = labels.LabelCells(table)
+    studies: dict[str, tuple[str, Mapping[str, float]]] = {}
+    for row in table.rows(columns):
+        subject_id, study_id = row.fields[at_subject], row.fields[at_study]
+        release.check_ids(subject_id, study_id, row.where)
+        if study_id in studies:
+            raise BuildError(f"{row.where}: study {study_id} is listed twice. Keep one row.")
+        studies[study_id] = subject_id, cells.read(row)
+    return studies

@@ -1,0 +1,102 @@
+"""MIMIC-CXR-JPG's tables, for MIMIC-CXR and for the datasets that label its films."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from data_builders import folders, tables, views
+from data_builders.records import BuildError
+
+# The names keep "2.0.0" in release 2.1.0.
+METADATA = "mimic-cxr-2.0.0-metadata.csv"
+SPLIT = "mimic-cxr-2.0.0-split.csv"
+CHEXPERT = "mimic-cxr-2.0.0-chexpert.csv"
+SPLITS = {"train": "train", "validate": "validation", "test": "test"}
+WHERE_TO_GET = (
+    "MIMIC-CXR-JPG, from https://physionet.org/content/mimic-cxr-jpg/: the folder with "
+    f"{METADATA}, {SPLIT} (or .gz) and files/p10/p1…/s5…/….jpg"
+)
+
+
+class Film(NamedTuple):
+    """A row of the metadata; `view` as views.standard writes it."""
+
+    dicom_id: str
+    subject_id: str
+    study_id: str
+    view: str
+    where: str
+
+
+def find_root(mimic_dir: Path) -> Path:
+    """The folder with the tables, `mimic_dir` or up to two folders below it.
+
+    Raises:
+      BuildError: nowhere.
+    """
+    return folders.find_root(mimic_dir, (METADATA,), f"{WHERE_TO_GET}.")
+
+
+def read_films(root: Path) -> Iterator[Film]:
+    """The films that the metadata lists.
+
+    Raises:
+      BuildError: an id that is none, as after a program has rewritten it as a number.
+    """
+    table = tables.Table(folders.require(root, METADATA))
+    columns = ("dicom_id", "subject_id", "study_id", "ViewPosition")
+    at = [table.index(column) for column in columns]
+    standard: dict[str, str] = {}
+    for row in table.rows(columns):
+        dicom_id, subject_id, study_id, view = [row.fields[i] for i in at]
+        check_ids(subject_id, study_id, row.where)
+        if view not in standard:
+            standard[view] = views.standard(view)
+        yield Film(dicom_id, subject_id, study_id, standard[view], row.where)
+
+
+def read_splits(root: Path) -> dict[str, tuple[str, str]]:
+    """dicom_id -> our split and the subject.
+
+    Raises:
+      BuildError: an unknown split, or a film listed twice.
+    """
+    table = tables.Table(folders.require(root, SPLIT))
+    columns = ("dicom_id", "subject_id", "split")
+    at = [table.index(column) for column in columns]
+    splits: dict[str, tuple[str, str]] = {}
+    for row in table.rows(columns):
+        dicom_id, subject_id, split = [row.fields[i] for i in at]
+        if split not in SPLITS:
+            raise BuildError(f"{row.where}: split is {split!r}; expected {', '.join(SPLITS)}.")
+        if dicom_id in splits:
+            raise BuildError(f"{row.where}: {dicom_id} is listed twice. Keep one row.")
+        splits[dicom_id] = SPLITS[split], subject_id
+    return splits
+
+
+def check_ids(subject_id: str, study_id: str, where: str) -> None:
+    """Refuses ids that are not eight digits.
+
+    Raises:
+      BuildError: names the id.
+    """
+    for name, value in (("subject_id", subject_id), ("study_id", study_id)):
+        if not (len(value) == 8 and value.isdigit()):
+            raise BuildError(
+                f"{where}: {name} is {value!r}, expected eight digits. Restore the owner's file."
+            )
+
+
+@functools.lru_cache
+def subject_folder(root: Path, subject_id: str) -> Path:
+    """Where a patient's films (in MIMIC-CXR: reports) lie; cached, since making paths is slow."""
+    return root / "files" / f"p{subject_id[:2]}" / f"p{subject_id}"
+
+
+def film_path(root: Path, film: Film) -> Path:
+    """Where the film lies, whether it is there or not."""
+    return subject_folder(root, film.subject_id) / f"s{film.study_id}/{film.dicom_id}.jpg"

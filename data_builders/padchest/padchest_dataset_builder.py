@@ -1,0 +1,114 @@
+"""PadChest (Bustos et al. 2020): 160,861 films with Spanish reports and labels from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from data_builders import cxr_builder, folders, splits, tables, views
+from data_builders.padchest.label_lists import LABEL_NAMES, parse_labels
+from data_builders.records import BuildError, Record, Skipped
+
+TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
+COLUMNS = (
+    *("ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth"),
+    *("PatientSex_DICOM", "Projection", "Report", "Labels"),
+)
+OLDEST = 120
+
+
+class Builder(cxr_builder.CxrBuilder):
+    """The owner's table and PNGs, in the archives' numbered folders or all in one."""
+
+    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        f"After BIMCV's terms (https://bimcv.cipf.es/bimcv-projects/padchest/) put {TABLE} (or "
+        ".csv.gz) and the unpacked archives (0/ … 50/, 54/, or all PNGs in one folder) into "
+        "manual_dir."
+    )
+    HOMEPAGE: ClassVar = "https://bimcv.cipf.es/bimcv-projects/padchest/"
+    LABEL_NAMES: ClassVar = LABEL_NAMES
+    TASK: ClassVar = "multilabel"
+    LICENCE: ClassVar = "PadChest Dataset Research Use Agreement"
+    SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
+    HAS_REPORTS: ClassVar = True
+    OWNER_COUNTS: ClassVar = {"images": 160861}
+
+    def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
+        films: dict[str, Path] = {}
+        found = []
+        # Reversed: of two copies of a film the first in sorted order wins.
+        for path in reversed(list(folders.files_below(manual_dir))):
+            if path.suffix.lower() == ".png":
+                films[path.name] = path
+            elif path.name.casefold().removesuffix(".gz") == TABLE.casefold():
+                found.append(path)
+        if not found:
+            raise BuildError(f"{manual_dir} holds no {TABLE}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+        table = tables.Table(found[-1])
+        at = [table.index(column) for column in COLUMNS]
+        listed = set()
+        for row in table.rows(COLUMNS):
+            name, place, date, study, patient, birth, sex, projection, report, labels = (
+                row.fields[i] for i in at
+            )
+            listed.add(name)
+            if not patient:
+                yield Skipped(name, f"no PatientID ({row.where})")
+                continue
+            if "e+" in patient.casefold():
+                raise BuildError(
+                    f"{row.where}: PatientID {patient!r} was rounded by a spreadsheet, which makes "
+                    "several patients one. Use the owner's file as it was downloaded."
+                )
+            yield Record(
+                split=splits.by_patient(patient),
+                image_id=name.removesuffix(".png"),
+                patient_id=patient,
+                film=films.get(name) or Path(f"{manual_dir}/{folder_of(place, row.where)}/{name}"),
+                labels=_labels(labels, row.where),
+                study_id=study,
+                view="" if projection == "UNK" else views.standard(projection),
+                sex=sex if sex in ("M", "F") else "",
+                age=age_at(date, birth),
+                report=report,
+                row=row.where,
+            )
+        for name in sorted(films.keys() - listed):
+            file = films[name].relative_to(manual_dir).as_posix()
+            yield Skipped(file, f"no row in {table.path.name}")
+
+
+def _labels(cell: str, where: str) -> dict[str, float]:
+    try:
+        return parse_labels(cell)
+    except ValueError as error:
+        raise BuildError(
+            f"{where}: Labels holds {cell[:80]!r}, expected a list like ['normal']."
+        ) from error
+
+
+def folder_of(place: str, where: str) -> str:
+    """The archive's number from ImageDir, which some copies of the table write as "0.0".
+
+    Raises:
+      BuildError: no number.
+    """
+    try:
+        return str(int(float(place)))
+    except (ValueError, OverflowError) as error:
+        raise BuildError(f"{where}: ImageDir is {place!r}, expected a number.") from error
+
+
+def age_at(date: str, birth: str) -> float:
+    """Years between the study's date (YYYYMMDD) and the year of birth ("1930.0"), give or take one;
+    NaN where one is missing or the difference is strange."""
+    try:
+        age = float(date[:4]) - float(birth)
+    except ValueError:
+        return float("nan")
+    return age if 0 <= age <= OLDEST else float("nan")

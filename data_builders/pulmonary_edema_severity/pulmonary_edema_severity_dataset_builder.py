@@ -1,0 +1,143 @@
+"""Pulmonary edema severity (Horng, Liao et al. 2021): four grades for films of MIMIC-CXR."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from data_builders import cxr_builder, folders, splits, tables
+from data_builders.mimic_cxr import release
+from data_builders.records import BuildError, Record, Skipped
+
+LABEL = "Edema severity"
+GRADES = {str(grade): float(grade) for grade in range(4)}
+CONSENSUS = "consensus_image_edema_severity.csv"
+# Grades of studies; where both grade one, the first counts.
+OF_STUDIES = ("expert_report_edema_severity.csv", "regex_report_edema_severity.csv")
+FRONTAL = ("AP", "PA")
+VALIDATION_SHARE = 0.1
+
+
+class Builder(cxr_builder.CxrBuilder):
+    """Labels only; the films are MIMIC-CXR-JPG's."""
+
+    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        "Download from https://physionet.org/content/mimic-cxr-pe-severity/ "
+        f"{CONSENSUS}, {' and '.join(OF_STUDIES)} into manual_dir; the films are "
+        "MIMIC-CXR-JPG's: give its folder with --mimic_dir, or put both into manual_dir."
+    )
+    HOMEPAGE: ClassVar = "https://physionet.org/content/mimic-cxr-pe-severity/"
+    LABEL_NAMES: ClassVar = (LABEL,)
+    LABEL_SCALE: ClassVar = "grade"
+    TASK: ClassVar = "multiclass"
+    PARENT: ClassVar = "mimic_cxr"
+    LICENCE: ClassVar = "PhysioNet restricted access licence"
+    SPLIT_RULE: ClassVar = (
+        "The owner's consensus set is test; of the other patients, graded from reports, 10 %, by "
+        "a fixed hash of the patient, are validation. MIMIC's own splits play no part."
+    )
+    INPUTS: ClassVar = {"mimic_dir": release.WHERE_TO_GET}
+    OWNER_COUNTS: ClassVar = {"test images": 141}
+
+    def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
+        root = folders.find_root(manual_dir, (CONSENSUS,), self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        mimic = release.find_root(self.input_dir("mimic_dir", manual_dir))
+        consensus = read_grades(root / CONSENSUS, "dicom_id")
+        of_studies: dict[str, Grade] = {}
+        for name in reversed(OF_STUDIES):
+            of_studies |= read_grades(root / name, "study_id")
+        tested = {grade.subject_id for grade in consensus.values()}
+        by_id, by_study = read_films(mimic, consensus, of_studies)
+
+        for dicom_id, grade in consensus.items():
+            if dicom_id not in by_id:
+                yield Skipped(dicom_id, "not in MIMIC's metadata")
+                continue
+            yield make_record(mimic, by_id[dicom_id], grade, "test")
+        for study_id, grade in of_studies.items():
+            films = by_study.get(study_id, [])
+            frontal = [film for film in films if film.view in FRONTAL]
+            if grade.subject_id in tested:
+                yield Skipped(f"s{study_id}", "its patient is in the test set")
+            elif not films:
+                yield Skipped(f"s{study_id}", "not in MIMIC's metadata")
+            elif not frontal:
+                yield Skipped(f"s{study_id}", "no film of it is AP or PA")
+            else:
+                split = splits.carve_validation(grade.subject_id, VALIDATION_SHARE)
+                for film in frontal:
+                    yield make_record(mimic, film, grade, split)
+
+
+class Grade(NamedTuple):
+    """A row: the grade of a study, or of a film."""
+
+    subject_id: str
+    study_id: str
+    value: float
+    where: str
+
+
+def read_grades(path: Path, key: str) -> dict[str, Grade]:
+    """The rows of a table by the column `key`, "dicom_id" or "study_id".
+
+    Raises:
+      BuildError: no such file; a grade or id that is none, a film or study listed twice.
+    """
+    table = tables.Table(folders.require(path.parent, path.name))
+    columns = ("subject_id", "study_id", "edema_severity", key)
+    at = [table.index(column) for column in columns]
+    grades: dict[str, Grade] = {}
+    for row in table.rows(columns):
+        subject_id, study_id, severity, name = (row.fields[i] for i in at)
+        release.check_ids(subject_id, study_id, row.where)
+        if severity not in GRADES:
+            raise BuildError(f"{row.where}: edema_severity is {severity!r}; expected 0, 1, 2 or 3.")
+        if name in grades:
+            raise BuildError(f"{row.where}: {name} is graded in {grades[name].where} too.")
+        grades[name] = Grade(subject_id, study_id, GRADES[severity], row.where)
+    return grades
+
+
+def read_films(
+    mimic: Path, of_films: Mapping[str, Grade], of_studies: Mapping[str, Grade]
+) -> tuple[dict[str, release.Film], dict[str, list[release.Film]]]:
+    """MIMIC's films that are graded: dicom_id -> film, and study_id -> films.
+
+    Raises:
+      BuildError: MIMIC knows a film or study under another patient or study.
+    """
+    by_id, by_study = {}, collections.defaultdict(list)
+    for film in release.read_films(mimic):
+        theirs = (film.subject_id, film.study_id)
+        for grade in (of_films.get(film.dicom_id), of_studies.get(film.study_id)):
+            if grade is not None and (grade.subject_id, grade.study_id) != theirs:
+                raise BuildError(
+                    f"{grade.where}: patient {grade.subject_id}, study {grade.study_id}; MIMIC "
+                    f"({film.where}) has patient {film.subject_id}, study {film.study_id} for it."
+                )
+        if film.dicom_id in of_films:
+            by_id[film.dicom_id] = film
+        if film.study_id in of_studies:
+            by_study[film.study_id].append(film)
+    return by_id, dict(by_study)
+
+
+def make_record(mimic: Path, film: release.Film, grade: Grade, split: str) -> Record:
+    """One graded film."""
+    return Record(
+        split=split,
+        image_id=film.dicom_id,
+        patient_id=film.subject_id,
+        film=release.film_path(mimic, film),
+        labels={LABEL: grade.value},
+        study_id=f"s{film.study_id}",
+        view=film.view,
+        row=grade.where,
+    )

@@ -1,0 +1,92 @@
+"""RANZCR CLiP (Tang et al. 2021): 30,083 films with the places of tubes and lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from data_builders import cxr_builder, folders, splits, tables
+from data_builders.ranzcr_clip import lines
+from data_builders.records import BuildError, Record, Skipped
+
+LABELS = (
+    "ETT - Abnormal",
+    "ETT - Borderline",
+    "ETT - Normal",
+    "NGT - Abnormal",
+    "NGT - Borderline",
+    "NGT - Incompletely Imaged",
+    "NGT - Normal",
+    "CVC - Abnormal",
+    "CVC - Borderline",
+    "CVC - Normal",
+    "Swan Ganz Catheter Present",
+)
+SUFFIXES = (".jpg", ".jpeg")
+
+_PATIENT = re.compile(r"[0-9a-f]{9}", re.IGNORECASE)
+
+
+class Builder(cxr_builder.CxrBuilder):
+    """Kaggle's folder; only its train part has labels, and is split here by patient."""
+
+    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        "Accept the rules of Kaggle's ranzcr-clip-catheter-line-classification, download it and "
+        "unpack train.csv, train_annotations.csv (optional) and train/*.jpg into manual_dir."
+    )
+    HOMEPAGE: ClassVar = "https://www.kaggle.com/c/ranzcr-clip-catheter-line-classification"
+    LABEL_NAMES: ClassVar = LABELS
+    TASK: ClassVar = "multilabel"
+    LICENCE: ClassVar = "the rules of Kaggle's competition"
+    SPLIT_RULE: ClassVar = (
+        "70 % train, 10 % validation, 20 % test by a fixed hash of the patient; the owner's test "
+        "films have no labels and are not part."
+    )
+    HAS_BOXES: ClassVar = True
+    OWNER_COUNTS: ClassVar = {"images": 30_083}
+
+    def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
+        root = folders.find_root(manual_dir, ("train.csv",), self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        table = tables.Table(folders.require(root, "train.csv"))
+        films = folders.by_stem(root / "train", SUFFIXES)
+        boxes = lines.read_boxes(root, LABELS, films, self.settings.num_workers)
+        columns = ("StudyInstanceUID", "PatientID", *LABELS)
+        at = [table.index(column) for column in columns]
+        listed = set()
+        for row in table.rows(columns):
+            film, patient, *values = (row.fields[i] for i in at)
+            listed.add(film)
+            yield Record(
+                split=splits.by_patient(check_patient(patient, row.where)),
+                image_id=film,
+                patient_id=patient,
+                film=films.get(film, root / "train" / f"{film}.jpg"),
+                labels=tables.flags(LABELS, values, row.where),
+                study_id=film,
+                boxes=boxes.get(film, ()),
+                row=row.where,
+            )
+        for film in sorted(films.keys() - listed):
+            name = films[film].relative_to(root).as_posix()
+            yield Skipped(name, f"no row in {table.path.name}")
+
+
+def check_patient(patient: str, where: str) -> str:
+    """The patient's id itself.
+
+    Raises:
+      BuildError: it has not the nine hexadecimal digits that all have. Spreadsheets read 12e456789
+        as a number and 000123456 without its zeros, and so join patients.
+    """
+    if not _PATIENT.fullmatch(patient):
+        raise BuildError(
+            f"{where}: PatientID {patient!r} has not nine hexadecimal digits. A spreadsheet may "
+            "have changed the file; restore the owner's."
+        )
+    return patient

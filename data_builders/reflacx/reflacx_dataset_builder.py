@@ -1,0 +1,104 @@
+"""REFLACX (Bigolin Lanfredi et al. 2022): readers' certainties and ellipses for MIMIC-CXR films."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from data_builders import cxr_builder, folders
+from data_builders.mimic_cxr import release
+from data_builders.records import BuildError, Record, Skipped
+from data_builders.reflacx import readings
+from data_builders.reflacx.readings import Reading
+
+
+class Builder(cxr_builder.CxrBuilder):
+    """Labels and boxes only; the films are MIMIC-CXR-JPG's. A film's readings are its readers."""
+
+    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        "Download main_data of https://physionet.org/content/reflacx-xray-localization/ (gaze_data "
+        "is not needed) into manual_dir; the films are MIMIC-CXR-JPG's: give its folder with "
+        "--mimic_dir, or put both into manual_dir."
+    )
+    HOMEPAGE: ClassVar = "https://physionet.org/content/reflacx-xray-localization/"
+    LABEL_NAMES: ClassVar = readings.LABELS
+    LABEL_SCALE: ClassVar = "certainty"
+    READERS: ClassVar = True
+    TASK: ClassVar = "multilabel"
+    PARENT: ClassVar = "mimic_cxr"
+    LICENCE: ClassVar = "PhysioNet restricted access licence"
+    SPLIT_RULE: ClassVar = "MIMIC-CXR's split file; validate is validation."
+    HAS_BOXES: ClassVar = True
+    INPUTS: ClassVar = {"mimic_dir": release.WHERE_TO_GET}
+
+    def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
+        root = folders.find_root(
+            manual_dir, tuple(readings.TABLES.values()), self.MANUAL_DOWNLOAD_INSTRUCTIONS
+        )
+        mimic = release.find_root(self.input_dir("mimic_dir", manual_dir))
+        of_film: dict[str, list[Reading]] = collections.defaultdict(list)
+        for reading in readings.read_readings(root):
+            of_film[reading.dicom_id].append(reading)
+        films = {
+            film.dicom_id: film for film in release.read_films(mimic) if film.dicom_id in of_film
+        }
+        splits = release.read_splits(mimic)
+        present = readings.reading_folders(root)
+        for dicom_id, of_one in of_film.items():
+            of_one.sort(key=lambda reading: reading.reading_id)
+            if dicom_id not in films or dicom_id not in splits:
+                table = "split file" if dicom_id in films else "metadata"
+                yield Skipped(dicom_id, f"not in MIMIC's {table}")
+                continue
+            film, split = films[dicom_id], splits[dicom_id][0]
+            for reading in of_one:
+                check_film(reading, film, split)
+            yield Record(
+                split=split,
+                image_id=dicom_id,
+                patient_id=film.subject_id,
+                film=release.film_path(mimic, film),
+                labels=merge_labels(of_one),
+                readers=tuple(reading.reading_id for reading in of_one),
+                study_id=f"s{film.study_id}",
+                view=film.view,
+                boxes=tuple(
+                    box for reading in of_one for box in readings.read_boxes(root, reading, present)
+                ),
+                row=of_one[0].where,
+            )
+
+
+def merge_labels(of_one: Sequence[Reading]) -> dict[str, tuple[float, ...]]:
+    """Label -> one value a reading; NaN where its phase does not ask for the label."""
+    unasked = float("nan")
+    return {
+        name: tuple(reading.labels.get(name, unasked) for reading in of_one)
+        for name in readings.LABELS
+    }
+
+
+def check_film(reading: Reading, film: release.Film, split: str) -> None:
+    """Refuses a reading that MIMIC knows under another patient, study or split.
+
+    Raises:
+      BuildError: names the row and both.
+    """
+    place = f"/p{film.subject_id}/s{film.study_id}/{film.dicom_id}."
+    if reading.subject_id != film.subject_id or place not in reading.image:
+        raise BuildError(
+            f"{reading.where}: subject_id {reading.subject_id}, image {reading.image}; MIMIC "
+            f"({film.where}) has {film.dicom_id} at …{place}jpg. The rows or columns have been "
+            "moved against each other."
+        )
+    if release.SPLITS.get(reading.split) != split:
+        raise BuildError(
+            f"{reading.where}: split is {reading.split!r}, in MIMIC's split file the film is in "
+            f"{split}. Restore both tables."
+        )

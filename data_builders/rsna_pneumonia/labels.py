@@ -1,0 +1,116 @@
+"""RSNA's two tables: the boxes of opacities, and each film's class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from data_builders import boxes, folders, tables
+from data_builders.records import Box, BuildError
+
+TARGETS = "stage_2_train_labels.csv"
+INFO = "stage_2_detailed_class_info.csv"
+OPACITY = "Lung Opacity"
+CLASSES = (OPACITY, "Normal", "No Lung Opacity / Not Normal")
+# Boxes are in pixels of the released films.
+SIZE = (1024, 1024)
+
+
+class Finding(NamedTuple):
+    """What the tables say of a film."""
+
+    labels: dict[str, float]  # the classes, 1 or 0; NaN where the table that tells is missing
+    boxes: tuple[Box, ...]
+    where: str
+
+
+def read(root: Path) -> dict[str, Finding]:
+    """patientId -> its finding, in the order of stage_2_train_labels.csv.
+
+    Raises:
+      BuildError: a film with and without an opacity, a box without an opacity or the reverse, or a
+        class that contradicts it.
+    """
+    classes = read_classes(root)
+    table = tables.Table(folders.require(root, TARGETS))
+    columns = ("patientId", "x", "y", "width", "height", "Target")
+    at = [table.index(column) for column in columns]
+    findings: dict[str, Finding] = {}
+    for row in table.rows(columns):
+        film, *place, target = (row.fields[i] for i in at)
+        positive = tables.flags((columns[-1],), (target,), row.where)["Target"] == 1
+        if any(place) != positive:
+            raise BuildError(
+                f"{row.where}: Target {target} beside x, y, width, height {place}; only an opacity "
+                "has a box. Restore the owner's file."
+            )
+        found = (opacity(place, row.where),) if positive else ()
+        earlier = findings.get(film)
+        if earlier is None:
+            findings[film] = Finding(classify(film, positive, classes, row.where), found, row.where)
+        elif positive and earlier.boxes:
+            findings[film] = earlier._replace(boxes=earlier.boxes + found)
+        else:
+            raise BuildError(
+                f"{film} without an opacity has one row, but here {earlier.where} and {row.where}. "
+                "Restore the owner's file."
+            )
+    return findings
+
+
+def opacity(place: list[str], where: str) -> Box:
+    """The box at x, y, width, height.
+
+    Raises:
+      BuildError: these are not four numbers.
+    """
+    try:
+        x, y, width, height = map(float, place)
+    except ValueError as error:
+        raise BuildError(f"{where}: x, y, width, height are {place}, no numbers.") from error
+    return boxes.from_pixels(OPACITY, (x, y, x + width, y + height), SIZE, where)
+
+
+def classify(
+    film: str, positive: bool, classes: dict[str, str] | None, where: str
+) -> dict[str, float]:
+    """The film's classes as 1 or 0; without the table of classes only the opacity is known.
+
+    Raises:
+      BuildError: the film has no class, or one that contradicts its Target.
+    """
+    if classes is None:
+        return {name: float(positive) if name == OPACITY else float("nan") for name in CLASSES}
+    if film not in classes:
+        raise BuildError(f"{where}: {film} has no row in {INFO}. Restore the owner's files.")
+    if (classes[film] == OPACITY) != positive:
+        raise BuildError(
+            f"{where}: Target is {int(positive)}, but {INFO} has the class {classes[film]!r}. "
+            "Restore the owner's files."
+        )
+    return {name: float(classes[film] == name) for name in CLASSES}
+
+
+def read_classes(root: Path) -> dict[str, str] | None:
+    """patientId -> class; None if the table of classes is not there.
+
+    Raises:
+      BuildError: a class that is none of the three, or two of a film.
+    """
+    path = folders.optional(root, INFO)
+    if path is None:
+        return None
+    table = tables.Table(path)
+    columns = ("patientId", "class")
+    at = [table.index(column) for column in columns]
+    classes: dict[str, str] = {}
+    for row in table.rows(columns):
+        film, name = (row.fields[i] for i in at)
+        if name not in CLASSES:
+            raise BuildError(f"{row.where}: class {name!r} is none of {', '.join(CLASSES)}.")
+        if classes.setdefault(film, name) != name:
+            raise BuildError(
+                f"{row.where}: {film} is {name!r} here and {classes[film]!r} above. Restore the "
+                "owner's file."
+            )
+    return classes

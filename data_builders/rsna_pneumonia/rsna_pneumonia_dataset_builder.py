@@ -1,0 +1,62 @@
+"""RSNA Pneumonia Detection Challenge (2018): 26,684 films, lung opacities boxed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from data_builders import cxr_builder, dicom, folders, reading, splits, views
+from data_builders.records import Record, Skipped
+from data_builders.rsna_pneumonia import labels
+
+
+class Builder(cxr_builder.CxrBuilder):
+    """Kaggle's folder; only stage_2_train_images has labels, and is split here by patient."""
+
+    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        "Accept the rules of Kaggle's rsna-pneumonia-detection-challenge, download it and unpack "
+        "stage_2_train_labels.csv, stage_2_detailed_class_info.csv (optional) and "
+        "stage_2_train_images/*.dcm into manual_dir."
+    )
+    HOMEPAGE: ClassVar = "https://www.kaggle.com/c/rsna-pneumonia-detection-challenge"
+    LABEL_NAMES: ClassVar = labels.CLASSES
+    TASK: ClassVar = "multilabel"
+    PARENT: ClassVar = "nih_chestxray14"
+    LICENCE: ClassVar = "the rules of the RSNA challenge"
+    SPLIT_RULE: ClassVar = (
+        "70 % train, 10 % validation, 20 % test by a fixed hash of the patient; the owner's "
+        "stage-2 test films have no labels and are not part."
+    )
+    HAS_BOXES: ClassVar = True
+    OWNER_COUNTS: ClassVar = {"images": 26_684, "patients": 26_684, labels.OPACITY: 6_012}
+
+    def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
+        root = folders.find_root(manual_dir, (labels.TARGETS,), self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        findings = labels.read(root)
+        folder = root / "stage_2_train_images"
+        films = folders.by_stem(folder, (".dcm", ".dicom"))
+        present = [(film, films[film]) for film in findings if film in films]
+        headers = dict(reading.parallel_map(dicom.read_tags, present, self.settings.num_workers))
+        for film, finding in findings.items():
+            tags = headers.get(film) or dicom.NO_TAGS
+            yield Record(
+                split=splits.by_patient(film),
+                image_id=film,
+                patient_id=film,
+                film=films.get(film, folder / f"{film}.dcm"),
+                labels=finding.labels,
+                study_id=tags.study_id,
+                view=views.standard(tags.view),
+                sex=tags.sex,
+                age=tags.age,
+                boxes=finding.boxes,
+                row=finding.where,
+            )
+        for film in sorted(films.keys() - findings.keys()):
+            name = films[film].relative_to(root).as_posix()
+            yield Skipped(name, f"no row in {labels.TARGETS}")

@@ -1,0 +1,137 @@
+"""NLM's Shenzhen and Montgomery sets (Jaeger et al. 2014): 800 films, tuberculosis or not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from data_builders import cxr_builder, folders, splits
+from data_builders.records import BuildError, Record, Skipped
+
+LABEL = "Tuberculosis"
+FILMS, READINGS = "CXR_png", "ClinicalReadings"
+OLDEST = 120.0
+UNKNOWN = float("nan")
+
+# Set, number, and 1 for tuberculosis: CHNCXR is Shenzhen's, MCUCXR Montgomery's.
+_NAME = re.compile(r"((?:CHNCXR|MCUCXR)_\d{4})_([01])")
+_AGE = re.compile(r"(\d{1,3})\s*([a-z]*)")
+_UNITS = {"": 1.0, "y": 1.0, "m": 12.0, "w": 52.18, "d": 365.25}
+
+
+class Builder(cxr_builder.CxrBuilder):
+    """Both sets pooled, or the one that is there; the label is in the file's name."""
+
+    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        "Unpack NLM's Shenzhen set (ChinaSet_AllFiles.zip, or the folder Shenzhen-Hospital-CXR-Set)"
+        " and Montgomery set (NLM-MontgomeryCXRSet.zip or MontgomerySet.zip) from "
+        "https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets/ into "
+        "manual_dir, so that folders CXR_png and ClinicalReadings exist below it. One of the two "
+        "sets is enough."
+    )
+    HOMEPAGE: ClassVar = (
+        "https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets/index.html"
+    )
+    LABEL_NAMES: ClassVar = (LABEL,)
+    TASK: ClassVar = "binary"
+    LICENCE: ClassVar = "open; NLM asks to be cited"
+    SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
+    OWNER_COUNTS: ClassVar = {"images": 800, "patients": 800, LABEL: 394}
+
+    def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
+        films: dict[str, Path] = {}
+        readings: dict[str, Path] = {}
+        # Masks have their films' names; the folder tells them apart. Of two copies of a film the
+        # first in sorted order wins.
+        for path in reversed(list(folders.files_below(manual_dir))):
+            place, kind = path.parent.name.casefold(), path.suffix.lower()
+            if (place, kind) == (FILMS.casefold(), ".png"):
+                films[path.stem] = path
+            elif (place, kind) == (READINGS.casefold(), ".txt"):
+                readings[path.stem] = path
+        if not films and not readings:
+            raise BuildError(
+                f"{manual_dir} holds no folder {FILMS} with films. "
+                f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            )
+        names: dict[str, str] = {}
+        for name in sorted(films.keys() | readings.keys()):
+            path = films.get(name) or readings[name].parents[1] / FILMS / f"{name}.png"
+            match = _NAME.fullmatch(name)
+            if match is None:
+                file = films.get(name) or readings[name]
+                yield Skipped(
+                    file.relative_to(manual_dir).as_posix(),
+                    "its name is not like CHNCXR_0001_0 or MCUCXR_0001_0, so it has no label",
+                )
+                continue
+            patient, digit = match.groups()
+            if patient in names:
+                raise BuildError(
+                    f"{names[patient]} and {name} in {path.parent}: one says tuberculosis and the "
+                    "other does not. Remove the one that the owner's archive does not have."
+                )
+            names[patient] = name
+            reading = read_reading(readings[name]) if name in readings else Reading()
+            yield Record(
+                split=splits.by_patient(patient),
+                image_id=name,
+                patient_id=patient,
+                film=path,
+                labels={LABEL: float(digit)},
+                view="FRONTAL",
+                sex=reading.sex,
+                age=reading.age,
+                row=f"{name}.png",
+            )
+
+
+class Reading(NamedTuple):
+    """What a clinical reading says of the patient; its diagnosis stays where it is."""
+
+    sex: str = ""
+    age: float = UNKNOWN  # years
+
+
+def read_reading(path: Path) -> Reading:
+    """Reads ClinicalReadings/<name>.txt, however it is punctuated and encoded."""
+    return parse_reading(path.read_bytes().decode("utf-8", errors="replace"))
+
+
+def parse_reading(text: str) -> Reading:
+    """Sex and age from Shenzhen's first line ("male 45yrs") or Montgomery's labelled lines.
+
+    What is missing or strange is unknown: the texts were typed by hand, and neither is a label.
+    """
+    lines = [line.strip().casefold() for line in text.splitlines() if line.strip()]
+    labelled = dict(
+        line.removeprefix("patient's ").split(":", 1)
+        for line in lines
+        if line.startswith("patient's ") and ":" in line
+    )
+    first = lines[0] if lines and not labelled else ""
+    return Reading(
+        sex=_sex(labelled.get("sex", first)),
+        age=_years(labelled.get("age", first)),
+    )
+
+
+def _sex(text: str) -> str:
+    text = text.strip()
+    if "female" in text or text == "f":
+        return "F"
+    return "M" if "male" in text or text == "m" else ""
+
+
+def _years(text: str) -> float:
+    match = _AGE.search(text)
+    if match is None or match[2][:1] not in _UNITS:
+        return UNKNOWN
+    age = int(match[1]) / _UNITS[match[2][:1]]
+    return age if age <= OLDEST else UNKNOWN

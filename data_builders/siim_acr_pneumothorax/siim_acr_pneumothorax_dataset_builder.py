@@ -1,0 +1,105 @@
+"""SIIM-ACR Pneumothorax (2019): 12,047 films, with the outline of every pneumothorax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from data_builders import cxr_builder, dicom, folders, reading, splits, views
+from data_builders.records import BuildError, Record, Skipped
+from data_builders.siim_acr_pneumothorax import png_copy, rle
+
+LABEL = "Pneumothorax"
+# As many of the owner's stage-1 training films as others hold back for validation.
+VALIDATION_SHARE = 1 / 8
+
+
+class Builder(cxr_builder.CxrBuilder):
+    """The competition's DICOM files with outlines as run lengths, or the copy in PNG on Kaggle."""
+
+    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        "Put into manual_dir either train-rle.csv (or stage_2_train.csv) with dicom-images-train/ "
+        "and dicom-images-test/ of the SIIM-ACR Pneumothorax Segmentation competition, or Kaggle's "
+        "vbookshelf/pneumothorax-chest-xray-images-and-masks with png_images/ and png_masks/."
+    )
+    HOMEPAGE: ClassVar = "https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation"
+    LABEL_NAMES: ClassVar = (LABEL,)
+    TASK: ClassVar = "binary"
+    PARENT: ClassVar = "nih_chestxray14"
+    LICENCE: ClassVar = "the rules of the SIIM-ACR competition"
+    SPLIT_RULE: ClassVar = (
+        "DICOM: 70 % train, 10 % validation, 20 % test by a fixed hash of the patient. PNG copy: "
+        "the owner's stage-1 test; one eighth of its train films, by a fixed hash, are validation."
+    )
+    HAS_BOXES: ClassVar = True
+    OWNER_COUNTS: ClassVar = {"images": 12_047, LABEL: 2_669}
+
+    def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
+        root = folders.find_root(
+            manual_dir, (*rle.TABLES, png_copy.FILMS), self.MANUAL_DOWNLOAD_INSTRUCTIONS
+        )
+        if (root / png_copy.FILMS).is_dir():
+            return self._png_records(root)
+        return self._dicom_records(root)
+
+    def _dicom_records(self, root: Path) -> Iterator[Record | Skipped]:
+        path = folders.require(root, *rle.TABLES)
+        outlines = rle.read(path, LABEL)
+        films = folders.by_stem(root, (".dcm", ".dicom"))
+        present = [(film, films[film]) for film in outlines if film in films]
+        headers = dict(reading.parallel_map(dicom.read_tags, present, self.settings.num_workers))
+        for film, outline in outlines.items():
+            tags = headers.get(film) or dicom.NO_TAGS
+            patient = tags.patient_id or film
+            yield Record(
+                split=splits.by_patient(patient),
+                image_id=film,
+                patient_id=patient,
+                film=films.get(film, root / "dicom-images-train" / f"{film}.dcm"),
+                labels={LABEL: float(bool(outline.boxes))},
+                study_id=tags.study_id,
+                view=views.standard(tags.view),
+                sex=tags.sex,
+                age=tags.age,
+                boxes=outline.boxes,
+                row=outline.where,
+            )
+        for film in sorted(films.keys() - outlines.keys()):
+            yield Skipped(films[film].relative_to(root).as_posix(), f"no row in {path.name}")
+
+    def _png_records(self, root: Path) -> Iterator[Record | Skipped]:
+        films = folders.by_stem(root / png_copy.FILMS, (".png",))
+        masks = folders.by_stem(root / png_copy.MASKS, (".png",))
+        rows = list(png_copy.rows(root, films))
+        outlined = [(row.stem, masks[row.stem]) for row in rows if row.label and row.stem in masks]
+        boxes = dict(reading.parallel_map(png_copy.mask_boxes, outlined, self.settings.num_workers))
+        for row in rows:
+            places = boxes.get(row.stem, ())
+            if places is None:
+                name = masks[row.stem].relative_to(root).as_posix()
+                yield Skipped(name, "a mask that cannot be read; its film has no boxes")
+            elif row.stem in boxes and not places:
+                raise BuildError(
+                    f"{masks[row.stem]} is empty, but {row.where} says that {row.stem} shows a "
+                    "pneumothorax. Restore the owner's file."
+                )
+            image_id = f"{row.number}_{row.part}"
+            part = row.part
+            yield Record(
+                split=splits.carve_validation(image_id, VALIDATION_SHARE)
+                if part == "train"
+                else part,
+                image_id=image_id,
+                patient_id=image_id,
+                film=films.get(row.stem, root / png_copy.FILMS / f"{row.stem}.png"),
+                labels={LABEL: float(row.label)},
+                boxes=tuple(png_copy.as_boxes(LABEL, places or ())),
+                row=row.where,
+            )
+        for stem in sorted(films.keys() - {row.stem for row in rows}):
+            yield Skipped(films[stem].relative_to(root).as_posix(), "no row in the stage-1 tables")

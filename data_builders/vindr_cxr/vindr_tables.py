@@ -1,0 +1,114 @@
+"""The two kinds of table that VinDr's datasets have: labels of images, and boxes on them."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from data_builders import boxes, dicom, tables
+from data_builders.records import Box, BuildError
+
+NO_FINDING = "No finding"
+SUFFIXES = (".dicom", ".dcm")
+# One label is spelled in two ways, by table.
+SPELLINGS = ("Other diseases", "Other disease")
+
+
+class Labelled(NamedTuple):
+    """What one reader says of an image: label -> 1 or 0."""
+
+    image: str
+    reader: str
+    labels: dict[str, float]
+    where: str
+
+
+class Place(NamedTuple):
+    """A box in pixels: x0, y0, x1, y1."""
+
+    label: str
+    corners: tuple[float, float, float, float]
+    where: str
+
+
+def read_labels(path: Path, names: Sequence[str], reader_column: str = "") -> Iterator[Labelled]:
+    """The rows of image_labels_train.csv or image_labels_test.csv.
+
+    Args:
+      names: the labels; of SPELLINGS, either may head the column.
+      reader_column: holds the reader's name, which is "" without it.
+
+    Raises:
+      BuildError: a missing column, or a label that is neither 1 nor 0.
+    """
+    table = tables.Table(path)
+    others = [spelling for spelling in SPELLINGS if spelling in table.columns]
+    columns = [others[0] if name in SPELLINGS and others else name for name in names]
+    at = [table.index(column) for column in columns]
+    image, reader = table.index("image_id"), table.index(reader_column or "image_id")
+    for row in table.rows(["image_id", *([reader_column] if reader_column else []), *columns]):
+        labels = tables.flags(names, [row.fields[i] for i in at], row.where)
+        who = row.fields[reader] if reader_column else ""
+        yield Labelled(row.fields[image], who, labels, row.where)
+
+
+def read_places(
+    path: Path | None, names: Collection[str] | None = None
+) -> dict[str, tuple[Place, ...]]:
+    """image_id -> the boxes of all its readers; empty where there is no table.
+
+    A row whose four corners are blank says that there is nothing to box.
+
+    Args:
+      path: annotations_train.csv, annotations_test.csv or Kaggle's train.csv.
+      names: the classes that there are; None allows all.
+
+    Raises:
+      BuildError: an unknown class, a corner that is no number, or "No finding" with a box.
+    """
+    if path is None:
+        return {}
+    table = tables.Table(path)
+    columns = ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max")
+    at = [table.index(column) for column in columns]
+    places = defaultdict(list)
+    for row in table.rows(columns):
+        image, name, *corners = (row.fields[i] for i in at)
+        if names is not None:
+            name = known(name, names, row.where)
+        if not any(corners):
+            continue
+        if name == NO_FINDING:
+            raise BuildError(f"{row.where}: {NO_FINDING!r} has a box. Restore the owner's file.")
+        try:
+            x0, y0, x1, y1 = map(float, corners)
+        except ValueError as error:
+            raise BuildError(f"{row.where}: the box's corners are {corners}.") from error
+        if not math.isfinite(x0 + y0 + x1 + y1):
+            raise BuildError(f"{row.where}: the box's corners are {corners}.")
+        places[image].append(Place(name, (x0, y0, x1, y1), row.where))
+    return {image: tuple(found) for image, found in places.items()}
+
+
+def known(name: str, names: Collection[str], where: str) -> str:
+    """A class's name as `names` has it.
+
+    Raises:
+      BuildError: it is none of them.
+    """
+    if name in names:
+        return name
+    if name in SPELLINGS:
+        return next(spelling for spelling in SPELLINGS if spelling in names)
+    raise BuildError(f"{where}: class_name {name!r} is none of {', '.join(names)}.")
+
+
+def boxes_on(film: dicom.Tags, places: Sequence[Place]) -> tuple[Box, ...]:
+    """The boxes as fractions of a film; none if its size is unknown, as of one that is missing."""
+    if not (film.height and film.width):
+        return ()
+    size = film.height, film.width
+    return tuple(boxes.from_pixels(name, corners, size, where) for name, corners, where in places)

@@ -1,0 +1,93 @@
+"""VinDr-PCXR (Pham et al. 2022): 9,125 chest films of children, 15 labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from data_builders import cxr_builder, dicom, folders, reading, splits, views
+from data_builders.records import Record, Skipped
+from data_builders.vindr_cxr import vindr_tables
+
+# With the owner's own slips of the pen.
+LABELS = (
+    "No finding",
+    "Bronchitis",
+    "Brocho-pneumonia",
+    "Other disease",
+    "Bronchiolitis",
+    "Situs inversus",
+    "Pneumonia",
+    "Pleuro-pneumonia",
+    "Diagphramatic hernia",
+    "Tuberculosis",
+    "Congenital emphysema",
+    "CPAM",
+    "Hyaline membrane disease",
+    "Mediastinal tumor",
+    "Lung tumor",
+)
+VALIDATION_SHARE = 0.1
+# The authors say so of all films; headers, where they say more, go first.
+VIEW = "PA"
+
+
+class Builder(cxr_builder.CxrBuilder):
+    """PhysioNet's folder; one reader an image."""
+
+    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        "Sign the agreement of PhysioNet's vindr-pcxr 1.0.0 and download it, so that manual_dir "
+        "holds image_labels_train.csv, image_labels_test.csv, annotations_train.csv, "
+        "annotations_test.csv, train/*.dicom and test/*.dicom."
+    )
+    HOMEPAGE: ClassVar = "https://physionet.org/content/vindr-pcxr/1.0.0/"
+    LABEL_NAMES: ClassVar = LABELS
+    TASK: ClassVar = "multilabel"
+    LICENCE: ClassVar = "PhysioNet Restricted Health Data License 1.5.0"
+    SPLIT_RULE: ClassVar = (
+        "The owner's test; 10 % of the owner's train films, by a fixed hash of the film, are "
+        "validation. The owner gives no patients."
+    )
+    HAS_BOXES: ClassVar = True
+    OWNER_COUNTS: ClassVar = {
+        "images": 9_125,
+        "train+validation images": 7_728,
+        "test images": 1_397,
+    }
+
+    def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
+        root = folders.find_root(
+            manual_dir, ("image_labels_train.csv",), self.MANUAL_DOWNLOAD_INSTRUCTIONS
+        )
+        for part in ("train", "test"):
+            table = folders.require(root, f"image_labels_{part}.csv")
+            # The boxes' classes are local findings, 37 that no table of labels names.
+            places = vindr_tables.read_places(folders.optional(root, f"annotations_{part}.csv"))
+            rows = list(vindr_tables.read_labels(table, LABELS))
+            films = folders.by_stem(root / part, vindr_tables.SUFFIXES)
+            present = [(row.image, films[row.image]) for row in rows if row.image in films]
+            headers = dict(
+                reading.parallel_map(dicom.read_tags, present, self.settings.num_workers)
+            )
+            for row in rows:
+                carved = splits.carve_validation(row.image, VALIDATION_SHARE)
+                tags = headers.get(row.image) or dicom.NO_TAGS
+                yield Record(
+                    split=carved if part == "train" else part,
+                    image_id=row.image,
+                    patient_id=row.image,
+                    film=films.get(row.image, root / part / f"{row.image}.dicom"),
+                    labels=row.labels,
+                    view=views.standard(tags.view) or VIEW,
+                    sex=tags.sex,
+                    age=tags.age,
+                    boxes=vindr_tables.boxes_on(tags, places.get(row.image, ())),
+                    row=row.where,
+                )
+            for image in sorted(films.keys() - {row.image for row in rows}):
+                yield Skipped(films[image].relative_to(root).as_posix(), f"no row in {table.name}")

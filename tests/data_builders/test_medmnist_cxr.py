@@ -1,0 +1,131 @@
+"""MedMNIST's chest sets from their files to what a reader sees."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from cxr_jax.data.labels import NIH_FINDINGS
+from data_builders.records import BuildError
+from tests.fakes import medmnist_cxr as fake
+from tests.fakes.dataset import build_and_read, by_image
+
+FACTS = {
+    "pneumoniamnist": (("Pneumonia",), "binary", "pediatric_pneumonia", "AP"),
+    "chestmnist": (NIH_FINDINGS, "multilabel", "nih_chestxray14", "FRONTAL"),
+}
+
+
+def build(raw, data, name="pneumoniamnist", **settings):
+    return build_and_read("medmnist_cxr", data, manual_dir=raw, config_name=name, **settings)
+
+
+@pytest.fixture(scope="module", params=fake.LAYOUTS)
+def built(request, tmp_path_factory):
+    raw, data = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
+    layout = fake.LAYOUTS[request.param]
+    name = layout.get("name", "pneumoniamnist")
+    return name, fake.write(raw, **layout), *build(raw, data, name)
+
+
+def test_pixels_labels_and_splits_belong_together(built):
+    name, films, _, splits = built
+    label_names, _, _, view = FACTS[name.split("_")[0]]
+    examples = by_image(splits)
+    assert examples.keys() == films.keys()
+    for image_id, film in films.items():
+        example = examples[image_id]
+        np.testing.assert_array_equal(example["image"][..., 0], film.picture)
+        assert tuple(example["labels"][label] for label in label_names) == film.labels
+        assert len(example["labels"]) == len(label_names)
+        part = image_id.split("/")[0]
+        assert example["split"] == ("validation" if part == "val" else part)
+        assert (example["patient_id"], example["view"]) == (image_id, view)
+
+
+def test_the_dataset_says_what_it_was_made_from(built):
+    name, _, folder, _ = built
+    label_names, task, parent, _ = FACTS[name.split("_")[0]]
+    metadata = json.loads((folder / "metadata.json").read_text())
+    assert (metadata["task"], metadata["parent"]) == (task, parent)
+    assert metadata["label_names"] == list(label_names)
+    assert metadata["skipped"] == 0
+
+
+def test_what_was_unpacked_is_gone(built):
+    _, _, folder, _ = built
+    assert not [path for path in folder.rglob("*") if path.suffix == ".npy" or path.is_dir()]
+
+
+def test_worker_processes_read_the_films(tmp_path):
+    films = fake.write(tmp_path / "raw")
+    _, splits = build(tmp_path / "raw", tmp_path / "data", num_workers=1)
+    for image_id, example in by_image(splits).items():
+        np.testing.assert_array_equal(example["image"][..., 0], films[image_id].picture)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"val_labels": np.zeros((3, 2), np.uint8)},
+            r"val_labels has the shape \[3, 2\].*\[n, 1\]",
+        ),
+        ({"train_images": np.zeros((6, 64, 64), np.uint8)}, r"shape \[6, 64, 64\].*\[n, 28, 28\]"),
+        ({"train_images": np.zeros((6, 28, 28, 3), np.uint8)}, r"shape \[6, 28, 28, 3\]"),
+        ({"train_images": np.zeros((6, 28, 28), np.float32)}, "train_images is of type float32"),
+        ({"train_images": np.zeros((28, 28, 6), np.uint8).T}, r"train_images has the shape"),
+        ({"test_labels": np.zeros((4, 1), np.float64)}, "test_labels is of type float64"),
+        ({"test_labels": np.zeros((4, 1), object)}, "test_labels is of type object"),
+        ({"test_labels": np.zeros((5, 1), np.uint8)}, "has 4 films in test_images and 5 rows"),
+        ({"test_labels": np.full((4, 1), 3, np.uint8)}, "test_labels holds 3, expected 0 or 1"),
+        ({"test_images": None}, r"pneumoniamnist.npz has no test_images; it holds train_images"),
+    ],
+)
+def test_arrays_that_are_not_medmnists_stop_the_build(tmp_path, change, message):
+    (tmp_path / "raw").mkdir()
+    made = {key: value for key, value in (fake.arrays() | change).items() if value is not None}
+    np.savez_compressed(tmp_path / "raw/pneumoniamnist.npz", **made)
+    with pytest.raises(BuildError, match=message):
+        build(tmp_path / "raw", tmp_path / "data")
+
+
+def test_a_header_that_promises_more_than_the_file_holds_stops_the_build(tmp_path):
+    fake.write(tmp_path / "raw")
+    path = tmp_path / "raw/pneumoniamnist.npz"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    claim = members["train_images.npy"]
+    assert b"(6, 28, 28)" in claim
+    members["train_images.npy"] = claim.replace(b"(6, 28, 28), }       ", b"(60000000, 28, 28), }")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(BuildError, match=r"train_images has 4,832 bytes, but its header says 47,"):
+        build(tmp_path / "raw", tmp_path / "data")
+
+
+@pytest.mark.parametrize("keep", [0, 100, 5000])
+def test_a_download_that_broke_off_stops_the_build(tmp_path, keep):
+    fake.write(tmp_path / "raw")
+    path = tmp_path / "raw/pneumoniamnist.npz"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(BuildError, match=r"pneumoniamnist.npz is broken or cut off"):
+        build(tmp_path / "raw", tmp_path / "data")
+
+
+def test_damaged_bytes_stop_the_build(tmp_path):
+    fake.write(tmp_path / "raw")
+    path = tmp_path / "raw/pneumoniamnist.npz"
+    content = bytearray(path.read_bytes())
+    content[1000:1010] = bytes(10)
+    path.write_bytes(content)
+    with pytest.raises(BuildError, match=r"pneumoniamnist.npz is broken or cut off"):
+        build(tmp_path / "raw", tmp_path / "data")
+
+
+def test_another_configs_file_is_not_taken(tmp_path):
+    fake.write(tmp_path / "raw", name="chestmnist")
+    with pytest.raises(BuildError, match=r"holds no chestmnist_64.npz. Put the file"):
+        build(tmp_path / "raw", tmp_path / "data", "chestmnist_64")

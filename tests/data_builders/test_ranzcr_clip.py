@@ -1,0 +1,69 @@
+"""RANZCR CLiP from its raw layouts to what a reader sees."""
+
+import numpy as np
+import pytest
+
+from data_builders import splits as split_rule
+from data_builders.records import BuildError
+from tests.fakes import ranzcr_clip as fake
+from tests.fakes.dataset import build_and_read, by_image
+from tests.fakes.read_back import boxes_of, rounded, skipped_of
+
+
+@pytest.fixture(scope="module", params=fake.LAYOUTS)
+def built(request, tmp_path_factory):
+    raw, data = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
+    films = fake.write(raw, **fake.LAYOUTS[request.param])
+    return films, *build_and_read("ranzcr_clip", data, manual_dir=raw)
+
+
+def test_pixels_labels_ids_and_lines_belong_together(built):
+    films, _, splits = built
+    examples = by_image(splits)
+    assert examples.keys() == films.keys()
+    for image_id, film in films.items():
+        example = examples[image_id]
+        assert np.abs(example["image"][..., 0].astype(int) - film.picture).mean() < 2, image_id
+        assert example["labels"] == {label: float(label in film.positive) for label in fake.LABELS}
+        assert (example["patient_id"], example["study_id"]) == (film.patient, image_id)
+        assert boxes_of(example) == rounded(film.boxes)
+
+
+def test_patients_are_kept_as_text_and_in_one_split(built):
+    _, _, splits = built
+    patients = {split: {e["patient_id"] for e in examples} for split, examples in splits.items()}
+    assert {"12e456789", "000000012"} <= set.union(*patients.values())
+    assert patients.keys() == {"train", "validation", "test"}
+    for split, ids in patients.items():
+        assert {split_rule.by_patient(patient) for patient in ids} == {split}
+
+
+def test_what_gives_no_example_is_listed_and_the_hold_out_is_not(built):
+    _, folder, _ = built
+    skipped = {name[:-4]: reason for name, reason in skipped_of(folder).items()}
+    assert skipped.keys() == {fake.TRUNCATED, fake.ROW_WITHOUT_FILE, fake.FILE_WITHOUT_ROW}
+    assert skipped[fake.ROW_WITHOUT_FILE] == "no such file"
+    assert "no row in train.csv" in skipped[fake.FILE_WITHOUT_ROW]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("train.csv", "CVC - Normal", "CVC-Normal", "no column 'CVC - Normal'. .*CVC-Normal"),
+        ("train.csv", "12e456789", "1.2e+13", r"train.csv, row 2: PatientID '1.2e\+13' has not"),
+        ("train.csv", "000000012", "12", r"train.csv, row 4: PatientID '12' has not nine"),
+        ("train.csv", ",0,0,0", ",0,,0", r"row 2: 'ETT - Borderline' holds '', expected 1 or 0"),
+        ("train.csv", ",0,0,0", ",0,-1,0", r"row 2: 'ETT - Borderline' holds '-1'"),
+        ("train.csv", fake.uid(5), fake.uid(6), r"is listed twice: train.csv, row 7 and .*row 8"),
+        ("train_annotations.csv", "CVC - N", "CVC - n", "csv, row 2: .*'CVC - normal' is unknown"),
+        ("train_annotations.csv", "[16, 20]", "[16]", r"csv, row 2: data '\[\[16\].* is no list"),
+    ],
+)
+def test_errors_in_the_owners_files_stop_the_build(tmp_path, file, old, new, message):
+    fake.write(tmp_path / "raw")
+    path = tmp_path / "raw" / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(BuildError, match=message):
+        build_and_read("ranzcr_clip", tmp_path / "data", manual_dir=tmp_path / "raw")

@@ -1,0 +1,165 @@
+"""REFLACX: readings joined to MIMIC-CXR's films, several readers a film."""
+
+import csv
+import gzip
+
+import numpy as np
+import pytest
+
+from data_builders.records import BuildError
+from tests.fakes import pulmonary_edema_severity
+from tests.fakes import reflacx as fake
+from tests.fakes.dataset import build_and_read, by_image
+
+
+def build(folder, **settings):
+    apart = (folder / "mimic").exists()
+    return build_and_read(
+        "reflacx",
+        folder / "data",
+        manual_dir=folder / "raw",
+        options={"mimic_dir": str(folder / "mimic")} if apart else {},
+        **settings,
+    )
+
+
+@pytest.fixture(scope="module", params=fake.LAYOUTS)
+def built(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reflacx")
+    films = fake.write(folder, **fake.LAYOUTS[request.param])
+    return films, *build(folder)
+
+
+def test_pixels_readers_and_their_certainties_belong_together(built):
+    films, _, splits = built
+    examples = by_image(splits)
+    assert examples.keys() == films.keys()
+    for dicom_id, (film, readings, _) in films.items():
+        example = examples[dicom_id]
+        difference = example["image"][..., 0].astype(int) - film.picture
+        assert np.abs(difference).mean() < 2, dicom_id
+        said = (example["patient_id"], example["study_id"], example["view"], example["split"])
+        assert said == (film.subject, f"s{film.study}", film.view, film.split)
+        readers = [reader.decode() for reader in example["readers"]]
+        assert readers == sorted(readings)
+        for name, values in example["labels"].items():
+            expected = [readings[reader].get(name, np.nan) for reader in readers]
+            np.testing.assert_array_equal(values, expected, err_msg=name)
+
+
+def test_labels_of_all_phases_are_there_and_free_text_is_not(built):
+    _, _, splits = built
+    labels = splits["train"][0]["labels"].keys()
+    assert labels == {*fake.FIRST, *fake.LATER} - {"Other"}
+
+
+def test_boxes_are_fractions_clipped_to_the_film(built):
+    films, _, splits = built
+    examples = by_image(splits)
+    for dicom_id, (_, _, boxes) in films.items():
+        stored = examples[dicom_id]["boxes"]
+        corners = np.stack([stored[side] for side in ("y0", "x0", "y1", "x1")], axis=-1)
+        found = [(label.decode(), *map(float, box)) for label, box in zip(stored["label"], corners)]
+        assert sorted(found) == sorted((name, *place) for name, place in boxes)
+    assert {name for film in films.values() for name, _ in film.boxes} >= {"Pneumothorax"}
+
+
+def test_only_the_film_that_mimic_lacks_is_skipped(built):
+    _, folder, _ = built
+    with open(folder / "skipped.csv") as stream:
+        skipped = {row["file"]: row["reason"] for row in csv.DictReader(stream)}
+    assert skipped.keys() == {fake.UNKNOWN_FILM}
+    assert "not in MIMIC's metadata" in skipped[fake.UNKNOWN_FILM]
+
+
+def test_datasets_on_the_same_films_agree_and_keep_patients_apart(tmp_path):
+    fake.write(tmp_path)
+    _, reflacx = build(tmp_path)
+    _, mimic = build_and_read("mimic_cxr", tmp_path / "data", manual_dir=tmp_path / "mimic")
+    pulmonary_edema_severity.write(tmp_path / "edema")
+    options = {"mimic_dir": str(tmp_path / "mimic")}
+    _, edema = build_and_read(
+        "pulmonary_edema_severity",
+        tmp_path / "data",
+        manual_dir=tmp_path / "edema" / "raw",
+        options=options,
+    )
+    parent = by_image(mimic)
+    for child in (reflacx, edema):
+        for dicom_id, example in by_image(child).items():
+            for name in ("patient_id", "study_id", "view", "phash"):
+                assert example[name] == parent[dicom_id][name]
+    for dicom_id, example in by_image(reflacx).items():
+        assert example["split"] == parent[dicom_id]["split"]
+    for splits in (mimic, reflacx, edema):
+        patients = [{e["patient_id"] for e in examples} for examples in splits.values()]
+        assert len(patients) == 3 and sum(map(len, patients)) == len(set.union(*patients))
+    # So no patient of REFLACX's test may be trained on in MIMIC, and the other way round.
+    trained = {e["patient_id"] for splits in (mimic, reflacx) for e in splits["train"]}
+    tested = {e["patient_id"] for splits in (mimic, reflacx) for e in splits["test"]}
+    assert not trained & tested
+
+
+@pytest.mark.parametrize(
+    ("phase", "old", "new", "message"),
+    [
+        (3, ",72,64,", ",72,,", r"phase_3.csv, row \d+: '72' x '' pixels is no image size"),
+        (3, ",72,64,0", ",72,64,6", r"row \d+: .* is '6'; expected a certainty from 0 to 5"),
+        (3, ",True\r", ",yes\r", "Support devices is 'yes'; expected True or False"),
+        (3, "Hiatal hernia", "Hernia", "no column 'Hiatal hernia'"),
+        (1, "Airway wall", "Airways wall", "no column 'Airway wall thickening'. Did you mean"),
+        (3, ",train,", ",validate,", r"split is 'validate', in MIMIC's split file .* in train"),
+        (3, "P300R000017", "P300R000018", "P300R000018 is listed twice"),
+        (3, "/s50", "/s51", "image .* MIMIC .* moved against each other"),
+        (2, ",10000032,", ",10000033,", "subject_id 10000033, image .*; MIMIC"),
+    ],
+)
+def test_errors_in_the_owners_tables_stop_the_build(tmp_path, phase, old, new, message):
+    fake.write(tmp_path)
+    path = tmp_path / "raw" / "main_data" / f"metadata_phase_{phase}.csv"
+    replace(path, old, new)
+    with pytest.raises(BuildError, match=message):
+        build(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("18.0,", "left,", r"R\d+/anomaly.*csv, row 2: expected numbers in xmin"),
+        ("18.0,", "40.0,", "row 2: .* are no box's"),
+        ("False", "maybe", "is 'maybe'; expected True or False"),
+        ("ymax", "bottom", "no column 'ymax'"),
+    ],
+)
+def test_errors_in_the_ellipses_stop_the_build(tmp_path, old, new, message):
+    fake.write(tmp_path)
+    replace(tmp_path / "raw/main_data/P300R000017/anomaly_location_ellipses.csv", old, new)
+    with pytest.raises(BuildError, match=message):
+        build(tmp_path)
+
+
+def test_a_download_without_the_readings_folders_is_refused(tmp_path):
+    fake.write(tmp_path)
+    (tmp_path / "raw" / "main_data" / "P300R000017").rename(tmp_path / "elsewhere")
+    with pytest.raises(BuildError, match=r"P300R000017 is missing. Download main_data"):
+        build(tmp_path)
+
+
+def test_a_film_without_a_split_is_skipped(tmp_path):
+    films = fake.write(tmp_path)
+    dicom_id = next(iter(films))
+    path = tmp_path / "mimic" / "mimic-cxr-2.0.0-split.csv.gz"
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    kept = [line for line in lines if dicom_id not in line]
+    path.write_bytes(gzip.compress("\n".join(kept).encode()))
+    folder, splits = build(tmp_path)
+    assert by_image(splits).keys() == films.keys() - {dicom_id}
+    with open(folder / "skipped.csv") as stream:
+        reasons = {row["file"]: row["reason"] for row in csv.DictReader(stream)}
+    assert "not in MIMIC's split file" in reasons[dicom_id]
+
+
+def replace(path, old, new):
+    text = path.read_bytes().decode()
+    assert old in text
+    path.write_bytes(text.replace(old, new, 1).encode())

@@ -1,0 +1,151 @@
+"""MIMIC-CXR-JPG in miniature, release 2.0.0 or 2.1.0, with reports on request.
+
+Quirks: gzipped tables that keep "2.0.0" in their names; labels of studies, not films, in another
+order than CheXpert's, blank and -1 cells, a study without a row and one with a blank row; views
+blank, LL and odd; times without their leading zeros, an extra column; a study with a report and one
+without; an unreadable film, a row without a film, a film without a row, a film that the split file
+lacks.
+"""
+
+import gzip
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from tests.fakes.pictures import film
+
+LABELS = (
+    *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum"),
+    *("Fracture", "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion"),
+    *("Pleural Other", "Pneumonia", "Pneumothorax", "Support Devices"),
+)
+METADATA_HEADER = (
+    "dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,Columns,"
+    "StudyDate,StudyTime,ProcedureCodeSequence_CodeMeaning,ViewCodeSequence_CodeMeaning,"
+    "PatientOrientationCodeSequence_CodeMeaning,AcquisitionDeviceProcessingDescription"
+)
+# subject -> split; each has two studies of two films.
+SUBJECTS = {
+    **{f"10{number:06}": "train" for number in range(32, 38)},
+    **{"11000001": "validate", "11000002": "validate", "12000001": "test", "19000001": "test"},
+}
+SHAPE = (64, 72)
+UNLABELLED_STUDY, BLANK_STUDY, STUDY_WITHOUT_REPORT = "50001000", "50011000", "50021000"
+# Subject, study, film.
+CORRUPT, ROW_WITHOUT_FILE, NOT_IN_SPLIT = ("10000035", 1, 1), ("10000036", 1, 0), ("10000037", 1, 1)
+FILE_WITHOUT_ROW = "files/p19/p19999999/s59999999/00000000-00000000-00000000-00000000-00000000.jpg"
+VIEWS = ("AP", "PA", "", "AP", "LL", "PA", "LATERAL", "AP RLD")
+
+LAYOUTS = {
+    "2.0.0": {},
+    "2.1.0, unpacked, wrapped": {"release": "2.1.0", "gz": False, "folder_name": "mimic/2.1.0"},
+    "with reports": {"reports": True},
+}
+
+
+class Film(NamedTuple):
+    """What the fake says of one film; labels hold the cells' text, split is ours."""
+
+    picture: np.ndarray
+    labels: dict[str, str]
+    split: str
+    view: str
+    subject: str
+    study: str
+    report: str
+
+
+def write(
+    folder: Path,
+    *,
+    release: str = "2.0.0",
+    gz: bool = True,
+    folder_name: str = "",
+    reports: bool = False,
+) -> dict[str, Film]:
+    """Writes the raw layout into `folder`; returns the readable films by dicom_id.
+
+    Args:
+      release: 2.1.0 adds the radiologists' labels of test studies.
+      gz: the tables are gzipped.
+      folder_name: lies in between, as after wget.
+      reports: also mimic-cxr-reports/.
+    """
+    root = folder / folder_name
+    metadata, split_rows = [METADATA_HEADER], ["dicom_id,study_id,subject_id,split"]
+    chexpert = [f"subject_id,study_id,{','.join(LABELS)}"]
+    films: dict[str, Film] = {}
+    for place, (subject, split) in enumerate(SUBJECTS.items()):
+        for study_number in range(2):
+            study = f"5{place:03}{study_number}000"
+            labels = _labels(2 * place + study_number, study)
+            if study != UNLABELLED_STUDY:
+                chexpert.append(f"{subject},{study},{','.join(labels.values())}")
+            report = f"FINAL REPORT\n EXAMINATION: ___, of study {place}.\r\n"
+            if reports and study != STUDY_WITHOUT_REPORT:
+                _write(folder / "mimic-cxr-reports" / f"{_place(subject, study)}.txt", report)
+            for number in range(2):
+                seed = 4 * place + 2 * study_number + number
+                view = VIEWS[seed % len(VIEWS)]
+                dicom_id = "-".join(f"{1 + seed + group:08x}" for group in range(5))
+                metadata.append(
+                    f"{dicom_id},{subject},{study},CHEST (PORTABLE AP),{view},"
+                    f"{SHAPE[0]},{SHAPE[1]},21901015,93412.406,CHEST (PORTABLE AP),"
+                    "antero-posterior,Erect,"
+                )
+                at = (subject, study_number, number)
+                if at != NOT_IN_SPLIT:
+                    split_rows.append(f"{dicom_id},{study},{subject},{split}")
+                picture = film(seed, *SHAPE)
+                path = root / f"{_place(subject, study)}/{dicom_id}.jpg"
+                if at == ROW_WITHOUT_FILE:
+                    continue
+                _save(path, picture)
+                if at == CORRUPT:
+                    path.write_bytes(path.read_bytes()[:200])
+                elif at != NOT_IN_SPLIT:
+                    films[dicom_id] = Film(
+                        picture=picture,
+                        labels=labels,
+                        split={"validate": "validation"}.get(split, split),
+                        view={"LL": "LATERAL"}.get(view, view),
+                        subject=subject,
+                        study=study,
+                        report=report if reports and study != STUDY_WITHOUT_REPORT else "",
+                    )
+    _save(root / FILE_WITHOUT_ROW, film(0, *SHAPE))
+    for name, lines in (("metadata", metadata), ("split", split_rows), ("chexpert", chexpert)):
+        _write(root / f"mimic-cxr-2.0.0-{name}.csv", "\n".join(lines) + "\n", gz)
+    _write(root / "mimic-cxr-2.0.0-negbio.csv", "\n".join(chexpert[:3]), gz)
+    if release == "2.1.0":
+        _write(root / "mimic-cxr-2.1.0-test-set-labeled.csv", "study_id,No Findings\n52000001,1\n")
+    (root / "IMAGE_FILENAMES").write_text("files/p10/…\n")
+    return films
+
+
+def _labels(seed: int, study: str) -> dict[str, str]:
+    cells = dict.fromkeys(LABELS, "")
+    if study not in (UNLABELLED_STUDY, BLANK_STUDY):
+        cells[LABELS[seed % 14]] = "1.0"
+        cells[LABELS[(seed + 3) % 14]] = "-1.0"
+        cells[LABELS[(seed + 7) % 14]] = "0.0"
+    return cells
+
+
+def _place(subject: str, study: str) -> str:
+    return f"files/p{subject[:2]}/p{subject}/s{study}"
+
+
+def _save(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, "JPEG", quality=95)
+
+
+def _write(path: Path, text: str, gz: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if gz:
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_bytes(text.encode())

@@ -1,0 +1,124 @@
+"""NLM's Shenzhen and Montgomery sets in miniature.
+
+Quirks: RGB and palette PNGs, masks with their films' names, readings with and without commas, with
+one line only, in months, without an age, with a wrong diagnosis, not in UTF-8 and absent; numbers
+with gaps; a film with another name, an unreadable film, a reading without a film.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from tests.fakes.pictures import film
+
+LAYOUTS = {
+    "both": {},
+    "the current site's folders": {"current": True},
+    "Shenzhen alone": {"sets": ("CHNCXR",)},
+    "Montgomery alone": {"sets": ("MCUCXR",)},
+}
+NAN = float("nan")
+# Name -> the reading (None: no file), sex and age.
+SHENZHEN = {
+    "CHNCXR_0001_0": (b"male 45yrs\nnormal", "M", 45),
+    "CHNCXR_0002_0": (b"female , 26yrs\r\n\r\nnormal\r\n", "F", 26),
+    "CHNCXR_0003_0": (b"Male,8months\nnormal", "M", 8 / 12),
+    "CHNCXR_0004_0": (b"female\nnormal 12", "F", NAN),
+    "CHNCXR_0005_0": (None, "", NAN),
+    "CHNCXR_0006_0": (b"", "", NAN),
+    "CHNCXR_0327_1": (b"male36yrs", "M", 36),
+    "CHNCXR_0328_1": (b"female 30yrs\nSTB\xa3\xac male physician, 99 days", "F", 30),
+    "CHNCXR_0329_1": (b"male 999yrs\nnormal", "M", NAN),
+    "CHNCXR_0330_1": (b"male 33yrs\nbilateral PTB", "M", 33),
+}
+MONTGOMERY = {
+    "MCUCXR_0001_0": (b"Patient's Sex: F\r\nPatient's Age: 027Y\r\nnormal\r\n", "F", 27),
+    "MCUCXR_0002_0": (b"Patient's Sex: M\nPatient's Age: 006M\nnormal", "M", 0.5),
+    "MCUCXR_0104_1": (b"Patient's Sex: O\nPatient's Age: \nfemale, 12 old scars", "", NAN),
+    "MCUCXR_0113_1": (b"Patient's Sex: M\nPatient's Age: 045Y", "M", 45),
+}
+MORE_SHENZHEN = {f"CHNCXR_{n:04}_1": (b"male 50yrs\nSTB", "M", 50) for n in range(600, 616)}
+MORE_MONTGOMERY = {
+    f"MCUCXR_{n:04}_0": (b"Patient's Sex: F\nPatient's Age: 050Y\nnormal", "F", 50)
+    for n in range(20, 56, 2)
+}
+SETS = {
+    "CHNCXR": SHENZHEN | MORE_SHENZHEN,
+    "MCUCXR": MONTGOMERY | MORE_MONTGOMERY,
+}
+PALETTE = "CHNCXR_0002_0"
+# One of each set.
+CORRUPT = ("CHNCXR_0330_1", "MCUCXR_0113_1")
+ABSENT = ("CHNCXR_0328_1", "MCUCXR_0002_0")
+STRANGE_NAMES = ("CHNCXR_0400", "MCUCXR_0400_2")
+
+
+class Film(NamedTuple):
+    """What the fake says of one film."""
+
+    picture: np.ndarray
+    tuberculosis: int
+    patient: str
+    sex: str
+    age: float
+
+
+def write(
+    folder: Path, *, sets: tuple[str, ...] = ("CHNCXR", "MCUCXR"), current: bool = False
+) -> dict[str, Film]:
+    """Writes the raw layout into `folder`; returns the readable films by image id.
+
+    Args:
+      sets: which of the two are there.
+      current: Shenzhen as the site has it now, with annotations beside it.
+    """
+    films = {}
+    for number, (prefix, strange) in enumerate(zip(SETS, STRANGE_NAMES)):
+        if prefix not in sets:
+            continue
+        root = folder / (
+            "MontgomerySet"
+            if prefix == "MCUCXR"
+            else "Shenzhen-Hospital-CXR-Set"
+            if current
+            else "ChinaSet_AllFiles/ChinaSet_AllFiles"
+        )
+        for place in ("CXR_png", "ClinicalReadings", "ManualMask/leftMask"):
+            (root / place).mkdir(parents=True)
+        for index, (name, (text, sex, age)) in enumerate(SETS[prefix].items()):
+            picture = film(100 * number + index, 68, 60)
+            if text is not None:
+                (root / f"ClinicalReadings/{name}.txt").write_bytes(text)
+            Image.fromarray(255 * (picture > 128).astype(np.uint8)).save(
+                root / f"ManualMask/leftMask/{name}.png"
+            )
+            path = root / f"CXR_png/{name}.png"
+            if name in ABSENT:
+                continue
+            _save(path, picture, rgb=prefix == "CHNCXR", palette=name == PALETTE)
+            if name in CORRUPT:
+                path.write_bytes(path.read_bytes()[:400])
+                continue
+            films[name] = Film(picture, int(name[-1]), name[:-2], sex, age)
+        _save(root / f"CXR_png/{strange}.png", film(0, 68, 60))
+        (root / "CXR_png/Thumbs.db").write_bytes(b"\0")
+        if current and prefix == "CHNCXR":
+            (root / "Annotations-2/masks").mkdir(parents=True)
+            (root / "shenzhen_consensus_roi.csv").write_text("patientId,x,y\n")
+            _save(
+                root / "Annotations-2/masks/CHNCXR_0330_1_Pleural_Effusion_2.png", film(1, 68, 60)
+            )
+    return films
+
+
+def _save(path: Path, picture: np.ndarray, rgb: bool = False, palette: bool = False) -> None:
+    image = Image.fromarray(picture)
+    if palette:
+        # An inverted palette: whoever reads its indices gets a negative.
+        image = Image.fromarray(255 - picture, "P")
+        image.putpalette([value for grey in range(255, -1, -1) for value in (grey, grey, grey)])
+    elif rgb:
+        image = image.convert("RGB")
+    image.save(path)
