@@ -56,15 +56,15 @@ def against_owner(
     """What the owner says and what is listed here: name -> [owner's, ours].
 
     Args:
-      owner: a builder's OWNER_COUNTS: "images", "patients", "studies", "<split> images",
-        "<split>+<split> images", or a label's positives.
+      owner: a builder's OWNER_COUNTS: "images", "patients", "studies", each also of a split
+        ("train images") or several ("train+validation images"), or a label's positives.
       count: the counts of some splits together; () stands for all of them.
     """
     compared = {}
     for name, number in owner.items():
         splits, _, word = name.rpartition(" ")
-        if word == "images" and splits:
-            here = count(tuple(splits.split("+")))["images"]
+        if splits and word in ("images", "patients", "studies"):
+            here = count(tuple(splits.split("+")))[word]
         else:
             whole = count(())
             here = whole[name] if name in whole else whole["positives"][name]

@@ -107,7 +107,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     TASK: ClassVar[str] = "none"  # "binary", "multilabel", "multiclass" or "none"
     PARENT: ClassVar[str] = ""  # the dataset whose films and patients these are, if not its own
     # What the owner (or who counted the owner's files) says of the whole: "images", "patients",
-    # "studies", "<split> images" ("train+validation images") or a label's positives -> number.
+    # "studies", the same of splits ("train+validation images") or a label's positives -> number.
     OWNER_COUNTS: ClassVar[Mapping[str, int]] = {}
     # Folders beside manual_dir that this dataset needs or may use: option's name -> what it is.
     INPUTS: ClassVar[Mapping[str, str]] = {}

@@ -68,10 +68,15 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file (or a row) of the raw dataset that gives no example, and why."""
+    """A file (or a row) of the raw dataset that gives no example, and why.
+
+    Attributes:
+      expected: it is left out by a rule of the dataset's and is no loss.
+    """
 
     file: str
     reason: str
+    expected: bool = False
 
 
 def check_records(records: Iterable[Record], label_names: Iterable[str]) -> None:

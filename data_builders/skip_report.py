@@ -24,6 +24,8 @@ def check(
 ) -> None:
     """Refuses a build that would lose too many films, and leaves the list of them at `path`.
 
+    What is left out as expected does not count.
+
     Args:
       num_listed: films and rows that the raw dataset lists.
       max_skipped: fraction of them that may be skipped.
@@ -32,6 +34,7 @@ def check(
       BuildError: more are; names the commonest reasons and the first files.
     """
     path.unlink(missing_ok=True)  # an earlier build's
+    skipped = [entry for entry in skipped if not entry.expected]
     if len(skipped) <= max_skipped * num_listed:
         return
     write(path, skipped)

@@ -77,7 +77,7 @@ class Builder(cxr_builder.CxrBuilder):
             patient = patient_of(name, patient, row.where)
             part = parts.get(name)
             if part is None:
-                yield Skipped(name, f"in neither {' nor '.join(LISTS.values())} ({row.where})")
+                yield Skipped(name, f"in neither {' nor '.join(LISTS.values())}")
                 continue
             yield Record(
                 split=splits.carve_validation(patient, VALIDATION_SHARE)

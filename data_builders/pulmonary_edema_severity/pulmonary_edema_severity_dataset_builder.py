@@ -64,11 +64,11 @@ class Builder(cxr_builder.CxrBuilder):
             films = by_study.get(study_id, [])
             frontal = [film for film in films if film.view in FRONTAL]
             if grade.subject_id in tested:
-                yield Skipped(f"s{study_id}", "its patient is in the test set")
+                yield Skipped(f"s{study_id}", "its patient is in the test set", expected=True)
             elif not films:
                 yield Skipped(f"s{study_id}", "not in MIMIC's metadata")
             elif not frontal:
-                yield Skipped(f"s{study_id}", "no film of it is AP or PA")
+                yield Skipped(f"s{study_id}", "no film of it is AP or PA", expected=True)
             else:
                 split = splits.carve_validation(grade.subject_id, VALIDATION_SHARE)
                 for film in frontal:

@@ -65,7 +65,7 @@ class Builder(cxr_builder.CxrBuilder):
             key = key_of_url(url, patient, row.where)
             listed.add(key)
             if modality and modality.upper() not in RADIOGRAPHS:
-                yield Skipped(f"{key}.dcm", f"modality {modality} is no radiograph ({row.where})")
+                yield Skipped(f"{key}.dcm", f"modality {modality} is no radiograph", expected=True)
                 continue
             if merged:
                 case = cases.parse_case(*facts, row.where)

@@ -31,6 +31,7 @@ LAYOUTS = {
 SIDE = 1024  # of the masks; the films here are smaller
 NUM_FILMS = 30
 NO_PIXELS, NO_PATIENT, IMPOSSIBLE_AGE, ROW_WITHOUT_FILE, FILE_WITHOUT_ROW = 5, 8, 9, 11, 90
+HELD_OUT = 91  # a film of dicom-images-test that the table does not know: no loss
 BROKEN_MASK, NO_MASK = 3, 6  # PNG
 
 # y0, x0, y1, x1 in pixels of the lesions of film n: LESIONS[n % 3].
@@ -77,16 +78,17 @@ def write(
 def _write_dicom(root: Path, stage_2: bool) -> dict[str, Film]:
     lines = ["ImageId,EncodedPixels" if stage_2 else "ImageId, EncodedPixels"]
     films = {}
-    for number in [*range(NUM_FILMS), FILE_WITHOUT_ROW]:
+    for number in [*range(NUM_FILMS), FILE_WITHOUT_ROW, HELD_OUT]:
         lesions = LESIONS[number % 3]
-        if number != FILE_WITHOUT_ROW:
+        if number < NUM_FILMS:
             rows = [encode(lesion) for lesion in lesions] or [(" -1", "-1")[number % 2]]
             lines.extend(f"{uid(number)},{row}" for row in rows)
         if number == ROW_WITHOUT_FILE:
             continue
         patient = "" if number == NO_PATIENT else str(uuid.UUID(int=number // 2))
         picture = film(number, 64, 64)
-        part = "dicom-images-test" if number >= NUM_FILMS - 4 else "dicom-images-train"
+        tested = number >= NUM_FILMS - 4 and number != FILE_WITHOUT_ROW
+        part = "dicom-images-test" if tested else "dicom-images-train"
         name = f"{uid(number)}.{'DCM' if stage_2 else 'dcm'}"
         _write_quietly(
             root / part / uid(number, 2) / uid(number, 3) / name,
@@ -99,7 +101,7 @@ def _write_dicom(root: Path, stage_2: bool) -> dict[str, Film]:
             PatientSex="FM"[number % 2],
             PatientAge="155" if number == IMPOSSIBLE_AGE else str(20 + number),
         )
-        if number not in (NO_PIXELS, FILE_WITHOUT_ROW):
+        if number not in (NO_PIXELS, FILE_WITHOUT_ROW, HELD_OUT):
             films[uid(number)] = Film(
                 picture,
                 fractions(lesions),
