@@ -28,19 +28,23 @@ def of_records(records: Iterable[Record], label_names: Iterable[str], scale: str
     Where labels are grades, "positives" has an entry "<label> = <grade>" for every grade.
     """
     images, patients, studies = 0, set(), set()
-    positives: collections.Counter[str] = collections.Counter()
-    if scale != "grade":
-        positives.update(dict.fromkeys(label_names, 0))
+    # Builders let rows with equal labels share them, so that most are looked at once.
+    shared: dict[int, list[Any]] = {}
     for record in records:
         images += 1
         patients.add(record.patient_id)
         studies.add(record.study_id)
-        for name, value in record.labels.items():
+        shared.setdefault(id(record.labels), [record.labels, 0])[1] += 1
+    positives: collections.Counter[str] = collections.Counter()
+    if scale != "grade":
+        positives.update(dict.fromkeys(label_names, 0))
+    for labels, number in shared.values():
+        for name, value in labels.items():
             if scale == "grade":
                 if not np.isnan(value):
-                    positives[f"{name} = {value:g}"] += 1
-            elif value and is_positive(value, scale):
-                positives[name] += 1
+                    positives[f"{name} = {value:g}"] += number
+            elif is_positive(value, scale):
+                positives[name] += number
     ordered = positives if scale != "grade" else dict(sorted(positives.items()))
     return {
         "images": images,

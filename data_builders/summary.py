@@ -69,9 +69,13 @@ def of_listing(
         if entries:
             more = ", …" if len(entries) > 3 else ""
             lines.append(f"  {len(entries):,} {words}: {', '.join(entries[:3])}{more}")
-    if not missing:
-        lines.append("  every listed film is there")
-    lines += ["", "Next: the same command without --check."]
+    if missing:
+        lines += [
+            "",
+            "Next: get the films that are missing, then the same command without --check.",
+        ]
+    else:
+        lines += ["  every listed film is there", "", "Next: the same command without --check."]
     return "\n".join(lines)
 
 

@@ -57,11 +57,10 @@ class Builder(cxr_builder.CxrBuilder):
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         films, lists = scan(manual_dir)
-        for name in PARTS:
-            if name not in lists:
-                raise BuildError(
-                    f"{manual_dir} holds no {name}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-                )
+        if "train.csv" not in lists:
+            raise BuildError(
+                f"{manual_dir} holds no train.csv. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            )
         listed = set()
         for entry in read_all(lists, films):
             if isinstance(entry, Record):
@@ -102,7 +101,8 @@ def scan(manual_dir: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 def read_all(lists: Mapping[str, Path], films: Mapping[str, Path]) -> Iterator[Record | Skipped]:
     """All rows of all tables."""
     for name, (part, split) in PARTS.items():
-        yield from read_part(tables.Table(lists[name]), part, split, films)
+        if name in lists:
+            yield from read_part(tables.Table(lists[name]), part, split, films)
     for name in TEST_TABLES:
         if name in lists:
             table = tables.Table(lists[name])

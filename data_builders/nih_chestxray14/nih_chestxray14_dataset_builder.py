@@ -71,6 +71,7 @@ class Builder(cxr_builder.CxrBuilder):
         columns += ("Patient Gender", "View Position")
         at = [table.index(column) for column in columns]
         listed = set()
+        known: dict[str, dict[str, float]] = {}  # rows with the same findings share their labels
         for row in table.rows(columns):
             name, findings, follow_up, patient, age, sex, view = (row.fields[i] for i in at)
             listed.add(name)
@@ -79,6 +80,8 @@ class Builder(cxr_builder.CxrBuilder):
             if part is None:
                 yield Skipped(name, f"in neither {' nor '.join(LISTS.values())}")
                 continue
+            if findings not in known:
+                known[findings] = parse_findings(findings, row.where)
             yield Record(
                 split=splits.carve_validation(patient, VALIDATION_SHARE)
                 if part == "train"
@@ -86,7 +89,7 @@ class Builder(cxr_builder.CxrBuilder):
                 image_id=name.removesuffix(".png"),
                 patient_id=patient,
                 film=films.get(name, root / "images" / name),
-                labels=parse_findings(findings, row.where),
+                labels=known[findings],
                 study_id=f"{patient}/{follow_up}",
                 view=view,
                 sex=sex if sex in ("M", "F") else "",

@@ -96,8 +96,8 @@ def test_errors_in_the_owners_files_stop_the_build(tmp_path, file, old, new, mes
 
 def test_missing_table_is_named(tmp_path):
     fake.write(tmp_path / "raw")
-    (tmp_path / "raw" / "CheXpert-v1.0-small" / "valid.csv").unlink()
-    with pytest.raises(BuildError, match=r"holds no valid.csv. Register at"):
+    (tmp_path / "raw" / "CheXpert-v1.0-small" / "train.csv").unlink()
+    with pytest.raises(BuildError, match=r"holds no train.csv. Register at"):
         build(tmp_path / "raw", tmp_path / "data")
 
 

@@ -136,7 +136,7 @@ def test_check_lists_what_the_build_stores(built):
     lost = json.loads((folder / "metadata.json").read_text())["skipped"]
     stored = sum(map(len, splits.values()))
     assert stored <= sum(int(number) for number in films) <= stored + lost
-    assert "Next: the same command without --check." in text
+    assert "the same command without --check." in text
 
 
 def test_the_default_task_can_be_scored(built):
