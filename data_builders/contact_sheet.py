@@ -69,7 +69,8 @@ def write(
         sheet.paste(
             picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2)
         )
-        lines = (f"{record.split} {record.view}", ", ".join(_positives(record, scale)) or "–")
+        findings = ", ".join(_positives(record, scale)) or ("none" if record.labels else "")
+        lines = (f"{record.split} {record.view}", findings)
         for number, line in enumerate(lines):
             where = (left, top + SIDE + 1 + 13 * number)
             draw.text(where, _cut(line, font), fill=_INK, font=font)

@@ -13,6 +13,8 @@ from data_builders.records import Record
 # From this value on a label counts as positive; grades are counted one by one.
 POSITIVE_FROM = {"presence": 1.0, "certainty": 3.0}
 
+_SHOWN = 4  # of the owner's counts, in words
+
 
 def is_positive(value: float | tuple[float, ...], scale: str) -> bool:
     """Whether a raw value counts as positive; of several readers, more than half must say so."""
@@ -84,12 +86,13 @@ def owner_lines(compared: Mapping[str, list[int]]) -> list[str]:
     if not differing:
         return [f"the owner's {len(compared)} published counts agree: {_words(compared)}"]
     lines = [f"{len(compared) - len(differing)} of the owner's {len(compared)} counts agree"]
-    return lines + [
-        f"{name}: the owner has {owner:,}, here are {here:,}"
-        for name, (owner, here) in differing.items()
-    ]
+    for name, (owner, here) in list(differing.items())[:_SHOWN]:
+        lines.append(f"{name}: the owner has {owner:,}, here are {here:,}")
+    if len(differing) > _SHOWN:
+        lines.append(f"and {len(differing) - _SHOWN} more; this is not the owner's whole dataset")
+    return lines
 
 
 def _words(compared: Mapping[str, list[int]]) -> str:
-    shown = [f"{here:,} {name}" for name, (_, here) in list(compared.items())[:4]]
-    return ", ".join(shown) + (" …" if len(compared) > 4 else "")
+    shown = [f"{here:,} {name}" for name, (_, here) in list(compared.items())[:_SHOWN]]
+    return ", ".join(shown) + (" …" if len(compared) > _SHOWN else "")

@@ -14,7 +14,9 @@ def counts_table(counts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Films, patients and positives of every split, splits side by side."""
     rows = [("", *counts)]
     for word, key in (("films", "images"), ("patients", "patients"), ("studies", "studies")):
-        rows.append((word, *(f"{of[key]:,}" for of in counts.values())))
+        if any(of[key] for of in counts.values()):
+            rows.append((word, *(f"{of[key]:,}" for of in counts.values())))
+    where = len(rows)
     labels = list(dict.fromkeys(label for of in counts.values() for label in of["positives"]))
     for label in labels:
         rows.append((label, *(f"{of['positives'].get(label, 0):,}" for of in counts.values())))
@@ -25,7 +27,7 @@ def counts_table(counts: Mapping[str, Mapping[str, Any]]) -> list[str]:
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
         lines.append("  " + "  ".join(cells).rstrip())
     if labels:
-        lines.insert(4, "  positive for")
+        lines.insert(where, "  positive for")
     return lines
 
 
