@@ -28,12 +28,8 @@ class Films:
 
     @functools.lru_cache(maxsize=100_000)  # noqa: B019 (lives as long as the command)
     def thumbnail(self, split: str, row: int) -> Float[np.ndarray, 1024]:
-        """The film at 32 x 32 pixels, mean 0 and length 1: dot products are correlations."""
-        picture = self.picture(split, row).convert("L")
-        small = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-        values = np.asarray(small, np.float64).ravel()
-        values -= values.mean()
-        return values / max(float(np.linalg.norm(values)), 1e-9)
+        """The film as `thumbnail` makes it."""
+        return thumbnail(self.picture(split, row))
 
     def picture(self, split: str, row: int) -> Image.Image:
         """The film as stored."""
@@ -49,6 +45,14 @@ class Films:
     @functools.cache  # noqa: B019
     def _source(self, split: str) -> built.Records:
         return built.open_records(self._builder, split, ("image", "image_id"))
+
+
+def thumbnail(picture: Image.Image) -> Float[np.ndarray, "pixels"]:
+    """A film at 32 x 32 pixels, mean 0 and length 1: dot products are correlations."""
+    small = picture.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    values = np.asarray(small, np.float64).ravel()
+    values -= values.mean()
+    return values / max(float(np.linalg.norm(values)), 1e-9)
 
 
 def spread(count: int) -> Int[np.ndarray, n]:
