@@ -94,10 +94,10 @@ def read(folder: Path) -> Ledger:
 class Pairs(NamedTuple):
     """Near-identical films: rows of two ledgers, bits that differ, correlation (NaN: not seen)."""
 
-    a: Int[np.ndarray, n]
-    b: Int[np.ndarray, n]
-    distance: Int[np.ndarray, n]
-    correlation: Float[np.ndarray, n]
+    a: Int[np.ndarray, " n"]
+    b: Int[np.ndarray, " n"]
+    distance: Int[np.ndarray, " n"]
+    correlation: Float[np.ndarray, " n"]
 
     def take(self, which: np.ndarray) -> Pairs:
         """The pairs that an index or a mask chooses."""
@@ -105,8 +105,8 @@ class Pairs(NamedTuple):
 
 
 def close_hashes(
-    a: UInt64[np.ndarray, n],
-    b: UInt64[np.ndarray, m],
+    a: UInt64[np.ndarray, " n"],
+    b: UInt64[np.ndarray, " m"],
     max_distance: int,
     within: bool = False,
     step: Callable[[], None] = lambda: None,

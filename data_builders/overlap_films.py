@@ -27,7 +27,7 @@ class Films:
         self._builder = tfds.builder_from_directory(epath.Path(folder))
 
     @functools.lru_cache(maxsize=100_000)  # noqa: B019 (lives as long as the command)
-    def thumbnail(self, split: str, row: int) -> Float[np.ndarray, 1024]:
+    def thumbnail(self, split: str, row: int) -> Float[np.ndarray, " pixels"]:
         """The film as `thumbnail` makes it."""
         return thumbnail(self.picture(split, row))
 
@@ -47,7 +47,7 @@ class Films:
         return built.open_records(self._builder, split, ("image", "image_id"))
 
 
-def thumbnail(picture: Image.Image) -> Float[np.ndarray, "pixels"]:
+def thumbnail(picture: Image.Image) -> Float[np.ndarray, " pixels"]:
     """A film at 32 x 32 pixels, mean 0 and length 1: dot products are correlations."""
     small = picture.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     values = np.asarray(small, np.float64).ravel()
@@ -55,7 +55,7 @@ def thumbnail(picture: Image.Image) -> Float[np.ndarray, "pixels"]:
     return values / max(float(np.linalg.norm(values)), 1e-9)
 
 
-def spread(count: int) -> Int[np.ndarray, n]:
+def spread(count: int) -> Int[np.ndarray, " n"]:
     """Up to 24 places of a list, from its first to its last: the most and the least alike."""
     return np.unique(np.linspace(0, count - 1, min(count, PAIRS)).round().astype(int))
 
