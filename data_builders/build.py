@@ -17,9 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_builders import summary
+from data_builders import claim, summary
 from data_builders.records import BuildError
-from data_builders.replacing import replaced
 
 HERE = Path(__file__).parent
 SUFFIX = "_dataset_builder.py"
@@ -81,7 +80,7 @@ def build(
 
     folder = Path(data_dir).absolute() / name / chosen.config.name / str(chosen.builder.VERSION)
     settings = cxr_builder.BuildSettings(max_skipped, num_workers, progress, chosen.inputs)
-    with replaced(folder, overwrite):
+    with claim.claimed(folder, overwrite):
         builder = chosen.builder(data_dir=folder.parents[2], config=chosen.config)
         builder.settings = settings
         download_config = tfds.download.DownloadConfig(

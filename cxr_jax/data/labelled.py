@@ -5,10 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, UInt8
 
 from cxr_jax.data import images, labels, tasks
 from cxr_jax.data.source import Source, load_source
+from data_builders.built import read_columns
 
 
 class LabelledSplit(NamedTuple):
@@ -57,10 +59,13 @@ def load_split(
             "with --labels_csv, or choose another config.dataset"
         )
     chosen = tasks.find_task(name, source.label_names, task, changes)
-    fields = ("image_id", "patient_id", "view", "labels")
-    table = load_source(name, data_dir, split, fields=fields).records
-    examples = [table[i] for i in range(len(table))]
-    views = [_text(example["view"]) for example in examples]
+    names = [f"labels/{label}" for label in source.label_names]
+    columns = read_columns(
+        tfds.builder_from_directory(source.folder),
+        split,
+        ("image_id", "patient_id", "view", *names),
+    )
+    views = columns["view"]
     rows = np.array([i for i, view in enumerate(views) if not chosen.views or view in chosen.views])
     if not len(rows):
         there = ", ".join(sorted({repr(view) for view in views}))
@@ -69,26 +74,20 @@ def load_split(
             f"asks for; its views are {there} ('' is unknown). Choose with --config.views=PA,AP "
             "or --config.views=any"
         )
-    examples = [examples[i] for i in rows]
+    columns = {name: [column[i] for i in rows] for name, column in columns.items()}
+    raw = {label: columns[f"labels/{label}"] for label in source.label_names}
     scale = source.metadata.get("label_scale", "presence")
-    raw = {
-        label: [example["labels"][label] for example in examples] for label in source.label_names
-    }
     return LabelledSplit(
         source=source,
         rows=rows,
         targets=labels.targets(raw, chosen, scale),
         uncertain=labels.uncertain(raw, chosen, scale),
-        image_ids=tuple(_text(example["image_id"]) for example in examples),
-        patient_ids=tuple(_text(example["patient_id"]) for example in examples),
+        image_ids=tuple(columns["image_id"]),
+        patient_ids=tuple(columns["patient_id"]),
         label_names=tuple(chosen.labels),
         task=chosen,
         other_views=len(views) - len(rows),
     )
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def image_batches(

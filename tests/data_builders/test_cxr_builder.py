@@ -124,14 +124,6 @@ def test_an_interrupted_build_is_no_dataset(prepare, monkeypatch, tmp_path):
     assert not list((tmp_path / "drawn/256").iterdir())
 
 
-def test_what_a_killed_build_leaves_is_no_dataset(prepare, tmp_path):
-    left = tmp_path / "drawn/256/1.0.0.incompleteAB12CD"
-    left.mkdir(parents=True)
-    (left / "train.shard-0").write_bytes(b"half")
-    assert not Drawn(data_dir=tmp_path).is_prepared()
-    check(read(prepare().data_path))
-
-
 def record(**changes):
     fields = {"split": "train", "image_id": "a", "patient_id": "p", "labels": {"Odd": 1.0}}
     return Record(**{"film": functools.partial(draw, 0), "row": "row 2", **fields, **changes})

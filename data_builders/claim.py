@@ -1,0 +1,73 @@
+"""One build at a time of a dataset, and nothing lost if it is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_builders.records import AlreadyBuilt, BuildError
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
+    """Holds a dataset's place while it is built; waits for a build that is under way there.
+
+    What a killed build left is cleared away first. With `overwrite` the present dataset moves
+    aside; it comes back if the new build fails, or when the next one starts if it is killed.
+
+    Args:
+      folder: the version folder, data_dir/name/config/version.
+
+    Raises:
+      AlreadyBuilt: a finished dataset is there, and `overwrite` is not wanted.
+      BuildError: something else is there.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Without dots, so that no reader takes it for a version.
+    aside = folder.with_name("replaced")
+    with _locked(folder.parent):
+        if aside.exists() and not folder.exists():
+            os.rename(aside, folder)
+        for left in (aside, *folder.parent.glob(f"incomplete.*_{folder.name}")):
+            shutil.rmtree(left, ignore_errors=True)
+        if folder.exists():
+            _check(folder, overwrite)
+            os.rename(folder, aside)
+        try:
+            yield
+        except BaseException:
+            if aside.exists():
+                os.rename(aside, folder)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check(folder: Path, overwrite: bool) -> None:
+    if overwrite:
+        return
+    if (folder / "dataset_info.json").exists():
+        raise AlreadyBuilt(f"{folder} is built already. To build it again: --overwrite.")
+    raise BuildError(
+        f"{folder} exists but is no finished dataset (dataset_info.json is missing). Remove it, or "
+        "build it again with --overwrite."
+    )
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Locks a folder for this process; the system lets go of it however the process ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Waiting for another build in {folder} …", file=sys.stderr)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,84 @@
+"""Builds that are killed, repeated, or started twice at once."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_builders import build, claim
+from data_builders.records import AlreadyBuilt
+from tests.fakes.dataset import read
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(data, *more):
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "data_builders.build", "phantom", "--resolution=96"),
+            *(f"--data_dir={data}", "--num_workers=1", *more),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def kill_when(process, seen):
+    """Kills a build and its workers once `seen` says so."""
+    deadline = time.monotonic() + 60
+    while not seen() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None, "the build ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def tiny(data, **settings):
+    return build.build(
+        "phantom", data, config_name="tiny", num_workers=0, progress=False, **settings
+    )
+
+
+def test_a_killed_build_leaves_no_dataset_and_the_next_one_clears_up(tmp_path):
+    parent = tmp_path / "phantom/96"
+    kill_when(start(tmp_path), lambda: list(parent.glob("incomplete.*/*shard*")))
+    assert [p.name for p in parent.iterdir() if p.name == "1.0.0"] == []
+    assert list(parent.glob("incomplete.*"))
+    with claim.claimed(parent / "1.0.0", overwrite=False):
+        assert list(parent.iterdir()) == []
+
+
+def test_a_killed_overwrite_gives_the_old_dataset_back(tmp_path):
+    folder = tiny(tmp_path)
+    before = [example["phash"] for example in read(folder)["train"]]
+    os.rename(folder, folder.with_name("replaced"))  # where --overwrite puts it; then SIGKILL
+    with pytest.raises(AlreadyBuilt):
+        tiny(tmp_path)
+    assert [example["phash"] for example in read(folder)["train"]] == before
+
+
+def build_tiny(data, results):
+    try:
+        tiny(data)
+        results.put("built")
+    except AlreadyBuilt:
+        results.put("there already")
+
+
+def test_of_two_builds_at_once_one_waits(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [context.Process(target=build_tiny, args=(tmp_path, results)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    assert sorted(results.get(timeout=120) for _ in processes) == ["built", "there already"]
+    for process in processes:
+        process.join()
+    assert len(read(tmp_path / "phantom/tiny/1.0.0")["train"]) == 36
