@@ -1,35 +1,26 @@
 """CheXpert from its raw layouts to what a reader sees."""
 
-import csv
-
 import numpy as np
 import pytest
 
-from data_builders.records import BuildError
 from tests.fakes import chexpert as fake
-from tests.fakes.dataset import build_and_read, by_image
-
-
-def build(raw, data, **settings):
-    return build_and_read("chexpert", data, manual_dir=raw, **settings)
+from tests.fakes.dataset import (
+    assert_build_stops,
+    assert_reasons,
+    build_layout,
+    edit,
+    patients_of,
+    skipped_of,
+)
 
 
 @pytest.fixture(scope="module", params=fake.LAYOUTS)
 def built(request, tmp_path_factory):
-    raw, data = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
-    layout = fake.LAYOUTS[request.param]
-    films = fake.write(raw, **layout)
-    return layout, films, *build(raw, data)
+    return build_layout("chexpert", fake, request.param, tmp_path_factory.mktemp("chexpert"))
 
 
 def test_pixels_labels_and_ids_belong_together(built):
-    _, films, _, splits = built
-    examples = by_image(splits)
-    assert examples.keys() == films.keys()
-    for image_id, film in films.items():
-        example = examples[image_id]
-        difference = example["image"][..., 0].astype(int) - film.picture
-        assert np.abs(difference).mean() < 2, image_id
+    for image_id, film, example in built.paired():
         expected = {name: float(cell or "nan") for name, cell in film.labels.items()}
         np.testing.assert_equal({k: float(v) for k, v in example["labels"].items()}, expected)
         assert example["patient_id"] == image_id.split("/")[0]
@@ -40,29 +31,22 @@ def test_pixels_labels_and_ids_belong_together(built):
 
 
 def test_valid_is_validation_and_test_is_there_only_with_its_films(built):
-    layout, _, _, splits = built
-    assert set(splits) == {"train", "validation"} | ({"test"} if layout.get("test") else set())
-    patients = [{e["patient_id"] for e in examples} for examples in splits.values()]
-    assert sum(map(len, patients)) == len(set.union(*patients))
-    assert patients[1] == {f"patient{number}" for number in fake.VALID_PATIENTS}
+    patients = patients_of(built.splits)
+    with_test = {"test"} if "test" in built.layout else set()
+    assert patients.keys() == {"train", "validation"} | with_test
+    assert patients["validation"] == {f"patient{number}" for number in fake.VALID_PATIENTS}
+    assert sum(map(len, patients.values())) == len(set.union(*patients.values()))
 
 
 def test_what_does_not_fit_together_is_listed(built):
-    layout, _, folder, _ = built
-    with open(folder / "skipped.csv") as stream:
-        skipped = {
-            "/".join(row["file"].split("/")[-3:]): row["reason"] for row in csv.DictReader(stream)
-        }
     expected = {
         f"{fake.CORRUPT}.jpg": "",
         f"{fake.ROW_WITHOUT_FILE}.jpg": "no such file",
         f"{fake.FILE_WITHOUT_ROW}.jpg": "no row in ",
     }
-    if layout.get("test") == "studies":
+    if built.layout.get("test") == "studies":
         expected["/".join(fake.STUDY_WITHOUT_FILM.split("/")[-3:])] = "a study without a film"
-    assert skipped.keys() == expected.keys()
-    for name, reason in expected.items():
-        assert reason in skipped[name]
+    assert_reasons(skipped_of(built.folder, parts=3), expected)
 
 
 @pytest.mark.parametrize(
@@ -84,25 +68,19 @@ def test_what_does_not_fit_together_is_listed(built):
         ),
     ],
 )
-def test_errors_in_the_owners_files_stop_the_build(tmp_path, file, old, new, message):
-    fake.write(tmp_path / "raw")
-    path = tmp_path / "raw" / "CheXpert-v1.0-small" / file
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-    with pytest.raises(BuildError, match=message):
-        build(tmp_path / "raw", tmp_path / "data")
+def test_errors_in_the_owners_files_stop_the_build(raw, file, old, new, message):
+    fake.write(raw)
+    edit(raw / "CheXpert-v1.0-small" / file, old, new)
+    assert_build_stops("chexpert", raw, message)
 
 
-def test_missing_table_is_named(tmp_path):
-    fake.write(tmp_path / "raw")
-    (tmp_path / "raw" / "CheXpert-v1.0-small" / "train.csv").unlink()
-    with pytest.raises(BuildError, match=r"holds no train.csv. Register at"):
-        build(tmp_path / "raw", tmp_path / "data")
+def test_missing_table_is_named(raw):
+    fake.write(raw)
+    (raw / "CheXpert-v1.0-small" / "train.csv").unlink()
+    assert_build_stops("chexpert", raw, r"holds no train.csv. Register at")
 
 
-def test_full_and_small_release_in_one_folder_are_refused(tmp_path):
-    fake.write(tmp_path / "raw")
-    fake.write(tmp_path / "raw", release="CheXpert-v1.0")
-    with pytest.raises(BuildError, match="two releases"):
-        build(tmp_path / "raw", tmp_path / "data")
+def test_full_and_small_release_in_one_folder_are_refused(raw):
+    fake.write(raw)
+    fake.write(raw, release="CheXpert-v1.0")
+    assert_build_stops("chexpert", raw, "two releases")

@@ -1,36 +1,35 @@
 """Indiana University / Open-i from its raw layouts to what a reader sees."""
 
-import csv
 import gzip
 
 import numpy as np
 import pytest
 
+from data_builders import splits as split_rule
 from data_builders.indiana_university import reports
 from data_builders.records import BuildError
 from tests.fakes import indiana_university as fake
-from tests.fakes.dataset import build_and_read, by_image
-
-
-def build(raw, data, **settings):
-    return build_and_read("indiana_university", data, manual_dir=raw, **settings)
+from tests.fakes.dataset import (
+    assert_build_stops,
+    assert_reasons,
+    build_beside,
+    build_layout,
+    by_image,
+    edit,
+    positives,
+    skipped_of,
+)
 
 
 @pytest.fixture(scope="module", params=fake.LAYOUTS)
 def built(request, tmp_path_factory):
-    raw, data = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
-    films = fake.write(raw, **fake.LAYOUTS[request.param])
-    return films, *build(raw, data)
+    return build_layout(
+        "indiana_university", fake, request.param, tmp_path_factory.mktemp("indiana_university")
+    )
 
 
 def test_pixels_labels_and_ids_belong_together(built):
-    films, _, splits = built
-    examples = by_image(splits)
-    assert examples.keys() == films.keys()
-    for image_id, film in films.items():
-        example = examples[image_id]
-        difference = example["image"][..., 0].astype(int) - film.picture
-        assert np.abs(difference).mean() < 2, image_id
+    for image_id, film, example in built.paired():
         assert example["patient_id"] == str(film.uid)
         assert example["study_id"] == f"CXR{film.uid}"
         assert example["view"] == film.view, image_id
@@ -39,13 +38,14 @@ def test_pixels_labels_and_ids_belong_together(built):
             assert np.isnan(list(example["labels"].values())).all()
         else:
             assert set(example["labels"].values()) <= {0.0, 1.0}
-            positive = {name for name, value in example["labels"].items() if value == 1}
-            assert positive == film.report.positive, image_id
+            assert positives(example) == film.report.positive, image_id
+        # So both sources give the same splits.
+        assert example["split"] == split_rule.by_patient(str(film.uid))
+    assert built.splits.keys() == {"train", "validation", "test"}
 
 
 def test_the_report_is_findings_and_impression(built):
-    _, _, splits = built
-    texts = {image_id: example["report"] for image_id, example in by_image(splits).items()}
+    texts = {image_id: example["report"] for image_id, example in built.examples.items()}
     assert texts["CXR1_1_IM-0001-3001"] == (
         "FINDINGS: Heart < lungs & XXXX.\nIMPRESSION: Normal chest x-XXXX."
     )
@@ -53,44 +53,25 @@ def test_the_report_is_findings_and_impression(built):
     assert texts["CXR4_IM-2050-2001"] == "FINDINGS: Clear."
 
 
-def test_no_patient_is_in_two_splits(built):
-    _, _, splits = built
-    patients = [{e["patient_id"] for e in examples} for examples in splits.values()]
-    assert len(patients) == 3
-    assert sum(map(len, patients)) == len(set.union(*patients))
-
-
 def test_what_does_not_fit_together_is_listed(built):
-    _, folder, _ = built
-    with open(folder / "skipped.csv") as stream:
-        skipped = {
-            reports.image_id(row["file"].split("/")[-1].split(".")[0]): row["reason"]
-            for row in csv.DictReader(stream)
-        }
-    assert skipped.keys() == {fake.CORRUPT, fake.ABSENT, fake.IN_NO_REPORT}
-    assert skipped[fake.ABSENT] == "no such file"
-    assert skipped[fake.IN_NO_REPORT] == "in no report"
+    skipped = skipped_of(built.folder)
+    reasons = {reports.image_id(name.split(".")[0]): reason for name, reason in skipped.items()}
+    expected = {
+        fake.CORRUPT: "",
+        fake.ABSENT: "^no such file$",
+        fake.IN_NO_REPORT: "^in no report$",
+    }
+    assert_reasons(reasons, expected)
 
 
-def test_both_sources_give_the_same_splits(tmp_path):
-    splits = []
-    for layout in ({}, {"kaggle": True}):
-        raw = tmp_path / f"raw{len(splits)}"
-        fake.write(raw, **layout)
-        _, examples = build(raw, tmp_path / f"data{len(splits)}")
-        splits.append({image: e["split"] for image, e in by_image(examples).items()})
-    assert splits[0] == splits[1]
-
-
-def test_compressed_tables_in_another_case_are_found(tmp_path):
-    raw = tmp_path / "raw"
+def test_compressed_tables_in_another_case_are_found(raw):
     films = fake.write(raw, kaggle=True)
     for name in ("indiana_reports.csv", "indiana_projections.csv"):
         text = (raw / name).read_bytes()
         (raw / name).unlink()
         (raw / "tables").mkdir(exist_ok=True)
         (raw / "tables" / f"{name.title()}.gz").write_bytes(gzip.compress(text))
-    _, splits = build(raw, tmp_path / "data")
+    _, splits = build_beside("indiana_university", raw)
     assert by_image(splits).keys() == films.keys()
 
 
@@ -110,12 +91,10 @@ def test_compressed_tables_in_another_case_are_found(tmp_path):
         ),
     ],
 )
-def test_errors_in_a_report_stop_the_build(tmp_path, file, old, new, message):
-    raw = tmp_path / "raw"
+def test_errors_in_a_report_stop_the_build(raw, file, old, new, message):
     fake.write(raw)
     edit(raw / "ecgen-radiology" / file, old, new)
-    with pytest.raises(BuildError, match=message):
-        build(raw, tmp_path / "data")
+    assert_build_stops("indiana_university", raw, message)
 
 
 @pytest.mark.parametrize(
@@ -130,12 +109,10 @@ def test_errors_in_a_report_stop_the_build(tmp_path, file, old, new, message):
         ("reports", "MeSH", "Mesh", r"no column 'MeSH'. Did you mean 'Mesh'\?"),
     ],
 )
-def test_errors_in_kaggles_tables_stop_the_build(tmp_path, file, old, new, message):
-    raw = tmp_path / "raw"
+def test_errors_in_kaggles_tables_stop_the_build(raw, file, old, new, message):
     fake.write(raw, kaggle=True)
     edit(raw / f"indiana_{file}.csv", old, new)
-    with pytest.raises(BuildError, match=message):
-        build(raw, tmp_path / "data")
+    assert_build_stops("indiana_university", raw, message)
 
 
 def test_a_report_in_another_encoding_hides_no_entities(tmp_path):
@@ -155,15 +132,8 @@ def test_an_absurdly_long_report_is_refused(tmp_path):
         reports.read_xml(path)
 
 
-def test_films_without_reports_are_not_enough(tmp_path):
-    raw = tmp_path / "raw"
+def test_films_without_reports_are_not_enough(raw):
     fake.write(raw, kaggle=True)
     (raw / "indiana_reports.csv").unlink()
-    with pytest.raises(BuildError, match=r"holds neither NLM's reports .* nor Kaggle's"):
-        build(raw, tmp_path / "data")
-
-
-def edit(path, old, new):
-    text = path.read_bytes().decode("utf-8")
-    assert old in text
-    path.write_bytes(text.replace(old, new, 1).encode("utf-8"))
+    message = r"holds neither NLM's reports .* nor Kaggle's"
+    assert_build_stops("indiana_university", raw, message)

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from cxr_jax.data.labels import NIH_FINDINGS
-from data_builders.records import BuildError
 from tests.fakes import medmnist_cxr as fake
-from tests.fakes.dataset import build_and_read, by_image
+from tests.fakes.dataset import assert_build_stops, build_beside, build_layout, by_image
 
 FACTS = {
     "pneumoniamnist": (("Pneumonia",), "binary", "pediatric_pneumonia", "AP"),
@@ -17,25 +16,20 @@ FACTS = {
 }
 
 
-def build(raw, data, name="pneumoniamnist", **settings):
-    return build_and_read("medmnist_cxr", data, manual_dir=raw, config_name=name, **settings)
+def config_of(layout):
+    return layout.get("name", "pneumoniamnist")
 
 
 @pytest.fixture(scope="module", params=fake.LAYOUTS)
 def built(request, tmp_path_factory):
-    raw, data = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
-    layout = fake.LAYOUTS[request.param]
-    name = layout.get("name", "pneumoniamnist")
-    return name, fake.write(raw, **layout), *build(raw, data, name)
+    config = config_of(fake.LAYOUTS[request.param])
+    folder = tmp_path_factory.mktemp("medmnist_cxr")
+    return build_layout("medmnist_cxr", fake, request.param, folder, config_name=config)
 
 
 def test_pixels_labels_and_splits_belong_together(built):
-    name, films, _, splits = built
-    label_names, _, _, view = FACTS[name.split("_")[0]]
-    examples = by_image(splits)
-    assert examples.keys() == films.keys()
-    for image_id, film in films.items():
-        example = examples[image_id]
+    label_names, _, _, view = FACTS[config_of(built.layout).split("_")[0]]
+    for image_id, film, example in built.paired():
         np.testing.assert_array_equal(example["image"][..., 0], film.picture)
         assert tuple(example["labels"][label] for label in label_names) == film.labels
         assert len(example["labels"]) == len(label_names)
@@ -45,22 +39,21 @@ def test_pixels_labels_and_splits_belong_together(built):
 
 
 def test_the_dataset_says_what_it_was_made_from(built):
-    name, _, folder, _ = built
-    label_names, task, parent, _ = FACTS[name.split("_")[0]]
-    metadata = json.loads((folder / "metadata.json").read_text())
+    label_names, task, parent, _ = FACTS[config_of(built.layout).split("_")[0]]
+    metadata = json.loads((built.folder / "metadata.json").read_text())
     assert (metadata["task"], metadata["parent"]) == (task, parent)
     assert metadata["label_names"] == list(label_names)
     assert metadata["skipped"] == 0
 
 
 def test_what_was_unpacked_is_gone(built):
-    _, _, folder, _ = built
-    assert not [path for path in folder.rglob("*") if path.suffix == ".npy" or path.is_dir()]
+    left = [path for path in built.folder.rglob("*") if path.suffix == ".npy" or path.is_dir()]
+    assert not left
 
 
-def test_worker_processes_read_the_films(tmp_path):
-    films = fake.write(tmp_path / "raw")
-    _, splits = build(tmp_path / "raw", tmp_path / "data", num_workers=1)
+def test_worker_processes_read_the_films(raw):
+    films = fake.write(raw)
+    _, splits = build_beside("medmnist_cxr", raw, num_workers=1)
     for image_id, example in by_image(splits).items():
         np.testing.assert_array_equal(example["image"][..., 0], films[image_id].picture)
 
@@ -83,17 +76,15 @@ def test_worker_processes_read_the_films(tmp_path):
         ({"test_images": None}, r"pneumoniamnist.npz has no test_images; it holds train_images"),
     ],
 )
-def test_arrays_that_are_not_medmnists_stop_the_build(tmp_path, change, message):
-    (tmp_path / "raw").mkdir()
+def test_arrays_that_are_not_medmnists_stop_the_build(raw, change, message):
     made = {key: value for key, value in (fake.arrays() | change).items() if value is not None}
-    np.savez_compressed(tmp_path / "raw/pneumoniamnist.npz", **made)
-    with pytest.raises(BuildError, match=message):
-        build(tmp_path / "raw", tmp_path / "data")
+    np.savez_compressed(raw / "pneumoniamnist.npz", **made)
+    assert_build_stops("medmnist_cxr", raw, message)
 
 
-def test_a_header_that_promises_more_than_the_file_holds_stops_the_build(tmp_path):
-    fake.write(tmp_path / "raw")
-    path = tmp_path / "raw/pneumoniamnist.npz"
+def test_a_header_that_promises_more_than_the_file_holds_stops_the_build(raw):
+    fake.write(raw)
+    path = raw / "pneumoniamnist.npz"
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     claim = members["train_images.npy"]
@@ -102,30 +93,28 @@ def test_a_header_that_promises_more_than_the_file_holds_stops_the_build(tmp_pat
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    with pytest.raises(BuildError, match=r"train_images has 4,832 bytes, but its header says 47,"):
-        build(tmp_path / "raw", tmp_path / "data")
+    message = r"train_images has 4,832 bytes, but its header says 47,"
+    assert_build_stops("medmnist_cxr", raw, message)
 
 
 @pytest.mark.parametrize("keep", [0, 100, 5000])
-def test_a_download_that_broke_off_stops_the_build(tmp_path, keep):
-    fake.write(tmp_path / "raw")
-    path = tmp_path / "raw/pneumoniamnist.npz"
+def test_a_download_that_broke_off_stops_the_build(raw, keep):
+    fake.write(raw)
+    path = raw / "pneumoniamnist.npz"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(BuildError, match=r"pneumoniamnist.npz is broken or cut off"):
-        build(tmp_path / "raw", tmp_path / "data")
+    assert_build_stops("medmnist_cxr", raw, r"pneumoniamnist.npz is broken or cut off")
 
 
-def test_damaged_bytes_stop_the_build(tmp_path):
-    fake.write(tmp_path / "raw")
-    path = tmp_path / "raw/pneumoniamnist.npz"
+def test_damaged_bytes_stop_the_build(raw):
+    fake.write(raw)
+    path = raw / "pneumoniamnist.npz"
     content = bytearray(path.read_bytes())
     content[1000:1010] = bytes(10)
     path.write_bytes(content)
-    with pytest.raises(BuildError, match=r"pneumoniamnist.npz is broken or cut off"):
-        build(tmp_path / "raw", tmp_path / "data")
+    assert_build_stops("medmnist_cxr", raw, r"pneumoniamnist.npz is broken or cut off")
 
 
-def test_another_configs_file_is_not_taken(tmp_path):
-    fake.write(tmp_path / "raw", name="chestmnist")
-    with pytest.raises(BuildError, match=r"holds no chestmnist_64.npz. Put the file"):
-        build(tmp_path / "raw", tmp_path / "data", "chestmnist_64")
+def test_another_configs_file_is_not_taken(raw):
+    fake.write(raw, name="chestmnist")
+    message = r"holds no chestmnist_64.npz. Put the file"
+    assert_build_stops("medmnist_cxr", raw, message, config_name="chestmnist_64")

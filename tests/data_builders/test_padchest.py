@@ -1,35 +1,28 @@
 """PadChest from its raw layouts to what a reader sees."""
 
-import csv
-
 import numpy as np
 import pytest
 
+from data_builders import splits as split_rule
 from data_builders.padchest.label_lists import LABEL_NAMES
-from data_builders.records import BuildError
 from tests.fakes import padchest as fake
-from tests.fakes.dataset import build_and_read, by_image
-
-
-def build(raw, data, **settings):
-    return build_and_read("padchest", data, manual_dir=raw, **settings)
+from tests.fakes.dataset import (
+    assert_build_stops,
+    assert_reasons,
+    build_layout,
+    edit,
+    positives,
+    skipped_of,
+)
 
 
 @pytest.fixture(scope="module", params=fake.LAYOUTS)
 def built(request, tmp_path_factory):
-    raw, data = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
-    films = fake.write(raw, **fake.LAYOUTS[request.param])
-    return films, *build(raw, data)
+    return build_layout("padchest", fake, request.param, tmp_path_factory.mktemp("padchest"))
 
 
 def test_pixels_labels_and_ids_belong_together(built):
-    films, _, splits = built
-    examples = by_image(splits)
-    assert examples.keys() == films.keys()
-    for image_id, film in films.items():
-        example = examples[image_id]
-        difference = example["image"][..., 0].astype(int) - film.picture
-        assert np.abs(difference).mean() < 2, image_id
+    for image_id, film, example in built.paired():
         for fact in ("view", "sex", "report"):
             assert example[fact] == getattr(film, fact), (image_id, fact)
         assert (example["patient_id"], example["study_id"]) == (film.patient, film.study)
@@ -40,30 +33,19 @@ def test_pixels_labels_and_ids_belong_together(built):
             assert np.isnan(list(values)).all()
         else:
             assert values <= {0.0, 1.0}
-            positive = {name for name, value in example["labels"].items() if value == 1}
-            assert positive == film.positive
-
-
-def test_no_patient_is_in_two_splits(built):
-    _, _, splits = built
-    patients = [{e["patient_id"] for e in examples} for examples in splits.values()]
-    assert len(patients) == 3
-    assert sum(map(len, patients)) == len(set.union(*patients))
+            assert positives(example) == film.positive
+        assert example["split"] == split_rule.by_patient(film.patient)
+    assert built.splits.keys() == {"train", "validation", "test"}
 
 
 def test_what_gives_no_example_is_listed(built):
-    _, folder, _ = built
-    with open(folder / "skipped.csv") as stream:
-        skipped = {row["file"].split("/")[-1]: row["reason"] for row in csv.DictReader(stream)}
     expected = {
         fake.name_of(fake.CUT_OFF): "cannot be decoded",
         fake.name_of(fake.ABSENT): "no such file",
-        fake.name_of(fake.WITHOUT_PATIENT): r"no PatientID (PADCHEST_chest",
+        fake.name_of(fake.WITHOUT_PATIENT): r"no PatientID \(PADCHEST_chest",
         fake.WITHOUT_ROW: "no row in PADCHEST_chest",
     }
-    assert skipped.keys() == expected.keys()
-    for name, reason in expected.items():
-        assert reason in skipped[name]
+    assert_reasons(skipped_of(built.folder), expected)
 
 
 @pytest.mark.parametrize(
@@ -78,22 +60,15 @@ def test_what_gives_no_example_is_listed(built):
         (",Labels,", ",labels,", r"no column 'Labels'. Did you mean 'labels'\?"),
     ],
 )
-def test_errors_in_the_owners_table_stop_the_build(tmp_path, old, new, message):
-    raw = tmp_path / "raw"
+def test_errors_in_the_owners_table_stop_the_build(raw, old, new, message):
     fake.write(raw)
     for path in raw.rglob(fake.name_of(1)):
         path.unlink()  # then the row's ImageDir says where it should be
-    path = raw / fake.TABLE
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-    with pytest.raises(BuildError, match=message):
-        build(raw, tmp_path / "data")
+    edit(raw / fake.TABLE, old, new)
+    assert_build_stops("padchest", raw, message)
 
 
-def test_a_missing_table_is_named(tmp_path):
-    raw = tmp_path / "raw"
+def test_a_missing_table_is_named(raw):
     fake.write(raw)
     (raw / fake.TABLE).unlink()
-    with pytest.raises(BuildError, match=r"holds no PADCHEST_chest_x_ray.*After BIMCV's terms"):
-        build(raw, tmp_path / "data")
+    assert_build_stops("padchest", raw, r"holds no PADCHEST_chest_x_ray.*After BIMCV's terms")

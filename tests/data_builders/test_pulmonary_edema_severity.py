@@ -1,70 +1,54 @@
 """Pulmonary edema severity: grades of studies and films joined to MIMIC-CXR's films."""
 
-import csv
-
-import numpy as np
 import pytest
 
 from data_builders.records import BuildError
+from tests.fakes import mimic_cxr
 from tests.fakes import pulmonary_edema_severity as fake
-from tests.fakes.dataset import build_and_read, by_image
+from tests.fakes.dataset import Built, build_beside, edit, patients_of, skipped_of
 
 
-def build(folder, **settings):
-    apart = (folder / "mimic").exists()
-    return build_and_read(
-        "pulmonary_edema_severity",
-        folder / "data",
-        manual_dir=folder / "raw",
-        options={"mimic_dir": str(folder / "mimic")} if apart else {},
-        **settings,
-    )
+def build(folder):
+    options = mimic_cxr.options_for(folder)
+    return build_beside("pulmonary_edema_severity", folder / "raw", options=options)
 
 
 @pytest.fixture(scope="module", params=fake.LAYOUTS)
 def built(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("edema")
-    graded, skipped = fake.write(folder, **fake.LAYOUTS[request.param])
-    return graded, skipped, *build(folder)
+    layout, folder = fake.LAYOUTS[request.param], tmp_path_factory.mktemp("edema")
+    graded, _ = fake.write(folder, **layout)
+    return Built(layout, graded, *build(folder))
 
 
 def test_pixels_grades_and_ids_belong_together(built):
-    graded, _, _, splits = built
-    examples = by_image(splits)
-    assert examples.keys() == graded.keys()
-    for dicom_id, (film, grade, test) in graded.items():
-        example = examples[dicom_id]
-        difference = example["image"][..., 0].astype(int) - film.picture
-        assert np.abs(difference).mean() < 2, dicom_id
+    for _, (film, grade, test), example in built.paired():
         assert example["labels"]["Edema severity"] == grade
         assert (example["patient_id"], example["study_id"]) == (film.subject, f"s{film.study}")
         assert example["view"] == film.view
         assert (example["split"] == "test") == test
-    assert {grade for _, grade, _ in graded.values()} == {0, 1, 2, 3}
+    assert {graded.grade for graded in built.films.values()} == {0, 1, 2, 3}
 
 
 def test_an_expert_counts_before_regular_expressions(built):
-    graded, _, _, splits = built
-    twice = {k: v for k, v in graded.items() if v.film.study == fake.GRADED_TWICE}
+    twice = {k: v for k, v in built.films.items() if v.film.study == fake.GRADED_TWICE}
     assert len(twice) == 2
     for dicom_id, (_, grade, _) in twice.items():
-        assert by_image(splits)[dicom_id]["labels"]["Edema severity"] == grade
+        assert built.examples[dicom_id]["labels"]["Edema severity"] == grade
 
 
 def test_no_patient_is_in_two_splits_though_the_tables_share_patients(built):
-    graded, _, _, splits = built
-    patients = {split: {e["patient_id"] for e in examples} for split, examples in splits.items()}
+    patients = patients_of(built.splits)
     assert patients["test"] == set(fake.TESTED)
     assert patients["validation"]
     assert sum(map(len, patients.values())) == len(set.union(*patients.values()))
     # One of them is of MIMIC's train part: only the ledger of films seen can tell.
-    assert {film.split for film, _, test in graded.values() if test} == {"train", "test"}
+    tested = [graded for graded in built.films.values() if graded.test]
+    assert {graded.film.split for graded in tested} == {"train", "test"}
 
 
-def test_studies_that_give_no_film_are_listed(built):
-    _, expected, folder, _ = built
-    with open(folder / "skipped.csv") as stream:
-        skipped = {row["file"]: row["reason"] for row in csv.DictReader(stream)}
+def test_studies_that_give_no_film_are_listed(built, tmp_path):
+    _, expected = fake.write(tmp_path, **built.layout)
+    skipped = skipped_of(built.folder)
     assert skipped.keys() == expected
     assert "not in MIMIC's metadata" in skipped[f"s{fake.UNKNOWN_STUDY}"]
     assert "not in MIMIC's metadata" in skipped[fake.UNKNOWN_FILM]
@@ -90,10 +74,7 @@ def test_studies_that_give_no_film_are_listed(built):
 )
 def test_errors_in_the_owners_files_stop_the_build(tmp_path, name, old, new, message):
     fake.write(tmp_path)
-    path = tmp_path / "raw" / f"{name}_edema_severity.csv"
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
+    edit(tmp_path / "raw" / f"{name}_edema_severity.csv", old, new)
     with pytest.raises(BuildError, match=message):
         build(tmp_path)
 

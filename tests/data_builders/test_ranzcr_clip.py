@@ -1,37 +1,35 @@
 """RANZCR CLiP from its raw layouts to what a reader sees."""
 
-import numpy as np
 import pytest
 
 from data_builders import splits as split_rule
-from data_builders.records import BuildError
 from tests.fakes import ranzcr_clip as fake
-from tests.fakes.dataset import build_and_read, by_image
-from tests.fakes.read_back import boxes_of, rounded, skipped_of
+from tests.fakes.dataset import (
+    assert_build_stops,
+    assert_reasons,
+    boxes_of,
+    build_layout,
+    edit,
+    patients_of,
+    rounded,
+    skipped_of,
+)
 
 
 @pytest.fixture(scope="module", params=fake.LAYOUTS)
 def built(request, tmp_path_factory):
-    raw, data = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
-    films = fake.write(raw, **fake.LAYOUTS[request.param])
-    return films, *build_and_read("ranzcr_clip", data, manual_dir=raw)
+    return build_layout("ranzcr_clip", fake, request.param, tmp_path_factory.mktemp("ranzcr_clip"))
 
 
 def test_pixels_labels_ids_and_lines_belong_together(built):
-    films, _, splits = built
-    examples = by_image(splits)
-    assert examples.keys() == films.keys()
-    for image_id, film in films.items():
-        example = examples[image_id]
-        assert np.abs(example["image"][..., 0].astype(int) - film.picture).mean() < 2, image_id
+    for image_id, film, example in built.paired():
         assert example["labels"] == {label: float(label in film.positive) for label in fake.LABELS}
         assert (example["patient_id"], example["study_id"]) == (film.patient, image_id)
         assert boxes_of(example) == rounded(film.boxes)
 
 
 def test_patients_are_kept_as_text_and_in_one_split(built):
-    _, _, splits = built
-    patients = {split: {e["patient_id"] for e in examples} for split, examples in splits.items()}
+    patients = patients_of(built.splits)
     assert {"12e456789", "000000012"} <= set.union(*patients.values())
     assert patients.keys() == {"train", "validation", "test"}
     for split, ids in patients.items():
@@ -39,11 +37,13 @@ def test_patients_are_kept_as_text_and_in_one_split(built):
 
 
 def test_what_gives_no_example_is_listed_and_the_hold_out_is_not(built):
-    _, folder, _ = built
-    skipped = {name[:-4]: reason for name, reason in skipped_of(folder).items()}
-    assert skipped.keys() == {fake.TRUNCATED, fake.ROW_WITHOUT_FILE, fake.FILE_WITHOUT_ROW}
-    assert skipped[fake.ROW_WITHOUT_FILE] == "no such file"
-    assert "no row in train.csv" in skipped[fake.FILE_WITHOUT_ROW]
+    expected = {
+        fake.TRUNCATED: "",
+        fake.ROW_WITHOUT_FILE: "^no such file$",
+        fake.FILE_WITHOUT_ROW: "no row in train.csv",
+    }
+    skipped = skipped_of(built.folder)
+    assert_reasons({name[:-4]: reason for name, reason in skipped.items()}, expected)
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,7 @@ def test_what_gives_no_example_is_listed_and_the_hold_out_is_not(built):
         ("train_annotations.csv", "[16, 20]", "[16]", r"csv, row 2: data '\[\[16\].* is no list"),
     ],
 )
-def test_errors_in_the_owners_files_stop_the_build(tmp_path, file, old, new, message):
-    fake.write(tmp_path / "raw")
-    path = tmp_path / "raw" / file
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-    with pytest.raises(BuildError, match=message):
-        build_and_read("ranzcr_clip", tmp_path / "data", manual_dir=tmp_path / "raw")
+def test_errors_in_the_owners_files_stop_the_build(raw, file, old, new, message):
+    fake.write(raw)
+    edit(raw / file, old, new)
+    assert_build_stops("ranzcr_clip", raw, message)

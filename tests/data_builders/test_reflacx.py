@@ -1,43 +1,39 @@
 """REFLACX: readings joined to MIMIC-CXR's films, several readers a film."""
 
-import csv
-import gzip
-
 import numpy as np
 import pytest
 
 from data_builders.records import BuildError
-from tests.fakes import pulmonary_edema_severity
+from tests.fakes import mimic_cxr, pulmonary_edema_severity
 from tests.fakes import reflacx as fake
-from tests.fakes.dataset import build_and_read, by_image
+from tests.fakes.dataset import (
+    Built,
+    assert_reasons,
+    boxes_of,
+    build_and_read,
+    build_beside,
+    by_image,
+    edit,
+    patients_of,
+    read_text,
+    rounded,
+    skipped_of,
+    write_text,
+)
 
 
-def build(folder, **settings):
-    apart = (folder / "mimic").exists()
-    return build_and_read(
-        "reflacx",
-        folder / "data",
-        manual_dir=folder / "raw",
-        options={"mimic_dir": str(folder / "mimic")} if apart else {},
-        **settings,
-    )
+def build(folder):
+    return build_beside("reflacx", folder / "raw", options=mimic_cxr.options_for(folder))
 
 
 @pytest.fixture(scope="module", params=fake.LAYOUTS)
 def built(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("reflacx")
-    films = fake.write(folder, **fake.LAYOUTS[request.param])
-    return films, *build(folder)
+    layout, folder = fake.LAYOUTS[request.param], tmp_path_factory.mktemp("reflacx")
+    return Built(layout, fake.write(folder, **layout), *build(folder))
 
 
 def test_pixels_readers_and_their_certainties_belong_together(built):
-    films, _, splits = built
-    examples = by_image(splits)
-    assert examples.keys() == films.keys()
-    for dicom_id, (film, readings, _) in films.items():
-        example = examples[dicom_id]
-        difference = example["image"][..., 0].astype(int) - film.picture
-        assert np.abs(difference).mean() < 2, dicom_id
+    for _, (film, readings, _), example in built.paired():
         said = (example["patient_id"], example["study_id"], example["view"], example["split"])
         assert said == (film.subject, f"s{film.study}", film.view, film.split)
         readers = [reader.decode() for reader in example["readers"]]
@@ -48,28 +44,18 @@ def test_pixels_readers_and_their_certainties_belong_together(built):
 
 
 def test_labels_of_all_phases_are_there_and_free_text_is_not(built):
-    _, _, splits = built
-    labels = splits["train"][0]["labels"].keys()
+    labels = built.splits["train"][0]["labels"].keys()
     assert labels == {*fake.FIRST, *fake.LATER} - {"Other"}
 
 
 def test_boxes_are_fractions_clipped_to_the_film(built):
-    films, _, splits = built
-    examples = by_image(splits)
-    for dicom_id, (_, _, boxes) in films.items():
-        stored = examples[dicom_id]["boxes"]
-        corners = np.stack([stored[side] for side in ("y0", "x0", "y1", "x1")], axis=-1)
-        found = [(label.decode(), *map(float, box)) for label, box in zip(stored["label"], corners)]
-        assert sorted(found) == sorted((name, *place) for name, place in boxes)
-    assert {name for film in films.values() for name, _ in film.boxes} >= {"Pneumothorax"}
+    for _, (_, _, boxes), example in built.paired():
+        assert sorted(boxes_of(example)) == sorted(rounded((name, *at) for name, at in boxes))
+    assert {name for film in built.films.values() for name, _ in film.boxes} >= {"Pneumothorax"}
 
 
 def test_only_the_film_that_mimic_lacks_is_skipped(built):
-    _, folder, _ = built
-    with open(folder / "skipped.csv") as stream:
-        skipped = {row["file"]: row["reason"] for row in csv.DictReader(stream)}
-    assert skipped.keys() == {fake.UNKNOWN_FILM}
-    assert "not in MIMIC's metadata" in skipped[fake.UNKNOWN_FILM]
+    assert_reasons(skipped_of(built.folder), {fake.UNKNOWN_FILM: "not in MIMIC's metadata"})
 
 
 def test_datasets_on_the_same_films_agree_and_keep_patients_apart(tmp_path):
@@ -92,11 +78,10 @@ def test_datasets_on_the_same_films_agree_and_keep_patients_apart(tmp_path):
     for dicom_id, example in by_image(reflacx).items():
         assert example["split"] == parent[dicom_id]["split"]
     for splits in (mimic, reflacx, edema):
-        patients = [{e["patient_id"] for e in examples} for examples in splits.values()]
-        assert len(patients) == 3 and sum(map(len, patients)) == len(set.union(*patients))
+        assert splits.keys() == {"train", "validation", "test"}
     # So no patient of REFLACX's test may be trained on in MIMIC, and the other way round.
-    trained = {e["patient_id"] for splits in (mimic, reflacx) for e in splits["train"]}
-    tested = {e["patient_id"] for splits in (mimic, reflacx) for e in splits["test"]}
+    of_mimic, of_reflacx = patients_of(mimic), patients_of(reflacx)
+    trained, tested = (of_mimic[split] | of_reflacx[split] for split in ("train", "test"))
     assert not trained & tested
 
 
@@ -117,7 +102,7 @@ def test_datasets_on_the_same_films_agree_and_keep_patients_apart(tmp_path):
 def test_errors_in_the_owners_tables_stop_the_build(tmp_path, phase, old, new, message):
     fake.write(tmp_path)
     path = tmp_path / "raw" / "main_data" / f"metadata_phase_{phase}.csv"
-    replace(path, old, new)
+    edit(path, old, new)
     with pytest.raises(BuildError, match=message):
         build(tmp_path)
 
@@ -133,7 +118,7 @@ def test_errors_in_the_owners_tables_stop_the_build(tmp_path, phase, old, new, m
 )
 def test_errors_in_the_ellipses_stop_the_build(tmp_path, old, new, message):
     fake.write(tmp_path)
-    replace(tmp_path / "raw/main_data/P300R000017/anomaly_location_ellipses.csv", old, new)
+    edit(tmp_path / "raw/main_data/P300R000017/anomaly_location_ellipses.csv", old, new)
     with pytest.raises(BuildError, match=message):
         build(tmp_path)
 
@@ -149,17 +134,8 @@ def test_a_film_without_a_split_is_skipped(tmp_path):
     films = fake.write(tmp_path)
     dicom_id = next(iter(films))
     path = tmp_path / "mimic" / "mimic-cxr-2.0.0-split.csv.gz"
-    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
-    kept = [line for line in lines if dicom_id not in line]
-    path.write_bytes(gzip.compress("\n".join(kept).encode()))
+    kept = [line for line in read_text(path).splitlines() if dicom_id not in line]
+    write_text(path, "\n".join(kept))
     folder, splits = build(tmp_path)
     assert by_image(splits).keys() == films.keys() - {dicom_id}
-    with open(folder / "skipped.csv") as stream:
-        reasons = {row["file"]: row["reason"] for row in csv.DictReader(stream)}
-    assert "not in MIMIC's split file" in reasons[dicom_id]
-
-
-def replace(path, old, new):
-    text = path.read_bytes().decode()
-    assert old in text
-    path.write_bytes(text.replace(old, new, 1).encode())
+    assert "not in MIMIC's split file" in skipped_of(folder)[dicom_id]

@@ -4,52 +4,48 @@ import numpy as np
 import pytest
 
 from data_builders import splits as split_rule
-from data_builders.records import BuildError
 from tests.fakes import rsna_pneumonia as fake
-from tests.fakes.dataset import build_and_read, by_image
-from tests.fakes.read_back import boxes_of, rounded, skipped_of
+from tests.fakes.dataset import (
+    assert_build_stops,
+    assert_reasons,
+    boxes_of,
+    build_layout,
+    edit,
+    rounded,
+    skipped_of,
+)
 
 
 @pytest.fixture(scope="module", params=fake.LAYOUTS)
 def built(request, tmp_path_factory):
-    raw, data = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
-    films = fake.write(raw, **fake.LAYOUTS[request.param])
-    return request.param, films, *build_and_read("rsna_pneumonia", data, manual_dir=raw)
+    return build_layout(
+        "rsna_pneumonia", fake, request.param, tmp_path_factory.mktemp("rsna_pneumonia")
+    )
 
 
 def test_pixels_labels_boxes_and_ids_belong_together(built):
-    layout, films, _, splits = built
-    examples = by_image(splits)
-    assert examples.keys() == films.keys()
-    for image_id, film in films.items():
-        example = examples[image_id]
-        assert np.abs(example["image"][..., 0].astype(int) - film.picture).mean() < 2, image_id
+    for image_id, film, example in built.paired():
         expected = {name: float(name == film.finding) for name in fake.CLASSES}
-        if layout == "without classes":
+        if not built.layout.get("with_classes", True):
             expected |= dict.fromkeys(fake.CLASSES[1:], np.nan)
         np.testing.assert_equal(example["labels"], expected)
         assert boxes_of(example) == rounded(film.boxes)
-        assert (example["patient_id"], example["sex"], example["view"]) == (
-            image_id,
-            film.sex,
-            film.view,
-        )
+        said = (example["patient_id"], example["sex"], example["view"])
+        assert said == (image_id, film.sex, film.view)
         np.testing.assert_equal(example["age"], np.float32(film.age))
         assert example["split"] == split_rule.by_patient(image_id)
+    assert built.splits.keys() == {"train", "validation", "test"}
 
 
 def test_what_gives_no_example_is_listed_and_the_hold_out_is_not(built):
-    _, _, folder, splits = built
-    skipped = {name[:36]: reason for name, reason in skipped_of(folder).items()}
-    assert skipped.keys() == {
-        fake.NO_PIXELS,
-        fake.BROKEN,
-        fake.ROW_WITHOUT_FILE,
-        fake.FILE_WITHOUT_ROW,
+    expected = {
+        fake.NO_PIXELS: "",
+        fake.BROKEN: "",
+        fake.ROW_WITHOUT_FILE: "^no such file$",
+        fake.FILE_WITHOUT_ROW: "^no row in stage_2_train_labels.csv$",
     }
-    assert skipped[fake.ROW_WITHOUT_FILE] == "no such file"
-    assert skipped[fake.FILE_WITHOUT_ROW] == "no row in stage_2_train_labels.csv"
-    assert splits.keys() == {"train", "validation", "test"}
+    skipped = skipped_of(built.folder)
+    assert_reasons({name[:36]: reason for name, reason in skipped.items()}, expected)
 
 
 LABELS, INFO = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
@@ -73,11 +69,7 @@ LABELS, INFO = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
         (INFO, ",Normal", ",Lung Opacity", r"labels.csv, row \d+: Target is 0, but .*'Lung Opac"),
     ],
 )
-def test_errors_in_the_owners_files_stop_the_build(tmp_path, file, old, new, message):
-    fake.write(tmp_path / "raw")
-    path = tmp_path / "raw" / file
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-    with pytest.raises(BuildError, match=message):
-        build_and_read("rsna_pneumonia", tmp_path / "data", manual_dir=tmp_path / "raw")
+def test_errors_in_the_owners_files_stop_the_build(raw, file, old, new, message):
+    fake.write(raw)
+    edit(raw / file, old, new)
+    assert_build_stops("rsna_pneumonia", raw, message)

@@ -1,59 +1,40 @@
 """Shenzhen and Montgomery from their raw layouts to what a reader sees."""
 
-import csv
-
 import numpy as np
 import pytest
 
-from data_builders.records import BuildError
+from data_builders import splits as split_rule
 from data_builders.shenzhen_montgomery.shenzhen_montgomery_dataset_builder import parse_reading
 from tests.fakes import shenzhen_montgomery as fake
-from tests.fakes.dataset import build_and_read, by_image
-
-
-def build(raw, data, **settings):
-    return build_and_read("shenzhen_montgomery", data, manual_dir=raw, **settings)
+from tests.fakes.dataset import assert_build_stops, assert_reasons, build_layout, skipped_of
 
 
 @pytest.fixture(scope="module", params=fake.LAYOUTS)
 def built(request, tmp_path_factory):
-    raw, data = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
-    layout = fake.LAYOUTS[request.param]
-    films = fake.write(raw, **layout)
-    return films, layout.get("sets", tuple(fake.SETS)), *build(raw, data)
+    return build_layout(
+        "shenzhen_montgomery", fake, request.param, tmp_path_factory.mktemp("shenzhen_montgomery")
+    )
 
 
 def test_pixels_labels_and_ids_belong_together(built):
-    films, _, _, splits = built
-    examples = by_image(splits)
-    assert examples.keys() == films.keys()
-    for image_id, film in films.items():
-        example = examples[image_id]
-        difference = example["image"][..., 0].astype(int) - film.picture
-        assert np.abs(difference).mean() < 2, image_id
+    for image_id, film, example in built.paired():
         assert example["labels"] == {"Tuberculosis": film.tuberculosis}
         assert example["patient_id"] == film.patient
         assert (example["view"], example["sex"]) == ("FRONTAL", film.sex), image_id
         np.testing.assert_allclose(example["age"], film.age, rtol=1e-6, err_msg=image_id)
-
-
-def test_no_patient_is_in_two_splits(built):
-    _, _, _, splits = built
-    patients = [{e["patient_id"] for e in examples} for examples in splits.values()]
-    assert len(patients) > 1
-    assert sum(map(len, patients)) == len(set.union(*patients))
+        assert example["split"] == split_rule.by_patient(film.patient)
+    assert len(built.splits) > 1
 
 
 def test_what_gives_no_example_is_listed(built):
-    _, sets, folder, _ = built
-    with open(folder / "skipped.csv") as stream:
-        skipped = {row["file"].split("/")[-1]: row["reason"] for row in csv.DictReader(stream)}
-    wanted = (*fake.CORRUPT, *fake.ABSENT, *fake.STRANGE_NAMES)
-    assert skipped.keys() == {f"{name}.png" for name in wanted if name[:6] in sets}
-    for name in (*fake.ABSENT, *fake.STRANGE_NAMES):
-        if name[:6] in sets:
-            reason = "no such file" if name in fake.ABSENT else "so it has no label"
-            assert reason in skipped[f"{name}.png"]
+    expected = {
+        **dict.fromkeys(fake.CORRUPT, ""),
+        **dict.fromkeys(fake.ABSENT, "no such file"),
+        **dict.fromkeys(fake.STRANGE_NAMES, "so it has no label"),
+    }
+    sets = built.layout.get("sets", tuple(fake.SETS))
+    expected = {f"{name}.png": why for name, why in expected.items() if name[:6] in sets}
+    assert_reasons(skipped_of(built.folder), expected)
 
 
 @pytest.mark.parametrize(
@@ -77,17 +58,16 @@ def test_readings_are_understood_or_left_unknown(text, sex, age):
     np.testing.assert_allclose(reading.age, age)
 
 
-def test_a_patient_with_both_labels_stops_the_build(tmp_path):
-    raw = tmp_path / "raw"
+def test_a_patient_with_both_labels_stops_the_build(raw):
     fake.write(raw, sets=("MCUCXR",))
     films = raw / "MontgomerySet/CXR_png"
     (films / "MCUCXR_0001_1.png").write_bytes((films / "MCUCXR_0001_0.png").read_bytes())
-    with pytest.raises(BuildError, match=r"MCUCXR_0001_0 and MCUCXR_0001_1 in .*CXR_png"):
-        build(raw, tmp_path / "data")
+    message = r"MCUCXR_0001_0 and MCUCXR_0001_1 in .*CXR_png"
+    assert_build_stops("shenzhen_montgomery", raw, message)
 
 
-def test_a_folder_without_the_owners_folders_is_refused(tmp_path):
-    (tmp_path / "raw/films").mkdir(parents=True)
-    (tmp_path / "raw/films/CHNCXR_0001_0.png").write_bytes(b"")
-    with pytest.raises(BuildError, match=r"holds no folder CXR_png .*Unpack NLM's Shenzhen set"):
-        build(tmp_path / "raw", tmp_path / "data")
+def test_a_folder_without_the_owners_folders_is_refused(raw):
+    (raw / "films").mkdir()
+    (raw / "films/CHNCXR_0001_0.png").write_bytes(b"")
+    message = r"holds no folder CXR_png .*Unpack NLM's Shenzhen set"
+    assert_build_stops("shenzhen_montgomery", raw, message)

@@ -5,31 +5,31 @@ import pytest
 
 from data_builders import dicom
 from data_builders import splits as split_rule
-from data_builders.records import BuildError
 from data_builders.siim_acr_pneumothorax import rle
 from tests.fakes import siim_acr_pneumothorax as fake
-from tests.fakes.dataset import build_and_read, by_image
-from tests.fakes.read_back import boxes_of, rounded, skipped_of
-
-
-def build(raw, data):
-    return build_and_read("siim_acr_pneumothorax", data, manual_dir=raw)
+from tests.fakes.dataset import (
+    assert_build_stops,
+    assert_reasons,
+    boxes_of,
+    build_layout,
+    edit,
+    rounded,
+    skipped_of,
+)
 
 
 @pytest.fixture(scope="module", params=fake.LAYOUTS)
 def built(request, tmp_path_factory):
-    raw, data = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
-    films = fake.write(raw, **fake.LAYOUTS[request.param])
-    return fake.LAYOUTS[request.param], films, *build(raw, data)
+    return build_layout(
+        "siim_acr_pneumothorax",
+        fake,
+        request.param,
+        tmp_path_factory.mktemp("siim_acr_pneumothorax"),
+    )
 
 
 def test_pixels_label_boxes_and_ids_belong_together(built):
-    _, films, _, splits = built
-    examples = by_image(splits)
-    assert examples.keys() == films.keys()
-    for image_id, film in films.items():
-        example = examples[image_id]
-        assert np.abs(example["image"][..., 0].astype(int) - film.picture).mean() < 2, image_id
+    for image_id, film, example in built.paired():
         assert example["labels"] == {"Pneumothorax": float(film.positive)}
         assert boxes_of(example) == rounded(("Pneumothorax", *box) for box in film.boxes)
         hashed = dicom.hashed(film.patient) if film.patient else image_id
@@ -39,25 +39,24 @@ def test_pixels_label_boxes_and_ids_belong_together(built):
 
 
 def test_the_png_copy_keeps_its_owners_test_and_dicom_is_split_by_patient(built):
-    layout, films, _, splits = built
-    assert splits.keys() == {"train", "validation", "test"}
-    for image_id, example in by_image(splits).items():
-        if layout.get("png"):
-            assert (example["split"] == "test") == (films[image_id].part == "test")
+    assert built.splits.keys() == {"train", "validation", "test"}
+    for image_id, example in built.examples.items():
+        if built.layout.get("png"):
+            assert (example["split"] == "test") == (built.films[image_id].part == "test")
         else:
             assert example["split"] == split_rule.by_patient(example["patient_id"])
 
 
 def test_what_does_not_fit_together_is_listed(built):
-    layout, _, folder, _ = built
-    skipped = skipped_of(folder)
-    if not layout.get("png"):
-        names = {name.rsplit(".", 1)[0]: reason for name, reason in skipped.items()}
-        numbers = fake.NO_PIXELS, fake.ROW_WITHOUT_FILE, fake.FILE_WITHOUT_ROW
-        assert names.keys() == {*map(fake.uid, numbers)}
-        assert names[fake.uid(fake.ROW_WITHOUT_FILE)] == "no such file"
-        assert names[fake.uid(fake.FILE_WITHOUT_ROW)].startswith("no row in ")
-    elif layout.get("tables", True):
+    skipped = skipped_of(built.folder)
+    if not built.layout.get("png"):
+        expected = {
+            fake.uid(fake.NO_PIXELS): "",
+            fake.uid(fake.ROW_WITHOUT_FILE): "^no such file$",
+            fake.uid(fake.FILE_WITHOUT_ROW): "^no row in ",
+        }
+        assert_reasons({name.rsplit(".", 1)[0]: why for name, why in skipped.items()}, expected)
+    elif built.layout.get("tables", True):
         assert skipped == {
             "5_train_1_.png": "the file is empty",
             "3_train_1_.png": "a mask that cannot be read; its film has no boxes",
@@ -84,10 +83,9 @@ def test_run_lengths_of_any_shape_give_the_box_around_the_mask():
 @pytest.mark.parametrize(
     "runs", ["", "1 2 3", "1 -2", "1 x", "1_0 2", "0 1048577", "5 0", "٣ ٤", "1 " + "9" * 5000]
 )
-def test_bad_run_lengths_stop_the_build(tmp_path, runs):
-    (tmp_path / "train-rle.csv").write_text(f"ImageId, EncodedPixels\na, -1\nb,{runs}\n")
-    with pytest.raises(BuildError, match=r"train-rle.csv, row 3: EncodedPixels"):
-        build(tmp_path, tmp_path / "data")
+def test_bad_run_lengths_stop_the_build(raw, runs):
+    (raw / "train-rle.csv").write_text(f"ImageId, EncodedPixels\na, -1\nb,{runs}\n")
+    assert_build_stops("siim_acr_pneumothorax", raw, r"train-rle.csv, row 3: EncodedPixels")
 
 
 @pytest.mark.parametrize(
@@ -98,10 +96,9 @@ def test_bad_run_lengths_stop_the_build(tmp_path, runs):
         ("ImageId, EncodedPixels\na,1 2," + "9" * 200_000, "train-rle.csv, line 2: field larger"),
     ],
 )
-def test_a_table_that_cannot_be_right_stops_the_build(tmp_path, table, message):
-    (tmp_path / "train-rle.csv").write_text(table)
-    with pytest.raises(BuildError, match=message):
-        build(tmp_path, tmp_path / "data")
+def test_a_table_that_cannot_be_right_stops_the_build(raw, table, message):
+    (raw / "train-rle.csv").write_text(table)
+    assert_build_stops("siim_acr_pneumothorax", raw, message)
 
 
 @pytest.mark.parametrize(
@@ -114,17 +111,15 @@ def test_a_table_that_cannot_be_right_stops_the_build(tmp_path, table, message):
         ("new_filename", "filename", "no column 'new_filename'. Did you mean 'filename'"),
     ],
 )
-def test_errors_in_the_tables_of_the_png_copy_stop_the_build(tmp_path, old, new, message):
-    fake.write(tmp_path / "raw", png=True)
-    path = tmp_path / "raw" / "siim-acr-pneumothorax" / "stage_1_train_images.csv"
-    path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(BuildError, match=message):
-        build(tmp_path / "raw", tmp_path / "data")
+def test_errors_in_the_tables_of_the_png_copy_stop_the_build(raw, old, new, message):
+    fake.write(raw, png=True)
+    edit(raw / "siim-acr-pneumothorax" / "stage_1_train_images.csv", old, new)
+    assert_build_stops("siim_acr_pneumothorax", raw, message)
 
 
-def test_an_empty_mask_of_a_positive_film_stops_the_build(tmp_path):
-    fake.write(tmp_path / "raw", png=True)
-    masks = tmp_path / "raw" / "siim-acr-pneumothorax" / "png_masks"
+def test_an_empty_mask_of_a_positive_film_stops_the_build(raw):
+    fake.write(raw, png=True)
+    masks = raw / "siim-acr-pneumothorax" / "png_masks"
     (masks / "0_train_1_.png").write_bytes((masks / "1_train_0_.png").read_bytes())
-    with pytest.raises(BuildError, match=r"0_train_1_.png is empty, but .*row 2 says"):
-        build(tmp_path / "raw", tmp_path / "data")
+    message = r"0_train_1_.png is empty, but .*row 2 says"
+    assert_build_stops("siim_acr_pneumothorax", raw, message)

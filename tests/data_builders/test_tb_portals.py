@@ -1,35 +1,21 @@
 """TB Portals from its raw layouts to what a reader sees."""
 
-import csv
-
 import numpy as np
 import pytest
 
-from data_builders.records import BuildError
+from data_builders import splits as split_rule
 from data_builders.tb_portals.cases import CLASSES, DRUG_RESISTANT, LABEL_NAMES
 from tests.fakes import tb_portals as fake
-from tests.fakes.dataset import build_and_read, by_image
-
-
-def build(raw, data, **settings):
-    return build_and_read("tb_portals", data, manual_dir=raw, **settings)
+from tests.fakes.dataset import assert_build_stops, assert_reasons, build_layout, edit, skipped_of
 
 
 @pytest.fixture(scope="module", params=fake.LAYOUTS)
 def built(request, tmp_path_factory):
-    raw, data = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
-    films = fake.write(raw, **fake.LAYOUTS[request.param])
-    return films, *build(raw, data)
+    return build_layout("tb_portals", fake, request.param, tmp_path_factory.mktemp("tb_portals"))
 
 
 def test_pixels_labels_and_ids_belong_together(built):
-    films, _, splits = built
-    examples = by_image(splits)
-    assert examples.keys() == films.keys()
-    for image_id, film in films.items():
-        example = examples[image_id]
-        difference = example["image"][..., 0].astype(int) - film.picture
-        assert np.abs(difference).mean() < 2, image_id
+    for image_id, film, example in built.paired():
         assert (example["patient_id"], example["study_id"]) == (film.patient, film.study)
         assert (example["view"], example["sex"]) == (film.view, film.sex), image_id
         np.testing.assert_array_equal(example["age"], film.age)
@@ -40,39 +26,26 @@ def test_pixels_labels_and_ids_belong_together(built):
             assert labels[DRUG_RESISTANT] == (film.resistance != "Sensitive")
             for name in CLASSES:
                 assert labels[name] == (name == film.resistance)
+        assert example["split"] == split_rule.by_patient(film.patient)
+    assert built.splits.keys() == {"train", "validation", "test"}
 
 
 def test_a_patients_two_conditions_have_their_own_labels(built):
-    _, _, splits = built
-    examples = by_image(splits)
-    first, second = (examples[fake.key(fake.TWICE, condition)] for condition in (0, 1))
+    keys = (fake.key(fake.TWICE, condition) for condition in (0, 1))
+    first, second = (built.examples[key] for key in keys)
     assert first["patient_id"] == second["patient_id"]
     assert (first["labels"][DRUG_RESISTANT], second["labels"]["XDR"]) == (0, 1)
 
 
-def test_no_patient_is_in_two_splits(built):
-    _, _, splits = built
-    patients = [{e["patient_id"] for e in examples} for examples in splits.values()]
-    assert len(patients) == 3
-    assert sum(map(len, patients)) == len(set.union(*patients))
-
-
 def test_what_gives_no_example_is_listed(built):
-    _, folder, _ = built
-    with open(folder / "skipped.csv") as stream:
-        skipped = {
-            "/".join(row["file"].split("/")[-4:]).removesuffix(".dcm"): row["reason"]
-            for row in csv.DictReader(stream)
-        }
+    skipped = skipped_of(built.folder, parts=4)
     expected = {
         fake.key(fake.CUT_OFF): "DICOM",
         fake.key(fake.ABSENT): "no such file",
         fake.key(fake.ANGIOGRAM): "modality XA is no radiograph",
         fake.WITHOUT_ROW: "no row in TB",
     }
-    assert skipped.keys() == expected.keys()
-    for name, reason in expected.items():
-        assert reason in skipped[name]
+    assert_reasons({name.removesuffix(".dcm"): why for name, why in skipped.items()}, expected)
 
 
 FILMS, CASES = "TB_Portals_CXRs_August_2023.csv", "TB_Portals_Patient_Cases_August_2023.csv"
@@ -111,29 +84,20 @@ FILMS, CASES = "TB_Portals_CXRs_August_2023.csv", "TB_Portals_Patient_Cases_Augu
         ),
     ],
 )
-def test_errors_in_the_owners_tables_stop_the_build(tmp_path, file, old, new, message):
-    raw = tmp_path / "raw"
+def test_errors_in_the_owners_tables_stop_the_build(raw, file, old, new, message):
     fake.write(raw)
-    path = raw / file
-    text = path.read_bytes().decode()
-    assert old in text
-    path.write_bytes(text.replace(old, new, 1).encode())
-    with pytest.raises(BuildError, match=message):
-        build(raw, tmp_path / "data")
+    edit(raw / file, old, new)
+    assert_build_stops("tb_portals", raw, message)
 
 
 @pytest.mark.parametrize("missing", [FILMS, CASES])
-def test_a_missing_table_is_named(tmp_path, missing):
-    raw = tmp_path / "raw"
+def test_a_missing_table_is_named(raw, missing):
     fake.write(raw)
     (raw / missing).unlink()
-    with pytest.raises(BuildError, match=rf"no {missing[:-16].lower()}.*After the data-use"):
-        build(raw, tmp_path / "data")
+    assert_build_stops("tb_portals", raw, rf"no {missing[:-16].lower()}.*After the data-use")
 
 
-def test_two_releases_are_not_mixed(tmp_path):
-    raw = tmp_path / "raw"
+def test_two_releases_are_not_mixed(raw):
     fake.write(raw)
     (raw / "TB Portals CXRs March 2026.csv").write_bytes((raw / FILMS).read_bytes())
-    with pytest.raises(BuildError, match=r"several releases: .*March 2026.csv.*Keep one"):
-        build(raw, tmp_path / "data")
+    assert_build_stops("tb_portals", raw, r"several releases: .*March 2026.csv.*Keep one")

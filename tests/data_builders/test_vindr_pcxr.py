@@ -3,41 +3,42 @@
 import numpy as np
 import pytest
 
-from data_builders.records import BuildError
 from tests.fakes import vindr_pcxr as fake
-from tests.fakes.dataset import build_and_read, by_image
-from tests.fakes.read_back import boxes_of, rounded, skipped_of
+from tests.fakes.dataset import (
+    assert_build_stops,
+    assert_reasons,
+    boxes_of,
+    build_layout,
+    edit,
+    rounded,
+    skipped_of,
+)
 
 
 @pytest.fixture(scope="module", params=fake.LAYOUTS)
 def built(request, tmp_path_factory):
-    raw, data = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
-    films = fake.write(raw, **fake.LAYOUTS[request.param])
-    return films, *build_and_read("vindr_pcxr", data, manual_dir=raw)
+    return build_layout("vindr_pcxr", fake, request.param, tmp_path_factory.mktemp("vindr_pcxr"))
 
 
 def test_pixels_labels_boxes_and_ids_belong_together(built):
-    films, _, splits = built
-    examples = by_image(splits)
-    assert examples.keys() == films.keys()
-    for image_id, film in films.items():
-        example = examples[image_id]
-        assert np.abs(example["image"][..., 0].astype(int) - film.picture).mean() < 2, image_id
+    for image_id, film, example in built.paired():
         assert example["labels"] == {name: float(name in film.positive) for name in fake.LABELS}
         assert boxes_of(example) == rounded(film.boxes)
         assert (example["patient_id"], example["view"]) == (image_id, film.view)
         assert example["sex"] == film.sex
         np.testing.assert_equal(example["age"], np.float32(film.age))
         assert (example["split"] == "test") == (film.part == "test")
-    assert splits.keys() == {"train", "validation", "test"}
+    assert built.splits.keys() == {"train", "validation", "test"}
 
 
 def test_what_does_not_fit_together_is_listed(built):
-    _, folder, _ = built
-    skipped = {name.split(".")[0]: reason for name, reason in skipped_of(folder).items()}
-    assert skipped.keys() == {fake.NO_PIXELS, fake.ROW_WITHOUT_FILE, fake.FILE_WITHOUT_ROW}
-    assert skipped[fake.ROW_WITHOUT_FILE] == "no such file"
-    assert skipped[fake.FILE_WITHOUT_ROW].startswith("no row in image_labels_test.csv")
+    expected = {
+        fake.NO_PIXELS: "",
+        fake.ROW_WITHOUT_FILE: "^no such file$",
+        fake.FILE_WITHOUT_ROW: "^no row in image_labels_test.csv",
+    }
+    skipped = skipped_of(built.folder)
+    assert_reasons({name.split(".")[0]: reason for name, reason in skipped.items()}, expected)
 
 
 @pytest.mark.parametrize(
@@ -62,18 +63,13 @@ def test_what_does_not_fit_together_is_listed(built):
         ("annotations_train.csv", ",,,,", ",1,2,3,4", r"row 2: 'No finding' has a box"),
     ],
 )
-def test_errors_in_the_owners_files_stop_the_build(tmp_path, file, old, new, message):
-    fake.write(tmp_path / "raw")
-    path = tmp_path / "raw" / file
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-    with pytest.raises(BuildError, match=message):
-        build_and_read("vindr_pcxr", tmp_path / "data", manual_dir=tmp_path / "raw")
+def test_errors_in_the_owners_files_stop_the_build(raw, file, old, new, message):
+    fake.write(raw)
+    edit(raw / file, old, new)
+    assert_build_stops("vindr_pcxr", raw, message)
 
 
-def test_a_missing_table_is_named(tmp_path):
-    fake.write(tmp_path / "raw")
-    (tmp_path / "raw" / "image_labels_test.csv").unlink()
-    with pytest.raises(BuildError, match=r"image_labels_test.csv is missing"):
-        build_and_read("vindr_pcxr", tmp_path / "data", manual_dir=tmp_path / "raw")
+def test_a_missing_table_is_named(raw):
+    fake.write(raw)
+    (raw / "image_labels_test.csv").unlink()
+    assert_build_stops("vindr_pcxr", raw, r"image_labels_test.csv is missing")

@@ -125,6 +125,11 @@ def write(
     return films
 
 
+def options_for(folder: Path) -> dict[str, str]:
+    """The option of datasets on MIMIC's films that names `folder`/mimic, if it lies there."""
+    return {"mimic_dir": str(folder / "mimic")} if (folder / "mimic").exists() else {}
+
+
 def _labels(seed: int, study: str) -> dict[str, str]:
     cells = dict.fromkeys(LABELS, "")
     if study not in (UNLABELLED_STUDY, BLANK_STUDY):

@@ -14,6 +14,11 @@ from PIL import Image
 
 from tests.fakes.pictures import film
 
+LAYOUTS = {
+    "nih": {},
+    "kaggle": {"kaggle": True, "trailing_comma": True},
+    "old": {"old": True},
+}
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"

@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.fakes.pictures import film
 
+LAYOUTS = {"kaggle": {}}
 NUM_PATIENTS = 40
 TRUNCATED = "train/PNEUMONIA/person7_bacteria_701.jpeg"
 NAMELESS = "train/PNEUMONIA/scan.jpeg"

@@ -9,6 +9,8 @@ import gzip
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from tests.fakes import mimic_cxr
 
 TESTED = ("10000032", "12000001")
@@ -27,6 +29,11 @@ class Film(NamedTuple):
     film: mimic_cxr.Film
     grade: int
     test: bool
+
+    @property
+    def picture(self) -> np.ndarray:
+        """MIMIC's."""
+        return self.film.picture
 
 
 def write(

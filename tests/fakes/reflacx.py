@@ -10,6 +10,8 @@ tracking was discarded, one without the ellipses' file; a film that MIMIC does n
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from tests.fakes import mimic_cxr
 
 FIRST = (
@@ -58,6 +60,11 @@ class Film(NamedTuple):
     film: mimic_cxr.Film
     readings: dict[str, dict[str, float]]
     boxes: list[tuple[str, tuple[float, float, float, float]]]
+
+    @property
+    def picture(self) -> np.ndarray:
+        """MIMIC's."""
+        return self.film.picture
 
 
 def write(
