@@ -10,6 +10,7 @@ import argparse
 import importlib
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -263,9 +264,15 @@ def own_options(name: str) -> str:
     return "\n".join(lines)
 
 
+def _interrupt(*_: Any) -> None:
+    """Makes a scheduler's SIGTERM end a build as Ctrl-C does: its workers and half files go."""
+    raise KeyboardInterrupt
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Builds and reports; returns the exit status."""
     start = time.monotonic()
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         args, own = parse(arguments)
         if args.check:

@@ -17,10 +17,11 @@ _SHOWN = 4  # of the owner's counts, in words
 
 
 def is_positive(value: float | tuple[float, ...], scale: str) -> bool:
-    """Whether a raw value counts as positive; of several readers, more than half must say so."""
+    """Whether a raw value counts as positive; of the readers who were asked, more than half."""
     threshold = POSITIVE_FROM[scale]
     if isinstance(value, tuple):
-        return 2 * sum(vote >= threshold for vote in value) > len(value)
+        asked = [vote for vote in value if not np.isnan(vote)]
+        return 2 * sum(vote >= threshold for vote in asked) > len(asked)
     return value >= threshold
 
 

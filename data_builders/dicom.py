@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import struct
 import warnings
@@ -11,6 +12,13 @@ from typing import NamedTuple
 
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from data_builders import views
+from data_builders.film_error import FilmError
+
+# Its warnings quote tags and would be one a film.
+logging.getLogger("pydicom").setLevel(logging.ERROR)
 
 # What pydicom and the pylibjpeg decoders raise on broken or unusual files.
 BROKEN = (
@@ -65,6 +73,7 @@ def read_tags(path: Path) -> Tags | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            refuse_deflated(path)
             header = pydicom.dcmread(path, stop_before_pixels=True)
             patient, study = text(header, "PatientID"), text(header, "StudyInstanceUID")
             sex = text(header, "PatientSex").upper()
@@ -72,14 +81,25 @@ def read_tags(path: Path) -> Tags | None:
             return Tags(
                 patient_id=hashed(patient) if patient else "",
                 study_id=hashed(study, "s") if study else "",
-                view=text(header, "ViewPosition").upper(),
+                view=views.standard(text(header, "ViewPosition")),
                 sex=sex if sex in ("M", "F") else "",
                 age=age if age <= OLDEST else float("nan"),
                 height=int(header.get("Rows") or 0),
                 width=int(header.get("Columns") or 0),
             )
-    except BROKEN:
+    except (FilmError, *BROKEN):
         return None
+
+
+def refuse_deflated(path: Path) -> None:
+    """Refuses a deflated file, a few kilobytes of which may unfold to gigabytes.
+
+    Raises:
+      FilmError: it is one.
+    """
+    syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
+    if syntax == DeflatedExplicitVRLittleEndian:
+        raise FilmError("a deflated DICOM file; convert it to another transfer syntax")
 
 
 def years(age: str) -> float:

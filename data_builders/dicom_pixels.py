@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import io
+import struct
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -14,18 +16,27 @@ from PIL.ImageFile import ImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from pydicom.encaps import get_frame
+from pydicom.multival import MultiValue
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.pixels.utils import get_j2k_parameters
-from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGBaseline8Bit
+from pydicom.uid import (
+    JPEG2000,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+)
 
 from data_builders import grey
-from data_builders.dicom import BROKEN, text
+from data_builders.dicom import BROKEN, refuse_deflated, text
 from data_builders.film_error import FilmError
 from data_builders.scaled import Scaled, draft_jpeg, reduction, unscaled
 
 # The reversible wavelet's rounding lifts each level by some 0.4 of the smallest stored step, at 8
 # bits too much.
 LEAST_BITS = 10
+# JPEG, in which films are stored, has no longer sides.
+MAX_SIDE = 65_500
 
 
 def read_pixels(
@@ -43,6 +54,7 @@ def read_pixels(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            refuse_deflated(path)
             dataset = pydicom.dcmread(path)
             _check(dataset, max_pixels, min_side)
             return _displayed(dataset, shorter_side)
@@ -63,6 +75,36 @@ def _check(dataset: pydicom.Dataset, max_pixels: int, min_side: int) -> None:
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if min(rows, columns) < min_side or rows * columns > max_pixels:
         raise FilmError(f"an absurd size of {columns} x {rows} pixels")
+    if max(rows, columns) > MAX_SIDE:
+        raise FilmError(f"an absurd size of {columns} x {rows} pixels")
+    if int(dataset.HighBit) != int(dataset.BitsStored) - 1:
+        raise FilmError("a DICOM film whose bits are not where its header says (HighBit)")
+    width = _first(dataset.get("WindowWidth"))
+    if width is not None and float(width) <= 0:
+        del dataset.WindowWidth  # it says nothing: the film's own range is shown
+    coded = _coded_size(dataset)
+    if coded is not None and coded != (columns, rows):
+        raise FilmError("a DICOM film of another size than its header says")
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, MultiValue) else value
+
+
+def _coded_size(dataset: pydicom.Dataset) -> tuple[int, int] | None:
+    """Columns and rows as a JPEG or JPEG-LS frame itself says, before anything is decoded."""
+    if dataset.file_meta.TransferSyntaxUID not in JPEGTransferSyntaxes + JPEGLSTransferSyntaxes:
+        return None
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    at = 2
+    while at + 9 <= len(frame) and frame[at] == 0xFF:
+        marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
+        # Start of frame, of any of JPEG's processes or of JPEG-LS.
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            height, width = struct.unpack(">HH", frame[at + 5 : at + 9])
+            return width, height
+        at += 2 + length
+    return None
 
 
 def _displayed(dataset: pydicom.Dataset, shorter_side: int | None) -> Scaled:
@@ -77,9 +119,20 @@ def _displayed(dataset: pydicom.Dataset, shorter_side: int | None) -> Scaled:
         return unscaled(luminance if luminance.dtype == np.uint8 else grey.to_uint8(luminance))
     photometric = text(dataset, "PhotometricInterpretation")
     if not photometric.startswith("MONOCHROME"):
-        raise FilmError(f"a DICOM file in {photometric or 'no named'} colours, expected grey")
+        raise FilmError("a DICOM file in colours that are no shades of grey")
     # Padding lies outside the film's range, would compress it, and is shown black.
-    return unscaled(grey.to_uint8(stored, show, dataset.get("PixelPaddingValue")))
+    film = grey.to_uint8(stored, show, _padding(dataset))
+    if film.min() == film.max() and stored.min() != stored.max():
+        raise FilmError("a DICOM film of which its window shows one grey only")
+    return unscaled(film)
+
+
+def _padding(dataset: pydicom.Dataset) -> tuple[int, int] | None:
+    """The lowest and highest stored value that lie outside the film."""
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if value is None:
+        return None
+    return tuple(sorted((int(value), int(value if limit is None else limit))))
 
 
 def _greys(values: Num[np.ndarray, " n"], dataset: pydicom.Dataset) -> Num[np.ndarray, " n"]:
@@ -90,6 +143,8 @@ def _greys(values: Num[np.ndarray, " n"], dataset: pydicom.Dataset) -> Num[np.nd
     if "ModalityLUTSequence" in dataset or (slope or 1, intercept or 0) != (1, 0):
         greys = apply_modality_lut(greys, dataset)
     greys = apply_voi_lut(greys, dataset)
+    if greys.dtype == np.uint8 and dataset.BitsStored < 8:
+        greys = greys.astype(np.float64)  # a range that has to be stretched
     if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
         return 255 - greys if greys.dtype == np.uint8 else -greys.astype(np.float64)
     return greys

@@ -46,7 +46,7 @@ def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, 
     """
     try:
         size = os.path.getsize(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise FilmError("no such file") from error
     if size == 0:
         raise FilmError("the file is empty")
@@ -73,6 +73,11 @@ def _read_picture(path: Path, shorter_side: int | None) -> UInt8[np.ndarray, "h 
         check_size(*image.size)
         if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
             raise FilmError(f"{image.n_frames} frames, expected one film")
+        if image.format == "PNG" and _loses_depth(path):
+            raise FilmError(
+                "a 16-bit PNG with colours or transparency, which Pillow cuts to 8 bits; save it "
+                "as 16-bit grey"
+            )
         size, box = image.size, (0, 0, *image.size)
         if image.format == "JPEG":
             box = scaled.draft_jpeg(image, scaled.reduction(size, shorter_side))
@@ -86,9 +91,10 @@ def check_size(width: int, height: int) -> None:
     """Refuses sizes no film has.
 
     Raises:
-      FilmError: a side is below 16 pixels or the area beyond 100 million.
+      FilmError: a side is below 16 or above 65,500 pixels, or the area beyond 100 million.
     """
-    if min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
+    sides = sorted((width, height))
+    if sides[0] < MIN_SIDE or sides[1] > dicom_pixels.MAX_SIDE or width * height > MAX_PIXELS:
         raise FilmError(
             f"an absurd size of {width} x {height} pixels (sides from {MIN_SIDE}, area up to "
             f"{MAX_PIXELS:,})"
@@ -113,6 +119,13 @@ def encode(image: UInt8[np.ndarray, "h w 1"], encoding: str) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(image[..., 0]).save(stream, encoding, quality=JPEG_QUALITY)
     return stream.getvalue()
+
+
+def _loses_depth(path: Path) -> bool:
+    """Whether a PNG has 16 bits a channel and more channels than grey, by its header."""
+    with open(path, "rb") as stream:
+        depth, colour = stream.read(26)[24:]
+    return depth == 16 and colour != 0
 
 
 def _grey(image: Image.Image) -> Num[np.ndarray, "h w"]:

@@ -24,14 +24,15 @@ def unchanged(values: Num[np.ndarray, " n"]) -> Num[np.ndarray, " n"]:
 def to_uint8(
     stored: Num[np.ndarray, "h w"],
     show: Show = unchanged,
-    padding: int | None = None,
+    padding: tuple[int, int] | None = None,
 ) -> UInt8[np.ndarray, "h w"]:
     """8-bit greys as they are, others stretched from the film's darkest to its brightest.
 
     Args:
       stored: the film as the file holds it.
       show: what is displayed for stored values, of any range.
-      padding: a stored value that lies outside the film; shown as the film's darkest grey.
+      padding: lowest and highest of the stored values that lie outside the film; shown as the
+        film's darkest grey.
 
     Raises:
       FilmError: greys that are not finite.
@@ -39,8 +40,10 @@ def to_uint8(
     values, codes = _coded(stored)
     greys = show(values)
     occurring = _occurring(stored, values, codes, greys, padding)
-    if padding is not None and (film := occurring & (values != padding)).any():
-        greys = np.where(values == padding, greys[film].min(), greys)
+    if padding is not None:
+        outside = (values >= padding[0]) & (values <= padding[1])
+        if (film := occurring & ~outside).any():
+            greys = np.where(outside, greys[film].min(), greys)
     if greys.dtype != np.uint8:
         on_film = stretched(greys[occurring])
         greys = np.zeros(len(values), np.uint8)
@@ -66,7 +69,7 @@ def _occurring(
     values: Num[np.ndarray, " n"],
     codes: Num[np.ndarray, "h w"],
     greys: Num[np.ndarray, " n"],
-    padding: int | None,
+    padding: tuple[int, int] | None,
 ) -> Bool[np.ndarray, " n"]:
     """A mask of the values on the film, or of a range with the same darkest and brightest grey."""
     between = (values >= stored.min()) & (values <= stored.max())

@@ -14,15 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float, Int, UInt64
+from jaxtyping import Bool, Float, Int, UInt64
 
-from data_builders import dicom
 from data_builders.records import Record
 
 FILE = "exposure.parquet"
 # Films whose hashes differ in more bits are, mostly, different films (docs/results/datasets.md).
 MAX_DISTANCE = 2
 _BLOCK = 1 << 22  # pairs of hashes compared at a time
+_NONE = np.zeros(0, np.int64)
 _COLUMNS = ("dataset", "split", "row", "patient", "phash")
 
 
@@ -49,7 +49,7 @@ class Ledger(NamedTuple):
 
 def patient_hash(owner: str, record: Record) -> str:
     """A patient's mark, the same in every dataset that uses `owner`'s patient numbers."""
-    if record.patient_id in (record.image_id, dicom.hashed(record.image_id)):
+    if not record.patient_known or record.patient_id == record.image_id:
         return ""  # a film of nobody known is a patient of its own
     return hashlib.sha256(f"{owner}/{record.patient_id}".encode()).hexdigest()[:16]
 
@@ -126,8 +126,17 @@ def close_hashes(
         found.append((i[kept] + start, j[kept], distance[i, j][kept].astype(np.int64)))
         for _ in range(len(distance)):
             step()
-    i, j, bits = (np.concatenate(column) for column in zip(*found))
+    i, j, bits = (np.concatenate(column) for column in zip(*found)) if found else [_NONE] * 3
     return Pairs(i, j, bits, np.full(len(i), np.nan))
+
+
+def looks_known(films: Ledger, known: Ledger) -> Bool[np.ndarray, " n"]:
+    """Which of `films` look like one in `known`: hashes within MAX_DISTANCE bits."""
+    unique, place = np.unique(films.phash, return_inverse=True)
+    others = np.unique(known.phash)
+    alike = np.zeros(len(unique), bool)
+    alike[close_hashes(unique, others, MAX_DISTANCE).a] = True
+    return alike[place]
 
 
 def shared_patients(a: Ledger, b: Ledger) -> set[str]:

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -87,7 +88,7 @@ def parallel_map(
     in_flight = collections.deque()
     iterator = iter(items)
     with concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_leave_interrupts_to_parent
+        workers, mp_context=context, initializer=_follow_parent
     ) as pool:
         try:
             while True:
@@ -114,8 +115,16 @@ def _map_chunk(function: Callable[[Item], Result], items: list[Item]) -> list[Re
     return [function(item) for item in items]
 
 
-def _leave_interrupts_to_parent() -> None:
+def _follow_parent() -> None:
+    """Leaves interrupts to the parent, and ends when it does, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def available_cores() -> int:

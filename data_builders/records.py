@@ -39,6 +39,7 @@ class Record:
       split: "train", "validation" or "test".
       image_id: unique in the dataset.
       patient_id: no two splits may share one.
+      patient_known: False where nobody says whose film it is, and patient_id is the film's own.
       film: a file, or a picklable function of no arguments that draws the film (uint8, [h w] or
         [h w 1]); `functools.partial(draw, seed)` is one. It is called in a worker process.
       labels: the owner's value for each of the builder's label names, on the builder's LABEL_SCALE:
@@ -63,6 +64,7 @@ class Record:
     age: float = float("nan")
     boxes: tuple[Box, ...] = ()
     report: str = ""
+    patient_known: bool = True
     row: str = ""
 
 

@@ -6,6 +6,7 @@ import csv
 import difflib
 import gzip
 import io
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,14 +35,20 @@ class Table:
         self.path = path
         try:
             with self._open() as stream:
-                header = next(csv.reader(stream), None)
-                while stream.read(1 << 20):  # to the end, so that no row fails to decode later
-                    pass
+                header = next(_parsed(csv.reader(stream, strict=True), path), None)
+                # To the end, so that no row fails to decode later.
+                while part := stream.read(1 << 20):
+                    if "\0" in part:
+                        raise BuildError(f"{path} holds zero bytes: it is no text, or damaged.")
         except UnicodeDecodeError as error:
             raise BuildError(f"{path} is not UTF-8 text. Save it as CSV in UTF-8.") from error
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise BuildError(f"{path} is cut off or damaged ({error}). Get it again.") from error
         if not header:
             raise BuildError(f"{path} is empty; expected a header row.")
         self.columns = [name.strip() for name in header]
+        # Names that are blank hold nothing; copies differ in how many end the header.
+        self._widest = len(self.columns)
         while self.columns and not self.columns[-1]:
             self.columns.pop()
 
@@ -49,8 +56,10 @@ class Table:
         """Where a column stands.
 
         Raises:
-          BuildError: no such column; names the closest and lists all.
+          BuildError: no such column, with the closest and a list of all; or it is there twice.
         """
+        if self.columns.count(column) > 1:
+            raise BuildError(f"{self.path} has the column {column!r} twice. Remove the wrong one.")
         if column in self.columns:
             return self.columns.index(column)
         folded = {name.casefold(): name for name in self.columns}
@@ -62,37 +71,45 @@ class Table:
             f"{self.path} has no column {column!r}.{hint} Its columns: {', '.join(self.columns)}."
         )
 
-    def rows(self, needed: Sequence[str]) -> Iterator[Row]:
+    def rows(self, needed: Sequence[str], prose: Sequence[str] = ()) -> Iterator[Row]:
         """The rows that are not blank, fields stripped.
 
         Args:
-          needed: columns that every row must reach.
+          needed: columns that the table must have.
+          prose: columns, if there, whose fields may hold line breaks.
 
         Raises:
-          BuildError: a row ends before one of the needed columns, or has more fields than the
-        header.
+          BuildError: no such column; a row with fewer or more fields than the header, or with a
+            line break inside a field: its values could be another column's or another row's.
         """
-        width = 1 + max(self.index(column) for column in needed)
+        for column in needed:
+            self.index(column)
+        allowed = {place for place, column in enumerate(self.columns) if column in prose}
+        name, columns = self.path.name, len(self.columns)
         with self._open() as stream:
-            reader = csv.reader(stream)
+            reader = csv.reader(stream, strict=True)
             next(reader)
-            name, columns = self.path.name, len(self.columns)
             for number, row in enumerate(_parsed(reader, self.path), start=2):
                 fields = [field.strip() for field in row]
                 if not any(fields):
                     continue
                 where = f"{name}, row {number}"
-                if len(fields) < width:
+                if not columns <= len(fields) <= self._widest or any(fields[columns:]):
                     raise BuildError(
-                        f"{where} has {len(fields)} fields; {self.columns[width - 1]!r} is "
-                        f"column {width}. The file is cut off or has a broken row."
+                        f"{where} has {len(fields)} fields, the header {columns}: a comma without "
+                        "quotes, or one that is missing, would move its values into other columns."
                     )
-                if any(fields[columns:]):
-                    raise BuildError(
-                        f"{where} has {len(fields)} fields, the header {columns}: a "
-                        "comma without quotes would move its values into other columns."
-                    )
+                if reader.line_num > number:  # only then can a field hold a line break
+                    self._refuse_breaks(row, allowed, where)
                 yield Row(where, fields)
+
+    def _refuse_breaks(self, row: Sequence[str], allowed: set[int], where: str) -> None:
+        for place, field in enumerate(row):
+            if place not in allowed and ("\n" in field or "\r" in field):
+                raise BuildError(
+                    f"{where}: {self.columns[place]!r} holds a line break. A quotation mark too "
+                    "many joins rows, and their values change places: mend the quotes."
+                )
 
     def _open(self) -> io.TextIOWrapper:
         if self.path.suffix == ".gz":

@@ -78,10 +78,7 @@ def compare(films: ledger.Ledger, known: ledger.Ledger) -> Exposure:
     of_patient = (
         np.isin(films.patient, sorted(patients)) if patients else np.full(len(films.row), False)
     )
-    pairs = ledger.close_hashes(films.phash, known.phash, ledger.MAX_DISTANCE)
-    alike = np.zeros(len(films.row), bool)
-    alike[pairs.a] = True
-    return Exposure(of_patient, alike)
+    return Exposure(of_patient, ledger.looks_known(films, known))
 
 
 def of_encoder(spec: str, source: Source) -> Exposure | None:

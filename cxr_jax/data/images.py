@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 
@@ -21,3 +21,18 @@ def decode_square(encoded: bytes, size: int) -> UInt8[np.ndarray, "size size 1"]
             (size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
         )
     return np.asarray(square)[..., None]
+
+
+def film_size(encoded: bytes) -> tuple[int, int]:
+    """Height and width of a stored film, from its header."""
+    with Image.open(io.BytesIO(encoded)) as film:
+        return film.height, film.width
+
+
+def to_square(boxes: Float[np.ndarray, "n 4"], height: int, width: int) -> Float[np.ndarray, "n 4"]:
+    """Boxes (y0, x0, y1, x1) from fractions of a stored film to fractions of its central square.
+
+    What `decode_square` cuts off lies outside [0, 1] afterwards.
+    """
+    sides = np.array([height, width, height, width])
+    return (boxes * sides - (sides - sides.min()) / 2) / sides.min()

@@ -146,6 +146,11 @@ def _target(
 ) -> Float[np.ndarray, "v"]:
     """One stored label as 1, 0, NaN."""
     missing = np.isnan(values)
+    if scale == "presence" and term.comparison:
+        raise ValueError(
+            f"label {term.label!r} is present or absent, not graded: write {term.label!r} or "
+            f"'not {term.label}'"
+        )
     if scale == "presence":
         _refuse(term.label, values[~missing & ~np.isin(values, (-1, 0, 1))], "1, 0, -1 or NaN")
         result = np.where(values == -1, np.float32(POLICIES[task.uncertain]), values)

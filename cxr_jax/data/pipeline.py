@@ -1,4 +1,4 @@
-"""Endless shuffled batches for pretraining: ArrayRecord through Grain, sharded by host.
+"""Endless shuffled batches for training: ArrayRecord through Grain, for pretraining by host.
 
 The iterator's state is a small JSON document, the same on every host, so that a checkpoint can put
 the data back exactly where it was.
@@ -10,15 +10,35 @@ import grain
 import numpy as np
 
 from cxr_jax.data import images
+from cxr_jax.data.labelled import LabelledSplit
 from cxr_jax.data.source import Source
 
 
 class _Decode(grain.transforms.Map):
+    """The film decoded; "target" goes with it, other fields stay behind."""
+
     def __init__(self, image_size: int):
         self._image_size = image_size
 
     def map(self, example: dict[str, Any]) -> dict[str, np.ndarray]:
-        return {"image": images.decode_square(example["image"], self._image_size)}
+        image = images.decode_square(example["image"], self._image_size)
+        target = {name: example[name] for name in ("target",) if name in example}
+        return {"image": image} | target
+
+
+class _Labelled:
+    """Random access to a split's films, each with its own target."""
+
+    def __init__(self, split: LabelledSplit):
+        self._records, self._rows = split.source.records, split.rows
+        self._targets = np.asarray(split.targets, np.float32)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = self._records[int(self._rows[index])]["image"]
+        return {"image": image, "target": self._targets[index]}
 
 
 def batches(
@@ -47,8 +67,26 @@ def batches(
             f"{source.name} {source.split!r}: a batch would hold a film twice. Lower it."
         )
     dataset = grain.MapDataset.source(source.records).seed(seed).shuffle().repeat()
-    dataset = dataset[host_index::host_count].map(_Decode(image_size))
-    dataset = dataset.batch(batch_size // host_count, drop_remainder=True)
+    dataset = dataset[host_index::host_count]
+    return _read(dataset, batch_size // host_count, image_size, num_workers)
+
+
+def labelled_batches(
+    split: LabelledSplit, batch_size: int, image_size: int, seed: int, num_workers: int = 0
+) -> grain.DatasetIterator:
+    """An endless iterator of {"image": uint8 [b image_size image_size 1], "target": float32 [b k]}.
+
+    Each epoch is shuffled anew and batches run on over its end, so that every epoch holds every
+    film once; a batch larger than the split holds films of several epochs. Workers as in `batches`.
+    """
+    dataset = grain.MapDataset.source(_Labelled(split)).seed(seed).shuffle().repeat()
+    return _read(dataset, batch_size, image_size, num_workers)
+
+
+def _read(
+    dataset: grain.MapDataset, batch_size: int, image_size: int, num_workers: int
+) -> grain.DatasetIterator:
+    dataset = dataset.map(_Decode(image_size)).batch(batch_size, drop_remainder=True)
     threads = 0 if num_workers else 4
     iterable = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)

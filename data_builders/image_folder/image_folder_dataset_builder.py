@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, dicom, films, folders, reading, splits
+from data_builders import cxr_builder, dicom, films, folders, reading, splits, views
 from data_builders.image_folder.label_table import LabelRow, LabelTable
 from data_builders.records import BuildError, Record, Skipped
 
@@ -149,10 +149,11 @@ def make_record(row: LabelRow, path: Path, tags: dicom.Tags | None, split: str) 
         split=split,
         image_id=image_id,
         patient_id=patient_id or dicom.hashed(image_id),
+        patient_known=bool(patient_id),
         film=path,
         labels=row.labels,
         study_id=dicom.hashed(row.study, "s") if row.study else tags.study_id,
-        view=row.view or tags.view,
+        view=views.standard(row.view or tags.view),
         sex=row.sex or tags.sex,
         age=row.age if row.age == row.age else tags.age,
         row=row.where,

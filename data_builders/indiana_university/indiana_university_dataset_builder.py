@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from data_builders.indiana_university import reports
 from data_builders.indiana_university.reports import Report
 from data_builders.records import BuildError, Record, Skipped
 
-REPORTS, PROJECTIONS = "indiana_reports.csv", "indiana_projections.csv"
+TABLES = REPORTS, PROJECTIONS = "indiana_reports.csv", "indiana_projections.csv"
 VIEWS = ("FRONTAL", "LATERAL")
 
 
@@ -38,10 +39,11 @@ class Builder(cxr_builder.CxrBuilder):
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         files = list(folders.files_below(manual_dir))
-        csvs = {path.name.casefold().removesuffix(".gz"): path for path in reversed(files)}
-        xmls = [path for path in files if path.suffix.lower() == ".xml" and path.stem.isdigit()]
+        csvs = folders.unique((path for path in files if table_name(path) in TABLES), table_name)
+        numbered = (path for path in files if reports.is_report(path))
+        xmls = folders.unique(numbered, lambda path: path.stem)
         if xmls:
-            described = read_reports(xmls)
+            described = read_reports(xmls.values())
             projections = read_projections(csvs[PROJECTIONS]) if PROJECTIONS in csvs else {}
         elif REPORTS in csvs and PROJECTIONS in csvs:
             projections = read_projections(csvs[PROJECTIONS])
@@ -51,15 +53,10 @@ class Builder(cxr_builder.CxrBuilder):
                 f"{manual_dir} holds neither NLM's reports (ecgen-radiology/*.xml) nor Kaggle's "
                 f"{REPORTS} with {PROJECTIONS}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             )
-        films = {}
-        headers = {}
-        for path in reversed(files):  # of two copies of a film the first in sorted order wins
-            name = path.name.lower()
-            if name.endswith(".png"):
-                stem = path.name[: -len(".dcm.png" if name.endswith(".dcm.png") else ".png")]
-                films[reports.image_id(stem)] = path
-            elif name.endswith(".dcm"):
-                headers[reports.image_id(path.stem)] = path
+        pngs = (path for path in files if path.suffix.lower() == ".png")
+        films = folders.unique(pngs, image_id_of)
+        dicoms = (path for path in files if path.suffix.lower() == ".dcm")
+        headers = folders.unique(dicoms, image_id_of)
         film_views = {image: view for image, (_, view, _) in projections.items()}
         if not film_views:
             film_views = self._read_views(headers)
@@ -86,7 +83,17 @@ class Builder(cxr_builder.CxrBuilder):
         return {image: views.standard(tag.view) for image, tag in tags if tag is not None}
 
 
-def read_reports(xmls: list[Path]) -> Iterator[tuple[str, Report]]:
+def table_name(path: Path) -> str:
+    """A table's name without its case and .gz."""
+    return path.name.casefold().removesuffix(".gz")
+
+
+def image_id_of(path: Path) -> str:
+    """The image id of a film's file, x.png, x.dcm or x.dcm.png."""
+    return reports.image_id(re.sub(r"(\.dcm)?(\.png)?$", "", path.name, flags=re.IGNORECASE))
+
+
+def read_reports(xmls: Iterable[Path]) -> Iterator[tuple[str, Report]]:
     """Each film of NLM's reports with its report; 104 reports have no film."""
     for path in xmls:
         report = reports.read_xml(path)
@@ -131,9 +138,10 @@ def read_kaggle(
     """
     table = tables.Table(path)
     columns = ("uid", "MeSH", "findings", "impression")
+    prose = ("image", "indication", "comparison", "findings", "impression")
     at = [table.index(column) for column in columns]
     by_uid: dict[str, Report] = {}
-    for row in table.rows(columns):
+    for row in table.rows(columns, prose):
         uid, mesh, findings, impression = (row.fields[i] for i in at)
         if uid in by_uid:
             raise BuildError(f"{row.where}: uid {uid!r} stands in {by_uid[uid].where} already.")

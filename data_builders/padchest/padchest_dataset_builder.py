@@ -39,20 +39,17 @@ class Builder(cxr_builder.CxrBuilder):
     OWNER_COUNTS: ClassVar = {"images": 160861}
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        films: dict[str, Path] = {}
-        found = []
-        # Reversed: of two copies of a film the first in sorted order wins.
-        for path in reversed(list(folders.files_below(manual_dir))):
-            if path.suffix.lower() == ".png":
-                films[path.name] = path
-            elif path.name.casefold().removesuffix(".gz") == TABLE.casefold():
-                found.append(path)
-        if not found:
+        files = list(folders.files_below(manual_dir))
+        pngs = (path for path in files if path.suffix.lower() == ".png")
+        films = folders.unique(pngs, lambda path: path.name)
+        names = (TABLE.casefold(), f"{TABLE}.gz".casefold())
+        lists = [path for path in files if path.name.casefold() in names]
+        if not lists:
             raise BuildError(f"{manual_dir} holds no {TABLE}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-        table = tables.Table(found[-1])
+        table = tables.Table(folders.unique(lists, lambda path: TABLE)[TABLE])
         at = [table.index(column) for column in COLUMNS]
         listed = set()
-        for row in table.rows(COLUMNS):
+        for row in table.rows(COLUMNS, prose=("Report",)):
             name, place, date, study, patient, birth, sex, projection, report, labels = (
                 row.fields[i] for i in at
             )

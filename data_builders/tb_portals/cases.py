@@ -72,7 +72,8 @@ def read_cases(table: tables.Table) -> dict[tuple[str, str], Case]:
     read = ColumnReader(table, keys, ("gender", "age_of_onset"))
     cases: dict[tuple[str, str], Case] = {}
     said: dict[tuple[str, str], tuple[str, ...]] = {}
-    for row in table.rows(keys):
+    others = set(table.columns) - {*keys, "gender", "age_of_onset"}  # some 200, also of notes
+    for row in table.rows(keys, prose=tuple(others)):
         patient, condition, *facts = read(row.fields)
         key = (patient, condition)
         if said.setdefault(key, tuple(facts)) != tuple(facts):

@@ -43,8 +43,7 @@ class Builder(cxr_builder.CxrBuilder):
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         files = list(folders.files_below(manual_dir))
-        # Reversed: of two copies of a film the first in sorted order wins.
-        films = {key_of(p): p for p in reversed(files) if p.suffix.lower() == ".dcm"}
+        films = folders.unique((p for p in files if p.suffix.lower() == ".dcm"), key_of)
         table = tables.Table(self._find(manual_dir, files, FILMS))
         if URL not in table.columns:
             raise BuildError(
@@ -93,12 +92,13 @@ class Builder(cxr_builder.CxrBuilder):
 
     def _find(self, manual_dir: Path, files: list[Path], beginning: str) -> Path:
         """The one table whose name begins so, whatever its spaces, month and year."""
-        found: dict[str, Path] = {}
+        releases = []
         for path in files:
-            name = "_".join(path.name.casefold().removesuffix(".gz").replace("_", " ").split())
-            rest = name.removeprefix(beginning)
-            if rest != name and rest.endswith(".csv") and not any(word in rest for word in OTHERS):
-                found.setdefault(name, path)
+            rest = plain_name(path).removeprefix(beginning)
+            begins = rest != plain_name(path)
+            if begins and rest.endswith(".csv") and not any(word in rest for word in OTHERS):
+                releases.append(path)
+        found = folders.unique(releases, plain_name)
         if len(found) > 1:
             names = ", ".join(path.name for path in found.values())
             raise BuildError(f"{manual_dir} holds several releases: {names}. Keep one.")
@@ -113,6 +113,11 @@ class Builder(cxr_builder.CxrBuilder):
         """Key -> view. No table has it, so every film's header is read."""
         tags = reading.parallel_map(dicom.read_tags, films.items(), self.settings.num_workers)
         return {key: views.standard(tag.view) for key, tag in tags if tag is not None}
+
+
+def plain_name(path: Path) -> str:
+    """A table's name without .gz, case, and spaces for underscores."""
+    return "_".join(path.name.casefold().removesuffix(".gz").replace("_", " ").split())
 
 
 def key_of(path: Path) -> str:

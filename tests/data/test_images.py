@@ -1,9 +1,10 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from cxr_jax.data.images import decode_square
+from cxr_jax.data.images import decode_square, film_size, to_square
 
 
 def _encode(pixels: np.ndarray, kind: str) -> bytes:
@@ -39,3 +40,22 @@ def test_reduced_jpeg_decode_is_close_to_the_full_decode():
     )
     difference = np.abs(decode_square(encoded, 64)[..., 0].astype(int) - np.asarray(full))
     assert difference.mean() < 1.0
+
+
+@pytest.mark.parametrize("height, width", [(120, 60), (60, 120), (90, 90)])
+def test_boxes_move_with_the_pixels(height, width):
+    assert film_size(_encode(np.zeros((height, width), np.uint8), "PNG")) == (height, width)
+    film = np.zeros((height, width), np.uint8)
+    top, left, bottom, right = height // 2 - 12, width // 2 - 6, height // 2 + 9, width // 2 + 18
+    film[top:bottom, left:right] = 255
+    box = np.array([[top / height, left / width, bottom / height, right / width]])
+    square = decode_square(_encode(film, "PNG"), 120)[..., 0]
+    bright = [np.flatnonzero((square > 127).any(axis=axis)) for axis in (1, 0)]
+    y0, x0, y1, x1 = np.round(120 * to_square(box, height, width)[0], 6)
+    assert [bright[0][0], bright[0][-1] + 1] == pytest.approx([y0, y1], abs=0.51)
+    assert [bright[1][0], bright[1][-1] + 1] == pytest.approx([x0, x1], abs=0.51)
+
+
+def test_what_the_square_cuts_off_lies_outside_it():
+    box = to_square(np.array([[0.0, 0.0, 0.2, 1.0]]), 200, 100)
+    np.testing.assert_allclose(box, [[-0.5, 0.0, -0.1, 1.0]])

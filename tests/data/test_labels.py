@@ -42,6 +42,13 @@ def test_grades_are_compared():
         one(raw, "Edema severity", "grade")
 
 
+def test_what_is_present_or_absent_is_not_compared():
+    # "Edema = 0" would otherwise read as Edema, its opposite.
+    for expression in ("Edema = 0", "Edema >= 1"):
+        with pytest.raises(ValueError, match="'Edema' is present or absent, not graded"):
+            one(RAW, expression)
+
+
 def test_certainty_has_a_threshold():
     raw = {"Mass": [0.0, 2.0, 3.0, 5.0, NAN]}
     np.testing.assert_array_equal(one(raw, "Mass", "certainty"), [0, 0, 1, 1, NAN])

@@ -55,6 +55,31 @@ def test_a_killed_build_leaves_no_dataset_and_the_next_one_clears_up(tmp_path):
         assert list(parent.iterdir()) == []
 
 
+def children(process):
+    """Processes that a build started, whoever their parent is now."""
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--sid", str(process.pid)], capture_output=True, text=True
+    )
+    return found.stdout.split()
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_the_build_however_it_ends(tmp_path, ended_by):
+    process = start(tmp_path, "--num_workers=2")
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("phantom/96/incomplete.*/*shard*")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    assert len(children(process)) >= 4  # itself, the fork server and two workers
+    process.send_signal(ended_by)  # to it alone, as a scheduler does
+    assert process.wait(timeout=30) != 0
+    while children(process) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert children(process) == []
+    if ended_by == signal.SIGTERM:
+        assert list((tmp_path / "phantom/96").iterdir()) == []
+
+
 def test_a_killed_overwrite_gives_the_old_dataset_back(tmp_path):
     folder = tiny(tmp_path)
     before = [example["phash"] for example in read(folder)["train"]]

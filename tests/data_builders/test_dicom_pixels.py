@@ -9,9 +9,16 @@ import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
-from pydicom.uid import JPEG2000Lossless, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
-from data_builders import dicom_pixels, films
+from data_builders import dicom, dicom_pixels, films
 from data_builders.film_error import FilmError
 from tests.fakes.dicom_files import write_dicom
 from tests.fakes.pictures import deep, film, stretch
@@ -222,3 +229,76 @@ def test_a_frame_of_another_size_than_its_header_says(tmp_path, coding, marker, 
     (tmp_path / "a.dcm").write_bytes(data)
     with pytest.raises(FilmError, match="another size than its header"):
         films.read_film(tmp_path / "a.dcm", shorter_side)
+
+
+def shown(path: Path) -> np.ndarray:
+    return dicom_pixels.read_pixels(path, 10**8, 16).pixels
+
+
+def test_a_range_of_padding_lies_outside_the_film(tmp_path):
+    pixels = deep(3, 0, 3000)
+    pixels[:8], pixels[8:12] = 4095, 4000
+    write_dicom(
+        tmp_path / "film.dcm",
+        pixels,
+        bits=12,
+        PixelPaddingValue=4095,
+        PixelPaddingRangeLimit=3900,
+    )
+    film = shown(tmp_path / "film.dcm")
+    assert np.abs(film[12:].astype(int) - stretch(pixels[12:])).max() <= 1
+    assert (film[:12] == film[12:].min()).all()
+
+
+def test_bits_that_are_not_where_the_header_says_are_refused(tmp_path):
+    write_dicom(tmp_path / "film.dcm", deep(3, 0, 4095) << 4, bits=12)
+    dataset = pydicom.dcmread(tmp_path / "film.dcm")
+    dataset.HighBit = 15
+    dataset.save_as(tmp_path / "film.dcm")
+    with pytest.raises(FilmError, match="bits are not where its header says"):
+        shown(tmp_path / "film.dcm")
+
+
+def test_a_window_beside_the_film_or_of_no_width(tmp_path):
+    pixels = deep(3, 0, 1000)
+    beside = {"WindowCenter": 4000.0, "WindowWidth": 100.0}
+    write_dicom(tmp_path / "beside.dcm", pixels, bits=12, **beside)
+    with pytest.raises(FilmError, match="its window shows one grey only"):
+        shown(tmp_path / "beside.dcm")
+    empty = {"WindowCenter": 2048.0, "WindowWidth": 0.0}
+    write_dicom(tmp_path / "empty.dcm", pixels, bits=12, **empty)
+    assert np.abs(shown(tmp_path / "empty.dcm").astype(int) - stretch(pixels)).max() <= 1
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_fewer_than_eight_bits_are_stretched(tmp_path, photometric):
+    pixels = film(3) >> 2
+    write_dicom(tmp_path / "film.dcm", pixels, bits=6, photometric=photometric)
+    expected = stretch(pixels if photometric == "MONOCHROME2" else 63 - pixels.astype(int))
+    assert np.abs(shown(tmp_path / "film.dcm").astype(int) - expected).max() <= 1
+
+
+def test_a_deflated_file_is_refused_before_it_unfolds(tmp_path):
+    path = tmp_path / "film.dcm"
+    write_dicom(path, film(3))
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(path)
+    with pytest.raises(FilmError, match="deflated"):
+        shown(path)
+    assert dicom.read_tags(path) is None
+
+
+@pytest.mark.parametrize(
+    ("syntax", "marker"), [(JPEGExtended12Bit, 0xC1), (JPEGLSLossless, 0xF7), (JPEGLossless, 0xC3)]
+)
+def test_a_frame_that_claims_another_size_is_refused_before_it_is_decoded(tmp_path, syntax, marker):
+    path = tmp_path / "film.dcm"
+    write_dicom(path, film(3, 64, 64), coding="jpeg")
+    dataset = pydicom.dcmread(path)
+    start = b"\xff\xd8\xff" + bytes([marker]) + b"\0\x0b\x08\xff\xdc\xff\xdc\x01\x01\x11\0"
+    dataset.PixelData = encapsulate([start + bytes(200)])
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.save_as(path)
+    with pytest.raises(FilmError, match="another size than its header says"):
+        shown(path)

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def test_colour_dicom_becomes_luminance_as_colour_png_does(tmp_path):
 def test_palette_dicom_is_refused(tmp_path):
     # Its pixels are indices, which would look like a film and be none.
     dicom_files.write_dicom(tmp_path / "palette.dcm", film(1), photometric="PALETTE COLOR")
-    with pytest.raises(FilmError, match="in PALETTE COLOR colours, expected grey"):
+    with pytest.raises(FilmError, match="in colours that are no shades of grey"):
         films.read_film(tmp_path / "palette.dcm")
 
 
@@ -192,3 +193,43 @@ def test_encodings_decode_to_the_film():
     jpeg = Image.open(io.BytesIO(films.encode(picture, "jpeg")))
     assert (png == picture[..., 0]).all()
     assert jpeg.mode == "L" and np.abs(np.asarray(jpeg).astype(int) - picture[..., 0]).mean() < 2
+
+
+def deep_png(path, pixels: np.ndarray, colour: int) -> None:
+    """A 16-bit PNG [h w channels], which Pillow cannot write; colour as in PNG's header."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checked = kind + data
+        return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    height, width = pixels.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_a_deep_png_with_colours_is_refused_since_it_would_turn_black(tmp_path):
+    grey = deep(1, 0, 4095)
+    deep_png(tmp_path / "grey.png", grey[..., None], colour=0)
+    picture = films.read_film(tmp_path / "grey.png")[..., 0]
+    assert np.abs(picture.astype(int) - stretch(grey)).max() <= 1
+    for name, channels, colour in (("rgb", 3, 2), ("alpha", 2, 4), ("rgba", 4, 6)):
+        deep_png(tmp_path / f"{name}.png", np.repeat(grey[..., None], channels, 2), colour)
+        with pytest.raises(FilmError, match="16-bit PNG with colours or transparency"):
+            films.read_film(tmp_path / f"{name}.png")
+
+
+def test_a_side_that_jpeg_cannot_store_is_refused(tmp_path):
+    Image.new("L", (16, 70_000)).save(tmp_path / "long.png")
+    with pytest.raises(FilmError, match="an absurd size of 16 x 70000 pixels"):
+        films.read_film(tmp_path / "long.png")
+
+
+def test_a_name_that_no_file_can_have():
+    with pytest.raises(FilmError, match="no such file"):
+        films.read_film(Path("a\0b.png"))
