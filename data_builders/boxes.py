@@ -1,10 +1,27 @@
-"""Owners' boxes in pixels as fractions of the film."""
+"""Owners' boxes in pixels as fractions of the film; lists of boxes that fit their films or not."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
-from data_builders.records import Box, BuildError
+from data_builders.records import Box, BuildError, Skipped
+
+# A list whose rows have slid, or whose films have other ids, names unknown films nearly always and
+# is right about a finding by chance only. Below these shares it is the owner's own inconsistency.
+MAX_UNKNOWN = 0.5
+MAX_CONTRADICTING = 0.2
+
+
+class BoxRow(NamedTuple):
+    """A row of an owner's list of boxes: x0, y0, x1, y1 in pixels."""
+
+    film: str
+    label: str
+    corners: tuple[float, float, float, float]
+    where: str
+    reader: str = ""
 
 
 def from_pixels(
@@ -34,6 +51,48 @@ def from_pixels(
         _fraction(y1, height),
         _fraction(x1, width),
     )
+
+
+def check_rows(
+    rows: Sequence[BoxRow], fits: Callable[[BoxRow], bool | None], table: str
+) -> Iterator[Skipped]:
+    """Lists the rows whose film is unknown, and how many boxes contradict their film's labels.
+
+    Boxes that contradict are kept, since it is the owner who said both.
+
+    Args:
+      fits: whether the film has the box's finding among its labels; None if no table lists it.
+      table: the list's name, for the messages.
+
+    Raises:
+      BuildError: more than half of the rows name unknown films, or more than a fifth of the others
+        contradict their labels: rows or ids have slid.
+    """
+    answers = [(row, fits(row)) for row in rows]
+    unknown = [row for row, fit in answers if fit is None]
+    contradicting = [row for row, fit in answers if fit is False]
+    if len(unknown) > MAX_UNKNOWN * len(rows):
+        raise BuildError(
+            f"{len(unknown):,} of the {len(rows):,} boxes of {table} are on films that no table "
+            f"lists; the first is {unknown[0].film!r} ({unknown[0].where}). Take all tables from "
+            "the same download."
+        )
+    if len(contradicting) > MAX_CONTRADICTING * (len(rows) - len(unknown)):
+        first = contradicting[0]
+        raise BuildError(
+            f"{len(contradicting):,} of the {len(rows):,} boxes of {table} are of findings that "
+            f"their films' labels do not have; the first is {first.label!r} on {first.film!r} "
+            f"({first.where}). The rows or columns have been moved against each other: restore the "
+            "owner's files."
+        )
+    for row in unknown:
+        yield Skipped(row.film, f"in {table}, but in no table of films")
+    if contradicting:
+        reason = (
+            f"{len(contradicting):,} of its {len(rows):,} boxes are of findings that their films' "
+            f"labels do not have, the first in {contradicting[0].where}; kept"
+        )
+        yield Skipped(table, reason, expected=True)
 
 
 def _fraction(place: float, side: int) -> float:

@@ -6,19 +6,16 @@ films, which import this module again, do not load TFDS.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
-import re
-import signal
 import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_builders import claim, summary
+from data_builders import claim, skip_report, summary
+from data_builders.near_words import did_you_mean
 from data_builders.records import BuildError
 
 HERE = Path(__file__).parent
@@ -38,7 +35,8 @@ def builder_class(name: str) -> type:
     """
     if name not in builder_names():
         raise BuildError(
-            f"There is no builder for {name!r}. There are: {', '.join(builder_names())}."
+            f"There is no builder for {name!r}.{did_you_mean(name, builder_names())} There are: "
+            f"{', '.join(builder_names())}."
         )
     module = f"data_builders.{name}.{name}{SUFFIX.removesuffix('.py')}"
     return importlib.import_module(module).Builder
@@ -136,7 +134,7 @@ def check(
             builder.against_owner(listed),
             [f"{entry.file} ({entry.reason})" for entry in listing.skipped],
             [
-                cxr_builder.relative_name(film, manual_dir)
+                skip_report.relative_name(film, manual_dir)
                 for film in films
                 if not os.path.exists(film)
             ],
@@ -168,6 +166,7 @@ def choose(
 
     absl.logging.set_verbosity(absl.logging.ERROR)
     options = dict(options or {})
+    check_options(cls, options)
     inputs = {key: Path(options.pop(key)).absolute() for key in cls.INPUTS if key in options}
     config = cls.make_config(config_name or None, options)
     if cls.MANUAL_DOWNLOAD_INSTRUCTIONS:
@@ -177,130 +176,28 @@ def choose(
     return Chosen(cls, config, inputs)
 
 
+def check_options(cls: type, options: Iterable[str]) -> None:
+    """Refuses options that are neither every dataset's nor this one's."""
+    known = (*cls.OPTIONS, *cls.INPUTS)
+    for name in options:
+        if name not in known:
+            raise BuildError(
+                f"{cls.name} has no option --{name}.{did_you_mean(name, known)} Of its own it has "
+                f"{', '.join(f'--{own}' for own in known) or 'none'}; --help lists the others."
+            )
+
+
 def check_folder(name: str, option: str, folder: str | Path | None, instructions: str) -> None:
     """Refuses a missing folder, with what belongs into it."""
     if folder is None:
         raise BuildError(f"{name} needs --{option}. {instructions}")
     if not Path(folder).is_dir():
         raise BuildError(f"--{option}: {folder} is no folder. {instructions}")
-
-
-def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, str]]:
-    """The command line; what is not an option of every dataset is for the dataset itself."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_builders.build",
-        usage="%(prog)s NAME --manual_dir=FOLDER [--data_dir=data] [options]",
-        description="Builds a dataset from its raw files, on all cores, without TensorFlow.",
-        epilog="The raw files each dataset needs: data_builders/NAME/README.md. Some datasets have "
-        "options of their own (image_folder: --name, --labels_csv; mimic_cxr: --reports_dir): "
-        "NAME --help shows them.",
-        allow_abbrev=False,
-        add_help=False,
-    )
-    parser.add_argument("name", metavar="NAME", nargs="?", help=" | ".join(builder_names()))
-    parser.add_argument("--help", "-h", action="store_true", help="this; NAME's options after NAME")
-    parser.add_argument("--list", action="store_true", help="the datasets and their default tasks")
-    parser.add_argument("--manual_dir", help="folder with the raw dataset, as its owner packs it")
-    parser.add_argument("--data_dir", default="data", help="where datasets are put (default: data)")
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="read the tables, count, compare with the owner's counts, look for every film; build "
-        "nothing",
-    )
-    parser.add_argument(
-        "--resolution",
-        help="shorter side of the stored films: 256 (default), 512 or full; or another config of "
-        "the dataset",
-    )
-    parser.add_argument(
-        "--max_skipped",
-        type=float,
-        default=0.01,
-        help="fraction of the films that may be unreadable before the build fails (default: 0.01)",
-    )
-    parser.add_argument(
-        "--num_workers", type=int, help="processes that read films (default: all cores; 0: none)"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="build again what is already there"
-    )
-    parser.add_argument(
-        "--beam_runner",
-        help="build through Apache Beam on many machines: DirectRunner, FlinkRunner, SparkRunner …",
-    )
-    parser.add_argument(
-        "--beam_options",
-        default="",
-        help="Beam's own, as on a command line: '--direct_num_workers=4 --flink_master=host:8081'",
-    )
-    args, rest = parser.parse_known_args(arguments)
-    if args.list:
-        from data_builders import listing
-
-        print(listing.markdown({name: builder_class(name) for name in builder_names()}))
-        sys.exit(0)
-    if args.help or not args.name:
-        parser.print_help()
-        if args.name:
-            print("\n" + own_options(args.name))
-        sys.exit(0 if args.help else 2)
-    own = {}
-    for word in rest:
-        match = re.fullmatch(r"--(\w+)=(.*)", word, re.DOTALL)
-        if match is None:
-            parser.error(f"{word}: write a dataset's own options as --name=value")
-        own[match[1]] = match[2]
-    return args, own
-
-
-def own_options(name: str) -> str:
-    """The options that only this dataset has, and what its manual folder must hold."""
-    cls = builder_class(name)
-    own = {**cls.INPUTS, **cls.OPTIONS}
-    lines = [f"{name}: {cls.MANUAL_DOWNLOAD_INSTRUCTIONS or 'needs no raw files.'}"]
-    lines += [f"  --{option}  {text}" for option, text in own.items()]
-    lines.append(f"  --resolution  {', '.join(c.name for c in cls.BUILDER_CONFIGS or [])}")
-    return "\n".join(lines)
-
-
-def _interrupt(*_: Any) -> None:
-    """Makes a scheduler's SIGTERM end a build as Ctrl-C does: its workers and half files go."""
-    raise KeyboardInterrupt
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Builds and reports; returns the exit status."""
-    start = time.monotonic()
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        args, own = parse(arguments)
-        if args.check:
-            print(check(args.name, args.manual_dir, args.resolution, own, args.num_workers))
-            print(f"\n({time.monotonic() - start:.0f} s)")
-            return 0
-        folder = build(
-            args.name,
-            args.data_dir,
-            args.manual_dir,
-            config_name=args.resolution,
-            options=own,
-            overwrite=args.overwrite,
-            max_skipped=args.max_skipped,
-            num_workers=args.num_workers,
-            beam_runner=args.beam_runner,
-            beam_options=args.beam_options,
-        )
-    except (BuildError, OSError) as error:
-        print(f"{error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted; nothing was built.", file=sys.stderr)
-        return 130
-    print(summary.of_dataset(folder))
-    print(f"\n({time.monotonic() - start:.0f} s)")
-    return 0
+    if not any(Path(folder).iterdir()):
+        raise BuildError(f"--{option}: {folder} is empty. {instructions}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from data_builders import build_command
+
+    sys.exit(build_command.main())

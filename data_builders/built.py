@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
+from data_builders.near_words import did_you_mean
 from data_builders.records import AlreadyBuilt
 
 _BLOCK = 1024  # examples read at a time
@@ -51,7 +52,8 @@ def read_columns(
     which reads the labels of 100,000 films in seconds.
 
     Args:
-      names: of text and numbers, also within a dict ("labels/Edema"); sequences come as lists.
+      names: of text and numbers, also within a dict ("labels/Edema") or a sequence of dicts
+        ("boxes/label"); sequences come as lists.
     """
     raw = builder.as_data_source(split=split).data_source
     sequences = {name: _is_sequence(builder.info.features, name) for name in names}
@@ -68,8 +70,9 @@ def read_columns(
 def _is_sequence(features: tfds.features.FeaturesDict, name: str) -> bool:
     # A label's own name may hold a slash ("labels/Nodule/Mass").
     outer, _, inner = name.partition("/")
-    feature = features[outer][inner] if inner else features[outer]
-    return isinstance(feature, tfds.features.Sequence)
+    if isinstance(features[outer], tfds.features.Sequence):
+        return True
+    return bool(inner) and isinstance(features[outer][inner], tfds.features.Sequence)
 
 
 def _values(feature: Any) -> list[Any]:
@@ -106,13 +109,19 @@ def find_folder(name: str, data_dir: str) -> Path:
         from data_builders.build import builder_names
 
         others = sorted({folder.parts[-3] for folder in _built(root, "*", "")})
+        where = f"{root.resolve()} (there: {', '.join(others) or 'nothing'})"
+        if dataset not in builder_names():
+            hint = did_you_mean(dataset, {*others, *builder_names()})
+            raise FileNotFoundError(
+                f"dataset {name!r} is not built under {where}, and has no builder.{hint} There "
+                f"are builders for {', '.join(builder_names())}."
+            )
+        size = f" --resolution={config}" if config else ""
         raise FileNotFoundError(
-            f"dataset {name!r} is not built under {root.resolve()} "
-            f"(there: {', '.join(others) or 'nothing'}). Build it:\n"
+            f"dataset {name!r} is not built under {where}. Build it:\n"
             f"  python -m data_builders.build {dataset} --manual_dir=<its files> "
-            f"--data_dir={root}\n"
-            "or point config.data.dir at the folder that holds it. There are builders for "
-            f"{', '.join(builder_names())}."
+            f"--data_dir={root}{size}\n"
+            "or point config.data.dir at the folder that holds it."
         )
     configs = sorted({folder.parent.name for folder in built})
     if len(configs) > 1:

@@ -141,7 +141,6 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         Raises:
           BuildError: no such config, or an option that this dataset does not have.
         """
-        check_options(cls, options)
         configs = {config.name: config for config in cls.BUILDER_CONFIGS}
         if resolution is None:
             return cls.default_builder_config
@@ -222,6 +221,13 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         folder = Path(self.data_path)
         manual_dir = Path(dl_manager.manual_dir) if self.MANUAL_DOWNLOAD_INSTRUCTIONS else None
         listing = self.list_films(manual_dir)
+        absent = [
+            Skipped(skip_report.relative_name(record.film, manual_dir), "no such file")
+            for record in listing.records
+            if isinstance(record.film, Path) and not record.film.exists()
+        ]
+        # Before hours of reading the others.
+        self._check_losses([*listing.skipped, *absent], len(listing.records) + len(listing.skipped))
         plan = shards.plan(listing.records, self.builder_config.resolution)
         job = shards.Job(
             folder,
@@ -239,14 +245,15 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             written = shards.write_all(plan, job, self.settings.num_workers, progress)
             progress.close()
         skipped = listing.skipped + [
-            Skipped(relative_name(record.film, manual_dir), reason)
+            Skipped(skip_report.relative_name(record.film, manual_dir), reason)
             for shard, result in zip(plan, written)
             for record, reason in zip(shard.records, result.reasons)
             if reason
         ]
         self._check_losses(skipped, len(listing.records) + len(listing.skipped))
         skip_report.write(folder / "skipped.csv", skipped)
-        infos, stored = self._finish(plan, written, folder)
+        template = self._get_filename_template
+        infos, stored = shards.finish(plan, written, folder, template)
         ledger.write(
             folder / ledger.FILE,
             ledger.of_films(
@@ -274,34 +281,6 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         path = Path(self.data_dir_root) / name
         skip_report.check(self.name, skipped, num_listed, self.settings.max_skipped, path)
 
-    def _finish(
-        self, plan: Sequence[shards.Shard], written: Sequence[shards.Written], folder: Path
-    ) -> tuple[list[tfds_splits.SplitInfo], dict[str, list[tuple[Record, str]]]]:
-        """Names the files; returns TFDS's account of the splits and the stored films in order."""
-        infos, stored = [], {}
-        for split in dict.fromkeys(shard.split for shard in plan):
-            pairs = [(s, w) for s, w in zip(plan, written) if s.split == split]
-            films = [
-                (record, phash)
-                for shard, result in pairs
-                for record, phash, reason in zip(shard.records, result.phashes, result.reasons)
-                if not reason
-            ]
-            if not films:
-                raise BuildError(f"{self.name}: not one film of {split!r} could be read.")
-            template = self._get_filename_template(split_name=split)
-            shards.rename(*zip(*pairs), folder, template)
-            stored[split] = films
-            infos.append(
-                tfds_splits.SplitInfo(
-                    name=split,
-                    shard_lengths=[result.length for _, result in pairs if result.length],
-                    num_bytes=sum(result.num_bytes for _, result in pairs),
-                    filename_template=template,
-                )
-            )
-        return infos, stored
-
     def _log_download_bytes(self) -> None:
         """TFDS would announce a download; nothing is downloaded."""
 
@@ -309,24 +288,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """The build command says what it wrote."""
 
 
-def check_options(cls: type[CxrBuilder], options: Mapping[str, str]) -> None:
-    """Refuses options that are neither every dataset's nor this one's."""
-    if wrong := [f"--{name}" for name in options if name not in cls.OPTIONS]:
-        own = [f"--{name}" for name in (*cls.OPTIONS, *cls.INPUTS)]
-        raise BuildError(
-            f"{cls.name} has no option {', '.join(wrong)}; of its own it has "
-            f"{', '.join(own) or 'none'}. --help lists those of every dataset."
-        )
-
-
 def splits_of(records: Iterable[Record]) -> list[str]:
     """The splits that have films, in their usual order."""
     present = {record.split for record in records}
     return [split for split in SPLITS if split in present]
-
-
-def relative_name(film: Any, manual_dir: Path | None) -> str:
-    """The film's name in skipped.csv: its path below the manual folder where it has one."""
-    if isinstance(film, Path) and manual_dir is not None and film.is_relative_to(manual_dir):
-        return film.relative_to(manual_dir).as_posix()
-    return str(film)

@@ -12,23 +12,33 @@ HEAD = ("NAME", "what", "default task", "other tasks", "splits")
 _MOST_LABELS = 5
 
 
+def what(cls: type) -> str:
+    """The dataset in a line: its builder's first."""
+    return sys.modules[cls.__module__].__doc__.splitlines()[0].rstrip(".")
+
+
 def row(name: str, cls: type) -> tuple[str, ...]:
     """One dataset's cells."""
-    what = sys.modules[cls.__module__].__doc__.splitlines()[0].rstrip(".")
     named = TASKS.get(name, {})
     labels = cls.LABEL_NAMES if isinstance(cls.LABEL_NAMES, tuple) else ()
     task = named.get("default", Task({label: label for label in labels}))
     others = ", ".join(f"`{task}`" for task in named if task != "default")
-    return (name, what, words(task, cls), others or "–", splits(cls.SPLIT_RULE))
+    return (name, what(cls), words(task, cls), others or "–", splits(cls.SPLIT_RULE))
 
 
 def words(task: Task, cls: type) -> str:
-    """A task in words: its labels, then every policy that is not plain."""
+    """A task in words: its first labels, then every policy that is not plain."""
     labels = list(task.labels)
     if not labels:
         return "your labels, if any" if cls.name == "image_folder" else "every label"
     shown = ", ".join(labels[:_MOST_LABELS]) + (" …" if len(labels) > _MOST_LABELS else "")
-    parts = [shown if len(labels) == 1 else f"{len(labels)} labels: {shown}"]
+    first = shown if len(labels) == 1 else f"{len(labels)} labels: {shown}"
+    return "; ".join([first, *policies(task, cls)])
+
+
+def policies(task: Task, cls: type) -> list[str]:
+    """What a task does beyond taking a label as it is."""
+    parts = []
     if task.unmentioned != "ignore":
         parts.append(f"−1 as {task.uncertain}, blanks as {task.unmentioned}")
     if cls.READERS:
@@ -37,7 +47,7 @@ def words(task: Task, cls: type) -> str:
         parts.append(f"certainty from {task.certainty:g} on")
     if task.views:
         parts.append("frontal views" + (" and unknown ones" if task.views != FRONTAL else ""))
-    return "; ".join(parts)
+    return parts
 
 
 def splits(rule: str) -> str:
@@ -56,3 +66,25 @@ def markdown(classes: Mapping[str, type]) -> str:
     """The table of builder classes, one line a dataset."""
     rows = [HEAD, tuple("---" for _ in HEAD), *(row(name, cls) for name, cls in classes.items())]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def details(name: str, cls: type) -> str:
+    """Everything that is a dataset's own: raw files, options, labels, tasks, splits."""
+    lines = [f"{name}: {what(cls)}", "", cls.MANUAL_DOWNLOAD_INSTRUCTIONS or "Needs no raw files."]
+    own = {**cls.INPUTS, **cls.OPTIONS}
+    lines += [f"  --{option}  {text}" for option, text in own.items()]
+    if cls.BUILDER_CONFIGS:
+        lines.append(f"  --resolution  {', '.join(config.name for config in cls.BUILDER_CONFIGS)}")
+    labels = cls.LABEL_NAMES if isinstance(cls.LABEL_NAMES, tuple) else ()
+    if labels:
+        lines += ["", f"Labels ({cls.LABEL_SCALE}): {', '.join(labels)}"]
+    for title, task in TASKS.get(name, {}).items():
+        flag = "unasked" if title == "default" else f"--config.task={title}"
+        named = [
+            label if label == stored else f"{label} ({stored})"
+            for label, stored in task.labels.items()
+        ]
+        lines.append(
+            f"Task, {flag}: {', '.join(named)}; {'; '.join(policies(task, cls)) or 'plain'}"
+        )
+    return "\n".join([*lines, "", f"Splits: {cls.SPLIT_RULE}", f"Licence: {cls.LICENCE}"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,23 +26,28 @@ from data_builders.reading import Progress
 MAX_DISTANCE, MIN_CORRELATION = 6, 0.98
 
 
-def table(a: ledger.Ledger, b: ledger.Ledger, pairs: ledger.Pairs) -> list[str]:
-    """What is shared, split by split."""
-    head = ("split of A", "split of B", "patients of both", "near-identical pairs")
-    rows = [head]
+def table(a: ledger.Ledger, b: ledger.Ledger, pairs: ledger.Pairs, same: bool) -> list[str]:
+    """What is shared, split by split.
+
+    Args:
+      same: a and b are the same films; each pair of splits then stands once.
+    """
+    rows = [("split of A", "split of B", "patients of both", "near-identical pairs")]
     for split_a in np.unique(a.split):
         for split_b in np.unique(b.split):
+            if same and split_a > split_b:
+                continue
             of_a, of_b = a.take(a.split == split_a), b.take(b.split == split_b)
             both = (a.split[pairs.a] == split_a) & (b.split[pairs.b] == split_b)
-            rows.append(
-                (
-                    split_a,
-                    split_b,
-                    f"{len(ledger.shared_patients(of_a, of_b)):,}",
-                    f"{both.sum():,}",
-                )
-            )
-    widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
+            if same:
+                both |= (a.split[pairs.a] == split_b) & (b.split[pairs.b] == split_a)
+            patients = f"{len(ledger.shared_patients(of_a, of_b)):,}"
+            if not (a.patient != "").any() or not (b.patient != "").any():
+                patients = "unknown"
+            elif same and split_a == split_b:
+                patients = "–"
+            rows.append((split_a, split_b, patients, f"{both.sum():,}"))
+    widths = [max(map(len, column)) for column in zip(*rows)]
     return [
         "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
         for row in rows
@@ -129,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("a", metavar="A", help="a built dataset, or a pretraining's workdir")
     parser.add_argument("b", metavar="B", help="another; the same one twice finds its duplicates")
     parser.add_argument("--data_dir", default="data", help="where datasets stand (default: data)")
-    parser.add_argument("--output", default="overlap", help="folder of the list and the picture")
+    parser.add_argument("--output", help="folder of the list and the picture (overlap/A_B)")
     args = parser.parse_args(arguments)
     try:
         side_a, side_b = (open_side(name, args.data_dir) for name in (args.a, args.b))
@@ -137,41 +143,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     pairs = compare(side_a, side_b)
-    output = Path(args.output)
+    names = [re.sub(r"[^\w.]+", "-", name).strip("-") for name in (args.a, args.b)]
+    output = Path(args.output or f"overlap/{names[0]}_{names[1]}")
     output.mkdir(parents=True, exist_ok=True)
     write_csv(output / "overlap.csv", side_a, side_b, pairs)
+    print("\n".join(report(side_a, side_b, pairs, output, args.data_dir)))
+    return 0
+
+
+def report(
+    side_a: Side, side_b: Side, pairs: ledger.Pairs, output: Path, data_dir: str
+) -> list[str]:
+    """What was found in words, and the picture of the pairs."""
+    same = side_a.name == side_b.name
     lines = [
-        f"A: {args.a}, {len(side_a.ledger.row):,} films; B: {args.b}, "
-        f"{len(side_b.ledger.row):,} films"
+        f"A: {side_a.name}, {len(side_a.ledger.row):,} films",
+        f"B: {side_b.name}, {len(side_b.ledger.row):,} films",
+        *table(side_a.ledger, side_b.ledger, pairs, same),
     ]
-    lines += table(side_a.ledger, side_b.ledger, pairs)
     if side_a.films is None or side_b.films is None:
         lines.append(
-            f"Only hashes of the pretraining's films are kept: pairs within {ledger.MAX_DISTANCE} "
-            "bits, not looked at."
+            f"Only hashes of the pretraining's films are kept: pairs that differ in at most "
+            f"{ledger.MAX_DISTANCE} of 64 bits, not looked at."
         )
     lines += ["", f"The pairs: {output / 'overlap.csv'}"]
     if len(pairs.a) and side_a.films and side_b.films:
+        shown = overlap_films.spread(len(pairs.a))
         overlap_films.write_picture(
             output / "overlap.png",
             [
                 (
                     side_a.films.picture(side_a.ledger.split[i], int(side_a.ledger.row[i])),
                     side_b.films.picture(side_b.ledger.split[j], int(side_b.ledger.row[j])),
-                    f"{bits} bits, correlation {correlation:.3f}",
+                    f"row {place + 2}: {bits} of 64 bits differ, correlation {correlation:.3f}",
                 )
-                for i, j, bits, correlation in zip(*pairs.take(overlap_films.spread(len(pairs.a))))
+                for place, i, j, bits, correlation in zip(shown, *pairs.take(shown))
             ],
         )
-        lines.append(f"Look at some of them: {output / 'overlap.png'}")
-    if args.a != args.b:
+        lines.append(
+            f"Look at some of them: {output / 'overlap.png'} (rows are those of overlap.csv)"
+        )
+    if side_a.films and not same and (len(pairs.a) or _share_patients(side_a, side_b)):
         lines += [
             "To pretrain on A without what B has:",
-            f"  python run.py --config=configs/simclr.py:small --config.data.name={args.a} "
-            f"--config.data.exclude={args.b} --config.data.dir={args.data_dir}",
+            f"  python run.py --config=configs/simclr.py:small --config.data.name={side_a.name} "
+            f"--config.data.exclude={side_b.name} --config.data.dir={data_dir}",
         ]
-    print("\n".join(lines))
-    return 0
+    elif not side_a.films and len(pairs.a):
+        lines.append(f"To pretrain again without them: --config.data.exclude={side_b.name}")
+    return lines
+
+
+def _share_patients(side_a: Side, side_b: Side) -> bool:
+    return bool(ledger.shared_patients(side_a.ledger, side_b.ledger))
 
 
 if __name__ == "__main__":

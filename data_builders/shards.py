@@ -16,8 +16,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tensorflow_datasets.core import splits as tfds_splits
+
 from data_builders import examples, reading
-from data_builders.records import SPLITS, Record
+from data_builders.records import SPLITS, BuildError, Record
 
 # Small enough that hosts can share the shards of a dataset, large enough to be few.
 SHARD_BYTES = 128 << 20
@@ -130,7 +132,10 @@ class Job:
                     sizes.append(len(example))
                     yield record.image_id, example
 
-        self.adapter.write_examples(shard.path(self.folder), serialized())
+        try:
+            self.adapter.write_examples(shard.path(self.folder), serialized())
+        except RuntimeError as error:  # ArrayRecord's, of a full disk or a limit
+            raise BuildError(f"{shard.path(self.folder)} cannot be written: {error}") from error
         return Written(sum(sizes), tuple(phashes), tuple(reasons))
 
     def write_alone(self, shard: Shard) -> None:
@@ -157,22 +162,47 @@ def write_all(
         return [job.write(shard, prepared) for shard in plan]
 
 
-def rename(
-    shards: Sequence[Shard], written: Sequence[Written], folder: Path, template: Any
-) -> None:
-    """Gives the shards of a split their final names; those without a film go.
+def finish(
+    plan: Sequence[Shard], written: Sequence[Written], folder: Path, template_of: Any
+) -> tuple[list[tfds_splits.SplitInfo], dict[str, list[tuple[Record, str]]]]:
+    """Gives the files their final names; those without a film go.
 
     Args:
-      template: TFDS's filename template of the split.
+      template_of: TFDS's filename template of a split_name.
+
+    Returns:
+      TFDS's account of the splits, and the stored films of each in order, with their hashes.
+
+    Raises:
+      BuildError: a split of which no film could be read.
     """
-    kept = []
-    for shard, result in zip(shards, written, strict=True):
-        if result.length:
-            kept.append(shard.path(folder))
-        else:
-            shard.path(folder).unlink()
-    for index, path in enumerate(kept):
-        path.rename(template.sharded_filepath(shard_index=index, num_shards=len(kept)))
+    infos, stored = [], {}
+    for split in dict.fromkeys(shard.split for shard in plan):
+        pairs = [(s, w) for s, w in zip(plan, written, strict=True) if s.split == split]
+        stored[split] = [
+            (record, phash)
+            for shard, result in pairs
+            for record, phash, reason in zip(shard.records, result.phashes, result.reasons)
+            if not reason
+        ]
+        if not stored[split]:
+            raise BuildError(f"Not one film of {split!r} could be read.")
+        kept = [(shard.path(folder), result) for shard, result in pairs if result.length]
+        for shard, result in pairs:
+            if not result.length:
+                shard.path(folder).unlink()
+        template = template_of(split_name=split)
+        for index, (path, _) in enumerate(kept):
+            path.rename(template.sharded_filepath(shard_index=index, num_shards=len(kept)))
+        infos.append(
+            tfds_splits.SplitInfo(
+                name=split,
+                shard_lengths=[result.length for _, result in kept],
+                num_bytes=sum(result.num_bytes for _, result in kept),
+                filename_template=template,
+            )
+        )
+    return infos, stored
 
 
 def _shuffle_key(record: Record) -> bytes:

@@ -7,6 +7,7 @@ import csv
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_builders.records import BuildError, Skipped
 
@@ -48,3 +49,10 @@ def check(
         f"All of them are listed in {path}. Repair them, or allow this with "
         f"--max_skipped={math.ceil(100 * share) / 100:g}."
     )
+
+
+def relative_name(film: Any, manual_dir: Path | None) -> str:
+    """The film's name in skipped.csv: its path below the manual folder where it has one."""
+    if isinstance(film, Path) and manual_dir is not None and film.is_relative_to(manual_dir):
+        return film.relative_to(manual_dir).as_posix()
+    return str(film)

@@ -59,6 +59,7 @@ def load_split(
             "with --labels_csv, or choose another config.dataset"
         )
     chosen = tasks.find_task(name, source.label_names, task, changes)
+    _check_changes(source, changes or {})
     names = [f"labels/{label}" for label in source.label_names]
     columns = read_columns(
         tfds.builder_from_directory(source.folder),
@@ -88,6 +89,23 @@ def load_split(
         task=chosen,
         other_views=len(views) - len(rows),
     )
+
+
+def _check_changes(source: Source, changes: Mapping[str, Any]) -> None:
+    """Refuses a change of a policy that this dataset's labels do not know."""
+    scale = source.metadata.get("label_scale", "presence")
+    without = {
+        "readers": "readers" not in source.fields,
+        "certainty": scale != "certainty",
+        "uncertain": scale != "presence",
+    }
+    for field, absent in without.items():
+        if absent and changes.get(field):
+            what = {"readers": "several readers", "certainty": "certainties", "uncertain": "-1"}
+            raise ValueError(
+                f"config.{field}={changes[field]} would change nothing: the labels of "
+                f"{source.name} hold no {what[field]}"
+            )
 
 
 def image_batches(

@@ -14,7 +14,10 @@ from jaxtyping import Float, Int, Shaped
 
 from cxr_jax.stats.auroc import auroc, binary_rows, rank_runs
 
-# Weights and run sums of a chunk of resamples hold about this many float64 (32 MiB) each.
+# Resamples go through in chunks whose run sums stay in the processor's cache: for 14 labels of
+# 25,596 films 16 at a time take half the time of 128. Very many rows make the chunks smaller, so
+# that weights and run sums hold about this many float64 (32 MiB) each.
+_CHUNK_RESAMPLES = 16
 _CHUNK_ELEMENTS = 2**22
 
 
@@ -69,6 +72,42 @@ def paired_bootstrap(
     is the difference of the macro means.
     """
     return _intervals(targets, (scores_a, scores_b), clusters, num_resamples, seed, level)
+
+
+def resampled_auroc(
+    targets: Shaped[np.ndarray, "n *k"],
+    scores: Shaped[np.ndarray, "..."],
+    clusters: Shaped[np.ndarray, " rows"] | None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Float[np.ndarray, "r k"]:
+    """AUROC of each label in every resample; NaN where a class is absent. One vector is one label.
+
+    The draws depend on the clusters, the number of resamples and the seed alone. So two calls for
+    the same test films are paired: row r of both is of the same drawn patients, whatever the model,
+    and differences, means over labels and whole curves can be taken row by row. Fewer than two
+    clusters leave nothing to resample: all NaN. Shapes and errors as in `bootstrap_auroc`.
+    """
+    columns, scores = _columns(targets, scores)
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples is {num_resamples}: at least 1 is needed")
+    index, num_clusters = _numbered(clusters, len(targets))
+    values = np.full((num_resamples, columns.shape[1]), np.nan)
+    ranked = {}
+    for k in range(columns.shape[1]):
+        checked, _ = binary_rows(columns[:, k], scores[:, k])
+        if (checked == 0).any() and (checked == 1).any():
+            ranked[k] = rank_label(columns[:, k], scores[:, k], index, num_clusters)
+    if num_clusters < 2:
+        return values
+    rng = np.random.default_rng(seed)
+    start = 0
+    for size in _chunks(num_clusters, len(targets), num_resamples):
+        counts = cluster_counts(num_clusters, size, rng)
+        for k, label in ranked.items():
+            values[start : start + size, k] = weighted_auroc(label, counts)
+        start += size
+    return values
 
 
 def cluster_counts(
@@ -127,10 +166,39 @@ def weighted_auroc(label: RankedLabel, counts: Float[np.ndarray, "c r"]) -> Floa
     return np.divide(doubled, pairs, out=np.full(counts.shape[1], np.nan), where=pairs > 0)
 
 
+def label_auroc(
+    targets: Shaped[np.ndarray, "n *k"], scores: Shaped[np.ndarray, "..."]
+) -> Float[np.ndarray, " k"]:
+    """AUROC of each label; NaN where it cannot be estimated. Raises ValueError as `auroc` does."""
+    columns, scores = _columns(targets, scores)
+    return np.array([auroc(columns[:, k], scores[:, k]) for k in range(columns.shape[1])])
+
+
 def _chunks(num_clusters: int, num_rows: int, num_resamples: int) -> Iterator[int]:
-    size = max(1, min(128, _CHUNK_ELEMENTS // max(num_clusters, num_rows)))
+    size = max(1, min(_CHUNK_RESAMPLES, _CHUNK_ELEMENTS // max(num_clusters, num_rows)))
     for start in range(0, num_resamples, size):
         yield min(size, num_resamples - start)
+
+
+def _columns(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Targets and scores as [n k], one vector as k = 1; refuses shapes that do not agree."""
+    if targets.ndim not in (1, 2):
+        raise ValueError(f"targets have shape {targets.shape}: give [n] or [n labels]")
+    if scores.shape != targets.shape:
+        raise ValueError(f"targets have shape {targets.shape} and scores {scores.shape}")
+    if targets.ndim == 2:
+        return targets, scores
+    return targets[:, None], scores[:, None]
+
+
+def _numbered(clusters: np.ndarray | None, num_rows: int) -> tuple[Int[np.ndarray, " n"], int]:
+    """The cluster of each row as a number from 0, and how many clusters there are."""
+    if clusters is None:
+        return np.arange(num_rows), num_rows
+    if len(clusters) != num_rows:
+        raise ValueError(f"clusters have {len(clusters)} rows and targets {num_rows}")
+    names, index = np.unique(clusters, return_inverse=True)
+    return index, len(names)
 
 
 def _intervals(
@@ -142,44 +210,11 @@ def _intervals(
     level: float,
 ) -> Interval:
     """Intervals of the first model's AUROC, less the second's where there are two."""
-    if targets.ndim not in (1, 2):
-        raise ValueError(f"targets have shape {targets.shape}: give [n] or [n labels]")
-    for scores in models:
-        if scores.shape != targets.shape:
-            raise ValueError(f"targets have shape {targets.shape} and scores {scores.shape}")
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples is {num_resamples}: at least 1 is needed")
-    if clusters is None:
-        clusters = np.arange(len(targets))
-    if len(clusters) != len(targets):
-        raise ValueError(f"clusters have {len(clusters)} rows and targets {len(targets)}")
-    names, index = np.unique(clusters, return_inverse=True)
-    columns = targets.reshape(len(targets), -1)
-    signs = (1.0, -1.0)[: len(models)]
-    estimates = np.zeros(columns.shape[1])
-    for sign, scores in zip(signs, models, strict=True):
-        by_label = scores.reshape(columns.shape)
-        for k in range(columns.shape[1]):
-            estimates[k] += sign * auroc(columns[:, k], by_label[:, k])
-    estimable = np.flatnonzero(~np.isnan(estimates))
-
-    values = np.full((num_resamples, columns.shape[1]), np.nan)
-    if len(names) < 2:
-        return _summary(targets.ndim, estimates, values, level)
-    ranked = {
-        (k, m): rank_label(columns[:, k], models[m].reshape(columns.shape)[:, k], index, len(names))
-        for k in estimable
-        for m in range(len(models))
-    }
-    rng = np.random.default_rng(seed)
-    start = 0
-    for size in _chunks(len(names), len(targets), num_resamples):
-        counts = cluster_counts(len(names), size, rng)
-        for k in estimable:
-            values[start : start + size, k] = sum(
-                sign * weighted_auroc(ranked[k, m], counts) for m, sign in enumerate(signs)
-            )
-        start += size
+    estimates = label_auroc(targets, models[0])
+    values = resampled_auroc(targets, models[0], clusters, num_resamples, seed)
+    for scores in models[1:]:
+        estimates = estimates - label_auroc(targets, scores)
+        values = values - resampled_auroc(targets, scores, clusters, num_resamples, seed)
     return _summary(targets.ndim, estimates, values, level)
 
 

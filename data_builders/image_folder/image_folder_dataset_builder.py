@@ -16,8 +16,6 @@ from data_builders.image_folder.label_table import LabelRow, LabelTable
 from data_builders.records import BuildError, Record, Skipped
 
 VALIDATION_SHARE = 0.1
-# Pictures a folder of films may hold that no reader here understands.
-OTHER_PICTURES = frozenset({".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".nii", ".mha"})
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -56,7 +54,6 @@ class Builder(cxr_builder.CxrBuilder):
         resolution = resolution or "256"
         if resolution not in sizes:
             raise BuildError(f"No resolution {resolution!r}; there are {', '.join(sizes)}.")
-        cxr_builder.check_options(cls, options)
         settings = dict(options)
         name = settings.pop("name", resolution)
         if not re.fullmatch(r"\w[\w.-]*", name):
@@ -91,11 +88,11 @@ class Builder(cxr_builder.CxrBuilder):
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         found = {}
-        for path in folders.files_below(manual_dir):
+        for path in folders.files_below(manual_dir, leave_out=self._built_folder(manual_dir)):
             name = path.relative_to(manual_dir).as_posix()
             if is_film(path):
                 found[name] = path
-            elif path.suffix.lower() in OTHER_PICTURES:
+            elif path.suffix.lower() in folders.OTHER_PICTURES:
                 yield Skipped(name, f"{path.suffix} is not PNG, JPEG or DICOM")
         if not found:
             raise BuildError(f"{manual_dir} holds no PNG, JPEG or DICOM file.")
@@ -113,6 +110,12 @@ class Builder(cxr_builder.CxrBuilder):
             yield dataclasses.replace(record, split=self._split(record.patient_id, row, carve))
         for name in sorted(found.keys() - rows.keys()):
             yield Skipped(name, f"no row in {table.path.name}")
+
+    def _built_folder(self, manual_dir: Path) -> Path:
+        """Where built sets lie, whose contact sheets are no films: the data folder, or if that is
+        `manual_dir` itself, this dataset's part of it."""
+        data = Path(self.data_dir_root)
+        return data / self.name if data.resolve() == manual_dir.resolve() else data
 
     def _split(self, patient_id: str, row: LabelRow, carve: bool) -> str:
         if row.split == "train" and carve:
@@ -133,7 +136,7 @@ def is_film(path: Path) -> bool:
     if suffix in films.SUFFIXES:
         return True
     # A DICOMDIR is a table of contents with the magic of a film.
-    return suffix not in OTHER_PICTURES and path.name != "DICOMDIR" and dicom.is_dicom(path)
+    return suffix not in folders.OTHER_PICTURES and path.name != "DICOMDIR" and dicom.is_dicom(path)
 
 
 def make_record(row: LabelRow, path: Path, tags: dicom.Tags | None, split: str) -> Record:

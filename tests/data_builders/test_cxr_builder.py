@@ -105,7 +105,7 @@ def test_too_many_lost_films_fail_and_leave_only_the_list(prepare, tmp_path):
 
 
 def test_a_split_that_is_lost_whole_fails(prepare):
-    with pytest.raises(BuildError, match="not one film of 'train'"):
+    with pytest.raises(BuildError, match="Not one film of 'train'"):
         prepare(num_broken=150, max_skipped=1.0)
 
 

@@ -11,6 +11,7 @@ from cxr_jax.stats.bootstrap import (
     cluster_counts,
     paired_bootstrap,
     rank_label,
+    resampled_auroc,
     weighted_auroc,
 )
 
@@ -82,6 +83,33 @@ def test_intervals_are_those_of_the_brute_force():
     assert paired.estimate == pytest.approx(
         alone.estimate - bootstrap_auroc(targets, rivals, names, 2).estimate
     )
+
+
+def test_replicates_are_paired_by_the_seed():
+    """Each row is of the same drawn patients whatever the model, the labels or their number."""
+    rng = np.random.default_rng(5)
+    patients, targets, scores = films(rng)
+    targets[:, 1] = 0
+    values = resampled_auroc(targets, scores, patients, 60, seed=3)
+    assert values.shape == (60, 3) and np.isnan(values[:, 1]).all()
+    counts = cluster_counts(40, 60, np.random.default_rng(3))
+    expected = brute_force(targets[:, 0], scores[:, 0], patients, counts)
+    np.testing.assert_allclose(values[:, 0], expected, atol=1e-12)
+    alone = resampled_auroc(targets[:, 2], scores[:, 2], patients, 60, seed=3)
+    np.testing.assert_array_equal(alone[:, 0], values[:, 2])
+    interval = bootstrap_auroc(targets, scores, patients, 60, seed=3)
+    np.testing.assert_array_equal(
+        np.quantile(values[:, [0, 2]].mean(axis=1), [0.025, 0.975]), interval[1:3]
+    )
+
+
+def test_replicates_refuse_unusable_input_also_where_a_class_is_absent():
+    with pytest.raises(ValueError, match="row 1: target is 2"):
+        resampled_auroc(np.array([0, 2, 0]), np.arange(3), None)
+    with pytest.raises(ValueError, match="row 0: score is NaN"):
+        resampled_auroc(np.zeros(2), np.array([np.nan, 0]), None)
+    with pytest.raises(ValueError, match="clusters have 3 rows and targets 2"):
+        resampled_auroc(np.zeros(2), np.zeros(2), np.arange(3))
 
 
 def test_one_label_of_one_column_agrees_with_one_vector():

@@ -1,0 +1,115 @@
+"""Calibration of probabilities: Brier score, expected calibration error, reliability table."""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Float, Int, Shaped
+
+from cxr_jax.stats.auroc import binary_rows
+
+
+class Reliability(NamedTuple):
+    """One entry per bin that holds films, by rising probability; limits are of the rate."""
+
+    mean_probability: Float[np.ndarray, " bins"]
+    observed_rate: Float[np.ndarray, " bins"]
+    count: Int[np.ndarray, " bins"]
+    low: Float[np.ndarray, " bins"]
+    high: Float[np.ndarray, " bins"]
+
+
+def brier(targets: Shaped[np.ndarray, " n"], probabilities: Shaped[np.ndarray, "..."]) -> float:
+    """Mean squared difference of probability and outcome (Brier 1950); 0 is best.
+
+    Targets are 0, 1 or NaN (missing: left out), probabilities [n] in [0, 1]. It judges ranking and
+    calibration together and depends on prevalence: always saying the prevalence p scores p (1 - p).
+    NaN where no target is known. Raises ValueError, naming the row, as `binary_rows` does and for
+    a probability outside [0, 1].
+    """
+    outcome, probability = _known(targets, probabilities)
+    return float(np.mean((probability - outcome) ** 2)) if outcome.size else float("nan")
+
+
+def reliability(
+    targets: Shaped[np.ndarray, " n"],
+    probabilities: Shaped[np.ndarray, "..."],
+    num_bins: int = 10,
+    equal: str = "mass",
+    level: float = 0.95,
+) -> Reliability:
+    """Mean probability and observed rate in bins of probability, with Wilson's interval.
+
+    `equal` says what bins share: "mass", as equal counts as ties allow, or "width". A bin holds its
+    upper edge. Films with the same probability are never parted, so the order of rows is of no
+    matter, and empty bins are left out. The interval takes films as independent: with many films of
+    a patient it is too narrow. Arguments and errors as in `brier`; ValueError too for fewer than
+    one bin and an unknown `equal`.
+    """
+    outcome, probability = _known(targets, probabilities)
+    bins = np.searchsorted(_inner_edges(probability, num_bins, equal), probability)
+    _, bins = np.unique(bins, return_inverse=True)
+    count = np.bincount(bins)
+    positives = np.bincount(bins[outcome == 1], minlength=len(count))
+    low, high = wilson_interval(positives, count, level)
+    mean = np.bincount(bins, probability) / count
+    return Reliability(mean, positives / count, count, low, high)
+
+
+def expected_calibration_error(
+    targets: Shaped[np.ndarray, " n"],
+    probabilities: Shaped[np.ndarray, "..."],
+    num_bins: int = 10,
+    equal: str = "mass",
+) -> float:
+    """Mean over films of |observed rate - mean probability| of their bin (Naeini et al. 2015).
+
+    Bins, arguments and errors as in `reliability`. Bins of equal width are the usual choice in the
+    literature and misjudge rare findings, whose probabilities fall into one bin; hence equal mass.
+    The value is biased upwards: noise within bins adds to it, so compare only models scored on the
+    same films with the same bins. NaN where no target is known.
+    """
+    table = reliability(targets, probabilities, num_bins, equal)
+    if not table.count.size:
+        return float("nan")
+    gaps = np.abs(table.observed_rate - table.mean_probability)
+    return float(table.count @ gaps / table.count.sum())
+
+
+def wilson_interval(
+    successes: Int[np.ndarray, " bins"], trials: Int[np.ndarray, " bins"], level: float = 0.95
+) -> tuple[Float[np.ndarray, " bins"], Float[np.ndarray, " bins"]]:
+    """Wilson's (1927) score interval of a proportion; it stays within [0, 1], also at 0 and n."""
+    z = scipy.stats.norm.ppf((1 + level) / 2)
+    centre = (successes + z**2 / 2) / (trials + z**2)
+    half = z / (trials + z**2) * np.sqrt(successes * (1 - successes / trials) + z**2 / 4)
+    return np.maximum(centre - half, 0), np.minimum(centre + half, 1)
+
+
+def _known(
+    targets: np.ndarray, probabilities: np.ndarray
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    targets, probabilities = binary_rows(targets, probabilities)
+    known = ~np.isnan(targets)
+    bad = np.flatnonzero(known & ~((probabilities >= 0) & (probabilities <= 1)))
+    if bad.size:
+        raise ValueError(
+            f"row {bad[0]}: probability is {probabilities[bad[0]]}; probabilities lie in [0, 1]. "
+            "Scores that only rank films cannot be calibrated"
+        )
+    return targets[known], probabilities[known]
+
+
+def _inner_edges(
+    probability: Float[np.ndarray, " m"], num_bins: int, equal: str
+) -> Float[np.ndarray, " edges"]:
+    if num_bins < 1:
+        raise ValueError(f"num_bins is {num_bins}: at least 1 is needed")
+    if equal == "width":
+        return np.linspace(0, 1, num_bins + 1)[1:-1]
+    if equal != "mass":
+        raise ValueError(f'equal is "{equal}": bins can have equal "mass" or "width"')
+    ranked = np.sort(probability)
+    # Row m k / bins, counted from 1, closes bin k; in whole numbers, so that rounding moves none.
+    last = len(ranked) * np.arange(1, num_bins) // num_bins - 1
+    return ranked[last[last >= 0]]

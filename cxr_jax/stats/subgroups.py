@@ -1,0 +1,108 @@
+"""AUROC in subgroups of the test films: sex, age band, view."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped
+
+from cxr_jax.stats.bootstrap import bootstrap_auroc
+
+_UNKNOWN = "unknown"
+# Below this share of usable resamples the interval is of a selected sample, and the row says so.
+_FEW_RESAMPLES = 0.9
+# Older than anyone has been: a fault of the table. The NIH set has ages up to 414.
+_OLDEST = 120
+_BANDS = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (80, "60-79"), (_OLDEST + 1, "80+"))
+
+
+class SubgroupRow(NamedTuple):
+    """One group's AUROC (macro mean over labels where there are several) with its interval.
+
+    The counts are of films with a known target, summed over the labels that can be estimated in the
+    group; where none can, over all labels. `note` is "" or says why numbers are NaN or of what
+    they are: a reader must not take a missing number for a bad one.
+    """
+
+    group: str
+    n_pos: int
+    n_neg: int
+    auroc: float
+    low: float
+    high: float
+    note: str
+
+
+def subgroup_auroc(
+    targets: Shaped[np.ndarray, "n *k"],
+    scores: Shaped[np.ndarray, "..."],
+    clusters: Shaped[np.ndarray, " rows"] | None,
+    groups: Shaped[np.ndarray, " films"],
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[SubgroupRow, ...]:
+    """One row per group, by name; films whose group is "" are "unknown", the last row.
+
+    Each group is scored and resampled (by its own patients) on its own films, with targets, scores
+    and `clusters` as in `bootstrap_auroc`. Intervals of two groups that overlap do not show that
+    the groups are alike, and groups differ in prevalence and case mix, not only in how well the
+    model reads them. Raises ValueError as `bootstrap_auroc` does and for groups of another length.
+    """
+    for what, rows in (("clusters", clusters), ("groups", groups), ("scores", scores)):
+        if rows is not None and len(rows) != len(targets):
+            raise ValueError(f"{what} have {len(rows)} rows and targets {len(targets)}")
+    names = np.asarray(groups).astype(str)
+    names = np.where(names == "", _UNKNOWN, names)
+    order = sorted(set(names.tolist()), key=lambda name: (name == _UNKNOWN, name))
+    return tuple(
+        _row(
+            name,
+            targets[names == name],
+            scores[names == name],
+            None if clusters is None else clusters[names == name],
+            num_resamples,
+            seed,
+        )
+        for name in order
+    )
+
+
+def age_band(age: float) -> str:
+    """The band of an age in years; "" where it is unknown: NaN, negative or above 120."""
+    if not 0 <= age <= _OLDEST:
+        return ""
+    return next(name for end, name in _BANDS if age < end)
+
+
+def _row(
+    name: str,
+    targets: np.ndarray,
+    scores: np.ndarray,
+    clusters: np.ndarray | None,
+    num_resamples: int,
+    seed: int,
+) -> SubgroupRow:
+    interval = bootstrap_auroc(targets, scores, clusters, num_resamples, seed)
+    columns = targets.reshape(len(targets), -1)
+    positives, negatives = (columns == 1).sum(axis=0), (columns == 0).sum(axis=0)
+    estimable = (positives > 0) & (negatives > 0)
+    counted = estimable if estimable.any() else np.ones_like(estimable)
+    n_pos, n_neg = int(positives[counted].sum()), int(negatives[counted].sum())
+    row = SubgroupRow(name, n_pos, n_neg, interval.estimate, interval.low, interval.high, "")
+    total = interval.num_resamples + interval.num_excluded
+    if not estimable.any():
+        absent = [what for what, n in (("positives", n_pos), ("negatives", n_neg)) if not n]
+        reason = f"no {' and no '.join(absent)}" if absent else "no label has both classes"
+        return row._replace(note=f"not estimable: {reason}")
+    notes = []
+    if not estimable.all():
+        notes.append(f"mean over {estimable.sum()} of {len(estimable)} labels")
+    if not interval.num_resamples:
+        notes.append("no interval: no resample of patients holds both classes")
+    elif interval.num_resamples < _FEW_RESAMPLES * total:
+        notes.append(
+            f"interval from {interval.num_resamples} of {total} resamples; in the others a class "
+            "is absent"
+        )
+    elif interval.estimate == 1 and interval.low == 1:
+        notes.append("perfect separation: resampling cannot show the uncertainty")
+    return row._replace(note="; ".join(notes))

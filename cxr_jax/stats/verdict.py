@@ -1,0 +1,183 @@
+"""Is model A better than B on this test set: win, loss, tie, or too few films to tell.
+
+The quantity is the difference of AUROC, A less B, on the same films; for several labels that of the
+macro means over the labels that have both classes. Its replicates come from resampling patients
+(bootstrap.py), with A and B scored in the same resamples.
+
+- "win" ("loss"): the percentile interval lies above (below) zero and the p-value is at most
+  1 - level. However small: read it beside the margin.
+- "tie": neither, and the interval lies within ± margin. The models are as good as equal, where
+  `margin` is the largest difference that does not matter. This is equivalence, shown by the data.
+- "underpowered": neither of these. A difference that matters may exist or not; this test set, or
+  this pair of models on it, could not show it.
+- "not estimable": no label has both classes, or no resample does.
+
+`detectable` is the smallest true difference that would have been found with power .8 in a
+two-sided test at .05: (1.96 + .84) standard errors, from the spread of the replicates. The p-value
+counts the r replicates d on the far side of zero: 2 (1 + min(#{d <= 0}, #{d >= 0})) / (r + 1), at
+most 1. It is the two-sided percentile p; the added one keeps r resamples from claiming a p of 0
+(Davison and Hinkley 1997, section 4.2).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Float, Shaped
+
+from cxr_jax.stats.bootstrap import label_auroc, resampled_auroc
+from cxr_jax.stats.holm import holm
+
+_POWER = 0.8
+_TWO_SIDED_ALPHA = 0.05
+
+
+class Comparison(NamedTuple):
+    """A against B on one test set; the module says what the fields mean.
+
+    `p_adjusted`, on which the verdict rests, is `p_value` until `correct_verdicts` has seen all
+    datasets of a study. `low`, `high` are of this dataset alone, at `level`. NaN where a number
+    cannot be estimated. `num_resamples` were used and `num_excluded` left out because a label's
+    class was absent. For targets [n k] `labels` holds one comparison per label, in order.
+    """
+
+    verdict: str
+    auroc_a: float
+    auroc_b: float
+    difference: float
+    low: float
+    high: float
+    standard_error: float
+    p_value: float
+    p_adjusted: float
+    detectable: float
+    margin: float
+    level: float
+    num_resamples: int
+    num_excluded: int
+    labels: tuple["Comparison", ...] = ()
+
+
+def compare_auroc(
+    targets: Shaped[np.ndarray, "n *k"],
+    scores_a: Shaped[np.ndarray, "..."],
+    scores_b: Shaped[np.ndarray, "..."],
+    clusters: Shaped[np.ndarray, " rows"] | None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    margin: float = 0.02,
+    level: float = 0.95,
+) -> Comparison:
+    """Verdict on A against B from their scores for the same films.
+
+    Targets are 0, 1 or NaN (missing), [n] or [n k]; `clusters` holds each row's patient, None takes
+    every row as its own. The verdicts of the labels are not corrected for there being several.
+    Raises ValueError as `bootstrap_auroc` and `judge` do.
+    """
+    alone = [label_auroc(targets, scores) for scores in (scores_a, scores_b)]
+    replicates = [
+        resampled_auroc(targets, scores, clusters, num_resamples, seed)
+        for scores in (scores_a, scores_b)
+    ]
+    labels = tuple(
+        judge(alone[0][k], alone[1][k], replicates[0][:, k] - replicates[1][:, k], margin, level)
+        for k in range(len(alone[0]))
+    )
+    if targets.ndim == 1:
+        return labels[0]
+    estimable = ~np.isnan(alone[0])
+    if not estimable.any():
+        return judge(np.nan, np.nan, np.full(num_resamples, np.nan), margin, level, labels)
+    # Resample by resample the means are over the same labels: a NaN in one excludes the resample.
+    mean_a, mean_b = (values[estimable].mean() for values in alone)
+    means = [values[:, estimable].mean(axis=1) for values in replicates]
+    return judge(mean_a, mean_b, means[0] - means[1], margin, level, labels)
+
+
+def judge(
+    auroc_a: float | np.floating,
+    auroc_b: float | np.floating,
+    replicates: Float[np.ndarray, " r"],
+    margin: float = 0.02,
+    level: float = 0.95,
+    labels: tuple[Comparison, ...] = (),
+) -> Comparison:
+    """Verdict from two AUROCs and the bootstrap replicates of their difference, A less B.
+
+    Replicates that are NaN are left out and counted. Replicates that are all equal say nothing
+    about uncertainty: `detectable` is then NaN, and two models that both separate the classes
+    perfectly are underpowered, not tied. Raises ValueError for a margin that is not above 0.
+    """
+    if not margin > 0:
+        raise ValueError(f"margin is {margin}: give the largest difference that does not matter")
+    usable = replicates[~np.isnan(replicates)]
+    difference = float(auroc_a) - float(auroc_b)
+    low = high = error = p_value = detectable = float("nan")
+    if usable.size:
+        low, high = map(float, np.quantile(usable, [(1 - level) / 2, (1 + level) / 2]))
+        tail = min(np.count_nonzero(usable <= 0), np.count_nonzero(usable >= 0))
+        p_value = float(min(1, 2 * (1 + tail) / (usable.size + 1)))
+    if usable.size > 1:
+        error = float(np.std(usable, ddof=1)) if np.ptp(usable) else 0.0
+    if error > 0:
+        quantiles = scipy.stats.norm.ppf([1 - _TWO_SIDED_ALPHA / 2, _POWER])
+        detectable = float(quantiles.sum() * error)
+    comparison = Comparison(
+        "",
+        float(auroc_a),
+        float(auroc_b),
+        difference,
+        low,
+        high,
+        error,
+        p_value,
+        p_value,
+        detectable,
+        margin,
+        level,
+        usable.size,
+        replicates.size - usable.size,
+        labels,
+    )
+    return comparison._replace(verdict=_verdict(comparison))
+
+
+def correct_verdicts(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """The same comparisons with `p_adjusted` by Holm over all of them, and the verdicts by it.
+
+    For one question asked of several datasets: a win or loss must survive the correction, else it
+    becomes what its interval says, a tie or underpowered. Datasets that are not estimable are not
+    counted. Comparisons of single labels stay as they are. Raises ValueError where so few resamples
+    were drawn that no p-value could have passed: the verdicts would speak of the software.
+    """
+    p_values = np.array([comparison.p_value for comparison in comparisons], float)
+    counted = int((~np.isnan(p_values)).sum())
+    for place, comparison in enumerate(comparisons):
+        drawn = comparison.num_resamples + comparison.num_excluded
+        needed = math.ceil(2 * counted / (1 - comparison.level) - 1e-9) - 1
+        if counted and drawn < needed:
+            raise ValueError(
+                f"comparison {place} has {drawn} resamples: over {counted} datasets no difference "
+                f"could be significant after Holm's correction with fewer than {needed}"
+            )
+    corrected = []
+    for comparison, p_adjusted in zip(comparisons, holm(p_values), strict=True):
+        changed = comparison._replace(p_adjusted=float(p_adjusted))
+        corrected.append(changed._replace(verdict=_verdict(changed)))
+    return tuple(corrected)
+
+
+def _verdict(comparison: Comparison) -> str:
+    low, high, margin = comparison.low, comparison.high, comparison.margin
+    if math.isnan(low) or math.isnan(comparison.difference):
+        return "not estimable"
+    if comparison.p_adjusted <= 1 - comparison.level + 1e-12:
+        if low > 0:
+            return "win"
+        if high < 0:
+            return "loss"
+    if comparison.auroc_a == comparison.auroc_b == 1 and low == high:
+        return "underpowered"
+    return "tie" if -margin <= low and high <= margin else "underpowered"

@@ -1,0 +1,158 @@
+"""Calibration against scikit-learn, scipy and definitions written out row by row."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import scipy.stats
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss
+
+from cxr_jax.stats.calibration import (
+    brier,
+    expected_calibration_error,
+    reliability,
+    wilson_interval,
+)
+
+
+def films(seed, n=600):
+    rng = np.random.default_rng(seed)
+    probabilities = rng.beta(0.6, 2, n)
+    return (rng.random(n) < probabilities**1.3).astype(np.float32), probabilities
+
+
+def error_row_by_row(targets, probabilities, edges):
+    """|rate - mean| of each bin (low, high], weighted by its films, with nothing vectorised."""
+    total = 0.0
+    for low, high in pairwise(edges):
+        rows = [i for i, p in enumerate(probabilities) if low < p <= high]
+        if rows:
+            rate = sum(float(targets[i]) for i in rows) / len(rows)
+            mean = sum(float(probabilities[i]) for i in rows) / len(rows)
+            total += len(rows) / len(targets) * abs(rate - mean)
+    return total
+
+
+@pytest.mark.parametrize("num_bins", [1, 5, 10, 20])
+@pytest.mark.parametrize(("equal", "strategy"), [("mass", "quantile"), ("width", "uniform")])
+def test_table_is_that_of_scikit_learn(num_bins, equal, strategy):
+    for seed in range(5):
+        targets, probabilities = films(seed)
+        table = reliability(targets, probabilities, num_bins, equal)
+        rate, mean = calibration_curve(targets, probabilities, n_bins=num_bins, strategy=strategy)
+        np.testing.assert_allclose(table.observed_rate, rate, atol=1e-12)
+        np.testing.assert_allclose(table.mean_probability, mean, atol=1e-12)
+        assert table.count.sum() == 600
+        if equal == "mass":
+            assert (table.count == 600 / num_bins).all()
+
+
+def test_brier_is_that_of_scikit_learn():
+    for seed in range(5):
+        targets, probabilities = films(seed)
+        expected = brier_score_loss(targets, probabilities)
+        assert brier(targets, probabilities) == pytest.approx(expected, abs=1e-12)
+    always = np.full(4, 0.25)
+    assert brier(np.array([0, 0, 0, 1]), always) == 0.25 * 0.75
+
+
+@pytest.mark.parametrize("num_bins", [1, 7, 15])
+def test_error_is_the_definition_row_by_row(num_bins):
+    for seed in range(5):
+        targets, probabilities = films(seed, n=210)
+        edges = [-1, *np.linspace(0, 1, num_bins + 1)[1:]]
+        value = expected_calibration_error(targets, probabilities, num_bins, "width")
+        assert value == pytest.approx(error_row_by_row(targets, probabilities, edges), abs=1e-12)
+        ranked = sorted(probabilities)
+        edges = [-1, *(ranked[210 // num_bins * k - 1] for k in range(1, num_bins + 1))]
+        value = expected_calibration_error(targets, probabilities, num_bins, "mass")
+        assert value == pytest.approx(error_row_by_row(targets, probabilities, edges), abs=1e-12)
+
+
+def test_error_by_hand():
+    targets, probabilities = np.array([0, 1, 1, 1]), np.array([0.1, 0.3, 0.8, 0.9])
+    # Bins (0, .5] and (.5, 1]: |.5 - .2| and |1 - .85|.
+    value = expected_calibration_error(targets, probabilities, 2, "width")
+    assert value == pytest.approx(0.5 * 0.3 + 0.5 * 0.15)
+    assert expected_calibration_error(targets, targets.astype(float)) == 0
+
+
+@pytest.mark.parametrize("equal", ["mass", "width"])
+def test_ties_are_never_parted(equal):
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        n = int(rng.integers(1, 60))
+        probabilities = rng.integers(0, 4, n) / 4
+        targets = rng.integers(0, 2, n)
+        table = reliability(targets, probabilities, 7, equal)
+        assert table.count.sum() == n and (table.count > 0).all()
+        assert len(table.count) <= len(set(probabilities))
+        assert (np.diff(table.mean_probability) > 0).all()
+        order = rng.permutation(n)
+        again = reliability(targets[order], probabilities[order], 7, equal)
+        for mine, other in zip(table, again, strict=True):
+            np.testing.assert_allclose(mine, other, rtol=1e-14)
+
+
+def test_equal_mass_differs_by_one_film_at_most():
+    rng = np.random.default_rng(2)
+    for n in range(10, 60):
+        table = reliability(np.zeros(n), rng.permutation(n) / n, 7)
+        assert len(table.count) == 7 and np.ptp(table.count) <= 1
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_interval_is_that_of_scipy(level):
+    for trials in (1, 2, 10, 500):
+        for successes in {0, 1, trials // 3, trials}:
+            expected = scipy.stats.binomtest(successes, trials).proportion_ci(level, "wilson")
+            low, high = wilson_interval(np.array([successes]), np.array([trials]), level)
+            np.testing.assert_allclose([low[0], high[0]], expected, atol=1e-12)
+    targets, probabilities = films(3)
+    table = reliability(targets, probabilities, 10, "mass", level)
+    expected = scipy.stats.binomtest(round(table.observed_rate[4] * 60), 60)
+    assert (table.low[4], table.high[4]) == pytest.approx(
+        tuple(expected.proportion_ci(level, "wilson"))
+    )
+
+
+def test_missing_targets_are_left_out():
+    targets, probabilities = films(4)
+    masked, holes = targets.copy(), probabilities.copy()
+    masked[:100], holes[:50] = np.nan, np.nan
+    assert brier(masked, holes) == brier(targets[100:], probabilities[100:])
+    for mine, other in zip(
+        reliability(masked, holes), reliability(targets[100:], probabilities[100:]), strict=True
+    ):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_nothing_known_is_nan():
+    nothing = np.full(3, np.nan), np.full(3, 0.5)
+    assert np.isnan(brier(*nothing)) and np.isnan(expected_calibration_error(*nothing))
+    assert all(column.shape == (0,) for column in reliability(*nothing))
+
+
+@pytest.mark.parametrize("measure", [brier, reliability, expected_calibration_error])
+@pytest.mark.parametrize(
+    ("targets", "probabilities", "words"),
+    [
+        ([0, 1, 0], [0, 0.5, 1.1], r"row 2: probability is 1\.1.*cannot be calibrated"),
+        ([0, 1, 0], [0, -0.5, 1], r"row 1: probability is -0\.5"),
+        ([0, 1, 0], [0, np.nan, 1], "row 1: score is NaN"),
+        ([0, -1, 0], [0, 0.5, 1], "row 1: target is -1"),
+        ([0, 1], [0.5], r"shape \(2,\) and scores \(1,\)"),
+    ],
+)
+def test_unusable_rows_are_named(measure, targets, probabilities, words):
+    with pytest.raises(ValueError, match=words):
+        measure(np.array(targets, float), np.array(probabilities, float))
+
+
+def test_unusable_bins_are_refused():
+    targets, probabilities = films(0)
+    with pytest.raises(ValueError, match=r'equal is "size".*"mass" or "width"'):
+        reliability(targets, probabilities, 10, "size")
+    with pytest.raises(ValueError, match="num_bins is 0"):
+        expected_calibration_error(targets, probabilities, 0)

@@ -1,0 +1,215 @@
+"""Verdicts: their definitions, their error rates in simulation, and Holm over datasets."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from cxr_jax.stats.auroc import auroc
+from cxr_jax.stats.bootstrap import paired_bootstrap
+from cxr_jax.stats.delong import delong_test
+from cxr_jax.stats.verdict import compare_auroc, correct_verdicts, judge
+
+
+def films(rng, n=300, labels=2, gain=0.0):
+    """Two models whose errors are half shared; `gain` moves a's positives up."""
+    patients = rng.integers(0, n // 2, n)
+    targets = (rng.random((n, labels)) < 0.4).astype(float)
+    shared = rng.normal(size=targets.shape) + targets
+    a, b = (shared + rng.normal(size=targets.shape) for _ in range(2))
+    return targets, a + gain * targets, b, patients
+
+
+def replicates(mean, error, r=999):
+    """Replicates at the quantiles of a normal distribution with this mean and spread."""
+    values = scipy.stats.norm.ppf((np.arange(r) + 0.5) / r)
+    return mean + error * values / values.std(ddof=1)
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "verdict"),
+    [
+        (0.05, 0.01, "win"),
+        (-0.05, 0.01, "loss"),
+        (0.01, 0.001, "win"),  # below the margin, and yet a difference
+        (0.0, 0.005, "tie"),
+        (0.005, 0.006, "tie"),
+        (0.0, 0.02, "underpowered"),
+        (0.015, 0.01, "underpowered"),  # the interval holds 0 and passes the margin
+        (-0.015, 0.01, "underpowered"),
+    ],
+)
+def test_verdicts_by_definition(mean, error, verdict):
+    values = replicates(mean, error)
+    got = judge(0.8 + mean, 0.8, values)
+    assert got.verdict == verdict
+    assert got.difference == pytest.approx(mean)
+    assert got.standard_error == pytest.approx(error)
+    quantiles = scipy.stats.norm.ppf([0.975, 0.8])
+    assert got.detectable == pytest.approx(sum(quantiles) * error)
+    assert (got.low, got.high) == pytest.approx(np.quantile(values, [0.025, 0.975]))
+    below, above = sum(values <= 0), sum(values >= 0)
+    assert (
+        got.p_value == got.p_adjusted == pytest.approx(min(1, 2 * (1 + min(below, above)) / 1000))
+    )
+
+
+def test_margin_and_level_are_fields_that_decide():
+    values = replicates(0.0, 0.005)
+    assert judge(0.8, 0.8, values, margin=0.005).verdict == "underpowered"
+    assert judge(0.8, 0.8, values, margin=0.015).verdict == "tie"
+    values = replicates(0.01, 0.005)
+    assert judge(0.81, 0.8, values, margin=0.03, level=0.9).verdict == "win"
+    assert judge(0.81, 0.8, values, margin=0.03, level=0.99).verdict == "tie"
+
+
+def test_p_of_exactly_alpha_is_significant():
+    """49 of 999 replicates below zero: p = 2 * 50 / 1000, which is not quite 1 - .9 in binary."""
+    values = np.concatenate([np.full(49, -0.01), np.linspace(0.01, 0.1, 950)])
+    got = judge(0.85, 0.8, values, level=0.9)
+    assert got.p_value == 0.1 and got.low > 0 and got.verdict == "win"
+    fewest = judge(0.85, 0.8, replicates(0.05, 0.01, r=19), level=0.9)
+    assert fewest.p_value == 0.1 and correct_verdicts([fewest])[0].verdict == "win"
+
+
+def test_detectable_difference_is_found_with_power_eighty_per_cent():
+    """Draw estimates with the true difference at `detectable`: 4 in 5 intervals leave out zero."""
+    rng = np.random.default_rng(1)
+    detectable = judge(0.8, 0.8, replicates(0, 0.01)).detectable
+    found = 0
+    for _ in range(1000):
+        estimate = detectable + 0.01 * rng.normal()
+        found += judge(0.8, 0.8, replicates(estimate, 0.01)).verdict == "win"
+    assert found / 1000 == pytest.approx(0.8, abs=0.04)
+
+
+def test_comparison_is_the_paired_bootstrap():
+    rng = np.random.default_rng(2)
+    targets, a, b, patients = films(rng, labels=3)
+    targets[:, 1] = np.where(rng.random(300) < 0.5, np.nan, 0)
+    got = compare_auroc(targets, a, b, patients, 200, seed=5)
+    interval = paired_bootstrap(targets, a, b, patients, 200, seed=5)
+    for mine, other in ((got, interval), *zip(got.labels, interval.labels, strict=True)):
+        np.testing.assert_allclose(
+            [mine.difference, mine.low, mine.high], other[:3], rtol=0, atol=1e-12
+        )
+        assert (mine.num_resamples, mine.num_excluded) == other[3:5]
+    each = [auroc(targets[:, k], a[:, k]) for k in (0, 2)]
+    assert got.auroc_a == np.mean(each)
+    assert got.labels[1].verdict == "not estimable" and np.isnan(got.labels[1].p_value)
+    vector = compare_auroc(targets[:, 0], a[:, 0], b[:, 0], patients, 200, seed=5)
+    assert vector == got.labels[0] and vector.labels == ()
+
+
+def test_swapping_the_models_swaps_the_verdict():
+    rng = np.random.default_rng(3)
+    targets, a, b, patients = films(rng, gain=1.0)
+    forth = compare_auroc(targets, a, b, patients, 400)
+    back = compare_auroc(targets, b, a, patients, 400)
+    assert (forth.verdict, back.verdict) == ("win", "loss")
+    assert back.difference == -forth.difference and back.p_value == forth.p_value
+    assert (back.low, back.high) == pytest.approx((-forth.high, -forth.low))
+    assert back.detectable == pytest.approx(forth.detectable)
+
+
+def test_same_scores_tie_with_p_one():
+    targets, a, _, patients = films(np.random.default_rng(4))
+    got = compare_auroc(targets, a, a, patients, 100)
+    assert got.verdict == "tie" and got.p_value == 1
+    assert got[3:7] == (0, 0, 0, 0) and np.isnan(got.detectable)
+
+
+def test_two_perfect_models_of_six_films_are_not_a_tie():
+    targets = np.array([0, 0, 0, 1, 1, 1])
+    got = compare_auroc(targets, targets, 2 * targets + np.arange(6) / 10, None, 200)
+    assert got.auroc_a == got.auroc_b == 1
+    assert got.verdict == "underpowered" and np.isnan(got.detectable)
+
+
+def test_nothing_to_compare_is_not_estimable():
+    targets, a, b, patients = films(np.random.default_rng(5))
+    for none in (np.zeros_like(targets), np.full_like(targets, np.nan)):
+        got = compare_auroc(none, a, b, patients, 20)
+        assert got.verdict == "not estimable" and np.isnan(got[1:10]).all()
+        assert (got.num_resamples, got.num_excluded) == (0, 20)
+    one_patient = compare_auroc(targets, a, b, np.zeros(300), 20)
+    assert one_patient.verdict == "not estimable" and not np.isnan(one_patient.difference)
+
+
+def test_equal_models_rarely_win_or_lose_and_errors_agree_with_delong():
+    """300 simulated test sets of equal models: 5 % win or lose; Monte Carlo error 1.3 points."""
+    rng = np.random.default_rng(6)
+    verdicts, ratios = [], []
+    for simulation in range(300):
+        targets, a, b, _ = films(rng, n=160, labels=1)
+        targets, a, b = targets[:, 0], a[:, 0], b[:, 0]
+        got = compare_auroc(targets, a, b, None, 200, seed=simulation)
+        verdicts.append(got.verdict)
+        ratios.append(got.standard_error / delong_test(targets, a, b).standard_error)
+    share = np.mean(np.isin(verdicts, ["win", "loss"]))
+    assert 0.01 < share < 0.09
+    assert np.mean(ratios) == pytest.approx(1, abs=0.03)
+
+
+def test_correction_takes_wins_away():
+    strong = judge(0.9, 0.8, replicates(0.1, 0.01))
+    weak = judge(0.83, 0.8, replicates(0.03, 0.0143))
+    small = judge(0.807, 0.8, replicates(0.007, 0.00333))
+    none = judge(np.nan, np.nan, np.full(999, np.nan))
+    assert [c.verdict for c in (strong, weak, small, none)] == [
+        "win",
+        "win",
+        "win",
+        "not estimable",
+    ]
+    corrected = correct_verdicts([strong, none, weak, small])
+    assert [c.verdict for c in corrected] == ["win", "not estimable", "underpowered", "tie"]
+    assert corrected[0].p_adjusted == pytest.approx(3 * strong.p_value)
+    assert np.isnan(corrected[1].p_adjusted)
+    for before, after in zip([strong, none, weak, small], corrected, strict=True):
+        unchanged = {"verdict": "", "p_adjusted": 0.0}
+        np.testing.assert_equal(after._replace(**unchanged), before._replace(**unchanged))
+    assert correct_verdicts([weak]) == (weak,)
+    assert correct_verdicts([]) == ()
+
+
+def test_correction_never_makes_a_win():
+    rng = np.random.default_rng(8)
+    for _ in range(30):
+        given = [judge(0.8 + d, 0.8, replicates(d, 0.01)) for d in rng.normal(0, 0.03, 5)]
+        for before, after in zip(given, correct_verdicts(given), strict=True):
+            assert after.p_adjusted >= before.p_value
+            assert after.verdict == before.verdict or before.verdict in ("win", "loss")
+
+
+def test_too_few_resamples_for_the_correction_are_refused():
+    given = [judge(0.9, 0.8, replicates(0.1, 0.01, r=99)) for _ in range(3)]
+    with pytest.raises(ValueError, match=r"comparison 0 has 99 resamples: over 3.*fewer than 119"):
+        correct_verdicts(given)
+    enough = [judge(0.9, 0.8, replicates(0.1, 0.01, r=119)) for _ in range(3)]
+    assert [c.verdict for c in correct_verdicts(enough)] == ["win"] * 3
+    one_less = [judge(0.9, 0.8, replicates(0.1, 0.01, r=118)) for _ in range(3)]
+    with pytest.raises(ValueError, match="118 resamples"):
+        correct_verdicts(one_less)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scores_b": np.arange(5.0)}, r"shape \(4,\) and scores \(5,\)"),
+        ({"scores_a": np.array([0, np.nan, 1, 2])}, "row 1: score is NaN"),
+        ({"targets": np.array([0, 1, 1, 7])}, "row 3: target is 7"),
+        ({"clusters": np.arange(3)}, "clusters have 3 rows and targets 4"),
+        ({"num_resamples": 0}, "num_resamples is 0"),
+        ({"margin": 0.0}, "margin is 0"),
+        ({"margin": -0.02}, "margin is -0.02"),
+    ],
+)
+def test_unusable_input_is_refused(change, words):
+    given = {
+        "targets": np.array([0, 1, 1, 0]),
+        "scores_a": np.arange(4.0),
+        "scores_b": np.arange(4.0),
+        "clusters": np.arange(4),
+    }
+    with pytest.raises(ValueError, match=words):
+        compare_auroc(**(given | change))
