@@ -15,11 +15,8 @@ Options:
 """
 
 import argparse
-import ast
 import datetime
-import difflib
 import importlib
-import runpy
 import sys
 import tempfile
 import traceback
@@ -27,9 +24,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-_CONFIGS = Path(__file__).parent / "configs"
+from cxr_jax import config_file
 
 
 def main(arguments: list[str]) -> int:
@@ -40,10 +37,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--help", "-h", action="store_true")
     own, overrides = parser.parse_known_args(arguments)
     if own.help and not own.config:
-        print(__doc__ + "\nConfigs:\n" + _list_configs())
+        print(__doc__ + "\nConfigs:\n" + config_file.list_configs())
         return 0
     try:
-        config = _load_config(own.config, overrides)
+        config = config_file.load(own.config, overrides)
     except (ValueError, OSError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -54,50 +51,9 @@ def main(arguments: list[str]) -> int:
     return _run(config, Path(own.workdir or _default_workdir(own.config)).expanduser())
 
 
-def _load_config(spec: str | None, overrides: list[str]) -> ConfigDict:
-    """The config of FILE[:PRESET] with the fields that the command line changes."""
-    if not spec:
-        raise ValueError("--config is missing; python run.py --help lists the configs")
-    path, _, preset = spec.partition(":")
-    found = [place for place in (Path(path), _CONFIGS.parent / path) if place.is_file()]
-    if not found or found[0].suffix != ".py" or "def get_config" not in found[0].read_text():
-        raise FileNotFoundError(f"no config file {path}; there are:\n{_list_configs()}")
-    config = runpy.run_path(str(found[0]))["get_config"](preset)
-    for argument in overrides:
-        name = argument.partition("=")[0]
-        if not name.startswith("--config."):
-            raise ValueError(
-                f"unknown option {name!r}; fields are given as --config.FIELD=VALUE, and "
-                "python run.py --help lists the options"
-            )
-        _check_field(config, name.removeprefix("--config."))
-    holder = flags.FlagValues()
-    value = config_flags.DEFINE_config_dict(
-        "config", config, flag_values=holder, sys_argv=["run.py", *overrides]
-    )
-    holder(["run.py", *overrides])
-    # Grain reads its own flags, which nobody else parses.
-    flags.FLAGS(["run.py"])
-    return value.value
-
-
-def _check_field(config: ConfigDict, name: str) -> None:
-    """Raises ValueError, naming the closest field, if the config has no field `name`."""
-    node, known = config, []
-    for part in name.split("."):
-        known = list(node) if isinstance(node, ConfigDict) else []
-        if part not in known:
-            close = difflib.get_close_matches(part, known, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ValueError(
-                f"the config has no field config.{name}: {hint}the fields there are "
-                f"{', '.join(known) or 'nothing (that is a value)'}"
-            )
-        node = node[part]
-
-
 def _run(config: ConfigDict, workdir: Path) -> int:
     print(f"workdir: {workdir}", flush=True)
+    flags.FLAGS(["run.py"])  # Grain reads its own flags, which nobody else parses
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
     # Late, with JAX behind it, so that --help and wrong command lines answer at once.
     experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
@@ -131,15 +87,6 @@ def _fields(section: dict, prefix: str) -> Iterator[str]:
             yield from _fields(value, f"{prefix}.{name}")
         else:
             yield f"{prefix}.{name}={value!r}"
-
-
-def _list_configs() -> str:
-    lines = []
-    for path in sorted(_CONFIGS.glob("*.py")):
-        if path.stem != "common":
-            first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
-            lines.append(f"  configs/{path.name:<14} {first}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ def crop_box(
     key: PRNGKeyArray,
     height: int,
     width: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
+    scale: tuple[Scalar, Scalar],
+    ratio: tuple[Scalar, Scalar],
 ) -> Float[Array, "4"]:
     """A random box (top, left, height, width) inside the film: "random resized crop".
 

@@ -42,7 +42,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from cxr_jax.augment import ops
+from cxr_jax.augment import geometry, ops
 from cxr_jax.fields import Section, check_fields
 
 _PROBABILITIES = ("flip", "jitter_prob", "blur_prob", "solarise_prob")
@@ -85,13 +85,26 @@ def augment_view(key: PRNGKeyArray, images: Films, view: Section) -> Float[Array
     return jax.vmap(partial(_augment_one, view=view))(keys, images)
 
 
+def view_geometry(
+    key: PRNGKeyArray, count: int, height: int, width: int, view: Section
+) -> geometry.Geometry:
+    """The geometry of `augment_view(key, images, view)` for `count` films of height x width."""
+    keys = jax.random.split(key, count)
+    return jax.vmap(lambda k: geometry.draw(_streams(k)["geometry"], height, width, view))(keys)
+
+
+def _streams(key: PRNGKeyArray) -> dict[str, PRNGKeyArray]:
+    return dict(zip(("geometry", "jitter", "solarise", "noise"), jax.random.split(key, 4)))
+
+
 def _augment_one(
     key: PRNGKeyArray, image: UInt8[Array, "h w 1"], view: Section
 ) -> Float[Array, "s s 1"]:
     # Branches on `view` are Python's: an op that a config switches off is not compiled at all.
-    keys = dict(zip(("geometry", "jitter", "solarise", "noise"), jax.random.split(key, 4)))
-    out = _geometry(keys["geometry"], _to_float(image), view)
-    out = _jitter(keys["jitter"], out, view)
+    keys = _streams(key)
+    height, width, _ = image.shape
+    where = geometry.draw(keys["geometry"], height, width, view)
+    out = _jitter(keys["jitter"], _take(_to_float(image), where, view), view)
     if view["solarise_prob"] > 0:
         out = ops.solarise(keys["solarise"], out, view["solarise_prob"])
     if view["noise"] > 0:
@@ -99,26 +112,17 @@ def _augment_one(
     return out
 
 
-def _geometry(
-    key: PRNGKeyArray, image: Float[Array, "h w 1"], view: Section
+def _take(
+    image: Float[Array, "h w 1"], where: geometry.Geometry, view: Section
 ) -> Float[Array, "s s 1"]:
-    crop_key, flip_key, rotate_key, blur_key, sigma_key = jax.random.split(key, 5)
     height, width, _ = image.shape
-    size = view["size"]
     if view["rotate"] > 0:
-        degrees = jax.random.uniform(rotate_key, minval=-view["rotate"], maxval=view["rotate"])
-        image = ops.rotate(image, degrees)
-    top, left, box_height, box_width = ops.crop_box(
-        crop_key, height, width, tuple(view["crop_scale"]), tuple(view["crop_ratio"])
-    )
-    flip = jax.random.bernoulli(flip_key, view["flip"])
-    rows = ops.resize_matrix(top, box_height, height, size)
-    columns = ops.resize_matrix(left, box_width, width, size, flip)
+        image = ops.rotate(image, where.degrees)
+    top, left, box_height, box_width = where.crop
+    rows = ops.resize_matrix(top, box_height, height, view["size"])
+    columns = ops.resize_matrix(left, box_width, width, view["size"], where.flip)
     if view["blur_prob"] > 0:
-        low, high = view["blur_sigma"]
-        sigma = jax.random.uniform(sigma_key, minval=low, maxval=high)
-        sigma = sigma * jax.random.bernoulli(blur_key, view["blur_prob"])
-        blur = ops.blur_matrix(sigma, size)
+        blur = ops.blur_matrix(where.blur, view["size"])
         rows, columns = blur @ rows, blur @ columns
     # Weights that sum to one only to rounding could leave [0, 1].
     return jnp.clip(ops.resample(image, rows, columns), 0, 1)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from cxr_jax.data import images, pipeline
+from cxr_jax.data import images, labelled, pipeline
 from cxr_jax.data.source import load_source
 
 
@@ -76,3 +76,23 @@ def test_impossible_batches_are_refused(source):
         pipeline.batches(source, 12, 32, 0, host_count=5)
     with pytest.raises(ValueError, match="batch_size=64 is larger than the 36 films"):
         pipeline.batches(source, 64, 32, 0)
+
+
+def test_targets_travel_with_their_films_and_no_film_is_dropped(data_dir):
+    split = labelled.load_split("phantom/tiny", str(data_dir), "train")
+    split = split.take(np.array([30, 2, 5, 17, 8, 11, 29]))
+    split = split._replace(targets=np.arange(14, dtype=np.float32).reshape(7, 2))
+    (films,) = labelled.image_batches(split, 7, 32)
+    batches = pipeline.labelled_batches(split, 3, 32, seed=0)
+    given = [next(batches) for _ in range(7)]  # three epochs in batches that run over their ends
+    targets = np.concatenate([batch["target"] for batch in given])
+    pictures = np.concatenate([batch["image"] for batch in given])
+    order = targets[:, 0].astype(int) // 2
+    np.testing.assert_array_equal(pictures, films[order])
+    epochs = order.reshape(3, 7)
+    assert (np.sort(epochs) == np.arange(7)).all()
+    assert (epochs[0] != epochs[1]).any() and pictures.dtype == np.uint8
+    large = next(pipeline.labelled_batches(split, 8, 32, seed=0))  # more than the films there are
+    assert large["image"].shape == (8, 32, 32, 1) and large["target"].shape == (8, 2)
+    # An epoch and the first film of the next, in the order of the seed.
+    np.testing.assert_array_equal(large["target"], targets[:8])
