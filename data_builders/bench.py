@@ -179,9 +179,8 @@ def main() -> None:
             json.dumps({"cpu": processor(), "rows": [r._asdict() for r in rows]}, indent=2) + "\n"
         )
     print(
-        "\nratio: ours over plain; difference: mean of |ours - plain|, in grey levels of 255. A JPEG "
-        "2000 film\nwithout a window is stretched between its own extremes, for which all of it must "
-        "be decoded."
+        "\nratio: ours over plain; difference: mean of |ours - plain|, in grey levels of 255.\n"
+        "JPEG 2000 without a window is stretched between its extremes: all must be decoded."
     )
 
 

@@ -28,12 +28,8 @@ def find_root(manual_dir: Path, names: Sequence[str], what: str) -> Path:
         for folder in level:
             if any((folder / n).exists() or (folder / f"{n}.gz").exists() for n in names):
                 return folder
-        level = [
-            Path(entry.path)
-            for folder in level
-            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
-            if entry.is_dir() and not is_dropping(entry.name)
-        ]
+        contents = [_read_folder(os.fspath(folder)) for folder in level]
+        level = [Path(path) for content in contents for path in (*content.folders, *content.links)]
     raise BuildError(
         f"{manual_dir} holds no {' or '.join(names)}, nor does a folder below it. Expected {what}"
     )

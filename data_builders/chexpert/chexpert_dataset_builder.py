@@ -75,18 +75,18 @@ def scan(manual_dir: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """The films by image id ("patient00001/study1/view1_frontal") and the tables by name.
 
     The zips unpack to folders of their own with the patients directly inside, so that only the
-    tail of a path tells which film it is. Of two copies the first in sorted order counts.
+    tail of a path tells which film it is.
 
     Raises:
-      BuildError: a table lies in two folders.
+      BuildError: a table lies in two folders, or films that differ have one image id.
     """
-    films: dict[str, Path] = {}
+    films: list[Path] = []
     lists: dict[str, Path] = {}
     for path in folders.files_below(manual_dir):
         match = _FILM.fullmatch(path.as_posix())
         if match is not None:
             if match["part"] != SECOND_COPY:
-                films.setdefault(match["image"], path)
+                films.append(path)
             continue
         name = path.name.removesuffix(".gz")
         if name in PARTS or name in TEST_TABLES:
@@ -95,7 +95,12 @@ def scan(manual_dir: Path) -> tuple[dict[str, Path], dict[str, Path]]:
                 raise BuildError(
                     f"{first} and {path}: two releases? Let --manual_dir be the folder of one."
                 )
-    return films, lists
+    return folders.unique(films, image_id_of), lists
+
+
+def image_id_of(film: Path) -> str:
+    """The tail of a film's path, without the suffix."""
+    return "/".join((*film.parts[-3:-1], film.stem))
 
 
 def read_all(lists: Mapping[str, Path], films: Mapping[str, Path]) -> Iterator[Record | Skipped]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from data_builders import tables
+from data_builders import films, tables
 from data_builders.records import BuildError
 
 VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": float("nan")}
@@ -82,19 +83,28 @@ class LabelTable:
         """File name -> its row, in the CSV's order; also rows whose file does not exist.
 
         Args:
-          found: the folder's films by relative path; a row may leave out the suffix.
+          found: the folder's films by relative path; a row may leave out one of films.SUFFIXES.
 
         Raises:
-          BuildError: a value that is none of those allowed, a path that leaves the folder, a film
-            with two rows, or not one row that names a film.
+          BuildError: a value that is none of those allowed, a path that leaves the folder or fits
+            two films, a film with two rows, or not one row that names a film.
         """
-        stems: dict[str, str] = {}
+        stems: dict[str, list[str]] = collections.defaultdict(list)
         for name in found:
-            stems.setdefault(str(PurePosixPath(name).with_suffix("")), name)
+            stem, _, suffix = name.rpartition(".")
+            if f".{suffix}".lower() in films.SUFFIXES:
+                stems[stem].append(name)
         rows: dict[str, LabelRow] = {}
         for row in self._table.rows(self._table.columns):
             parsed = self._parse(row)
-            name = parsed.image if parsed.image in found else stems.get(parsed.image, parsed.image)
+            name = parsed.image
+            if name not in found and name in stems:
+                name, *others = stems[name]
+                if others:
+                    raise BuildError(
+                        f"{row.where}: {self._known['image']} {parsed.image!r} could be {name} or "
+                        f"{others[0]}. Write the suffix too."
+                    )
             if name in rows:
                 raise BuildError(
                     f"{name} has two rows in {self.path}: {rows[name].where} and {parsed.where}. "
@@ -140,9 +150,9 @@ class LabelTable:
 def _label(name: str, value: str, where: str) -> float:
     if value not in VALUES:
         raise BuildError(
-            f"{where}: label {name!r} has the value {value!r}; labels are 1, 0, -1 (uncertain) or "
-            f"blank (not mentioned). If {name!r} is no label, remove the column, or name it with "
-            "--patient_column or --image_column."
+            f"{where}: label {name!r} is neither 1, 0, -1 (uncertain) nor blank (not mentioned). "
+            f"If {name!r} is no label, remove the column, or name it with --patient_column or "
+            "--image_column."
         )
     return VALUES[value]
 
@@ -151,4 +161,4 @@ def _age(value: str, where: str) -> float:
     try:
         return float(value or "nan")
     except ValueError as error:
-        raise BuildError(f"{where}: age {value!r} is not a number of years.") from error
+        raise BuildError(f"{where}: the age is not a number of years.") from error

@@ -40,7 +40,7 @@ class Builder(cxr_builder.CxrBuilder):
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         files = list(folders.files_below(manual_dir))
         csvs = folders.unique((path for path in files if table_name(path) in TABLES), table_name)
-        numbered = (path for path in files if reports.is_report(path))
+        numbered = (path for path in files if is_numbered_xml(path))
         xmls = folders.unique(numbered, lambda path: path.stem)
         if xmls:
             described = read_reports(xmls.values())
@@ -91,6 +91,11 @@ def table_name(path: Path) -> str:
 def image_id_of(path: Path) -> str:
     """The image id of a film's file, x.png, x.dcm or x.dcm.png."""
     return reports.image_id(re.sub(r"(\.dcm)?(\.png)?$", "", path.name, flags=re.IGNORECASE))
+
+
+def is_numbered_xml(path: Path) -> bool:
+    """Whether a file could be one of NLM's reports."""
+    return path.suffix.lower() == ".xml" and path.stem.isascii() and path.stem.isdigit()
 
 
 def read_reports(xmls: Iterable[Path]) -> Iterator[tuple[str, Report]]:

@@ -88,7 +88,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 def _name(file: str, prefix: str, where: str) -> str:
     name = file.upper().removesuffix(".IMG")
-    if not (name.startswith(prefix) and name[len(prefix) :].isdigit()):
+    number = name.removeprefix(prefix)
+    if number == name or not (number.isascii() and number.isdigit()):
         raise BuildError(f"{where}: {file!r} is no file name like {prefix}001.IMG.")
     return name
 

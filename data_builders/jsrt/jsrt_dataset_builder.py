@@ -35,12 +35,12 @@ class Builder(cxr_builder.CxrBuilder):
     OWNER_COUNTS: ClassVar = {"images": 247, "patients": 247, NODULE: 154}
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        films, tables = {}, {}
-        for path in reversed(list(folders.files_below(manual_dir))):
-            if path.suffix.upper() == ".IMG":
-                films[path.stem.upper()] = path
-            else:
-                tables[path.name.casefold()] = path
+        files = list(folders.files_below(manual_dir))
+        imgs = (path for path in files if path.suffix.upper() == ".IMG")
+        films = folders.unique(imgs, lambda path: path.stem.upper())
+        names = [name.casefold() for name in TABLES]
+        lists = (path for path in files if path.name.casefold() in names)
+        tables = folders.unique(lists, lambda path: path.name.casefold())
         listed = set()
         for name, read in TABLES.items():
             if name.casefold() not in tables:

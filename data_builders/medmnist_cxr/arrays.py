@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import math
 import shutil
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,6 +21,23 @@ _READ_HEADER = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+# NumPy writes headers of 128 bytes, and labels of at most 8 each.
+MAX_HEADER = 10_000
+MAX_ITEM = 8
+# What NumPy raises on a header, which it parses as Python.
+_NO_HEADER = (
+    *(ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError),
+    tokenize.TokenError,
+)
+
+
+class Wanted(NamedTuple):
+    """What one part of an .npz should be."""
+
+    part: str  # "train", "val" or "test"
+    num_films: int  # the owner's; a file may have fewer
+    side: int  # pixels of a film's sides
+    num_labels: int
 
 
 class Part(NamedTuple):
@@ -28,21 +47,20 @@ class Part(NamedTuple):
     labels: list[list[int]]
 
 
-def unpack(path: Path, part: str, side: int, num_labels: int, folder: Path) -> Part:
+def unpack(path: Path, wanted: Wanted, folder: Path) -> Part:
     """Unpacks one part's films into `folder` and reads its labels.
 
     Args:
-      part: "train", "val" or "test".
-      side: pixels of a film's sides.
       folder: exists; takes n * side² bytes.
 
     Raises:
-      BuildError: not such a file, or films or labels of another shape or type.
+      BuildError: not such a file, films or labels of another shape or type, or more than wanted.
     """
+    part, most, side, num_labels = wanted
     try:
         with zipfile.ZipFile(path) as archive:
-            images = _check(archive, path, f"{part}_images", (side, side))
-            labels = _check(archive, path, f"{part}_labels", (num_labels,))
+            images = _check(archive, path, f"{part}_images", most, (side, side))
+            labels = _check(archive, path, f"{part}_labels", most, (num_labels,))
             if images[0] != labels[0]:
                 raise BuildError(
                     f"{path.name} has {images[0]:,} films in {part}_images and {labels[0]:,} rows "
@@ -53,7 +71,9 @@ def unpack(path: Path, part: str, side: int, num_labels: int, folder: Path) -> P
                 shutil.copyfileobj(source, target, 1 << 20)
             with archive.open(f"{part}_labels.npy") as source:
                 values = np.lib.format.read_array(source, allow_pickle=False)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # the disk's, not the file's, whose places may lie before its start
         raise BuildError(f"{path} is broken or cut off ({error}). Download it again.") from error
     if not np.isin(values, (0, 1)).all():
         raise BuildError(
@@ -63,15 +83,21 @@ def unpack(path: Path, part: str, side: int, num_labels: int, folder: Path) -> P
 
 
 def _check(
-    archive: zipfile.ZipFile, path: Path, name: str, each: tuple[int, ...]
+    archive: zipfile.ZipFile, path: Path, name: str, most: int, each: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """The shape of a member; one entry has the shape `each` and bytes (labels: whole numbers)."""
+    """The shape of a member; one of its at most `most` entries has the shape `each` and bytes
+    (labels: whole numbers)."""
     member = f"{name}.npy"
     if member not in archive.namelist():
         raise BuildError(
             f"{path} has no {name}; it holds {', '.join(archive.namelist()[:8]) or 'nothing'}."
         )
     entry = archive.getinfo(member)
+    if entry.file_size > MAX_HEADER + most * math.prod(each) * MAX_ITEM:
+        raise BuildError(
+            f"{path.name}: {name} unpacks to {entry.file_size:,} bytes, more than the owner's "
+            f"{most:,} entries can take. Download it again."
+        )
     with archive.open(entry) as stream:
         shape, fortran, dtype = _header(stream, f"{path.name}: {name}")
         size = stream.tell() + math.prod(shape) * dtype.itemsize
@@ -80,6 +106,11 @@ def _check(
         raise BuildError(
             f"{path.name}: {name} has the shape {list(shape)}, expected {wanted}. Is it another of "
             "MedMNIST's files under this name?"
+        )
+    if shape[0] > most:
+        raise BuildError(
+            f"{path.name}: {name} has {shape[0]:,} entries, the owner's {most:,}. Download it "
+            "again."
         )
     if dtype != np.uint8 and (len(each) > 1 or dtype.kind not in "iu"):
         raise BuildError(f"{path.name}: {name} is of type {dtype}, expected uint8.")
@@ -94,7 +125,7 @@ def _check(
 def _header(stream: zipfile.ZipExtFile, what: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     try:
         return _READ_HEADER[np.lib.format.read_magic(stream)](stream)
-    except (ValueError, KeyError) as error:
+    except _NO_HEADER as error:
         raise BuildError(f"{what} is no NumPy array. Download it again.") from error
 
 

@@ -106,14 +106,16 @@ class Builder(cxr_builder.CxrBuilder):
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         subset, config = self.subset, self.builder_config
         name = f"{config.name}.npz"
-        path = next((p for p in folders.files_below(manual_dir) if p.name.casefold() == name), None)
+        named = (path for path in folders.files_below(manual_dir) if path.name.casefold() == name)
+        path = folders.unique(named, lambda path: name).get(name)
         if path is None:
             raise BuildError(f"{manual_dir} holds no {name}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
         # Films are read in the order of a hash, and an .npz can only be read from its start.
         scratch = Path(self.data_path) / cxr_builder.SCRATCH
         scratch.mkdir(parents=True, exist_ok=True)
-        for part, split in PARTS.items():
-            images, labels = arrays.unpack(path, part, config.side, len(subset.labels), scratch)
+        for (part, split), count in zip(PARTS.items(), subset.counts, strict=True):
+            wanted = arrays.Wanted(part, count, config.side, len(subset.labels))
+            images, labels = arrays.unpack(path, wanted, scratch)
             for index, values in enumerate(labels):
                 image_id = f"{part}/{index}"
                 yield Record(

@@ -85,7 +85,7 @@ def check_ids(subject_id: str, study_id: str, where: str) -> None:
       BuildError: names the id.
     """
     for name, value in (("subject_id", subject_id), ("study_id", study_id)):
-        if not (len(value) == 8 and value.isdigit()):
+        if not (len(value) == 8 and value.isascii() and value.isdigit()):
             raise BuildError(
                 f"{where}: {name} is {value!r}, expected eight digits. Restore the owner's file."
             )

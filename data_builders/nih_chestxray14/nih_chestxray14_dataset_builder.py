@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import collections
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
 from cxr_jax.data.labels import NIH_FINDINGS
-from data_builders import cxr_builder, dicom, folders, splits, tables
+from data_builders import boxes, cxr_builder, dicom, folders, splits, tables
+from data_builders.boxes import BoxRow
 from data_builders.records import Box, BuildError, Record, Skipped
 
 NO_FINDING = "No Finding"
 # The box list calls one finding by another name.
 BOX_NAMES = {"Infiltrate": "Infiltration"}
-# Boxes are in pixels of the released 1024 x 1024 films, whatever size a copy has.
-BOX_SIDE = 1024
+# Boxes are in pixels of the released films, whatever size a copy has.
+BOX_SIZE = (1024, 1024)
 VALIDATION_SHARE = 1 / 8
 OLDEST = 120.0
 
@@ -30,6 +32,7 @@ OWNER_COUNTS = {
     **{"Pleural_Thickening": 3_385, "Hernia": 227, "No Finding": 60_361},
 }
 
+BOXES = "BBox_List_2017.csv"
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
 
@@ -60,21 +63,18 @@ class Builder(cxr_builder.CxrBuilder):
         root = folders.find_root(manual_dir, TABLES, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
         table = tables.Table(folders.require(root, *TABLES))
         parts = read_lists(root)
-        boxes = read_boxes(root)
-        films = {
-            path.name: path
-            # Reversed: of two copies of a film the first in sorted order wins.
-            for path in reversed(list(folders.files_below(root)))
-            if path.suffix.lower() == ".png"
-        }
+        box_rows = read_boxes(root)
+        placed = place(box_rows)
+        pngs = (path for path in folders.files_below(root) if path.suffix.lower() == ".png")
+        films = folders.unique(pngs, lambda path: path.name)
         columns = ("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age")
         columns += ("Patient Gender", "View Position")
         at = [table.index(column) for column in columns]
-        listed = set()
+        listed: dict[str, str] = {}
         known: dict[str, dict[str, float]] = {}  # rows with the same findings share their labels
         for row in table.rows(columns):
             name, findings, follow_up, patient, age, sex, view = (row.fields[i] for i in at)
-            listed.add(name)
+            listed[name] = findings
             patient = patient_of(name, patient, row.where)
             part = parts.get(name)
             if part is None:
@@ -94,23 +94,29 @@ class Builder(cxr_builder.CxrBuilder):
                 view=view,
                 sex=sex if sex in ("M", "F") else "",
                 age=parse_age(age),
-                boxes=boxes.get(name, ()),
+                boxes=tuple(placed.get(name, ())),
                 row=row.where,
             )
-        for name in sorted(films.keys() - listed):
+        for name in sorted(films.keys() - listed.keys()):
             yield Skipped(films[name].relative_to(root).as_posix(), f"no row in {table.path.name}")
+        # In the owner's files all 984 boxes are on listed films that have the finding.
+        yield from boxes.check_rows(box_rows, lambda row: has_finding(row, listed), BOXES)
 
 
 def read_lists(root: Path) -> dict[str, str]:
     """File name -> the owner's part, "train" or "test".
 
     Raises:
-      BuildError: a list is missing, or a film is in both.
+      BuildError: a list is missing or no text, or a film is in both.
     """
     parts: dict[str, str] = {}
     for part, list_name in LISTS.items():
         path = folders.require(root, list_name)
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise BuildError(f"{path} is not UTF-8 text; restore the owner's file.") from error
+        for number, line in enumerate(text.splitlines(), start=1):
             name = line.strip()
             if name and parts.setdefault(name, part) != part:
                 raise BuildError(
@@ -126,13 +132,13 @@ def patient_of(name: str, patient: str, where: str) -> str:
     Raises:
       BuildError: the name belongs to another patient, as when a column has slid.
     """
-    prefix = name.split("_")[0]
-    if not (patient.isdigit() and prefix.isdigit() and int(prefix) == int(patient)):
+    prefix, number = name.split("_")[0].lstrip("0"), patient.lstrip("0")
+    if not (number.isascii() and number.isdigit() and prefix == number):
         raise BuildError(
             f"{where}: Patient ID {patient!r} does not fit Image Index {name!r}, whose name "
             "begins with the patient. The rows or columns have been moved against each other."
         )
-    return str(int(patient))
+    return number
 
 
 def parse_findings(findings: str, where: str) -> dict[str, float]:
@@ -159,8 +165,8 @@ def parse_age(age: str) -> float:
     return years if years <= OLDEST else float("nan")
 
 
-def read_boxes(root: Path) -> dict[str, tuple[Box, ...]]:
-    """File name -> boxes, if BBox_List_2017.csv is there.
+def read_boxes(root: Path) -> list[BoxRow]:
+    """The rows of BBox_List_2017.csv, if it is there.
 
     Its header has three fields more than its rows, so fields count by position: name, finding,
     x, y, w, h.
@@ -168,19 +174,38 @@ def read_boxes(root: Path) -> dict[str, tuple[Box, ...]]:
     Raises:
       BuildError: a row with another finding or without four numbers.
     """
-    if not any((root / f"BBox_List_2017.csv{end}").exists() for end in ("", ".gz")):
-        return {}
-    table = tables.Table(folders.require(root, "BBox_List_2017.csv"))
-    boxes: dict[str, tuple[Box, ...]] = {}
+    path = folders.optional(root, BOXES)
+    if path is None:
+        return []
+    table = tables.Table(path)
+    rows = []
     for row in table.rows(table.columns[:2]):
         name, finding = row.fields[:2]
         label = BOX_NAMES.get(finding, finding)
         try:
-            x, y, width, height = (float(value) / BOX_SIDE for value in row.fields[2:6])
+            x, y, width, height = map(float, row.fields[2:6])
         except ValueError as error:
             raise BuildError(f"{row.where}: expected x, y, w, h after the finding.") from error
         if label not in NIH_FINDINGS:
             raise BuildError(f"{row.where}: the box's finding {finding!r} is unknown.")
-        box = Box(label, y0=y, x0=x, y1=y + height, x1=x + width)
-        boxes[name] = (*boxes.get(name, ()), box)
-    return boxes
+        rows.append(BoxRow(name, label, (x, y, x + width, y + height), row.where))
+    return rows
+
+
+def place(rows: list[BoxRow]) -> dict[str, list[Box]]:
+    """File name -> its boxes.
+
+    Raises:
+      BuildError: a box without a size or place.
+    """
+    placed = collections.defaultdict(list)
+    for row in rows:
+        box = boxes.from_pixels(row.label, row.corners, BOX_SIZE, row.where)
+        placed[row.film].append(box)
+    return placed
+
+
+def has_finding(row: BoxRow, findings_of: Mapping[str, str]) -> bool | None:
+    """Whether a box's finding is among its film's Finding Labels; None if the film has no row."""
+    findings = findings_of.get(row.film)
+    return None if findings is None else row.label in findings.split("|")

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, folders, splits
-from data_builders.records import Record, Skipped
+from data_builders import cxr_builder, films, folders, splits
+from data_builders.records import BuildError, Record, Skipped
 
 LABEL = "Pneumonia"
 CLASSES = {"NORMAL": 0.0, "PNEUMONIA": 1.0}
 # Kaggle's validation part has 16 films, too few to choose anything on: they join train.
 PARTS = {"train": "train", "val": "train", "test": "test"}
 VALIDATION_SHARE = 0.1
+SUFFIXES = frozenset({".jpeg", ".jpg"})
+PICTURES = films.SUFFIXES | folders.OTHER_PICTURES
+NESTED = "chest_xray"
 
 _PATIENT = re.compile(r"(person\d+)_|((?:NORMAL2-)?IM-\d+)-")
 
@@ -45,27 +48,58 @@ class Builder(cxr_builder.CxrBuilder):
         root = folders.find_root(
             manual_dir, ("train/NORMAL", "train/PNEUMONIA"), self.MANUAL_DOWNLOAD_INSTRUCTIONS
         )
-        for path in folders.files_below(root):
-            name = path.relative_to(root)
-            if len(name.parts) != 3 or name.parts[0] not in PARTS or name.parts[1] not in CLASSES:
+        pictures = (p for p in folders.files_below(root) if p.suffix.lower() in PICTURES)
+        found = folders.unique(pictures, lambda path: own_name(path.relative_to(root)))
+        check_complete(root, found)
+        for name, path in found.items():
+            reason = why_no_film(name)
+            if reason:
+                yield Skipped(path.relative_to(root).as_posix(), reason)
                 continue
-            if path.suffix.lower() not in (".jpeg", ".jpg"):
-                continue
-            part = PARTS[name.parts[0]]
-            match = _PATIENT.match(name.name)
-            if match is None:
-                yield Skipped(name.as_posix(), "no patient number in the file's name")
-                continue
+            owners_part, kind, file = name.split("/")
+            part, match = PARTS[owners_part], _PATIENT.match(file)
             # Whether numbers go on across train and test is unknown, so they are kept apart.
             patient = f"{part}/{match[1] or match[2]}"
             yield Record(
                 split=(
                     splits.carve_validation(patient, VALIDATION_SHARE) if part == "train" else part
                 ),
-                image_id=name.with_suffix("").as_posix(),
+                image_id=name.rpartition(".")[0],
                 patient_id=patient,
                 film=path,
-                labels={LABEL: CLASSES[name.parts[1]]},
+                labels={LABEL: CLASSES[kind]},
                 view="AP",
-                row=name.as_posix(),
+                row=name,
             )
+
+
+def own_name(name: PurePath) -> str:
+    """ "train/NORMAL/x.jpeg" of a file's path below the root; the archive on Kaggle holds the whole
+    tree once more in chest_xray/."""
+    parts = name.parts
+    while parts[0] == NESTED and len(parts) > 1:
+        parts = parts[1:]
+    return "/".join(parts)
+
+
+def why_no_film(name: str) -> str:
+    """What makes a picture none of the owner's films; "" if it is one."""
+    parts = name.split("/")
+    if len(parts) != 3 or parts[0] not in PARTS or parts[1] not in CLASSES:
+        return f"not in a folder {' or '.join(PARTS)} with {' or '.join(CLASSES)}"
+    if PurePath(name).suffix.lower() not in SUFFIXES:
+        return "not a JPEG by its name, as the owner's films are"
+    return "" if _PATIENT.match(parts[2]) else "no patient number in the file's name"
+
+
+def check_complete(root: Path, names: Iterable[str]) -> None:
+    """Refuses a download that broke off.
+
+    Raises:
+      BuildError: a class of the owner's train or test has no film.
+    """
+    filled = {name.rpartition("/")[0] for name in names if not why_no_film(name)}
+    for part in ("train", "test"):
+        for kind in CLASSES:
+            if f"{part}/{kind}" not in filled:
+                raise BuildError(f"{root / part / kind} holds no film. Unpack the archive again.")

@@ -3,47 +3,75 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
+from PIL.ExifTags import Base
 
 from data_builders import boxes, folders, reading, tables
+from data_builders.boxes import BoxRow
 from data_builders.records import Box, BuildError
 
 FILE = "train_annotations.csv"
 
+# What Pillow raises on broken headers, beyond OSError.
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, struct.error)
 
-def read_boxes(
-    root: Path, labels: Collection[str], films: Mapping[str, Path], num_workers: int | None
-) -> dict[str, tuple[Box, ...]]:
-    """Film -> the boxes around its lines, for films that are there; empty without the file.
+
+class Frame(NamedTuple):
+    """How a picture is stored: its height and width, and the EXIF orientation that shows it."""
+
+    size: tuple[int, int]
+    orientation: int
+
+
+def read_lines(root: Path, labels: Collection[str]) -> list[BoxRow]:
+    """The corners around each line of train_annotations.csv; none without the file.
 
     Args:
       labels: the names that a line may have.
-      films: film -> its JPEG, whose header gives the size that the lines' pixels refer to.
 
     Raises:
       BuildError: a line of another label, or one that is no list of points.
     """
     path = folders.optional(root, FILE)
     if path is None:
-        return {}
+        return []
     table = tables.Table(path)
     columns = ("StudyInstanceUID", "label", "data")
     at = [table.index(column) for column in columns]
-    found = defaultdict(list)
+    found = []
     for row in table.rows(columns):
         film, label, data = (row.fields[i] for i in at)
         if label not in labels:
             raise BuildError(f"{row.where}: the line's label {label!r} is unknown.")
-        found[film].append((label, corners(data, row.where), row.where))
-    annotated = [(film, films[film]) for film in found if film in films]
+        found.append(BoxRow(film, label, corners(data, row.where), row.where))
+    return found
+
+
+def place(
+    lines: Sequence[BoxRow], films: Mapping[str, Path], num_workers: int | None
+) -> dict[str, tuple[Box, ...]]:
+    """Film -> the boxes around its lines, for films that are there.
+
+    Args:
+      films: film -> its JPEG, whose header gives the size that the lines' pixels refer to.
+
+    Raises:
+      BuildError: a line with a point that is no number.
+    """
+    of_film = defaultdict(list)
+    for line in lines:
+        of_film[line.film].append(line)
+    lined = [(film, films[film]) for film in of_film if film in films]
     return {
-        film: tuple(boxes.from_pixels(label, c, size, where) for label, c, where in found[film])
-        for film, size in reading.parallel_map(picture_size, annotated, num_workers)
-        if size is not None
+        film: tuple(as_shown(line, frame) for line in of_film[film])
+        for film, frame in reading.parallel_map(read_frame, lined, num_workers)
+        if frame is not None
     }
 
 
@@ -62,10 +90,23 @@ def corners(data: str, where: str) -> tuple[float, float, float, float]:
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def picture_size(path: Path) -> tuple[int, int] | None:
-    """Height and width from a picture's header; None if it has none that can be read."""
+def read_frame(path: Path) -> Frame | None:
+    """Size and orientation from a picture's header; None if it has none that can be read."""
     try:
         with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return Frame((image.height, image.width), image.getexif().get(Base.Orientation, 1))
+    except (*_BROKEN, Image.DecompressionBombError):
         return None
+
+
+def as_shown(line: BoxRow, frame: Frame) -> Box:
+    """The box around a line, whose pixels are the stored ones, on the film as it is shown."""
+    stored = boxes.from_pixels(line.label, line.corners, frame.size, line.where)
+    ys, xs = (stored.y0, stored.y1), (stored.x0, stored.x1)
+    if frame.orientation in (2, 3, 7, 8):
+        xs = 1 - xs[1], 1 - xs[0]
+    if frame.orientation in (3, 4, 6, 7):
+        ys = 1 - ys[1], 1 - ys[0]
+    if frame.orientation in (5, 6, 7, 8):
+        ys, xs = xs, ys
+    return Box(line.label, y0=ys[0], x0=xs[0], y1=ys[1], x1=xs[1])

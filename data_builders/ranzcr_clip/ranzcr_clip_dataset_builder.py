@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, folders, splits, tables
+from data_builders import boxes, cxr_builder, folders, splits, tables
+from data_builders.boxes import BoxRow
 from data_builders.ranzcr_clip import lines
 from data_builders.records import BuildError, Record, Skipped
 
@@ -55,26 +56,33 @@ class Builder(cxr_builder.CxrBuilder):
         root = folders.find_root(manual_dir, ("train.csv",), self.MANUAL_DOWNLOAD_INSTRUCTIONS)
         table = tables.Table(folders.require(root, "train.csv"))
         films = folders.by_stem(root / "train", SUFFIXES)
-        boxes = lines.read_boxes(root, LABELS, films, self.settings.num_workers)
+        drawn = lines.read_lines(root, LABELS)
+        placed = lines.place(drawn, films, self.settings.num_workers)
         columns = ("StudyInstanceUID", "PatientID", *LABELS)
         at = [table.index(column) for column in columns]
-        listed = set()
+        listed: dict[str, Mapping[str, float]] = {}
         for row in table.rows(columns):
             film, patient, *values = (row.fields[i] for i in at)
-            listed.add(film)
+            listed[film] = tables.flags(LABELS, values, row.where)
             yield Record(
                 split=splits.by_patient(check_patient(patient, row.where)),
                 image_id=film,
                 patient_id=patient,
                 film=films.get(film, root / "train" / f"{film}.jpg"),
-                labels=tables.flags(LABELS, values, row.where),
+                labels=listed[film],
                 study_id=film,
-                boxes=boxes.get(film, ()),
+                boxes=placed.get(film, ()),
                 row=row.where,
             )
-        for film in sorted(films.keys() - listed):
+        for film in sorted(films.keys() - listed.keys()):
             name = films[film].relative_to(root).as_posix()
             yield Skipped(name, f"no row in {table.path.name}")
+        yield from boxes.check_rows(drawn, lambda row: has_label(row, listed), lines.FILE)
+
+
+def has_label(row: BoxRow, labels_of: Mapping[str, Mapping[str, float]]) -> bool | None:
+    """Whether a line's label is positive on its film; None if the film has no row."""
+    return None if row.film not in labels_of else labels_of[row.film][row.label] == 1
 
 
 def check_patient(patient: str, where: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +36,7 @@ LABELS = tuple(dict.fromkeys((*PHASES[3], *PHASES[1])))
 TABLES = {phase: f"metadata_phase_{phase}.csv" for phase in PHASES}
 ELLIPSES = "anomaly_location_ellipses.csv"
 
+_SIDE = re.compile(r"[1-9][0-9]{0,4}")  # pixels
 _CERTAINTIES = {text: value for value in range(6) for text in (str(value), f"{value}.0")}
 _YES_NO = {"True": 5.0, "TRUE": 5.0, "False": 0.0, "FALSE": 0.0}
 _TRUE = dict.fromkeys(("True", "TRUE", "1", "1.0"), True)
@@ -85,7 +87,7 @@ def read_phase(table: tables.Table, names: Collection[str]) -> Iterator[Reading]
     at_labels = {name: table.index(name) for name in names}
     for row in table.rows((*columns, *names)):
         reading_id, dicom_id, subject_id, image, split, width, height = (row.fields[i] for i in at)
-        if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        if not (_SIDE.fullmatch(width) and _SIDE.fullmatch(height)):
             raise BuildError(f"{row.where}: {width!r} x {height!r} pixels is no image size.")
         yield Reading(
             reading_id=reading_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,16 +46,12 @@ class Builder(cxr_builder.CxrBuilder):
     OWNER_COUNTS: ClassVar = {"images": 800, "patients": 800, LABEL: 394}
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        films: dict[str, Path] = {}
-        readings: dict[str, Path] = {}
-        # Masks have their films' names; the folder tells them apart. Of two copies of a film the
-        # first in sorted order wins.
-        for path in reversed(list(folders.files_below(manual_dir))):
-            place, kind = path.parent.name.casefold(), path.suffix.lower()
-            if (place, kind) == (FILMS.casefold(), ".png"):
-                films[path.stem] = path
-            elif (place, kind) == (READINGS.casefold(), ".txt"):
-                readings[path.stem] = path
+        # Masks have their films' names; the folder tells them apart.
+        by_kind: dict[tuple[str, str], list[Path]] = collections.defaultdict(list)
+        for path in folders.files_below(manual_dir):
+            by_kind[path.parent.name.casefold(), path.suffix.lower()].append(path)
+        films = folders.unique(by_kind[FILMS.casefold(), ".png"], lambda path: path.stem)
+        readings = folders.unique(by_kind[READINGS.casefold(), ".txt"], lambda path: path.stem)
         if not films and not readings:
             raise BuildError(
                 f"{manual_dir} holds no folder {FILMS} with films. "

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
 from data_builders import cxr_builder, dicom, folders, reading, splits, tables
+from data_builders.boxes import BoxRow
 from data_builders.records import BuildError, Record, Skipped
 from data_builders.vindr_cxr import vindr_tables
-from data_builders.vindr_cxr.vindr_tables import NO_FINDING, Labelled, Place
+from data_builders.vindr_cxr.vindr_tables import NO_FINDING, Labelled
 
 # The first 22 are boxed where they lie, the others said of the whole film.
 LABELS = (
@@ -109,17 +110,20 @@ class Builder(cxr_builder.CxrBuilder):
         for part, reader_column in (("train", "rad_id"), ("test", "")):
             path = folders.require(holding, f"image_labels_{part}.csv")
             annotations = folders.optional(holding, f"annotations_{part}.csv")
-            places = vindr_tables.read_places(annotations, LABELS)
-            readings = vindr_tables.read_labels(path, LABELS, reader_column)
+            places = vindr_tables.read_places(annotations, LABELS, reader_column)
+            readings = list(vindr_tables.read_labels(path, LABELS, reader_column))
             yield from self._part(root, part, path, readings, places)
+            yield from vindr_tables.check_places(
+                annotations, places.values(), marked_by_reader, readings
+            )
 
     def _part(
         self,
         root: Path,
         part: str,
         table: Path,
-        readings: Iterator[Labelled],
-        places: Mapping[str, Sequence[Place]],
+        readings: Iterable[Labelled],
+        places: Mapping[str, Sequence[BoxRow]],
         kaggle: bool = False,
     ) -> Iterator[Record | Skipped]:
         suffixes = vindr_tables.SUFFIXES + (PICTURES if kaggle else ())
@@ -151,7 +155,12 @@ class Builder(cxr_builder.CxrBuilder):
             yield Skipped(films[image].relative_to(root).as_posix(), f"no row in {table.name}")
 
 
-def group(readings: Iterator[Labelled], num_readers: int) -> dict[str, list[Labelled]]:
+def marked_by_reader(row: BoxRow, said: Labelled) -> bool:
+    """Whether the reader who drew a box has its finding among the image's labels."""
+    return said.labels[row.label] == 1
+
+
+def group(readings: Iterable[Labelled], num_readers: int) -> dict[str, list[Labelled]]:
     """Image -> what its readers say, in the table's order.
 
     Raises:

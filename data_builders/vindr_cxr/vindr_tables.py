@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from data_builders import boxes, dicom, tables
-from data_builders.records import Box, BuildError
+from data_builders.boxes import BoxRow
+from data_builders.records import Box, BuildError, Skipped
 
 NO_FINDING = "No finding"
 SUFFIXES = (".dicom", ".dcm")
@@ -23,14 +24,6 @@ class Labelled(NamedTuple):
     image: str
     reader: str
     labels: dict[str, float]
-    where: str
-
-
-class Place(NamedTuple):
-    """A box in pixels: x0, y0, x1, y1."""
-
-    label: str
-    corners: tuple[float, float, float, float]
     where: str
 
 
@@ -56,8 +49,8 @@ def read_labels(path: Path, names: Sequence[str], reader_column: str = "") -> It
 
 
 def read_places(
-    path: Path | None, names: Collection[str] | None = None
-) -> dict[str, tuple[Place, ...]]:
+    path: Path | None, names: Collection[str] | None = None, reader_column: str = ""
+) -> dict[str, tuple[BoxRow, ...]]:
     """image_id -> the boxes of all its readers; empty where there is no table.
 
     A row whose four corners are blank says that there is nothing to box.
@@ -65,6 +58,7 @@ def read_places(
     Args:
       path: annotations_train.csv, annotations_test.csv or Kaggle's train.csv.
       names: the classes that there are; None allows all.
+      reader_column: holds the reader's name, which is "" without it.
 
     Raises:
       BuildError: an unknown class, a corner that is no number, or "No finding" with a box.
@@ -74,6 +68,7 @@ def read_places(
     table = tables.Table(path)
     columns = ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max")
     at = [table.index(column) for column in columns]
+    at_reader = table.index(reader_column) if reader_column else None
     places = defaultdict(list)
     for row in table.rows(columns):
         image, name, *corners = (row.fields[i] for i in at)
@@ -89,7 +84,8 @@ def read_places(
             raise BuildError(f"{row.where}: the box's corners are {corners}.") from error
         if not math.isfinite(x0 + y0 + x1 + y1):
             raise BuildError(f"{row.where}: the box's corners are {corners}.")
-        places[image].append(Place(name, (x0, y0, x1, y1), row.where))
+        reader = "" if at_reader is None else row.fields[at_reader]
+        places[image].append(BoxRow(image, name, (x0, y0, x1, y1), row.where, reader))
     return {image: tuple(found) for image, found in places.items()}
 
 
@@ -106,9 +102,39 @@ def known(name: str, names: Collection[str], where: str) -> str:
     raise BuildError(f"{where}: class_name {name!r} is none of {', '.join(names)}.")
 
 
-def boxes_on(film: dicom.Tags, places: Sequence[Place]) -> tuple[Box, ...]:
+def check_places(
+    path: Path | None,
+    places: Iterable[Sequence[BoxRow]],
+    fits: Callable[[BoxRow, Labelled], bool],
+    readings: Iterable[Labelled],
+) -> Iterator[Skipped]:
+    """Compares boxes with what their readers say of the images, as boxes.check_rows does.
+
+    Args:
+      path: the table of the boxes; None where there is none.
+      places: the boxes, image by image.
+      fits: whether a box and its reader's labels agree.
+
+    Raises:
+      BuildError: as boxes.check_rows.
+    """
+    said = {(one.image, one.reader): one for one in readings}
+    images = {one.image for one in said.values()}
+
+    def agrees(row: BoxRow) -> bool | None:
+        if row.film not in images:
+            return None
+        one = said.get((row.film, row.reader))
+        return one is not None and fits(row, one)
+
+    if path is not None:
+        rows = [row for of_image in places for row in of_image]
+        yield from boxes.check_rows(rows, agrees, path.name)
+
+
+def boxes_on(film: dicom.Tags, places: Sequence[BoxRow]) -> tuple[Box, ...]:
     """The boxes as fractions of a film; none if its size is unknown, as of one that is missing."""
     if not (film.height and film.width):
         return ()
     size = film.height, film.width
-    return tuple(boxes.from_pixels(name, corners, size, where) for name, corners, where in places)
+    return tuple(boxes.from_pixels(row.label, row.corners, size, row.where) for row in places)

@@ -9,8 +9,10 @@ from typing import ClassVar
 import tensorflow_datasets as tfds
 
 from data_builders import cxr_builder, dicom, folders, reading, splits, views
+from data_builders.boxes import BoxRow
 from data_builders.records import Record, Skipped
 from data_builders.vindr_cxr import vindr_tables
+from data_builders.vindr_cxr.vindr_tables import NO_FINDING, Labelled
 
 # With the owner's own slips of the pen.
 LABELS = (
@@ -66,8 +68,9 @@ class Builder(cxr_builder.CxrBuilder):
         )
         for part in ("train", "test"):
             table = folders.require(root, f"image_labels_{part}.csv")
-            # The boxes' classes are local findings, 37 that no table of labels names.
-            places = vindr_tables.read_places(folders.optional(root, f"annotations_{part}.csv"))
+            # The boxes' classes are local findings, 36 that no table of labels names.
+            annotations = folders.optional(root, f"annotations_{part}.csv")
+            places = vindr_tables.read_places(annotations)
             rows = list(vindr_tables.read_labels(table, LABELS))
             films = folders.by_stem(root / part, vindr_tables.SUFFIXES)
             present = [(row.image, films[row.image]) for row in rows if row.image in films]
@@ -91,3 +94,9 @@ class Builder(cxr_builder.CxrBuilder):
                 )
             for image in sorted(films.keys() - {row.image for row in rows}):
                 yield Skipped(films[image].relative_to(root).as_posix(), f"no row in {table.name}")
+            yield from vindr_tables.check_places(annotations, places.values(), may_be_boxed, rows)
+
+
+def may_be_boxed(row: BoxRow, said: Labelled) -> bool:
+    """Whether an image's labels allow a box: the label itself, or for others any finding."""
+    return said.labels.get(row.label, 1.0) == 1 and said.labels[NO_FINDING] == 0

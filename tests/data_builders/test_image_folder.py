@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_builders import dicom
+from data_builders.image_folder.label_table import LabelTable
 from data_builders.records import BuildError
 from tests.fakes import image_folder as fake
 from tests.fakes.dataset import build_and_read, by_image
@@ -115,7 +116,7 @@ BAD = {
     "value outside the vocabulary": (
         {},
         lambda rows: [*rows[:2], {**rows[2], "Nodule": "yes"}, *rows[3:]],
-        r"labels.csv, row 4: label 'Nodule' has the value 'yes'",
+        r"labels.csv, row 4: label 'Nodule' is neither 1, 0",
     ),
     "film listed twice": (
         {},
@@ -206,3 +207,28 @@ def test_a_folder_without_films(tmp_path):
     (tmp_path / "raw/notes.txt").write_text("none")
     with pytest.raises(BuildError, match="holds no PNG, JPEG or DICOM file"):
         build(tmp_path / "raw", tmp_path / "data")
+
+
+@pytest.mark.parametrize("inside", ["", "built", "a/built"])
+def test_what_was_built_into_the_folder_is_no_film(tmp_path, inside):
+    films, data = fake.write(tmp_path), tmp_path / inside
+    for name in ("first", "second"):
+        version, splits = build(tmp_path, data, options={"name": name})
+        assert (version / "contact_sheet.png").exists()
+        assert by_image(splits).keys() == {image_id(film) for film in films}
+
+
+def match(folder, image, *names):
+    (folder / "labels.csv").write_text(f"image,Nodule\n{image},1\na.jpg,0\n")
+    table = LabelTable(folder / "labels.csv", "image", None)
+    return set(table.match({name: folder / name for name in ("a.jpg", *names)}))
+
+
+def test_a_row_without_suffix_fits_one_film_only(tmp_path):
+    assert match(tmp_path, "p1", "p1.DCM", "p1.2") == {"p1.DCM", "a.jpg"}
+    assert match(tmp_path, "1.2", "1.2.3", "1.2.png") == {"1.2.png", "a.jpg"}
+    assert match(tmp_path, "p1", "p1.1") == {"p1", "a.jpg"}  # another film's number
+    assert match(tmp_path, "b", "b.png/c", "b") == {"b", "a.jpg"}
+    message = r"labels.csv, row 2: image 'x/b' could be x/b.jpg or x/b.png"
+    with pytest.raises(BuildError, match=message):
+        match(tmp_path, "x/b", "x/b.jpg", "x/b.png")

@@ -67,6 +67,7 @@ def test_the_real_size_is_read_and_others_are_not(tmp_path):
         ("CLNDAT_EN.txt", "\tbenign", "", r"row 1: 'r.lower lobe' is neither malignant nor"),
         ("CLNDAT_EN.txt", "JPCLN002.IMG", "JPCNN002.IMG", r"row 2: 'JPCNN002.IMG' is no file"),
         ("CLNDAT_EN.txt", "JPCLN002.IMG", "JPCLN001.IMG", r"'JPCLN001' is listed twice: .*row 2"),
+        ("CLNDAT_EN.txt", "JPCLN002.IMG", "JPCLN00².IMG", r"row 2: 'JPCLN00².IMG' is no file"),
         ("CLNDAT_EN.txt", "1001", "2049", r"row 1: a nodule of 14 mm at \(2049, 502\) is not on"),
         ("CLNDAT_EN.txt", "1001", "left", r"row 1: x is 'left', expected a number"),
         ("CLNDAT_EN.txt", "female", "woman", r"row 1: sex is 'woman'"),

@@ -73,6 +73,8 @@ def test_worker_processes_read_the_films(raw):
         ({"test_labels": np.zeros((4, 1), object)}, "test_labels is of type object"),
         ({"test_labels": np.zeros((5, 1), np.uint8)}, "has 4 films in test_images and 5 rows"),
         ({"test_labels": np.full((4, 1), 3, np.uint8)}, "test_labels holds 3, expected 0 or 1"),
+        ({"val_images": np.zeros((525, 28, 28), np.uint8)}, "has 525 entries, the owner's 524"),
+        ({"val_images": np.zeros((5000, 28, 28), np.uint8)}, "unpacks to 3,920,128 bytes, more"),
         ({"test_images": None}, r"pneumoniamnist.npz has no test_images; it holds train_images"),
     ],
 )
@@ -85,15 +87,12 @@ def test_arrays_that_are_not_medmnists_stop_the_build(raw, change, message):
 def test_a_header_that_promises_more_than_the_file_holds_stops_the_build(raw):
     fake.write(raw)
     path = raw / "pneumoniamnist.npz"
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
+    members = read_zip(path)
     claim = members["train_images.npy"]
     assert b"(6, 28, 28)" in claim
-    members["train_images.npy"] = claim.replace(b"(6, 28, 28), }       ", b"(60000000, 28, 28), }")
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    message = r"train_images has 4,832 bytes, but its header says 47,"
+    members["train_images.npy"] = claim.replace(b"(6, 28, 28), }   ", b"(4000, 28, 28), }")
+    write_zip(path, members)
+    message = r"train_images has 4,832 bytes, but its header says 3,136,128"
     assert_build_stops("medmnist_cxr", raw, message)
 
 
@@ -112,6 +111,52 @@ def test_damaged_bytes_stop_the_build(raw):
     content[1000:1010] = bytes(10)
     path.write_bytes(content)
     assert_build_stops("medmnist_cxr", raw, r"pneumoniamnist.npz is broken or cut off")
+
+
+def test_an_encrypted_file_stops_the_build(raw):
+    fake.write(raw)
+    path = raw / "pneumoniamnist.npz"
+    content = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        place = content.find(signature)
+        while place >= 0:
+            content[place + flags] |= 1
+            place = content.find(signature, place + 1)
+    path.write_bytes(content)
+    message = r"pneumoniamnist.npz is broken or cut off \(.*is encrypted"
+    assert_build_stops("medmnist_cxr", raw, message)
+
+
+def test_a_member_before_the_files_start_stops_the_build(raw):
+    fake.write(raw)
+    path = raw / "pneumoniamnist.npz"
+    content = bytearray(path.read_bytes())
+    place = content.rfind(b"PK\5\6") + 16  # where the archive's list is said to begin
+    begin = int.from_bytes(content[place : place + 4], "little") + 7
+    content[place : place + 4] = begin.to_bytes(4, "little")
+    path.write_bytes(content)
+    assert_build_stops("medmnist_cxr", raw, r"pneumoniamnist.npz is broken or cut off \(")
+
+
+@pytest.mark.parametrize("header", [b"{'descr': (", b"{[]: 1}", b"-" * 9000 + b"1", b"{}}"])
+def test_a_header_that_is_no_python_stops_the_build(raw, header):
+    fake.write(raw)
+    path = raw / "pneumoniamnist.npz"
+    members = read_zip(path)
+    start = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little")
+    write_zip(path, members | {"train_images.npy": start + header})
+    assert_build_stops("medmnist_cxr", raw, "npz: train_images is no NumPy array")
+
+
+def read_zip(path):
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_zip(path, members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
 
 
 def test_another_configs_file_is_not_taken(raw):

@@ -78,6 +78,7 @@ def test_a_folder_without_any_report_is_refused(raw):
         ("split", "validate", "valid", r"split.csv.gz, row \d+: split is 'valid'; expected train"),
         ("split", ",10000032,", ",10000033,", "belongs to 10000033 in the split file"),
         ("metadata", ",10000032,", ",10000032.0,", "row 2: subject_id is '10000032.0', expected"),
+        ("metadata", ",10000032,", ",1000003²,", "row 2: subject_id is '1000003²', expected"),
         ("metadata", "ViewPosition", "View", "no column 'ViewPosition'. Did you mean 'View'"),
         ("metadata", ",50001000,", ",50011000,", "50011000 to 10000033 in"),
     ],

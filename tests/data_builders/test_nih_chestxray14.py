@@ -11,7 +11,9 @@ from tests.fakes.dataset import (
     assert_build_stops,
     assert_reasons,
     boxes_of,
+    build_beside,
     build_layout,
+    by_image,
     edit,
     patients_of,
     positives,
@@ -60,7 +62,25 @@ def test_what_does_not_fit_together_is_listed(built):
     assert json.loads((built.folder / "metadata.json").read_text())["skipped"] == 3
 
 
-TABLE = "Data_Entry_2017_v2020.csv"
+def test_a_box_of_an_unknown_film_is_listed_and_one_beyond_the_edge_clipped(raw):
+    fake.write(raw)
+    edit(raw / BOXES, fake.BOXED, "00000077_000.png")
+    edit(raw / BOXES, "102.4,204.8", "4096,204.8")
+    folder, splits = build_beside("nih_chestxray14", raw)
+    assert skipped_of(folder)["00000077_000.png"] == f"in {BOXES}, but in no table of films"
+    assert boxes_of(by_image(splits)["00000001_000"]) == [("Mass", 0, 0, 0.2, 1)]
+    edit(raw / BOXES, fake.BOXED, "00000078_000.png")
+    message = "2 of the 2 boxes .* on films that no table lists; the first is '00000077_000.png'"
+    assert_build_stops("nih_chestxray14", raw, message, overwrite=True)
+
+
+def test_a_list_that_is_no_text_is_named(raw):
+    fake.write(raw)
+    (raw / "test_list.txt").write_bytes("Tést".encode("latin-1"))
+    assert_build_stops("nih_chestxray14", raw, "test_list.txt is not UTF-8 text")
+
+
+TABLE, BOXES = "Data_Entry_2017_v2020.csv", "BBox_List_2017.csv"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +116,11 @@ TABLE = "Data_Entry_2017_v2020.csv"
             "00000001_000.png",
             "00000001_000.png .*is in both lists",
         ),
-        ("BBox_List_2017.csv", "Infiltrate", "Infiltrat", "row 2: .*'Infiltrat' is unknown"),
+        (TABLE, ",0,7,", ",0,²,", r"row \d+: Patient ID '²' does not fit"),
+        (BOXES, "Infiltrate", "Infiltrat", "row 2: .*'Infiltrat' is unknown"),
+        (BOXES, "512.0", "nan", "row 2: .* are no box's x0"),
+        (BOXES, "512.0", "-512.0", "row 2: .* are no box's x0"),
+        (BOXES, fake.BOXED, "00000003_000.png", r"1 of the 2 boxes .*'00000003_000.png' \(.*row 2"),
     ],
 )
 def test_errors_in_the_owners_files_stop_the_build(raw, file, old, new, message):

@@ -1,12 +1,14 @@
 """Pediatric pneumonia from its raw layout to what a reader sees."""
 
 import json
+import shutil
 
 import pytest
 
 from tests.fakes import pediatric_pneumonia as fake
 from tests.fakes.dataset import (
     assert_build_stops,
+    build_beside,
     build_layout,
     grey_levels_apart,
     patients_of,
@@ -59,3 +61,42 @@ def test_a_folder_without_the_films_says_what_belongs_there(raw):
     (raw / "train").mkdir()
     message = r"holds no train/NORMAL.*Unpack Kaggle's"
     assert_build_stops("pediatric_pneumonia", raw, message)
+
+
+def test_pictures_that_are_not_the_owners_are_listed(raw):
+    fake.write(raw)
+    root = raw / "chest_xray"
+    film = (root / "train/NORMAL/IM-0001-0001.jpeg").read_bytes()
+    others = ("train/NORMAL/IM-0009-0009.png", "test/COVID/IM-0001-0001.jpeg", "extra/1.bmp")
+    others += ("train/IM-0003-0001.jpeg", "train/NORMAL/deeper/IM-0003-0001.jpeg")
+    for name in others:
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(film)
+    (root / "notes.txt").write_text("no picture")
+    folder, _ = build_beside("pediatric_pneumonia", raw)
+    skipped = skipped_of(folder, parts=9)
+    assert "not a JPEG by its name" in skipped.pop(others[0])
+    for name in others[1:]:
+        assert "not in a folder train or val or test with" in skipped.pop(name)
+    assert skipped.keys() == {f"chest_xray/{fake.TRUNCATED}", fake.NAMELESS}
+
+
+def test_the_tree_that_is_packed_twice_counts_once(raw):
+    films = fake.write(raw)
+    root = raw / "chest_xray"
+    twin = root / "chest_xray"
+    shutil.copytree(root / "test", twin / "test")
+    shutil.copytree(root / "train", twin / "train")
+    _, splits = build_beside("pediatric_pneumonia", raw)
+    assert sum(map(len, splits.values())) == len(films) - 2
+    other = twin / "test/NORMAL/IM-0002-0001.jpeg"
+    other.write_bytes((root / "test/NORMAL/IM-0003-0001.jpeg").read_bytes())
+    message = "IM-0002-0001.jpeg and .*/IM-0002-0001.jpeg differ"
+    assert_build_stops("pediatric_pneumonia", raw, message, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["train/NORMAL", "test/PNEUMONIA"])
+def test_an_empty_class_stops_the_build(raw, name):
+    fake.write(raw)
+    (raw / "chest_xray" / name).rename(raw / "elsewhere")
+    assert_build_stops("pediatric_pneumonia", raw, f"{name} holds no film")

@@ -1,14 +1,20 @@
 """RANZCR CLiP from its raw layouts to what a reader sees."""
 
+import numpy as np
 import pytest
+from PIL import Image
+from PIL.ExifTags import Base
 
 from data_builders import splits as split_rule
+from data_builders.ranzcr_clip import lines
 from tests.fakes import ranzcr_clip as fake
 from tests.fakes.dataset import (
     assert_build_stops,
     assert_reasons,
     boxes_of,
+    build_beside,
     build_layout,
+    by_image,
     edit,
     patients_of,
     rounded,
@@ -26,6 +32,24 @@ def test_pixels_labels_ids_and_lines_belong_together(built):
         assert example["labels"] == {label: float(label in film.positive) for label in fake.LABELS}
         assert (example["patient_id"], example["study_id"]) == (film.patient, image_id)
         assert boxes_of(example) == rounded(film.boxes)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_film_that_exif_turns_takes_its_boxes_along(raw, orientation):
+    fake.write(raw)
+    path = raw / "train" / f"{fake.LINED}.jpg"
+    stored = np.zeros((fake.HEIGHT, fake.WIDTH), np.uint8)
+    stored[20:60, 16:32] = 255  # where its CVC is drawn
+    exif = Image.Exif()
+    exif[Base.Orientation] = orientation
+    Image.fromarray(stored).save(path, exif=exif, quality=95)
+    _, splits = build_beside("ranzcr_clip", raw, config_name="full")
+    example = by_image(splits)[fake.LINED]
+    rows, columns = np.nonzero(example["image"][..., 0] > 127)
+    height, width = example["image"].shape[:2]
+    drawn = ("CVC - Normal", rows.min() / height, columns.min() / width)
+    drawn += ((rows.max() + 1) / height, (columns.max() + 1) / width)
+    assert boxes_of(example)[0] == rounded([drawn])[0]
 
 
 def test_patients_are_kept_as_text_and_in_one_split(built):
@@ -46,14 +70,28 @@ def test_what_gives_no_example_is_listed_and_the_hold_out_is_not(built):
     assert_reasons({name[:-4]: reason for name, reason in skipped.items()}, expected)
 
 
+def test_lines_on_films_or_under_labels_that_are_not_theirs(raw):
+    fake.write(raw)
+    path = raw / lines.FILE
+    edit(path, fake.TRUNCATED, "1.2.3")
+    folder, _ = build_beside("ranzcr_clip", raw)
+    assert skipped_of(folder)["1.2.3"] == "in train_annotations.csv, but in no table of films"
+    edit(path, "CVC - Normal", "CVC - Abnormal")
+    message = r"1 of the 4 boxes .*'CVC - Abnormal' on .*annotations.csv, row 2"
+    assert_build_stops("ranzcr_clip", raw, message, overwrite=True)
+    path.write_text(path.read_text().replace("1.2.826.", "9.9.826."))
+    message = r"4 of the 4 boxes .* on films that no table lists"
+    assert_build_stops("ranzcr_clip", raw, message, overwrite=True)
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
         ("train.csv", "CVC - Normal", "CVC-Normal", "no column 'CVC - Normal'. .*CVC-Normal"),
         ("train.csv", "12e456789", "1.2e+13", r"train.csv, row 2: PatientID '1.2e\+13' has not"),
         ("train.csv", "000000012", "12", r"train.csv, row 4: PatientID '12' has not nine"),
-        ("train.csv", ",0,0,0", ",0,,0", r"row 2: 'ETT - Borderline' holds '', expected 1 or 0"),
-        ("train.csv", ",0,0,0", ",0,-1,0", r"row 2: 'ETT - Borderline' holds '-1'"),
+        ("train.csv", ",0,0,0", ",0,,0", r"row 2: 'NGT - Borderline' holds '', expected 1 or 0"),
+        ("train.csv", ",0,0,0", ",0,-1,0", r"row 2: 'NGT - Borderline' holds '-1'"),
         ("train.csv", fake.uid(5), fake.uid(6), r"is listed twice: train.csv, row 7 and .*row 8"),
         ("train_annotations.csv", "CVC - N", "CVC - n", "csv, row 2: .*'CVC - normal' is unknown"),
         ("train_annotations.csv", "[16, 20]", "[16]", r"csv, row 2: data '\[\[16\].* is no list"),

@@ -89,6 +89,7 @@ def test_datasets_on_the_same_films_agree_and_keep_patients_apart(tmp_path):
     ("phase", "old", "new", "message"),
     [
         (3, ",72,64,", ",72,,", r"phase_3.csv, row \d+: '72' x '' pixels is no image size"),
+        (3, ",72,64,", ",²,64,", r"phase_3.csv, row \d+: '²' x '64' pixels is no image size"),
         (3, ",72,64,0", ",72,64,6", r"row \d+: .* is '6'; expected a certainty from 0 to 5"),
         (3, ",True\r", ",yes\r", "Support devices is 'yes'; expected True or False"),
         (3, "Hiatal hernia", "Hernia", "no column 'Hiatal hernia'"),

@@ -1,5 +1,7 @@
 """VinDr-CXR from its raw layouts to what a reader sees."""
 
+import csv
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from tests.fakes.dataset import (
     assert_build_stops,
     assert_reasons,
     boxes_of,
+    build_beside,
     build_layout,
     edit,
     rounded,
@@ -82,6 +85,23 @@ def test_errors_in_the_owners_files_stop_the_build(raw, layout, file, old, new, 
     fake.write(raw, **fake.LAYOUTS[layout])
     edit(raw / file, old, new)
     assert_build_stops("vindr_cxr", raw, message)
+
+
+def test_boxes_that_are_not_their_readers_stop_the_build(raw):
+    fake.write(raw)
+    path = raw / BOXES
+    header, *lines = path.read_text().splitlines()
+    strange = [line.replace(fake.image_id(7), "stranger") for line in lines]
+    path.write_text("\n".join([header, *strange]))
+    folder, _ = build_beside("vindr_cxr", raw)
+    with open(folder / "skipped.csv") as stream:
+        listed = [row["file"] for row in csv.DictReader(stream)].count("stranger")
+    assert listed == sum("stranger" in line and ",,,," not in line for line in strange) > 0
+    heads = [line.split(",", 2) for line in lines]
+    shifted = [f"{i},{r},{rest}" for (i, _, rest), (_, r, _) in zip(heads, heads[3:] + heads[:3])]
+    path.write_text("\n".join([header, *shifted]))
+    message = r"boxes of annotations_train.csv are of findings that .* first is '.*' on '\d\de5"
+    assert_build_stops("vindr_cxr", raw, message, overwrite=True)
 
 
 def test_a_reader_who_found_something_and_nothing_stops_the_build(raw):

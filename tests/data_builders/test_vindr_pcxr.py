@@ -69,6 +69,22 @@ def test_errors_in_the_owners_files_stop_the_build(raw, file, old, new, message)
     assert_build_stops("vindr_pcxr", raw, message)
 
 
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (fake.image_id(0), r"24 of the 24 boxes .* first is 'Diffuse.*' on '00e5.*row 3"),
+        ("stranger", r"24 of the 24 boxes .* on films that no table lists; .*'stranger'"),
+    ],
+)
+def test_boxes_on_films_that_have_none_stop_the_build(raw, image, message):
+    fake.write(raw)
+    path = raw / "annotations_train.csv"
+    header, *lines = path.read_text().splitlines()
+    moved = [line if ",,,," in line else f"{image},{line.partition(',')[2]}" for line in lines]
+    path.write_text("\n".join([header, *moved]))
+    assert_build_stops("vindr_pcxr", raw, message)
+
+
 def test_a_missing_table_is_named(raw):
     fake.write(raw)
     (raw / "image_labels_test.csv").unlink()

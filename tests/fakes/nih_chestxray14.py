@@ -27,6 +27,7 @@ FINDINGS = ("No Finding", "Cardiomegaly|Emphysema", "Infiltration", "Pleural_Thi
 NUM_PATIENTS = 30
 FILMS_EACH = 2
 FIRST_TEST_PATIENT = 25
+BOXED = "00000001_000.png"
 RGBA = "00000003_000.png"
 CORRUPT = "00000004_000.png"
 ROW_WITHOUT_FILE = "00000005_001.png"
@@ -60,6 +61,8 @@ def write(
         for follow_up in range(FILMS_EACH):
             name = f"{patient:08}_{follow_up:03}.png"
             findings = FINDINGS[(patient + follow_up) % len(FINDINGS)]
+            if name == BOXED:
+                findings = "Infiltration|Mass"
             age = 411 if name == IMPOSSIBLE_AGE else 20 + patient
             sex, view = "MF"[patient % 2], ("PA", "AP")[follow_up]
             age_text = f"{age:03}Y" if old else age
@@ -86,8 +89,8 @@ def write(
         (folder / f"{name}_list.txt").write_text("\n".join(names))
     (folder / "BBox_List_2017.csv").write_text(
         "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
-        "00000001_000.png,Infiltrate,256.0,128.0,512.0,64.0\n"
-        "00000001_000.png,Mass,0.0,0.0,102.4,204.8\n"
+        f"{BOXED},Infiltrate,256.0,128.0,512.0,64.0\n"
+        f"{BOXED},Mass,0.0,0.0,102.4,204.8\n"
     )
     (folder / ".DS_Store").write_bytes(b"\0")
     return films

@@ -68,6 +68,7 @@ def write(folder: Path, *, repacked: bool = False, with_lines: bool = True) -> d
     for number in range(2 * NUM_PATIENTS):
         name, patient = uid(number), patient_id(number // 2)
         positive = {LABELS[number % 11], LABELS[number * 3 % 11]} if number % 5 else set()
+        positive |= {label for lined, label, _ in LINES if lined == name}
         flags = ",".join(str(int(label in positive)) for label in LABELS)
         rows.append(f"{name},{flags},{patient}")
         if name == ROW_WITHOUT_FILE:
