@@ -154,7 +154,7 @@ BAD = {
     "age in words": (
         {},
         lambda rows: [{**row, "age": "old"} for row in rows],
-        r"row 2: age 'old' is not a number",
+        r"row 2: the age is not a number",
     ),
     "pandas index": (
         {},
