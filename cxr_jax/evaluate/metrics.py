@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from cxr_jax.evaluate.predictions import Predictions, align, validate
-from cxr_jax.stats.bootstrap import Interval, bootstrap_auroc, paired_bootstrap
+from cxr_jax.stats.bootstrap import Interval, bootstrap_auroc
+from cxr_jax.stats.verdict import Comparison, compare_auroc
 
 # Below this share of usable resamples the interval is of a selected sample, and the row says so.
 _FEW_RESAMPLES = 0.9
@@ -83,37 +84,24 @@ def compare(
 ) -> dict[str, Any]:
     """AUROC of a less that of b on the same test images, with a paired patient bootstrap.
 
-    Keys: "a" and "b" (the names), "auroc_a", "auroc_b", "difference", "low", "high", "verdict" of
-    the macro mean, and "labels": a list of such rows, each with "label", for every label that can
-    be estimated. The verdict is "win" or "loss" of a where the 95 % interval excludes zero, else
-    "undecided"; None in place of numbers, and "not estimable", where no label has both classes.
-    Raises ValueError, naming image or label, as `align` does.
+    Keys: "a" and "b" (the names), then of the macro mean "auroc_a", "auroc_b", "difference", "low",
+    "high" (95 % interval), "p_value", "detectable", "margin" and "verdict" as stats/verdict.py
+    defines them, and "labels": a list of such rows, each with "label", for every label that can be
+    estimated. None in place of numbers, and the verdict "not estimable", where no label has both
+    classes. Raises ValueError, naming image or label, as `align` does.
     """
     a = validate(a)
     b = align(a, validate(b))
-    patients = a.patient_id
-    difference = paired_bootstrap(a.targets, a.scores, b.scores, patients, num_resamples, seed)
-    # The estimates alone: two resamples are the cheapest way to the same macro rule.
-    alone = [bootstrap_auroc(p.targets, p.scores, patients, num_resamples=1) for p in (a, b)]
+    whole = compare_auroc(a.targets, a.scores, b.scores, a.patient_id, num_resamples, seed)
     rows = [
-        {"label": name, **_compared(difference.labels[k], *(p.labels[k].estimate for p in alone))}
-        for k, name in enumerate(a.label_names)
-        if not np.isnan(difference.labels[k].estimate)
+        {"label": name, **_compared(label)}
+        for name, label in zip(a.label_names, whole.labels)
+        if not np.isnan(label.difference)
     ]
-    macro = _compared(difference, *(p.estimate for p in alone))
-    return {"a": names[0], "b": names[1], **macro, "labels": rows}
+    return {"a": names[0], "b": names[1], **_compared(whole), "labels": rows}
 
 
-def _compared(difference: Interval, auroc_a: float, auroc_b: float) -> dict[str, Any]:
-    row = {
-        "auroc_a": _number(auroc_a),
-        "auroc_b": _number(auroc_b),
-        "difference": _number(difference.estimate),
-        "low": _number(difference.low),
-        "high": _number(difference.high),
-    }
-    if row["low"] is None:
-        return row | {"verdict": "not estimable"}
-    if row["low"] > 0:
-        return row | {"verdict": "win"}
-    return row | {"verdict": "loss" if row["high"] < 0 else "undecided"}
+def _compared(comparison: Comparison) -> dict[str, Any]:
+    fields = ("auroc_a", "auroc_b", "difference", "low", "high", "p_value", "detectable", "margin")
+    numbers = {field: _number(getattr(comparison, field)) for field in fields}
+    return numbers | {"verdict": comparison.verdict}

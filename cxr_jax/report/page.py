@@ -62,9 +62,11 @@ def write_report(
 
 _PAIRED = (
     "Both encoders scored the same films, and each resample of patients was scored by both. "
-    '"win" and "loss": the 95 % interval of A − B excludes zero; "undecided": it does not. '
-    "The verdict is on the mean over labels; intervals of single labels are not corrected for "
-    "their number."
+    '"win" and "loss": the 95 % interval of A − B excludes zero, and p is at most .05; "tie": it '
+    "lies within ± the margin, .02, below which a difference does not matter; "
+    '"underpowered": neither: with power .8 a difference could have been found only from the size '
+    "shown on. The verdict is on the mean over labels; single labels are not corrected for their "
+    "number."
 )
 
 
@@ -83,14 +85,22 @@ def verdict(comparison: Mapping[str, Any]) -> str:
         f"difference {tables.signed(comparison['difference'])} (95 % interval "
         f"{tables.signed(comparison['low'])} to {tables.signed(comparison['high'])})"
     )
-    if comparison["low"] > 0:
+    if comparison["verdict"] == "win":
         claim = f"Pretraining helped ({a})" if trained else f"{a} is better than {b}"
         return f"**{claim}:** {numbers}."
-    if comparison["high"] < 0:
+    if comparison["verdict"] == "loss":
         claim = f"Pretraining made it worse ({a})" if trained else f"{a} is worse than {b}"
         return f"**{claim}:** {numbers}."
+    margin = tables.number(comparison["margin"])
+    if comparison["verdict"] == "tie":
+        claim = f"Pretraining made no difference ({a})" if trained else f"{a} and {b} are equal"
+        return f"**{claim} within {margin}:** {numbers}."
     whether = f"whether pretraining helped ({a})" if trained else f"{a} from {b}"
-    return f"**The data cannot tell {whether}:** {numbers}; the interval includes 0."
+    could = ""
+    if comparison["detectable"] is not None:
+        smallest = tables.number(comparison["detectable"])
+        could = f"; these films could have shown a difference of {smallest}"
+    return f"**The data cannot tell {whether}:** {numbers}{could}."
 
 
 def _what(comparison: Mapping[str, Any]) -> str:

@@ -76,10 +76,12 @@ def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> str:
             number(row["auroc_b"]),
             with_signs(row),
             row["verdict"],
+            number(row["detectable"]),
         ]
         for row in comparisons
     ]
     header = ["A", "B", "AUROC of A", "AUROC of B", "A − B [95 % interval]", "A against B"]
+    header.append("could be found from")
     return markdown(header, body)
 
 

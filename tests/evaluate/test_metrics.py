@@ -115,7 +115,7 @@ def test_comparison_is_paired_and_aligned():
     assert [row["label"] for row in got["labels"]] == ["effusion", "mass", "nodule"]
     assert got["labels"][1]["low"] == expected.labels[1].low
     assert compare(turned, a, num_resamples=300)["verdict"] == "loss"
-    assert compare(a, predictions(7, noise=0.7), num_resamples=300)["verdict"] == "undecided"
+    assert compare(a, predictions(7, noise=0.7), num_resamples=300)["verdict"] == "underpowered"
 
 
 def test_comparison_leaves_out_labels_of_one_class():

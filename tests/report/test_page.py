@@ -104,8 +104,9 @@ def test_report_of_nothing_estimable_says_so(tmp_path):
     assert "cannot be estimated:** not estimable: no label can be estimated." in text
 
 
-def comparison(low, high, b="imagenet", labels=("Effusion", "Mass")):
+def comparison(low, high, b="imagenet", labels=("Effusion", "Mass"), verdict="win"):
     numbers = dict(auroc_a=0.912, auroc_b=0.843, difference=0.069, low=low, high=high)
+    numbers |= dict(verdict=verdict, detectable=0.1, margin=0.02)
     return dict(a="byol", b=b, **numbers, labels=[{"label": label} for label in labels])
 
 
@@ -123,20 +124,21 @@ def comparison(low, high, b="imagenet", labels=("Effusion", "Mass")):
             "difference +.069 (95 % interval +.051 to +.088).",
         ),
         (
-            comparison(-0.002, 0.14),
+            comparison(-0.002, 0.14, verdict="underpowered"),
             "**The data cannot tell byol from imagenet:** macro AUROC .912 against .843 from "
-            "imagenet, difference +.069 (95 % interval −.002 to +.140); the interval includes 0.",
+            "imagenet, difference +.069 (95 % interval −.002 to +.140); these films could "
+            "have shown a difference of .100.",
         ),
         (
-            comparison(-0.002, 0.14, "random"),
+            comparison(-0.002, 0.14, "random", verdict="underpowered"),
             "**The data cannot tell whether pretraining helped (byol):** macro AUROC .912 against "
-            ".843 from random initialisation, difference +.069 (95 % interval −.002 to +.140); the "
-            "interval includes 0.",
+            ".843 from random initialisation, difference +.069 (95 % interval −.002 to +.140); "
+            "these films could have shown a difference of .100.",
         ),
         (
-            comparison(0.0, 0.14),
-            "**The data cannot tell byol from imagenet:** macro AUROC .912 against .843 from "
-            "imagenet, difference +.069 (95 % interval +.000 to +.140); the interval includes 0.",
+            comparison(-0.01, 0.014, verdict="tie"),
+            "**byol and imagenet are equal within .020:** macro AUROC .912 against .843 from "
+            "imagenet, difference +.069 (95 % interval −.010 to +.014).",
         ),
     ],
 )
@@ -145,8 +147,8 @@ def test_verdicts_in_words(given, sentence):
 
 
 def test_verdict_of_a_loss():
-    worse = comparison(-0.1, -0.02)
+    worse = comparison(-0.1, -0.02, verdict="loss")
     assert page.verdict(worse).startswith("**byol is worse than imagenet:**")
-    worse = comparison(-0.1, -0.02, "random")
+    worse = comparison(-0.1, -0.02, "random", verdict="loss")
     assert page.verdict(worse).startswith("**Pretraining made it worse (byol):**")
     assert page.verdict(worse | {"a": "random", "b": "random"}).startswith("**random is worse")

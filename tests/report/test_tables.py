@@ -49,8 +49,9 @@ def test_mean_of_one_label_is_not_repeated():
 
 def comparison(b, *labels):
     numbers = dict(auroc_a=0.9, auroc_b=0.8, difference=0.1, low=-0.02, high=0.2)
-    per_label = [{"label": label, **numbers, "verdict": "undecided"} for label in labels]
-    return dict(a="ours", b=b, **numbers, verdict="undecided", labels=per_label)
+    numbers |= dict(verdict="underpowered", detectable=0.157)
+    per_label = [{"label": label, **numbers} for label in labels]
+    return dict(a="ours", b=b, **numbers, labels=per_label)
 
 
 def test_comparison_tables():
@@ -63,7 +64,8 @@ def test_comparison_tables():
         ".900",
         ".800",
         "+.100 [−.020, +.200]",
-        "undecided",
+        "underpowered",
+        ".157",
     ]
     differences = tables.difference_table(
         [comparison("x", "mass", "hernia"), comparison("y", "mass")]
