@@ -68,6 +68,8 @@ def _locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             print(f"Waiting for another build in {folder} …", file=sys.stderr)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems lock no folders
+            print(f"{folder} cannot be locked ({error}): start no second build.", file=sys.stderr)
         yield
     finally:
         os.close(descriptor)
