@@ -36,16 +36,48 @@ def transfer() -> ConfigDict:
             readers="",  # of several readers: majority, any, all
             certainty=0.0,  # certainties from here on count as present
             views="",  # films that take part: PA,AP or any
-            protocol="linear",
+            protocol="linear",  # linear, finetune or knn: a file of cxr_jax/evaluate
             label_fraction=1.0,  # of the training patients; validation and test stay whole
-            strengths=tuple(10.0**power for power in range(-6, 5)),  # C of the logistic regression
-            batch_size=64,
+            strengths=tuple(10.0**power for power in range(-6, 5)),  # linear: C of the regression
+            knn=dict(k=(5, 20, 100), temperature=(0.07,)),  # the best on validation, per label
+            finetune=finetune(),
+            export_features="",  # a file: frozen features of config.encoder as .npz or .parquet
+            batch_size=64,  # where nothing is trained: speed and memory alone
             num_resamples=1000,
             # Used where a random encoder has no trained one beside it to copy its shape from.
             model=dict(name="resnet", variant="50"),
             image_size=224,
         )
     )
+
+
+def finetune() -> ConfigDict:
+    """A ResNet-50 at 224 px on one GPU; cxr_jax/evaluate/finetune.py says what the fields mean."""
+    fields = dict(
+        learning_rates=(3e-5, 1e-4, 3e-4),
+        optimizer="adamw",
+        weight_decay=0.05,
+        warmup=0.1,
+        layer_decay=1.0,
+        epochs=20.0,
+        min_steps=200,
+        max_steps=20_000,
+        evaluations=20,
+        batch_size=64,
+        dtype="bfloat16",
+        num_workers=8,
+        # Milder than in pretraining: the label must still be true of what is left of the film.
+        view=view(
+            crop_scale=(0.6, 1.0),
+            crop_ratio=(0.9, 1.1),
+            rotate=10.0,
+            brightness=0.2,
+            contrast=0.2,
+            blur_prob=0.0,
+        ),
+    )
+    del fields["view"].size  # that of the films which the encoder reads
+    return ConfigDict(fields)
 
 
 def pretrain() -> ConfigDict:
@@ -99,12 +131,17 @@ def view(**changes) -> ConfigDict:
     return ConfigDict(fields | changes)
 
 
-def on_cpu(config: ConfigDict) -> None:
-    """A small encoder at 64 px and one process, for two cores."""
+def small_encoder() -> ConfigDict:
+    """The ResNet for CPUs."""
     # Residual branches count from the start: a run of minutes has no time to wake them from zero.
-    config.model = ConfigDict(
+    return ConfigDict(
         dict(name="resnet", variant="small", dtype="float32", zero_init_residual=False)
     )
+
+
+def on_cpu(config: ConfigDict) -> None:
+    """A small encoder at 64 px and one process, for two cores."""
+    config.model = small_encoder()
     config.data.image_size = 96
     config.data.num_workers = 0
     # Crops show organs larger than whole films do; films are read larger to match (Touvron et al.,

@@ -24,13 +24,13 @@ def by_example(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Raises ValueError if the batch does not divide over the devices."""
+def check_batch(batch_size: int, mesh: Mesh, field: str = "batch_size") -> None:
+    """Raises ValueError, naming config.<field>, if the batch does not divide over the devices."""
     if batch_size % mesh.size:
         below = batch_size // mesh.size * mesh.size
         nearest = f"{below} or {below + mesh.size}" if below else f"{mesh.size}"
         raise ValueError(
-            f"config.batch_size={batch_size} does not divide by the {mesh.size} devices; "
+            f"config.{field}={batch_size} does not divide by the {mesh.size} devices; "
             f"use a multiple of {mesh.size}, for example {nearest}"
         )
 

@@ -119,6 +119,29 @@ def test_encoder_transfers_to_another_dataset_by_its_workdir(demo, environment, 
     assert [row["label"] for row in rows] == ["Cardiomegaly", "Effusion", "macro"]
 
 
+def test_finetuning_from_the_command_line(demo, environment, tmp_path):
+    _, data, pretrained, _ = demo
+    done = _run(
+        environment,
+        "--config=configs/transfer.py:cpu",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.encoder={pretrained}",
+        "--config.baselines=",
+        "--config.dataset=phantom/tiny",
+        f"--config.data.dir={data}",
+        "--config.protocol=finetune",
+        "--config.finetune.learning_rates=(1e-3,)",
+        "--config.finetune.min_steps=2",
+        "--config.finetune.max_steps=2",
+        "--config.finetune.batch_size=8",
+        "--config.num_resamples=50",
+        f"--config.export_features={tmp_path / 'features.npz'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "# Fine-tuning on phantom/tiny" in (tmp_path / "run" / "report.md").read_text()
+    assert (tmp_path / "features.npz").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

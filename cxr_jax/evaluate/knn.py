@@ -1,11 +1,83 @@
 """Nearest-neighbour scores: how well labels follow the geometry of features, untrained."""
 
+import itertools
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
+
+from cxr_jax.evaluate.protocol import (
+    Protocol,
+    Result,
+    Splits,
+    Tools,
+    positive_numbers,
+    usable_labels,
+)
+from cxr_jax.fields import Section, check_fields
+from cxr_jax.stats.auroc import auroc
+from cxr_jax.weights.encoder import Encoder
+
+
+def make(config: Section) -> Protocol:
+    """The protocol "knn"; of the config it reads `knn`: k and temperature, each one or several.
+
+    Of several the best on validation is chosen per label; ties go to the larger k, then to the
+    larger temperature: votes of more films are the smoother ones.
+    """
+    check_fields(config["knn"], "config.knn", ("k", "temperature"))
+    ks, temperatures = (positive_numbers(config, f"knn.{name}") for name in ("k", "temperature"))
+    if any(k != int(k) for k in ks):
+        raise ValueError(f"config.knn.k is {list(ks)}: give whole numbers of neighbours")
+    grid = list(itertools.product(ks[::-1], temperatures[::-1]))
+
+    def run(encoder: Encoder, splits: Splits, tools: Tools) -> Result:
+        train, validation, test = (tools.extract(name) for name in Splits._fields)
+        names = splits.test.label_names
+        labels, not_scored = usable_labels(splits.train.targets, splits.validation.targets, names)
+        targets = splits.train.targets[:, labels]
+        # With one choice there is nothing to choose, and validation is not searched.
+        checked = [
+            knn_scores(train, targets, validation, k, temperature)
+            for k, temperature in (grid if len(grid) > 1 else [])
+        ]
+        scores = np.full((len(test), len(names)), np.nan)
+        chosen, at = {}, {}
+        for column, label in enumerate(labels):
+            truth = splits.validation.targets[:, label]
+            found = [auroc(truth, candidate[:, column]) for candidate in checked]
+            best = grid[int(np.argmax(found))] if found else grid[0]
+            chosen[names[label]] = {"k": best[0], "temperature": best[1]}
+            at.setdefault(best, []).append(column)
+        for (k, temperature), columns in at.items():
+            scores[:, labels[columns]] = knn_scores(
+                train, targets[:, columns], test, k, temperature
+            )
+        return Result(
+            scores=scores,
+            scored=np.isin(np.arange(len(names)), labels),
+            not_scored=not_scored,
+            notes={},
+            remarks=(),
+            summary=f"{train.shape[1]} features at {encoder.image_size} px; chosen: "
+            + ", ".join(
+                f"{name} k {best['k']}, temperature {best['temperature']:g}"
+                for name, best in chosen.items()
+            ),
+            facts={"features": train.shape[1], "chosen": chosen},
+        )
+
+    listed = [", ".join(f"{value:g}" for value in values) for values in (ks, temperatures)]
+    how = ", chosen per label on validation" if len(grid) > 1 else ""
+    method = (
+        "Frozen features in evaluation mode; the vote of the k training films nearest by cosine, "
+        f"weighted by exp(cosine / temperature): k {listed[0]}, temperature {listed[1]}{how}; the "
+        "same for every encoder.",
+    )
+    settings = {"k": list(ks), "temperature": list(temperatures)}
+    return Protocol("Nearest neighbours", method, settings, run)
 
 
 def knn_scores(

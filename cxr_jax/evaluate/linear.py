@@ -10,10 +10,55 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from cxr_jax.evaluate.logistic import LogisticFit, fit_logistic
-from cxr_jax.stats.auroc import auroc, binary_rows
+from cxr_jax.evaluate.protocol import (
+    Protocol,
+    Result,
+    Splits,
+    Tools,
+    positive_numbers,
+    usable_labels,
+)
+from cxr_jax.fields import Section
+from cxr_jax.stats.auroc import auroc
+from cxr_jax.weights.encoder import Encoder
 
 # A standard deviation below this share of the mean is the rounding of a constant feature.
 _CONSTANT = 1e-6
+
+
+def make(config: Section) -> Protocol:
+    """The protocol "linear"; of the config it reads `strengths`."""
+    strengths = positive_numbers(config, "strengths")
+
+    def run(encoder: Encoder, splits: Splits, tools: Tools) -> Result:
+        train, validation, test = (tools.extract(name) for name in Splits._fields)
+        names = splits.test.label_names
+        probe = linear_probe(
+            (train, splits.train.targets),
+            (validation, splits.validation.targets),
+            test,
+            strengths,
+            names,
+        )
+        chosen = {name: float(probe.strength[k]) for k, name in enumerate(names) if probe.scored[k]}
+        return Result(
+            scores=probe.scores,
+            scored=probe.scored,
+            not_scored=probe.not_scored,
+            notes=probe.notes,
+            remarks=(),
+            summary=f"{train.shape[1]} features at {encoder.image_size} px; C chosen: "
+            + ", ".join(f"{name} {strength:g}" for name, strength in chosen.items()),
+            facts={"features": train.shape[1], "strength": chosen},
+        )
+
+    listed = ", ".join(f"{strength:g}" for strength in strengths)
+    method = (
+        "Frozen features in evaluation mode, standardised on the training films; logistic "
+        f"regression with an L2 penalty, its strength C chosen per label on validation among "
+        f"{listed}; the same for every encoder.",
+    )
+    return Protocol("Linear probe", method, {"strengths": list(strengths)}, run)
 
 
 class ProbeResult(NamedTuple):
@@ -60,19 +105,7 @@ def linear_probe(
                 f"{name}: targets have shape {targets.shape}, expected {len(features)} rows (the "
                 f"features') and {num_labels} labels (train's)"
             )
-    not_scored = {
-        k: reason for k in range(num_labels) if (reason := _unusable(train[1], validation[1], k))
-    }
-    labels = np.setdiff1d(np.arange(num_labels), list(not_scored))
-    if not labels.size:
-        raise ValueError(
-            "no label can be probed: "
-            + "; ".join(
-                f"{label_names[k] if label_names else f'label {k}'}: {reason}"
-                for k, reason in not_scored.items()
-            )
-            + ". More labelled patients are needed (config.label_fraction)"
-        )
+    labels, not_scored = usable_labels(train[1], validation[1], label_names)
     fitted, checked, tested = _standardised(train[0], validation[0], test_features)
     fit = fit_logistic(fitted, train[1][:, labels].astype(np.float64), grid)
 
@@ -104,24 +137,6 @@ def linear_probe(
         not_scored=not_scored,
         notes=notes,
     )
-
-
-def _unusable(
-    train: Shaped[np.ndarray, "n k"], validation: Shaped[np.ndarray, "v k"], k: int
-) -> str | None:
-    """Why label k cannot be probed, or None. Raises ValueError for targets other than 0, 1, NaN."""
-    reasons = []
-    for name, targets in (("training", train[:, k]), ("validation", validation[:, k])):
-        try:
-            targets, _ = binary_rows(targets, np.zeros(len(targets)))
-        except ValueError as error:
-            raise ValueError(f"{name} targets, label {k}: {error}") from error
-        absent = [
-            what for what, value in (("positives", 1), ("negatives", 0)) if value not in targets
-        ]
-        if absent:
-            reasons.append(f"no {' and no '.join(absent)} among the {name} labels")
-    return "; ".join(reasons) or None
 
 
 def _standardised(

@@ -1,4 +1,8 @@
-"""Encoders, one file each: `build({"name": "resnet", "variant": "50"})`."""
+"""Encoders, one file each: `build({"name": "resnet", "variant": "50"})`.
+
+A module maps films [b h w 1] and `train` to features [b d]; its `depth(name)` says at which depth,
+from 0, the parameters called `name` at its top level lie (for layer-wise learning rates).
+"""
 
 import inspect
 from collections.abc import Mapping

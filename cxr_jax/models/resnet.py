@@ -128,6 +128,10 @@ class ResNet(nn.Module):
                 x = block(width, stride, dtype, ones_or_zeros, name=name)(x, train)
         return x.astype(jnp.float32).mean(axis=(1, 2))
 
+    def depth(self, name: str) -> int:
+        """Of the parameters called `name` ("layer1_0"): 0 in the stem, k in stage k."""
+        return int(name[len("layer")]) if name.startswith("layer") else 0
+
 
 VARIANTS = {
     "18": {"stage_sizes": (2, 2, 2, 2)},

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
+from cxr_jax.data.labelled import LabelledSplit
 from cxr_jax.evaluate.knn import knn_scores
+from cxr_jax.evaluate.protocol import Splits, Tools, build
+from cxr_jax.weights.encoder import Encoder
 
 
 def sets(seed=0, n=150, m=70, d=12, num_labels=3):
@@ -74,3 +78,61 @@ def test_zero_features_give_the_mean_of_their_neighbours():
 def test_counts_must_be_positive(change):
     with pytest.raises(ValueError, match="at least 1"):
         knn_scores(*sets(), **change)
+
+
+def test_protocol_chooses_each_labels_neighbours_on_validation():
+    train, targets, test = sets()
+    checked, checked_targets, _ = sets(seed=1, n=90)
+    features = {"train": train, "validation": checked, "test": test}
+    splits = Splits(*(labelled(rows) for rows in (targets, checked_targets, np.zeros((70, 3)))))
+    config = {"knn": {"k": (3, 40), "temperature": (0.07, 1.0)}}
+    result = run(config, splits, features)
+    for k in range(3):
+        found = {
+            (near, warm): roc_auc_score(
+                checked_targets[:, k], sklearn_scores(train, targets[:, k], checked, near, warm)
+            )
+            for near in (40, 3)
+            for warm in (1.0, 0.07)
+        }
+        near, warm = max(found, key=found.get)
+        assert result.facts["chosen"][f"label {k}"] == {"k": near, "temperature": warm}
+        expected = sklearn_scores(train, targets[:, k], test, near, warm)
+        np.testing.assert_allclose(result.scores[:, k], expected, atol=2e-5)
+
+
+def test_protocol_names_labels_with_one_class():
+    train, targets, test = sets()
+    features = {"train": train, "validation": train, "test": test}
+    targets[:, 1] = 0
+    splits = Splits(*(labelled(rows) for rows in (targets, targets, np.zeros((70, 3)))))
+    result = run({"knn": {"k": 5, "temperature": 0.1}}, splits, features)
+    assert result.scored.tolist() == [True, False, True]
+    assert result.not_scored.keys() == {1} and np.isnan(result.scores[:, 1]).all()
+    expected = knn_scores(train, targets[:, [0, 2]], test, 5, 0.1)
+    np.testing.assert_array_equal(result.scores[:, [0, 2]], expected)
+
+
+def labelled(targets):
+    names = tuple(f"label {k}" for k in range(targets.shape[1]))
+    return LabelledSplit(None, None, targets, None, (), (), names, None, 0)
+
+
+def run(config, splits, features):
+    tools = Tools(features.__getitem__, print, None)
+    encoder = Encoder("any", {}, {}, 32)
+    return build({"protocol": "knn"} | config).run(encoder, splits, tools)
+
+
+@pytest.mark.parametrize(
+    ("knn", "words"),
+    [
+        ({"k": (), "temperature": 0.1}, r"config.knn.k is \(\): give positive numbers"),
+        ({"k": (2.5,), "temperature": 0.1}, r"config.knn.k is \[2.5\]: give whole numbers"),
+        ({"k": 5, "temperature": (0.1, 0)}, "config.knn.temperature is"),
+        ({"k": 5, "temperature": "hot"}, "config.knn.temperature is 'hot'"),
+    ],
+)
+def test_bad_fields_are_named(knn, words):
+    with pytest.raises(ValueError, match=words):
+        build({"protocol": "knn", "knn": knn})

@@ -1,7 +1,10 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from configs import common
 from cxr_jax.evaluate.predictions import read_parquet
@@ -62,3 +65,115 @@ def test_label_budget_stands_in_the_report_in_words(config, tmp_path):
     assert "(50 % of the training patients, drawn with seed 0)" in report
     assert "18 films of 6 patients" in report
     assert json.loads((tmp_path / "comparisons.json").read_text()) == []
+
+
+def finetune(config):
+    config.protocol = "finetune"
+    config.finetune.update(
+        learning_rates=(1e-3,), batch_size=16, min_steps=2, max_steps=2, evaluations=1
+    )
+    config.finetune.update(dtype="float32", num_workers=0)
+    config.finetune.view.rotate = 0.0
+
+
+def test_finetuning_logs_reports_and_is_not_done_twice(config, tmp_path, capsys):
+    finetune(config)
+    transfer.run(config, tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    assert "# Fine-tuning on phantom/tiny" in report
+    assert (
+        "trained by adamw in float32 on augmented films" in report
+        and "the same budget for every encoder" in report
+    )
+    assert "random: films of 32 px, learning rate 0.001, step 2 of 2 with batches of 16" in report
+    (line,) = (tmp_path / "training" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line).keys() == {"step", "loss/rate_0.001", "auroc/rate_0.001"}
+    before = (tmp_path / "predictions.parquet").read_bytes()
+    capsys.readouterr()
+    transfer.run(config, tmp_path)
+    said = capsys.readouterr().out
+    assert "random: finished before" in said and "step" not in said
+    assert (tmp_path / "predictions.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("protocol", "field", "value"), [("finetune", "finetune.epochs", 3.0), ("knn", "knn.k", (7,))]
+)
+def test_a_result_of_other_settings_is_not_taken_up(config, protocol, field, value, tmp_path):
+    splits = transfer.load_splits(config)
+    (encoder,) = transfer.load_encoders(config)
+
+    def fingerprint():
+        return transfer.fingerprint(config, encoder, splits)
+
+    linear = fingerprint()
+    config.strengths = (1.0,)
+    assert fingerprint() != linear
+    config.protocol = protocol
+    before = fingerprint()
+    config.strengths, config.finetune.num_workers = (2.0,), 3  # of no effect on this protocol
+    assert fingerprint() == before != linear
+    config.update_from_flattened_dict({field: value})
+    assert fingerprint() != before
+
+
+def test_an_unknown_protocol_is_named_with_those_there_are(config, tmp_path):
+    config.protocol = "lineal"
+    with pytest.raises(
+        ValueError,
+        match="no protocol 'lineal' in cxr_jax/evaluate; it holds: finetune, knn, linear",
+    ):
+        transfer.run(config, tmp_path)
+
+
+def test_nearest_neighbours_choose_on_validation_and_report(config, tmp_path):
+    config.protocol, config.task = "knn", "Effusion,Consolidation"
+    config.knn.k = (1, 5)
+    transfer.run(config, tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    assert "# Nearest neighbours on phantom/tiny" in report
+    assert "k 1, 5, temperature 0.07, chosen per label on validation" in report
+    chosen = json.loads((tmp_path / "probe.json").read_text())["chosen"]
+    assert all(best["k"] in (1, 5) for best in chosen.values()) and len(chosen) == 2
+
+
+@pytest.mark.parametrize("suffix", ["npz", "parquet"])
+def test_exported_features_are_those_that_were_probed(config, suffix, tmp_path):
+    config.strengths = (0.01,)
+    config.export_features = str(tmp_path / "out" / f"features.{suffix}")
+    transfer.run(config, tmp_path / "run")
+    if suffix == "npz":
+        with np.load(config.export_features) as file:
+            table = dict(file)
+        names = table["label_names"].tolist()
+    else:
+        frame = pq.read_table(config.export_features).to_pandas()
+        names = [name.removeprefix("target/") for name in frame if name.startswith("target/")]
+        table = {name: frame[name].to_numpy() for name in ("image_id", "patient_id", "split")}
+        table["features"] = np.stack(frame["features"].to_list())
+        table["targets"] = frame[[f"target/{name}" for name in names]].to_numpy()
+    splits = transfer.load_splits(config)
+    assert names == list(splits.test.label_names)
+    assert table["features"].dtype == table["targets"].dtype == np.float32
+    for name, split in splits._asdict().items():
+        rows = table["split"] == name
+        assert table["image_id"][rows].tolist() == list(split.image_ids)
+        assert table["patient_id"][rows].tolist() == list(split.patient_ids)
+        np.testing.assert_array_equal(table["targets"][rows], split.targets)
+    train, test = (table["split"] == name for name in ("train", "test"))
+    scaler = StandardScaler().fit(table["features"][train].astype(np.float64))
+    predictions = read_parquet(tmp_path / "run" / "predictions.parquet")
+    assert predictions.image_id.tolist() == table["image_id"][test].tolist()
+    for k, name in enumerate(predictions.label_names):
+        probe = LogisticRegression(C=0.01, tol=1e-10, max_iter=10000)
+        x = scaler.transform(table["features"].astype(np.float64))
+        probe.fit(x[train], table["targets"][train, names.index(name)])
+        np.testing.assert_allclose(
+            probe.decision_function(x[test]), predictions.scores[:, k], rtol=1e-3, atol=1e-3
+        )
+
+
+def test_features_need_a_file_of_a_known_kind(config, tmp_path):
+    config.export_features = "features.csv"
+    with pytest.raises(ValueError, match=r"config.export_features=features.csv must end in .npz"):
+        transfer.run(config, tmp_path)

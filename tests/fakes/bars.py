@@ -13,7 +13,7 @@ from cxr_jax.data.labelled import LabelledSplit
 from cxr_jax.evaluate.protocol import Splits
 from cxr_jax.weights.encoder import Encoder, random_encoder
 
-MICRO = {"stage_sizes": (1, 1), "widths": (4, 8), "stem_kernel": 3, "max_pool": False}
+MICRO = {"stage_sizes": (1,), "widths": (6,), "stem_kernel": 3, "max_pool": False}
 
 
 def micro_encoder(seed: int = 0) -> Encoder:

@@ -116,3 +116,11 @@ def test_kernels_start_as_kaiming_fan_out_and_residuals_at_zero():
 def test_arguments_that_make_no_sense_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         resnet.make(**arguments)
+
+
+def test_depth_follows_the_stages():
+    net = resnet.make("18")
+    shapes = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, False), _films())
+    depths = {name: net.depth(name) for name in shapes["params"]}
+    stages = {f"layer{stage}_{block}": stage for stage in (1, 2, 3, 4) for block in (0, 1)}
+    assert depths == {"conv1": 0, "bn1": 0} | stages

@@ -1,0 +1,193 @@
+"""Fine-tuning: the whole encoder under a linear head, at several learning rates.
+
+Every encoder gets the same: each rate the same steps over the same batches, AUROC on validation at
+evenly spaced steps, and the weights of the best of all these moments score test, once. Equal seeds
+give equal results on one machine; a GPU's convolutions may still add up in another order.
+
+Fields of config.finetune:
+
+learning_rates  one training each, at the peak of the schedule
+optimizer       "adamw" or "sgd" (cxr_jax/optim.py; momentum .9)
+weight_decay    as in cxr_jax/optim.py; biases and norms are left out
+warmup          share of the steps in which the rate rises from 0; then it falls as a cosine to 0
+layer_decay     the rate is multiplied by this for every depth below the head: 1 is off
+epochs          passes over the training films, but at least min_steps and at most max_steps
+min_steps       (with 34 films an epoch is a step or two)
+max_steps
+evaluations     how many moments of a training are judged on validation, the last step being one
+batch_size      films per step; fewer where there are fewer films
+dtype           of the computation, "float32" or "bfloat16"; weights are float32
+num_workers     decoding processes, for sets large enough to repay their start; 0: threads alone
+view            the augmentation (cxr_jax/augment/views.py); its size is the encoder's image_size
+"""
+
+import json
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
+
+from cxr_jax import sharding
+from cxr_jax.augment.views import check_view
+from cxr_jax.data.labelled import image_batches
+from cxr_jax.evaluate.protocol import (
+    Protocol,
+    Result,
+    Splits,
+    Tools,
+    macro_auroc,
+    positive_numbers,
+    usable_labels,
+)
+from cxr_jax.evaluate.training import Trainer, check_finite, plan
+from cxr_jax.fields import check_fields, check_positive
+from cxr_jax.weights.encoder import Encoder
+
+_COUNTS = ("epochs", "min_steps", "max_steps", "evaluations", "batch_size")
+_FIELDS = (
+    *_COUNTS,
+    *("learning_rates", "optimizer", "weight_decay", "warmup", "layer_decay", "dtype"),
+    *("num_workers", "view"),
+)
+
+
+def make(config: ConfigDict) -> Protocol:
+    """The protocol "finetune"; of the config it reads `finetune`, `seed` and `batch_size`."""
+    fields = config.finetune
+    rates = _check(config)
+
+    def run(encoder: Encoder, splits: Splits, tools: Tools) -> Result:
+        return _run(config, rates, encoder, splits, tools)
+
+    listed = ", ".join(f"{rate:g}" for rate in rates)
+    method = (
+        f"The whole encoder and a linear head trained by {fields.optimizer} in {fields.dtype} on "
+        f"augmented films (config.json), with cosine schedule and warm-up, for {fields.epochs:g} "
+        f"epochs (at least {fields.min_steps:,} steps, at most {fields.max_steps:,}) at each of "
+        f"the learning rates {listed}; {_decay_in_words(fields.layer_decay)}.",
+        f"Macro AUROC on validation at {fields.evaluations} moments of every training chose the "
+        "weights that scored test; the same budget for every encoder.",
+    )
+    settings = json.loads(ConfigDict(fields).to_json()) | {"seed": config.seed}
+    del settings["num_workers"]  # it changes the speed alone
+    return Protocol("Fine-tuning", method, settings, run)
+
+
+def _decay_in_words(layer_decay: float) -> str:
+    if layer_decay == 1:
+        return "the same rate at every depth"
+    return f"a rate {layer_decay:g} times as high at every depth below the head"
+
+
+def _check(config: ConfigDict) -> tuple[float, ...]:
+    """The learning rates, ascending. Raises ValueError for the first field that makes no sense."""
+    fields = config.finetune
+    check_fields(fields, "config.finetune", _FIELDS)
+    check_positive(config, [f"finetune.{name}" for name in _COUNTS])
+    rates = positive_numbers(config, "finetune.learning_rates")
+    for name, good, wanted in (
+        ("optimizer", fields.optimizer in ("adamw", "sgd"), "'adamw' or 'sgd'"),
+        ("dtype", fields.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'"),
+        ("weight_decay", fields.weight_decay >= 0, "0 or more"),
+        ("warmup", 0 <= fields.warmup < 1, "a share of the steps, 0 or more and below 1"),
+        ("layer_decay", 0 < fields.layer_decay <= 1, "above 0 and at most 1 (off)"),
+        ("num_workers", fields.num_workers >= 0, "0 or more"),
+        ("max_steps", fields.max_steps >= fields.min_steps, "min_steps or more"),
+    ):
+        if not good:
+            raise ValueError(f"config.finetune.{name} is {fields[name]!r}; it must be {wanted}")
+    if "size" in fields.view:
+        raise ValueError(
+            "config.finetune.view has no field 'size': views are as large as the films that the "
+            "encoder reads (its image_size)"
+        )
+    check_view({**fields.view, "size": 1}, "config.finetune.view")
+    return rates
+
+
+class _Best(NamedTuple):
+    auroc: float
+    rate: float
+    step: int
+    params: Any
+    batch_stats: Any
+
+
+def _run(
+    config: ConfigDict, rates: tuple[float, ...], encoder: Encoder, splits: Splits, tools: Tools
+) -> Result:
+    fields, names = config.finetune, splits.test.label_names
+    labels, not_scored = usable_labels(splits.train.targets, splits.validation.targets, names)
+    train, validation = (split._replace(targets=split.targets[:, labels]) for split in splits[:2])
+    mesh = sharding.make_mesh()
+    planned = plan(fields, len(train.rows), mesh.size)
+    sharding.check_batch(planned.batch_size, mesh, "finetune.batch_size")
+    trainer = Trainer(config, encoder, train, planned, mesh)
+    # In memory: it is read many times (11,000 films of 224 px are 560 MB).
+    films = np.concatenate(list(image_batches(validation, config.batch_size, encoder.image_size)))
+    best, curve, remarks = _search(trainer, rates, films, validation.targets, encoder.name, tools)
+    batches = image_batches(splits.test, config.batch_size, encoder.image_size)
+    scores = np.full((len(splits.test.rows), len(names)), np.nan)
+    scores[:, labels] = trainer.scores(best.params, best.batch_stats, batches)
+    return Result(
+        scores=scores,
+        scored=np.isin(np.arange(len(names)), labels),
+        not_scored=not_scored,
+        notes={},
+        remarks=tuple(remarks),
+        summary=f"films of {encoder.image_size} px, learning rate {best.rate:g}, step "
+        f"{best.step:,} of {planned.num_steps:,} with batches of {planned.batch_size}, "
+        f"validation macro AUROC {best.auroc:.3f}",
+        facts={
+            "learning_rate": best.rate,
+            "step": best.step,
+            "num_steps": planned.num_steps,
+            "batch_size": planned.batch_size,
+            "curve": curve,
+        },
+    )
+
+
+def _search(
+    trainer: Trainer,
+    rates: tuple[float, ...],
+    films: UInt8[np.ndarray, "v h w 1"],
+    targets: Float[np.ndarray, "v u"],
+    name: str,
+    tools: Tools,
+) -> tuple[_Best, list[dict[str, float]], list[str]]:
+    """The best moment of all, every moment's numbers, and remarks for the report.
+
+    Ties go to the lower rate, then to the earlier step. Raises FloatingPointError if no rate gave a
+    finite loss.
+    """
+    best, curve, remarks = None, [], []
+    for index, rate in enumerate(rates):
+        head = f"{name}, learning rate {rate:g} ({index + 1} of {len(rates)}): "
+        try:
+            for step, loss, state in trainer.train(rate, lambda line, h=head: tools.say(h + line)):
+                scores = trainer.scores(state.params, state.batch_stats, [films])
+                check_finite(step, "scores", scores)
+                score = macro_auroc(targets, scores)
+                tools.say(f"{head}step {step}  loss {loss:.4f}  validation AUROC {score:.3f}")
+                tools.log(step, {f"loss/rate_{rate:g}": loss, f"auroc/rate_{rate:g}": score})
+                curve.append({"rate": rate, "step": step, "loss": loss, "validation_auroc": score})
+                if best is None or score > best.auroc:
+                    # The next step is given the state's memory.
+                    kept = jax.tree.map(jnp.copy, (state.params, state.batch_stats))
+                    best = _Best(score, rate, step, *kept)
+        except FloatingPointError as error:
+            remarks.append(f"Learning rate {rate:g} was given up: {error}.")
+            tools.say(f"{head}given up, {error}")
+    if best is None:
+        raise FloatingPointError(
+            f"fine-tuning {name}: every learning rate was given up. {' '.join(remarks)} "
+            "Lower config.finetune.learning_rates"
+        )
+    if len(rates) > 1 and best.rate in (rates[0], rates[-1]):
+        end = "lowest" if best.rate == rates[0] else "highest"
+        remarks.append(f"The chosen learning rate {best.rate:g} is the {end} tried.")
+    return best, curve, remarks

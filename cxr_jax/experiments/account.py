@@ -1,0 +1,116 @@
+"""What a transfer's report says of its films, its protocol and where all of it came from."""
+
+import importlib.metadata
+from typing import Any, NamedTuple
+
+from cxr_jax.data import exposure
+from cxr_jax.data.exposure import Exposure
+from cxr_jax.evaluate.predictions import Predictions
+from cxr_jax.evaluate.protocol import Protocol, Splits
+
+_VERSIONS_OF = ("cxr_jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+class Outcome(NamedTuple):
+    """One encoder's result. rows: its metrics. facts: how it came about, as JSON."""
+
+    name: str
+    predictions: Predictions
+    rows: list[dict[str, Any]]
+    facts: dict[str, Any]
+
+
+def method(
+    config, protocol: Protocol, outcomes: list[Outcome], splits: Splits, specs: list[str]
+) -> list[str]:
+    """How it was measured, a sentence or two per line; `specs` name the encoders."""
+    sizes = {
+        name: f"{len(split.rows):,} films of {len(set(split.patient_ids)):,} patients"
+        for name, split in splits._asdict().items()
+    }
+    lines = [
+        f"Labels used for training: {sizes['train']} ({_share(config)}). Choices were made on the "
+        f"whole validation split, {sizes['validation']}: its labels come on top of that budget. "
+        f"Tested on {sizes['test']}, scored once.",
+        *protocol.method,
+        f"Intervals: {config.num_resamples:,} bootstrap resamples of patients; differences are "
+        "paired on the same films.",
+    ]
+    lines += _policies(splits)
+    for k, label in enumerate(splits.test.label_names):
+        if splits.test.uncertain[:, k].any() or splits.train.uncertain[:, k].any():
+            counts = [int(split.uncertain[:, k].sum()) for split in splits]
+            lines.append(
+                f"{label}: uncertain (−1) in {counts[0]} training, {counts[1]} validation and "
+                f"{counts[2]} test films, counted as {splits.test.task.uncertain}."
+            )
+    lines += _exposure(specs, splits)
+    lines += [f"{outcome.name}: {outcome.facts['summary']}." for outcome in outcomes]
+    return lines
+
+
+def _exposure(specs: list[str], splits: Splits) -> list[str]:
+    """What each encoder saw of the test films in its pretraining, where it kept a ledger."""
+    lines = []
+    for spec in specs:
+        seen = exposure.of_encoder(spec, splits.test.source)
+        if seen is not None:
+            of_test = Exposure(*(column[splits.test.rows] for column in seen))
+            lines.append(
+                f"In its pretraining {spec} saw patients of {of_test.patient.sum():,} of the "
+                f"{len(splits.test.rows):,} test films, and films that look the same for "
+                f"{of_test.film.sum():,}."
+            )
+    return lines
+
+
+def _policies(splits: Splits) -> list[str]:
+    """What the task does beyond taking a label as it is."""
+    task, lines = splits.test.task, []
+    if task.views:
+        left_out = sum(split.other_views for split in splits)
+        lines.append(f"Views: {', '.join(task.views)}; {left_out:,} films of others left out.")
+    if task.unmentioned != "ignore":
+        lines.append(f"Findings that are not mentioned count as {task.unmentioned}.")
+    if "readers" in splits.test.source.fields:
+        lines.append(f"Of several readers, {task.readers} decides.")
+    if splits.test.source.metadata.get("label_scale") == "certainty":
+        lines.append(f"A finding counts as present from certainty {task.certainty:g} on.")
+    return lines
+
+
+def _share(config) -> str:
+    if config.label_fraction == 1:
+        return "all training patients"
+    return (
+        f"{100 * config.label_fraction:g} % of the training patients, drawn with seed {config.seed}"
+    )
+
+
+def notes(outcomes: list[Outcome]) -> list[str]:
+    """What a reader must know of single labels, from the protocol and the metric rows."""
+    lines = []
+    for outcome in outcomes:
+        lines += [f"{outcome.name}: {remark}" for remark in outcome.facts["remarks"]]
+        for label, note in outcome.facts["notes"].items():
+            lines.append(f"{outcome.name}, {label}: {note}.")
+        for row in outcome.rows:
+            if row.get("note") and row["auroc"] is not None:
+                lines.append(f"{outcome.name}, {row['label']}: {row['note']}.")
+    return lines
+
+
+def provenance(config, splits: Splits) -> dict[str, str]:
+    """The table at the report's end."""
+    metadata = splits.test.source.metadata
+    return {
+        "encoder": config.encoder,
+        "baselines": config.baselines,
+        "dataset": f"{config.dataset} ({splits.test.source.folder.parent.name}, version "
+        f"{splits.test.source.folder.name})",
+        "splits": metadata["split_rule"],
+        "licence of the films": metadata["licence"],
+        "films skipped when it was built": str(metadata["skipped"]),
+        "seed": str(config.seed),
+        "versions": ", ".join(f"{n} {importlib.metadata.version(n)}" for n in _VERSIONS_OF),
+    }
