@@ -44,6 +44,7 @@ def transfer() -> ConfigDict:
             export_features="",  # a file: frozen features of config.encoder as .npz or .parquet
             batch_size=64,  # where nothing is trained: speed and memory alone
             num_resamples=1000,
+            feature_cache="",  # folder of features that other transfers of these films share
             # Used where a random encoder has no trained one beside it to copy its shape from.
             model=dict(name="resnet", variant="50"),
             image_size=224,

@@ -18,9 +18,12 @@ from data_builders import built, ledger
 
 
 class Exposure(NamedTuple):
-    """Which films of a split an encoder has seen: of whose patients, and which by their looks."""
+    """Which films of a split an encoder has seen: of whose patients, and which by their looks.
 
-    patient: Bool[np.ndarray, "n"]
+    patient is None where it cannot be known: one side names no patients.
+    """
+
+    patient: Bool[np.ndarray, "n"] | None
     film: Bool[np.ndarray, "n"]
 
 
@@ -52,7 +55,10 @@ def without(source: Source, excluded: Sequence[str], data_dir: str) -> Source:
     keep = np.ones(len(own.row), bool)
     for name in excluded:
         other = ledger.read(built.find_folder(name, data_dir))
-        keep &= ~np.logical_or(*compare(own, other))
+        shared = compare(own, other)
+        keep &= ~shared.film
+        if shared.patient is not None:
+            keep &= ~shared.patient
     if not keep.any():
         raise ValueError(
             f"config.data.exclude={','.join(excluded)} leaves no film of {source.name}"
@@ -75,9 +81,9 @@ def seen(source: Source, num_films: int, seed: int) -> ledger.Ledger:
 def compare(films: ledger.Ledger, known: ledger.Ledger) -> Exposure:
     """Which of `films` are of patients, or look like films, that are in `known`."""
     patients = ledger.shared_patients(films, known)
-    of_patient = (
-        np.isin(films.patient, sorted(patients)) if patients else np.full(len(films.row), False)
-    )
+    of_patient = None
+    if (films.patient != "").any() and (known.patient != "").any():
+        of_patient = np.array([patient in patients for patient in films.patient], bool)
     return Exposure(of_patient, ledger.looks_known(films, known))
 
 

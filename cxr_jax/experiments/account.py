@@ -1,10 +1,11 @@
 """What a transfer's report says of its films, its protocol and where all of it came from."""
 
 import importlib.metadata
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from cxr_jax.data import exposure
 from cxr_jax.data.exposure import Exposure
+from cxr_jax.data.labelled import LabelledSplit
 from cxr_jax.evaluate.predictions import Predictions
 from cxr_jax.evaluate.protocol import Protocol, Splits
 
@@ -20,10 +21,8 @@ class Outcome(NamedTuple):
     facts: dict[str, Any]
 
 
-def method(
-    config, protocol: Protocol, outcomes: list[Outcome], splits: Splits, specs: list[str]
-) -> list[str]:
-    """How it was measured, a sentence or two per line; `specs` name the encoders."""
+def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) -> list[str]:
+    """How it was measured, a sentence or two per line."""
     sizes = {
         name: f"{len(split.rows):,} films of {len(set(split.patient_ids)):,} patients"
         for name, split in splits._asdict().items()
@@ -44,24 +43,45 @@ def method(
                 f"{label}: uncertain (−1) in {counts[0]} training, {counts[1]} validation and "
                 f"{counts[2]} test films, counted as {splits.test.task.uncertain}."
             )
-    lines += _exposure(specs, splits)
     lines += [f"{outcome.name}: {outcome.facts['summary']}." for outcome in outcomes]
     return lines
 
 
-def _exposure(specs: list[str], splits: Splits) -> list[str]:
-    """What each encoder saw of the test films in its pretraining, where it kept a ledger."""
-    lines = []
-    for spec in specs:
-        seen = exposure.of_encoder(spec, splits.test.source)
-        if seen is not None:
-            of_test = Exposure(*(column[splits.test.rows] for column in seen))
-            lines.append(
-                f"In its pretraining {spec} saw patients of {of_test.patient.sum():,} of the "
-                f"{len(splits.test.rows):,} test films, and films that look the same for "
-                f"{of_test.film.sum():,}."
+def exposure_lines(
+    seen: Mapping[str, Exposure | None], test: LabelledSplit, dataset: str
+) -> tuple[list[str], list[str]]:
+    """What encoders saw of the test films in their pretraining: warnings, and how it was looked.
+
+    Args:
+      seen: encoder's spec -> its exposure to the films of the test split's source; None where it
+        kept no ledger.
+    """
+    warnings, lines = [], []
+    for spec, of_source in seen.items():
+        if of_source is None:
+            lines.append(f"{spec} keeps no ledger of what it saw in pretraining.")
+            continue
+        of_test = Exposure(
+            None if of_source.patient is None else of_source.patient[test.rows],
+            of_source.film[test.rows],
+        )
+        total, films = len(test.rows), int(of_test.film.sum())
+        patients = None if of_test.patient is None else int(of_test.patient.sum())
+        known = "its patients are unknown or numbered otherwise"
+        if patients is not None:
+            known = f"it saw patients of {patients:,}"
+        lines.append(
+            f"Of the {total:,} test films, {films:,} look like films that {spec} saw in "
+            f"pretraining; {known}."
+        )
+        if films or patients:
+            either = of_test.film if patients is None else of_test.film | of_test.patient
+            warnings.append(
+                f"**{int(either.sum()):,} of the {total:,} test films, or others of their "
+                f"patients, were in the pretraining of {spec}:** its score is too good. Pretrain "
+                f"it with --config.data.exclude={dataset}."
             )
-    return lines
+    return warnings, lines
 
 
 def _policies(splits: Splits) -> list[str]:

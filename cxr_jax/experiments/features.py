@@ -1,7 +1,10 @@
 """Frozen features of a labelled split, film by film in the split's order."""
 
+import hashlib
 import time
+from pathlib import Path
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -37,3 +40,31 @@ def extract(
             )
             reported = now
     return np.concatenate(rows)
+
+
+def extract_once(
+    encoder: Encoder, split: LabelledSplit, batch_size: int, name: str, cache: Path
+) -> Float[np.ndarray, "n d"]:
+    """As `extract`, of a file below `cache` that holds the features of every film of the split.
+
+    The file is named after weights, dataset and split, so that a change of any makes another.
+    Many label fractions and seeds then cost one pass over the films.
+    """
+    path = cache / f"{_key(encoder, split)}.npy"
+    if not path.exists():
+        whole = split._replace(rows=np.arange(len(split.source)))
+        values = extract(encoder, whole, batch_size, name)
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp.npy")
+        np.save(temporary, values)
+        temporary.replace(path)
+    return np.load(path, mmap_mode="r")[split.rows]
+
+
+def _key(encoder: Encoder, split: LabelledSplit) -> str:
+    digest = hashlib.sha256(repr((encoder.model, encoder.image_size)).encode())
+    for leaf in jax.tree.leaves(encoder.variables):
+        digest.update(np.asarray(leaf).tobytes())
+    digest.update((split.source.folder / "dataset_info.json").read_bytes())
+    digest.update(split.source.split.encode())
+    return digest.hexdigest()[:32]

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cxr_jax import weights
-from cxr_jax.data import fractions, tasks
+from cxr_jax.data import exposure, fractions, tasks
 from cxr_jax.data.labelled import load_split
 from cxr_jax.evaluate import feature_file, protocol
 from cxr_jax.evaluate.metrics import compare, metric_rows
@@ -28,7 +28,7 @@ from cxr_jax.evaluate.predictions import Predictions, read_parquet, write_parque
 from cxr_jax.evaluate.protocol import Protocol, Splits, Tools
 from cxr_jax.experiments import account
 from cxr_jax.experiments.account import Outcome
-from cxr_jax.experiments.features import extract
+from cxr_jax.experiments.features import extract, extract_once
 from cxr_jax.experiments.workdir import open_workdir
 from cxr_jax.fields import check_positive
 from cxr_jax.report import page, tables
@@ -133,7 +133,10 @@ def _features(
 
     @functools.cache
     def features(name: str) -> Float[np.ndarray, "n d"]:
-        return extract(encoder, getattr(splits, name), config.batch_size, name)
+        split, size = getattr(splits, name), config.batch_size
+        if config.feature_cache:
+            return extract_once(encoder, split, size, name, Path(config.feature_cache).expanduser())
+        return extract(encoder, split, size, name)
 
     return features
 
@@ -171,6 +174,7 @@ def _score(config, chosen: Protocol, encoder: Encoder, splits, features, folder:
         "fingerprint": now,
         "protocol": config.protocol,
         "image_size": encoder.image_size,
+        "num_films": len(splits.train.rows),
         **result.facts,
         "summary": result.summary,
         "notes": {names[k]: note for k, note in result.notes.items()},
@@ -250,16 +254,21 @@ def report(
     """Writes report.md and prints its verdicts, its table and its path."""
     runs = [page.Run(outcome.name, outcome.predictions, outcome.rows) for outcome in outcomes]
     specs = list(dict.fromkeys([config.encoder, *_baselines(config)]))
+    seen = {spec: exposure.of_encoder(spec, splits.test.source) for spec in specs}
+    warnings, exposed = account.exposure_lines(seen, splits.test, config.dataset)
     path = page.write_report(
         workdir,
         f"{chosen.title} on {config.dataset}",
         runs,
         comparisons,
-        account.method(config, chosen, outcomes, splits, specs),
+        [*account.method(config, chosen, outcomes, splits), *exposed],
         account.notes(outcomes),
         account.provenance(config, splits),
+        warnings,
     )
     print("\n" + tables.auroc_table([(run.name, run.rows) for run in runs]))
     for comparison in comparisons:
         print("\n" + page.verdict(comparison).replace("**", ""))
+    for warning in warnings:
+        print("\n" + warning.replace("**", ""))
     print(f"\nRead the report: {path}")

@@ -24,19 +24,21 @@ def write_report(
     protocol: Sequence[str],
     notes: Sequence[str],
     provenance: Mapping[str, str],
+    warnings: Sequence[str] = (),
 ) -> Path:
     """Writes report.md, auroc.png and roc.png into `workdir`; returns the path of report.md.
 
     The first run is the encoder in question, the others its baselines; `comparisons` are
     `compare`'s of the first run with others. `protocol` and `notes` are sentences, each a line of a
-    list. No image or patient id is written. Where nothing can be estimated there are no pictures.
+    list; `warnings` stand under the verdict. No image or patient id is written. Where nothing can
+    be estimated there are no pictures.
     """
     named = [(run.name, run.rows) for run in runs]
     several = len(tables.shown(runs[0].rows)) > 1
     parts = [f"# {title}", *(verdict(comparison) for comparison in comparisons)]
     if not comparisons:
         parts.append(_alone(runs[0]))
-    parts.append(_test_set(runs[0]))
+    parts += [*warnings, _test_set(runs[0])]
     if figures.forest(workdir / "auroc.png", named, comparisons):
         parts.append("![AUROC and 95 % interval of every label and encoder](auroc.png)")
     parts += ["## AUROC", "With 95 % intervals.", tables.auroc_table(named)]

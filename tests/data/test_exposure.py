@@ -110,6 +110,8 @@ def test_patients_and_looks_are_found(data):
     strangers = ledger.read(open_films(data, "train", "strangers").folder)
     found = exposure.compare(films, strangers)
     assert not found.patient.any() and found.film.all()
+    nobody = strangers._replace(patient=np.full(len(strangers.row), ""))
+    assert exposure.compare(films, nobody).patient is None
 
 
 def test_excluded_films_are_neither_trained_on_nor_in_the_ledger(data, capsys):
