@@ -17,28 +17,30 @@ from cxr_jax.stats.auroc import auroc, binary_rows
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; markers differ for print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_INK, _GREY, _LINE, _BAND = "#333333", "#777777", "#e5e5e5", "#f5f5f5"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+INK, GREY, LINE, BAND = "#333333", "#777777", "#e5e5e5", "#f5f5f5"
 _MAX_ROC_LABELS = 6
-_DPI = 160
+DPI = 160
 _GAP = 2  # pixels between films, mid-grey: neither a film's black nor its white
 
 Rows = Sequence[dict[str, Any]]
 
 
-def _figure(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
+def new_figure(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
+    """A figure of this size in inches and its array [rows columns] of axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(squeeze=False, **grid)
 
 
-def _bare(axes: Axes) -> None:
+def bare(axes: Axes) -> None:
+    """Takes away what frames the axes without saying anything."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_GREY)
-    axes.tick_params(color=_GREY)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(color=GREY)
 
 
-def _legend(figure: Figure, axes: Axes, names: Sequence[str], width: float) -> None:
+def legend(figure: Figure, axes: Axes, names: Sequence[str], width: float) -> None:
     """The runs' names above the figure, as many beside each other as its width (inches) holds."""
     if len(names) == 1:
         return
@@ -65,32 +67,36 @@ def forest(
     ]
     panels = 2 if comparisons else 1
     width, height = 7.5 + 4.7 * (panels - 1), 1.5 + len(labels) * (0.22 + 0.24 * len(runs))
-    figure, grid = _figure(width, height, ncols=panels, sharey=True, width_ratios=[3, 2][:panels])
+    figure, grid = new_figure(
+        width, height, ncols=panels, sharey=True, width_ratios=[3, 2][:panels]
+    )
     axes = grid[0, 0]
-    _intervals(axes, labels, by_run, "auroc", tables.with_interval, range(len(runs)), len(runs))
+    draw_intervals(axes, labels, by_run, "auroc", tables.with_interval, range(len(runs)), len(runs))
     axes.set_yticks(range(len(labels)), ["mean" if name == "macro" else name for name in labels])
     if labels[-1] == "macro":
         axes.get_yticklabels()[-1].set_fontweight("bold")
     lows = [_limits(rows[name], "auroc")[0] for rows in by_run for name in labels if name in rows]
     left = np.floor(20 * min(lows)) / 20 - 0.02
     axes.set_xlim(max(-0.01, min(left, 0.93)), 1.005)
-    axes.axvline(0.5, color=_GREY, linewidth=1, linestyle=":")
+    axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
     axes.set_xlabel("AUROC, 95 % interval")
-    _legend(figure, axes, [name for name, _ in runs], width)
+    legend(figure, axes, [name for name, _ in runs], width)
     if comparisons:
         axes = grid[0, 1]
         names = [name for name, _ in runs]
         colours = [names.index(c["b"]) if c["b"] in names else k for k, c in enumerate(comparisons)]
-        _intervals(axes, labels, by_comparison, "difference", tables.with_signs, colours, len(runs))
-        axes.axvline(0, color=_GREY, linewidth=1)
+        draw_intervals(
+            axes, labels, by_comparison, "difference", tables.with_signs, colours, len(runs)
+        )
+        axes.axvline(0, color=GREY, linewidth=1)
         axes.set_xlabel(
             f"difference in AUROC, 95 % interval\n({comparisons[0]['a']} less the other)"
         )
-    figure.savefig(path, dpi=_DPI)
+    figure.savefig(path, dpi=DPI)
     return True
 
 
-def _intervals(
+def draw_intervals(
     axes: Axes,
     labels: Sequence[str],
     series: Sequence[Mapping[str, Mapping[str, Any]]],
@@ -102,13 +108,13 @@ def _intervals(
     """One row a label: each series' point and interval, and the numbers in words at the right."""
     step = 0.24 / (0.22 + 0.24 * num_runs)
     for place in range(0, len(labels) if len(labels) > 2 else 0, 2):
-        axes.axhspan(place - 0.5, place + 0.5, color=_BAND, linewidth=0, zorder=0)  # below the grid
+        axes.axhspan(place - 0.5, place + 0.5, color=BAND, linewidth=0, zorder=0)  # below the grid
     if labels[-1] == "macro":
-        axes.axhline(len(labels) - 1.5, color=_GREY, linewidth=1)
+        axes.axhline(len(labels) - 1.5, color=GREY, linewidth=1)
     for index, (rows, which) in enumerate(zip(series, colours)):
         shift = (index - (len(series) - 1) / 2) * step
         colour = COLOURS[which % len(COLOURS)]
-        marker = _MARKERS[which % len(_MARKERS)]
+        marker = MARKERS[which % len(MARKERS)]
         axes.plot([], [], marker, color=colour, label=str(which))  # for the legend
         for place, label in enumerate(labels):
             row = rows.get(label)
@@ -122,16 +128,16 @@ def _intervals(
                 place + shift,
                 words(row),
                 transform=axes.get_yaxis_transform(),
-                color=_INK,
+                color=INK,
                 fontsize=8.5,
                 verticalalignment="center",
             )
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.grid(axis="x", color=_LINE, linewidth=0.8)
+    axes.grid(axis="x", color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.tick_params(axis="y", length=0)
-    _bare(axes)
+    bare(axes)
 
 
 def _limits(row: Mapping[str, Any], field: str) -> tuple[float, float]:
@@ -148,11 +154,11 @@ def roc(path: Path, runs: Sequence[tuple[str, Any]], labels: Sequence[str]) -> l
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
     width = 3.5 * columns + 0.5
-    figure, grid = _figure(width, 3.5 * rows + 0.7, nrows=rows, ncols=columns)
+    figure, grid = new_figure(width, 3.5 * rows + 0.7, nrows=rows, ncols=columns)
     for axes in grid.flat[len(shown) :]:
         axes.set_visible(False)
     for axes, label in zip(grid.flat, shown):
-        axes.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle=":")
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
         for index, (name, predictions) in enumerate(runs):
             column = predictions.label_names.index(label)
             targets, scores = predictions.targets[:, column], predictions.scores[:, column]
@@ -168,9 +174,9 @@ def roc(path: Path, runs: Sequence[tuple[str, Any]], labels: Sequence[str]) -> l
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", title=label)
         axes.set_xlabel("1 − specificity")
         axes.set_ylabel("sensitivity")
-        _bare(axes)
-    _legend(figure, grid.flat[0], [name for name, _ in runs], width)
-    figure.savefig(path, dpi=_DPI)
+        bare(axes)
+    legend(figure, grid.flat[0], [name for name, _ in runs], width)
+    figure.savefig(path, dpi=DPI)
     return shown
 
 

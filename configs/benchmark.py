@@ -1,0 +1,35 @@
+"""Benchmark: encoders x datasets x protocols x label fractions x seeds, and the study's tables.
+
+python run.py --config=configs/benchmark.py --workdir=runs/benchmark \
+  --config.encoders=random,imagenet=torchvision:resnet50.pth,simclr=runs/simclr \
+  --config.reference=imagenet --config.datasets=pediatric_pneumonia,nih_chestxray14
+
+Cost: --config.dry_run=True prints the grid. Every encoder reads every dataset once for all its
+linear probes; every fine-tuning trains anew.
+Expect: docs/results/benchmark.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(preset: str = ""):
+    config = ConfigDict(
+        dict(
+            experiment="benchmark",
+            # NAME=SPEC by commas, SPEC as for a transfer's encoder; "random" needs no SPEC and has
+            # the shape of the first workdir among them.
+            encoders="random",
+            reference="random",  # the one that the others are compared with
+            datasets="",  # NAME or NAME:TASK by commas
+            protocols="linear",
+            fractions=(0.01, 0.1, 1.0),  # of the training patients, nested
+            seeds=(0, 1, 2),  # which patients; of fine-tuning also its own randomness
+            data=dict(dir="data"),
+            dry_run=False,  # print the grid and what it costs, run nothing
+            transfer=common.transfer(),  # everything else of every cell
+        )
+    )
+    config.transfer.data.dir = config.data.get_ref("dir")
+    return common.choose(config, preset, {})

@@ -1,0 +1,65 @@
+"""A benchmark's workdir as the experiment leaves it, with invented predictions."""
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cxr_jax.evaluate.predictions import Predictions, write_parquet
+
+ERROR = "ValueError: image 'secret-film-7' has no row for label 'Mass'\nsecond line"
+
+
+def predictions(
+    signal: float, seed: int, dataset: str, labels: Sequence[str] = ("Mass", "Nodule"), n: int = 80
+) -> Predictions:
+    """Two films a patient; targets depend on the dataset alone, scores on all."""
+    rng = np.random.default_rng(zlib.crc32(dataset.encode()))
+    targets = (rng.random((n, len(labels))) < 0.4).astype(np.float32)
+    noise = np.random.default_rng(seed).normal(size=targets.shape)
+    return Predictions(
+        np.array([f"secret-film-{i}" for i in range(n)]),
+        np.array([f"secret-person-{i // 2}" for i in range(n)]),
+        tuple(labels),
+        targets,
+        signal * targets + noise,
+    )
+
+
+def grid(
+    workdir: Path,
+    signals: Mapping[str, float],
+    datasets: Sequence[str] = ("pediatric_pneumonia", "phantom"),
+    protocols: Sequence[str] = ("linear",),
+    fractions: Sequence[float] = (0.1, 1.0),
+    seeds: Sequence[int] = (0, 1),
+    n: int = 80,
+) -> list[dict]:
+    """Writes predictions of every cell; scores grow better with the fraction. Returns the cells."""
+    cells = []
+    for dataset in datasets:
+        for protocol in protocols:
+            for fraction in fractions:
+                for seed in seeds:
+                    for place, (encoder, signal) in enumerate(signals.items()):
+                        folder = f"cells/{dataset}/{protocol}/{fraction:g}/{seed}/{encoder}"
+                        (workdir / folder).mkdir(parents=True)
+                        strength = signal * (1 + np.log10(fraction) / 4)
+                        noise = 1000 * place + 10 * seed + round(7 * fraction)
+                        given = predictions(strength, noise, dataset, n=n)
+                        write_parquet(given, workdir / folder / "predictions.parquet")
+                        cells.append(
+                            dict(encoder=encoder, dataset=dataset, task="", protocol=protocol)
+                            | dict(fraction=fraction, seed=seed, folder=folder, state="done")
+                            | dict(num_films=round(1000 * fraction) + seed, error="")
+                            | dict(exposure=dict(patients=4, films=2, test_films=n))
+                        )
+    return cells
+
+
+def write_cells(workdir: Path, cells: Sequence[dict], reference: str = "imagenet") -> None:
+    (workdir / "cells.json").write_text(
+        json.dumps({"reference": reference, "cells": list(cells)}, indent=1)
+    )

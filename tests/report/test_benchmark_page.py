@@ -1,0 +1,209 @@
+"""The page that is sent to a colleague: whole, alone, without ids; and its command line."""
+
+import csv
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxr_jax.evaluate.predictions import read_parquet, write_parquet
+from cxr_jax.report import __main__ as command
+from cxr_jax.report import benchmark, html_page
+from tests.fakes import benchmark as fake
+
+ROOT = Path(__file__).parents[2]
+_VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Reader(HTMLParser):
+    """Keeps tags and text, and fails where tags do not nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmark")
+    signals = {"simclr": 2.0, "imagenet": 1.0, "<b>&": 1.0}
+    cells = fake.grid(folder, signals, ("jsrt", "phantom"))
+    cells[2].update(state="failed", error=fake.ERROR, num_films=None, exposure=None)
+    cells[-1].update(state="missing", num_films=None, exposure=None)
+    for cell in cells:
+        if cell["encoder"] == "simclr":
+            cell["exposure"] = None
+        elif cell["encoder"] == "<b>&" and cell["exposure"]:
+            cell["exposure"].update(patients=0, films=0)
+    fake.write_cells(folder, cells)
+    assert benchmark.write(folder, 100) == folder / "report.html"
+    return folder
+
+
+def test_page_is_whole_and_needs_nothing_else(workdir):
+    text = (workdir / "report.html").read_text()
+    page = Reader(text)
+    pictures = page.all("img")
+    # A curve and a ROC per dataset, and the differences.
+    assert len(pictures) == 5 == len(list((workdir / "figures").iterdir()))
+    assert all(picture["src"].startswith("data:image/png;base64,") for picture in pictures)
+    assert all(picture["alt"] for picture in pictures)
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    assert not re.search(r"https?://|@import|url\(", text)
+    places = {attributes.get("id") for _, attributes in page.tags}
+    assert all(link["href"].removeprefix("#") in places for link in page.all("a"))
+    assert len(page.all("a")) == len(page.all("h2")) >= 6
+
+
+def test_page_says_what_it_must(workdir):
+    text = Reader((workdir / "report.html").read_text()).text
+    for words in (
+        "better than imagenet on jsrt (+",
+        "2 of 24 cells have no result",
+        "ValueError: image '…' has no row for label 'Mass'",
+        "was not run",
+        "2 of 80 films (2.5 %)",
+        "none of 80 films",
+        "not known",
+        "same tuning budget",
+        "Holm-corrected over the datasets",
+        "With simclr 101 labels do what",
+        "80 films of 40 patients",
+        "REFERS, study",
+        "<b>&",
+    ):
+        assert words in text, words
+
+
+def test_markdown_has_the_same_parts_and_its_pictures(workdir):
+    text = (workdir / "benchmark.md").read_text()
+    heads = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    page = (workdir / "report.html").read_text()
+    assert heads == [re.sub("<.*?>", "", head) for head in re.findall(r"<h2.*?>(.*?)</h2>", page)]
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert len(pictures) == 5 and all((workdir / name).is_file() for name in pictures)
+    assert "| simclr | 100 % | win +." in text
+
+
+def test_no_id_is_in_any_file(workdir):
+    written = [workdir / "report.html", workdir / "benchmark.md"]
+    written += (workdir / "tables").iterdir()
+    assert len(written) == 2 + 5
+    assert not any("secret" in path.read_text() for path in written)
+
+
+def test_verdicts_file_has_every_comparison(workdir):
+    lines = list(csv.DictReader((workdir / "tables" / "verdicts.csv").open()))
+    assert len(lines) == 2 * 2 * 2  # encoders, datasets, fractions
+    assert {line["encoder"] for line in lines} == {"simclr", "<b>&"}
+    assert all(float(line["p_adjusted"]) >= float(line["p_value"]) for line in lines)
+
+
+def test_a_grid_with_nothing_done_is_still_a_page(tmp_path):
+    cells = fake.grid(tmp_path, {"imagenet": 1.0, "simclr": 1.0}, ("phantom",), seeds=(0,), n=8)
+    for cell in cells:
+        cell.update(state="missing", num_films=None, exposure=None)
+    fake.write_cells(tmp_path, cells)
+    text = Reader(benchmark.write(tmp_path, 20).read_text()).text
+    assert "There is nothing to compare." in text and "4 of 4 cells have no result" in text
+    assert not list((tmp_path / "figures").iterdir())
+
+
+def test_reference_alone_and_other_protocols(tmp_path):
+    cells = fake.grid(tmp_path, {"imagenet": 1.0}, ("a/b c",), ("knn",), fractions=(1.0,))
+    fake.write_cells(tmp_path, cells)
+    text = Reader(benchmark.write(tmp_path, 20).read_text()).text
+    assert "Nearest neighbours, 100 % of the training patients" in text
+    assert "Verdicts" not in text and "How many labels" not in text
+
+
+def test_text_is_escaped_and_marked():
+    blocks = [html_page.Text("1 < 2 **& more**"), html_page.Table(["a", "b"], [["x", "win\n+.1"]])]
+    text = html_page.to_html("A & B", blocks)
+    assert "<p>1 &lt; 2 <strong>&amp; more</strong></p>" in text
+    assert '<td class="win"><b>win</b><small>+.1</small></td>' in text
+    assert "<title>A &amp; B</title>" in text
+    markdown = html_page.to_markdown("A & B", blocks, Path("."))
+    assert "| x | win +.1 |" in markdown and "1 < 2 **& more**" in markdown
+
+
+def run(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "MPLCONFIGDIR": str(cwd)},
+    )
+
+
+def test_command_makes_the_page_again_without_jax(workdir, tmp_path):
+    before = (workdir / "report.html").read_bytes()
+    (workdir / "report.html").unlink()
+    code = (
+        "import sys; from cxr_jax.report.__main__ import main; "
+        f"main([{str(workdir)!r}, '--num_resamples=100']); "
+        "print(sorted({'jax', 'flax', 'tensorflow'} & set(sys.modules)))"
+    )
+    done = run("-c", code, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr
+    assert (workdir / "report.html").read_bytes() == before
+
+
+def test_command_compares_files(tmp_path):
+    ours = fake.predictions(2.0, 1, "phantom")
+    theirs = fake.predictions(0.5, 2, "phantom", ("Mass",))
+    theirs = theirs._replace(targets=ours.targets[:, :1])
+    for name, given in (("ours", ours), ("theirs", theirs)):
+        write_parquet(given, tmp_path / f"{name}.parquet")
+    done = run(
+        *("-m", "cxr_jax.report", "ours.parquet", "theirs.parquet"),
+        *("--out=page", "--num_resamples=100"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "page/report.md"
+    text = (tmp_path / "page" / "report.md").read_text()
+    assert "ours is better than theirs:** AUROC for Mass" in text
+    assert "- Nodule is left out: not in theirs." in text and "secret" not in text
+    moved = theirs._replace(image_id=np.char.add(theirs.image_id, "x"))
+    write_parquet(moved, tmp_path / "theirs.parquet")
+    refused = run("-m", "cxr_jax.report", "ours.parquet", "theirs.parquet", cwd=tmp_path)
+    assert refused.returncode == 1 and "is only in the" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_files_of_one_name_are_told_apart_by_folder(tmp_path):
+    paths = []
+    for place, name in enumerate(("byol", "random")):
+        (tmp_path / name).mkdir()
+        given = fake.predictions(1.0, place, "phantom", ("Mass",))
+        paths.append(write_parquet(given, tmp_path / name / "predictions.parquet"))
+    text = command.compare_files(paths, tmp_path / "out", 50).read_text()
+    assert "(byol)" in text or "byol" in text.splitlines()[0]
+    other = read_parquet(paths[1])._replace(label_names=("Hernia",))
+    write_parquet(other, paths[1])
+    with pytest.raises(ValueError, match="no label is in all of"):
+        command.compare_files(paths, tmp_path / "out", 50)
