@@ -29,7 +29,8 @@ def test_published_figures_give_the_printed_averages(protocol):
 
 
 def test_published_figures_stand_beside_datasets_of_the_study():
-    found = published.beside("linear", ["phantom", "nih_chestxray14/256", "jsrt", "jsrt (malignant)"])
+    names = ["phantom", "nih_chestxray14/256", "jsrt", "jsrt (malignant)"]
+    found = published.beside("linear", names)
     assert set(found["REFERS, study"]) == {"nih_chestxray14/256", "jsrt"}
     assert found["REFERS, study"]["nih_chestxray14/256"].auroc == 0.797
     assert "ImageNet (fine-tuned), study" in found and "ImageNet, study" not in found
