@@ -31,7 +31,7 @@ def find_root(manual_dir: Path, names: Sequence[str], what: str) -> Path:
         contents = [_read_folder(os.fspath(folder)) for folder in level]
         level = [Path(path) for content in contents for path in (*content.folders, *content.links)]
     raise BuildError(
-        f"{manual_dir} holds no {' or '.join(names)}, nor does a folder below it. Expected {what}"
+        f"{manual_dir} holds no {' or '.join(names)}, nor does a folder below it. {what}"
     )
 
 

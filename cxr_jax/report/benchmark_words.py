@@ -50,7 +50,7 @@ def summary(
         "win": f"better than {reference} on",
         "loss": f"worse than {reference} on",
         "tie": f"as good as {reference} on",
-        "underpowered": "undecided on",
+        "underpowered": "underpowered on",
         "not estimable": "not estimable on",
     }
     return [
