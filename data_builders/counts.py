@@ -86,9 +86,8 @@ def owner_lines(compared: Mapping[str, list[int]]) -> list[str]:
         return []
     if not differing:
         return [f"the tables agree with the owner's {len(compared)} counts: {_words(compared)}"]
-    lines = [
-        f"{len(compared) - len(differing)} of the owner's {len(compared)} counts agree with the tables"
-    ]
+    agreeing = len(compared) - len(differing)
+    lines = [f"{agreeing} of the owner's {len(compared)} counts agree with the tables"]
     for name, (owner, here) in list(differing.items())[:_SHOWN]:
         lines.append(f"{name}: the owner has {owner:,}, here are {here:,}")
     if len(differing) > _SHOWN:
