@@ -255,7 +255,7 @@ def report(
     runs = [page.Run(outcome.name, outcome.predictions, outcome.rows) for outcome in outcomes]
     specs = list(dict.fromkeys([config.encoder, *_baselines(config)]))
     seen = {spec: exposure.of_encoder(spec, splits.test.source) for spec in specs}
-    warnings, exposed = account.exposure_lines(seen, splits.test, config.dataset)
+    warnings, exposed = account.exposure_lines(seen, splits.test.rows, config.dataset)
     path = page.write_report(
         workdir,
         f"{chosen.title} on {config.dataset}",

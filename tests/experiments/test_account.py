@@ -1,0 +1,38 @@
+"""When a report warns that an encoder has seen the test films."""
+
+import numpy as np
+import pytest
+
+from cxr_jax.data.exposure import Exposure
+from cxr_jax.experiments import account
+
+ROWS = np.arange(0, 400, 2)  # 200 films, every other of the split
+
+
+def seen(films, patients):
+    film = np.zeros(400, bool)
+    film[: 2 * films] = True  # of which every other is of the task
+    patient = None if patients is None else np.zeros(400, bool)
+    if patients:
+        patient[-2 * patients :] = True
+    return Exposure(patient, film)
+
+
+@pytest.mark.parametrize(
+    ("films", "patients", "warned"),
+    [(0, 0, None), (2, 0, None), (3, 0, "3 of the 200"), (0, 1, "1 of"), (3, 5, "8 of")],
+)
+def test_a_warning_needs_patients_or_more_films_than_chance(films, patients, warned):
+    warnings, lines = account.exposure_lines({"runs/a": seen(films, patients)}, ROWS, "nih")
+    assert f"Of the 200 test films, {films} look like films that runs/a saw" in lines[0]
+    assert f"patients of {patients}." in lines[0]
+    assert len(warnings) == bool(warned)
+    if warned:
+        assert warnings[0].startswith(f"**{warned}")
+        assert "python -m data_builders.overlap runs/a nih" in warnings[0]
+
+
+def test_unknown_patients_and_missing_ledgers_are_said():
+    _, lines = account.exposure_lines({"runs/a": seen(1, None), "random": None}, ROWS, "nih")
+    assert "its patients are unknown" in lines[0]
+    assert lines[1] == "random keeps no ledger of what it saw in pretraining."
