@@ -31,7 +31,8 @@ def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
     # Without dots, so that no reader takes it for a version.
     aside = folder.with_name("replaced")
     with _locked(folder.parent):
-        if aside.exists() and not folder.exists():
+        if _is_whole(aside) and not _is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
             os.rename(aside, folder)
         for left in (aside, *folder.parent.glob(f"incomplete.*_{folder.name}")):
             shutil.rmtree(left, ignore_errors=True)
@@ -47,10 +48,14 @@ def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def _is_whole(folder: Path) -> bool:
+    return (folder / "dataset_info.json").exists()
+
+
 def _check(folder: Path, overwrite: bool) -> None:
     if overwrite:
         return
-    if (folder / "dataset_info.json").exists():
+    if _is_whole(folder):
         raise AlreadyBuilt(f"{folder} is built already. To build it again: --overwrite.")
     raise BuildError(
         f"{folder} exists but is no finished dataset (dataset_info.json is missing). Remove it, or "

@@ -89,6 +89,15 @@ def test_a_killed_overwrite_gives_the_old_dataset_back(tmp_path):
     assert [example["phash"] for example in read(folder)["train"]] == before
 
 
+def test_an_unfinished_folder_does_not_cost_the_whole_one_beside_it(tmp_path):
+    folder = tiny(tmp_path)
+    os.rename(folder, folder.with_name("replaced"))
+    folder.mkdir()
+    with pytest.raises(AlreadyBuilt):
+        tiny(tmp_path)
+    assert len(read(folder)["train"]) == 36
+
+
 def build_tiny(data, results):
     try:
         tiny(data)
