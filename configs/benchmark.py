@@ -6,12 +6,13 @@ python run.py --config=configs/benchmark.py --workdir=runs/benchmark \
 
 Cost: --config.dry_run=True prints the grid. Every encoder reads every dataset once for all its
 linear probes; every fine-tuning trains anew.
+:cpu  fine-tunes small encoders on two CPU cores, as configs/transfer.py:cpu.
 Expect: docs/results/benchmark.md.
 """
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, transfer
 
 
 def get_config(preset: str = ""):
@@ -32,4 +33,4 @@ def get_config(preset: str = ""):
         )
     )
     config.transfer.data.dir = config.data.get_ref("dir")
-    return common.choose(config, preset, {})
+    return common.choose(config, preset, {"cpu": lambda config: transfer.cpu(config.transfer)})

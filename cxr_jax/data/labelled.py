@@ -25,6 +25,9 @@ class LabelledSplit(NamedTuple):
     label_names: tuple[str, ...]
     task: labels.Task
     other_views: int  # films left out because the task does not ask for their view
+    sexes: tuple[str, ...] = ()  # "" unknown; these three are empty where nobody read them
+    ages: tuple[float, ...] = ()  # years, NaN unknown
+    views: tuple[str, ...] = ()  # "" unknown
 
     def take(self, rows: np.ndarray) -> "LabelledSplit":
         return self._replace(
@@ -33,6 +36,11 @@ class LabelledSplit(NamedTuple):
             uncertain=self.uncertain[rows],
             image_ids=tuple(self.image_ids[i] for i in rows),
             patient_ids=tuple(self.patient_ids[i] for i in rows),
+            **{
+                field: tuple(getattr(self, field)[i] for i in rows)
+                for field in ("sexes", "ages", "views")
+                if getattr(self, field)
+            },
         )
 
 
@@ -64,7 +72,7 @@ def load_split(
     columns = read_columns(
         tfds.builder_from_directory(source.folder),
         split,
-        ("image_id", "patient_id", "view", *names),
+        ("image_id", "patient_id", "view", "sex", "age", *names),
     )
     views = columns["view"]
     rows = np.array([i for i, view in enumerate(views) if not chosen.views or view in chosen.views])
@@ -88,6 +96,9 @@ def load_split(
         label_names=tuple(chosen.labels),
         task=chosen,
         other_views=len(views) - len(rows),
+        sexes=tuple(columns["sex"]),
+        ages=tuple(columns["age"]),
+        views=tuple(columns["view"]),
     )
 
 

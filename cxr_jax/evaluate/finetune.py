@@ -34,6 +34,7 @@ from cxr_jax import sharding
 from cxr_jax.augment.views import check_view
 from cxr_jax.data.labelled import image_batches
 from cxr_jax.evaluate.protocol import (
+    Head,
     Protocol,
     Result,
     Splits,
@@ -132,6 +133,9 @@ def _run(
     batches = image_batches(splits.test, config.batch_size, encoder.image_size)
     scores = np.full((len(splits.test.rows), len(names)), np.nan)
     scores[:, labels] = trainer.scores(best.params, best.batch_stats, batches)
+    trained = {"params": best.params["encoder"], "batch_stats": best.batch_stats}
+    kernel, bias = np.full((trainer.num_features, len(names)), np.nan), np.full(len(names), np.nan)
+    kernel[:, labels], bias[labels] = (best.params["head"][part] for part in ("kernel", "bias"))
     return Result(
         scores=scores,
         scored=np.isin(np.arange(len(names)), labels),
@@ -148,6 +152,8 @@ def _run(
             "batch_size": planned.batch_size,
             "curve": curve,
         },
+        score_kind="log-odds",
+        head=Head(encoder._replace(variables=jax.device_get(trained)), kernel, bias),
     )
 
 

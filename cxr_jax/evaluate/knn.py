@@ -67,6 +67,8 @@ def make(config: Section) -> Protocol:
                 for name, best in chosen.items()
             ),
             facts={"features": train.shape[1], "chosen": chosen},
+            score_kind="probability",
+            head=None,
         )
 
     listed = [", ".join(f"{value:g}" for value in values) for values in (ks, temperatures)]
@@ -116,7 +118,7 @@ def knn_scores(
             scores[rows, labels] = _vote(
                 test[rows], voters, votes, nearest, jnp.float32(temperature)
             )
-    return scores
+    return np.clip(scores, 0, 1)  # float32's sums of weights may end above 1
 
 
 @partial(jax.jit, static_argnames="k")

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from cxr_jax.evaluate.logistic import LogisticFit, fit_logistic
 from cxr_jax.evaluate.protocol import (
+    Head,
     Protocol,
     Result,
     Splits,
@@ -50,6 +51,8 @@ def make(config: Section) -> Protocol:
             summary=f"{train.shape[1]} features at {encoder.image_size} px; C chosen: "
             + ", ".join(f"{name} {strength:g}" for name, strength in chosen.items()),
             facts={"features": train.shape[1], "strength": chosen},
+            score_kind="log-odds",
+            head=Head(encoder, probe.kernel, probe.bias),
         )
 
     listed = ", ".join(f"{strength:g}" for strength in strengths)
@@ -64,13 +67,16 @@ def make(config: Section) -> Protocol:
 class ProbeResult(NamedTuple):
     """What the probe found for m test images, k labels and s strengths (ascending).
 
-    `scores` are log-odds: probabilities near 1 would round to ties. A label that could not be
-    fitted or chosen has NaN scores, strength and validation AUROC, is False in `scored`, and has
+    `scores` are log-odds, `features @ kernel + bias`: probabilities near 1 would round to ties. A
+    label that could not be fitted or chosen has NaN in all of these and in strength and validation
+    AUROC, is False in `scored`, and has
     its reason in `not_scored` (by label index). `notes` holds, by label index, what a reader should
     know of a scored label: a strength on the edge of the grid, a fit that did not converge.
     """
 
     scores: Float[np.ndarray, "m k"]
+    kernel: Float[np.ndarray, "d k"]
+    bias: Float[np.ndarray, " k"]
     strength: Float[np.ndarray, " k"]
     validation_auroc: Float[np.ndarray, "s k"]
     strengths: Float[np.ndarray, " s"]
@@ -106,7 +112,7 @@ def linear_probe(
                 f"features') and {num_labels} labels (train's)"
             )
     labels, not_scored = usable_labels(train[1], validation[1], label_names)
-    fitted, checked, tested = _standardised(train[0], validation[0], test_features)
+    (fitted, checked, tested), mean, scale = _standardised(train[0], validation[0], test_features)
     fit = fit_logistic(fitted, train[1][:, labels].astype(np.float64), grid)
 
     shape = (len(grid), num_labels)
@@ -114,6 +120,7 @@ def linear_probe(
     gradient_norm[:, labels] = fit.gradient_norm
     strength = np.full(num_labels, np.nan)
     scores = np.full((len(tested), num_labels), np.nan)
+    kernel, bias = np.full((len(mean), num_labels), np.nan), np.full(num_labels, np.nan)
     notes = {}
     for column, k in enumerate(labels):
         logits = fit.weights[:, column] @ checked.T + fit.intercept[:, column, None]
@@ -125,10 +132,14 @@ def linear_probe(
         best = int(np.lexsort((grid, losses.mean(axis=1), -validation_auroc[:, k]))[0])
         strength[k] = grid[best]
         scores[:, k] = tested @ fit.weights[best, column] + fit.intercept[best, column]
+        kernel[:, k] = scale * fit.weights[best, column]
+        bias[k] = fit.intercept[best, column] - mean @ kernel[:, k]
         if note := _note(grid, best, fit, column):
             notes[int(k)] = note
     return ProbeResult(
         scores=scores,
+        kernel=kernel,
+        bias=bias,
         strength=strength,
         validation_auroc=validation_auroc,
         strengths=grid,
@@ -143,8 +154,11 @@ def _standardised(
     train: Shaped[np.ndarray, "n d"],
     validation: Shaped[np.ndarray, "v d"],
     test: Shaped[np.ndarray, "m d"],
-) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "v d"], Float[np.ndarray, "m d"]]:
-    """Features in units of train's standard deviation about its mean; a constant feature is 0."""
+) -> tuple[tuple[Float[np.ndarray, "..."], ...], Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+    """Features less train's mean, times scale: 1 / its standard deviation, 0 if it is constant.
+
+    Returns the three splits, mean and scale.
+    """
     splits = []
     for name, features in (("train", train), ("validation", validation), ("test", test)):
         features = np.asarray(features, np.float64)
@@ -159,7 +173,7 @@ def _standardised(
     mean, deviation = splits[0].mean(axis=0), splits[0].std(axis=0)
     constant = deviation <= _CONSTANT * np.abs(mean)
     scale = np.where(constant, 0, 1 / np.where(constant, 1, deviation))
-    return tuple((features - mean) * scale for features in splits)
+    return tuple((features - mean) * scale for features in splits), mean, scale
 
 
 def _note(grid: Float[np.ndarray, " s"], best: int, fit: LogisticFit, column: int) -> str | None:

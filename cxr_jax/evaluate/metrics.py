@@ -27,7 +27,7 @@ def metric_rows(
     estimated, and its counts are sums over them. `not_scored` names labels that the model could not
     be trained for, with the reason: they become rows too.
     """
-    _, patients, names, targets, scores = validate(predictions)
+    _, patients, names, targets, scores, _ = validate(predictions)
     macro = bootstrap_auroc(targets, scores, patients, num_resamples, seed)
     rows = []
     for name, column, interval in zip(names, targets.T, macro.labels):

@@ -1,8 +1,9 @@
 """Predictions: what a model said about each test image, and the Parquet file that holds it.
 
 The file is the border between models and statistics: one row per image and label, columns image_id,
-patient_id, label, target (null: missing) and score. It imports no model, so every table can be made
-again from the file alone, also from a file that other software wrote.
+patient_id, label, target (null: missing) and score. Its metadata may say of what kind scores are
+(`score_kind`). It imports no model, so every table can be made again from the file alone, also from
+a file that other software wrote.
 """
 
 from os import PathLike
@@ -12,7 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import scipy.special
 from jaxtyping import Int, Shaped
+
+# What scores may be; "" is any number that ranks films.
+SCORE_KINDS = ("", "log-odds", "log-probability", "probability")
 
 _SCHEMA = pa.schema(
     [
@@ -29,7 +34,8 @@ class Predictions(NamedTuple):
     """Scores of n test images for k labels.
 
     `image_id` and `patient_id` are [n] strings, `targets` [n k] holds 0, 1 or NaN (missing) and
-    `scores` [n k] any finite number that grows with the chance of the label.
+    `scores` [n k] any finite number that grows with the chance of the label; `score_kind`, one of
+    SCORE_KINDS, says how they become probabilities.
     """
 
     image_id: np.ndarray
@@ -37,6 +43,19 @@ class Predictions(NamedTuple):
     label_names: tuple[str, ...]
     targets: np.ndarray
     scores: np.ndarray
+    score_kind: str = ""
+
+    @property
+    def probabilities(self) -> np.ndarray | None:
+        """[n k] in [0, 1]; None where scores only rank."""
+        match self.score_kind:
+            case "log-odds":
+                return scipy.special.expit(self.scores)
+            case "log-probability":
+                return np.exp(np.minimum(self.scores, 0))
+            case "probability":
+                return self.scores
+        return None
 
 
 def validate(predictions: Predictions) -> Predictions:
@@ -76,7 +95,15 @@ def validate(predictions: Predictions) -> Predictions:
     _refuse(~np.isfinite(scores), scores, "score", "scores must be finite", images, names)
     known = (targets == 0) | (targets == 1) | np.isnan(targets)
     _refuse(~known, targets, "target", "targets are 0, 1 or missing", images, names)
-    return Predictions(images, patients, names, targets, scores)
+    if predictions.score_kind not in SCORE_KINDS:
+        raise ValueError(
+            f"score_kind is '{predictions.score_kind}'; it may be {', '.join(SCORE_KINDS[1:])}, or "
+            "absent for scores that only rank films"
+        )
+    if predictions.score_kind == "probability":
+        rule = "probabilities lie in [0, 1]"
+        _refuse((scores < 0) | (scores > 1), scores, "score", rule, images, names)
+    return Predictions(images, patients, names, targets, scores, predictions.score_kind)
 
 
 def _refuse(
@@ -96,7 +123,7 @@ def _refuse(
 
 def write_parquet(predictions: Predictions, path: str | PathLike[str]) -> Path:
     """Write n x k rows, image by image; a missing target is written as null. Validates first."""
-    images, patients, names, targets, scores = validate(predictions)
+    images, patients, names, targets, scores, kind = validate(predictions)
     table = pa.table(
         {
             "image_id": np.repeat(images, len(names)),
@@ -106,7 +133,7 @@ def write_parquet(predictions: Predictions, path: str | PathLike[str]) -> Path:
             "target": pa.array(targets.ravel(), pa.float32(), from_pandas=True),
             "score": scores.ravel(),
         },
-        schema=_SCHEMA,
+        schema=_SCHEMA.with_metadata({"score_kind": kind}),
     )
     pq.write_table(table, path)
     return Path(path)
@@ -132,6 +159,7 @@ def _pivot(table: pa.Table) -> Predictions:
             f"has no column {', '.join(missing)}; it needs {', '.join(_SCHEMA.names)} "
             f"(it has {', '.join(table.column_names)})"
         )
+    kind = (table.schema.metadata or {}).get(b"score_kind", b"").decode()
     table = table.select(_SCHEMA.names).cast(_SCHEMA)
     for name in ("image_id", "patient_id", "label"):
         if table[name].null_count:
@@ -157,7 +185,7 @@ def _pivot(table: pa.Table) -> Predictions:
     for which, column in enumerate(("target", "score")):
         wide[which, cell] = table[column].to_numpy()
     targets, scores = wide.reshape(2, len(images), len(names))
-    return validate(Predictions(images, patients[owner], tuple(names), targets, scores))
+    return validate(Predictions(images, patients[owner], tuple(names), targets, scores, kind))
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[Shaped[np.ndarray, " u"], Int[np.ndarray, " n"]]:
@@ -208,6 +236,7 @@ def align(reference: Predictions, other: Predictions) -> Predictions:
         reference.label_names,
         other.targets[rows][:, columns],
         other.scores[rows][:, columns],
+        other.score_kind,
     )
     for what, mine, theirs in (
         ("patients", reference.patient_id[:, None], aligned.patient_id[:, None]),

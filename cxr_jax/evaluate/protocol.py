@@ -31,13 +31,26 @@ class Tools(NamedTuple):
     log: Callable[[int, Mapping[str, float]], None]  # (step, numbers) of a training
 
 
+class Head(NamedTuple):
+    """Scores are `features @ kernel + bias`, features those of `encoder` as it was trained.
+
+    The column of a label that was not scored is NaN.
+    """
+
+    encoder: Encoder
+    kernel: Float[np.ndarray, "d k"]
+    bias: Float[np.ndarray, " k"]
+
+
 class Result(NamedTuple):
     """What a protocol found for m test films and k labels.
 
-    scores grow with the chance of the label. A label that could not be scored has NaN scores, is
-    False in `scored`, and has its reason in `not_scored` (by label index). `notes`: by label index,
-    what a reader should know of a scored label. `remarks`: sentences about the whole. `summary`:
-    in a few words what was chosen, for the report. `facts`: the same for programs, as JSON.
+    scores grow with the chance of the label; score_kind says how (evaluate/predictions.py). A label
+    that could not be scored has NaN scores, is False in `scored`, and has its reason in
+    `not_scored` (by label index). `notes`: by label index, what a reader should know of a scored
+    label. `remarks`: sentences about the whole. `summary`: in a few words what was chosen, for the
+    report. `facts`: the same for programs, as JSON. `head`: where scores are a linear function of
+    features, that function.
     """
 
     scores: Float[np.ndarray, "m k"]
@@ -47,6 +60,8 @@ class Result(NamedTuple):
     remarks: tuple[str, ...]
     summary: str
     facts: dict[str, Any]
+    score_kind: str
+    head: Head | None
 
 
 class Protocol(NamedTuple):

@@ -69,7 +69,7 @@ class Trainer:
         size = encoder.image_size
         film = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
         features = jax.eval_shape(partial(model.apply, train=False), encoder.variables, film)
-        self._num_features = features.shape[1]
+        self.num_features = features.shape[1]
         view = {**fields.view, "size": size}
         step = classifier.make_step(model, self._optimizer, view)
         self._step = jax.jit(step, donate_argnums=0)
@@ -85,7 +85,7 @@ class Trainer:
         config, planned, films = self._config, self._plan, len(self._train.rows)
         size = self._encoder.image_size
         state = classifier.create(
-            *(self._encoder.variables, self._optimizer, self._num_features),
+            *(self._encoder.variables, self._optimizer, self.num_features),
             *(self._train.targets, rate, config.seed),
         )
         state = sharding.put_replicated(state, self._mesh)

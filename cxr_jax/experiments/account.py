@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Int
 
 from cxr_jax.data.exposure import Exposure
+from cxr_jax.data.labelled import LabelledSplit
+from cxr_jax.evaluate.film_table import FilmTable
 from cxr_jax.evaluate.predictions import Predictions
 from cxr_jax.evaluate.protocol import Protocol, Splits
 
@@ -49,6 +51,19 @@ def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) 
             )
     lines += [f"{outcome.name}: {outcome.facts['summary']}." for outcome in outcomes]
     return lines
+
+
+def film_table(test: LabelledSplit, seen: Exposure | None) -> FilmTable:
+    """What is known of the test films, and what an encoder saw of its source's (None: unknown)."""
+    count = len(test.rows)
+    known = (None, None) if seen is None else (seen.film, seen.patient)
+    return FilmTable(
+        np.array(test.image_ids, str),
+        np.array(test.sexes or ("",) * count, str),
+        np.array(test.ages or (np.nan,) * count, np.float32),
+        np.array(test.views or ("",) * count, str),
+        *(None if flags is None else flags[test.rows] for flags in known),
+    )
 
 
 def exposure_lines(

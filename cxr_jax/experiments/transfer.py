@@ -6,55 +6,55 @@ way stands in training/ below these folders.
 """
 
 import functools
-import hashlib
 import json
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import jax
 import ml_collections
 import numpy as np
 from jaxtyping import Float
 
 from cxr_jax import weights
-from cxr_jax.data import exposure, fractions, tasks
-from cxr_jax.data.labelled import load_split
-from cxr_jax.evaluate import feature_file, protocol
+from cxr_jax.data import exposure
+from cxr_jax.data.exposure import Exposure
+from cxr_jax.evaluate import feature_file, film_table, protocol
 from cxr_jax.evaluate.metrics import compare, metric_rows
 from cxr_jax.evaluate.predictions import Predictions, read_parquet, write_parquet
 from cxr_jax.evaluate.protocol import Protocol, Splits, Tools
-from cxr_jax.experiments import account
+from cxr_jax.experiments import account, inputs
 from cxr_jax.experiments.account import Outcome
 from cxr_jax.experiments.features import extract, extract_once
 from cxr_jax.experiments.workdir import open_workdir
 from cxr_jax.fields import check_positive
 from cxr_jax.report import page, tables
-from cxr_jax.weights.encoder import Encoder, random_encoder
+from cxr_jax.weights.encoder import Encoder
 from cxr_jax.writer import Writer
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Scores config.encoder and config.baselines on config.dataset and writes the report."""
     chosen = _check_fields(config)
-    encoders = load_encoders(config)
-    splits = load_splits(config)
+    encoders = inputs.load_encoders(config)
+    splits = inputs.load_splits(config)
     open_workdir(workdir, config)
     print(
         f"{chosen.title} on {config.dataset}: {len(splits.train.rows):,} training, "
         f"{len(splits.validation.rows):,} validation and {len(splits.test.rows):,} test films; "
         f"labels: {', '.join(splits.test.label_names)}"
     )
+    seen = {spec: exposure.of_encoder(spec, splits.test.source) for spec in inputs.specs(config)}
     outcomes = []
-    for index, encoder in enumerate(encoders):
+    for index, (encoder, exposed) in enumerate(zip(encoders, seen.values(), strict=True)):
         folder = workdir
         if index:
             plain = re.sub(r"[^A-Za-z0-9]+", "-", encoder.name)
             folder = workdir / "baselines" / f"{index}-{plain}"
         features = _features(config, encoder, splits)
         outcomes.append(_score(config, chosen, encoder, splits, features, folder))
+        table = account.film_table(splits.test, exposed)
+        film_table.write_parquet(table, folder / "films.parquet")
         if config.export_features and not index:
             _export(Path(config.export_features), splits, features)
     comparisons = [
@@ -69,16 +69,16 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     ]
     _write_json(workdir / "comparisons.json", comparisons)
     _log(workdir, outcomes)
-    report(config, workdir, chosen, outcomes, comparisons, splits)
+    report(config, workdir, chosen, outcomes, comparisons, splits, seen)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError or FileNotFoundError for what would fail apart from the encoder itself."""
     _check_fields(config)
-    for spec in _baselines(config):
+    for spec in inputs.baselines(config):
         if spec != "random":
             weights.load(spec)
-    load_splits(config)
+    inputs.load_splits(config)
 
 
 def _check_fields(config: ml_collections.ConfigDict) -> Protocol:
@@ -92,38 +92,6 @@ def _check_fields(config: ml_collections.ConfigDict) -> Protocol:
     if config.export_features:
         feature_file.check_path(Path(config.export_features), "config.export_features")
     return protocol.build(config)
-
-
-def _baselines(config: ml_collections.ConfigDict) -> list[str]:
-    return [spec.strip() for spec in config.baselines.split(",") if spec.strip()]
-
-
-def load_encoders(config: ml_collections.ConfigDict) -> list[Encoder]:
-    """The encoder, then its baselines; "random" takes the shape of the encoder beside it."""
-    specs = [config.encoder, *_baselines(config)]
-    specs = list(dict.fromkeys(specs))  # random against random says nothing
-    loaded = {spec: weights.load(spec) for spec in specs if spec != "random"}
-    if loaded:
-        first = next(iter(loaded.values()))
-        shape, size = first.model, first.image_size
-    else:
-        shape, size = config.model.to_dict(), config.image_size
-    loaded["random"] = random_encoder(shape, size, config.seed)
-    count = Counter(loaded[spec].name for spec in specs)
-    return [
-        encoder._replace(name=f"{encoder.name} ({spec})") if count[encoder.name] > 1 else encoder
-        for spec, encoder in ((spec, loaded[spec]) for spec in specs)
-    ]
-
-
-def load_splits(config: ml_collections.ConfigDict) -> Splits:
-    """Train (cut to the label fraction), validation and test."""
-    train, validation, test = (
-        load_split(config.dataset, config.data.dir, split, config.task, tasks.changes_of(config))
-        for split in ("train", "validation", "test")
-    )
-    rows = fractions.patient_subset(train.patient_ids, config.label_fraction, config.seed)
-    return Splits(train.take(rows), validation, test)
 
 
 def _features(
@@ -144,7 +112,7 @@ def _features(
 def _score(config, chosen: Protocol, encoder: Encoder, splits, features, folder: Path) -> Outcome:
     """One encoder's result, read back if an earlier start of this run finished it."""
     finished = folder / "probe.json"
-    now = fingerprint(config, encoder, splits)
+    now = inputs.fingerprint(config, encoder, splits)
     if finished.exists():
         facts = json.loads(finished.read_text())
         if facts["fingerprint"] == now:
@@ -168,6 +136,7 @@ def _score(config, chosen: Protocol, encoder: Encoder, splits, features, folder:
         tuple(names[k] for k in scored),
         splits.test.targets[:, scored],
         result.scores[:, scored],
+        result.score_kind,
     )
     rows = metric_rows(predictions, config.num_resamples, config.seed, not_scored)
     facts = {
@@ -214,19 +183,6 @@ def _export(path: Path, splits: Splits, features: Callable) -> None:
     print(f"Features of {len(table.image_id):,} films: {path}")
 
 
-def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Splits) -> str:
-    """Of protocol, weights, films and labels: a result is taken up again only if none changed."""
-    settings = json.dumps(protocol.build(config).settings, sort_keys=True)
-    what = (config.protocol, settings, encoder.model, encoder.image_size)
-    digest = hashlib.sha256(repr(what).encode())
-    for leaf in jax.tree.leaves(encoder.variables):
-        digest.update(np.asarray(leaf).tobytes())
-    for split in splits:
-        digest.update((split.source.folder / "dataset_info.json").read_bytes())
-        digest.update("\n".join(split.image_ids).encode() + split.targets.tobytes())
-    return digest.hexdigest()
-
-
 def _write_json(path: Path, value) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
@@ -250,11 +206,10 @@ def report(
     outcomes: list[Outcome],
     comparisons: list[dict],
     splits: Splits,
+    seen: Mapping[str, Exposure | None],
 ) -> None:
     """Writes report.md and prints its verdicts, its table and its path."""
     runs = [page.Run(outcome.name, outcome.predictions, outcome.rows) for outcome in outcomes]
-    specs = list(dict.fromkeys([config.encoder, *_baselines(config)]))
-    seen = {spec: exposure.of_encoder(spec, splits.test.source) for spec in specs}
     warnings, exposed = account.exposure_lines(seen, splits.test.rows, config.dataset)
     path = page.write_report(
         workdir,

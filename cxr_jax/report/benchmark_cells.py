@@ -163,9 +163,13 @@ def read_group(
 
 
 def _by_image(predictions: Predictions) -> Predictions:
-    image, patient, names, targets, scores = predictions
-    order = np.argsort(image)
-    return Predictions(image[order], patient[order], names, targets[order], scores[order])
+    order = np.argsort(predictions.image_id)
+    return predictions._replace(
+        image_id=predictions.image_id[order],
+        patient_id=predictions.patient_id[order],
+        targets=predictions.targets[order],
+        scores=predictions.scores[order],
+    )
 
 
 def common_labels(read: Mapping[Cell, Predictions]) -> tuple[list[str], list[str]]:

@@ -169,7 +169,7 @@ def _estimable(predictions: Predictions) -> tuple[str, ...]:
 
 def _labels(predictions: Predictions, num_resamples: int) -> dict[str, _Label]:
     """AUROC of every label, all of which can be estimated, by its name."""
-    _, patients, names, targets, scores = predictions
+    _, patients, names, targets, scores, _ = predictions
     alone = label_auroc(targets, scores)
     values = resampled_auroc(targets, scores, patients, num_resamples, _SEED)
     return {name: _Label(float(alone[k]), values[:, k]) for k, name in enumerate(names)}

@@ -145,3 +145,35 @@ def test_different_test_sets_are_not_compared(other, words):
     reference = with_value("targets", (2, 1), 0)
     with pytest.raises(ValueError, match=words):
         align(reference, other)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scores", "expected"),
+    [
+        ("log-odds", [0.0, np.log(3)], [0.5, 0.75]),
+        ("log-probability", [np.log(0.5), np.log(0.25)], [0.5, 0.25]),
+        ("probability", [0.5, 0.25], [0.5, 0.25]),
+        ("", [0.5, 0.25], None),
+    ],
+)
+def test_scores_of_a_known_kind_become_probabilities_also_from_a_file(
+    tmp_path, kind, scores, expected
+):
+    ids, names = np.array(["a", "b"]), ("edema",)
+    mine = Predictions(ids, ids, names, np.array([[1], [0]]), np.array(scores)[:, None], kind)
+    back = read_parquet(write_parquet(mine, tmp_path / "p.parquet"))
+    assert back.score_kind == kind
+    if expected is None:
+        assert back.probabilities is None
+    else:
+        np.testing.assert_allclose(back.probabilities[:, 0], expected)
+
+
+def test_probabilities_outside_their_range_and_unknown_kinds_are_refused():
+    ids, targets = np.array(["a", "b"]), np.array([[1], [0]])
+    with pytest.raises(ValueError, match=r"image 'b' \(row 1\), label 'edema': score is 1.5"):
+        validate(
+            Predictions(ids, ids, ("edema",), targets, np.array([[1.0], [1.5]]), "probability")
+        )
+    with pytest.raises(ValueError, match="score_kind is 'logits'"):
+        validate(Predictions(ids, ids, ("edema",), targets, np.array([[1.0], [1.5]]), "logits"))

@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from configs import common
 from cxr_jax.evaluate.predictions import read_parquet
-from cxr_jax.experiments import pretrain, transfer
+from cxr_jax.experiments import inputs, pretrain, transfer
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_encoders_of_one_name_are_told_apart(config, tiny_config, tmp_path):
         pretrain.train(training, tmp_path / name, stop_after=2)
         training.seed += 1
     config.encoder, config.baselines = str(tmp_path / "a"), f"{tmp_path / 'b'}, random"
-    names = [encoder.name for encoder in transfer.load_encoders(config)]
+    names = [encoder.name for encoder in inputs.load_encoders(config)]
     assert names == [
         f"simclr step 2 ({tmp_path / 'a'})",
         f"simclr step 2 ({tmp_path / 'b'})",
@@ -53,7 +53,7 @@ def test_encoders_of_one_name_are_told_apart(config, tiny_config, tmp_path):
 
 def test_random_baseline_has_the_encoders_shape_and_is_not_compared_with_itself(config):
     config.encoder, config.baselines = "random", "random,random"
-    (encoder,) = transfer.load_encoders(config)
+    (encoder,) = inputs.load_encoders(config)
     assert (encoder.name, encoder.image_size) == ("random", 32)
     assert encoder.model["variant"] == "small"
 
@@ -100,11 +100,11 @@ def test_finetuning_logs_reports_and_is_not_done_twice(config, tmp_path, capsys)
     ("protocol", "field", "value"), [("finetune", "finetune.epochs", 3.0), ("knn", "knn.k", (7,))]
 )
 def test_a_result_of_other_settings_is_not_taken_up(config, protocol, field, value, tmp_path):
-    splits = transfer.load_splits(config)
-    (encoder,) = transfer.load_encoders(config)
+    splits = inputs.load_splits(config)
+    (encoder,) = inputs.load_encoders(config)
 
     def fingerprint():
-        return transfer.fingerprint(config, encoder, splits)
+        return inputs.fingerprint(config, encoder, splits)
 
     linear = fingerprint()
     config.strengths = (1.0,)
@@ -152,7 +152,7 @@ def test_exported_features_are_those_that_were_probed(config, suffix, tmp_path):
         table = {name: frame[name].to_numpy() for name in ("image_id", "patient_id", "split")}
         table["features"] = np.stack(frame["features"].to_list())
         table["targets"] = frame[[f"target/{name}" for name in names]].to_numpy()
-    splits = transfer.load_splits(config)
+    splits = inputs.load_splits(config)
     assert names == list(splits.test.label_names)
     assert table["features"].dtype == table["targets"].dtype == np.float32
     for name, split in splits._asdict().items():

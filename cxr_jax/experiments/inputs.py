@@ -1,0 +1,84 @@
+"""What a transfer works on: its encoders, the splits of its dataset, and a mark of both."""
+
+import hashlib
+import json
+from collections import Counter
+
+import jax
+import ml_collections
+import numpy as np
+
+from cxr_jax import weights
+from cxr_jax.data import fractions, tasks
+from cxr_jax.data.labelled import LabelledSplit, load_split
+from cxr_jax.evaluate import protocol
+from cxr_jax.evaluate.protocol import Splits
+from cxr_jax.weights.encoder import Encoder, random_encoder
+
+
+def baselines(config: ml_collections.ConfigDict) -> list[str]:
+    """Those of config.baselines, as they are written there."""
+    return [spec.strip() for spec in config.baselines.split(",") if spec.strip()]
+
+
+def specs(config: ml_collections.ConfigDict) -> list[str]:
+    """The encoder's and its baselines', each once: random against random says nothing."""
+    return list(dict.fromkeys([config.encoder, *baselines(config)]))
+
+
+def load_encoders(config: ml_collections.ConfigDict) -> list[Encoder]:
+    """The encoder, then its baselines; "random" takes the shape of the encoder beside it."""
+    wanted = specs(config)
+    loaded = {spec: weights.load(spec) for spec in wanted if spec != "random"}
+    if loaded:
+        first = next(iter(loaded.values()))
+        shape, size = first.model, first.image_size
+    else:
+        shape, size = config.model.to_dict(), config.image_size
+    loaded["random"] = random_encoder(shape, size, config.seed)
+    count = Counter(loaded[spec].name for spec in wanted)
+    return [
+        encoder._replace(name=f"{encoder.name} ({spec})") if count[encoder.name] > 1 else encoder
+        for spec, encoder in ((spec, loaded[spec]) for spec in wanted)
+    ]
+
+
+def load_splits(config: ml_collections.ConfigDict) -> Splits:
+    """Train (cut to the label fraction), validation and test.
+
+    Raises ValueError where a patient stands in two of them: scores would be too good.
+    """
+    train, validation, test = (
+        load_split(config.dataset, config.data.dir, split, config.task, tasks.changes_of(config))
+        for split in ("train", "validation", "test")
+    )
+    _check_disjoint(train, validation, test)
+    rows = fractions.patient_subset(train.patient_ids, config.label_fraction, config.seed)
+    return Splits(train.take(rows), validation, test)
+
+
+def _check_disjoint(*splits: LabelledSplit) -> None:
+    names = Splits._fields
+    place = {}
+    for name, split in zip(names, splits):
+        for row, patient in enumerate(split.patient_ids):
+            first = place.setdefault(patient, (name, row))
+            if first[0] != name:
+                raise ValueError(
+                    f"{split.source.name}: film {split.rows[row]} of {name} is of the same patient "
+                    f"as film {getattr(Splits(*splits), first[0]).rows[first[1]]} of {first[0]}. "
+                    "Splits must part patients: build the dataset again with splits that do"
+                )
+
+
+def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Splits) -> str:
+    """Of protocol, weights, films and labels: a result is taken up again only if none changed."""
+    settings = json.dumps(protocol.build(config).settings, sort_keys=True)
+    what = (config.protocol, settings, encoder.model, encoder.image_size)
+    digest = hashlib.sha256(repr(what).encode())
+    for leaf in jax.tree.leaves(encoder.variables):
+        digest.update(np.asarray(leaf).tobytes())
+    for split in splits:
+        digest.update((split.source.folder / "dataset_info.json").read_bytes())
+        digest.update("\n".join(split.image_ids).encode() + split.targets.tobytes())
+    return digest.hexdigest()
