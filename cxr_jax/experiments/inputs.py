@@ -10,7 +10,7 @@ import numpy as np
 
 from cxr_jax import weights
 from cxr_jax.data import fractions, tasks
-from cxr_jax.data.labelled import LabelledSplit, load_split
+from cxr_jax.data.labelled import load_split
 from cxr_jax.evaluate import protocol
 from cxr_jax.evaluate.protocol import Splits
 from cxr_jax.weights.encoder import Encoder, random_encoder
@@ -46,28 +46,31 @@ def load_encoders(config: ml_collections.ConfigDict) -> list[Encoder]:
 def load_splits(config: ml_collections.ConfigDict) -> Splits:
     """Train (cut to the label fraction), validation and test.
 
-    Raises ValueError where a patient stands in two of them: scores would be too good.
+    Raises ValueError as check_disjoint.
     """
     train, validation, test = (
         load_split(config.dataset, config.data.dir, split, config.task, tasks.changes_of(config))
         for split in ("train", "validation", "test")
     )
-    _check_disjoint(train, validation, test)
+    check_disjoint(Splits(train, validation, test))
     rows = fractions.patient_subset(train.patient_ids, config.label_fraction, config.seed)
     return Splits(train.take(rows), validation, test)
 
 
-def _check_disjoint(*splits: LabelledSplit) -> None:
-    names = Splits._fields
-    place = {}
-    for name, split in zip(names, splits):
-        for row, patient in enumerate(split.patient_ids):
-            first = place.setdefault(patient, (name, row))
-            if first[0] != name:
+def check_disjoint(splits: Splits) -> None:
+    """Raises ValueError, naming two films, where a patient stands in two splits.
+
+    Scores would be too good. The films are named by their places in the splits: ids are patients'.
+    """
+    first: dict[str, tuple[str, int]] = {}
+    for name, split in splits._asdict().items():
+        for row, patient in zip(split.rows, split.patient_ids):
+            where, other = first.setdefault(patient, (name, row))
+            if where != name:
                 raise ValueError(
-                    f"{split.source.name}: film {split.rows[row]} of {name} is of the same patient "
-                    f"as film {getattr(Splits(*splits), first[0]).rows[first[1]]} of {first[0]}. "
-                    "Splits must part patients: build the dataset again with splits that do"
+                    f"{split.source.name}: film {row} of {name} is of the same patient as film "
+                    f"{other} of {where}. Splits must part patients: build the dataset again with "
+                    "splits that do"
                 )
 
 
