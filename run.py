@@ -17,6 +17,8 @@ Options:
 import argparse
 import datetime
 import importlib
+import os
+import platform
 import sys
 import tempfile
 import traceback
@@ -55,6 +57,7 @@ def _run(config: ConfigDict, workdir: Path) -> int:
     print(f"workdir: {workdir}", flush=True)
     flags.FLAGS(["run.py"])  # Grain reads its own flags, which nobody else parses
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
+    _keep_compiled_programs()
     # Late, with JAX behind it, so that --help and wrong command lines answer at once.
     experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
     try:
@@ -73,6 +76,16 @@ def _run(config: ConfigDict, workdir: Path) -> int:
         print(f"error: {kind}{error}\n(traceback: {file.name})", file=sys.stderr)
         return 1
     return 0
+
+
+def _keep_compiled_programs() -> None:
+    """A run that resumes, or is like the last one, does not compile again.
+
+    By machine, because programs for CPUs use what one CPU can and another cannot.
+    """
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    folder = caches / "cxr_jax" / "compiled" / platform.node()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
 
 
 def _default_workdir(spec: str) -> str:

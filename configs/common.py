@@ -36,11 +36,16 @@ def transfer() -> ConfigDict:
             readers="",  # of several readers: majority, any, all
             certainty=0.0,  # certainties from here on count as present
             views="",  # films that take part: PA,AP or any
+            exclusive=False,  # the labels are classes of which every film has exactly one
             protocol="linear",  # linear, finetune or knn: a file of cxr_jax/evaluate
             label_fraction=1.0,  # of the training patients; validation and test stay whole
             strengths=tuple(10.0**power for power in range(-6, 5)),  # linear: C of the regression
             knn=dict(k=(5, 20, 100), temperature=(0.07,)),  # the best on validation, per label
             finetune=finetune(),
+            # Films in the report, and TensorBoard's projector; False keeps films out of all files.
+            # films: ids of test films by commas; "" chooses, label by label (cxr_jax/experiments/
+            # pictures.py). Of config.encoder, not of its baselines.
+            pictures=dict(draw=True, films=""),
             export_features="",  # a file: frozen features of config.encoder as .npz or .parquet
             batch_size=64,  # where nothing is trained: speed and memory alone
             num_resamples=1000,
@@ -88,6 +93,9 @@ def pretrain() -> ConfigDict:
             experiment="pretrain",
             seed=0,
             batch_size=4096,
+            # Films that go through the encoder at a time; 0: the whole batch. The gradient stays
+            # that of the whole batch's loss, for a second forward pass; batch norm sees a part.
+            microbatch_size=0,
             image_size=224,  # at which the trained encoder reads whole films in transfers
             num_train_steps=10_000,
             checkpoint_every_steps=500,

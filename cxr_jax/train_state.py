@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, UInt32
 
+from cxr_jax import microbatch
 from cxr_jax.objectives import Objective
 
 
@@ -31,15 +32,20 @@ def create(
 
 
 def make_train_step(
-    objective: Objective, optimizer: optax.GradientTransformation, schedule: optax.Schedule
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    microbatch_size: int = 0,
 ):
-    """A pure `(state, batch) -> (state, metrics)`; jit it with the state donated."""
+    """A pure `(state, batch) -> (state, metrics)`; jit it with the state donated.
+
+    `microbatch_size` as in microbatch.value_and_grad.
+    """
+    value_and_grad = microbatch.value_and_grad(objective, microbatch_size)
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
         key = jax.random.fold_in(state.key, state.step)
-        (loss, (aux, metrics)), gradients = jax.value_and_grad(objective.loss, has_aux=True)(
-            state.params, state.aux, batch, key
-        )
+        (loss, (aux, metrics)), gradients = value_and_grad(state.params, state.aux, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         aux = objective.after_update(params, aux, state.step)

@@ -6,11 +6,11 @@ speeds go to TensorBoard and the progress line.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from tensorboardX import SummaryWriter
 
 
@@ -47,6 +47,35 @@ class Writer:
     def close(self) -> None:
         self._file.close()
         self._board.close()
+
+
+def write_projector(
+    folder: Path,
+    points: Float[np.ndarray, "n d"],
+    columns: Mapping[str, Sequence[str]],
+    thumbnails: UInt8[np.ndarray, "n size size"],
+) -> None:
+    """Writes a run for TensorBoard's projector into the new `folder`.
+
+    columns: name -> one word a point; two columns at least. TensorBoard finds the run by its event
+    file, and there projector_config.pbtxt names the others: tensors.tsv, metadata.tsv, sprite.png.
+    """
+    names = [_flat(name) for name in columns]
+    rows = [[_flat(word) for word in row] for row in zip(*columns.values(), strict=True)]
+    board = SummaryWriter(str(folder))
+    board.add_embedding(
+        np.round(points.astype(np.float64), 4),  # a tenth of the text that all digits would be
+        rows,
+        thumbnails[:, None] / np.float32(255),
+        tag="features",
+        metadata_header=names,
+    )
+    board.close()
+
+
+def _flat(text: str) -> str:
+    """Without the signs that part columns and rows."""
+    return " ".join(text.split())
 
 
 def _whole_lines(path: Path) -> list[dict]:

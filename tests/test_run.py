@@ -26,11 +26,17 @@ _TINY = (
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Importing TensorFlow fails, as on a machine without it."""
+    """Importing TensorFlow fails, as on a machine without it; nothing is compiled yet."""
     blocked = tmp_path_factory.mktemp("blocked") / "tensorflow"
     blocked.mkdir()
     (blocked / "__init__.py").write_text("raise ImportError('no TensorFlow here')")
-    return os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(blocked.parent)}
+    own = {name: value for name, value in os.environ.items() if "COMPILATION_CACHE" not in name}
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return own | {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(blocked.parent),
+        "XDG_CACHE_HOME": cache,
+    }
 
 
 def _run(environment, *arguments: str) -> subprocess.CompletedProcess:
@@ -71,6 +77,10 @@ def test_demo_pretrains_and_reports(demo):
     report = workdir / "transfer" / "report.md"
     assert str(report) in done.stdout.splitlines()[-1]
     assert "random" in report.read_text()
+
+
+def test_compiled_programs_are_kept_for_the_next_run(demo, environment):
+    assert list(Path(environment["XDG_CACHE_HOME"], "cxr_jax", "compiled").glob("*/*jit*"))
 
 
 def test_transfer_files_hold_what_scripts_rely_on(demo):

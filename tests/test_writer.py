@@ -1,9 +1,11 @@
 import json
+import re
 
 import numpy as np
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from cxr_jax.writer import Progress, Writer
+from cxr_jax.writer import Progress, Writer, write_projector
 
 
 def _lines(folder):
@@ -55,3 +57,28 @@ def test_progress_line_says_what_a_person_wants_to_know(capsys):
     assert "step 50/100  loss 1.2500" in line and "images/s" in line and "left" in line
     assert speeds["speed/data_wait"] == 1.0
     assert speeds["speed/images_per_second"] > 0
+
+
+def test_the_projector_finds_what_its_config_names(tmp_path):
+    """TensorBoard reads the paths of projector_config.pbtxt relative to it."""
+    rng = np.random.default_rng(0)
+    points, films = rng.normal(size=(5, 3)), rng.integers(0, 256, (5, 8, 8), np.uint8)
+    columns = {"Mass\t": ["present", "absent", "unknown", "absent", "a\nb"], "age": list("12345")}
+    write_projector(tmp_path / "p", points, columns, films)
+    assert len(list((tmp_path / "p").glob("events.out.tfevents.*"))) == 1  # makes it a run
+    assert not (tmp_path / "p" / "metrics.jsonl").exists()
+    config = (tmp_path / "p" / "projector_config.pbtxt").read_text()
+    assert config.count("embeddings {") == 1 and config.count("single_image_dim: 8") == 2
+    tensors, metadata, sprite = (
+        tmp_path / "p" / re.search(rf'{field}: "(.+)"', config)[1]
+        for field in ("tensor_path", "metadata_path", "image_path")
+    )
+    np.testing.assert_allclose(np.loadtxt(tensors, delimiter="\t"), points, atol=1e-4)
+    header, *rows = [line.split("\t") for line in metadata.read_text().splitlines()]
+    assert header == ["Mass", "age"] and rows[4] == ["a b", "5"] and len(rows) == 5
+    with Image.open(sprite) as image:
+        held = np.asarray(image.convert("L"))
+    assert held.shape == (24, 24)  # three thumbnails a row, and square
+    for index, film in enumerate(films):
+        top, left = 8 * (index // 3), 8 * (index % 3)
+        np.testing.assert_allclose(held[top : top + 8, left : left + 8], film, atol=1)

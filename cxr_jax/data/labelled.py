@@ -18,7 +18,7 @@ class LabelledSplit(NamedTuple):
 
     source: Source
     rows: np.ndarray  # int [n]
-    targets: Float[np.ndarray, "n k"]  # 1, 0, NaN: no target
+    targets: Float[np.ndarray, "n k"]  # 1, 0, NaN: no target; exclusive: labels.one_class
     uncertain: Bool[np.ndarray, "n k"]  # -1 in the dataset, whatever the policy made of it
     image_ids: tuple[str, ...]
     patient_ids: tuple[str, ...]
@@ -58,7 +58,7 @@ def load_split(
 
     Raises:
       ValueError: the dataset has no labels, or lacks those of the task, or has no film of the
-        task's views.
+        task's views; a film of an exclusive task has two classes or none.
     """
     source = load_source(name, data_dir, split, fields=("image",))
     if not source.label_names:
@@ -86,10 +86,13 @@ def load_split(
     columns = {name: [column[i] for i in rows] for name, column in columns.items()}
     raw = {label: columns[f"labels/{label}"] for label in source.label_names}
     scale = source.metadata.get("label_scale", "presence")
+    targets = labels.targets(raw, chosen, scale)
+    if chosen.exclusive:
+        targets = _one_class(targets, chosen, rows, f"{name} {split!r}")
     return LabelledSplit(
         source=source,
         rows=rows,
-        targets=labels.targets(raw, chosen, scale),
+        targets=targets,
         uncertain=labels.uncertain(raw, chosen, scale),
         image_ids=tuple(columns["image_id"]),
         patient_ids=tuple(columns["patient_id"]),
@@ -100,6 +103,21 @@ def load_split(
         ages=tuple(columns["age"]),
         views=tuple(columns["view"]),
     )
+
+
+def _one_class(
+    targets: Float[np.ndarray, "n k"], task: labels.Task, rows: np.ndarray, where: str
+) -> Float[np.ndarray, "n k"]:
+    found = np.full((rows.max() + 1, targets.shape[1]), np.nan, targets.dtype)
+    found[rows] = targets  # errors then name the dataset's own rows
+    try:
+        return labels.one_class(found, tuple(task.labels))[rows]
+    except ValueError as error:
+        raise ValueError(
+            f"{where}, {error}. Correct the labels; where a policy made them so, change it "
+            "(--config.uncertain=ignore, --config.unmentioned=ignore); or score the labels each on "
+            "its own (by commas in --config.task, without --config.exclusive)"
+        ) from error
 
 
 def _check_changes(source: Source, changes: Mapping[str, Any]) -> None:

@@ -33,6 +33,7 @@ class Task(NamedTuple):
       readers: majority (more than half), any or all.
       certainty: from which certainty on a finding counts as present.
       views: films that take part, by view; () is all.
+      exclusive: its labels are classes of which every film has exactly one (`one_class`).
     """
 
     labels: dict[str, str]
@@ -41,6 +42,7 @@ class Task(NamedTuple):
     readers: str = "majority"
     certainty: float = 3.0
     views: tuple[str, ...] = ()
+    exclusive: bool = False
 
 
 NIH_FINDINGS = (
@@ -107,12 +109,38 @@ def targets(
     return np.stack(columns, axis=1)
 
 
+def one_class(
+    found: Float[np.ndarray, "n k"], label_names: Sequence[str]
+) -> Float[np.ndarray, "n k"]:
+    """Targets of exclusive classes: every row one 1 and else 0, or NaN throughout.
+
+    A film that has a class has no other, so what is missing beside a 1 becomes 0. A film without a
+    1 of which some class is missing has no target at all: that none of the others is present does
+    not make somebody's blank a finding.
+
+    Raises:
+      ValueError: naming the row and the labels, where two are 1, or all are 0.
+    """
+    count = (found == 1).sum(axis=1)
+    for row in np.flatnonzero((count > 1) | (found == 0).all(axis=1))[:1]:
+        present = [name for name, value in zip(label_names, found[row]) if value == 1]
+        what = f"is {' and '.join(present)}" if present else f"is none of {', '.join(label_names)}"
+        raise ValueError(f"row {row}: the film {what}; of exclusive classes it must be exactly one")
+    has = count == 1
+    return np.where(has[:, None], np.float32(found == 1), np.float32(np.nan))
+
+
 def check_policies(task: Task) -> None:
-    """Refuses a policy that does not exist.
+    """Refuses a policy that does not exist, and exclusive classes of which there is one.
 
     Raises:
       ValueError: names the field and what there is.
     """
+    if task.exclusive and len(task.labels) < 2:
+        raise ValueError(
+            f"config.exclusive needs two labels or more to tell apart; the task has "
+            f"{', '.join(task.labels) or 'none'}"
+        )
     for field, known in (("uncertain", POLICIES), ("unmentioned", POLICIES), ("readers", READERS)):
         if getattr(task, field) not in known:
             raise ValueError(

@@ -93,7 +93,8 @@ TASKS: dict[str, dict[str, Task]] = {
                 "Vascular congestion": "Edema severity = 1",
                 "Interstitial edema": "Edema severity = 2",
                 "Alveolar edema": "Edema severity = 3",
-            }
+            },
+            exclusive=True,
         ),
         "any_edema": Task({"Any edema": "Edema severity >= 1"}),
     },
@@ -109,7 +110,7 @@ TASKS: dict[str, dict[str, Task]] = {
 def changes_of(config: Any) -> dict[str, Any]:
     """What a transfer's config changes of a task: its fields of the same names."""
     views = tuple(view.strip() for view in config.views.split(",") if view.strip())
-    fields = ("uncertain", "unmentioned", "readers", "certainty")
+    fields = ("uncertain", "unmentioned", "readers", "certainty", "exclusive")
     return {field: config[field] for field in fields} | {"views": views}
 
 
@@ -135,7 +136,8 @@ def find_task(
     else:
         task = Task(_same([name.strip() for name in wanted.split(",")]))
         default = named.get("default", task)
-        task = default._replace(labels=task.labels)
+        # Some of exclusive classes are not exclusive classes: that is said anew.
+        task = default._replace(labels=task.labels, exclusive=False)
     task = task._replace(**{field: value for field, value in (changes or {}).items() if value})
     if task.views == ("any",):
         task = task._replace(views=())

@@ -36,16 +36,20 @@ def create(
     train_targets: Shaped[np.ndarray, "n k"],
     rate: float,
     seed: int,
+    exclusive: bool = False,
 ) -> State:
     """The encoder's `variables` under a head that says of every film how common the labels are.
+
+    Its logits are log-odds or, of exclusive classes, log-probabilities.
 
     The head's weights start at zero: nothing of it is random, and no random direction is sent
     through the encoder in the first step.
     """
     prevalence = np.nanmean(np.asarray(train_targets, np.float64), axis=0)
+    absent = 0 if exclusive else np.log1p(-prevalence)
     head = {
         "kernel": jnp.zeros((num_features, len(prevalence)), jnp.float32),
-        "bias": jnp.asarray(np.log(prevalence) - np.log1p(-prevalence), jnp.float32),
+        "bias": jnp.asarray(np.log(prevalence) - absent, jnp.float32),
     }
     # Copies: steps give their state away, and the encoder is wanted for the next learning rate.
     encoder, batch_stats = jax.tree.map(jnp.array, (variables["params"], variables["batch_stats"]))
@@ -71,8 +75,23 @@ def masked_loss(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Fl
     return jnp.sum(jnp.where(known, losses, 0)) / jnp.maximum(jnp.sum(known), 1)
 
 
+def masked_softmax_loss(
+    logits: Float[Array, "b k"], targets: Float[Array, "b k"]
+) -> Float[Array, ""]:
+    """Mean softmax cross-entropy of the films that have a class; 0 if none has.
+
+    A row of targets has one 1 and else 0, or is all NaN: no class, no loss.
+    """
+    known = ~jnp.isnan(targets).any(axis=1)
+    losses = optax.softmax_cross_entropy(logits, jnp.where(known[:, None], targets, 0))
+    return jnp.sum(jnp.where(known, losses, 0)) / jnp.maximum(jnp.sum(known), 1)
+
+
 def make_step(
-    model: nn.Module, optimizer: optax.GradientTransformation, view: Section
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    view: Section,
+    loss: Callable[[Float[Array, "b k"], Float[Array, "b k"]], Float[Array, ""]] = masked_loss,
 ) -> Callable[[State, dict[str, Array]], tuple[State, Float[Array, ""]]]:
     """A pure `(state, {"image", "target"}) -> (state, loss)`; jit it with the state donated.
 
@@ -83,12 +102,11 @@ def make_step(
         images = augment_view(key, batch["image"], view)
         encoder = {"params": params["encoder"], "batch_stats": batch_stats}
         features, changed = model.apply(encoder, images, train=True, mutable=["batch_stats"])
-        loss = masked_loss(_head(params["head"], features), batch["target"])
-        return loss, changed["batch_stats"]
+        return loss(_head(params["head"], features), batch["target"]), changed["batch_stats"]
 
     def step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
-        (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+        (value, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(
             state.params, state.batch_stats, batch, key
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -99,7 +117,7 @@ def make_step(
             "batch_stats": batch_stats,
             "opt_state": opt_state,
         }
-        return state._replace(**changed), loss
+        return state._replace(**changed), value
 
     return step
 

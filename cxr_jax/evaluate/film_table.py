@@ -5,6 +5,7 @@ encoder had not seen; columns image_id, sex, age (years), view, seen_film and se
 false, null: not known).
 """
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Shaped
+
+# Hashes of a few different films agree: up to this share of the test films is no cause for alarm.
+CHANCE = 0.01
 
 _SCHEMA = pa.schema(
     [
@@ -39,6 +43,33 @@ class FilmTable(NamedTuple):
     view: Shaped[np.ndarray, " n"]
     seen_film: Bool[np.ndarray, " n"] | None = None
     seen_patient: Bool[np.ndarray, " n"] | None = None
+
+    @property
+    def seen(self) -> Bool[np.ndarray, " n"] | None:
+        """By its looks or by its patient; None where neither is known."""
+        known = [flags for flags in (self.seen_film, self.seen_patient) if flags is not None]
+        return np.any(known, axis=0) if known else None
+
+    @property
+    def exposed(self) -> bool:
+        """Whether the encoder saw more of these films than hashes that agree by chance."""
+        films = 0 if self.seen_film is None else int(self.seen_film.sum())
+        patients = self.seen_patient is not None and bool(self.seen_patient.any())
+        return beyond_chance(films, patients, len(self.image_id))
+
+
+def beyond_chance(films: int, patients: bool | int | None, total: int) -> bool:
+    """Whether `films` of `total` that look like trained ones, or any seen patient, are alarming."""
+    return bool(patients) or films > CHANCE * total
+
+
+def unseen_films(tables: Sequence[FilmTable]) -> Bool[np.ndarray, " n"]:
+    """The films that no encoder had seen; tables are of the same films in one order.
+
+    What is not known counts as not seen.
+    """
+    known = [table.seen for table in tables if table.seen is not None]
+    return ~np.any(known, axis=0) if known else np.ones(len(tables[0].image_id), bool)
 
 
 def write_parquet(table: FilmTable, path: str | PathLike[str]) -> None:

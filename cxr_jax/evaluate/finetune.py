@@ -2,7 +2,8 @@
 
 Every encoder gets the same: each rate the same steps over the same batches, AUROC on validation at
 evenly spaced steps, and the weights of the best of all these moments score test, once. Equal seeds
-give equal results on one machine; a GPU's convolutions may still add up in another order.
+give equal results on one machine; a GPU's convolutions may still add up in another order. Exclusive
+classes are told apart by a softmax over those that are scored; scores are log-probabilities.
 
 Fields of config.finetune:
 
@@ -39,8 +40,11 @@ from cxr_jax.evaluate.protocol import (
     Result,
     Splits,
     Tools,
+    against,
     macro_auroc,
     positive_numbers,
+    targets_of,
+    usable_classes,
     usable_labels,
 )
 from cxr_jax.evaluate.training import Trainer, check_finite, plan
@@ -64,14 +68,20 @@ def make(config: ConfigDict) -> Protocol:
         return _run(config, rates, encoder, splits, tools)
 
     listed = ", ".join(f"{rate:g}" for rate in rates)
-    method = (
-        f"The whole encoder and a linear head trained by {fields.optimizer} in {fields.dtype} on "
-        f"augmented films (config.json), with cosine schedule and warm-up, for {fields.epochs:g} "
-        f"epochs (at least {fields.min_steps:,} steps, at most {fields.max_steps:,}) at each of "
-        f"the learning rates {listed}; {_decay_in_words(fields.layer_decay)}.",
-        f"Macro AUROC on validation at {fields.evaluations} moments of every training chose the "
-        "weights that scored test; the same budget for every encoder.",
-    )
+
+    def method(exclusive: bool) -> tuple[str, ...]:
+        softmax = " under a softmax over the classes" if exclusive else ""
+        return (
+            f"The whole encoder and a linear head{softmax} trained by {fields.optimizer} in "
+            f"{fields.dtype} on augmented films (config.json), with cosine schedule and warm-up, "
+            f"for {fields.epochs:g} epochs (at least {fields.min_steps:,} steps, at most "
+            f"{fields.max_steps:,}) at each of the learning rates {listed}; "
+            f"{_decay_in_words(fields.layer_decay)}.",
+            f"Macro AUROC on validation at {fields.evaluations} moments of every training chose "
+            "the weights that scored test; the same budget for every encoder.",
+            *against(exclusive),
+        )
+
     settings = json.loads(ConfigDict(fields).to_json()) | {"seed": config.seed}
     del settings["num_workers"]  # it changes the speed alone
     return Protocol("Fine-tuning", method, settings, run)
@@ -121,8 +131,12 @@ def _run(
     config: ConfigDict, rates: tuple[float, ...], encoder: Encoder, splits: Splits, tools: Tools
 ) -> Result:
     fields, names = config.finetune, splits.test.label_names
-    labels, not_scored = usable_labels(splits.train.targets, splits.validation.targets, names)
-    train, validation = (split._replace(targets=split.targets[:, labels]) for split in splits[:2])
+    exclusive = splits.test.task.exclusive
+    usable = usable_classes if exclusive else usable_labels
+    labels, not_scored = usable(splits.train.targets, splits.validation.targets, names)
+    train, validation = (
+        split._replace(targets=targets_of(split.targets, labels, exclusive)) for split in splits[:2]
+    )
     mesh = sharding.make_mesh()
     planned = plan(fields, len(train.rows), mesh.size)
     sharding.check_batch(planned.batch_size, mesh, "finetune.batch_size")
@@ -152,7 +166,7 @@ def _run(
             "batch_size": planned.batch_size,
             "curve": curve,
         },
-        score_kind="log-odds",
+        score_kind="log-probability" if exclusive else "log-odds",
         head=Head(encoder._replace(variables=jax.device_get(trained)), kernel, bias),
     )
 

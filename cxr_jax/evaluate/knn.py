@@ -13,6 +13,7 @@ from cxr_jax.evaluate.protocol import (
     Result,
     Splits,
     Tools,
+    against,
     positive_numbers,
     usable_labels,
 )
@@ -73,11 +74,15 @@ def make(config: Section) -> Protocol:
 
     listed = [", ".join(f"{value:g}" for value in values) for values in (ks, temperatures)]
     how = ", chosen per label on validation" if len(grid) > 1 else ""
-    method = (
-        "Frozen features in evaluation mode; the vote of the k training films nearest by cosine, "
-        f"weighted by exp(cosine / temperature): k {listed[0]}, temperature {listed[1]}{how}; the "
-        "same for every encoder.",
-    )
+
+    def method(exclusive: bool) -> tuple[str, ...]:
+        return (
+            "Frozen features in evaluation mode; the vote of the k training films nearest by "
+            f"cosine, weighted by exp(cosine / temperature): k {listed[0]}, temperature "
+            f"{listed[1]}{how}; the same for every encoder.",
+            *against(exclusive),
+        )
+
     settings = {"k": list(ks), "temperature": list(temperatures)}
     return Protocol("Nearest neighbours", method, settings, run)
 
@@ -102,7 +107,7 @@ def knn_scores(
         if value < 1:
             raise ValueError(f"{name} is {value}: at least 1 is needed")
     targets = np.asarray(train_targets, np.float32)
-    train, test = _normalised(train_features), _normalised(test_features)
+    train, test = normalised(train_features), normalised(test_features)
     scores = np.full((len(test), targets.shape[1]), np.nan, np.float32)
     known = ~np.isnan(targets)
     # Labels known for the same images share their voters, hence one search.
@@ -137,7 +142,7 @@ def _vote(
     return jnp.einsum("bk,bkl->bl", weight, votes[index], precision="highest")
 
 
-def _normalised(features: Shaped[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+def normalised(features: Shaped[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
     features = np.asarray(features, np.float32)
     norm = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.where(norm == 0, 1, norm)

@@ -4,7 +4,7 @@ A file of this folder with a function `make(config) -> Protocol` is a protocol, 
 name in config.protocol.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,9 +32,11 @@ class Tools(NamedTuple):
 
 
 class Head(NamedTuple):
-    """Scores are `features @ kernel + bias`, features those of `encoder` as it was trained.
+    """Logits are `features @ kernel + bias`, features those of `encoder` as it was trained.
 
-    The column of a label that was not scored is NaN.
+    Scores that are log-odds are the logits; the log-probabilities of exclusive classes are the
+    log-softmax of the logits of the scored classes: the head stands before the softmax. The column
+    of a label that was not scored is NaN.
     """
 
     encoder: Encoder
@@ -65,16 +67,21 @@ class Result(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """title: "Linear probe". method: sentences for the report, true of every encoder.
+    """title: "Linear probe". method: (are the labels exclusive classes) -> sentences for the
+    report, true of every encoder.
 
     settings: every field that changes a result, as JSON; a finished result is taken up again only
-    if they are the same.
+    if they are the same. run_many, where there is one: (encoder, splits with the whole of train,
+    rows of train, tools) -> for each of the subsets of rows what `run` gives, for less work.
     """
 
     title: str
-    method: tuple[str, ...]
+    method: Callable[[bool], tuple[str, ...]]
     settings: dict[str, Any]
     run: Callable[[Encoder, Splits, Tools], Result]
+    run_many: (
+        Callable[[Encoder, Splits, Sequence[Int[np.ndarray, "..."]], Tools], list[Result]] | None
+    ) = None
 
 
 def build(config: Section) -> Protocol:
@@ -112,6 +119,37 @@ def usable_labels(
     return labels, not_scored
 
 
+def usable_classes(
+    train: Shaped[np.ndarray, "n k"],
+    validation: Shaped[np.ndarray, "v k"],
+    label_names: tuple[str, ...] = (),
+) -> tuple[Int[np.ndarray, " u"], dict[int, str]]:
+    """As `usable_labels`, of exclusive classes (data/labels.py, one_class).
+
+    A class without films in train or in validation is not scored. Its films teach nothing about
+    the others (`targets_of`): probabilities are those among the scored classes. Raises ValueError
+    also where fewer than two classes are left.
+    """
+    labels, not_scored = usable_labels(train, validation, label_names)
+    if len(labels) < 2:
+        raise ValueError(
+            f"of {train.shape[1]} exclusive classes only {len(labels)} has films in training and "
+            "in validation; two are needed. More labelled patients are needed "
+            "(config.label_fraction)"
+        )
+    return labels, not_scored
+
+
+def targets_of(
+    targets: Shaped[np.ndarray, "n k"], labels: Int[np.ndarray, " u"], exclusive: bool
+) -> Shaped[np.ndarray, "n u"]:
+    """The targets of these labels; of exclusive classes, NaN where the film is of none of them."""
+    chosen = np.array(targets[:, labels])
+    if exclusive:
+        chosen[~(chosen == 1).any(axis=1)] = np.nan
+    return chosen
+
+
 def _unusable(
     train: Shaped[np.ndarray, " n"], validation: Shaped[np.ndarray, " v"], k: int
 ) -> str | None:
@@ -128,6 +166,11 @@ def _unusable(
         if absent:
             reasons.append(f"no {' and no '.join(absent)} among the {name} labels")
     return "; ".join(reasons) or None
+
+
+def against(exclusive: bool) -> tuple[str, ...]:
+    """What AUROC means of exclusive classes, in a sentence for the report."""
+    return ("AUROC of a class: its films against those of all the others.",) if exclusive else ()
 
 
 def macro_auroc(targets: Shaped[np.ndarray, "n k"], scores: Shaped[np.ndarray, "n k"]) -> float:

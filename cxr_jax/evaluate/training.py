@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from jaxtyping import Float, Shaped, UInt8
 from ml_collections import ConfigDict
 
@@ -48,10 +49,15 @@ def plan(fields: ConfigDict, num_films: int, num_devices: int) -> Plan:
 
 
 class Trainer:
-    """One encoder's compiled step and scores, for every learning rate."""
+    """One encoder's compiled step and scores, for every learning rate.
+
+    Where the task of `train` is exclusive, its targets must be as data/labels.py's one_class gives
+    them: the loss and the scores are then those of a softmax over the classes.
+    """
 
     def __init__(self, config, encoder: Encoder, train: LabelledSplit, planned: Plan, mesh):
         fields = config.finetune
+        self._exclusive = train.task.exclusive
         self._config, self._encoder, self._train = config, encoder, train
         self._plan, self._mesh = planned, mesh
         model = models.build({**encoder.model, "dtype": fields.dtype})
@@ -71,7 +77,8 @@ class Trainer:
         features = jax.eval_shape(partial(model.apply, train=False), encoder.variables, film)
         self.num_features = features.shape[1]
         view = {**fields.view, "size": size}
-        step = classifier.make_step(model, self._optimizer, view)
+        loss = classifier.masked_softmax_loss if self._exclusive else classifier.masked_loss
+        step = classifier.make_step(model, self._optimizer, view, loss)
         self._step = jax.jit(step, donate_argnums=0)
         self._scores = jax.jit(classifier.make_scores(model))
 
@@ -86,7 +93,7 @@ class Trainer:
         size = self._encoder.image_size
         state = classifier.create(
             *(self._encoder.variables, self._optimizer, self.num_features),
-            *(self._train.targets, rate, config.seed),
+            *(self._train.targets, rate, config.seed, self._exclusive),
         )
         state = sharding.put_replicated(state, self._mesh)
         batches = labelled_batches(
@@ -120,7 +127,7 @@ class Trainer:
     def scores(
         self, params: Any, batch_stats: Any, films: Iterable[UInt8[np.ndarray, "b h w 1"]]
     ) -> Float[np.ndarray, "n k"]:
-        """Logits of all films, in order, in evaluation mode."""
+        """Log-odds, or log-probabilities of exclusive classes, film by film in evaluation mode."""
         devices = self._mesh.size
         size = -(-self._config.batch_size // devices) * devices
         rows = []
@@ -131,7 +138,8 @@ class Trainer:
                 batch = sharding.put_batch({"image": padded}, self._mesh)
                 logits = self._scores(params, batch_stats, batch["image"])
                 rows.append(np.asarray(logits)[: len(part)])
-        return np.concatenate(rows).astype(np.float64)
+        logits = np.concatenate(rows).astype(np.float64)
+        return scipy.special.log_softmax(logits, axis=1) if self._exclusive else logits
 
 
 def check_finite(step: int, what: str, values: Shaped[np.ndarray, "..."] | np.floating) -> None:

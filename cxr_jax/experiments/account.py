@@ -9,12 +9,10 @@ from jaxtyping import Int
 
 from cxr_jax.data.exposure import Exposure
 from cxr_jax.data.labelled import LabelledSplit
-from cxr_jax.evaluate.film_table import FilmTable
+from cxr_jax.evaluate.film_table import FilmTable, beyond_chance
 from cxr_jax.evaluate.predictions import Predictions
 from cxr_jax.evaluate.protocol import Protocol, Splits
 
-# Hashes of a few different films agree: up to this share of the test films is no cause for alarm.
-_CHANCE = 0.01
 _VERSIONS_OF = ("cxr_jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -37,7 +35,7 @@ def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) 
         f"Labels used for training: {sizes['train']} ({_share(config)}). Choices were made on the "
         f"whole validation split, {sizes['validation']}: its labels come on top of that budget. "
         f"Tested on {sizes['test']}, scored once.",
-        *protocol.method,
+        *protocol.method(splits.test.task.exclusive),
         f"Intervals: {config.num_resamples:,} bootstrap resamples of patients; differences are "
         "paired on the same films.",
     ]
@@ -94,7 +92,7 @@ def exposure_lines(
             f"Of the {total:,} test films, {films:,} look like films that {spec} saw in "
             f"pretraining, by their hashes alone; {known}."
         )
-        if patients or films > _CHANCE * total:
+        if beyond_chance(films, patients, total):
             either = of_test.film if patients is None else of_test.film | of_test.patient
             warnings.append(
                 f"**{int(either.sum()):,} of the {total:,} test films, or others of their "
@@ -110,6 +108,8 @@ def _policies(splits: Splits) -> list[str]:
     if task.views:
         left_out = sum(split.other_views for split in splits)
         lines.append(f"Views: {', '.join(task.views)}; {left_out:,} films of others left out.")
+    if task.exclusive:
+        lines.append("The labels are classes of which every film has exactly one.")
     if task.unmentioned != "ignore":
         lines.append(f"Findings that are not mentioned count as {task.unmentioned}.")
     if "readers" in splits.test.source.fields:

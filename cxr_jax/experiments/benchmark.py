@@ -60,9 +60,16 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         del saved.dry_run  # a grid that was looked at is the same grid
     open_workdir(workdir, saved)
     states: dict[Cell, dict[str, Any]] = {}
+    groups, fresh = _groups(config, cells, shape, workdir), set()
     for number, cell in enumerate(cells, start=1):
         print(f"\n[{number} of {len(cells)}] {cell.folder}", flush=True)
-        states[cell] = _run_cell(config, cell, shape, workdir)
+        if cell in groups:
+            fresh.update(_run_group(config, groups[cell], shape, workdir))
+        states[cell] = (
+            _facts(workdir / cell.folder, cell, config)
+            if cell in fresh
+            else _run_cell(config, cell, shape, workdir)
+        )
         _write(config, workdir, cells, states)
     failed = [cell for cell in cells if states[cell]["state"] == "failed"]
     for cell in failed:
@@ -148,7 +155,44 @@ def _config_of(config, cell: Cell, shape: dict[str, Any], workdir: Path):
         image_size=shape["image_size"],
         feature_cache=str(workdir / "features"),
     )
+    largest = cell.fraction == max(config.fractions) and cell.seed == config.seeds[0]
+    changed.pictures.draw = changed.pictures.draw and largest  # of all cells t-SNE takes minutes
     return changed
+
+
+def _groups(
+    config, cells: list[Cell], shape: dict[str, Any], workdir: Path
+) -> dict[Cell, list[Cell]]:
+    """First cell of a group -> the cells that are not done and can be fitted together: 2 or more.
+
+    Equal but for label fraction and seed; random weights are others with every seed.
+    """
+    together: dict[Cell, list[Cell]] = {}
+    for cell in cells:
+        of_cell = _config_of(config, cell, shape, workdir)
+        if not _is_done(workdir / cell.folder, of_cell) and transfer.can_share(of_cell):
+            seed = cell.seed if cell.spec == "random" else 0
+            together.setdefault(cell._replace(fraction=0.0, seed=seed), []).append(cell)
+    return {group[0]: group for group in together.values() if len(group) > 1}
+
+
+def _run_group(config, group: list[Cell], shape: dict[str, Any], workdir: Path) -> list[Cell]:
+    """Runs the transfers of a group together; returns the cells that are done then.
+
+    Those are all or none: where one fails they are left to be run one by one.
+    """
+    start = time.monotonic()
+    folders = [workdir / cell.folder for cell in group]
+    try:
+        configs = [_config_of(config, cell, shape, workdir) for cell in group]
+        transfer.run_together(configs, folders)
+    except Exception as error:  # one cell may be at fault: alone, the others do not suffer from it
+        print(f"not together: {error}; now one by one", flush=True)
+        return []
+    share = round((time.monotonic() - start) / len(group), 1)
+    for folder in folders:
+        (folder / "seconds.json").write_text(json.dumps(share))
+    return group
 
 
 def _run_cell(config, cell: Cell, shape: dict[str, Any], workdir: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections import Counter
 import jax
 import ml_collections
 import numpy as np
+from jaxtyping import Int
 
 from cxr_jax import weights
 from cxr_jax.data import fractions, tasks
@@ -35,7 +36,8 @@ def load_encoders(config: ml_collections.ConfigDict) -> list[Encoder]:
         shape, size = first.model, first.image_size
     else:
         shape, size = config.model.to_dict(), config.image_size
-    loaded["random"] = random_encoder(shape, size, config.seed)
+    if "random" in wanted:  # compiling its initialisation takes seconds
+        loaded["random"] = random_encoder(shape, size, config.seed)
     count = Counter(loaded[spec].name for spec in wanted)
     return [
         encoder._replace(name=f"{encoder.name} ({spec})") if count[encoder.name] > 1 else encoder
@@ -48,13 +50,27 @@ def load_splits(config: ml_collections.ConfigDict) -> Splits:
 
     Raises ValueError as check_disjoint.
     """
-    train, validation, test = (
-        load_split(config.dataset, config.data.dir, split, config.task, tasks.changes_of(config))
-        for split in ("train", "validation", "test")
+    whole = load_whole_splits(config)
+    return whole._replace(train=whole.train.take(training_rows(config, whole)))
+
+
+def load_whole_splits(config: ml_collections.ConfigDict) -> Splits:
+    """As `load_splits`, with every training film."""
+    splits = Splits(
+        *(
+            load_split(
+                config.dataset, config.data.dir, split, config.task, tasks.changes_of(config)
+            )
+            for split in ("train", "validation", "test")
+        )
     )
-    check_disjoint(Splits(train, validation, test))
-    rows = fractions.patient_subset(train.patient_ids, config.label_fraction, config.seed)
-    return Splits(train.take(rows), validation, test)
+    check_disjoint(splits)
+    return splits
+
+
+def training_rows(config: ml_collections.ConfigDict, whole: Splits) -> Int[np.ndarray, " n"]:
+    """The rows of the whole training split that the label fraction and the seed leave."""
+    return fractions.patient_subset(whole.train.patient_ids, config.label_fraction, config.seed)
 
 
 def check_disjoint(splits: Splits) -> None:
@@ -79,6 +95,8 @@ def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Spl
     settings = json.dumps(protocol.build(config).settings, sort_keys=True)
     what = (config.protocol, settings, encoder.model, encoder.image_size)
     digest = hashlib.sha256(repr(what).encode())
+    if splits.test.task.exclusive:  # targets may be equal without
+        digest.update(b"exclusive")
     for leaf in jax.tree.leaves(encoder.variables):
         digest.update(np.asarray(leaf).tobytes())
     for split in splits:

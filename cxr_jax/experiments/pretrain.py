@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh
 
 from cxr_jax import checkpoint, objectives, optim, sharding, train_state
 from cxr_jax.data import exposure, pipeline
@@ -53,7 +54,7 @@ def train(
     """
     check_positive(config, _POSITIVE)
     mesh = sharding.make_mesh()
-    sharding.check_batch(config.batch_size, mesh)
+    _check_batches(config, mesh)
     source = _load_source(config)
     batches = pipeline.batches(
         source,
@@ -85,7 +86,8 @@ def train(
         print(f"Resuming {workdir} after step {int(state.step)}.")
     first_step = int(state.step)
     step_function = jax.jit(
-        train_state.make_train_step(objective, optimizer, schedule), donate_argnums=0
+        train_state.make_train_step(objective, optimizer, schedule, config.microbatch_size),
+        donate_argnums=0,
     )
     _announce(config, source, state.params, mesh)
     writer = Writer(workdir, first_step)
@@ -116,6 +118,19 @@ def train(
     writer.close()
     print(f"Pretrained to step {int(state.step)}: {workdir}")
     return state
+
+
+def _check_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+    sharding.check_batch(config.batch_size, mesh)
+    part = config.microbatch_size
+    if not part:
+        return
+    check_positive(config, ("microbatch_size",))
+    sharding.check_batch(part, mesh, "microbatch_size")
+    if config.batch_size % part:
+        raise ValueError(
+            f"config.microbatch_size={part} does not divide config.batch_size={config.batch_size}"
+        )
 
 
 def _load_source(config: ml_collections.ConfigDict) -> Source:

@@ -9,7 +9,7 @@ import functools
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -23,7 +23,7 @@ from cxr_jax.evaluate import feature_file, film_table, protocol
 from cxr_jax.evaluate.metrics import compare, metric_rows
 from cxr_jax.evaluate.predictions import Predictions, read_parquet, write_parquet
 from cxr_jax.evaluate.protocol import Protocol, Splits, Tools
-from cxr_jax.experiments import account, inputs
+from cxr_jax.experiments import account, inputs, pictures
 from cxr_jax.experiments.account import Outcome
 from cxr_jax.experiments.features import extract, extract_once
 from cxr_jax.experiments.workdir import open_workdir
@@ -36,8 +36,38 @@ from cxr_jax.writer import Writer
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Scores config.encoder and config.baselines on config.dataset and writes the report."""
     chosen = _check_fields(config)
-    encoders = inputs.load_encoders(config)
-    splits = inputs.load_splits(config)
+    _run(config, workdir, chosen, inputs.load_encoders(config), inputs.load_splits(config))
+
+
+def can_share(config: ml_collections.ConfigDict) -> bool:
+    """Whether `run_together` can run transfers like this one."""
+    try:
+        return protocol.build(config).run_many is not None
+    except ValueError:  # whoever runs it alone will hear why
+        return False
+
+
+def run_together(configs: Sequence[ml_collections.ConfigDict], workdirs: Sequence[Path]) -> None:
+    """As `run` of each config in its workdir, with the results fitted together.
+
+    The configs differ in label fraction and seed alone, and have no baselines; their protocol must
+    have `run_many`. The encoder is loaded and the features are read once.
+    """
+    first = configs[0]
+    chosen = _check_fields(first)
+    (encoder,) = encoders = inputs.load_encoders(first)
+    whole = inputs.load_whole_splits(first)
+    subsets = [inputs.training_rows(config, whole) for config in configs]
+    print(f"{encoder.name}: {chosen.title.lower()} of {len(subsets)} label fractions and seeds")
+    tools = Tools(_features(first, encoder, whole), functools.partial(print, flush=True), None)
+    results = chosen.run_many(encoder, whole, subsets, tools)
+    for config, workdir, rows, result in zip(configs, workdirs, subsets, results, strict=True):
+        fitted = chosen._replace(run=lambda *_, found=result: found)
+        _run(config, workdir, fitted, encoders, whole._replace(train=whole.train.take(rows)))
+
+
+def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], splits: Splits) -> None:
+    pictures.check(config, splits.test)
     open_workdir(workdir, config)
     print(
         f"{chosen.title} on {config.dataset}: {len(splits.train.rows):,} training, "
@@ -52,7 +82,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             plain = re.sub(r"[^A-Za-z0-9]+", "-", encoder.name)
             folder = workdir / "baselines" / f"{index}-{plain}"
         features = _features(config, encoder, splits)
-        outcomes.append(_score(config, chosen, encoder, splits, features, folder))
+        outcomes.append(_score(config, chosen, encoder, splits, features, folder, not index))
         table = account.film_table(splits.test, exposed)
         film_table.write_parquet(table, folder / "films.parquet")
         if config.export_features and not index:
@@ -78,7 +108,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for spec in inputs.baselines(config):
         if spec != "random":
             weights.load(spec)
-    inputs.load_splits(config)
+    pictures.check(config, inputs.load_splits(config).test)
 
 
 def _check_fields(config: ml_collections.ConfigDict) -> Protocol:
@@ -109,7 +139,9 @@ def _features(
     return features
 
 
-def _score(config, chosen: Protocol, encoder: Encoder, splits, features, folder: Path) -> Outcome:
+def _score(
+    config, chosen: Protocol, encoder: Encoder, splits, features, folder: Path, first: bool
+) -> Outcome:
     """One encoder's result, read back if an earlier start of this run finished it."""
     finished = folder / "probe.json"
     now = inputs.fingerprint(config, encoder, splits)
@@ -152,6 +184,8 @@ def _score(config, chosen: Protocol, encoder: Encoder, splits, features, folder:
     }
     write_parquet(predictions, folder / "predictions.parquet")
     _write_json(folder / "metrics.json", rows)
+    if config.pictures.draw and first:
+        pictures.draw(config, encoder, splits, result, features, folder)
     _write_json(finished, facts)  # last: its presence says that the others are whole
     print(f"{encoder.name}: macro AUROC {tables.with_interval(rows[-1])}")
     return Outcome(encoder.name, predictions, rows, facts)
@@ -209,7 +243,10 @@ def report(
     seen: Mapping[str, Exposure | None],
 ) -> None:
     """Writes report.md and prints its verdicts, its table and its path."""
-    runs = [page.Run(outcome.name, outcome.predictions, outcome.rows) for outcome in outcomes]
+    runs = [
+        page.Run(each.name, each.predictions, each.rows, account.film_table(splits.test, exposed))
+        for each, exposed in zip(outcomes, seen.values(), strict=True)
+    ]
     warnings, exposed = account.exposure_lines(seen, splits.test.rows, config.dataset)
     path = page.write_report(
         workdir,
@@ -220,6 +257,7 @@ def report(
         account.notes(outcomes),
         account.provenance(config, splits),
         warnings,
+        config.num_resamples,
     )
     print("\n" + tables.auroc_table([(run.name, run.rows) for run in runs]))
     for comparison in comparisons:

@@ -94,6 +94,8 @@ class ResNet(nn.Module):
     has entries, so three-channel ImageNet weights read a grey film as torchvision would read it
     repeated. `dtype` is the compute dtype; parameters, batch statistics ("batch_stats") and the
     output are float32. d is widths[-1], four times that with bottlenecks.
+
+    The features are `pool(maps(images, train))`.
     """
 
     stage_sizes: tuple[int, ...]
@@ -108,8 +110,15 @@ class ResNet(nn.Module):
     std: tuple[float, ...] = (0.25,)
     dtype: str = "float32"
 
-    @nn.compact
     def __call__(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b d"]:
+        return self.pool(self.maps(images, train))
+
+    def pool(self, maps: Float[Array, "b i j d"]) -> Float[Array, "b d"]:
+        return maps.mean(axis=(1, 2))
+
+    @nn.compact
+    def maps(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b i j d"]:
+        """The last feature map, float32; i and j run over the film from its upper left corner."""
         dtype = jnp.dtype(self.dtype)
         x = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
         x = x.astype(dtype)
@@ -126,7 +135,7 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 0 and index == 0 else 1
                 name = f"layer{stage + 1}_{index}"
                 x = block(width, stride, dtype, ones_or_zeros, name=name)(x, train)
-        return x.astype(jnp.float32).mean(axis=(1, 2))
+        return x.astype(jnp.float32)
 
     def depth(self, name: str) -> int:
         """Of the parameters called `name` ("layer1_0"): 0 in the stem, k in stage k."""

@@ -1,4 +1,4 @@
-"""Self-supervised objectives, one file each: `build(config)` -> four pure functions."""
+"""Self-supervised objectives, one file each: `build(config)` -> five pure functions."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,13 +16,24 @@ class Objective(NamedTuple):
 
     batch = {"image": UInt8 [b h w 1]}; params = {"encoder": …, "projector": …, …};
     aux = {"batch_stats": {"encoder": …, …}, …} is what changes without the optimizer.
+    outputs = a tree of arrays [b …], row i being film i's, with all that the loss needs of a film.
     metrics are float32 scalars.
+
+    The loss stands in two functions, because only the second needs the whole batch: a batch too
+    large for the device is embedded in parts (microbatch.py).
     """
 
     init: Callable[..., Any]  # (key, batch) -> (params, aux)
-    loss: Callable[..., Any]  # (params, aux, batch, key) -> (loss, (aux, metrics))
+    embed: Callable[..., Any]  # (params, aux, batch, key) -> (outputs, aux)
+    compare: Callable[..., Any]  # (outputs) -> (loss, metrics)
     after_update: Callable[..., Any]  # (new params, aux, step just made from 0) -> aux
     features: Callable[..., Any]  # (params, aux, images float [b h w 1]) -> [b d]
+
+    def loss(self, params: Any, aux: Any, batch: Any, key: Any) -> tuple[Any, Any]:
+        """(loss, (aux, metrics)) of a batch."""
+        outputs, aux = self.embed(params, aux, batch, key)
+        value, metrics = self.compare(outputs)
+        return value, (aux, metrics)
 
 
 def build(config: Section) -> Objective:

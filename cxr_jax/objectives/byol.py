@@ -54,27 +54,37 @@ def make(config: Section) -> Objective:
         # A copy: a state in which two leaves are one buffer cannot be donated.
         return params, {"batch_stats": batch_stats, "target": jax.tree.map(jnp.copy, target)}
 
-    def loss(params, aux, batch, key):
+    def embed(params, aux, batch, key):
         # As in the official code: one forward pass per view, so batch norm never mixes the views;
         # the running statistics take view 0, then view 1; the target too is in training mode.
         online_stats, target = aux["batch_stats"], aux["target"]
         target_stats = target["batch_stats"]
-        predictions, projections, targets = [], [], []
+        outputs = []
         for view_key, view in zip(jax.random.split(key), views):
             images = augment_view(view_key, batch["image"], view)
             online, online_stats = networks.apply(online_chain, params, online_stats, images)
             fixed, target_stats = networks.apply(
                 target_chain, target["params"], target_stats, images
             )
-            predictions.append(online["predictor"])
-            projections.append(online["projector"])
-            targets.append(fixed["projector"])
-        value = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
+            outputs.append(
+                {
+                    "prediction": online["predictor"],
+                    "projection": online["projector"],
+                    "target": fixed["projector"],
+                }
+            )
         new_aux = aux | {
             "batch_stats": online_stats,
             "target": target | {"batch_stats": target_stats},
         }
-        return value, (new_aux, monitors.collapse_metrics(jnp.concatenate(projections)))
+        return {"first": outputs[0], "second": outputs[1]}, new_aux
+
+    def compare(outputs):
+        first, second = outputs["first"], outputs["second"]
+        value = byol_loss(first["prediction"], second["target"])
+        value += byol_loss(second["prediction"], first["target"])
+        projections = jnp.concatenate([first["projection"], second["projection"]])
+        return value, monitors.collapse_metrics(projections)
 
     def after_update(params: Any, aux: Any, step: Any) -> Any:
         rate = 1 - tau(step, config["num_train_steps"], fields["tau_base"])
@@ -84,4 +94,4 @@ def make(config: Section) -> Objective:
         )
         return aux | {"target": aux["target"] | {"params": followed}}
 
-    return Objective(init, loss, after_update, partial(networks.features, online_chain))
+    return Objective(init, embed, compare, after_update, partial(networks.features, online_chain))

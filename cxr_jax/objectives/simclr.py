@@ -72,7 +72,7 @@ def make(config: Section) -> Objective:
         params, batch_stats = networks.init(key, chain, views[0]["size"])
         return params, {"batch_stats": batch_stats}
 
-    def loss(params, aux, batch, key):
+    def embed(params, aux, batch, key):
         # The official code concatenates the views: batch norm sees all 2n images at once.
         images = jnp.concatenate(
             [
@@ -82,13 +82,16 @@ def make(config: Section) -> Objective:
         )
         outputs, batch_stats = networks.apply(chain, params, aux["batch_stats"], images)
         z_a, z_b = jnp.split(outputs["projector"], 2)
-        metrics = monitors.collapse_metrics(outputs["projector"]) | {
+        return {"a": z_a, "b": z_b}, aux | {"batch_stats": batch_stats}
+
+    def compare(outputs):
+        z_a, z_b = outputs["a"], outputs["b"]
+        metrics = monitors.collapse_metrics(jnp.concatenate([z_a, z_b])) | {
             "contrastive_accuracy": contrastive_accuracy(z_a, z_b)
         }
-        value = nt_xent(z_a, z_b, fields["temperature"])
-        return value, (aux | {"batch_stats": batch_stats}, metrics)
+        return nt_xent(z_a, z_b, fields["temperature"]), metrics
 
     def after_update(params: Any, aux: Any, step: Any) -> Any:
         return aux
 
-    return Objective(init, loss, after_update, partial(networks.features, chain))
+    return Objective(init, embed, compare, after_update, partial(networks.features, chain))

@@ -11,10 +11,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from cxr_jax.evaluate import film_table
+from cxr_jax.evaluate.film_table import FilmTable
 from cxr_jax.evaluate.metrics import compare, metric_rows
-from cxr_jax.evaluate.predictions import read_parquet
+from cxr_jax.evaluate.predictions import SCORE_KINDS, Predictions, read_parquet, validate
 from cxr_jax.report import benchmark, page
 from cxr_jax.report.benchmark_cells import take_labels
+
+_ROUNDING = 1e-6  # by which a log-probability may lie above 0
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -29,20 +33,44 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "--out", type=Path, default=Path("comparison"), help="of A B …; %(default)s"
     )
     parser.add_argument("--num_resamples", type=int, default=1000, help="%(default)s")
+    parser.add_argument(
+        "--films",
+        type=Path,
+        help="of A B …: films.parquet with image_id and any of sex, age (years), view, seen_film "
+        "and seen_patient (by A in its pretraining), for tables of subgroups",
+    )
+    parser.add_argument(
+        "--score_kind",
+        choices=SCORE_KINDS[1:],
+        default="",
+        help="of A B …: what the scores are in files that do not say it; else they only rank films "
+        "and calibration cannot be judged",
+    )
     given = parser.parse_args(arguments)
     if len(given.paths) == 1 and given.paths[0].is_dir():
+        if given.films or given.score_kind:
+            parser.error("--films and --score_kind are for files of predictions, not for a WORKDIR")
         return benchmark.write(given.paths[0], given.num_resamples)
-    return compare_files(given.paths, given.out, given.num_resamples)
+    return compare_files(given.paths, given.out, given.num_resamples, given.films, given.score_kind)
 
 
-def compare_files(paths: Sequence[Path], out: Path, num_resamples: int) -> Path:
+def compare_files(
+    paths: Sequence[Path],
+    out: Path,
+    num_resamples: int,
+    films: Path | None = None,
+    score_kind: str = "",
+) -> Path:
     """report.md in `out`: the first predictions file is the encoder in question.
 
-    Compared are the labels that all files have. Raises ValueError, naming file, image or label, for
-    files that cannot be used, have no label in common or are not of the same films.
+    Compared are the labels that all files have. `films` is a table of the test films, whose seen_*
+    are of the first file's encoder; `score_kind` is that of files that do not say it. Raises
+    ValueError, naming file, image or label, for files that cannot be used, have no label in common
+    or are not of the same films, and for scores that cannot be of the kind said.
     """
     names = _names(paths)
-    every = [read_parquet(path) for path in paths]
+    every = [_read(path, score_kind) for path in paths]
+    table = None if films is None else _films(films, every[0])
     common = [
         label for label in every[0].label_names if all(label in one.label_names for one in every)
     ]
@@ -54,12 +82,15 @@ def compare_files(paths: Sequence[Path], out: Path, num_resamples: int) -> Path:
         for label in left_out
         if (lacking := [n for n, one in zip(names, every) if label not in one.label_names])
     ]
+    if any(one.probabilities is None for one in every):
+        notes.append("--score_kind says what scores are, where files do not; else they only rank.")
     every = [take_labels(one, common) for one in every]
     comparisons = [
         compare(every[0], other, (names[0], name), num_resamples)
         for name, other in zip(names[1:], every[1:])
     ]
     runs = [page.Run(name, one, metric_rows(one, num_resamples)) for name, one in zip(names, every)]
+    runs[0] = runs[0]._replace(films=table)
     out.mkdir(parents=True, exist_ok=True)
     protocol = [
         f"95 % intervals from {num_resamples:,} resamples of the test patients.",
@@ -67,8 +98,42 @@ def compare_files(paths: Sequence[Path], out: Path, num_resamples: int) -> Path:
     ]
     provenance = {name: path.as_posix() for name, path in zip(names, paths)}
     return page.write_report(
-        out, f"{names[0]} on one test set", runs, comparisons, protocol, notes, provenance
+        out,
+        f"{names[0]} on one test set",
+        runs,
+        comparisons,
+        protocol,
+        notes,
+        provenance,
+        num_resamples=num_resamples,
     )
+
+
+def _read(path: Path, score_kind: str) -> Predictions:
+    predictions = read_parquet(path)
+    if predictions.score_kind or not score_kind:
+        return predictions
+    highest = float(predictions.scores.max())
+    if score_kind == "log-probability" and highest > _ROUNDING:
+        raise ValueError(
+            f"predictions file {path}: a score is {highest:g}, but no log-probability lies above "
+            "0; --score_kind=log-odds may be meant"
+        )
+    try:
+        return validate(predictions._replace(score_kind=score_kind))
+    except ValueError as error:
+        raise ValueError(
+            f"predictions file {path}: {error}. Give --score_kind=log-odds (or log-probability) if "
+            "that is what the scores are; leave it out if they only rank films"
+        ) from error
+
+
+def _films(path: Path, predictions: Predictions) -> FilmTable:
+    table = film_table.read_parquet(path)
+    try:
+        return film_table.in_order(table, predictions.image_id)
+    except ValueError as error:
+        raise ValueError(f"films file {path}: {error}: it needs every film scored") from error
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -7,13 +7,22 @@ any of them.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cxr_jax.report import benchmark_figures, figures, tables
+from cxr_jax.report import (
+    benchmark_calibration,
+    benchmark_figures,
+    benchmark_pictures,
+    benchmark_subgroups,
+    benchmark_unexposed,
+    figures,
+    tables,
+)
 from cxr_jax.report import benchmark_tables as bt
 from cxr_jax.report import benchmark_words as words
-from cxr_jax.report.benchmark_cells import Grid, percent, read_grid, read_group, take_labels
+from cxr_jax.report.benchmark_cells import Grid, percent, plain, read_grid
+from cxr_jax.report.benchmark_largest import Largest, read_largest
 from cxr_jax.report.benchmark_scores import (
     MARGIN,
     Measured,
@@ -49,6 +58,8 @@ def write(workdir: Path, num_resamples: int = 1000) -> Path:
         for protocol in grid.protocols
         for fraction in grid.fractions(protocol)
     }
+    largest = read_largest(workdir, grid, measured)
+    unexposed = benchmark_unexposed.measure(largest, grid, num_resamples)
     for name in ("tables", "figures"):
         shutil.rmtree(workdir / name, ignore_errors=True)
         (workdir / name).mkdir()
@@ -57,10 +68,16 @@ def write(workdir: Path, num_resamples: int = 1000) -> Path:
     title = f"{len(grid.encoders)} encoders on {len(grid.datasets)} chest X-ray datasets"
     blocks = [
         *_summary(grid, measured, found),
+        *benchmark_unexposed.summary(unexposed),
         *_studies(studies),
         *_verdicts(workdir, grid, found),
         *_curves(workdir, grid, measured),
-        *_rocs(workdir, grid, measured),
+        *_rocs(workdir, grid, largest),
+        *benchmark_calibration.blocks(workdir, grid, largest, num_resamples),
+        *benchmark_subgroups.blocks(workdir, grid, largest, num_resamples),
+        *benchmark_pictures.blocks(workdir, grid),
+        *_test_sets(grid, measured),
+        *benchmark_unexposed.blocks(workdir, grid, largest, unexposed),
         *_method(grid, measured, num_resamples),
     ]
     (workdir / "benchmark.md").write_text(to_markdown(title, blocks, workdir))
@@ -157,7 +174,7 @@ def _curves(workdir: Path, grid: Grid, measured: Measured) -> list[Block]:
             name: [scores[name] for scores in held if name in scores] for name in grid.encoders
         }
         title = f"{dataset}: {bt.TITLES.get(protocol, protocol).lower()}"
-        path = workdir / "figures" / f"curves-{protocol}-{_plain(grid, dataset)}.png"
+        path = workdir / "figures" / f"curves-{protocol}-{plain(grid, dataset)}.png"
         benchmark_figures.label_curves(path, title, lines)
         blocks += [Heading(title, 3), Picture(path, f"{title}, AUROC against training films.")]
         blocks += _equivalences(grid, measured, protocol, dataset)
@@ -182,50 +199,42 @@ def _equivalences(grid: Grid, measured: Measured, protocol: str, dataset: str) -
     return [Bullets(sentences), Table(header, rows)]
 
 
-def _rocs(workdir: Path, grid: Grid, measured: Measured) -> list[Block]:
+def _rocs(workdir: Path, grid: Grid, largest: Sequence[Largest]) -> list[Block]:
     """ROC curves at the largest fraction, of the first seed that has a result."""
-    refused = {cell.folder for cell in measured.failed}
     blocks: list[Block] = []
-    for protocol, dataset in _places(grid):
-        key = (protocol, dataset, grid.fractions(protocol)[-1])
-        place = measured.places.get(key)
-        if place is None:
-            continue
-        seed = min(seed for score in place.scores.values() for seed in score.seeds)
-        chosen = [cell for cell in grid.cells if cell.group == key and cell.seed == seed]
-        cells = [cell for cell in chosen if cell.folder not in refused]
-        read, _ = read_group(workdir, cells, grid.reference)
-        by_name = {cell.encoder: take_labels(held, place.labels) for cell, held in read.items()}
-        runs = [(name, by_name[name]) for name in grid.encoders if name in by_name]
-        title = f"{dataset}: {bt.TITLES.get(protocol, protocol).lower()}"
-        path = workdir / "figures" / f"roc-{protocol}-{_plain(grid, dataset)}.png"
-        drawn = figures.roc(path, runs, place.labels)
-        caption = (
-            f"{title}, {percent(key[2])} of the training patients, seed {seed}: {', '.join(drawn)}."
-        )
-        if len(drawn) < len(place.labels):
-            caption += f" The first {len(drawn)} of {len(place.labels)} labels."
-        blocks += [Heading(title, 3), Picture(path, caption)]
+    for held in largest:
+        path = workdir / "figures" / f"roc-{held.protocol}-{plain(grid, held.dataset)}.png"
+        labels = held.place.labels
+        drawn = figures.roc(path, held.runs(grid.encoders), labels)
+        caption = f"{held.title}, {held.how}: {', '.join(drawn)}."
+        if len(drawn) < len(labels):
+            caption += f" The first {len(drawn)} of {len(labels)} labels."
+        blocks += [Heading(held.title, 3), Picture(path, caption)]
     return [Heading("ROC curves"), *blocks] if blocks else []
+
+
+def _test_sets(grid: Grid, measured: Measured) -> list[Block]:
+    sizes = {}
+    for (_, dataset, _), place in measured.places.items():
+        sizes[dataset] = f"{dataset}: {place.films:,} films of {place.patients:,} patients."
+    return [
+        Heading("Test sets, and what the encoders had seen of them"),
+        Bullets([sizes[name] for name in grid.datasets if name in sizes]),
+        Text(
+            "An encoder that saw test films while it was pretrained has an advantage that new "
+            "patients will not give it. Films count as seen where they look like one that was "
+            "trained on, by hashes; those of up to one film in a hundred agree by chance. The "
+            "small line counts films of patients who were seen with any film."
+        ),
+        bt.exposure_block(grid),
+    ]
 
 
 def _method(grid: Grid, measured: Measured, num_resamples: int) -> list[Block]:
     sentences = [
         text.format(resamples=num_resamples, margin=tables.number(MARGIN)) for text in words.METHOD
     ]
-    sizes = {}
-    for (_, dataset, _), place in measured.places.items():
-        sizes[dataset] = f"{dataset}: {place.films:,} films of {place.patients:,} patients."
-    blocks: list[Block] = [
-        Heading("Test sets, and what the encoders had seen of them"),
-        Bullets([sizes[name] for name in grid.datasets if name in sizes]),
-        Text(
-            "An encoder that saw test films while it was pretrained has an advantage that new "
-            "patients will not give it. Films count as seen where they look like one that was "
-            "trained on; below, films of a patient who was seen with any film."
-        ),
-        bt.exposure_block(grid),
-    ]
+    blocks: list[Block] = []
     if measured.failed:
         header = ["encoder", "dataset", "protocol", "patients", "seeds", "state", "reason"]
         blocks += [
@@ -240,9 +249,3 @@ def _method(grid: Grid, measured: Measured, num_resamples: int) -> list[Block]:
 def _places(grid: Grid) -> list[tuple[str, str]]:
     """Protocols and datasets, dataset by dataset."""
     return [(protocol, dataset) for dataset in grid.datasets for protocol in grid.protocols]
-
-
-def _plain(grid: Grid, dataset: str) -> str:
-    """A file name for a dataset, whose own may hold any sign; its number keeps names apart."""
-    kept = "".join(sign if sign.isalnum() or sign in "_-" else "-" for sign in dataset)
-    return f"{grid.datasets.index(dataset)}-{kept}"

@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 from cxr_jax.evaluate.predictions import Predictions, align, read_parquet
 
+RANDOM = "random"  # the name of the encoder that was not pretrained
 _STATES = ("done", "failed", "missing")
 _MAX_ERROR = 300
 
 
 class Exposure(NamedTuple):
-    """How much of the test set the encoder saw while it was pretrained."""
+    """How much of the test set the encoder saw while it was pretrained.
 
-    patients: int
+    `films` by their looks, `patients` films by their patient; None where that cannot be known.
+    """
+
+    patients: int | None
     films: int
     test_films: int
 
@@ -105,7 +110,12 @@ def read_grid(workdir: Path) -> Grid:
 def _cell(entry: dict) -> Cell:
     exposure = entry["exposure"]
     if exposure is not None:
-        exposure = Exposure(*(int(exposure[field]) for field in Exposure._fields))
+        patients = exposure["patients"]
+        exposure = Exposure(
+            None if patients is None else int(patients),
+            int(exposure["films"]),
+            int(exposure["test_films"]),
+        )
     dataset = f"{entry['dataset']} ({entry['task']})" if entry["task"] else entry["dataset"]
     return Cell(
         encoder=entry["encoder"],
@@ -195,6 +205,22 @@ def take_labels(predictions: Predictions, names: Sequence[str]) -> Predictions:
         targets=predictions.targets[:, columns],
         scores=predictions.scores[:, columns],
     )
+
+
+def take_films(predictions: Predictions, rows: Bool[np.ndarray, " n"]) -> Predictions:
+    """The predictions of these films alone."""
+    return predictions._replace(
+        image_id=predictions.image_id[rows],
+        patient_id=predictions.patient_id[rows],
+        targets=predictions.targets[rows],
+        scores=predictions.scores[rows],
+    )
+
+
+def plain(grid: Grid, dataset: str) -> str:
+    """A file name for a dataset, whose own may hold any sign; its number keeps names apart."""
+    kept = "".join(sign if sign.isalnum() or sign in "_-" else "-" for sign in dataset)
+    return f"{grid.datasets.index(dataset)}-{kept}"
 
 
 def percent(fraction: float) -> str:

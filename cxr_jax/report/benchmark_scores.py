@@ -99,7 +99,7 @@ def measure(workdir: Path, grid: Grid, num_resamples: int) -> Measured:
     return measured
 
 
-class _Label(NamedTuple):
+class LabelScore(NamedTuple):
     """One label of one cell: its AUROC and that of every resample."""
 
     auroc: float
@@ -125,7 +125,7 @@ def _measure_curve(
             continue
         common, notes = common_labels(read)
         first = take_labels(next(iter(read.values())), common)
-        labels = _estimable(first)
+        labels = estimable(first)
         if len(labels) < len(common):
             absent = ", ".join(name for name in common if name not in labels)
             notes.append(f"the test set has one class only, so that no mean holds it: {absent}")
@@ -133,12 +133,12 @@ def _measure_curve(
         measured.notes.extend(f"{where}: {note}." for note in notes)
         if labels:
             found = {
-                cell: _labels(take_labels(held, labels), num_resamples)
+                cell: label_scores(take_labels(held, labels), num_resamples)
                 for cell, held in read.items()
             }
             by_fraction[fraction] = (found, labels)
             measured.places[protocol, dataset, fraction] = Place(
-                _scores(found, labels, grid.encoders),
+                macro_scores(found, labels, grid.encoders),
                 labels,
                 len(first.image_id),
                 len(np.unique(first.patient_id)),
@@ -157,26 +157,26 @@ def _measure_curve(
         )
     for fraction, (found, _) in by_fraction.items():
         if shared:
-            scores = _scores(found, shared, grid.encoders)
+            scores = macro_scores(found, shared, grid.encoders)
             measured.curves[protocol, dataset, fraction] = scores
 
 
-def _estimable(predictions: Predictions) -> tuple[str, ...]:
+def estimable(predictions: Predictions) -> tuple[str, ...]:
     """Labels with both classes in the test set."""
     classes = [{*np.unique(column[~np.isnan(column)])} for column in predictions.targets.T]
     return tuple(name for name, held in zip(predictions.label_names, classes) if held == {0.0, 1.0})
 
 
-def _labels(predictions: Predictions, num_resamples: int) -> dict[str, _Label]:
+def label_scores(predictions: Predictions, num_resamples: int) -> dict[str, LabelScore]:
     """AUROC of every label, all of which can be estimated, by its name."""
     _, patients, names, targets, scores, _ = predictions
     alone = label_auroc(targets, scores)
     values = resampled_auroc(targets, scores, patients, num_resamples, _SEED)
-    return {name: _Label(float(alone[k]), values[:, k]) for k, name in enumerate(names)}
+    return {name: LabelScore(float(alone[k]), values[:, k]) for k, name in enumerate(names)}
 
 
-def _scores(
-    found: Mapping[Cell, Mapping[str, _Label]], labels: Sequence[str], encoders: Sequence[str]
+def macro_scores(
+    found: Mapping[Cell, Mapping[str, LabelScore]], labels: Sequence[str], encoders: Sequence[str]
 ) -> dict[str, Score]:
     """By encoder the macro mean over `labels`, seed by seed."""
     scores = {}

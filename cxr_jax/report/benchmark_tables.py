@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cxr_jax.evaluate.film_table import beyond_chance
 from cxr_jax.report import published, tables
-from cxr_jax.report.benchmark_cells import Cell, Grid, percent
-from cxr_jax.report.benchmark_scores import Measured, Place
+from cxr_jax.report.benchmark_cells import RANDOM, Cell, Grid, percent
+from cxr_jax.report.benchmark_scores import Measured, Place, Score
 from cxr_jax.report.html_page import Table
 from cxr_jax.stats.verdict import Comparison
 
@@ -86,11 +87,15 @@ def study_table(measured: Measured, grid: Grid, protocol: str) -> StudyTable:
     return StudyTable(protocol, fraction, datasets, averaged, ours, theirs)
 
 
+def value_of(score: Score) -> Value:
+    return Value(known(score.mean), *map(known, score.interval))
+
+
 def _value(place: Place | None, encoder: str) -> Value:
     if place is None or encoder not in place.scores:
         return Value(None)
     score = place.scores[encoder]
-    return Value(score.mean, *map(_known, score.interval))
+    return value_of(score)
 
 
 def _with_mean(found: Mapping[str, Value], averaged: Sequence[str]) -> list[Value]:
@@ -100,7 +105,7 @@ def _with_mean(found: Mapping[str, Value], averaged: Sequence[str]) -> list[Valu
     return [*found.values(), Value(float(np.mean(held)))]
 
 
-def _known(value: float) -> float | None:
+def known(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
@@ -214,11 +219,12 @@ def verdict_block(verdicts: Mapping[float, Verdicts], grid: Grid, datasets: Sequ
         for fraction in sorted(verdicts, reverse=True):
             found = [verdicts[fraction].get((encoder, dataset)) for dataset in datasets]
             if any(found):
-                rows.append([encoder, percent(fraction), *map(_verdict_cell, found)])
+                rows.append([encoder, percent(fraction), *map(verdict_cell, found)])
     return Table(["encoder", "patients", *datasets], rows)
 
 
-def _verdict_cell(comparison: Comparison | None) -> str:
+def verdict_cell(comparison: Comparison | None) -> str:
+    """The verdict, and below it the difference and what could have been found."""
     if comparison is None:
         return "–"
     if comparison.verdict == "not estimable":
@@ -227,7 +233,7 @@ def _verdict_cell(comparison: Comparison | None) -> str:
     difference = tables.with_signs(
         {"difference": comparison.difference, "low": limits[0], "high": limits[1]}
     )
-    found = tables.number(_known(comparison.detectable))
+    found = tables.number(known(comparison.detectable))
     return f"{comparison.verdict}\n{difference}\nfound from {found}"
 
 
@@ -258,13 +264,17 @@ def exposure_block(grid: Grid) -> Table:
 def _exposure_cell(cell: Cell | None) -> str:
     if cell is None:
         return "–"
+    if cell.encoder == RANDOM:
+        return "not pretrained"
     if cell.exposure is None:
         return "not known"
     seen = cell.exposure
-    if not seen.films and not seen.patients:
+    if not seen.films and not seen.patients:  # None: no patient can be compared
         return f"none of {seen.test_films:,} films"
     share = 100 * seen.films / seen.test_films
-    return (
-        f"{seen.films:,} of {seen.test_films:,} films ({share:.1f} %)\n"
-        f"{seen.patients:,} by a patient who was seen"
-    )
+    text = f"{seen.films:,} of {seen.test_films:,} films ({share:.1f} %)\n"
+    if not beyond_chance(seen.films, seen.patients, seen.test_films):
+        return text + "so few agree by chance"
+    if seen.patients is None:
+        return text + "patients not known"
+    return text + f"{seen.patients:,} by a patient who was seen"

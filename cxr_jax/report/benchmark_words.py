@@ -30,7 +30,9 @@ METHOD = (
     "Label equivalence reads both encoders' curves, made monotone, as straight lines over the "
     'logarithm of the number of films. "At least" and "at most": the answer lies beyond the '
     "numbers of films that were tried.",
-    "Calibration is not judged: AUROC asks only how scores rank films.",
+    "Scores without the films that were seen leave out, for every encoder alike, the films that "
+    "any encoder of the grid had seen, by their looks or by their patient; seeds, resamples, "
+    "verdicts and Holm's correction are as above.",
 )
 
 

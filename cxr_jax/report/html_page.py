@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
 from cxr_jax.report import tables
+from cxr_jax.report.figures import DPI
 
 
 class Heading(NamedTuple):
@@ -135,8 +138,10 @@ def _html(block: Block, place: str) -> str:
         case Picture(path, caption):
             held = base64.b64encode(path.read_bytes()).decode()
             alt = html.escape(caption, quote=True)
+            with Image.open(path) as picture:
+                width = round(picture.width * 96 / DPI)  # a browser's inch has 96 pixels
             return (
-                f'<figure><img alt="{alt}" src="data:image/png;base64,{held}">'
+                f'<figure><img width="{width}" alt="{alt}" src="data:image/png;base64,{held}">'
                 f"<figcaption>{_inline(caption)}</figcaption></figure>"
             )
 

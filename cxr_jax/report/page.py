@@ -4,8 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cxr_jax.evaluate.predictions import Predictions
-from cxr_jax.report import figures, tables
+from cxr_jax.evaluate import film_table
+from cxr_jax.evaluate.film_table import FilmTable, unseen_films
+from cxr_jax.evaluate.metrics import compare, metric_rows
+from cxr_jax.evaluate.predictions import Predictions, align, validate
+from cxr_jax.report import figures, film_pictures, page_films, tables
+from cxr_jax.report.benchmark_cells import RANDOM, take_films, take_labels
 
 
 class Run(NamedTuple):
@@ -14,6 +18,7 @@ class Run(NamedTuple):
     name: str
     predictions: Predictions
     rows: Sequence[dict[str, Any]]
+    films: FilmTable | None = None  # what is known of the films, and which this encoder had seen
 
 
 def write_report(
@@ -25,20 +30,25 @@ def write_report(
     notes: Sequence[str],
     provenance: Mapping[str, str],
     warnings: Sequence[str] = (),
+    num_resamples: int = 1000,
 ) -> Path:
-    """Writes report.md, auroc.png and roc.png into `workdir`; returns the path of report.md.
+    """Writes report.md and its pictures into `workdir`; returns the path of report.md.
 
     The first run is the encoder in question, the others its baselines; `comparisons` are
     `compare`'s of the first run with others. `protocol` and `notes` are sentences, each a line of a
     list; `warnings` stand under the verdict. No image or patient id is written. Where nothing can
-    be estimated there are no pictures.
+    be estimated there are no pictures. `num_resamples` of patients are drawn for what is measured
+    here: calibration, subgroups and the score without test films that were seen. Raises ValueError,
+    naming the film, where a run's table of films lacks one of its predictions.
     """
+    runs = [run._replace(predictions=validate(run.predictions)) for run in runs]
+    labels = _shared_labels(runs)
     named = [(run.name, run.rows) for run in runs]
     several = len(tables.shown(runs[0].rows)) > 1
     parts = [f"# {title}", *(verdict(comparison) for comparison in comparisons)]
     if not comparisons:
         parts.append(_alone(runs[0]))
-    parts += [*warnings, _test_set(runs[0])]
+    parts += [*warnings, *_unseen(runs, num_resamples), _test_set(runs[0])]
     if figures.forest(workdir / "auroc.png", named, comparisons):
         parts.append("![AUROC and 95 % interval of every label and encoder](auroc.png)")
     parts += ["## AUROC", "With 95 % intervals.", tables.auroc_table(named)]
@@ -53,7 +63,11 @@ def write_report(
                 f"Label by label, AUROC of {comparisons[0]['a']} less that of the other:",
                 tables.difference_table(comparisons),
             ]
-    parts += _curves(workdir, runs)
+    parts += _curves(workdir, runs, labels)
+    predictions = [(run.name, run.predictions) for run in runs]
+    parts += page_films.calibration_section(workdir, predictions, labels, num_resamples)
+    parts += _subgroups(runs, labels, num_resamples)
+    parts += film_pictures.section(workdir)
     parts += ["## How it was measured", _list(protocol)]
     parts += ["## To know", _list(notes)] if notes else []
     parts += ["## Provenance", tables.markdown(["what", "value"], list(provenance.items()))]
@@ -124,12 +138,64 @@ def _test_set(run: Run) -> str:
     return f"Test set: {images:,} films of {patients:,} patients."
 
 
-def _curves(workdir: Path, runs: Sequence[Run]) -> list[str]:
-    """The ROC section, for labels that every run scored; empty where there are none."""
+def _shared_labels(runs: Sequence[Run]) -> list[str]:
+    """Labels with both classes that every run scored."""
     estimable = [row["label"] for row in runs[0].rows if row["auroc"] is not None]
-    labels = [
-        label for label in estimable if all(label in run.predictions.label_names for run in runs)
+    names = [run.predictions.label_names for run in runs]
+    return [label for label in estimable if all(label in of_run for of_run in names)]
+
+
+def _unseen(runs: Sequence[Run], num_resamples: int) -> list[str]:
+    """The scores without test films that one of the encoders had seen, where any had."""
+    films = [_films(run) for run in runs]
+    if not any(table is not None and table.exposed for table in films):
+        return []
+    first = runs[0].predictions
+    # Tables follow the order of their own run's predictions, which need not be the first's.
+    tables_of = [film_table.in_order(table, first.image_id) for table in films if table is not None]
+    rows = unseen_films(tables_of)
+    count = f"{int(rows.sum()):,} of the {len(rows):,} test films"
+    text = f"**Without test films that were seen in pretraining:** {count}"
+    if not rows.any():
+        return [f"{text} are left, so that there is no score."]
+    left = [take_films(align(first, run.predictions), rows) for run in runs]
+    scored = [tables.shown(metric_rows(one, num_resamples))[-1] for one in left]
+    text += f", of {len(set(left[0].patient_id)):,} patients, had been seen by none"
+    if scored[0]["auroc"] is None:
+        return [f"{text}; among them no label has both classes, so that nothing can be scored."]
+    what = "macro AUROC" if scored[0]["label"] == "macro" else "AUROC"
+    numbers = [f"{run.name} {tables.with_interval(row)}" for run, row in zip(runs, scored)]
+    text += f". On these, {what}: {', '.join(numbers)}."
+    unknown = [
+        run.name
+        for run, table in zip(runs, films)
+        if run.name != RANDOM and (table is None or table.seen is None)
     ]
+    if unknown:
+        text += f" {page_films.not_vouched(unknown)}"
+    verdicts = [
+        verdict(compare(left[0], other, (runs[0].name, run.name), num_resamples))
+        for run, other in zip(runs[1:], left[1:])
+    ]
+    return [text, *([_list(verdicts)] if verdicts else [])]
+
+
+def _films(run: Run) -> FilmTable | None:
+    return run.films and film_table.in_order(run.films, run.predictions.image_id)
+
+
+def _subgroups(runs: Sequence[Run], labels: Sequence[str], num_resamples: int) -> list[str]:
+    films = next((run.films for run in runs if run.films is not None), None)
+    if films is None or not labels:
+        return []
+    first = take_labels(runs[0].predictions, labels)
+    aligned = [(run.name, align(first, take_labels(run.predictions, labels))) for run in runs]
+    films = film_table.in_order(films, first.image_id)
+    return page_films.subgroup_section(aligned, films, num_resamples)
+
+
+def _curves(workdir: Path, runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
+    """The ROC section; empty where there are no labels."""
     if not labels:
         return []
     drawn = figures.roc(workdir / "roc.png", [(run.name, run.predictions) for run in runs], labels)

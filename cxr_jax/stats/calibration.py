@@ -7,6 +7,9 @@ import scipy.stats
 from jaxtyping import Float, Int, Shaped
 
 from cxr_jax.stats.auroc import binary_rows
+from cxr_jax.stats.bootstrap import cluster_counts
+
+_CHUNK_RESAMPLES = 16  # at a time, so that the counts of many patients do not fill the memory
 
 
 class Reliability(NamedTuple):
@@ -29,6 +32,53 @@ def brier(targets: Shaped[np.ndarray, " n"], probabilities: Shaped[np.ndarray, "
     """
     outcome, probability = _known(targets, probabilities)
     return float(np.mean((probability - outcome) ** 2)) if outcome.size else float("nan")
+
+
+def brier_skill(
+    targets: Shaped[np.ndarray, " n"], probabilities: Shaped[np.ndarray, "..."]
+) -> float:
+    """1 - Brier / (p (1 - p)), p the targets' own prevalence: 1 is perfect, 0 as always saying p.
+
+    Arguments and errors as in `brier`; NaN where only one class is known.
+    """
+    outcome, probability = _known(targets, probabilities)
+    prevalence = outcome.mean() if outcome.size else np.nan
+    if not 0 < prevalence < 1:
+        return float("nan")
+    error = np.mean((probability - outcome) ** 2)
+    return float(1 - error / (prevalence * (1 - prevalence)))
+
+
+def bootstrap_brier(
+    targets: Shaped[np.ndarray, "n k"],
+    probabilities: Shaped[np.ndarray, "n k"],
+    clusters: Shaped[np.ndarray, " n"],
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Float[np.ndarray, "r k"]:
+    """Brier score of each label in every resample of clusters (patients).
+
+    The draws are those of `resampled_auroc` with the same clusters and seed. NaN in a resample
+    without a known target, and throughout where there are fewer than two clusters. Errors as in
+    `brier`.
+    """
+    names, index = np.unique(clusters, return_inverse=True)
+    errors, known = np.zeros((2, len(names), targets.shape[1]))
+    for k in range(targets.shape[1]):
+        rows = ~np.isnan(targets[:, k].astype(float))
+        outcome, probability = _known(targets[:, k], probabilities[:, k])
+        errors[:, k] = np.bincount(index[rows], (probability - outcome) ** 2, len(names))
+        known[:, k] = np.bincount(index[rows], minlength=len(names))
+    values = np.full((num_resamples, targets.shape[1]), np.nan)
+    if len(names) < 2:
+        return values
+    rng = np.random.default_rng(seed)
+    for start in range(0, num_resamples, _CHUNK_RESAMPLES):
+        counts = cluster_counts(len(names), min(_CHUNK_RESAMPLES, num_resamples - start), rng).T
+        films = counts @ known
+        chunk = values[start : start + len(counts)]
+        np.divide(counts @ errors, films, out=chunk, where=films > 0)
+    return values
 
 
 def reliability(

@@ -103,6 +103,6 @@ def _row(
             f"interval from {interval.num_resamples} of {total} resamples; in the others a class "
             "is absent"
         )
-    elif interval.estimate == 1 and interval.low == 1:
+    if interval.num_resamples and interval.estimate == 1 and interval.low == 1:
         notes.append("perfect separation: resampling cannot show the uncertainty")
     return row._replace(note="; ".join(notes))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cxr_jax.data.labels import Task, targets, uncertain
+from cxr_jax.data.labels import Task, one_class, targets, uncertain
 
 NAN = np.nan
 RAW = {"Edema": np.array([1, 0, -1, NAN]), "No Finding": np.array([0, 1, 0, NAN])}
@@ -86,3 +86,26 @@ def test_unknown_policies_and_values_outside_the_vocabulary_are_refused():
         one({"Edema": np.array([3.0])}, "Edema")
     with pytest.raises(ValueError, match="no label 'Edma'; there are: Edema, No Finding"):
         one(RAW, "Edma | No Finding")
+
+
+def test_of_exclusive_classes_one_present_settles_the_others():
+    known = [[1, 0, 0], [NAN, 1, NAN], [0, 0, NAN], [NAN, NAN, NAN]]
+    expected = [[1, 0, 0], [0, 1, 0], [NAN] * 3, [NAN] * 3]
+    np.testing.assert_array_equal(one_class(np.float32(known), "abc"), expected)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ([1, 1, NAN], "row 2: the film is a and b"),
+        ([0, 0, 0], "row 2: the film is none of a, b, c"),
+    ],
+)
+def test_a_film_of_two_exclusive_classes_or_none_is_refused(row, words):
+    with pytest.raises(ValueError, match=words):
+        one_class(np.float32([[1, 0, 0], [NAN] * 3, row, [1, 1, 1]]), "abc")
+
+
+def test_one_exclusive_class_alone_is_refused():
+    with pytest.raises(ValueError, match=r"config.exclusive needs two labels or more.*has Edema"):
+        targets(RAW, Task({"Edema": "Edema"}, exclusive=True))

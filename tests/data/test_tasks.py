@@ -29,3 +29,13 @@ def test_misspelt_label_is_refused_with_what_there_is():
         find_task("some", ["Edema", "No Finding"], "Edma")
     with pytest.raises(ValueError, match="'maybe' is not a policy"):
         find_task("some", ["Edema"], changes={"uncertain": "maybe"})
+
+
+def test_exclusive_is_of_a_task_and_said_anew_of_other_labels():
+    stored, dataset = ["Edema severity"], "pulmonary_edema_severity"
+    assert find_task(dataset, stored).exclusive
+    assert find_task(dataset, stored, changes={"exclusive": False}).exclusive
+    assert not find_task(dataset, stored, "any_edema").exclusive
+    some = "Edema severity = 1,Edema severity >= 2"
+    assert not find_task(dataset, stored, some).exclusive
+    assert find_task(dataset, stored, some, {"exclusive": True}).exclusive

@@ -72,6 +72,27 @@ def test_a_missing_target_has_no_gradient(model, variables, batch):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
 
 
+def test_softmax_loss_is_the_mean_over_films_that_have_a_class():
+    logits = np.array([[0.5, -1.0, 0.0], [2.0, 3.0, 1.0], [1.0, 1.0, 9.0]])
+    targets = np.array([[1, 0, 0], [np.nan] * 3, [0, 1, 0]])
+    loss, gradient = jax.value_and_grad(classifier.masked_softmax_loss)(
+        jnp.asarray(logits), jnp.asarray(targets)
+    )
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert loss == pytest.approx(-np.log(chances[[0, 2], [0, 1]]).mean(), rel=1e-6)
+    expected = np.where(np.isnan(targets), 0, chances - targets) / 2
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-7)
+    assert classifier.masked_softmax_loss(jnp.asarray(logits), jnp.full((3, 3), jnp.nan)) == 0
+
+
+def test_a_head_starts_at_the_prevalence(variables):
+    targets = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [np.nan] * 3])
+    of = [classifier.create(variables, optax.sgd(1), 8, targets, 1.0, 0, e) for e in (False, True)]
+    plain, exclusive = (state.params["head"]["bias"] for state in of)
+    np.testing.assert_allclose(jax.nn.sigmoid(plain), [0.5, 0.25, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(np.exp(exclusive), [0.5, 0.25, 0.25], rtol=1e-6)
+
+
 def test_layer_decay_multiplies_the_rate_of_every_depth_exactly(model, variables):
     params = {"encoder": variables["params"], "head": {"kernel": jnp.ones((8, 2))}}
     gradients = jax.tree.map(

@@ -59,3 +59,27 @@ def test_what_is_unknown_may_be_left_out(tmp_path):
     known = film_table.read_parquet(tmp_path / "mine.parquet")
     assert known.sex.tolist() == ["", ""] and np.isnan(known.age).all()
     assert known.seen_film is None
+
+
+def test_films_are_seen_by_their_looks_or_their_patient():
+    both = table(seen_patient=np.array([False, False, True]))
+    assert both.seen.tolist() == [True, False, True]
+    assert table().seen.tolist() == [True, False, False]
+    unknown = table(seen_film=None)
+    assert unknown.seen is None and not unknown.exposed
+    other = table(seen_film=np.array([False, True, False]))
+    assert film_table.unseen_films([table(), unknown, other]).tolist() == [False, False, True]
+    assert film_table.unseen_films([unknown]).tolist() == [True] * 3
+
+
+def test_hashes_alone_alarm_only_beyond_one_in_a_hundred():
+    def seen(films, patients, total=200):
+        numbers = np.arange(total)
+        nothing = np.full(total, "")
+        known = None if patients is None else numbers < patients
+        age = np.full(total, np.nan, np.float32)
+        return FilmTable(numbers.astype(str), nothing, age, nothing, numbers < films, known)
+
+    assert not seen(2, None).exposed and not seen(2, 0).exposed
+    assert seen(3, None).exposed and seen(3, 0).exposed and seen(0, 1).exposed
+    assert film_table.beyond_chance(3, None, 200) and not film_table.beyond_chance(2, 0, 200)

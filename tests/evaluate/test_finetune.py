@@ -78,6 +78,31 @@ def test_equal_seeds_give_equal_scores_and_others_do_not(config):
     )
 
 
+def test_exclusive_classes_share_a_softmax(config):
+    splits = exclusive(bars(sizes=(48, 30, 20)))
+    result = Run(config, splits).result
+    assert result.score_kind == "log-probability" and result.not_scored.keys() == {2}
+    np.testing.assert_allclose(np.exp(result.scores[:, :2]).sum(axis=1), 1)
+    features = extract(result.head.encoder, splits.test, 64, "test")
+    logits = features @ result.head.kernel[:, :2] + result.head.bias[:2]
+    odds = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(result.scores[:, :2], odds, atol=1e-4)
+    moment = result.facts["curve"][-1]
+    # Of two classes, either's AUROC is the other's.
+    assert 0 <= moment["validation_auroc"] <= 1
+    sentence = " ".join(protocol.build(config).method(True))
+    assert "linear head under a softmax over the classes" in sentence
+    assert "against those of all the others" in sentence
+
+
+def exclusive(splits):
+    """Every fifth training film without class."""
+    splits.train.targets[::5] = np.nan
+    return protocol.Splits(
+        *(split._replace(task=split.task._replace(exclusive=True)) for split in splits)
+    )
+
+
 def test_the_best_moment_of_all_rates_scores_the_test(config):
     config.finetune.learning_rates = (0.01, 1e-7, 0.003)
     splits = bars(sizes=(48, 30, 20))

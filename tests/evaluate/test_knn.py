@@ -6,6 +6,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from cxr_jax.data.labelled import LabelledSplit
+from cxr_jax.data.labels import Task
 from cxr_jax.evaluate.knn import knn_scores
 from cxr_jax.evaluate.protocol import Splits, Tools, build
 from cxr_jax.weights.encoder import Encoder
@@ -115,7 +116,9 @@ def test_protocol_names_labels_with_one_class():
 
 def labelled(targets):
     names = tuple(f"label {k}" for k in range(targets.shape[1]))
-    return LabelledSplit(None, None, targets, None, (), (), names, None, 0)
+    return LabelledSplit(
+        None, None, targets, None, (), (), names, Task(dict.fromkeys(names, "")), 0
+    )
 
 
 def run(config, splits, features):
@@ -136,3 +139,11 @@ def run(config, splits, features):
 def test_bad_fields_are_named(knn, words):
     with pytest.raises(ValueError, match=words):
         build({"protocol": "knn", "knn": knn})
+
+
+def test_votes_for_exclusive_classes_sum_to_one():
+    train, targets, test = sets()
+    classes = np.eye(3)[(targets * [1, 2, 3]).argmax(axis=1)]
+    classes[::5] = np.nan  # films without class do not vote
+    scores = knn_scores(train, classes, test)
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)

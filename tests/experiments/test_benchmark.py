@@ -1,13 +1,15 @@
 """The grid of transfers: its cells, what a failed one costs, what a second start does."""
 
 import json
+from pathlib import Path
 
+import ml_collections
 import numpy as np
 import pytest
 
 from configs import benchmark as config_file
 from cxr_jax.evaluate.predictions import read_parquet
-from cxr_jax.experiments import benchmark, pretrain
+from cxr_jax.experiments import benchmark, pretrain, transfer
 
 
 @pytest.fixture
@@ -17,6 +19,7 @@ def config(data_dir):
     config.fractions, config.seeds = (0.5, 1.0), (0, 1)
     config.transfer.num_resamples, config.transfer.image_size = 50, 32
     config.transfer.model.variant = "small"
+    config.transfer.pictures.draw = False
     return config
 
 
@@ -96,3 +99,44 @@ def test_all_cells_failing_is_an_error(config, tmp_path):
     config.encoders, config.reference = f"a={tmp_path / 'nowhere'}", "a"
     with pytest.raises(ValueError, match="all 3 cells failed; the first"):
         benchmark.run(config, tmp_path / "grid")
+
+
+def test_cells_that_run_together_are_those_of_single_transfers(config, tiny_config, tmp_path):
+    pretrain.train(tiny_config("simclr"), tmp_path / "simclr", stop_after=2)
+    config.encoders, config.reference = f"simclr={tmp_path / 'simclr'}", "simclr"
+    config.transfer.pictures.draw = False
+    benchmark.run(config, tmp_path / "grid")
+    for cell in benchmark.grid(config):
+        folder = tmp_path / "grid" / cell.folder
+        alone = tmp_path / "alone" / cell.folder
+        saved = json.loads((folder / "config.json").read_text())
+        transfer.run(ml_collections.ConfigDict(saved), alone)
+        written, expected = (
+            {
+                path.relative_to(each)
+                for path in each.rglob("*")
+                if path.is_file() and "tfevents" not in path.name  # named after the time
+            }
+            for each in (folder, alone)
+        )
+        assert written == expected | {Path("seconds.json")}
+        for name in ("config.json", "comparisons.json", "films.parquet"):
+            assert (folder / name).read_bytes() == (alone / name).read_bytes()
+        both = [json.loads((each / "probe.json").read_text()) for each in (folder, alone)]
+        assert both[0] == both[1]  # the fingerprint too
+        one, other = (read_parquet(each / "predictions.parquet") for each in (folder, alone))
+        np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4, atol=1e-4)
+        assert one.score_kind == other.score_kind and (one.image_id == other.image_id).all()
+
+
+def test_a_group_that_fails_is_run_cell_by_cell(config, tmp_path, capsys):
+    config.fractions, config.seeds = (0.25, 0.5, 1.0), (0,)
+    blocked = tmp_path / "cells/phantom-tiny/linear/0.5/0/random"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("a file where the cell's folder should be")
+    benchmark.run(config, tmp_path)
+    said = capsys.readouterr().out
+    assert said.count("not together: ") == 1
+    cells = json.loads((tmp_path / "cells.json").read_text())["cells"]
+    assert [cell["state"] for cell in cells] == ["done", "failed", "done"]
+    assert "is a file" in cells[1]["error"]

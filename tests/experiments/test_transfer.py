@@ -3,12 +3,16 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from configs import common
 from cxr_jax.evaluate.predictions import read_parquet
 from cxr_jax.experiments import inputs, pretrain, transfer
+from tests.fakes import image_folder
+from tests.fakes.dataset import build_and_read
 
 
 @pytest.fixture
@@ -18,6 +22,7 @@ def config(data_dir):
     config.num_resamples, config.image_size = 20, 32
     config.model.variant = "small"
     config.baselines = ""
+    config.pictures.draw = False
     return config
 
 
@@ -177,3 +182,75 @@ def test_features_need_a_file_of_a_known_kind(config, tmp_path):
     config.export_features = "features.csv"
     with pytest.raises(ValueError, match=r"config.export_features=features.csv must end in .npz"):
         transfer.run(config, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """A data folder with image_folder: films of three grades, as bright as their grade."""
+    folder = tmp_path_factory.mktemp("graded")
+    (folder / "films").mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(60):
+        name = f"{i:03}.png"
+        grey = rng.integers(0, 60, (40, 40)) + 60 * (i % 3)
+        Image.fromarray(grey.astype(np.uint8)).save(folder / "films" / name)
+        split = ("train", "train", "validation", "test")[i // 3 % 4]
+        labels = {grade: str(int(k == i % 3)) for k, grade in enumerate(("mild", "more", "most"))}
+        if i == 12:
+            labels = dict.fromkeys(labels, "")  # a film that nobody graded
+        rows.append({"image": name, "patient_id": f"p{i}", "split": split, **labels})
+    image_folder.write_rows(folder / "labels.csv", rows)
+    build_and_read(
+        "image_folder",
+        folder / "data",
+        manual_dir=folder / "films",
+        options={"labels_csv": str(folder / "labels.csv")},
+    )
+    return folder / "data"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "said"),
+    [
+        ("linear", "multinomial logistic regression with an L2 penalty"),
+        ("finetune", "a linear head under a softmax over the classes"),
+        ("knn", "the vote of the k training films"),
+    ],
+)
+def test_exclusive_classes_through_a_whole_transfer(config, graded, tmp_path, protocol, said):
+    finetune(config)
+    config.protocol, config.strengths, config.knn.k = protocol, (0.01, 1.0), (5,)
+    config.dataset, config.data.dir, config.exclusive = "image_folder", str(graded), True
+    transfer.run(config, tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    assert said in report
+    assert "AUROC of a class: its films against those of all the others." in report
+    predictions = read_parquet(tmp_path / "predictions.parquet")
+    np.testing.assert_allclose(predictions.probabilities.sum(axis=1), 1, atol=1e-5)
+    if protocol == "knn":  # votes tie; to make their sum exactly 1, as below, would part the ties
+        columns = zip(predictions.targets.T, predictions.scores.T)
+        expected = np.mean([roc_auc_score(target, score) for target, score in columns])
+    else:
+        chances = predictions.probabilities
+        expected = roc_auc_score(predictions.targets.argmax(axis=1), chances, multi_class="ovr")
+    macro = json.loads((tmp_path / "metrics.json").read_text())[-1]
+    assert macro["auroc"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_exclusive_changes_what_is_taken_up(config, graded):
+    config.dataset, config.data.dir = "image_folder", str(graded)
+    (encoder,) = inputs.load_encoders(config)
+    marks = []
+    for config.exclusive in (False, True):
+        splits = inputs.load_splits(config)
+        marks.append(inputs.fingerprint(config, encoder, splits))
+    assert marks[0] != marks[1]
+
+
+def test_films_that_break_exclusiveness_are_named(config, graded):
+    config.dataset, config.data.dir, config.exclusive = "image_folder", str(graded), True
+    config.task = "mild,more"
+    message = r"image_folder 'train', row \d+: the film is none of mild, more; .*config.uncertain"
+    with pytest.raises(ValueError, match=message):
+        inputs.load_splits(config)

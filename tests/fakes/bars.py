@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cxr_jax.data.labelled import LabelledSplit
+from cxr_jax.data.labels import Task
 from cxr_jax.evaluate.protocol import Splits
 from cxr_jax.weights.encoder import Encoder, random_encoder
 
@@ -38,7 +39,7 @@ def _split(rng: np.random.Generator, name: str, count: int) -> LabelledSplit:
         image_ids=tuple(f"{name}{i}" for i in range(count)),
         patient_ids=tuple(f"{name}{i // 2}" for i in range(count)),
         label_names=("rising", "falling", "never"),
-        task=None,
+        task=Task({}),
         other_views=0,
     )
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cxr_jax.evaluate import film_table
+from cxr_jax.evaluate.film_table import FilmTable
 from cxr_jax.evaluate.predictions import Predictions, write_parquet
 
 ERROR = "ValueError: image 'secret-film-7' has no row for label 'Mass'\nsecond line"
@@ -36,6 +38,7 @@ def grid(
     fractions: Sequence[float] = (0.1, 1.0),
     seeds: Sequence[int] = (0, 1),
     n: int = 80,
+    score_kind: str = "",
 ) -> list[dict]:
     """Writes predictions of every cell; scores grow better with the fraction. Returns the cells."""
     cells = []
@@ -49,6 +52,7 @@ def grid(
                         strength = signal * (1 + np.log10(fraction) / 4)
                         noise = 1000 * place + 10 * seed + round(7 * fraction)
                         given = predictions(strength, noise, dataset, n=n)
+                        given = given._replace(score_kind=score_kind)
                         write_parquet(given, workdir / folder / "predictions.parquet")
                         cells.append(
                             dict(encoder=encoder, dataset=dataset, task="", protocol=protocol)
@@ -57,6 +61,34 @@ def grid(
                             | dict(exposure=dict(patients=4, films=2, test_films=n))
                         )
     return cells
+
+
+def films(n: int = 80) -> FilmTable:
+    """Of the films of `predictions`, in another order; an age and a view are unknown."""
+    rng = np.random.default_rng(7)
+    table = FilmTable(
+        np.array([f"secret-film-{i}" for i in range(n)]),
+        np.where(np.arange(n) % 4 < 2, "F", "M"),
+        np.where(np.arange(n) == 5, np.nan, 20.0 + np.arange(n) % 50).astype(np.float32),
+        np.where(np.arange(n) == 6, "", np.where(np.arange(n) % 3 == 0, "AP", "PA")),
+    )
+    return film_table.in_order(table, rng.permutation(table.image_id))
+
+
+def write_films(
+    workdir: Path, cells: Sequence[dict], seen: Mapping[str, Sequence[int]], n: int = 80
+) -> None:
+    """films.parquet of every cell: `seen` has the films, by number, that an encoder had seen.
+
+    Of encoders that are not in it nothing is known.
+    """
+    for cell in cells:
+        table = films(n)
+        if cell["encoder"] in seen:
+            names = [f"secret-film-{i}" for i in seen[cell["encoder"]]]
+            flags = np.isin(table.image_id, names)
+            table = table._replace(seen_film=flags, seen_patient=np.zeros(n, bool))
+        film_table.write_parquet(table, workdir / cell["folder"] / "films.parquet")
 
 
 def write_cells(workdir: Path, cells: Sequence[dict], reference: str = "imagenet") -> None:

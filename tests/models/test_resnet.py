@@ -64,6 +64,19 @@ def test_evaluation_does_not_depend_on_the_batch():
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
 
 
+def test_features_are_the_mean_of_the_map():
+    net, films = resnet.make("small", dtype="bfloat16"), _films(2, 64, 48)
+    variables = _variables(net, films)
+    maps = net.apply(variables, films, False, method="maps")
+    assert maps.shape == (2, 4, 3, 128) and maps.dtype == jnp.float32
+    np.testing.assert_array_equal(
+        net.apply(variables, maps, method="pool"), net.apply(variables, films, False)
+    )
+    np.testing.assert_allclose(
+        net.apply(variables, films, False), np.asarray(maps).mean((1, 2)), rtol=1e-5
+    )
+
+
 def test_training_updates_statistics_with_torchs_momentum():
     net, films = resnet.make("small"), _films(8)
     variables = init(net, films)

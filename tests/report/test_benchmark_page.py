@@ -1,6 +1,7 @@
 """The page that is sent to a colleague: whole, alone, without ids; and its command line."""
 
 import csv
+import itertools
 import re
 import subprocess
 import sys
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import brier_score_loss
 
 from cxr_jax.evaluate.predictions import read_parquet, write_parquet
-from cxr_jax.report import __main__ as command
 from cxr_jax.report import benchmark, html_page
 from tests.fakes import benchmark as fake
 
@@ -121,6 +122,71 @@ def test_verdicts_file_has_every_comparison(workdir):
     assert all(float(line["p_adjusted"]) >= float(line["p_value"]) for line in lines)
 
 
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory):
+    """A grid whose scores are log-odds but for one encoder's, and whose films are known."""
+    folder = tmp_path_factory.mktemp("facts")
+    signals = {"simclr": 2.0, "imagenet": 1.0, "knn": 1.0}
+    cells = fake.grid(folder, signals, ("jsrt", "phantom"), score_kind="log-odds", fractions=(1.0,))
+    for cell in cells:
+        cell["exposure"].update(patients=None, films=0)
+        if cell["encoder"] == "knn":
+            path = folder / cell["folder"] / "predictions.parquet"
+            write_parquet(read_parquet(path)._replace(score_kind=""), path)
+    fake.write_films(folder, [cell for cell in cells if cell["dataset"] == "jsrt"], {"simclr": [3]})
+    fake.write_cells(folder, cells)
+    benchmark.write(folder, 100)
+    return folder
+
+
+def test_calibration_and_subgroups_are_on_the_page(facts):
+    text = Reader((facts / "report.html").read_text()).text
+    for words in (
+        "Calibration",
+        "Left out: knn, whose scores rank films but are not known to be probabilities.",
+        "chance within bins adds to it",
+        "Subgroups: sex, age and view",
+        "do not show that groups are alike",
+        "sex F",
+        "age unknown: not estimable",
+        "No table of films stands beside the predictions on phantom.",
+        "Scores without the films that were seen",
+        "What imagenet, knn saw is not known: for them",
+    ):
+        assert words in text, words
+    assert "Calibration is not judged" not in text
+    written = {path.name for path in (facts / "tables").iterdir()}
+    assert {"calibration.csv", "subgroups.csv", "unexposed.csv"} < written
+    names = {path.name for path in (facts / "figures").iterdir()}
+    assert {"calibration-linear-0-jsrt.png", "calibration-linear-1-phantom.png"} < names
+
+
+def test_calibration_file_has_every_label_of_the_first_seed(facts):
+    lines = list(csv.DictReader((facts / "tables" / "calibration.csv").open()))
+    keys = [(line["dataset"], line["encoder"], line["label"]) for line in lines]
+    labels = ("Mass", "Nodule", "macro")
+    places = itertools.product(("jsrt", "phantom"), ("imagenet", "simclr"), labels)
+    assert keys == list(places)
+    folder = facts / "cells/jsrt/linear/1/0/imagenet"
+    given = read_parquet(folder / "predictions.parquet")
+    probabilities = 1 / (1 + np.exp(-given.scores))
+    errors = [brier_score_loss(*pair) for pair in zip(given.targets.T, probabilities.T)]
+    assert [float(line["brier"]) for line in lines[:3]] == pytest.approx([*errors, np.mean(errors)])
+
+
+def test_no_id_is_in_what_is_said_of_films(facts):
+    written = [facts / "report.html", facts / "benchmark.md", *(facts / "tables").iterdir()]
+    assert not any("secret" in path.read_text() for path in written)
+
+
+def test_grids_of_old_have_neither_file_nor_diagram(workdir):
+    text = Reader((workdir / "report.html").read_text()).text
+    assert "Left out: imagenet, simclr, <b>&, whose scores rank films" in text
+    assert "No table of films stands beside the predictions on jsrt, phantom." in text
+    written = {path.name for path in (workdir / "tables").iterdir()}
+    assert not {"calibration.csv", "subgroups.csv", "unexposed.csv"} & written
+
+
 def test_a_grid_with_nothing_done_is_still_a_page(tmp_path):
     cells = fake.grid(tmp_path, {"imagenet": 1.0, "simclr": 1.0}, ("phantom",), seeds=(0,), n=8)
     for cell in cells:
@@ -193,17 +259,3 @@ def test_command_compares_files(tmp_path):
     refused = run("-m", "cxr_jax.report", "ours.parquet", "theirs.parquet", cwd=tmp_path)
     assert refused.returncode == 1 and "is only in the" in refused.stderr
     assert "Traceback" not in refused.stderr
-
-
-def test_files_of_one_name_are_told_apart_by_folder(tmp_path):
-    paths = []
-    for place, name in enumerate(("byol", "random")):
-        (tmp_path / name).mkdir()
-        given = fake.predictions(1.0, place, "phantom", ("Mass",))
-        paths.append(write_parquet(given, tmp_path / name / "predictions.parquet"))
-    text = command.compare_files(paths, tmp_path / "out", 50).read_text()
-    assert "(byol)" in text or "byol" in text.splitlines()[0]
-    other = read_parquet(paths[1])._replace(label_names=("Hernia",))
-    write_parquet(other, paths[1])
-    with pytest.raises(ValueError, match="no label is in all of"):
-        command.compare_files(paths, tmp_path / "out", 50)

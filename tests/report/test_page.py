@@ -5,10 +5,12 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import brier_score_loss, roc_auc_score
 
+from cxr_jax.evaluate.film_table import FilmTable
 from cxr_jax.evaluate.metrics import compare, metric_rows
 from cxr_jax.evaluate.predictions import Predictions
-from cxr_jax.report import page
+from cxr_jax.report import page, tables
 
 
 def predictions(signal, seed, names=("Effusion", "Mass", "Nodule")):
@@ -58,6 +60,7 @@ def test_report_has_its_parts_and_pictures(tmp_path):
         "AUROC",
         "Comparisons",
         "ROC curves",
+        "Calibration",
         "How it was measured",
         "To know",
         "Provenance",
@@ -102,6 +105,83 @@ def test_report_of_nothing_estimable_says_so(tmp_path):
     assert "png" not in text and [p.name for p in tmp_path.iterdir()] == ["report.md"]
     text = page.write_report(tmp_path, "t", [run], [], [], [], {}).read_text()
     assert "cannot be estimated:** not estimable: no label can be estimated." in text
+
+
+def films(n=200, seen=()):
+    number = np.arange(n)
+    return FilmTable(
+        np.array([f"film-{i}" for i in number[::-1]]),
+        np.where(number[::-1] % 2, "F", "M"),
+        np.full(n, np.nan, np.float32),
+        np.full(n, "PA"),
+        np.isin(number[::-1], seen),
+        np.zeros(n, bool),
+    )
+
+
+def test_report_with_films_and_probabilities(tmp_path):
+    runs = []
+    for seed, name in enumerate(("byol", "random")):
+        given = predictions(2.0 - seed, seed)._replace(score_kind="log-odds")
+        runs.append(page.Run(name, given, metric_rows(given, 50), films(seen=range(seed, 60))))
+    other = compare(runs[0].predictions, runs[1].predictions, ("byol", "random"), 50)
+    # As a transfer holds them.
+    plain = {field: tuple(getattr(given, field)) for field in ("image_id", "patient_id")}
+    runs[1] = runs[1]._replace(films=None, predictions=given._replace(**plain))
+    warned = ["**60 films were seen.**"]
+    text = page.write_report(tmp_path, "t", runs, [other], [], [], {}, warned, 50).read_text()
+    parts = text.split("\n\n")
+    place = parts.index(warned[0])
+    left = np.arange(200) >= 60
+    means = [
+        np.mean(
+            [
+                roc_auc_score(run.predictions.targets[left, k], run.predictions.scores[left, k])
+                for k in (0, 2)
+            ]
+        )
+        for run in runs
+    ]
+    assert parts[place + 1].startswith(
+        "**Without test films that were seen in pretraining:** 140 of the 200 test films, of 70 "
+        f"patients, had been seen by none. On these, macro AUROC: byol {tables.number(means[0])} ["
+    )
+    assert f", random {tables.number(means[1])} [" in parts[place + 1]
+    assert "not known" not in parts[place + 1]  # random was not pretrained
+    assert parts[place + 2].startswith("- **Pretraining helped (byol):** macro AUROC .")
+    assert "![Observed rate against probability of Effusion, Nodule](reliability.png)" in text
+    assert (tmp_path / "reliability.png").exists()
+    given = runs[0].predictions
+    error = brier_score_loss(given.targets[:, 2], 1 / (1 + np.exp(-given.scores[:, 2])))
+    assert f"| Nodule | byol | {tables.number(error)} [" in text
+    assert "| sex F | 100 | ." in text
+    assert "All films: view PA. Age is not known of any film." in text
+    assert "person-" not in text and "film-" not in text
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"), [((), "0 of the 200 test films are left"), ((7,), "no label has both")]
+)
+def test_too_few_unseen_films_are_said(tmp_path, kept, words):
+    given = predictions(2.0, 0)
+    seen = sorted(set(range(200)) - set(kept))
+    run = page.Run("byol", given, metric_rows(given, 20), films(seen=seen))
+    text = page.write_report(tmp_path, "t", [run], [], [], [], {}, (), 20).read_text()
+    assert words in text
+
+
+def test_hashes_that_agree_by_chance_and_unknown_encoders(tmp_path):
+    given = predictions(2.0, 0)
+    rows = metric_rows(given, 20)
+    run = page.Run("byol", given, rows, films(seen=range(2)))
+    text = page.write_report(tmp_path, "t", [run], [], [], [], {}, (), 20).read_text()
+    assert "Without test films" not in text
+    runs = [page.Run("byol", given, rows, films(seen=range(3))), page.Run("imagenet", given, rows)]
+    text = page.write_report(tmp_path, "t", runs, [], [], [], {}, (), 20).read_text()
+    assert "What imagenet saw is not known: for it nobody" in text
+    lacking = page.Run("byol", given, rows, films(199))
+    with pytest.raises(ValueError, match="image 'film-199' is not in the table"):
+        page.write_report(tmp_path, "t", [lacking], [], [], [], {}, (), 20)
 
 
 def comparison(low, high, b="imagenet", labels=("Effusion", "Mass"), verdict="win"):

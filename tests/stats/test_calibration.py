@@ -8,8 +8,11 @@ import scipy.stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
+from cxr_jax.stats.bootstrap import resampled_auroc
 from cxr_jax.stats.calibration import (
+    bootstrap_brier,
     brier,
+    brier_skill,
     expected_calibration_error,
     reliability,
     wilson_interval,
@@ -156,3 +159,42 @@ def test_unusable_bins_are_refused():
         reliability(targets, probabilities, 10, "size")
     with pytest.raises(ValueError, match="num_bins is 0"):
         expected_calibration_error(targets, probabilities, 0)
+
+
+def test_skill_is_the_share_saved_of_always_saying_the_prevalence():
+    targets, probabilities = films(3)
+    rate = np.full(len(targets), targets.mean(dtype=float))
+    expected = 1 - brier_score_loss(targets, probabilities) / brier_score_loss(targets, rate)
+    assert brier_skill(targets, probabilities) == pytest.approx(expected)
+    assert brier_skill(targets, rate) == pytest.approx(0)
+    assert brier_skill(targets, targets) == 1
+    missing = np.append(targets, np.nan), np.append(probabilities, 0.9)
+    assert brier_skill(*missing) == pytest.approx(expected)
+    for one_class in (np.zeros(4), np.ones(4), np.full(4, np.nan)):
+        assert np.isnan(brier_skill(one_class, np.full(4, 0.5)))
+
+
+def test_resamples_are_rows_repeated_and_those_of_auroc():
+    targets, probabilities = (np.stack([one, one[::-1]], axis=1) for one in films(4, 90))
+    targets[:10, 1] = np.nan
+    clusters = np.array([f"person {i // 3}" for i in range(90)])
+    values = bootstrap_brier(targets, probabilities, clusters, 40, 5)
+    rng = np.random.default_rng(5)
+    names = np.unique(clusters)
+    for row in values:
+        drawn = names[rng.integers(0, len(names), len(names))]
+        rows = np.concatenate([np.flatnonzero(clusters == name) for name in drawn])
+        assert row == pytest.approx(np.nanmean((probabilities - targets)[rows] ** 2, axis=0))
+    # The same draws as of AUROC: where a class is absent from one it is absent from the other.
+    few = np.array([1.0, 0.0, 0.0, 0.0])[:, None]
+    aurocs = resampled_auroc(few, few, np.arange(4), 30, 1)
+    errors = bootstrap_brier(few, 1 - few, np.where(few[:, 0] == 1, 0, np.arange(4)), 30, 1)
+    assert errors == pytest.approx(np.ones((30, 1))) and np.isnan(aurocs).any()
+
+
+def test_resamples_without_known_targets_and_single_clusters_are_nan():
+    targets = np.array([[1.0], [np.nan]])
+    values = bootstrap_brier(targets, np.full((2, 1), 0.5), np.arange(2), 40)
+    assert np.isnan(values).any() and set(values[~np.isnan(values)]) == {0.25}
+    alone = bootstrap_brier(np.eye(2), np.full((2, 2), 0.5), np.zeros(2, int), 5)
+    assert alone.shape == (5, 2) and np.isnan(alone).all()

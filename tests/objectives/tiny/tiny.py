@@ -8,15 +8,16 @@ from flax import linen as nn
 
 class Tiny(nn.Module):
     width: int
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, images, train):
         b, h, w, _ = images.shape
         x = images.reshape(b, h // 8, 8, w // 8, 8).mean(axis=(2, 4)).reshape(b, -1)
-        x = nn.Dense(self.width, use_bias=False, name="dense")(x)
-        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="bn")(x)
+        x = nn.Dense(self.width, use_bias=False, dtype=self.dtype, name="dense")(x)
+        x = nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, name="bn")(x)
         return nn.relu(x)
 
 
-def make(width):
-    return Tiny(width)
+def make(width, dtype="float32"):
+    return Tiny(width, dtype)

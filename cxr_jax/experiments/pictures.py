@@ -1,0 +1,263 @@
+"""Pictures of a transfer's films: which are chosen, and what is drawn of them.
+
+They lie in pictures/ of the result's folder: saliency.png (not of a protocol without a head, such
+as knn), neighbours.png, embedding.png, and projector/ for TensorBoard.
+"""
+
+import functools
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from cxr_jax.data import images, labels
+from cxr_jax.data.labelled import LabelledSplit, image_batches
+from cxr_jax.data.source import load_source
+from cxr_jax.evaluate import embedding, neighbours, saliency
+from cxr_jax.evaluate.protocol import Result, Splits
+from cxr_jax.experiments.features import extract
+from cxr_jax.report import film_pictures
+from cxr_jax.report.film_pictures import Case, Neighbour
+from cxr_jax.weights.encoder import Encoder
+from cxr_jax.writer import write_projector
+
+Features = Callable[[str], Float[np.ndarray, "n d"]]
+
+_MAX_LABELS, _MAX_CASES = 3, 9  # a picture of more would be too large for a page
+_NUM_NEIGHBOURS = 5
+_MAX_POINTS = 2000  # t-SNE of so many takes seconds
+_SHOWN, _THUMBNAIL = 256, 32  # pixels a side
+
+
+class _Chosen(NamedTuple):
+    row: int  # of the test split
+    label: int
+    kind: str
+
+
+def check(config: ml_collections.ConfigDict, test: LabelledSplit) -> None:
+    """Raises ValueError for films in config.pictures.films that are not in the test split."""
+    _named(config, test)
+
+
+def draw(
+    config: ml_collections.ConfigDict,
+    encoder: Encoder,
+    splits: Splits,
+    result: Result,
+    frozen: Features,
+    folder: Path,
+) -> None:
+    """Draws all pictures of a result into folder/pictures, which is made anew.
+
+    `frozen`: features of `encoder`, as it was before the protocol ran.
+    """
+    folder = folder / "pictures"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    chosen = choose(splits.test.targets, result.scores, result.scored, _named(config, splits.test))
+    features = _features(config, encoder, splits, result, frozen)
+    cases = _cases(config, splits.test, result, chosen)
+    if result.head is not None:
+        film_pictures.saliency(folder / "saliency.png", cases)
+    near = _neighbours(splits, features, chosen)
+    film_pictures.neighbours(folder / "neighbours.png", cases, near)
+    _draw_embedding(config, splits.test, result, features("test"), chosen, folder)
+    print(f"Pictures of films: {folder}", flush=True)
+
+
+def choose(
+    targets: Float[np.ndarray, "m k"],
+    scores: Float[np.ndarray, "m k"],
+    scored: Bool[np.ndarray, " k"],
+    named: Sequence[int] = (),
+) -> list[_Chosen]:
+    """Which films to draw, with regard to which label.
+
+    Of each of the first three scored labels: its positive film with the highest score, that with
+    the lowest, and its negative film with the highest. Or the `named` rows, with regard to as many
+    of these labels as there is room for.
+    """
+    usable = np.flatnonzero(scored)[:_MAX_LABELS].tolist()
+    if named:
+        room = max(1, _MAX_CASES // len(named))
+        return [_Chosen(row, label, "") for label in usable[:room] for row in named]
+    found = []
+    for label in usable:
+        score = scores[:, label]
+        with_it, without = (np.flatnonzero(targets[:, label] == value) for value in (1, 0))
+        if len(with_it):
+            best = int(with_it[np.argmax(score[with_it])])
+            found.append(_Chosen(best, label, "the highest score of all films with it"))
+        if len(with_it) > 1:
+            worst = int(with_it[np.argmin(score[with_it])])
+            found.append(_Chosen(worst, label, "the lowest score of all films with it"))
+        if len(without):
+            false = int(without[np.argmax(score[without])])
+            found.append(_Chosen(false, label, "the highest score of all films without it"))
+    return found
+
+
+def _named(config, test: LabelledSplit) -> list[int]:
+    """The rows of the films that the config names, each once."""
+    wanted = [name.strip() for name in config.pictures.films.split(",") if name.strip()]
+    place = {image: row for row, image in enumerate(test.image_ids)}
+    if unknown := [name for name in wanted if name not in place]:
+        raise ValueError(
+            f"config.pictures.films names {', '.join(map(repr, unknown))}: no test film of "
+            f"{config.dataset} has this image_id (the films of the task's views take part)"
+        )
+    rows = list(dict.fromkeys(place[name] for name in wanted))
+    if len(rows) > _MAX_CASES:
+        raise ValueError(
+            f"config.pictures.films names {len(rows)} films: at most {_MAX_CASES} fit in a picture"
+        )
+    return rows
+
+
+def _features(
+    config, encoder: Encoder, splits: Splits, result: Result, frozen: Features
+) -> Features:
+    """Of the encoder as the protocol left it."""
+    if result.head is None or result.head.encoder is encoder:
+        return frozen
+
+    @functools.cache
+    def trained(name: str) -> Float[np.ndarray, "n d"]:
+        print(f"{result.head.encoder.name}: features of the {name} films for pictures", flush=True)
+        return extract(result.head.encoder, getattr(splits, name), config.batch_size, name)
+
+    return trained
+
+
+def _read(split: LabelledSplit, rows, size: int) -> UInt8[np.ndarray, "n size size 1"]:
+    """Each film once, whatever order and repetitions `rows` have."""
+    once, place = np.unique(rows, return_inverse=True)
+    return np.concatenate(list(image_batches(split.take(once), 64, size)))[place]
+
+
+def _cases(config, test: LabelledSplit, result: Result, chosen: Sequence[_Chosen]) -> list[Case]:
+    rows = [one.row for one in chosen]
+    films = _read(test, rows, _SHOWN)[..., 0]
+    boxes = _boxes(config, test, chosen)
+    heat = [None] * len(chosen)
+    if result.head is not None:
+        read = _read(test, rows, result.head.encoder.image_size)
+        for label in dict.fromkeys(one.label for one in chosen):
+            of_label = [k for k, one in enumerate(chosen) if one.label == label]
+            for k, found in zip(of_label, saliency.grad_cam(result.head, read[of_label], label)):
+                heat[k] = found
+    numbers = _numbers(chosen)
+    cases = []
+    for k, (row, label, kind) in enumerate(chosen):
+        scores = result.scores[:, label]
+        lower = (scores < scores[row]).sum() / max(len(scores) - 1, 1)
+        target, name = float(test.targets[row, label]), test.label_names[label]
+        cases.append(
+            Case(numbers[row], films[k], name, target, float(lower), kind, heat[k], boxes[k])
+        )
+    return cases
+
+
+def _numbers(chosen: Sequence[_Chosen]) -> dict[int, int]:
+    """A film's number in the pictures, by its row."""
+    return {row: n for n, row in enumerate(dict.fromkeys(one.row for one in chosen), start=1)}
+
+
+def _boxes(
+    config, test: LabelledSplit, chosen: Sequence[_Chosen]
+) -> list[Float[np.ndarray, "n 4"]]:
+    """Of each chosen film the boxes of its label, in fractions of the square film."""
+    none = np.zeros((0, 4))
+    if "boxes" not in test.source.fields:
+        return [none] * len(chosen)
+    source = load_source(config.dataset, config.data.dir, test.source.split, ("image", "boxes"))
+    found = []
+    for row, label, _ in chosen:
+        record = source.records[int(test.rows[row])]
+        held, name = record["boxes"], test.label_names[label]
+        terms = labels.parse(test.task.labels[name], source.label_names)
+        wanted = {name, *(term.label for term in terms if not term.negated)}
+        every = any(term.negated for term in terms)  # "not No Finding": any finding's box
+        given = [one.decode() if isinstance(one, bytes) else one for one in held["label"]]
+        keep = [k for k, one in enumerate(given) if every or one in wanted]
+        corners = np.stack([np.asarray(held[c], float)[keep] for c in ("y0", "x0", "y1", "x1")], -1)
+        found.append(images.to_square(corners, *images.film_size(record["image"])))
+    return found
+
+
+def _neighbours(
+    splits: Splits, features: Features, chosen: Sequence[_Chosen]
+) -> list[list[Neighbour]]:
+    of_chosen = np.asarray(features("test"))[[one.row for one in chosen]]
+    rows, cosines = neighbours.nearest(features("train"), of_chosen, _NUM_NEIGHBOURS)
+    films = _read(splits.train, rows.ravel(), _SHOWN)[..., 0].reshape(*rows.shape, _SHOWN, _SHOWN)
+    return [
+        [
+            Neighbour(film, float(splits.train.targets[row, one.label]), float(cosine))
+            for film, row, cosine in zip(*found)
+        ]
+        for one, *found in zip(chosen, films, rows, cosines)
+    ]
+
+
+def _draw_embedding(
+    config,
+    test: LabelledSplit,
+    result: Result,
+    features: Float[np.ndarray, "m d"],
+    chosen: Sequence[_Chosen],
+    folder: Path,
+) -> None:
+    """The map of at most 2,000 test films, the chosen ones among them, and TensorBoard's files."""
+    rows = _some(len(test.rows), [one.row for one in chosen], config.seed)
+    components = embedding.principal(np.asarray(features)[rows])
+    points = embedding.tsne(components)
+    names, scored = test.label_names, np.flatnonzero(result.scored).tolist()
+    if points is not None:
+        numbers, place = _numbers(chosen), {row: k for k, row in enumerate(rows.tolist())}
+        marks = [
+            {numbers[one.row]: place[one.row] for one in chosen if one.label == label}
+            for label in scored
+        ]
+        film_pictures.embedding(
+            folder / "embedding.png",
+            points,
+            test.targets[rows][:, scored],
+            [names[k] for k in scored],
+            marks,
+        )
+    shown = test.take(rows)
+    write_projector(
+        folder / "projector",
+        components,
+        _metadata(shown),
+        np.concatenate(list(image_batches(shown, 64, _THUMBNAIL)))[..., 0],
+    )
+
+
+def _some(count: int, wanted: Sequence[int], seed: int) -> Int[np.ndarray, " n"]:
+    """The rows of at most 2,000 films of `count`, drawn with `seed`, those `wanted` among them."""
+    if count <= _MAX_POINTS:
+        return np.arange(count)
+    others = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(count), wanted))
+    others = others[: _MAX_POINTS - len(set(wanted))]
+    return np.sort(np.concatenate([others, list(set(wanted))]))
+
+
+def _metadata(films: LabelledSplit) -> dict[str, list[str]]:
+    """What TensorBoard can colour and filter films by: no ids."""
+    columns = {
+        name: [film_pictures.word(target) for target in films.targets[:, k].tolist()]
+        for k, name in enumerate(films.label_names)
+    }
+    unknown = ("",) * len(films.rows)
+    columns["sex"] = [sex or "unknown" for sex in films.sexes or unknown]
+    ages = films.ages or (np.nan,) * len(films.rows)
+    columns["age"] = ["unknown" if np.isnan(age) else f"{age:.0f}" for age in ages]
+    columns["view"] = [view or "unknown" for view in films.views or unknown]
+    return columns

@@ -1,0 +1,293 @@
+"""Pictures of single films: where a score comes from, what resembles a film, where films lie.
+
+Films have numbers here, never ids.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from cxr_jax.report.figures import COLOURS, DPI, GREY, INK, LINE, new_figure
+
+# The same in all pictures: a label that is present, absent, or not known.
+_PRESENT, _ABSENT = COLOURS[1], COLOURS[0]
+_BOX = COLOURS[5]
+_FILM, _GAP = 1.5, 0.08  # inches
+_HEAT = COLOURS[4]  # of one hue, so that light and dark stay the film's own
+_MOST = 0.75  # of the film's grey, at most so much gives way to the heat
+_MAX_PANELS = 6
+_MAX_BYTES = 1_000_000  # pages hold their pictures
+_TITLES = {
+    "saliency.png": "**Where the score comes from.** Left the film, right the same film with what "
+    "speaks for the label in orange (Grad-CAM). What speaks against it is not shown, so that a "
+    "film of a low score can have orange too. The map is coarse, a few parts a side, and shows "
+    "what the score rests on, which need not be the finding. Blue rectangles, where there are any, "
+    "are the dataset's boxes.",
+    "neighbours.png": "**What the encoder finds alike.** Each film and the five training films "
+    "nearest to it by cosine of their features, with what the dataset says of the label there.",
+    "embedding.png": "**Where the test films lie.** t-SNE of their features: films that the "
+    "encoder finds alike stand close to each other; distances across the map mean little.",
+}
+SENTENCE = (
+    "This page shows films of the test set and, beside them, of the training set. They are chosen "
+    "label by label: of the films with it the one that scored highest and the one that scored "
+    "lowest, of those without it the one that scored highest; or they were named."
+)
+
+
+class Case(NamedTuple):
+    """A test film with regard to one label.
+
+    number: what the reader calls the film. lower: the share of the other test films that scored
+    lower. kind: why it was chosen, in words, or "". heat: what speaks for the label, 0 or more, of
+    any size. boxes: of the label, y0, x0, y1, x1 in fractions of the film.
+    """
+
+    number: int
+    film: UInt8[np.ndarray, "h w"]
+    label: str
+    target: float  # 1, 0, NaN
+    lower: float
+    kind: str
+    heat: Float[np.ndarray, "i j"] | None
+    boxes: Float[np.ndarray, "n 4"]
+
+
+class Neighbour(NamedTuple):
+    film: UInt8[np.ndarray, "h w"]
+    target: float
+    cosine: float
+
+
+def saliency(path: Path, cases: Sequence[Case]) -> None:
+    """A row per case: the film, the film under its heat, and what it is, to a PNG.
+
+    Films of one label share the scale of the heat. Every case has its heat.
+    """
+    strongest = {case.label: 0.0 for case in cases}
+    for case in cases:
+        strongest[case.label] = max(strongest[case.label], float(case.heat.max()))
+    height = len(cases) * (_FILM + _GAP) + 0.8
+    figure = _new_sheet(2 * (_FILM + _GAP) + 2.5, height)
+    for row, case in enumerate(cases):
+        top = _GAP + row * (_FILM + _GAP)
+        plain = _axes(figure, 0.0, top, _FILM, _FILM)
+        heated = _axes(figure, _FILM + _GAP, top, _FILM, _FILM)
+        _show(plain, case.film)
+        _show(heated, overlay(case.film, case.heat, strongest[case.label]))
+        for axes in (plain, heated):
+            _draw_boxes(axes, case.boxes, case.film.shape)
+        _describe(_axes(figure, 2 * (_FILM + _GAP) + 0.05, top, 2.4, _FILM), case)
+    _draw_scale(_axes(figure, 0.0, height - 0.6, 2 * _FILM + _GAP, 0.12))
+    _save(figure, path)
+
+
+def overlay(
+    film: UInt8[np.ndarray, "h w"], heat: Float[np.ndarray, "i j"], most: float
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The film tinted by the heat, which is clear at 0 and strongest from `most` on."""
+    size = film.shape[::-1]
+    grown = Image.fromarray(np.asarray(heat, np.float32)).resize(size, Image.Resampling.BICUBIC)
+    share = np.clip(np.asarray(grown) / most, 0, 1) if most > 0 else np.zeros(film.shape)
+    share = _MOST * share[..., None]
+    tint = np.array([int(_HEAT[k : k + 2], 16) for k in (1, 3, 5)])
+    grey = film[..., None].astype(np.float64)
+    # The tint keeps some of the film's light: what lies under strong heat can still be read.
+    return np.round(grey * (1 - share) + share * tint * (0.55 + 0.45 * grey / 255)).astype(np.uint8)
+
+
+def neighbours(path: Path, cases: Sequence[Case], found: Sequence[Sequence[Neighbour]]) -> None:
+    """A row per case: the film and its nearest training films, to a PNG."""
+    side, step, frame = 1.05, 1.05 + 0.52, 0.03
+    figure = _new_sheet((1 + max(map(len, found))) * (side + _GAP), len(cases) * step)
+    for row, (case, near) in enumerate(zip(cases, found)):
+        films = [(case.film, case.target, "this film")]
+        for one in near:
+            words = f"{word(one.target)}, cosine {one.cosine:.2f}".replace(" 0.", " .")
+            films.append((one.film, one.target, words))
+        for place, (film, target, words) in enumerate(films):
+            left = frame + place * (side + _GAP)
+            axes = _axes(figure, left, row * step + 0.26, side, side)
+            _show(axes, film, _colour(target))
+            axes.set_xlabel(words, fontsize=7, color=_colour(target), labelpad=3)
+            if not place:
+                count = sum(one.target == 1 for one in near)
+                said = f"present in {count} of the {len(near)} nearest training films"
+                said = f"Film {case.number}   {_state(case)}; {said}"
+                axes.set_title(said, loc="left", fontsize=8, fontweight="bold", color=INK, pad=5)
+    _save(figure, path)
+
+
+def embedding(
+    path: Path,
+    points: Float[np.ndarray, "n 2"],
+    targets: Float[np.ndarray, "n k"],
+    names: Sequence[str],
+    marks: Sequence[dict[int, int]] = (),
+) -> None:
+    """The films on a plane, a panel for each of the first six labels, coloured by it, to a PNG.
+
+    marks: of each label, number of a film -> its row of `points`.
+    """
+    shown = list(names[:_MAX_PANELS])
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    side = 3.2 if columns > 1 else 4.5
+    figure, grid = new_figure(side * columns, (side + 0.1) * rows + 0.4, nrows=rows, ncols=columns)
+    for axes in grid.flat[len(shown) :]:
+        axes.set_visible(False)
+    size = float(np.clip(6000 / len(points), 5, 30))
+    for k, (axes, label) in enumerate(zip(grid.flat, shown)):
+        target = targets[:, k]
+        kinds = (("unknown", np.isnan(target)), ("absent", target == 0), ("present", target == 1))
+        for (name, rows_of), colour in zip(kinds, (GREY, _ABSENT, _PRESENT)):
+            if rows_of.any():
+                axes.scatter(
+                    *points[rows_of].T,
+                    s=size,
+                    color=colour,
+                    alpha=0.65,
+                    linewidth=0,
+                    label=f"{name} ({int(rows_of.sum()):,})",
+                )
+        for number, row in (marks[k] if k < len(marks) else {}).items():
+            _mark(axes, points[row], number)
+        axes.set_title(label, loc="left", fontsize=10)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_color(LINE)
+        axes.legend(
+            loc="upper left",
+            bbox_to_anchor=(0, 0),
+            frameon=False,
+            fontsize=8,
+            ncols=3,
+            handletextpad=0.1,
+            columnspacing=1,
+            borderaxespad=0.2,
+            markerscale=1.6,
+        )
+    _save(figure, path)
+
+
+def drawn(workdir: Path) -> list[tuple[Path, str]]:
+    """The pictures that a transfer left in its folder, and a caption for each."""
+    paths = {name: workdir / "pictures" / name for name in _TITLES}
+    return [(path, _TITLES[name]) for name, path in paths.items() if path.is_file()]
+
+
+def section(workdir: Path) -> list[str]:
+    """The part of report.md that shows them, Markdown; empty where there are none."""
+    pictures = drawn(workdir)
+    if not pictures:
+        return []
+    parts = ["## Films", SENTENCE]
+    for path, caption in pictures:
+        title = caption.split("**")[1].rstrip(".")
+        parts += [caption, f"![{title}]({path.relative_to(workdir).as_posix()})"]
+    return parts
+
+
+def word(target: float) -> str:
+    """ "present", "absent" or "unknown"."""
+    return {1.0: "present", 0.0: "absent"}.get(float(target), "unknown")
+
+
+def rank_in_words(lower: float) -> str:
+    """Where a score stands; `lower` is the share of the other films that scored lower."""
+    if lower >= 1:
+        return "scored higher than all other test films"
+    if lower <= 0:
+        return "no test film scored lower"
+    percent = int(round(100 * lower, 6))  # down: "99 %" of what is nearly all
+    if not percent:
+        return "fewer than 1 % of the test films scored lower"
+    return f"scored higher than {percent} % of the test films"
+
+
+def _colour(target: float) -> str:
+    return {1.0: _PRESENT, 0.0: _ABSENT}.get(float(target), GREY)
+
+
+def _state(case: Case) -> str:
+    return f"{case.label}: {word(case.target)}"
+
+
+def _new_sheet(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes at this place, in inches from the upper left corner: films keep their pixels."""
+    wide, high = figure.get_size_inches()
+    place = (left / wide, 1 - (top + height) / high, width / wide, height / high)
+    return figure.add_axes(place)
+
+
+def _show(axes: Axes, image: np.ndarray, frame: str = "") -> None:
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(bool(frame))
+    if frame:
+        axes.spines[:].set(color=frame, linewidth=3)
+
+
+def _describe(axes: Axes, case: Case) -> None:
+    """What the case is, line by line beside it."""
+    axes.axis("off")
+    lines = [(f"Film {case.number}", {"fontweight": "bold"})]
+    colour = {"color": _colour(case.target), "fontweight": "bold"}
+    lines += [(part, colour) for part in textwrap.wrap(_state(case), 38)]
+    told = [rank_in_words(case.lower), case.kind]
+    told.append("boxed in the dataset" if len(case.boxes) else "")
+    for said in filter(None, told):
+        lines += [(part, {}) for part in textwrap.wrap(said, 42)]
+    for place, (text, style) in enumerate(lines):
+        style = {"fontsize": 8, "color": INK, "verticalalignment": "top"} | style
+        axes.text(0, 1 - (0.02 + 0.16 * place) / _FILM, text, transform=axes.transAxes, **style)
+
+
+def _draw_boxes(axes: Axes, boxes: Float[np.ndarray, "n 4"], size: tuple[int, int]) -> None:
+    for top, left, bottom, right in boxes * np.tile(size, 2) - 0.5:
+        corner = (left, top), right - left, bottom - top
+        axes.add_patch(Rectangle(*corner, fill=False, edgecolor=_BOX, linewidth=1.5))
+
+
+def _draw_scale(axes: Axes) -> None:
+    """From clear to the full tint, as it looks on a film of middle grey."""
+    colours = overlay(np.full((4, 256), 128, np.uint8), np.linspace(0, 1, 256)[None], 1.0)
+    axes.imshow(colours, aspect="auto", extent=(0, 1, 0, 1))
+    axes.set(yticks=[], xticks=[])
+    axes.spines[:].set_visible(False)
+    style = {"fontsize": 8, "color": INK, "verticalalignment": "top"}
+    axes.text(0, -0.4, "nothing", **style)
+    axes.text(1, -0.4, "most", horizontalalignment="right", **style)
+    words = "speaks for the label\n(films of one label share this scale)"
+    axes.text(0.5, -0.4, words, horizontalalignment="center", **style)
+
+
+def _mark(axes: Axes, point: Float[np.ndarray, " 2"], number: int) -> None:
+    axes.plot(*point, "o", markersize=7, markerfacecolor="none", markeredgecolor="black")
+    axes.annotate(
+        str(number), point, (4, 4), textcoords="offset points", fontsize=9, fontweight="bold"
+    )
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """A PNG of less than a megabyte, the smaller the more grain its films have."""
+    dpi, size = DPI, _MAX_BYTES + 1
+    while size > _MAX_BYTES:
+        figure.savefig(path, dpi=dpi)
+        size = path.stat().st_size
+        dpi *= 0.97 * min(1, _MAX_BYTES / size) ** 0.5

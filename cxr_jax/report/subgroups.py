@@ -1,0 +1,106 @@
+"""AUROC by sex, age band and view of the test films, for tables."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped
+
+from cxr_jax.evaluate.film_table import FilmTable
+from cxr_jax.evaluate.predictions import Predictions
+from cxr_jax.report import tables
+from cxr_jax.stats.subgroups import SubgroupRow, age_band, subgroup_auroc
+
+TITLE = "Subgroups: sex, age and view"
+
+METHOD = (
+    "Groups differ in how common findings are and in what else is on the films, not only in how "
+    "well a model reads them; intervals that overlap do not show that groups are alike, and one "
+    "group of many stands out by chance. Nothing here is corrected for the number of groups."
+)
+
+_FACETS = ("sex", "age", "view")
+
+
+class Group(NamedTuple):
+    """One group of films, "age 40-59", and the row of each model, in the order of the runs.
+
+    `positives` is None where there are several labels.
+    """
+
+    facet: str
+    films: int
+    positives: int | None
+    rows: tuple[SubgroupRow, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.facet} {self.rows[0].group}"
+
+
+def groups(
+    runs: Sequence[tuple[str, Predictions]], films: FilmTable, num_resamples: int
+) -> tuple[list[Group], list[str]]:
+    """Groups of each fact that parts the films, and sentences on the facts that do not.
+
+    `runs` are (name, predictions) of the same films in one order, that of `films`.
+    """
+    found, sentences = [], []
+    unknown = []
+    for facet, values in _facets(films).items():
+        kinds = sorted(set(values.tolist()))
+        if kinds == [""]:
+            unknown.append(facet)
+        elif len(kinds) == 1:
+            sentences.append(f"All films: {facet} {kinds[0]}.")
+        else:
+            by_model = [
+                subgroup_auroc(one.targets, one.scores, one.patient_id, values, num_resamples)
+                for _, one in runs
+            ]
+            single = len(runs[0][1].label_names) == 1
+            for rows in zip(*by_model):
+                own = np.where(values == "", "unknown", values) == rows[0].group
+                found.append(Group(facet, int(own.sum()), rows[0].n_pos if single else None, rows))
+    if unknown:
+        several = "are" if len(unknown) > 1 else "is"
+        sentences.append(f"{' and '.join(unknown).capitalize()} {several} not known of any film.")
+    return found, sentences
+
+
+def _facets(films: FilmTable) -> Mapping[str, Shaped[np.ndarray, " n"]]:
+    bands = np.array([age_band(age) for age in films.age.tolist()], str)
+    return dict(zip(_FACETS, (films.sex, bands, films.view)))
+
+
+def table(names: Sequence[str], found: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, a column for each name; intervals on a second line."""
+    rows = []
+    for group in found:
+        films = f"{group.films:,}"
+        if group.positives is not None:
+            films += f"\n({group.positives:,} positive)"
+        cells = [tables.with_interval(_numbers(row)).replace(" [", "\n[") for row in group.rows]
+        rows.append([group.name, films, *cells])
+    return ["group", "films", *names], rows
+
+
+def notes(names: Sequence[str], found: Sequence[Group]) -> list[str]:
+    """Sentences on groups whose numbers are absent or need care.
+
+    What is to be said of every model alike stands once, else with the model's name.
+    """
+    sentences = []
+    for group in found:
+        said = [row.note for row in group.rows]
+        text = said[0]
+        if len(set(said)) > 1:
+            text = "; ".join(f"{name}: {note}" for name, note in zip(names, said) if note)
+        if text:
+            sentences.append(f"{group.name}: {text}.")
+    return sentences
+
+
+def _numbers(row: SubgroupRow) -> dict[str, float | None]:
+    held = {"auroc": row.auroc, "low": row.low, "high": row.high}
+    return {name: None if np.isnan(value) else value for name, value in held.items()}

@@ -1,0 +1,133 @@
+"""Which films are drawn, from what, where to, and that nothing names them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs import benchmark as benchmark_config
+from configs import common
+from cxr_jax.experiments import benchmark, inputs, pictures, transfer
+
+
+@pytest.fixture
+def config(data_dir):
+    config = common.transfer()
+    config.dataset, config.data.dir = "phantom/tiny", str(data_dir)
+    config.num_resamples, config.image_size = 20, 32
+    config.model.variant = "small"
+    config.baselines = ""
+    config.task = "Effusion,Consolidation"
+    return config
+
+
+def test_extremes_of_the_first_three_scored_labels_are_chosen():
+    targets = np.array([[1, 1, 1, 1, 1], [0, 0, 0, 1, 0], [1, 1, 0, 0, 0], [0, 0, np.nan, 0, 0]])
+    scores = np.array([[0.1, 0, 3, 9, 0], [0.3, 0, 2, 9, 0], [0.2, 0, 1, 9, 0], [0.9, 0, 5, 9, 0]])
+    scored = np.array([True, False, True, True, True])
+    chosen = pictures.choose(targets, scores, scored)
+    places = [(one.label, one.row, one.kind) for one in chosen]
+    assert places == [
+        (0, 2, "the highest score of all films with it"),
+        (0, 0, "the lowest score of all films with it"),
+        (0, 3, "the highest score of all films without it"),
+        (2, 0, "the highest score of all films with it"),
+        (2, 1, "the highest score of all films without it"),
+        (3, 0, "the highest score of all films with it"),
+        (3, 0, "the lowest score of all films with it"),
+        (3, 2, "the highest score of all films without it"),
+    ]
+    named = pictures.choose(targets, scores, scored, [3, 1, 2, 0])
+    assert [(one.label, one.row) for one in named] == [
+        *((0, row) for row in (3, 1, 2, 0)),
+        *((2, row) for row in (3, 1, 2, 0)),
+    ]
+
+
+def test_finetuning_leaves_pictures_of_what_it_trained_and_no_ids(config, tmp_path, capsys):
+    config.protocol = "finetune"
+    config.finetune.update(
+        learning_rates=(1e-3,), batch_size=16, min_steps=2, max_steps=2, evaluations=1
+    )
+    config.finetune.update(dtype="float32", num_workers=0)
+    config.finetune.view.rotate = 0.0
+    transfer.run(config, tmp_path)
+    folder, said = tmp_path / "pictures", capsys.readouterr().out
+    assert f"Pictures of films: {folder}" in said
+    assert said.count("for pictures") == 2 and "features of the train films" in said
+    splits = inputs.load_splits(config)
+    assert {path.name for path in folder.iterdir()} == {
+        *("saliency.png", "neighbours.png", "embedding.png", "projector")
+    }
+    report = (tmp_path / "report.md").read_text()
+    assert "This page shows films of the test set" in report
+    assert report.count("](pictures/") == 3
+    (metadata,) = folder.rglob("metadata.tsv")
+    header, *rows = metadata.read_text().splitlines()
+    assert header.split("\t") == [*splits.test.label_names, "sex", "age", "view"]
+    assert len(rows) == len(splits.test.rows)
+    written = report + "".join(
+        path.read_bytes().decode("latin1") for path in folder.rglob("*") if path.is_file()
+    )
+    assert not [name for name in splits.test.image_ids + splits.train.image_ids if name in written]
+    before = (folder / "saliency.png").read_bytes()
+    (folder / "saliency.png").write_bytes(b"kept")
+    transfer.run(config, tmp_path)  # finished before
+    assert (folder / "saliency.png").read_bytes() == b"kept" != before
+    assert "](pictures/saliency.png)" in (tmp_path / "report.md").read_text()
+
+
+def test_named_films_are_drawn_and_unknown_ones_refused_at_once(config, tmp_path):
+    wanted = inputs.load_splits(config).test.image_ids[:2]
+    config.pictures.films = f"{wanted[0]}, nowhere-7"
+    for start in (lambda: transfer.run(config, tmp_path), lambda: transfer.check(config)):
+        with pytest.raises(ValueError, match=r"config.pictures.films names 'nowhere-7': no test"):
+            start()
+    assert not list(tmp_path.iterdir())
+    config.pictures.films = ",".join(wanted)
+    config.protocol, config.knn.k = "knn", (3,)
+    transfer.run(config, tmp_path)
+    # Votes of neighbours are no function of the features, so that nothing says where they look.
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
+        *("neighbours.png", "embedding.png", "projector")
+    }
+
+
+def test_boxes_of_a_label_stand_on_its_film(config, data_dir):
+    splits = inputs.load_splits(config)
+    names = splits.test.label_names
+    chosen = [
+        pictures._Chosen(row, label, "")
+        for label in range(len(names))
+        for row in range(len(splits.test.rows))
+    ]
+    found = pictures._boxes(config, splits.test, chosen)
+    has_box = np.array([len(boxes) > 0 for boxes in found]).reshape(len(names), -1)
+    np.testing.assert_array_equal(has_box, splits.test.targets.T == 1)
+    corners = np.concatenate(found)
+    assert (corners[:, 2:] > corners[:, :2]).all() and corners.max() < 1.2
+
+
+def test_a_benchmark_draws_its_largest_fraction_and_first_seed_alone(data_dir, tmp_path):
+    config = benchmark_config.get_config()
+    config.datasets, config.data.dir = "phantom/tiny:Effusion", str(data_dir)
+    config.protocols, config.fractions, config.seeds = "knn", (1.0, 0.5), (3, 0)
+    config.transfer.num_resamples, config.transfer.image_size = 50, 32
+    config.transfer.model.variant, config.transfer.knn.k = "small", (3,)
+    benchmark.run(config, tmp_path)
+    cells = json.loads((tmp_path / "cells.json").read_text())["cells"]
+    assert len(cells) == 3
+    drawn = [c for c in cells if (tmp_path / c["folder"] / "pictures").exists()]
+    assert [(c["fraction"], c["seed"]) for c in drawn] == [(1.0, 3)]
+    page = (tmp_path / "benchmark.md").read_text()
+    assert "## Films\n\nThis page shows films of the test set" in page
+    assert f"({drawn[0]['folder']}/pictures/neighbours.png)" in page
+
+
+def test_too_many_films_to_draw_are_thinned_and_the_chosen_ones_stay(monkeypatch):
+    monkeypatch.setattr(pictures, "_MAX_POINTS", 20)
+    rows = pictures._some(1000, [999, 5, 5], 0)
+    assert len(rows) == 20 and {5, 999} <= set(rows.tolist())
+    assert (np.diff(rows) > 0).all()
+    np.testing.assert_array_equal(rows, pictures._some(1000, [999, 5, 5], 0))
+    np.testing.assert_array_equal(pictures._some(7, [2], 0), np.arange(7))

@@ -1,0 +1,74 @@
+"""A batch embedded in parts gives the gradient of the whole batch's loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_jax import microbatch, objectives
+
+KEY = jax.random.PRNGKey(3)
+NAMES = ["simclr", "byol"]
+
+
+def alike(one, other, rtol, atol):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), one, other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parts_give_the_gradient_of_the_whole_loss(tiny, batch, name):
+    config = tiny(name, tiny.plain)
+    config["views"]["b"]["flip"] = 1.0
+    config["model"]["dtype"] = "float64"  # in float32 batch norm of two films rounds by .001
+    objective = objectives.build(config)
+
+    def whole(params, aux):
+        """All parts in one graph, for JAX to differentiate; part j takes every fourth film."""
+        parts = [
+            objective.embed(params, aux, {"image": batch["image"][j::4]}, KEY)[0] for j in range(4)
+        ]
+        return objective.compare(jax.tree.map(lambda *x: jnp.concatenate(x), *parts))
+
+    with jax.enable_x64(True):
+        state = jax.jit(objective.init)(jax.random.PRNGKey(1), batch)
+        params, aux = jax.tree.map(lambda x: x.astype(jnp.float64), state)
+        in_parts = jax.jit(microbatch.value_and_grad(objective, 2))
+        (loss, (_, metrics)), gradient = in_parts(params, aux, batch, KEY)
+        (expected, expected_metrics), expected_gradient = jax.jit(
+            jax.value_and_grad(whole, has_aux=True)
+        )(params, aux)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    alike(metrics, expected_metrics, rtol=1e-4, atol=1e-6)
+    alike(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
+    assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) > 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_part_is_the_ordinary_step_and_statistics_follow_every_part(tiny, batch, name):
+    objective = objectives.build(tiny(name))
+    params, aux = jax.jit(objective.init)(jax.random.PRNGKey(1), batch)
+    embed = jax.jit(lambda aux, films, key: objective.embed(params, aux, films, key)[1])
+
+    def in_parts(size):
+        return jax.jit(microbatch.value_and_grad(objective, size))(params, aux, batch, KEY)
+
+    ordinary = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
+    expected = ordinary(params, aux, batch, jax.random.fold_in(KEY, 0))
+    alike(in_parts(8), expected, rtol=1e-3, atol=1e-5)
+    (_, (after, _)), _ = in_parts(4)
+    followed = aux
+    for j in range(2):
+        followed = embed(followed, {"image": batch["image"][j::2]}, jax.random.fold_in(KEY, j))
+    alike(after, followed, rtol=1e-3, atol=1e-5)
+
+
+def test_parts_need_less_memory(tiny):
+    objective = objectives.build(tiny("simclr", tiny.plain))
+    batch = {"image": jax.ShapeDtypeStruct((256, 64, 64, 1), np.uint8)}
+    state = jax.eval_shape(objective.init, KEY, batch)
+
+    def memory(size):
+        step = jax.jit(microbatch.value_and_grad(objective, size))
+        return step.lower(*state, batch, KEY).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(16) < memory(0) / 3

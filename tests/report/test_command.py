@@ -1,0 +1,49 @@
+"""The command line: reports of predictions, whatever software made them."""
+
+import pytest
+
+from cxr_jax.evaluate import film_table
+from cxr_jax.evaluate.predictions import read_parquet, write_parquet
+from cxr_jax.report import __main__ as command
+from tests.fakes import benchmark as fake
+
+
+def test_files_of_one_name_are_told_apart_by_folder(tmp_path):
+    paths = []
+    for place, name in enumerate(("byol", "random")):
+        (tmp_path / name).mkdir()
+        given = fake.predictions(1.0, place, "phantom", ("Mass",))
+        paths.append(write_parquet(given, tmp_path / name / "predictions.parquet"))
+    text = command.compare_files(paths, tmp_path / "out", 50).read_text()
+    assert "(byol)" in text or "byol" in text.splitlines()[0]
+    other = read_parquet(paths[1])._replace(label_names=("Hernia",))
+    write_parquet(other, paths[1])
+    with pytest.raises(ValueError, match="no label is in all of"):
+        command.compare_files(paths, tmp_path / "out", 50)
+
+
+def test_films_and_score_kind_of_other_software(tmp_path):
+    given = fake.predictions(1.0, 1, "phantom")
+    write_parquet(given, tmp_path / "ours.parquet")
+    film_table.write_parquet(fake.films(), tmp_path / "films.parquet")
+    arguments = [str(tmp_path / "ours.parquet"), f"--out={tmp_path}", "--num_resamples=50"]
+    films = [f"--films={tmp_path / 'films.parquet'}"]
+    plain = command.main(arguments).read_text()
+    assert "--score_kind says what scores are" in plain and "Subgroups" not in plain
+    assert not (tmp_path / "reliability.png").exists()
+    text = command.main([*arguments, *films, "--score_kind=log-odds"]).read_text()
+    assert "| age 18-39 | " in text and "secret" not in text and "To know" not in text
+    assert (tmp_path / "reliability.png").exists()
+    with pytest.raises(
+        ValueError, match=r"ours.parquet: .*row.*\[0, 1\]. Give --score_kind=log-odds"
+    ):
+        command.main([*arguments, "--score_kind=probability"])
+    with pytest.raises(ValueError, match=r"ours.parquet: a score is .* no log-probability lies"):
+        command.main([*arguments, "--score_kind=log-probability"])
+    write_parquet(given._replace(score_kind="log-odds"), tmp_path / "ours.parquet")
+    assert "Left out" not in command.main([*arguments, "--score_kind=probability"]).read_text()
+    film_table.write_parquet(fake.films(79), tmp_path / "films.parquet")
+    with pytest.raises(ValueError, match=r"films.parquet: image 'secret-film-79' is not in"):
+        command.main([*arguments, *films])
+    with pytest.raises(SystemExit):
+        command.main([str(tmp_path), *films])
