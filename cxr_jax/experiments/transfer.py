@@ -185,7 +185,10 @@ def _score(
     write_parquet(predictions, folder / "predictions.parquet")
     _write_json(folder / "metrics.json", rows)
     if config.pictures.draw and first:
-        pictures.draw(config, encoder, splits, result, features, folder)
+        try:
+            pictures.draw(config, encoder, splits, result, features, folder)
+        except Exception as error:  # a result, perhaps of hours, is not lost for want of a picture
+            print(f"WARNING: {encoder.name} has no pictures: {type(error).__name__}: {error}")
     _write_json(finished, facts)  # last: its presence says that the others are whole
     print(f"{encoder.name}: macro AUROC {tables.with_interval(rows[-1])}")
     return Outcome(encoder.name, predictions, rows, facts)
