@@ -75,10 +75,10 @@ def write(workdir: Path, num_resamples: int = 1000) -> Path:
         *_rocs(workdir, grid, largest),
         *benchmark_calibration.blocks(workdir, grid, largest, num_resamples),
         *benchmark_subgroups.blocks(workdir, grid, largest, num_resamples),
-        *benchmark_pictures.blocks(workdir, grid),
         *_test_sets(grid, measured),
         *benchmark_unexposed.blocks(workdir, grid, largest, unexposed),
         *_method(grid, measured, num_resamples),
+        *benchmark_pictures.blocks(workdir, grid),  # last: they are long
     ]
     (workdir / "benchmark.md").write_text(to_markdown(title, blocks, workdir))
     path = workdir / "report.html"
