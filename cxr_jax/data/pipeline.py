@@ -59,6 +59,22 @@ def batches(
     Raises:
       ValueError: batch not divisible by the hosts, or larger than the dataset.
     """
+    dataset = _shuffled(source, source.records, batch_size, seed, host_index, host_count)
+    return _read(dataset.map(_Decode(image_size)), batch_size // host_count, num_workers)
+
+
+def row_batches(
+    source: Source, batch_size: int, seed: int, host_index: int = 0, host_count: int = 1
+) -> grain.DatasetIterator:
+    """As `batches`, of the films' places in the source alone: int32 [batch_size / host_count]."""
+    rows = np.arange(len(source), dtype=np.int32)
+    dataset = _shuffled(source, rows, batch_size, seed, host_index, host_count)
+    return _read(dataset, batch_size // host_count, 0)
+
+
+def _shuffled(
+    source: Source, records: Any, batch_size: int, seed: int, host_index: int, host_count: int
+) -> grain.MapDataset:
     if batch_size % host_count:
         raise ValueError(f"config.batch_size={batch_size} does not divide by {host_count} hosts")
     if batch_size > len(source):
@@ -66,9 +82,8 @@ def batches(
             f"config.batch_size={batch_size} is larger than the {len(source)} films of "
             f"{source.name} {source.split!r}: a batch would hold a film twice. Lower it."
         )
-    dataset = grain.MapDataset.source(source.records).seed(seed).shuffle().repeat()
-    dataset = dataset[host_index::host_count]
-    return _read(dataset, batch_size // host_count, image_size, num_workers)
+    dataset = grain.MapDataset.source(records).seed(seed).shuffle().repeat()
+    return dataset[host_index::host_count]
 
 
 def labelled_batches(
@@ -80,13 +95,11 @@ def labelled_batches(
     film once; a batch larger than the split holds films of several epochs. Workers as in `batches`.
     """
     dataset = grain.MapDataset.source(_Labelled(split)).seed(seed).shuffle().repeat()
-    return _read(dataset, batch_size, image_size, num_workers)
+    return _read(dataset.map(_Decode(image_size)), batch_size, num_workers)
 
 
-def _read(
-    dataset: grain.MapDataset, batch_size: int, image_size: int, num_workers: int
-) -> grain.DatasetIterator:
-    dataset = dataset.map(_Decode(image_size)).batch(batch_size, drop_remainder=True)
+def _read(dataset: grain.MapDataset, batch_size: int, num_workers: int) -> grain.DatasetIterator:
+    dataset = dataset.batch(batch_size, drop_remainder=True)
     threads = 0 if num_workers else 4
     iterable = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)

@@ -11,9 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cxr_jax import checkpoint, objectives, optim, sharding, train_state
-from cxr_jax.data import exposure, pipeline
+from cxr_jax.data import exposure
 from cxr_jax.data.source import Source, load_source
-from cxr_jax.experiments import monitor, transfer
+from cxr_jax.experiments import feed, monitor, transfer
 from cxr_jax.experiments.workdir import as_json, open_workdir
 from cxr_jax.fields import check_positive
 from cxr_jax.writer import Progress, Writer
@@ -56,15 +56,7 @@ def train(
     mesh = sharding.make_mesh()
     _check_batches(config, mesh)
     source = _load_source(config)
-    batches = pipeline.batches(
-        source,
-        config.batch_size,
-        config.data.image_size,
-        config.seed,
-        config.data.num_workers,
-        jax.process_index(),
-        jax.process_count(),
-    )
+    batches = feed.open_feed(config, source, mesh)
     objective = objectives.build(config)
     optimizer, schedule = optim.make_optimizer(
         config.optimizer, config.num_train_steps, config.batch_size, len(source)
@@ -97,7 +89,7 @@ def train(
     pending: tuple[int, dict[str, jax.Array]] | None = None
     for step in range(first_step + 1, end + 1):
         waiting = time.monotonic()
-        batch = sharding.put_batch(next(batches), mesh)
+        batch = next(batches)
         progress.waited(time.monotonic() - waiting)
         state, metrics = step_function(state, batch)
         if step == first_step + 1:

@@ -78,6 +78,7 @@ def test_another_config_on_the_workdir_is_refused_and_the_fields_are_listed(tiny
     ("field", "value", "message"),
     [
         ("batch_size", 100_000, "larger than the .* films"),
+        ("microbatch_size", 5, r"microbatch_size=5 does not divide config\.batch_size=16"),
         ("num_train_steps", 0, r"config\.num_train_steps=0 must be at least 1"),
         ("data.name", "/work/films", "is not a dataset's name"),
         ("knn.dataset", "phantm", "dataset 'phantm' is not built"),

@@ -1,0 +1,63 @@
+"""All films of a dataset decoded once, for training that then reads memory alone."""
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from cxr_jax.data import images
+from cxr_jax.data.source import Source
+
+# Of what is free: the rest is the model's, or other programs'.
+_SHARE = 0.8
+_QUIET_SECONDS = 5.0
+
+
+def decode_all(
+    source: Source, image_size: int, say: Callable[[str], None]
+) -> UInt8[np.ndarray, "n size size 1"]:
+    """Row i is film i of the source, as training without a cache decodes it."""
+    films = np.empty((len(source), image_size, image_size, 1), np.uint8)
+    start = reported = time.monotonic()
+
+    def read(row: int) -> None:
+        films[row] = images.decode_square(source.records[row]["image"], image_size)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, _ in enumerate(pool.map(read, range(len(source))), start=1):
+            now = time.monotonic()
+            if now - reported > _QUIET_SECONDS:
+                rate = done / (now - start)
+                say(
+                    f"  cache: {done:,} of {len(source):,} films  {rate:,.0f} images/s  "
+                    f"{(len(source) - done) / rate:.0f} s left"
+                )
+                reported = now
+    return films
+
+
+def check_fits(num_films: int, image_size: int, free: int, where: str) -> None:
+    """Raises ValueError, with the sizes, where the films need more than most of `free` bytes."""
+    needed = num_films * image_size**2
+    if needed > _SHARE * free:
+        raise ValueError(
+            f"config.data.cache={where}: {num_films:,} films of {image_size} px need "
+            f"{needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free, of which {_SHARE:.0%} may be "
+            "used. Lower config.data.image_size or leave config.data.cache=none"
+        )
+
+
+def free_memory(where: str) -> int:
+    """Bytes free on the "host" or on each "device", which on a CPU is the host's."""
+    if where == "device":
+        sizes = [device.memory_stats() for device in jax.local_devices()]
+        if all(sizes):
+            return min(size["bytes_limit"] - size["bytes_in_use"] for size in sizes)
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    (available,) = (line for line in lines if line.startswith("MemAvailable:"))
+    return int(available.split()[1]) * 1024

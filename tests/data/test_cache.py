@@ -1,0 +1,26 @@
+import numpy as np
+import pytest
+
+from cxr_jax.data import cache, images
+from cxr_jax.data.source import load_source
+
+
+def test_rows_are_the_source_s_films(data_dir):
+    source = load_source("phantom/tiny", str(data_dir), "train")
+    said = []
+    films = cache.decode_all(source, 24, said.append)
+    assert films.shape == (len(source), 24, 24, 1) and films.dtype == np.uint8
+    for row in (0, 7, len(source) - 1):
+        expected = images.decode_square(source.records[row]["image"], 24)
+        np.testing.assert_array_equal(films[row], expected)
+
+
+def test_films_that_do_not_fit_are_refused_with_the_sizes():
+    cache.check_fits(100_000, 256, 10**10, "device")
+    with pytest.raises(ValueError, match=r"cache=device: 200,000 films of 256 px need 13.1 GB and"):
+        cache.check_fits(200_000, 256, 10**10, "device")
+
+
+def test_free_memory_is_the_machine_s():
+    free = cache.free_memory("host")
+    assert 10**7 < free < 10**14 and cache.free_memory("device") < 2 * free
