@@ -93,7 +93,7 @@ def read_parquet(path: str | PathLike[str]) -> FilmTable:
     """
     try:
         return _from_arrow(pq.read_table(path))
-    except (ValueError, pa.ArrowInvalid) as error:
+    except (ValueError, pa.ArrowException) as error:
         raise ValueError(f"films file {Path(path)}: {error}") from error
 
 

@@ -46,10 +46,13 @@ def make(config: Section) -> Protocol:
         ]
         scores = np.full((len(test), len(names)), np.nan)
         chosen, at = {}, {}
+        truth = splits.validation.targets[:, labels]
+        found = [[auroc(t, s) for t, s in zip(truth.T, candidate.T)] for candidate in checked]
+        if splits.train.task.exclusive and found:
+            # One choice for all classes: shares of one vote add up to 1.
+            found = np.repeat(np.mean(found, axis=1, keepdims=True), len(labels), 1)
         for column, label in enumerate(labels):
-            truth = splits.validation.targets[:, label]
-            found = [auroc(truth, candidate[:, column]) for candidate in checked]
-            best = grid[int(np.argmax(found))] if found else grid[0]
+            best = grid[int(np.argmax([each[column] for each in found]))] if checked else grid[0]
             chosen[names[label]] = {"k": best[0], "temperature": best[1]}
             at.setdefault(best, []).append(column)
         for (k, temperature), columns in at.items():

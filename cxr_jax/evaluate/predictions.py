@@ -19,6 +19,8 @@ from jaxtyping import Int, Shaped
 # What scores may be; "" is any number that ranks films.
 SCORE_KINDS = ("", "log-odds", "log-probability", "probability")
 
+_ROUNDING = 1e-6  # by which a log-probability may lie above 0
+
 _SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -103,6 +105,9 @@ def validate(predictions: Predictions) -> Predictions:
     if predictions.score_kind == "probability":
         rule = "probabilities lie in [0, 1]"
         _refuse((scores < 0) | (scores > 1), scores, "score", rule, images, names)
+    if predictions.score_kind == "log-probability":
+        rule = "no log-probability lies above 0; log-odds may be meant"
+        _refuse(scores > _ROUNDING, scores, "score", rule, images, names)
     return Predictions(images, patients, names, targets, scores, predictions.score_kind)
 
 
@@ -148,7 +153,7 @@ def read_parquet(path: str | PathLike[str]) -> Predictions:
     """
     try:
         return _pivot(pq.read_table(path))
-    except (ValueError, pa.ArrowInvalid) as error:
+    except (ValueError, pa.ArrowException) as error:
         raise ValueError(f"predictions file {path}: {error}") from error
 
 

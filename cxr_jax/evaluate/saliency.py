@@ -1,8 +1,10 @@
-"""Which parts of a film a score rests on.
+"""Which parts of a film make it score higher than the average training film.
 
-Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) on the encoder's last feature map. Where features
-are the map's mean and the head is linear it equals CAM (Zhou et al. 2016, arXiv:1512.04150), and
-the parts before they are rectified add up to the score.
+Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) on the encoder's last feature map, of the
+features less those of the average training film. Without a film to compare with the map would mean
+little: a probe of standardised features keeps their mean in its bias, which has no place on a film,
+and what the ReLU then leaves need not have to do with the label. Where features are the map's mean
+and the head is linear it equals CAM (Zhou et al. 2016, arXiv:1512.04150) of that difference.
 """
 
 from functools import partial
@@ -19,22 +21,30 @@ from cxr_jax.evaluate.protocol import Head
 
 
 def grad_cam(
-    head: Head, films: UInt8[np.ndarray, "b h w 1"], label: int
+    head: Head,
+    films: UInt8[np.ndarray, "b h w 1"],
+    label: int,
+    average: Float[np.ndarray, " d"],
 ) -> Float[np.ndarray, "b i j"]:
-    """What speaks for the label, part by part of the film, 0 or more; in units of the score.
+    """By how much each part of a film raises its logit, 0 where it does not.
 
-    Films are as large as the head's encoder reads them. Raises as `contributions`.
+    As `contributions`, rectified.
     """
-    return np.maximum(contributions(head, films, label), 0)
+    return np.maximum(contributions(head, films, label, average), 0)
 
 
 def contributions(
-    head: Head, films: UInt8[np.ndarray, "b h w 1"], label: int
+    head: Head,
+    films: UInt8[np.ndarray, "b h w 1"],
+    label: int,
+    average: Float[np.ndarray, " d"],
 ) -> Float[np.ndarray, "b i j"]:
-    """Grad-CAM before it is rectified: what speaks for the label (above 0) and against it.
+    """By how much each part of a film raises its logit (above 0) or lowers it.
 
-    Of mean-pooled features, a film's sum and the head's bias are its score. Raises ValueError for a
-    label that was not scored, and for an encoder whose model gives no feature map.
+    Films are as large as the head's encoder reads them. `average`: the mean features, of that
+    encoder, of the training films. Of mean-pooled features a film's sum is its logit less that of
+    the average training film. Raises ValueError for a label that was not scored, and for an encoder
+    whose model gives no feature map.
     """
     if np.isnan(head.kernel[:, label]).any():
         raise ValueError(f"label {label} was not scored: the head has no weights for it")
@@ -44,21 +54,25 @@ def contributions(
             f"model {head.encoder.model['name']!r} gives no feature map: it needs the methods "
             "`maps` and `pool` (cxr_jax/models/__init__.py)"
         )
-    kernel = jnp.asarray(head.kernel[:, label], jnp.float32)
-    return np.asarray(_grad_cam(model, head.encoder.variables, kernel, films / np.float32(255)))
+    kernel = head.kernel[:, label]
+    maps, weights = _maps_and_weights(
+        model, head.encoder.variables, jnp.asarray(kernel, jnp.float32), films / np.float32(255)
+    )
+    # Eq. 2 of Selvaraju et al. without ReLU. In doubles: it is a small difference of large sums.
+    parts = np.einsum("bijd,bd->bij", np.float64(maps), np.float64(weights))
+    return parts - np.float64(average) @ np.float64(kernel) / parts[0].size
 
 
 @partial(jax.jit, static_argnums=0)
-def _grad_cam(
+def _maps_and_weights(
     model: nn.Module,
     variables: dict[str, Any],
     kernel: Float[Array, " d"],
     images: Float[Array, "b h w 1"],
-) -> Float[Array, "b i j"]:
+) -> tuple[Float[Array, "b i j d"], Float[Array, "b d"]]:
     def score(maps: Float[Array, "b i j d"]) -> Float[Array, ""]:
         features = model.apply(variables, maps, method="pool")
         return jnp.matmul(features, kernel, precision="highest").sum()
 
     maps = model.apply(variables, images, False, method="maps")
-    weights = jax.grad(score)(maps).mean(axis=(1, 2))  # eq. 1 of Selvaraju et al.
-    return jnp.einsum("bijd,bd->bij", maps, weights, precision="highest")  # eq. 2 without ReLU
+    return maps, jax.grad(score)(maps).mean(axis=(1, 2))  # eq. 1 of Selvaraju et al.

@@ -119,6 +119,18 @@ def _policies(splits: Splits) -> list[str]:
     return lines
 
 
+def one_draw(config, splits: Splits) -> list[str]:
+    """What the intervals of a label budget do not hold."""
+    if config.label_fraction == 1:
+        return []
+    patients = len(set(splits.train.patient_ids))
+    return [
+        f"This is one draw of {patients:,} training patients. Intervals hold the uncertainty of "
+        "the test films alone; another draw may change the difference by more. "
+        "configs/benchmark.py takes several (config.seeds)."
+    ]
+
+
 def _share(config) -> str:
     if config.label_fraction == 1:
         return "all training patients"

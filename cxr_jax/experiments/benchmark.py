@@ -6,42 +6,22 @@ transfer, cells.json with the state of the grid, and the report, which is made f
 and tries failed cells again.
 """
 
-import itertools
 import json
-import re
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_collections
 
 from cxr_jax import weights
-from cxr_jax.data import exposure
+from cxr_jax.data import exposure, labelled, tasks
 from cxr_jax.data.source import load_source
-from cxr_jax.experiments import transfer
-from cxr_jax.experiments.workdir import as_json, open_workdir
+from cxr_jax.experiments import inputs, transfer
+from cxr_jax.experiments.benchmark_grid import Cell, grid
+from cxr_jax.experiments.workdir import as_json, open_workdir, release
 from cxr_jax.report import benchmark as report
 
-_NAME = re.compile(r"[\w.-]+")
-
-
-class Cell(NamedTuple):
-    """One transfer of the grid."""
-
-    encoder: str
-    spec: str
-    dataset: str
-    task: str
-    protocol: str
-    fraction: float
-    seed: int
-
-    @property
-    def folder(self) -> Path:
-        """Below the workdir."""
-        dataset = "-".join(part for part in (self.dataset.replace("/", "-"), self.task) if part)
-        places = (dataset, self.protocol, f"{self.fraction:g}", str(self.seed), self.encoder)
-        return Path("cells", *places)
+_LAST = "seconds.json"  # how long a cell took; written when all else of it is
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -60,15 +40,18 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         del saved.dry_run  # a grid that was looked at is the same grid
     open_workdir(workdir, saved)
     states: dict[Cell, dict[str, Any]] = {}
-    groups, fresh = _groups(config, cells, shape, workdir), set()
+    held = _Held()
+    groups, fresh = _groups(config, cells, shape, workdir, held), set()
     for number, cell in enumerate(cells, start=1):
         print(f"\n[{number} of {len(cells)}] {cell.folder}", flush=True)
+        if cell in fresh:
+            print("done together with an earlier one")
         if cell in groups:
             fresh.update(_run_group(config, groups[cell], shape, workdir))
         states[cell] = (
             _facts(workdir / cell.folder, cell, config)
             if cell in fresh
-            else _run_cell(config, cell, shape, workdir)
+            else _run_cell(config, cell, shape, workdir, held)
         )
         _write(config, workdir, cells, states)
     failed = [cell for cell in cells if states[cell]["state"] == "failed"]
@@ -76,59 +59,12 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         print(f"FAILED {cell.folder}: {states[cell]['error']}")
     if len(failed) == len(cells):
         raise ValueError(f"all {len(cells)} cells failed; the first: {states[cells[0]]['error']}")
-    path = report.write(workdir)
+    # Fewer could not show a p of .05 that is corrected over so many datasets.
+    resamples = max(config.transfer.num_resamples, 40 * len({cell.dataset for cell in cells}))
+    path = report.write(workdir, resamples)
     again = " The same command tries the failed cells again." if failed else ""
     print(f"\n{len(cells) - len(failed)} of {len(cells)} cells are done.{again}")
     print(f"Read the report: {path}")
-
-
-def grid(config: ml_collections.ConfigDict) -> list[Cell]:
-    """The cells in the order in which they run: those that share features follow each other.
-
-    A probe of all labels does not depend on the seed and stands once.
-
-    Raises:
-      ValueError: a field that is empty or malformed, a reference that is not among the encoders.
-    """
-    encoders = dict(_named(spec) for spec in _list(config.encoders, "encoders"))
-    if config.reference not in encoders:
-        raise ValueError(
-            f"config.reference={config.reference!r} is none of the encoders {', '.join(encoders)}"
-        )
-    cells = []
-    for dataset, (name, spec), protocol, fraction, seed in itertools.product(
-        _list(config.datasets, "datasets"),
-        encoders.items(),
-        _list(config.protocols, "protocols"),
-        config.fractions,
-        config.seeds,
-    ):
-        if fraction == 1 and protocol != "finetune" and seed != config.seeds[0]:
-            continue
-        dataset, _, task = dataset.partition(":")
-        cells.append(Cell(name, spec, dataset, task, protocol, float(fraction), int(seed)))
-    if not cells:
-        raise ValueError("config.fractions and config.seeds must each hold a number")
-    return cells
-
-
-def _list(value: str, field: str) -> list[str]:
-    parts = [part.strip() for part in value.split(",") if part.strip()]
-    if not parts:
-        raise ValueError(f"config.{field} is empty; name some, separated by commas")
-    if twice := {part for part in parts if parts.count(part) > 1}:
-        raise ValueError(f"config.{field} names {', '.join(sorted(twice))} twice")
-    return parts
-
-
-def _named(spec: str) -> tuple[str, str]:
-    """ "simclr=runs/simclr" -> ("simclr", "runs/simclr"); "random" names itself."""
-    name, separator, path = spec.partition("=")
-    if not separator and spec != "random":
-        raise ValueError(f"config.encoders: {spec!r}: write NAME=SPEC, as in simclr={spec}")
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"config.encoders: {name!r}: a name has letters, digits, '_', '-' and '.'")
-    return name, path if separator else "random"
 
 
 def _shape(config, cells: list[Cell]) -> dict[str, Any]:
@@ -161,7 +97,7 @@ def _config_of(config, cell: Cell, shape: dict[str, Any], workdir: Path):
 
 
 def _groups(
-    config, cells: list[Cell], shape: dict[str, Any], workdir: Path
+    config, cells: list[Cell], shape: dict[str, Any], workdir: Path, held: "_Held"
 ) -> dict[Cell, list[Cell]]:
     """First cell of a group -> the cells that are not done and can be fitted together: 2 or more.
 
@@ -170,7 +106,8 @@ def _groups(
     together: dict[Cell, list[Cell]] = {}
     for cell in cells:
         of_cell = _config_of(config, cell, shape, workdir)
-        if not _is_done(workdir / cell.folder, of_cell) and transfer.can_share(of_cell):
+        done = _is_done(workdir / cell.folder, of_cell, held)
+        if not done and transfer.can_share(of_cell):
             seed = cell.seed if cell.spec == "random" else 0
             together.setdefault(cell._replace(fraction=0.0, seed=seed), []).append(cell)
     return {group[0]: group for group in together.values() if len(group) > 1}
@@ -189,16 +126,17 @@ def _run_group(config, group: list[Cell], shape: dict[str, Any], workdir: Path) 
     except Exception as error:  # one cell may be at fault: alone, the others do not suffer from it
         print(f"not together: {error}; now one by one", flush=True)
         return []
-    share = round((time.monotonic() - start) / len(group), 1)
     for folder in folders:
-        (folder / "seconds.json").write_text(json.dumps(share))
+        _finish(folder, (time.monotonic() - start) / len(group))
     return group
 
 
-def _run_cell(config, cell: Cell, shape: dict[str, Any], workdir: Path) -> dict[str, Any]:
+def _run_cell(
+    config, cell: Cell, shape: dict[str, Any], workdir: Path, held: "_Held"
+) -> dict[str, Any]:
     """Runs one transfer, or takes up its result; says in what state it is then."""
     folder, of_cell = workdir / cell.folder, _config_of(config, cell, shape, workdir)
-    if _is_done(folder, of_cell):
+    if _is_done(folder, of_cell, held):
         print("done before")
         return _facts(folder, cell, config)
     start = time.monotonic()
@@ -206,15 +144,50 @@ def _run_cell(config, cell: Cell, shape: dict[str, Any], workdir: Path) -> dict[
         transfer.run(of_cell, folder)
     except Exception as error:  # whatever it was: the other cells go on, and the report says so
         print(f"failed: {error}", flush=True)
+        release(folder)
         return {"state": "failed", "error": f"{type(error).__name__}: {error}"}
-    (folder / "seconds.json").write_text(json.dumps(round(time.monotonic() - start, 1)))
+    _finish(folder, time.monotonic() - start)
     return _facts(folder, cell, config)
 
 
-def _is_done(folder: Path, of_cell) -> bool:
-    if not (folder / "probe.json").is_file():
+class _Held:
+    """Encoders and splits that were loaded to see whether results are still theirs."""
+
+    def __init__(self):
+        self._encoders, self._splits = {}, {}
+
+    def fingerprint(self, of_cell) -> str:
+        """That of a transfer, as inputs.fingerprint."""
+        drawn = of_cell.seed if of_cell.encoder == "random" else 0
+        encoder, dataset = (of_cell.encoder, drawn), (of_cell.dataset, of_cell.task)
+        if encoder not in self._encoders:
+            (self._encoders[encoder],) = inputs.load_encoders(of_cell)
+        if dataset not in self._splits:
+            self._splits[dataset] = inputs.load_whole_splits(of_cell)
+        whole = self._splits[dataset]
+        train = whole.train.take(inputs.training_rows(of_cell, whole))
+        return inputs.fingerprint(of_cell, self._encoders[encoder], whole._replace(train=train))
+
+
+def _is_done(folder: Path, of_cell, held: _Held) -> bool:
+    """Whether the cell ran to its end, with this config, encoder and dataset as they are now."""
+    if not (folder / _LAST).is_file():
         return False
-    return json.loads((folder / "config.json").read_text()) == as_json(of_cell)
+    try:
+        if json.loads((folder / "config.json").read_text()) != as_json(of_cell):
+            return False
+        facts = json.loads((folder / "probe.json").read_text())
+        return facts["fingerprint"] == held.fingerprint(of_cell)
+    except (ValueError, OSError):  # damaged, or an encoder that is gone: running it will tell
+        return False
+
+
+def _finish(folder: Path, seconds: float) -> None:
+    """Says that the cell ran to its end, and lets go of its folder."""
+    temporary = (folder / _LAST).with_suffix(".tmp")
+    temporary.write_text(json.dumps(round(seconds, 1)))
+    temporary.replace(folder / _LAST)
+    release(folder)
 
 
 def _facts(folder: Path, cell: Cell, config) -> dict[str, Any]:
@@ -250,26 +223,51 @@ def _write(config, workdir: Path, cells: list[Cell], states: dict[Cell, dict[str
     temporary.replace(path)
 
 
+def _obstacles(config, cells: list[Cell]) -> list[str]:
+    """What cells would fail for: encoders, datasets and tasks that are not there (yet)."""
+
+    def missing(name, load, *arguments):
+        try:
+            load(*arguments)
+        except (ValueError, OSError) as error:
+            return [f"  WOULD FAIL: {name}: {error}"]
+        return []
+
+    lines = []
+    for name, spec in dict.fromkeys((cell.encoder, cell.spec) for cell in cells):
+        if spec != "random":
+            lines += missing(name, weights.load, spec)
+    for dataset, task in dict.fromkeys((cell.dataset, cell.task) for cell in cells):
+        wanted, changes = task or config.transfer.task, tasks.changes_of(config.transfer)
+        where = (dataset, config.data.dir, "test", wanted, changes)
+        lines += missing(dataset, labelled.load_split, *where)
+    return lines
+
+
 def _plan(config, cells: list[Cell], workdir: Path) -> str:
     """The grid in words, what is done, and how long finished cells of its kind took."""
-    lines = [f"{len(cells)} cells:"]
+    lines = [
+        f"{len(cells)} cells (of all patients nothing is drawn: one seed for frozen features):"
+    ]
     for protocol in dict.fromkeys(cell.protocol for cell in cells):
         for name in dict.fromkeys(cell.encoder for cell in cells):
             of = [cell for cell in cells if (cell.protocol, cell.encoder) == (protocol, name)]
             taken = [
                 json.loads(path.read_text())
                 for cell in of
-                if (path := workdir / cell.folder / "seconds.json").is_file()
+                if (path := workdir / cell.folder / _LAST).is_file()
             ]
             left = len(of) - len(taken)
             cost = "cost unknown"
             if taken:
                 cost = f"about {left * sum(taken) / len(taken):,.0f} s left"
             lines.append(f"  {protocol:<10}{name:<16}{len(of):>4} cells, {len(taken)} done, {cost}")
-    for dataset in dict.fromkeys(cell.dataset for cell in cells):
+    obstacles = _obstacles(config, cells)
+    for dataset in dict.fromkeys(cell.dataset for cell in cells) if not obstacles else ():
         sizes = ", ".join(
             f"{len(load_source(dataset, config.data.dir, split, fields=('image',))):,} {split}"
             for split in ("train", "validation", "test")
         )
         lines.append(f"  {dataset}: {sizes} films, read once an encoder for all linear probes")
-    return "\n".join([*lines, "", "Next: the same command without --config.dry_run."])
+    last = "mend these, or run the rest as it is" if obstacles else "the same command"
+    return "\n".join([*lines, *obstacles, "", f"Next: {last}, without --config.dry_run."])

@@ -1,6 +1,7 @@
 """Frozen features of a labelled split, film by film in the split's order."""
 
 import hashlib
+import tempfile
 import time
 from pathlib import Path
 
@@ -51,14 +52,22 @@ def extract_once(
     Many label fractions and seeds then cost one pass over the films.
     """
     path = cache / f"{_key(encoder, split)}.npy"
-    if not path.exists():
+    if not _readable(path):
         whole = split._replace(rows=np.arange(len(split.source)))
         values = extract(encoder, whole, batch_size, name)
         cache.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, values)
-        temporary.replace(path)
+        with tempfile.NamedTemporaryFile(dir=cache, suffix=".tmp", delete=False) as file:
+            np.save(file, values)  # of its own name: other processes may write the same
+        Path(file.name).replace(path)
     return np.load(path, mmap_mode="r")[split.rows]
+
+
+def _readable(path: Path) -> bool:
+    try:
+        np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):  # not there, or cut short by a full disk
+        return False
+    return True
 
 
 def _key(encoder: Encoder, split: LabelledSplit) -> str:

@@ -1,9 +1,11 @@
 """Pictures of a transfer's films: which are chosen, and what is drawn of them.
 
 They lie in pictures/ of the result's folder: saliency.png (not of a protocol without a head, such
-as knn), neighbours.png, embedding.png, and projector/ for TensorBoard.
+as knn), neighbours.png, embedding.png, and projector/ for TensorBoard. films.csv says which films
+these are: it alone holds ids.
 """
 
+import csv
 import functools
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,6 +24,7 @@ from cxr_jax.evaluate.protocol import Result, Splits
 from cxr_jax.experiments.features import extract
 from cxr_jax.report import film_pictures
 from cxr_jax.report.film_pictures import Case, Neighbour
+from cxr_jax.stats.subgroups import age_band
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.writer import write_projector
 
@@ -41,7 +44,8 @@ class _Chosen(NamedTuple):
 
 def check(config: ml_collections.ConfigDict, test: LabelledSplit) -> None:
     """Raises ValueError for films in config.pictures.films that are not in the test split."""
-    _named(config, test)
+    if config.pictures.draw:
+        _named(config, test)
 
 
 def draw(
@@ -61,7 +65,8 @@ def draw(
     folder.mkdir(parents=True)
     chosen = choose(splits.test.targets, result.scores, result.scored, _named(config, splits.test))
     features = _features(config, encoder, splits, result, frozen)
-    cases = _cases(config, splits.test, result, chosen)
+    _write_ids(folder / "films.csv", splits.test, result, chosen)
+    cases = _cases(config, splits, result, chosen, features)
     if result.head is not None:
         film_pictures.saliency(folder / "saliency.png", cases)
     near = _neighbours(splits, features, chosen)
@@ -140,17 +145,21 @@ def _read(split: LabelledSplit, rows, size: int) -> UInt8[np.ndarray, "n size si
     return np.concatenate(list(image_batches(split.take(once), 64, size)))[place]
 
 
-def _cases(config, test: LabelledSplit, result: Result, chosen: Sequence[_Chosen]) -> list[Case]:
-    rows = [one.row for one in chosen]
+def _cases(
+    config, splits: Splits, result: Result, chosen: Sequence[_Chosen], features: Features
+) -> list[Case]:
+    test, rows = splits.test, [one.row for one in chosen]
     films = _read(test, rows, _SHOWN)[..., 0]
     boxes = _boxes(config, test, chosen)
     heat = [None] * len(chosen)
     if result.head is not None:
         read = _read(test, rows, result.head.encoder.image_size)
+        average = np.mean(features("train"), axis=0, dtype=np.float64)
         for label in dict.fromkeys(one.label for one in chosen):
             of_label = [k for k, one in enumerate(chosen) if one.label == label]
-            for k, found in zip(of_label, saliency.grad_cam(result.head, read[of_label], label)):
-                heat[k] = found
+            found = saliency.grad_cam(result.head, read[of_label], label, average)
+            for k, heat_of_film in zip(of_label, found):
+                heat[k] = heat_of_film
     numbers = _numbers(chosen)
     cases = []
     for k, (row, label, kind) in enumerate(chosen):
@@ -166,6 +175,21 @@ def _cases(config, test: LabelledSplit, result: Result, chosen: Sequence[_Chosen
 def _numbers(chosen: Sequence[_Chosen]) -> dict[int, int]:
     """A film's number in the pictures, by its row."""
     return {row: n for n, row in enumerate(dict.fromkeys(one.row for one in chosen), start=1)}
+
+
+def _write_ids(path: Path, test: LabelledSplit, result: Result, chosen: Sequence[_Chosen]) -> None:
+    """Which film of predictions.parquet bears which number, a row for each label it stands for."""
+    numbers = _numbers(chosen)
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("number", "image_id", "label", "target", "score"))
+        for row, label, _ in chosen:
+            target = test.targets[row, label]
+            known = "" if np.isnan(target) else int(target)
+            score = float(result.scores[row, label])
+            rows.writerow(
+                (numbers[row], test.image_ids[row], test.label_names[label], known, score)
+            )
 
 
 def _boxes(
@@ -258,6 +282,7 @@ def _metadata(films: LabelledSplit) -> dict[str, list[str]]:
     unknown = ("",) * len(films.rows)
     columns["sex"] = [sex or "unknown" for sex in films.sexes or unknown]
     ages = films.ages or (np.nan,) * len(films.rows)
-    columns["age"] = ["unknown" if np.isnan(age) else f"{age:.0f}" for age in ages]
+    # A band: great ages point to people.
+    columns["age"] = [age_band(age) or "unknown" for age in ages]
     columns["view"] = [view or "unknown" for view in films.views or unknown]
     return columns

@@ -152,6 +152,7 @@ def _score(
             rows = json.loads((folder / "metrics.json").read_text())
             predictions = read_parquet(folder / "predictions.parquet")
             return Outcome(encoder.name, predictions, rows, facts)
+        finished.unlink()  # it must not stand beside what another result leaves
     folder.mkdir(parents=True, exist_ok=True)
     names = splits.test.label_names
     print(f"{encoder.name}: {chosen.title.lower()}", flush=True)
@@ -251,6 +252,7 @@ def report(
         for each, exposed in zip(outcomes, seen.values(), strict=True)
     ]
     warnings, exposed = account.exposure_lines(seen, splits.test.rows, config.dataset)
+    warnings = [*warnings, *account.one_draw(config, splits)]
     path = page.write_report(
         workdir,
         f"{chosen.title} on {config.dataset}",

@@ -13,13 +13,13 @@ def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json())
 
 
-_locks = {}  # open files hold their lock until the process ends
+_locks = {}  # open files hold their lock until they are released or the process ends
 
 
 def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Makes the folder and config.json, or checks that the config there is this one.
 
-    The folder then belongs to this process until it ends.
+    The folder then belongs to this process until it ends or releases it.
 
     Raises:
       ValueError: the folder belongs to a run with another config; the fields are listed.
@@ -47,6 +47,13 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
             f"{workdir} belongs to a run with another config:\n{listed}\n"
             "Give the same config to resume it, or another --workdir for a new run."
         )
+
+
+def release(workdir: Path) -> None:
+    """Lets go of a folder before the process ends: open files are not many."""
+    file = _locks.pop(workdir.resolve(), None)
+    if file is not None:
+        file.close()
 
 
 def _lock(workdir: Path) -> None:

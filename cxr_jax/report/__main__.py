@@ -18,8 +18,6 @@ from cxr_jax.evaluate.predictions import SCORE_KINDS, Predictions, read_parquet,
 from cxr_jax.report import benchmark, page
 from cxr_jax.report.benchmark_cells import take_labels
 
-_ROUNDING = 1e-6  # by which a log-probability may lie above 0
-
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Writes what the command line asks for; returns the path of the page."""
@@ -68,6 +66,9 @@ def compare_files(
     ValueError, naming file, image or label, for files that cannot be used, have no label in common
     or are not of the same films, and for scores that cannot be of the kind said.
     """
+    paths = [_file(path) for path in paths]
+    if twice := [path for path, count in Counter(paths).items() if count > 1]:
+        raise ValueError(f"{twice[0]} is given twice")
     names = _names(paths)
     every = [_read(path, score_kind) for path in paths]
     table = None if films is None else _films(films, every[0])
@@ -83,7 +84,10 @@ def compare_files(
         if (lacking := [n for n, one in zip(names, every) if label not in one.label_names])
     ]
     if any(one.probabilities is None for one in every):
-        notes.append("--score_kind says what scores are, where files do not; else they only rank.")
+        notes.append(
+            "Calibration needs probabilities: --score_kind=probability (or log-odds) says that "
+            "scores are such."
+        )
     every = [take_labels(one, common) for one in every]
     comparisons = [
         compare(every[0], other, (names[0], name), num_resamples)
@@ -99,26 +103,33 @@ def compare_files(
     provenance = {name: path.as_posix() for name, path in zip(names, paths)}
     return page.write_report(
         out,
-        f"{names[0]} on one test set",
+        " against ".join(names)
+        if len(names) < 4
+        else f"{names[0]} against {len(names) - 1} others",
         runs,
         comparisons,
         protocol,
         notes,
         provenance,
         num_resamples=num_resamples,
+        untrained="",  # what somebody calls random is a name like others
     )
+
+
+def _file(path: Path) -> Path:
+    """A predictions file, also of a transfer's workdir."""
+    inside = path / "predictions.parquet"
+    if inside.is_file():
+        return inside
+    if not path.is_file():
+        raise ValueError(f"{path} is neither a predictions file nor the workdir of a transfer")
+    return path
 
 
 def _read(path: Path, score_kind: str) -> Predictions:
     predictions = read_parquet(path)
     if predictions.score_kind or not score_kind:
         return predictions
-    highest = float(predictions.scores.max())
-    if score_kind == "log-probability" and highest > _ROUNDING:
-        raise ValueError(
-            f"predictions file {path}: a score is {highest:g}, but no log-probability lies above "
-            "0; --score_kind=log-odds may be meant"
-        )
     try:
         return validate(predictions._replace(score_kind=score_kind))
     except ValueError as error:

@@ -65,7 +65,8 @@ def write(workdir: Path, num_resamples: int = 1000) -> Path:
         (workdir / name).mkdir()
     studies = {protocol: bt.study_table(measured, grid, protocol) for protocol in grid.protocols}
     _write_tables(workdir / "tables", measured, found, studies)
-    title = f"{len(grid.encoders)} encoders on {len(grid.datasets)} chest X-ray datasets"
+    several = "s" if len(grid.datasets) > 1 else ""
+    title = f"{len(grid.encoders)} encoders on {len(grid.datasets)} chest X-ray dataset{several}"
     blocks = [
         *_summary(grid, measured, found),
         *benchmark_unexposed.summary(unexposed),

@@ -132,15 +132,15 @@ def _cell(entry: dict) -> Cell:
 
 
 def without_ids(message: str) -> str:
-    """The first line of an error, cut short, with the ids of images and patients taken out.
+    """The first line of an error, cut short, with all that may be an id taken out.
 
-    Everything in quotes is taken for an id where the word before says so.
+    Everything in quotes may be one, but what a word before calls the name of something else; and
+    what holds a digit behind "film", "image", "patient" or "study".
     """
     line = (message.strip().splitlines() or [""])[0]
-    quoted = r"'.*?'(?=[\s,:;.)]|$)"
-    line = re.sub(
-        rf"\b(image|film|patient|study)(s?|_id)(:? ){quoted}(?: and {quoted})?", r"\1\2\3'…'", line
-    )
+    end = r"(?=[\s,:;.)\]]|$)"
+    line = re.sub(rf"(?<!label )(?<!column )(?<!split )(?<!task )('.*?'|\".*?\"){end}", "'…'", line)
+    line = re.sub(r"\b(image|film|patient|study)(s?|_id)(:? )[^\s']*\d\S*", r"\1\2\3'…'", line)
     return line if len(line) <= _MAX_ERROR else line[: _MAX_ERROR - 1] + "…"
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cxr_jax.report.benchmark_cells import Grid
 from cxr_jax.report.benchmark_tables import TITLES
-from cxr_jax.report.film_pictures import SENTENCE, drawn
+from cxr_jax.report.film_section import SENTENCE, drawn
 from cxr_jax.report.html_page import Block, Heading, Picture, Text
 
 

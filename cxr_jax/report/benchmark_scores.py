@@ -1,8 +1,9 @@
 """From the predictions of a benchmark to AUROCs, verdicts and label equivalence, with intervals.
 
 Everything is the macro mean over labels, averaged over seeds. Patients of the test set are
-resampled once per dataset, the same draws for every encoder, fraction and seed, and the mean over
-seeds is taken inside each resample: intervals are of that mean, and differences are paired.
+resampled once per dataset, the same draws for every encoder, fraction and seed; in each resample
+seeds are drawn too, with replacement and alike for all encoders, and their mean is taken. Intervals
+are of that mean, and differences are paired.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,9 +49,22 @@ class Score(NamedTuple):
         return float(self.auroc.mean())
 
     @property
+    def resampled(self) -> Float[np.ndarray, " r"]:
+        """The mean over seeds in every resample, of seeds that were drawn with replacement.
+
+        A seed draws the training films and the training's randomness: an encoder that wins by one
+        draw alone must not look sure. Scores of as many seeds draw alike.
+        """
+        count, total = self.replicates.shape
+        if count == 1:
+            return self.replicates[0]
+        drawn = np.random.default_rng(_SEED).integers(count, size=(count, total))
+        return np.take_along_axis(self.replicates, drawn, axis=0).mean(axis=0)
+
+    @property
     def interval(self) -> tuple[float, float]:
         """95 % limits of the mean; NaN where no resample can be used."""
-        means = self.replicates.mean(axis=0)
+        means = self.resampled
         means = means[~np.isnan(means)]
         if not means.size:
             return float("nan"), float("nan")
@@ -219,7 +233,7 @@ def verdicts(
             both = place and paired(place.scores, encoder, grid.reference)
             if both:
                 a, b = both
-                difference = a.replicates.mean(axis=0) - b.replicates.mean(axis=0)
+                difference = a.resampled - b.resampled
                 judged[encoder, dataset] = judge(a.mean, b.mean, difference, MARGIN)
         found |= dict(zip(judged, correct_verdicts(list(judged.values()))))
     return found
@@ -242,8 +256,5 @@ def equivalences(
     if len(films) < 2:
         return []
     means = [np.array([both[which].mean for both in pairs]) for which in (0, 1)]
-    replicates = [
-        np.stack([both[which].replicates.mean(axis=0) for both in pairs], axis=1)
-        for which in (0, 1)
-    ]
+    replicates = [np.stack([both[which].resampled for both in pairs], axis=1) for which in (0, 1)]
     return [label_equivalence(np.array(films), *means, *replicates, at) for at in films]

@@ -119,7 +119,7 @@ def caption(table: StudyTable) -> str:
     title = TITLES.get(table.protocol, table.protocol)
     text = (
         f"{title}, {percent(table.fraction)} of the training patients: macro AUROC, mean over "
-        "seeds, with 95 % interval (patients resampled)."
+        "seeds, with 95 % interval (patients and seeds resampled)."
     )
     if not table.averaged:
         text += " No mean: no dataset has a score from every encoder."

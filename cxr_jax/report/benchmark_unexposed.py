@@ -85,7 +85,7 @@ def _of(held: Largest, grid: Grid, num_resamples: int) -> Unexposed:
         for encoder in grid.encoders[1:]:
             if both := paired(scores, encoder, grid.reference):
                 a, b = both
-                difference = a.replicates.mean(axis=0) - b.replicates.mean(axis=0)
+                difference = a.resampled - b.resampled
                 comparisons[encoder] = judge(a.mean, b.mean, difference, MARGIN)
     unknown = tuple(
         name

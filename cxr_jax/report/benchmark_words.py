@@ -17,8 +17,10 @@ METHOD = (
     "every encoder could be trained for, then over seeds, which draw the training patients and the "
     "randomness of training.",
     "Intervals are 95 % percentile intervals over {resamples:,} resamples of the test patients, "
-    "the same for every encoder; the mean over seeds is taken inside each resample. They hold the "
-    "uncertainty of the test set, not that of training again with other seeds, whose spread is in "
+    "the same for every encoder; in each resample seeds are drawn too, with replacement, before "
+    "the mean over them. They hold the uncertainty of the test set and, as far as so few seeds can "
+    "show it (too little, where there are two or three), that of other training films; with one "
+    "seed not at all. They do not hold that of pretraining again. The spread over seeds is in "
     "tables/scores.csv.",
     "Comparisons are paired: same test films, same resamples, the seeds that both encoders have. "
     "p-values are Holm-corrected over the datasets of one encoder, protocol and fraction, not over "

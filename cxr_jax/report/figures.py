@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
@@ -14,6 +15,9 @@ from PIL import Image
 
 from cxr_jax.report import tables
 from cxr_jax.stats.auroc import auroc, binary_rows
+
+# A label may hold dollar signs; it is no mathematics.
+matplotlib.rcParams["text.parse_math"] = False
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; markers differ for print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -26,30 +26,14 @@ _HEAT = COLOURS[4]  # of one hue, so that light and dark stay the film's own
 _MOST = 0.75  # of the film's grey, at most so much gives way to the heat
 _MAX_PANELS = 6
 _MAX_BYTES = 1_000_000  # pages hold their pictures
-_TITLES = {
-    "saliency.png": "**Where the score comes from.** Left the film, right the same film with what "
-    "speaks for the label in orange (Grad-CAM). What speaks against it is not shown, so that a "
-    "film of a low score can have orange too. The map is coarse, a few parts a side, and shows "
-    "what the score rests on, which need not be the finding. Blue rectangles, where there are any, "
-    "are the dataset's boxes.",
-    "neighbours.png": "**What the encoder finds alike.** Each film and the five training films "
-    "nearest to it by cosine of their features, with what the dataset says of the label there.",
-    "embedding.png": "**Where the test films lie.** t-SNE of their features: films that the "
-    "encoder finds alike stand close to each other; distances across the map mean little.",
-}
-SENTENCE = (
-    "This page shows films of the test set and, beside them, of the training set. They are chosen "
-    "label by label: of the films with it the one that scored highest and the one that scored "
-    "lowest, of those without it the one that scored highest; or they were named."
-)
 
 
 class Case(NamedTuple):
     """A test film with regard to one label.
 
     number: what the reader calls the film. lower: the share of the other test films that scored
-    lower. kind: why it was chosen, in words, or "". heat: what speaks for the label, 0 or more, of
-    any size. boxes: of the label, y0, x0, y1, x1 in fractions of the film.
+    lower. kind: why it was chosen, in words, or "". heat: what raises the score, 0 or more, of any
+    size. boxes: of the label, y0, x0, y1, x1 in fractions of the film.
     """
 
     number: int
@@ -178,24 +162,6 @@ def embedding(
     _save(figure, path)
 
 
-def drawn(workdir: Path) -> list[tuple[Path, str]]:
-    """The pictures that a transfer left in its folder, and a caption for each."""
-    paths = {name: workdir / "pictures" / name for name in _TITLES}
-    return [(path, _TITLES[name]) for name, path in paths.items() if path.is_file()]
-
-
-def section(workdir: Path) -> list[str]:
-    """The part of report.md that shows them, Markdown; empty where there are none."""
-    pictures = drawn(workdir)
-    if not pictures:
-        return []
-    parts = ["## Films", SENTENCE]
-    for path, caption in pictures:
-        title = caption.split("**")[1].rstrip(".")
-        parts += [caption, f"![{title}]({path.relative_to(workdir).as_posix()})"]
-    return parts
-
-
 def word(target: float) -> str:
     """ "present", "absent" or "unknown"."""
     return {1.0: "present", 0.0: "absent"}.get(float(target), "unknown")
@@ -273,7 +239,7 @@ def _draw_scale(axes: Axes) -> None:
     style = {"fontsize": 8, "color": INK, "verticalalignment": "top"}
     axes.text(0, -0.4, "nothing", **style)
     axes.text(1, -0.4, "most", horizontalalignment="right", **style)
-    words = "speaks for the label\n(films of one label share this scale)"
+    words = "raises the score\n(films of one label share this scale)"
     axes.text(0.5, -0.4, words, horizontalalignment="center", **style)
 
 

@@ -8,7 +8,7 @@ from cxr_jax.evaluate import film_table
 from cxr_jax.evaluate.film_table import FilmTable, unseen_films
 from cxr_jax.evaluate.metrics import compare, metric_rows
 from cxr_jax.evaluate.predictions import Predictions, align, validate
-from cxr_jax.report import figures, film_pictures, page_films, tables
+from cxr_jax.report import figures, film_section, page_films, tables
 from cxr_jax.report.benchmark_cells import RANDOM, take_films, take_labels
 
 
@@ -31,6 +31,7 @@ def write_report(
     provenance: Mapping[str, str],
     warnings: Sequence[str] = (),
     num_resamples: int = 1000,
+    untrained: str = "random",
 ) -> Path:
     """Writes report.md and its pictures into `workdir`; returns the path of report.md.
 
@@ -39,16 +40,17 @@ def write_report(
     list; `warnings` stand under the verdict. No image or patient id is written. Where nothing can
     be estimated there are no pictures. `num_resamples` of patients are drawn for what is measured
     here: calibration, subgroups and the score without test films that were seen. Raises ValueError,
-    naming the film, where a run's table of films lacks one of its predictions.
+    naming the film, where a run's table of films lacks one of its predictions. `untrained` as of
+    `verdict`.
     """
     runs = [run._replace(predictions=validate(run.predictions)) for run in runs]
     labels = _shared_labels(runs)
     named = [(run.name, run.rows) for run in runs]
     several = len(tables.shown(runs[0].rows)) > 1
-    parts = [f"# {title}", *(verdict(comparison) for comparison in comparisons)]
+    parts = [f"# {title}", *(verdict(comparison, untrained) for comparison in comparisons)]
     if not comparisons:
         parts.append(_alone(runs[0]))
-    parts += [*warnings, *_unseen(runs, num_resamples), _test_set(runs[0])]
+    parts += [*warnings, *_unseen(runs, num_resamples, untrained), _test_set(runs[0])]
     if figures.forest(workdir / "auroc.png", named, comparisons):
         parts.append("![AUROC and 95 % interval of every label and encoder](auroc.png)")
     parts += ["## AUROC", "With 95 % intervals.", tables.auroc_table(named)]
@@ -67,7 +69,7 @@ def write_report(
     predictions = [(run.name, run.predictions) for run in runs]
     parts += page_films.calibration_section(workdir, predictions, labels, num_resamples)
     parts += _subgroups(runs, labels, num_resamples)
-    parts += film_pictures.section(workdir)
+    parts += film_section.section(workdir)
     parts += ["## How it was measured", _list(protocol)]
     parts += ["## To know", _list(notes)] if notes else []
     parts += ["## Provenance", tables.markdown(["what", "value"], list(provenance.items()))]
@@ -86,15 +88,16 @@ _PAIRED = (
 )
 
 
-def verdict(comparison: Mapping[str, Any]) -> str:
+def verdict(comparison: Mapping[str, Any], untrained: str = "random") -> str:
     """The comparison in one sentence of plain words, Markdown.
 
-    Against random initialisation (a run named "random") the question is whether pretraining helped.
+    Against the run called `untrained`, random initialisation, the question is whether pretraining
+    helped.
     """
     a, b = comparison["a"], comparison["b"]
     if comparison["low"] is None:
         return f"**Not estimable: {a} against {b}.** The test set allows no interval."
-    trained = b == "random" and a != "random"
+    trained = b == untrained and a != untrained
     numbers = (
         f"{_what(comparison)} {tables.number(comparison['auroc_a'])} against "
         f"{tables.number(comparison['auroc_b'])} from {'random initialisation' if trained else b}, "
@@ -145,7 +148,7 @@ def _shared_labels(runs: Sequence[Run]) -> list[str]:
     return [label for label in estimable if all(label in of_run for of_run in names)]
 
 
-def _unseen(runs: Sequence[Run], num_resamples: int) -> list[str]:
+def _unseen(runs: Sequence[Run], num_resamples: int, untrained: str) -> list[str]:
     """The scores without test films that one of the encoders had seen, where any had."""
     films = [_films(run) for run in runs]
     if not any(table is not None and table.exposed for table in films):
@@ -174,7 +177,7 @@ def _unseen(runs: Sequence[Run], num_resamples: int) -> list[str]:
     if unknown:
         text += f" {page_films.not_vouched(unknown)}"
     verdicts = [
-        verdict(compare(left[0], other, (runs[0].name, run.name), num_resamples))
+        verdict(compare(left[0], other, (runs[0].name, run.name), num_resamples), untrained)
         for run, other in zip(runs[1:], left[1:])
     ]
     return [text, *([_list(verdicts)] if verdicts else [])]

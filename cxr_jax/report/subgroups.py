@@ -20,6 +20,7 @@ METHOD = (
 )
 
 _FACETS = ("sex", "age", "view")
+_FEWEST = 5  # films of either class, below which a number would only mislead
 
 
 class Group(NamedTuple):
@@ -94,13 +95,22 @@ def notes(names: Sequence[str], found: Sequence[Group]) -> list[str]:
     for group in found:
         said = [row.note for row in group.rows]
         text = said[0]
-        if len(set(said)) > 1:
+        if any(_few(row) for row in group.rows):
+            text = f"fewer than {_FEWEST} films of a class, not shown"
+        elif len(set(said)) > 1:
             text = "; ".join(f"{name}: {note}" for name, note in zip(names, said) if note)
         if text:
             sentences.append(f"{group.name}: {text}.")
     return sentences
 
 
+def _few(row: SubgroupRow) -> bool:
+    # Where a class is absent altogether the row's own note says so.
+    return not np.isnan(row.auroc) and min(row.n_pos, row.n_neg) < _FEWEST
+
+
 def _numbers(row: SubgroupRow) -> dict[str, float | None]:
+    if _few(row):
+        return {"auroc": None, "low": None, "high": None}
     held = {"auroc": row.auroc, "low": row.low, "high": row.high}
     return {name: None if np.isnan(value) else value for name, value in held.items()}

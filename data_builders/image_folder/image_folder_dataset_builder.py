@@ -109,7 +109,8 @@ class Builder(cxr_builder.CxrBuilder):
             record = make_record(row, found.get(name, manual_dir / name), tags.get(name), "train")
             yield dataclasses.replace(record, split=self._split(record.patient_id, row, carve))
         for name in sorted(found.keys() - rows.keys()):
-            yield Skipped(name, f"no row in {table.path.name}")
+            # A few labelled films among many are what such a table is for.
+            yield Skipped(name, f"no row in {table.path.name}", expected=True)
 
     def _built_folder(self, manual_dir: Path) -> Path:
         """Where built sets lie, whose contact sheets are no films: the data folder, or if that is

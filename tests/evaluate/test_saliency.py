@@ -28,24 +28,58 @@ def _head(seed=0):
     return Head(micro_encoder(), kernel, rng.normal(size=3))
 
 
+def _features(head, films):
+    return np.asarray(features(head.encoder)(films / np.float32(255)), np.float64)
+
+
+def _probe_head(mean, std, seed=0):
+    """A head as a linear probe leaves it: with the standardisation folded into kernel and bias."""
+    weights = np.random.default_rng(seed).normal(size=(6, 3))
+    kernel = weights / std[:, None]
+    return Head(micro_encoder(), kernel, 0.3 - mean @ kernel)
+
+
 @pytest.mark.parametrize("label", [0, 2])
 def test_its_gradient_equals_the_closed_form_of_mean_pooling(label):
     head, films = _head(), _films(3)
+    average = np.random.default_rng(1).normal(size=6)
     model = build(head.encoder.model)
     images = jnp.asarray(films, jnp.float32) / 255
     maps = np.asarray(model.apply(head.encoder.variables, images, False, method="maps"))
-    expected = maps @ head.kernel[:, label] / (16 * 16)
-    np.testing.assert_allclose(contributions(head, films, label), expected, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(
-        grad_cam(head, films, label), np.maximum(expected, 0), rtol=1e-3, atol=1e-6
-    )
+    expected = (maps - average) @ head.kernel[:, label] / (16 * 16)
+    found = contributions(head, films, label, average)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+    heat = grad_cam(head, films, label, average)
+    np.testing.assert_allclose(heat, np.maximum(expected, 0), rtol=1e-3, atol=1e-6)
 
 
-def test_parts_and_bias_add_up_to_the_score():
-    head, films = _head(), _films(4)
-    logits = np.asarray(features(head.encoder)(films / np.float32(255))) @ head.kernel + head.bias
-    added = contributions(head, films, 2).sum(axis=(1, 2)) + head.bias[2]
-    np.testing.assert_allclose(added, logits[:, 2], rtol=1e-4, atol=1e-4)
+def test_parts_add_up_to_the_score_less_that_of_the_average_training_film():
+    films, train = _films(4), _films(30, seed=1)
+    read = _features(_head(), train)
+    mean, std = read.mean(axis=0), read.std(axis=0)
+    head = _probe_head(mean, std)
+    logits, of_train = (_features(head, some) @ head.kernel + head.bias for some in (films, train))
+    for label in range(3):
+        added = contributions(head, films, label, mean).sum(axis=(1, 2))
+        expected = logits[:, label] - of_train[:, label].mean()
+        np.testing.assert_allclose(added, expected, rtol=0, atol=1e-5 * np.ptp(of_train[:, label]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_film_that_scores_above_the_average_has_heat_enough_to_account_for_it(seed):
+    rng = np.random.default_rng(seed)
+    light = rng.uniform(0.2, 1, (20, 1, 1, 1))  # films apart in their features
+    films = (light * _films(20, seed)).astype(np.uint8)
+    read = _features(_head(), films)
+    mean = read.mean(axis=0)
+    head = _probe_head(mean, read.std(axis=0), seed)
+    for label in range(3):
+        above = (read - mean) @ head.kernel[:, label]
+        heat = grad_cam(head, films, label, mean)
+        assert (heat.sum(axis=(1, 2)) >= above - 1e-4 * np.abs(above).max()).all()
+        assert heat[above.argmax()].max() > 0 < above.max()
+        shifted = Head(head.encoder, head.kernel, head.bias + 100)
+        np.testing.assert_array_equal(grad_cam(shifted, films, label, mean), heat)
 
 
 def test_heat_lies_where_the_label_is():
@@ -62,7 +96,8 @@ def test_heat_lies_where_the_label_is():
     parts = [(read[rows], targets[rows]) for rows in (slice(0, 120), slice(120, 180))]
     probe = linear_probe(*parts, read[180:], (1.0,), ("square",))
     assert probe.validation_auroc.max() > 0.9
-    heat = grad_cam(Head(encoder, probe.kernel, probe.bias), films, 0)[181::2]
+    average = read[:120].mean(axis=0)
+    heat = grad_cam(Head(encoder, probe.kernel, probe.bias), films, 0, average)[181::2]
     inside = inside[181::2]
     on = np.array([film[cells].mean() for film, cells in zip(heat, inside)])
     off = np.array([film[~cells].mean() for film, cells in zip(heat, inside)])
@@ -71,4 +106,4 @@ def test_heat_lies_where_the_label_is():
 
 def test_a_label_without_a_score_has_no_heat():
     with pytest.raises(ValueError, match="label 1 was not scored"):
-        grad_cam(_head(), _films(1), 1)
+        grad_cam(_head(), _films(1), 1, np.zeros(6))

@@ -9,7 +9,7 @@ import pytest
 
 from configs import benchmark as config_file
 from cxr_jax.evaluate.predictions import read_parquet
-from cxr_jax.experiments import benchmark, pretrain, transfer
+from cxr_jax.experiments import benchmark, benchmark_grid, pretrain, transfer
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def config(data_dir):
 def test_the_grid_holds_every_cell_once(config):
     config.encoders, config.protocols = "random,simclr=runs/a", "linear,finetune"
     config.datasets = "phantom/tiny,nih_chestxray14:any_finding"
-    cells = benchmark.grid(config)
+    cells = benchmark_grid.grid(config)
     assert len({cell.folder for cell in cells}) == len(cells)
     linear = [cell for cell in cells if cell.protocol == "linear"]
     # A probe of all labels does not depend on the seed; a fine-tuning does.
@@ -42,13 +42,19 @@ def test_the_grid_holds_every_cell_once(config):
         ("datasets", "a,a", r"names a twice"),
         ("encoders", "runs/a", r"'runs/a': write NAME=SPEC"),
         ("encoders", "a b=runs/a", r"'a b': a name has letters"),
+        ("encoders", "a=random,a=runs/a", r"names a twice"),
+        ("encoders", "..=runs/a", r"'..': a name has letters"),
+        ("fractions", (1.0, 1.0), r"config.fractions names 1 twice"),
+        ("fractions", (0.5, 2.0), r"config.fractions has 2.0"),
+        ("seeds", (0, 0), r"config.seeds names 0 twice"),
+        ("transfer.pictures.films", "p1", r"names films of one dataset"),
         ("reference", "imagenet", r"reference='imagenet' is none of the encoders random"),
     ],
 )
 def test_a_grid_that_makes_no_sense_is_refused(config, field, value, message):
-    config[field] = value
+    config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=message):
-        benchmark.grid(config)
+        benchmark_grid.grid(config)
 
 
 def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp_path, capsys):
@@ -57,7 +63,9 @@ def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp
     workdir = tmp_path / "grid"
     config.dry_run = True
     benchmark.run(config, workdir)
-    assert "9 cells:" in capsys.readouterr().out and not workdir.exists()
+    said = capsys.readouterr().out
+    assert "9 cells (" in said and not workdir.exists()
+    assert said.count("WOULD FAIL: late:") == 1 and "mend these" in said
 
     config.dry_run = False
     benchmark.run(config, workdir)
@@ -106,7 +114,7 @@ def test_cells_that_run_together_are_those_of_single_transfers(config, tiny_conf
     config.encoders, config.reference = f"simclr={tmp_path / 'simclr'}", "simclr"
     config.transfer.pictures.draw = False
     benchmark.run(config, tmp_path / "grid")
-    for cell in benchmark.grid(config):
+    for cell in benchmark_grid.grid(config):
         folder = tmp_path / "grid" / cell.folder
         alone = tmp_path / "alone" / cell.folder
         saved = json.loads((folder / "config.json").read_text())

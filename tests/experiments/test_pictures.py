@@ -1,5 +1,6 @@
 """Which films are drawn, from what, where to, and that nothing names them."""
 
+import csv
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from configs import benchmark as benchmark_config
 from configs import common
+from cxr_jax.evaluate.predictions import read_parquet
 from cxr_jax.experiments import benchmark, inputs, pictures, transfer
 
 
@@ -57,17 +59,21 @@ def test_finetuning_leaves_pictures_of_what_it_trained_and_no_ids(config, tmp_pa
     assert said.count("for pictures") == 2 and "features of the train films" in said
     splits = inputs.load_splits(config)
     assert {path.name for path in folder.iterdir()} == {
-        *("saliency.png", "neighbours.png", "embedding.png", "projector")
+        *("saliency.png", "neighbours.png", "embedding.png", "projector", "films.csv")
     }
     report = (tmp_path / "report.md").read_text()
     assert "This page shows films of the test set" in report
+    assert "chosen label by label" in report and "named" not in report
+    assert "pictures/films.csv says which films these are." in report
     assert report.count("](pictures/") == 3
     (metadata,) = folder.rglob("metadata.tsv")
     header, *rows = metadata.read_text().splitlines()
     assert header.split("\t") == [*splits.test.label_names, "sex", "age", "view"]
     assert len(rows) == len(splits.test.rows)
     written = report + "".join(
-        path.read_bytes().decode("latin1") for path in folder.rglob("*") if path.is_file()
+        path.read_bytes().decode("latin1")
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "films.csv"
     )
     assert not [name for name in splits.test.image_ids + splits.train.image_ids if name in written]
     before = (folder / "saliency.png").read_bytes()
@@ -89,8 +95,22 @@ def test_named_films_are_drawn_and_unknown_ones_refused_at_once(config, tmp_path
     transfer.run(config, tmp_path)
     # Votes of neighbours are no function of the features, so that nothing says where they look.
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
-        *("neighbours.png", "embedding.png", "projector")
+        *("neighbours.png", "embedding.png", "projector", "films.csv")
     }
+    report = (tmp_path / "report.md").read_text()
+    assert "were named (config.pictures.films)" in report and "label by label" not in report
+    with (tmp_path / "pictures" / "films.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image_id"] for row in rows] == [*wanted, *wanted]  # two labels
+    assert [row["number"] for row in rows] == ["1", "2", "1", "2"]
+    scored = read_parquet(tmp_path / "predictions.parquet")
+    for row in rows:
+        film, label = (
+            list(scored.image_id).index(row["image_id"]),
+            scored.label_names.index(row["label"]),
+        )
+        assert float(row["score"]) == scored.scores[film, label]
+        assert float(row["target"]) == scored.targets[film, label]
 
 
 def test_boxes_of_a_label_stand_on_its_film(config, data_dir):
@@ -121,6 +141,8 @@ def test_a_benchmark_draws_its_largest_fraction_and_first_seed_alone(data_dir, t
     assert [(c["fraction"], c["seed"]) for c in drawn] == [(1.0, 3)]
     page = (tmp_path / "benchmark.md").read_text()
     assert "## Films\n\nThis page shows films of the test set" in page
+    assert (tmp_path / drawn[0]["folder"] / "pictures" / "films.csv").is_file()
+    assert "films.csv" not in page + (tmp_path / "report.html").read_text()
     assert f"({drawn[0]['folder']}/pictures/neighbours.png)" in page
 
 

@@ -30,17 +30,18 @@ def macro(targets, scores):
 
 
 def written_out(workdir, cells, num_resamples):
-    """Mean over seeds of the macro AUROC, and the same in every resample of patients."""
+    """Mean over seeds of the macro AUROC, and the same in resamples of patients and seeds."""
     files = [read_parquet(workdir / cell["folder"] / "predictions.parquet") for cell in cells]
     mean = np.mean([macro(file.targets, file.scores) for file in files])
     patients = np.unique(files[0].patient_id)
     rng = np.random.default_rng(0)
+    seeds = np.random.default_rng(0).integers(len(files), size=(len(files), num_resamples))
     replicates = []
-    for _ in range(num_resamples):
+    for drawn_seeds in seeds.T:
         drawn = patients[rng.integers(0, len(patients), len(patients))]
         rows = np.concatenate([np.flatnonzero(files[0].patient_id == one) for one in drawn])
         resampled = [macro(file.targets[rows], file.scores[rows]) for file in files]
-        replicates.append(np.mean(resampled))
+        replicates.append(np.mean([resampled[seed] for seed in drawn_seeds]))
     return mean, np.array(replicates)
 
 
@@ -238,6 +239,9 @@ def test_ids_are_taken_out_of_errors():
     message = "image 'a b.png' (row 3), label 'Mass': score is nan"
     assert without_ids(message) == "image '…' (row 3), label 'Mass': score is nan"
     message = "image 'x' belongs to patients 'p1' and 'p2' (see row 4)"
-    assert without_ids(message) == "image '…' belongs to patients '…' (see row 4)"
+    assert without_ids(message) == "image '…' belongs to patients '…' and '…' (see row 4)"
     assert without_ids("image_id 'x' appears twice") == "image_id '…' appears twice"
+    assert without_ids("KeyError: 'P1_0'") == "KeyError: '…'"
+    assert without_ids("film P1_0 of label 'Mass'") == "film '…' of label 'Mass'"
+    assert without_ids("image \"O'Neil\", images 'a', 'b'") == "image '…', images '…', '…'"
     assert without_ids("") == "" and len(without_ids("x" * 999)) == 300

@@ -29,7 +29,7 @@ def test_films_and_score_kind_of_other_software(tmp_path):
     arguments = [str(tmp_path / "ours.parquet"), f"--out={tmp_path}", "--num_resamples=50"]
     films = [f"--films={tmp_path / 'films.parquet'}"]
     plain = command.main(arguments).read_text()
-    assert "--score_kind says what scores are" in plain and "Subgroups" not in plain
+    assert "Calibration needs probabilities" in plain and "Subgroups" not in plain
     assert not (tmp_path / "reliability.png").exists()
     text = command.main([*arguments, *films, "--score_kind=log-odds"]).read_text()
     assert "| age 18-39 | " in text and "secret" not in text and "To know" not in text
@@ -38,7 +38,7 @@ def test_films_and_score_kind_of_other_software(tmp_path):
         ValueError, match=r"ours.parquet: .*row.*\[0, 1\]. Give --score_kind=log-odds"
     ):
         command.main([*arguments, "--score_kind=probability"])
-    with pytest.raises(ValueError, match=r"ours.parquet: a score is .* no log-probability lies"):
+    with pytest.raises(ValueError, match=r"ours.parquet: .*score is .* no log-probability lies"):
         command.main([*arguments, "--score_kind=log-probability"])
     write_parquet(given._replace(score_kind="log-odds"), tmp_path / "ours.parquet")
     assert "Left out" not in command.main([*arguments, "--score_kind=probability"]).read_text()

@@ -1,10 +1,12 @@
 """Pictures of films: readable under their heat, true in words, small enough for a page."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from cxr_jax.report import film_pictures
+from cxr_jax.report import film_pictures, film_section
 from cxr_jax.report.film_pictures import Case, Neighbour
 
 
@@ -125,10 +127,26 @@ def test_ranks_in_words(lower, words):
 
 
 def test_a_page_says_that_it_shows_films_and_only_then(tmp_path):
-    assert film_pictures.section(tmp_path) == []
+    assert film_section.section(tmp_path) == []
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "neighbours.png").write_bytes(b"")
-    heading, sentence, caption, picture = film_pictures.section(tmp_path)
+    heading, sentence, caption, picture = film_section.section(tmp_path)
     assert heading == "## Films" and "This page shows films of the test set" in sentence
     assert caption.startswith("**What the encoder finds alike.**")
     assert picture == "![What the encoder finds alike](pictures/neighbours.png)"
+
+
+@pytest.mark.parametrize(
+    ("films", "said", "unsaid"),
+    [("", "chosen label by label", "named"), ("a,b", "named", "chosen label by label")],
+)
+def test_a_page_says_which_way_its_films_came_there(tmp_path, films, said, unsaid):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "neighbours.png").write_bytes(b"")
+    (tmp_path / "config.json").write_text(json.dumps({"pictures": {"films": films}}))
+    sentence = film_section.section(tmp_path)[1]
+    assert said in sentence and unsaid not in sentence and "films.csv" not in sentence
+    (tmp_path / "pictures" / "films.csv").write_text("number,image_id\n1,secret\n")
+    sentences = " ".join(film_section.section(tmp_path))
+    assert "pictures/films.csv says which films these are." in sentences
+    assert "secret" not in sentences
