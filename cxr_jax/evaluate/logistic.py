@@ -15,15 +15,12 @@ from cxr_jax.evaluate import newton
 
 
 class LogisticFit(NamedTuple):
-    """Optima for s strengths and k labels; `gradient_norm` is evaluated at the weights returned.
+    """Optima for s strengths and k labels; `gradient_norm` is evaluated at the weights returned."""
 
-    With g problems in a batch, the batch comes first.
-    """
-
-    weights: Float[np.ndarray, "*g s k d"]
-    intercept: Float[np.ndarray, "*g s k"]
-    gradient_norm: Float[np.ndarray, "*g s k"]
-    converged: Bool[np.ndarray, "*g s k"]
+    weights: Float[np.ndarray, "s k d"]
+    intercept: Float[np.ndarray, "s k"]
+    gradient_norm: Float[np.ndarray, "s k"]
+    converged: Bool[np.ndarray, "s k"]
 
 
 # One logit a row: the labels of a film are fitted each on its own.
@@ -36,8 +33,8 @@ _LINK = newton.Link(
 
 
 def fit_logistic(
-    features: Shaped[np.ndarray, "*g n d"],
-    targets: Shaped[np.ndarray, "*g n k"],
+    features: Shaped[np.ndarray, "n d"],
+    targets: Shaped[np.ndarray, "n k"],
     strengths: Shaped[np.ndarray, " s"],
     max_newton_steps: int = newton.MAX_STEPS,
 ) -> LogisticFit:
@@ -46,27 +43,18 @@ def fit_logistic(
     Targets are 0, 1 or NaN (missing: the row does not count for that label). Scale the features
     first. Every label needs both classes, else its intercept has no finite optimum; one that is
     missing everywhere comes back without meaning. Where the steps did not suffice `converged` is
-    False and `gradient_norm` says how far off. A leading axis is a batch of problems.
+    False and `gradient_norm` says how far off.
     """
-    batch = features.shape[:-2]
-    targets = np.swapaxes(targets, -1, -2).reshape(-1, targets.shape[-1], targets.shape[-2])
     known = ~np.isnan(targets)
-    features = features.reshape(-1, *features.shape[-2:])
-    # One after another by one compiled program, whose labels fill a processor already: under vmap
-    # three draws took 2.5 times as long on two CPU cores (bench.py's problems).
     with jax.enable_x64(True):
-        fits = [
-            _fit_all(
-                jnp.asarray(of, jnp.float64),
-                jnp.asarray(np.where(there, target, 0), jnp.float64),
-                jnp.asarray(there, jnp.float64),
-                jnp.asarray(strengths, jnp.float64),
-                jnp.asarray(max_newton_steps),
-            )
-            for of, target, there in zip(features, targets, known, strict=True)
-        ]
-        parts = [np.stack([np.asarray(part) for part in each]) for each in zip(*fits, strict=True)]
-    return LogisticFit(*(part.reshape(*batch, *part.shape[1:]) for part in parts))
+        fit = _fit_all(
+            jnp.asarray(features, jnp.float64),
+            jnp.asarray(np.where(known, targets, 0).T, jnp.float64),
+            jnp.asarray(known.T, jnp.float64),
+            jnp.asarray(strengths, jnp.float64),
+            jnp.asarray(max_newton_steps),
+        )
+        return LogisticFit(*(np.asarray(part) for part in fit))
 
 
 @jax.jit

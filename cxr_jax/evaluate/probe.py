@@ -1,8 +1,7 @@
 """The numbers of a linear probe: fit on train, choose strengths on validation, score test.
 
 Features are standardised with the train images' mean and standard deviation; each label's strength
-is the one with the best validation AUROC; the test images are scored once, with that one. Many
-subsets of one training split are fitted in batches.
+is the one with the best validation AUROC; the test images are scored once, with that one.
 """
 
 from collections.abc import Sequence
@@ -19,10 +18,7 @@ from cxr_jax.stats.auroc import auroc
 
 # A standard deviation below this share of the mean is the rounding of a constant feature.
 _CONSTANT = 1e-6
-# A batch: this many numbers of features at most (1 GiB), each subset with this share of its rows,
-# and no fewer rows than it takes longer to compile a program for than to fit.
-_MOST_NUMBERS = 1 << 27
-_LEAST_FILLED = 0.6
+# For fewer it takes longer to compile a program than to fit.
 _LEAST_ROWS = 256
 
 
@@ -86,8 +82,8 @@ def linear_probes(
     """`linear_probe` of several subsets of the training rows: label fractions, seeds.
 
     Each has its own standardisation, its own choice of strength and the result that it has alone.
-    Subsets of like size are fitted in one batch: one compiled program serves them, and every
-    encoder of as many features. Raises as `linear_probe`, for the first subset at fault.
+    One compiled program serves subsets of like size, and every encoder of as many features. Raises
+    as `linear_probe`, for the first subset at fault.
     """
     grid = np.unique(np.asarray(strengths, np.float64))
     if not grid.size or not (np.isfinite(grid) & (grid > 0)).all():
@@ -111,23 +107,12 @@ def linear_probes(
         grid,
         exclusive,
     )
-    probes = {}
-    for size, members in _batches([len(rows) for rows in subsets], train[0].shape[1]):
-        standard = [_standardised(train[0][subsets[i]]) for i in members]
-        # Rows of zeros without targets change no fit.
-        features = np.zeros((len(members), size, train[0].shape[1]))
-        for place, each in enumerate(standard):
-            features[place, : len(each.features)] = each.features
-        # The labels that cannot be used are left in without targets: all members share a shape.
-        targets = np.full((len(members), size, num_labels), np.nan)
-        for place, i in enumerate(members):
-            labels = found[i][0]
-            known = targets_of(train[1][subsets[i]], labels, exclusive)
-            targets[place, : len(known), labels] = known.T
-        fits = _fit(features, targets, grid, [found[i][0] for i in members], exclusive)
-        for i, each, fit in zip(members, standard, fits, strict=True):
-            probes[i] = judge.choose(each, fit, *found[i])
-    return [probes[i] for i in range(len(subsets))]
+    probes = []
+    for rows, (labels, not_scored) in zip(subsets, found, strict=True):
+        standard = _standardised(train[0][rows])
+        fit = _fit(standard.features, train[1][rows], grid, labels, exclusive)
+        probes.append(judge.choose(standard, fit, labels, not_scored))
+    return probes
 
 
 class _Fit(NamedTuple):
@@ -140,38 +125,31 @@ class _Fit(NamedTuple):
 
 
 def _fit(
-    features: Float[np.ndarray, "g n d"],
-    targets: Float[np.ndarray, "g n k"],
+    features: Float[np.ndarray, "n d"],
+    targets: Shaped[np.ndarray, "n k"],
     grid: Float[np.ndarray, " s"],
-    labels: Sequence[Int[np.ndarray, "..."]],
+    labels: Int[np.ndarray, " u"],
     exclusive: bool,
-) -> list[_Fit]:
-    """A batch of subsets; `labels`: the scored ones of each."""
+) -> _Fit:
+    """One subset. Rows of zeros without targets are added, which change no fit."""
+    size = _padded(len(features))
+    padded = np.zeros((size, features.shape[1]))
+    padded[: len(features)] = features
+    # Labels that cannot be used are left in without targets: subsets of a split share a shape.
+    known = np.full((size, len(labels) if exclusive else targets.shape[1]), np.nan)
+    columns = slice(None) if exclusive else labels
+    known[: len(features), columns] = targets_of(targets, labels, exclusive)
     if not exclusive:
-        fit = fit_logistic(features, targets, grid)
-        return [_Fit(*(part[j][:, of] for part in fit)) for j, of in enumerate(labels)]
-    fits = []
-    for j, of in enumerate(labels):  # how many classes there are is a part of the problem
-        fit = fit_multinomial(features[j], targets[j][:, of], grid)
-        per_label = [np.repeat(part[:, None], len(of), 1) for part in fit[2:]]
-        fits.append(_Fit(fit.weights, fit.intercept, *per_label))
-    return fits
+        return _Fit(*(part[:, labels] for part in fit_logistic(padded, known, grid)))
+    fit = fit_multinomial(padded, known, grid)
+    per_label = [np.repeat(part[:, None], len(labels), 1) for part in fit[2:]]
+    return _Fit(fit.weights, fit.intercept, *per_label)
 
 
-def _batches(sizes: Sequence[int], width: int) -> list[tuple[int, list[int]]]:
-    """(rows after padding, subsets) for each batch."""
-    batches = []
-    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        if batches:
-            size, members = batches[-1]
-            room = (len(members) + 1) * size * width <= _MOST_NUMBERS
-            if (sizes[i] > _LEAST_FILLED * size or size <= _LEAST_ROWS) and room:
-                members.append(i)
-                continue
-        # Eight sizes from each power of two to the next: at most an eighth is padding.
-        step = max(1 << max(sizes[i].bit_length() - 4, 0), _LEAST_ROWS)
-        batches.append((-(-sizes[i] // step) * step, [i]))
-    return batches
+def _padded(size: int) -> int:
+    """Eight sizes from each power of two to the next: one compiled program serves many subsets."""
+    step = max(1 << max(size.bit_length() - 4, 0), _LEAST_ROWS)
+    return -(-size // step) * step
 
 
 class _Standard(NamedTuple):

@@ -242,7 +242,7 @@ def test_one_class_left_is_an_error():
         )
 
 
-def test_subsets_in_a_batch_have_the_results_that_they_have_alone():
+def test_subsets_have_the_results_that_they_have_alone():
     train, validation, (test_features, truth) = splits(sizes=(400, 90, 200), num_labels=3)
     train[1][:, 2] = np.arange(400) == 0  # a label that one subset has and the others have not
     rng = np.random.default_rng(5)
