@@ -28,9 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     parser.add_argument(
-        "--out", type=Path, default=Path("comparison"), help="of A B …; %(default)s"
+        "--out", type=Path, default=Path("comparison"), help="of A B …; default: %(default)s"
     )
-    parser.add_argument("--num_resamples", type=int, default=1000, help="%(default)s")
+    parser.add_argument("--num_resamples", type=int, default=1000, help="default: %(default)s")
     parser.add_argument(
         "--films",
         type=Path,
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "and calibration cannot be judged",
     )
     given = parser.parse_args(arguments)
-    if len(given.paths) == 1 and given.paths[0].is_dir():
+    if len(given.paths) == 1 and (given.paths[0] / "cells.json").is_file():
         if given.films or given.score_kind:
             parser.error("--films and --score_kind are for files of predictions, not for a WORKDIR")
         return benchmark.write(given.paths[0], given.num_resamples)
@@ -122,7 +122,9 @@ def _file(path: Path) -> Path:
     if inside.is_file():
         return inside
     if not path.is_file():
-        raise ValueError(f"{path} is neither a predictions file nor the workdir of a transfer")
+        raise ValueError(
+            f"{path} is neither a predictions file nor the workdir of a transfer or a benchmark"
+        )
     return path
 
 

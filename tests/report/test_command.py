@@ -45,5 +45,8 @@ def test_films_and_score_kind_of_other_software(tmp_path):
     film_table.write_parquet(fake.films(79), tmp_path / "films.parquet")
     with pytest.raises(ValueError, match=r"films.parquet: image 'secret-film-79' is not in"):
         command.main([*arguments, *films])
+    with pytest.raises(ValueError, match="neither a predictions file nor the workdir"):
+        command.main([str(tmp_path), *films])
+    (tmp_path / "cells.json").write_text("{}")
     with pytest.raises(SystemExit):
         command.main([str(tmp_path), *films])
