@@ -1,6 +1,7 @@
 """The grid of transfers: its cells, what a failed one costs, what a second start does."""
 
 import json
+import shutil
 from pathlib import Path
 
 import ml_collections
@@ -101,6 +102,17 @@ def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp
     np.testing.assert_array_equal(scores[0].scores, scores[1].scores)
     # Three splits of three encoders: the trained one, and random from either seed.
     assert len(list((workdir / "features").glob("*.npy"))) == 9
+
+    # Another encoder in the same place, and a cell that was killed before its end: both run anew.
+    shutil.rmtree(tmp_path / "late")
+    other = tiny_config("simclr")
+    other.seed = 5
+    pretrain.train(other, tmp_path / "late", stop_after=2)
+    (workdir / "cells/phantom-tiny/linear/0.5/1/random/seconds.json").unlink()
+    benchmark.run(config, workdir)
+    assert capsys.readouterr().out.count("done before") == 5
+    late = workdir / "cells/phantom-tiny/linear/0.5/1/late/predictions.parquet"
+    assert not np.array_equal(read_parquet(late).scores, scores[1].scores)
 
 
 def test_all_cells_failing_is_an_error(config, tmp_path):
