@@ -76,6 +76,8 @@ def exposure_lines(
     """
     warnings, lines = [], []
     for spec, of_source in seen.items():
+        if spec == "random":  # which saw nothing
+            continue
         if of_source is None:
             lines.append(f"{spec} keeps no ledger of what it saw in pretraining.")
             continue

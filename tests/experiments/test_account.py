@@ -33,6 +33,8 @@ def test_a_warning_needs_patients_or_more_films_than_chance(films, patients, war
 
 
 def test_unknown_patients_and_missing_ledgers_are_said():
-    _, lines = account.exposure_lines({"runs/a": seen(1, None), "random": None}, ROWS, "nih")
+    ledgers = {"runs/a": seen(1, None), "imagenet": None, "random": None}
+    _, lines = account.exposure_lines(ledgers, ROWS, "nih")
+    assert len(lines) == 2  # what is random saw nothing
     assert "its patients are unknown" in lines[0]
-    assert lines[1] == "random keeps no ledger of what it saw in pretraining."
+    assert lines[1] == "imagenet keeps no ledger of what it saw in pretraining."

@@ -11,7 +11,7 @@ KEY = jax.random.PRNGKey(3)
 NAMES = ["simclr", "byol"]
 
 
-def alike(one, other, rtol, atol):
+def assert_alike(one, other, rtol, atol):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), one, other)
 
 
@@ -38,8 +38,8 @@ def test_parts_give_the_gradient_of_the_whole_loss(tiny, batch, name):
             jax.value_and_grad(whole, has_aux=True)
         )(params, aux)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    alike(metrics, expected_metrics, rtol=1e-4, atol=1e-6)
-    alike(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
+    assert_alike(metrics, expected_metrics, rtol=1e-4, atol=1e-6)
+    assert_alike(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
     assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) > 0.01
 
 
@@ -54,12 +54,12 @@ def test_one_part_is_the_ordinary_step_and_statistics_follow_every_part(tiny, ba
 
     ordinary = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
     expected = ordinary(params, aux, batch, jax.random.fold_in(KEY, 0))
-    alike(in_parts(8), expected, rtol=1e-3, atol=1e-5)
+    assert_alike(in_parts(8), expected, rtol=1e-3, atol=1e-5)
     (_, (after, _)), _ = in_parts(4)
     followed = aux
     for j in range(2):
         followed = embed(followed, {"image": batch["image"][j::2]}, jax.random.fold_in(KEY, j))
-    alike(after, followed, rtol=1e-3, atol=1e-5)
+    assert_alike(after, followed, rtol=1e-3, atol=1e-5)
 
 
 def test_parts_need_less_memory(tiny):
