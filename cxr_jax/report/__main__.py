@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument(
         "--out", type=Path, default=Path("comparison"), help="of A B …; default: %(default)s"
     )
-    parser.add_argument("--num_resamples", type=int, default=1000, help="default: %(default)s")
+    parser.add_argument(
+        "--num_resamples", type=int, help="default: 1000, of a WORKDIR its own number"
+    )
     parser.add_argument(
         "--films",
         type=Path,
@@ -49,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         if given.films or given.score_kind:
             parser.error("--films and --score_kind are for files of predictions, not for a WORKDIR")
         return benchmark.write(given.paths[0], given.num_resamples)
-    return compare_files(given.paths, given.out, given.num_resamples, given.films, given.score_kind)
+    resamples = given.num_resamples or 1000
+    return compare_files(given.paths, given.out, resamples, given.films, given.score_kind)
 
 
 def compare_files(

@@ -44,14 +44,16 @@ from cxr_jax.report.html_page import (
 _Verdicts = Mapping[tuple[str, float], bt.Verdicts]  # by protocol and fraction
 
 
-def write(workdir: Path, num_resamples: int = 1000) -> Path:
+def write(workdir: Path, num_resamples: int | None = None) -> Path:
     """Writes the report into `workdir` and returns the path of report.html.
 
-    Raises ValueError for a cells.json that cannot be used, and where `num_resamples` are too few
-    for a verdict on so many datasets. A cell whose predictions cannot be used is listed as failed.
+    `num_resamples`: instead of those that cells.json names. They are never fewer than a p of .05
+    needs that is corrected over so many datasets. Raises ValueError for a cells.json that cannot be
+    used. A cell whose predictions cannot be used is listed as failed.
     """
     workdir = Path(workdir)
     grid = read_grid(workdir)
+    num_resamples = max(num_resamples or grid.num_resamples, 40 * len(grid.datasets))
     measured = measure(workdir, grid, num_resamples)
     found = {
         (protocol, fraction): verdicts(measured, grid, protocol, fraction)

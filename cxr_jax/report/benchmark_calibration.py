@@ -21,12 +21,7 @@ def blocks(
         ranking = calibration.ranking_only(runs)
         parts.append(Heading(held.title, 3))
         if ranking:
-            parts.append(
-                Text(
-                    f"Left out: {', '.join(ranking)}, whose scores rank films but are not known to "
-                    "be probabilities."
-                )
-            )
+            parts.append(Text(calibration.left_out(ranking)))
         if len(ranking) == len(runs):
             continue
         path = workdir / "figures" / f"calibration-{held.protocol}-{plain(grid, held.dataset)}.png"

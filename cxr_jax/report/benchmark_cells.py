@@ -53,10 +53,14 @@ class Cell(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """All cells, done or not, and the encoder that the others are compared with."""
+    """All cells, done or not, and the encoder that the others are compared with.
+
+    `num_resamples` of patients are what the report draws unless told otherwise.
+    """
 
     reference: str
     cells: tuple[Cell, ...]
+    num_resamples: int = 1000
 
     @property
     def encoders(self) -> list[str]:
@@ -86,7 +90,8 @@ def read_grid(workdir: Path) -> Grid:
     path = workdir / "cells.json"
     held = json.loads(path.read_text())
     try:
-        grid = Grid(held["reference"], tuple(_cell(entry) for entry in held["cells"]))
+        cells = tuple(_cell(entry) for entry in held["cells"])
+        grid = Grid(held["reference"], cells, int(held.get("num_resamples", 1000)))
     except KeyError as error:
         raise ValueError(f"{path}: a cell, or the whole, has no field {error}") from error
     if grid.reference not in {cell.encoder for cell in grid.cells}:

@@ -103,6 +103,14 @@ def cells(row: Calibration) -> list[str]:
     ]
 
 
+def left_out(ranking: Sequence[str]) -> str:
+    """The sentence on those that `ranking_only` names."""
+    return (
+        f"Left out: {', '.join(ranking)}, whose scores rank films but are not known to be "
+        "probabilities."
+    )
+
+
 def ranking_only(runs: Sequence[tuple[str, Predictions]]) -> list[str]:
     """The names of those whose scores are no probabilities."""
     return [name for name, predictions in runs if predictions.probabilities is None]

@@ -42,10 +42,7 @@ def calibration_section(
         header = ["label", "model", *calibration.HEADER]
         parts += [tables.markdown(header, body), calibration.METHOD]
     if ranking:
-        parts.append(
-            f"Left out: {', '.join(ranking)}, whose scores rank films but are not known to be "
-            "probabilities."
-        )
+        parts.append(calibration.left_out(ranking))
     return parts
 
 
