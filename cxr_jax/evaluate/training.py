@@ -12,7 +12,7 @@ import scipy.special
 from jaxtyping import Float, Shaped, UInt8
 from ml_collections import ConfigDict
 
-from cxr_jax import models, optim, sharding
+from cxr_jax import compiler, models, optim, sharding
 from cxr_jax.data.labelled import LabelledSplit
 from cxr_jax.data.pipeline import labelled_batches
 from cxr_jax.evaluate import classifier
@@ -79,8 +79,9 @@ class Trainer:
         view = {**fields.view, "size": size}
         loss = classifier.masked_softmax_loss if self._exclusive else classifier.masked_loss
         step = classifier.make_step(model, self._optimizer, view, loss)
-        self._step = jax.jit(step, donate_argnums=0)
-        self._scores = jax.jit(classifier.make_scores(model))
+        options = compiler.options()
+        self._step = jax.jit(step, donate_argnums=0, compiler_options=options)
+        self._scores = jax.jit(classifier.make_scores(model), compiler_options=options)
 
     def train(
         self, rate: float, say: Callable[[str], None]

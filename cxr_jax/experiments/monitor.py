@@ -6,6 +6,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from cxr_jax import compiler
 from cxr_jax.augment import views
 from cxr_jax.data import labelled
 from cxr_jax.evaluate.knn import knn_scores
@@ -70,7 +71,8 @@ def _make_knn(config, objective: Objective) -> Callable[[TrainState], float]:
         for split in splits
     ]
     embed = jax.jit(
-        lambda params, aux, images: objective.features(params, aux, images / np.float32(255))
+        lambda params, aux, images: objective.features(params, aux, images / np.float32(255)),
+        compiler_options=compiler.options(),
     )
 
     def evaluate(state: TrainState) -> float:

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from cxr_jax import checkpoint, objectives, optim, sharding, train_state
+from cxr_jax import checkpoint, compiler, objectives, optim, sharding, train_state
 from cxr_jax.data import exposure
 from cxr_jax.data.source import Source, load_source
 from cxr_jax.experiments import feed, monitor, transfer
@@ -80,6 +80,7 @@ def train(
     step_function = jax.jit(
         train_state.make_train_step(objective, optimizer, schedule, config.microbatch_size),
         donate_argnums=0,
+        compiler_options=compiler.options(),
     )
     _announce(config, source, state.params, mesh)
     writer = Writer(workdir, first_step)

@@ -4,6 +4,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from cxr_jax.models.layers import BatchNorm
+
 
 class MLP(nn.Module):
     """Linear-BN-ReLU for each width in `hidden`, then Linear to `out`: [b c] -> float32 [b out].
@@ -29,15 +31,8 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "b c"], train: bool) -> Float[Array, "b d"]:
         dtype = jnp.dtype(self.dtype)
 
-        def norm(name: str, use_bias: bool) -> nn.BatchNorm:
-            return nn.BatchNorm(
-                use_running_average=not train,
-                momentum=0.9,
-                epsilon=1e-5,
-                use_bias=use_bias,
-                dtype=dtype,
-                name=name,
-            )
+        def norm(name: str, use_bias: bool) -> BatchNorm:
+            return BatchNorm(not train, dtype, use_bias, name=name)
 
         for index, width in enumerate(self.hidden):
             use_bias = not self.hidden_bn

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cxr_jax import models
+from cxr_jax import compiler, models
 
 
 class Encoder(NamedTuple):
@@ -29,7 +29,7 @@ def features(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
     """
     model = models.build(encoder.model)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler.options())
     def apply(variables: dict[str, Any], images: jax.Array) -> jax.Array:
         return model.apply(variables, images, train=False)
 
