@@ -1,8 +1,10 @@
-"""Convolution and batch norm as every model here uses them: Flax's, with what XLA's CPU backend
-needs to run them well.
+"""Convolution and batch norm for every model here: Flax's, but for how XLA's CPU backend runs them.
+
+docs/performance.md says what each difference is worth. Elsewhere the programs are Flax's.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,39 +16,86 @@ from jaxtyping import Array, Float
 _kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def conv(features: int, kernel: int, stride: int, dtype: jnp.dtype, name: str) -> nn.Conv:
-    """A square convolution without a bias, padded as torch pads: [b h w c] -> [b i j features]."""
-    # Padding is spelt out because "SAME" pads a strided convolution on the other side than torch.
-    pad = kernel // 2
-    return nn.Conv(
-        features,
-        (kernel, kernel),
+class Conv(nn.Module):
+    """A square convolution without a bias: [b h w c] -> [b i j features], in `dtype`.
+
+    Padded by half the kernel on all sides, as torch pads ("SAME" pads a strided one elsewhere).
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    dtype: str | jnp.dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", _kaiming_fan_out, shape).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if not _on_cpu():
+            return _convolve(x, kernel, self.stride)
+        # For the kernel's gradient XLA's CPU backend transposes input and output, and would fuse
+        # the norm and ReLU before into that: computed anew, in strides that miss every cache.
+        fence = jax.lax.optimization_barrier
+        convolve = _convolve if self.stride == 1 else _convolve_strided
+        return fence(convolve(fence(x), kernel, self.stride))
+
+
+def _convolve(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], stride: int
+) -> Float[Array, "b i j d"]:
+    pad = len(kernel) // 2
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
         (stride, stride),
-        padding=((pad, pad), (pad, pad)),
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=_kaiming_fan_out,
-        conv_general_dilated=_fenced_convolution,
-        name=name,
+        ((pad, pad), (pad, pad)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
-def _fenced_convolution(x: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-    """A convolution whose input and output stand in memory as they are.
+# The same, its gradient by x as a product: the convolution of a stretched slope that it would be
+# takes twice as long on the CPU.
+_convolve_strided = jax.custom_vjp(_convolve, nondiff_argnums=(2,))
 
-    For the kernel's gradient XLA's CPU backend transposes both, and would fuse the norm and ReLU
-    before into that: computed anew, in strides that miss every cache.
-    """
-    fence = jax.lax.optimization_barrier if _on_cpu() else lambda array: array
-    return fence(jax.lax.conv_general_dilated(fence(x), kernel, *args, **kwargs))
+
+def _strided_forward(x, kernel, stride):
+    return _convolve(x, kernel, stride), (x, kernel)
+
+
+def _strided_backward(stride, residuals, slope):
+    x, kernel = residuals
+    _, by_x = jax.vjp(lambda x: _product_of_patches(x, kernel, stride), x)
+    _, by_kernel = jax.vjp(lambda kernel: _convolve(x, kernel, stride), kernel)
+    return *by_x(slope), *by_kernel(slope)
+
+
+_convolve_strided.defvjp(_strided_forward, _strided_backward)
+
+
+def _product_of_patches(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], stride: int
+) -> Float[Array, "b i j d"]:
+    """What `_convolve` gives, from strided slices of x."""
+    size = len(kernel)
+    pad = size // 2
+    rows, columns = ((length + 2 * pad - size) // stride + 1 for length in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    slices = [
+        x[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    return jnp.concatenate(slices, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
 class BatchNorm(nn.Module):
     """Normalises each channel of [… c] by its batch, or by its running statistics.
 
     Flax's nn.BatchNorm (variance with the divisor n, momentum .9, float32 statistics and
-    parameters whatever `dtype`, the same variable names), whose reductions take a sixth of a
-    training step on the CPU; here they are matrix products. Ioffe and Szegedy, arXiv:1502.03167.
+    parameters whatever `dtype`, the same variable names), whose sums and their gradients take a
+    fifth of a training step on the CPU; here they are matrix products.
+    Ioffe and Szegedy, arXiv:1502.03167.
     """
 
     use_running_average: bool
@@ -62,25 +111,54 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         scale = self.param("scale", self.scale_init, shape)
-        x = x.astype(jnp.float32)
+        bias = jnp.zeros(shape)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, shape)
         if self.use_running_average:
-            mean, var = running_mean.value, running_var.value
+            factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
+            y = (x - running_mean.value) * factor + bias
         else:
-            mean, square = _mean(x), _mean(x**2)
-            var = jnp.maximum(square - mean**2, 0)  # rounding may leave less
+            y, mean, var = _standardise(x, scale, bias, self.epsilon)
             if not self.is_initializing():
                 keep = self.momentum
                 running_mean.value = keep * running_mean.value + (1 - keep) * mean
                 running_var.value = keep * running_var.value + (1 - keep) * var
-        y = (x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon))
-        if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, shape)
         return y.astype(self.dtype)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _standardise(
+    x: Float[Array, "*b c"], scale: Float[Array, " c"], bias: Float[Array, " c"], epsilon: float
+) -> tuple[Float[Array, "*b c"], Float[Array, " c"], Float[Array, " c"]]:
+    """(x standardised, times `scale`, plus `bias`; its mean; its variance), float32.
+
+    Gradients flow through the first alone: the others are for the running statistics.
+    """
+    return _forward(x, scale, bias, epsilon)[0]
+
+
+def _forward(x, scale, bias, epsilon):
+    mean, square = _mean(x), _mean(jnp.square(x.astype(jnp.float32)))
+    var = jnp.maximum(square - mean**2, 0)  # rounding may leave less
+    deviation = jax.lax.rsqrt(var + epsilon)
+    return ((x - mean) * (scale * deviation) + bias, mean, var), (x, scale, mean, deviation)
+
+
+def _backward(epsilon, residuals, slopes):
+    x, scale, mean, deviation = residuals
+    slope, standard = slopes[0], (x - mean) * deviation
+    up, along = _mean(slope), _mean(slope * standard)
+    by_x = (scale * deviation) * (slope - up - standard * along)
+    count = x.size // x.shape[-1]
+    return by_x.astype(x.dtype), along * count, up * count
+
+
+_standardise.defvjp(_forward, _backward)
+
+
 def _mean(x: Float[Array, "*b c"]) -> Float[Array, " c"]:
-    """Over all axes but the last."""
-    rows = x.reshape(-1, x.shape[-1])
+    """Over all axes but the last, float32."""
+    rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     if _on_cpu():
         return jnp.full((1, len(rows)), 1 / len(rows)).dot(rows)[0]
     return rows.mean(axis=0)

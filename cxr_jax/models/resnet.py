@@ -30,7 +30,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j d"]:
-        conv, norm = partial(layers.conv, dtype=self.dtype), partial(_norm, train, self.dtype)
+        conv, norm = partial(layers.Conv, dtype=self.dtype), partial(_norm, train, self.dtype)
         y = nn.relu(norm("bn1")(conv(self.width, 3, self.stride, name="conv1")(x)))
         y = conv(self.width, 3, 1, name="conv2")(y)
         y = norm("bn2", scale_init=self.last_scale_init)(y)
@@ -51,7 +51,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j d"]:
-        conv, norm = partial(layers.conv, dtype=self.dtype), partial(_norm, train, self.dtype)
+        conv, norm = partial(layers.Conv, dtype=self.dtype), partial(_norm, train, self.dtype)
         stride1, stride2 = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
         y = nn.relu(norm("bn1")(conv(self.width, 1, stride1, name="conv1")(x)))
         y = nn.relu(norm("bn2")(conv(self.width, 3, stride2, name="conv2")(y)))
@@ -100,7 +100,7 @@ class ResNet(nn.Module):
         dtype = jnp.dtype(self.dtype)
         x = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
         x = x.astype(dtype)
-        x = layers.conv(self.widths[0], self.stem_kernel, self.stem_stride, dtype, "conv1")(x)
+        x = layers.Conv(self.widths[0], self.stem_kernel, self.stem_stride, dtype, name="conv1")(x)
         x = nn.relu(_norm(train, dtype, "bn1")(x))
         if self.max_pool:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))

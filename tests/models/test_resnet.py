@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cxr_jax import compiler
 from cxr_jax.models import resnet
 
 init = jax.jit(
@@ -137,3 +138,23 @@ def test_depth_follows_the_stages():
     depths = {name: net.depth(name) for name in shapes["params"]}
     stages = {f"layer{stage}_{block}": stage for stage in (1, 2, 3, 4) for block in (0, 1)}
     assert depths == {"conv1": 0, "bn1": 0} | stages
+
+
+def test_rematerialised_blocks_give_the_same_gradient_for_less_memory():
+    films = _films(16, 64, 64)
+    programs = []
+    for remat in (False, True):
+        net = resnet.ResNet(stage_sizes=(6,), widths=(8,), remat=remat)
+        variables = _variables(net, films)
+
+        def loss(params, stats, films, net=net):
+            variables = {"params": params, "batch_stats": stats}
+            return net.apply(variables, films, True, mutable=["batch_stats"])[0].sum()
+
+        step = jax.jit(jax.grad(loss), compiler_options=compiler.options())
+        arguments = (variables["params"], variables["batch_stats"], films)
+        programs.append((step.lower(*arguments).compile(), arguments))
+    plain, remat = (program(*arguments) for program, arguments in programs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, remat)
+    memory = [program.memory_analysis().temp_size_in_bytes for program, _ in programs]
+    assert memory[1] < 0.6 * memory[0]
