@@ -113,7 +113,8 @@ def pretrain() -> ConfigDict:
                 # device; 100,000 of 256 px are 6.6 GB. none: read anew each time.
                 cache="none",
             ),
-            model=dict(name="resnet", variant="50", dtype="bfloat16"),
+            # remat: activations are computed again for the gradient instead of kept, block by block.
+            model=dict(name="resnet", variant="50", dtype="bfloat16", remat=False),
             knn=dict(dataset="", task="", every_steps=500),
             transfer=transfer(),  # runs at the end if transfer.dataset is set
         )
@@ -147,7 +148,7 @@ def small_encoder() -> ConfigDict:
     """The ResNet for CPUs."""
     # Residual branches count from the start: a run of minutes has no time to wake them from zero.
     return ConfigDict(
-        dict(name="resnet", variant="small", dtype="float32", zero_init_residual=False)
+        dict(name="resnet", variant="small", dtype="float32", remat=False, zero_init_residual=False)
     )
 
 

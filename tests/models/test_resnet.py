@@ -144,7 +144,7 @@ def test_rematerialised_blocks_give_the_same_gradient_for_less_memory():
     films = _films(16, 64, 64)
     programs = []
     for remat in (False, True):
-        net = resnet.ResNet(stage_sizes=(6,), widths=(8,), remat=remat)
+        net = resnet.ResNet(stage_sizes=(12,), widths=(8,), remat=remat)
         variables = _variables(net, films)
 
         def loss(params, stats, films, net=net):
@@ -157,4 +157,4 @@ def test_rematerialised_blocks_give_the_same_gradient_for_less_memory():
     plain, remat = (program(*arguments) for program, arguments in programs)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, remat)
     memory = [program.memory_analysis().temp_size_in_bytes for program, _ in programs]
-    assert memory[1] < 0.6 * memory[0]
+    assert memory[1] < 0.7 * memory[0]
