@@ -130,7 +130,7 @@ class BatchNorm(nn.Module):
 def _standardise(
     x: Float[Array, "*b c"], scale: Float[Array, " c"], bias: Float[Array, " c"], epsilon: float
 ) -> tuple[Float[Array, "*b c"], Float[Array, " c"], Float[Array, " c"]]:
-    """(x standardised, times `scale`, plus `bias`; its mean; its variance), float32.
+    """(x standardised, times `scale`, plus `bias`; its mean; its variance), float32 or wider.
 
     Gradients flow through the first alone: the others are for the running statistics.
     """
@@ -138,7 +138,7 @@ def _standardise(
 
 
 def _forward(x, scale, bias, epsilon):
-    mean, square = _mean(x), _mean(jnp.square(x.astype(jnp.float32)))
+    mean, square = _mean(x), _mean(jnp.square(_wide(x)))
     var = jnp.maximum(square - mean**2, 0)  # rounding may leave less
     deviation = jax.lax.rsqrt(var + epsilon)
     return ((x - mean) * (scale * deviation) + bias, mean, var), (x, scale, mean, deviation)
@@ -157,11 +157,15 @@ _standardise.defvjp(_forward, _backward)
 
 
 def _mean(x: Float[Array, "*b c"]) -> Float[Array, " c"]:
-    """Over all axes but the last, float32."""
-    rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    """Over all axes but the last."""
+    rows = _wide(x).reshape(-1, x.shape[-1])
     if _on_cpu():
-        return jnp.full((1, len(rows)), 1 / len(rows)).dot(rows)[0]
+        return jnp.full((1, len(rows)), 1 / len(rows), rows.dtype).dot(rows)[0]
     return rows.mean(axis=0)
+
+
+def _wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _on_cpu() -> bool:
