@@ -53,7 +53,7 @@ def train(
       FloatingPointError: the loss or the gradient is no longer finite; nothing of it is saved.
     """
     check_positive(config, _POSITIVE)
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_mesh(config.mesh.model)
     _check_batches(config, mesh)
     source = _load_source(config)
     batches = feed.open_feed(config, source, mesh)
@@ -68,8 +68,9 @@ def train(
     size = config.data.image_size
     shapes = {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)}
     create = partial(train_state.create, objective, optimizer, shapes, config.seed)
+    places = sharding.of_state(jax.eval_shape(create), mesh, config.shard_state)
     quickly = {"xla_backend_optimization_level": 0}  # it runs once: compiling is all its cost
-    state = jax.jit(create, out_shardings=sharding.replicated(mesh), compiler_options=quickly)()
+    state = jax.jit(create, out_shardings=places, compiler_options=quickly)()
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
     restored = checkpoint.restore(manager, state)
     if restored:
@@ -78,8 +79,11 @@ def train(
         print(f"Resuming {workdir} after step {int(state.step)}.")
     first_step = int(state.step)
     step_function = jax.jit(
-        train_state.make_train_step(objective, optimizer, schedule, config.microbatch_size),
+        train_state.make_train_step(
+            objective, optimizer, schedule, config.microbatch_size, sharding.gather(mesh)
+        ),
         donate_argnums=0,
+        out_shardings=(places, sharding.replicated(mesh)),
     )
     _announce(config, source, state.params, mesh)
     writer = Writer(workdir, first_step)
