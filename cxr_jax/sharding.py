@@ -127,5 +127,12 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     }
 
 
+def join(rows: jax.Array, mesh: Mesh) -> jax.Array:
+    """The global array of which each process has its rows on its devices (mesh.local_mesh)."""
+    shape = (rows.shape[0] * jax.process_count(), *rows.shape[1:])
+    parts = [shard.data for shard in rows.addressable_shards]
+    return jax.make_array_from_single_device_arrays(shape, by_example(mesh), parts)
+
+
 def put_replicated(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, replicated(mesh))

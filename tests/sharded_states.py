@@ -1,4 +1,4 @@
-"""Run by test_sharding.py with 8 virtual devices: two steps on several meshes, compared, as JSON."""
+"""Run by test_sharding.py with 8 virtual devices: prints how two steps on several meshes differ."""
 
 import json
 import sys

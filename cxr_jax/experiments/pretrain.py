@@ -1,7 +1,6 @@
 """Pretraining: batches, steps, checkpoints, monitors; resumes where its workdir stands."""
 
 import math
-import time
 from functools import partial
 from pathlib import Path
 
@@ -92,14 +91,15 @@ def train(
     end = min(config.num_train_steps, stop_after or config.num_train_steps)
     pending: tuple[int, dict[str, jax.Array]] | None = None
     for step in range(first_step + 1, end + 1):
-        waiting = time.monotonic()
-        batch = next(batches)
-        progress.waited(time.monotonic() - waiting)
+        batch, waited = batches.take(pending and pending[1])
+        progress.waited(waited)
         state, metrics = step_function(state, batch)
         if step == first_step + 1:
             progress.start(step)  # compiled now: what follows is the speed of the run
-        # Metrics are fetched one step late, so that the next step is under way meanwhile.
+        # Metrics are fetched one step late, so that the next step is under way meanwhile. No more
+        # than these two steps are: each holds a batch.
         if pending:
+            jax.block_until_ready(pending[1])
             log(*pending)
         pending = (step, metrics | watch(writer, step, state, batch))
         if step % config.checkpoint_every_steps == 0 or step == end:
@@ -111,6 +111,7 @@ def train(
     manager.wait_until_finished()
     manager.check_for_errors()
     manager.close()
+    batches.close()
     writer.close()
     print(f"Pretrained to step {int(state.step)}: {workdir}")
     return state
