@@ -9,13 +9,13 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from cxr_jax import checkpoint, objectives, optim, sharding, train_state
+from cxr_jax import checkpoint, hosts, objectives, optim, sharding, train_state
 from cxr_jax.data import exposure
-from cxr_jax.data.source import Source, load_source
+from cxr_jax.data.source import Source, fingerprint, load_source
 from cxr_jax.experiments import feed, monitor, transfer
 from cxr_jax.experiments.workdir import as_json, open_workdir
 from cxr_jax.fields import check_positive
-from cxr_jax.writer import Progress, Writer
+from cxr_jax.writer import NoWriter, Progress, Writer
 from data_builders import ledger
 
 _COLLAPSED = 0.1  # embedding_std below this: all films look alike to the encoder
@@ -28,6 +28,11 @@ _POSITIVE = (
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains to config.num_train_steps, then transfers if config.transfer names a dataset."""
     after = config.transfer.copy_and_resolve_references()
+    if after.dataset and hosts.count() > 1:
+        raise ValueError(
+            f"config.transfer.dataset={after.dataset}: a transfer runs as one process. Leave it "
+            "empty here, and run configs/transfer.py with the workdir afterwards"
+        )
     if after.dataset:
         transfer.check(after)  # before hours of training, not behind them
     train(config, workdir)
@@ -60,10 +65,9 @@ def train(
     optimizer, schedule = optim.make_optimizer(
         config.optimizer, config.num_train_steps, config.batch_size, len(source)
     )
-    watch = monitor.make_monitor(config, objective)
-    open_workdir(workdir, config)
-    seen = exposure.seen(source, config.num_train_steps * config.batch_size, config.seed)
-    ledger.write(workdir / ledger.FILE, seen)
+    watch = monitor.make_monitor(config, objective, mesh)
+    hosts.agree("dataset", fingerprint(source))
+    _open_workdir(config, workdir, source)
     size = config.data.image_size
     shapes = {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)}
     create = partial(train_state.create, objective, optimizer, shapes, config.seed)
@@ -77,6 +81,7 @@ def train(
         batches.set_state(data_state)
         print(f"Resuming {workdir} after step {int(state.step)}.")
     first_step = int(state.step)
+    hosts.agree("last checkpoint", {"step": first_step})
     step_function = jax.jit(
         train_state.make_train_step(
             objective, optimizer, schedule, config.microbatch_size, sharding.gather(mesh)
@@ -85,7 +90,7 @@ def train(
         out_shardings=(places, sharding.replicated(mesh)),
     )
     _announce(config, source, state.params, mesh)
-    writer = Writer(workdir, first_step)
+    writer = Writer(workdir, first_step) if hosts.is_first() else NoWriter()
     progress = Progress(config.num_train_steps, config.batch_size)
     log = partial(_log, config, writer, progress)
     end = min(config.num_train_steps, stop_after or config.num_train_steps)
@@ -115,6 +120,20 @@ def train(
     writer.close()
     print(f"Pretrained to step {int(state.step)}: {workdir}")
     return state
+
+
+def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, source: Source) -> None:
+    """The first process opens it and writes down what will be seen; the others find it there."""
+    if hosts.is_first():
+        open_workdir(workdir, config)
+        seen = exposure.seen(source, config.num_train_steps * config.batch_size, config.seed)
+        ledger.write(workdir / ledger.FILE, seen)
+    hosts.agree("opening of the workdir", {})
+    if not (workdir / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{workdir} is not the folder that host 0 opened: --workdir must lie on a file system "
+            "that all hosts share"
+        )
 
 
 def _check_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> None:

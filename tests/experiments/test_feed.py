@@ -2,6 +2,7 @@
 
 import threading
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -61,7 +62,7 @@ def test_two_batches_are_ready_ahead_and_the_state_is_of_the_one_handed_out():
         put.append(batch)
         if len(put) == 3:
             three.set()
-        return {"image": batch}
+        return {"image": jnp.asarray(batch)}
 
     batches = feed.Feed(Numbers(), remember)
     assert batches.take()[0] == {"image": 1}
@@ -80,7 +81,7 @@ def test_a_batch_that_comes_while_a_step_runs_kept_nothing_waiting():
 
     def put(batch):
         released.wait(60)
-        return {"image": batch}
+        return {"image": jnp.asarray(batch)}
 
     batches = feed.Feed(Numbers(), put)
     assert batches.take(Step())[0] == {"image": 1} and ends == ["step"]
