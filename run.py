@@ -18,6 +18,7 @@ Several processes as one run (docs/cluster.md):
   --coordinator=HOST:PORT --num_processes=N --process_id=I
                           without them; I from 0, HOST is where process 0 runs
   --connect_timeout=SECONDS  how long the processes wait for each other at the start (default 50)
+  --heartbeat_timeout=SECONDS  of silence after which a process counts as dead (default 45)
 """
 
 import argparse
@@ -49,6 +50,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--num_processes", type=int)
     parser.add_argument("--process_id", type=int)
     parser.add_argument("--connect_timeout", type=int, default=50)
+    parser.add_argument("--heartbeat_timeout", type=int, default=45)
     own, overrides = parser.parse_known_args(arguments)
     if own.help and not own.config:
         print(__doc__ + "\nConfigs:\n" + config_file.list_configs())
@@ -106,9 +108,9 @@ def _meet(own: argparse.Namespace, config: ConfigDict) -> bool:
         raise ValueError(f"a {config.experiment} runs as one process; here are several")
     if not own.workdir:
         raise ValueError("--workdir is missing: processes of one run share a folder")
-    hosts.join(place, own.connect_timeout)
+    hosts.join(place, own.connect_timeout, own.heartbeat_timeout)
     if not hosts.is_first():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries speak there too
     return True
 
 
@@ -122,8 +124,8 @@ def _run(config: ConfigDict, workdir: Path, shared: bool) -> int:
     experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
     try:
         if shared:
-            hosts.agree("command", {"--workdir": workdir, **dict(_fields(config.to_dict()))})
-            hosts.agree("versions", hosts.versions())
+            command = {"--workdir": workdir, **dict(_fields(config.to_dict()))}
+            hosts.agree("command or versions", command | hosts.versions())
         experiment.run(config, workdir)
         if shared:
             hosts.leave()

@@ -25,7 +25,6 @@ import jax
 from jax._src import clusters
 from jax._src.distributed import global_state
 
-_HEARTBEAT_SECONDS = 30  # of silence after which a process counts as dead
 _LOOK_SECONDS = 1.0  # between looks for the failure of another
 _AGREE_SECONDS = 600  # the slowest may need to read tables; a dead one ends the wait long before
 _LEAVE_SECONDS = 24 * 3600  # at the end process 0 may have work of hours of its own
@@ -96,11 +95,12 @@ def find_place(timeout: int) -> Place | None:
     return None
 
 
-def join(place: Place, timeout: int) -> None:
+def join(place: Place, timeout: int, heartbeat_timeout: int) -> None:
     """Meets the other processes; call it before anything that asks JAX for its devices.
 
     Where that does not succeed within `timeout` seconds the process ends, with a message on
-    stderr and exit code 1: jaxlib would abort it with a stack trace.
+    stderr and exit code 1: jaxlib would abort it with a stack trace, as it does later when another
+    process is silent for `heartbeat_timeout` seconds.
     """
     jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
     met = threading.Event()
@@ -112,7 +112,7 @@ def join(place: Place, timeout: int) -> None:
         place.local_devices,
         cluster_detection_method="deactivate",
         initialization_timeout=timeout + 60,
-        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        heartbeat_timeout_seconds=heartbeat_timeout,
         shutdown_timeout_seconds=_LEAVE_SECONDS,
     )
     met.set()
