@@ -142,6 +142,8 @@ def _run(config: ConfigDict, workdir: Path, shared: bool) -> int:
             file.write(traceback.format_exc())
         expected = isinstance(error, (ValueError, OSError, FloatingPointError))
         message = f"{'' if expected else type(error).__name__ + ': '}{error}"
+        if shared and not expected:
+            message += "\n(If its connection to another host broke, that one's messages say why.)"
         who = f"{hosts.name()}: " if shared else ""
         print(f"{who}error: {message}\n(traceback: {file.name})", file=sys.stderr, flush=True)
         if shared:

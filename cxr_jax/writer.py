@@ -114,7 +114,7 @@ class Progress:
         self._waited = 0.0
 
     def waited(self, seconds: float) -> None:
-        """Adds time that the loop spent waiting for a batch."""
+        """Adds time that the devices stood idle for want of a batch."""
         self._waited += seconds
 
     def report(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -73,13 +73,13 @@ def test_state_puts_the_data_back_and_is_json(source):
     np.testing.assert_array_equal(_take(fresh, 4), expected)
 
 
-def test_worker_processes_give_the_same_batches(source):
+def test_worker_processes_give_the_same_batches_and_blocks(source):
     from absl import flags
 
     flags.FLAGS.mark_as_parsed()
-    expected = _take(pipeline.batches(source, 12, 32, seed=0), 3)
-    given = _take(pipeline.batches(source, 12, 32, seed=0, num_workers=1), 3)
-    np.testing.assert_array_equal(given, expected)
+    expected = _take(pipeline.batches(source, 12, 32, seed=0), 3).reshape(3, 2, 6, 32, 32, 1)
+    given = _take(pipeline.batches(source, 12, 32, 0, num_workers=1, block=1, blocks=2), 3)
+    np.testing.assert_array_equal(given.reshape(3, 6, 32, 32, 1), expected[:, 1])
 
 
 def test_impossible_batches_are_refused(source):

@@ -91,13 +91,14 @@ def _lines(workdir: Path) -> list[dict]:
 
 def test_two_processes_train_as_one_and_one_goes_on_from_their_checkpoint(tiny, tmp_path):
     shared, alone = tmp_path / "shared", tmp_path / "alone"
-    command = [*tiny, f"--workdir={shared}"]
+    watched = [*tiny, "--config.knn.dataset=phantom/tiny", "--config.knn.every_steps=4"]
+    command = [*watched, f"--workdir={shared}"]
     with _pair(tmp_path / "said", command, command) as run:
         assert run.wait() == [0, 0], run.said("err")
         first, second = run.said("out")
     assert "Pretrained to step 4" in first and second == ""
     assert len(list(shared.glob("events.out.tfevents.*"))) == 1
-    config = config_file.load(_SPEC, tiny)
+    config = config_file.load(_SPEC, watched)
     pretrain.train(config, alone)
     _assert_alike(shared, alone)
     shutil.rmtree(shared / "checkpoints" / "4")
@@ -110,9 +111,12 @@ def _assert_alike(shared: Path, alone: Path) -> None:
     for both, one in zip(_lines(shared), _lines(alone), strict=True):
         for name in ("loss", "gradient_norm", "embedding_std"):
             assert both[name] == pytest.approx(one[name], rel=1e-3), (name, both["step"])
+    assert _lines(shared)[-1]["knn_auroc"] == pytest.approx(
+        _lines(alone)[-1]["knn_auroc"], abs=0.02
+    )
 
 
-def test_a_killed_process_ends_the_other_and_the_same_command_goes_on(tiny, tmp_path):
+def test_a_killed_process_ends_the_other(tiny, tmp_path):
     workdir = tmp_path / "run"
     command = [*tiny, f"--workdir={workdir}", "--config.num_train_steps=100000"]
     with _pair(tmp_path / "said", command, command) as run:
