@@ -120,12 +120,12 @@ def _run(config: ConfigDict, workdir: Path, shared: bool) -> int:
     print(f"workdir: {workdir}", flush=True)
     flags.FLAGS(["run.py"])  # Grain reads its own flags, which nobody else parses
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
-    # Late, with JAX behind it, so that --help and wrong command lines answer at once.
-    experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
     try:
         if shared:
             command = {"--workdir": workdir, **dict(_fields(config.to_dict()))}
             hosts.agree("command or versions", command | hosts.versions())
+        # Late, so that --help, wrong command lines and hosts that differ answer at once.
+        experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
         experiment.run(config, workdir)
         if shared:
             hosts.leave()

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +18,9 @@ _ROOT = Path(__file__).parents[2]
 _SPEC = "configs/simclr.py:demo"
 _SECONDS = 300  # of patience on a busy machine; none of these needs a tenth of it alone
 
+# Level 0 compiles in half the time.
+_ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
 
 class Run:
     """Processes started together, ended together; `out[i]` and `err[i]` are what they said."""
@@ -32,7 +34,7 @@ class Run:
                     subprocess.Popen(
                         [sys.executable, "run.py", f"--config={_SPEC}", *command],
                         cwd=roots[i] if roots else _ROOT,
-                        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": ""},
+                        env=os.environ | _ENVIRONMENT,
                         stdout=out,
                         stderr=err,
                     )
@@ -62,15 +64,15 @@ def tiny(data_dir):
             *("num_train_steps=4", "checkpoint_every_steps=2", "log_every_steps=1"),
             *("batch_size=16", "data.image_size=40", "image_size=32", "shard_state=True"),
             *("views.a.size=32", "views.b.size=32", "objective.hidden=(64,)"),
-            *("optimizer.name=sgd", "optimizer.learning_rate=0.01", "optimizer.warmup=1"),
+            *("optimizer.name=sgd", "optimizer.learning_rate=0.001", "optimizer.warmup=1"),
             *("data.name=phantom/tiny", f"data.dir={data_dir}", "transfer.dataset="),
         )
     ]
 
 
-def _place(index: int, port: int, count: int = 2) -> list[str]:
-    where = [f"--coordinator=localhost:{port}", f"--num_processes={count}", f"--process_id={index}"]
-    return [*where, f"--connect_timeout={_SECONDS // 2}", f"--heartbeat_timeout={_SECONDS}"]
+def _place(index: int, port: int, heartbeat: int = _SECONDS) -> list[str]:
+    where = [f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={index}"]
+    return [*where, f"--connect_timeout={_SECONDS // 2}", f"--heartbeat_timeout={heartbeat}"]
 
 
 def _free_port() -> int:
@@ -79,9 +81,9 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _pair(folder, *commands, roots=None) -> Run:
+def _pair(folder, *commands, roots=None, heartbeat=_SECONDS) -> Run:
     port = _free_port()
-    placed = [[*command, *_place(i, port)] for i, command in enumerate(commands)]
+    placed = [[*command, *_place(i, port, heartbeat)] for i, command in enumerate(commands)]
     return Run(folder, placed, roots)
 
 
@@ -116,34 +118,27 @@ def _assert_alike(shared: Path, alone: Path) -> None:
     )
 
 
-def test_a_killed_process_ends_the_other(tiny, tmp_path):
+def test_a_killed_process_ends_the_other_where_it_waits(tiny, tmp_path):
     workdir = tmp_path / "run"
-    command = [*tiny, f"--workdir={workdir}", "--config.num_train_steps=100000"]
-    with _pair(tmp_path / "said", command, command) as run:
+    command = [*tiny, f"--workdir={workdir}"]
+    with _pair(tmp_path / "said", command, command, heartbeat=20) as run:
         end = time.monotonic() + _SECONDS
-        while not list(workdir.glob("checkpoints/[0-9]*")) and time.monotonic() < end:
-            assert run.processes[0].poll() is None, run.said("err")
-            time.sleep(0.2)
-        run.processes[1].send_signal(signal.SIGKILL)
-        codes = run.wait()
-        assert codes[0] not in (0, None) and codes[1] == -signal.SIGKILL
-        assert "host 0 of 2" in run.said("err")[0] or "another task died" in run.said("err")[0]
+        while not (workdir / "config.json").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        run.processes[1].kill()
+        assert run.wait()[0] != 0
+        said = run.said("err")[0]
+        assert "another task died" in said or "host 0 of 2: error" in said
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("batch_size=15", "config.batch_size=15 does not divide by the 2 devices"),
-        ("data.image_size=60000", "config.data.cache=host: 36 films of 60000 px need 129.6 GB"),
-    ],
-)
-def test_what_cannot_run_is_said_by_every_process(change, message, tiny, tmp_path):
+def test_what_cannot_run_is_said_by_every_process(tiny, tmp_path):
     workdir = tmp_path / "run"
-    command = [*tiny, f"--workdir={workdir}", "--config.data.cache=host", f"--config.{change}"]
+    command = [*tiny, f"--workdir={workdir}", "--config.batch_size=15"]
     with _pair(tmp_path / "said", command, command) as run:
         assert run.wait() == [1, 1]
         for index, said in enumerate(run.said("err")):
-            assert f"host {index} of 2: error: " in said and message in said
+            assert f"host {index} of 2: error: " in said
+            assert "config.batch_size=15 does not divide by the 2 devices" in said
     assert not workdir.exists()
 
 
