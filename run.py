@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
     _keep_compiled_programs()
     try:
         shared = _meet(own, config)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return _run(config, Path(own.workdir or _default_workdir(own.config)).expanduser(), shared)
@@ -76,7 +76,8 @@ def main(arguments: list[str]) -> int:
 def _meet(own: argparse.Namespace, config: ConfigDict) -> bool:
     """Meets the other processes of this run; whether there are any.
 
-    Raises ValueError for options that do not fit each other, the environment or the config.
+    Raises ValueError for options that do not fit each other, the environment or the config, and
+    OSError as `hosts.join`.
     """
     given = {name: getattr(own, name) for name in ("coordinator", "num_processes", "process_id")}
     missing = [f"--{name}" for name, value in given.items() if value is None]
@@ -105,7 +106,10 @@ def _meet(own: argparse.Namespace, config: ConfigDict) -> bool:
             )
         return False
     if config.experiment != "pretrain":
-        raise ValueError(f"a {config.experiment} runs as one process; here are several")
+        raise ValueError(
+            f"a {config.experiment} runs as one process, and here are several; "
+            "--distributed=off where they have nothing to do with each other"
+        )
     if not own.workdir:
         raise ValueError("--workdir is missing: processes of one run share a folder")
     hosts.join(place, own.connect_timeout, own.heartbeat_timeout)

@@ -101,20 +101,29 @@ def join(place: Place, timeout: int, heartbeat_timeout: int) -> None:
     Where that does not succeed within `timeout` seconds the process ends, with a message on
     stderr and exit code 1: jaxlib would abort it with a stack trace, as it does later when another
     process is silent for `heartbeat_timeout` seconds.
+
+    Raises:
+      OSError: process 0 cannot listen at its address.
     """
     jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
     met = threading.Event()
     threading.Thread(target=_give_up, args=(place, timeout, met), daemon=True).start()
-    jax.distributed.initialize(
-        place.coordinator,
-        place.num_processes,
-        place.process_id,
-        place.local_devices,
-        cluster_detection_method="deactivate",
-        initialization_timeout=timeout + 60,
-        heartbeat_timeout_seconds=heartbeat_timeout,
-        shutdown_timeout_seconds=_LEAVE_SECONDS,
-    )
+    try:
+        jax.distributed.initialize(
+            place.coordinator,
+            place.num_processes,
+            place.process_id,
+            place.local_devices,
+            cluster_detection_method="deactivate",
+            initialization_timeout=timeout + 60,
+            heartbeat_timeout_seconds=heartbeat_timeout,
+            shutdown_timeout_seconds=_LEAVE_SECONDS,
+        )
+    except jax.errors.JaxRuntimeError as error:
+        raise OSError(
+            f"host {place.process_id} of {place.num_processes}: cannot start the coordination of "
+            f"processes at {place.coordinator} ({error}): is another program using the port?"
+        ) from error
     met.set()
     threading.Thread(target=_watch, daemon=True).start()
 

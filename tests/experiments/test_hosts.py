@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from cxr_jax import config_file
-from cxr_jax.experiments import pretrain
-
 _ROOT = Path(__file__).parents[2]
 _SPEC = "configs/simclr.py:demo"
 _SECONDS = 300  # of patience on a busy machine; none of these needs a tenth of it alone
@@ -100,12 +97,16 @@ def test_two_processes_train_as_one_and_one_goes_on_from_their_checkpoint(tiny, 
         first, second = run.said("out")
     assert "Pretrained to step 4" in first and second == ""
     assert len(list(shared.glob("events.out.tfevents.*"))) == 1
-    config = config_file.load(_SPEC, watched)
-    pretrain.train(config, alone)
+    _alone(tmp_path / "said alone", [*watched, f"--workdir={alone}"])
     _assert_alike(shared, alone)
     shutil.rmtree(shared / "checkpoints" / "4")
-    pretrain.train(config, shared)  # in this process, from their step 2
+    _alone(tmp_path / "said on", command)  # from the step 2 of both
     _assert_alike(shared, alone)
+
+
+def _alone(folder: Path, command: list[str]) -> None:
+    with Run(folder, [command]) as run:
+        assert run.wait() == [0], run.said("err")
 
 
 def _assert_alike(shared: Path, alone: Path) -> None:
