@@ -12,6 +12,13 @@ Options:
   --config.FIELD=VALUE    changes one field; `--config=FILE --help` lists a config's fields
   --workdir=FOLDER        where results go (default runs/<config>-<time>); an existing one resumes
   --help                  this text
+
+Several processes as one run (docs/cluster.md):
+  --distributed=auto|on|off  auto: where srun, mpirun, Cloud TPU or Kubernetes started several tasks
+  --coordinator=HOST:PORT --num_processes=N --process_id=I
+                          without them; I from 0, HOST is where process 0 runs
+  --connect_timeout=SECONDS  how long the processes wait for each other at the start (default 50)
+  --heartbeat_timeout=SECONDS  of silence after which a process counts as dead (default 45)
 """
 
 import argparse
@@ -19,6 +26,7 @@ import datetime
 import importlib
 import os
 import platform
+import re
 import sys
 import tempfile
 import traceback
@@ -37,6 +45,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--config")
     parser.add_argument("--workdir")
     parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--distributed", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument("--coordinator")
+    parser.add_argument("--num_processes", type=int)
+    parser.add_argument("--process_id", type=int)
+    parser.add_argument("--connect_timeout", type=int, default=50)
+    parser.add_argument("--heartbeat_timeout", type=int, default=45)
     own, overrides = parser.parse_known_args(arguments)
     if own.help and not own.config:
         print(__doc__ + "\nConfigs:\n" + config_file.list_configs())
@@ -48,22 +62,81 @@ def main(arguments: list[str]) -> int:
         return 2
     if own.help:
         print(f"Fields of {own.config}, as --config.FIELD=VALUE (see configs/common.py):\n")
-        print("\n".join(_fields(config.to_dict(), "--config")))
+        print("\n".join(f"{name}={value!r}" for name, value in _fields(config.to_dict())))
         return 0
-    return _run(config, Path(own.workdir or _default_workdir(own.config)).expanduser())
+    _keep_compiled_programs()
+    try:
+        shared = _meet(own, config)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return _run(config, Path(own.workdir or _default_workdir(own.config)).expanduser(), shared)
 
 
-def _run(config: ConfigDict, workdir: Path) -> int:
+def _meet(own: argparse.Namespace, config: ConfigDict) -> bool:
+    """Meets the other processes of this run; whether there are any.
+
+    Raises ValueError for options that do not fit each other, the environment or the config, and
+    OSError as `hosts.join`.
+    """
+    given = {name: getattr(own, name) for name in ("coordinator", "num_processes", "process_id")}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if own.distributed == "off":
+        if len(missing) < len(given):
+            raise ValueError("--distributed=off goes without --coordinator and its companions")
+        return False
+    if 0 < len(missing) < len(given):
+        raise ValueError(f"{', '.join(missing)} missing: the three belong together")
+    from cxr_jax import hosts  # brings JAX, which --help does without
+
+    if not missing:
+        if not 0 <= own.process_id < own.num_processes:
+            raise ValueError(
+                f"--process_id={own.process_id}: from 0 to {own.num_processes - 1}, as "
+                f"--num_processes={own.num_processes}"
+            )
+        if not re.fullmatch(r".+:\d+", own.coordinator):
+            raise ValueError(f"--coordinator={own.coordinator} is not HOST:PORT")
+    place = hosts.find_place(own.connect_timeout) if missing else hosts.Place(**given)
+    if place is None:
+        if own.distributed == "on":
+            raise ValueError(
+                "--distributed=on, but no scheduler says where the others are; give --coordinator, "
+                "--num_processes and --process_id"
+            )
+        return False
+    if config.experiment != "pretrain":
+        raise ValueError(
+            f"a {config.experiment} runs as one process, and here are several; "
+            "--distributed=off where they have nothing to do with each other"
+        )
+    if not own.workdir:
+        raise ValueError("--workdir is missing: processes of one run share a folder")
+    hosts.join(place, own.connect_timeout, own.heartbeat_timeout)
+    if not hosts.is_first():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries speak there too
+    return True
+
+
+def _run(config: ConfigDict, workdir: Path, shared: bool) -> int:
+    from cxr_jax import hosts
+
     print(f"workdir: {workdir}", flush=True)
     flags.FLAGS(["run.py"])  # Grain reads its own flags, which nobody else parses
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
-    _keep_compiled_programs()
-    # Late, with JAX behind it, so that --help and wrong command lines answer at once.
-    experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
     try:
+        if shared:
+            command = {"--workdir": workdir, **dict(_fields(config.to_dict()))}
+            hosts.agree("command or versions", command | hosts.versions())
+        # Late, so that --help, wrong command lines and hosts that differ answer at once.
+        experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
         experiment.run(config, workdir)
+        if shared:
+            hosts.leave()
     except KeyboardInterrupt:
         print(f"\nInterrupted. To go on: the same command with --workdir={workdir}")
+        if shared:
+            hosts.fail("interrupted", 130)
         return 130
     except Exception as error:
         # The message is for a person; the traceback is kept for a developer.
@@ -72,8 +145,13 @@ def _run(config: ConfigDict, workdir: Path) -> int:
         ) as file:
             file.write(traceback.format_exc())
         expected = isinstance(error, (ValueError, OSError, FloatingPointError))
-        kind = "" if expected else f"{type(error).__name__}: "
-        print(f"error: {kind}{error}\n(traceback: {file.name})", file=sys.stderr)
+        message = f"{'' if expected else type(error).__name__ + ': '}{error}"
+        if shared and not expected:
+            message += "\n(If its connection to another host broke, that one's messages say why.)"
+        who = f"{hosts.name()}: " if shared else ""
+        print(f"{who}error: {message}\n(traceback: {file.name})", file=sys.stderr, flush=True)
+        if shared:
+            hosts.fail(message)
         return 1
     return 0
 
@@ -94,12 +172,12 @@ def _default_workdir(spec: str) -> str:
     return f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _fields(section: dict, prefix: str) -> Iterator[str]:
+def _fields(section: dict, prefix: str = "--config") -> Iterator[tuple[str, object]]:
     for name, value in section.items():
         if isinstance(value, dict):
             yield from _fields(value, f"{prefix}.{name}")
         else:
-            yield f"{prefix}.{name}={value!r}"
+            yield f"{prefix}.{name}", value
 
 
 if __name__ == "__main__":

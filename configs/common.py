@@ -96,6 +96,12 @@ def pretrain() -> ConfigDict:
             # Films that go through the encoder at a time; 0: the whole batch. The gradient stays
             # that of the whole batch's loss, for a second forward pass; batch norm sees a part.
             microbatch_size=0,
+            # Devices that share a film's computation, wide layers split over them; the others
+            # split the batch.
+            mesh=dict(model=1),
+            # Parameters and optimizer state split over the devices instead of copied to each:
+            # for models that do not fit otherwise.
+            shard_state=False,
             image_size=224,  # at which the trained encoder reads whole films in transfers
             num_train_steps=10_000,
             checkpoint_every_steps=500,

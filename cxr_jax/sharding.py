@@ -1,19 +1,49 @@
-"""The device mesh: one axis, "data"; batches split over it, states copied to every device."""
+"""The device mesh, axes ("data", "model"), and how batches and states lie on it.
 
+Batches are split over "data". States are copied to every device, or, on request, split over "data"
+as well (ZeRO, Rajbhandari et al., arXiv:1910.02054): each device then keeps a part of parameters
+and optimizer state, and the step brings them together where the loss reads them.
+"""
+
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+_SMALL = 4096  # numbers; splitting fewer costs more in messages than it saves in memory
 
-def make_mesh() -> Mesh:
-    """All devices of all hosts on the axis "data".
 
-    Auto axes: the contrastive losses multiply sharded batches with each other, which explicit
-    axes refuse.
+def make_mesh(model: int = 1) -> Mesh:
+    """All devices of all processes: `model` on the axis "model", the others on "data".
+
+    In the order of processes, so that each has one contiguous block of a batch's rows. Auto axes:
+    the contrastive losses multiply sharded batches with each other, which explicit axes refuse.
+
+    Raises:
+      ValueError: `model`, which is config.mesh.model, does not divide the devices of a process, or
+        processes have different numbers of devices.
     """
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    count, processes = len(devices), jax.process_count()
+    owners = np.bincount([device.process_index for device in devices], minlength=processes)
+    if len(set(owners)) > 1:
+        raise ValueError(
+            f"the {processes} processes have {', '.join(map(str, owners))} devices: batches are "
+            "split evenly; start every process with the same number"
+        )
+    if model < 1 or owners[0] % model:
+        where = f"{owners[0]} devices of each of {processes} processes"
+        where = where if processes > 1 else f"{count} devices"
+        fitting = [n for n in range(1, owners[0] + 1) if owners[0] % n == 0]
+        raise ValueError(
+            f"config.mesh.model={model} does not divide the {where}; "
+            f"use one of {', '.join(map(str, fitting))}"
+        )
+    grid = np.array(devices).reshape(-1, model)
+    return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -24,24 +54,84 @@ def by_example(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def of_state(state: Any, mesh: Mesh, split: bool) -> Any:
+    """Where each leaf of a TrainState (arrays or shapes) lies, as a tree like it.
+
+    Kernels with many outputs have them split over "model". If `split`, a parameter's largest axis
+    that divides is split over "data". What has the shape of a parameter (momenta, a target
+    network) lies as that parameter does; all else, and what is small, is copied to every device.
+    """
+    return jax.tree.map(_placement(state.params, mesh, split), state)
+
+
+def gather(mesh: Mesh) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """A function (params, aux) -> (params, aux), for use under jit: whole but for "model".
+
+    Without it the compiler might split the work of a layer by its parameters and copy the batch.
+    """
+
+    def whole(params: Any, aux: Any) -> tuple[Any, Any]:
+        place = _placement(params, mesh, split=False)
+        return jax.tree.map(
+            lambda leaf: jax.lax.with_sharding_constraint(leaf, place(leaf)), (params, aux)
+        )
+
+    return whole
+
+
+def _placement(params: Any, mesh: Mesh, split: bool) -> Callable[[Any], NamedSharding]:
+    shapes = {leaf.shape for leaf in jax.tree.leaves(params)}
+
+    def place(leaf: Any) -> NamedSharding:
+        axes = _axes(leaf.shape, mesh, split) if leaf.shape in shapes else PartitionSpec()
+        return NamedSharding(mesh, axes)
+
+    return place
+
+
+def _axes(shape: tuple[int, ...], mesh: Mesh, split: bool) -> PartitionSpec:
+    names: list[str | None] = [None] * len(shape)
+    if math.prod(shape) < _SMALL:
+        return PartitionSpec()
+    if mesh.shape["model"] > 1 and len(shape) > 1 and shape[-1] % mesh.shape["model"] == 0:
+        names[-1] = "model"
+    if split:
+        free = [i for i, name in enumerate(names) if name is None]
+        fitting = [i for i in free if shape[i] % mesh.shape["data"] == 0]
+        if fitting:
+            names[max(fitting, key=lambda i: shape[i])] = "data"
+    return PartitionSpec(*names)
+
+
 def check_batch(batch_size: int, mesh: Mesh, field: str = "batch_size") -> None:
-    """Raises ValueError, naming config.<field>, if the batch does not divide over the devices."""
-    if batch_size % mesh.size:
-        below = batch_size // mesh.size * mesh.size
-        nearest = f"{below} or {below + mesh.size}" if below else f"{mesh.size}"
+    """Raises ValueError, naming config.<field>, if the batch does not divide over "data"."""
+    parts = mesh.shape["data"]
+    if batch_size % parts:
+        below = batch_size // parts * parts
+        nearest = f"{below} or {below + parts}" if below else f"{parts}"
+        where = f"{parts} devices"
+        if mesh.shape["model"] > 1:
+            where = f"{parts} groups of {mesh.shape['model']} devices (config.mesh.model)"
         raise ValueError(
-            f"config.{field}={batch_size} does not divide by the {mesh.size} devices; "
-            f"use a multiple of {mesh.size}, for example {nearest}"
+            f"config.{field}={batch_size} does not divide by the {where}; "
+            f"use a multiple of {parts}, for example {nearest}"
         )
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This host's part of a batch to its devices, as parts of one global array."""
+    """This process's rows of a batch to its devices, as parts of one global array."""
     sharding = by_example(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, value)
         for name, value in batch.items()
     }
+
+
+def join(rows: jax.Array, mesh: Mesh) -> jax.Array:
+    """The global array of which each process has its rows on its devices (mesh.local_mesh)."""
+    shape = (rows.shape[0] * jax.process_count(), *rows.shape[1:])
+    parts = [shard.data for shard in rows.addressable_shards]
+    return jax.make_array_from_single_device_arrays(shape, by_example(mesh), parts)
 
 
 def put_replicated(tree: Any, mesh: Mesh) -> Any:

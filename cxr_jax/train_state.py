@@ -1,5 +1,6 @@
 """One state holds everything that a step changes; one pure function makes the step."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -36,16 +37,19 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     microbatch_size: int = 0,
+    gather: Callable[[Any, Any], tuple[Any, Any]] = lambda params, aux: (params, aux),
 ):
     """A pure `(state, batch) -> (state, metrics)`; jit it with the state donated.
 
-    `microbatch_size` as in microbatch.value_and_grad.
+    `microbatch_size` as in microbatch.value_and_grad. `gather` brings parameters and aux that are
+    split over devices together for the loss (sharding.gather).
     """
     value_and_grad = microbatch.value_and_grad(objective, microbatch_size)
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
         key = jax.random.fold_in(state.key, state.step)
-        (loss, (aux, metrics)), gradients = value_and_grad(state.params, state.aux, batch, key)
+        whole = gather(state.params, state.aux)
+        (loss, (aux, metrics)), gradients = value_and_grad(*whole, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         aux = objective.after_update(params, aux, state.step)

@@ -49,6 +49,18 @@ class Writer:
         self._board.close()
 
 
+class NoWriter:
+    """For the processes of a run that are not its first: nothing is written twice."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def board_scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w c"]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def write_projector(
     folder: Path,
     points: Float[np.ndarray, "n d"],
@@ -102,7 +114,7 @@ class Progress:
         self._waited = 0.0
 
     def waited(self, seconds: float) -> None:
-        """Adds time that the loop spent waiting for a batch."""
+        """Adds time that the devices stood idle for want of a batch."""
         self._waited += seconds
 
     def report(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""Endless shuffled batches for training: ArrayRecord through Grain, for pretraining by host.
+"""Endless shuffled batches for training: ArrayRecord through Grain, for pretraining by blocks.
 
-The iterator's state is a small JSON document, the same on every host, so that a checkpoint can put
-the data back exactly where it was.
+The iterator's state is a small JSON document that counts batches, the same for every block and any
+number of them, so that a checkpoint can put the data back exactly where it was.
 """
 
 from typing import Any
@@ -47,43 +47,42 @@ def batches(
     image_size: int,
     seed: int,
     num_workers: int = 0,
-    host_index: int = 0,
-    host_count: int = 1,
+    block: int = 0,
+    blocks: int = 1,
 ) -> grain.DatasetIterator:
-    """An endless iterator of {"image": uint8 [batch_size / host_count, image_size, image_size, 1]}.
+    """An endless iterator of {"image": uint8 [batch_size / blocks, image_size, image_size, 1]}.
 
-    Each epoch is shuffled anew. Film number i of the global order goes to host i mod host_count, so
-    that the union over hosts is the same whatever their number. `num_workers` decoding processes
-    are added to Grain's reading threads; 0 is right on a machine with few cores.
+    Each epoch is shuffled anew. Of each batch, this is block number `block` of `blocks` equal ones
+    of consecutive rows: row r of batch k is the same film however many hosts share the batch.
+    `num_workers` decoding processes are added to Grain's reading threads; 0 is right on a machine
+    with few cores.
 
     Raises:
-      ValueError: batch not divisible by the hosts, or larger than the dataset.
+      ValueError: batch not divisible by the blocks, or larger than the dataset.
     """
-    dataset = _shuffled(source, source.records, batch_size, seed, host_index, host_count)
-    return _read(dataset.map(_Decode(image_size)), batch_size // host_count, num_workers)
+    dataset = _shuffled(source, source.records, batch_size, seed, blocks)
+    return _read(dataset.map(_Decode(image_size)), batch_size, num_workers, block, blocks)
 
 
 def row_batches(
-    source: Source, batch_size: int, seed: int, host_index: int = 0, host_count: int = 1
+    source: Source, batch_size: int, seed: int, block: int = 0, blocks: int = 1
 ) -> grain.DatasetIterator:
-    """As `batches`, of the films' places in the source alone: int32 [batch_size / host_count]."""
+    """As `batches`, of the films' places in the source alone: int32 [batch_size / blocks]."""
     rows = np.arange(len(source), dtype=np.int32)
-    dataset = _shuffled(source, rows, batch_size, seed, host_index, host_count)
-    return _read(dataset, batch_size // host_count, 0)
+    return _read(_shuffled(source, rows, batch_size, seed, blocks), batch_size, 0, block, blocks)
 
 
 def _shuffled(
-    source: Source, records: Any, batch_size: int, seed: int, host_index: int, host_count: int
+    source: Source, records: Any, batch_size: int, seed: int, blocks: int
 ) -> grain.MapDataset:
-    if batch_size % host_count:
-        raise ValueError(f"config.batch_size={batch_size} does not divide by {host_count} hosts")
+    if batch_size % blocks:
+        raise ValueError(f"config.batch_size={batch_size} does not divide by the {blocks} hosts")
     if batch_size > len(source):
         raise ValueError(
             f"config.batch_size={batch_size} is larger than the {len(source)} films of "
             f"{source.name} {source.split!r}: a batch would hold a film twice. Lower it."
         )
-    dataset = grain.MapDataset.source(records).seed(seed).shuffle().repeat()
-    return dataset[host_index::host_count]
+    return grain.MapDataset.source(records).seed(seed).shuffle().repeat()
 
 
 def labelled_batches(
@@ -98,8 +97,10 @@ def labelled_batches(
     return _read(dataset.map(_Decode(image_size)), batch_size, num_workers)
 
 
-def _read(dataset: grain.MapDataset, batch_size: int, num_workers: int) -> grain.DatasetIterator:
-    dataset = dataset.batch(batch_size, drop_remainder=True)
+def _read(
+    dataset: grain.MapDataset, batch_size: int, num_workers: int, block: int = 0, blocks: int = 1
+) -> grain.DatasetIterator:
+    dataset = dataset.batch(batch_size // blocks, drop_remainder=True)[block::blocks]
     threads = 0 if num_workers else 4
     iterable = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)

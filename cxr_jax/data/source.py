@@ -1,5 +1,6 @@
 """Random access to built datasets (ArrayRecord in TFDS's layout), without TensorFlow."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from jaxtyping import Int
 
+from data_builders import ledger
 from data_builders.built import Records, find_folder, open_records
 
 
@@ -74,3 +76,14 @@ def load_source(
     records = open_records(builder, split, fields)
     metadata = json.loads((folder / "metadata.json").read_text())
     return Source(name, folder, split, records, metadata, splits, tuple(builder.info.features))
+
+
+def fingerprint(source: Source) -> dict[str, Any]:
+    """What is equal for two sources exactly if they hold the same films in the same order."""
+    marks = {
+        name: hashlib.sha256((source.folder / name).read_bytes()).hexdigest()[:16]
+        for name in ("dataset_info.json", ledger.FILE)
+    }
+    rows = getattr(source.records, "rows", np.arange(0))
+    chosen = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
+    return {"films": len(source), "split": source.split, "chosen": chosen, **marks}

@@ -5,10 +5,15 @@ config.data.cache says which; films and their order are the same, so that runs a
 none    every film is read and decoded each time it comes up
 host    all are decoded at the start and kept in memory
 device  and copied to every device: only their numbers go there with a batch
+
+A thread keeps the next batches on the devices while a step runs.
 """
 
+import collections
 import functools
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -21,26 +26,68 @@ from cxr_jax.data import cache, pipeline
 from cxr_jax.data.source import Source
 
 _CACHES = ("none", "host", "device")
+_AHEAD = 2  # batches on the devices besides the one in use
+
+Batch = dict[str, jax.Array]
 
 
 class Feed:
-    """An endless iterator of {"image": uint8 [batch_size, size, size, 1]}, split over devices."""
+    """An endless source of {"image": uint8 [batch_size, size, size, 1]}, split over devices.
 
-    def __init__(self, batches: Any, put: Callable[[Any], dict[str, jax.Array]]):
+    Its state is that after the batch last handed out, however many are ready behind it.
+    """
+
+    def __init__(self, batches: Any, put: Callable[[Any], Batch]):
         self._batches, self._put = batches, put
+        self._state = batches.get_state()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._ahead: collections.deque[Future] = collections.deque()
 
-    def __iter__(self) -> Iterator[dict[str, jax.Array]]:
-        return self
+    def take(self, running: Any = None) -> tuple[Batch, float]:
+        """The next batch, and for how many seconds the devices stood idle for want of it.
 
-    def __next__(self) -> dict[str, jax.Array]:
-        return self._put(next(self._batches))
+        running: an output of the step that was dispatched last. A batch that comes while that step
+        still runs kept nothing waiting.
+        """
+        self._fill()
+        upcoming = self._ahead.popleft()
+        if not upcoming.done():
+            jax.block_until_ready(running)
+        start = time.monotonic()
+        batch, self._state = upcoming.result()
+        waited = time.monotonic() - start
+        self._fill()
+        return batch, waited
 
     def get_state(self) -> dict[str, Any]:
         """Where it stands, as JSON."""
-        return self._batches.get_state()
+        return self._state
 
     def set_state(self, state: dict[str, Any]) -> None:
+        self._drop()
         self._batches.set_state(state)
+        self._state = state
+
+    def close(self) -> None:
+        """Ends its thread and the processes that decode for it."""
+        self._drop()
+        self._thread.shutdown()
+        self._batches.close()
+
+    def _fill(self) -> None:
+        while len(self._ahead) < _AHEAD:
+            self._ahead.append(self._thread.submit(self._fetch))
+
+    def _fetch(self) -> tuple[Batch, dict[str, Any]]:
+        batch = self._put(next(self._batches))
+        # A copy that is still under way would be waited for by the step, unseen.
+        return jax.block_until_ready(batch), self._batches.get_state()
+
+    def _drop(self) -> None:
+        for upcoming in self._ahead:
+            upcoming.cancel()
+        self._ahead.clear()
+        self._thread.submit(lambda: None).result()  # one may be half done
 
 
 def open_feed(config: ml_collections.ConfigDict, source: Source, mesh: Mesh) -> Feed:
@@ -51,23 +98,30 @@ def open_feed(config: ml_collections.ConfigDict, source: Source, mesh: Mesh) -> 
     data = config.data
     if data.cache not in _CACHES:
         raise ValueError(f"config.data.cache={data.cache!r}: choose {', '.join(_CACHES)}")
-    hosts = dict(host_index=jax.process_index(), host_count=jax.process_count())
+    block = dict(block=jax.process_index(), blocks=jax.process_count())  # as the mesh has its rows
     put = partial(sharding.put_batch, mesh=mesh)
     if data.cache == "none":
         order = (config.batch_size, data.image_size, config.seed, data.num_workers)
-        return Feed(pipeline.batches(source, *order, **hosts), put)
+        return Feed(pipeline.batches(source, *order, **block), put)
     for where in _CACHES[1 : 1 + _CACHES.index(data.cache)]:  # to the device by way of the host
         free = cache.free_memory(where)
         cache.check_fits(len(source), data.image_size, free, data.cache)
-    rows = pipeline.row_batches(source, config.batch_size, config.seed, **hosts)
+    rows = pipeline.row_batches(source, config.batch_size, config.seed, **block)
+    # Films lie on this process's devices for themselves: gathering them is no affair of the others.
+    local = mesh.local_mesh
 
     @functools.cache
     def films():
         """Decoded when the first batch is asked for: all that can be refused has been by then."""
         decoded = cache.decode_all(source, data.image_size, partial(print, flush=True))
-        return decoded if data.cache == "host" else sharding.put_replicated(decoded, mesh)
+        return decoded if data.cache == "host" else sharding.put_replicated(decoded, local)
 
     if data.cache == "host":
         return Feed(rows, lambda batch: put({"image": films()[batch]}))
-    take = jax.jit(lambda films, batch: films[batch], out_shardings=sharding.by_example(mesh))
-    return Feed(rows, lambda batch: {"image": take(films(), put({"row": batch})["row"])})
+    gather = jax.jit(lambda films, rows: films[rows], out_shardings=sharding.by_example(local))
+
+    def take(batch):
+        rows = sharding.put_replicated(batch, local)
+        return {"image": sharding.join(gather(films(), rows), mesh)}
+
+    return Feed(rows, take)

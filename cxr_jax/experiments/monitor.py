@@ -5,8 +5,9 @@ from collections.abc import Callable
 import jax
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh
 
-from cxr_jax import compiler
+from cxr_jax import compiler, hosts, sharding
 from cxr_jax.augment import views
 from cxr_jax.data import labelled
 from cxr_jax.evaluate.knn import knn_scores
@@ -14,25 +15,26 @@ from cxr_jax.objectives import Objective
 from cxr_jax.report.figures import views_grid
 from cxr_jax.stats.auroc import auroc
 from cxr_jax.train_state import TrainState
-from cxr_jax.writer import Writer
+from cxr_jax.writer import NoWriter, Writer
 
-Watch = Callable[[Writer, int, TrainState, dict[str, jax.Array]], dict[str, float]]
+Watch = Callable[[Writer | NoWriter, int, TrainState, dict[str, jax.Array]], dict[str, float]]
 
 _PICTURED = 8  # films in the picture of augmented views
 
 
-def make_monitor(config: ml_collections.ConfigDict, objective: Objective) -> Watch:
-    """A function `(writer, step, state, batch)` to call after every step.
+def make_monitor(config: ml_collections.ConfigDict, objective: Objective, mesh: Mesh) -> Watch:
+    """A function `(writer, step, state, batch)` to call after every step, by every process.
 
     It draws when a picture is due, and returns {"knn_auroc"} when an evaluation is, else {}.
     """
     picture = _make_picture(config)
-    evaluate_knn = _make_knn(config, objective) if config.knn.dataset else None
+    evaluate_knn = _make_knn(config, objective, mesh) if config.knn.dataset else None
 
     def watch(
-        writer: Writer, step: int, state: TrainState, batch: dict[str, jax.Array]
+        writer: Writer | NoWriter, step: int, state: TrainState, batch: dict[str, jax.Array]
     ) -> dict[str, float]:
-        if step == 1 or step % config.checkpoint_every_steps == 0:
+        due = step == 1 or step % config.checkpoint_every_steps == 0
+        if due and hosts.is_first():
             writer.image(step, "views", picture(step, state, batch))
         if evaluate_knn and (step % config.knn.every_steps == 0 or step == config.num_train_steps):
             score = evaluate_knn(state)
@@ -53,13 +55,15 @@ def _make_picture(config) -> Callable[[int, TrainState, dict[str, jax.Array]], n
 
     def picture(step: int, state: TrainState, batch: dict[str, jax.Array]) -> np.ndarray:
         films = np.asarray(batch["image"].addressable_shards[0].data[:_PICTURED])
-        view_a, view_b = both_views(jax.random.fold_in(state.key, step), films)
+        # As NumPy, out of the hands of the other processes, which draw nothing.
+        key = jax.random.fold_in(np.asarray(state.key), step)
+        view_a, view_b = both_views(key, films)
         return views_grid(np.asarray(view_a), np.asarray(view_b))
 
     return picture
 
 
-def _make_knn(config, objective: Objective) -> Callable[[TrainState], float]:
+def _make_knn(config, objective: Objective, mesh: Mesh) -> Callable[[TrainState], float]:
     """Macro AUROC of kNN on the validation split, training films as neighbours."""
     splits = [
         labelled.load_split(config.knn.dataset, config.data.dir, split, config.knn.task)
@@ -73,6 +77,7 @@ def _make_knn(config, objective: Objective) -> Callable[[TrainState], float]:
     embed = jax.jit(
         lambda params, aux, images: objective.features(params, aux, images / np.float32(255)),
         compiler_options=compiler.options(),
+        out_shardings=sharding.replicated(mesh),
     )
 
     def evaluate(state: TrainState) -> float:

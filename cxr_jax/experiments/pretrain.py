@@ -1,7 +1,6 @@
 """Pretraining: batches, steps, checkpoints, monitors; resumes where its workdir stands."""
 
 import math
-import time
 from functools import partial
 from pathlib import Path
 
@@ -10,13 +9,13 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from cxr_jax import checkpoint, compiler, objectives, optim, sharding, train_state
+from cxr_jax import checkpoint, compiler, hosts, objectives, optim, sharding, train_state
 from cxr_jax.data import exposure
-from cxr_jax.data.source import Source, load_source
+from cxr_jax.data.source import Source, fingerprint, load_source
 from cxr_jax.experiments import feed, monitor, transfer
 from cxr_jax.experiments.workdir import as_json, open_workdir
 from cxr_jax.fields import check_positive
-from cxr_jax.writer import Progress, Writer
+from cxr_jax.writer import NoWriter, Progress, Writer
 from data_builders import ledger
 
 _COLLAPSED = 0.1  # embedding_std below this: all films look alike to the encoder
@@ -29,6 +28,11 @@ _POSITIVE = (
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains to config.num_train_steps, then transfers if config.transfer names a dataset."""
     after = config.transfer.copy_and_resolve_references()
+    if after.dataset and hosts.count() > 1:
+        raise ValueError(
+            f"config.transfer.dataset={after.dataset}: a transfer runs as one process. Leave it "
+            "empty here, and run configs/transfer.py with the workdir afterwards"
+        )
     if after.dataset:
         transfer.check(after)  # before hours of training, not behind them
     train(config, workdir)
@@ -53,7 +57,7 @@ def train(
       FloatingPointError: the loss or the gradient is no longer finite; nothing of it is saved.
     """
     check_positive(config, _POSITIVE)
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_mesh(config.mesh.model)
     _check_batches(config, mesh)
     source = _load_source(config)
     batches = feed.open_feed(config, source, mesh)
@@ -61,15 +65,15 @@ def train(
     optimizer, schedule = optim.make_optimizer(
         config.optimizer, config.num_train_steps, config.batch_size, len(source)
     )
-    watch = monitor.make_monitor(config, objective)
-    open_workdir(workdir, config)
-    seen = exposure.seen(source, config.num_train_steps * config.batch_size, config.seed)
-    ledger.write(workdir / ledger.FILE, seen)
+    watch = monitor.make_monitor(config, objective, mesh)
+    hosts.agree("dataset", fingerprint(source))
+    _open_workdir(config, workdir, source)
     size = config.data.image_size
     shapes = {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)}
     create = partial(train_state.create, objective, optimizer, shapes, config.seed)
+    places = sharding.of_state(jax.eval_shape(create), mesh, config.shard_state)
     quickly = {"xla_backend_optimization_level": 0}  # it runs once: compiling is all its cost
-    state = jax.jit(create, out_shardings=sharding.replicated(mesh), compiler_options=quickly)()
+    state = jax.jit(create, out_shardings=places, compiler_options=quickly)()
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
     restored = checkpoint.restore(manager, state)
     if restored:
@@ -77,26 +81,31 @@ def train(
         batches.set_state(data_state)
         print(f"Resuming {workdir} after step {int(state.step)}.")
     first_step = int(state.step)
+    hosts.agree("last checkpoint", {"step": first_step})
     step_function = jax.jit(
-        train_state.make_train_step(objective, optimizer, schedule, config.microbatch_size),
+        train_state.make_train_step(
+            objective, optimizer, schedule, config.microbatch_size, sharding.gather(mesh)
+        ),
         donate_argnums=0,
         compiler_options=compiler.options(),
+        out_shardings=(places, sharding.replicated(mesh)),
     )
     _announce(config, source, state.params, mesh)
-    writer = Writer(workdir, first_step)
+    writer = Writer(workdir, first_step) if hosts.is_first() else NoWriter()
     progress = Progress(config.num_train_steps, config.batch_size)
     log = partial(_log, config, writer, progress)
     end = min(config.num_train_steps, stop_after or config.num_train_steps)
     pending: tuple[int, dict[str, jax.Array]] | None = None
     for step in range(first_step + 1, end + 1):
-        waiting = time.monotonic()
-        batch = next(batches)
-        progress.waited(time.monotonic() - waiting)
+        batch, waited = batches.take(pending and pending[1])
+        progress.waited(waited)
         state, metrics = step_function(state, batch)
         if step == first_step + 1:
             progress.start(step)  # compiled now: what follows is the speed of the run
-        # Metrics are fetched one step late, so that the next step is under way meanwhile.
+        # Metrics are fetched one step late, so that the next step is under way meanwhile. No more
+        # than these two steps are: each holds a batch.
         if pending:
+            jax.block_until_ready(pending[1])
             log(*pending)
         pending = (step, metrics | watch(writer, step, state, batch))
         if step % config.checkpoint_every_steps == 0 or step == end:
@@ -108,9 +117,24 @@ def train(
     manager.wait_until_finished()
     manager.check_for_errors()
     manager.close()
+    batches.close()
     writer.close()
     print(f"Pretrained to step {int(state.step)}: {workdir}")
     return state
+
+
+def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, source: Source) -> None:
+    """The first process opens it and writes down what will be seen; the others find it there."""
+    if hosts.is_first():
+        open_workdir(workdir, config)
+        seen = exposure.seen(source, config.num_train_steps * config.batch_size, config.seed)
+        ledger.write(workdir / ledger.FILE, seen)
+    hosts.agree("opening of the workdir", {})
+    if not (workdir / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{workdir} is not the folder that host 0 opened: --workdir must lie on a file system "
+            "that all hosts share"
+        )
 
 
 def _check_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> None:

@@ -41,15 +41,26 @@ def test_seed_decides_the_order(source):
     assert not np.array_equal(same[0], same[2])
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_share_the_global_order(source, hosts):
-    whole = _take(pipeline.batches(source, 12, 32, seed=0), 4)
+@pytest.mark.parametrize("blocks", [2, 4])
+def test_blocks_joined_are_the_batch_and_have_one_state(source, blocks):
+    whole = pipeline.batches(source, 12, 32, seed=0)
     parts = [
-        _take(pipeline.batches(source, 12, 32, 0, host_index=host, host_count=hosts), 4)
-        for host in range(hosts)
+        pipeline.batches(source, 12, 32, 0, block=block, blocks=blocks) for block in range(blocks)
     ]
-    woven = np.stack(parts, axis=1).reshape(whole.shape)
-    np.testing.assert_array_equal(woven, whole)
+    for _ in range(4):  # more than an epoch
+        joined = np.concatenate([next(part)["image"] for part in parts])
+        np.testing.assert_array_equal(joined, next(whole)["image"])
+        assert [part.get_state() for part in parts] == [whole.get_state()] * blocks
+
+
+def test_another_number_of_blocks_goes_on_where_one_stood(source):
+    one = pipeline.row_batches(source, 12, seed=0)
+    for _ in range(4):
+        next(one)
+    halves = [pipeline.row_batches(source, 12, 0, block=block, blocks=2) for block in range(2)]
+    for half in halves:
+        half.set_state(one.get_state())
+    np.testing.assert_array_equal(np.concatenate([next(half) for half in halves]), next(one))
 
 
 def test_state_puts_the_data_back_and_is_json(source):
@@ -62,18 +73,18 @@ def test_state_puts_the_data_back_and_is_json(source):
     np.testing.assert_array_equal(_take(fresh, 4), expected)
 
 
-def test_worker_processes_give_the_same_batches(source):
+def test_worker_processes_give_the_same_batches_and_blocks(source):
     from absl import flags
 
     flags.FLAGS.mark_as_parsed()
-    expected = _take(pipeline.batches(source, 12, 32, seed=0), 3)
-    given = _take(pipeline.batches(source, 12, 32, seed=0, num_workers=1), 3)
-    np.testing.assert_array_equal(given, expected)
+    expected = _take(pipeline.batches(source, 12, 32, seed=0), 3).reshape(3, 2, 6, 32, 32, 1)
+    given = _take(pipeline.batches(source, 12, 32, 0, num_workers=1, block=1, blocks=2), 3)
+    np.testing.assert_array_equal(given.reshape(3, 6, 32, 32, 1), expected[:, 1])
 
 
 def test_impossible_batches_are_refused(source):
-    with pytest.raises(ValueError, match="does not divide by 5 hosts"):
-        pipeline.batches(source, 12, 32, 0, host_count=5)
+    with pytest.raises(ValueError, match="does not divide by the 5 hosts"):
+        pipeline.batches(source, 12, 32, 0, blocks=5)
     with pytest.raises(ValueError, match="batch_size=64 is larger than the 36 films"):
         pipeline.batches(source, 64, 32, 0)
 

@@ -1,5 +1,8 @@
 """Cached or not, training sees the same films in the same order and resumes at the same place."""
 
+import threading
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,7 +18,7 @@ def opened(config, data_dir, cache):
 
 
 def images(batches, count):
-    return [np.asarray(next(batches)["image"]) for _ in range(count)]
+    return [np.asarray(batches.take()[0]["image"]) for _ in range(count)]
 
 
 @pytest.mark.parametrize("cache", ["host", "device"])
@@ -36,3 +39,57 @@ def test_a_cache_changes_no_batch_and_resumes_at_its_place(cache, tiny_config, d
 def test_an_unknown_cache_is_refused(tiny_config, data_dir):
     with pytest.raises(ValueError, match="cache='gpu': choose none, host, device"):
         opened(tiny_config("simclr"), data_dir, "gpu")
+
+
+class Numbers:
+    """Batches 1, 2, 3 … and how many were asked for."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __next__(self):
+        self.count += 1
+        return self.count
+
+    def get_state(self):
+        return {"count": self.count}
+
+
+def test_two_batches_are_ready_ahead_and_the_state_is_of_the_one_handed_out():
+    put, three = [], threading.Event()
+
+    def remember(batch):
+        put.append(batch)
+        if len(put) == 3:
+            three.set()
+        return {"image": jnp.asarray(batch)}
+
+    batches = feed.Feed(Numbers(), remember)
+    assert batches.take()[0] == {"image": 1}
+    assert three.wait(60) and batches.get_state() == {"count": 1}
+    batches._thread.submit(lambda: None).result()
+    assert put == [1, 2, 3]
+
+
+def test_a_batch_that_comes_while_a_step_runs_kept_nothing_waiting():
+    released, ends = threading.Event(), []
+
+    class Step:
+        def block_until_ready(self):
+            ends.append("step")
+            released.set()  # the batch comes before the step's end
+
+    def put(batch):
+        released.wait(60)
+        return {"image": jnp.asarray(batch)}
+
+    batches = feed.Feed(Numbers(), put)
+    assert batches.take(Step())[0] == {"image": 1} and ends == ["step"]
+
+
+def test_what_fails_in_the_thread_fails_the_step():
+    def put(batch):
+        raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        feed.Feed(Numbers(), put).take()

@@ -47,6 +47,15 @@ def test_lines_after_the_last_checkpoint_are_taken_back_on_resume(tiny_config, t
     assert lines[2]["loss"] != 99.0
 
 
+def test_a_run_compiles_its_step_once_resumed_or_not(tiny_config, tmp_path, caplog):
+    config = tiny_config("simclr")
+    with jax.log_compiles():
+        pretrain.train(config, tmp_path, stop_after=2)
+        pretrain.train(config, tmp_path)
+    said = [record.getMessage() for record in caplog.records]
+    assert len([line for line in said if line.startswith("Compiling jit(train_step)")]) == 2
+
+
 def test_seed_changes_the_run(tiny_config, tmp_path):
     config = tiny_config("simclr")
     pretrain.train(config, tmp_path / "0", stop_after=2)
