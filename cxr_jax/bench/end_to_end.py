@@ -6,8 +6,8 @@
 
 The loop is that of cxr_jax.experiments.pretrain: the feed of config.data.cache = none, host and
 device, metrics fetched one step late. The model-only rate is the same step on the same batch again
-and again. All run in turns. Without --config.data.name the films are drawn, 1,000 of the data's
-image size.
+and again. All run in turns. Without --config.data.name the films are drawn, 1,000
+of 256 px.
 """
 
 import argparse
@@ -121,7 +121,7 @@ def main() -> None:
             for name, config in configs.items():
                 if not named:
                     config.data.name, config.data.dir = films.drawn(
-                        Path(folder), config.data.image_size, count=1000
+                        Path(folder), size=256, count=1000
                     )
                 source = load_source(
                     config.data.name, config.data.dir, config.data.split, fields=("image",)

@@ -1,4 +1,4 @@
-"""The rival's augmentation: the same view (cxr_jax.augment.views), as PyTorch code usually makes it.
+"""The rival's augmentation: the same view (cxr_jax.augment.views) as PyTorch code usually makes it.
 
 Crop, flip and rotation are one bilinear `grid_sample` for the batch (without antialiasing, which
 ours has), the blur a grouped convolution with a kernel a tenth of the side, as in SimCLR.
