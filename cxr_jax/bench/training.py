@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
@@ -29,8 +29,10 @@ class Training(NamedTuple):
         return self._creation(config)()
 
     def shapes(self, config: ConfigDict) -> tuple[Any, Any]:
-        """(state, batch) as shapes, to compile for without running."""
-        return jax.eval_shape(self._creation(config)), _batch(config)
+        """(state, batch) as shapes on the mesh, to compile for without running."""
+        everywhere, split = sharding.replicated(self.mesh), sharding.by_example(self.mesh)
+        state = jax.eval_shape(self._creation(config))
+        return _placed(state, everywhere), _placed(_batch(config), split)
 
     def _creation(self, config: ConfigDict):
         create = partial(
@@ -83,3 +85,7 @@ def step_flops(config: ConfigDict) -> float:
 def _batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     size = config.data.image_size
     return {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)}
+
+
+def _placed(shapes: Any, where: NamedSharding) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
