@@ -26,7 +26,9 @@ def ours(films: jax.Array, view: ConfigDict, key: jax.Array) -> Callable[[], Any
     return lambda: view_of(key, films).block_until_ready()
 
 
-def theirs(films: np.ndarray, view: ConfigDict) -> dict[str, Callable[[], Any]]:
+def theirs(
+    films: np.ndarray, view: ConfigDict, compiling: tuple[bool, ...]
+) -> dict[str, Callable[[], Any]]:
     import torch
 
     from cxr_jax.bench.torch_augment import augment
@@ -41,15 +43,15 @@ def theirs(films: np.ndarray, view: ConfigDict) -> dict[str, Callable[[], Any]]:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    compiled = torch.compile(augment)
-    return {
-        "PyTorch, eager": partial(run, augment),
-        "PyTorch, compiled": partial(run, compiled),
-    }
+    ways = {False: ("eager", lambda: augment), True: ("compiled", lambda: torch.compile(augment))}
+    chosen = [ways[compiled] for compiled in compiling]
+    return {f"PyTorch, {name}": partial(run, way()) for name, way in chosen}
 
 
-def measure(config: ConfigDict, repetitions: int) -> dict[str, Any]:
-    """The figures of one config; prints them."""
+def measure(
+    config: ConfigDict, repetitions: int, compiling: tuple[bool, ...] = (False, True)
+) -> dict[str, Any]:
+    """The figures of one config; prints them. `compiling`: with torch.compile, without, or both."""
     made = training.prepare(config)
     films = training.invent_films(config.batch_size, config.data.image_size)
     batch = sharding.put_batch({"image": films}, made.mesh)
@@ -66,7 +68,7 @@ def measure(config: ConfigDict, repetitions: int) -> dict[str, Any]:
     for name, view in config.views.items():
         rivals[f"view {name}: cxr_jax"] = ours(batch["image"], view, key)
         try:
-            others = theirs(films, view)
+            others = theirs(films, view, compiling)
         except ModuleNotFoundError as error:
             if error.name != "torch":
                 raise
@@ -107,7 +109,7 @@ def measure(config: ConfigDict, repetitions: int) -> dict[str, Any]:
     words = f"\nIn words: the views, made apart, take {share:.0%} of the time of our step"
     if len(rivals) > 1 + len(views):
         fastest = [
-            min(times[f"view {name}: PyTorch, {way}"].median for way in ("eager", "compiled"))
+            min(time.median for what, time in times.items() if f"view {name}: PyTorch" in what)
             for name in views
         ]
         figures["ratio"] = sum(fastest) / sum(own)

@@ -40,7 +40,7 @@ def largest_batch(
     """(the largest batch whose bytes fit the budget, its bytes); (0, bytes of the least) if none.
 
     Among the multiples of `multiple`, to within 3 %. Bytes grow nearly linearly with the batch, so
-    that the next guess lies on the line through the last two.
+    that each guess lies on the line through two known ones.
     """
 
     def rounded(batch: float) -> int:
@@ -54,15 +54,14 @@ def largest_batch(
         over = min((b for b, size in known.items() if size > budget), default=0)
         if over and over - fit <= max(multiple, _TOLERANCE * fit):
             return fit, known[fit] if fit else known[over]
-        a, b = sorted(known, key=lambda b: abs(known[b] - budget))[:2]
+        a, b = (fit, over) if fit and over else sorted(known)[-2:]
         slope = max((known[b] - known[a]) / (b - a), 1)
-        guess = rounded(a + (budget - known[a]) / slope)
-        if over:
-            guess = min(max(guess, fit + multiple), over - multiple)
+        guess = a + (budget - known[a]) / slope
+        if over:  # never near an end of what is left: it shrinks by a tenth at least
+            guess = min(max(guess, 0.9 * fit + 0.1 * over), 0.1 * fit + 0.9 * over)
+            guess = min(max(rounded(guess), fit + multiple), over - multiple)
         else:
-            guess = max(guess, rounded(fit * (1 + _TOLERANCE)) + multiple)
-        if guess in known:  # the line misleads: halve what is left
-            guess = rounded((fit + over) / 2) if over else 2 * fit
+            guess = rounded(max(guess, fit * (1 + _TOLERANCE) + multiple))
         known[guess] = bytes_of(guess)
 
 

@@ -4,11 +4,12 @@
     python -m cxr_jax.bench.step --config=configs/simclr.py:small      # one of them, any config
 
 The rival (torch_step.py) starts from the same weights, sees the same films and does the same work
-but our monitors. On a GPU it is compiled, channels last, in bfloat16; on a CPU the fastest of eager
-or compiled, channels last or not, counts. Both run in turns.
+but our monitors. It runs eager and compiled, channels last (on a CPU without that too), in the
+config's dtype; its fastest counts. All run in turns.
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable
 from functools import partial
@@ -50,9 +51,13 @@ def ours(made: training.Training, state: TrainState, batch: dict[str, Any]) -> R
 
 
 def theirs(
-    config: ConfigDict, made: training.Training, variables: Any, films: np.ndarray
+    config: ConfigDict,
+    made: training.Training,
+    variables: Any,
+    films: np.ndarray,
+    compiling: tuple[bool, ...],
 ) -> dict[str, Rival]:
-    """PyTorch's steps, by what they were tried with."""
+    """PyTorch's steps, by what they were tried with; on a GPU all are channels last."""
     import torch
 
     from cxr_jax.bench import torch_model, torch_step
@@ -66,9 +71,9 @@ def theirs(
     images = torch.from_numpy(films).permute(0, 3, 1, 2).contiguous().to(device)
     steps = range(config.num_train_steps)
     rates = np.asarray(jax.vmap(made.schedule)(jnp.asarray(steps))).tolist()
-    ways = [(True, True)] if device == "cuda" else [(c, last) for c in (0, 1) for last in (0, 1)]
+    layouts = (True,) if device == "cuda" else (False, True)
     rivals = {}
-    for compiled, last in ways:
+    for compiled, last in itertools.product(compiling, layouts):
         nets = torch_model.make_networks(chain, params, stats)
         if config.objective.name == "byol":
             names = {name: chain[name] for name in ("encoder", "projector")}
@@ -83,8 +88,8 @@ def theirs(
             config.optimizer.to_dict(),
             rates,
             bfloat16=config.model.get("dtype", "float32") == "bfloat16",
-            compiled=bool(compiled),
-            channels_last=bool(last),
+            compiled=compiled,
+            channels_last=last,
         )
         name = ("compiled" if compiled else "eager") + (", channels last" if last else "")
         count = sum(p.numel() for p in module.parameters() if p.requires_grad)
@@ -122,9 +127,14 @@ def matmul_ceiling(dtype: str, size: int) -> float:
 
 
 def measure(
-    config: ConfigDict, repetitions: int, steps: int, matmul_size: int, profile: Path | None
+    config: ConfigDict,
+    repetitions: int,
+    steps: int,
+    matmul_size: int,
+    compiling: tuple[bool, ...] = (False, True),
+    profile: Path | None = None,
 ) -> dict[str, Any]:
-    """The figures of one config; prints them."""
+    """The figures of one config; prints them. `compiling`: with torch.compile, without, or both."""
     made = training.prepare(config)
     films = training.invent_films(config.batch_size, config.data.image_size)
     batch = sharding.put_batch({"image": films}, made.mesh)
@@ -133,7 +143,7 @@ def measure(
     variables = jax.device_get((state.params, state.aux["batch_stats"]))
     rivals = {"cxr_jax": ours(made, state, batch)}
     try:
-        rivals |= theirs(config, made, variables, films)
+        rivals |= theirs(config, made, variables, films, compiling)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -220,13 +230,16 @@ def main() -> None:
     made = command.parser(__doc__)
     made.add_argument("--repetitions", type=int, default=7)
     made.add_argument("--steps", type=int, help="in each; default 5, on an accelerator 20")
+    made.add_argument("--eager", action="store_true", help="tries PyTorch without torch.compile")
     made.add_argument("--profile", type=Path, metavar="FOLDER", help="traces three of our steps")
 
     def run(arguments: argparse.Namespace, changes: list[str]) -> dict[str, Any]:
         cpu = jax.default_backend() == "cpu"
         steps, matmul_size = arguments.steps or (5 if cpu else 20), 2048 if cpu else 8192
+        compiling = (False,) if arguments.eager else (False, True)
+        order = (arguments.repetitions, steps, matmul_size, compiling, arguments.profile)
         return {
-            name: measure(config, arguments.repetitions, steps, matmul_size, arguments.profile)
+            name: measure(config, *order)
             for name, config in command.load_configs(arguments.config, changes).items()
         }
 

@@ -27,7 +27,7 @@ def augment(images: torch.Tensor, view: Mapping[str, Any]) -> torch.Tensor:
     return out
 
 
-def _uniform(like: torch.Tensor, low: float, high: float) -> torch.Tensor:
+def _uniform(like: torch.Tensor, low: float | int, high: float | int) -> torch.Tensor:
     """[b 1 1 1], one draw a film."""
     return torch.empty(len(like), 1, 1, 1, device=like.device).uniform_(low, high)
 

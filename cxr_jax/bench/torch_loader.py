@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 
 class Films(Dataset):
-    """uint8 [1 size size]: the central square of a film, as decode_square resamples it.
+    """uint8 [1 size size]: shorter side to `size`, which costs nothing where it is that, then the
+    central crop in whole pixels, as torchvision's Resize and CenterCrop do it.
 
     `reduced` decodes a JPEG at a fraction of its size where that leaves enough, as ours does; most
     scripts do not.
@@ -27,13 +28,12 @@ class Films(Dataset):
             if self._reduced:
                 film.draft("L", (self._size, self._size))
             grey = film.convert("L")
-        side = min(grey.size)
-        left, top = (grey.width - side) / 2, (grey.height - side) / 2
-        square = grey.resize(
-            (self._size, self._size),
-            Image.Resampling.BILINEAR,
-            box=(left, top, left + side, top + side),
-        )
+        scale = self._size / min(grey.size)
+        if scale != 1:
+            shape = (round(grey.width * scale), round(grey.height * scale))
+            grey = grey.resize(shape, Image.Resampling.BILINEAR)
+        left, top = (grey.width - self._size) // 2, (grey.height - self._size) // 2
+        square = grey.crop((left, top, left + self._size, top + self._size))
         return torch.from_numpy(np.array(square))[None]
 
 
