@@ -43,7 +43,7 @@ def largest_batch(
     that each guess lies on the line through two known ones.
     """
 
-    def rounded(batch: float) -> int:
+    def rounded(batch: float | int) -> int:
         return max(int(batch) // multiple, 1) * multiple
 
     batch = rounded(start)

@@ -5,18 +5,18 @@ device; it leaves out our collapse monitors and gradient norm, which cost it not
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from cxr_jax.bench.torch_augment import augment
+from cxr_jax.fields import Section
 
 
 class SimCLR(nn.Module):
-    def __init__(self, networks: nn.ModuleDict, config: Mapping[str, Any]):
+    def __init__(self, networks: nn.ModuleDict, config: Section):
         super().__init__()
         self.networks = networks
         self.views = [view.to_dict() for view in config["views"].values()]
@@ -33,7 +33,7 @@ class SimCLR(nn.Module):
 
 
 class BYOL(nn.Module):
-    def __init__(self, networks: nn.ModuleDict, target: nn.ModuleDict, config: Mapping[str, Any]):
+    def __init__(self, networks: nn.ModuleDict, target: nn.ModuleDict, config: Section):
         super().__init__()
         self.networks, self.target = networks, target.requires_grad_(False)
         self.views = [view.to_dict() for view in config["views"].values()]
@@ -95,7 +95,7 @@ class LARS(torch.optim.Optimizer):
             torch._foreach_add_(params, buffers, alpha=-1.0 if self._inside else -group["lr"])
 
 
-def make_optimizer(module: nn.Module, fields: Mapping[str, Any]) -> torch.optim.Optimizer:
+def make_optimizer(module: nn.Module, fields: Section) -> torch.optim.Optimizer:
     """That of config.optimizer, biases and norms excepted from decay and trust ratio."""
     trained = [p for p in module.parameters() if p.requires_grad]
     decay = fields.get("weight_decay", 0.0)
@@ -115,7 +115,7 @@ def make_optimizer(module: nn.Module, fields: Mapping[str, Any]) -> torch.optim.
 def make_step(
     module: SimCLR | BYOL,
     images: torch.Tensor,
-    fields: Mapping[str, Any],
+    fields: Section,
     rates: Sequence[float],
     bfloat16: bool,
     compiled: bool,

@@ -1,9 +1,12 @@
 """The benchmarks that read a compiled program, and that of the augmentation."""
 
 import json
+from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
+from cxr_jax import models
 from cxr_jax.bench import augment, command, memory, scaling
 
 _HLO = """
@@ -36,7 +39,7 @@ def test_two_devices_reduce_the_gradient(tiny_config):
     assert result["devices"] == 2 and len(result["seconds"]) == 1
     count, moved = result["collectives"]["all-reduce"]
     assert count >= 1 and moved > 4 * 300_000  # every gradient crosses
-    with pytest.raises(ValueError, match="on 2 devices: .*batch_size=15"):
+    with pytest.raises(ValueError, match=r"on 2 devices: .*batch_size=15"):
         scaling.measure_apart(2, [*arguments, "--config.batch_size=15"])
 
 
@@ -58,15 +61,18 @@ def test_nothing_fits_a_budget_below_the_weights():
     assert memory.largest_batch(lambda b: 10**6 + b, 10**5, 8, 64)[0] == 0
 
 
-def test_a_larger_batch_needs_more_memory(tiny_config):
+def test_the_batch_that_fits_is_found_without_running_and_confirmed(tiny_config, monkeypatch):
+    folder = str(Path(__file__).parents[1] / "objectives" / "tiny")
+    monkeypatch.setattr(models, "__path__", [*models.__path__, folder])
     config = tiny_config()
-    small, large = (memory.step_bytes(config, batch) for batch in (16, 48))
-    films = 32 * config.data.image_size**2
-    assert large - small > films
-    budget = (small + large) // 2
+    config.model = ConfigDict(dict(name="tiny", width=16))  # compiles in no time
+    config.batch_size = 16
+    budget = memory.step_bytes(config, 16) - 1
     figures = memory.measure(config, budget, [0], confirm=True)
     (row,) = figures["rows"]
-    assert 16 <= row["largest batch"] < 48 and row["one step"].startswith("ran")
+    assert row["largest batch"] == 8 and row["one step"].startswith("ran")
+    # The step holds its uint8 films at the least.
+    assert budget - 1e9 * row["GB"] > 8 * config.data.image_size**2
 
 
 def test_views_are_timed_beside_the_step(tiny_config):

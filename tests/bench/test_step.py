@@ -35,7 +35,7 @@ def test_the_work_of_a_step_is_that_of_its_networks(tiny_config):
     stem = 2 * 49 * 32 * (size // 4) ** 2 * films
     encoder = step._chain(config)["encoder"]
     images = jax.ShapeDtypeStruct((films, size, size, 1), "float32")
-    variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), images, True))
+    variables = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, True), images)
     forward = jax.jit(lambda v, x: encoder.apply(v, x, True, mutable=["batch_stats"])[0])
     expected = 3 * forward.lower(variables, images).cost_analysis()["flops"] - stem
     assert flops == pytest.approx(expected, rel=0.1)

@@ -36,10 +36,16 @@ def _variables(module, x):
     )
 
 
-@pytest.mark.parametrize("variant, train", [("small", True), ("small", False), ("50", False)])
-def test_the_networks_give_the_same_with_the_same_weights(variant, train):
+# ResNet-50's kind of block, stem and pool in small.
+_BOTTLENECK = resnet.ResNet((2, 1), (8, 16), bottleneck=True)
+
+
+@pytest.mark.parametrize(
+    "net, train", [(resnet.make("small"), True), (resnet.make("small"), False), (_BOTTLENECK, True)]
+)
+def test_the_networks_give_the_same_with_the_same_weights(net, train):
     chain = {
-        "encoder": resnet.make(variant),
+        "encoder": net,
         "projector": heads.MLP(hidden=(6,), out=4, out_bn=True),
     }
     films = np.random.default_rng(1).random((4, 32, 32, 1), np.float32)
@@ -139,5 +145,5 @@ def test_every_change_of_a_view_acts_and_stays_within_grey_values():
     ):
         changed = _rival_view(films, **change)
         assert changed.shape == plain.shape and changed.min() >= 0 and changed.max() <= 1
-        assert (np.abs(changed - plain).max(axis=(1, 2, 3)) > 1e-3).all(), change
+        assert np.abs(changed - plain).max() > 1e-2, change
     np.testing.assert_allclose(_rival_view(films, flip=1.0), plain[:, :, ::-1], atol=1e-5)
