@@ -1,6 +1,10 @@
 """The benchmarks of input: reading alone, and training with it."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +25,27 @@ def test_both_pipelines_are_read_in_turns(source):
     assert len(figures["rows"]) == 4
     assert all(row["images/s per core"] > 0 for row in figures["rows"])
     json.dumps(figures)
+
+
+def test_the_whole_command_without_pytorch_gives_our_own_numbers(data_dir, tmp_path):
+    blocked = tmp_path / "torch"
+    blocked.mkdir()
+    absent = "raise ModuleNotFoundError('no PyTorch here', name='torch')"
+    (blocked / "__init__.py").write_text(absent)
+    command = ["--dataset=phantom/tiny", f"--data_dir={data_dir}", "--image_size=40"]
+    command += ["--batch_size=16", "--workers=0", "--repetitions=1", "--json=figures.json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "cxr_jax.bench.input", *command],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "PyTorch is not installed" in done.stdout and "\nMachine: 1 x cpu" in done.stdout
+    written = json.loads((tmp_path / "figures.json").read_text())
+    assert written["machine"]["versions"].keys() >= {"jax", "grain", "pillow"}
+    assert len(written["phantom/tiny"]["rows"]) == 2 and "ratio" not in written["phantom/tiny"]
 
 
 def test_the_loader_reads_the_same_squares(data_dir, tmp_path):
