@@ -19,10 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cxr_jax.bench import command, cpu_time, films
+from cxr_jax.bench import command, cpu_time, films, timing
 from cxr_jax.data import pipeline
+from cxr_jax.data.images import film_size
 from cxr_jax.data.source import Source, load_source
 
 _DRAWN = ((256, 256, 2048), (1024, 256, 512))  # stored size, read at, films a reading
@@ -59,10 +58,10 @@ def measure(
         seconds = read_in_turns(rivals, repetitions, max(films_read // batch_size, 1))
     count = max(films_read // batch_size, 1) * batch_size
     rows = [
-        {"what": name, "images/s per core": count / np.median(taken), "spread": _spread(taken)}
+        {"what": name, "images/s per core": count / taken.median, "spread": taken.spread}
         for name, taken in seconds.items()
     ]
-    stored = min(_stored_size(source))
+    stored = min(film_size(source.records[0]["image"]))
     print(
         f"\n{len(source):,} films of {source.name}, {stored} px, read at {image_size} px; batches "
         f"of {batch_size}, {num_workers} workers, {repetitions} x {count} films in turns\n"
@@ -74,12 +73,14 @@ def measure(
         "image_size": image_size,
         "num_workers": num_workers,
         "batch_size": batch_size,
-        "cpu_seconds": seconds,
+        "cpu_seconds": {name: taken.seconds for name, taken in seconds.items()},
         "rows": rows,
     }
     if "PyTorch DataLoader" in seconds:
-        figures["ratio"] = _ratio(seconds, "PyTorch DataLoader")
-        figures["ratio_reduced"] = _ratio(seconds, "PyTorch DataLoader, reduced JPEG decoding")
+        ours = seconds["cxr_jax"].seconds
+        plain, reduced = (taken.seconds for taken in list(seconds.values())[2:])
+        figures["ratio"] = timing.ratio(plain, ours)
+        figures["ratio_reduced"] = timing.ratio(reduced, ours)
         print(
             f"\nIn words: per core our pipeline reads {figures['ratio']:.2f} times as many films "
             f"as the DataLoader, {figures['ratio_reduced']:.2f} times where that decodes at "
@@ -90,7 +91,7 @@ def measure(
 
 def read_in_turns(
     rivals: dict[str, Iterator[Any]], repetitions: int, num_batches: int
-) -> dict[str, list[float]]:
+) -> dict[str, timing.Timing]:
     """CPU seconds of all processes for `num_batches`, by rival and repetition."""
     for batches in rivals.values():
         next(batches)
@@ -103,22 +104,7 @@ def read_in_turns(
             after = cpu_time.settle()
             seconds[name].append(after - before)
             before = after
-    return seconds
-
-
-def _spread(seconds: list[float]) -> float:
-    low, middle, high = np.quantile(seconds, (0.25, 0.5, 0.75))
-    return float((high - low) / middle)
-
-
-def _ratio(seconds: dict[str, list[float]], rival: str) -> float:
-    return float(np.median(np.divide(seconds[rival], seconds["cxr_jax"])))
-
-
-def _stored_size(source: Source) -> tuple[int, int]:
-    from cxr_jax.data.images import film_size
-
-    return film_size(source.records[0]["image"])
+    return {name: timing.Timing(tuple(taken)) for name, taken in seconds.items()}
 
 
 def main() -> None:

@@ -25,7 +25,10 @@ _TOLERANCE = 0.03  # of the batch: a compilation takes up to a minute
 
 def step_bytes(config: ConfigDict, batch_size: int) -> int:
     """Peak of what one step holds on one device, as the compiler plans it."""
-    account = _compile(config, batch_size)[1].memory_analysis()
+    config = config.copy_and_resolve_references()
+    config.batch_size = batch_size
+    made = training.prepare(config)
+    account = made.step.lower(*made.shapes(config)).compile().memory_analysis()
     return (
         account.argument_size_in_bytes
         + account.output_size_in_bytes
@@ -113,13 +116,6 @@ def _one_step(config: ConfigDict, batch_size: int) -> str:
         return f"ran, loss {float(metrics['loss']):.3f}"
     except jax.errors.JaxRuntimeError as error:
         return "failed: " + str(error).partition("\n")[0][:80]
-
-
-def _compile(config: ConfigDict, batch_size: int) -> tuple[training.Training, Any]:
-    config = config.copy_and_resolve_references()
-    config.batch_size = batch_size
-    made = training.prepare(config)
-    return made, made.step.lower(*made.shapes(config)).compile()
 
 
 def device_budget() -> int:
