@@ -71,7 +71,7 @@ def finetune() -> ConfigDict:
         evaluations=20,
         batch_size=64,
         dtype="bfloat16",
-        num_workers=8,
+        num_workers=0,
         # Milder than in pretraining: the label must still be true of what is left of the film.
         view=view(
             crop_scale=(0.6, 1.0),
@@ -114,12 +114,12 @@ def pretrain() -> ConfigDict:
                 # Datasets by commas: films of their patients, or that look like theirs, stay out.
                 exclude="",
                 image_size=256,  # the square that goes to the device, before cropping
-                num_workers=8,  # decoding processes; 0 decodes in threads
+                num_workers=0,  # decoding processes; 0 decodes in threads, on all cores
                 # host, device: all films decoded at the start and kept in memory, or on every
                 # device; 100,000 of 256 px are 6.6 GB. none: read anew each time.
                 cache="none",
             ),
-            # remat: activations are computed again for the gradient instead of kept, block by block.
+            # remat: activations are computed again for the gradient, block by block, and not kept.
             model=dict(name="resnet", variant="50", dtype="bfloat16", remat=False),
             knn=dict(dataset="", task="", every_steps=500),
             transfer=transfer(),  # runs at the end if transfer.dataset is set
@@ -162,7 +162,6 @@ def on_cpu(config: ConfigDict) -> None:
     """A small encoder at 64 px and one process, for two cores."""
     config.model = small_encoder()
     config.data.image_size = 96
-    config.data.num_workers = 0
     # Crops show organs larger than whole films do; films are read larger to match (Touvron et al.,
     # arXiv:1906.06423). Validation AUROC on ../shared/realdata is higher than at 64 px.
     config.image_size = 96

@@ -33,6 +33,12 @@ class Records:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._features.deserialize_example_np(self._raw[index], decoders=self._decoders)
 
+    def encoded(self, rows: Sequence[int]) -> list[bytes]:
+        """The images' stored bytes alone, which TFDS would take three times as long to give."""
+        read = self._raw.__getitems__([int(row) for row in rows])
+        examples = map(tf_example_pb2.Example.FromString, read)
+        return [example.features.feature["image"].bytes_list.value[0] for example in examples]
+
 
 def open_records(
     builder: tfds.core.DatasetBuilder, split: str, fields: Sequence[str] | None = None

@@ -26,7 +26,7 @@ def decode_all(
     start = reported = time.monotonic()
 
     def read(row: int) -> None:
-        films[row] = images.decode_square(source.records[row]["image"], image_size)
+        films[row] = images.decode_square(*source.encoded([row]), image_size)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, _ in enumerate(pool.map(read, range(len(source))), start=1):

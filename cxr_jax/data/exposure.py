@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool
 
+from cxr_jax.data import order
 from cxr_jax.data.source import ChosenRecords, Source
 from data_builders import built, ledger
 
@@ -70,9 +70,7 @@ def seen(source: Source, num_films: int, seed: int) -> ledger.Ledger:
     """The films that the first `num_films` of a pretraining's order hold: all, after an epoch."""
     rows = np.arange(len(source))
     if num_films < len(source):
-        # The order depends on the seed and the number of films alone.
-        order = grain.MapDataset.range(len(source)).seed(seed).shuffle()
-        rows = np.sort([order[position] for position in range(num_films)])
+        rows = np.sort(order.rows(len(source), seed, 0, num_films))
     if isinstance(source.records, ChosenRecords):
         rows = source.records.rows[rows]
     return of_source(source).take(rows)

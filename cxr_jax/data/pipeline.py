@@ -4,41 +4,26 @@ The iterator's state is a small JSON document that counts batches, the same for 
 number of them, so that a checkpoint can put the data back exactly where it was.
 """
 
+import collections
+import functools
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import grain
 import numpy as np
+from jaxtyping import Int, UInt8
 
-from cxr_jax.data import images
+from cxr_jax.data import images, order
 from cxr_jax.data.labelled import LabelledSplit
 from cxr_jax.data.source import Source
 
+_CHUNK = 16  # films that a thread reads and decodes at a time
 
-class _Decode(grain.transforms.Map):
-    """The film decoded; "target" goes with it, other fields stay behind."""
-
-    def __init__(self, image_size: int):
-        self._image_size = image_size
-
-    def map(self, example: dict[str, Any]) -> dict[str, np.ndarray]:
-        image = images.decode_square(example["image"], self._image_size)
-        target = {name: example[name] for name in ("target",) if name in example}
-        return {"image": image} | target
-
-
-class _Labelled:
-    """Random access to a split's films, each with its own target."""
-
-    def __init__(self, split: LabelledSplit):
-        self._records, self._rows = split.source.records, split.rows
-        self._targets = np.asarray(split.targets, np.float32)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        image = self._records[int(self._rows[index])]["image"]
-        return {"image": image, "target": self._targets[index]}
+Rows = Int[np.ndarray, " n"]
 
 
 def batches(
@@ -54,35 +39,22 @@ def batches(
 
     Each epoch is shuffled anew. Of each batch, this is block number `block` of `blocks` equal ones
     of consecutive rows: row r of batch k is the same film however many hosts share the batch.
-    `num_workers` decoding processes are added to Grain's reading threads; 0 is right on a machine
-    with few cores.
+    `num_workers` processes read and decode a batch each; 0: threads do, all on the same batch.
 
     Raises:
       ValueError: batch not divisible by the blocks, or larger than the dataset.
     """
-    dataset = _shuffled(source, source.records, batch_size, seed, blocks)
-    return _read(dataset.map(_Decode(image_size)), batch_size, num_workers, block, blocks)
+    _check(source, batch_size, blocks)
+    make = partial(_films, source, image_size, not num_workers)
+    return _iterate(make, len(source), batch_size, seed, num_workers, block, blocks)
 
 
 def row_batches(
     source: Source, batch_size: int, seed: int, block: int = 0, blocks: int = 1
 ) -> grain.DatasetIterator:
     """As `batches`, of the films' places in the source alone: int32 [batch_size / blocks]."""
-    rows = np.arange(len(source), dtype=np.int32)
-    return _read(_shuffled(source, rows, batch_size, seed, blocks), batch_size, 0, block, blocks)
-
-
-def _shuffled(
-    source: Source, records: Any, batch_size: int, seed: int, blocks: int
-) -> grain.MapDataset:
-    if batch_size % blocks:
-        raise ValueError(f"config.batch_size={batch_size} does not divide by the {blocks} hosts")
-    if batch_size > len(source):
-        raise ValueError(
-            f"config.batch_size={batch_size} is larger than the {len(source)} films of "
-            f"{source.name} {source.split!r}: a batch would hold a film twice. Lower it."
-        )
-    return grain.MapDataset.source(records).seed(seed).shuffle().repeat()
+    _check(source, batch_size, blocks)
+    return _iterate(_rows, len(source), batch_size, seed, 0, block, blocks)
 
 
 def labelled_batches(
@@ -93,18 +65,85 @@ def labelled_batches(
     Each epoch is shuffled anew and batches run on over its end, so that every epoch holds every
     film once; a batch larger than the split holds films of several epochs. Workers as in `batches`.
     """
-    dataset = grain.MapDataset.source(_Labelled(split)).seed(seed).shuffle().repeat()
-    return _read(dataset.map(_Decode(image_size)), batch_size, num_workers)
+    make = partial(_labelled_films, split, image_size, not num_workers)
+    return _iterate(make, len(split.rows), batch_size, seed, num_workers)
 
 
-def _read(
-    dataset: grain.MapDataset, batch_size: int, num_workers: int, block: int = 0, blocks: int = 1
+def _check(source: Source, batch_size: int, blocks: int) -> None:
+    if batch_size % blocks:
+        raise ValueError(f"config.batch_size={batch_size} does not divide by the {blocks} hosts")
+    if batch_size > len(source):
+        raise ValueError(
+            f"config.batch_size={batch_size} is larger than the {len(source)} films of "
+            f"{source.name} {source.split!r}: a batch would hold a film twice. Lower it."
+        )
+
+
+def _iterate(
+    make: Callable[[Rows], Any],
+    count: int,
+    batch_size: int,
+    seed: int,
+    num_workers: int,
+    block: int = 0,
+    blocks: int = 1,
 ) -> grain.DatasetIterator:
-    dataset = dataset.batch(batch_size // blocks, drop_remainder=True)[block::blocks]
-    threads = 0 if num_workers else 4
-    iterable = dataset.to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    )
+    """What `make` makes of each batch's rows. Grain counts the batches, and reads ahead.
+
+    A whole batch is one element to Grain, whose work for each would else cost as much as decoding.
+    """
+    element = partial(_element, make, count, batch_size, seed, block, blocks)
+    numbers = grain.MapDataset.range(sys.maxsize // batch_size).map(element)
+    ahead = 0 if num_workers else 1
+    iterable = numbers.to_iter_dataset(grain.ReadOptions(ahead, 2 * ahead))
     if num_workers:
         iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     return iter(iterable)
+
+
+# Functions of this module, not closures: worker processes get them by pickle.
+
+
+def _element(
+    make: Callable[[Rows], Any],
+    count: int,
+    batch_size: int,
+    seed: int,
+    block: int,
+    blocks: int,
+    number: int,
+) -> Any:
+    size = batch_size // blocks
+    start = number * batch_size + block * size
+    return make(order.rows(count, seed, start, start + size))
+
+
+def _rows(rows: Rows) -> Rows:
+    return rows
+
+
+def _labelled_films(
+    split: LabelledSplit, image_size: int, threaded: bool, rows: Rows
+) -> dict[str, np.ndarray]:
+    films = _films(split.source, image_size, threaded, split.rows[rows])
+    return films | {"target": np.asarray(split.targets[rows], np.float32)}
+
+
+def _films(
+    source: Source, image_size: int, threaded: bool, rows: Rows
+) -> dict[str, UInt8[np.ndarray, "n s s 1"]]:
+    films = np.empty((len(rows), image_size, image_size, 1), np.uint8)
+
+    def fill(start: int) -> None:
+        for place, film in enumerate(source.encoded(rows[start : start + _CHUNK]), start):
+            films[place] = images.decode_square(film, image_size)
+
+    chunks = range(0, len(rows), _CHUNK)
+    collections.deque(_threads().map(fill, chunks) if threaded else map(fill, chunks), maxlen=0)
+    return {"image": films}
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    """Decoders let go of Python's lock, so that threads use all cores."""
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="decode")

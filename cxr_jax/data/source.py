@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,9 @@ class ChosenRecords:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._records[int(self.rows[index])]
 
+    def encoded(self, rows: Sequence[int] | Int[np.ndarray, "n"]) -> list[bytes]:
+        return self._records.encoded(self.rows[np.asarray(rows, int)])
+
 
 class Source(NamedTuple):
     """One split: `records[i]` is an example dict whose image is still encoded bytes."""
@@ -41,6 +44,10 @@ class Source(NamedTuple):
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def encoded(self, rows: Sequence[int] | Int[np.ndarray, "n"]) -> list[bytes]:
+        """The stored bytes of these rows' films: much faster than record by record."""
+        return self.records.encoded(rows)
 
     def choose(self, rows: Int[np.ndarray, "n"]) -> "Source":
         """The same split with these records alone."""
