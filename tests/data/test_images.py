@@ -59,3 +59,30 @@ def test_boxes_move_with_the_pixels(height, width):
 def test_what_the_square_cuts_off_lies_outside_it():
     box = to_square(np.array([[0.0, 0.0, 0.2, 1.0]]), 200, 100)
     np.testing.assert_allclose(box, [[-0.5, 0.0, -0.1, 1.0]])
+
+
+@pytest.mark.parametrize("size", [60, 100, 130, 200, 300])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_jpeg_is_decoded_as_pillow_decodes_it(mode, size):
+    """Pillow's own reduction ("draft"), then the same crop and resampling."""
+    encoded = _encode(np.asarray(Image.fromarray(_smooth(400, 520)).convert(mode)), "JPEG")
+    film = Image.open(io.BytesIO(encoded))
+    film.draft("L", (size, size))
+    left, top = (film.width - min(film.size)) / 2, (film.height - min(film.size)) / 2
+    box = (left, top, film.width - left, film.height - top)
+    expected = film.convert("L").resize((size, size), Image.Resampling.BILINEAR, box=box)
+    np.testing.assert_array_equal(decode_square(encoded, size)[..., 0], np.asarray(expected))
+
+
+def test_a_film_of_the_size_is_cropped_to_whole_pixels():
+    film = np.arange(64 * 69, dtype=np.uint32).reshape(64, 69).astype(np.uint8)
+    np.testing.assert_array_equal(decode_square(_encode(film, "PNG"), 64)[..., 0], film[:, 2:66])
+
+
+def test_jpegs_of_four_colours_are_read_and_damaged_ones_refused():
+    buffer = io.BytesIO()
+    Image.fromarray(_smooth(64, 64)).convert("CMYK").save(buffer, "JPEG")
+    assert decode_square(buffer.getvalue(), 64).std() > 10
+    whole = _encode(_smooth(256, 256), "JPEG")
+    with pytest.raises(OSError, match="truncated"):
+        decode_square(whole[: len(whole) // 2], 64)
