@@ -38,8 +38,8 @@ def measure(
     """The figures of one dataset and size; prints them."""
     order = (batch_size, image_size, 0)
     rivals: dict[str, Iterator[Any]] = {
-        "cxr_jax": pipeline.batches(source, *order, num_workers=num_workers),
-        "cxr_jax, threads alone": pipeline.batches(source, *order, num_workers=0),
+        "cxr_jax": pipeline.batches(source, *order, num_workers=0),
+        "cxr_jax, in processes": pipeline.batches(source, *order, num_workers=num_workers),
     }
     with tempfile.TemporaryDirectory(prefix="cxr_jax-bench-") as folder:
         try:

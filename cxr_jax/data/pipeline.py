@@ -21,7 +21,7 @@ from cxr_jax.data import images, order
 from cxr_jax.data.labelled import LabelledSplit
 from cxr_jax.data.source import Source
 
-_CHUNK = 16  # films that a thread reads and decodes at a time
+_CHUNK = 16  # films that a thread decodes at a time
 
 Rows = Int[np.ndarray, " n"]
 
@@ -133,10 +133,11 @@ def _films(
     source: Source, image_size: int, threaded: bool, rows: Rows
 ) -> dict[str, UInt8[np.ndarray, "n s s 1"]]:
     films = np.empty((len(rows), image_size, image_size, 1), np.uint8)
+    encoded = source.encoded(rows)
 
     def fill(start: int) -> None:
-        for place, film in enumerate(source.encoded(rows[start : start + _CHUNK]), start):
-            films[place] = images.decode_square(film, image_size)
+        for place in range(start, min(start + _CHUNK, len(rows))):
+            films[place] = images.decode_square(encoded[place], image_size)
 
     chunks = range(0, len(rows), _CHUNK)
     collections.deque(_threads().map(fill, chunks) if threaded else map(fill, chunks), maxlen=0)
