@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from cxr_jax.data.source import find_folder, load_source
+from cxr_jax.data.source import find_folder, fingerprint, load_source
+from data_builders import ledger
 
 
 def test_examples_equal_those_that_tfds_reads(data_dir):
@@ -69,3 +70,22 @@ def test_label_order_is_the_metadatas(data_dir):
     source = load_source("phantom/tiny", str(data_dir), "train")
     assert set(source.label_names) == set(source.records[0]["labels"])
     assert np.isin(list(source.records[0]["labels"].values()), [0, 1]).all()
+
+
+def test_a_copy_has_the_same_fingerprint_and_other_films_another(data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path / "copy")
+    whole, copy = (
+        load_source("phantom/tiny", str(folder), "train")
+        for folder in (data_dir, tmp_path / "copy")
+    )
+    assert fingerprint(copy) == fingerprint(whole)
+    (table,) = copy.folder.glob(ledger.FILE)
+    table.write_bytes(table.read_bytes() + b" ")
+    others = [
+        copy,
+        whole.choose(np.arange(5)),
+        whole.choose(np.arange(5)[::-1]),
+        load_source("phantom/tiny", str(data_dir), "validation"),
+    ]
+    prints = [str(fingerprint(source)) for source in (whole, *others)]
+    assert len(set(prints)) == 5

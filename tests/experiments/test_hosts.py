@@ -13,7 +13,7 @@ import pytest
 
 _ROOT = Path(__file__).parents[2]
 _SPEC = "configs/simclr.py:demo"
-_SECONDS = 300  # of patience on a busy machine; none of these needs a tenth of it alone
+_SECONDS = 600  # of patience on a busy machine; none of these needs a tenth of it alone
 
 # Level 0 compiles in half the time.
 _ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
