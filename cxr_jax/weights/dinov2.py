@@ -78,4 +78,4 @@ def _facts(facts: dict) -> tuple[int, list[float], list[float]]:
     missing = [key for key in ("image_mean", "image_std") if key not in facts]
     if missing or not isinstance(size, int):
         raise ValueError(f"{', '.join(missing) or 'crop_size'} is missing or of another kind")
-    return size, facts["image_mean"], facts["image_std"]
+    return size, [float(x) for x in facts["image_mean"]], [float(x) for x in facts["image_std"]]

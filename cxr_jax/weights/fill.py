@@ -93,6 +93,11 @@ def from_torch(kernel: np.ndarray) -> np.ndarray:
     return kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T
 
 
+def to_torch(kernel: np.ndarray) -> np.ndarray:
+    """The other way round."""
+    return kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
+
+
 def _is_finite(array: np.ndarray) -> bool:
     # Integers are reported as such; float16 and bfloat16 overflow nothing on the way to float32.
     return bool(np.isfinite(array.astype(np.float32)).all())

@@ -1,8 +1,9 @@
 """timm's ViTs, in the layout that DeiT, DINO, MAE and DINOv2's timm files share, and its ResNets.
 
-Mean, deviation and size are those of `config.json` beside the weights, as the hub has it. Without
-that file they are ImageNet's, at the size of the position embeddings (ResNets: 224 px): right for
-DeiT, DINO and MAE, wrong for timm's "augreg" ViTs, whose mean and deviation are a half.
+Mean, deviation, size and pooling are those of `config.json` beside the weights, as the hub has it.
+Without that file the class token is taken if there is one, mean and deviation are ImageNet's, and
+the size is that of the position embeddings (ResNets: 224 px): right for DeiT, DINO and MAE, wrong
+for timm's "augreg" ViTs, whose mean and deviation are a half.
 """
 
 from collections.abc import Mapping
@@ -31,11 +32,12 @@ def load(path: str | Path) -> Encoder:
     Raises FileNotFoundError; ValueError with all that does not fit.
     """
     file, facts = weights_and_facts(path, "config.json")
+    mean_of_patches = facts.get("global_pool") == "avg"
     facts = facts.get("pretrained_cfg", {})
     arrays = read_arrays(file, containers=("model", "state_dict"))
     name = Path(path).name if Path(path).is_dir() else file.stem
     mean, std = (
-        tuple(facts.get(k, v)) for k, v in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
+        tuple(map(float, facts.get(k, v))) for k, v in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
     )
     if any(key.startswith("layer1.") for key in arrays):
         size = facts.get("input_size", (3, 224, 224))[-1]
@@ -43,20 +45,20 @@ def load(path: str | Path) -> Encoder:
     with of_file(file):
         refuse_prefix(arrays, "patch_embed.proj.weight", "pos_embed")
         arrays = without(arrays, "head.", "head_dist.", "mask_token")
-        model, variables = _read(arrays, {"mean": mean, "std": std})
+        model, variables = _read(arrays, {"mean": mean, "std": std}, mean_of_patches)
     size = facts.get("input_size", (3, model["image_size"]))[-1]
     return Encoder(name, model, variables, size)
 
 
 def _read(
-    arrays: Mapping[str, np.ndarray], pixels: dict[str, Any]
+    arrays: Mapping[str, np.ndarray], pixels: dict[str, Any], mean_of_patches: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     shape = shape_of(arrays, "patch_embed.proj.weight", "pos_embed", _BLOCK.format(r"(\d+)"))
     class_token, norm_after = "cls_token" in arrays, "fc_norm.weight" in arrays
     has_place = arrays["pos_embed"].shape[-2] > (shape["image_size"] // shape["patch"]) ** 2
     if not class_token:
         shape["class_token"] = False
-    if norm_after or not class_token:
+    if norm_after or not class_token or mean_of_patches:
         shape |= {"pooling": "mean", "norm_after_pooling": norm_after}
     if "reg_token" in arrays:
         shape["registers"] = arrays["reg_token"].shape[-2]

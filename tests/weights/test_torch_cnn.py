@@ -101,36 +101,6 @@ def test_keras_resnet50(tmp_path):
         weights.load(f"keras:{tmp_path}/keras.npz")
 
 
-class SmallResNet(torch.nn.Module):
-    """torchvision's layout with one basic block in each of two stages."""
-
-    def __init__(self, channels=3):
-        super().__init__()
-        torch.manual_seed(0)
-        nn = torch.nn
-
-        def conv(a, b, size, stride=1):
-            return nn.Conv2d(a, b, size, stride, size // 2, bias=False)
-
-        self.conv1, self.bn1 = conv(channels, 8, 7, 2), nn.BatchNorm2d(8)
-        for stage, (a, b, stride) in enumerate(((8, 8, 1), (8, 16, 2)), start=1):
-            block = {"conv1": conv(a, b, 3, stride), "bn1": nn.BatchNorm2d(b)}
-            block |= {"conv2": conv(b, b, 3), "bn2": nn.BatchNorm2d(b)}
-            if a != b:
-                block["downsample"] = nn.Sequential(conv(a, b, 1, stride), nn.BatchNorm2d(b))
-            setattr(self, f"layer{stage}", nn.ModuleList([nn.ModuleDict(block)]))
-        torch_cnn.randomise(self)
-
-    def forward(self, pixels):
-        x = torch.relu(self.bn1(self.conv1(pixels)))
-        x = torch.nn.functional.max_pool2d(x, 3, 2, 1)
-        for (block,) in (self.layer1, self.layer2):
-            y = torch.relu(block["bn1"](block["conv1"](x)))
-            y = block["bn2"](block["conv2"](y))
-            x = torch.relu(y + (block["downsample"](x) if "downsample" in block else x))
-        return x.mean((2, 3))
-
-
 CXR = ((0.5020,) * 3, (0.085585,) * 3)
 HALF = ((0.5,) * 3, (0.5,) * 3)
 RESNETS = {
@@ -163,7 +133,7 @@ RESNETS = {
 def test_resnets_of_every_source(tmp_path, monkeypatch, source):
     monkeypatch.setitem(resnet.VARIANTS, "18", {"stage_sizes": (1, 1), "widths": (8, 16)})
     layout, (mean, std), size = RESNETS[source]
-    net = SmallResNet(channels=len(mean))
+    net = torch_cnn.SmallResNet(channels=len(mean))
     torch.save(layout(net.state_dict()), tmp_path / "weights.ckpt")
     encoder = _assert_equal_features(f"{source}:{tmp_path}/weights.ckpt", net, mean, std)
     assert (encoder.name, encoder.image_size) == ("weights", size)
@@ -171,7 +141,7 @@ def test_resnets_of_every_source(tmp_path, monkeypatch, source):
 
 def test_what_a_source_does_not_expect_is_refused_by_name(tmp_path):
     path = tmp_path / "a.pth"
-    state = SmallResNet().state_dict()
+    state = torch_cnn.SmallResNet().state_dict()
     torch.save(state, path)
     with pytest.raises(ValueError, match=r"a\.pth: no key begins with 'module\.encoder_q\.' or"):
         weights.load(f"moco:{path}")

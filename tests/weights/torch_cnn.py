@@ -1,4 +1,4 @@
-"""torchvision's DenseNet in PyTorch, and Keras's ResNet-50, whose convolutions have biases."""
+"""In PyTorch: torchvision's DenseNet and a small ResNet, and Keras's ResNet-50 with its biases."""
 
 from collections import OrderedDict
 
@@ -129,3 +129,32 @@ class KerasResNet50(nn.Module):
                 f"{name}_bn/moving_variance": bn.running_var,
             }
         return {key: tensor.detach().numpy() for key, tensor in arrays.items()}
+
+
+class SmallResNet(nn.Module):
+    """torchvision's layout with one basic block in each of two stages."""
+
+    def __init__(self, channels=3):
+        super().__init__()
+        torch.manual_seed(0)
+
+        def conv(a, b, size, stride=1):
+            return nn.Conv2d(a, b, size, stride, size // 2, bias=False)
+
+        self.conv1, self.bn1 = conv(channels, 8, 7, 2), nn.BatchNorm2d(8)
+        for stage, (a, b, stride) in enumerate(((8, 8, 1), (8, 16, 2)), start=1):
+            block = {"conv1": conv(a, b, 3, stride), "bn1": nn.BatchNorm2d(b)}
+            block |= {"conv2": conv(b, b, 3), "bn2": nn.BatchNorm2d(b)}
+            if a != b:
+                block["downsample"] = nn.Sequential(conv(a, b, 1, stride), nn.BatchNorm2d(b))
+            setattr(self, f"layer{stage}", nn.ModuleList([nn.ModuleDict(block)]))
+        randomise(self)
+
+    def forward(self, pixels):
+        x = torch.relu(self.bn1(self.conv1(pixels)))
+        x = F.max_pool2d(x, 3, 2, 1)
+        for (block,) in (self.layer1, self.layer2):
+            y = torch.relu(block["bn1"](block["conv1"](x)))
+            y = block["bn2"](block["conv2"](y))
+            x = torch.relu(y + (block["downsample"](x) if "downsample" in block else x))
+        return x.mean((2, 3))
