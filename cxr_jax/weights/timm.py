@@ -37,7 +37,8 @@ def load(path: str | Path) -> Encoder:
     arrays = read_arrays(file, containers=("model", "state_dict"))
     name = Path(path).name if Path(path).is_dir() else file.stem
     mean, std = (
-        tuple(map(float, facts.get(k, v))) for k, v in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
+        tuple(map(float, facts.get(k, v)))
+        for k, v in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
     )
     if any(key.startswith("layer1.") for key in arrays):
         size = facts.get("input_size", (3, 224, 224))[-1]
