@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from cxr_jax import models
-from cxr_jax.models.resnet import VARIANTS as RESNETS
 from cxr_jax.weights import densenet_layout, resnet_layout
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.fill import to_torch
@@ -185,10 +184,9 @@ def _cnn(encoder: Encoder) -> Arrays:
     name, variant = encoder.model["name"], encoder.model["variant"]
     if name not in ("resnet", "densenet"):
         raise ValueError(f"torchvision's layout is written of ResNets and DenseNets, not of {name}")
-    if name == "resnet" and not {"18", "34", "50"} & {variant}:
+    if name == "resnet" and not variant.isdigit():
         raise ValueError(
-            f"ResNet {variant!r} is our own: no other tool has it ({', '.join(RESNETS)} are ours); "
-            "--format=safetensors keeps it"
+            f"ResNet {variant!r} is our own: no other tool has it; --format=safetensors keeps it"
         )
     if encoder.model.get("negative_slope"):
         raise ValueError("torchvision's DenseNets have no leaky ReLUs")

@@ -23,6 +23,13 @@ class Source(NamedTuple):
     join: Callable[..., np.ndarray] = _only
 
 
+def added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a + b, without broadcasting. Raises ValueError where their shapes differ."""
+    if a.shape != b.shape:
+        raise ValueError(f"shapes {a.shape} and {b.shape} differ")
+    return a + b
+
+
 def fill(
     model: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
@@ -42,8 +49,7 @@ def fill(
     variables, structure = jax.tree_util.tree_flatten_with_path(dict(expected))
     sources = [source_of(tuple(entry.key for entry in path)) for path, _ in variables]
     wanted = list(dict.fromkeys(key for source in sources for key in source.keys))
-    found = [key for key in wanted if key in arrays]
-    of_a_wrong_dtype = {key for key in found if not jnp.issubdtype(arrays[key].dtype, jnp.floating)}
+    known, found = set(wanted), [key for key in wanted if key in arrays]
     values, misshapen = [], []
     for source, (path, leaf) in zip(sources, variables):
         if not all(key in arrays for key in source.keys):
@@ -53,9 +59,13 @@ def fill(
         misshapen += [fault] if fault else []
     faults = {
         "missing": [key for key in wanted if key not in arrays],
-        "unexpected": [key for key in arrays if key not in set(wanted)],
+        "unexpected": [key for key in arrays if key not in known],
         "of another shape": misshapen,
-        "not of a floating dtype": [f"{key} ({arrays[key].dtype})" for key in of_a_wrong_dtype],
+        "not of a floating dtype": [
+            f"{key} ({arrays[key].dtype})"
+            for key in found
+            if not jnp.issubdtype(arrays[key].dtype, jnp.floating)
+        ],
         "not finite": [key for key in found if not _is_finite(arrays[key])],
     }
     if any(faults.values()):

@@ -8,11 +8,9 @@ convolutions a bias, its batch norms an epsilon of 1.001e-5, and its pixels a me
 
 from pathlib import Path
 
-import numpy as np
-
 from cxr_jax.weights.checkpoint_files import read_arrays
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.fill import Source, fill, of_file
+from cxr_jax.weights.fill import Source, added, fill, of_file
 from cxr_jax.weights.key_prefix import without
 
 _PIXEL_MEAN = (103.939 / 255, 116.779 / 255, 123.68 / 255)
@@ -47,7 +45,7 @@ def _source(path: tuple[str, ...]) -> Source:
             return Source((f"{layer}_conv/kernel",), lambda kernel: kernel.transpose(3, 2, 0, 1))
         case "mean":
             keys = (f"{layer}_bn/moving_mean", f"{layer}_conv/bias")
-            return Source(keys, np.subtract)
+            return Source(keys, lambda mean, bias: added(mean, -bias))
         case "var":
             return Source((f"{layer}_bn/moving_variance",), lambda var: var + _EPSILON_MORE)
     return Source((f"{layer}_bn/{'gamma' if leaf == 'scale' else 'beta'}",))

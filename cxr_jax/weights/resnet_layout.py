@@ -9,7 +9,7 @@ from cxr_jax.models.resnet import VARIANTS
 from cxr_jax.weights.fill import Source, fill, first
 from cxr_jax.weights.key_prefix import refuse_prefix
 
-_UNSUPPORTED = {(3, 4, 23, 3): "ResNet-101", (3, 8, 36, 3): "ResNet-152"}
+_LARGER = {(3, 4, 23, 3): "101", (3, 8, 36, 3): "152"}
 LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias"} | {
     "mean": "running_mean",
     "var": "running_var",
@@ -49,12 +49,14 @@ def _variant(arrays: Mapping[str, np.ndarray]) -> str:
             "neither a ResNet nor a DenseNet: no key begins with 'layer' or "
             f"'features.denseblock' (keys: {first(arrays, 3) or 'none'})"
         )
-    if sizes in _UNSUPPORTED and bottleneck:
-        raise ValueError(f"this is {_UNSUPPORTED[sizes]}; read are ResNet-18, 34 and 50")
+    # torchvision's have numbers for names; the others are ours.
+    read = {name: fields for name, fields in VARIANTS.items() if name.isdigit()}
+    if bottleneck and sizes in _LARGER and _LARGER[sizes] not in read:
+        raise ValueError(f"this is ResNet-{_LARGER[sizes]}; read are ResNet-{', '.join(read)}")
     candidates = [
-        (sum(a != b for a, b in zip(VARIANTS[name]["stage_sizes"], sizes, strict=False)), name)
-        for name in ("18", "34", "50")
-        if bool(VARIANTS[name].get("bottleneck")) == bottleneck
+        (sum(a != b for a, b in zip(fields["stage_sizes"], sizes, strict=False)), name)
+        for name, fields in read.items()
+        if bool(fields.get("bottleneck")) == bottleneck
     ]
     return min(candidates)[1]
 

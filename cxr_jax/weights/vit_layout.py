@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cxr_jax.models.vit import VARIANTS
-from cxr_jax.weights.fill import Source, fill
+from cxr_jax.weights.fill import Source, added, fill
 
 # Of our variables' paths: a block's number, and what follows it.
 Names = Mapping[str, str | Source]
@@ -93,7 +93,7 @@ def tokens(cls: str | None, positions: str, has_place: bool) -> dict[str, Source
     if not has_place:
         return {"cls": Source((cls,), np.ravel), "positions": Source((positions,), rows)}
     return {
-        "cls": Source((cls, positions), lambda token, place: token.ravel() + rows(place)[0]),
+        "cls": Source((cls, positions), lambda token, place: added(token.ravel(), rows(place)[0])),
         "positions": Source((positions,), lambda place: rows(place)[1:]),
     }
 

@@ -171,3 +171,10 @@ def test_a_prefixed_vit_is_refused_with_the_prefix(tmp_path):
     tensors = {f"backbone.{key}": t for key, t in torch_vit.timm(torch_vit.ViT()).items()}
     with pytest.raises(ValueError, match=r"carry the prefix 'backbone\.'"):
         _load(tmp_path, "timm", tensors)
+
+
+def test_nothing_is_broadcast(tmp_path):
+    tensors = torch_vit.timm(torch_vit.ViT())
+    tensors["cls_token"] = torch.zeros(1, 1, 1)
+    with pytest.raises(ValueError, match=r"cls_token \(1, 1, 1\) and pos_embed .*differ"):
+        _load(tmp_path, "timm", tensors)
