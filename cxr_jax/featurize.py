@@ -1,6 +1,7 @@
 """Films as files or arrays to features, for whoever wants nothing else."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +34,15 @@ class FilmEncoder:
         batch_size: int = 32,
     ) -> Float[np.ndarray, "n d"]:
         """Raises ValueError for no films, or naming one that cannot be read or has other pixels."""
-        squares = [self._square(film, name) for film, name in _one_by_one(films)]
-        if not squares:
-            raise ValueError("no films: pass at least one path or array")
-        # Batches of powers of two, so that few programs serve.
-        size = min(batch_size, 1 << (len(squares) - 1).bit_length())
+        squares = (self._square(film, name) for film, name in _one_by_one(films))
         rows = []
-        for start in range(0, len(squares), size):
-            batch = np.stack(squares[start : start + size])
-            padded = np.pad(batch, ((0, size - len(batch)), (0, 0), (0, 0)))
+        while batch := list(islice(squares, batch_size)):
+            # Few films need no whole batch; powers of two, so that few programs serve.
+            size = batch_size if rows else min(batch_size, 1 << (len(batch) - 1).bit_length())
+            padded = np.pad(np.stack(batch), ((0, size - len(batch)), (0, 0), (0, 0)))
             rows.append(np.asarray(self._features(padded[..., None]))[: len(batch)])
+        if not rows:
+            raise ValueError("no films: pass at least one path or array")
         return np.concatenate(rows)
 
     def _square(self, film: str | Path | np.ndarray, name: str) -> Float[np.ndarray, "size size"]:

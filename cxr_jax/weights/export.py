@@ -53,13 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "test films the encoder had seen",
     )
     args = parser.parse_args(arguments)
-    source = weights.parse_spec(args.encoder)[1]
+    source = str(Path(weights.parse_spec(args.encoder)[1]).expanduser())
+    encoder = weights.load(args.encoder)
     if args.out is None and not Path(source).is_dir():
         raise ValueError(f"--out=FOLDER is needed: {source} is no folder to write below")
     out = args.out or Path(source) / "export" / args.format
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out={out} is there and not empty; name another folder")
-    encoder = weights.load(args.encoder)
     exported = getattr(export_layouts, args.format)(encoder)
     card = model_card(encoder, source, args.scores, args.licence, exported.usage)
     if args.with_ledger and not (Path(source) / ledger.FILE).is_file():

@@ -9,7 +9,7 @@ import numpy as np
 from cxr_jax.weights.cnn import IMAGENET_MEAN, IMAGENET_STD
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.fill import of_file
-from cxr_jax.weights.key_prefix import without
+from cxr_jax.weights.key_prefix import refuse_prefix, without
 from cxr_jax.weights.vit_layout import read_vit, shape_of, tokens
 
 _BLOCK = "encoder.layers.encoder_layer_{}."
@@ -17,12 +17,13 @@ _BLOCK = "encoder.layers.encoder_layer_{}."
 
 def is_vit(arrays: Mapping[str, np.ndarray]) -> bool:
     """Whether the keys spell one."""
-    return "conv_proj.weight" in arrays
+    return any(f".{key}".endswith(".conv_proj.weight") for key in arrays)
 
 
 def encoder(path: str | Path, arrays: Mapping[str, np.ndarray]) -> Encoder:
     """Raises ValueError with all that does not fit, naming the file."""
     with of_file(path):
+        refuse_prefix(arrays, "conv_proj.weight", "class_token")
         # Files from before torchvision 0.14 call the MLP's layers linear_1 and linear_2.
         arrays = {
             re.sub(r"\.mlp\.linear_([12])\.", lambda m: f".mlp.{3 * int(m[1]) - 3}.", key): array

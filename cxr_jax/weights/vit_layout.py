@@ -9,7 +9,8 @@ import numpy as np
 from cxr_jax.models.vit import VARIANTS
 from cxr_jax.weights.fill import Source, added, fill
 
-# Of our variables' paths: a block's number, and what follows it.
+# By variable ("cls", "qkv.kernel") its source or key; by layer ("norm1") how its keys begin. In a
+# block's, {} stands for its number.
 Names = Mapping[str, str | Source]
 
 
@@ -59,8 +60,8 @@ def read_vit(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(config, variables) of the ViT `model` filled from `arrays`.
 
-    `outer` and `block` name the source of a variable, or how the keys of a layer begin that ends
-    in weight and bias: "norm1": "blocks.{}.norm1" reads its scale from `blocks.0.norm1.weight`.
+    `outer` and `block` say where its variables are, those of blocks apart: "norm1":
+    "blocks.{}.norm1" reads the first block's scale from `blocks.0.norm1.weight`.
 
     Raises ValueError as `fill`.
     """

@@ -118,26 +118,23 @@ def test_a_grey_resnet_gives_torchvisions_module_the_same_features(saved, tmp_pa
     np.testing.assert_allclose(_features(encoder), reference, atol=1e-4 * np.abs(reference).max())
 
 
-def test_hugging_faces_names_of_a_resnets_layers(saved, tmp_path):
-    from safetensors.numpy import load_file
+def test_a_resnet_gives_hugging_faces_module_the_same_features(saved, tmp_path):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file
 
-    folder, _ = saved({"name": "resnet", "variant": "18"})
+    from tests.weights import torch_cnn
+
+    folder, encoder = saved({"name": "resnet", "variant": "18", "mean": (0.4,), "std": (0.3,)})
     out = main([f"safetensors:{folder}", "--format=huggingface", f"--out={tmp_path / 'hf'}"])
-    keys = set(load_file(out / "model.safetensors"))
-    assert {
-        "embedder.embedder.convolution.weight",
-        "embedder.embedder.normalization.running_var",
-        "encoder.stages.0.layers.0.layer.0.convolution.weight",
-        "encoder.stages.1.layers.0.layer.1.normalization.bias",
-        "encoder.stages.1.layers.0.shortcut.convolution.weight",
-        "encoder.stages.1.layers.0.shortcut.normalization.num_batches_tracked",
-    } <= keys
-    config = json.loads((out / "config.json").read_text())
-    assert (config["depths"], config["hidden_sizes"], config["num_channels"]) == (
-        [1, 1],
-        [8, 16],
-        1,
-    )
+    net = torch_cnn.HuggingFaceResNet(json.loads((out / "config.json").read_text()))
+    net.load_state_dict(load_file(out / "model.safetensors"))
+    facts = json.loads((out / "preprocessor_config.json").read_text())
+    assert facts["crop_size"] == {"height": 32, "width": 32}
+    (mean,), (std,) = facts["image_mean"], facts["image_std"]
+    with torch.no_grad():
+        films = torch.from_numpy(FILMS.transpose(0, 3, 1, 2))
+        reference = net.eval()((films - mean) / std).numpy()
+    np.testing.assert_allclose(_features(encoder), reference, atol=1e-4 * np.abs(reference).max())
 
 
 def test_the_card_says_what_was_done_seen_and_scored(saved, tmp_path):

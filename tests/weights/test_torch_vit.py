@@ -171,6 +171,9 @@ def test_a_prefixed_vit_is_refused_with_the_prefix(tmp_path):
     tensors = {f"backbone.{key}": t for key, t in torch_vit.timm(torch_vit.ViT()).items()}
     with pytest.raises(ValueError, match=r"carry the prefix 'backbone\.'"):
         _load(tmp_path, "timm", tensors)
+    tensors = {f"module.{key}": t for key, t in torch_vit.torchvision(torch_vit.ViT()).items()}
+    with pytest.raises(ValueError, match=r"carry the prefix 'module\.'"):
+        _load(tmp_path, "torchvision", tensors)
 
 
 def test_nothing_is_broadcast(tmp_path):

@@ -158,3 +158,41 @@ class SmallResNet(nn.Module):
             y = block["bn2"](block["conv2"](y))
             x = torch.relu(y + (block["downsample"](x) if "downsample" in block else x))
         return x.mean((2, 3))
+
+
+class HuggingFaceResNet(nn.Module):
+    """transformers' ResNetModel of basic blocks, by its config, under its names."""
+
+    def __init__(self, config):
+        super().__init__()
+
+        def layer(a, b, size, stride=1):
+            conv = nn.Conv2d(a, b, size, stride, size // 2, bias=False)
+            return nn.ModuleDict({"convolution": conv, "normalization": nn.BatchNorm2d(b)})
+
+        width = config["embedding_size"]
+        embedder = layer(config["num_channels"], width, 7, 2)
+        self.embedder, stages = nn.ModuleDict({"embedder": embedder}), []
+        for stage, (depth, out) in enumerate(zip(config["depths"], config["hidden_sizes"])):
+            blocks = []
+            for index in range(depth):
+                stride = 2 if stage and not index else 1
+                layers = [layer(width, out, 3, stride), layer(out, out, 3)]
+                block = {"layer": nn.ModuleList(layers)}
+                if stride != 1 or width != out:
+                    block["shortcut"] = layer(width, out, 1, stride)
+                blocks.append(nn.ModuleDict(block))
+                width = out
+            stages.append(nn.ModuleDict({"layers": nn.ModuleList(blocks)}))
+        self.encoder = nn.ModuleDict({"stages": nn.ModuleList(stages)})
+
+    def forward(self, pixels):
+        def run(layer, x):
+            return layer["normalization"](layer["convolution"](x))
+
+        x = F.max_pool2d(torch.relu(run(self.embedder["embedder"], pixels)), 3, 2, 1)
+        for stage in self.encoder["stages"]:
+            for block in stage["layers"]:
+                y = run(block["layer"][1], torch.relu(run(block["layer"][0], x)))
+                x = torch.relu(y + (run(block["shortcut"], x) if "shortcut" in block else x))
+        return x.mean((2, 3))
