@@ -1,20 +1,24 @@
 """Position embeddings of one grid of patches, resampled to another."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 
 def resample(
-    positions: Float[Array, "g h d"], rows: int, columns: int
+    positions: Float[Array, "g h d"], rows: int, columns: int, antialias: bool = False
 ) -> Float[Array, "rows columns d"]:
-    """Bicubic, as torch's interpolate(mode="bicubic", align_corners=False) without antialiasing.
+    """Bicubic, as torch's interpolate(mode="bicubic", align_corners=False).
 
-    That is what DINOv2 does in Hugging Face's transformers. A grid of equal size is left alone.
+    DINOv2 does not antialias, unless it has registers; timm does. A grid of equal size is left
+    alone.
     """
     height, width, _ = positions.shape
     if (height, width) == (rows, columns):
         return positions
+    if antialias:  # of which torch's kernel is that of JAX
+        return jax.image.resize(positions, (rows, columns, positions.shape[2]), "cubic")
     down, across = _cubic(height, rows), _cubic(width, columns)
     return jnp.einsum("ig,jh,ghd->ijd", down, across, positions, precision="highest")
 
@@ -32,7 +36,7 @@ def _cubic(size: int, new_size: int) -> Float[np.ndarray, "new old"]:
 
 
 def _keys(x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Keys's kernel (IEEE Trans. ASSP 1981) with torch's a of -0.75; jax.image.resize has -0.5."""
+    """Keys's kernel (IEEE Trans. ASSP 1981) with torch's a of -0.75; antialiased it is -0.5."""
     a = -0.75
     near = (a + 2) * x**3 - (a + 3) * x**2 + 1
     far = a * (x**3 - 5 * x**2 + 8 * x - 4)

@@ -89,6 +89,7 @@ class ViT(nn.Module):
     projection: int = 0
     activation: str = "gelu"
     epsilon: float = 1e-6
+    antialias: bool = False
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.25,)
     remat: bool = False
@@ -132,7 +133,8 @@ class ViT(nn.Module):
         patches = self.patch_embed(x.astype(self.dtype))
         grid = self.image_size // self.patch
         positions = self.positions.reshape(grid, grid, self.width)
-        return patches + resample(positions, *patches.shape[1:3]).astype(self.dtype)
+        positions = resample(positions, *patches.shape[1:3], self.antialias)
+        return patches + positions.astype(self.dtype)
 
     def encode(self, patches: Float[Array, "b n width"]) -> Float[Array, "b t width"]:
         """All tokens after the last block and the last norm, float32, the prefix first."""
@@ -216,6 +218,7 @@ def make(
     projection: int = 0,
     activation: str = "gelu",
     epsilon: float = 1e-6,
+    antialias: bool = False,
     mean: Sequence[float] = (0.5,),
     std: Sequence[float] = (0.25,),
     remat: bool = False,
@@ -236,6 +239,7 @@ def make(
       projection: CLIP's linear map of the features to that many; 0: none.
       activation: of the MLP, "gelu" or "quick_gelu" (CLIP's).
       epsilon: of every layer norm.
+      antialias: whether position embeddings are, where they are resampled.
       mean, std: of the film's pixels in [0, 1], one each or one per channel of three.
       remat: blocks are computed again in the backward pass: a fraction of the memory for a third
         more time.
@@ -278,6 +282,7 @@ def make(
         projection=projection,
         activation=activation,
         epsilon=epsilon,
+        antialias=antialias,
         mean=tuple(mean),
         std=tuple(std),
         remat=remat,

@@ -45,7 +45,7 @@ def load_dinov2(
         positions, registers = "embeddings.position_embeddings", "embeddings.register_tokens"
         shape = shape_of(arrays, patches + ".weight", positions, _BLOCK.format(r"(\d+)"))
         if registers in arrays:
-            shape["registers"] = arrays[registers].shape[-2]
+            shape |= {"registers": arrays[registers].shape[-2], "antialias": True}
         query_key_value = [_BLOCK + f"attention.attention.{n}" for n in ("query", "key", "value")]
         model, variables = read_vit(
             shape | {"layer_scale": 1.0, "mean": tuple(mean), "std": tuple(std)},

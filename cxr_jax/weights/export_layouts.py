@@ -73,7 +73,7 @@ def timm(encoder: Encoder) -> Exported:
     elif encoder.model["name"] == "resnet" and not encoder.model.get("stride_in_1x1"):
         tensors, architecture = _cnn(encoder), f"resnet{encoder.model['variant']}"
     else:
-        raise ValueError("timm has no such model: exported are ViTs, and ResNets of v1.5")
+        raise ValueError("what goes out to timm are ViTs, and ResNets of v1.5")
     pixels = {"mean": list(model.mean), "std": list(model.std)}
     size = [len(model.mean), encoder.image_size, encoder.image_size]
     config = {
@@ -136,7 +136,7 @@ def huggingface(encoder: Encoder) -> Exported:
             "downsample_in_bottleneck": model.stride_in_1x1,
         }
     else:
-        raise ValueError("transformers has no DenseNet")
+        raise ValueError("transformers has no DenseNet; --format=safetensors keeps it")
     preprocessing = {
         "image_processor_type": "BitImageProcessor",
         **{"do_resize": True, "size": {"shortest_edge": size}, "resample": 2},

@@ -57,6 +57,7 @@ def _read(
     shape = shape_of(arrays, "patch_embed.proj.weight", "pos_embed", _BLOCK.format(r"(\d+)"))
     class_token, norm_after = "cls_token" in arrays, "fc_norm.weight" in arrays
     has_place = arrays["pos_embed"].shape[-2] > (shape["image_size"] // shape["patch"]) ** 2
+    shape["antialias"] = True
     if not class_token:
         shape["class_token"] = False
     if norm_after or not class_token or mean_of_patches:

@@ -5,15 +5,16 @@ import pytest
 from cxr_jax.models.positions import resample
 
 
+@pytest.mark.parametrize("antialias", [False, True])
 @pytest.mark.parametrize("size", [(7, 7), (3, 8), (16, 16)])
-def test_as_torch_interpolates(size):
+def test_as_torch_interpolates(size, antialias):
     torch = pytest.importorskip("torch")
     grid = np.random.default_rng(0).normal(size=(7, 7, 3)).astype(np.float32)
     reference = torch.nn.functional.interpolate(
-        torch.from_numpy(grid.transpose(2, 0, 1)[None]), size, mode="bicubic", align_corners=False
+        torch.from_numpy(grid.transpose(2, 0, 1)[None]), size, mode="bicubic", antialias=antialias
     )[0].numpy()
     np.testing.assert_allclose(
-        resample(jnp.asarray(grid), *size), reference.transpose(1, 2, 0), atol=1e-5
+        resample(jnp.asarray(grid), *size, antialias), reference.transpose(1, 2, 0), atol=1e-5
     )
 
 

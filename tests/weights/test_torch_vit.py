@@ -80,8 +80,9 @@ def test_timms_kinds_of_vit(tmp_path, options, layout):
     _assert_equal_features(f"timm:{tmp_path}/weights.pth", net, *IMAGENET)
 
 
-def test_a_film_of_another_size_and_a_folder_of_the_hub(tmp_path):
-    net = torch_vit.ViT(layer_scale=True, registers=2)
+@pytest.mark.parametrize("registers", [0, 2])
+def test_a_film_of_another_size_and_a_folder_of_the_hub(tmp_path, registers):
+    net = torch_vit.ViT(layer_scale=True, registers=registers)
     tensors = torch_vit.hugging_face_dinov2(net)
     save_file({key: t.numpy() for key, t in tensors.items()}, tmp_path / "model.safetensors")
     facts = {"image_mean": HALF[0], "image_std": HALF[1], "crop_size": {"height": 48, "width": 48}}

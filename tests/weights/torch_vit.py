@@ -73,7 +73,8 @@ class ViT(nn.Module):
         first, places = self.positions[: len(self.cls)], self.positions[len(self.cls) :]
         places = places.T.reshape(1, -1, self.grid, self.grid)
         if size != (self.grid, self.grid):
-            places = F.interpolate(places, size, mode="bicubic", align_corners=False)
+            # transformers antialiases where there are registers.
+            places = F.interpolate(places, size, mode="bicubic", antialias=len(self.registers) > 0)
         x = (x + places).flatten(2).transpose(1, 2)
         prefix = torch.cat([self.cls + first, self.registers]).expand(len(x), -1, -1)
         x = self.pre(torch.cat([prefix, x], dim=1))
