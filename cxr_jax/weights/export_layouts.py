@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cxr_jax import models
+from cxr_jax.models.positions import resample
 from cxr_jax.weights import densenet_layout, resnet_layout
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.fill import to_torch
@@ -56,6 +58,7 @@ net.eval()  # features = net(films), [n 3 h w], grey repeated, normalised as bel
 
 def timm(encoder: Encoder) -> Exported:
     """ViTs and ResNets for timm.create_model, with as many input channels as ours."""
+    encoder = _at_its_size(encoder)
     model = models.build(encoder.model)
     arguments: dict[str, Any] = {"in_chans": len(model.mean)}
     pooling = "avg"
@@ -95,6 +98,7 @@ net.eval()  # features = net(films), [n {size[0]} h w], normalised as below"""
 
 def huggingface(encoder: Encoder) -> Exported:
     """ResNets as transformers' ResNetModel, ViTs as its Dinov2Model, of which they are a case."""
+    encoder = _at_its_size(encoder)
     model = models.build(encoder.model)
     channels, size = len(model.mean), encoder.image_size
     if encoder.model["name"] == "vit":
@@ -166,6 +170,21 @@ features = encoder(films)  # paths or arrays"""
 def _width(encoder: Encoder) -> int:
     model, films = models.build(encoder.model), jax.ShapeDtypeStruct((1, 64, 64, 1), np.float32)
     return jax.eval_shape(lambda v, x: model.apply(v, x, False), encoder.variables, films).shape[1]
+
+
+def _at_its_size(encoder: Encoder) -> Encoder:
+    """A ViT with positions for the films that it reads: tools differ in how they resample them."""
+    size = encoder.image_size
+    if encoder.model["name"] != "vit" or size % models.build(encoder.model).patch:
+        return encoder
+    model, params = models.build(encoder.model), encoder.variables["params"]
+    old, new = model.image_size // model.patch, size // model.patch
+    positions = jnp.asarray(params["positions"]).reshape(old, old, model.width)
+    positions = resample(positions, new, new, model.antialias).reshape(new * new, model.width)
+    return encoder._replace(
+        model={**encoder.model, "image_size": size},
+        variables={**encoder.variables, "params": {**params, "positions": positions}},
+    )
 
 
 def _refuse_clips(model: Any, tool: str) -> None:
