@@ -59,7 +59,7 @@ def contributions(
         model, head.encoder.variables, jnp.asarray(kernel, jnp.float32), films / np.float32(255)
     )
     # Eq. 2 of Selvaraju et al. without ReLU. In doubles: it is a small difference of large sums.
-    parts = np.einsum("bijd,bd->bij", np.float64(maps), np.float64(weights))
+    parts = np.einsum("bijc,bc->bij", np.float64(maps), np.float64(weights))
     return parts - np.float64(average) @ np.float64(kernel) / parts[0].size
 
 
@@ -69,8 +69,8 @@ def _maps_and_weights(
     variables: dict[str, Any],
     kernel: Float[Array, " d"],
     images: Float[Array, "b h w 1"],
-) -> tuple[Float[Array, "b i j d"], Float[Array, "b d"]]:
-    def score(maps: Float[Array, "b i j d"]) -> Float[Array, ""]:
+) -> tuple[Float[Array, "b i j c"], Float[Array, "b c"]]:
+    def score(maps: Float[Array, "b i j c"]) -> Float[Array, ""]:
         features = model.apply(variables, maps, method="pool")
         return jnp.matmul(features, kernel, precision="highest").sum()
 

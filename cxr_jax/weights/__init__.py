@@ -19,7 +19,7 @@ def parse_spec(spec: str) -> tuple[str | None, str]:
 
 
 def load(spec: str) -> Encoder:
-    """The encoder at `spec`: "<source>:<path>", or a path alone.
+    """The encoder at `spec`: "<source>:<path>", "hf:<owner>/<name>", or a path alone.
 
     A folder alone is read as source "workdir", a file alone as source "torchvision".
 
@@ -31,6 +31,6 @@ def load(spec: str) -> Encoder:
     if source is None:
         source = "workdir" if Path(path).is_dir() else "torchvision"
     read = by_name.find(__name__, source, "load", "weights source")
-    if not Path(path).exists():
+    if source != "hf" and not Path(path).exists():  # the hub's names are no paths
         raise FileNotFoundError(f"there is no workdir or weights file {path} (from {Path.cwd()})")
     return read(path)

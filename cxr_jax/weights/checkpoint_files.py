@@ -1,6 +1,7 @@
-"""A checkpoint file (.npz, .safetensors, .pth) as one flat dict of arrays, as they were saved."""
+"""A checkpoint file (.npz, .safetensors, torch's) as a flat dict of arrays, as they were saved."""
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +10,29 @@ from safetensors.numpy import load_file
 
 from cxr_jax.weights.torch_zip import read_torch_zip
 
+# What torch.save wrote goes by many names; .tar is the end of .pth.tar, and no tar archive.
+TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
 
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+
+def read_arrays(path: str | Path, containers: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Arrays by key.
 
-    Raises FileNotFoundError; ValueError for a suffix that is none of the three, a damaged file, or
-    a .pth that holds anything but arrays by name at its top level.
+    `containers`: under which keys of a training's checkpoint its weights may stand ("state_dict");
+    what stands beside them (epoch, optimizer) is then passed over. A file of bare weights has none.
+
+    Raises FileNotFoundError; ValueError for an unknown suffix, a damaged file, or a torch file that
+    holds anything but arrays by name at its top level, or in a container.
     """
     path = Path(path)
-    readers = {".npz": _read_npz, ".safetensors": _read_safetensors, ".pth": _read_pth}
-    if path.suffix not in readers:
-        raise ValueError(f"{path}: unknown suffix {path.suffix!r}; read are {', '.join(readers)}")
+    readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
+    if path.suffix not in (*readers, *TORCH_SUFFIXES):
+        known = ", ".join((*readers, *TORCH_SUFFIXES))
+        raise ValueError(f"{path}: unknown suffix {path.suffix!r}; read are {known}")
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
-    return readers[path.suffix](path)
+    if path.suffix in readers:
+        return readers[path.suffix](path)
+    return _read_torch(path, containers)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -43,10 +53,13 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: not a sound .safetensors ({error})") from error
 
 
-def _read_pth(path: Path) -> dict[str, np.ndarray]:
+def _read_torch(path: Path, containers: Sequence[str]) -> dict[str, np.ndarray]:
     saved = read_torch_zip(path)
     if not isinstance(saved, dict):
         raise ValueError(f"{path}: holds a {type(saved).__name__}, not a state_dict")
+    container = next((key for key in containers if isinstance(saved.get(key), dict)), None)
+    if container:
+        saved = saved[container]
     nested = [
         str(key)
         for key, value in saved.items()

@@ -13,6 +13,8 @@ from cxr_jax import compiler, models
 class Encoder(NamedTuple):
     """`models.build(model)` with `variables` {"params", "batch_stats"}, all float32.
 
+    Without batch norm "batch_stats" is {}.
+
     It reads films whose shorter side was brought to `image_size`, centre-cropped to a square.
     """
 
@@ -44,5 +46,5 @@ def random_encoder(model_config: Mapping[str, Any] | Any, image_size: int, seed:
     # Unoptimised, the many random draws compile four times faster.
     options = {"xla_backend_optimization_level": 0}
     init = jax.jit(partial(model.init, train=False), compiler_options=options)
-    variables = dict(init(jax.random.key(seed), images))
+    variables = {"batch_stats": {}} | dict(init(jax.random.key(seed), images))
     return Encoder("random", dict(model_config), variables, image_size)

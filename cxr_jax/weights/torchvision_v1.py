@@ -1,4 +1,4 @@
-"""As `torchvision`, for weights trained with a bottleneck's stride in its first 1x1 convolution.
+"""As `torchvision`, for ResNets trained with a bottleneck's stride in its first 1x1 convolution.
 
 That is the ResNet-50 of the paper (arXiv:1512.03385), of Caffe and of Keras. ResNet-18 and 34,
 which have no bottlenecks, read the same from either source.
@@ -6,10 +6,11 @@ which have no bottlenecks, read the same from either source.
 
 from pathlib import Path
 
+from cxr_jax.weights.checkpoint_files import read_arrays
+from cxr_jax.weights.cnn import cnn_encoder
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.torchvision import load_resnet
 
 
 def load(path: str | Path) -> Encoder:
     """As torchvision.load, errors included."""
-    return load_resnet(path, stride_in_1x1=True)
+    return cnn_encoder(path, read_arrays(path), image_size=224, stride_in_1x1=True)

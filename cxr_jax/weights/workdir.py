@@ -37,7 +37,7 @@ def load(path: str) -> Encoder:
     return Encoder(
         name=f"{config['objective']['name']} step {max(steps)}",
         model=config["model"],
-        variables=variables,
+        variables={"batch_stats": {}} | variables,
         image_size=config["image_size"],
     )
 

@@ -8,7 +8,7 @@ from cxr_jax.evaluate.probe import linear_probe
 from cxr_jax.evaluate.protocol import Head
 from cxr_jax.evaluate.saliency import contributions, grad_cam
 from cxr_jax.models import build, resnet
-from cxr_jax.weights.encoder import features
+from cxr_jax.weights.encoder import features, random_encoder
 from tests.fakes.bars import MICRO, micro_encoder
 
 
@@ -51,6 +51,17 @@ def test_its_gradient_equals_the_closed_form_of_mean_pooling(label):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
     heat = grad_cam(head, films, label, average)
     np.testing.assert_allclose(heat, np.maximum(expected, 0), rtol=1e-3, atol=1e-6)
+
+
+def test_a_vit_gives_a_map_of_its_patches():
+    encoder = random_encoder(
+        {"name": "vit", "variant": "64x2", "patch": 8, "image_size": 32}, 32, 0
+    )
+    films = _films(2)
+    head = Head(encoder, np.random.default_rng(0).normal(size=(64, 1)), np.zeros(1))
+    found = contributions(head, films, 0, _features(head, films).mean(axis=0))
+    assert found.shape == (2, 4, 4)
+    assert np.isfinite(found).all() and (found.std(axis=(1, 2)) > 1e-6).all()
 
 
 def test_parts_add_up_to_the_score_less_that_of_the_average_training_film():

@@ -8,8 +8,8 @@ from cxr_jax.weights.checkpoint_files import read_arrays
 def test_a_file_that_is_absent_or_of_unknown_suffix_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weights file .*absent\.npz"):
         read_arrays(tmp_path / "absent.npz")
-    with pytest.raises(ValueError, match=r"suffix '\.bin'; read are \.npz, \.safetensors, \.pth"):
-        read_arrays(tmp_path / "weights.bin")
+    with pytest.raises(ValueError, match=r"suffix '\.h5'; read are \.npz, \.safetensors, \.pth"):
+        read_arrays(tmp_path / "weights.h5")
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors", "pth"])

@@ -122,7 +122,9 @@ def test_the_architecture_is_read_from_the_keys(make_weights, tmp_path, variant)
 def test_an_architecture_that_is_not_supported_is_named(make_weights, tmp_path):
     with pytest.raises(ValueError, match=r"weights\.npz: this is ResNet-101; read are ResNet-18"):
         _load(tmp_path, make_weights("101"))
-    with pytest.raises(ValueError, match=r"not a torchvision ResNet.*features\.conv0\.weight"):
+    with pytest.raises(
+        ValueError, match=r"neither a ResNet nor a DenseNet.*features\.conv0\.weight"
+    ):
         _load(tmp_path, {"features.conv0.weight": np.zeros((64, 3, 7, 7), np.float32)})
 
 

@@ -27,8 +27,8 @@ def test_parse_spec(spec, parsed):
 
 
 def test_an_unknown_source_is_answered_with_those_there_are():
-    with pytest.raises(ValueError, match=r"no weights source 'keras'.*torchvision, torchvision_v1"):
-        weights.load("keras:/a/b.npz")
+    with pytest.raises(ValueError, match=r"no weights source 'caffe'.*torchvision, torchvision_v1"):
+        weights.load("caffe:/a/b.npz")
     with pytest.raises(ValueError, match="no weights source 'encoder'"):
         weights.load("encoder:/a/b.npz")
 

@@ -1,8 +1,13 @@
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from cxr_jax import weights
+from cxr_jax import checkpoint, weights
+from cxr_jax.train_state import TrainState
+from cxr_jax.weights.encoder import random_encoder
 
 
 def test_folders_that_hold_no_encoder_are_refused(tmp_path):
@@ -14,3 +19,17 @@ def test_folders_that_hold_no_encoder_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"experiment": "pretrain"}))
     with pytest.raises(FileNotFoundError, match="has no checkpoint yet"):
         weights.load(f"workdir:{tmp_path}")
+
+
+def test_an_encoder_without_batch_norm_comes_back_whole(tmp_path):
+    model = {"name": "vit", "variant": "64x1", "patch": 8, "image_size": 16}
+    encoder = random_encoder(model, image_size=16, seed=0)
+    config = {"experiment": "pretrain", "objective": {"name": "simclr"}, "image_size": 16}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model": model}))
+    state = TrainState(jnp.int32(7), {"w": jnp.ones(2)}, {}, (), jax.random.PRNGKey(0))
+    with checkpoint.open_manager(tmp_path, 1) as manager:
+        checkpoint.save(manager, state, encoder.variables, {}, config)
+    again = weights.load(str(tmp_path))
+    assert (again.name, again.model, again.image_size) == ("simclr step 7", model, 16)
+    assert again.variables["batch_stats"] == {}
+    jax.tree.map(np.testing.assert_array_equal, again.variables, encoder.variables)

@@ -1,0 +1,143 @@
+"""DenseNet encoders whose features equal torchvision's, weight for weight.
+
+Huang et al., "Densely Connected Convolutional Networks", arXiv:1608.06993. Parameter names
+follow torchvision: `features.denseblock1.denselayer2.conv1.weight` is
+`denseblock1_denselayer2/conv1/kernel`.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+_GROWTH = 32
+_kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+
+def _conv(features: int, kernel: int, stride: int, dtype: jnp.dtype, name: str) -> nn.Conv:
+    # Padding is spelt out because "SAME" pads a strided convolution on the other side than torch.
+    pad = kernel // 2
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        (stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=_kaiming_fan_in,
+        name=name,
+    )
+
+
+def _norm(train: bool, dtype: jnp.dtype, name: str) -> nn.BatchNorm:
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
+    )
+
+
+class DenseLayer(nn.Module):
+    """BN, 1x1, BN, 3x3, joined to what came in: [b h w c] -> [b h w c+32]."""
+
+    negative_slope: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w d"]:
+        relu = partial(nn.leaky_relu, negative_slope=self.negative_slope)
+        y = relu(_norm(train, self.dtype, "norm1")(x))
+        y = _conv(4 * _GROWTH, 1, 1, self.dtype, "conv1")(y)
+        y = relu(_norm(train, self.dtype, "norm2")(y))
+        y = _conv(_GROWTH, 3, 1, self.dtype, "conv2")(y)
+        return jnp.concatenate([x, y], axis=-1)
+
+
+class Transition(nn.Module):
+    """BN, 1x1 to half the channels, 2x2 mean: [b h w c] -> [b h/2 w/2 c/2]."""
+
+    negative_slope: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j d"]:
+        y = nn.leaky_relu(_norm(train, self.dtype, "norm")(x), self.negative_slope)
+        y = _conv(x.shape[-1] // 2, 1, 1, self.dtype, "conv")(y)
+        return nn.avg_pool(y, (2, 2), (2, 2))
+
+
+class DenseNet(nn.Module):
+    """Grey films [b h w 1], float32 in [0, 1] -> pooled features [b d], float32.
+
+    The film is normalised inside, (image - mean) / std; as many channels enter `conv0` as `mean`
+    has entries. `dtype` is the compute dtype; parameters, batch statistics ("batch_stats") and the
+    output are float32. `negative_slope` is that of every ReLU: 0, but 0.1 in S2MTS2. d is 1024 in
+    DenseNet-121.
+
+    The features are `pool(maps(images, train))`.
+    """
+
+    blocks: tuple[int, ...]
+    negative_slope: float = 0.0
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.25,)
+    dtype: str = "float32"
+
+    def __call__(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b d"]:
+        return self.pool(self.maps(images, train))
+
+    def pool(self, maps: Float[Array, "b i j d"]) -> Float[Array, "b d"]:
+        return maps.mean(axis=(1, 2))
+
+    @nn.compact
+    def maps(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b i j d"]:
+        """The last feature map after its ReLU, float32."""
+        dtype = jnp.dtype(self.dtype)
+        relu = partial(nn.leaky_relu, negative_slope=self.negative_slope)
+        x = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        x = _conv(64, 7, 2, dtype, "conv0")(x.astype(dtype))
+        x = relu(_norm(train, dtype, "norm0")(x))
+        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        for block, size in enumerate(self.blocks, start=1):
+            for layer in range(1, size + 1):
+                name = f"denseblock{block}_denselayer{layer}"
+                x = DenseLayer(self.negative_slope, dtype, name=name)(x, train)
+            if block < len(self.blocks):
+                x = Transition(self.negative_slope, dtype, name=f"transition{block}")(x, train)
+        return relu(_norm(train, dtype, "norm5")(x)).astype(jnp.float32)
+
+    def depth(self, name: str) -> int:
+        """Of the parameters called `name`: 0 in the stem, k in block k and the transition after."""
+        for prefix in ("denseblock", "transition"):
+            if name.startswith(prefix):
+                return int(name.removeprefix(prefix).partition("_")[0])
+        return len(self.blocks) if name == "norm5" else 0
+
+
+VARIANTS = {"121": (6, 12, 24, 16), "169": (6, 12, 32, 32), "201": (6, 12, 48, 32)}
+
+
+def make(
+    variant: str = "121",
+    dtype: str = "float32",
+    mean: Sequence[float] = (0.5,),
+    std: Sequence[float] = (0.25,),
+    negative_slope: float = 0.0,
+) -> DenseNet:
+    """The DenseNet named by `variant`: "121", "169" or "201".
+
+    Raises ValueError for an unknown variant or dtype, or `mean` and `std` of unequal length.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"no DenseNet variant {variant!r}; there are {', '.join(VARIANTS)}")
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"model dtype is {dtype!r}; use 'float32' or 'bfloat16'")
+    if len(mean) != len(std) or len(mean) not in (1, 3):
+        raise ValueError(f"mean and std need 1 or 3 entries each, not {len(mean)} and {len(std)}")
+    return DenseNet(
+        VARIANTS[variant],
+        negative_slope=negative_slope,
+        mean=tuple(mean),
+        std=tuple(std),
+        dtype=dtype,
+    )

@@ -1,0 +1,43 @@
+"""Position embeddings of one grid of patches, resampled to another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def resample(
+    positions: Float[Array, "g h d"], rows: int, columns: int, antialias: bool = False
+) -> Float[Array, "rows columns d"]:
+    """Bicubic, as torch's interpolate(mode="bicubic", align_corners=False).
+
+    DINOv2 does not antialias, unless it has registers; timm does. A grid of equal size is left
+    alone.
+    """
+    height, width, _ = positions.shape
+    if (height, width) == (rows, columns):
+        return positions
+    if antialias:  # of which torch's kernel is that of JAX
+        return jax.image.resize(positions, (rows, columns, positions.shape[2]), "cubic")
+    down, across = _cubic(height, rows), _cubic(width, columns)
+    return jnp.einsum("ig,jh,ghd->ijd", down, across, positions, precision="highest")
+
+
+def _cubic(size: int, new_size: int) -> Float[np.ndarray, "new old"]:
+    """Weights of `size` samples in each of `new_size`; beyond the border its sample repeats."""
+    places = (np.arange(new_size) + 0.5) * size / new_size - 0.5
+    first = np.floor(places).astype(int) - 1
+    matrix = np.zeros((new_size, size))
+    for tap in range(4):
+        distance = np.abs(places - (first + tap))
+        column = np.clip(first + tap, 0, size - 1)
+        np.add.at(matrix, (np.arange(new_size), column), _keys(distance))
+    return matrix.astype(np.float32)
+
+
+def _keys(x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Keys's kernel (IEEE Trans. ASSP 1981) with torch's a of -0.75; antialiased it is -0.5."""
+    a = -0.75
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0))

@@ -1,0 +1,290 @@
+"""Vision transformers (Dosovitskiy et al. 2021, arXiv:2010.11929) as others publish them.
+
+With the parts that DeiT, MAE, DINO, DINOv2 (arXiv:2304.07193; register tokens: arXiv:2309.16588)
+and CLIP (arXiv:2103.00020) need, so that their weights give their features.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from cxr_jax.models.positions import resample
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(nn.gelu, approximate=False),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # CLIP's
+}
+_small_normal = nn.initializers.truncated_normal(0.02)
+
+
+class Block(nn.Module):
+    """Self-attention and MLP, each behind a layer norm and a shortcut: [b n d] -> [b n d]."""
+
+    heads: int
+    layer_scale: float
+    activation: str
+    epsilon: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        width = x.shape[-1]
+        y = self._norm("norm1", x)
+        y = self._dense("qkv", 3 * width, y).reshape(*x.shape[:2], 3, self.heads, -1)
+        y = jax.nn.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2])
+        y = self._dense("proj", width, y.reshape(x.shape))
+        x = x + self._scaled("scale1", y)
+        y = self._dense("fc1", 4 * width, self._norm("norm2", x))
+        y = self._dense("fc2", width, ACTIVATIONS[self.activation](y))
+        return x + self._scaled("scale2", y)
+
+    def _norm(self, name: str, x: Array) -> Array:
+        return _layer_norm(self.epsilon, self.dtype, name=name)(x)
+
+    def _dense(self, name: str, width: int, x: Array) -> Array:
+        return nn.Dense(width, dtype=self.dtype, kernel_init=_small_normal, name=name)(x)
+
+    def _scaled(self, name: str, x: Array) -> Array:
+        if not self.layer_scale:
+            return x
+        start = nn.initializers.constant(self.layer_scale)
+        return x * self.param(name, start, x.shape[-1:]).astype(self.dtype)
+
+
+def _layer_norm(epsilon: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
+    # The fast variance, E[x²] - E[x]², loses the digits of channels with a large mean.
+    return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class ViT(nn.Module):
+    """Grey films [b h w 1], float32 in [0, 1] -> features [b d], float32.
+
+    The film is normalised inside, (image - mean) / std; as many channels enter the patch embedding
+    as `mean` has entries. Rows and columns beyond the last whole patch are not seen. `dtype` is the
+    compute dtype; parameters and output are float32. d is `width`, or `projection` if that is set.
+
+    Tokens are the class token, the registers, the patches, in this order; only patches have a
+    position embedding (other people's of the class token is added to the token when it is loaded).
+    It is learnt for films of `image_size` pixels and resampled for others.
+
+    The features are `pool(maps(images, train))`. Methods for objectives that mask patches: `embed`
+    gives the patches of a film, `encode` the tokens of any of them.
+    """
+
+    width: int
+    num_blocks: int
+    patch: int
+    image_size: int
+    class_token: bool = True
+    registers: int = 0
+    pooling: str = "class"
+    norm_after_pooling: bool = False
+    layer_scale: float = 0.0
+    pre_norm: bool = False
+    projection: int = 0
+    activation: str = "gelu"
+    epsilon: float = 1e-6
+    antialias: bool = False
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.25,)
+    remat: bool = False
+    dtype: str = "float32"
+
+    def setup(self) -> None:
+        dtype, grid = jnp.dtype(self.dtype), self.image_size // self.patch
+        self.patch_embed = nn.Conv(
+            self.width,
+            (self.patch, self.patch),
+            (self.patch, self.patch),
+            padding="VALID",
+            use_bias=not self.pre_norm,
+            dtype=dtype,
+        )
+        self.positions = self.param("positions", _small_normal, (grid * grid, self.width))
+        if self.class_token:
+            self.cls = self.param("cls", _small_normal, (self.width,))
+        if self.registers:
+            shape = (self.registers, self.width)
+            self.register_tokens = self.param("register_tokens", _small_normal, shape)
+        if self.pre_norm:
+            self.norm_pre = _layer_norm(self.epsilon, dtype)
+        block = nn.remat(Block) if self.remat else Block
+        shared = (self.width // 64, self.layer_scale, self.activation, self.epsilon, dtype)
+        self.block = [block(*shared) for _ in range(self.num_blocks)]
+        self.norm = _layer_norm(self.epsilon, dtype)
+        if self.projection:
+            self.project = nn.Dense(
+                self.projection, use_bias=False, dtype=dtype, kernel_init=_small_normal
+            )
+
+    def __call__(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b d"]:
+        patches = self.embed(images)
+        tokens = self._before_last(patches.reshape(len(patches), -1, self.width))
+        return self._pooled(self.block[-1](tokens))
+
+    def embed(self, images: Float[Array, "b h w 1"]) -> Float[Array, "b i j width"]:
+        """The film's patches, with their position embedding, in the compute dtype."""
+        x = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        patches = self.patch_embed(x.astype(self.dtype))
+        grid = self.image_size // self.patch
+        positions = self.positions.reshape(grid, grid, self.width)
+        positions = resample(positions, *patches.shape[1:3], self.antialias)
+        return patches + positions.astype(self.dtype)
+
+    def encode(self, patches: Float[Array, "b n width"]) -> Float[Array, "b t width"]:
+        """All tokens after the last block and the last norm, float32, the prefix first."""
+        return self.norm(self.block[-1](self._before_last(patches))).astype(jnp.float32)
+
+    def maps(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b i j c"]:
+        """The patch tokens as they enter the last block, float32.
+
+        What the class token and the registers are by then stands behind each patch's own channels,
+        the same at every place: `pool` needs it, and it has no place on the film.
+        """
+        patches = self.embed(images)
+        batch, rows, columns, _ = patches.shape
+        tokens = self._before_last(patches.reshape(batch, -1, self.width)).astype(jnp.float32)
+        prefix, patches = tokens[:, : self._prefix], tokens[:, self._prefix :]
+        everywhere = jnp.broadcast_to(
+            prefix.reshape(batch, 1, 1, -1), (batch, rows, columns, self._prefix * self.width)
+        )
+        return jnp.concatenate([patches.reshape(batch, rows, columns, -1), everywhere], axis=-1)
+
+    def pool(self, maps: Float[Array, "b i j c"]) -> Float[Array, "b d"]:
+        """The last block and the rest. Gradients go to the patches' own channels alone."""
+        maps = maps.astype(self.dtype)
+        prefix = jax.lax.stop_gradient(maps[:, 0, 0, self.width :])
+        patches = maps[..., : self.width].reshape(len(maps), -1, self.width)
+        tokens = [prefix.reshape(len(maps), self._prefix, self.width), patches]
+        return self._pooled(self.block[-1](jnp.concatenate(tokens, axis=1)))
+
+    def depth(self, name: str) -> int:
+        """Of the parameters called `name` ("block_3"): 0 before the blocks, k + 1 in block k."""
+        if name in ("norm", "project"):
+            return self.num_blocks
+        return int(name.removeprefix("block_")) + 1 if name.startswith("block_") else 0
+
+    @property
+    def _prefix(self) -> int:
+        return self.class_token + self.registers
+
+    def _before_last(self, patches: Float[Array, "b n width"]) -> Float[Array, "b t width"]:
+        prefix = [self.cls[None]] if self.class_token else []
+        prefix += [self.register_tokens] if self.registers else []
+        tokens = patches
+        if prefix:
+            shape = (len(patches), self._prefix, self.width)
+            repeated = jnp.broadcast_to(jnp.concatenate(prefix), shape).astype(self.dtype)
+            tokens = jnp.concatenate([repeated, patches], axis=1)
+        if self.pre_norm:
+            tokens = self.norm_pre(tokens)
+        for block in self.block[:-1]:
+            tokens = block(tokens)
+        return tokens
+
+    def _pooled(self, tokens: Float[Array, "b n width"]) -> Float[Array, "b d"]:
+        if not self.norm_after_pooling:
+            tokens = self.norm(tokens)
+        if self.pooling == "class":
+            x = tokens[:, 0]
+        else:
+            x = tokens[:, self._prefix :].astype(jnp.float32).mean(axis=1)
+        if self.norm_after_pooling:
+            x = self.norm(x)
+        if self.projection:
+            x = self.project(x)
+        return x.astype(jnp.float32)
+
+
+# Width and number of blocks; heads have 64 channels.
+VARIANTS = {"S": (384, 12), "B": (768, 12), "L": (1024, 24)}
+
+
+def make(
+    variant: str,
+    patch: int = 16,
+    image_size: int = 224,
+    class_token: bool = True,
+    registers: int = 0,
+    pooling: str = "class",
+    norm_after_pooling: bool = False,
+    layer_scale: float = 0.0,
+    pre_norm: bool = False,
+    projection: int = 0,
+    activation: str = "gelu",
+    epsilon: float = 1e-6,
+    antialias: bool = False,
+    mean: Sequence[float] = (0.5,),
+    std: Sequence[float] = (0.25,),
+    remat: bool = False,
+    dtype: str = "float32",
+) -> ViT:
+    """The ViT named by `variant`: "S", "B", "L", or a width and a number of blocks: "192x6".
+
+    Args:
+      patch: pixels of a patch's side.
+      image_size: pixels of a film's side for which position embeddings are learnt.
+      class_token: whether there is one.
+      registers: how many register tokens.
+      pooling: "class", the class token, or "mean", of the patches.
+      norm_after_pooling: the last norm acts on what was pooled (timm's fc_norm), not on tokens.
+      layer_scale: what a block's output is multiplied by at the start, per channel and learnt;
+        0: not at all.
+      pre_norm: CLIP's layer norm before the blocks, and a patch embedding without bias.
+      projection: CLIP's linear map of the features to that many; 0: none.
+      activation: of the MLP, "gelu" or "quick_gelu" (CLIP's).
+      epsilon: of every layer norm.
+      antialias: whether position embeddings are, where they are resampled.
+      mean, std: of the film's pixels in [0, 1], one each or one per channel of three.
+      remat: blocks are computed again in the backward pass: a fraction of the memory for a third
+        more time.
+
+    Raises ValueError for an unknown variant, pooling, activation or dtype, a width that is no
+    multiple of 64, a film that is no whole number of patches, pooling="class" without a class
+    token, `mean` and `std` of unequal length.
+    """
+    size = re.fullmatch(r"(\d+)x(\d+)", variant)
+    width, num_blocks = (int(size[1]), int(size[2])) if size else VARIANTS.get(variant, (0, 0))
+    if not num_blocks or width % 64:
+        raise ValueError(
+            f"no ViT variant {variant!r}; there are {', '.join(VARIANTS)}, or WIDTHxBLOCKS, the "
+            "width a multiple of 64"
+        )
+    for field, value, known in (
+        ("pooling", pooling, ("class", "mean")),
+        ("activation", activation, tuple(ACTIVATIONS)),
+        ("dtype", dtype, ("float32", "bfloat16")),
+    ):
+        if value not in known:
+            raise ValueError(f"model {field} is {value!r}; use {' or '.join(map(repr, known))}")
+    if image_size % patch or image_size < patch:
+        raise ValueError(f"image_size={image_size} is no multiple of patch={patch}")
+    if pooling == "class" and not class_token:
+        raise ValueError("pooling='class' needs class_token=True; or use pooling='mean'")
+    if len(mean) != len(std) or len(mean) not in (1, 3):
+        raise ValueError(f"mean and std need 1 or 3 entries each, not {len(mean)} and {len(std)}")
+    return ViT(
+        width=width,
+        num_blocks=num_blocks,
+        patch=patch,
+        image_size=image_size,
+        class_token=class_token,
+        registers=registers,
+        pooling=pooling,
+        norm_after_pooling=norm_after_pooling,
+        layer_scale=layer_scale,
+        pre_norm=pre_norm,
+        projection=projection,
+        activation=activation,
+        epsilon=epsilon,
+        antialias=antialias,
+        mean=tuple(mean),
+        std=tuple(std),
+        remat=remat,
+        dtype=dtype,
+    )

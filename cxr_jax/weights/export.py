@@ -1,0 +1,88 @@
+"""Takes an encoder away into other tools.
+
+python -m cxr_jax.weights.export WORKDIR --format=FORMAT [--out=FOLDER]
+
+WORKDIR is that of a pretraining, or any encoder as --config.encoder takes it (torchvision:PATH).
+The folder then holds model.safetensors, the JSON that the tool reads, and README.md, a model card
+with the lines that load it.
+
+torchvision  ResNet-18, 34, 50 and DenseNets, for torchvision.models
+timm         ViTs and ResNets, for timm.create_model
+huggingface  ViTs (as Dinov2Model) and ResNets, for transformers
+safetensors  every encoder, for cxr_jax itself: --config.encoder=safetensors:FOLDER
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.numpy import save_file
+
+from cxr_jax import weights
+from cxr_jax.weights import export_layouts
+from cxr_jax.weights.export_layouts import Exported
+from cxr_jax.weights.model_card import model_card
+from data_builders import ledger
+
+FORMATS = ("torchvision", "timm", "huggingface", "safetensors")
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Writes what the command line asks for; returns the folder.
+
+    Raises ValueError for a model that the tool does not have, a folder that is not empty, and
+    what weights.load refuses; FileNotFoundError.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m cxr_jax.weights.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("encoder", metavar="WORKDIR", help="or SOURCE:PATH of a weights file")
+    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--out", type=Path, help="folder; default: WORKDIR/export/FORMAT")
+    parser.add_argument("--scores", type=Path, help="a transfer's workdir, for the card's table")
+    parser.add_argument("--licence", default="", help="what the card says of it")
+    parser.add_argument(
+        "--with_ledger",
+        action="store_true",
+        help="copy exposure.parquet too: hashes of patients and films, by which others see which "
+        "test films the encoder had seen",
+    )
+    args = parser.parse_args(arguments)
+    source = str(Path(weights.parse_spec(args.encoder)[1]).expanduser())
+    encoder = weights.load(args.encoder)
+    if args.out is None and not Path(source).is_dir():
+        raise ValueError(f"--out=FOLDER is needed: {source} is no folder to write below")
+    out = args.out or Path(source) / "export" / args.format
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out={out} is there and not empty; name another folder")
+    exported = getattr(export_layouts, args.format)(encoder)
+    card = model_card(encoder, source, args.scores, args.licence, exported.usage)
+    if args.with_ledger and not (Path(source) / ledger.FILE).is_file():
+        raise FileNotFoundError(f"--with_ledger: {source} holds no {ledger.FILE}")
+    write_folder(out, exported, card)
+    if args.with_ledger:
+        shutil.copy(Path(source) / ledger.FILE, out)
+    print(f"{args.format}: {out} ({len(exported.tensors)} tensors); README.md says how to load it")
+    return out
+
+
+def write_folder(out: Path, exported: Exported, card: str) -> None:
+    """model.safetensors, the JSON files and README.md in the folder `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    # transformers asks for the framework by which a file was written.
+    save_file(exported.tensors, out / "model.safetensors", metadata={"format": "pt"})
+    for name, content in exported.files.items():
+        (out / name).write_text(json.dumps(content, indent=2) + "\n")
+    (out / "README.md").write_text(card)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,92 @@
+"""The README.md that goes out with an encoder: what it is, what it read, what it is worth."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from cxr_jax import models
+from cxr_jax.weights.encoder import Encoder
+from data_builders import ledger
+
+
+def model_card(encoder: Encoder, source: str, scores: Path | None, licence: str, usage: str) -> str:
+    """Markdown.
+
+    Args:
+      source: where the encoder came from; of a pretraining's workdir its config and its ledger say
+        what was done and what was seen.
+      scores: a transfer's workdir, whose metrics.json becomes a table; None: no scores.
+      licence: "" is said to be none.
+      usage: the lines that load it.
+
+    Raises FileNotFoundError for `scores` without a metrics.json.
+    """
+    model = models.build(encoder.model)
+    parts = [
+        f"# {encoder.name}\n\nAn image encoder, exported by cxr_jax.",
+        f"## How to load it\n\n```python\n{usage}\n```",
+        "## What it reads\n\n"
+        f"Grey films, white = dense, shorter side brought to {encoder.image_size} px, the centre "
+        f"cropped; pixels in [0, 1], then (pixel - mean) / std with mean {_listed(model.mean)} and "
+        f"std {_listed(model.std)}"
+        + (" (the grey film repeated in three channels)." if len(model.mean) == 3 else "."),
+        f"## Architecture\n\n```json\n{json.dumps(encoder.model)}\n```",
+        f"## Training\n\n{_training(Path(source), encoder)}",
+        f"## Films seen\n\n{_films_seen(Path(source))}",
+        f"## Scores\n\n{_scores(scores)}",
+        f"## Licence\n\n{licence or 'None is stated; the training data may have its own terms.'}",
+        "Not a medical device; not for clinical decisions.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.6g}" for value in values)
+
+
+def _training(workdir: Path, encoder: Encoder) -> str:
+    path = workdir / "config.json"
+    if not path.is_file():
+        return f"Not by cxr_jax: the weights were read from `{workdir.name}`."
+    config: dict[str, Any] = json.loads(path.read_text())
+    return (
+        f"{encoder.name} of {config['num_train_steps']}, batches of {config['batch_size']}, on "
+        f"{config['data']['name']} ({config['data']['split']}), seed {config['seed']}.\n\n"
+        f"```json\n{json.dumps({key: config[key] for key in ('objective', 'optimizer')})}\n```"
+    )
+
+
+def _films_seen(workdir: Path) -> str:
+    if not (workdir / ledger.FILE).is_file():
+        return "No ledger of them was kept."
+    seen = ledger.read(workdir)
+    counts = Counter(zip(seen.dataset.tolist(), seen.split.tolist()))
+    lines = [f"| {name} | {split} | {count:,} |" for (name, split), count in counts.items()]
+    return "\n".join(["| dataset | split | films |", "|---|---|---|", *lines])
+
+
+def _scores(workdir: Path | None) -> str:
+    if workdir is None:
+        return "None are given."
+    path = workdir / "metrics.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--scores={workdir}: no metrics.json in it; name a transfer's workdir"
+        )
+    rows = [row for row in json.loads(path.read_text()) if row["auroc"] is not None]
+    lines = [
+        f"| {row['label']} | {row['n_pos']} | {row['n_neg']} | {row['auroc']:.3f} "
+        f"[{row['low']:.3f}, {row['high']:.3f}] |"
+        for row in rows
+    ]
+    header = ["| label | positive | negative | test AUROC, 95 % interval |", "|---|---|---|---|"]
+    config = workdir / "config.json"
+    what = ""
+    if config.is_file():
+        facts = json.loads(config.read_text())
+        what = (
+            f"{facts['dataset']}, protocol {facts['protocol']}, {facts['label_fraction']:.0%} of "
+            "the labels:\n\n"
+        )
+    return what + "\n".join(header + lines)

@@ -1,0 +1,29 @@
+"""Our own encoders as `python -m cxr_jax.weights.export --format=safetensors` writes them."""
+
+from pathlib import Path
+
+from cxr_jax.weights.checkpoint_files import read_arrays
+from cxr_jax.weights.encoder import Encoder
+from cxr_jax.weights.fill import Source, fill, of_file, to_torch
+from cxr_jax.weights.folder import weights_and_facts
+
+
+def load(path: str | Path) -> Encoder:
+    """The encoder in the folder, which holds model.safetensors and cxr_jax.json.
+
+    Raises FileNotFoundError; ValueError with all that does not fit.
+    """
+    file, facts = weights_and_facts(path, "cxr_jax.json")
+    arrays = read_arrays(file)
+    with of_file(file):
+        if not {"name", "model", "image_size"} <= set(facts):
+            raise ValueError("no cxr_jax.json beside it that says what the model is")
+        model = facts["model"]
+        variables = fill(model, arrays, _source, f"its {model.get('name')}")
+    return Encoder(facts["name"], model, variables, facts["image_size"])
+
+
+def _source(path: tuple[str, ...]) -> Source:
+    key = ".".join(path)
+    # `fill` turns kernels from PyTorch's axis order into ours, which these have.
+    return Source((key,), to_torch) if path[-1] == "kernel" else Source((key,))

@@ -1,0 +1,26 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_jax.models.positions import resample
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("size", [(7, 7), (3, 8), (16, 16)])
+def test_as_torch_interpolates(size, antialias):
+    torch = pytest.importorskip("torch")
+    grid = np.random.default_rng(0).normal(size=(7, 7, 3)).astype(np.float32)
+    reference = torch.nn.functional.interpolate(
+        torch.from_numpy(grid.transpose(2, 0, 1)[None]), size, mode="bicubic", antialias=antialias
+    )[0].numpy()
+    np.testing.assert_allclose(
+        resample(jnp.asarray(grid), *size, antialias), reference.transpose(1, 2, 0), atol=1e-5
+    )
+
+
+def test_a_constant_stays_constant_and_a_ramp_a_ramp():
+    ramp = jnp.broadcast_to(jnp.arange(8.0)[:, None, None], (8, 8, 2))
+    resampled = resample(jnp.ones((8, 8, 2)), 5, 13)
+    np.testing.assert_allclose(resampled, 1, atol=1e-6)
+    middle = np.asarray(resample(ramp, 16, 8))[6:10, 4, 0]
+    np.testing.assert_allclose(middle, [2.75, 3.25, 3.75, 4.25], atol=0.05)

@@ -1,0 +1,136 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_jax.models import vit
+
+TINY = {"variant": "64x2", "patch": 8, "image_size": 32}
+evaluate = jax.jit(
+    lambda net, variables, films: net.apply(variables, films, False), static_argnums=0
+)
+call = jax.jit(
+    lambda net, method, variables, x: net.apply(variables, x, method=method),
+    static_argnums=(0, 1),
+)
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def _films(batch=2, height=32, width=32):
+    return jax.random.uniform(jax.random.key(0), (batch, height, width, 1))
+
+
+def _variables(net):
+    """Random everywhere, so that no part can be left out unseen."""
+    shapes = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, False), _films())
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.3, s.shape), jnp.float32), shapes)
+
+
+@pytest.mark.parametrize(
+    ("options", "total"),
+    [
+        # As their publishers count them: DeiT-S, DINOv2 ViT-S/14 at 518 px, ViT-B/16, ViT-L/16
+        # (torchvision), without classifiers; their class token has a position of its own.
+        ({"variant": "S"}, 21_665_664),
+        ({"variant": "S", "patch": 14, "image_size": 518, "layer_scale": 1e-5}, 22_056_576 - 384),
+        ({"variant": "B"}, 86_567_656 - 769_000),
+        ({"variant": "L"}, 304_326_632 - 1_025_000),
+    ],
+)
+def test_as_many_parameters_as_published(options, total):
+    net = vit.make(**options, **IMAGENET)
+    shapes = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, False), _films())
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert count + net.width == total
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"registers": 2, "layer_scale": 0.1},
+        {"class_token": False, "pooling": "mean"},
+        {"pre_norm": True, "projection": 5, "dtype": "bfloat16"},
+    ],
+)
+def test_features_are_the_pooled_maps_and_do_not_depend_on_the_batch(options):
+    net = vit.make(**TINY, **options)
+    films, variables = _films(3, 48, 32), _variables(net)
+    features = evaluate(net, variables, films)
+    assert features.dtype == jnp.float32
+    maps = jax.jit(lambda v, x: net.apply(v, x, False, method="maps"))(variables, films)
+    prefix = net.class_token + net.registers
+    assert maps.shape == (3, 6, 4, 64 * (1 + prefix)) and maps.dtype == jnp.float32
+    tolerance = 0.02 if net.dtype == "bfloat16" else 1e-5
+    pooled = call(net, "pool", variables, maps)
+    np.testing.assert_allclose(pooled, features, atol=tolerance)
+    alone = evaluate(net, variables, films.at[:2].set(0))
+    np.testing.assert_allclose(alone[2], features[2], atol=tolerance)
+    if prefix:
+        # Behind the patches the same at every place; gradients go to the patches alone.
+        assert (maps[..., 64:] == maps[:, :1, :1, 64:]).all()
+        gradient = jax.grad(lambda m: call(net, "pool", variables, m).sum())(maps)
+        assert np.abs(gradient[..., :64]).max() > 0 and not gradient[..., 64:].any()
+
+
+def test_rematerialised_blocks_have_the_same_gradients():
+    films = _films()
+
+    def gradients(remat):
+        net = vit.make(**TINY, remat=remat)
+        loss = jax.jit(jax.grad(lambda v: (net.apply(v, films, True) ** 2).sum()))
+        return loss(_variables(net))
+
+    plain, again = gradients(False), gradients(True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), plain, again)
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters():
+    net, half = vit.make(**TINY), vit.make(**TINY, dtype="bfloat16")
+    shapes = jax.eval_shape(lambda x: half.init(jax.random.key(0), x, False), _films())
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(shapes)} == {"float32"}
+    variables = _variables(net)
+    full, low = evaluate(net, variables, _films()), evaluate(half, variables, _films())
+    assert 0 < np.linalg.norm(low - full) < 0.05 * np.linalg.norm(full)
+
+
+def test_encoding_all_patches_or_some_of_them():
+    net = vit.make(**TINY, registers=1)
+    variables, films = _variables(net), _films()
+    patches = call(net, "embed", variables, films).reshape(2, 16, 64)
+    tokens = call(net, "encode", variables, patches)
+    assert tokens.shape == (2, 18, 64)
+    np.testing.assert_allclose(tokens[:, 0], evaluate(net, variables, films), atol=1e-5)
+    # Positions are in the patches: their order does not matter, their absence does.
+    order = np.random.default_rng(0).permutation(16)
+    mixed = call(net, "encode", variables, patches[:, order])
+    np.testing.assert_allclose(mixed[:, 2:], tokens[:, 2:][:, order], atol=1e-4)
+    some = call(net, "encode", variables, patches[:, order[:4]])
+    assert some.shape == (2, 6, 64)
+    assert np.abs(some[:, 0] - tokens[:, 0]).max() > 1e-3
+
+
+def test_depth_follows_the_blocks():
+    net = vit.make(**TINY, projection=3, pre_norm=True, registers=1, layer_scale=0.1)
+    names = _variables(net)["params"]
+    assert {name: net.depth(name) for name in names} == {
+        **{"patch_embed": 0, "positions": 0, "cls": 0, "register_tokens": 0, "norm_pre": 0},
+        **{"block_0": 1, "block_1": 2, "norm": 2, "project": 2},
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"variant": "H"}, "no ViT variant 'H'; there are S, B, L, or WIDTHxBLOCKS"),
+        ({"variant": "100x2"}, "no ViT variant '100x2'"),
+        ({"variant": "S", "patch": 14, "image_size": 225}, "image_size=225 is no multiple"),
+        ({"variant": "S", "class_token": False}, "needs class_token=True"),
+        ({"variant": "S", "pooling": "max"}, "pooling is 'max'; use 'class' or 'mean'"),
+        ({"variant": "S", "dtype": "float16"}, "dtype is 'float16'"),
+        ({"variant": "S", "mean": (0.5, 0.5)}, "1 or 3 entries each, not 2 and 1"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        vit.make(**arguments)
