@@ -16,9 +16,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cxr_jax import sharding
+from cxr_jax import sharding, training
 from cxr_jax.augment.views import augment_view
-from cxr_jax.bench import command, timing, training
+from cxr_jax.bench import command, timing, work
 
 
 def ours(films: jax.Array, view: ConfigDict, key: jax.Array) -> Callable[[], Any]:
@@ -52,11 +52,11 @@ def measure(
     config: ConfigDict, repetitions: int, compiling: tuple[bool, ...] = (False, True)
 ) -> dict[str, Any]:
     """The figures of one config; prints them. `compiling`: with torch.compile, without, or both."""
-    made = training.prepare(config)
-    films = training.invent_films(config.batch_size, config.data.image_size)
+    made = training.prepare(config, work.EPOCH)
+    films = work.invent_films(config.batch_size, config.data.image_size)
     batch = sharding.put_batch({"image": films}, made.mesh)
     views = config.views.to_dict()
-    state = made.create(config)
+    state = made.create()
 
     def step() -> None:
         nonlocal state

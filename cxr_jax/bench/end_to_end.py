@@ -19,7 +19,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from cxr_jax.bench import command, films, timing, training
+from cxr_jax import training
+from cxr_jax.bench import command, films, timing, work
 from cxr_jax.data.source import Source, load_source
 from cxr_jax.experiments import feed
 
@@ -30,14 +31,15 @@ _MODEL_ONLY = "model only"
 class Loop:
     """Training steps whose batches come from `batches`; `run(n)` goes on where it stood."""
 
-    def __init__(self, made: training.Training, config: ConfigDict, batches: Any):
-        self._state, self._step, self._batches = made.create(config), made.step, batches
+    def __init__(self, made: training.Training, batches: Any):
+        self._state, self._step, self._batches = made.create(), made.step, batches
 
     def run(self, steps: int) -> float:
         """The loss of the last step, for which it waits."""
         pending = None
         for _ in range(steps):
-            self._state, metrics = self._step(self._state, next(self._batches))
+            batch, _ = self._batches.take(pending)
+            self._state, metrics = self._step(self._state, batch)
             if pending is not None:
                 jax.device_get(pending)
             pending = metrics
@@ -47,16 +49,16 @@ class Loop:
 class _Again:
     """One batch, for ever."""
 
-    def __init__(self, batch: dict[str, jax.Array]):
+    def __init__(self, batch: feed.Batch):
         self._batch = batch
 
-    def __next__(self) -> dict[str, jax.Array]:
-        return self._batch
+    def take(self, running: Any) -> tuple[feed.Batch, float]:
+        return self._batch, 0.0
 
 
 def measure(config: ConfigDict, source: Source, repetitions: int, steps: int) -> dict[str, Any]:
     """The figures of one config; prints them. A cache that does not fit is left out and named."""
-    made = training.prepare(config)
+    made = training.prepare(config, work.EPOCH)
     loops, refused = {}, {}
     for cache in CACHES:
         chosen = config.copy_and_resolve_references()
@@ -66,9 +68,9 @@ def measure(config: ConfigDict, source: Source, repetitions: int, steps: int) ->
         except ValueError as error:
             refused[cache] = str(error)
             continue
-        loops[f"cache {cache}"] = Loop(made, config, batches)
-        batch = next(batches)
-    loops[_MODEL_ONLY] = Loop(made, config, _Again(batch))
+        loops[f"cache {cache}"] = Loop(made, batches)
+        batch, _ = batches.take()
+    loops[_MODEL_ONLY] = Loop(made, _Again(batch))
     for loop in loops.values():
         loop.run(3)
     times = timing.in_turns(

@@ -16,8 +16,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from cxr_jax import sharding
-from cxr_jax.bench import command, training
+from cxr_jax import sharding, training
+from cxr_jax.bench import command, work
 
 _SHARE = 0.9  # of the device's memory: the rest goes to the films, fragments and the runtime
 _TOLERANCE = 0.03  # of the batch: a compilation takes up to a minute
@@ -27,7 +27,7 @@ def step_bytes(config: ConfigDict, batch_size: int) -> int:
     """Peak of what one step holds on one device, as the compiler plans it."""
     config = config.copy_and_resolve_references()
     config.batch_size = batch_size
-    made = training.prepare(config)
+    made = training.prepare(config, work.EPOCH)
     account = made.step.lower(*made.shapes(config)).compile().memory_analysis()
     return (
         account.argument_size_in_bytes
@@ -108,11 +108,11 @@ def measure(
 def _one_step(config: ConfigDict, batch_size: int) -> str:
     config = config.copy_and_resolve_references()
     config.batch_size = batch_size
-    made = training.prepare(config)
-    films = training.invent_films(batch_size, config.data.image_size)
+    made = training.prepare(config, work.EPOCH)
+    films = work.invent_films(batch_size, config.data.image_size)
     try:
         batch = sharding.put_batch({"image": films}, made.mesh)
-        _, metrics = made.step(made.create(config), batch)
+        _, metrics = made.step(made.create(), batch)
         return f"ran, loss {float(metrics['loss']):.3f}"
     except jax.errors.JaxRuntimeError as error:
         return "failed: " + str(error).partition("\n")[0][:80]

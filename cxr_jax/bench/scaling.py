@@ -21,8 +21,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cxr_jax import sharding
-from cxr_jax.bench import command, training
+from cxr_jax import sharding, training
+from cxr_jax.bench import command, work
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # "%x = (f32[8,4]{1,0}, f32[]) all-reduce(": what it gives, then its kind. An asynchronous one is
@@ -47,10 +47,10 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
 
 def measure(config: ConfigDict, steps: int) -> dict[str, Any]:
     """The figures on the devices that there are; prints nothing."""
-    made = training.prepare(config)
-    films = training.invent_films(config.batch_size, config.data.image_size)
+    made = training.prepare(config, work.EPOCH)
+    films = work.invent_films(config.batch_size, config.data.image_size)
     batch = sharding.put_batch({"image": films}, made.mesh)
-    state = made.create(config)
+    state = made.create()
     compiled = made.step.lower(state, batch).compile()
     seconds = []
     for _ in range(1 + steps):

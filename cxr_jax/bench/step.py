@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cxr_jax import sharding
-from cxr_jax.bench import command, timing, training
+from cxr_jax import sharding, training
+from cxr_jax.bench import command, timing, work
 from cxr_jax.objectives import networks
 from cxr_jax.train_state import TrainState
 
@@ -135,10 +135,10 @@ def measure(
     profile: Path | None = None,
 ) -> dict[str, Any]:
     """The figures of one config; prints them. `compiling`: with torch.compile, without, or both."""
-    made = training.prepare(config)
-    films = training.invent_films(config.batch_size, config.data.image_size)
+    made = training.prepare(config, work.EPOCH)
+    films = work.invent_films(config.batch_size, config.data.image_size)
     batch = sharding.put_batch({"image": films}, made.mesh)
-    state = made.create(config)
+    state = made.create()
     # Fetched before the first step, which takes the state's memory.
     variables = jax.device_get((state.params, state.aux["batch_stats"]))
     rivals = {"cxr_jax": ours(made, state, batch)}
@@ -160,7 +160,7 @@ def measure(
     )
     last = {name: rival.run(1) for name, rival in rivals.items()}
     dtype = config.model.get("dtype", "float32")
-    ceiling, flops = matmul_ceiling(dtype, matmul_size), training.step_flops(config)
+    ceiling, flops = matmul_ceiling(dtype, matmul_size), work.step_flops(config)
     rows = [
         {
             "what": name,

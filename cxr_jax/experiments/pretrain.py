@@ -6,10 +6,8 @@ from pathlib import Path
 
 import jax
 import ml_collections
-import numpy as np
-from jax.sharding import Mesh
 
-from cxr_jax import checkpoint, compiler, hosts, objectives, optim, sharding, train_state
+from cxr_jax import checkpoint, hosts, objectives, train_state, training
 from cxr_jax.data import exposure
 from cxr_jax.data.source import Source, fingerprint, load_source
 from cxr_jax.experiments import feed, monitor, transfer
@@ -57,23 +55,13 @@ def train(
       FloatingPointError: the loss or the gradient is no longer finite; nothing of it is saved.
     """
     check_positive(config, _POSITIVE)
-    mesh = sharding.make_mesh(config.mesh.model)
-    _check_batches(config, mesh)
     source = _load_source(config)
-    batches = feed.open_feed(config, source, mesh)
-    objective = objectives.build(config)
-    optimizer, schedule = optim.make_optimizer(
-        config.optimizer, config.num_train_steps, config.batch_size, len(source)
-    )
-    watch = monitor.make_monitor(config, objective, mesh)
+    made = training.prepare(config, len(source))
+    batches = feed.open_feed(config, source, made.mesh)
+    watch = monitor.make_monitor(config, made.objective, made.mesh)
     hosts.agree("dataset", fingerprint(source))
     _open_workdir(config, workdir, source)
-    size = config.data.image_size
-    shapes = {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)}
-    create = partial(train_state.create, objective, optimizer, shapes, config.seed)
-    places = sharding.of_state(jax.eval_shape(create), mesh, config.shard_state)
-    quickly = {"xla_backend_optimization_level": 0}  # it runs once: compiling is all its cost
-    state = jax.jit(create, out_shardings=places, compiler_options=quickly)()
+    state = made.create()
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
     restored = checkpoint.restore(manager, state)
     if restored:
@@ -82,15 +70,7 @@ def train(
         print(f"Resuming {workdir} after step {int(state.step)}.")
     first_step = int(state.step)
     hosts.agree("last checkpoint", {"step": first_step})
-    step_function = jax.jit(
-        train_state.make_train_step(
-            objective, optimizer, schedule, config.microbatch_size, sharding.gather(mesh)
-        ),
-        donate_argnums=0,
-        compiler_options=compiler.options(),
-        out_shardings=(places, sharding.replicated(mesh)),
-    )
-    _announce(config, source, state.params, mesh)
+    _announce(config, source, state.params, made.mesh)
     writer = Writer(workdir, first_step) if hosts.is_first() else NoWriter()
     progress = Progress(config.num_train_steps, config.batch_size)
     log = partial(_log, config, writer, progress)
@@ -99,7 +79,7 @@ def train(
     for step in range(first_step + 1, end + 1):
         batch, waited = batches.take(pending and pending[1])
         progress.waited(waited)
-        state, metrics = step_function(state, batch)
+        state, metrics = made.step(state, batch)
         if step == first_step + 1:
             progress.start(step)  # compiled now: what follows is the speed of the run
         # Metrics are fetched one step late, so that the next step is under way meanwhile. No more
@@ -134,19 +114,6 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, source: Sour
         raise FileNotFoundError(
             f"{workdir} is not the folder that host 0 opened: --workdir must lie on a file system "
             "that all hosts share"
-        )
-
-
-def _check_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
-    sharding.check_batch(config.batch_size, mesh)
-    part = config.microbatch_size
-    if not part:
-        return
-    check_positive(config, ("microbatch_size",))
-    sharding.check_batch(part, mesh, "microbatch_size")
-    if config.batch_size % part:
-        raise ValueError(
-            f"config.microbatch_size={part} does not divide config.batch_size={config.batch_size}"
         )
 
 
