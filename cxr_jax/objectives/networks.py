@@ -51,6 +51,12 @@ def apply(
     return outputs, new_stats
 
 
+def follow(target: Any, params: Any, rate: Float[Array, ""] | float) -> Any:
+    """Moving average: a target's modules go the share `rate` of the way to those of `params`."""
+    online = {name: params[name] for name in target}
+    return jax.tree.map(lambda old, new: old + rate * (new - old), target, online)
+
+
 def features(
     chain: Chain, params: Any, aux: Any, images: Float[Array, "b h w 1"]
 ) -> Float[Array, "b d"]:
