@@ -48,8 +48,12 @@ def build(config: Section) -> Objective:
 
 
 def export_encoder(params: Any, aux: Any) -> dict[str, Any]:
-    """The encoder's variables alone: what a pretraining is made for."""
-    return {"params": params["encoder"], "batch_stats": aux["batch_stats"]["encoder"]}
+    """The encoder's variables alone: what a pretraining is made for.
+
+    Those of aux["teacher"] where there is one: DINO's teacher is better than its student.
+    """
+    source = aux.get("teacher") or {"params": params, "batch_stats": aux["batch_stats"]}
+    return {name: source[name]["encoder"] for name in ("params", "batch_stats")}
 
 
 def l2_normalise(embeddings: Float[Array, "n d"]) -> Float[Array, "n d"]:
