@@ -67,6 +67,26 @@ def test_moco_target_follows_and_gets_no_gradient(moco, batch):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient["target"]))
 
 
+def test_medaug_is_moco_whose_keys_are_of_the_pairs(tiny, moco, batch):
+    config = tiny("moco", tiny.plain)
+    config["objective"]["name"] = "medaug"
+    objective, (plain, params, aux) = objectives.build(config), moco
+    other = jnp.roll(batch["image"], 3, axis=0)
+    paired = jnp.arange(8) < 6
+    pairs = batch | {"pair": other, "paired": paired}
+    outputs, _ = jax.jit(objective.embed)(params, aux, pairs, KEY)
+    ours, _ = jax.jit(plain.embed)(params, aux, batch, KEY)
+    theirs, _ = jax.jit(plain.embed)(params, aux, {"image": other}, KEY)
+    np.testing.assert_allclose(outputs["query"], ours["query"], atol=1e-4)
+    np.testing.assert_allclose(outputs["key"], theirs["key"], atol=1e-4)
+    value, (_, metrics) = objective.compare(outputs, aux)
+    np.testing.assert_allclose(metrics["true_pairs"], 0.75, rtol=1e-6)
+    mixed = {"query": ours["query"], "key": theirs["key"]}
+    np.testing.assert_allclose(value, plain.compare(mixed, aux)[0], rtol=1e-4)
+    with pytest.raises(ValueError, match=r"needs batches of pairs; set config\.data\.pairs"):
+        objective.embed(params, aux, batch, KEY)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
