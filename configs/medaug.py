@@ -10,8 +10,6 @@ Default  the paper's recipe, MoCo-CXR's: ResNet-50, 320 px, Adam, batch 16, 20 e
 A dataset in which no study has two films, as the drawn one, is refused.
 """
 
-from ml_collections import ConfigDict
-
 from configs import common, moco
 
 
