@@ -23,6 +23,7 @@ def get_config(preset: str = ""):
             hidden=(2048, 2048),
             bottleneck=256,
             prototypes=65_536,
+            head_bn=False,
             num_local=8,
             student_temperature=0.1,
             teacher_temperature=(0.04, 0.07),
@@ -65,8 +66,10 @@ def small(config: ConfigDict) -> None:
 def cpu(config: ConfigDict) -> None:
     common.for_minutes(config)
     config.batch_size = 64
-    config.objective.update(hidden=(256,), bottleneck=64, prototypes=1024, num_local=4)
-    config.objective.tau_base = 0.98
+    config.objective.update(hidden=(256,), bottleneck=64, prototypes=1024, num_local=2)
+    # Without batch norm in the head this small network collapsed to the uniform assignment.
+    config.objective.update(head_bn=True, tau_base=0.99)
+    config.optimizer.update(learning_rate=5e-4, final_learning_rate=0.0, final_weight_decay=1e-4)
     config.views.a.crop_scale = config.views.b.crop_scale = (0.4, 1.0)
     # Not smaller: XLA is slow where the last map has fewer than 3 x 3 pixels.
     config.views.local.update(size=48, crop_scale=(0.1, 0.4))
@@ -76,4 +79,5 @@ def cpu(config: ConfigDict) -> None:
 def demo(config: ConfigDict) -> None:
     cpu(config)
     common.demo(config)
+    config.optimizer.learning_rate = 5e-4
     config.views.local.crop_scale = (0.2, 0.55)

@@ -6,6 +6,7 @@ num_local. Fields of config.objective:
 
 name
 hidden, bottleneck, prototypes     the head: (2048, 2048), 256, 65536
+head_bn                            batch norm in it; False (the official use_bn_in_head)
 num_local                          8
 student_temperature                .1
 teacher_temperature                (.04, .07): from the first to the second, linearly,
@@ -29,26 +30,29 @@ from cxr_jax.fields import Section, check_fields, check_positive
 from cxr_jax.objectives import Objective, byol, l2_normalise, monitors, networks
 
 _FIELDS = (
-    *("hidden", "bottleneck", "prototypes", "num_local", "student_temperature"),
+    *("hidden", "bottleneck", "prototypes", "head_bn", "num_local", "student_temperature"),
     *("teacher_temperature", "teacher_warmup", "centre_momentum", "tau_base"),
 )
 
 
 class Bottleneck(nn.Module):
-    """Linear-GELU for each width in `hidden`, then Linear to `out` and length one, float32."""
+    """Linear(-BN)-GELU for each width in `hidden`, then Linear to `out` and length one, float32."""
 
     hidden: tuple[int, ...]
     out: int
     dtype: str
+    bn: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "n c"], train: bool) -> Float[Array, "n d"]:
-        for index, width in enumerate((*self.hidden, self.out)):
-            if index:
-                x = nn.gelu(x, approximate=False)
-            init = nn.initializers.truncated_normal(0.02)
+        init = nn.initializers.truncated_normal(0.02)
+        for index, width in enumerate(self.hidden):
             x = nn.Dense(width, dtype=self.dtype, kernel_init=init, name=f"dense{index}")(x)
-        return l2_normalise(x)
+            if self.bn:
+                x = nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, name=f"bn{index}")(x)
+            x = nn.gelu(x, approximate=False)
+        name = f"dense{len(self.hidden)}"
+        return l2_normalise(nn.Dense(self.out, dtype=self.dtype, kernel_init=init, name=name)(x))
 
 
 class Prototypes(nn.Module):
@@ -106,7 +110,7 @@ def make(config: Section) -> Objective:
     chain = networks.encoder_and_heads(config)
     dtype = getattr(chain["encoder"], "dtype", "float32")
     hidden = networks.widths(fields["hidden"])
-    chain["bottleneck"] = Bottleneck(hidden, fields["bottleneck"], dtype)
+    chain["bottleneck"] = Bottleneck(hidden, fields["bottleneck"], dtype, fields["head_bn"])
     chain["prototypes"] = Prototypes(fields["prototypes"])
 
     def init(key, batch):

@@ -23,7 +23,7 @@ OBJECTIVES = {
         **dict(queue_size=20, momentum=0.9, bn_group=2),
     ),
     "dino": dict(
-        **dict(name="dino", hidden=(12,), bottleneck=5, prototypes=7, num_local=3),
+        **dict(name="dino", hidden=(12,), bottleneck=5, prototypes=7, num_local=3, head_bn=False),
         **dict(student_temperature=0.1, teacher_temperature=(0.04, 0.07), teacher_warmup=0.3),
         **dict(centre_momentum=0.9, tau_base=0.9),
     ),
