@@ -58,8 +58,8 @@ def small(config: ConfigDict) -> None:
 
 def cpu(config: ConfigDict) -> None:
     common.for_minutes(config)
-    # A copy that follows in this short a training, but slowly: with .98 the network told keys by
-    # their age in the queue.
+    # A copy that follows in so short a training, but slowly: with .98 contrastive_accuracy rose to
+    # .3 and fell to .03 with the rate, as if the network had told keys by their age in the queue.
     config.objective.update(hidden=256, out=64, queue_size=2048, momentum=0.99)
     config.optimizer.exclude = None
 
