@@ -18,13 +18,7 @@ from configs import common
 def get_config(preset: str = ""):
     config = common.pretrain()
     config.objective = ConfigDict(dict(name="byol", tau_base=0.99, hidden=4096, out=256))
-    jitter = dict(brightness=0.4, contrast=0.4)
-    config.views = ConfigDict(
-        dict(
-            a=common.view(**jitter, blur_prob=1.0),
-            b=common.view(**jitter, blur_prob=0.1, solarise_prob=0.2),
-        )
-    )
+    config.views = common.byol_views()
     config.optimizer = ConfigDict(
         dict(
             name="lars",
@@ -46,15 +40,10 @@ def small(config: ConfigDict) -> None:
 
 
 def cpu(config: ConfigDict) -> None:
-    common.on_cpu(config)
-    config.num_train_steps = 1000
-    config.checkpoint_every_steps = 250
+    common.for_minutes(config)
     config.objective.update(tau_base=0.98, hidden=512, out=64)
-    common.adamw(config, 1e-3)
 
 
 def demo(config: ConfigDict) -> None:
     cpu(config)
-    common.on_phantom(config)
-    config.num_train_steps = 800
-    config.checkpoint_every_steps = 200
+    common.demo(config)

@@ -150,6 +150,23 @@ def view(**changes) -> ConfigDict:
     return ConfigDict(fields | changes)
 
 
+def byol_views() -> ConfigDict:
+    """BYOL's two views (arXiv:2006.07733, table 6), which Barlow Twins and VICReg use as well."""
+    jitter = dict(brightness=0.4, contrast=0.4)
+    return ConfigDict(
+        dict(
+            a=view(**jitter, blur_prob=1.0),
+            b=view(**jitter, blur_prob=0.1, solarise_prob=0.2),
+        )
+    )
+
+
+def moco_views() -> ConfigDict:
+    """MoCo v2's two views (arXiv:2003.04297), which SimSiam uses as well."""
+    fields = dict(crop_scale=(0.2, 1.0), brightness=0.4, contrast=0.4)
+    return ConfigDict(dict(a=view(**fields), b=view(**fields)))
+
+
 def small_encoder() -> ConfigDict:
     """The ResNet for CPUs."""
     # Residual branches count from the start: a run of minutes has no time to wake them from zero.
@@ -167,7 +184,7 @@ def on_cpu(config: ConfigDict) -> None:
     config.image_size = 96
     config.batch_size = 128
     config.log_every_steps = 50
-    for view_config in (config.views.a, config.views.b):
+    for view_config in config.views.values():
         view_config.size = 64
         view_config.crop_scale = (0.2, 1.0)
         view_config.brightness = view_config.contrast = 0.4  # .8 turns many a grey film all white
@@ -175,7 +192,7 @@ def on_cpu(config: ConfigDict) -> None:
 
 
 def adamw(config: ConfigDict, learning_rate: float) -> None:
-    """AdamW in place of the recipe's LARS: small batches bear it better."""
+    """AdamW in place of the recipe's LARS or SGD: small batches bear it better."""
     config.optimizer.update(
         name="adamw",
         learning_rate=learning_rate,
@@ -186,13 +203,44 @@ def adamw(config: ConfigDict, learning_rate: float) -> None:
     )
 
 
+def for_minutes(config: ConfigDict) -> None:
+    """The preset cpu: on_cpu, in six minutes or so."""
+    on_cpu(config)
+    config.num_train_steps = 1000
+    config.checkpoint_every_steps = 250
+    adamw(config, 1e-3)
+
+
+def demo(config: ConfigDict) -> None:
+    """The preset demo, on top of cpu."""
+    on_phantom(config)
+    config.num_train_steps = 800
+    config.checkpoint_every_steps = 200
+
+
 def on_phantom(config: ConfigDict) -> None:
     """The drawn films, and a transfer to their labels at the end."""
     config.data.name = "phantom"
     config.transfer.dataset = "phantom"
     config.batch_size = 64  # more steps from few films
     config.optimizer.learning_rate = 2e-3
-    for view_config in (config.views.a, config.views.b):
+    for view_config in config.views.values():
         # The findings are drawn small: a smaller crop mostly loses them.
         view_config.crop_scale, view_config.crop_ratio = (0.55, 1.0), (0.8, 1.25)
         view_config.update(rotate=10.0, brightness=0.5, contrast=0.5, gamma=0.5, noise=0.05)
+
+
+def moco_cxr(config: ConfigDict) -> None:
+    """MoCo-CXR's recipe (arXiv:2010.05352), which MedAug shares, on top of MoCo's."""
+    config.image_size = config.data.image_size = 320
+    config.batch_size = 16
+    config.num_train_steps = 240_000  # 20 epochs of CheXpert's 191,000 frontal films
+    config.checkpoint_every_steps = 5000
+    # The paper does not say how its 16 films were split; two groups are the fewest there can be.
+    config.objective.update(queue_size=24_576, bn_group=8)
+    for view_config in config.views.values():
+        view_config.update(size=320, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), rotate=10.0)
+        view_config.update(jitter_prob=0.0, blur_prob=0.0)
+    config.optimizer.update(name="adam", learning_rate=1e-4)
+    config.optimizer.schedule = "step"
+    config.optimizer.milestones = (0.6, 0.9)  # epochs 12 and 18 of 20

@@ -42,15 +42,10 @@ def small(config: ConfigDict) -> None:
 
 
 def cpu(config: ConfigDict) -> None:
-    common.on_cpu(config)
-    config.num_train_steps = 1000
-    config.checkpoint_every_steps = 250
+    common.for_minutes(config)
     config.objective.update(temperature=0.2, hidden=(256,), out=64)
-    common.adamw(config, 1e-3)
 
 
 def demo(config: ConfigDict) -> None:
     cpu(config)
-    common.on_phantom(config)
-    config.num_train_steps = 800
-    config.checkpoint_every_steps = 200
+    common.demo(config)

@@ -32,24 +32,26 @@ def value_and_grad(objective: Objective, microbatch_size: int = 0) -> Callable[.
         parts = jax.tree.map(lambda x: _split(x, microbatch_size), batch)
         count = jax.tree.leaves(parts)[0].shape[0]
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
-        # Batch norm in training mode does not read its running statistics: both passes agree.
-        outputs = jax.lax.map(lambda part: objective.embed(params, aux, *part)[0], (parts, keys))
-        (value, metrics), slopes = jax.value_and_grad(objective.compare, has_aux=True)(
-            jax.tree.map(_join, outputs)
+
+        def forward(aux, part):
+            outputs, aux = objective.embed(params, aux, *part)
+            return aux, outputs
+
+        new_aux, outputs = jax.lax.scan(forward, aux, (parts, keys))
+        (value, (new_aux, metrics)), slopes = jax.value_and_grad(objective.compare, has_aux=True)(
+            jax.tree.map(_join, outputs), new_aux
         )
         slopes = jax.tree.map(lambda x: _split(x, microbatch_size), slopes)
 
-        def backward(carry, part):
-            aux, gradient = carry
+        def backward(gradient, part):
             films, key, slope = part
-            _, pull, aux = jax.vjp(
-                lambda params: objective.embed(params, aux, films, key), params, has_aux=True
-            )
-            return (aux, jax.tree.map(jnp.add, gradient, pull(slope)[0])), None
+            # Batch norm in training mode does not read its running statistics: both passes agree.
+            _, pull = jax.vjp(lambda params: objective.embed(params, aux, films, key)[0], params)
+            return jax.tree.map(jnp.add, gradient, pull(slope)[0]), None
 
         nothing = jax.tree.map(jnp.zeros_like, params)
-        (aux, gradient), _ = jax.lax.scan(backward, (aux, nothing), (parts, keys, slopes))
-        return (value, (aux, metrics)), gradient
+        gradient, _ = jax.lax.scan(backward, nothing, (parts, keys, slopes))
+        return (value, (new_aux, metrics)), gradient
 
     return in_parts
 

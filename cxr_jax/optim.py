@@ -1,53 +1,69 @@
-"""Optimizers from optax's parts: LARS both ways, SGD, AdamW; warm-up, cosine, exclusions.
+"""Optimizers from optax's parts: LARS both ways, SGD, Adam(W); schedules, exclusions, groups.
 
 Fields of config.optimizer (required: name and learning_rate; for lars rate_inside_momentum too):
 
-name           "lars", "sgd" or "adamw"
+name           "lars", "sgd", "adam" or "adamw"
 learning_rate  before scaling with the batch
 scaling        "none"; "linear": times batch_size / 256; "sqrt": times sqrt(batch_size)
 warmup         length of the linear warm-up from 0, in `warmup_unit`; 0 is none
 warmup_unit    "steps", "epochs" or "examples"
-schedule       "cosine" from the end of the warm-up to the last step, or "constant"
+schedule       "cosine" from the end of the warm-up to the last step, "constant", or "step": a tenth
+               at each of the milestones
 final_learning_rate
                where the cosine ends, before scaling with the batch; 0
+milestones     shares of the training, as (0.6, 0.9)
 momentum       decay of the gradients' running mean (Adam's beta1; its beta2 is .999); .9
-weight_decay   lars, sgd: added to the gradient; adamw: decoupled, times the rate; 0
+weight_decay   lars, sgd, adam: added to the gradient; adamw: decoupled, times the rate; 0
+final_weight_decay
+               where the weight decay ends, by a cosine over the training; None: it is constant
 exclude        regular expressions, searched in "encoder/layer1_0/bn1/scale": parameters that weight
                decay and LARS's trust ratio skip; default every bias and every norm's scale
+clip           largest norm that the gradient of a parameter (an array) may have; None: any
 trust_coefficient
                lars only: .001
 rate_inside_momentum
                lars only. True: the rate multiplies what enters the momentum, so that a change of
                rate works gradually (SimCLR). False: it multiplies the momentum (BYOL, Barlow Twins,
                VICReg). The two differ only while the rate changes.
+groups         by name: parameters with a rate of their own. `match` holds regular expressions as
+               `exclude` does, and of several groups the first that matches counts. Optional:
+               learning_rate, final_learning_rate, schedule and warmup in place of those above, and
+               `frozen`, for how long from the start (in `warmup_unit`) nothing of the group moves
+               (Adam's running means do).
 
 A field that its optimizer does not use is allowed, so that --config.optimizer.name can switch.
 """
 
-import math
 import re
-import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from cxr_jax import schedules
 from cxr_jax.fields import Section, check_fields
 
 # Flax calls a norm's factor "scale", and nothing else so.
-_BIAS_AND_NORM = (r"(^|/)bias$", r"(^|/)scale$")
+BIAS_AND_NORM = (r"(^|/)bias$", r"(^|/)scale$")
 _DEFAULTS = {
     "scaling": "none",
     "warmup": 0,
     "warmup_unit": "steps",
     "schedule": "cosine",
     "final_learning_rate": 0.0,
+    "milestones": (),
     "momentum": 0.9,
     "weight_decay": 0.0,
+    "final_weight_decay": None,
     "exclude": None,
+    "clip": None,
     "trust_coefficient": 0.001,
     "rate_inside_momentum": None,
+    "groups": {},
 }
+_OF_A_GROUP = ("learning_rate", "final_learning_rate", "schedule", "warmup", "frozen")
 
 
 def make_optimizer(
@@ -55,22 +71,27 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """(transformation, rate by step) for config.optimizer; the transformation applies the schedule.
 
-    `num_examples` in an epoch is needed where the warm-up is counted in epochs.
-    Raises ValueError for an unknown name, unit or field, and (at `init`) for an exclusion that
-    matches no parameter. LARS: You et al., arXiv:1708.03888.
+    The rate is that of parameters in no group. `num_examples` in an epoch is needed where a length
+    is counted in epochs. Raises ValueError for an unknown name, unit or field, and (at `init`) for
+    an exclusion or a group that matches no parameter. LARS: You et al., arXiv:1708.03888.
     """
     check_fields(config, "config.optimizer", ("name", "learning_rate"), tuple(_DEFAULTS))
     fields = _DEFAULTS | dict(config)
-    _one_of(fields, "name", ("lars", "sgd", "adamw"))
-    schedule = make_schedule(fields, num_train_steps, batch_size, num_examples)
+    schedules.one_of(fields, "name", ("lars", "sgd", "adam", "adamw"))
+    lengths = (num_train_steps, batch_size, num_examples)
+    schedule = schedules.learning_rate(fields, *lengths)
     mask = _decayed(fields["exclude"])
-    decay = optax.add_decayed_weights(fields["weight_decay"], mask)
-    rate = optax.scale_by_learning_rate(schedule)
+    decay = optax.add_decayed_weights(_weight_decay(fields, num_train_steps), mask)
+    rate = _rates(fields, schedule, lengths)
     momentum = optax.trace(fields["momentum"])
+    adam = optax.scale_by_adam(b1=fields["momentum"])
+    first = () if fields["clip"] is None else (_clip_each(fields["clip"]),)
     if fields["name"] == "adamw":
-        return optax.chain(optax.scale_by_adam(b1=fields["momentum"]), decay, rate), schedule
+        return optax.chain(*first, adam, decay, rate), schedule
+    if fields["name"] == "adam":
+        return optax.chain(*first, decay, adam, rate), schedule
     if fields["name"] == "sgd":
-        return optax.chain(decay, momentum, rate), schedule
+        return optax.chain(*first, decay, momentum, rate), schedule
     if fields["rate_inside_momentum"] is None:
         raise ValueError(
             "config.optimizer lacks 'rate_inside_momentum', which lars needs: "
@@ -78,87 +99,100 @@ def make_optimizer(
         )
     trust = optax.masked(optax.scale_by_trust_ratio(0.0, fields["trust_coefficient"]), mask)
     last = (rate, momentum) if fields["rate_inside_momentum"] else (momentum, rate)
-    return optax.chain(decay, trust, *last), schedule
+    return optax.chain(*first, decay, trust, *last), schedule
 
 
-def make_schedule(
-    fields: Section, num_train_steps: int, batch_size: int, num_examples: int | None
-) -> optax.Schedule:
-    """Rate of step k = 0, 1, …: peak * k / warmup, then cosine to the final rate at the last."""
-    _one_of(fields, "scaling", ("none", "linear", "sqrt"))
-    _one_of(fields, "schedule", ("cosine", "constant"))
-    factor = {"none": 1.0, "linear": batch_size / 256, "sqrt": math.sqrt(batch_size)}
-    peak = fields["learning_rate"] * factor[fields["scaling"]]
-    final = fields["final_learning_rate"] * factor[fields["scaling"]]
-    warmup = warmup_steps(fields, batch_size, num_examples)
-    if warmup >= num_train_steps > 1:
-        warnings.warn(
-            f"the warm-up of {warmup} steps fills all {num_train_steps} training steps: the rate "
-            "never falls; lower config.optimizer.warmup or raise config.num_train_steps",
-            stacklevel=2,
-        )
-    if fields["schedule"] == "constant":
-        after = optax.constant_schedule(peak)
-    else:
-        after = _cosine(peak, final, max(num_train_steps - warmup, 1))
-    if warmup == 0:
-        return after
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+def _weight_decay(fields: Section, num_train_steps: int) -> float | optax.Schedule:
+    if fields["final_weight_decay"] is None:
+        return fields["weight_decay"]
+    return schedules.cosine(fields["weight_decay"], fields["final_weight_decay"], num_train_steps)
 
 
-def warmup_steps(fields: Section, batch_size: int, num_examples: int | None) -> int:
-    """The warm-up in steps, rounded."""
-    _one_of(fields, "warmup_unit", ("steps", "epochs", "examples"))
-    length, unit = fields["warmup"], fields["warmup_unit"]
-    if length < 0:
-        raise ValueError(f"config.optimizer.warmup is {length}; it must not be negative")
-    if unit == "steps":
-        return round(length)
-    if unit == "examples":
-        return round(length / batch_size)
-    if num_examples is None:
-        raise ValueError(
-            "config.optimizer.warmup_unit is 'epochs', but the number of examples in an epoch is "
-            "not known here; use 'steps' or 'examples'"
-        )
-    return round(length * num_examples / batch_size)
+def _clip_each(largest: float | int) -> optax.GradientTransformation:
+    """Shortens every parameter's gradient on its own, as DINO's code does (not the global norm)."""
+    if largest <= 0:
+        raise ValueError(f"config.optimizer.clip is {largest}; it must be above 0, or None")
+
+    def shorten(gradient: jax.Array) -> jax.Array:
+        return gradient * jnp.minimum(1.0, largest / (jnp.linalg.norm(gradient) + 1e-6))
+
+    return optax.stateless(lambda gradients, _: jax.tree.map(shorten, gradients))
 
 
-def _cosine(peak: float, final: float, steps: int) -> optax.Schedule:
-    # From the difference, because optax's own takes the final rate as a share of the peak.
-    fall = optax.cosine_decay_schedule(peak - final, steps)
-    return lambda step: final + fall(step)
+def _rates(
+    fields: Section, schedule: optax.Schedule, lengths: tuple[int, int, int | None]
+) -> optax.GradientTransformation:
+    """Multiplies by the rate of `schedule`, and in groups by that of the group."""
+    by_group = {"": optax.scale_by_learning_rate(schedule)}
+    patterns = {}
+    for name, group in fields["groups"].items():
+        where = f"config.optimizer.groups.{name}"
+        check_fields(group, where, ("match",), _OF_A_GROUP)
+        patterns[name] = _patterns(group["match"], f"{where}.match")
+        own = fields | {"frozen": 0} | dict(group)
+        frozen = schedules.in_steps(own, "frozen", *lengths[1:])
+        own_schedule = schedules.learning_rate(own, *lengths)
+        by_group[name] = optax.scale_by_learning_rate(_zero_before(frozen, own_schedule))
+    if not patterns:
+        return by_group[""]
+
+    def labels(tree: Any) -> Any:
+        paths = _paths(tree)
+        for name, own in patterns.items():
+            _check_all_match(own, paths, f"config.optimizer.groups.{name}.match")
+        chosen = [
+            next((name for name, own in patterns.items() if _matches(own, path)), "")
+            for path in paths
+        ]
+        return jax.tree.unflatten(jax.tree.structure(tree), chosen)
+
+    return optax.partition(by_group, labels)
 
 
-def _decayed(exclude: Any) -> Any:
+def _zero_before(start: int, schedule: optax.Schedule) -> optax.Schedule:
+    return lambda step: jnp.where(step < start, 0.0, schedule(step))
+
+
+def _decayed(exclude: Any) -> Callable[[Any], Any]:
     """The mask of parameters that weight decay and trust ratio act on, as a function of the tree.
 
-    A given pattern that matches nothing is an error, being most likely misspelt; the default ones
-    need not match, because a model may have no bias.
+    The default patterns need not match, because a model may have no bias.
     """
-    if isinstance(exclude, str):
-        raise ValueError(f"config.optimizer.exclude is {exclude!r}; it must be a tuple of patterns")
-    patterns = _BIAS_AND_NORM if exclude is None else tuple(exclude)
+    given = exclude is not None
+    patterns = _patterns(exclude, "config.optimizer.exclude") if given else BIAS_AND_NORM
 
     def mask(tree: Any) -> Any:
-        paths = [
-            jax.tree_util.keystr(path, simple=True, separator="/")
-            for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-        ]
-        for pattern in patterns if exclude is not None else ():
-            if not any(re.search(pattern, path) for path in paths):
-                raise ValueError(
-                    f"config.optimizer.exclude has {pattern!r}, which matches no parameter; "
-                    f"they are named like {paths[0]!r}"
-                )
-        keep = [not any(re.search(pattern, path) for pattern in patterns) for path in paths]
+        paths = _paths(tree)
+        if given:
+            _check_all_match(patterns, paths, "config.optimizer.exclude")
+        keep = [not _matches(patterns, path) for path in paths]
         return jax.tree.unflatten(jax.tree.structure(tree), keep)
 
     return mask
 
 
-def _one_of(fields: Section, name: str, known: tuple[str, ...]) -> None:
-    if fields[name] not in known:
-        raise ValueError(
-            f"config.optimizer.{name} is {fields[name]!r}; it must be one of {', '.join(known)}"
-        )
+def _patterns(given: Any, where: str) -> tuple[str, ...]:
+    if isinstance(given, str):
+        raise ValueError(f"{where} is {given!r}; it must be a tuple of patterns")
+    return tuple(given)
+
+
+def _paths(tree: Any) -> list[str]:
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def _matches(patterns: Sequence[str], path: str) -> bool:
+    return any(re.search(pattern, path) for pattern in patterns)
+
+
+def _check_all_match(patterns: Sequence[str], paths: Sequence[str], where: str) -> None:
+    """A given pattern that matches nothing is an error, being most likely misspelt."""
+    for pattern in patterns:
+        if not any(re.search(pattern, path) for path in paths):
+            raise ValueError(
+                f"{where} has {pattern!r}, which matches no parameter; "
+                f"they are named like {paths[0]!r}"
+            )

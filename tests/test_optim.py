@@ -1,5 +1,7 @@
 """Optimizers against hand-written numpy, in float64, over steps in which the rate changes."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,10 +84,10 @@ def numpy_lars(rate_inside_momentum, included=is_kernel, steps=STEPS):
     return params
 
 
-def assert_close(actual, expected):
+def assert_close(actual, expected, atol=3e-6):
     assert actual.keys() == expected.keys()
     for path in expected:
-        np.testing.assert_allclose(actual[path], expected[path], atol=3e-6, err_msg=path)
+        np.testing.assert_allclose(actual[path], expected[path], atol=atol, err_msg=path)
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -151,6 +153,67 @@ def test_adamw_is_torchs():
     assert_close(trained(config)[-1], params)
 
 
+def numpy_adam(steps=STEPS, decay=0.0, clip=np.inf, rate=lambda step, path: 0.1):
+    """torch.optim.Adam: the decay is part of the gradient; clipping comes before it."""
+    params = flat(parameters())
+    first = {path: np.zeros_like(leaf) for path, leaf in params.items()}
+    second = {path: np.zeros_like(leaf) for path, leaf in params.items()}
+    for step in range(steps):
+        for path, gradient in flat(gradients(step)).items():
+            gradient = gradient * min(1, clip / (np.linalg.norm(gradient) + 1e-6))
+            gradient = gradient + decay * params[path]
+            first[path] = 0.9 * first[path] + 0.1 * gradient
+            second[path] = 0.999 * second[path] + 0.001 * gradient**2
+            mean = first[path] / (1 - 0.9 ** (step + 1))
+            square = second[path] / (1 - 0.999 ** (step + 1))
+            params[path] = params[path] - rate(step, path) * mean / (np.sqrt(square) + 1e-8)
+    return params
+
+
+def test_adam_is_torchs_with_the_rate_a_tenth_at_each_milestone():
+    config = dict(name="adam", learning_rate=0.1, weight_decay=0.3, exclude=())
+    config |= dict(schedule="step", milestones=(0.5, 0.75))  # after 4 and 6 of 8 steps
+    expected = numpy_adam(decay=0.3, rate=lambda step, path: 0.1 ** (1 + (step >= 4) + (step >= 6)))
+    assert_close(trained(config)[-1], expected)
+
+
+def test_each_gradient_is_clipped_on_its_own():
+    config = dict(name="adam", learning_rate=0.1, clip=2.0, schedule="constant")
+    assert_close(trained(config)[-1], numpy_adam(clip=2.0), atol=2e-5)
+    lengths = [np.linalg.norm(leaf) for leaf in flat(gradients(0)).values()]
+    assert min(lengths) < 2 < max(lengths)
+
+
+def test_groups_have_rates_of_their_own_and_may_be_frozen_at_first():
+    config = dict(name="adam", learning_rate=0.1, schedule="constant")
+    config["groups"] = dict(
+        head=dict(match=("^projector/",), frozen=3),
+        norms=dict(match=("/bn1/", "bias$"), learning_rate=0.02, schedule="cosine"),
+    )
+
+    def rate(step, path):
+        if path.startswith("projector"):  # its bias too: the first group that matches counts
+            return 0.1 * (step >= 3)
+        return rate_at(step, 0.02, 0) if "bn1" in path else 0.1
+
+    history = trained(ConfigDict(config))
+    assert_close(history[-1], numpy_adam(rate=rate), atol=2e-5)
+    np.testing.assert_array_equal(
+        history[2]["projector/dense0/kernel"],
+        np.float32(parameters()["projector"]["dense0"]["kernel"]),
+    )
+
+
+def test_weight_decay_runs_from_first_to_final_by_a_cosine():
+    config = dict(name="sgd", learning_rate=1.0, momentum=0.0, schedule="constant")
+    config |= dict(weight_decay=0.04, final_weight_decay=0.4)
+    history = trained(config, gradient=lambda step: jax.tree.map(np.zeros_like, parameters()))
+    kernels = [params["projector/dense0/kernel"] for params in (flat(parameters()), *history)]
+    shares = [1 - (after / before).mean() for before, after in itertools.pairwise(kernels)]
+    expected = 0.4 + 0.5 * (0.04 - 0.4) * (1 + np.cos(np.pi * np.arange(STEPS) / STEPS))
+    np.testing.assert_allclose(shares, expected, atol=1e-5)
+
+
 def test_the_applied_update_follows_the_schedule():
     config = dict(name="sgd", learning_rate=0.1, warmup=3, momentum=0.0)
     history = trained(config, gradient=lambda step: gradients(0))
@@ -208,12 +271,21 @@ def test_warm_up_longer_than_the_training_warns_and_keeps_rising():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(name="lamb"), "name is 'lamb'; it must be one of lars, sgd, adamw"),
+        (dict(name="lamb"), "name is 'lamb'; it must be one of lars, sgd, adam, adamw"),
         (dict(learning_rte=1), "no field 'learning_rte'; did you mean 'learning_rate'"),
         (dict(warmup_unit="epoch"), "warmup_unit is 'epoch'; it must be one of steps, epochs"),
         (dict(warmup_unit="epochs", warmup=1), "number of examples in an epoch is not known"),
         (dict(warmup=-1), "warmup is -1; it must not be negative"),
-        (dict(schedule="step"), "schedule is 'step'; it must be one of cosine, constant"),
+        (dict(schedule="steps"), "schedule is 'steps'; it must be one of cosine, constant, step"),
+        (dict(schedule="step"), r"milestones is \(\); schedule 'step' needs shares"),
+        (dict(schedule="step", milestones=(0.1,), warmup=2), "first lies within the warm-up of 2"),
+        (dict(clip=0), "clip is 0; it must be above 0"),
+        (
+            dict(groups=dict(head=dict(match="head"))),
+            r"groups\.head\.match is 'head'; it must be a",
+        ),
+        (dict(groups=dict(head=dict(match=("head",), rate=1))), "groups.head has no field 'rate'"),
+        (dict(groups=dict(head=dict(match=("head",), frozen=-1))), "frozen is -1; it must not be"),
         (dict(scaling="batch"), "scaling is 'batch'; it must be one of none, linear, sqrt"),
         (dict(exclude="bias"), "exclude is 'bias'; it must be a tuple of patterns"),
         (dict(name="lars"), "lacks 'rate_inside_momentum', which lars needs"),
@@ -234,4 +306,11 @@ def test_exclusion_that_matches_nothing_is_named():
     config = dict(name="adamw", learning_rate=0.1, exclude=("bias$", "batchnorm"))
     optimizer, _ = make_optimizer(config, num_train_steps=10, batch_size=1)
     with pytest.raises(ValueError, match="exclude has 'batchnorm', which matches no parameter"):
+        optimizer.init(parameters())
+
+
+def test_group_that_matches_nothing_is_named():
+    config = dict(name="sgd", learning_rate=0.1, groups=dict(head=dict(match=("^predictor/",))))
+    optimizer, _ = make_optimizer(config, num_train_steps=10, batch_size=1)
+    with pytest.raises(ValueError, match=r"groups\.head\.match has '\^predictor/', which matches"):
         optimizer.init(parameters())

@@ -20,20 +20,22 @@ class Objective(NamedTuple):
     metrics are float32 scalars.
 
     The loss stands in two functions, because only the second needs the whole batch: a batch too
-    large for the device is embedded in parts (microbatch.py).
+    large for the device is embedded in parts (microbatch.py). Both hand aux on, because each has
+    something to keep that only it knows: embed the batch statistics, compare what outlives a batch
+    of outputs (MoCo's queue, DINO's centre). Outputs must not depend on what embed itself changes,
+    so that parts embedded one after the other are as parts embedded at once.
     """
 
     init: Callable[..., Any]  # (key, batch) -> (params, aux)
     embed: Callable[..., Any]  # (params, aux, batch, key) -> (outputs, aux)
-    compare: Callable[..., Any]  # (outputs) -> (loss, metrics)
+    compare: Callable[..., Any]  # (outputs, aux) -> (loss, (aux, metrics))
     after_update: Callable[..., Any]  # (new params, aux, step just made from 0) -> aux
     features: Callable[..., Any]  # (params, aux, images float [b h w 1]) -> [b d]
 
     def loss(self, params: Any, aux: Any, batch: Any, key: Any) -> tuple[Any, Any]:
         """(loss, (aux, metrics)) of a batch."""
         outputs, aux = self.embed(params, aux, batch, key)
-        value, metrics = self.compare(outputs)
-        return value, (aux, metrics)
+        return self.compare(outputs, aux)
 
 
 def build(config: Section) -> Objective:
@@ -46,8 +48,12 @@ def build(config: Section) -> Objective:
 
 
 def export_encoder(params: Any, aux: Any) -> dict[str, Any]:
-    """The encoder's variables alone: what a pretraining is made for."""
-    return {"params": params["encoder"], "batch_stats": aux["batch_stats"]["encoder"]}
+    """The encoder's variables alone: what a pretraining is made for.
+
+    Those of aux["teacher"] where there is one: DINO's teacher is better than its student.
+    """
+    source = aux.get("teacher") or {"params": params, "batch_stats": aux["batch_stats"]}
+    return {name: source[name]["encoder"] for name in ("params", "batch_stats")}
 
 
 def l2_normalise(embeddings: Float[Array, "n d"]) -> Float[Array, "n d"]:

@@ -79,19 +79,16 @@ def make(config: Section) -> Objective:
         }
         return {"first": outputs[0], "second": outputs[1]}, new_aux
 
-    def compare(outputs):
+    def compare(outputs, aux):
         first, second = outputs["first"], outputs["second"]
         value = byol_loss(first["prediction"], second["target"])
         value += byol_loss(second["prediction"], first["target"])
         projections = jnp.concatenate([first["projection"], second["projection"]])
-        return value, monitors.collapse_metrics(projections)
+        return value, (aux, monitors.collapse_metrics(projections))
 
     def after_update(params: Any, aux: Any, step: Any) -> Any:
         rate = 1 - tau(step, config["num_train_steps"], fields["tau_base"])
-        online = {name: params[name] for name in target_chain}
-        followed = jax.tree.map(
-            lambda old, new: old + rate * (new - old), aux["target"]["params"], online
-        )
+        followed = networks.follow(aux["target"]["params"], params, rate)
         return aux | {"target": aux["target"] | {"params": followed}}
 
     return Objective(init, embed, compare, after_update, partial(networks.features, online_chain))

@@ -1,6 +1,7 @@
 """Signs of collapse, for every objective: functions of a batch of embeddings."""
 
 import jax.numpy as jnp
+from jax.scipy.special import entr
 from jaxtyping import Array, Float
 
 from cxr_jax.objectives import l2_normalise
@@ -37,4 +38,18 @@ def collapse_metrics(projections: Float[Array, "n d"]) -> dict[str, Float[Array,
     return {
         "embedding_std": embedding_std(projections),
         "effective_rank": effective_rank(l2_normalise(projections)),
+    }
+
+
+def assignment_metrics(probabilities: Float[Array, "*n k"]) -> dict[str, Float[Array, ""]]:
+    """The two collapses of a clustering head (DINO, arXiv:2104.14294, section 5.3).
+
+    "target_entropy", of one assignment, mean over them, in nats: log k where the head collapsed to
+    the uniform assignment. "prototypes_used": exp of the entropy of the mean assignment, from 1,
+    where all films have the same prototype, to k.
+    """
+    mean = probabilities.reshape(-1, probabilities.shape[-1]).mean(axis=0)
+    return {
+        "target_entropy": entr(probabilities).sum(axis=-1).mean(),
+        "prototypes_used": jnp.exp(entr(mean).sum()),
     }

@@ -11,6 +11,7 @@ from cxr_jax import models
 from cxr_jax.augment.views import check_view
 from cxr_jax.fields import Section
 from cxr_jax.models.heads import MLP
+from cxr_jax.objectives import export_encoder
 
 Chain = dict[str, nn.Module]  # "encoder" first; each module reads what the one before it gave
 
@@ -30,7 +31,7 @@ def init(key: PRNGKeyArray, chain: Chain, size: int) -> tuple[dict[str, Any], di
     x = jnp.zeros((1, size, size, 1))
     for module_key, (name, module) in zip(jax.random.split(key, len(chain)), chain.items()):
         x, variables = module.init_with_output(module_key, x, train=False)
-        params[name] = variables["params"]
+        params[name] = variables.get("params", {})
         batch_stats[name] = variables.get("batch_stats", {})
     return params, batch_stats
 
@@ -51,12 +52,33 @@ def apply(
     return outputs, new_stats
 
 
+def apply_in_groups(
+    chain: Chain, params: Any, batch_stats: Any, images: Float[Array, "b h w 1"], size: int
+) -> tuple[dict[str, Float[Array, "b d"]], dict[str, Any]]:
+    """As `apply`, but batch norm takes its statistics from groups of `size` consecutive images.
+
+    The groups are the same however many devices share the batch; where devices hold whole groups,
+    their statistics need no communication. The running statistics take the groups' mean.
+    """
+    groups = images.reshape(-1, size, *images.shape[1:])
+    outputs, new_stats = jax.vmap(lambda group: apply(chain, params, batch_stats, group))(groups)
+    return (
+        jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs),
+        jax.tree.map(lambda x: x.mean(axis=0), new_stats),
+    )
+
+
+def follow(target: Any, params: Any, rate: Float[Array, ""] | float) -> Any:
+    """Moving average: a target's modules go the share `rate` of the way to those of `params`."""
+    online = {name: params[name] for name in target}
+    return jax.tree.map(lambda old, new: old + rate * (new - old), target, online)
+
+
 def features(
     chain: Chain, params: Any, aux: Any, images: Float[Array, "b h w 1"]
 ) -> Float[Array, "b d"]:
-    """The encoder in evaluation mode: an image's features do not depend on its batch."""
-    variables = {"params": params["encoder"], "batch_stats": aux["batch_stats"]["encoder"]}
-    return chain["encoder"].apply(variables, images, train=False)
+    """The exported encoder in evaluation mode: an image's features do not depend on its batch."""
+    return chain["encoder"].apply(export_encoder(params, aux), images, train=False)
 
 
 def two_views(config: Section) -> tuple[Section, Section]:

@@ -84,12 +84,12 @@ def make(config: Section) -> Objective:
         z_a, z_b = jnp.split(outputs["projector"], 2)
         return {"a": z_a, "b": z_b}, aux | {"batch_stats": batch_stats}
 
-    def compare(outputs):
+    def compare(outputs, aux):
         z_a, z_b = outputs["a"], outputs["b"]
         metrics = monitors.collapse_metrics(jnp.concatenate([z_a, z_b])) | {
             "contrastive_accuracy": contrastive_accuracy(z_a, z_b)
         }
-        return nt_xent(z_a, z_b, fields["temperature"]), metrics
+        return nt_xent(z_a, z_b, fields["temperature"]), (aux, metrics)
 
     def after_update(params: Any, aux: Any, step: Any) -> Any:
         return aux

@@ -4,6 +4,16 @@ import importlib
 
 import pytest
 
+_SMALL = {
+    "simclr": dict(hidden=(8,), out=4),
+    "byol": dict(hidden=8, out=4),
+    "simsiam": dict(hidden=(8,), out=4, predictor_hidden=4),
+    "barlow": dict(hidden=(8,), out=4),
+    "vicreg": dict(hidden=(8,), out=4),
+    "moco": dict(hidden=8, out=4, queue_size=24, bn_group=8),
+    "dino": dict(hidden=(8,), bottleneck=4, prototypes=8, num_local=1),
+}
+
 
 @pytest.fixture
 def tiny_config(data_dir):
@@ -19,8 +29,8 @@ def tiny_config(data_dir):
         config.batch_size, config.num_train_steps = 16, 4
         config.checkpoint_every_steps, config.log_every_steps = 2, 1
         config.optimizer.warmup, config.optimizer.warmup_unit = 1, "steps"
-        config.objective.update(hidden=(8,) if name == "simclr" else 8, out=4)
-        for view in (config.views.a, config.views.b):
+        config.objective.update(_SMALL[name])
+        for view in config.views.values():
             view.size = 32
         config.transfer.dataset = ""
         return config

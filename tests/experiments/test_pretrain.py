@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ def _lines(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("objective", ["simclr", "byol"])
+@pytest.mark.parametrize("objective", ["simclr", "moco"])  # the second has a target and a queue
 def test_two_halves_equal_one_run_bitwise(objective, tiny_config, tmp_path):
     config = tiny_config(objective)
     whole = pretrain.train(config, tmp_path / "whole")
@@ -103,20 +104,24 @@ def test_impossible_configs_are_refused(field, value, message, tiny_config, tmp_
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("preset", ["", "small", "cpu", "demo"])
-@pytest.mark.parametrize("objective", ["simclr", "byol"])
+@pytest.mark.parametrize(
+    ("objective", "preset"),
+    [
+        *(("simclr", preset) for preset in ("", "small", "cpu", "demo")),
+        *(("byol", ""), ("byol", "demo"), ("simsiam", "demo"), ("barlow", "")),
+        *(("vicreg", "cpu"), ("moco", "moco_cxr"), ("dino", "demo")),
+    ],
+)
 def test_every_config_trains_one_tiny_step(objective, preset, tiny_config, tmp_path):
     state = pretrain.train(tiny_config(objective, preset), tmp_path, stop_after=1)
     assert int(state.step) == 1
     assert np.isfinite(_lines(tmp_path)[0]["loss"])
 
 
-@pytest.mark.parametrize("objective", ["simclr", "byol"])
-def test_full_size_recipe_traces_to_a_state_of_unchanged_shapes(objective, tiny_config):
-    """ResNet-50, 224 px, batch 4096, without running it."""
-    from configs import byol, simclr
-
-    config = {"simclr": simclr, "byol": byol}[objective].get_config()
+@pytest.mark.parametrize("objective", ["simclr", "byol", "moco", "dino"])
+def test_full_size_recipe_traces_to_a_state_of_unchanged_shapes(objective):
+    """ResNet-50, 224 px, the paper's batch, without running it."""
+    config = importlib.import_module(f"configs.{objective}").get_config()
     pieces = objectives.build(config)
     optimizer, schedule = optim.make_optimizer(
         config.optimizer, config.num_train_steps, config.batch_size, 370_000

@@ -13,6 +13,20 @@ RANDOM = PLAIN | dict(crop_scale=(0.5, 1.0), flip=0.5)
 OBJECTIVES = {
     "simclr": dict(name="simclr", temperature=0.2, hidden=(12,), out=6),
     "byol": dict(name="byol", hidden=12, out=6, tau_base=0.9),
+    "simsiam": dict(name="simsiam", hidden=(12, 12), out=8, predictor_hidden=4),
+    "barlow": dict(name="barlow", hidden=(12,), out=6, redundancy=0.1),
+    "vicreg": dict(
+        name="vicreg", hidden=(12,), out=6, invariance=25.0, variance=25.0, covariance=1.0
+    ),
+    "moco": dict(
+        **dict(name="moco", hidden=12, out=6, temperature=0.2),
+        **dict(queue_size=20, momentum=0.9, bn_group=2),
+    ),
+    "dino": dict(
+        **dict(name="dino", hidden=(12,), bottleneck=5, prototypes=7, num_local=3, head_bn=False),
+        **dict(student_temperature=0.1, teacher_temperature=(0.04, 0.07), teacher_warmup=0.3),
+        **dict(centre_momentum=0.9, tau_base=0.9),
+    ),
 }
 
 
@@ -23,11 +37,14 @@ def tiny(monkeypatch):
     monkeypatch.setattr(models, "__path__", [*models.__path__, folder])
 
     def config(name, view=RANDOM):
+        views = ("a", "b", "local") if name == "dino" else ("a", "b")
         return dict(
             model=dict(name="tiny", width=16),
-            views=dict(a=dict(view), b=dict(view)),
+            views={key: dict(view) for key in views},
             objective=dict(OBJECTIVES[name]),
             num_train_steps=10,
+            batch_size=8,
+            microbatch_size=0,
         )
 
     config.plain, config.random = PLAIN, RANDOM

@@ -15,7 +15,8 @@ def repository():
 
 
 def test_loss_and_gradients_are_the_same_on_one_and_eight_devices(tiny, repository):
-    configs = json.dumps({name: tiny(name) for name in ("simclr", "byol")})
+    names = ("simclr", "byol", "barlow", "moco", "dino")
+    configs = json.dumps({name: tiny(name) for name in names})
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         # Level 0 compiles in half the time.
@@ -28,7 +29,7 @@ def test_loss_and_gradients_are_the_same_on_one_and_eight_devices(tiny, reposito
     )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
-    assert results.keys() == {"nt_xent", "simclr", "byol"}
+    assert results.keys() == {"nt_xent", *names}
     for name, (difference, largest) in results.items():
         assert largest > 0.1, name
         assert difference < 2e-5 * max(1, largest), name

@@ -15,30 +15,39 @@ def assert_alike(one, other, rtol, atol):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), one, other)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "moco", "dino"])
 def test_parts_give_the_gradient_of_the_whole_loss(tiny, batch, name):
     config = tiny(name, tiny.plain)
     config["views"]["b"]["flip"] = 1.0
+    size = 4 if name == "moco" else 2  # whose batch norm sees two of a part's films
     config["model"]["dtype"] = "float64"  # in float32 batch norm of two films rounds by .001
     objective = objectives.build(config)
 
     def whole(params, aux):
-        """All parts in one graph, for JAX to differentiate; part j takes every fourth film."""
-        parts = [
-            objective.embed(params, aux, {"image": batch["image"][j::4]}, KEY)[0] for j in range(4)
-        ]
-        return objective.compare(jax.tree.map(lambda *x: jnp.concatenate(x), *parts))
+        """All parts in one graph, for JAX to differentiate; part j takes every count-th film."""
+        parts, count = [], 8 // size
+        for j in range(count):
+            films, key = {"image": batch["image"][j::count]}, jax.random.fold_in(KEY, j)
+            part, aux = objective.embed(params, aux, films, key)
+            parts.append(part)
+        return objective.compare(jax.tree.map(lambda *x: jnp.concatenate(x), *parts), aux)
 
     with jax.enable_x64(True):
         state = jax.jit(objective.init)(jax.random.PRNGKey(1), batch)
-        params, aux = jax.tree.map(lambda x: x.astype(jnp.float64), state)
-        in_parts = jax.jit(microbatch.value_and_grad(objective, 2))
-        (loss, (_, metrics)), gradient = in_parts(params, aux, batch, KEY)
-        (expected, expected_metrics), expected_gradient = jax.jit(
+        params, aux = jax.tree.map(
+            lambda x: x if x.dtype == jnp.int32 else x.astype(jnp.float64), state
+        )
+        in_parts = jax.jit(microbatch.value_and_grad(objective, size))
+        (loss, (after, metrics)), gradient = in_parts(params, aux, batch, KEY)
+        (expected, (expected_after, expected_metrics)), expected_gradient = jax.jit(
             jax.value_and_grad(whole, has_aux=True)
         )(params, aux)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert_alike(metrics, expected_metrics, rtol=1e-4, atol=1e-6)
+    if name == "moco":  # whose queue takes the films in the batch's order, here by parts
+        order = np.arange(8).reshape(2, 4).T.ravel()
+        expected_after["queue"] = expected_after["queue"].at[:8].set(expected_after["queue"][order])
+    assert_alike(after, expected_after, rtol=1e-4, atol=1e-6)
     assert_alike(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
     assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) > 0.01
 

@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_jax.objectives.monitors import collapse_metrics, effective_rank, embedding_std
+from cxr_jax.objectives.monitors import (
+    assignment_metrics,
+    collapse_metrics,
+    effective_rank,
+    embedding_std,
+)
 
 
 def gaussian(n, d):
@@ -48,3 +53,14 @@ def test_metrics_ignore_the_lengths_of_embeddings():
     for name, value in collapse_metrics(z).items():
         assert value.dtype == jnp.float32
         np.testing.assert_allclose(collapse_metrics(stretched)[name], value, rtol=1e-4)
+
+
+def test_assignments_that_collapsed_to_one_prototype_or_to_all():
+    one = assignment_metrics(jnp.tile(jnp.eye(5)[2], (6, 2, 1)))
+    np.testing.assert_allclose([one["target_entropy"], one["prototypes_used"]], [0, 1], atol=1e-6)
+    uniform = assignment_metrics(jnp.full((6, 2, 5), 0.2))
+    np.testing.assert_allclose(uniform["target_entropy"], np.log(5), rtol=1e-6)
+    spread = assignment_metrics(jnp.eye(5))
+    np.testing.assert_allclose(
+        [spread["target_entropy"], spread["prototypes_used"]], [0, 5], atol=1e-5
+    )

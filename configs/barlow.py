@@ -1,0 +1,57 @@
+"""Barlow Twins: two views' embeddings correlate dimension by dimension (arXiv:2103.03230).
+
+python run.py --config=configs/barlow.py --config.data.name=… --config.data.dir=…
+
+Default  the paper's recipe: ResNet-50, 224 px, LARS with two rates, batch 2048, 10 epochs of
+         warm-up, cosine to a thousandth. It needs many accelerators (not run here).
+:small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
+:cpu     your own films on two CPU cores in minutes (score: not run here).
+:demo    drawn films, minutes on two CPU cores, no download; ends with a transfer report.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from cxr_jax.optim import BIAS_AND_NORM
+
+
+def get_config(preset: str = ""):
+    config = common.pretrain()
+    config.batch_size = 2048
+    config.objective = ConfigDict(
+        dict(name="barlow", hidden=(8192, 8192), out=8192, redundancy=0.0051)
+    )
+    config.views = common.byol_views()
+    small_rate = dict(match=BIAS_AND_NORM, learning_rate=0.0048, final_learning_rate=4.8e-6)
+    config.optimizer = ConfigDict(
+        dict(
+            name="lars",
+            learning_rate=0.2,
+            final_learning_rate=2e-4,
+            scaling="linear",
+            rate_inside_momentum=False,
+            momentum=0.9,
+            weight_decay=1e-6,
+            warmup=10,
+            warmup_unit="epochs",
+            groups=dict(bias_and_norm=small_rate),
+        )
+    )
+    return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
+
+
+def small(config: ConfigDict) -> None:
+    config.batch_size = 256
+    config.num_train_steps = 20_000
+
+
+def cpu(config: ConfigDict) -> None:
+    common.for_minutes(config)
+    config.objective.update(hidden=(512,), out=256, redundancy=0.02)
+    config.optimizer.update(final_learning_rate=0.0)
+    del config.optimizer.groups  # Adam's steps do not shrink where gradients are small
+
+
+def demo(config: ConfigDict) -> None:
+    cpu(config)
+    common.demo(config)

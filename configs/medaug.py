@@ -1,0 +1,22 @@
+"""MedAug: MoCo-CXR whose positive is another film of the same study (arXiv:2102.10663).
+
+python run.py --config=configs/medaug.py --config.data.name=… --config.data.dir=…
+
+Default  the paper's recipe, MoCo-CXR's: ResNet-50, 320 px, Adam, batch 16, 20 epochs of CheXpert;
+         from random weights, the paper's from ImageNet's. Build the dataset at 512 px, and keep its
+         lateral films (not run here: no GPU).
+:small   ResNet-50, 224 px, queue of 16,384, meant for one GPU and an afternoon (not run here).
+:cpu     your own films on two CPU cores in minutes (score: not run here).
+A dataset in which no study has two films, as the drawn one, is refused.
+"""
+
+from configs import common, moco
+
+
+def get_config(preset: str = ""):
+    config = moco.get_config()
+    config.objective.name = "medaug"
+    config.data.pairs = True  # batches hold another film of each film's study
+    if not preset:
+        common.moco_cxr(config)
+    return common.choose(config, preset, {"small": moco.small, "cpu": moco.cpu})

@@ -1,0 +1,53 @@
+"""SimSiam: two views of a film, no negatives, no second network (arXiv:2011.10566).
+
+python run.py --config=configs/simsiam.py --config.data.name=… --config.data.dir=…
+
+Default  the paper's recipe: ResNet-50, 224 px, SGD, batch 512, cosine, the predictor's rate fixed.
+         It needs several GPUs (not run here).
+:small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
+:cpu     your own films on two CPU cores in minutes (score: not run here).
+:demo    drawn films, minutes on two CPU cores, no download; ends with a transfer report.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(preset: str = ""):
+    config = common.pretrain()
+    config.batch_size = 512
+    config.objective = ConfigDict(
+        dict(name="simsiam", hidden=(2048, 2048), out=2048, predictor_hidden=512)
+    )
+    config.views = common.moco_views()
+    config.optimizer = ConfigDict(
+        dict(
+            name="sgd",
+            learning_rate=0.05,
+            scaling="linear",
+            momentum=0.9,
+            weight_decay=1e-4,
+            exclude=(),  # the official code decays biases and norms too
+            warmup=0,
+            warmup_unit="steps",
+            groups=dict(predictor=dict(match=("^predictor/",), schedule="constant")),
+        )
+    )
+    return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
+
+
+def small(config: ConfigDict) -> None:
+    config.batch_size = 256
+    config.num_train_steps = 20_000
+
+
+def cpu(config: ConfigDict) -> None:
+    common.for_minutes(config)
+    config.objective.update(hidden=(512,), out=256, predictor_hidden=64)
+    config.optimizer.exclude = None
+
+
+def demo(config: ConfigDict) -> None:
+    cpu(config)
+    common.demo(config)

@@ -1,0 +1,60 @@
+"""VICReg: views agree, every dimension keeps its variance to itself (arXiv:2105.04906).
+
+python run.py --config=configs/vicreg.py --config.data.name=… --config.data.dir=…
+
+Default  the paper's recipe: ResNet-50, 224 px, LARS, batch 2048, 10 epochs of warm-up, cosine to a
+         thousandth. It needs many accelerators (not run here).
+:small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
+:cpu     your own films on two CPU cores in minutes (score: not run here).
+:demo    drawn films, minutes on two CPU cores, no download; ends with a transfer report.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(preset: str = ""):
+    config = common.pretrain()
+    config.batch_size = 2048
+    config.objective = ConfigDict(
+        dict(
+            name="vicreg",
+            hidden=(8192, 8192),
+            out=8192,
+            invariance=25.0,
+            variance=25.0,
+            covariance=1.0,
+        )
+    )
+    config.views = common.byol_views()
+    config.optimizer = ConfigDict(
+        dict(
+            name="lars",
+            learning_rate=0.2,
+            final_learning_rate=2e-4,
+            scaling="linear",
+            rate_inside_momentum=False,
+            momentum=0.9,
+            weight_decay=1e-6,
+            warmup=10,
+            warmup_unit="epochs",
+        )
+    )
+    return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
+
+
+def small(config: ConfigDict) -> None:
+    config.batch_size = 256
+    config.num_train_steps = 20_000
+
+
+def cpu(config: ConfigDict) -> None:
+    common.for_minutes(config)
+    config.objective.update(hidden=(512,), out=256)
+    config.optimizer.final_learning_rate = 0.0
+
+
+def demo(config: ConfigDict) -> None:
+    cpu(config)
+    common.demo(config)

@@ -1,0 +1,203 @@
+"""DINO: a student's crops are assigned to prototypes as a slow teacher assigns the large crops.
+
+Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", arXiv:2104.14294, and
+its official code. config.views holds two global views, a and b, and `local`, of which a film gets
+num_local. Fields of config.objective:
+
+name
+hidden, bottleneck, prototypes     the head: (2048, 2048), 256, 65536
+head_bn                            batch norm in it; False (the official use_bn_in_head)
+num_local                          8
+student_temperature                .1
+teacher_temperature                (.04, .07): from the first to the second, linearly,
+teacher_warmup                     during this share of the training (30 of 100 epochs: .3)
+centre_momentum                    .9
+tau_base                           .996, the teacher's decay, which goes to 1 as BYOL's does
+
+The teacher is what is evaluated and exported, as in the paper.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from cxr_jax.augment.views import augment_view, check_view
+from cxr_jax.fields import Section, check_fields, check_positive
+from cxr_jax.objectives import Objective, byol, l2_normalise, monitors, networks
+
+_FIELDS = (
+    *("hidden", "bottleneck", "prototypes", "head_bn", "num_local", "student_temperature"),
+    *("teacher_temperature", "teacher_warmup", "centre_momentum", "tau_base"),
+)
+
+
+class Bottleneck(nn.Module):
+    """Linear(-BN)-GELU for each width in `hidden`, then Linear to `out` and length one, float32."""
+
+    hidden: tuple[int, ...]
+    out: int
+    dtype: str
+    bn: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n c"], train: bool) -> Float[Array, "n d"]:
+        init = nn.initializers.truncated_normal(0.02)
+        for index, width in enumerate(self.hidden):
+            x = nn.Dense(width, dtype=self.dtype, kernel_init=init, name=f"dense{index}")(x)
+            if self.bn:
+                x = nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, name=f"bn{index}")(x)
+            x = nn.gelu(x, approximate=False)
+        name = f"dense{len(self.hidden)}"
+        return l2_normalise(nn.Dense(self.out, dtype=self.dtype, kernel_init=init, name=name)(x))
+
+
+class Prototypes(nn.Module):
+    """Cosines to `count` prototypes: the official weight-normalised layer with its norm fixed."""
+
+    count: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n d"], train: bool) -> Float[Array, "n k"]:
+        init = nn.initializers.truncated_normal(0.02)
+        kernel = self.param("kernel", init, (x.shape[1], self.count))
+        return x @ l2_normalise(kernel.T).T.astype(x.dtype)
+
+
+def dino_loss(
+    student: Float[Array, "n s k"],
+    teacher: Float[Array, "n t k"],
+    centre: Float[Array, "k"],
+    student_temperature: float,
+    teacher_temperature: Float[Array, ""] | float,
+) -> Float[Array, ""]:
+    """Cross entropy of the student's assignment under the teacher's (eqs. 1 to 3), float32.
+
+    The first t views of the student are the teacher's; a view is not compared with itself. Mean
+    over films and pairs of views. A uniform student: log k. No gradient flows into the teacher.
+    """
+    target = assignments(jax.lax.stop_gradient(teacher), centre, teacher_temperature)
+    logs = jax.nn.log_softmax(student.astype(jnp.float32) / student_temperature)
+    entropy = -jnp.einsum("ntk,nsk->nts", target, logs)
+    other = 1 - jnp.eye(teacher.shape[1], student.shape[1])
+    return jnp.sum(entropy * other) / (jnp.sum(other) * student.shape[0])
+
+
+def assignments(
+    teacher: Float[Array, "n t k"],
+    centre: Float[Array, "k"],
+    temperature: Float[Array, ""] | float,
+) -> Float[Array, "n t k"]:
+    """The teacher's probabilities, centred and sharpened."""
+    return jax.nn.softmax((teacher.astype(jnp.float32) - centre) / temperature)
+
+
+def teacher_temperature(
+    step: Int[Array, ""] | int, total: int, ends: tuple[float, float], warmup: float
+) -> Float[Array, ""]:
+    """Linear from the first to the second of `ends` during the share `warmup` of the training."""
+    progress = jnp.minimum(step / max(warmup * total, 1), 1.0)
+    return ends[0] + (ends[1] - ends[0]) * progress
+
+
+def make(config: Section) -> Objective:
+    """Raises ValueError for fields of config.objective or config.views that do not fit."""
+    fields, views = config["objective"], config["views"]
+    _check(fields, views)
+    chain = networks.encoder_and_heads(config)
+    dtype = getattr(chain["encoder"], "dtype", "float32")
+    hidden = networks.widths(fields["hidden"])
+    chain["bottleneck"] = Bottleneck(hidden, fields["bottleneck"], dtype, fields["head_bn"])
+    chain["prototypes"] = Prototypes(fields["prototypes"])
+
+    def init(key, batch):
+        params, batch_stats = networks.init(key, chain, views["a"]["size"])
+        # A copy: a state in which two leaves are one buffer cannot be donated.
+        teacher = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
+        return params, {
+            "batch_stats": batch_stats,
+            "teacher": teacher,
+            "centre": jnp.zeros(fields["prototypes"]),
+            "step": jnp.zeros((), jnp.int32),
+        }
+
+    def embed(params, aux, batch, key):
+        # Views of one size go through the encoder together, a film's beside each other, so that
+        # the batch stays split over the devices as it came.
+        films, teacher = batch["image"], aux["teacher"]
+        key_a, key_b, local_key = jax.random.split(key, 3)
+        both = [augment_view(key_a, films, views["a"]), augment_view(key_b, films, views["b"])]
+        large = jnp.stack(both, axis=1)
+        run = partial(_by_film, chain)
+        student, batch_stats = run(params, aux["batch_stats"], large)
+        fixed, teacher_stats = run(teacher["params"], teacher["batch_stats"], large)
+        logits = [student["prototypes"]]
+        if fields["num_local"]:
+            keys = jax.random.split(local_key, fields["num_local"])
+            local = partial(augment_view, images=films, view=views["local"])
+            small, batch_stats = run(params, batch_stats, jax.vmap(local, out_axes=1)(keys))
+            logits.append(small["prototypes"])
+        outputs = {
+            "student": jnp.concatenate(logits, axis=1),
+            "teacher": fixed["prototypes"],
+            "embedding": fixed["bottleneck"][:, 0],
+        }
+        return outputs, aux | {
+            "batch_stats": batch_stats,
+            "teacher": teacher | {"batch_stats": teacher_stats},
+        }
+
+    def compare(outputs, aux):
+        ends, warmup = fields["teacher_temperature"], fields["teacher_warmup"]
+        sharpness = teacher_temperature(aux["step"], config["num_train_steps"], ends, warmup)
+        teacher, centre = jax.lax.stop_gradient(outputs["teacher"]), aux["centre"]
+        value = dino_loss(
+            outputs["student"], teacher, centre, fields["student_temperature"], sharpness
+        )
+        metrics = monitors.collapse_metrics(jax.lax.stop_gradient(outputs["embedding"]))
+        metrics |= monitors.assignment_metrics(assignments(teacher, centre, sharpness))
+        metrics["teacher_temperature"] = jnp.asarray(sharpness, jnp.float32)
+        kept = fields["centre_momentum"]
+        centre = kept * centre + (1 - kept) * teacher.mean(axis=(0, 1))
+        return value, (aux | {"centre": centre}, metrics)
+
+    def after_update(params: Any, aux: Any, step: Any) -> Any:
+        rate = 1 - byol.tau(step, config["num_train_steps"], fields["tau_base"])
+        followed = networks.follow(aux["teacher"]["params"], params, rate)
+        return aux | {"teacher": aux["teacher"] | {"params": followed}, "step": step + 1}
+
+    return Objective(init, embed, compare, after_update, partial(networks.features, chain))
+
+
+def _by_film(
+    chain: networks.Chain, params: Any, batch_stats: Any, images: Float[Array, "b v h w 1"]
+) -> tuple[dict[str, Float[Array, "b v d"]], dict[str, Any]]:
+    """networks.apply of all views of all films at once."""
+    films, views = images.shape[:2]
+    flat = images.reshape(films * views, *images.shape[2:])
+    outputs, batch_stats = networks.apply(chain, params, batch_stats, flat)
+    return jax.tree.map(lambda x: x.reshape(films, views, -1), outputs), batch_stats
+
+
+def _check(fields: Section, views: Section) -> None:
+    check_fields(fields, "config.objective", ("name", *_FIELDS))
+    check_fields(views, "config.views", ("a", "b", "local"))
+    for name in ("a", "b", "local"):
+        check_view(views[name], f"config.views.{name}")
+    if views["a"]["size"] != views["b"]["size"]:
+        sizes = f"{views['a']['size']} and {views['b']['size']}"
+        raise ValueError(f"config.views a and b have sizes {sizes}; DINO needs one size for both")
+    check_positive({"objective": fields}, ("objective.prototypes", "objective.student_temperature"))
+    ends = fields["teacher_temperature"]
+    if len(ends) != 2 or min(ends) <= 0:
+        raise ValueError(
+            f"config.objective.teacher_temperature is {ends}; it needs (first, last), both > 0"
+        )
+    if fields["num_local"] < 0:
+        raise ValueError(f"config.objective.num_local is {fields['num_local']}; it must be >= 0")
+    for name in ("teacher_warmup", "centre_momentum", "tau_base"):
+        if not 0 <= fields[name] <= 1:
+            raise ValueError(f"config.objective.{name} is {fields[name]}; it is in [0, 1]")

@@ -1,0 +1,31 @@
+"""MedAug: MoCo whose key is a view of another film of the same patient and study, if there is one.
+
+Vu et al., "MedAug: Contrastive learning leveraging patient metadata improves representations for
+chest X-ray interpretation", arXiv:2102.10663. Fields of config.objective as of moco.py. The batch
+holds {"image", "pair", "paired"} (cxr_jax/data/pairs.py); metric "true_pairs" is the share of films
+whose key is of another film.
+"""
+
+import jax.numpy as jnp
+
+from cxr_jax.fields import Section
+from cxr_jax.objectives import Objective, moco
+
+
+def make(config: Section) -> Objective:
+    """Raises ValueError for fields of config.objective or config.views that do not fit."""
+    objective = moco.with_keys_of(config, "pair")
+
+    def embed(params, aux, batch, key):
+        if "pair" not in batch:
+            raise ValueError(
+                "config.objective.name='medaug' needs batches of pairs; set config.data.pairs=True"
+            )
+        outputs, aux = objective.embed(params, aux, batch, key)
+        return outputs | {"paired": batch["paired"].astype(jnp.float32)}, aux
+
+    def compare(outputs, aux):
+        value, (aux, metrics) = objective.compare(outputs, aux)
+        return value, (aux, metrics | {"true_pairs": outputs["paired"].mean()})
+
+    return objective._replace(embed=embed, compare=compare)

@@ -1,0 +1,136 @@
+"""MoCo v2: a query finds its key among those of past batches, embedded by a slow copy of itself.
+
+He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", arXiv:1911.05722;
+Chen et al., "Improved Baselines with Momentum Contrastive Learning", arXiv:2003.04297; and their
+official code. Fields of config.objective: name, temperature (.2), hidden (of the projector: 2048),
+out (128), queue_size (65536), momentum (.999), bn_group (32).
+
+Shuffling batch norm (section 3.3 of the first paper). A query and its key are views of one film.
+Were both normalised with the statistics of the same films, the network could tell the key by those,
+since every key in the queue was normalised with others. So batch norm takes its statistics from
+groups of bn_group films (the papers' share of one GPU), whatever the number of devices, and keys
+are embedded in a random order: the films beside a key in its group are not those beside its query.
+One group for the whole batch would undo this and is refused.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from cxr_jax.augment.views import augment_view
+from cxr_jax.fields import Section, check_fields, check_positive
+from cxr_jax.objectives import Objective, l2_normalise, monitors, networks
+
+_FIELDS = ("temperature", "hidden", "out", "queue_size", "momentum", "bn_group")
+
+
+def similarities(
+    query: Float[Array, "n d"], key: Float[Array, "n d"], queue: Float[Array, "q d"]
+) -> tuple[Float[Array, "n"], Float[Array, "n q"]]:
+    """Cosines of each query to its key and to the queue, whose rows have length one."""
+    query, key = l2_normalise(query), jax.lax.stop_gradient(l2_normalise(key))
+    # Full float32: the temperature would magnify tf32's rounding.
+    negatives = jnp.matmul(query, queue.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.sum(query * key, axis=1), negatives
+
+
+def info_nce(
+    positive: Float[Array, "n"], negatives: Float[Array, "n q"], temperature: float
+) -> Float[Array, ""]:
+    """Cross entropy of the key against the queue (eq. 1), mean over queries, float32.
+
+    All equal: log(q + 1); key equal and queue orthogonal: log(1 + q exp(-1 / temperature)).
+    """
+    contrast = jax.nn.logsumexp(negatives / temperature, axis=1) - positive / temperature
+    return jax.nn.softplus(contrast).mean()
+
+
+def enqueue(
+    queue: Float[Array, "q d"], place: Int[Array, ""], keys: Float[Array, "n d"]
+) -> tuple[Float[Array, "q d"], Int[Array, ""]]:
+    """(queue, next place): the keys, of length one, in place of the oldest, in order and round."""
+    rows = (place + jnp.arange(keys.shape[0])) % queue.shape[0]
+    return queue.at[rows].set(keys, unique_indices=True), (rows[-1] + 1) % queue.shape[0]
+
+
+def make(config: Section) -> Objective:
+    """Raises ValueError for fields of config.objective or config.views that do not fit."""
+    return with_keys_of(config, "image")
+
+
+def with_keys_of(config: Section, films: str) -> Objective:
+    """MoCo whose queries are views of batch["image"] and whose keys are views of batch[films]."""
+    fields = config["objective"]
+    _check(config)
+    views = networks.two_views(config)
+    hidden = networks.widths(fields["hidden"])
+    projector = {"hidden": hidden, "out": fields["out"], "hidden_bn": False, "out_bias": True}
+    chain = networks.encoder_and_heads(config, projector=projector)
+    project = partial(networks.apply_in_groups, chain, size=fields["bn_group"])
+
+    def init(key, batch):
+        network_key, queue_key = jax.random.split(key)
+        params, batch_stats = networks.init(network_key, chain, views[0]["size"])
+        queue = jax.random.normal(queue_key, (fields["queue_size"], fields["out"]))
+        return params, {
+            "batch_stats": batch_stats,
+            # A copy: a state in which two leaves are one buffer cannot be donated.
+            "target": jax.tree.map(jnp.copy, params),
+            "queue": l2_normalise(queue),
+            "place": jnp.zeros((), jnp.int32),
+        }
+
+    def embed(params, aux, batch, key):
+        query_key, key_key, order_key = jax.random.split(key, 3)
+        images = augment_view(query_key, batch["image"], views[0])
+        queries, batch_stats = project(params, aux["batch_stats"], images)
+        order = jax.random.permutation(order_key, images.shape[0])
+        # Films, not views, change places: they are bytes, and may come from another device.
+        images = augment_view(key_key, batch[films][order], views[1])
+        # Of the target nothing but its output is used: it never runs in evaluation mode.
+        keys, _ = project(aux["target"], aux["batch_stats"], images)
+        outputs = {
+            "query": queries["projector"],
+            "key": keys["projector"][jnp.argsort(order)],
+        }
+        return outputs, aux | {"batch_stats": batch_stats}
+
+    def compare(outputs, aux):
+        positive, negatives = similarities(outputs["query"], outputs["key"], aux["queue"])
+        metrics = monitors.collapse_metrics(outputs["query"]) | {
+            "contrastive_accuracy": (positive > negatives.max(axis=1)).mean(dtype=jnp.float32)
+        }
+        keys = jax.lax.stop_gradient(l2_normalise(outputs["key"]))
+        queue, place = enqueue(aux["queue"], aux["place"], keys)
+        value = info_nce(positive, negatives, fields["temperature"])
+        return value, (aux | {"queue": queue, "place": place}, metrics)
+
+    def after_update(params: Any, aux: Any, step: Any) -> Any:
+        return aux | {"target": networks.follow(aux["target"], params, 1 - fields["momentum"])}
+
+    return Objective(init, embed, compare, after_update, partial(networks.features, chain))
+
+
+def _check(config: Section) -> None:
+    fields, batch_size = config["objective"], config["batch_size"]
+    check_fields(fields, "config.objective", ("name", *_FIELDS))
+    if fields["temperature"] <= 0:
+        raise ValueError(f"config.objective.temperature is {fields['temperature']}; it must be > 0")
+    if not 0 <= fields["momentum"] <= 1:
+        raise ValueError(f"config.objective.momentum is {fields['momentum']}; it is in [0, 1]")
+    check_positive(config, ("objective.queue_size", "objective.bn_group"))
+    if fields["queue_size"] < batch_size:
+        raise ValueError(
+            f"config.objective.queue_size={fields['queue_size']} is smaller than "
+            f"config.batch_size={batch_size}: keys of one batch would overwrite each other"
+        )
+    part, group = config["microbatch_size"] or batch_size, fields["bn_group"]
+    if part % group or part == group:
+        raise ValueError(
+            f"config.objective.bn_group={group} must divide the {part} films that are embedded at "
+            "a time (config.microbatch_size or batch_size) into two groups or more: in one group "
+            "batch norm tells a query its key"
+        )

@@ -1,0 +1,61 @@
+"""SimSiam: one network predicts its own view of the other view, and a stopped gradient suffices.
+
+Chen and He, "Exploring Simple Siamese Representation Learning", arXiv:2011.10566, and its official
+code. Fields of config.objective: name, hidden (of the projector: (2048, 2048)), out (2048),
+predictor_hidden (512).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from cxr_jax.fields import Section, check_fields
+from cxr_jax.objectives import Objective, l2_normalise, monitors, networks, siamese
+
+
+def negative_cosine(
+    prediction: Float[Array, "n d"], projection: Float[Array, "n d"]
+) -> Float[Array, ""]:
+    """-cos (eq. 1), mean over the batch, float32: -1 where the directions agree, 1 where opposite.
+
+    SimSiam's loss is the mean of this over both ways round. No gradient flows into `projection`.
+    """
+    projection = jax.lax.stop_gradient(projection)
+    return -jnp.sum(l2_normalise(prediction) * l2_normalise(projection), axis=1).mean()
+
+
+class OutputNorm(nn.Module):
+    """The projector's last batch norm, which has neither scale nor shift: [n d] -> [n d]."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n d"], train: bool) -> Float[Array, "n d"]:
+        return nn.BatchNorm(not train, momentum=0.9, use_scale=False, use_bias=False, name="bn")(x)
+
+
+def make(config: Section) -> Objective:
+    """Raises ValueError for fields of config.objective or config.views that do not fit."""
+    fields = config["objective"]
+    check_fields(fields, "config.objective", ("name", "hidden", "out", "predictor_hidden"))
+    out = fields["out"]
+    heads = networks.encoder_and_heads(
+        config,
+        projector={"hidden": networks.widths(fields["hidden"]), "out": out},
+        predictor={
+            "hidden": networks.widths(fields["predictor_hidden"]),
+            "out": out,
+            "out_bias": True,
+        },
+    )
+    predictor = heads.pop("predictor")
+    chain = heads | {"output_norm": OutputNorm(), "predictor": predictor}
+
+    def compare(outputs, aux):
+        a, b = outputs["a"], outputs["b"]
+        value = negative_cosine(a["predictor"], b["output_norm"]) / 2
+        value += negative_cosine(b["predictor"], a["output_norm"]) / 2
+        projections = jnp.concatenate([a["output_norm"], b["output_norm"]])
+        return value, (aux, monitors.collapse_metrics(projections))
+
+    kept = ("output_norm", "predictor")
+    return siamese.objective(chain, networks.two_views(config), kept, compare)

@@ -1,0 +1,60 @@
+"""VICReg: views agree, while every dimension keeps its variance and shares it with no other.
+
+Bardes et al., "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning",
+arXiv:2105.04906, and its official code. Fields of config.objective: name, hidden (of the projector:
+(8192, 8192)), out (8192), and the weights invariance (25), variance (25), covariance (1).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cxr_jax.fields import Section, check_fields
+from cxr_jax.objectives import Objective, monitors, networks, siamese
+
+_TERMS = ("invariance", "variance", "covariance")
+
+
+def vicreg_terms(z_a: Float[Array, "n d"], z_b: Float[Array, "n d"]) -> dict[str, Float[Array, ""]]:
+    """The three terms before their weights (eqs. 1 to 5), as the official code scales them.
+
+    invariance: mean squared difference; variance: how far standard deviations fall short of 1, mean
+    over dimensions and views; covariance: squared covariances of different dimensions, their sum
+    over d, added up over views. A constant batch: 0, .99, 0. Float32.
+    """
+    z_a, z_b = z_a.astype(jnp.float32), z_b.astype(jnp.float32)
+    return {
+        "invariance": jnp.mean((z_a - z_b) ** 2),
+        "variance": (_shortfall(z_a) + _shortfall(z_b)) / 2,
+        "covariance": _covariance(z_a) + _covariance(z_b),
+    }
+
+
+def _shortfall(z: Float[Array, "n d"]) -> Float[Array, ""]:
+    return jax.nn.relu(1 - jnp.sqrt(z.var(axis=0, ddof=1) + 1e-4)).mean()
+
+
+def _covariance(z: Float[Array, "n d"]) -> Float[Array, ""]:
+    n, d = z.shape
+    z = z - z.mean(axis=0)
+    covariance = jnp.matmul(z.T, z, precision=jax.lax.Precision.HIGHEST) / (n - 1)
+    return jnp.sum(jnp.where(jnp.eye(d, dtype=bool), 0.0, covariance) ** 2) / d
+
+
+def make(config: Section) -> Objective:
+    """Raises ValueError for fields of config.objective or config.views that do not fit."""
+    fields = config["objective"]
+    check_fields(fields, "config.objective", ("name", "hidden", "out", *_TERMS))
+    for name in _TERMS:
+        if fields[name] < 0:
+            raise ValueError(f"config.objective.{name} is {fields[name]}; a weight must be >= 0")
+    projector = {"hidden": networks.widths(fields["hidden"]), "out": fields["out"]}
+    chain = networks.encoder_and_heads(config, projector=projector)
+
+    def compare(outputs, aux):
+        z_a, z_b = outputs["a"]["projector"], outputs["b"]["projector"]
+        terms = vicreg_terms(z_a, z_b)
+        metrics = monitors.collapse_metrics(jnp.concatenate([z_a, z_b])) | terms
+        return sum(fields[name] * terms[name] for name in _TERMS), (aux, metrics)
+
+    return siamese.objective(chain, networks.two_views(config), ("projector",), compare)

@@ -1,0 +1,162 @@
+"""What MoCo and DINO keep between steps, and which films share batch norm's statistics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cxr_jax import objectives
+
+KEY = jax.random.PRNGKey(0)
+
+
+@pytest.fixture
+def moco(tiny, batch):
+    objective = objectives.build(tiny("moco", tiny.plain))
+    return objective, *jax.jit(objective.init)(jax.random.PRNGKey(1), batch)
+
+
+def test_no_film_but_its_own_helps_a_query_to_its_key(moco, batch):
+    """Which films' pixels reach which embeddings, in training mode: through batch norm alone."""
+    objective, params, aux = moco
+    embed = jax.jit(lambda films, key: objective.embed(params, aux, {"image": films}, key)[0])
+    films, key = batch["image"], KEY
+    before = embed(films, key)
+    reached = {"query": np.zeros((8, 8), bool), "key": np.zeros((8, 8), bool)}
+    for j in range(8):
+        after = embed(films.at[j].set(255 - films[j]), key)
+        for name in reached:
+            change = np.abs(after[name] - before[name]).max(axis=1)
+            reached[name][:, j] = change > 1e-6
+    np.testing.assert_array_equal(reached["query"], np.kron(np.eye(4), np.ones((2, 2))))
+    # Its own film on the diagonal: keys come back in the films' order. Each shares with one film
+    # more, drawn anew at every step, and seldom the one that its query shares with.
+    assert np.all(reached["key"].sum(axis=1) == 2) and np.all(np.diag(reached["key"]))
+    assert not np.array_equal(reached["key"], reached["query"])
+    orders = jax.random.split(KEY, 200)
+    same = jnp.all(
+        jax.lax.map(lambda key: embed(films, key)["key"], orders) == before["key"], axis=(1, 2)
+    )
+    assert same.mean() < 0.1  # of 105 ways to pair eight films
+
+
+def test_moco_queue_starts_random_and_takes_the_keys(moco, batch):
+    objective, params, aux = moco
+    np.testing.assert_allclose(np.linalg.norm(aux["queue"], axis=1), 1, rtol=1e-5)
+    assert np.linalg.matrix_rank(aux["queue"]) == 6
+    _, (new, _) = jax.jit(objective.loss)(params, aux, batch, KEY)
+    outputs, _ = objective.embed(params, aux, batch, KEY)
+    keys = outputs["key"] / jnp.linalg.norm(outputs["key"], axis=1, keepdims=True)
+    np.testing.assert_allclose(new["queue"][:8], keys, atol=1e-3)
+    np.testing.assert_array_equal(new["queue"][8:], aux["queue"][8:])
+    assert new["place"] == 8
+
+
+def test_moco_target_follows_and_gets_no_gradient(moco, batch):
+    objective, params, aux = moco
+    moved = jax.tree.map(lambda x: x + 1, params)
+    after = objective.after_update(moved, aux, 0)
+    jax.tree.map(
+        lambda new, old: np.testing.assert_allclose(new, old + 0.1, atol=1e-5),
+        after["target"],
+        aux["target"],
+    )
+    gradient = jax.jit(
+        jax.grad(lambda aux: objective.loss(params, aux, batch, KEY)[0], allow_int=True)
+    )(aux)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient["target"]))
+
+
+def test_medaug_is_moco_whose_keys_are_of_the_pairs(tiny, moco, batch):
+    config = tiny("moco", tiny.plain)
+    config["objective"]["name"] = "medaug"
+    objective, (plain, params, aux) = objectives.build(config), moco
+    other = jnp.roll(batch["image"], 3, axis=0)
+    paired = jnp.arange(8) < 6
+    pairs = batch | {"pair": other, "paired": paired}
+    outputs, _ = jax.jit(objective.embed)(params, aux, pairs, KEY)
+    ours, _ = jax.jit(plain.embed)(params, aux, batch, KEY)
+    theirs, _ = jax.jit(plain.embed)(params, aux, {"image": other}, KEY)
+    np.testing.assert_allclose(outputs["query"], ours["query"], atol=1e-4)
+    np.testing.assert_allclose(outputs["key"], theirs["key"], atol=1e-4)
+    value, (_, metrics) = objective.compare(outputs, aux)
+    np.testing.assert_allclose(metrics["true_pairs"], 0.75, rtol=1e-6)
+    mixed = {"query": ours["query"], "key": theirs["key"]}
+    np.testing.assert_allclose(value, plain.compare(mixed, aux)[0], rtol=1e-4)
+    with pytest.raises(ValueError, match=r"needs batches of pairs; set config\.data\.pairs"):
+        objective.embed(params, aux, batch, KEY)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(bn_group=8), "bn_group=8 must divide the 8 films .* into two groups or more"),
+        (dict(bn_group=3), "bn_group=3 must divide the 8 films"),
+        (dict(queue_size=7), r"queue_size=7 is smaller than config\.batch_size=8"),
+        (dict(momentum=1.1), "momentum is 1.1"),
+    ],
+)
+def test_wrong_moco_fields_are_named(tiny, change, message):
+    config = tiny("moco")
+    config["objective"] |= change
+    with pytest.raises(ValueError, match=message):
+        objectives.build(config)
+
+
+def test_moco_groups_must_divide_what_is_embedded_at_a_time(tiny):
+    config = tiny("moco") | dict(microbatch_size=2)
+    with pytest.raises(ValueError, match="must divide the 2 films that are embedded at a time"):
+        objectives.build(config)
+
+
+def test_dino_steps_keep_centre_and_teacher(tiny, batch):
+    config = tiny("dino", tiny.plain)
+    config["views"]["local"]["size"] = 32
+    objective = objectives.build(config)
+    params, aux = jax.jit(objective.init)(jax.random.PRNGKey(1), batch)
+    outputs, embedded = jax.jit(objective.embed)(params, aux, batch, KEY)
+    assert outputs["student"].shape == (8, 5, 7) and outputs["teacher"].shape == (8, 2, 7)
+    # The teacher starts as the student, and all views are the same here.
+    np.testing.assert_allclose(outputs["student"][:, :2], outputs["teacher"], atol=1e-5)
+    np.testing.assert_allclose(outputs["student"][:, 2:4], outputs["teacher"], atol=1e-5)
+    _, (compared, metrics) = objective.compare(outputs, embedded)
+    np.testing.assert_allclose(
+        compared["centre"], 0.1 * np.asarray(outputs["teacher"]).mean(axis=(0, 1)), atol=1e-6
+    )
+    moved = jax.tree.map(lambda x: x + 1, params)
+    after = objective.after_update(moved, compared, jnp.int32(0))
+    assert after["step"] == 1
+    jax.tree.map(
+        lambda new, old: np.testing.assert_allclose(new, old + 0.1, atol=1e-5),
+        after["teacher"]["params"],
+        aux["teacher"]["params"],
+    )
+    _, (_, later) = objective.compare(outputs, after | {"step": jnp.int32(5)})
+    np.testing.assert_allclose(metrics["teacher_temperature"], 0.04, rtol=1e-6)
+    np.testing.assert_allclose(later["teacher_temperature"], 0.07, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(teacher_temperature=(0.04,)), r"teacher_temperature is \(0\.04,\); it needs"),
+        (dict(num_local=-1), "num_local is -1"),
+        (dict(tau_base=2), "tau_base is 2; it is in"),
+        (dict(prototypes=0), "prototypes=0 must be at least 1"),
+    ],
+)
+def test_wrong_dino_fields_are_named(tiny, change, message):
+    config = tiny("dino")
+    config["objective"] |= change
+    with pytest.raises(ValueError, match=message):
+        objectives.build(config)
+
+
+def test_dino_needs_its_three_views(tiny):
+    config = tiny("dino")
+    config["views"]["b"]["size"] = 48
+    with pytest.raises(ValueError, match="have sizes 32 and 48; DINO needs one size"):
+        objectives.build(config)
+    del config["views"]["local"]
+    with pytest.raises(ValueError, match=r"config\.views lacks 'local'"):
+        objectives.build(config)
