@@ -73,15 +73,19 @@ def make(config: Section) -> Objective:
         return params, {"batch_stats": batch_stats}
 
     def embed(params, aux, batch, key):
-        # The official code concatenates the views: batch norm sees all 2n images at once.
-        images = jnp.concatenate(
+        # As in the official code batch norm sees all 2n images at once. A film's views lie side by
+        # side: one after the other, devices that share the batch would have to swap half of it.
+        views_of_films = jnp.stack(
             [
                 augment_view(view_key, batch["image"], view)
                 for view_key, view in zip(jax.random.split(key), views)
-            ]
+            ],
+            axis=1,
         )
+        images = views_of_films.reshape(-1, *views_of_films.shape[2:])
         outputs, batch_stats = networks.apply(chain, params, aux["batch_stats"], images)
-        z_a, z_b = jnp.split(outputs["projector"], 2)
+        z = outputs["projector"].reshape(-1, 2, fields["out"])
+        z_a, z_b = z[:, 0], z[:, 1]
         return {"a": z_a, "b": z_b}, aux | {"batch_stats": batch_stats}
 
     def compare(outputs, aux):
