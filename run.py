@@ -119,7 +119,7 @@ def _meet(own: argparse.Namespace, config: ConfigDict) -> bool:
 
 
 def _run(config: ConfigDict, workdir: Path, shared: bool) -> int:
-    from cxr_jax import hosts
+    from cxr_jax import compiler, hosts
 
     print(f"workdir: {workdir}", flush=True)
     flags.FLAGS(["run.py"])  # Grain reads its own flags, which nobody else parses
@@ -128,6 +128,8 @@ def _run(config: ConfigDict, workdir: Path, shared: bool) -> int:
         if shared:
             command = {"--workdir": workdir, **dict(_fields(config.to_dict()))}
             hosts.agree("command or versions", command | hosts.versions())
+        elif config.experiment == "pretrain":
+            compiler.split_cpu(config.microbatch_size or config.batch_size)
         # Late, so that --help, wrong command lines and hosts that differ answer at once.
         experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
         experiment.run(config, workdir)
