@@ -126,6 +126,8 @@ VARIANTS = {
     "18": {"stage_sizes": (2, 2, 2, 2)},
     "34": {"stage_sizes": (3, 4, 6, 3)},
     "50": {"stage_sizes": (3, 4, 6, 3), "bottleneck": True},
+    "101": {"stage_sizes": (3, 4, 23, 3), "bottleneck": True},
+    "152": {"stage_sizes": (3, 8, 36, 3), "bottleneck": True},
     # For CPUs, where XLA's convolutions run several times faster on small maps than on large ones
     # and the gradient of max-pool is slow: the stem goes to a quarter at once, 64 px end in 4x4.
     "small": {
@@ -146,7 +148,7 @@ def make(
     zero_init_residual: bool = True,
     remat: bool = False,
 ) -> ResNet:
-    """The ResNet named by `variant`: "18", "34", "50" or "small".
+    """The ResNet named by `variant`: "18", "34", "50", "101", "152" or "small".
 
     Raises ValueError for an unknown variant or dtype, `mean` and `std` of unequal length, or
     `stride_in_1x1` without bottlenecks (it would change nothing).
@@ -157,7 +159,7 @@ def make(
         raise ValueError(f"model dtype is {dtype!r}; use 'float32' or 'bfloat16'")
     if len(mean) != len(std) or len(mean) not in (1, 3):
         raise ValueError(f"mean and std need 1 or 3 entries each, not {len(mean)} and {len(std)}")
-    if stride_in_1x1 and variant != "50":
+    if stride_in_1x1 and not VARIANTS[variant].get("bottleneck"):
         raise ValueError(f"stride_in_1x1 needs bottlenecks; ResNet {variant} has none")
     return ResNet(
         **VARIANTS[variant],

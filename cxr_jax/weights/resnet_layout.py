@@ -9,7 +9,6 @@ from cxr_jax.models.resnet import VARIANTS
 from cxr_jax.weights.fill import Source, fill, first
 from cxr_jax.weights.key_prefix import refuse_prefix
 
-_LARGER = {(3, 4, 23, 3): "101", (3, 8, 36, 3): "152"}
 LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias"} | {
     "mean": "running_mean",
     "var": "running_var",
@@ -51,8 +50,6 @@ def _variant(arrays: Mapping[str, np.ndarray]) -> str:
         )
     # torchvision's have numbers for names; the others are ours.
     read = {name: fields for name, fields in VARIANTS.items() if name.isdigit()}
-    if bottleneck and sizes in _LARGER and _LARGER[sizes] not in read:
-        raise ValueError(f"this is ResNet-{_LARGER[sizes]}; read are ResNet-{', '.join(read)}")
     candidates = [
         (sum(a != b for a, b in zip(fields["stage_sizes"], sizes, strict=False)), name)
         for name, fields in read.items()

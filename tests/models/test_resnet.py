@@ -49,6 +49,8 @@ def _num_params(net):
         ("18", 11_689_512, 513_000),
         ("34", 21_797_672, 513_000),
         ("50", 25_557_032, 2_049_000),
+        ("101", 44_549_160, 2_049_000),
+        ("152", 60_192_808, 2_049_000),
     ],
 )
 def test_as_many_parameters_as_torchvision_documents(variant, torchvision_total, classifier):
@@ -121,7 +123,7 @@ def test_kernels_start_as_kaiming_fan_out_and_residuals_at_zero():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"variant": "101"}, "no ResNet variant '101'; there are 18, 34, 50, small"),
+        ({"variant": "99"}, "no ResNet variant '99'; there are 18, 34, 50, 101, 152, small"),
         ({"variant": "18", "dtype": "float16"}, "dtype is 'float16'"),
         ({"variant": "18", "mean": (0.5, 0.5)}, "1 or 3 entries each, not 2 and 1"),
         ({"variant": "18", "stride_in_1x1": True}, "ResNet 18 has none"),
