@@ -16,7 +16,7 @@ from configs import common, moco
 def get_config(preset: str = ""):
     config = moco.get_config()
     config.objective.name = "medaug"
-    config.data.pairs = True  # batches hold another film of each film's study
+    config.data.pairs = True
     if not preset:
         common.moco_cxr(config)
     return common.choose(config, preset, {"small": moco.small, "cpu": moco.cpu})

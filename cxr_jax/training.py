@@ -79,7 +79,11 @@ def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
 
 def _batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     size = config.data.image_size
-    return {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)}
+    films = jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)
+    if not config.data.pairs:
+        return {"image": films}
+    paired = jax.ShapeDtypeStruct((config.batch_size,), np.bool_)
+    return {"image": films, "pair": films, "paired": paired}
 
 
 def _placed(shapes: Any, places: Any) -> Any:

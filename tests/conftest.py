@@ -24,3 +24,11 @@ def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     build("phantom", folder, config_name="tiny", num_workers=0, progress=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def studies_dir(tmp_path_factory):
+    """A data folder that holds the films of tests/fakes/studies.py as image_folder."""
+    from tests.fakes import studies
+
+    return studies.build(tmp_path_factory.mktemp("studies"))

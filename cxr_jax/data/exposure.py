@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool
 
-from cxr_jax.data import order
-from cxr_jax.data.source import ChosenRecords, Source
+from cxr_jax.data import order, pairs
+from cxr_jax.data.source import Source
 from data_builders import built, ledger
 
 
@@ -28,7 +28,7 @@ class Exposure(NamedTuple):
 
 
 def of_source(source: Source) -> ledger.Ledger:
-    """The ledger of a source, row by row; slices and sums of splits included.
+    """The ledger of a source, row by row; slices, sums and choices of splits included.
 
     Raises:
       FileNotFoundError: the dataset was built before ledgers were kept.
@@ -40,7 +40,7 @@ def of_source(source: Source) -> ledger.Ledger:
     for part in parts:
         of_split = np.flatnonzero(whole.split == part.splitname)
         rows.append(of_split[part.from_ : part.to])
-    return whole.take(np.concatenate(rows))
+    return whole.take(np.concatenate(rows)[source.rows])
 
 
 def without(source: Source, excluded: Sequence[str], data_dir: str) -> Source:
@@ -66,13 +66,16 @@ def without(source: Source, excluded: Sequence[str], data_dir: str) -> Source:
     return source.choose(np.flatnonzero(keep))
 
 
-def seen(source: Source, num_films: int, seed: int) -> ledger.Ledger:
-    """The films that the first `num_films` of a pretraining's order hold: all, after an epoch."""
+def seen(source: Source, num_films: int, seed: int, paired: bool = False) -> ledger.Ledger:
+    """The films that the first `num_films` of a pretraining's order hold: all, after an epoch.
+
+    paired: their partners (pairs.py) are seen with them.
+    """
     rows = np.arange(len(source))
     if num_films < len(source):
         rows = np.sort(order.rows(len(source), seed, 0, num_films))
-    if isinstance(source.records, ChosenRecords):
-        rows = source.records.rows[rows]
+        if paired:
+            rows = np.union1d(rows, pairs.find_partners(source).draw(seed, 0, num_films))
     return of_source(source).take(rows)
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Int, UInt8
 
 from cxr_jax.data import images, order
 from cxr_jax.data.labelled import LabelledSplit
+from cxr_jax.data.pairs import Partners
 from cxr_jax.data.source import Source
 
 _CHUNK = 16  # films that a thread decodes at a time
@@ -34,8 +35,12 @@ def batches(
     num_workers: int = 0,
     block: int = 0,
     blocks: int = 1,
+    partners: Partners | None = None,
 ) -> grain.DatasetIterator:
     """An endless iterator of {"image": uint8 [batch_size / blocks, image_size, image_size, 1]}.
+
+    With partners also {"pair": the like, "paired": bool [batch_size / blocks]}: for each film
+    another one of its study, or itself where there is none, and whether it is another one.
 
     Each epoch is shuffled anew. Of each batch, this is block number `block` of `blocks` equal ones
     of consecutive rows: row r of batch k is the same film however many hosts share the batch.
@@ -45,16 +50,32 @@ def batches(
       ValueError: batch not divisible by the blocks, or larger than the dataset.
     """
     _check(source, batch_size, blocks)
-    make = partial(_films, source, image_size, not num_workers)
-    return _iterate(make, len(source), batch_size, seed, num_workers, block, blocks)
+    make = partial(_batch, source, image_size, seed, partners, not num_workers)
+    return _iterate(make, batch_size, num_workers, block, blocks)
 
 
 def row_batches(
-    source: Source, batch_size: int, seed: int, block: int = 0, blocks: int = 1
+    source: Source,
+    batch_size: int,
+    seed: int,
+    block: int = 0,
+    blocks: int = 1,
+    partners: Partners | None = None,
 ) -> grain.DatasetIterator:
-    """As `batches`, of the films' places in the source alone: int32 [batch_size / blocks]."""
+    """As `batches`, the films' places in the source alone: int32 [batch_size / blocks] by name.
+
+    `look_up` makes the batch of them.
+    """
     _check(source, batch_size, blocks)
-    return _iterate(_rows, len(source), batch_size, seed, 0, block, blocks)
+    return _iterate(partial(_rows, len(source), seed, partners), batch_size, 0, block, blocks)
+
+
+def look_up(rows: dict[str, Any], films: Callable[[Any], Any]) -> dict[str, Any]:
+    """The batch of some rows by name, NumPy's or JAX's; `films` gives the films at some rows."""
+    batch = {name: films(of) for name, of in rows.items()}
+    if "pair" in rows:
+        batch["paired"] = rows["pair"] != rows["image"]
+    return batch
 
 
 def labelled_batches(
@@ -65,8 +86,8 @@ def labelled_batches(
     Each epoch is shuffled anew and batches run on over its end, so that every epoch holds every
     film once; a batch larger than the split holds films of several epochs. Workers as in `batches`.
     """
-    make = partial(_labelled_films, split, image_size, not num_workers)
-    return _iterate(make, len(split.rows), batch_size, seed, num_workers)
+    make = partial(_labelled_batch, split, image_size, seed, not num_workers)
+    return _iterate(make, batch_size, num_workers)
 
 
 def _check(source: Source, batch_size: int, blocks: int) -> None:
@@ -80,19 +101,17 @@ def _check(source: Source, batch_size: int, blocks: int) -> None:
 
 
 def _iterate(
-    make: Callable[[Rows], Any],
-    count: int,
+    make: Callable[[int, int], Any],
     batch_size: int,
-    seed: int,
     num_workers: int,
     block: int = 0,
     blocks: int = 1,
 ) -> grain.DatasetIterator:
-    """What `make` makes of each batch's rows. Grain counts the batches, and reads ahead.
+    """What `make` makes of each batch's positions, from and to. Grain counts, and reads ahead.
 
     A whole batch is one element to Grain, whose work for each would else cost as much as decoding.
     """
-    element = partial(_element, make, count, batch_size, seed, block, blocks)
+    element = partial(_element, make, batch_size, block, blocks)
     numbers = grain.MapDataset.range(sys.maxsize // batch_size).map(element)
     ahead = 0 if num_workers else 1
     iterable = numbers.to_iter_dataset(grain.ReadOptions(ahead, 2 * ahead))
@@ -105,33 +124,44 @@ def _iterate(
 
 
 def _element(
-    make: Callable[[Rows], Any],
-    count: int,
-    batch_size: int,
-    seed: int,
-    block: int,
-    blocks: int,
-    number: int,
+    make: Callable[[int, int], Any], batch_size: int, block: int, blocks: int, number: int
 ) -> Any:
     size = batch_size // blocks
     start = number * batch_size + block * size
-    return make(order.rows(count, seed, start, start + size))
+    return make(start, start + size)
 
 
-def _rows(rows: Rows) -> Rows:
-    return rows
-
-
-def _labelled_films(
-    split: LabelledSplit, image_size: int, threaded: bool, rows: Rows
+def _batch(
+    source: Source,
+    image_size: int,
+    seed: int,
+    partners: Partners | None,
+    threaded: bool,
+    start: int,
+    stop: int,
 ) -> dict[str, np.ndarray]:
+    rows = _rows(len(source), seed, partners, start, stop)
+    return look_up(rows, partial(_films, source, image_size, threaded))
+
+
+def _rows(
+    count: int, seed: int, partners: Partners | None, start: int, stop: int
+) -> dict[str, Rows]:
+    rows = {"image": order.rows(count, seed, start, stop)}
+    return rows | {"pair": partners.draw(seed, start, stop)} if partners else rows
+
+
+def _labelled_batch(
+    split: LabelledSplit, image_size: int, seed: int, threaded: bool, start: int, stop: int
+) -> dict[str, np.ndarray]:
+    rows = order.rows(len(split.rows), seed, start, stop)
     films = _films(split.source, image_size, threaded, split.rows[rows])
-    return films | {"target": np.asarray(split.targets[rows], np.float32)}
+    return {"image": films, "target": np.asarray(split.targets[rows], np.float32)}
 
 
 def _films(
     source: Source, image_size: int, threaded: bool, rows: Rows
-) -> dict[str, UInt8[np.ndarray, "n s s 1"]]:
+) -> UInt8[np.ndarray, "n s s 1"]:
     films = np.empty((len(rows), image_size, image_size, 1), np.uint8)
     encoded = source.encoded(rows)
 
@@ -141,7 +171,7 @@ def _films(
 
     chunks = range(0, len(rows), _CHUNK)
     collections.deque(_threads().map(fill, chunks) if threaded else map(fill, chunks), maxlen=0)
-    return {"image": films}
+    return films
 
 
 @functools.cache

@@ -16,9 +16,11 @@ from data_builders.built import Records, find_folder, open_records
 
 
 class ChosenRecords:
-    """Some records of others, by their positions there."""
+    """Some records of others, by their positions there; of chosen ones, in the whole split."""
 
-    def __init__(self, records: Records, rows: Int[np.ndarray, "n"]):
+    def __init__(self, records: "Records | ChosenRecords", rows: Int[np.ndarray, "n"]):
+        if isinstance(records, ChosenRecords):
+            records, rows = records._records, records.rows[rows]
         self._records, self.rows = records, rows
 
     def __len__(self) -> int:
@@ -56,6 +58,13 @@ class Source(NamedTuple):
         return Source(
             self.name, self.folder, self.split, chosen, self.metadata, self.splits, self.fields
         )
+
+    @property
+    def rows(self) -> Int[np.ndarray, "n"]:
+        """The records' positions in the split."""
+        if isinstance(self.records, ChosenRecords):
+            return self.records.rows
+        return np.arange(len(self))
 
     @property
     def label_names(self) -> tuple[str, ...]:

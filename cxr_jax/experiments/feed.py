@@ -22,7 +22,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from cxr_jax import sharding
-from cxr_jax.data import cache, pipeline
+from cxr_jax.data import cache, pairs, pipeline
 from cxr_jax.data.source import Source
 
 _CACHES = ("none", "host", "device")
@@ -33,6 +33,8 @@ Batch = dict[str, jax.Array]
 
 class Feed:
     """An endless source of {"image": uint8 [batch_size, size, size, 1]}, split over devices.
+
+    With config.data.pairs also "pair" and "paired", as `pipeline.batches` with partners.
 
     Its state is that after the batch last handed out, however many are ready behind it.
     """
@@ -93,20 +95,25 @@ class Feed:
 def open_feed(config: ml_collections.ConfigDict, source: Source, mesh: Mesh) -> Feed:
     """Batches of config.batch_size films of the source, in an order that config.seed fixes.
 
-    Raises ValueError for an unknown cache, one that does not fit, and as `pipeline.batches`.
+    Raises ValueError for an unknown cache, one that does not fit, and as `pipeline.batches` and
+    `pairs.find_partners`.
     """
     data = config.data
     if data.cache not in _CACHES:
         raise ValueError(f"config.data.cache={data.cache!r}: choose {', '.join(_CACHES)}")
-    block = dict(block=jax.process_index(), blocks=jax.process_count())  # as the mesh has its rows
+    which = dict(
+        block=jax.process_index(),  # as the mesh has its rows
+        blocks=jax.process_count(),
+        partners=pairs.find_partners(source) if data.pairs else None,
+    )
     put = partial(sharding.put_batch, mesh=mesh)
     if data.cache == "none":
         order = (config.batch_size, data.image_size, config.seed, data.num_workers)
-        return Feed(pipeline.batches(source, *order, **block), put)
+        return Feed(pipeline.batches(source, *order, **which), put)
     for where in _CACHES[1 : 1 + _CACHES.index(data.cache)]:  # to the device by way of the host
         free = cache.free_memory(where)
         cache.check_fits(len(source), data.image_size, free, data.cache)
-    rows = pipeline.row_batches(source, config.batch_size, config.seed, **block)
+    rows = pipeline.row_batches(source, config.batch_size, config.seed, **which)
     # Films lie on this process's devices for themselves: gathering them is no affair of the others.
     local = mesh.local_mesh
 
@@ -117,11 +124,14 @@ def open_feed(config: ml_collections.ConfigDict, source: Source, mesh: Mesh) -> 
         return decoded if data.cache == "host" else sharding.put_replicated(decoded, local)
 
     if data.cache == "host":
-        return Feed(rows, lambda batch: put({"image": films()[batch]}))
-    gather = jax.jit(lambda films, rows: films[rows], out_shardings=sharding.by_example(local))
+        return Feed(rows, lambda batch: put(pipeline.look_up(batch, films().__getitem__)))
+
+    @partial(jax.jit, out_shardings=sharding.by_example(local))
+    def gather(films, rows):
+        return pipeline.look_up(rows, lambda of: films[of])
 
     def take(batch):
-        rows = sharding.put_replicated(batch, local)
-        return {"image": sharding.join(gather(films(), rows), mesh)}
+        own = gather(films(), sharding.put_replicated(batch, local))
+        return {name: sharding.join(part, mesh) for name, part in own.items()}
 
     return Feed(rows, take)

@@ -107,7 +107,8 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, source: Sour
     """The first process opens it and writes down what will be seen; the others find it there."""
     if hosts.is_first():
         open_workdir(workdir, config)
-        seen = exposure.seen(source, config.num_train_steps * config.batch_size, config.seed)
+        num_films = config.num_train_steps * config.batch_size
+        seen = exposure.seen(source, num_films, config.seed, config.data.pairs)
         ledger.write(workdir / ledger.FILE, seen)
     hosts.agree("opening of the workdir", {})
     if not (workdir / "config.json").is_file():

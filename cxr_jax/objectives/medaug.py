@@ -2,7 +2,7 @@
 
 Vu et al., "MedAug: Contrastive learning leveraging patient metadata improves representations for
 chest X-ray interpretation", arXiv:2102.10663. Fields of config.objective as of moco.py. The batch
-holds {"image", "pair", "paired"} (cxr_jax/data/pairs.py); metric "true_pairs" is the share of films
+holds {"image", "pair", "paired"} (config.data.pairs); metric "true_pairs" is the share of films
 whose key is of another film.
 """
 
@@ -16,11 +16,14 @@ def make(config: Section) -> Objective:
     """Raises ValueError for fields of config.objective or config.views that do not fit."""
     objective = moco.with_keys_of(config, "pair")
 
-    def embed(params, aux, batch, key):
+    def init(key, batch):
         if "pair" not in batch:
             raise ValueError(
                 "config.objective.name='medaug' needs batches of pairs; set config.data.pairs=True"
             )
+        return objective.init(key, batch)
+
+    def embed(params, aux, batch, key):
         outputs, aux = objective.embed(params, aux, batch, key)
         return outputs | {"paired": batch["paired"].astype(jnp.float32)}, aux
 
@@ -28,4 +31,4 @@ def make(config: Section) -> Objective:
         value, (aux, metrics) = objective.compare(outputs, aux)
         return value, (aux, metrics | {"true_pairs": outputs["paired"].mean()})
 
-    return objective._replace(embed=embed, compare=compare)
+    return objective._replace(init=init, embed=embed, compare=compare)

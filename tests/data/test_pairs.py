@@ -1,89 +1,99 @@
-"""Partners of films: who they are, and that their order is reproducible on any number of hosts."""
+"""Partners of films: who they are, and that batches hold the same ones whoever draws them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from cxr_jax.data import images, pairs, pipeline
+from cxr_jax.data import exposure, images, order, pairs, pipeline
 from cxr_jax.data.source import load_source
-from tests.fakes.dataset import build_beside
-from tests.fakes.pictures import film
-
-#           0    1    2    3    4    5    6    7
-PATIENTS = ["a", "a", "a", "b", "b", "", "", "c"]
-STUDIES = ["1", "1", "1", "1", "2", "3", "3", ""]
+from tests.fakes import studies
 
 
 @pytest.fixture(scope="module")
-def drawn(data_dir):
-    return load_source("phantom/tiny", str(data_dir), "train", fields=("image",))
+def source(studies_dir):
+    return load_source("image_folder", str(studies_dir), "train", fields=("image", "image_id"))
 
 
-@pytest.fixture(scope="module")
-def in_studies(tmp_path_factory):
-    """Eight films of the patients and studies above, their numbers by their rows."""
-    folder = tmp_path_factory.mktemp("pairs")
-    (folder / "raw").mkdir()
-    for i in range(8):
-        Image.fromarray(film(i)).save(folder / "raw" / f"{i}.png")
-    rows = [f"{i}.png,{PATIENTS[i] or 'd'},{STUDIES[i]},train\n" for i in range(8)]
-    table = folder / "labels.csv"
-    table.write_text("image,patient_id,study_id,split\n" + "".join(rows))
-    _, splits = build_beside("image_folder", folder / "raw", options={"labels_csv": str(table)})
-    source = load_source("image_folder", str(folder / "data"), "train", fields=("image",))
-    return source, [int(Path(example["image_id"]).stem) for example in splits["train"]]
+def numbers_of(source) -> list[int]:
+    """The films' numbers in tests/fakes/studies.py, by their rows."""
+    return [int(Path(source.records[row]["image_id"].decode()).stem) for row in range(len(source))]
 
 
-def test_partners_share_patient_and_study_and_both_are_known():
-    partners = pairs.Partners(PATIENTS, STUDIES)
-    assert [partners.others(row) for row in range(8)] == [[1, 2], [0, 2], [0, 1], *[[]] * 5]
-    np.testing.assert_array_equal(partners.has_other(), [True] * 3 + [False] * 5)
+def drawn(partners: pairs.Partners, epochs: int) -> dict[int, list[int]]:
+    """Row -> the rows that were its partner, epoch by epoch."""
+    count = len(partners.films)
+    rows = order.rows(count, 4, 0, epochs * count)
+    found = partners.draw(4, 0, epochs * count)
+    return {row: found[rows == row].tolist() for row in range(count)}
 
 
-def test_films_come_in_the_order_of_the_pipeline_each_with_all_its_partners_in_turn(drawn):
-    partners = pairs.Partners([str(row // 3) for row in range(36)], ["1"] * 35 + [""])
-    dataset = pairs.row_pairs(partners, seed=4)
-    pairs_drawn = [dataset[i] for i in range(720)]
-    rows = next(pipeline.row_batches(drawn, 36, seed=4))
-    np.testing.assert_array_equal([pair["row"] for pair in pairs_drawn[:36]], rows)
-    for row in range(36):
-        seen = {int(pair["pair"]) for pair in pairs_drawn if pair["row"] == row}
-        assert seen == set(partners.others(row) or [row])
+def test_partners_are_all_the_others_of_the_study_equally_often():
+    partners = pairs.by_study([str(row % 4) for row in range(16)], ["1"] * 16)
+    for row, found in drawn(partners, 600).items():
+        others = set(range(row % 4, 16, 4)) - {row}
+        counts = [found.count(other) for other in others]
+        assert sum(counts) == 600 and min(counts) > 150  # expected 200, deviation 11.5
 
 
-def test_hosts_share_the_global_order_and_its_partners():
-    partners = pairs.Partners(PATIENTS, STUDIES)
-    whole = pairs.row_pairs(partners, seed=4)
-    parts = [pairs.row_pairs(partners, 4, host, 2) for host in range(2)]
-    for i in range(100):
-        assert parts[i % 2][i // 2] == whole[i]
+def test_of_unknown_patients_and_studies_no_film_is_another_ones_partner():
+    partners = pairs.by_study(["a", "", "a", "", "a", "b"], ["1", "1", "", "", "1", "1"])
+    found = {row: set(partner) for row, partner in drawn(partners, 20).items()}
+    assert found == {0: {4}, 1: {1}, 2: {2}, 3: {3}, 4: {0}, 5: {5}}
 
 
-def test_partners_of_a_dataset_come_from_its_metadata(in_studies):
-    source, numbers = in_studies
-    partners = pairs.find_partners(source)
-    others = {numbers[i]: {numbers[j] for j in partners.others(i)} for i in range(8)}
-    # The two films of patient d, whom the table of the test above leaves unknown, are partners.
-    assert others == {0: {1, 2}, 1: {0, 2}, 2: {0, 1}, 3: set(), 4: set(), 5: {6}, 6: {5}, 7: set()}
-    rows = np.array([numbers.index(i) for i in (7, 2, 0)])
-    chosen = pairs.find_partners(source.choose(rows))
-    assert [chosen.others(row) for row in range(3)] == [[], [2], [1]]
+def test_partners_of_a_dataset_come_from_its_metadata(source):
+    nested = source.choose(np.array([6, 5, 4, 3, 2, 1, 0])).choose(np.array([6, 1, 2, 0, 4]))
+    for films in (source, nested):
+        numbers = numbers_of(films)
+        found = {
+            numbers[row]: {numbers[partner] for partner in partners}
+            for row, partners in drawn(pairs.find_partners(films), 40).items()
+        }
+        expected = {number: studies.OTHERS[number] & set(numbers) for number in numbers}
+        assert found == {number: others or {number} for number, others in expected.items()}
 
 
-def test_films_are_decoded_with_their_partners(in_studies):
-    source, _ = in_studies
-    partners = pairs.find_partners(source)
-    rows, films = pairs.row_pairs(partners, 4), pairs.film_pairs(source, partners, 32, 4)
-    for i in range(8):
-        for name, row in (("image", "row"), ("pair", "pair")):
-            record = source.records[int(rows[i][row])]
-            np.testing.assert_array_equal(films[i][name], images.decode_square(record["image"], 32))
-        assert films[i]["paired"] == (rows[i]["row"] != rows[i]["pair"])
-    assert {bool(films[i]["paired"]) for i in range(8)} == {True, False}
-
-
-def test_a_dataset_without_studies_of_two_films_is_refused(drawn):
+def test_a_dataset_without_studies_of_two_films_is_refused(data_dir):
+    films = load_source("phantom/tiny", str(data_dir), "train", fields=("image",))
     with pytest.raises(ValueError, match=r"no study of phantom/tiny 'train' has two films"):
-        pairs.find_partners(drawn)
+        pairs.find_partners(films)
+
+
+def test_batches_hold_the_films_of_their_pairs(source):
+    numbers, partners = numbers_of(source), pairs.find_partners(source)
+    batches = pipeline.batches(source, 6, 32, 4, partners=partners)
+    row_batches = pipeline.row_batches(source, 6, 4, partners=partners)
+    plain = pipeline.batches(source, 6, 32, 4)
+    for batch, rows in ((next(batches), next(row_batches)) for _ in range(4)):
+        np.testing.assert_array_equal(batch["image"], next(plain)["image"])
+        for name in ("image", "pair"):
+            films = [images.decode_square(film, 32) for film in source.encoded(rows[name])]
+            np.testing.assert_array_equal(batch[name], films)
+        others = [studies.OTHERS[numbers[row]] for row in rows["image"]]
+        np.testing.assert_array_equal(batch["paired"], [bool(films) for films in others])
+
+
+def test_blocks_joined_are_the_batch_also_from_where_another_number_stood(source):
+    partners = pairs.find_partners(source)
+    whole = pipeline.row_batches(source, 6, 4, partners=partners)
+    for _ in range(5):
+        next(whole)
+    state = json.loads(json.dumps(whole.get_state()))
+    halves = [pipeline.row_batches(source, 6, 4, block, 2, partners) for block in range(2)]
+    for half in halves:
+        half.set_state(state)
+    for _ in range(4):
+        parts, expected = [next(half) for half in halves], next(whole)
+        for name in ("image", "pair"):
+            joined = np.concatenate([part[name] for part in parts])
+            np.testing.assert_array_equal(joined, expected[name])
+
+
+def test_partners_count_as_seen(source):
+    rows = next(pipeline.row_batches(source, 3, 4, partners=pairs.find_partners(source)))
+    seen = exposure.seen(source, 3, seed=4, paired=True)
+    hashes = exposure.of_source(source).phash
+    assert set(rows["pair"]) - set(rows["image"])  # else this would test nothing
+    assert set(seen.phash.tolist()) == set(hashes[np.union1d(*rows.values())].tolist())

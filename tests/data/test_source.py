@@ -19,6 +19,16 @@ def test_examples_equal_those_that_tfds_reads(data_dir):
         assert isinstance(mine["image"], bytes)
 
 
+def test_a_choice_of_a_choice_has_its_films_and_their_places_in_the_split(data_dir):
+    source = load_source("phantom/tiny", str(data_dir), "test", fields=("image", "image_id"))
+    chosen = source.choose(np.array([5, 1, 3, 0])).choose(np.array([2, 0]))
+    np.testing.assert_array_equal(chosen.rows, [3, 5])
+    ids = [chosen.records[row]["image_id"] for row in range(2)]
+    assert ids == [source.records[row]["image_id"] for row in (3, 5)]
+    assert chosen.encoded([1, 0]) == source.encoded([5, 3])
+    np.testing.assert_array_equal(source.rows, np.arange(len(source)))
+
+
 def test_only_the_fields_asked_for_are_parsed(data_dir):
     source = load_source("phantom/tiny", str(data_dir), "train", fields=("patient_id",))
     assert source.records[0].keys() == {"patient_id"}

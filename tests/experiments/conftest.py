@@ -11,6 +11,7 @@ _SMALL = {
     "barlow": dict(hidden=(8,), out=4),
     "vicreg": dict(hidden=(8,), out=4),
     "moco": dict(hidden=8, out=4, queue_size=24, bn_group=8),
+    "medaug": dict(hidden=8, out=4, queue_size=24, bn_group=4),
     "dino": dict(hidden=(8,), bottleneck=4, prototypes=8, num_local=1),
 }
 

@@ -2,6 +2,7 @@
 
 import threading
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from cxr_jax.experiments import feed
 
 def opened(config, data_dir, cache):
     config.data.cache = cache
-    source = load_source("phantom/tiny", str(data_dir), "train", fields=("image",))
+    source = load_source(config.data.name, str(data_dir), "train", fields=("image",))
     return feed.open_feed(config, source, sharding.make_mesh()), len(source)
 
 
@@ -34,6 +35,22 @@ def test_a_cache_changes_no_batch_and_resumes_at_its_place(cache, tiny_config, d
     again, _ = opened(tiny_config("simclr"), data_dir, cache)
     again.set_state(state)
     np.testing.assert_array_equal(images(again, 3), expected[5:8])
+
+
+def test_pairs_are_the_same_whatever_the_cache_and_after_a_resume(tiny_config, studies_dir):
+    config = tiny_config("medaug", "cpu")
+    config.data.name, config.batch_size = "image_folder", 4
+    plain, _ = opened(config, studies_dir, "none")
+    expected = [jax.device_get(plain.take()[0]) for _ in range(7)]
+    assert all(batch["pair"].shape == (4, 40, 40, 1) for batch in expected)
+    assert {bool(paired) for batch in expected for paired in batch["paired"]} == {True, False}
+    for cache in ("host", "device"):
+        cached, _ = opened(config, studies_dir, cache)
+        got = [cached.take()[0] for _ in range(3)]
+        again, _ = opened(config, studies_dir, cache)
+        again.set_state(cached.get_state())
+        got += [again.take()[0] for _ in range(4)]
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(got), expected)
 
 
 def test_an_unknown_cache_is_refused(tiny_config, data_dir):

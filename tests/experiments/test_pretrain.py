@@ -118,6 +118,23 @@ def test_every_config_trains_one_tiny_step(objective, preset, tiny_config, tmp_p
     assert np.isfinite(_lines(tmp_path)[0]["loss"])
 
 
+def test_medaug_trains_on_pairs_and_refuses_to_without(tiny_config, studies_dir, tmp_path):
+    config = tiny_config("medaug", "cpu")
+    config.data.name, config.data.dir = "image_folder", str(studies_dir)
+    config.batch_size = 8  # every film, of which five have another in their study
+    pretrain.train(config, tmp_path / "run", stop_after=2)
+    assert [line["true_pairs"] for line in _lines(tmp_path / "run")] == [5 / 8] * 2
+    assert all(np.isfinite(line["loss"]) for line in _lines(tmp_path / "run"))
+    config.data.pairs = False
+    with pytest.raises(ValueError, match=r"needs batches of pairs; set config\.data\.pairs=True"):
+        pretrain.train(config, tmp_path / "without")
+    config.data.pairs, config.batch_size = True, 16
+    config.data.name, config.data.dir = "phantom/tiny", str(studies_dir)
+    with pytest.raises(ValueError, match=r"no study of phantom/tiny 'train' has two films"):
+        pretrain.train(config, tmp_path / "without")
+    assert not (tmp_path / "without").exists()
+
+
 @pytest.mark.parametrize("objective", ["simclr", "byol", "moco", "dino"])
 def test_full_size_recipe_traces_to_a_state_of_unchanged_shapes(objective):
     """ResNet-50, 224 px, the paper's batch, without running it."""

@@ -84,7 +84,7 @@ def test_medaug_is_moco_whose_keys_are_of_the_pairs(tiny, moco, batch):
     mixed = {"query": ours["query"], "key": theirs["key"]}
     np.testing.assert_allclose(value, plain.compare(mixed, aux)[0], rtol=1e-4)
     with pytest.raises(ValueError, match=r"needs batches of pairs; set config\.data\.pairs"):
-        objective.embed(params, aux, batch, KEY)
+        objective.init(KEY, batch)
 
 
 @pytest.mark.parametrize(
