@@ -4,13 +4,14 @@ How bright a film is says nothing of its label, so that a small random encoder k
 """
 
 import io
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from cxr_jax.data.labelled import LabelledSplit
 from cxr_jax.data.labels import Task
+from cxr_jax.data.source import Source
 from cxr_jax.evaluate.protocol import Splits
 from cxr_jax.weights.encoder import Encoder, random_encoder
 
@@ -29,10 +30,20 @@ def bars(sizes=(96, 64, 96), seed: int = 0) -> Splits:
     return Splits(*(_split(rng, name, n) for name, n in zip(Splits._fields, sizes)))
 
 
+class _Films(list):
+    """Records without a file."""
+
+    def encoded(self, rows) -> list[bytes]:
+        return [super(_Films, self).__getitem__(row) for row in rows]
+
+    def __getitem__(self, row):
+        return {"image": super().__getitem__(row)}
+
+
 def _split(rng: np.random.Generator, name: str, count: int) -> LabelledSplit:
     rising = np.arange(count) % 2
     return LabelledSplit(
-        source=SimpleNamespace(records=[{"image": _film(rng, up)} for up in rising]),
+        source=Source("bars", Path(), name, _Films(_film(rng, up) for up in rising), {}, (), ()),
         rows=np.arange(count),
         targets=np.stack([rising, 1 - rising, 0 * rising], axis=1).astype(np.float32),
         uncertain=np.zeros((count, 3), bool),
