@@ -126,7 +126,8 @@ def _run(config: ConfigDict, workdir: Path, shared: bool) -> int:
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
     try:
         if shared:
-            command = {"--workdir": workdir, **dict(_fields(config.to_dict()))}
+            command = {"--workdir": workdir, "--num_processes": hosts.count()}
+            command |= dict(_fields(config.to_dict()))
             hosts.agree("command or versions", command | hosts.versions())
         elif config.experiment == "pretrain":
             compiler.split_cpu(config.microbatch_size or config.batch_size)

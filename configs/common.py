@@ -22,7 +22,7 @@ def transfer() -> ConfigDict:
         dict(
             experiment="transfer",
             seed=0,
-            # A pretraining workdir, a weights file (torchvision:PATH, torchvision_v1:PATH), random.
+            # A pretraining workdir, a weights file as SOURCE:PATH (README.md lists them), random.
             encoder="random",
             # Encoders to compare with, same format, separated by commas.
             baselines="random",
@@ -205,7 +205,7 @@ def adamw(config: ConfigDict, learning_rate: float) -> None:
 
 
 def for_minutes(config: ConfigDict) -> None:
-    """The preset cpu: on_cpu, in six minutes or so."""
+    """The preset cpu: on_cpu, in a few minutes."""
     on_cpu(config)
     config.num_train_steps = 1000
     config.checkpoint_every_steps = 250

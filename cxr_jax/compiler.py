@@ -27,9 +27,10 @@ def split_cpu(batch_size: int) -> None:
     """Makes two devices of every core, as far as the batch fills them; before JAX's first use.
 
     One part of a layer then waits less for the others than in XLA's own threads: a tenth less time
-    a step. Nothing is done where XLA_FLAGS says how many devices there are.
+    a step. Nothing is done where XLA_FLAGS or JAX_NUM_CPU_DEVICES says how many there are.
     """
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if given or "JAX_NUM_CPU_DEVICES" in os.environ:
         return
     most = min(2 * len(os.sched_getaffinity(0)), batch_size // _FILMS_A_DEVICE)
     fitting = [n for n in (2, 4, 8, 16, 32, 64) if n <= most and batch_size % n == 0]

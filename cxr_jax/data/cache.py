@@ -1,43 +1,46 @@
 """All films of a dataset decoded once, for training that then reads memory alone."""
 
-import os
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from cxr_jax.data import images
+from cxr_jax.data import pipeline
 from cxr_jax.data.source import Source
 
 # Of what is free: the rest is the model's, or other programs'.
 _SHARE = 0.8
 _QUIET_SECONDS = 5.0
+_BLOCK = 256  # films after which it looks whether it is still wanted
 
 
 def decode_all(
-    source: Source, image_size: int, say: Callable[[str], None]
+    source: Source, image_size: int, say: Callable[[str], None], stopped: threading.Event
 ) -> UInt8[np.ndarray, "n size size 1"]:
-    """Row i is film i of the source, as training without a cache decodes it."""
+    """Row i is film i of the source, as training without a cache decodes it.
+
+    Raises InterruptedError once `stopped` is set, ValueError as pipeline.read_films.
+    """
     films = np.empty((len(source), image_size, image_size, 1), np.uint8)
     start = reported = time.monotonic()
 
-    def read(row: int) -> None:
-        films[row] = images.decode_square(*source.encoded([row]), image_size)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, _ in enumerate(pool.map(read, range(len(source))), start=1):
-            now = time.monotonic()
-            if now - reported > _QUIET_SECONDS:
-                rate = done / (now - start)
-                say(
-                    f"  cache: {done:,} of {len(source):,} films  {rate:,.0f} images/s  "
-                    f"{(len(source) - done) / rate:.0f} s left"
-                )
-                reported = now
+    for first in range(0, len(source), _BLOCK):
+        if stopped.is_set():
+            raise InterruptedError("the films are not wanted any more")
+        rows = np.arange(first, min(first + _BLOCK, len(source)))
+        films[rows] = pipeline.read_films(source, image_size, True, rows)
+        now, done = time.monotonic(), first + len(rows)
+        if now - reported > _QUIET_SECONDS:
+            rate = done / (now - start)
+            say(
+                f"  cache: {done:,} of {len(source):,} films  {rate:,.0f} images/s  "
+                f"{(len(source) - done) / rate:.0f} s left"
+            )
+            reported = now
     return films
 
 

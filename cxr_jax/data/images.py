@@ -17,21 +17,23 @@ def decode_square(encoded: bytes, size: int) -> UInt8[np.ndarray, "size size 1"]
     largest DCT reduction (1/2, 1/4, 1/8) that leaves at least `size`: a third less time at 224 px,
     far less for larger films, within 1 grey level on average.
     """
-    pixels = _decode(encoded, size)
-    height, width = pixels.shape
+    pixels, height, width, reduction = _decode(encoded, size)
     side = min(height, width)
     if side == size:
         top, left = (height - side) // 2, (width - side) // 2
         return pixels[top : top + side, left : left + side, None]
+    # In the film's own pixels: a reduced film is rounded up to whole ones.
     top, left = (height - side) / 2, (width - side) / 2
-    square = Image.fromarray(pixels).resize(
-        (size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
-    )
+    box = tuple(edge / reduction for edge in (left, top, left + side, top + side))
+    square = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box=box)
     return np.asarray(square)[..., None]
 
 
-def _decode(encoded: bytes, least: int) -> UInt8[np.ndarray, "h w"]:
-    """A JPEG is reduced as far as it keeps `least` pixels a side."""
+def _decode(encoded: bytes, least: int) -> tuple[UInt8[np.ndarray, "i j"], int, int, int]:
+    """(pixels, height and width of the stored film, by how much they are reduced).
+
+    A JPEG is reduced as far as it keeps `least` pixels a side.
+    """
     if encoded.startswith(_JPEG):
         try:
             height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
@@ -39,11 +41,12 @@ def _decode(encoded: bytes, least: int) -> UInt8[np.ndarray, "h w"]:
                 by for by in (1, 2, 4, 8) if by == 1 or min(height, width) >= by * least
             )
             shape = {"min_height": -(-height // reduction), "min_width": -(-width // reduction)}
-            return simplejpeg.decode_jpeg(encoded, "GRAY", **shape)[..., 0]
+            pixels = simplejpeg.decode_jpeg(encoded, "GRAY", **shape)[..., 0]
+            return pixels, height, width, reduction
         except ValueError:
             pass  # of four colours, or damaged: Pillow reads it or says why not
     with Image.open(io.BytesIO(encoded)) as film:
-        return np.asarray(film.convert("L"))
+        return np.asarray(film.convert("L")), film.height, film.width, 1
 
 
 def film_size(encoded: bytes) -> tuple[int, int]:

@@ -141,7 +141,7 @@ def _batch(
     stop: int,
 ) -> dict[str, np.ndarray]:
     rows = _rows(len(source), seed, partners, start, stop)
-    return look_up(rows, partial(_films, source, image_size, threaded))
+    return look_up(rows, partial(read_films, source, image_size, threaded))
 
 
 def _rows(
@@ -155,19 +155,29 @@ def _labelled_batch(
     split: LabelledSplit, image_size: int, seed: int, threaded: bool, start: int, stop: int
 ) -> dict[str, np.ndarray]:
     rows = order.rows(len(split.rows), seed, start, stop)
-    films = _films(split.source, image_size, threaded, split.rows[rows])
+    films = read_films(split.source, image_size, threaded, split.rows[rows])
     return {"image": films, "target": np.asarray(split.targets[rows], np.float32)}
 
 
-def _films(
+def read_films(
     source: Source, image_size: int, threaded: bool, rows: Rows
 ) -> UInt8[np.ndarray, "n s s 1"]:
+    """The films of these rows, decoded by the threads of this process or by the caller's alone.
+
+    Raises ValueError, naming the film's place, for one that cannot be decoded.
+    """
     films = np.empty((len(rows), image_size, image_size, 1), np.uint8)
     encoded = source.encoded(rows)
 
     def fill(start: int) -> None:
         for place in range(start, min(start + _CHUNK, len(rows))):
-            films[place] = images.decode_square(encoded[place], image_size)
+            try:
+                films[place] = images.decode_square(encoded[place], image_size)
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"{source.name} {source.split!r}: film {rows[place]} is damaged ({error}); "
+                    "build the dataset again"
+                ) from error
 
     chunks = range(0, len(rows), _CHUNK)
     collections.deque(_threads().map(fill, chunks) if threaded else map(fill, chunks), maxlen=0)

@@ -11,6 +11,7 @@ A thread keeps the next batches on the devices while a step runs.
 
 import collections
 import functools
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,8 +40,14 @@ class Feed:
     Its state is that after the batch last handed out, however many are ready behind it.
     """
 
-    def __init__(self, batches: Any, put: Callable[[Any], Batch]):
-        self._batches, self._put = batches, put
+    def __init__(
+        self,
+        batches: Any,
+        put: Callable[[Any], Batch],
+        stopped: threading.Event | None = None,
+    ):
+        """`stopped` tells a `put` that takes long that nobody waits for it any more."""
+        self._batches, self._put, self._stopped = batches, put, stopped or threading.Event()
         self._state = batches.get_state()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._ahead: collections.deque[Future] = collections.deque()
@@ -72,6 +79,7 @@ class Feed:
 
     def close(self) -> None:
         """Ends its thread and the processes that decode for it."""
+        self._stopped.set()
         self._drop()
         self._thread.shutdown()
         self._batches.close()
@@ -106,10 +114,10 @@ def open_feed(config: ml_collections.ConfigDict, source: Source, mesh: Mesh) -> 
         blocks=jax.process_count(),
         partners=pairs.find_partners(source) if data.pairs else None,
     )
-    put = partial(sharding.put_batch, mesh=mesh)
+    put, stopped = partial(sharding.put_batch, mesh=mesh), threading.Event()
     if data.cache == "none":
         order = (config.batch_size, data.image_size, config.seed, data.num_workers)
-        return Feed(pipeline.batches(source, *order, **which), put)
+        return Feed(pipeline.batches(source, *order, **which), put, stopped)
     for where in _CACHES[1 : 1 + _CACHES.index(data.cache)]:  # to the device by way of the host
         free = cache.free_memory(where)
         cache.check_fits(len(source), data.image_size, free, data.cache)
@@ -120,11 +128,16 @@ def open_feed(config: ml_collections.ConfigDict, source: Source, mesh: Mesh) -> 
     @functools.cache
     def films():
         """Decoded when the first batch is asked for: all that can be refused has been by then."""
-        decoded = cache.decode_all(source, data.image_size, partial(print, flush=True))
+        say = partial(print, flush=True)
+        decoded = cache.decode_all(source, data.image_size, say, stopped)
         return decoded if data.cache == "host" else sharding.put_replicated(decoded, local)
 
     if data.cache == "host":
-        return Feed(rows, lambda batch: put(pipeline.look_up(batch, films().__getitem__)))
+
+        def look_up(batch):
+            return put(pipeline.look_up(batch, films().__getitem__))
+
+        return Feed(rows, look_up, stopped)
 
     @partial(jax.jit, out_shardings=sharding.by_example(local))
     def gather(films, rows):
@@ -134,4 +147,4 @@ def open_feed(config: ml_collections.ConfigDict, source: Source, mesh: Mesh) -> 
         own = gather(films(), sharding.put_replicated(batch, local))
         return {name: sharding.join(part, mesh) for name, part in own.items()}
 
-    return Feed(rows, take)
+    return Feed(rows, take, stopped)

@@ -1,5 +1,6 @@
 """Pretraining: batches, steps, checkpoints, monitors; resumes where its workdir stands."""
 
+import contextlib
 import math
 from functools import partial
 from pathlib import Path
@@ -57,7 +58,18 @@ def train(
     check_positive(config, _POSITIVE)
     source = _load_source(config)
     made = training.prepare(config, len(source))
-    batches = feed.open_feed(config, source, made.mesh)
+    with contextlib.closing(feed.open_feed(config, source, made.mesh)) as batches:
+        return _train(config, workdir, source, made, batches, stop_after)
+
+
+def _train(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    source: Source,
+    made: training.Training,
+    batches: feed.Feed,
+    stop_after: int | None,
+) -> train_state.TrainState:
     watch = monitor.make_monitor(config, made.objective, made.mesh)
     hosts.agree("dataset", fingerprint(source))
     _open_workdir(config, workdir, source)
@@ -97,7 +109,6 @@ def train(
     manager.wait_until_finished()
     manager.check_for_errors()
     manager.close()
-    batches.close()
     writer.close()
     print(f"Pretrained to step {int(state.step)}: {workdir}")
     return state

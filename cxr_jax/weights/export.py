@@ -6,7 +6,7 @@ WORKDIR is that of a pretraining, or any encoder as --config.encoder takes it (t
 The folder then holds model.safetensors, the JSON that the tool reads, and README.md, a model card
 with the lines that load it.
 
-torchvision  ResNet-18, 34, 50 and DenseNets, for torchvision.models
+torchvision  ResNets of 18 to 152 layers and DenseNets, for torchvision.models
 timm         ViTs and ResNets, for timm.create_model
 huggingface  ViTs (as Dinov2Model) and ResNets, for transformers
 safetensors  every encoder, for cxr_jax itself: --config.encoder=safetensors:FOLDER

@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 
@@ -8,11 +10,19 @@ from cxr_jax.data.source import load_source
 def test_rows_are_the_source_s_films(data_dir):
     source = load_source("phantom/tiny", str(data_dir), "train")
     said = []
-    films = cache.decode_all(source, 24, said.append)
+    films = cache.decode_all(source, 24, said.append, threading.Event())
     assert films.shape == (len(source), 24, 24, 1) and films.dtype == np.uint8
     for row in (0, 7, len(source) - 1):
         expected = images.decode_square(source.records[row]["image"], 24)
         np.testing.assert_array_equal(films[row], expected)
+
+
+def test_it_ends_when_nobody_wants_it_any_more(data_dir):
+    source = load_source("phantom/tiny", str(data_dir), "train")
+    stopped = threading.Event()
+    stopped.set()
+    with pytest.raises(InterruptedError):
+        cache.decode_all(source, 24, print, stopped)
 
 
 def test_films_that_do_not_fit_are_refused_with_the_sizes():

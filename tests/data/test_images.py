@@ -86,3 +86,14 @@ def test_jpegs_of_four_colours_are_read_and_damaged_ones_refused():
     whole = _encode(_smooth(256, 256), "JPEG")
     with pytest.raises(OSError, match="truncated"):
         decode_square(whole[: len(whole) // 2], 64)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(513, 1024, 64), (129, 300, 32)])
+def test_a_reduced_jpeg_whose_sides_do_not_divide_shows_the_same_square(height, width, size):
+    encoded = _encode(_smooth(height, width), "JPEG")
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    full = Image.open(io.BytesIO(encoded)).resize((size, size), Image.Resampling.BILINEAR, box=box)
+    difference = np.abs(decode_square(encoded, size)[..., 0].astype(int) - np.asarray(full))
+    assert difference.mean() < 2.0

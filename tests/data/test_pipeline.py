@@ -114,3 +114,17 @@ def test_targets_travel_with_their_films_and_no_film_is_dropped(data_dir):
     assert large["image"].shape == (8, 32, 32, 1) and large["target"].shape == (8, 2)
     # An epoch and the first film of the next, in the order of the seed.
     np.testing.assert_array_equal(large["target"], targets[:8])
+
+
+def test_a_damaged_film_is_named_by_its_place(source):
+    class Damaged:
+        def encoded(self, rows):
+            films = source.records.encoded(rows)
+            return [film[:50] if row == 7 else film for row, film in zip(rows, films)]
+
+        def __len__(self):
+            return len(source)
+
+    damaged = type(source)(*source[:3], Damaged(), *source[4:])
+    with pytest.raises(ValueError, match="phantom/tiny 'train': film 7 is damaged"):
+        pipeline.read_films(damaged, 32, True, np.arange(12))

@@ -89,3 +89,11 @@ def test_the_options_keep_barriers_until_programs_are_fused():
     variables = net.init(jax.random.key(0), x)
     program = jax.jit(net.apply, compiler_options=compiler.options()).lower(variables, x).compile()
     assert "opt-barrier" in program.as_text()
+
+
+def test_batch_norm_of_many_rows_loses_no_digits():
+    x = jax.random.normal(jax.random.key(0), (200_704, 4)) + 5
+    net = layers.BatchNorm(False)
+    _, new = net.apply(net.init(jax.random.key(0), x), x, mutable=["batch_stats"])
+    exact = np.asarray(x, np.float64)
+    np.testing.assert_allclose(10 * new["batch_stats"]["mean"], exact.mean(0), rtol=2e-6)
