@@ -114,7 +114,7 @@ def pretrain() -> ConfigDict:
                 # Datasets by commas: films of their patients, or that look like theirs, stay out.
                 exclude="",
                 image_size=256,  # the square that goes to the device, before cropping
-                pairs=False,  # each film with another one of its study, for MedAug
+                pairs="",  # study, patient: each film with another one of the same, for MedAug
                 num_workers=0,  # decoding processes; 0 decodes in threads, on all cores
                 # host, device: all films decoded at the start and kept in memory, or on every
                 # device; 100,000 of 256 px are 6.6 GB. none: read anew each time.

@@ -7,7 +7,8 @@ Default  the paper's recipe, MoCo-CXR's: ResNet-50, 320 px, Adam, batch 16, 20 e
          lateral films (not run here: no GPU).
 :small   ResNet-50, 224 px, queue of 16,384, meant for one GPU and an afternoon (not run here).
 :cpu     your own films on two CPU cores in minutes (score: not run here).
-A dataset in which no study has two films, as the drawn one, is refused.
+A dataset in which no study has two films is refused; `--config.data.pairs=patient` pairs films of a
+patient instead.
 """
 
 from configs import common, moco
@@ -16,7 +17,7 @@ from configs import common, moco
 def get_config(preset: str = ""):
     config = moco.get_config()
     config.objective.name = "medaug"
-    config.data.pairs = True
+    config.data.pairs = "study"
     if not preset:
         common.moco_cxr(config)
     return common.choose(config, preset, {"small": moco.small, "cpu": moco.cpu})

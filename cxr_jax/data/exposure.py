@@ -66,16 +66,17 @@ def without(source: Source, excluded: Sequence[str], data_dir: str) -> Source:
     return source.choose(np.flatnonzero(keep))
 
 
-def seen(source: Source, num_films: int, seed: int, paired: bool = False) -> ledger.Ledger:
+def seen(source: Source, num_films: int, seed: int, paired: str = "") -> ledger.Ledger:
     """The films that the first `num_films` of a pretraining's order hold: all, after an epoch.
 
-    paired: their partners (pairs.py) are seen with them.
+    paired: their partners within the same "study" or "patient" (pairs.py) are seen with them.
     """
     rows = np.arange(len(source))
     if num_films < len(source):
         rows = np.sort(order.rows(len(source), seed, 0, num_films))
         if paired:
-            rows = np.union1d(rows, pairs.find_partners(source).draw(seed, 0, num_films))
+            partners = pairs.find_partners(source, paired)
+            rows = np.union1d(rows, partners.draw(seed, 0, num_films))
     return of_source(source).take(rows)
 
 

@@ -1,4 +1,4 @@
-"""Films with another film of the same patient and study, for MedAug (arXiv:2102.10663)."""
+"""Films with another film of the same study or patient, for MedAug (arXiv:2102.10663)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,12 +11,14 @@ from cxr_jax.data import order
 from cxr_jax.data.source import Source
 from data_builders.built import read_columns
 
+OF = ("study", "patient")
+
 
 class Partners(NamedTuple):
-    """The films of a source by study: those of film i's are the `size[i]` from `first[i]` on.
+    """The films of a source by group: those of film i's are the `size[i]` from `first[i]` on.
 
-    Film i itself is number `place[i]` of them. Of a film whose patient or study is unknown it is
-    the only one.
+    A group is a patient's study, or all of a patient. Film i itself is number `place[i]` of its
+    group; of a film whose group is unknown it is the only one.
     """
 
     films: Int[np.ndarray, " n"]
@@ -27,41 +29,42 @@ class Partners(NamedTuple):
     def draw(self, seed: int, start: int, stop: int) -> Int[np.ndarray, " b"]:
         """Partners of the films at the positions [start, stop) of order.rows.
 
-        Each is drawn for its position from the other films of the study; a film without others is
+        Each is drawn for its position from the other films of the group; a film without others is
         its own partner.
         """
         count = len(self.films)
         rows = order.rows(count, seed, start, stop)
         size = self.size[rows]
-        # Round the study: from the next film to the one before.
+        # Round the group: from the next film to the one before.
         ahead = 1 + (order.numbers(count, seed, start, stop) * (size - 1)).astype(np.int32)
         return self.films[self.first[rows] + (self.place[rows] + ahead) % size]
 
 
-def find_partners(source: Source) -> Partners:
-    """Read from the dataset's examples, which all pass by for it.
+def find_partners(source: Source, of: str) -> Partners:
+    """Partners within the same "study" or "patient", read from the dataset's examples.
 
     Raises:
-      ValueError: no study of the source has two films, so that there would be no pair at all.
+      ValueError: `of` is neither, or no group has two films, so that there would be no pair at all.
     """
+    if of not in OF:
+        raise ValueError(f"config.data.pairs={of!r}: choose {' or '.join(OF)}, or '' for no pairs")
     builder = tfds.builder_from_directory(source.folder)
-    columns = read_columns(builder, source.split, ("patient_id", "study_id"))
-    found = by_study(*([column[row] for row in source.rows] for column in columns.values()))
+    names = ("patient_id", "study_id")[: 2 if of == "study" else 1]
+    columns = read_columns(builder, source.split, names)
+    found = by_group(*([column[row] for row in source.rows] for column in columns.values()))
     if (found.size == 1).all():
+        other = "; config.data.pairs=patient pairs films of a patient" if of == "study" else ""
         raise ValueError(
-            f"no study of {source.name} {source.split!r} has two films (or studies are not "
-            "known): there is no other film to pair one with; use config.objective.name='moco' "
-            "without config.data.pairs"
+            f"no {of} of {source.name} {source.split!r} has two films (or which film is whose is "
+            f"not known): there is no other film to pair one with{other}; "
+            "config.objective.name=moco with config.data.pairs='' needs none"
         )
     return found
 
 
-def by_study(patients: Sequence[str], studies: Sequence[str]) -> Partners:
-    """Of the films' patients and studies, film by film; "" where unknown."""
-    keys = [
-        (patient, study) if patient and study else row
-        for row, (patient, study) in enumerate(zip(patients, studies, strict=True))
-    ]
+def by_group(*names: Sequence[str]) -> Partners:
+    """Of what films of a group have in common (patients, studies), film by film; "" if unknown."""
+    keys = [film if all(film) else row for row, film in enumerate(zip(*names, strict=True))]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     study = np.array([numbers[key] for key in keys], np.int32)
     films = np.argsort(study, kind="stable").astype(np.int32)

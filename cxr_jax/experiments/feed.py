@@ -112,7 +112,7 @@ def open_feed(config: ml_collections.ConfigDict, source: Source, mesh: Mesh) -> 
     which = dict(
         block=jax.process_index(),  # as the mesh has its rows
         blocks=jax.process_count(),
-        partners=pairs.find_partners(source) if data.pairs else None,
+        partners=pairs.find_partners(source, data.pairs) if data.pairs else None,
     )
     put, stopped = partial(sharding.put_batch, mesh=mesh), threading.Event()
     if data.cache == "none":

@@ -1,9 +1,9 @@
-"""MedAug: MoCo whose key is a view of another film of the same patient and study, if there is one.
+"""MedAug: MoCo whose key is a view of another film of the same study (or patient), if there is one.
 
 Vu et al., "MedAug: Contrastive learning leveraging patient metadata improves representations for
 chest X-ray interpretation", arXiv:2102.10663. Fields of config.objective as of moco.py. The batch
-holds {"image", "pair", "paired"} (config.data.pairs); metric "true_pairs" is the share of films
-whose key is of another film.
+holds {"image", "pair", "paired"}: config.data.pairs=study, the paper's best, or patient, which
+serves where a study is one film. Metric "true_pairs" is the share of films whose key is of another.
 """
 
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ def make(config: Section) -> Objective:
     def init(key, batch):
         if "pair" not in batch:
             raise ValueError(
-                "config.objective.name='medaug' needs batches of pairs; set config.data.pairs=True"
+                "config.objective.name='medaug' needs batches of pairs; "
+                "set config.data.pairs=study (or patient)"
             )
         return objective.init(key, batch)
 

@@ -30,7 +30,7 @@ def drawn(partners: pairs.Partners, epochs: int) -> dict[int, list[int]]:
 
 
 def test_partners_are_all_the_others_of_the_study_equally_often():
-    partners = pairs.by_study([str(row % 4) for row in range(16)], ["1"] * 16)
+    partners = pairs.by_group([str(row % 4) for row in range(16)], ["1"] * 16)
     for row, found in drawn(partners, 600).items():
         others = set(range(row % 4, 16, 4)) - {row}
         counts = [found.count(other) for other in others]
@@ -38,7 +38,7 @@ def test_partners_are_all_the_others_of_the_study_equally_often():
 
 
 def test_of_unknown_patients_and_studies_no_film_is_another_ones_partner():
-    partners = pairs.by_study(["a", "", "a", "", "a", "b"], ["1", "1", "", "", "1", "1"])
+    partners = pairs.by_group(["a", "", "a", "", "a", "b"], ["1", "1", "", "", "1", "1"])
     found = {row: set(partner) for row, partner in drawn(partners, 20).items()}
     assert found == {0: {4}, 1: {1}, 2: {2}, 3: {3}, 4: {0}, 5: {5}}
 
@@ -49,20 +49,35 @@ def test_partners_of_a_dataset_come_from_its_metadata(source):
         numbers = numbers_of(films)
         found = {
             numbers[row]: {numbers[partner] for partner in partners}
-            for row, partners in drawn(pairs.find_partners(films), 40).items()
+            for row, partners in drawn(pairs.find_partners(films, "study"), 40).items()
         }
         expected = {number: studies.OTHERS[number] & set(numbers) for number in numbers}
         assert found == {number: others or {number} for number, others in expected.items()}
 
 
+def test_partners_of_a_patient_come_from_any_of_its_studies(source):
+    numbers = numbers_of(source)
+    found = drawn(pairs.find_partners(source, "patient"), 40)
+    patients = {number: studies.PATIENTS[number] for number in numbers}
+    for row, partners in found.items():
+        number = numbers[row]
+        others = {n for n in numbers if patients[n] == patients[number] and n != number}
+        assert {numbers[partner] for partner in partners} == (others or {number})
+
+
+def test_other_words_for_pairs_are_refused(source):
+    with pytest.raises(ValueError, match=r"pairs='visit': choose study or patient, or ''"):
+        pairs.find_partners(source, "visit")
+
+
 def test_a_dataset_without_studies_of_two_films_is_refused(data_dir):
     films = load_source("phantom/tiny", str(data_dir), "train", fields=("image",))
     with pytest.raises(ValueError, match=r"no study of phantom/tiny 'train' has two films"):
-        pairs.find_partners(films)
+        pairs.find_partners(films, "study")
 
 
 def test_batches_hold_the_films_of_their_pairs(source):
-    numbers, partners = numbers_of(source), pairs.find_partners(source)
+    numbers, partners = numbers_of(source), pairs.find_partners(source, "study")
     batches = pipeline.batches(source, 6, 32, 4, partners=partners)
     row_batches = pipeline.row_batches(source, 6, 4, partners=partners)
     plain = pipeline.batches(source, 6, 32, 4)
@@ -76,7 +91,7 @@ def test_batches_hold_the_films_of_their_pairs(source):
 
 
 def test_blocks_joined_are_the_batch_also_from_where_another_number_stood(source):
-    partners = pairs.find_partners(source)
+    partners = pairs.find_partners(source, "study")
     whole = pipeline.row_batches(source, 6, 4, partners=partners)
     for _ in range(5):
         next(whole)
@@ -92,8 +107,8 @@ def test_blocks_joined_are_the_batch_also_from_where_another_number_stood(source
 
 
 def test_partners_count_as_seen(source):
-    rows = next(pipeline.row_batches(source, 3, 4, partners=pairs.find_partners(source)))
-    seen = exposure.seen(source, 3, seed=4, paired=True)
+    rows = next(pipeline.row_batches(source, 3, 4, partners=pairs.find_partners(source, "study")))
+    seen = exposure.seen(source, 3, seed=4, paired="study")
     hashes = exposure.of_source(source).phash
     assert set(rows["pair"]) - set(rows["image"])  # else this would test nothing
     assert set(seen.phash.tolist()) == set(hashes[np.union1d(*rows.values())].tolist())

@@ -78,7 +78,7 @@ def test_worker_processes_give_the_same_batches_and_blocks(source):
     from absl import flags
 
     flags.FLAGS.mark_as_parsed()
-    partners = pairs.by_study([str(row // 3) for row in range(36)], ["1"] * 36)
+    partners = pairs.by_group([str(row // 3) for row in range(36)], ["1"] * 36)
     threads = pipeline.batches(source, 12, 32, 0, partners=partners)
     worker = pipeline.batches(
         source, 12, 32, 0, num_workers=1, block=1, blocks=2, partners=partners

@@ -125,10 +125,10 @@ def test_medaug_trains_on_pairs_and_refuses_to_without(tiny_config, studies_dir,
     pretrain.train(config, tmp_path / "run", stop_after=2)
     assert [line["true_pairs"] for line in _lines(tmp_path / "run")] == [5 / 8] * 2
     assert all(np.isfinite(line["loss"]) for line in _lines(tmp_path / "run"))
-    config.data.pairs = False
-    with pytest.raises(ValueError, match=r"needs batches of pairs; set config\.data\.pairs=True"):
+    config.data.pairs = ""
+    with pytest.raises(ValueError, match=r"needs batches of pairs; set config\.data\.pairs=study"):
         pretrain.train(config, tmp_path / "without")
-    config.data.pairs, config.batch_size = True, 16
+    config.data.pairs, config.batch_size = "study", 16
     config.data.name, config.data.dir = "phantom/tiny", str(studies_dir)
     with pytest.raises(ValueError, match=r"no study of phantom/tiny 'train' has two films"):
         pretrain.train(config, tmp_path / "without")
