@@ -7,10 +7,13 @@ from typing import Any
 
 from cxr_jax import models
 from cxr_jax.weights.encoder import Encoder
+from cxr_jax.weights.formats import Exported
 from data_builders import ledger
 
 
-def model_card(encoder: Encoder, source: str, scores: Path | None, licence: str, usage: str) -> str:
+def model_card(
+    encoder: Encoder, exported: Exported, source: str, scores: Path | None, licence: str
+) -> str:
     """Markdown.
 
     Args:
@@ -18,27 +21,43 @@ def model_card(encoder: Encoder, source: str, scores: Path | None, licence: str,
         what was done and what was seen.
       scores: a transfer's workdir, whose metrics.json becomes a table; None: no scores.
       licence: "" is said to be none.
-      usage: the lines that load it.
 
-    Raises FileNotFoundError for `scores` without a metrics.json.
+    Raises FileNotFoundError for `scores` without a metrics.json, ValueError for another encoder's.
     """
-    model = models.build(encoder.model)
     parts = [
         f"# {encoder.name}\n\nAn image encoder, exported by cxr_jax.",
-        f"## How to load it\n\n```python\n{usage}\n```",
-        "## What it reads\n\n"
-        f"Grey films, white = dense, shorter side brought to {encoder.image_size} px, the centre "
-        f"cropped; pixels in [0, 1], then (pixel - mean) / std with mean {_listed(model.mean)} and "
-        f"std {_listed(model.std)}"
-        + (" (the grey film repeated in three channels)." if len(model.mean) == 3 else "."),
-        f"## Architecture\n\n```json\n{json.dumps(encoder.model)}\n```",
+        f"## How to load it\n\n```python\n{exported.usage}\n```",
+        f"## What it reads\n\n{_reads(encoder, exported)}",
+        f"## Architecture\n\n```json\n{json.dumps(encoder.model)}\n```{_rounded(encoder)}",
         f"## Training\n\n{_training(Path(source), encoder)}",
         f"## Films seen\n\n{_films_seen(Path(source))}",
-        f"## Scores\n\n{_scores(scores)}",
+        f"## Scores\n\n{_scores(scores, encoder)}",
         f"## Licence\n\n{licence or 'None is stated; the training data may have its own terms.'}",
         "Not a medical device; not for clinical decisions.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _reads(encoder: Encoder, exported: Exported) -> str:
+    model = models.build(encoder.model)
+    films = (
+        f"Grey films, white = dense, shorter side brought to {encoder.image_size} px, the centre "
+        "cropped; pixels in [0, 1]"
+    )
+    numbers = f"(pixel - mean) / std with mean {_listed(model.mean)} and std {_listed(model.std)}"
+    if exported.normalises:
+        return f"{films}, as they are: {numbers} is done inside."
+    repeated = " (the grey film repeated in three channels)" if len(model.mean) == 3 else ""
+    return f"{films}, then {numbers}{repeated}."
+
+
+def _rounded(encoder: Encoder) -> str:
+    if encoder.model.get("dtype", "float32") == "float32":
+        return ""
+    return (
+        f"\n\nTrained and scored in {encoder.model['dtype']}: features of a tool that computes in "
+        "float32 differ by its rounding."
+    )
 
 
 def _listed(values: tuple[float, ...]) -> str:
@@ -66,7 +85,7 @@ def _films_seen(workdir: Path) -> str:
     return "\n".join(["| dataset | split | films |", "|---|---|---|", *lines])
 
 
-def _scores(workdir: Path | None) -> str:
+def _scores(workdir: Path | None, encoder: Encoder) -> str:
     if workdir is None:
         return "None are given."
     path = workdir / "metrics.json"
@@ -89,4 +108,21 @@ def _scores(workdir: Path | None) -> str:
             f"{facts['dataset']}, protocol {facts['protocol']}, {facts['label_fraction']:.0%} of "
             "the labels:\n\n"
         )
-    return what + "\n".join(header + lines)
+    return what + "\n".join(header + lines) + _against(workdir, encoder)
+
+
+def _against(workdir: Path, encoder: Encoder) -> str:
+    """The baselines that the transfer set beside it; not those of another encoder."""
+    path = workdir / "comparisons.json"
+    rows = json.loads(path.read_text()) if path.is_file() else []
+    # A transfer adds the path to a name that a baseline has too.
+    others = {row["a"] for row in rows if not row["a"].startswith(encoder.name)}
+    if others:
+        raise ValueError(
+            f"--scores={workdir}: they are of {', '.join(sorted(others))}, not of {encoder.name}"
+        )
+    return "".join(
+        f"\n\nAgainst {row['b']}, of macro AUROC {row['auroc_b']:.3f}: {row['difference']:+.3f} "
+        f"[{row['low']:+.3f}, {row['high']:+.3f}]."
+        for row in rows
+    )
