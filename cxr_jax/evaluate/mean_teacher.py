@@ -55,7 +55,7 @@ def check(fields: Section, where: str) -> None:
             raise ValueError(f"{where}.{name} is {fields[name]!r}; it must be {wanted}")
 
 
-def ramp_up(step: Int[Array, ""] | int, length: float) -> Float[Array, ""]:
+def ramp_up(step: Int[Array, ""] | int, length: float | int) -> Float[Array, ""]:
     """exp(-5 (1 - step / length)^2): .0067 at the start, 1 from step `length` on."""
     progress = jnp.minimum(step / length, 1.0) if length else 1.0
     return jnp.exp(-5.0 * (1.0 - progress) ** 2)

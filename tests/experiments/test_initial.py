@@ -19,6 +19,7 @@ from cxr_jax.weights.export import write_folder
 from data_builders import ledger
 from tests.fakes.bars import MICRO
 
+QUICKLY = {"xla_backend_optimization_level": 0}  # to compile
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.2)
 
 
@@ -54,11 +55,12 @@ def test_the_first_state_has_the_encoders_features_and_its_own_heads(
     assert (tuple(taken.model.mean), tuple(taken.model.std)) == (MEAN, STD)
     assert "mean" not in config.model
     pieces = objectives.build(taken)
-    fresh = TrainState(*(0, *pieces.init(jax.random.key(1), {}), (), jax.random.PRNGKey(0)))
+    params, aux = jax.jit(pieces.init, compiler_options=QUICKLY)(jax.random.key(1), {})
+    fresh = TrainState(0, params, aux, (), jax.random.PRNGKey(0))
     state = initial.put(fresh, found)
     images = jax.random.uniform(jax.random.key(0), (3, 32, 32, 1))
     np.testing.assert_allclose(
-        pieces.features(state.params, state.aux, images),
+        jax.jit(pieces.features)(state.params, state.aux, images),
         features(encoder)(images),
         rtol=1e-5,
         atol=1e-5,
