@@ -71,6 +71,8 @@ def finetune() -> ConfigDict:
         evaluations=20,
         batch_size=64,
         dtype="bfloat16",
+        # Films outside the label fraction take part without their labels: S2MTS2's second stage.
+        mean_teacher=dict(weight=0.0, decay=0.999, ramp_up=0.3, unlabelled_batch_size=64),
         num_workers=0,
         # Milder than in pretraining: the label must still be true of what is left of the film.
         view=view(
@@ -92,6 +94,9 @@ def pretrain() -> ConfigDict:
         dict(
             experiment="pretrain",
             seed=0,
+            # An encoder to start from, named as transfers name it (a workdir, SOURCE:PATH): its
+            # weights, and the pixels' mean and std that go with them. "": random weights.
+            init="",
             batch_size=4096,
             # Films that go through the encoder at a time; 0: the whole batch. The gradient stays
             # that of the whole batch's loss, for a second forward pass; batch norm sees a part.

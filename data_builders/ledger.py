@@ -23,6 +23,7 @@ FILE = "exposure.parquet"
 MAX_DISTANCE = 2
 _BLOCK = 1 << 22  # pairs of hashes compared at a time
 _NONE = np.zeros(0, np.int64)
+_UNKNOWN_START = b"unknown_start"
 _COLUMNS = ("dataset", "split", "row", "patient", "phash")
 
 
@@ -67,9 +68,23 @@ def of_films(
     return Ledger(*(np.array(list(v), t) for v, t in zip(values, of_type)))
 
 
-def write(path: Path, ledger: Ledger) -> None:
-    """Writes a ledger; strings are dictionary-coded, so that a film takes some 25 bytes."""
+def union(a: Ledger, b: Ledger) -> Ledger:
+    """The films of both, each once, those of `a` first."""
+    both = Ledger(*(np.concatenate(columns) for columns in zip(a, b)))
+    first: dict[tuple, int] = {}
+    for index, film in enumerate(zip(*(column.tolist() for column in both))):
+        first.setdefault(film, index)
+    return both.take(np.array(list(first.values()), np.int64))
+
+
+def write(path: Path, ledger: Ledger, unknown_start: str = "") -> None:
+    """Writes a ledger; strings are dictionary-coded, so that a film takes some 25 bytes.
+
+    unknown_start: the encoder that a pretraining started from, if nobody knows what that had seen.
+    """
     table = pa.table(dict(zip(_COLUMNS, ledger)))
+    if unknown_start:
+        table = table.replace_schema_metadata({_UNKNOWN_START: unknown_start})
     temporary = path.with_suffix(".tmp")
     pq.write_table(table, temporary, compression="zstd")
     temporary.replace(path)
@@ -89,6 +104,12 @@ def read(folder: Path) -> Ledger:
         )
     table = pq.read_table(path)
     return Ledger(*(table[name].to_numpy(zero_copy_only=False) for name in _COLUMNS))
+
+
+def read_unknown_start(folder: Path) -> str:
+    """The `unknown_start` of the ledger in a pretraining's workdir; "" if there is none."""
+    metadata = pq.read_schema(folder / FILE).metadata or {}
+    return metadata.get(_UNKNOWN_START, b"").decode()
 
 
 class Pairs(NamedTuple):

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cxr_jax import sharding, training
+from cxr_jax import training
 from cxr_jax.augment.views import augment_view
 from cxr_jax.bench import command, timing, work
 
@@ -53,8 +53,8 @@ def measure(
 ) -> dict[str, Any]:
     """The figures of one config; prints them. `compiling`: with torch.compile, without, or both."""
     made = training.prepare(config, work.EPOCH)
-    films = work.invent_films(config.batch_size, config.data.image_size)
-    batch = sharding.put_batch({"image": films}, made.mesh)
+    batch = work.invent_batch(config, made)
+    films = np.asarray(batch["image"])
     views = config.views.to_dict()
     state = made.create()
 

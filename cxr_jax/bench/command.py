@@ -61,7 +61,14 @@ def load_configs(
     """That of --config, or one per objective: preset cpu on a CPU, small on an accelerator."""
     preset = "cpu" if jax.default_backend() == "cpu" else "small"
     specs = [spec] if spec else [f"configs/{name}.py:{preset}" for name in objectives]
-    return {name: config_file.load(name, changes) for name in specs}
+    configs = {name: config_file.load(name, changes) for name in specs}
+    for name, config in configs.items():
+        if config.experiment != "pretrain":
+            raise ValueError(
+                f"--config={name} is of a {config.experiment}; what is measured here is a step of "
+                "pretraining, as of configs/simclr.py:small"
+            )
+    return configs
 
 
 def machine() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from cxr_jax import sharding, training
+from cxr_jax import training
 from cxr_jax.bench import command, work
 
 _SHARE = 0.9  # of the device's memory: the rest goes to the films, fragments and the runtime
@@ -109,9 +109,8 @@ def _one_step(config: ConfigDict, batch_size: int) -> str:
     config = config.copy_and_resolve_references()
     config.batch_size = batch_size
     made = training.prepare(config, work.EPOCH)
-    films = work.invent_films(batch_size, config.data.image_size)
     try:
-        batch = sharding.put_batch({"image": films}, made.mesh)
+        batch = work.invent_batch(config, made)
         _, metrics = made.step(made.create(), batch)
         return f"ran, loss {float(metrics['loss']):.3f}"
     except jax.errors.JaxRuntimeError as error:

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cxr_jax import sharding, training
+from cxr_jax import training
 from cxr_jax.bench import command, work
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -48,8 +48,7 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
 def measure(config: ConfigDict, steps: int) -> dict[str, Any]:
     """The figures on the devices that there are; prints nothing."""
     made = training.prepare(config, work.EPOCH)
-    films = work.invent_films(config.batch_size, config.data.image_size)
-    batch = sharding.put_batch({"image": films}, made.mesh)
+    batch = work.invent_batch(config, made)
     state = made.create()
     compiled = made.step.lower(state, batch).compile()
     seconds = []

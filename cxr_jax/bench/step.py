@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cxr_jax import sharding, training
+from cxr_jax import training
 from cxr_jax.bench import command, timing, work
 from cxr_jax.objectives import networks
 from cxr_jax.train_state import TrainState
@@ -136,8 +136,8 @@ def measure(
 ) -> dict[str, Any]:
     """The figures of one config; prints them. `compiling`: with torch.compile, without, or both."""
     made = training.prepare(config, work.EPOCH)
-    films = work.invent_films(config.batch_size, config.data.image_size)
-    batch = sharding.put_batch({"image": films}, made.mesh)
+    batch = work.invent_batch(config, made)
+    films = np.asarray(batch["image"])
     state = made.create()
     # Fetched before the first step, which takes the state's memory.
     variables = jax.device_get((state.params, state.aux["batch_stats"]))

@@ -4,10 +4,10 @@ from functools import partial
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, Shaped, UInt8
 from ml_collections import ConfigDict
 
-from cxr_jax import training
+from cxr_jax import sharding, training
 from cxr_jax.augment.views import augment_view
 
 EPOCH = 100_000  # films, where a warm-up is counted in epochs
@@ -19,6 +19,22 @@ def invent_films(count: int, size: int, seed: int = 0) -> UInt8[np.ndarray, "b s
     cells = -(-size // block)
     films = np.random.default_rng(seed).integers(0, 256, (count, cells, cells, 1), np.uint8)
     return films.repeat(block, axis=1).repeat(block, axis=2)[:, :size, :size]
+
+
+def invent_batch(config: ConfigDict, made: training.Training) -> dict[str, Shaped[Array, "..."]]:
+    """A batch as `made.step` takes it, on the devices: films, and ones for whatever else it holds.
+
+    Films by different names differ.
+    """
+
+    def invent(number: int, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        if shape.ndim == 4:
+            return invent_films(*shape.shape[:2], seed=number)
+        return np.ones(shape.shape, shape.dtype)
+
+    shapes = made.shapes(config)[1]
+    batch = {name: invent(number, shape) for number, (name, shape) in enumerate(shapes.items())}
+    return sharding.put_batch(batch, made.mesh)
 
 
 def step_flops(config: ConfigDict) -> float:

@@ -20,11 +20,13 @@ from data_builders import built, ledger
 class Exposure(NamedTuple):
     """Which films of a split an encoder has seen: of whose patients, and which by their looks.
 
-    patient is None where it cannot be known: one side names no patients.
+    patient is None where it cannot be known: one side names no patients. unknown_start: the encoder
+    that this one's pretraining started from, where nobody knows what that had seen; "": none.
     """
 
     patient: Bool[np.ndarray, "n"] | None
     film: Bool[np.ndarray, "n"]
+    unknown_start: str = ""
 
 
 def of_source(source: Source) -> ledger.Ledger:
@@ -94,4 +96,5 @@ def of_encoder(spec: str, source: Source) -> Exposure | None:
     folder = Path(spec).expanduser()
     if not (folder / ledger.FILE).is_file():
         return None
-    return compare(of_source(source), ledger.read(folder))
+    seen = compare(of_source(source), ledger.read(folder))
+    return seen._replace(unknown_start=ledger.read_unknown_start(folder))

@@ -28,6 +28,8 @@ class LabelledSplit(NamedTuple):
     sexes: tuple[str, ...] = ()  # "" unknown; these three are empty where nobody read them
     ages: tuple[float, ...] = ()  # years, NaN unknown
     views: tuple[str, ...] = ()  # "" unknown
+    # Films of the split that a label fraction left out, by their records' places: int [m].
+    rest: np.ndarray = np.zeros(0, int)
 
     def take(self, rows: np.ndarray) -> "LabelledSplit":
         return self._replace(

@@ -46,10 +46,12 @@ def batches(
     of consecutive rows: row r of batch k is the same film however many hosts share the batch.
     `num_workers` processes read and decode a batch each; 0: threads do, all on the same batch.
 
+    The blocks must divide the batch (sharding.check_batch).
+
     Raises:
-      ValueError: batch not divisible by the blocks, or larger than the dataset.
+      ValueError: a batch larger than the dataset.
     """
-    _check(source, batch_size, blocks)
+    _check(source, batch_size)
     make = partial(_batch, source, image_size, seed, partners, not num_workers)
     return _iterate(make, batch_size, num_workers, block, blocks)
 
@@ -66,7 +68,7 @@ def row_batches(
 
     `look_up` makes the batch of them.
     """
-    _check(source, batch_size, blocks)
+    _check(source, batch_size)
     return _iterate(partial(_rows, len(source), seed, partners), batch_size, 0, block, blocks)
 
 
@@ -90,9 +92,7 @@ def labelled_batches(
     return _iterate(make, batch_size, num_workers)
 
 
-def _check(source: Source, batch_size: int, blocks: int) -> None:
-    if batch_size % blocks:
-        raise ValueError(f"config.batch_size={batch_size} does not divide by the {blocks} hosts")
+def _check(source: Source, batch_size: int) -> None:
     if batch_size > len(source):
         raise ValueError(
             f"config.batch_size={batch_size} is larger than the {len(source)} films of "

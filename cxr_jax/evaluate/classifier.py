@@ -14,6 +14,13 @@ from cxr_jax.augment.views import augment_view
 from cxr_jax.fields import Section
 
 
+class Weights(NamedTuple):
+    """What scores films: params {"encoder", "head"} and the encoder's batch_stats."""
+
+    params: Any
+    batch_stats: Any
+
+
 class State(NamedTuple):
     """params: {"encoder": …, "head": {"kernel" [d k], "bias" [k]}}, float32.
 
@@ -100,26 +107,41 @@ def make_step(
 
     def loss_of(params, batch_stats, batch, key):
         images = augment_view(key, batch["image"], view)
-        encoder = {"params": params["encoder"], "batch_stats": batch_stats}
-        features, changed = model.apply(encoder, images, train=True, mutable=["batch_stats"])
-        return loss(_head(params["head"], features), batch["target"]), changed["batch_stats"]
+        logits, batch_stats = train_logits(model, params, batch_stats, images)
+        return loss(logits, batch["target"]), batch_stats
 
     def step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
         (value, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(
             state.params, state.batch_stats, batch, key
         )
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        updates = jax.tree.map(lambda update: state.rate * update, updates)
-        changed = {
-            "step": state.step + 1,
-            "params": optax.apply_updates(state.params, updates),
-            "batch_stats": batch_stats,
-            "opt_state": opt_state,
-        }
-        return state._replace(**changed), value
+        return update(state, optimizer, gradients, batch_stats), value
 
     return step
+
+
+def train_logits(
+    model: nn.Module, params: Any, batch_stats: Any, images: Float[Array, "b h w 1"]
+) -> tuple[Float[Array, "b k"], Any]:
+    """(logits, new batch_stats) in training mode."""
+    encoder = {"params": params["encoder"], "batch_stats": batch_stats}
+    features, changed = model.apply(encoder, images, train=True, mutable=["batch_stats"])
+    return _head(params["head"], features), changed["batch_stats"]
+
+
+def update(
+    state: State, optimizer: optax.GradientTransformation, gradients: Any, batch_stats: Any
+) -> State:
+    """The state after the optimizer's step, at the state's rate."""
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    updates = jax.tree.map(lambda update: state.rate * update, updates)
+    changed = {
+        "step": state.step + 1,
+        "params": optax.apply_updates(state.params, updates),
+        "batch_stats": batch_stats,
+        "opt_state": opt_state,
+    }
+    return state._replace(**changed)
 
 
 def make_scores(

@@ -18,6 +18,7 @@ max_steps
 evaluations     how many moments of a training are judged on validation, the last step being one
 batch_size      films per step; fewer where there are fewer films
 dtype           of the computation, "float32" or "bfloat16"; weights are float32
+mean_teacher    films without labels take part (cxr_jax/evaluate/mean_teacher.py); weight 0 is off
 num_workers     decoding processes, for sets large enough to repay their start; 0: threads alone
 view            the augmentation (cxr_jax/augment/views.py); its size is the encoder's image_size
 """
@@ -34,6 +35,7 @@ from ml_collections import ConfigDict
 from cxr_jax import sharding
 from cxr_jax.augment.views import check_view
 from cxr_jax.data.labelled import image_batches
+from cxr_jax.evaluate import mean_teacher
 from cxr_jax.evaluate.protocol import (
     Head,
     Protocol,
@@ -55,7 +57,7 @@ _COUNTS = ("epochs", "min_steps", "max_steps", "evaluations", "batch_size")
 _FIELDS = (
     *_COUNTS,
     *("learning_rates", "optimizer", "weight_decay", "warmup", "layer_decay", "dtype"),
-    *("num_workers", "view"),
+    *("mean_teacher", "num_workers", "view"),
 )
 
 
@@ -79,6 +81,7 @@ def make(config: ConfigDict) -> Protocol:
             f"{_decay_in_words(fields.layer_decay)}.",
             f"Macro AUROC on validation at {fields.evaluations} moments of every training chose "
             "the weights that scored test; the same budget for every encoder.",
+            *_teacher_in_words(fields.mean_teacher),
             *against(exclusive),
         )
 
@@ -91,6 +94,17 @@ def _decay_in_words(layer_decay: float) -> str:
     if layer_decay == 1:
         return "the same rate at every depth"
     return f"a rate {layer_decay:g} times as high at every depth below the head"
+
+
+def _teacher_in_words(fields: ConfigDict) -> tuple[str, ...]:
+    if not fields.weight:
+        return ()
+    return (
+        f"Mean teacher: the moving average of the weights (decay {fields.decay:g}) is what is "
+        "scored; with it the network learns to agree on other views, also of training films "
+        "outside the label fraction, whose labels nothing reads (weight of the squared difference "
+        f"{fields.weight:g}, rising over {fields.ramp_up:.0%} of the steps).",
+    )
 
 
 def _check(config: ConfigDict) -> tuple[float, ...]:
@@ -115,6 +129,7 @@ def _check(config: ConfigDict) -> tuple[float, ...]:
             "config.finetune.view has no field 'size': views are as large as the films that the "
             "encoder reads (its image_size)"
         )
+    mean_teacher.check(fields.mean_teacher, "config.finetune.mean_teacher")
     check_view({**fields.view, "size": 1}, "config.finetune.view")
     return rates
 
@@ -150,13 +165,15 @@ def _run(
     trained = {"params": best.params["encoder"], "batch_stats": best.batch_stats}
     kernel, bias = np.full((trainer.num_features, len(names)), np.nan), np.full(len(names), np.nan)
     kernel[:, labels], bias[labels] = (best.params["head"][part] for part in ("kernel", "bias"))
+    unlabelled = len(train.rest) if fields.mean_teacher.weight else 0
+    others = f", {unlabelled:,} more without labels" if unlabelled else ""
     return Result(
         scores=scores,
         scored=np.isin(np.arange(len(names)), labels),
         not_scored=not_scored,
         notes={},
         remarks=tuple(remarks),
-        summary=f"films of {encoder.image_size} px, learning rate {best.rate:g}, step "
+        summary=f"films of {encoder.image_size} px{others}, learning rate {best.rate:g}, step "
         f"{best.step:,} of {planned.num_steps:,} with batches of {planned.batch_size}, "
         f"validation macro AUROC {best.auroc:.3f}",
         facts={
@@ -164,6 +181,7 @@ def _run(
             "step": best.step,
             "num_steps": planned.num_steps,
             "batch_size": planned.batch_size,
+            "unlabelled_films": unlabelled,
             "curve": curve,
         },
         score_kind="log-probability" if exclusive else "log-odds",
@@ -188,17 +206,17 @@ def _search(
     for index, rate in enumerate(rates):
         head = f"{name}, learning rate {rate:g} ({index + 1} of {len(rates)}): "
         try:
-            for step, loss, state in trainer.train(rate, lambda line, h=head: tools.say(h + line)):
-                scores = trainer.scores(state.params, state.batch_stats, [films])
+            moments = trainer.train(rate, lambda line, h=head: tools.say(h + line))
+            for step, loss, weights in moments:
+                scores = trainer.scores(*weights, [films])
                 check_finite(step, "scores", scores)
                 score = macro_auroc(targets, scores)
                 tools.say(f"{head}step {step}  loss {loss:.4f}  validation AUROC {score:.3f}")
                 tools.log(step, {f"loss/rate_{rate:g}": loss, f"auroc/rate_{rate:g}": score})
                 curve.append({"rate": rate, "step": step, "loss": loss, "validation_auroc": score})
                 if best is None or score > best.auroc:
-                    # The next step is given the state's memory.
-                    kept = jax.tree.map(jnp.copy, (state.params, state.batch_stats))
-                    best = _Best(score, rate, step, *kept)
+                    # The next step is given the weights' memory.
+                    best = _Best(score, rate, step, *jax.tree.map(jnp.copy, weights))
         except FloatingPointError as error:
             remarks.append(f"Learning rate {rate:g} was given up: {error}.")
             tools.say(f"{head}given up, {error}")

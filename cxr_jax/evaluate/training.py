@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 
 from cxr_jax import compiler, models, optim, sharding
 from cxr_jax.data.labelled import LabelledSplit
-from cxr_jax.data.pipeline import labelled_batches
-from cxr_jax.evaluate import classifier
+from cxr_jax.data.pipeline import batches, labelled_batches
+from cxr_jax.evaluate import classifier, mean_teacher
 from cxr_jax.weights.encoder import Encoder
 
 # Films go to the device larger than the views cut from them, as 256 to 224.
@@ -78,35 +78,38 @@ class Trainer:
         self.num_features = features.shape[1]
         view = {**fields.view, "size": size}
         loss = classifier.masked_softmax_loss if self._exclusive else classifier.masked_loss
-        step = classifier.make_step(model, self._optimizer, view, loss)
+        self._unlabelled_size = 0
+        if fields.mean_teacher.weight:
+            most = min(fields.mean_teacher.unlabelled_batch_size, len(train.rest))
+            self._unlabelled_size = most // mesh.size * mesh.size
+            kind = (self._exclusive, fields.mean_teacher, planned.num_steps)
+            step = mean_teacher.make_step(model, self._optimizer, view, loss, *kind)
+        else:
+            step = classifier.make_step(model, self._optimizer, view, loss)
         options = compiler.options()
         self._step = jax.jit(step, donate_argnums=0, compiler_options=options)
         self._scores = jax.jit(classifier.make_scores(model), compiler_options=options)
 
     def train(
         self, rate: float, say: Callable[[str], None]
-    ) -> Iterator[tuple[int, float, classifier.State]]:
-        """(step, mean loss since the last, state) at every moment of the plan.
+    ) -> Iterator[tuple[int, float, classifier.Weights]]:
+        """(step, mean loss since the last, weights to score) at every moment of the plan.
 
-        Raises FloatingPointError where a loss is not finite.
+        The next step takes the weights' memory. Raises FloatingPointError where a loss is not
+        finite.
         """
-        config, planned, films = self._config, self._plan, len(self._train.rows)
-        size = self._encoder.image_size
+        config, planned = self._config, self._plan
         state = classifier.create(
             *(self._encoder.variables, self._optimizer, self.num_features),
             *(self._train.targets, rate, config.seed, self._exclusive),
         )
+        if config.finetune.mean_teacher.weight:
+            state = mean_teacher.create(state)
         state = sharding.put_replicated(state, self._mesh)
-        batches = labelled_batches(
-            self._train,
-            planned.batch_size,
-            round(size * _MARGIN),
-            config.seed,
-            config.finetune.num_workers if films >= _WORTH_PROCESSES else 0,
-        )
+        feed = self._batches()
         losses, start, done = [], None, 0
         for step in range(1, planned.num_steps + 1):
-            state, loss = self._step(state, sharding.put_batch(next(batches), self._mesh))
+            state, loss = self._step(state, sharding.put_batch(next(feed), self._mesh))
             losses.append(loss)
             done += planned.batch_size
             if step == 1:
@@ -122,8 +125,28 @@ class Trainer:
                 mean = np.mean(jax.device_get(losses))
                 check_finite(step, "loss", mean)
                 losses = []
-                yield step, float(mean), state
+                yield step, float(mean), _scored(state)
                 start += time.monotonic() - paused
+
+    def _batches(self) -> Iterator[dict[str, np.ndarray]]:
+        """Endless, of labelled films and, where the step takes them, of others of the split."""
+        train, seed = self._train, self._config.seed
+        size = round(self._encoder.image_size * _MARGIN)
+
+        def workers(films: int) -> int:
+            return self._config.finetune.num_workers if films >= _WORTH_PROCESSES else 0
+
+        feed = labelled_batches(train, self._plan.batch_size, size, seed, workers(len(train.rows)))
+        if not self._unlabelled_size:
+            return feed
+        others = batches(
+            train.source.choose(train.rest),
+            self._unlabelled_size,
+            size,
+            seed,
+            workers(len(train.rest)),
+        )
+        return (one | {"unlabelled": other["image"]} for one, other in zip(feed, others))
 
     def scores(
         self, params: Any, batch_stats: Any, films: Iterable[UInt8[np.ndarray, "b h w 1"]]
@@ -141,6 +164,12 @@ class Trainer:
                 rows.append(np.asarray(logits)[: len(part)])
         logits = np.concatenate(rows).astype(np.float64)
         return scipy.special.log_softmax(logits, axis=1) if self._exclusive else logits
+
+
+def _scored(state: classifier.State | mean_teacher.State) -> classifier.Weights:
+    if isinstance(state, mean_teacher.State):
+        return state.teacher
+    return classifier.Weights(state.params, state.batch_stats)
 
 
 def check_finite(step: int, what: str, values: Shaped[np.ndarray, "..."] | np.floating) -> None:

@@ -94,6 +94,10 @@ def exposure_lines(
             f"Of the {total:,} test films, {films:,} look like films that {spec} saw in "
             f"pretraining, by their hashes alone; {known}."
         )
+        if of_source.unknown_start:
+            lines.append(
+                f"{spec} started from {of_source.unknown_start}; what that had seen is not known."
+            )
         if beyond_chance(films, patients, total):
             either = of_test.film if patients is None else of_test.film | of_test.patient
             warnings.append(

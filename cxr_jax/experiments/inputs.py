@@ -51,7 +51,14 @@ def load_splits(config: ml_collections.ConfigDict) -> Splits:
     Raises ValueError as check_disjoint.
     """
     whole = load_whole_splits(config)
-    return whole._replace(train=whole.train.take(training_rows(config, whole)))
+    return cut(whole, training_rows(config, whole))
+
+
+def cut(whole: Splits, rows: Int[np.ndarray, " n"]) -> Splits:
+    """The splits with these rows of train labelled; the others go along as films alone."""
+    train = whole.train
+    rest = np.setdiff1d(np.arange(len(train.rows)), rows)
+    return whole._replace(train=train.take(rows)._replace(rest=train.rows[rest]))
 
 
 def load_whole_splits(config: ml_collections.ConfigDict) -> Splits:
@@ -102,4 +109,5 @@ def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Spl
     for split in splits:
         digest.update((split.source.folder / "dataset_info.json").read_bytes())
         digest.update("\n".join(split.image_ids).encode() + split.targets.tobytes())
+        digest.update(split.rest.tobytes())
     return digest.hexdigest()

@@ -11,9 +11,10 @@ import ml_collections
 from cxr_jax import checkpoint, hosts, objectives, train_state, training
 from cxr_jax.data import exposure
 from cxr_jax.data.source import Source, fingerprint, load_source
-from cxr_jax.experiments import feed, monitor, transfer
+from cxr_jax.experiments import feed, initial, monitor, transfer
 from cxr_jax.experiments.workdir import as_json, open_workdir
 from cxr_jax.fields import check_positive
+from cxr_jax.weights.encoder import Encoder
 from cxr_jax.writer import NoWriter, Progress, Writer
 from data_builders import ledger
 
@@ -56,15 +57,17 @@ def train(
       FloatingPointError: the loss or the gradient is no longer finite; nothing of it is saved.
     """
     check_positive(config, _POSITIVE)
+    config, start = initial.find(config, workdir)
     source = _load_source(config)
     made = training.prepare(config, len(source))
     with contextlib.closing(feed.open_feed(config, source, made.mesh)) as batches:
-        return _train(config, workdir, source, made, batches, stop_after)
+        return _train(config, workdir, start, source, made, batches, stop_after)
 
 
 def _train(
     config: ml_collections.ConfigDict,
     workdir: Path,
+    start: Encoder | None,
     source: Source,
     made: training.Training,
     batches: feed.Feed,
@@ -72,7 +75,9 @@ def _train(
 ) -> train_state.TrainState:
     watch = monitor.make_monitor(config, made.objective, made.mesh)
     hosts.agree("dataset", fingerprint(source))
-    _open_workdir(config, workdir, source)
+    if start:
+        hosts.agree("config.init", {"weights": initial.digest(start)})
+    _open_workdir(config, workdir, source, start)
     state = made.create()
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
     restored = checkpoint.restore(manager, state)
@@ -80,6 +85,8 @@ def _train(
         state, data_state = restored
         batches.set_state(data_state)
         print(f"Resuming {workdir} after step {int(state.step)}.")
+    elif start:
+        state = initial.put(state, start)
     first_step = int(state.step)
     hosts.agree("last checkpoint", {"step": first_step})
     _announce(config, source, state.params, made.mesh)
@@ -114,13 +121,18 @@ def _train(
     return state
 
 
-def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, source: Source) -> None:
+def _open_workdir(
+    config: ml_collections.ConfigDict, workdir: Path, source: Source, start: Encoder | None
+) -> None:
     """The first process opens it and writes down what will be seen; the others find it there."""
     if hosts.is_first():
         open_workdir(workdir, config)
-        num_films = config.num_train_steps * config.batch_size
-        seen = exposure.seen(source, num_films, config.seed, config.data.pairs)
-        ledger.write(workdir / ledger.FILE, seen)
+        if start or not config.init:  # what that had seen may be gone when a run goes on
+            num_films = config.num_train_steps * config.batch_size
+            seen = exposure.seen(source, num_films, config.seed, config.data.pairs)
+            before, unknown = initial.seen_before(config.init)
+            seen = ledger.union(before, seen) if before else seen
+            ledger.write(workdir / ledger.FILE, seen, unknown)
     hosts.agree("opening of the workdir", {})
     if not (workdir / "config.json").is_file():
         raise FileNotFoundError(

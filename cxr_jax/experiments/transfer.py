@@ -63,7 +63,7 @@ def run_together(configs: Sequence[ml_collections.ConfigDict], workdirs: Sequenc
     results = chosen.run_many(encoder, whole, subsets, tools)
     for config, workdir, rows, result in zip(configs, workdirs, subsets, results, strict=True):
         fitted = chosen._replace(run=lambda *_, found=result: found)
-        _run(config, workdir, fitted, encoders, whole._replace(train=whole.train.take(rows)))
+        _run(config, workdir, fitted, encoders, inputs.cut(whole, rows))
 
 
 def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], splits: Splits) -> None:

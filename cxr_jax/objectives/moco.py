@@ -129,8 +129,10 @@ def _check(config: Section) -> None:
         )
     part, group = config["microbatch_size"] or batch_size, fields["bn_group"]
     if part % group or part == group:
+        fitting = [str(size) for size in range(2, part) if part % size == 0]
         raise ValueError(
             f"config.objective.bn_group={group} must divide the {part} films that are embedded at "
             "a time (config.microbatch_size or batch_size) into two groups or more: in one group "
-            "batch norm tells a query its key"
+            "batch norm tells a query its key. "
+            + (f"Fitting: {', '.join(fitting)}" if fitting else "None fits: take another number")
         )

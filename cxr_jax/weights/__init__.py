@@ -26,6 +26,13 @@ def load(spec: str) -> Encoder:
     Raises ValueError for an unknown source (naming those there are) or a file that does not fit,
     FileNotFoundError.
     """
+    if spec == "random":
+        raise ValueError(
+            "'random' is no encoder by itself: a transfer gives it the shape of the encoder beside "
+            "it, or of config.model. In Python: cxr_jax.weights.random_encoder("
+            "{'name': 'resnet', 'variant': '50'}, image_size=224, seed=0), and "
+            "cxr_jax.featurize.FilmEncoder of that"
+        )
     source, path = parse_spec(spec)
     path = str(Path(path).expanduser())
     if source is None:

@@ -82,7 +82,9 @@ def _films_seen(workdir: Path) -> str:
     seen = ledger.read(workdir)
     counts = Counter(zip(seen.dataset.tolist(), seen.split.tolist()))
     lines = [f"| {name} | {split} | {count:,} |" for (name, split), count in counts.items()]
-    return "\n".join(["| dataset | split | films |", "|---|---|---|", *lines])
+    table = "\n".join(["| dataset | split | films |", "|---|---|---|", *lines])
+    start = ledger.read_unknown_start(workdir)
+    return f"{table}\n\nIt started from {start}, of which no ledger was kept." if start else table
 
 
 def _scores(workdir: Path | None, encoder: Encoder) -> str:

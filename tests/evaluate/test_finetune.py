@@ -11,6 +11,7 @@ import pytest
 
 from configs import common
 from cxr_jax.evaluate import finetune, protocol
+from cxr_jax.experiments import inputs
 from cxr_jax.experiments.features import extract
 from cxr_jax.models import resnet
 from tests.evaluate import eight_devices
@@ -101,6 +102,55 @@ def exclusive(splits):
     return protocol.Splits(
         *(split._replace(task=split.task._replace(exclusive=True)) for split in splits)
     )
+
+
+def few_labels(splits, others):
+    """The splits with a quarter of train labelled; `others` are the targets of the rest."""
+    train = splits.train
+    labelled = np.flatnonzero(np.arange(len(train.rows)) % 8 < 2)
+    targets = np.full_like(train.targets, others)
+    targets[labelled] = train.targets[labelled]
+    return inputs.cut(splits._replace(train=train._replace(targets=targets)), labelled)
+
+
+def test_a_mean_teacher_learns_from_other_films_and_never_reads_their_labels(config):
+    splits = bars(sizes=(64, 24, 24))
+    splits = protocol.Splits(
+        *(split._replace(task=split.task._replace(exclusive=True)) for split in splits)
+    )
+    plain = few_labels(splits, others=0)
+    assert len(plain.train.rows) == 16 and len(plain.train.rest) == 48
+    off = Run(config, plain._replace(train=plain.train._replace(rest=np.zeros(0, int))))
+    config.finetune.mean_teacher.update(decay=0.5, ramp_up=0.0, unlabelled_batch_size=32)
+    np.testing.assert_array_equal(Run(config, plain).result.scores, off.result.scores)
+    assert "Mean teacher" not in " ".join(protocol.build(config).method(True))
+
+    config.finetune.mean_teacher.weight = 3.0
+    on = Run(config, plain).result
+    assert not np.array_equal(on.scores, off.result.scores, equal_nan=True)
+    np.testing.assert_allclose(np.exp(on.scores[:, :2]).sum(axis=1), 1)
+    np.testing.assert_array_equal(Run(config, few_labels(splits, np.nan)).result.scores, on.scores)
+    fewer = plain._replace(train=plain.train._replace(rest=plain.train.rest[:8]))
+    assert not np.array_equal(Run(config, fewer).result.scores, on.scores, equal_nan=True)
+    assert on.facts["unlabelled_films"] == 48 and "48 more without labels" in on.summary
+    assert "whose labels nothing reads" in " ".join(protocol.build(config).method(True))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("weight", -1.0, "weight is -1.0; it must be 0"),
+        ("decay", 1.0, "decay is 1.0; it must be 0 or more and below 1"),
+        ("ramp_up", 2.0, "ramp_up is 2.0; it must be a share"),
+        ("unlabelled_batch_size", 0, "unlabelled_batch_size is 0"),
+        ("ramp", 1, "has no field 'ramp'; did you mean 'ramp_up'"),
+    ],
+)
+def test_bad_fields_of_the_mean_teacher_are_named(name, value, words):
+    config = common.transfer()
+    config.protocol, config.finetune.mean_teacher[name] = "finetune", value
+    with pytest.raises(ValueError, match=rf"config\.finetune\.mean_teacher.*{words}"):
+        protocol.build(config)
 
 
 def test_the_best_moment_of_all_rates_scores_the_test(config):

@@ -1,0 +1,149 @@
+"""A pretraining that starts from weights: its encoder everywhere, nothing else, and only once."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from cxr_jax import objectives, weights
+from cxr_jax.data import exposure
+from cxr_jax.data.source import load_source
+from cxr_jax.experiments import account, initial, pretrain
+from cxr_jax.experiments.workdir import as_json
+from cxr_jax.models import resnet
+from cxr_jax.train_state import TrainState
+from cxr_jax.weights import export_layouts
+from cxr_jax.weights.encoder import features, random_encoder
+from cxr_jax.weights.export import write_folder
+from data_builders import ledger
+from tests.fakes.bars import MICRO
+
+QUICKLY = {"xla_backend_optimization_level": 0}  # to compile
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.2)
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """An encoder with three channels and statistics of its own, and its file."""
+    monkeypatch.setitem(resnet.VARIANTS, "micro", MICRO)
+    monkeypatch.setitem(resnet.VARIANTS, "other", MICRO | {"widths": (5,)})
+    encoder = random_encoder(
+        {"name": "resnet", "variant": "micro", "mean": MEAN, "std": STD}, image_size=32, seed=5
+    )
+    rng = np.random.default_rng(0)
+    moved = jax.tree.map(lambda x: x + rng.uniform(0.1, 1, x.shape), encoder.variables)
+    variables = jax.tree.map(lambda x: np.asarray(x, np.float32), moved)
+    encoder = encoder._replace(variables=variables)
+    write_folder(tmp_path / "file", export_layouts.safetensors(encoder), card="")
+    return encoder, f"safetensors:{tmp_path / 'file'}"
+
+
+def config_of(make, objective, spec):
+    config = make(objective)
+    config.init, config.model.variant = spec, "micro"
+    return config
+
+
+@pytest.mark.parametrize("objective", ["simclr", "byol", "moco", "dino"])
+def test_the_first_state_has_the_encoders_features_and_its_own_heads(
+    objective, start, tiny_config, tmp_path
+):
+    encoder, spec = start
+    config = config_of(tiny_config, objective, spec)
+    taken, found = initial.find(config, tmp_path / "run")
+    assert (tuple(taken.model.mean), tuple(taken.model.std)) == (MEAN, STD)
+    assert "mean" not in config.model
+    pieces = objectives.build(taken)
+    params, aux = jax.jit(pieces.init, compiler_options=QUICKLY)(jax.random.key(1), {})
+    fresh = TrainState(0, params, aux, (), jax.random.PRNGKey(0))
+    state = initial.put(fresh, found)
+    images = jax.random.uniform(jax.random.key(0), (3, 32, 32, 1))
+    np.testing.assert_allclose(
+        jax.jit(pieces.features)(state.params, state.aux, images),
+        features(encoder)(images),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+    exported = objectives.export_encoder(state.params, state.aux)
+    jax.tree.map(np.testing.assert_array_equal, exported, encoder.variables)
+    copies = 1 if objective == "simclr" else 2  # the network, and what follows it
+    stem = encoder.variables["params"]["conv1"]["kernel"]
+    leaves = jax.tree.leaves((state.params, state.aux))
+    assert sum(leaf.shape == stem.shape and bool((leaf == stem).all()) for leaf in leaves) == copies
+    assert not any(leaf.shape == stem.shape and (leaf != stem).any() for leaf in leaves)
+    for name in state.params.keys() - {"encoder"}:
+        jax.tree.map(np.testing.assert_array_equal, state.params[name], fresh.params[name])
+    places = [leaf.unsafe_buffer_pointer() for leaf in leaves]
+    assert len(set(places)) == len(places)  # one buffer twice could not be donated
+
+
+def test_it_is_loaded_once_and_the_ledger_holds_what_the_start_had_seen(
+    start, tiny_config, data_dir, tmp_path
+):
+    encoder, spec = start
+    config = config_of(tiny_config, "simclr", spec)
+    config.num_train_steps = config.optimizer.warmup = 1
+    config.optimizer.learning_rate, config.data.split = 0.0, "train[:16]"
+    first, second = tmp_path / "first", tmp_path / "second"
+    pretrain.train(config, first)
+    config.init, config.data.split = str(first), "train[20:36]"
+    config.num_train_steps, config.checkpoint_every_steps = 2, 1
+    pretrain.train(config, second, stop_after=1)
+    kept = (second / ledger.FILE).read_bytes()
+    first.rename(tmp_path / "gone")
+    assert int(pretrain.train(config, second).step) == 2
+    again = weights.load(str(second))
+    jax.tree.map(
+        np.testing.assert_array_equal, again.variables["params"], encoder.variables["params"]
+    )
+    assert (tuple(again.model["mean"]), tuple(again.model["std"])) == (MEAN, STD)
+    with pytest.raises(FileNotFoundError, match="no workdir or weights file"):
+        pretrain.train(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+    assert (second / ledger.FILE).read_bytes() == kept
+    rows = sorted(ledger.read(second).row.tolist())
+    assert rows == [*range(16), *range(20, 36)]
+    source = load_source("phantom/tiny", str(data_dir), "train", fields=("image",))
+    seen = exposure.of_encoder(str(second), source)
+    assert seen.film[:16].all() and seen.film[20:].all()
+    lines = account.exposure_lines({"runs/b": seen}, np.arange(36), "phantom")[1]
+    assert lines[1] == "runs/b started from safetensors:file; what that had seen is not known."
+    (second / ledger.FILE).unlink()  # as of a run before ledgers were kept
+    assert initial.seen_before(f"workdir:{second}") == (None, "workdir:second")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variant": "other"}, r"config\.model\.variant: 'other'; in the weights 'micro'"),
+        ({"mean": (0.5,), "std": (0.2,)}, r"config\.model\.mean: \(0\.5,\); in the weights"),
+        ({"name": "densenet", "variant": "121"}, r"config\.model\.name: 'densenet'; .*'resnet'"),
+        ({"stride_in_1x1": True}, r"config\.model\.stride_in_1x1: True; in the weights False"),
+    ],
+)
+def test_another_architecture_is_refused_before_the_workdir_is_touched(
+    changes, message, start, tiny_config, tmp_path
+):
+    config = config_of(tiny_config, "simclr", start[1])
+    with config.unlocked():
+        config.model.update(changes)
+    with pytest.raises(ValueError, match=rf"(?s)another architecture.*{message}"):
+        pretrain.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_random_is_refused_and_an_older_workdir_is_not_taken_for_this_run(
+    start, tiny_config, tmp_path
+):
+    config = config_of(tiny_config, "simclr", "random")
+    with pytest.raises(ValueError, match="leave it empty"):
+        pretrain.train(config, tmp_path)
+    config.init = ""
+    saved = as_json(config)
+    del saved["init"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    config.init = start[1]
+    with pytest.raises(ValueError, match=r"config\.init: saved '\(absent\)', given 'safetensors:"):
+        pretrain.train(config, tmp_path)
