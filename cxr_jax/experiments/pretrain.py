@@ -10,8 +10,9 @@ import ml_collections
 
 from cxr_jax import checkpoint, hosts, objectives, train_state, training
 from cxr_jax.data import exposure
+from cxr_jax.data.reports import Reports, keep_tokenizer, open_reports
 from cxr_jax.data.source import Source, fingerprint, load_source
-from cxr_jax.experiments import feed, initial, monitor, transfer
+from cxr_jax.experiments import feed, initial, monitor, text_start, transfer
 from cxr_jax.experiments.workdir import as_json, open_workdir
 from cxr_jax.fields import check_positive
 from cxr_jax.weights.encoder import Encoder
@@ -58,10 +59,12 @@ def train(
     """
     check_positive(config, _POSITIVE)
     config, start = initial.find(config, workdir)
-    source = _load_source(config)
+    source, reports = _load_source(config), None
+    if config.data.get("reports"):
+        source, reports = open_reports(source, config.data.reports, workdir)
     made = training.prepare(config, len(source))
-    with contextlib.closing(feed.open_feed(config, source, made.mesh)) as batches:
-        return _train(config, workdir, start, source, made, batches, stop_after)
+    with contextlib.closing(feed.open_feed(config, source, made.mesh, reports)) as batches:
+        return _train(config, workdir, start, source, reports, made, batches, stop_after)
 
 
 def _train(
@@ -69,15 +72,19 @@ def _train(
     workdir: Path,
     start: Encoder | None,
     source: Source,
+    reports: Reports | None,
     made: training.Training,
     batches: feed.Feed,
     stop_after: int | None,
 ) -> train_state.TrainState:
     watch = monitor.make_monitor(config, made.objective, made.mesh)
-    hosts.agree("dataset", fingerprint(source))
+    text = text_start.read(config, workdir)
+    hosts.agree("dataset", fingerprint(source) | (reports.fingerprint() if reports else {}))
     if start:
         hosts.agree("config.init", {"weights": initial.digest(start)})
-    _open_workdir(config, workdir, source, start)
+    if text:
+        hosts.agree("config.objective.text.weights", text_start.digest(text))
+    _open_workdir(config, workdir, source, reports, start)
     state = made.create()
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
     restored = checkpoint.restore(manager, state)
@@ -85,8 +92,9 @@ def _train(
         state, data_state = restored
         batches.set_state(data_state)
         print(f"Resuming {workdir} after step {int(state.step)}.")
-    elif start:
-        state = initial.put(state, start)
+    else:
+        state = initial.put(state, start) if start else state
+        state = text_start.put(state, text) if text else state
     first_step = int(state.step)
     hosts.agree("last checkpoint", {"step": first_step})
     _announce(config, source, state.params, made.mesh)
@@ -122,7 +130,11 @@ def _train(
 
 
 def _open_workdir(
-    config: ml_collections.ConfigDict, workdir: Path, source: Source, start: Encoder | None
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    source: Source,
+    reports: Reports | None,
+    start: Encoder | None,
 ) -> None:
     """The first process opens it and writes down what will be seen; the others find it there."""
     if hosts.is_first():
@@ -133,6 +145,8 @@ def _open_workdir(
             before, unknown = initial.seen_before(config.init)
             seen = ledger.union(before, seen) if before else seen
             ledger.write(workdir / ledger.FILE, seen, unknown)
+        if reports:
+            keep_tokenizer(reports, workdir)
     hosts.agree("opening of the workdir", {})
     if not (workdir / "config.json").is_file():
         raise FileNotFoundError(

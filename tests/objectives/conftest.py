@@ -1,5 +1,6 @@
 """A tiny encoder found by name, and configs that use it."""
 
+import copy
 from pathlib import Path
 
 import jax
@@ -18,6 +19,14 @@ OBJECTIVES = {
     "vicreg": dict(
         name="vicreg", hidden=(12,), out=6, invariance=25.0, variance=25.0, covariance=1.0
     ),
+    "convirt": dict(
+        **dict(name="convirt", temperature=0.2, image_weight=0.75, hidden=(12,), out=6),
+        head_bn=False,
+        text=dict(
+            **dict(vocabulary=11, width=16, num_blocks=1, heads=2, hidden=16, positions=8),
+            **dict(weights="", frozen_layers=0),
+        ),
+    ),
     "moco": dict(
         **dict(name="moco", hidden=12, out=6, temperature=0.2),
         **dict(queue_size=20, momentum=0.9, bn_group=2),
@@ -30,7 +39,7 @@ OBJECTIVES = {
     "mae": dict(name="mae", mask_ratio=0.75, decoder_width=32, decoder_blocks=2, decoder_heads=2),
 }
 VIT = dict(name="vit", variant="64x2", patch=8, image_size=32)
-_VIEWS = {"dino": ("a", "b", "local"), "mae": ("a",)}
+_VIEWS = {"dino": ("a", "b", "local"), "mae": ("a",), "convirt": ("a",)}
 
 
 @pytest.fixture
@@ -43,7 +52,7 @@ def tiny(monkeypatch):
         return dict(
             model=dict(VIT) if name == "mae" else dict(name="tiny", width=16),
             views={key: dict(view) for key in _VIEWS.get(name, ("a", "b"))},
-            objective=dict(OBJECTIVES[name]),
+            objective=copy.deepcopy(OBJECTIVES[name]),
             num_train_steps=10,
             batch_size=8,
             microbatch_size=0,
@@ -55,7 +64,13 @@ def tiny(monkeypatch):
 
 @pytest.fixture
 def batch():
-    """Eight films of 32 x 32 with different blocks, so that the tiny encoder can tell them."""
+    """Eight films of 32 x 32 with different blocks, so that the tiny encoder can tell them.
+
+    And a text for each, of different lengths, which only image-text objectives read.
+    """
     blocks = np.random.default_rng(5).integers(40, 216, (8, 4, 4, 1))
     images = blocks.repeat(8, axis=1).repeat(8, axis=2).astype(np.uint8)
-    return {"image": jax.numpy.asarray(images)}
+    tokens = np.random.default_rng(6).integers(0, 11, (8, 7))
+    mask = np.arange(7) < np.array([7, 3, 5, 2, 6, 4, 7, 1])[:, None]
+    batch = {"image": images, "tokens": np.where(mask, tokens, 0).astype(np.int32), "mask": mask}
+    return jax.tree.map(jax.numpy.asarray, batch)

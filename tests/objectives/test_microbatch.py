@@ -15,7 +15,7 @@ def assert_alike(one, other, rtol, atol):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), one, other)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "moco", "dino", "mae"])
+@pytest.mark.parametrize("name", [*NAMES, "moco", "dino", "mae", "convirt"])
 def test_parts_give_the_gradient_of_the_whole_loss(tiny, batch, name):
     config = tiny(name, tiny.plain)
     if "b" in config["views"]:
@@ -29,7 +29,8 @@ def test_parts_give_the_gradient_of_the_whole_loss(tiny, batch, name):
         """All parts in one graph, for JAX to differentiate; part j takes every count-th film."""
         parts, count = [], 8 // size
         for j in range(count):
-            films, key = {"image": batch["image"][j::count]}, jax.random.fold_in(KEY, j)
+            films = jax.tree.map(lambda x: x[j::count], batch)  # noqa: B023 (used at once)
+            key = jax.random.fold_in(KEY, j)
             part, aux = objective.embed(params, aux, films, key)
             parts.append(part)
         return objective.compare(jax.tree.map(lambda *x: jnp.concatenate(x), *parts), aux)
