@@ -5,8 +5,9 @@ python run.py --config=configs/moco.py --config.data.name=… --config.data.dir=
 Default    the paper's recipe: ResNet-50, 224 px, SGD, batch 256, cosine, queue of 65,536. Meant for
            several GPUs (not run here).
 :moco_cxr  MoCo-CXR (Sowrirajan et al., arXiv:2010.05352): 320 px, mirrored and rotated films, Adam,
-           batch 16, 20 epochs of CheXpert. It starts from random weights, the paper's from
-           ImageNet's. Build the dataset at 512 px (not run here: no GPU).
+           batch 16, 20 epochs of CheXpert. The paper starts from ImageNet's weights:
+           --config.init=torchvision:/weights/resnet50.pth (random weights without). Build the
+           dataset at 512 px (not run here: no GPU).
 :small     ResNet-50, 224 px, queue of 16,384, meant for one GPU and an afternoon (not run here).
 :cpu       your own films on two CPU cores in minutes (score: not run here).
 :demo      drawn films, minutes on two CPU cores, no download; ends with a transfer report.

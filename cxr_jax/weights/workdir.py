@@ -1,5 +1,6 @@
 """The encoder of one of our own pretraining runs: from its newest checkpoint that is whole."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -44,11 +45,13 @@ def load(path: str) -> Encoder:
 
 def _read(item: Path) -> dict:
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            saved = checkpointer.metadata(item.resolve()).item_metadata.tree
+        # The handler: a Checkpointer asks for a whole checkpoint's metadata, which no item has.
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            saved = handler.metadata(item.resolve()).tree
             # As NumPy, so that an encoder saved on eight devices loads on one.
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-            return checkpointer.restore(item.resolve(), restore_args=as_numpy)
+            order = ocp.args.PyTreeRestore(restore_args=as_numpy)
+            return handler.restore(item.resolve(), args=order)
     except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged file
         raise ValueError(
             f"{item} is damaged; remove checkpoint {item.parent} to use the one before it"

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
-from cxr_jax import models
-from cxr_jax.bench import augment, command, memory, scaling
+from configs import medaug
+from cxr_jax import models, training
+from cxr_jax.bench import augment, command, memory, scaling, work
 
 _HLO = """
   %all-reduce.3 = (f32[64]{0}, f32[2,3]{1,0}) all-reduce(%a, %b), channel_id=1
@@ -81,6 +83,22 @@ def test_views_are_timed_beside_the_step(tiny_config):
     assert figures["share_of_step"] > 0 and figures["ratio"] > 0
     assert len(figures["rows"]) == 1 + 2 * 2
     json.dumps(figures)
+
+
+def test_batches_are_invented_as_the_step_takes_them(monkeypatch):
+    folder = str(Path(__file__).parents[1] / "objectives" / "tiny")
+    monkeypatch.setattr(models, "__path__", [*models.__path__, folder])
+    config = medaug.get_config("cpu")
+    config.model = ConfigDict(dict(name="tiny", width=16))
+    config.data.image_size, config.batch_size = 40, 8
+    config.objective.update(hidden=8, out=4, queue_size=16, bn_group=4)
+    made = training.prepare(config, work.EPOCH)
+    batch = work.invent_batch(config, made)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), batch) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), made.shapes(config)[1]
+    )
+    assert (batch["image"] != batch["pair"]).any()
+    assert memory._one_step(config, 8).startswith("ran, loss")
 
 
 def test_a_table_has_a_cell_for_what_is_missing(capsys):

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from cxr_jax.bench import step, work
+from cxr_jax.bench import command, step, work
 
 
 def test_our_step_and_the_rivals_are_timed_and_are_the_same_work(tiny_config, tmp_path):
@@ -44,6 +44,11 @@ def test_the_work_of_a_step_is_that_of_its_networks(tiny_config):
     assert flops == pytest.approx(expected, rel=0.1)
     config.microbatch_size = 8
     assert work.step_flops(config) == flops
+
+
+def test_a_config_that_is_no_pretraining_is_refused():
+    with pytest.raises(ValueError, match=r"transfer\.py is of a transfer; .* step of pretraining"):
+        command.load_configs("configs/transfer.py", [])
 
 
 def test_bad_input_ends_in_a_sentence():

@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 
+from configs import common
 from cxr_jax.data.labelled import load_split
 from cxr_jax.evaluate.protocol import Splits
 from cxr_jax.experiments import inputs
@@ -16,3 +18,15 @@ def test_a_patient_in_train_and_test_is_refused_and_the_films_named(data_dir):
     same = splits.train.patient_ids.index(splits.train.patient_ids[5])
     assert f"film {same} of train" in str(error.value)
     assert splits.train.patient_ids[5] not in str(error.value)
+
+
+def test_the_films_that_a_label_fraction_leaves_out_are_the_others_of_train(data_dir):
+    config = common.transfer()
+    config.dataset, config.data.dir, config.label_fraction = "phantom/tiny", str(data_dir), 0.5
+    splits, whole = inputs.load_splits(config), inputs.load_whole_splits(config)
+    train = splits.train
+    assert len(train.rows) == 18 and len(train.rest) == 18
+    assert sorted([*train.rows, *train.rest]) == whole.train.rows.tolist()
+    patients = np.array(whole.train.patient_ids)
+    assert not set(patients[train.rest]) & set(train.patient_ids)  # rows are places here
+    assert not any(len(split.rest) for split in (*whole, splits.validation, splits.test))

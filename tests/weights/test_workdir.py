@@ -21,7 +21,12 @@ def test_folders_that_hold_no_encoder_are_refused(tmp_path):
         weights.load(f"workdir:{tmp_path}")
 
 
-def test_an_encoder_without_batch_norm_comes_back_whole(tmp_path):
+def test_random_is_refused_with_what_to_do():
+    with pytest.raises(ValueError, match=r"no encoder by itself.*weights\.random_encoder\("):
+        weights.load("random")
+
+
+def test_an_encoder_without_batch_norm_comes_back_whole_and_in_silence(tmp_path, caplog):
     model = {"name": "vit", "variant": "64x1", "patch": 8, "image_size": 16}
     encoder = random_encoder(model, image_size=16, seed=0)
     config = {"experiment": "pretrain", "objective": {"name": "simclr"}, "image_size": 16}
@@ -29,7 +34,9 @@ def test_an_encoder_without_batch_norm_comes_back_whole(tmp_path):
     state = TrainState(jnp.int32(7), {"w": jnp.ones(2)}, {}, (), jax.random.PRNGKey(0))
     with checkpoint.open_manager(tmp_path, 1) as manager:
         checkpoint.save(manager, state, encoder.variables, {}, config)
+    caplog.clear()
     again = weights.load(str(tmp_path))
+    assert not caplog.records
     assert (again.name, again.model, again.image_size) == ("simclr step 7", model, 16)
     assert again.variables["batch_stats"] == {}
     jax.tree.map(np.testing.assert_array_equal, again.variables, encoder.variables)
