@@ -7,7 +7,7 @@ Default  the paper's recipe, MoCo-CXR's: ResNet-50, 320 px, Adam, batch 16, 20 e
          --config.init=torchvision:/weights/resnet50.pth (random weights without). Build the dataset
          at 512 px, and keep its lateral films (not run here: no GPU).
 :small   ResNet-50, 224 px, queue of 16,384, meant for one GPU and an afternoon (not run here).
-:cpu     your own films on two CPU cores in minutes (score: not run here).
+:cpu     your own films on two CPU cores in minutes; expect what docs/results/objectives.md shows.
 A dataset in which no study has two films is refused; `--config.data.pairs=patient` pairs films of a
 patient instead.
 """

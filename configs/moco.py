@@ -9,7 +9,7 @@ Default    the paper's recipe: ResNet-50, 224 px, SGD, batch 256, cosine, queue 
            --config.init=torchvision:/weights/resnet50.pth (random weights without). Build the
            dataset at 512 px (not run here: no GPU).
 :small     ResNet-50, 224 px, queue of 16,384, meant for one GPU and an afternoon (not run here).
-:cpu       your own films on two CPU cores in minutes (score: not run here).
+:cpu       your own films on two CPU cores in minutes; expect what docs/results/objectives.md shows.
 :demo      drawn films, minutes on two CPU cores, no download; ends with a transfer report.
 """
 

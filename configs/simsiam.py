@@ -5,7 +5,7 @@ python run.py --config=configs/simsiam.py --config.data.name=… --config.data.d
 Default  the paper's recipe: ResNet-50, 224 px, SGD, batch 512, cosine, the predictor's rate fixed.
          It needs several GPUs (not run here).
 :small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
-:cpu     your own films on two CPU cores in minutes (score: not run here).
+:cpu     your own films on two CPU cores in minutes; expect what docs/results/objectives.md shows.
 :demo    drawn films, minutes on two CPU cores, no download; ends with a transfer report.
 """
 
