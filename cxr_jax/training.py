@@ -80,10 +80,14 @@ def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
 def _batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     size = config.data.image_size
     films = jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)
-    if not config.data.pairs:
-        return {"image": films}
-    paired = jax.ShapeDtypeStruct((config.batch_size,), np.bool_)
-    return {"image": films, "pair": films, "paired": paired}
+    batch = {"image": films}
+    if config.data.pairs:
+        batch |= {"pair": films, "paired": jax.ShapeDtypeStruct((config.batch_size,), np.bool_)}
+    if config.data.get("reports"):
+        tokens = (config.batch_size, config.data.reports.max_tokens)
+        batch["tokens"] = jax.ShapeDtypeStruct(tokens, np.int32)
+        batch["mask"] = jax.ShapeDtypeStruct(tokens, np.bool_)
+    return batch
 
 
 def _placed(shapes: Any, places: Any) -> Any:

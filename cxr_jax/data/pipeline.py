@@ -20,8 +20,10 @@ from jaxtyping import Int, UInt8
 from cxr_jax.data import images, order
 from cxr_jax.data.labelled import LabelledSplit
 from cxr_jax.data.pairs import Partners
+from cxr_jax.data.reports import Reports
 from cxr_jax.data.source import Source
 
+_FILMS = ("image", "pair")  # fields of a batch
 _CHUNK = 16  # films that a thread decodes at a time
 
 Rows = Int[np.ndarray, " n"]
@@ -36,11 +38,13 @@ def batches(
     block: int = 0,
     blocks: int = 1,
     partners: Partners | None = None,
+    reports: Reports | None = None,
 ) -> grain.DatasetIterator:
     """An endless iterator of {"image": uint8 [batch_size / blocks, image_size, image_size, 1]}.
 
     With partners also {"pair": the like, "paired": bool [batch_size / blocks]}: for each film
     another one of its study, or itself where there is none, and whether it is another one.
+    With reports also {"tokens", "mask"} of a sentence of each film's report, as `Reports.draw`.
 
     Each epoch is shuffled anew. Of each batch, this is block number `block` of `blocks` equal ones
     of consecutive rows: row r of batch k is the same film however many hosts share the batch.
@@ -50,7 +54,8 @@ def batches(
       ValueError: batch not divisible by the blocks, or larger than the dataset.
     """
     _check(source, batch_size, blocks)
-    make = partial(_batch, source, image_size, seed, partners, not num_workers)
+    rows = partial(_rows, len(source), seed, partners, reports)
+    make = partial(_batch, source, image_size, rows, not num_workers)
     return _iterate(make, batch_size, num_workers, block, blocks)
 
 
@@ -61,18 +66,20 @@ def row_batches(
     block: int = 0,
     blocks: int = 1,
     partners: Partners | None = None,
+    reports: Reports | None = None,
 ) -> grain.DatasetIterator:
-    """As `batches`, the films' places in the source alone: int32 [batch_size / blocks] by name.
+    """As `batches`, of films their places in the source alone: int32 [batch_size / blocks].
 
     `look_up` makes the batch of them.
     """
     _check(source, batch_size, blocks)
-    return _iterate(partial(_rows, len(source), seed, partners), batch_size, 0, block, blocks)
+    make = partial(_rows, len(source), seed, partners, reports)
+    return _iterate(make, batch_size, 0, block, blocks)
 
 
 def look_up(rows: dict[str, Any], films: Callable[[Any], Any]) -> dict[str, Any]:
-    """The batch of some rows by name, NumPy's or JAX's; `films` gives the films at some rows."""
-    batch = {name: films(of) for name, of in rows.items()}
+    """The batch of what `row_batches` gives, NumPy's or JAX's; `films` gives the films at rows."""
+    batch = {name: films(of) if name in _FILMS else of for name, of in rows.items()}
     if "pair" in rows:
         batch["paired"] = rows["pair"] != rows["image"]
     return batch
@@ -134,21 +141,26 @@ def _element(
 def _batch(
     source: Source,
     image_size: int,
-    seed: int,
-    partners: Partners | None,
+    rows: Callable[[int, int], dict[str, np.ndarray]],
     threaded: bool,
     start: int,
     stop: int,
 ) -> dict[str, np.ndarray]:
-    rows = _rows(len(source), seed, partners, start, stop)
-    return look_up(rows, partial(read_films, source, image_size, threaded))
+    return look_up(rows(start, stop), partial(read_films, source, image_size, threaded))
 
 
 def _rows(
-    count: int, seed: int, partners: Partners | None, start: int, stop: int
-) -> dict[str, Rows]:
+    count: int,
+    seed: int,
+    partners: Partners | None,
+    reports: Reports | None,
+    start: int,
+    stop: int,
+) -> dict[str, np.ndarray]:
     rows = {"image": order.rows(count, seed, start, stop)}
-    return rows | {"pair": partners.draw(seed, start, stop)} if partners else rows
+    if partners:
+        rows["pair"] = partners.draw(seed, start, stop)
+    return rows | reports.draw(seed, start, stop) if reports else rows
 
 
 def _labelled_batch(

@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 
 from cxr_jax import sharding
 from cxr_jax.data import cache, pairs, pipeline
+from cxr_jax.data.reports import Reports
 from cxr_jax.data.source import Source
 
 _CACHES = ("none", "host", "device")
@@ -35,7 +36,8 @@ Batch = dict[str, jax.Array]
 class Feed:
     """An endless source of {"image": uint8 [batch_size, size, size, 1]}, split over devices.
 
-    With config.data.pairs also "pair" and "paired", as `pipeline.batches` with partners.
+    With config.data.pairs also "pair" and "paired", with reports "tokens" and "mask", as
+    `pipeline.batches`.
 
     Its state is that after the batch last handed out, however many are ready behind it.
     """
@@ -100,8 +102,12 @@ class Feed:
         self._thread.submit(lambda: None).result()  # one may be half done
 
 
-def open_feed(config: ml_collections.ConfigDict, source: Source, mesh: Mesh) -> Feed:
+def open_feed(
+    config: ml_collections.ConfigDict, source: Source, mesh: Mesh, reports: Reports | None = None
+) -> Feed:
     """Batches of config.batch_size films of the source, in an order that config.seed fixes.
+
+    `reports` are those of the source's films.
 
     Raises ValueError for an unknown cache, one that does not fit, and as `pipeline.batches` and
     `pairs.find_partners`.
@@ -113,6 +119,7 @@ def open_feed(config: ml_collections.ConfigDict, source: Source, mesh: Mesh) -> 
         block=jax.process_index(),  # as the mesh has its rows
         blocks=jax.process_count(),
         partners=pairs.find_partners(source, data.pairs) if data.pairs else None,
+        reports=reports,
     )
     put, stopped = partial(sharding.put_batch, mesh=mesh), threading.Event()
     if data.cache == "none":

@@ -10,8 +10,9 @@ import ml_collections
 
 from cxr_jax import checkpoint, hosts, objectives, train_state, training
 from cxr_jax.data import exposure
+from cxr_jax.data.reports import Reports, keep_tokenizer, open_reports
 from cxr_jax.data.source import Source, fingerprint, load_source
-from cxr_jax.experiments import feed, monitor, transfer
+from cxr_jax.experiments import feed, monitor, text_start, transfer
 from cxr_jax.experiments.workdir import as_json, open_workdir
 from cxr_jax.fields import check_positive
 from cxr_jax.writer import NoWriter, Progress, Writer
@@ -56,24 +57,29 @@ def train(
       FloatingPointError: the loss or the gradient is no longer finite; nothing of it is saved.
     """
     check_positive(config, _POSITIVE)
-    source = _load_source(config)
+    source, reports = _load_source(config), None
+    if config.data.get("reports"):
+        source, reports = open_reports(source, config.data.reports, workdir)
     made = training.prepare(config, len(source))
-    with contextlib.closing(feed.open_feed(config, source, made.mesh)) as batches:
-        return _train(config, workdir, source, made, batches, stop_after)
+    with contextlib.closing(feed.open_feed(config, source, made.mesh, reports)) as batches:
+        return _train(config, workdir, source, reports, made, batches, stop_after)
 
 
 def _train(
     config: ml_collections.ConfigDict,
     workdir: Path,
     source: Source,
+    reports: Reports | None,
     made: training.Training,
     batches: feed.Feed,
     stop_after: int | None,
 ) -> train_state.TrainState:
     watch = monitor.make_monitor(config, made.objective, made.mesh)
-    hosts.agree("dataset", fingerprint(source))
-    _open_workdir(config, workdir, source)
+    text = text_start.read(config)
+    hosts.agree("dataset", fingerprint(source) | (reports.fingerprint() if reports else {}))
+    _open_workdir(config, workdir, source, reports)
     state = made.create()
+    state = text_start.put(state, text) if text else state
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
     restored = checkpoint.restore(manager, state)
     if restored:
@@ -114,13 +120,17 @@ def _train(
     return state
 
 
-def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, source: Source) -> None:
+def _open_workdir(
+    config: ml_collections.ConfigDict, workdir: Path, source: Source, reports: Reports | None
+) -> None:
     """The first process opens it and writes down what will be seen; the others find it there."""
     if hosts.is_first():
         open_workdir(workdir, config)
         num_films = config.num_train_steps * config.batch_size
         seen = exposure.seen(source, num_films, config.seed, config.data.pairs)
         ledger.write(workdir / ledger.FILE, seen)
+        if reports:
+            keep_tokenizer(reports, workdir)
     hosts.agree("opening of the workdir", {})
     if not (workdir / "config.json").is_file():
         raise FileNotFoundError(

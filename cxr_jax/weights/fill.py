@@ -46,6 +46,16 @@ def fill(
     net = models.build(model)
     image = jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32)
     expected = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, False), image)
+    return {"batch_stats": {}} | fill_variables(expected, arrays, source_of, architecture)
+
+
+def fill_variables(
+    expected: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    source_of: Callable[[tuple[str, ...]], Source],
+    architecture: str,
+) -> dict[str, Any]:
+    """As `fill`, for the variables whose shapes are `expected`."""
     variables, structure = jax.tree_util.tree_flatten_with_path(dict(expected))
     sources = [source_of(tuple(entry.key for entry in path)) for path, _ in variables]
     wanted = list(dict.fromkeys(key for source in sources for key in source.keys))
@@ -73,7 +83,7 @@ def fill(
             f"{len(keys)} {how}: {first(keys)}" for how, keys in faults.items() if keys
         )
         raise ValueError(f"does not fit {architecture}, which has {len(wanted)} keys; {what}")
-    return {"batch_stats": {}} | jax.tree_util.tree_unflatten(structure, values)
+    return jax.tree_util.tree_unflatten(structure, values)
 
 
 def _joined(

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from data_builders import cxr_builder, reading
-from data_builders.phantom import drawing
+from data_builders.phantom import drawing, reports
 from data_builders.phantom.findings import LABEL_NAMES
 from data_builders.records import Record
 
@@ -27,9 +28,12 @@ class PhantomConfig(cxr_builder.CxrConfig):
 
 
 class Builder(cxr_builder.CxrBuilder):
-    """Every film is a function of (seed, patient, film); labels and boxes of its parameters."""
+    """Every film is a function of (seed, patient, film); labels, boxes, report of its parameters.
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    1.1.0 has reports; its films are those of 1.0.0.
+    """
+
+    VERSION: ClassVar = tfds.core.Version("1.1.0")
     BUILDER_CONFIGS: ClassVar = [
         PhantomConfig(
             name="96",
@@ -47,6 +51,7 @@ class Builder(cxr_builder.CxrBuilder):
     LICENCE: ClassVar = "none: the films are drawn by this project's code and show nobody"
     SPLIT_RULE: ClassVar = "The first patients are train, the next validation, the last test."
     HAS_BOXES: ClassVar = True
+    HAS_REPORTS: ClassVar = True
     ENCODING: ClassVar = "png"
 
     def records(self, manual_dir: Path | None) -> Iterator[Record]:
@@ -72,6 +77,7 @@ def _patients(config: PhantomConfig) -> Iterator[tuple[str, int]]:
 def _record(seed: int, size: int, place: tuple[str, int, int]) -> Record:
     split, patient, film = place
     anatomy, taken = drawing.film_parameters(seed, patient, film)
+    words = np.random.default_rng([seed, patient, film + 1, 1])  # a stream that nothing else reads
     return Record(
         split=split,
         image_id=f"p{patient:05d}_{film}",
@@ -83,4 +89,5 @@ def _record(seed: int, size: int, place: tuple[str, int, int]) -> Record:
         sex=anatomy.sex,
         age=float(anatomy.age),
         boxes=drawing.boxes(anatomy, taken, size),
+        report=reports.write(words, anatomy, taken),
     )

@@ -115,4 +115,4 @@ def test_of_two_builds_at_once_one_waits(tmp_path):
     assert sorted(results.get(timeout=120) for _ in processes) == ["built", "there already"]
     for process in processes:
         process.join()
-    assert len(read(tmp_path / "phantom/tiny/1.0.0")["train"]) == 36
+    assert len(read(tmp_path / "phantom/tiny/1.1.0")["train"]) == 36

@@ -28,7 +28,7 @@ def rows(folder, split):
 
 
 def test_built_in_tfds_layout_with_metadata(folder):
-    assert folder.parts[-3:] == ("phantom", "tiny", "1.0.0")
+    assert folder.parts[-3:] == ("phantom", "tiny", "1.1.0")
     metadata = json.loads((folder / "metadata.json").read_text())
     assert metadata["label_names"] == list(LABEL_NAMES)
     assert metadata["task"] == "multilabel" and metadata["resolution"] == 96

@@ -1,0 +1,104 @@
+"""ConVIRT: films and the sentences of their reports attract each other (arXiv:2010.00747).
+
+python run.py --config=configs/convirt.py --config.data.name=mimic_cxr --config.data.dir=… \
+  --config.objective.text.weights=… --config.data.reports.tokenizer=…
+
+Needs the extra text (pip install -e '.[text]') and a dataset with reports: mimic_cxr,
+indiana_university, padchest (with --config.data.reports.sections='()') or the drawn one.
+
+Default  the paper's recipe: ResNet-50, 224 px, Adam, batch 32, and BERT's base with its embeddings
+         and lower six layers frozen. It needs BERT's file and its tokenizer (BioClinicalBERT's,
+         or the folder of either on the hub); the paper starts the ResNet-50 from ImageNet, too.
+         5,000 steps are one of the paper's 200 rounds of training (not run here: no GPU).
+:small   ResNet-50, and a BERT of four blocks trained from random numbers with a vocabulary made of
+         the reports, meant for one GPU and an afternoon (not run here: no GPU).
+:cpu     your own films and reports on two CPU cores in minutes (score: not run here).
+:demo    drawn films with drawn reports, minutes on two CPU cores, no download; ends with a transfer
+         report.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(preset: str = ""):
+    config = common.pretrain()
+    config.batch_size = 32
+    config.num_train_steps = 100_000
+    config.checkpoint_every_steps = 5000
+    config.data.reports = ConfigDict(
+        dict(
+            sections=("findings", "impression"),
+            max_tokens=64,
+            tokenizer="",
+            vocabulary=28_996,  # BioClinicalBERT's
+        )
+    )
+    config.objective = ConfigDict(
+        dict(
+            name="convirt",
+            temperature=0.1,
+            image_weight=0.75,
+            hidden=(512,),
+            out=512,
+            text=dict(
+                vocabulary=config.data.reports.get_ref("vocabulary"),
+                width=768,
+                num_blocks=12,
+                positions=512,
+                pooling="max",
+                dtype="bfloat16",
+                weights="",
+                frozen_layers=6,
+            ),
+        )
+    )
+    # Besides, the paper moves films by up to a tenth and scales them by up to a twentieth, which
+    # the crop does here.
+    config.views = ConfigDict(
+        dict(
+            a=common.view(
+                crop_scale=(0.6, 1.0),
+                rotate=20.0,
+                jitter_prob=1.0,
+                brightness=0.4,
+                contrast=0.4,
+                blur_prob=1.0,
+                blur_sigma=(0.1, 3.0),
+            )
+        )
+    )
+    # The paper halves the rate whenever the loss on validation stops falling.
+    config.optimizer = ConfigDict(
+        dict(name="adam", learning_rate=1e-4, schedule="constant", weight_decay=1e-6)
+    )
+    return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
+
+
+def own_words(config: ConfigDict, vocabulary: int, width: int, num_blocks: int) -> None:
+    """A text encoder that starts from nothing, with a vocabulary made of the reports."""
+    config.data.reports.vocabulary = vocabulary
+    config.objective.text.update(width=width, num_blocks=num_blocks, frozen_layers=0)
+
+
+def small(config: ConfigDict) -> None:
+    own_words(config, 8192, 384, 4)
+    config.batch_size = 256
+    config.num_train_steps = 20_000
+    config.checkpoint_every_steps = 500
+
+
+def cpu(config: ConfigDict) -> None:
+    common.for_minutes(config)
+    own_words(config, 2048, 128, 2)
+    config.objective.update(hidden=(256,), out=128)
+    config.objective.text.dtype = "float32"
+    config.data.reports.max_tokens = 48
+    config.views.a.update(crop_scale=(0.6, 1.0), rotate=0.0, blur_prob=0.5)
+
+
+def demo(config: ConfigDict) -> None:
+    cpu(config)
+    common.demo(config)
+    config.data.reports.update(vocabulary=512, max_tokens=32)

@@ -1,0 +1,194 @@
+"""Films with their reports, one sentence at a time, for image-text objectives.
+
+Fields of config.data.reports, all required:
+
+sections    names that a section's heading must contain for its text to count, in lower case; ():
+            whole reports. A heading is a line's beginning in capitals, up to a colon
+max_tokens  of a sentence; what goes beyond is cut off
+tokenizer   the user's tokenizer.json or vocab.txt, or a folder with one; "": one is made of the
+            training films' reports (tokenizer.py)
+vocabulary  how many tokens the text encoder has room for; a tokenizer that is made has no more
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Bool, Int
+
+from cxr_jax.data import order, tokenizer
+from cxr_jax.data.source import Source
+from cxr_jax.fields import Section, check_fields
+from data_builders.built import read_columns
+
+_FIELDS = ("sections", "max_tokens", "tokenizer", "vocabulary")
+_HEADING = re.compile(r"^[ \t]*([A-Z][A-Z ,/&()-]*):", re.MULTILINE)
+_END = re.compile(r"(?<=[.!?])\s+")
+_WORD_OR_MARK = re.compile(r"\w+|[^\w\s]")
+_FEWEST = 3  # words and marks of a report (arXiv:2010.00747, appendix A)
+
+
+class Reports(NamedTuple):
+    """The sentences of a source's films.
+
+    Those of film i are numbers `first[i]` to `first[i] + size[i]` of `sentences`. Number s of all
+    different sentences has the tokens from `start[s]` to `start[s + 1]`.
+    """
+
+    sentences: Int[np.ndarray, " m"]
+    first: Int[np.ndarray, " n"]
+    size: Int[np.ndarray, " n"]
+    tokens: Int[np.ndarray, " t"]
+    start: Int[np.ndarray, " k"]
+    max_tokens: int
+    tokenizer: str  # as JSON
+
+    def draw(self, seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
+        """A sentence of each film at the positions [start, stop) of order.rows, drawn uniformly.
+
+        {"tokens": int32 [b max_tokens], "mask": bool, true where there is a token}
+        """
+        count = len(self.first)
+        rows = order.rows(count, seed, start, stop)
+        number = (order.numbers(count, seed, start, stop) * self.size[rows]).astype(np.int64)
+        return self.look_up(self.sentences[self.first[rows] + number])
+
+    def fingerprint(self) -> dict[str, str]:
+        """Equal for two of them exactly if they say the same of every film."""
+        parts = (*self[:5], np.frombuffer(self.tokenizer.encode(), np.uint8))
+        joined = b"".join(part.tobytes() for part in parts)
+        return {"reports": hashlib.sha256(joined).hexdigest()[:16]}
+
+    def look_up(
+        self, sentences: Int[np.ndarray, " b"]
+    ) -> dict[str, Int[np.ndarray, "b l"] | Bool[np.ndarray, "b l"]]:
+        """The tokens of these different sentences, as `draw` gives them."""
+        places = np.arange(self.max_tokens)
+        begin = self.start[sentences][:, None]
+        mask = places < self.start[sentences + 1][:, None] - begin
+        tokens = self.tokens[np.where(mask, begin + places, 0)]
+        return {"tokens": np.where(mask, tokens, 0).astype(np.int32), "mask": mask}
+
+
+def open_reports(source: Source, fields: Section, workdir: Path) -> tuple[Source, Reports]:
+    """The films that have a report, and their reports, which all pass by for it.
+
+    The tokenizer is that of `workdir` if a run left one there. Says how many films are left out.
+
+    Raises:
+      ValueError: impossible fields, a dataset without reports, none with such sections; as
+        tokenizer.open_tokenizer.
+      FileNotFoundError, ModuleNotFoundError: as there.
+    """
+    _check(fields)
+    films = sentences_of(_read(source), fields["sections"])
+    kept = np.flatnonzero([len(sentences) > 0 for sentences in films])
+    if not len(kept):
+        raise ValueError(_nothing(source, fields["sections"]))
+    if len(kept) < len(source):
+        print(
+            f"Left out {len(source) - len(kept):,} of {len(source):,} films that have no report"
+            + (f" with a section {' or '.join(fields['sections'])}" if fields["sections"] else "")
+            + "."
+        )
+        source = source.choose(kept)
+    films = [films[row] for row in kept]
+    numbers: dict[str, int] = {}
+    flat = [numbers.setdefault(text, len(numbers)) for sentences in films for text in sentences]
+    size = np.array([len(sentences) for sentences in films], np.int32)
+    words = tokenizer.open_tokenizer(
+        fields["tokenizer"], list(numbers), fields["vocabulary"], workdir
+    )
+    encoded = tokenizer.encode(words, list(numbers), fields["max_tokens"])
+    lengths = [len(tokens) for tokens in encoded]
+    made = Reports(
+        sentences=np.array(flat, np.int32),
+        first=(np.cumsum(size) - size).astype(np.int32),
+        size=size,
+        tokens=np.array([token for tokens in encoded for token in tokens], np.int32),
+        start=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        max_tokens=fields["max_tokens"],
+        tokenizer=words.to_str(),
+    )
+    return source, made
+
+
+def keep_tokenizer(reports: Reports, workdir: Path) -> None:
+    """Writes the tokenizer into a run's workdir, so that a run that goes on has the same one."""
+    path = workdir / tokenizer.FILE
+    if not path.is_file():
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(reports.tokenizer)
+        temporary.replace(path)
+
+
+def sentences_of(texts: Sequence[str], sections: Sequence[str]) -> list[tuple[str, ...]]:
+    """The sentences in each report's sections; () for a report with fewer than 3 words and marks.
+
+    Lines may break anywhere. A sentence ends with a mark before a space; what has no letter beside
+    its number ("1.") is none.
+    """
+    once = {text: _sentences(text, sections) for text in dict.fromkeys(texts)}  # shared in a study
+    return [once[text] for text in texts]
+
+
+def _sentences(report: str, sections: Sequence[str]) -> tuple[str, ...]:
+    text = " ".join(section_text(report, sections).split())
+    if len(_WORD_OR_MARK.findall(text)) < _FEWEST:
+        return ()
+    return tuple(part for part in _END.split(text) if re.search(r"[^\W\d_]", part))
+
+
+def section_text(report: str, sections: Sequence[str]) -> str:
+    """The text below the headings that contain one of `sections`; all of it for none."""
+    if not sections:
+        return report
+    headings = list(_HEADING.finditer(report))
+    ends = [heading.start() for heading in headings[1:]] + [len(report)]
+    return "\n".join(
+        report[heading.end() : end]
+        for heading, end in zip(headings, ends)
+        if any(name in heading[1].lower() for name in sections)
+    )
+
+
+def _read(source: Source) -> list[str]:
+    if "report" not in source.fields:
+        drawn = source.name.partition("/")[0] == "phantom"
+        again = "python -m data_builders.build phantom --data_dir=" + str(source.folder.parents[2])
+        raise ValueError(
+            f"dataset {source.name} has no reports, which config.data.reports needs"
+            + (f", because it is of an older version; build it again: {again}" if drawn else "")
+            + "; indiana_university, mimic_cxr and padchest have them" * (not drawn)
+        )
+    builder = tfds.builder_from_directory(source.folder)
+    texts = read_columns(builder, source.split, ("report",))["report"]
+    return [texts[row] for row in source.rows]
+
+
+def _check(fields: Section) -> None:
+    check_fields(fields, "config.data.reports", required=_FIELDS)
+    if isinstance(fields["sections"], str):
+        raise ValueError(
+            f"config.data.reports.sections is {fields['sections']!r}; it must be a tuple of names, "
+            "as ('findings','impression')"
+        )
+    if fields["max_tokens"] < 3:
+        raise ValueError(
+            f"config.data.reports.max_tokens={fields['max_tokens']}: a sentence needs 3 or more, "
+            "two of them for its beginning and end"
+        )
+
+
+def _nothing(source: Source, sections: Sequence[str]) -> str:
+    which = f" with a section {' or '.join(sections)}" if sections else ""
+    hints = ["config.data.reports.sections=() takes reports whole"] if sections else []
+    if source.name.partition("/")[0] == "mimic_cxr":
+        hints.append("mimic_cxr has them if it was built with --reports_dir")
+    return f"no film of {source.name} {source.split!r} has a report{which}" + "".join(
+        f"; {hint}" for hint in hints
+    )

@@ -1,0 +1,137 @@
+"""Tokens of a report's sentences: a tokenizer from the user's disk, or one made of the reports.
+
+The package `tokenizers` does the work. It is an extra ("text") and imported only here, when it is
+needed: encoders are transferred without it.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+FILE = "tokenizer.json"  # in a run's workdir: the one it uses
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def open_tokenizer(given: str, sentences: Sequence[str], size: int, workdir: Path) -> Any:
+    """The tokenizer of a run: that of its workdir, else the one `given`, else one of `sentences`.
+
+    Args:
+      given: a tokenizer.json, a vocab.txt, a folder that holds one of them; or "".
+      size: the largest vocabulary that the text encoder has room for.
+
+    Raises:
+      FileNotFoundError, ValueError: `given` is not there, is no tokenizer, or is larger than size.
+      ModuleNotFoundError: the package tokenizers is not installed.
+    """
+    kept = workdir / FILE
+    if not kept.is_file() and not given:
+        return train(sentences, size)
+    path = kept if kept.is_file() else Path(given).expanduser()
+    tokenizer = load(path)
+    count = tokenizer.get_vocab_size()
+    if count > size:
+        raise ValueError(
+            f"{path} has {count:,} tokens, config.data.reports.vocabulary={size}; set it to {count}"
+        )
+    return tokenizer
+
+
+def load(path: Path) -> Any:
+    """A Hugging Face tokenizer.json, or BERT's vocab.txt; of a folder the first that is there.
+
+    A vocab.txt does not say whether text becomes lower case: tokenizer_config.json beside it does
+    (`do_lower_case`), and without that it does unless some token has a capital.
+
+    Raises FileNotFoundError or ValueError, naming the file.
+    """
+    if path.is_dir():
+        files = [path / name for name in ("tokenizer.json", "vocab.txt")]
+        path = next((file for file in files if file.is_file()), files[0])
+    if not path.is_file():
+        raise FileNotFoundError(f"no tokenizer {path}: it is a tokenizer.json or a vocab.txt")
+    if path.suffix == ".txt":
+        return _of_vocabulary(path)
+    try:
+        return _library().Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises this very class
+        raise ValueError(f"{path} is no tokenizer.json of Hugging Face's ({error})") from error
+
+
+def train(sentences: Sequence[str], size: int) -> Any:
+    """WordPiece (Wu et al., arXiv:1609.08144), lower case, of at most `size` pieces.
+
+    Equal sentences give equal pieces. Raises ValueError where `size` does not hold their letters.
+    """
+    tokenizers = _library()
+    tokenizer = _word_piece({name: index for index, name in enumerate(_SPECIAL)}, lower=True)
+    letters = sorted({letter for text in sentences for letter in _letters(tokenizer, text)})
+    # The library numbers a word's inner letters ("##a") as it comes upon them, in an order that
+    # changes from run to run, and breaks ties by these numbers. As special tokens they come first.
+    inner = [f"##{letter}" for letter in letters]
+    if size < len(_SPECIAL) + 2 * len(letters):
+        raise ValueError(
+            f"config.data.reports.vocabulary={size} does not hold the {len(letters)} letters of "
+            f"the reports; use {len(_SPECIAL) + 2 * len(letters)} or more"
+        )
+    trainer = tokenizers.trainers.WordPieceTrainer(
+        vocab_size=size, special_tokens=[*_SPECIAL, *inner], show_progress=False
+    )
+    tokenizer.train_from_iterator(sentences, trainer)
+    return _word_piece(tokenizer.get_vocab(), lower=True)
+
+
+def encode(tokenizer: Any, sentences: Sequence[str], max_tokens: int) -> list[list[int]]:
+    """The numbers of each sentence's tokens, those of its beginning and end included.
+
+    Of a longer sentence the first `max_tokens`, its end kept.
+    """
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    return [encoding.ids for encoding in tokenizer.encode_batch(list(sentences))]
+
+
+def _of_vocabulary(path: Path) -> Any:
+    tokens = path.read_text().splitlines()
+    missing = [name for name in ("[UNK]", "[CLS]", "[SEP]") if name not in tokens]
+    if missing:
+        raise ValueError(f"{path} is no vocabulary of BERT's: it lacks {', '.join(missing)}")
+    said = _said(path.parent / "tokenizer_config.json").get("do_lower_case")
+    capitals = any(token != token.lower() for token in tokens if not token.startswith("["))
+    lower = not capitals if said is None else said
+    return _word_piece({token: index for index, token in enumerate(tokens)}, lower)
+
+
+def _said(facts: Path) -> dict[str, Any]:
+    try:
+        return json.loads(facts.read_text()) if facts.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{facts} is no JSON ({error})") from error
+
+
+def _word_piece(vocabulary: dict[str, int], lower: bool) -> Any:
+    """BERT's tokenizer: words and marks, then pieces of words, between [CLS] and [SEP]."""
+    tokenizers = _library()
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
+    )
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lower)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    ends = [(name, vocabulary[name]) for name in ("[SEP]", "[CLS]")]
+    tokenizer.post_processor = tokenizers.processors.BertProcessing(*ends)
+    tokenizer.decoder = tokenizers.decoders.WordPiece()
+    return tokenizer
+
+
+def _letters(tokenizer: Any, text: str) -> str:
+    return tokenizer.normalizer.normalize_str(text).replace(" ", "")
+
+
+def _library() -> Any:
+    try:
+        import tokenizers
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "reports need the package tokenizers: pip install -e '.[text]'"
+        ) from error
+    return tokenizers

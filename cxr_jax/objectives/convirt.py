@@ -1,0 +1,202 @@
+"""ConVIRT: a film finds its report among those of the batch, and the report its film.
+
+Zhang et al., "Contrastive Learning of Medical Visual Representations from Paired Images and Text",
+arXiv:2010.00747. The batch holds {"image", "tokens", "mask"} (config.data.reports): of each film's
+report one sentence. Only the image encoder is exported. Fields of config.objective, all required:
+
+temperature   of the softmax over the batch; .1
+image_weight  weight of the direction from image to text, lambda; the other has the rest; .75
+hidden        the two projectors' hidden widths, for which the paper gives no number; 512
+out           the space in which films and sentences meet; 512
+text          the text encoder: fields of cxr_jax/models/bert.py, and
+  weights       a file of BERT's (cxr_jax/weights/bert.py) to start from; "": random numbers
+  frozen_layers how many of its lower layers, and with them its embeddings, stay as they are; the
+                paper's 6. 0: everything is trained
+
+Frozen parameters stand in aux["frozen_text"], where no optimizer sees them. BERT's dropout is left
+out. Sentences that several films of a batch share repel all the same, as in the paper.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from cxr_jax.augment.views import augment_view, check_view
+from cxr_jax.fields import Section, check_fields
+from cxr_jax.models.bert import Bert, make_text_encoder
+from cxr_jax.models.heads import MLP
+from cxr_jax.objectives import Objective, l2_normalise, monitors, networks
+
+_FIELDS = ("name", "temperature", "image_weight", "hidden", "out", "text")
+_START = ("weights", "frozen_layers")
+
+
+def image_text_loss(
+    images: Float[Array, "n d"],
+    texts: Float[Array, "n d"],
+    temperature: float,
+    image_weight: float,
+) -> Float[Array, ""]:
+    """Cross entropy of each film's text among the batch's, and of each text's film, float32.
+
+    Equations 2 to 4: the mean over films of image_weight times the first and 1 - image_weight times
+    the second. All equal: log n. Orthonormal pairs: log(1 + (n - 1) exp(-1 / temperature)).
+    """
+    logits = similarities(images, texts) / temperature
+    own = jnp.diagonal(logits)
+    # Of the others alone, so that a small loss keeps its digits; a batch of one has none.
+    others = jnp.where(jnp.eye(len(own), dtype=bool), -1e9, logits)
+    to_text, to_image = (
+        jax.nn.softplus(jax.nn.logsumexp(others, axis=axis) - own).mean() for axis in (1, 0)
+    )
+    return image_weight * to_text + (1 - image_weight) * to_image
+
+
+def similarities(images: Float[Array, "n d"], texts: Float[Array, "n d"]) -> Float[Array, "n n"]:
+    """Cosines of each film, row by row, to every text."""
+    # Full float32: the temperature would magnify tf32's rounding.
+    highest = jax.lax.Precision.HIGHEST
+    return jnp.matmul(l2_normalise(images), l2_normalise(texts).T, precision=highest)
+
+
+def retrieval_accuracy(
+    images: Float[Array, "n d"], texts: Float[Array, "n d"], text_ids: Float[Array, "n"]
+) -> Float[Array, ""]:
+    """Share of the films whose own text is nearer than every other; ties are misses.
+
+    Texts of equal `text_ids` are the same: another film's copy is neither hit nor miss.
+    """
+    cosines = similarities(images, texts)
+    others = jnp.where(text_ids[:, None] == text_ids, -1e9, cosines)
+    return (jnp.diagonal(cosines) > others.max(axis=1)).mean(dtype=jnp.float32)
+
+
+def make(config: Section) -> Objective:
+    """Raises ValueError for fields of config.objective or config.views that do not fit."""
+    fields = config["objective"]
+    text = text_encoder(config)
+    view = _check(config)
+    head = {"hidden": networks.widths(fields["hidden"]), "out": fields["out"]}
+    head |= {"hidden_bn": False, "out_bias": True}
+    chain = networks.encoder_and_heads(config, projector=head)
+    text_projector = MLP(**head, dtype=text.dtype)
+    frozen = _frozen_names(fields["text"]["frozen_layers"])
+
+    def init(key, batch):
+        _check_batch(batch, text)
+        image_key, text_key, head_key = jax.random.split(key, 3)
+        params, batch_stats = networks.init(image_key, chain, view["size"])
+        token = jnp.zeros((1, 1), jnp.int32)
+        vector, variables = text.init_with_output(text_key, token, token == 0)
+        head_params = text_projector.init(head_key, vector, train=False)["params"]
+        params["text_projector"] = head_params
+        trained, kept = split_text(variables["params"], frozen)
+        return params | {"text": trained}, {"batch_stats": batch_stats, "frozen_text": kept}
+
+    def embed(params, aux, batch, key):
+        images = augment_view(key, batch["image"], view)
+        outputs, batch_stats = networks.apply(chain, params, aux["batch_stats"], images)
+        tokens, mask = batch["tokens"], batch["mask"]
+        whole = {"params": aux["frozen_text"] | params["text"]}
+        vectors = text.apply(whole, tokens, mask)
+        projected = text_projector.apply({"params": params["text_projector"]}, vectors, train=True)
+        outputs = {
+            "image": outputs["projector"],
+            "text": projected,
+            "text_id": _text_ids(jnp.where(mask, tokens + 1, 0)),
+        }
+        return outputs, aux | {"batch_stats": aux["batch_stats"] | batch_stats}
+
+    def compare(outputs, aux):
+        images, texts = outputs["image"], outputs["text"]
+        metrics = monitors.collapse_metrics(images) | {
+            "text_std": monitors.embedding_std(texts),
+            "retrieval_accuracy": retrieval_accuracy(images, texts, outputs["text_id"]),
+        }
+        value = image_text_loss(images, texts, fields["temperature"], fields["image_weight"])
+        return value, (aux, metrics)
+
+    def after_update(params: Any, aux: Any, step: Any) -> Any:
+        return aux
+
+    return Objective(init, embed, compare, after_update, partial(networks.features, chain))
+
+
+def text_encoder(config: Section) -> Bert:
+    """The text encoder that config.objective.text describes; ValueError for what does not fit."""
+    where = "config.objective.text"
+    check_fields(config["objective"], "config.objective", _FIELDS)
+    text = config["objective"]["text"]
+    missing = [name for name in _START if name not in text]
+    if missing:
+        raise ValueError(f"{where} lacks {' and '.join(missing)}")
+    shape = {name: value for name, value in dict(text).items() if name not in _START}
+    encoder = make_text_encoder(shape, where)
+    layers = text["frozen_layers"]
+    if not 0 <= layers <= encoder.num_blocks:
+        raise ValueError(f"{where}.frozen_layers={layers} of {encoder.num_blocks} layers")
+    if layers and not text["weights"]:
+        raise ValueError(
+            f"{where}.frozen_layers={layers} without {where}.weights would keep random numbers: "
+            "name a file of BERT's there (ClinicalBERT's in the paper), or set frozen_layers=0"
+        )
+    return encoder
+
+
+def split_text(params: Mapping[str, Any], frozen: tuple[str, ...]) -> tuple[dict, dict]:
+    """(trained, frozen) of a text encoder's parameters."""
+    trained = {name: part for name, part in params.items() if name not in frozen}
+    return trained, {name: params[name] for name in frozen}
+
+
+def put_text(params: Any, aux: Any, text: Mapping[str, Any]) -> tuple[Any, Any]:
+    """(params, aux) with the parameters `text` of a text encoder in place of theirs."""
+    trained, frozen = split_text(text, tuple(aux["frozen_text"]))
+    return params | {"text": trained}, aux | {"frozen_text": frozen}
+
+
+def _frozen_names(layers: int) -> tuple[str, ...]:
+    return ("embeddings", *(f"layer_{i}" for i in range(layers))) if layers else ()
+
+
+def _text_ids(tokens: Int[Array, "n l"]) -> Float[Array, "n"]:
+    """A number for each text; different ones share theirs once in 16 million. 0 is no token."""
+    places = range(1, tokens.shape[1] + 1)
+    factors = np.array([pow(0x9E3779B1, place, 2**32) for place in places], np.uint32)
+    mixed = (tokens.astype(jnp.uint32) * factors).sum(axis=1, dtype=jnp.uint32)
+    # Outputs are differentiated by, so that this is a float: 24 bits fit one exactly.
+    return (mixed >> 8).astype(jnp.float32)
+
+
+def _check_batch(batch: Any, text: Bert) -> None:
+    if "tokens" not in batch:
+        raise ValueError(
+            "config.objective.name='convirt' needs batches with reports; set config.data.reports, "
+            "as configs/convirt.py does"
+        )
+    length = batch["tokens"].shape[1]
+    if length > text.positions:
+        raise ValueError(
+            f"config.data.reports.max_tokens={length} is more than the "
+            f"{text.positions} positions of config.objective.text"
+        )
+
+
+def _check(config: Section) -> Section:
+    """The view of config.views."""
+    fields, views = config["objective"], config["views"]
+    if fields["temperature"] <= 0:
+        raise ValueError(f"config.objective.temperature is {fields['temperature']}; it must be > 0")
+    if not 0 <= fields["image_weight"] <= 1:
+        raise ValueError(
+            f"config.objective.image_weight is {fields['image_weight']}; it is between 0 and 1"
+        )
+    if set(views) != {"a"}:
+        raise ValueError(f"config.views holds {', '.join(views)}; convirt has one view, 'a'")
+    check_view(views["a"], "config.views.a")
+    return views["a"]
