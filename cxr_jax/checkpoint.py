@@ -14,6 +14,11 @@ from cxr_jax.train_state import TrainState
 FOLDER = "checkpoints"
 
 
+def exists(workdir: Path) -> bool:
+    """Whether a run has saved a checkpoint there."""
+    return any(entry.name.isdigit() for entry in (workdir / FOLDER).glob("*"))
+
+
 def open_manager(workdir: Path, max_to_keep: int) -> ocp.CheckpointManager:
     """Asynchronous saves into workdir/checkpoints; the newest `max_to_keep` stay."""
     return ocp.CheckpointManager(

@@ -120,6 +120,7 @@ def _word_piece(vocabulary: dict[str, int], lower: bool) -> Any:
     ends = [(name, vocabulary[name]) for name in ("[SEP]", "[CLS]")]
     tokenizer.post_processor = tokenizers.processors.BertProcessing(*ends)
     tokenizer.decoder = tokenizers.decoders.WordPiece()
+    tokenizer.add_special_tokens([name for name in _SPECIAL if name in vocabulary])
     return tokenizer
 
 

@@ -75,17 +75,18 @@ def _train(
     stop_after: int | None,
 ) -> train_state.TrainState:
     watch = monitor.make_monitor(config, made.objective, made.mesh)
-    text = text_start.read(config)
+    text = text_start.read(config, workdir)
     hosts.agree("dataset", fingerprint(source) | (reports.fingerprint() if reports else {}))
     _open_workdir(config, workdir, source, reports)
     state = made.create()
-    state = text_start.put(state, text) if text else state
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
     restored = checkpoint.restore(manager, state)
     if restored:
         state, data_state = restored
         batches.set_state(data_state)
         print(f"Resuming {workdir} after step {int(state.step)}.")
+    elif text:
+        state = text_start.put(state, text)
     first_step = int(state.step)
     hosts.agree("last checkpoint", {"step": first_step})
     _announce(config, source, state.params, made.mesh)

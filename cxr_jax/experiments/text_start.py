@@ -1,24 +1,28 @@
 """The text encoder of an image-text pretraining starts from the file that the config names."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
 
+from cxr_jax import checkpoint
 from cxr_jax.objectives import convirt
 from cxr_jax.train_state import TrainState
 from cxr_jax.weights import bert
 
 
-def read(config: ml_collections.ConfigDict) -> dict[str, Any] | None:
-    """The parameters in config.objective.text.weights; None where that names none.
+def read(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any] | None:
+    """The parameters in config.objective.text.weights.
 
-    Raises FileNotFoundError and ValueError as bert.load.
+    None where that names none, and where the workdir holds a checkpoint, which has them.
+
+    Raises FileNotFoundError and ValueError as bert.load_text.
     """
     text = config.objective.get("text")
-    if not (text and text.weights):
+    if not (text and text.weights) or checkpoint.exists(workdir):
         return None
-    return bert.load(text.weights, convirt.text_encoder(config))
+    return bert.load_text(text.weights, convirt.text_encoder(config))
 
 
 def put(state: TrainState, text: dict[str, Any]) -> TrainState:

@@ -31,7 +31,7 @@ _BLOCK = {
 }
 
 
-def load(path: str | Path, encoder: Bert) -> dict[str, Any]:
+def load_text(path: str | Path, encoder: Bert) -> dict[str, Any]:
     """The parameters of `encoder` from a file, or from the folder of the hub that holds it.
 
     Raises FileNotFoundError; ValueError with all that does not fit.

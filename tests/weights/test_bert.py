@@ -1,0 +1,180 @@
+"""BERT's files: features equal PyTorch's, every key used, or passed over for a reason."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from cxr_jax.models.bert import make_text_encoder
+from cxr_jax.weights import bert
+
+WIDTH, HIDDEN, HEADS, BLOCKS, VOCABULARY, POSITIONS = 32, 48, 4, 3, 40, 16
+SIZES = dict(vocabulary=VOCABULARY, width=WIDTH, num_blocks=BLOCKS, positions=POSITIONS)
+ENCODER = make_text_encoder(SIZES | dict(heads=HEADS, hidden=HIDDEN), "config.objective.text")
+
+
+@pytest.fixture
+def arrays():
+    """A file's arrays by transformers' keys, random."""
+    rng = np.random.default_rng(0)
+    found = {}
+
+    def add(name, *shape):
+        found[name] = rng.normal(0, 0.4, shape).astype(np.float32)
+
+    def linear(name, fan_in, out):
+        add(f"{name}.weight", out, fan_in)
+        add(f"{name}.bias", out)
+
+    def norm(name):
+        add(f"{name}.weight", WIDTH)
+        add(f"{name}.bias", WIDTH)
+
+    for name, count in (("word", VOCABULARY), ("position", POSITIONS), ("token_type", 2)):
+        add(f"embeddings.{name}_embeddings.weight", count, WIDTH)
+    norm("embeddings.LayerNorm")
+    for block in (f"encoder.layer.{i}" for i in range(BLOCKS)):
+        for part in ("query", "key", "value"):
+            linear(f"{block}.attention.self.{part}", WIDTH, WIDTH)
+        linear(f"{block}.attention.output.dense", WIDTH, WIDTH)
+        norm(f"{block}.attention.output.LayerNorm")
+        linear(f"{block}.intermediate.dense", WIDTH, HIDDEN)
+        linear(f"{block}.output.dense", HIDDEN, WIDTH)
+        norm(f"{block}.output.LayerNorm")
+    return found
+
+
+@pytest.fixture
+def load(tmp_path):
+    def loaded(arrays):
+        save_file(arrays, tmp_path / "model.safetensors")
+        return bert.load_text(tmp_path, ENCODER)
+
+    return loaded
+
+
+def texts():
+    tokens = np.random.default_rng(1).integers(0, VOCABULARY, (4, 12))
+    return tokens, np.arange(12) < np.array([12, 5, 1, 8])[:, None]
+
+
+def states(params):
+    tokens, mask = (jnp.asarray(part) for part in texts())
+    return np.asarray(ENCODER.apply({"params": params}, tokens, mask, method="states"))
+
+
+def assert_alike(ours, theirs):
+    mask = texts()[1]
+    difference = np.abs(ours - theirs)[mask].max()
+    assert difference < 1e-4 * np.abs(theirs[mask]).max()
+
+
+def test_features_equal_torchs_own_encoder_layers(arrays, load):
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    tensors = {key: torch.tensor(array) for key, array in arrays.items()}
+    tokens, mask = (torch.tensor(part) for part in texts())
+
+    def norm(x, name):
+        scale, shift = (tensors[f"{name}.{leaf}"] for leaf in ("weight", "bias"))
+        return functional.layer_norm(x, (WIDTH,), scale, shift, 1e-12)
+
+    word, place, kind = (
+        tensors[f"embeddings.{name}_embeddings.weight"]
+        for name in ("word", "position", "token_type")
+    )
+    x = norm(word[tokens] + place[:12] + kind[0], "embeddings.LayerNorm")
+    for block in (f"encoder.layer.{i}" for i in range(BLOCKS)):
+        layer = torch.nn.TransformerEncoderLayer(
+            WIDTH, HEADS, HIDDEN, 0.0, "gelu", 1e-12, batch_first=True
+        )
+        names = {
+            "self_attn.out_proj": "attention.output.dense",
+            "linear1": "intermediate.dense",
+            "linear2": "output.dense",
+            "norm1": "attention.output.LayerNorm",
+            "norm2": "output.LayerNorm",
+        }
+        state = {
+            f"{own}.{leaf}": tensors[f"{block}.{name}.{leaf}"]
+            for own, name in names.items()
+            for leaf in ("weight", "bias")
+        }
+        for leaf in ("weight", "bias"):
+            state[f"self_attn.in_proj_{leaf}"] = torch.cat(
+                [tensors[f"{block}.attention.self.{p}.{leaf}"] for p in ("query", "key", "value")]
+            )
+        layer.load_state_dict(state)
+        x = layer(x, src_key_padding_mask=~mask)
+    assert_alike(states(load(arrays)), x.detach().numpy())
+
+
+def test_features_equal_transformers(tmp_path):
+    """With the heads of pretraining, in torch's file and in safetensors."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    try:
+        kind = transformers.BertForPreTraining
+    except ModuleNotFoundError as error:  # where its own imports fail, as with another torchvision
+        pytest.skip(str(error))
+    config = transformers.BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=HEADS,
+        intermediate_size=HIDDEN,
+        max_position_embeddings=POSITIONS,
+    )
+    torch.manual_seed(0)
+    net = kind(config).eval()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    torch.save(net.state_dict(), tmp_path / "pytorch_model.bin")
+    tokens, mask = (torch.tensor(part) for part in texts())
+    with torch.no_grad():
+        expected = net.bert(tokens, attention_mask=mask.long()).last_hidden_state.numpy()
+    params = bert.load_text(tmp_path, ENCODER)
+    assert_alike(states(params), expected)
+    net.save_pretrained(tmp_path)  # safetensors, which go first
+    assert_alike(states(bert.load_text(tmp_path, ENCODER)), expected)
+
+
+def test_prefix_heads_and_older_names_change_nothing(arrays, load):
+    expected = states(load(arrays))
+    older = {
+        f"bert.{key}".replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): array
+        for key, array in arrays.items()
+    }
+    older |= {
+        "bert.embeddings.position_ids": np.arange(POSITIONS)[None],
+        "bert.pooler.dense.weight": np.ones((WIDTH, WIDTH), np.float32),
+        "cls.predictions.bias": np.ones(VOCABULARY, np.float32),
+    }
+    np.testing.assert_array_equal(states(load(older)), expected)
+
+
+def test_what_does_not_fit_is_named(arrays, load, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no weights file .*model\.safetensors"):
+        bert.load_text(tmp_path, ENCODER)
+    layer = "encoder.layer.2.output.dense.weight"
+    broken = {key: array for key, array in arrays.items() if key != layer}
+    broken["encoder.layer.3.output.dense.weight"] = arrays[layer]
+    broken["embeddings.word_embeddings.weight"] = np.zeros((41, WIDTH), np.float32)
+    broken["embeddings.token_type_embeddings.weight"] = np.zeros((2, 1), np.float32)
+    with pytest.raises(ValueError, match=r"model\.safetensors: does not fit BERT-32x3") as error:
+        load(broken)
+    for part in (
+        f"1 missing: {layer}",
+        "1 unexpected: encoder.layer.3.output.dense.weight",
+        "embeddings.word_embeddings.weight (41, 32) where (40, 32) is expected",
+        "embeddings.token_type_embeddings.weight (2, 1) (widths (32,) and (1,) differ)",
+    ):
+        assert part in str(error.value)
+    with pytest.raises(ValueError, match=r"1 unexpected beside 'bert\.': vision\.weight"):
+        load(
+            {f"bert.{key}": array for key, array in arrays.items()} | {"vision.weight": np.ones(1)}
+        )
+    with pytest.raises(ValueError, match=r"carry the prefix 'model\.'; strip it"):
+        load({f"model.{key}": array for key, array in arrays.items()})
