@@ -12,6 +12,7 @@ _SMALL = {
     "vicreg": dict(hidden=(8,), out=4),
     "moco": dict(hidden=8, out=4, queue_size=24, bn_group=8),
     "medaug": dict(hidden=8, out=4, queue_size=24, bn_group=4),
+    "convirt": dict(hidden=(8,), out=4, text=dict(width=64, num_blocks=2)),
     "dino": dict(hidden=(8,), bottleneck=4, prototypes=8, num_local=1),
 }
 

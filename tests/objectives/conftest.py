@@ -1,5 +1,6 @@
 """A tiny encoder found by name, and configs that use it."""
 
+import copy
 from pathlib import Path
 
 import jax
@@ -17,6 +18,13 @@ OBJECTIVES = {
     "barlow": dict(name="barlow", hidden=(12,), out=6, redundancy=0.1),
     "vicreg": dict(
         name="vicreg", hidden=(12,), out=6, invariance=25.0, variance=25.0, covariance=1.0
+    ),
+    "convirt": dict(
+        **dict(name="convirt", temperature=0.2, image_weight=0.75, hidden=(12,), out=6),
+        text=dict(
+            **dict(vocabulary=11, width=16, num_blocks=2, heads=2, hidden=16, positions=8),
+            **dict(weights="", frozen_layers=0),
+        ),
     ),
     "moco": dict(
         **dict(name="moco", hidden=12, out=6, temperature=0.2),
@@ -37,11 +45,11 @@ def tiny(monkeypatch):
     monkeypatch.setattr(models, "__path__", [*models.__path__, folder])
 
     def config(name, view=RANDOM):
-        views = ("a", "b", "local") if name == "dino" else ("a", "b")
+        views = {"dino": ("a", "b", "local"), "convirt": ("a",)}.get(name, ("a", "b"))
         return dict(
             model=dict(name="tiny", width=16),
             views={key: dict(view) for key in views},
-            objective=dict(OBJECTIVES[name]),
+            objective=copy.deepcopy(OBJECTIVES[name]),
             num_train_steps=10,
             batch_size=8,
             microbatch_size=0,
@@ -53,7 +61,13 @@ def tiny(monkeypatch):
 
 @pytest.fixture
 def batch():
-    """Eight films of 32 x 32 with different blocks, so that the tiny encoder can tell them."""
+    """Eight films of 32 x 32 with different blocks, so that the tiny encoder can tell them.
+
+    And a text for each, of different lengths, which only image-text objectives read.
+    """
     blocks = np.random.default_rng(5).integers(40, 216, (8, 4, 4, 1))
     images = blocks.repeat(8, axis=1).repeat(8, axis=2).astype(np.uint8)
-    return {"image": jax.numpy.asarray(images)}
+    tokens = np.random.default_rng(6).integers(0, 11, (8, 7))
+    mask = np.arange(7) < np.array([7, 3, 5, 2, 6, 4, 7, 1])[:, None]
+    batch = {"image": images, "tokens": np.where(mask, tokens, 0).astype(np.int32), "mask": mask}
+    return jax.tree.map(jax.numpy.asarray, batch)

@@ -45,6 +45,8 @@ def main():
     # Blocks, because white noise gives the batch norm variances that are mostly rounding error.
     blocks = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 1), dtype=np.uint8)
     batch = {"image": jnp.asarray(blocks.repeat(10, axis=1).repeat(10, axis=2))}
+    batch["tokens"] = jax.random.randint(jax.random.key(1), (16, 7), 0, 11)
+    batch["mask"] = jnp.arange(7) < 1 + jnp.arange(16)[:, None] % 7
     for name, config in json.loads(sys.argv[1]).items():
         objective = objectives.build(config)
         params, aux = jax.jit(objective.init)(jax.random.PRNGKey(1), batch)

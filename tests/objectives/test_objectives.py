@@ -12,6 +12,7 @@ from cxr_jax.objectives.byol import byol_loss
 from cxr_jax.objectives.simclr import nt_xent
 
 KEY = jax.random.PRNGKey(0)
+_EVERY = ["simclr", "byol", "simsiam", "barlow", "vicreg", "moco", "dino", "convirt"]
 
 
 _INITIAL = {}  # by objective: the views do not matter to it, and it takes seconds to compile
@@ -174,7 +175,7 @@ def test_simclr_keeps_aux_after_an_update(tiny, batch):
     assert objective.after_update(params, aux, 3) is aux
 
 
-@pytest.mark.parametrize("name", ["simclr", "byol", "simsiam", "barlow", "vicreg", "moco", "dino"])
+@pytest.mark.parametrize("name", _EVERY)
 def test_training_lowers_the_loss(tiny, batch, name):
     objective, params, aux = ready(tiny(name, tiny.plain | dict(flip=0.5)), batch)
     if name == "dino":  # whose student starts as its teacher

@@ -1,5 +1,8 @@
 """BERT's files: features equal PyTorch's, every key used, or passed over for a reason."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,41 +10,19 @@ from safetensors.numpy import save_file
 
 from cxr_jax.models.bert import make_text_encoder
 from cxr_jax.weights import bert
+from tests.fakes import bert_file
 
 WIDTH, HIDDEN, HEADS, BLOCKS, VOCABULARY, POSITIONS = 32, 48, 4, 3, 40, 16
 SIZES = dict(vocabulary=VOCABULARY, width=WIDTH, num_blocks=BLOCKS, positions=POSITIONS)
 ENCODER = make_text_encoder(SIZES | dict(heads=HEADS, hidden=HIDDEN), "config.objective.text")
 
+_states = jax.jit(partial(ENCODER.apply, method="states"))
+
 
 @pytest.fixture
 def arrays():
     """A file's arrays by transformers' keys, random."""
-    rng = np.random.default_rng(0)
-    found = {}
-
-    def add(name, *shape):
-        found[name] = rng.normal(0, 0.4, shape).astype(np.float32)
-
-    def linear(name, fan_in, out):
-        add(f"{name}.weight", out, fan_in)
-        add(f"{name}.bias", out)
-
-    def norm(name):
-        add(f"{name}.weight", WIDTH)
-        add(f"{name}.bias", WIDTH)
-
-    for name, count in (("word", VOCABULARY), ("position", POSITIONS), ("token_type", 2)):
-        add(f"embeddings.{name}_embeddings.weight", count, WIDTH)
-    norm("embeddings.LayerNorm")
-    for block in (f"encoder.layer.{i}" for i in range(BLOCKS)):
-        for part in ("query", "key", "value"):
-            linear(f"{block}.attention.self.{part}", WIDTH, WIDTH)
-        linear(f"{block}.attention.output.dense", WIDTH, WIDTH)
-        norm(f"{block}.attention.output.LayerNorm")
-        linear(f"{block}.intermediate.dense", WIDTH, HIDDEN)
-        linear(f"{block}.output.dense", HIDDEN, WIDTH)
-        norm(f"{block}.output.LayerNorm")
-    return found
+    return bert_file.arrays(WIDTH, HIDDEN, BLOCKS, VOCABULARY, POSITIONS)
 
 
 @pytest.fixture
@@ -59,8 +40,7 @@ def texts():
 
 
 def states(params):
-    tokens, mask = (jnp.asarray(part) for part in texts())
-    return np.asarray(ENCODER.apply({"params": params}, tokens, mask, method="states"))
+    return np.asarray(_states({"params": params}, *map(jnp.asarray, texts())))
 
 
 def assert_alike(ours, theirs):

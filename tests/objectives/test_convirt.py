@@ -1,0 +1,155 @@
+"""ConVIRT: its loss by hand and by PyTorch, retrieval, frozen layers, wrong fields."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cxr_jax import models, objectives
+from cxr_jax.objectives import convirt
+
+KEY = jax.random.PRNGKey(0)
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def test_values_that_any_right_implementation_gives():
+    same = jnp.ones((8, 3))
+    np.testing.assert_allclose(convirt.image_text_loss(same, same, 0.1, 0.75), np.log(8), rtol=1e-6)
+    eye = jnp.eye(4)
+    # Orthonormal pairs at temperature .1: log(1 + 3 exp(-10)).
+    expected = np.log1p(3 * np.exp(-10))
+    for weight in (0.0, 0.75, 1.0):
+        loss = convirt.image_text_loss(5 * eye, 2 * eye, 0.1, weight)
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    # Two films of one direction, texts apart: to its text each has two alike films' logits, and
+    # from its film each text has one of two equal films.
+    films, texts = jnp.array([[1.0, 0.0], [1.0, 0.0]]), jnp.eye(2)
+    to_text = (np.log1p(np.exp(-10)) + np.log1p(np.exp(10))) / 2
+    for weight in (0.0, 0.75, 1.0):
+        expected = weight * to_text + (1 - weight) * np.log(2)
+        loss = convirt.image_text_loss(films, texts, 0.1, weight)
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert convirt.image_text_loss(films[:1], texts[:1], 0.1, 0.75) == 0
+
+
+def test_loss_and_gradients_are_pytorchs():
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    images, texts = draw(7, 5), draw(7, 5, seed=1)
+
+    def theirs(images, texts):
+        cosines = functional.cosine_similarity(images[:, None], texts[None], dim=-1)
+        own = torch.arange(7)
+        to_text = functional.cross_entropy(cosines / 0.1, own)
+        return 0.75 * to_text + 0.25 * functional.cross_entropy(cosines.T / 0.1, own)
+
+    tensors = [torch.tensor(x, requires_grad=True) for x in (images, texts)]
+    expected = theirs(*tensors)
+    expected.backward()
+    arrays = [jnp.asarray(x, jnp.float32) for x in (images, texts)]
+    value, gradients = jax.value_and_grad(
+        lambda v, u: convirt.image_text_loss(v, u, 0.1, 0.75), argnums=(0, 1)
+    )(*arrays)
+    np.testing.assert_allclose(value, expected.item(), rtol=2e-5)
+    for gradient, tensor in zip(gradients, tensors):
+        np.testing.assert_allclose(gradient, tensor.grad.numpy(), atol=1e-5)
+
+
+def test_retrieval_counts_hits_and_no_copies():
+    eye, different = jnp.eye(4), jnp.arange(4.0)
+    accuracy = convirt.retrieval_accuracy
+    assert accuracy(eye, eye, different) == 1
+    assert accuracy(eye, jnp.ones((4, 4)), different) == 0  # collapsed: ties are misses
+    assert accuracy(eye, eye[jnp.array([0, 2, 1, 3])], different) == 0.5
+    # Films 0 and 1 have the same text, which is right for both.
+    texts, ids = eye[jnp.array([0, 0, 2, 3])], jnp.array([0.0, 0, 2, 3])
+    films = eye.at[1].set(eye[0])
+    assert accuracy(films, texts, ids) == 1
+    assert accuracy(films, texts, different) == 0.5
+
+
+def test_texts_are_told_apart_by_tokens_and_length():
+    tokens = jnp.array([[1, 2, 3], [1, 2, 3], [2, 1, 3], [1, 2, 0], [1, 0, 0], [0, 0, 0]])
+    ids = np.asarray(convirt._text_ids(tokens))
+    assert ids[0] == ids[1] and len(set(ids.tolist())) == 5 and ids[5] == 0
+    many = np.asarray(
+        convirt._text_ids(jnp.asarray(np.random.default_rng(0).integers(0, 9, (2000, 8))))
+    )
+    assert len(set(many.tolist())) >= 1998
+
+
+def test_only_the_image_encoder_is_exported(tiny, batch):
+    objective = objectives.build(tiny("convirt"))
+    params, aux = jax.jit(objective.init)(KEY, batch)
+    assert params.keys() == {"encoder", "projector", "text", "text_projector"}
+    assert params["text"].keys() == {"embeddings", "layer_0", "layer_1"}
+    exported = objectives.export_encoder(params, aux)
+    images = batch["image"] / 255.0
+    features = objective.features(params, aux, images)
+    again = models.build(tiny("convirt")["model"]).apply(exported, images, train=False)
+    np.testing.assert_array_equal(again, features)
+
+
+def test_frozen_layers_stay_as_they_are_put_and_the_others_learn(tiny, batch):
+    config = tiny("convirt")
+    config["objective"]["text"] |= dict(weights="bert.safetensors", frozen_layers=1)
+    objective = objectives.build(config)
+    params, aux = jax.jit(objective.init)(KEY, batch)
+    whole = params["text"] | aux["frozen_text"]
+    assert aux["frozen_text"].keys() == {"embeddings", "layer_0"}
+    given = jax.tree.map(lambda x: x + 0.1, whole)
+    params, aux = convirt.put_text(params, aux, given)
+    # Adam, whose update of a parameter with weight decay alone would not be small.
+    optimizer = optax.chain(optax.add_decayed_weights(1e-2), optax.adam(1e-2))
+
+    @jax.jit
+    def step(params, aux, state):
+        gradient = jax.grad(objective.loss, has_aux=True)
+        gradients, (aux, _) = gradient(params, aux, batch, KEY)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), aux, state
+
+    new_params, new_aux, _ = step(params, aux, optimizer.init(params))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        new_aux["frozen_text"],
+        {name: given[name] for name in ("embeddings", "layer_0")},
+    )
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), new_params, params)
+    assert all(jax.tree.leaves(moved["text"]["layer_1"])) and all(jax.tree.leaves(moved["encoder"]))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("temperature", 0.0, r"objective\.temperature is 0\.0; it must be > 0"),
+        ("image_weight", 1.5, r"objective\.image_weight is 1\.5; it is between 0 and 1"),
+        ("lambda", 0.5, "has no field 'lambda'"),
+        ("text.frozen_layers", 3, r"text\.frozen_layers=3 of 2 layers"),
+        ("text.frozen_layers", 1, r"frozen_layers=1 without .*weights would keep random numbers"),
+        ("text.blocks", 1, "no field 'blocks'; did you mean 'num_blocks'"),
+    ],
+)
+def test_wrong_fields_are_named(tiny, field, value, message):
+    config = tiny("convirt")
+    section, _, name = f".{field}".rpartition(".")
+    (config["objective"]["text"] if section == ".text" else config["objective"])[name] = value
+    with pytest.raises(ValueError, match=message):
+        objectives.build(config)
+
+
+def test_batches_and_views_that_do_not_fit_are_named(tiny, batch):
+    objective = objectives.build(tiny("convirt"))
+    with pytest.raises(ValueError, match=r"needs batches with reports; set config\.data\.reports"):
+        objective.init(KEY, {"image": batch["image"]})
+    long = batch | {"tokens": jnp.zeros((8, 9), jnp.int32)}
+    with pytest.raises(ValueError, match=r"max_tokens=9 is more than the 8 positions"):
+        objective.init(KEY, long)
+    config = tiny("convirt")
+    config["views"]["b"] = config["views"]["a"]
+    with pytest.raises(ValueError, match="views holds a, b; convirt has one view, 'a'"):
+        objectives.build(config)
