@@ -40,6 +40,11 @@ def test_two_halves_equal_one_run_though_tokenizer_and_weights_are_gone(tiny_con
     assert json.loads(kept)["model"] == json.loads(made.tokenizer)["model"]
     word = whole.aux["frozen_text"]["embeddings"]["word"]
     np.testing.assert_array_equal(word, arrays["embeddings.word_embeddings.weight"])
+    first, last = whole.aux["frozen_text"]["layer_0"], whole.params["text"]["layer_1"]
+    for layer, number, stays in ((first, 0, True), (last, 1, False)):
+        given = arrays[f"encoder.layer.{number}.intermediate.dense.weight"].T
+        np.testing.assert_allclose(layer["fc1"]["kernel"], given, atol=0.05)
+        assert (np.asarray(layer["fc1"]["kernel"]) == given).all() == stays
     for folder in ("whole", "halves"):
         assert (tmp_path / folder / "checkpoints" / "4" / "encoder").is_dir()
 
