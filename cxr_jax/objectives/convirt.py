@@ -8,6 +8,8 @@ temperature   of the softmax over the batch; .1
 image_weight  weight of the direction from image to text, lambda; the other has the rest; .75
 hidden        the two projectors' hidden widths, for which the paper gives no number; 512
 out           the space in which films and sentences meet; 512
+head_bn       batch norm behind every layer of the projectors, which have none in the paper: it
+              starts from trained encoders, and from random ones all outputs may grow alike first
 text          the text encoder: fields of cxr_jax/models/bert.py, and
   weights       a file of BERT's (cxr_jax/weights/bert.py) to start from; "": random numbers
   frozen_layers how many of its lower layers, and with them its embeddings, stay as they are; the
@@ -32,7 +34,7 @@ from cxr_jax.models.bert import Bert, make_text_encoder
 from cxr_jax.models.heads import MLP
 from cxr_jax.objectives import Objective, l2_normalise, monitors, networks
 
-_FIELDS = ("name", "temperature", "image_weight", "hidden", "out", "text")
+_FIELDS = ("name", "temperature", "image_weight", "hidden", "out", "head_bn", "text")
 _START = ("weights", "frozen_layers")
 
 
@@ -81,8 +83,9 @@ def make(config: Section) -> Objective:
     fields = config["objective"]
     text = text_encoder(config)
     view = _check(config)
+    normed = fields["head_bn"]
     head = {"hidden": networks.widths(fields["hidden"]), "out": fields["out"]}
-    head |= {"hidden_bn": False, "out_bias": True}
+    head |= {"hidden_bn": normed, "out_bn": normed, "out_bias": not normed}
     chain = networks.encoder_and_heads(config, projector=head)
     text_projector = MLP(**head, dtype=text.dtype)
     frozen = _frozen_names(fields["text"]["frozen_layers"])
@@ -93,8 +96,9 @@ def make(config: Section) -> Objective:
         params, batch_stats = networks.init(image_key, chain, view["size"])
         token = jnp.zeros((1, 1), jnp.int32)
         vector, variables = text.init_with_output(text_key, token, token == 0)
-        head_params = text_projector.init(head_key, vector, train=False)["params"]
-        params["text_projector"] = head_params
+        head_variables = text_projector.init(head_key, vector, train=False)
+        params["text_projector"] = head_variables["params"]
+        batch_stats["text_projector"] = head_variables.get("batch_stats", {})
         trained, kept = split_text(variables["params"], frozen)
         return params | {"text": trained}, {"batch_stats": batch_stats, "frozen_text": kept}
 
@@ -104,13 +108,15 @@ def make(config: Section) -> Objective:
         tokens, mask = batch["tokens"], batch["mask"]
         whole = {"params": aux["frozen_text"] | params["text"]}
         vectors = text.apply(whole, tokens, mask)
-        projected = text_projector.apply({"params": params["text_projector"]}, vectors, train=True)
+        heads, text_stats = networks.apply(
+            {"text_projector": text_projector}, params, batch_stats, vectors
+        )
         outputs = {
             "image": outputs["projector"],
-            "text": projected,
+            "text": heads["text_projector"],
             "text_id": _text_ids(jnp.where(mask, tokens + 1, 0)),
         }
-        return outputs, aux | {"batch_stats": aux["batch_stats"] | batch_stats}
+        return outputs, aux | {"batch_stats": text_stats}
 
     def compare(outputs, aux):
         images, texts = outputs["image"], outputs["text"]

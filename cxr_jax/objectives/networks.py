@@ -37,7 +37,7 @@ def init(key: PRNGKeyArray, chain: Chain, size: int) -> tuple[dict[str, Any], di
 
 
 def apply(
-    chain: Chain, params: Any, batch_stats: Any, images: Float[Array, "b h w 1"]
+    chain: Chain, params: Any, batch_stats: Any, images: Float[Array, "b *shape"]
 ) -> tuple[dict[str, Float[Array, "b d"]], dict[str, Any]]:
     """Training mode: (every module's output, new batch_stats), by name.
 

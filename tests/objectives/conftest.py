@@ -21,6 +21,7 @@ OBJECTIVES = {
     ),
     "convirt": dict(
         **dict(name="convirt", temperature=0.2, image_weight=0.75, hidden=(12,), out=6),
+        head_bn=False,
         text=dict(
             **dict(vocabulary=11, width=16, num_blocks=1, heads=2, hidden=16, positions=8),
             **dict(weights="", frozen_layers=0),

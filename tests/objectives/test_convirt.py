@@ -91,6 +91,18 @@ def test_only_the_image_encoder_is_exported(tiny, batch):
     assert objectives.export_encoder(params, aux) == alone
 
 
+def test_batch_norm_in_the_heads_keeps_statistics_of_both(tiny, batch):
+    config = tiny("convirt")
+    config["objective"]["head_bn"] = True
+    objective = objectives.build(config)
+    params, aux = jax.eval_shape(objective.init, KEY, batch)
+    assert aux["batch_stats"]["text_projector"].keys() == {"bn0", "bn_out"}
+    assert aux["batch_stats"]["projector"].keys() == {"bn0", "bn_out"}
+    outputs, after = jax.eval_shape(objective.embed, params, aux, batch, KEY)
+    assert jax.tree.structure(after) == jax.tree.structure(aux)
+    assert outputs["image"].shape == outputs["text"].shape == (8, 6)
+
+
 def test_frozen_layers_are_none_of_the_optimizers(tiny, batch):
     config = tiny("convirt")
     config["objective"]["text"] |= dict(weights="bert.safetensors", frozen_layers=1, num_blocks=3)
