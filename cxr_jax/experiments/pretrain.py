@@ -77,6 +77,8 @@ def _train(
     watch = monitor.make_monitor(config, made.objective, made.mesh)
     text = text_start.read(config, workdir)
     hosts.agree("dataset", fingerprint(source) | (reports.fingerprint() if reports else {}))
+    if text:
+        hosts.agree("config.objective.text.weights", text_start.digest(text))
     _open_workdir(config, workdir, source, reports)
     state = made.create()
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)

@@ -16,7 +16,8 @@ text          the text encoder: fields of cxr_jax/models/bert.py, and
                 paper's 6. 0: everything is trained
 
 Frozen parameters stand in aux["frozen_text"], where no optimizer sees them. BERT's dropout is left
-out. Sentences that several films of a batch share repel all the same, as in the paper.
+out. Sentences that several films of a batch share repel all the same, and films are mirrored though
+sentences name sides, both as in the paper.
 """
 
 from collections.abc import Mapping
