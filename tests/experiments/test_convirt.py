@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
 from cxr_jax import sharding, training
@@ -19,6 +20,8 @@ pytest.importorskip("tokenizers")
 
 def test_two_halves_equal_one_run_though_tokenizer_and_weights_are_gone(tiny_config, tmp_path):
     config = tiny_config("convirt")
+    # Compiled in a fraction of a ResNet's time.
+    config.model = ConfigDict(dict(name="vit", variant="64x1", patch=16, image_size=32))
     source = load_source("phantom/tiny", config.data.dir, "train")
     made = reports.open_reports(source, config.data.reports, tmp_path / "none")[1]
     (tmp_path / "words.json").write_text(made.tokenizer)
