@@ -14,8 +14,8 @@ Default  the paper's recipe: ResNet-50, 224 px, Adam, batch 32, and BERT's base 
          the reports, meant for one GPU and an afternoon (not run here: no GPU).
 :cpu     your own films and reports on two CPU cores in minutes (score: not run here).
 :demo    drawn films with drawn reports, minutes on two CPU cores, no download; ends with a transfer
-         report. Not shown to learn: 170 steps at 48 px (4 epochs) left the loss at log 64 (spread .94,
-         rank 2.1, retrieval .05). One batch of 32 films is learnt in 60 steps (retrieval .56).
+         report. Not shown to learn: 170 steps at 48 px (4 epochs) left the loss at log 64 (spread
+         .94, rank 2.1, retrieval .05). One batch of 32 films is learnt in 60 steps (.56).
 """
 
 from ml_collections import ConfigDict
