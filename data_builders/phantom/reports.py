@@ -88,7 +88,7 @@ def write(rng: np.random.Generator, anatomy: Anatomy, film: Film) -> str:
         sentences.append(_one(rng, _OF_NO_CONCERN))
     order = rng.permutation(len(sentences))
     if large_heart:
-        conclusions.append("cardiomegaly")
+        conclusions.append("enlarged heart")
     impression = _joined(conclusions).capitalize() + "." if conclusions else _one(rng, _NORMAL)
     return f"FINDINGS: {' '.join(sentences[i] for i in order)}\nIMPRESSION: {impression}"
 
