@@ -23,6 +23,7 @@ Several processes as one run (docs/cluster.md):
 
 import argparse
 import datetime
+import errno
 import importlib
 import os
 import platform
@@ -40,7 +41,10 @@ from cxr_jax import config_file
 
 
 def main(arguments: list[str]) -> int:
-    """Runs one experiment; returns the exit code (0 done, 1 failed, 2 a wrong command line)."""
+    """Runs one experiment; returns the exit code.
+
+    0 done, 1 failed, 2 a wrong command line, 75 told to end (preemption.py): start it again.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage="see --help")
     parser.add_argument("--config")
     parser.add_argument("--workdir")
@@ -119,8 +123,9 @@ def _meet(own: argparse.Namespace, config: ConfigDict) -> bool:
 
 
 def _run(config: ConfigDict, workdir: Path, shared: bool) -> int:
-    from cxr_jax import compiler, hosts
+    from cxr_jax import compiler, hosts, preemption
 
+    preemption.listen()
     print(f"workdir: {workdir}", flush=True)
     flags.FLAGS(["run.py"])  # Grain reads its own flags, which nobody else parses
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
@@ -136,27 +141,46 @@ def _run(config: ConfigDict, workdir: Path, shared: bool) -> int:
         experiment.run(config, workdir)
         if shared:
             hosts.leave()
+    except preemption.Preempted as notice:
+        print(f"{notice}. To go on: the same command with --workdir={workdir}", flush=True)
+        if shared and not notice.saved:
+            hosts.fail(str(notice), preemption.EXIT_CODE)
+        if shared:
+            hosts.leave()
+        return preemption.EXIT_CODE
     except KeyboardInterrupt:
         print(f"\nInterrupted. To go on: the same command with --workdir={workdir}")
         if shared:
             hosts.fail("interrupted", 130)
         return 130
     except Exception as error:
-        # The message is for a person; the traceback is kept for a developer.
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="cxr_jax-", suffix=".txt", delete=False
-        ) as file:
-            file.write(traceback.format_exc())
         expected = isinstance(error, (ValueError, OSError, FloatingPointError))
         message = f"{'' if expected else type(error).__name__ + ': '}{error}"
         if shared and not expected:
             message += "\n(If its connection to another host broke, that one's messages say why.)"
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            message += (
+                f"\nFree space for {workdir}, and give the same command: what it saved stands."
+            )
         who = f"{hosts.name()}: " if shared else ""
-        print(f"{who}error: {message}\n(traceback: {file.name})", file=sys.stderr, flush=True)
+        print(f"{who}error: {message}\n({_keep_traceback()})", file=sys.stderr, flush=True)
         if shared:
             hosts.fail(message)
         return 1
     return 0
+
+
+def _keep_traceback() -> str:
+    """The message is for a person; the traceback is kept for a developer: where, in words."""
+    text = traceback.format_exc()
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="cxr_jax-", suffix=".txt", delete=False
+        ) as file:
+            file.write(text)
+    except OSError as error:  # a full disk may be why we are here
+        return f"traceback not kept: {error}"
+    return f"traceback: {file.name}"
 
 
 def _keep_compiled_programs() -> None:

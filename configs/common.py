@@ -107,6 +107,9 @@ def pretrain() -> ConfigDict:
             checkpoint_every_steps=500,
             keep_checkpoints=2,
             log_every_steps=20,
+            # So many steps may have a loss or gradient that is not finite, and are skipped: the
+            # state stays as it was. 0: the first one ends the run. The films are listed either way.
+            skip_nonfinite=0,
             data=dict(
                 name="image_folder",
                 dir="data",

@@ -1,6 +1,7 @@
 """One state holds everything that a step changes; one pure function makes the step."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,8 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from cxr_jax import microbatch
 from cxr_jax.objectives import Objective
+
+MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")  # else the training has failed
 
 
 class TrainState(NamedTuple):
@@ -38,11 +41,13 @@ def make_train_step(
     schedule: optax.Schedule,
     microbatch_size: int = 0,
     gather: Callable[[Any, Any], tuple[Any, Any]] = lambda params, aux: (params, aux),
+    skip_nonfinite: bool = False,
 ):
     """A pure `(state, batch) -> (state, metrics)`; jit it with the state donated.
 
     `microbatch_size` as in microbatch.value_and_grad. `gather` brings parameters and aux that are
-    split over devices together for the loss (sharding.gather).
+    split over devices together for the loss (sharding.gather). With `skip_nonfinite` a step whose
+    `MUST_BE_FINITE` are not all finite leaves parameters, aux and optimizer as they were.
     """
     value_and_grad = microbatch.value_and_grad(objective, microbatch_size)
 
@@ -57,8 +62,14 @@ def make_train_step(
             "loss": loss,
             **metrics,
             "gradient_norm": optax.global_norm(gradients),
+            "parameter_norm": optax.global_norm(params),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
-        return TrainState(state.step + 1, params, aux, opt_state, state.key), metrics
+        new = (params, aux, opt_state)
+        if skip_nonfinite:
+            finite = jnp.isfinite(jnp.stack([metrics[name] for name in MUST_BE_FINITE])).all()
+            old = (state.params, state.aux, state.opt_state)
+            new = jax.tree.map(partial(jnp.where, finite), new, old)
+        return TrainState(state.step + 1, *new, state.key), metrics
 
     return train_step

@@ -48,7 +48,12 @@ def prepare(config: ConfigDict, num_films: int) -> Training:
     places = sharding.of_state(jax.eval_shape(create), mesh, config.shard_state)
     quickly = {"xla_backend_optimization_level": 0}  # it runs once: compiling is all its cost
     step = train_state.make_train_step(
-        objective, optimizer, schedule, config.microbatch_size, sharding.gather(mesh)
+        objective,
+        optimizer,
+        schedule,
+        config.microbatch_size,
+        sharding.gather(mesh),
+        skip_nonfinite=config.skip_nonfinite > 0,
     )
     return Training(
         objective,

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from tensorboardX import SummaryWriter
+from tensorboardX import SummaryWriter, summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 
 class Writer:
@@ -26,7 +29,14 @@ class Writer:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
             temporary.replace(self._path)
         self._file = self._path.open("a")
-        self._board = SummaryWriter(str(workdir), purge_step=first_step + 1 if first_step else None)
+        # Not SummaryWriter: where a disk is full its thread ends, and the next events wait for it
+        # for ever; and of a killed run it loses the events of up to two minutes.
+        resumed = any(workdir.glob("events.out.tfevents.*"))
+        self._board = EventsWriter(str(workdir / "events"), f".{first_step}")
+        if resumed:  # TensorBoard then drops what it has of later steps
+            start = SessionLog(status=SessionLog.START)
+            self._board.write_event(Event(step=first_step + 1, session_log=start))
+            self._board.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """To metrics.jsonl and TensorBoard."""
@@ -38,15 +48,25 @@ class Writer:
     def board_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """To TensorBoard only: for speeds, which differ from run to run."""
         for name, value in values.items():
-            self._board.add_scalar(name, float(value), step)
+            self._show(step, summary.scalar(name, float(value)))
+        self._board.flush()
 
     def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
-        self._board.add_image(name, image, step, dataformats="HWC")
+        self._show(step, summary.image(name, image, dataformats="HWC"))
+        self._board.flush()
+
+    def warn(self, step: int, text: str) -> None:
+        """To the terminal and TensorBoard's texts."""
+        print(f"WARNING: step {step}: {text}", flush=True)
+        self._show(step, summary.text("warnings", text))
         self._board.flush()
 
     def close(self) -> None:
         self._file.close()
         self._board.close()
+
+    def _show(self, step: int, shown: Summary) -> None:
+        self._board.write_event(Event(wall_time=time.time(), step=step, summary=shown))
 
 
 class NoWriter:
@@ -57,6 +77,8 @@ class NoWriter:
     def board_scalars(self, step: int, values: Mapping[str, float]) -> None: ...
 
     def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w c"]) -> None: ...
+
+    def warn(self, step: int, text: str) -> None: ...
 
     def close(self) -> None: ...
 

@@ -22,7 +22,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from cxr_jax import sharding
+from cxr_jax import preemption, sharding
 from cxr_jax.data import cache, pairs, pipeline
 from cxr_jax.data.source import Source
 
@@ -49,7 +49,7 @@ class Feed:
         """`stopped` tells a `put` that takes long that nobody waits for it any more."""
         self._batches, self._put, self._stopped = batches, put, stopped or threading.Event()
         self._state = batches.get_state()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._thread = ThreadPoolExecutor(1, "feed", initializer=preemption.block)
         self._ahead: collections.deque[Future] = collections.deque()
 
     def take(self, running: Any = None) -> tuple[Batch, float]:

@@ -8,16 +8,16 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from cxr_jax import checkpoint, hosts, objectives, train_state, training
+from cxr_jax import checkpoint, hosts, intact, objectives, preemption, train_state, training
 from cxr_jax.data import exposure
 from cxr_jax.data.source import Source, fingerprint, load_source
-from cxr_jax.experiments import feed, monitor, transfer
+from cxr_jax.experiments import feed, health, monitor, transfer
 from cxr_jax.experiments.workdir import as_json, open_workdir
 from cxr_jax.fields import check_positive
 from cxr_jax.writer import NoWriter, Progress, Writer
 from data_builders import ledger
 
-_COLLAPSED = 0.1  # embedding_std below this: all films look alike to the encoder
+_SKIPPED = "skipped_steps"  # beside the position of the data in a checkpoint
 _POSITIVE = (
     *("batch_size", "image_size", "num_train_steps", "checkpoint_every_steps"),
     *("keep_checkpoints", "log_every_steps", "data.image_size", "knn.every_steps"),
@@ -35,6 +35,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if after.dataset:
         transfer.check(after)  # before hours of training, not behind them
     train(config, workdir)
+    preemption.check()
     if after.dataset:
         after.encoder = str(workdir.resolve())
         transfer.run(after, workdir / "transfer")
@@ -54,6 +55,7 @@ def train(
     Raises:
       ValueError, FileNotFoundError: a config that cannot run, before the workdir is touched.
       FloatingPointError: the loss or the gradient is no longer finite; nothing of it is saved.
+      Preempted: the process was told to end; the state after the last step is saved.
     """
     check_positive(config, _POSITIVE)
     source = _load_source(config)
@@ -75,41 +77,54 @@ def _train(
     _open_workdir(config, workdir, source)
     state = made.create()
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
-    restored = checkpoint.restore(manager, state)
+    restored, skipped = checkpoint.restore(manager, state), 0
     if restored:
         state, data_state = restored
+        skipped = data_state.pop(_SKIPPED, 0)
         batches.set_state(data_state)
         print(f"Resuming {workdir} after step {int(state.step)}.")
     first_step = int(state.step)
     hosts.agree("last checkpoint", {"step": first_step})
     _announce(config, source, state.params, made.mesh)
     writer = Writer(workdir, first_step) if hosts.is_first() else NoWriter()
+    watchdog = health.Health(config, source, workdir, writer, skipped)
+    if hosts.is_first():
+        watchdog.forget_after(first_step)
     progress = Progress(config.num_train_steps, config.batch_size)
-    log = partial(_log, config, writer, progress)
+    log = partial(_log, config, writer, progress, watchdog)
     end = min(config.num_train_steps, stop_after or config.num_train_steps)
     pending: tuple[int, dict[str, jax.Array]] | None = None
-    for step in range(first_step + 1, end + 1):
-        batch, waited = batches.take(pending and pending[1])
-        progress.waited(waited)
-        state, metrics = made.step(state, batch)
-        if step == first_step + 1:
-            progress.start(step)  # compiled now: what follows is the speed of the run
-        # Metrics are fetched one step late, so that the next step is under way meanwhile. No more
-        # than these two steps are: each holds a batch.
+
+    def save() -> None:
+        log(*pending)
+        encoder = objectives.export_encoder(state.params, state.aux)
+        where = batches.get_state() | {_SKIPPED: watchdog.skipped}
+        checkpoint.save(manager, state, encoder, where, as_json(config))
+
+    with preemption.Stop() as stop:
+        for step in range(first_step + 1, end + 1):
+            if stop.before(step):
+                break
+            batch, waited = batches.take(pending and pending[1])
+            progress.waited(waited)
+            state, metrics = made.step(state, batch)
+            if step == first_step + 1:
+                progress.start(step)  # compiled now: what follows is the speed of the run
+            # Metrics are fetched one step late, so that the next step is under way meanwhile. No
+            # more than these two steps are: each holds a batch.
+            if pending:
+                jax.block_until_ready(pending[1])
+                log(*pending)
+            pending = (step, metrics | watch(writer, step, state, batch))
+            if step % config.checkpoint_every_steps == 0 or step == end:
+                save()
+                pending = None
         if pending:
-            jax.block_until_ready(pending[1])
-            log(*pending)
-        pending = (step, metrics | watch(writer, step, state, batch))
-        if step % config.checkpoint_every_steps == 0 or step == end:
-            _check_finite(step, jax.device_get(metrics))
-            log(*pending)
-            pending = None
-            encoder = objectives.export_encoder(state.params, state.aux)
-            checkpoint.save(manager, state, encoder, batches.get_state(), as_json(config))
-    manager.wait_until_finished()
-    manager.check_for_errors()
-    manager.close()
-    writer.close()
+            save()
+        checkpoint.finish(manager)
+        writer.close()
+    if int(state.step) < end:
+        raise preemption.Preempted(f"{workdir}: saved after step {int(state.step)}", saved=True)
     print(f"Pretrained to step {int(state.step)}: {workdir}")
     return state
 
@@ -118,6 +133,7 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, source: Sour
     """The first process opens it and writes down what will be seen; the others find it there."""
     if hosts.is_first():
         open_workdir(workdir, config)
+        intact.set_damaged_aside(workdir / checkpoint.FOLDER)
         num_films = config.num_train_steps * config.batch_size
         seen = exposure.seen(source, num_films, config.seed, config.data.pairs)
         ledger.write(workdir / ledger.FILE, seen)
@@ -141,30 +157,26 @@ def _load_source(config: ml_collections.ConfigDict) -> Source:
     return kept
 
 
-def _log(config, writer: Writer, progress: Progress, step: int, metrics: dict) -> None:
+def _log(
+    config,
+    writer: Writer,
+    progress: Progress,
+    watchdog: health.Health,
+    step: int,
+    metrics: dict,
+) -> None:
+    finite = watchdog.check(step, metrics)
     due = step % config.log_every_steps == 0 or step == config.num_train_steps
     if not due and "knn_auroc" not in metrics:
         return
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    _check_finite(step, values)
+    if config.skip_nonfinite:
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
+        values["skipped_steps"] = watchdog.skipped
     writer.scalars(step, values)
-    writer.board_scalars(step, progress.report(step, values))
-    if values["embedding_std"] < _COLLAPSED:
-        print(
-            f"WARNING: step {step}: the embeddings have nearly collapsed (spread "
-            f"{values['embedding_std']:.3f}; 1 is healthy): lower the learning rate, or for BYOL "
-            "raise objective.tau_base"
-        )
-
-
-def _check_finite(step: int, metrics: dict) -> None:
-    for name in ("loss", "gradient_norm"):
-        if not math.isfinite(metrics[name]):
-            raise FloatingPointError(
-                f"step {step}: the {name.replace('_', ' ')} is {metrics[name]}. Lower "
-                "config.optimizer.learning_rate or lengthen its warm-up, in a new --workdir; the "
-                "last checkpoint of this one is finite and stays"
-            )
+    if finite:
+        writer.board_scalars(step, progress.report(step, values))
+        watchdog.warn_of_collapse(step, values)
 
 
 def _announce(config, source, params, mesh) -> None:

@@ -1,4 +1,4 @@
-"""The encoder of one of our own pretraining runs: the `encoder` item of its newest checkpoint."""
+"""The encoder of one of our own pretraining runs: from its newest checkpoint that is whole."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from cxr_jax import intact
 from cxr_jax.weights.encoder import Encoder
 
 
@@ -15,7 +16,7 @@ def load(path: str) -> Encoder:
 
     Raises:
       FileNotFoundError: no such run, or it has not saved a checkpoint yet.
-      ValueError: a run of another experiment, or a checkpoint without an encoder.
+      ValueError: a run of another experiment, or one whose checkpoints are all damaged.
     """
     workdir = Path(path)
     config_path = workdir / "config.json"
@@ -27,15 +28,14 @@ def load(path: str) -> Encoder:
             f"{path} is the workdir of a {config.get('experiment')} run; an encoder comes from a "
             "pretraining's workdir"
         )
-    folder = workdir / "checkpoints"
-    steps = [int(entry.name) for entry in folder.glob("*") if entry.name.isdigit()]
-    if not steps:
+    item = intact.newest_whole(workdir / "checkpoints", "encoder")
+    if item is None:
         raise FileNotFoundError(f"{path} has no checkpoint yet; let the pretraining save its first")
-    variables = _read(folder / str(max(steps)) / "encoder")
+    variables, step = _read(item), item.parent.name
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
-        raise ValueError(f"{path}: the encoder of step {max(steps)} holds NaN: its training failed")
+        raise ValueError(f"{path}: the encoder of step {step} holds NaN: its training failed")
     return Encoder(
-        name=f"{config['objective']['name']} step {max(steps)}",
+        name=f"{config['objective']['name']} step {step}",
         model=config["model"],
         variables={"batch_stats": {}} | variables,
         image_size=config["image_size"],
@@ -43,8 +43,6 @@ def load(path: str) -> Encoder:
 
 
 def _read(item: Path) -> dict:
-    if not item.is_dir():
-        raise ValueError(f"checkpoint {item.parent} holds no encoder")
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             saved = checkpointer.metadata(item.resolve()).item_metadata.tree

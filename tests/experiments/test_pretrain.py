@@ -1,7 +1,6 @@
 import importlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -199,27 +198,12 @@ def test_batch_that_does_not_divide_over_the_devices_is_refused():
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tiny_config, tmp_path):
     config = tiny_config("simclr")
     pretrain.train(config, tmp_path, stop_after=2)
-    config.log_every_steps = 100  # nothing but the checkpoint's own check
+    config.log_every_steps = 100  # looked at every step all the same
     (tmp_path / "config.json").unlink()
     config.optimizer.learning_rate = 1e30
-    with pytest.raises(FloatingPointError, match=r"step 4: the .* is nan.*learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"step 3: the .*(nan|inf).*learning_rate"):
         pretrain.train(config, tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").glob("[0-9]*")) == ["2"]
-
-
-def test_a_damaged_checkpoint_is_named_with_what_to_do(tiny_config, tmp_path):
-    config = tiny_config("simclr")
-    pretrain.train(config, tmp_path)
-    for part in ("state", "encoder"):
-        for file in (tmp_path / "checkpoints" / "4" / part).rglob("*"):
-            if file.is_file():
-                file.write_bytes(file.read_bytes()[:20])
-    with pytest.raises(ValueError, match=r"checkpoints/4 is damaged.*go on from step 2"):
-        pretrain.train(config, tmp_path)
-    with pytest.raises(ValueError, match=r"encoder is damaged; remove checkpoint .*4 "):
-        weights.load(str(tmp_path))
-    shutil.rmtree(tmp_path / "checkpoints" / "4")
-    assert int(pretrain.train(config, tmp_path).step) == 4
 
 
 def test_a_second_process_in_the_workdir_is_refused(tmp_path):

@@ -1,0 +1,158 @@
+"""Whether a pretraining still learns: numbers that are not finite, embeddings that collapsed."""
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from cxr_jax import hosts
+from cxr_jax.data import order
+from cxr_jax.data.pipeline import read_films
+from cxr_jax.data.source import Source, load_source
+from cxr_jax.train_state import MUST_BE_FINITE
+from cxr_jax.writer import NoWriter, Writer
+
+FILE = "nonfinite.csv"
+_COLUMNS = ("step", "row", "image_id", "blank")
+_COLLAPSED = 0.1  # embedding_std below this: all films look alike to the encoder
+_ON_A_LINE = 1.5  # effective_rank below this: they differ in one direction alone
+_ONE_PROTOTYPE = 1.5  # prototypes_used below this
+
+
+class Health:
+    """Looks at every step's numbers. `skipped` counts the steps that were not finite."""
+
+    def __init__(
+        self, config: Any, source: Source, workdir: Path, writer: Writer | NoWriter, skipped: int
+    ):
+        """`skipped`: up to the checkpoint from which the run goes on."""
+        self.skipped = skipped
+        self._config, self._source, self._writer = config, source, writer
+        self._path, self._before = workdir / FILE, {}
+
+    def forget_after(self, step: int) -> None:
+        """Takes back the films of steps after `step`, which are run again. The first process."""
+        if self._path.exists():
+            with self._path.open(newline="") as file:
+                rows = [row for row in csv.reader(file) if row and row[0].isdigit()]
+            temporary = self._path.with_suffix(".tmp")
+            _append(temporary, [row for row in rows if int(row[0]) <= step], new=True)
+            temporary.replace(self._path)
+
+    def check(self, step: int, metrics: Mapping[str, Any]) -> bool:
+        """Whether this step's numbers are finite; False for a step that config allows to skip.
+
+        Raises:
+          FloatingPointError: they are not, and no more steps may be skipped.
+        """
+        values = {name: float(metrics[name]) for name in MUST_BE_FINITE}
+        if all(map(math.isfinite, values.values())):
+            self._before = values
+            return True
+        self.skipped += 1
+        what = ", ".join(
+            f"the {name.replace('_', ' ')} is {value}"
+            for name, value in values.items()
+            if not math.isfinite(value)
+        )
+        films = self._list_films(step, values) if hosts.is_first() else ""
+        allowed = self._config.skip_nonfinite
+        if self.skipped > allowed:
+            before = f"{allowed} such steps were skipped before, as config allows. " * bool(allowed)
+            raise FloatingPointError(
+                f"step {step}: {what}. {before}{films}Lower config.optimizer.learning_rate or "
+                "lengthen its warm-up, in a new --workdir; or let config.skip_nonfinite steps be "
+                "skipped. The checkpoints of this one are finite and stay"
+            )
+        self._writer.warn(step, f"{what}. Skipped ({self.skipped} of {allowed} allowed). {films}")
+        return False
+
+    def warn_of_collapse(self, step: int, values: Mapping[str, float]) -> None:
+        for words in collapse(values):
+            self._writer.warn(step, words)
+
+    def _list_films(self, step: int, values: dict[str, float]) -> str:
+        """Writes down the batch's films; the likely cause and where they stand, in words."""
+        config, source = self._config, self._source
+        size = config.batch_size
+        rows = order.rows(len(source), config.seed, (step - 1) * size, step * size)
+        try:
+            films = read_films(source, config.data.image_size, True, rows)
+            blank = np.ptp(films.reshape(size, -1), axis=1) == 0
+            ids = _image_ids(source, config.data.dir, rows)
+            lines = [(step, *row) for row in zip(rows.tolist(), ids, blank.astype(int).tolist())]
+            _append(self._path, lines, new=not self._path.exists())
+        except (OSError, ValueError) as error:  # must not hide what is being reported
+            return f"(Its films could not be listed: {error}.) "
+        cause = likely_cause(step, values, self._before, int(blank.sum()))
+        listed = ", ".join(map(str, rows[:8])) + (", …" if size > 8 else "")
+        return (
+            f"Likely cause: {cause}. Its {size} films are rows {listed} of {source.name} "
+            f"{source.split!r}; {self._path} names them (by image ids, which may tell who the "
+            "patients are: keep it private). "
+        )
+
+
+def likely_cause(
+    step: int, values: Mapping[str, float], before: Mapping[str, float], num_blank: int
+) -> str:
+    """Why a step's numbers are not finite, as far as they say.
+
+    Args:
+      values: loss, gradient_norm and parameter_norm (after the update) of the step.
+      before: those of the step before; empty if that is not known.
+      num_blank: films of the batch that have one value throughout.
+    """
+    if math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"]):
+        return "the update was too large: loss and gradient are finite, the new parameters are not"
+    if num_blank:
+        return f"{num_blank} of its films are blank, one value throughout"
+    if step == 1:
+        return "the films or the objective's fields: it is the first step, nothing is learnt yet"
+    if before and before["gradient_norm"] > 0.1 * before["parameter_norm"]:
+        return (
+            f"the training diverged: the gradient's norm was {before['gradient_norm']:.3g} a step "
+            f"before, at parameters of norm {before['parameter_norm']:.3g}; the learning rate is "
+            "too high, or its warm-up too short"
+        )
+    if math.isfinite(values["loss"]):
+        return "the gradient overflowed, in the half precision of config.model.dtype perhaps"
+    return "a learning rate that is too high, or a warm-up that is too short"
+
+
+def collapse(values: Mapping[str, float]) -> list[str]:
+    """What a step's monitors (objectives/monitors.py) warn of."""
+    warnings = []
+    if values["embedding_std"] < _COLLAPSED:
+        warnings.append(
+            f"the embeddings have nearly collapsed (spread {values['embedding_std']:.3f}; 1 is "
+            "healthy): lower the learning rate, or for BYOL raise objective.tau_base"
+        )
+    elif values["effective_rank"] < _ON_A_LINE:
+        warnings.append(
+            f"the embeddings differ in one direction alone (effective rank "
+            f"{values['effective_rank']:.2f}): lower the learning rate, or make batches larger"
+        )
+    if values.get("prototypes_used", math.inf) < _ONE_PROTOTYPE:
+        warnings.append(
+            f"all films have the same prototype (prototypes used: {values['prototypes_used']:.2f}):"
+            " lower the learning rate, or objective.centre_momentum"
+        )
+    return warnings
+
+
+def _image_ids(source: Source, data_dir: str, rows: Int[np.ndarray, " n"]) -> list[str]:
+    named = load_source(source.name, data_dir, source.split, fields=("image_id",))
+    records = named.choose(source.rows[rows]).records
+    ids = [records[place]["image_id"] for place in range(len(rows))]
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in ids]
+
+
+def _append(path: Path, lines: list, new: bool) -> None:
+    with path.open("w" if new else "a", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([_COLUMNS, *lines] if new else lines)

@@ -1,0 +1,120 @@
+"""A scheduler wants the machine back (SIGTERM, or SIGUSR1 some time before a limit): save, and end.
+
+The process then ends with exit code 75, EX_TEMPFAIL in sysexits.h: "try again later".
+"""
+
+import signal
+import threading
+import time
+from types import FrameType
+
+import jax
+from jax._src.distributed import global_state
+
+from cxr_jax import hosts
+
+EXIT_CODE = 75
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_LOOK_SECONDS = 0.5  # between looks whether another host was told
+_FOLDER = "cxr_jax/preempted"
+
+
+class Preempted(BaseException):
+    """Told to end. Not an Exception, so that nobody takes it for a failure of his own.
+
+    saved: the run has come to its end in order, on every host at the same step.
+    """
+
+    def __init__(self, words: str, saved: bool = False):
+        super().__init__(words)
+        self.saved = saved
+
+
+_name = ""  # of the signal that came
+_waiting = False  # somebody asks from time to time whether one came
+
+
+def listen() -> None:
+    """From now on such a signal raises Preempted in the main thread, but for `Stop`."""
+    for number in _SIGNALS:
+        signal.signal(number, _on_signal)
+
+
+def block() -> None:
+    """Keeps the signals from this thread, and from the processes that it starts.
+
+    Schedulers send them to workers too, whose batches are needed until the state is saved.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    global _name
+    _name = signal.Signals(number).name
+    if not _waiting:
+        raise Preempted(f"{_name} received")
+
+
+def check() -> None:
+    """Raises Preempted if a signal came while a `Stop` was entered."""
+    if _name:
+        raise Preempted(f"{_name} received")
+
+
+class Stop:
+    """While it is entered, signals wait for `before`, by which all hosts stop at the same step.
+
+    Hosts agree through the coordination service: each publishes the last step that it has started,
+    and the highest of these is the last for all. One that has published waits for the others'
+    numbers before it starts another step. A thread publishes, so that no host waits for one that
+    is itself waiting inside a step.
+    """
+
+    def __enter__(self):
+        global _waiting
+        _waiting = True
+        self._lock, self._agreed = threading.Lock(), threading.Event()
+        self._published = self._over = False
+        self._started, self._last = 0, 0
+        if hosts.count() > 1:
+            threading.Thread(target=self._agree, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        global _waiting
+        _waiting, self._over = False, True
+        if hosts.count() > 1 and error == (None, None, None):
+            self._publish()  # another may have been told while this one ran its last step
+
+    def before(self, step: int) -> bool:
+        """Whether to stop instead of starting this step."""
+        if hosts.count() == 1:
+            return bool(_name)
+        with self._lock:
+            if not self._published:
+                self._started = step
+                return False
+        self._agreed.wait()  # where another host has died, `hosts` ends this process
+        return step > self._last
+
+    def _publish(self) -> None:
+        with self._lock:
+            if not self._published:
+                self._published = True
+                key = f"{_FOLDER}/{hosts.index()}"
+                global_state.client.key_value_set(key, str(self._started))
+
+    def _agree(self) -> None:
+        client = global_state.client
+        try:
+            while not (_name or client.key_value_dir_get(_FOLDER)):
+                time.sleep(_LOOK_SECONDS)
+                if self._over:
+                    return
+            self._publish()
+            while len(told := client.key_value_dir_get(_FOLDER)) < hosts.count():
+                time.sleep(_LOOK_SECONDS)
+        except jax.errors.JaxRuntimeError:  # the service is gone; jaxlib ends the process
+            return
+        self._last = max(int(step) for _, step in told)
+        self._agreed.set()
