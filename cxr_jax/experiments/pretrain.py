@@ -59,6 +59,11 @@ def train(
     """
     check_positive(config, _POSITIVE)
     source = _load_source(config)
+    if config.batch_size < 2:
+        raise ValueError(
+            f"config.batch_size={config.batch_size}: a pretraining compares films with each other, "
+            f"so a batch holds two or more ({source.name} {source.split!r} has {len(source):,})"
+        )
     made = training.prepare(config, len(source))
     with contextlib.closing(feed.open_feed(config, source, made.mesh)) as batches:
         return _train(config, workdir, source, made, batches, stop_after)

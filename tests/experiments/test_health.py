@@ -1,16 +1,20 @@
 """Numbers that are not finite, and collapsed embeddings: what is said, skipped and written down."""
 
 import csv
-import json
 import math
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from cxr_jax import training
+from cxr_jax import objectives, train_state
 from cxr_jax.data import order
-from cxr_jax.experiments import health, pretrain
+from cxr_jax.data.source import load_source
+from cxr_jax.experiments import health
+from cxr_jax.writer import Writer
 
 _HEALTHY = {"embedding_std": 1.0, "effective_rank": 9.0}
 
@@ -49,42 +53,90 @@ def test_the_likely_cause_follows_from_the_numbers(step, values, before, num_bla
     assert words in cause
 
 
-def test_so_many_steps_are_skipped_as_config_says_and_no_more(tiny_config, tmp_path):
-    """Every step fails here: its update takes the parameters out of float32."""
-    config = tiny_config("simclr")
-    config.optimizer.update(learning_rate=1e38, warmup=0)
-    config.skip_nonfinite = 3
-    made = training.prepare(config, 36)
-    start = made.create()
-    after = pretrain.train(config, tmp_path, stop_after=2)
-    for name in ("params", "aux", "opt_state"):
-        jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(start, name))
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["skipped_steps"] for line in lines] == [1, 2]
-    assert all(math.isfinite(value) for line in lines for value in line.values())
-    with pytest.raises(FloatingPointError, match=r"step 4: the .* 3 such steps were skipped"):
-        pretrain.train(config, tmp_path)  # counts on from the 2 of the checkpoint
-    with (tmp_path / "nonfinite.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == [1] * 16 + [2] * 16 + [3] * 16 + [4] * 16
-    assert [int(row["row"]) for row in rows] == order.rows(36, config.seed, 0, 64).tolist()
-    assert len({row["image_id"] for row in rows}) == 36
-    assert {row["blank"] for row in rows} == {"0"}
+_NAN = {"loss": math.nan, "gradient_norm": math.nan, "parameter_norm": 1.0}
+_FINITE = {"loss": 1.0, "gradient_norm": 1.0, "parameter_norm": 9.0}
 
 
-def test_a_failed_run_names_step_films_and_cause_and_keeps_ids_off_the_console(
-    tiny_config, tmp_path, capsys
-):
+@pytest.fixture
+def watch(tiny_config, tmp_path, request):
+    """(steps allowed to skip, skipped before) -> Health of a run on the tiny drawn films."""
     config = tiny_config("simclr")
-    config.optimizer.update(learning_rate=1e38, warmup=0)
+    source = load_source(config.data.name, config.data.dir, "train", fields=("image",))
+    writer = Writer(tmp_path)
+    request.addfinalizer(writer.close)
+
+    def make(allowed: int = 0, skipped: int = 0) -> health.Health:
+        config.skip_nonfinite = allowed
+        return health.Health(config, source, tmp_path, writer, skipped)
+
+    return make
+
+
+def _listed(folder: Path) -> list[dict[str, str]]:
+    with (folder / "nonfinite.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_failed_step_names_cause_and_films_and_keeps_ids_off_the_console(watch, tmp_path, capsys):
+    watchdog = watch()
+    assert watchdog.check(1, _FINITE) and watchdog.check(2, _FINITE)
     with pytest.raises(FloatingPointError) as caught:
-        pretrain.train(config, tmp_path)
+        watchdog.check(3, _NAN)
     said = str(caught.value)
-    assert "step 1: the parameter norm is inf" in said and "the update was too large" in said
-    assert "nonfinite.csv names them" in said
-    with (tmp_path / "nonfinite.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 16
+    assert "step 3: the loss is nan, the gradient norm is nan. Likely cause: the training" in said
+    assert f"{tmp_path / 'nonfinite.csv'} names them" in said
+    rows = _listed(tmp_path)
+    assert [int(row["row"]) for row in rows] == order.rows(36, 0, 32, 48).tolist()
+    assert {(row["step"], row["blank"]) for row in rows} == {("3", "0")}
     console = said + "".join(capsys.readouterr())
     assert not any(row["image_id"] in console for row in rows)
-    assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
+
+
+def test_so_many_steps_are_skipped_as_config_says_and_counted_through_a_resume(watch, tmp_path):
+    watchdog = watch(allowed=2)
+    assert [watchdog.check(step, _NAN) for step in (4, 5)] == [False, False]
+    assert watchdog.check(6, _FINITE) and watchdog.skipped == 2
+    resumed = watch(allowed=2, skipped=1)  # from a checkpoint of step 4
+    resumed.forget_after(4)
+    assert {row["step"] for row in _listed(tmp_path)} == {"4"}
+    assert not resumed.check(5, _NAN)
+    with pytest.raises(FloatingPointError, match=r"step 6: .* 2 such steps were skipped before"):
+        resumed.check(6, _NAN)
+    assert [row["step"] for row in _listed(tmp_path)] == ["4"] * 16 + ["5"] * 16 + ["6"] * 16
+
+
+def test_a_warning_reaches_the_terminal_and_tensorboard(watch, tmp_path, capsys):
+    watch().warn_of_collapse(7, _HEALTHY | {"embedding_std": 0.01})
+    assert "WARNING: step 7: the embeddings have nearly collapsed" in capsys.readouterr().out
+    events = b"".join(path.read_bytes() for path in tmp_path.glob("events.out.tfevents.*"))
+    assert b"the embeddings have nearly collapsed" in events
+
+
+def test_a_skipped_step_leaves_the_state_as_it_was_and_another_is_not_touched():
+    """Least squares by AdamW, with running statistics; the second batch holds a NaN."""
+
+    def compare(outputs, aux):
+        return jnp.mean(outputs**2), ({"mean": 0.9 * aux["mean"] + outputs.mean()}, {})
+
+    objective = objectives.Objective(
+        init=lambda key, batch: ({"w": jnp.ones(3)}, {"mean": jnp.zeros(())}),
+        embed=lambda params, aux, batch, key: (batch @ params["w"], aux),
+        compare=compare,
+        after_update=lambda params, aux, step: aux,
+        features=lambda params, aux, images: images,
+    )
+    optimizer = optax.adamw(0.1)
+    batch = jnp.arange(12.0).reshape(4, 3)
+    plain, skipping = (
+        jax.jit(
+            train_state.make_train_step(objective, optimizer, lambda step: 0.1, skip_nonfinite=skip)
+        )
+        for skip in (False, True)
+    )
+    start = train_state.create(objective, optimizer, batch, 0)
+    after, _ = skipping(start, batch)
+    jax.tree.map(np.testing.assert_array_equal, after, plain(start, batch)[0])
+    skipped, metrics = skipping(after, batch.at[2, 1].set(jnp.nan))
+    assert math.isnan(metrics["loss"]) and int(skipped.step) == 2
+    for name in ("params", "aux", "opt_state", "key"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(skipped, name), getattr(after, name))

@@ -3,10 +3,13 @@
 The processes are forked from one that has imported everything: a start costs a second or two.
 """
 
+import contextlib
+import functools
 import json
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,20 +21,45 @@ import orbax.checkpoint as ocp
 KEPT = (4, 6)  # steps of the two checkpoints that a finished `tiny` run has
 _SECONDS = 1800  # of patience with a busy machine
 _LOOK_SECONDS = 0.005
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.faults.child"])
+_ROOT = Path(__file__).parents[2]
+
+
+class _Forks:
+    """The process of forks.py, started when it is first asked."""
+
+    def ask(self, **question) -> int | None:
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    @functools.cached_property
+    def _process(self) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.forks"],
+            cwd=_ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+
+_forks = _Forks()
 
 
 class Run:
     """One start of `run.py` with these arguments; what it says goes to the file `log`."""
 
-    def __init__(self, arguments: list[str], log: Path, setting: dict[str, int] | None = None):
-        """`setting` as child.main."""
-        from tests.faults import child
+    def __init__(self, arguments: list[str], log: Path, limits: dict[str, int] | None = None):
+        """`limits` by their names in `resource`, in bytes."""
+        log.unlink(missing_ok=True)  # what it says of an earlier run
+        self._log, self._code = log, None
+        self.pid = _forks.ask(start=arguments, log=str(log), limits=limits or {})
 
-        self._log = log
-        self._process = _context.Process(target=child.main, args=(arguments, str(log), setting))
-        self._process.start()
+    def poll(self) -> int | None:
+        """The exit code (negative: the signal that it died of), or None while it runs."""
+        if self._code is None:
+            self._code = _forks.ask(poll=self.pid)
+        return self._code
 
     def wait_for(self, happened: Callable[[], bool]) -> bool:
         """Whether it happened before the process ended."""
@@ -39,44 +67,51 @@ class Run:
         while time.monotonic() < end:
             if happened():
                 return True
-            if not self._process.is_alive():
+            if self.poll() is not None:
                 return happened()
             time.sleep(_LOOK_SECONDS)
         raise TimeoutError(f"nothing happened in {_SECONDS} s:\n{self.said()}")
 
     def end(self, number: int | None = None) -> int:
-        """Sends a signal, if any, and returns the exit code (negative: the signal it died of)."""
+        """Sends a signal, if any, and returns the exit code."""
         if number is not None:
             self.send(number)
-        self._process.join(_SECONDS)
-        if self._process.is_alive():
-            self._process.kill()
+        if not self.wait_for(lambda: self.poll() is not None):
             raise TimeoutError(f"it does not end:\n{self.said()}")
-        return self._process.exitcode
+        return self.poll()
 
     def send(self, number: int) -> None:
-        """A signal to it and its workers, as schedulers do, if it is still alive."""
-        if self._process.is_alive():
-            os.killpg(self._process.pid, number)
+        """A signal to it and its workers, as schedulers do, if it still runs."""
+        if self.poll() is None:
+            os.killpg(self.pid, number)
 
     def kill(self) -> bool:
         """kill -9, of this process alone; whether it found it alive."""
-        self._process.kill()
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
         return self.end() == -signal.SIGKILL
 
     def has_ended_whole(self) -> bool:
-        """Whether none of its processes is left, after waiting for them."""
+        """Whether none of its workers is left, after waiting for them."""
         end = time.monotonic() + _SECONDS
         while time.monotonic() < end:
-            try:
-                os.killpg(self._process.pid, 0)
-            except ProcessLookupError:
+            if not _running(self.pid):
                 return True
             time.sleep(0.1)
         return False
 
     def said(self) -> str:
         return self._log.read_text() if self._log.exists() else ""
+
+
+def _running(group: int) -> int:
+    """Processes of a group, but for those that ended and that nobody has asked after."""
+    count = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
+            count += int(its_group) == group and state != "Z"
+    return count
 
 
 def tiny(data_dir: Path, workdir: Path, **changes) -> list[str]:
@@ -102,11 +137,11 @@ def tiny(data_dir: Path, workdir: Path, **changes) -> list[str]:
     return ["--config=configs/simclr.py:demo", *flags, f"--workdir={workdir}"]
 
 
-def lines(workdir: Path) -> list[dict]:
-    """Of metrics.jsonl, but for one that is being written."""
+def logged(workdir: Path) -> int:
+    """The last step in metrics.jsonl; 0 without any."""
     path = workdir / "metrics.jsonl"
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    whole = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return json.loads(whole[-1])["step"] if whole else 0
 
 
 def config(workdir: Path) -> dict:

@@ -12,54 +12,58 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from tests.faults import runs
 
-_KNN_EVERY = 3
+_SAVE_EVERY, _KNN_EVERY = 20, 30
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
-@pytest.fixture(scope="module")
-def watched(data_dir):
-    """(workdir, steps) -> arguments of a run that evaluates and saves every few steps."""
-
-    def arguments(workdir: Path, steps: int) -> list[str]:
-        watch = dict(knn__dataset="phantom/tiny", knn__every_steps=_KNN_EVERY)
-        return runs.tiny(data_dir, workdir, num_train_steps=steps, **watch)
-
-    return arguments
+def _arguments(data_dir: Path, workdir: Path, steps: int, **changes) -> list[str]:
+    """Of a run that saves and evaluates from time to time."""
+    fields = dict(num_train_steps=steps, checkpoint_every_steps=_SAVE_EVERY)
+    fields |= dict(knn__dataset="phantom/tiny", knn__every_steps=_KNN_EVERY)
+    return runs.tiny(data_dir, workdir, **fields, **changes)
 
 
-def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(watched, tmp_path, full):
-    kills, steps = (24, 60) if full else (2, 6)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert runs.Run(watched(whole, steps), tmp_path / "log").end() == 0
+def test_a_run_stopped_again_and_again_ends_as_an_undisturbed_one(data_dir, tmp_path, full):
+    """Killed, told to end by each signal, and then left alone."""
+    kills, steps = (24, 400) if full else (2, 100)
+    whole, stopped, log = tmp_path / "whole", tmp_path / "stopped", tmp_path / "log"
+    assert runs.Run(_arguments(data_dir, whole, steps), log).end() == 0, log.read_text()
+    arguments = _arguments(data_dir, stopped, steps)
     draw, moments = random.Random(7), Counter()
     while moments.total() < kills:
-        run = runs.Run(watched(killed, steps), tmp_path / "log")
         aim = ("save", "evaluation", "step", "any")[moments.total() % 4]
-        if run.wait_for(_moment(aim, killed, draw)):
-            time.sleep(draw.uniform(0, 0.03))
+        run = runs.Run(arguments, log)
+        if run.wait_for(_moment(aim, run, stopped, draw)):
+            time.sleep(draw.uniform(0, 0.02))
         assert run.kill(), f"ended after {moments.total()} kills: {run.said()}"
-        moments[_found(killed, run)] += 1
-    run = runs.Run(watched(killed, steps), tmp_path / "log")
-    assert run.end() == 0, run.said()
+        moments[_found(stopped, run)] += 1
+    for number in (signal.SIGTERM, signal.SIGUSR1) if full else (signal.SIGTERM,):
+        run = runs.Run(arguments, log)
+        assert run.wait_for(lambda: "images/s" in run.said()), run.said()  # noqa: B023
+        assert run.end(number) == 75, run.said()
+        last = runs.logged(stopped)
+        assert runs.saved_steps(stopped)[-1] == last < steps
+        assert f"saved after step {last}. To go on: the same command" in run.said()
+    assert runs.Run(arguments, log).end() == 0, log.read_text()
     print(f"killed {kills} times: {dict(moments)}")
-    runs.assert_equal_ends(whole, killed)
-    assert [line["step"] for line in runs.lines(killed)] == list(range(1, steps + 1))
-    assert _on_the_board(killed) == _on_the_board(whole)
-    assert not list((killed / "checkpoints").glob(_UNFINISHED))
+    runs.assert_equal_ends(whole, stopped)
+    assert _on_the_board(stopped) == _on_the_board(whole)
+    assert not list((stopped / "checkpoints").glob(_UNFINISHED))
     if full:
         assert {"save", "evaluation", "step"} <= moments.keys(), moments
 
 
-def _moment(aim: str, workdir: Path, draw: random.Random):
+def _moment(aim: str, run: runs.Run, workdir: Path, draw: random.Random):
     """A function that says whether the moment to kill has come."""
-    first = len(runs.lines(workdir))
     if aim == "save":
         return lambda: any((workdir / "checkpoints").glob(_UNFINISHED))
+    first = max(runs.saved_steps(workdir), default=0)
     if aim == "evaluation":  # when the step before its own has been logged
-        return lambda: len(lines := runs.lines(workdir)) != first and len(lines) % _KNN_EVERY == 2
+        due = (first // _KNN_EVERY + 1) * _KNN_EVERY
+        return lambda: "images/s" in run.said() and runs.logged(workdir) >= due - 1
     if aim == "step":
-        after = draw.randint(1, 4)
-        return lambda: not first <= len(runs.lines(workdir)) < first + after
+        after = draw.randint(1, 30)
+        return lambda: "images/s" in run.said() and runs.logged(workdir) >= first + after
     start, after = time.monotonic(), draw.uniform(0, 5)
     return lambda: time.monotonic() > start + after
 
@@ -68,10 +72,9 @@ def _found(workdir: Path, run: runs.Run) -> str:
     """In what the kill came, by what it left behind."""
     if any((workdir / "checkpoints").glob(_UNFINISHED)):
         return "save"
-    lines = runs.lines(workdir)
-    if "films of phantom/tiny" not in run.said() or not lines:
+    if "step " not in run.said():
         return "start"
-    return "evaluation" if (lines[-1]["step"] + 1) % _KNN_EVERY == 0 else "step"
+    return "evaluation" if (runs.logged(workdir) + 1) % _KNN_EVERY == 0 else "step"
 
 
 def _on_the_board(workdir: Path) -> list[tuple[int, str, float]]:
@@ -99,26 +102,9 @@ def _events(data: bytes):
         data = data[16 + length :]
 
 
-def test_a_preempted_run_saves_its_last_step_and_exits_to_be_started_again(
-    data_dir, tmp_path, full
-):
-    """Once by each signal; the checkpoint is of a step that no interval asks for."""
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    long = dict(num_train_steps=200, checkpoint_every_steps=1000)
-    assert runs.Run(runs.tiny(data_dir, whole, **long), tmp_path / "log").end() == 0
-    for number in (signal.SIGTERM, signal.SIGUSR1) if full else (signal.SIGTERM,):
-        before = len(runs.lines(stopped))
-        run = runs.Run(runs.tiny(data_dir, stopped, **long), tmp_path / "log")
-        assert run.wait_for(lambda: len(runs.lines(stopped)) > before)  # noqa: B023
-        assert run.end(number) == 75, run.said()
-        last = runs.lines(stopped)[-1]["step"]
-        assert runs.saved_steps(stopped)[-1] == last < 200
-        assert f"saved after step {last}. To go on: the same command" in run.said()
-    assert runs.Run(runs.tiny(data_dir, stopped, **long), tmp_path / "log").end() == 0
-    runs.assert_equal_ends(whole, stopped)
-
-
-def test_hosts_stop_at_the_same_step_whichever_of_them_is_told(data_dir, tmp_path):
+def test_hosts_stop_at_the_same_step_whichever_of_them_is_told(data_dir, tmp_path, full):
+    if not full:
+        pytest.skip("with --full: two processes compile programs of their own")
     workdir = tmp_path / "run"
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -129,10 +115,10 @@ def test_hosts_stop_at_the_same_step_whichever_of_them_is_told(data_dir, tmp_pat
         runs.Run([*long, *where, f"--process_id={index}"], tmp_path / f"log{index}")
         for index in range(2)
     ]
-    assert hosts[0].wait_for(lambda: len(runs.lines(workdir)) > 2), hosts[0].said()
+    assert hosts[0].wait_for(lambda: runs.logged(workdir) > 2), hosts[0].said()
     assert hosts[1].end(signal.SIGTERM) == 75, hosts[1].said()
     assert hosts[0].end() == 75, hosts[0].said()
-    last = runs.lines(workdir)[-1]["step"]
+    last = runs.logged(workdir)
     assert runs.saved_steps(workdir) == [last] and last < 500
     assert f"saved after step {last}" in hosts[0].said()
 
@@ -157,11 +143,11 @@ def test_workers_do_not_die_of_the_signal_that_the_run_saves_after(data_dir, tmp
     long = dict(num_train_steps=2000, checkpoint_every_steps=5000, data__num_workers=2)
     arguments = runs.tiny(data_dir, tmp_path / "run", **long)
     run = runs.Run(arguments, tmp_path / "log")
-    assert run.wait_for(lambda: len(runs.lines(tmp_path / "run")) > 9), run.said()
+    assert run.wait_for(lambda: runs.logged(tmp_path / "run") > 9), run.said()
     assert run.end(signal.SIGTERM) == 75, run.said()
-    last = runs.lines(tmp_path / "run")[-1]["step"]
+    last = runs.logged(tmp_path / "run")
     assert runs.saved_steps(tmp_path / "run") == [last]
     run = runs.Run(arguments, tmp_path / "log")
-    assert run.wait_for(lambda: len(runs.lines(tmp_path / "run")) > last + 2), run.said()
+    assert run.wait_for(lambda: runs.logged(tmp_path / "run") > last + 2), run.said()
     assert run.kill()
     assert run.has_ended_whole()
