@@ -3,6 +3,7 @@
 The processes are forked from one that has imported everything: a start costs a second or two.
 """
 
+import atexit
 import contextlib
 import functools
 import json
@@ -34,13 +35,15 @@ class _Forks:
 
     @functools.cached_property
     def _process(self) -> subprocess.Popen:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.forks"],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        atexit.register(process.communicate)  # it ends when its input does
+        return process
 
 
 _forks = _Forks()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from cxr_jax import intact
 from tests.faults import runs
 
 _SAVE_EVERY, _KNN_EVERY = 20, 30
@@ -25,7 +26,7 @@ def _arguments(data_dir: Path, workdir: Path, steps: int, **changes) -> list[str
 
 def test_a_run_stopped_again_and_again_ends_as_an_undisturbed_one(data_dir, tmp_path, full):
     """Killed, told to end by each signal, and then left alone."""
-    kills, steps = (24, 400) if full else (2, 100)
+    kills, steps = (24, 300) if full else (2, 100)
     whole, stopped, log = tmp_path / "whole", tmp_path / "stopped", tmp_path / "log"
     assert runs.Run(_arguments(data_dir, whole, steps), log).end() == 0, log.read_text()
     arguments = _arguments(data_dir, stopped, steps)
@@ -120,6 +121,7 @@ def test_hosts_stop_at_the_same_step_whichever_of_them_is_told(data_dir, tmp_pat
     assert hosts[0].end() == 75, hosts[0].said()
     last = runs.logged(workdir)
     assert runs.saved_steps(workdir) == [last] and last < 500
+    assert intact.find_damage(workdir / "checkpoints" / str(last), intact.ITEMS) == ""
     assert f"saved after step {last}" in hosts[0].said()
 
 
@@ -151,3 +153,16 @@ def test_workers_do_not_die_of_the_signal_that_the_run_saves_after(data_dir, tmp
     assert run.wait_for(lambda: runs.logged(tmp_path / "run") > last + 2), run.said()
     assert run.kill()
     assert run.has_ended_whole()
+
+
+def test_a_transfer_that_is_told_to_end_says_how_to_go_on(data_dir, tmp_path):
+    fields = ["encoder=random", "baselines=", "dataset=phantom/tiny", f"data.dir={data_dir}"]
+    fields += ["model.variant=18", "image_size=32", "num_resamples=20", "pictures.draw=False"]
+    flags = [f"--config.{field}" for field in fields]
+    workdir = tmp_path / "run"
+    arguments = ["--config=configs/transfer.py", *flags, f"--workdir={workdir}"]
+    run = runs.Run(arguments, tmp_path / "log")
+    assert run.wait_for(lambda: "workdir:" in run.said())
+    assert run.end(signal.SIGTERM) == 75, run.said()
+    assert f"SIGTERM received. To go on: the same command with --workdir={workdir}" in run.said()
+    assert not (workdir / "report.md").exists()
