@@ -6,8 +6,10 @@ number of them, so that a checkpoint can put the data back exactly where it was.
 
 import collections
 import functools
+import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -118,7 +120,7 @@ def _iterate(
 
     A whole batch is one element to Grain, whose work for each would else cost as much as decoding.
     """
-    element = partial(_element, make, batch_size, block, blocks)
+    element = partial(_element, make, batch_size, block, blocks, bool(num_workers))
     numbers = grain.MapDataset.range(sys.maxsize // batch_size).map(element)
     ahead = 0 if num_workers else 1
     iterable = numbers.to_iter_dataset(grain.ReadOptions(ahead, 2 * ahead))
@@ -131,11 +133,31 @@ def _iterate(
 
 
 def _element(
-    make: Callable[[int, int], Any], batch_size: int, block: int, blocks: int, number: int
+    make: Callable[[int, int], Any],
+    batch_size: int,
+    block: int,
+    blocks: int,
+    in_worker: bool,
+    number: int,
 ) -> Any:
+    if in_worker:
+        _end_with_parent()
     size = batch_size // blocks
     start = number * batch_size + block * size
     return make(start, start + size)
+
+
+@functools.cache
+def _end_with_parent() -> None:
+    """Sees to it that this process does not outlive the one that it works for, kill -9 included."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent:
+        threading.Thread(target=wait, daemon=True).start()
 
 
 def _batch(
