@@ -176,6 +176,17 @@ def small_encoder() -> ConfigDict:
     )
 
 
+def vit(variant: str, **changes) -> ConfigDict:
+    """A ViT at 224 px with patches of 16, for accelerators."""
+    fields = dict(name="vit", variant=variant, patch=16, image_size=224, pooling="class")
+    return ConfigDict(fields | dict(dtype="bfloat16", remat=False) | changes)
+
+
+def small_vit() -> ConfigDict:
+    """The ViT for CPUs: 64 patches of a view of 64 px, .8 million parameters."""
+    return vit("128x4", patch=8, image_size=64, dtype="float32")
+
+
 def on_cpu(config: ConfigDict) -> None:
     """A small encoder at 64 px and one process, for two cores."""
     config.model = small_encoder()

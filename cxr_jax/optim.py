@@ -12,12 +12,14 @@ schedule       "cosine" from the end of the warm-up to the last step, "constant"
 final_learning_rate
                where the cosine ends, before scaling with the batch; 0
 milestones     shares of the training, as (0.6, 0.9)
-momentum       decay of the gradients' running mean (Adam's beta1; its beta2 is .999); .9
+momentum       decay of the gradients' running mean (Adam's beta1); .9
+beta2          adam, adamw: decay of the running mean of their squares; .999
 weight_decay   lars, sgd, adam: added to the gradient; adamw: decoupled, times the rate; 0
 final_weight_decay
                where the weight decay ends, by a cosine over the training; None: it is constant
 exclude        regular expressions, searched in "encoder/layer1_0/bn1/scale": parameters that weight
-               decay and LARS's trust ratio skip; default every bias and every norm's scale
+               decay and LARS's trust ratio skip; default every bias and every norm's scale, and a
+               ViT's tokens, positions and layer scales
 clip           largest norm that the gradient of a parameter (an array) may have; None: any
 trust_coefficient
                lars only: .001
@@ -47,6 +49,9 @@ from cxr_jax.fields import Section, check_fields
 
 # Flax calls a norm's factor "scale", and nothing else so.
 BIAS_AND_NORM = (r"(^|/)bias$", r"(^|/)scale$")
+# As DeiT's code, and MAE's where it fine-tunes. In pretraining MAE's and DINO's official codes
+# decay what has more than one axis there: the tokens, and DINO's positions.
+_OF_VITS = (r"(^|/)(cls|register_tokens|mask_token|positions|scale1|scale2)$",)
 _DEFAULTS = {
     "scaling": "none",
     "warmup": 0,
@@ -55,6 +60,7 @@ _DEFAULTS = {
     "final_learning_rate": 0.0,
     "milestones": (),
     "momentum": 0.9,
+    "beta2": 0.999,
     "weight_decay": 0.0,
     "final_weight_decay": None,
     "exclude": None,
@@ -84,7 +90,7 @@ def make_optimizer(
     decay = optax.add_decayed_weights(_weight_decay(fields, num_train_steps), mask)
     rate = _rates(fields, schedule, lengths)
     momentum = optax.trace(fields["momentum"])
-    adam = optax.scale_by_adam(b1=fields["momentum"])
+    adam = optax.scale_by_adam(b1=fields["momentum"], b2=fields["beta2"])
     first = () if fields["clip"] is None else (_clip_each(fields["clip"]),)
     if fields["name"] == "adamw":
         return optax.chain(*first, adam, decay, rate), schedule
@@ -156,10 +162,10 @@ def _zero_before(start: int, schedule: optax.Schedule) -> optax.Schedule:
 def _decayed(exclude: Any) -> Callable[[Any], Any]:
     """The mask of parameters that weight decay and trust ratio act on, as a function of the tree.
 
-    The default patterns need not match, because a model may have no bias.
+    The default patterns need not match, because a model may have no bias and no tokens.
     """
     given = exclude is not None
-    patterns = _patterns(exclude, "config.optimizer.exclude") if given else BIAS_AND_NORM
+    patterns = _patterns(exclude, "config.optimizer.exclude") if given else BIAS_AND_NORM + _OF_VITS
 
     def mask(tree: Any) -> Any:
         paths = _paths(tree)

@@ -46,11 +46,14 @@ def make_monitor(config: ml_collections.ConfigDict, objective: Objective, mesh: 
 
 
 def _make_picture(config) -> Callable[[int, TrainState, dict[str, jax.Array]], np.ndarray]:
+    # An objective with one view shows two draws of it.
+    pair = (config.views.a, config.views.get("b", config.views.a))
+
     @jax.jit
     def both_views(key, films):
         return tuple(
             views.augment_view(view_key, films, view)
-            for view_key, view in zip(jax.random.split(key), (config.views.a, config.views.b))
+            for view_key, view in zip(jax.random.split(key), pair)
         )
 
     def picture(step: int, state: TrainState, batch: dict[str, jax.Array]) -> np.ndarray:

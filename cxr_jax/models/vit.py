@@ -149,9 +149,9 @@ class ViT(nn.Module):
         patches = self.embed(images)
         batch, rows, columns, _ = patches.shape
         tokens = self._before_last(patches.reshape(batch, -1, self.width)).astype(jnp.float32)
-        prefix, patches = tokens[:, : self._prefix], tokens[:, self._prefix :]
+        prefix, patches = tokens[:, : self.num_prefix], tokens[:, self.num_prefix :]
         everywhere = jnp.broadcast_to(
-            prefix.reshape(batch, 1, 1, -1), (batch, rows, columns, self._prefix * self.width)
+            prefix.reshape(batch, 1, 1, -1), (batch, rows, columns, self.num_prefix * self.width)
         )
         return jnp.concatenate([patches.reshape(batch, rows, columns, -1), everywhere], axis=-1)
 
@@ -160,7 +160,7 @@ class ViT(nn.Module):
         maps = maps.astype(self.dtype)
         prefix = jax.lax.stop_gradient(maps[:, 0, 0, self.width :])
         patches = maps[..., : self.width].reshape(len(maps), -1, self.width)
-        tokens = [prefix.reshape(len(maps), self._prefix, self.width), patches]
+        tokens = [prefix.reshape(len(maps), self.num_prefix, self.width), patches]
         return self._pooled(self.block[-1](jnp.concatenate(tokens, axis=1)))
 
     def depth(self, name: str) -> int:
@@ -170,7 +170,8 @@ class ViT(nn.Module):
         return int(name.removeprefix("block_")) + 1 if name.startswith("block_") else 0
 
     @property
-    def _prefix(self) -> int:
+    def num_prefix(self) -> int:
+        """Tokens that stand before the patches."""
         return self.class_token + self.registers
 
     def _before_last(self, patches: Float[Array, "b n width"]) -> Float[Array, "b t width"]:
@@ -178,7 +179,7 @@ class ViT(nn.Module):
         prefix += [self.register_tokens] if self.registers else []
         tokens = patches
         if prefix:
-            shape = (len(patches), self._prefix, self.width)
+            shape = (len(patches), self.num_prefix, self.width)
             repeated = jnp.broadcast_to(jnp.concatenate(prefix), shape).astype(self.dtype)
             tokens = jnp.concatenate([repeated, patches], axis=1)
         if self.pre_norm:
@@ -193,7 +194,7 @@ class ViT(nn.Module):
         if self.pooling == "class":
             x = tokens[:, 0]
         else:
-            x = tokens[:, self._prefix :].astype(jnp.float32).mean(axis=1)
+            x = tokens[:, self.num_prefix :].astype(jnp.float32).mean(axis=1)
         if self.norm_after_pooling:
             x = self.norm(x)
         if self.projection:

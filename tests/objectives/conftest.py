@@ -27,27 +27,29 @@ OBJECTIVES = {
         **dict(student_temperature=0.1, teacher_temperature=(0.04, 0.07), teacher_warmup=0.3),
         **dict(centre_momentum=0.9, tau_base=0.9),
     ),
+    "mae": dict(name="mae", mask_ratio=0.75, decoder_width=32, decoder_blocks=2, decoder_heads=2),
 }
+VIT = dict(name="vit", variant="64x2", patch=8, image_size=32)
+_VIEWS = {"dino": ("a", "b", "local"), "mae": ("a",)}
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """(objective name, view fields) -> config with the tiny encoder."""
+    """(objective name, view fields) -> config with the tiny encoder, MAE with a small ViT."""
     folder = str(Path(__file__).parent / "tiny")
     monkeypatch.setattr(models, "__path__", [*models.__path__, folder])
 
     def config(name, view=RANDOM):
-        views = ("a", "b", "local") if name == "dino" else ("a", "b")
         return dict(
-            model=dict(name="tiny", width=16),
-            views={key: dict(view) for key in views},
+            model=dict(VIT) if name == "mae" else dict(name="tiny", width=16),
+            views={key: dict(view) for key in _VIEWS.get(name, ("a", "b"))},
             objective=dict(OBJECTIVES[name]),
             num_train_steps=10,
             batch_size=8,
             microbatch_size=0,
         )
 
-    config.plain, config.random = PLAIN, RANDOM
+    config.plain, config.random, config.vit = PLAIN, RANDOM, VIT
     return config
 
 

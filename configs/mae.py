@@ -1,0 +1,59 @@
+"""MAE: an encoder sees a quarter of a film's patches, a decoder draws the rest (arXiv:2111.06377).
+
+python run.py --config=configs/mae.py --config.data.name=… --config.data.dir=…
+
+Default  the paper's recipe: ViT-B/16, 224 px, 75 % hidden, AdamW, batch 4096, 40 of 800 epochs of
+         warm-up; 73,000 steps are 800 epochs of MIMIC-CXR. It needs many accelerators (not run
+         here).
+:small   ViT-S/16, 224 px, batch 256, meant for one GPU and a day (not run here: no GPU).
+:cpu     your own films on two CPU cores in minutes.
+:demo    drawn films, minutes on two CPU cores, no download; ends with a transfer report.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(preset: str = ""):
+    config = common.pretrain()
+    config.num_train_steps = 73_000
+    config.model = common.vit("B")
+    config.objective = ConfigDict(
+        dict(name="mae", mask_ratio=0.75, decoder_width=512, decoder_blocks=8, decoder_heads=16)
+    )
+    no_more = dict(jitter_prob=0.0, blur_prob=0.0)
+    config.views = ConfigDict(dict(a=common.view(crop_scale=(0.2, 1.0), **no_more)))
+    config.optimizer = ConfigDict(
+        dict(
+            name="adamw",
+            learning_rate=1.5e-4,
+            scaling="linear",
+            momentum=0.9,
+            beta2=0.95,
+            weight_decay=0.05,
+            warmup=40,
+            warmup_unit="epochs",
+        )
+    )
+    return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
+
+
+def small(config: ConfigDict) -> None:
+    config.model = common.vit("S")
+    config.batch_size = 256
+    config.num_train_steps = 100_000
+
+
+def cpu(config: ConfigDict) -> None:
+    common.for_minutes(config)
+    config.model = common.small_vit()
+    config.image_size = 64
+    config.objective.update(decoder_width=64, decoder_blocks=2, decoder_heads=4)
+    config.optimizer.update(learning_rate=1e-3, weight_decay=0.05)
+
+
+def demo(config: ConfigDict) -> None:
+    cpu(config)
+    common.demo(config)
+    config.optimizer.learning_rate = 1e-3
