@@ -123,6 +123,23 @@ def test_default_exclusions_are_every_bias_and_norm_of_a_resnet():
     assert sum(not is_kernel(path) for path in flat(updates)) > 10
 
 
+def test_default_exclusions_of_a_vit_are_tokens_positions_and_layer_scales_too():
+    model = models.build(
+        dict(name="vit", variant="64x1", image_size=32, registers=2, layer_scale=0.1)
+    )
+    films = jnp.zeros((1, 32, 32, 1))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), films, train=False))
+    encoder = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes["params"])
+    params = {"encoder": encoder, "decoder": {"mask_token": np.ones(8, np.float32)}}
+    config = dict(name="adamw", learning_rate=1.0, weight_decay=0.5, schedule="constant")
+    optimizer, _ = make_optimizer(config, num_train_steps=10, batch_size=1)
+    no_gradient = jax.tree.map(np.zeros_like, params)
+    updates, _ = optimizer.update(no_gradient, optimizer.init(params), params)
+    moved = {path for path, update in flat(updates).items() if np.any(update)}
+    assert moved == {path for path in flat(params) if is_kernel(path)}
+    assert len(moved) == 5 and len(flat(params)) == 22
+
+
 def test_sgd_is_torchs():
     config = dict(
         name="sgd", learning_rate=0.1, warmup=3, momentum=0.8, weight_decay=0.05, exclude=()
@@ -153,7 +170,7 @@ def test_adamw_is_torchs():
     assert_close(trained(config)[-1], params)
 
 
-def numpy_adam(steps=STEPS, decay=0.0, clip=np.inf, rate=lambda step, path: 0.1):
+def numpy_adam(steps=STEPS, decay=0.0, clip=np.inf, rate=lambda step, path: 0.1, beta2=0.999):
     """torch.optim.Adam: the decay is part of the gradient; clipping comes before it."""
     params = flat(parameters())
     first = {path: np.zeros_like(leaf) for path, leaf in params.items()}
@@ -163,9 +180,9 @@ def numpy_adam(steps=STEPS, decay=0.0, clip=np.inf, rate=lambda step, path: 0.1)
             gradient = gradient * min(1, clip / (np.linalg.norm(gradient) + 1e-6))
             gradient = gradient + decay * params[path]
             first[path] = 0.9 * first[path] + 0.1 * gradient
-            second[path] = 0.999 * second[path] + 0.001 * gradient**2
+            second[path] = beta2 * second[path] + (1 - beta2) * gradient**2
             mean = first[path] / (1 - 0.9 ** (step + 1))
-            square = second[path] / (1 - 0.999 ** (step + 1))
+            square = second[path] / (1 - beta2 ** (step + 1))
             params[path] = params[path] - rate(step, path) * mean / (np.sqrt(square) + 1e-8)
     return params
 
@@ -175,6 +192,11 @@ def test_adam_is_torchs_with_the_rate_a_tenth_at_each_milestone():
     config |= dict(schedule="step", milestones=(0.5, 0.75))  # after 4 and 6 of 8 steps
     expected = numpy_adam(decay=0.3, rate=lambda step, path: 0.1 ** (1 + (step >= 4) + (step >= 6)))
     assert_close(trained(config)[-1], expected)
+
+
+def test_beta2_is_a_field():
+    config = dict(name="adam", learning_rate=0.1, schedule="constant", beta2=0.5)
+    assert_close(trained(config)[-1], numpy_adam(beta2=0.5), atol=2e-5)
 
 
 def test_each_gradient_is_clipped_on_its_own():

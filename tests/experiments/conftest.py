@@ -13,6 +13,7 @@ _SMALL = {
     "moco": dict(hidden=8, out=4, queue_size=24, bn_group=8),
     "medaug": dict(hidden=8, out=4, queue_size=24, bn_group=4),
     "dino": dict(hidden=(8,), bottleneck=4, prototypes=8, num_local=1),
+    "mae": dict(decoder_width=8, decoder_blocks=1, decoder_heads=2),
 }
 
 
@@ -26,7 +27,7 @@ def tiny_config(data_dir):
         config.data.image_size = 40
         config.image_size = 32
         config.data.num_workers = 0
-        config.model.variant = "small"
+        config.model.variant = "small" if config.model.name == "resnet" else "64x1"
         config.batch_size, config.num_train_steps = 16, 4
         config.checkpoint_every_steps, config.log_every_steps = 2, 1
         config.optimizer.warmup, config.optimizer.warmup_unit = 1, "steps"

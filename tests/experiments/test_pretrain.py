@@ -110,6 +110,7 @@ def test_impossible_configs_are_refused(field, value, message, tiny_config, tmp_
         *(("simclr", preset) for preset in ("", "small", "cpu", "demo")),
         *(("byol", ""), ("byol", "demo"), ("simsiam", "demo"), ("barlow", "")),
         *(("vicreg", "cpu"), ("moco", "moco_cxr"), ("dino", "demo")),
+        *(("dino", "vits"), ("mae", "small")),
     ],
 )
 def test_every_config_trains_one_tiny_step(objective, preset, tiny_config, tmp_path):
@@ -135,10 +136,11 @@ def test_medaug_trains_on_pairs_and_refuses_to_without(tiny_config, studies_dir,
     assert not (tmp_path / "without").exists()
 
 
-@pytest.mark.parametrize("objective", ["simclr", "byol", "moco", "dino"])
-def test_full_size_recipe_traces_to_a_state_of_unchanged_shapes(objective):
-    """ResNet-50, 224 px, the paper's batch, without running it."""
-    config = importlib.import_module(f"configs.{objective}").get_config()
+@pytest.mark.parametrize("spec", ["simclr", "byol", "moco", "dino", "dino:vits", "mae"])
+def test_full_size_recipe_traces_to_a_state_of_unchanged_shapes(spec):
+    """ResNet-50 or ViT, 224 px, the paper's batch, without running it."""
+    name, _, preset = spec.partition(":")
+    config = importlib.import_module(f"configs.{name}").get_config(preset)
     pieces = objectives.build(config)
     optimizer, schedule = optim.make_optimizer(
         config.optimizer, config.num_train_steps, config.batch_size, 370_000

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_jax import objectives
+from cxr_jax import models, objectives
+from cxr_jax.augment.views import augment_view
+from cxr_jax.objectives import dino
 
 KEY = jax.random.PRNGKey(0)
 
@@ -134,6 +136,32 @@ def test_dino_steps_keep_centre_and_teacher(tiny, batch):
     _, (_, later) = objective.compare(outputs, after | {"step": jnp.int32(5)})
     np.testing.assert_allclose(metrics["teacher_temperature"], 0.04, rtol=1e-6)
     np.testing.assert_allclose(later["teacher_temperature"], 0.07, rtol=1e-6)
+
+
+def test_dino_takes_crops_of_two_sizes_through_one_vit(tiny, batch):
+    config = tiny("dino", tiny.plain)
+    config["model"] = dict(tiny.vit)
+    config["views"]["local"]["size"] = 16
+    objective = objectives.build(config)
+    params, aux = jax.jit(objective.init)(jax.random.PRNGKey(1), batch)
+    outputs, _ = jax.jit(objective.embed)(params, aux, batch, KEY)
+    # All small crops are the whole film here, at 16 px: four patches, with positions of their own.
+    small = augment_view(KEY, batch["image"], config["views"]["local"])
+    x = models.build(tiny.vit).apply({"params": params["encoder"]}, small, train=True)
+    z = dino.Bottleneck((12,), 5, "float32").apply({"params": params["bottleneck"]}, x, True)
+    expected = dino.Prototypes(7).apply({"params": params["prototypes"]}, z, True)
+    for crop in range(2, 5):
+        np.testing.assert_allclose(outputs["student"][:, crop], expected, atol=1e-5)
+    assert np.abs(outputs["student"][:, 2] - outputs["student"][:, 0]).max() > 1e-3
+
+    # Each size alone teaches every parameter, the positions among them, through the resampling.
+    def logits(params):
+        student = objective.embed(params, aux, batch, KEY)[0]["student"][..., 0]
+        return jnp.stack([student[:, 0].sum(), student[:, 2].sum()])
+
+    slopes = jax.jit(jax.jacrev(logits))(params)
+    for leaf in jax.tree.leaves(slopes):
+        assert np.all(np.isfinite(leaf)) and all(np.any(leaf[size]) for size in range(2))
 
 
 @pytest.mark.parametrize(
