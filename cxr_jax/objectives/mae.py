@@ -95,9 +95,9 @@ def num_visible(patches: int, mask_ratio: float) -> int:
 
 def make(config: Section) -> Objective:
     """Raises ValueError for fields of config.model, .objective or .views that do not fit."""
-    fields, view = config["objective"], config["views"]["a"]
-    encoder = models.build(config["model"])
+    fields, encoder = config["objective"], models.build(config["model"])
     _check(fields, config["views"], encoder)
+    view = config["views"]["a"]
     side = view["size"] // encoder.patch
     visible = num_visible(side * side, fields["mask_ratio"])
     decoder = Decoder(

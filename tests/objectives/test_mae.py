@@ -126,6 +126,9 @@ def test_mae_needs_a_vit_and_one_view_of_whole_patches(tiny):
     config["views"]["b"] = config["views"]["a"]
     with pytest.raises(ValueError, match=r"config\.views has no field 'b'"):
         objectives.build(config)
+    del config["views"]["a"], config["views"]["b"]
+    with pytest.raises(ValueError, match=r"config\.views lacks 'a'"):
+        objectives.build(config)
     config["model"] = dict(name="resnet", variant="small")
     with pytest.raises(ValueError, match=r"config\.model\.name must be 'vit'"):
         objectives.build(config)
