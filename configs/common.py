@@ -182,9 +182,9 @@ def vit(variant: str, **changes) -> ConfigDict:
     return ConfigDict(fields | dict(dtype="bfloat16", remat=False) | changes)
 
 
-def small_vit() -> ConfigDict:
+def small_vit(**changes) -> ConfigDict:
     """The ViT for CPUs: 64 patches of a view of 64 px, .8 million parameters."""
-    return vit("128x4", patch=8, image_size=64, dtype="float32")
+    return vit("128x4", **(dict(patch=8, image_size=64, dtype="float32") | changes))
 
 
 def on_cpu(config: ConfigDict) -> None:

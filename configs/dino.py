@@ -10,7 +10,7 @@ Default  the paper's recipe, on a ResNet-50: 224 px, 8 crops of 96 px, AdamW, ba
          for 220 steps only (spread .73, rank 6, target_entropy rising to 3.9): watch these.
 :vits    the paper's main recipe, on a ViT-S/16, without its stochastic depth: as the default else.
          It needs several GPUs (not run here).
-:cpu_vit a small ViT on your own films, two CPU cores, minutes.
+:cpu_vit a small ViT on your own films, two CPU cores, minutes (score: not run here).
 """
 
 from ml_collections import ConfigDict
@@ -96,8 +96,7 @@ def cpu_vit(config: ConfigDict) -> None:
     common.for_minutes(config)
     config.batch_size = 64
     # Patches of 16: eight encodings of a film a step are too slow with four times the tokens.
-    config.model = common.small_vit()
-    config.model.patch = 16
+    config.model = common.small_vit(patch=16)
     config.image_size = 64
     config.objective.update(hidden=(256,), bottleneck=64, prototypes=1024, num_local=4)
     config.objective.update(head_bn=True, teacher_temperature=(0.02, 0.03), tau_base=0.99)

@@ -6,8 +6,12 @@ Default  the paper's recipe: ViT-B/16, 224 px, 75 % hidden, AdamW, batch 4096, 4
          warm-up; 73,000 steps are 800 epochs of MIMIC-CXR. It needs many accelerators (not run
          here).
 :small   ViT-S/16, 224 px, batch 256, meant for one GPU and a day (not run here: no GPU).
-:cpu     your own films on two CPU cores in minutes.
-:demo    drawn films, minutes on two CPU cores, no download; ends with a transfer report.
+:cpu     your own films on two CPU cores: 12 minutes at the 175 images/s seen beside other work. After
+         250 of its 1,000 steps on 12,295 real films, linear probes had validation AUROC .871 on 1 %
+         of pediatric pneumonia (random .651) and .807 on the NIH subset (random .760); those of the
+         class token .870 (.665) and .793 (.788).
+:demo    drawn films, minutes on two CPU cores, no download; ends with a transfer report (score: not
+         run here).
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +22,9 @@ from configs import common
 def get_config(preset: str = ""):
     config = common.pretrain()
     config.num_train_steps = 73_000
-    config.model = common.vit("B")
+    # Nothing asks anything of the class token. The official code fine-tunes the mean of the patches
+    # and probes the token; here the mean had the higher validation AUROC (docstring).
+    config.model = common.vit("B", pooling="mean")
     config.objective = ConfigDict(
         dict(name="mae", mask_ratio=0.75, decoder_width=512, decoder_blocks=8, decoder_heads=16)
     )
@@ -40,14 +46,14 @@ def get_config(preset: str = ""):
 
 
 def small(config: ConfigDict) -> None:
-    config.model = common.vit("S")
+    config.model = common.vit("S", pooling="mean")
     config.batch_size = 256
     config.num_train_steps = 100_000
 
 
 def cpu(config: ConfigDict) -> None:
     common.for_minutes(config)
-    config.model = common.small_vit()
+    config.model = common.small_vit(pooling="mean")
     config.image_size = 64
     config.objective.update(decoder_width=64, decoder_blocks=2, decoder_heads=4)
     config.optimizer.update(learning_rate=1e-3, weight_decay=0.05)
@@ -57,3 +63,4 @@ def demo(config: ConfigDict) -> None:
     cpu(config)
     common.demo(config)
     config.optimizer.learning_rate = 1e-3
+    config.views.a.noise = 0.0  # nobody can draw it
