@@ -6,10 +6,10 @@ Default  the paper's recipe: ViT-B/16, 224 px, 75 % hidden, AdamW, batch 4096, 4
          warm-up; 73,000 steps are 800 epochs of MIMIC-CXR. It needs many accelerators (not run
          here).
 :small   ViT-S/16, 224 px, batch 256, meant for one GPU and a day (not run here: no GPU).
-:cpu     your own films on two CPU cores: 12 minutes at the 175 images/s seen beside other work. After
-         250 of its 1,000 steps on 12,295 real films, linear probes had validation AUROC .871 on 1 %
-         of pediatric pneumonia (random .651) and .807 on the NIH subset (random .760); those of the
-         class token .870 (.665) and .793 (.788).
+:cpu     your own films on two CPU cores: 12 minutes at the 175 images/s seen beside other work.
+         After 250 of its 1,000 steps on 12,295 real films, linear probes had validation AUROC .871
+         on 1 % of pediatric pneumonia (random .651) and .807 on the NIH subset (random .760); those
+         of the class token .870 (.665) and .793 (.788).
 :demo    drawn films, minutes on two CPU cores, no download; ends with a transfer report (score: not
          run here).
 """
