@@ -11,7 +11,9 @@ import jax
 _FILMS_A_DEVICE = 32  # with fewer, what the devices tell each other costs more than they save
 
 _ON_CPU = {
-    # YNNPACK takes convolutions and reductions from Eigen, which does them twice as fast.
+    # YNNPACK takes convolutions and reductions from Eigen, which does them twice as fast. And it
+    # mixes programs up: products with a matrix that is a constant of the program (closed over, not
+    # an argument) came out as garbage in 35 of 40 programs of one process (jaxlib 0.10.2).
     "xla_cpu_experimental_ynn_fusion_type": "",
     # Barriers stay until programs are fused: models/layers.py says what they are for.
     "xla_disable_hlo_passes": "cse_barrier_expander",
