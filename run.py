@@ -125,11 +125,11 @@ def _meet(own: argparse.Namespace, config: ConfigDict) -> bool:
 def _run(config: ConfigDict, workdir: Path, shared: bool) -> int:
     from cxr_jax import compiler, hosts, preemption
 
-    preemption.listen()
-    print(f"workdir: {workdir}", flush=True)
-    flags.FLAGS(["run.py"])  # Grain reads its own flags, which nobody else parses
-    logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
     try:
+        preemption.listen()
+        print(f"workdir: {workdir}", flush=True)
+        flags.FLAGS(["run.py"])  # Grain reads its own flags, which nobody else parses
+        logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
         if shared:
             command = {"--workdir": workdir, "--num_processes": hosts.count()}
             command |= dict(_fields(config.to_dict()))

@@ -19,8 +19,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-KEPT = (4, 6)  # steps of the two checkpoints that a finished `tiny` run has
+SAVE_EVERY, KNN_EVERY = 20, 30  # steps
+KEPT = (40, 60)  # steps of the two checkpoints that a finished `tiny` run has
 _SECONDS = 1800  # of patience with a busy machine
+_LEFT_OUT = ("jitter_prob", "blur_prob", "rotate", "noise", "gamma")  # they take long to compile
 _LOOK_SECONDS = 0.005
 _ROOT = Path(__file__).parents[2]
 
@@ -120,9 +122,11 @@ def _running(group: int) -> int:
 def tiny(data_dir: Path, workdir: Path, **changes) -> list[str]:
     """Arguments of a run whose steps take milliseconds; `changes` as data__name=value."""
     fields = dict(
-        num_train_steps=6,
-        checkpoint_every_steps=2,
+        num_train_steps=KEPT[-1],
+        checkpoint_every_steps=SAVE_EVERY,
         log_every_steps=1,
+        knn__dataset="phantom/tiny",
+        knn__every_steps=KNN_EVERY,
         batch_size=16,
         data__image_size=24,
         image_size=16,
@@ -131,6 +135,7 @@ def tiny(data_dir: Path, workdir: Path, **changes) -> list[str]:
         objective__hidden="(8,)",
         objective__out=4,
         optimizer__warmup=1,
+        **{f"views__{view}__{name}": 0.0 for view in "ab" for name in _LEFT_OUT},
         data__name="phantom/tiny",
         data__dir=data_dir,
         transfer__dataset="",
