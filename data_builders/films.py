@@ -13,19 +13,18 @@ from jaxtyping import Num, UInt8
 from PIL import Image, ImageOps
 from PIL.ExifTags import Base
 
-from data_builders import dicom, dicom_pixels, grey, scaled
+from data_builders import dicom, dicom_pixels, grey, png_chunks, scaled
+from data_builders.film_bounds import BoundedFile, check_coded, check_scans, check_size
 from data_builders.film_error import FilmError
 
-# A film has at most some 5,000 x 5,000 pixels; beyond this a header is broken or hostile.
-MAX_PIXELS = 100_000_000
-MIN_SIDE = 16
 JPEG_QUALITY = 95
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
 
 _FORMATS = ("PNG", "JPEG")
 _ORIENTATION = Base.Orientation
 # What Pillow raises on broken files, beyond OSError.
-_BROKEN = (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError, TypeError)
+_BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError)
+_BROKEN += (struct.error, EOFError)
 
 
 def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, "h w 1"]:
@@ -42,7 +41,7 @@ def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, 
 
     Raises:
       FilmError: the file is missing, empty, truncated, of another format, without pixels, has
-        several frames or an absurd size. The message holds nothing about the patient.
+        several frames, an absurd size or length. The message holds nothing about the patient.
     """
     try:
         size = os.path.getsize(path)
@@ -51,7 +50,7 @@ def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, 
     if size == 0:
         raise FilmError("the file is empty")
     if dicom.is_dicom(path):
-        film = dicom_pixels.read_pixels(path, MAX_PIXELS, MIN_SIDE, shorter_side)
+        film = dicom_pixels.read_pixels(path, shorter_side)
         return np.ascontiguousarray(scaled.shrink(film, shorter_side))[..., None]
     try:
         with warnings.catch_warnings():
@@ -69,36 +68,25 @@ def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, 
 
 
 def _read_picture(path: Path, shorter_side: int | None) -> UInt8[np.ndarray, "h w 1"]:
-    with Image.open(path, formats=_FORMATS) as image:
+    with BoundedFile(path) as file, Image.open(file, formats=_FORMATS) as image:
         check_size(*image.size)
         if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
             raise FilmError(f"{image.n_frames} frames, expected one film")
-        if image.format == "PNG" and _loses_depth(path):
-            raise FilmError(
-                "a 16-bit PNG with colours or transparency, which Pillow cuts to 8 bits; save it "
-                "as 16-bit grey"
-            )
         size, box = image.size, (0, 0, *image.size)
+        at = file.tell()
+        if image.format == "PNG":
+            _refuse_lost_depth(png_chunks.check(file))
+        else:
+            check_coded(*size, file.num_bytes)
+            file.seek(0)
+            check_scans(file.read())
+        file.seek(at)
         if image.format == "JPEG":
             box = scaled.draft_jpeg(image, scaled.reduction(size, shorter_side))
         image.load()
         pixels = to_uint8(_grey(image))[..., 0]
         film = scaled.shrink(scaled.Scaled(pixels, size, box), shorter_side)
         return _upright(film, image.getexif().get(_ORIENTATION, 1))
-
-
-def check_size(width: int, height: int) -> None:
-    """Refuses sizes no film has.
-
-    Raises:
-      FilmError: a side is below 16 or above 65,500 pixels, or the area beyond 100 million.
-    """
-    sides = sorted((width, height))
-    if sides[0] < MIN_SIDE or sides[1] > dicom_pixels.MAX_SIDE or width * height > MAX_PIXELS:
-        raise FilmError(
-            f"an absurd size of {width} x {height} pixels (sides from {MIN_SIDE}, area up to "
-            f"{MAX_PIXELS:,})"
-        )
 
 
 def to_uint8(pixels: Num[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 1"]:
@@ -121,11 +109,12 @@ def encode(image: UInt8[np.ndarray, "h w 1"], encoding: str) -> bytes:
     return stream.getvalue()
 
 
-def _loses_depth(path: Path) -> bool:
-    """Whether a PNG has 16 bits a channel and more channels than grey, by its header."""
-    with open(path, "rb") as stream:
-        depth, colour = stream.read(26)[24:]
-    return depth == 16 and colour != 0
+def _refuse_lost_depth(header: png_chunks.Header) -> None:
+    if header.depth == 16 and header.colour != 0:
+        raise FilmError(
+            "a 16-bit PNG with colours or transparency, which Pillow cuts to 8 bits; save it as "
+            "16-bit grey"
+        )
 
 
 def _grey(image: Image.Image) -> Num[np.ndarray, "h w"]:

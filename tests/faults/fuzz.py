@@ -1,0 +1,231 @@
+"""Thousands of damaged files through the real readers, in processes that may die of one.
+
+    python -m tests.faults.fuzz --count=10000             # all kinds, as docs/reliability.md has it
+    python -m tests.faults.fuzz --kind=DICOM --only=4711  # one input again, in this process
+
+Input number i of a kind is made from (seed, kind, i) alone. A process that reads may take
+MEMORY_BYTES beyond what it has after its imports, and SECONDS of its own time for a file; one that
+dies or does not come back is replaced, and the input that it had counts as lost.
+"""
+
+import argparse
+import collections
+import contextlib
+import multiprocessing
+import os
+import queue
+import random
+import resource
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.faults import readers
+
+MEMORY_BYTES = 1 << 30
+SECONDS = 20.0
+# Of waiting for a process that others keep from running; SECONDS is of its own time.
+PATIENCE = 120.0
+LOST = ("wrong error", "wrong result", "crash", "hang", "memory")
+_CHUNK = 100
+
+
+class Outcome(NamedTuple):
+    """What became of one input.
+
+    Attributes:
+      what: "read", "listed", "refused", or one of LOST.
+      detail: the error, where there was one.
+      seconds: of the process's own time.
+      memory: bytes by which the process grew at most while it read.
+    """
+
+    kind: str
+    index: int
+    what: str
+    detail: str = ""
+    seconds: float = 0.0
+    memory: int = 0
+
+
+def make(kind: str, index: int, seed: int, sound: Sequence[bytes]) -> bytes:
+    """Input number `index`."""
+    rng = random.Random(f"{seed} {kind} {index}")
+    return readers.KINDS[kind].damage(rng, sound[index % len(sound)], sound)
+
+
+def read(kind: str, index: int, data: bytes, folder: Path) -> Outcome:
+    """Reads one input here; nothing is raised."""
+    before, start = _restart_memory(), time.process_time()
+    try:
+        what, detail = readers.KINDS[kind].read(folder, data, index), ""
+    except MemoryError:
+        what, detail = "memory", traceback.format_exc(limit=-3)
+    except readers.Broken as error:
+        what, detail = "wrong result", str(error)
+    except (ValueError, FileNotFoundError) as error:
+        what, detail = _judge(error)
+    except BaseException:
+        what, detail = "wrong error", traceback.format_exc(limit=-6)
+    seconds = time.process_time() - start
+    if what not in LOST and seconds > SECONDS:
+        what = "hang"
+    return Outcome(kind, index, what, detail, seconds, _peak_memory() - before)
+
+
+def _judge(error: Exception) -> tuple[str, str]:
+    """Whether a refusal is one of ours: raised, or raised again, in our own code."""
+    last = traceback.extract_tb(error.__traceback__)[-1].filename
+    if not any(part in last for part in ("data_builders", "cxr_jax")) or "site-packages" in last:
+        return "wrong error", "".join(traceback.format_exception(error, limit=-4))
+    try:
+        readers.check_message(str(error))
+    except readers.Broken as broken:
+        return "wrong error", str(broken)
+    return "refused", str(error)
+
+
+def run(kinds: Iterable[str], count: int, seed: int, workers: int = 2) -> Iterator[Outcome]:
+    """Reads inputs 0 to count - 1 of each kind; one outcome each, in no order."""
+    chunks: queue.SimpleQueue = queue.SimpleQueue()
+    outcomes: queue.SimpleQueue = queue.SimpleQueue()
+    for kind in kinds:
+        for start in range(0, count, _CHUNK):
+            chunks.put((kind, list(range(start, min(start + _CHUNK, count)))))
+    threads = [
+        threading.Thread(target=_supervise, args=(chunks, outcomes, seed)) for _ in range(workers)
+    ]
+    for thread in threads:
+        thread.start()
+    for _ in range(count * len(list(kinds))):
+        yield outcomes.get()
+    for thread in threads:
+        thread.join()
+
+
+def _supervise(chunks: queue.SimpleQueue, outcomes: queue.SimpleQueue, seed: int) -> None:
+    """Keeps one reading process at work until there are no more chunks."""
+    context = multiprocessing.get_context("spawn")
+    process = connection = None
+    while True:
+        try:
+            kind, indices = chunks.get(block=False)
+        except queue.Empty:
+            break
+        while indices:
+            if process is None:
+                connection, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs, seed), daemon=True)
+                process.start()
+                theirs.close()
+            with contextlib.suppress(BrokenPipeError):
+                connection.send((kind, indices))
+            died = False
+            while indices and not died:
+                try:
+                    answer = connection.recv() if connection.poll(PATIENCE) else None
+                except (EOFError, ConnectionResetError):
+                    process.join()
+                    answer = Outcome(kind, indices[0], "crash", f"exit code {process.exitcode}")
+                    died = True
+                if answer is None:
+                    process.kill()
+                    process.join()
+                    answer = Outcome(kind, indices[0], "hang", f"no answer in {PATIENCE:.0f} s")
+                    died = True
+                outcomes.put(answer)
+                del indices[0]
+            if died:
+                connection.close()
+                process = None
+    if process is not None:
+        connection.send(None)
+        process.join()
+
+
+def _serve(connection: Connection, seed: int) -> None:
+    """The reading process: chunks in, one outcome an input out."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    sound: dict[str, Sequence[bytes]] = {}
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        while (chunk := connection.recv()) is not None:
+            kind, indices = chunk
+            if kind not in sound:
+                sound[kind] = readers.KINDS[kind].seeds()
+                _warm_up(kind, Path(folder))
+            for index in indices:
+                data = make(kind, index, seed, sound[kind])
+                connection.send(read(kind, index, data, Path(folder)))
+
+
+def _warm_up(kind: str, folder: Path) -> None:
+    """Imports what reading needs, then limits memory from there."""
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    with contextlib.suppress(ValueError):
+        readers.KINDS[kind].read(folder, readers.KINDS[kind].seeds()[0], 0)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+
+
+def _restart_memory() -> int:
+    """Makes the kernel count the process's largest size anew; bytes that it has now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _peak_memory() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+
+
+def table(outcomes: Iterable[Outcome]) -> str:
+    """Markdown: a row a kind."""
+    by_kind = collections.defaultdict(list)
+    for outcome in outcomes:
+        by_kind[outcome.kind].append(outcome)
+    lines = ["| kind | tried | read | listed | refused | lost | most memory | most time |"]
+    lines.append("|" + " --- |" * 8)
+    for kind, of_kind in by_kind.items():
+        counts = collections.Counter(outcome.what for outcome in of_kind)
+        lost = sum(counts[what] for what in LOST)
+        memory = max(outcome.memory for outcome in of_kind) / 1e6
+        seconds = max(outcome.seconds for outcome in of_kind)
+        cells = (counts[what] for what in ("read", "listed", "refused"))
+        numbers = " | ".join(f"{number:,}" for number in (len(of_kind), *cells, lost))
+        lines.append(f"| {kind} | {numbers} | {memory:,.0f} MB | {seconds:.1f} s |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--kind", action="append", choices=readers.KINDS)
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, help="read this one input in this process")
+    parser.add_argument("--workers", type=int, default=2)
+    own = parser.parse_args(arguments)
+    kinds = own.kind or list(readers.KINDS)
+    if own.only is not None:
+        data = make(kinds[0], own.only, own.seed, readers.KINDS[kinds[0]].seeds())
+        with tempfile.TemporaryDirectory() as folder:
+            print(read(kinds[0], own.only, data, Path(folder)))
+        return 0
+    outcomes, lost = [], 0
+    for outcome in run(kinds, own.count, own.seed, own.workers):
+        outcomes.append(outcome)
+        if outcome.what in LOST:
+            lost += 1
+            print(f"{outcome.kind} {outcome.index}: {outcome.what}\n{outcome.detail}", flush=True)
+    print(table(outcomes))
+    return min(lost, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
