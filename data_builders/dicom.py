@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
+import stat
 import struct
 import warnings
 import zlib
@@ -62,9 +64,11 @@ OLDEST = 120.0
 def is_dicom(path: Path) -> bool:
     """Whether the file has DICOM's magic: "DICM" after 128 bytes."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False  # a pipe would be waited for
         with open(path, "rb") as stream:
             return stream.read(132)[128:] == b"DICM"
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a zero byte in the name
         return False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import warnings
 from pathlib import Path
@@ -44,10 +45,12 @@ def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, 
         several frames, an absurd size or length. The message holds nothing about the patient.
     """
     try:
-        size = os.path.getsize(path)
+        status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise FilmError("no such file") from error
-    if size == 0:
+    if not stat.S_ISREG(status.st_mode):
+        raise FilmError("a folder, a pipe or a device, expected a file")
+    if status.st_size == 0:
         raise FilmError("the file is empty")
     if dicom.is_dicom(path):
         film = dicom_pixels.read_pixels(path, shorter_side)
