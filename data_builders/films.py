@@ -63,7 +63,7 @@ def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, 
     except FilmError:
         raise
     except Image.DecompressionBombError as error:
-        raise FilmError("an absurd size, beyond what Pillow opens") from error
+        raise FilmError(f"an absurd size ({_first_line(error)})") from error
     except Image.UnidentifiedImageError as error:
         raise FilmError("not a PNG, JPEG or DICOM file, or one with a broken header") from error
     except _BROKEN as error:
@@ -71,25 +71,41 @@ def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, 
 
 
 def _read_picture(path: Path, shorter_side: int | None) -> UInt8[np.ndarray, "h w 1"]:
-    with BoundedFile(path) as file, Image.open(file, formats=_FORMATS) as image:
-        check_size(*image.size)
-        if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
-            raise FilmError(f"{image.n_frames} frames, expected one film")
-        size, box = image.size, (0, 0, *image.size)
-        at = file.tell()
-        if image.format == "PNG":
-            _refuse_lost_depth(png_chunks.check(file))
-        else:
-            check_coded(*size, file.num_bytes)
-            file.seek(0)
-            check_scans(file.read())
-        file.seek(at)
-        if image.format == "JPEG":
-            box = scaled.draft_jpeg(image, scaled.reduction(size, shorter_side))
-        image.load()
-        pixels = to_uint8(_grey(image))[..., 0]
-        film = scaled.shrink(scaled.Scaled(pixels, size, box), shorter_side)
-        return _upright(film, image.getexif().get(_ORIENTATION, 1))
+    with BoundedFile(path) as file:
+        _check(file)
+        with Image.open(file, formats=_FORMATS) as image:
+            return _pixels(image, file.num_bytes, shorter_side)
+
+
+def _check(file: BoundedFile) -> None:
+    """Looks at what Pillow does not look at."""
+    if file.read(len(png_chunks.SIGNATURE)) == png_chunks.SIGNATURE:
+        header = png_chunks.check(file)
+        if header.depth == 16 and header.colour != 0:
+            raise FilmError(
+                "a 16-bit PNG with colours or transparency, which Pillow cuts to 8 bits; save it "
+                "as 16-bit grey"
+            )
+    else:
+        file.seek(0)
+        check_scans(file.read())
+    file.seek(0)
+
+
+def _pixels(
+    image: Image.Image, num_bytes: int, shorter_side: int | None
+) -> UInt8[np.ndarray, "h w 1"]:
+    check_size(*image.size)
+    if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
+        raise FilmError(f"{image.n_frames} frames, expected one film")
+    size, box = image.size, (0, 0, *image.size)
+    if image.format == "JPEG":
+        check_coded(*size, num_bytes)
+        box = scaled.draft_jpeg(image, scaled.reduction(size, shorter_side))
+    image.load()
+    pixels = to_uint8(_grey(image))[..., 0]
+    film = scaled.shrink(scaled.Scaled(pixels, size, box), shorter_side)
+    return _upright(film, image.getexif().get(_ORIENTATION, 1))
 
 
 def to_uint8(pixels: Num[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 1"]:
@@ -110,14 +126,6 @@ def encode(image: UInt8[np.ndarray, "h w 1"], encoding: str) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(image[..., 0]).save(stream, encoding, quality=JPEG_QUALITY)
     return stream.getvalue()
-
-
-def _refuse_lost_depth(header: png_chunks.Header) -> None:
-    if header.depth == 16 and header.colour != 0:
-        raise FilmError(
-            "a 16-bit PNG with colours or transparency, which Pillow cuts to 8 bits; save it as "
-            "16-bit grey"
-        )
 
 
 def _grey(image: Image.Image) -> Num[np.ndarray, "h w"]:

@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults import readers
+from tests.faults import limited, readers
 
 MEMORY_BYTES = 1 << 30
 SECONDS = 20.0
@@ -62,7 +62,7 @@ def make(kind: str, index: int, seed: int, sound: Sequence[bytes]) -> bytes:
 
 def read(kind: str, index: int, data: bytes, folder: Path) -> Outcome:
     """Reads one input here; nothing is raised."""
-    before, start = _restart_memory(), time.process_time()
+    before, start = limited.restart_memory(), time.process_time()
     try:
         what, detail = readers.KINDS[kind].read(folder, data, index), ""
     except MemoryError:
@@ -76,7 +76,7 @@ def read(kind: str, index: int, data: bytes, folder: Path) -> Outcome:
     seconds = time.process_time() - start
     if what not in LOST and seconds > SECONDS:
         what = "hang"
-    return Outcome(kind, index, what, detail, seconds, _peak_memory() - before)
+    return Outcome(kind, index, what, detail, seconds, limited.peak_memory() - before)
 
 
 def _judge(error: Exception) -> tuple[str, str]:
@@ -169,20 +169,8 @@ def _warm_up(kind: str, folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     with contextlib.suppress(ValueError):
         readers.KINDS[kind].read(folder, readers.KINDS[kind].seeds()[0], 0)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY_BYTES
+    limit = limited.address_space() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-
-
-def _restart_memory() -> int:
-    """Makes the kernel count the process's largest size anew; bytes that it has now."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _peak_memory() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
 
 
 def table(outcomes: Iterable[Outcome]) -> str:

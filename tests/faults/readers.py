@@ -63,6 +63,18 @@ def read_picture(folder: Path, data: bytes, index: int, suffix: str) -> str:
     return "read"
 
 
+def shape_of_film(path: Path) -> tuple[int, ...]:
+    from data_builders import films
+
+    return films.read_film(path, shorter_side=256).shape
+
+
+def count_rows(path: Path) -> int:
+    from data_builders import tables
+
+    return sum(1 for _ in tables.Table(path).rows(("image",)))
+
+
 def _check_stored(encoded: bytes) -> None:
     from cxr_jax.data import images
 
