@@ -31,6 +31,7 @@ import abc
 import dataclasses
 import functools
 import gc
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -233,7 +234,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         absent = [
             Skipped(skip_report.relative_name(record.film, manual_dir), "no such file")
             for record in listing.records
-            if isinstance(record.film, Path) and not record.film.exists()
+            if isinstance(record.film, Path) and not os.path.exists(record.film)
         ]
         # Before hours of reading the others.
         self._check_losses([*listing.skipped, *absent], len(listing.records) + len(listing.skipped))

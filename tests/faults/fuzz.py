@@ -11,8 +11,9 @@ dies or does not come back is replaced, and the input that it had counts as lost
 import argparse
 import collections
 import contextlib
+import functools
+import importlib
 import multiprocessing
-import os
 import queue
 import random
 import resource
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.faults import limited, readers
+from tests.faults.readers import Kind
 
 MEMORY_BYTES = 1 << 30
 SECONDS = 20.0
@@ -54,17 +56,14 @@ class Outcome(NamedTuple):
     memory: int = 0
 
 
-def make(kind: str, index: int, seed: int, sound: Sequence[bytes]) -> bytes:
-    """Input number `index`."""
-    rng = random.Random(f"{seed} {kind} {index}")
-    return readers.KINDS[kind].damage(rng, sound[index % len(sound)], sound)
-
-
-def read(kind: str, index: int, data: bytes, folder: Path) -> Outcome:
-    """Reads one input here; nothing is raised."""
+def read(name: str, kind: Kind, index: int, seed: int, folder: Path) -> Outcome:
+    """Makes input number `index` and reads it here; nothing is raised."""
+    sound = _sound(kind)
+    rng = random.Random(f"{seed} {name} {index}")
+    data = kind.damage(rng, sound[index % len(sound)], sound)
     before, start = limited.restart_memory(), time.process_time()
     try:
-        what, detail = readers.KINDS[kind].read(folder, data, index), ""
+        what, detail = kind.read(folder, data, index), ""
     except MemoryError:
         what, detail = "memory", traceback.format_exc(limit=-3)
     except readers.Broken as error:
@@ -76,7 +75,12 @@ def read(kind: str, index: int, data: bytes, folder: Path) -> Outcome:
     seconds = time.process_time() - start
     if what not in LOST and seconds > SECONDS:
         what = "hang"
-    return Outcome(kind, index, what, detail, seconds, limited.peak_memory() - before)
+    return Outcome(name, index, what, detail, seconds, limited.peak_memory() - before)
+
+
+@functools.cache
+def _sound(kind: Kind) -> Sequence[bytes]:
+    return kind.seeds()
 
 
 def _judge(error: Exception) -> tuple[str, str]:
@@ -91,25 +95,38 @@ def _judge(error: Exception) -> tuple[str, str]:
     return "refused", str(error)
 
 
-def run(kinds: Iterable[str], count: int, seed: int, workers: int = 2) -> Iterator[Outcome]:
-    """Reads inputs 0 to count - 1 of each kind; one outcome each, in no order."""
+def run(
+    kinds: Iterable[str],
+    count: int,
+    seed: int,
+    workers: int = 2,
+    module: str = readers.__name__,
+) -> Iterator[Outcome]:
+    """Reads inputs 0 to count - 1 of each kind; one outcome each, in no order.
+
+    `module` holds the kinds, by name in KINDS.
+    """
+    kinds = list(kinds)
     chunks: queue.SimpleQueue = queue.SimpleQueue()
     outcomes: queue.SimpleQueue = queue.SimpleQueue()
     for kind in kinds:
         for start in range(0, count, _CHUNK):
             chunks.put((kind, list(range(start, min(start + _CHUNK, count)))))
-    threads = [
-        threading.Thread(target=_supervise, args=(chunks, outcomes, seed)) for _ in range(workers)
-    ]
-    for thread in threads:
-        thread.start()
-    for _ in range(count * len(list(kinds))):
-        yield outcomes.get()
-    for thread in threads:
-        thread.join()
+    # Here, because a process that dies leaves what it wrote.
+    with tempfile.TemporaryDirectory(prefix="faults-") as root:
+        arguments = (chunks, outcomes, seed, module, Path(root).resolve())
+        threads = [threading.Thread(target=_supervise, args=arguments) for _ in range(workers)]
+        for thread in threads:
+            thread.start()
+        for _ in range(count * len(kinds)):
+            yield outcomes.get()
+        for thread in threads:
+            thread.join()
 
 
-def _supervise(chunks: queue.SimpleQueue, outcomes: queue.SimpleQueue, seed: int) -> None:
+def _supervise(
+    chunks: queue.SimpleQueue, outcomes: queue.SimpleQueue, seed: int, module: str, root: Path
+) -> None:
     """Keeps one reading process at work until there are no more chunks."""
     context = multiprocessing.get_context("spawn")
     process = connection = None
@@ -121,7 +138,9 @@ def _supervise(chunks: queue.SimpleQueue, outcomes: queue.SimpleQueue, seed: int
         while indices:
             if process is None:
                 connection, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, seed), daemon=True)
+                process = context.Process(
+                    target=_serve, args=(theirs, seed, module, root), daemon=True
+                )
                 process.start()
                 theirs.close()
             with contextlib.suppress(BrokenPipeError):
@@ -149,26 +168,24 @@ def _supervise(chunks: queue.SimpleQueue, outcomes: queue.SimpleQueue, seed: int
         process.join()
 
 
-def _serve(connection: Connection, seed: int) -> None:
+def _serve(connection: Connection, seed: int, module: str, root: Path) -> None:
     """The reading process: chunks in, one outcome an input out."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    sound: dict[str, Sequence[bytes]] = {}
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        while (chunk := connection.recv()) is not None:
-            kind, indices = chunk
-            if kind not in sound:
-                sound[kind] = readers.KINDS[kind].seeds()
-                _warm_up(kind, Path(folder))
-            for index in indices:
-                data = make(kind, index, seed, sound[kind])
-                connection.send(read(kind, index, data, Path(folder)))
+    kinds = importlib.import_module(module).KINDS
+    folder, warm = Path(tempfile.mkdtemp(dir=root)), set()
+    while (chunk := connection.recv()) is not None:
+        kind, indices = chunk
+        if kind not in warm:
+            warm.add(kind)
+            _warm_up(kinds[kind], folder)
+        for index in indices:
+            connection.send(read(kind, kinds[kind], index, seed, folder))
 
 
-def _warm_up(kind: str, folder: Path) -> None:
+def _warm_up(kind: Kind, folder: Path) -> None:
     """Imports what reading needs, then limits memory from there."""
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     with contextlib.suppress(ValueError):
-        readers.KINDS[kind].read(folder, readers.KINDS[kind].seeds()[0], 0)
+        kind.read(folder, _sound(kind)[0], 0)
     limit = limited.address_space() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
@@ -201,9 +218,9 @@ def main(arguments: Sequence[str]) -> int:
     own = parser.parse_args(arguments)
     kinds = own.kind or list(readers.KINDS)
     if own.only is not None:
-        data = make(kinds[0], own.only, own.seed, readers.KINDS[kinds[0]].seeds())
         with tempfile.TemporaryDirectory() as folder:
-            print(read(kinds[0], own.only, data, Path(folder)))
+            kind = readers.KINDS[kinds[0]]
+            print(read(kinds[0], kind, own.only, own.seed, Path(folder).resolve()))
         return 0
     outcomes, lost = [], 0
     for outcome in run(kinds, own.count, own.seed, own.workers):
