@@ -9,8 +9,9 @@ import math
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -33,6 +34,7 @@ _STORAGE_DTYPES = {
 
 # A training's checkpoint has some ten; NumPy knows no more axes.
 _MAX_DICTS, _MAX_AXES = 10_000, 64
+_MAX_TUPLE = 100_000
 
 
 class _Storage(NamedTuple):
@@ -49,8 +51,33 @@ class Tensor(NamedTuple):
     shape: Any
     strides: Any
 
+    __hash__ = None  # as for tuples, below
 
-class _Unpickler(pickle.Unpickler):
+
+class _Unpickler(pickle._Unpickler):  # the one in Python: it can be told to look at tuples
+    def __init__(self, file: BinaryIO):
+        super().__init__(file)
+        self._lengths: dict[int, tuple[int, tuple]] = {}  # with the tuple, so that its id stays
+
+    def _count(self) -> None:
+        """Refuses a tuple that holds others over and over: to hash it, as a key, takes for ever."""
+        made = self.stack[-1]
+        length = 1 + sum(self._lengths.get(id(item), (1, ()))[0] for item in made)
+        if length > _MAX_TUPLE:
+            raise pickle.UnpicklingError(f"a tuple of more than {_MAX_TUPLE:,} values in all")
+        self._lengths[id(made)] = length, made
+
+    def _counted(load: Callable[[Any], None]) -> Callable[[Any], None]:
+        def load_and_count(self: Any) -> None:
+            load(self)
+            self._count()
+
+        return load_and_count
+
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+    for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+        dispatch[_code[0]] = _counted(dispatch[_code[0]])
+
     def find_class(self, module: str, name: str) -> Any:
         # Made anew for every file: a pickle can set attributes on what it is handed.
         def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:

@@ -31,7 +31,8 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
             _check(archive, most_bytes(path))
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"damaged archive ({error}); copy the file again") from error
+        what = str(error) or "it ends too early"
+        raise ValueError(f"damaged archive ({what}); copy the file again") from error
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise  # the disk's, not the file's, whose places may lie before its start
