@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import safetensors
 from safetensors.numpy import load_file
@@ -71,13 +72,16 @@ def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
                 f"{stream.tell() + size:,}"
             )
         values = np.frombuffer(stream.read(), dtype) if size else np.empty(0, dtype)
+    if dtype == np.dtype("V2"):  # NumPy writes bfloat16, which it does not know, as bytes
+        values = values.view(ml_dtypes.bfloat16)
     return values.reshape(shape, order="F" if fortran else "C").copy()
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
-    except (safetensors.SafetensorError, KeyError) as error:
+    # The last two: a dtype that NumPy lacks.
+    except (safetensors.SafetensorError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: not a sound .safetensors ({plain(str(error))})") from error
 
 
