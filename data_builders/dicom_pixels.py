@@ -29,7 +29,7 @@ from pydicom.uid import (
 
 from data_builders import grey
 from data_builders.dicom import BROKEN, refuse_deflated, text
-from data_builders.film_bounds import MAX_BYTES, BoundedFile, check_coded, check_size
+from data_builders.film_bounds import MAX_STORED_BYTES, BoundedFile, check_coded, check_size
 from data_builders.film_error import FilmError
 from data_builders.scaled import Scaled, draft_jpeg, reduction, unscaled
 
@@ -74,10 +74,10 @@ def _check(dataset: pydicom.Dataset) -> None:
     check_size(columns, rows)
     samples, bits = int(dataset.SamplesPerPixel), int(dataset.BitsAllocated)
     stored = rows * columns * samples * bits // 8
-    if samples not in (1, 3) or not 1 <= bits <= 64 or stored > MAX_BYTES:
+    if samples not in (1, 3) or not 1 <= bits <= 64 or stored > MAX_STORED_BYTES:
         raise FilmError(
             f"a DICOM film of {columns} x {rows} x {samples} values of {bits} bits, "
-            f"{stored:,} bytes; a film takes up to {MAX_BYTES:,}"
+            f"{stored:,} bytes; a film takes up to {MAX_STORED_BYTES:,}"
         )
     check_coded(columns, rows, len(dataset.PixelData))
     if int(dataset.HighBit) != int(dataset.BitsStored) - 1:

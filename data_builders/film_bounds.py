@@ -16,8 +16,9 @@ MAX_PIXELS = 100_000_000
 MIN_SIDE = 16
 # JPEG, in which films are stored, has no longer sides.
 MAX_SIDE = 65_500
-# Of the pixels as they are stored, and of a file.
+# Of a file, and of a DICOM film's pixels as they are stored.
 MAX_BYTES = 400_000_000
+MAX_STORED_BYTES = 200_000_000
 # A coded block of 8 x 8 pixels takes a bit or more of a file, even if it is blank.
 MAX_PIXELS_A_BYTE = 1024
 # Progressive films have some ten; every one costs another pass over all pixels.

@@ -28,7 +28,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            _check(archive, most_bytes(path))
+            _check(archive, most_bytes(path), path.stat().st_size)
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         what = str(error) or "it ends too early"
@@ -39,13 +39,15 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         raise ValueError(f"damaged archive ({error}); copy the file again") from error
 
 
-def _check(archive: zipfile.ZipFile, most: int) -> None:
+def _check(archive: zipfile.ZipFile, most: int, num_bytes: int) -> None:
     entries = archive.infolist()
     if len({entry.filename for entry in entries}) < len(entries):
         raise ValueError("an archive with two members of one name")
     for entry in entries:
         if entry.compress_type not in _PACKED_AS:
             raise ValueError(f"member {entry.filename!r} is packed in a way that is not read here")
+        if entry.compress_size > num_bytes:  # Python would make room for it
+            raise ValueError(f"member {entry.filename!r} claims {entry.compress_size:,} bytes")
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > most:
         raise ValueError(

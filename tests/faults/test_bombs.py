@@ -185,7 +185,7 @@ DICOMS = {
     "bits": (tagged(BitsAllocated=65_528), "values of 65528 bits"),
     "bytes": (
         tagged(Rows=10_000, Columns=10_000, BitsAllocated=64),
-        "800,000,000 bytes; a film takes up to 400,000,000",
+        "800,000,000 bytes; a film takes up to 200,000,000",
     ),
     "run lengths": (
         coded(RLELossless, b"\1\0\0\0\x40" + bytes(59) + b"\x81\0" * 40, Rows=9_999, Columns=9_999),
@@ -345,6 +345,16 @@ def test_torch_storage_that_unfolds(process, tmp_path):
     members = {"a/data.pkl": tensor((2, 3), (3, 1)), "a/data/0": bytes(70 << 20)}
     path = zipped(tmp_path / "bomb.pth", members)
     refused(process, "unpacks to 73,400", read_arrays, path)
+
+
+@pytest.mark.parametrize("name", ["bomb.pth", "bomb.npz"])
+def test_zip_members_that_claim_gigabytes(process, tmp_path, name):
+    members = {"a/data.pkl": tensor((2, 3), (3, 1)), "a/data/0": bytes(4_000), "a.npy": npy((0,))}
+    data = bytearray(zipped(tmp_path / name, members).read_bytes())
+    entry = data.index(b"PK\1\2")
+    data[entry + 20 : entry + 24] = struct.pack("<I", 2**31)  # as packed, in the directory
+    (tmp_path / name).write_bytes(data)
+    refused(process, "claims 2,147,483,648 bytes", read_arrays, tmp_path / name)
 
 
 @pytest.mark.parametrize("length", [2**63, 2**40, 2**31])
