@@ -1,6 +1,7 @@
 """What each kind of file is read by, and what may come of it: what it holds, or one clear error."""
 
 import functools
+import gzip
 import random
 import re
 import shutil
@@ -134,6 +135,9 @@ class Layout(NamedTuple):
     tables: tuple[tuple[Path, bytes], ...]
 
 
+_TABLES = (".csv", ".txt", ".TXT", ".gz")
+
+
 @functools.lru_cache(maxsize=1)
 def _layouts(folder: Path) -> tuple[Layout, ...]:
     from tests.fakes import every, image_folder
@@ -147,9 +151,7 @@ def _layouts(folder: Path) -> tuple[Layout, ...]:
             image_folder.write_labels(raw / "labels.csv", films, patient_id=patients)
         else:
             every.write(name, raw)
-        found = sorted(
-            path for path in raw.rglob("*") if path.suffix in (".csv", ".txt", ".TXT", ".tsv")
-        )
+        found = sorted(path for path in raw.rglob("*") if path.suffix in _TABLES)
         if found:
             tables = tuple((path.relative_to(raw), path.read_bytes()) for path in found[:40])
             layouts.append(Layout(name, raw, tables))
@@ -165,7 +167,7 @@ def read_table(folder: Path, data: bytes, index: int) -> str:
     rng = random.Random(data)
     contents = [content for _, content in layout.tables]
     table, content = rng.choice(layout.tables)
-    (layout.raw / table).write_bytes(mutations.mutated_text(rng, content, contents))
+    (layout.raw / table).write_bytes(_damaged(rng, content, contents))
     try:
         options = {}
         if layout.name == "image_folder":
@@ -181,6 +183,13 @@ def read_table(folder: Path, data: bytes, index: int) -> str:
         if isinstance(record.film, Path) and not record.film.resolve().is_relative_to(layout.raw):
             raise Broken(f"{record.image_id} leads to {record.film}")
     return "listed" if any(not entry.expected for entry in listing.skipped) else "read"
+
+
+def _damaged(rng: random.Random, content: bytes, others: Sequence[bytes]) -> bytes:
+    """A table damaged; one in five .gz as it is packed, the others before."""
+    if content.startswith(b"\x1f\x8b") and rng.random() < 0.8:
+        return gzip.compress(mutations.mutated_text(rng, gzip.decompress(content), others), 1)
+    return mutations.mutated_text(rng, content, others)
 
 
 def check_message(message: str) -> None:

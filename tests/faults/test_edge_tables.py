@@ -12,7 +12,7 @@ from tests.fakes.dataset import build_beside, by_image
 from tests.fakes.pictures import film
 from tests.faults.limited import LimitedProcess
 
-ROWS, ALL_ROWS = 20_000, 1_000_000
+ROWS, ALL_ROWS = 5_000, 1_000_000
 # Of a listed film: its row, its record and what tells them apart.
 BYTES_A_ROW = 3_000
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.faults import bad_readers, fuzz, readers
 
-FEW, MANY = 60, 10_000
+FEW, MANY = 40, 10_000
 
 
 @pytest.fixture(scope="module")
