@@ -52,6 +52,7 @@ def build(
     max_skipped: float = 0.01,
     num_workers: int | None = None,
     progress: bool = True,
+    follow_links: bool = False,
     beam_runner: str | None = None,
     beam_options: str = "",
 ) -> Path:
@@ -65,7 +66,7 @@ def build(
         own; None or "" is its default.
       options: the dataset's own: its class's OPTIONS and INPUTS.
       overwrite: replace a dataset that stands already; it stays if the new build fails.
-      max_skipped, num_workers, progress: see cxr_builder.BuildSettings.
+      max_skipped, num_workers, progress, follow_links: see cxr_builder.BuildSettings.
       beam_runner, beam_options: build through Apache Beam, with its options as on a command line.
 
     Raises:
@@ -78,7 +79,9 @@ def build(
     from data_builders import beam_build, cxr_builder
 
     folder = Path(data_dir).absolute() / name / chosen.config.name / str(chosen.builder.VERSION)
-    settings = cxr_builder.BuildSettings(max_skipped, num_workers, progress, chosen.inputs)
+    settings = cxr_builder.BuildSettings(
+        max_skipped, num_workers, progress, chosen.inputs, follow_links
+    )
     with claim.claimed(folder, overwrite):
         builder = chosen.builder(data_dir=folder.parents[2], config=chosen.config)
         builder.settings = settings
@@ -109,6 +112,7 @@ def check(
     config_name: str | None = None,
     options: Mapping[str, str] | None = None,
     num_workers: int | None = None,
+    follow_links: bool = False,
 ) -> str:
     """Reads the owner's tables, looks whether their films are there, builds nothing.
 
@@ -123,7 +127,9 @@ def check(
 
     with tempfile.TemporaryDirectory() as scratch:
         builder = chosen.builder(data_dir=scratch, config=chosen.config)
-        builder.settings = cxr_builder.BuildSettings(num_workers=num_workers, inputs=chosen.inputs)
+        builder.settings = cxr_builder.BuildSettings(
+            num_workers=num_workers, inputs=chosen.inputs, follow_links=follow_links
+        )
         manual_dir = Path(manual_dir).absolute() if manual_dir else None
         listing = builder.list_films(manual_dir)
         listed = listing.records

@@ -53,6 +53,12 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
         "--num_workers", type=int, help="processes that read films (default: all cores; 0: none)"
     )
     parser.add_argument(
+        "--follow_links",
+        action="store_true",
+        help="also read films that links in the folder lead to outside of it (default: they are "
+        "skipped and listed)",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="build again what is already there"
     )
     parser.add_argument(
@@ -119,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args, own = parse(arguments)
         if args.check:
-            print(build.check(args.name, args.manual_dir, args.resolution, own, args.num_workers))
+            where = args.manual_dir, args.resolution, own
+            print(build.check(args.name, *where, args.num_workers, args.follow_links))
             print(f"\n({time.monotonic() - start:.0f} s)")
             return 0
         folder = build.build(
@@ -131,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             overwrite=args.overwrite,
             max_skipped=args.max_skipped,
             num_workers=args.num_workers,
+            follow_links=args.follow_links,
             beam_runner=args.beam_runner,
             beam_options=args.beam_options,
         )

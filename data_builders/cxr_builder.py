@@ -31,6 +31,7 @@ import abc
 import dataclasses
 import functools
 import gc
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ from data_builders import (
     contact_sheet,
     counts,
     examples,
+    inside,
     ledger,
     reading,
     shards,
@@ -79,6 +81,7 @@ class BuildSettings:
     Attributes:
       max_skipped: largest fraction of the listed films that may be skipped.
       num_workers: processes that read films; 0 reads in this one; None takes all cores.
+      follow_links: whether films may be reached through links that lead out of their folder.
       progress: whether a progress line is written to stderr.
       inputs: the builder's INPUTS that were given: option's name -> folder.
     """
@@ -87,6 +90,7 @@ class BuildSettings:
     num_workers: int | None = None
     progress: bool = True
     inputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    follow_links: bool = False
 
 
 class Listing(NamedTuple):
@@ -189,7 +193,8 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Reads the owner's tables and checks what they say; opens no film.
 
         Raises:
-          BuildError: they contradict themselves, or list nothing.
+          BuildError: they contradict themselves, name films outside of the folders that were
+            given, or list nothing.
         """
         # Hundreds of thousands of records that stay: the collector would go through them in vain.
         gc.disable()
@@ -204,7 +209,12 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         check_records(listing.records, self.label_names())
         if not listing.records:
             raise BuildError(f"{self.name}: no film was found in {manual_dir}.")
-        return listing
+        if manual_dir is None:
+            return listing
+        roots = (manual_dir, Path(self.data_path), *self.settings.inputs.values())
+        within, linked = inside.separate(listing.records, roots, self.settings.follow_links)
+        names = (skip_report.relative_name(record.film, manual_dir) for record in linked)
+        return Listing(within, listing.skipped + [Skipped(n, inside.LEADS_OUT) for n in names])
 
     def count(self, records: Iterable[Record], splits: Sequence[str] = ()) -> dict[str, Any]:
         """Images, patients, studies and positives of some splits together; () is all."""
@@ -224,7 +234,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         absent = [
             Skipped(skip_report.relative_name(record.film, manual_dir), "no such file")
             for record in listing.records
-            if isinstance(record.film, Path) and not record.film.exists()
+            if isinstance(record.film, Path) and not os.path.exists(record.film)
         ]
         # Before hours of reading the others.
         self._check_losses([*listing.skipped, *absent], len(listing.records) + len(listing.skipped))

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
+import stat
 import struct
 import warnings
+import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import pydicom
-from pydicom.errors import InvalidDicomError
+from pydicom import filereader
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from data_builders import views
+from data_builders.film_bounds import BoundedFile
 from data_builders.film_error import FilmError
 
 # Its warnings quote tags and would be one a film.
@@ -22,18 +27,20 @@ logging.getLogger("pydicom").setLevel(logging.ERROR)
 
 # What pydicom and the pylibjpeg decoders raise on broken or unusual files.
 BROKEN = (
+    ArithmeticError,
+    AssertionError,
     AttributeError,
+    BytesLengthException,
     EOFError,
-    IndexError,
     InvalidDicomError,
-    KeyError,
+    LookupError,
     NotImplementedError,
     OSError,
-    OverflowError,
     RuntimeError,
     TypeError,
     ValueError,
     struct.error,
+    zlib.error,
 )
 
 
@@ -57,9 +64,11 @@ OLDEST = 120.0
 def is_dicom(path: Path) -> bool:
     """Whether the file has DICOM's magic: "DICM" after 128 bytes."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False  # a pipe would be waited for
         with open(path, "rb") as stream:
             return stream.read(132)[128:] == b"DICM"
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a zero byte in the name
         return False
 
 
@@ -73,8 +82,9 @@ def read_tags(path: Path) -> Tags | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            refuse_deflated(path)
-            header = pydicom.dcmread(path, stop_before_pixels=True)
+            with BoundedFile(path) as file:
+                refuse_deflated(file)
+                header = pydicom.dcmread(file, stop_before_pixels=True)
             patient, study = text(header, "PatientID"), text(header, "StudyInstanceUID")
             sex = text(header, "PatientSex").upper()
             age = years(text(header, "PatientAge"))
@@ -91,15 +101,17 @@ def read_tags(path: Path) -> Tags | None:
         return None
 
 
-def refuse_deflated(path: Path) -> None:
+def refuse_deflated(file: BinaryIO) -> None:
     """Refuses a deflated file, a few kilobytes of which may unfold to gigabytes.
 
     Raises:
       FilmError: it is one.
     """
-    syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
-    if syntax == DeflatedExplicitVRLittleEndian:
+    filereader.read_preamble(file, force=False)
+    meta = filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, size: tag.group > 2)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         raise FilmError("a deflated DICOM file; convert it to another transfer syntax")
+    file.seek(0)
 
 
 def years(age: str) -> float:

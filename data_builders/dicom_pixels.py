@@ -29,19 +29,16 @@ from pydicom.uid import (
 
 from data_builders import grey
 from data_builders.dicom import BROKEN, refuse_deflated, text
+from data_builders.film_bounds import MAX_STORED_BYTES, BoundedFile, check_coded, check_size
 from data_builders.film_error import FilmError
 from data_builders.scaled import Scaled, draft_jpeg, reduction, unscaled
 
 # The reversible wavelet's rounding lifts each level by some 0.4 of the smallest stored step, at 8
 # bits too much.
 LEAST_BITS = 10
-# JPEG, in which films are stored, has no longer sides.
-MAX_SIDE = 65_500
 
 
-def read_pixels(
-    path: Path, max_pixels: int, min_side: int, shorter_side: int | None = None
-) -> Scaled:
+def read_pixels(path: Path, shorter_side: int | None = None) -> Scaled:
     """A film as 8-bit grey with rescale and window applied, and white = dense.
 
     Args:
@@ -54,9 +51,10 @@ def read_pixels(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            refuse_deflated(path)
-            dataset = pydicom.dcmread(path)
-            _check(dataset, max_pixels, min_side)
+            with BoundedFile(path) as file:
+                refuse_deflated(file)
+                dataset = pydicom.dcmread(file)
+            _check(dataset)
             return _displayed(dataset, shorter_side)
     except FilmError:
         raise
@@ -65,7 +63,7 @@ def read_pixels(
         raise FilmError(f"a DICOM file that cannot be decoded ({type(error).__name__})") from error
 
 
-def _check(dataset: pydicom.Dataset, max_pixels: int, min_side: int) -> None:
+def _check(dataset: pydicom.Dataset) -> None:
     if "PixelData" not in dataset:
         # pydicom drops an element that ends too early.
         raise FilmError("a DICOM file without pixels, or cut off within them")
@@ -73,10 +71,15 @@ def _check(dataset: pydicom.Dataset, max_pixels: int, min_side: int) -> None:
     if frames != 1:
         raise FilmError(f"a DICOM file with {frames} frames, expected one film")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
-    if min(rows, columns) < min_side or rows * columns > max_pixels:
-        raise FilmError(f"an absurd size of {columns} x {rows} pixels")
-    if max(rows, columns) > MAX_SIDE:
-        raise FilmError(f"an absurd size of {columns} x {rows} pixels")
+    check_size(columns, rows)
+    samples, bits = int(dataset.SamplesPerPixel), int(dataset.BitsAllocated)
+    stored = rows * columns * samples * bits // 8
+    if samples not in (1, 3) or not 1 <= bits <= 64 or stored > MAX_STORED_BYTES:
+        raise FilmError(
+            f"a DICOM film of {columns} x {rows} x {samples} values of {bits} bits, "
+            f"{stored:,} bytes; a film takes up to {MAX_STORED_BYTES:,}"
+        )
+    check_coded(columns, rows, len(dataset.PixelData))
     if int(dataset.HighBit) != int(dataset.BitsStored) - 1:
         raise FilmError("a DICOM film whose bits are not where its header says (HighBit)")
     width = _first(dataset.get("WindowWidth"))

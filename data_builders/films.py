@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import warnings
 from pathlib import Path
@@ -13,19 +14,18 @@ from jaxtyping import Num, UInt8
 from PIL import Image, ImageOps
 from PIL.ExifTags import Base
 
-from data_builders import dicom, dicom_pixels, grey, scaled
+from data_builders import dicom, dicom_pixels, grey, png_chunks, scaled
+from data_builders.film_bounds import BoundedFile, check_coded, check_scans, check_size
 from data_builders.film_error import FilmError
 
-# A film has at most some 5,000 x 5,000 pixels; beyond this a header is broken or hostile.
-MAX_PIXELS = 100_000_000
-MIN_SIDE = 16
 JPEG_QUALITY = 95
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
 
 _FORMATS = ("PNG", "JPEG")
 _ORIENTATION = Base.Orientation
 # What Pillow raises on broken files, beyond OSError.
-_BROKEN = (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError, TypeError)
+_BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError)
+_BROKEN += (struct.error, EOFError)
 
 
 def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, "h w 1"]:
@@ -42,16 +42,18 @@ def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, 
 
     Raises:
       FilmError: the file is missing, empty, truncated, of another format, without pixels, has
-        several frames or an absurd size. The message holds nothing about the patient.
+        several frames, an absurd size or length. The message holds nothing about the patient.
     """
     try:
-        size = os.path.getsize(path)
+        status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise FilmError("no such file") from error
-    if size == 0:
+    if not stat.S_ISREG(status.st_mode):
+        raise FilmError("a folder, a pipe or a device, expected a file")
+    if status.st_size == 0:
         raise FilmError("the file is empty")
     if dicom.is_dicom(path):
-        film = dicom_pixels.read_pixels(path, MAX_PIXELS, MIN_SIDE, shorter_side)
+        film = dicom_pixels.read_pixels(path, shorter_side)
         return np.ascontiguousarray(scaled.shrink(film, shorter_side))[..., None]
     try:
         with warnings.catch_warnings():
@@ -61,7 +63,7 @@ def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, 
     except FilmError:
         raise
     except Image.DecompressionBombError as error:
-        raise FilmError("an absurd size, beyond what Pillow opens") from error
+        raise FilmError(f"an absurd size ({_first_line(error)})") from error
     except Image.UnidentifiedImageError as error:
         raise FilmError("not a PNG, JPEG or DICOM file, or one with a broken header") from error
     except _BROKEN as error:
@@ -69,36 +71,41 @@ def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, 
 
 
 def _read_picture(path: Path, shorter_side: int | None) -> UInt8[np.ndarray, "h w 1"]:
-    with Image.open(path, formats=_FORMATS) as image:
-        check_size(*image.size)
-        if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
-            raise FilmError(f"{image.n_frames} frames, expected one film")
-        if image.format == "PNG" and _loses_depth(path):
+    with BoundedFile(path) as file:
+        _check(file)
+        with Image.open(file, formats=_FORMATS) as image:
+            return _pixels(image, file.num_bytes, shorter_side)
+
+
+def _check(file: BoundedFile) -> None:
+    """Looks at what Pillow does not look at."""
+    if file.read(len(png_chunks.SIGNATURE)) == png_chunks.SIGNATURE:
+        header = png_chunks.check(file)
+        if header.depth == 16 and header.colour != 0:
             raise FilmError(
                 "a 16-bit PNG with colours or transparency, which Pillow cuts to 8 bits; save it "
                 "as 16-bit grey"
             )
-        size, box = image.size, (0, 0, *image.size)
-        if image.format == "JPEG":
-            box = scaled.draft_jpeg(image, scaled.reduction(size, shorter_side))
-        image.load()
-        pixels = to_uint8(_grey(image))[..., 0]
-        film = scaled.shrink(scaled.Scaled(pixels, size, box), shorter_side)
-        return _upright(film, image.getexif().get(_ORIENTATION, 1))
+    else:
+        file.seek(0)
+        check_scans(file.read())
+    file.seek(0)
 
 
-def check_size(width: int, height: int) -> None:
-    """Refuses sizes no film has.
-
-    Raises:
-      FilmError: a side is below 16 or above 65,500 pixels, or the area beyond 100 million.
-    """
-    sides = sorted((width, height))
-    if sides[0] < MIN_SIDE or sides[1] > dicom_pixels.MAX_SIDE or width * height > MAX_PIXELS:
-        raise FilmError(
-            f"an absurd size of {width} x {height} pixels (sides from {MIN_SIDE}, area up to "
-            f"{MAX_PIXELS:,})"
-        )
+def _pixels(
+    image: Image.Image, num_bytes: int, shorter_side: int | None
+) -> UInt8[np.ndarray, "h w 1"]:
+    check_size(*image.size)
+    if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
+        raise FilmError(f"{image.n_frames} frames, expected one film")
+    size, box = image.size, (0, 0, *image.size)
+    if image.format == "JPEG":
+        check_coded(*size, num_bytes)
+        box = scaled.draft_jpeg(image, scaled.reduction(size, shorter_side))
+    image.load()
+    pixels = to_uint8(_grey(image))[..., 0]
+    film = scaled.shrink(scaled.Scaled(pixels, size, box), shorter_side)
+    return _upright(film, image.getexif().get(_ORIENTATION, 1))
 
 
 def to_uint8(pixels: Num[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 1"]:
@@ -119,13 +126,6 @@ def encode(image: UInt8[np.ndarray, "h w 1"], encoding: str) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(image[..., 0]).save(stream, encoding, quality=JPEG_QUALITY)
     return stream.getvalue()
-
-
-def _loses_depth(path: Path) -> bool:
-    """Whether a PNG has 16 bits a channel and more channels than grey, by its header."""
-    with open(path, "rb") as stream:
-        depth, colour = stream.read(26)[24:]
-    return depth == 16 and colour != 0
 
 
 def _grey(image: Image.Image) -> Num[np.ndarray, "h w"]:

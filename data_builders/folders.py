@@ -137,6 +137,8 @@ def _read_folder(folder: str) -> _Content:
             entry.name.encode()
         except UnicodeEncodeError as error:
             raise BuildError(f"{entry.path!r}: its name is not UTF-8; rename it.") from error
+        if _is_special(entry):
+            continue
         if not _is_folder(entry):
             content.files.append(entry.path)
         elif entry.is_symlink():
@@ -151,6 +153,15 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def _is_special(entry: os.DirEntry) -> bool:
+    """Whether it is a pipe, a socket or a device, which to open may wait for ever."""
+    return not (
+        entry.is_symlink()
+        or entry.is_file(follow_symlinks=False)
+        or entry.is_dir(follow_symlinks=False)
+    )
 
 
 def _is_new(folder: str, seen: set[tuple[int, int]]) -> bool:

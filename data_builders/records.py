@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from data_builders.plain_text import plain
+
 SPLITS = ("train", "validation", "test")
 
 
 class BuildError(ValueError):
     """Something the person who builds must mend; the message says what, where and how."""
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
 
 
 class AlreadyBuilt(BuildError):

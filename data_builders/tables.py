@@ -9,10 +9,13 @@ import io
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from data_builders.records import BuildError
 
+# The longest table, MIMIC's metadata, has 60 MB; a report takes some kB. A .gz may unfold to more.
+MAX_CHARACTERS = 2_000_000_000
+MAX_LINE = 1_000_000
 FLAGS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
 
 
@@ -35,11 +38,19 @@ class Table:
         self.path = path
         try:
             with self._open() as stream:
-                header = next(_parsed(csv.reader(stream, strict=True), path), None)
+                header = next(_parsed(_reader(stream, path), path), None)
+            with self._open() as stream:
                 # To the end, so that no row fails to decode later.
+                length = 0
                 while part := stream.read(1 << 20):
                     if "\0" in part:
                         raise BuildError(f"{path} holds zero bytes: it is no text, or damaged.")
+                    length += len(part)
+                    if length > MAX_CHARACTERS:
+                        raise BuildError(
+                            f"{path} has more than {MAX_CHARACTERS:,} characters, which no table "
+                            "of films has."
+                        )
         except UnicodeDecodeError as error:
             raise BuildError(f"{path} is not UTF-8 text. Save it as CSV in UTF-8.") from error
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -87,7 +98,7 @@ class Table:
         allowed = {place for place, column in enumerate(self.columns) if column in prose}
         name, columns = self.path.name, len(self.columns)
         with self._open() as stream:
-            reader = csv.reader(stream, strict=True)
+            reader = _reader(stream, self.path)
             next(reader)
             for number, row in enumerate(_parsed(reader, self.path), start=2):
                 fields = [field.strip() for field in row]
@@ -128,6 +139,20 @@ def flags(names: Sequence[str], values: Sequence[str], where: str) -> dict[str, 
     except KeyError:
         wrong = next(pair for pair in zip(names, values) if pair[1] not in FLAGS)
         raise BuildError(f"{where}: {wrong[0]!r} holds {wrong[1]!r}, expected 1 or 0.") from None
+
+
+def _reader(stream: TextIO, path: Path) -> Any:
+    """A CSV reader, which would take a line of any length into memory."""
+
+    def lines() -> Iterator[str]:
+        while line := stream.readline(MAX_LINE + 1):
+            if len(line) > MAX_LINE:
+                raise BuildError(
+                    f"{path} has a line of more than {MAX_LINE:,} characters: no table, or damaged."
+                )
+            yield line
+
+    return csv.reader(lines(), strict=True)
 
 
 def _parsed(reader: Any, path: Path) -> Iterator[list[str]]:

@@ -1,13 +1,23 @@
 """Stored image bytes to fixed squares: decode, shorter side to `size`, centre crop."""
 
+import contextlib
 import io
+import struct
+from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from data_builders.film_bounds import MAX_PIXELS, check_scans
+from data_builders.film_error import FilmError
+
 _JPEG = b"\xff\xd8\xff"
+_FORMATS = ("PNG", "JPEG")
+# What Pillow raises on broken files.
+_BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError)
+_BROKEN += (struct.error, Image.DecompressionBombError)
 
 
 def decode_square(encoded: bytes, size: int) -> UInt8[np.ndarray, "size size 1"]:
@@ -16,6 +26,9 @@ def decode_square(encoded: bytes, size: int) -> UInt8[np.ndarray, "size size 1"]
     A film whose shorter side is `size` is cropped, to whole pixels. A JPEG is decoded at the
     largest DCT reduction (1/2, 1/4, 1/8) that leaves at least `size`: a third less time at 224 px,
     far less for larger films, within 1 grey level on average.
+
+    Raises:
+      ValueError: damaged, no PNG or JPEG, or of more pixels than any film.
     """
     pixels, height, width, reduction = _decode(encoded, size)
     side = min(height, width)
@@ -35,24 +48,50 @@ def _decode(encoded: bytes, least: int) -> tuple[UInt8[np.ndarray, "i j"], int, 
     A JPEG is reduced as far as it keeps `least` pixels a side.
     """
     if encoded.startswith(_JPEG):
+        check_scans(encoded)
         try:
             height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
+            _check_size(height, width)
             reduction = max(
                 by for by in (1, 2, 4, 8) if by == 1 or min(height, width) >= by * least
             )
             shape = {"min_height": -(-height // reduction), "min_width": -(-width // reduction)}
             pixels = simplejpeg.decode_jpeg(encoded, "GRAY", **shape)[..., 0]
             return pixels, height, width, reduction
+        except FilmError:
+            raise
         except ValueError:
             pass  # of four colours, or damaged: Pillow reads it or says why not
-    with Image.open(io.BytesIO(encoded)) as film:
+    with _opened(encoded) as film:
         return np.asarray(film.convert("L")), film.height, film.width, 1
 
 
 def film_size(encoded: bytes) -> tuple[int, int]:
-    """Height and width of a stored film, from its header."""
-    with Image.open(io.BytesIO(encoded)) as film:
+    """Height and width of a stored film, from its header.
+
+    Raises:
+      ValueError: as `decode_square`.
+    """
+    with _opened(encoded) as film:
         return film.height, film.width
+
+
+@contextlib.contextmanager
+def _opened(encoded: bytes) -> Iterator[Image.Image]:
+    """A stored film, its size checked; whatever goes wrong with it is a ValueError."""
+    try:
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as film:
+            _check_size(film.height, film.width)
+            yield film
+    except FilmError:
+        raise
+    except _BROKEN as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _check_size(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise FilmError(f"{width} x {height} pixels, more than the {MAX_PIXELS:,} of any film")
 
 
 def to_square(boxes: Float[np.ndarray, "n 4"], height: int, width: int) -> Float[np.ndarray, "n 4"]:

@@ -1,5 +1,6 @@
 """A checkpoint file (.npz, .safetensors, torch's) as a flat dict of arrays, as they were saved."""
 
+import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,10 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load_file
 
-from cxr_jax.weights.torch_zip import ZIP_ERRORS, read_torch_zip
+from cxr_jax.weights.torch_zip import read_torch_zip
+from cxr_jax.weights.zip_bounds import open_zip
+from data_builders.npy_header import read_header
+from data_builders.plain_text import plain
 
 # What torch.save wrote goes by many names; .tar is the end of .pth.tar, and no tar archive.
 TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
@@ -40,16 +44,37 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: not a sound .npz of plain arrays (it is no zip archive)")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-            # NumPy writes bfloat16, which it does not know, as two bytes of no kind.
+        with open_zip(path) as archive:
             return {
-                key: array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
-                for key, array in arrays.items()
+                entry.filename.removesuffix(".npy"): _read_array(archive, entry)
+                for entry in archive.infolist()
             }
-    # ValueError: object arrays or no npz at all. The last two: a lone .npy under that suffix.
-    except (*ZIP_ERRORS, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: not a sound .npz of plain arrays ({error})") from error
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: not a sound .npz of plain arrays ({plain(str(error))})"
+        ) from error
+
+
+def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """One member, which must have exactly the bytes that its header says.
+
+    Raises ValueError.
+    """
+    with archive.open(entry) as stream:
+        try:
+            shape, fortran, dtype = read_header(stream)
+        except ValueError as error:
+            raise ValueError(f"{entry.filename!r} is {error}") from error
+        size = math.prod(shape) * dtype.itemsize
+        if stream.tell() + size != entry.file_size:
+            raise ValueError(
+                f"{entry.filename!r} has {entry.file_size:,} bytes, but its header says "
+                f"{stream.tell() + size:,}"
+            )
+        values = np.frombuffer(stream.read(), dtype) if size else np.empty(0, dtype)
+    if dtype == np.dtype("V2"):  # NumPy writes bfloat16, which it does not know, as bytes
+        values = values.view(ml_dtypes.bfloat16)
+    return values.reshape(shape, order="F" if fortran else "C").copy()
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -57,13 +82,15 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     # The last two: a dtype that NumPy lacks.
     except (safetensors.SafetensorError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: not a sound .safetensors ({error})") from error
+        raise ValueError(f"{path}: not a sound .safetensors ({plain(str(error))})") from error
 
 
 def _read_torch(path: Path, containers: Sequence[str]) -> dict[str, np.ndarray]:
     saved = read_torch_zip(path)
     if not isinstance(saved, dict):
         raise ValueError(f"{path}: holds a {type(saved).__name__}, not a state_dict")
+    if not all(isinstance(key, str) for key in saved):
+        raise ValueError(f"{path}: has keys that are no text; save the bare state_dict")
     container = next((key for key in containers if isinstance(saved.get(key), dict)), None)
     if container:
         saved = saved[container]
@@ -77,7 +104,7 @@ def _read_torch(path: Path, containers: Sequence[str]) -> dict[str, np.ndarray]:
             f"{path}: the weights are nested under {' and '.join(map(repr, nested))}; save the one "
             f"you mean by itself, e.g. torch.save(checkpoint[{nested[0]!r}], 'weights.pth')"
         )
-    others = [repr(key) for key, value in saved.items() if not isinstance(value, np.ndarray)]
+    others = [repr(key[:100]) for key, value in saved.items() if not isinstance(value, np.ndarray)]
     if others:
         raise ValueError(f"{path}: {', '.join(others[:5])} is no tensor; save the bare state_dict")
     return saved

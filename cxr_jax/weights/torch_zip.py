@@ -5,15 +5,20 @@ of each storage. A pickle may name any function to be called; here only the name
 parameters and ordered dicts need are known, and any other is refused before anything is called.
 """
 
+import math
 import pickle
 import zipfile
 import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import ml_dtypes
 import numpy as np
+
+from cxr_jax.weights.zip_bounds import most_bytes, open_zip
+from data_builders.plain_text import plain
 
 # What reading a damaged archive raises. RuntimeError: of a kind of zip that Python does not read;
 # MemoryError: an array that announces more than there is.
@@ -31,6 +36,10 @@ _STORAGE_DTYPES = {
     "BoolStorage": np.dtype(np.bool_),
 }
 
+# A training's checkpoint has some ten; NumPy knows no more axes.
+_MAX_DICTS, _MAX_AXES = 10_000, 64
+_MAX_TUPLE = 100_000
+
 
 class _Storage(NamedTuple):
     key: str
@@ -46,8 +55,33 @@ class Tensor(NamedTuple):
     shape: Any
     strides: Any
 
+    __hash__ = None  # as for tuples, below
 
-class _Unpickler(pickle.Unpickler):
+
+class _Unpickler(pickle._Unpickler):  # the one in Python: it can be told to look at tuples
+    def __init__(self, file: BinaryIO):
+        super().__init__(file)
+        self._lengths: dict[int, tuple[int, tuple]] = {}  # with the tuple, so that its id stays
+
+    def _count(self) -> None:
+        """Refuses a tuple that holds others over and over: to hash it, as a key, takes for ever."""
+        made = self.stack[-1]
+        length = 1 + sum(self._lengths.get(id(item), (1, ()))[0] for item in made)
+        if length > _MAX_TUPLE:
+            raise pickle.UnpicklingError(f"a tuple of more than {_MAX_TUPLE:,} values in all")
+        self._lengths[id(made)] = length, made
+
+    def _counted(load: Callable[[Any], None]) -> Callable[[Any], None]:
+        def load_and_count(self: Any) -> None:
+            load(self)
+            self._count()
+
+        return load_and_count
+
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+    for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+        dispatch[_code[0]] = _counted(dispatch[_code[0]])
+
     def find_class(self, module: str, name: str) -> Any:
         # Made anew for every file: a pickle can set attributes on what it is handed.
         def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
@@ -74,7 +108,7 @@ class _Unpickler(pickle.Unpickler):
         match pid:
             case ("storage", np.dtype() as dtype, str(key), _, int(numel)):
                 return _Storage(key, dtype, numel)
-        raise pickle.UnpicklingError(f"unknown persistent reference {pid!r}")
+        raise pickle.UnpicklingError("unknown persistent reference, no storage of a tensor")
 
 
 def read_torch_zip(path: Path) -> Any:
@@ -87,12 +121,10 @@ def read_torch_zip(path: Path) -> Any:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: {_why_not_a_zip(path)}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _read_archive(archive)
-    except ZIP_ERRORS as error:
-        raise ValueError(f"{path}: damaged archive ({error}); copy the file again") from error
+        with open_zip(path) as archive:
+            return _read_archive(archive, most_bytes(path))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {plain(str(error))}") from error
 
 
 def _why_not_a_zip(path: Path) -> str:
@@ -108,7 +140,8 @@ def _why_not_a_zip(path: Path) -> str:
     return "not a file that torch.save wrote"
 
 
-def _read_archive(archive: zipfile.ZipFile) -> Any:
+def _read_archive(archive: zipfile.ZipFile, most: int) -> Any:
+    """`most`: how many bytes its tensors may take together."""
     names = set(archive.namelist())
     roots = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
     if len(roots) != 1:
@@ -128,20 +161,37 @@ def _read_archive(archive: zipfile.ZipFile) -> Any:
             raise ValueError(f"malformed pickle ({type(error).__name__}: {error})") from error
 
     storages: dict[str, np.ndarray] = {}
+    left, dicts = most, 0
 
     def read(value: Any, where: str) -> Any:
+        nonlocal left, dicts
         if isinstance(value, dict):
-            return {key: read(item, f"{where}[{key!r}]") for key, item in value.items()}
+            dicts += 1
+            if dicts > _MAX_DICTS:  # a few that hold each other are read without end
+                raise ValueError(f"more than {_MAX_DICTS:,} dicts, which no checkpoint has")
+            return {key: read(item, f"{where}[{_shown(key)}]") for key, item in value.items()}
         if isinstance(value, Tensor):
-            storage = value.storage
+            storage, name = value.storage, where.strip("[]")
             if not isinstance(storage, _Storage):
-                raise ValueError(f"malformed tensor {where.strip('[]')}: no storage")
+                raise ValueError(f"malformed tensor {name}: no storage")
             if storage.key not in storages:
                 storages[storage.key] = _read_storage(archive, names, root, storage, byteorder)
-            return _view(storages[storage.key], value, where.strip("[]"))
+            size = _check_view(storages[storage.key], value, name)
+            if size > left:
+                raise ValueError(
+                    f"its tensors take more than the {most:,} bytes that a file of its size may "
+                    f"hold, with {name} of shape {tuple(value.shape)}"
+                )
+            left -= size
+            return _view(storages[storage.key], value)
         return value
 
     return read(saved, "")
+
+
+def _shown(key: Any) -> str:
+    """A key as errors name it: tuples may hold each other so that their text has no end."""
+    return repr(key[:100]) if isinstance(key, str) else type(key).__name__
 
 
 def _read_storage(
@@ -158,17 +208,24 @@ def _read_storage(
     return array.byteswap() if byteorder == "big" else array
 
 
-def _view(storage: np.ndarray, tensor: Tensor, name: str) -> np.ndarray:
+def _check_view(storage: np.ndarray, tensor: Tensor, name: str) -> int:
+    """The bytes that a tensor takes; ValueError where it is none, or not within its storage."""
     _, offset, shape, strides = tensor
-    numbers = [offset, *shape, *strides] if len(shape) == len(strides) else [-1]
-    if not all(isinstance(n, int) and n >= 0 for n in numbers):
-        raise ValueError(f"malformed tensor {name}: {offset}, {shape}, {strides}")
+    fits = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides)
+    numbers = [offset, *shape, *strides] if fits and len(shape) <= _MAX_AXES else [-1]
+    if not all(isinstance(n, int) and 0 <= n < 2**62 for n in numbers):
+        raise ValueError(f"malformed tensor {name[:200]}")
     last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     if 0 not in shape and last >= storage.size:
         raise ValueError(
             f"tensor {name} of shape {tuple(shape)} reaches element {last} of a storage that has "
             f"{storage.size}: the storage is too short"
         )
+    return math.prod(shape) * storage.itemsize
+
+
+def _view(storage: np.ndarray, tensor: Tensor) -> np.ndarray:
+    _, offset, shape, strides = tensor
     if 0 in shape:
         return np.zeros(shape, storage.dtype)
     step = [s * storage.itemsize for s in strides]

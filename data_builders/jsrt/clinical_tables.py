@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from data_builders import text_file
 from data_builders.jsrt.img_film import SIDE
 from data_builders.records import Box, BuildError
 
@@ -80,7 +81,7 @@ def read_normals(path: Path) -> Iterator[Patient]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    text = text_file.read(path).decode("utf-8-sig", errors="replace")
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         if line.strip():
             yield f"{path.name}, row {number}", line

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from data_builders import films
+from data_builders.film_bounds import MIN_SIDE, BoundedFile
 from data_builders.film_error import FilmError
 
 SIDE = 2048
@@ -33,12 +34,13 @@ class ImgFilm:
           FilmError: no such file, of another length, or with values beyond 12 bits.
         """
         try:
-            stored = self.path.read_bytes()
+            with BoundedFile(self.path) as file:
+                stored = file.read()
         except OSError as error:
             raise FilmError("no such file") from error
         # 2048, or a copy halved from it.
         side = math.isqrt(len(stored) // 2)
-        if len(stored) != 2 * side * side or side < films.MIN_SIDE or SIDE % side:
+        if len(stored) != 2 * side * side or side < MIN_SIDE or SIDE % side:
             raise FilmError(
                 f"{len(stored):,} bytes, expected {2 * SIDE * SIDE:,} ({SIDE} x {SIDE} pixels of "
                 "two bytes): cut off, or another format"

@@ -6,7 +6,6 @@ import errno
 import functools
 import math
 import shutil
-import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,20 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from data_builders.npy_header import read_header
 from data_builders.records import BuildError
 
-_READ_HEADER = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 # NumPy writes headers of 128 bytes, and labels of at most 8 each.
 MAX_HEADER = 10_000
 MAX_ITEM = 8
-# What NumPy raises on a header, which it parses as Python.
-_NO_HEADER = (
-    *(ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError),
-    tokenize.TokenError,
-)
 
 
 class Wanted(NamedTuple):
@@ -99,7 +90,10 @@ def _check(
             f"{most:,} entries can take. Download it again."
         )
     with archive.open(entry) as stream:
-        shape, fortran, dtype = _header(stream, f"{path.name}: {name}")
+        try:
+            shape, fortran, dtype = read_header(stream)
+        except ValueError as error:
+            raise BuildError(f"{path.name}: {name} is {error}. Download it again.") from error
         size = stream.tell() + math.prod(shape) * dtype.itemsize
     wanted = f"[n, {', '.join(map(str, each))}]"
     if len(shape) != 1 + len(each) or shape[1:] != each or fortran:
@@ -120,13 +114,6 @@ def _check(
             "Download it again."
         )
     return shape
-
-
-def _header(stream: zipfile.ZipExtFile, what: str) -> tuple[tuple[int, ...], bool, np.dtype]:
-    try:
-        return _READ_HEADER[np.lib.format.read_magic(stream)](stream)
-    except _NO_HEADER as error:
-        raise BuildError(f"{what} is no NumPy array. Download it again.") from error
 
 
 def read_film(images: Path, index: int) -> UInt8[np.ndarray, "h w"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data_builders import text_file
 from data_builders.mimic_cxr import release
 from data_builders.records import BuildError
 
@@ -20,7 +21,8 @@ class Reports:
         if film.study_id not in self._known:
             folder = release.subject_folder(self._root, film.subject_id)
             try:
-                text = (folder / f"s{film.study_id}.txt").read_bytes().decode("utf-8", "replace")
+                path = folder / f"s{film.study_id}.txt"
+                text = text_file.read(path).decode("utf-8", "replace")
             except FileNotFoundError:
                 text = ""
             self._known[film.study_id] = text

@@ -10,7 +10,7 @@ from typing import ClassVar
 import tensorflow_datasets as tfds
 
 from cxr_jax.data.labels import NIH_FINDINGS
-from data_builders import boxes, cxr_builder, dicom, folders, splits, tables
+from data_builders import boxes, cxr_builder, dicom, folders, splits, tables, text_file
 from data_builders.boxes import BoxRow
 from data_builders.records import Box, BuildError, Record, Skipped
 
@@ -113,7 +113,7 @@ def read_lists(root: Path) -> dict[str, str]:
     for part, list_name in LISTS.items():
         path = folders.require(root, list_name)
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = text_file.read(path).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise BuildError(f"{path} is not UTF-8 text; restore the owner's file.") from error
         for number, line in enumerate(text.splitlines(), start=1):

@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, folders, splits
+from data_builders import cxr_builder, folders, splits, text_file
 from data_builders.records import BuildError, Record, Skipped
 
 LABEL = "Tuberculosis"
@@ -98,7 +98,7 @@ class Reading(NamedTuple):
 
 def read_reading(path: Path) -> Reading:
     """Reads ClinicalReadings/<name>.txt, however it is punctuated and encoded."""
-    return parse_reading(path.read_bytes().decode("utf-8", errors="replace"))
+    return parse_reading(text_file.read(path).decode("utf-8", errors="replace"))
 
 
 def parse_reading(text: str) -> Reading:

@@ -157,7 +157,7 @@ def grainy(height: int, width: int, low: int, high: int) -> np.ndarray:
 
 def reduced(path: Path, shorter_side: int = 64) -> bool:
     """Whether the film was decoded at a reduced scale; that it then looks as the whole does."""
-    film = dicom_pixels.read_pixels(path, 10**8, 16, shorter_side)
+    film = dicom_pixels.read_pixels(path, shorter_side)
     read = films.read_film(path, shorter_side).astype(int)
     difference = read - films.shrink(films.read_film(path), shorter_side)
     assert np.abs(difference).mean() < 1
@@ -232,7 +232,7 @@ def test_a_frame_of_another_size_than_its_header_says(tmp_path, coding, marker, 
 
 
 def shown(path: Path) -> np.ndarray:
-    return dicom_pixels.read_pixels(path, 10**8, 16).pixels
+    return dicom_pixels.read_pixels(path).pixels
 
 
 def test_a_range_of_padding_lies_outside_the_film(tmp_path):

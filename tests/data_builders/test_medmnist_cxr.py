@@ -70,7 +70,7 @@ def test_worker_processes_read_the_films(raw):
         ({"train_images": np.zeros((6, 28, 28), np.float32)}, "train_images is of type float32"),
         ({"train_images": np.zeros((28, 28, 6), np.uint8).T}, r"train_images has the shape"),
         ({"test_labels": np.zeros((4, 1), np.float64)}, "test_labels is of type float64"),
-        ({"test_labels": np.zeros((4, 1), object)}, "test_labels is of type object"),
+        ({"test_labels": np.zeros((4, 1), object)}, "test_labels is an array of Python objects"),
         ({"test_labels": np.zeros((5, 1), np.uint8)}, "has 4 films in test_images and 5 rows"),
         ({"test_labels": np.full((4, 1), 3, np.uint8)}, "test_labels holds 3, expected 0 or 1"),
         ({"val_images": np.zeros((525, 28, 28), np.uint8)}, "has 525 entries, the owner's 524"),

@@ -1,4 +1,7 @@
-"""`pytest tests/faults` is the short form of the injected faults; with --full, the long one."""
+"""`pytest tests/faults` is the short form of the injected faults.
+
+With --full every fault is injected as often as docs/reliability.md says.
+"""
 
 from pathlib import Path
 
@@ -6,12 +9,21 @@ import pytest
 
 
 def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="inject many more faults: an hour or so")
+    parser.addoption("--full", action="store_true", help="inject every fault its full number")
+
+
+@pytest.fixture(scope="session")
+def full(request) -> bool:
+    """Whether faults are injected their full number of times, which takes long."""
+    return request.config.getoption("--full", default=False)
 
 
 @pytest.fixture
-def full(request) -> bool:
-    return request.config.getoption("--full", default=False)
+def raw(tmp_path):
+    """An empty folder; tests.fakes.dataset.build_beside builds into the folder data beside it."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,79 @@
+"""Calls in a process that may not grow: what a bomb would allocate shows as a MemoryError there."""
+
+import importlib
+import multiprocessing
+import os
+import resource
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Answer(NamedTuple):
+    """What a call gave.
+
+    Attributes:
+      error: the exception's type and text; "" where there was none.
+      memory: bytes by which the process grew at most.
+    """
+
+    result: Any
+    error: str
+    memory: int
+
+
+class LimitedProcess:
+    """A process that has imported `modules` and may then take `extra_bytes` more, address space
+    included; `ask` calls a function of theirs in it."""
+
+    def __init__(self, modules: Sequence[str], extra_bytes: int):
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, modules, extra_bytes))
+        self._process.start()
+        theirs.close()
+
+    def ask(self, function: Callable[..., Any], *arguments: Any) -> Answer:
+        """Raises EOFError where the process died of it."""
+        self._connection.send((function, arguments))
+        if not self._connection.poll(120):
+            self._process.kill()
+        return self._connection.recv()
+
+    def close(self) -> None:
+        if self._process.is_alive():
+            self._connection.send(None)
+        self._process.join()
+
+
+def _serve(connection: Connection, modules: Sequence[str], extra_bytes: int) -> None:
+    for module in modules:
+        importlib.import_module(module)
+    limit = address_space() + extra_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    while (asked := connection.recv()) is not None:
+        function, arguments = asked
+        before, result, text = restart_memory(), None, ""
+        try:
+            result = function(*arguments)
+        except BaseException as error:
+            text = f"{type(error).__name__}: {error}"
+        connection.send(Answer(result, text, peak_memory() - before))
+
+
+def address_space() -> int:
+    """Bytes of this process's address space."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def restart_memory() -> int:
+    """Makes the kernel count this process's largest size anew; bytes that it has now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_memory() -> int:
+    """The largest size of this process since `restart_memory`, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024

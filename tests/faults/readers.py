@@ -1,0 +1,244 @@
+"""What each kind of file is read by, and what may come of it: what it holds, or one clear error."""
+
+import functools
+import gzip
+import random
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tests.fakes.dicom_files import BIRTH, NAME
+from tests.faults import containers, mutations, seeds
+from tests.faults.mutations import Damage
+
+
+class Kind(NamedTuple):
+    """One kind of file.
+
+    Attributes:
+      seeds: sound files.
+      damage: makes a mutant of one of them; the others are there to be spliced in.
+      read: (folder, mutant, index) -> "read" or "listed" (as skipped, with its reason); raises
+        ValueError with one clear line where it refuses, and anything else where it fails.
+    """
+
+    seeds: Callable[[], Sequence[bytes]]
+    damage: Callable[[random.Random, bytes, Sequence[bytes]], bytes]
+    read: Callable[[Path, bytes, int], str]
+
+
+class Broken(Exception):
+    """What was read, or said, is not what it has to be."""
+
+
+def read_film(folder: Path, data: bytes, index: int, suffix: str) -> str:
+    """A film as the builders read it, at its own size or shrunk."""
+    from data_builders import dicom, reading
+
+    path = folder / f"film{suffix}"
+    path.write_bytes(data)
+    if dicom.is_dicom(path):
+        dicom.read_tags(path)
+    film = reading.prepare_film(path, (None, 24, 64)[index % 3], ("jpeg", "png")[index % 2])
+    if isinstance(film, reading.Unreadable):
+        check_message(film.reason)
+        return "listed"
+    _check_stored(film.image)
+    return "read"
+
+
+def read_picture(folder: Path, data: bytes, index: int, suffix: str) -> str:
+    """As `read_film`; every second one as if it were the image of a built dataset."""
+    from cxr_jax.data import images
+
+    if index % 2:
+        return read_film(folder, data, index // 2, suffix)
+    height, width = images.film_size(data)
+    square = images.decode_square(data, 24)
+    if square.shape != (24, 24, 1) or square.dtype != np.uint8 or min(height, width) < 1:
+        raise Broken(f"a stored film of {square.shape}, {square.dtype}")
+    return "read"
+
+
+def shape_of_film(path: Path) -> tuple[int, ...]:
+    from data_builders import films
+
+    return films.read_film(path, shorter_side=256).shape
+
+
+def count_rows(path: Path) -> int:
+    from data_builders import tables
+
+    return sum(1 for _ in tables.Table(path).rows(("image",)))
+
+
+def _check_stored(encoded: bytes) -> None:
+    from cxr_jax.data import images
+
+    if images.decode_square(encoded, 16).shape != (16, 16, 1):
+        raise Broken("what was stored is not read back")
+
+
+def read_report(folder: Path, data: bytes, index: int) -> str:
+    """An XML report; its name is the number it claims, or it would always be refused for that."""
+    from data_builders.indiana_university import reports
+
+    claimed = re.search(rb'uId id="CXR(\d{1,9})"', data)
+    path = folder / f"{claimed[1].decode() if claimed else 1}.xml"
+    path.write_bytes(data)
+    try:
+        report = reports.read_xml(path)
+    finally:
+        path.unlink()
+    if set(report.labels) != set(reports.HEADINGS) or not isinstance(report.text, str):
+        raise Broken(f"labels {report.labels}")
+    return "read"
+
+
+def read_weights(folder: Path, data: bytes, index: int, suffix: str) -> str:
+    """A file of weights as a dict of arrays; MedMNIST's .npz every second time as films."""
+    from cxr_jax.weights.checkpoint_files import read_arrays
+
+    path = folder / f"weights{suffix}"
+    path.write_bytes(data)
+    if suffix == ".npz" and index % 2:
+        return _read_medmnist(path)
+    arrays = read_arrays(path, ("state_dict",) if index % 3 else ())
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+            raise Broken(f"{key!r} is {array!r}")
+        array.sum() if array.dtype.kind in "fiub" else None  # touches memory that is not there
+    return "read"
+
+
+def _read_medmnist(path: Path) -> str:
+    from data_builders.medmnist_cxr import arrays
+
+    for part, most in (("train", 6), ("val", 3), ("test", 4)):
+        unpacked = arrays.unpack(path, arrays.Wanted(part, most, 28, 1), path.parent)
+        for index in range(len(unpacked.labels)):
+            film = np.lib.format.open_memmap(unpacked.images, mode="r")[index]
+            if film.shape != (28, 28) or film.dtype != np.uint8:
+                raise Broken(f"a film of {film.shape}, {film.dtype}")
+    return "read"
+
+
+class Layout(NamedTuple):
+    """A dataset's raw folder in miniature, and its tables' paths and contents."""
+
+    name: str
+    raw: Path
+    tables: tuple[tuple[Path, bytes], ...]
+
+
+_TABLES = (".csv", ".txt", ".TXT", ".gz")
+
+
+@functools.lru_cache(maxsize=1)
+def _layouts(folder: Path) -> tuple[Layout, ...]:
+    from tests.fakes import every, image_folder
+
+    layouts = []
+    for name in (*every.names(), "image_folder"):
+        raw = folder / name
+        if name == "image_folder":
+            films = sorted(image_folder.write(raw))
+            patients = [f"m{i % 4}" for i in range(len(films))]
+            image_folder.write_labels(raw / "labels.csv", films, patient_id=patients)
+        else:
+            every.write(name, raw)
+        found = sorted(path for path in raw.rglob("*") if path.suffix in _TABLES)
+        if found:
+            tables = tuple((path.relative_to(raw), path.read_bytes()) for path in found[:40])
+            layouts.append(Layout(name, raw, tables))
+    return tuple(layouts)
+
+
+def read_table(folder: Path, data: bytes, index: int) -> str:
+    """A dataset's listing with one of its tables damaged; the bytes of the mutant are its seed."""
+    from data_builders import build, cxr_builder
+
+    layouts = _layouts(folder)
+    layout = layouts[index % len(layouts)]
+    rng = random.Random(data)
+    contents = [content for _, content in layout.tables]
+    table, content = rng.choice(layout.tables)
+    (layout.raw / table).write_bytes(_damaged(rng, content, contents))
+    try:
+        options = {}
+        if layout.name == "image_folder":
+            options = {"labels_csv": str(layout.raw / "labels.csv")}
+        chosen = build.choose(layout.name, layout.raw, None, options)
+        builder = chosen.builder(data_dir=folder / "data", config=chosen.config)
+        builder.settings = cxr_builder.BuildSettings(num_workers=0, inputs=chosen.inputs)
+        listing = builder.list_films(layout.raw)
+    finally:
+        (layout.raw / table).write_bytes(content)
+        shutil.rmtree(folder / "data", ignore_errors=True)
+    for record in listing.records:
+        if isinstance(record.film, Path) and not record.film.resolve().is_relative_to(layout.raw):
+            raise Broken(f"{record.image_id} leads to {record.film}")
+    return "listed" if any(not entry.expected for entry in listing.skipped) else "read"
+
+
+def _damaged(rng: random.Random, content: bytes, others: Sequence[bytes]) -> bytes:
+    """A table damaged; one in five .gz as it is packed, the others before."""
+    if content.startswith(b"\x1f\x8b") and rng.random() < 0.8:
+        return gzip.compress(mutations.mutated_text(rng, gzip.decompress(content), others), 1)
+    return mutations.mutated_text(rng, content, others)
+
+
+def check_message(message: str) -> None:
+    """An error is one line or few, fits a screen, and says nothing about the patient."""
+    secrets = (NAME, BIRTH, "MRN0001", "1CT1", "CompressedSamples")
+    printable = all(letter == "\n" or letter.isprintable() for letter in message)
+    if not message.strip() or len(message) > 2000 or not printable:
+        raise Broken(f"the message is {message[:300]!r} ({len(message)} characters)")
+    if any(secret in message for secret in secrets):
+        raise Broken(f"the message says who it is: {message!r}")
+
+
+def _seeds_of_tables() -> list[bytes]:
+    return [bytes(16)]
+
+
+def _random_seed(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
+    return rng.randbytes(16)
+
+
+def _either(inside: Damage) -> Damage:
+    """Six of ten damages within the container's checksums and lengths, four anywhere."""
+
+    def either(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
+        damage = inside if rng.random() < 0.6 else mutations.mutated
+        return damage(rng, data, others)
+
+    return either
+
+
+KINDS = {
+    "PNG": Kind(seeds.png, _either(containers.png), functools.partial(read_picture, suffix=".png")),
+    "JPEG": Kind(
+        seeds.jpeg, _either(containers.jpeg), functools.partial(read_picture, suffix=".jpg")
+    ),
+    "DICOM": Kind(
+        seeds.dicom, _either(containers.dicom), functools.partial(read_film, suffix=".dcm")
+    ),
+    "CSV": Kind(_seeds_of_tables, _random_seed, read_table),
+    "XML": Kind(seeds.xml, _either(containers.xml), read_report),
+    "npz": Kind(
+        seeds.npz, _either(containers.zipped), functools.partial(read_weights, suffix=".npz")
+    ),
+    "safetensors": Kind(
+        seeds.safetensors,
+        _either(containers.safetensors),
+        functools.partial(read_weights, suffix=".safetensors"),
+    ),
+    "torch": Kind(
+        seeds.torch_zip, _either(containers.zipped), functools.partial(read_weights, suffix=".pth")
+    ),
+}
