@@ -11,7 +11,7 @@ import ml_collections
 from cxr_jax import checkpoint, hosts, objectives, train_state, training
 from cxr_jax.data import exposure
 from cxr_jax.data.source import Source, fingerprint, load_source
-from cxr_jax.experiments import feed, monitor, transfer
+from cxr_jax.experiments import feed, monitor, provenance, transfer
 from cxr_jax.experiments.workdir import as_json, open_workdir
 from cxr_jax.fields import check_positive
 from cxr_jax.writer import NoWriter, Progress, Writer
@@ -118,6 +118,7 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, source: Sour
     """The first process opens it and writes down what will be seen; the others find it there."""
     if hosts.is_first():
         open_workdir(workdir, config)
+        provenance.write(workdir, config, _marks(config, source))
         num_films = config.num_train_steps * config.batch_size
         seen = exposure.seen(source, num_films, config.seed, config.data.pairs)
         ledger.write(workdir / ledger.FILE, seen)
@@ -127,6 +128,15 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, source: Sour
             f"{workdir} is not the folder that host 0 opened: --workdir must lie on a file system "
             "that all hosts share"
         )
+
+
+def marks(config: ml_collections.ConfigDict) -> dict[str, str | None]:
+    """The films that the config trains on, as provenance.json marks them."""
+    return _marks(config, _load_source(config))
+
+
+def _marks(config: ml_collections.ConfigDict, source: Source) -> dict[str, str | None]:
+    return {f"{config.data.name} {config.data.split}": provenance.mark_films(source)}
 
 
 def _load_source(config: ml_collections.ConfigDict) -> Source:
