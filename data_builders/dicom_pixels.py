@@ -71,7 +71,7 @@ def _check(dataset: pydicom.Dataset, max_pixels: int, min_side: int) -> None:
         raise FilmError("a DICOM file without pixels, or cut off within them")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
-        raise FilmError(f"a DICOM file with {frames} frames, expected one film")
+        raise FilmError("a DICOM file with several frames, expected one film")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if min(rows, columns) < min_side or rows * columns > max_pixels:
         raise FilmError(f"an absurd size of {columns} x {rows} pixels")
