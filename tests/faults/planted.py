@@ -9,6 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 
+from data_builders import splits
 from tests.fakes.dicom_files import write_dicom
 from tests.fakes.image_folder import write_rows
 from tests.fakes.pictures import film
@@ -165,7 +166,11 @@ def write_reports(folder: Path) -> None:
     """Open-i as Kaggle packs it, with canaries in every column that a program could fill."""
     folder.mkdir()
     reports, films = [], []
-    for uid in range(1, 25):
+    by_split = {split: [] for split in ("train", "validation", "test")}
+    for uid in range(1, 100):
+        by_split[splits.by_patient(str(uid))].append(uid)
+    chosen = [uid for uids in by_split.values() for uid in uids[:8]]
+    for number, uid in enumerate(chosen):
         stem = f"{uid}_IM-{uid:04}-1001"
         Image.fromarray(film(uid, 56, 48)).save(folder / f"{stem}.dcm.png")
         films.append(
@@ -174,7 +179,7 @@ def write_reports(folder: Path) -> None:
         reports.append(
             {
                 "uid": uid,
-                "MeSH": ("normal", f"Opacity/lung;{SURNAME}/{ACCESSION}")[uid % 2],
+                "MeSH": ("normal", f"Opacity/lung;{SURNAME}/{ACCESSION}")[number % 2],
                 "Problems": NAME,
                 "image": f"{NAME} {BIRTH}",
                 "indication": f"{NAME}, {FREE}",
