@@ -28,12 +28,13 @@ WORDS = (SURNAME, GIVEN, BIRTH, "1937-02-28", ACCESSION, NUMBER, RECORD_NUMBER, 
 
 
 def needles(words: tuple[str, ...] = WORDS) -> dict[bytes, str]:
-    """Lower-case bytes to look for -> what they are: words as they are, as UTF-16, base64 and hex,
-    and the unsalted hashes of the patients, which anybody could find the numbers from."""
+    """Lower-case bytes to look for -> what they are: words as they are, as UTF-16, UTF-32, base64
+    and hex, and the unsalted hashes of patients, from which anybody could find the numbers."""
     found: dict[bytes, str] = {}
     for word in words:
         found[word.lower().encode()] = word
-        found[word.lower().encode("utf-16-le")] = f"{word} (UTF-16)"
+        for code in ("utf-16-le", "utf-32-le"):  # NumPy keeps words as the latter
+            found[word.lower().encode(code)] = f"{word} ({code})"
         for case in (word, word.lower(), word.upper()):
             found[case.encode().hex().encode()] = f"{word} (hex)"
             for shift in range(3):  # where it starts within three bytes

@@ -39,7 +39,7 @@ DECODING = (
     *("ModalityLUTSequence", "VOILUTSequence", "TransferSyntaxUID"),
 )
 NUM_FILMS = 24
-SPLITS = ("train", "train", "validation", "test")
+SPLITS = ("train", "validation", "test", "test")
 
 
 def every_tag() -> Dataset:
@@ -127,7 +127,7 @@ def write_folder(folder: Path, csv_path: Path) -> None:
                 "sex": (NAME, "F")[number % 2],
                 "age": "91",
                 "Effusion": str(number % 2),
-                "Nodule": str(number // 2 % 2),
+                "Nodule": str(number // 8 % 2),
             }
         )
     write_other(folder / "ward-seven/in-no-row.dcm", first, 90, PATIENTS[0])
