@@ -91,7 +91,7 @@ def test_lines_on_films_or_under_labels_that_are_not_theirs(raw):
         ("train.csv", "12e456789", "1.2e+13", r"train.csv, row 2: PatientID '1.2e\+13' has not"),
         ("train.csv", "000000012", "12", r"train.csv, row 4: PatientID '12' has not nine"),
         ("train.csv", ",0,0,0", ",0,,0", r"row 2: 'NGT - Borderline' is neither 1 nor 0"),
-        ("train.csv", ",0,0,0", ",0,-1,0", r"row 2: 'NGT - Borderline' holds '-1'"),
+        ("train.csv", ",0,0,0", ",0,-1,0", r"row 2: 'NGT - Borderline' is neither 1 nor 0"),
         ("train.csv", fake.uid(5), fake.uid(6), r"is listed twice: train.csv, row 7 and .*row 8"),
         ("train_annotations.csv", "CVC - N", "CVC - n", "csv, row 2: .*'CVC - normal' is unknown"),
         ("train_annotations.csv", "[16, 20]", "[16]", r"csv, row 2: data '\[\[16\].* is no list"),
