@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, UInt8
 
 from cxr_jax.data import images, labels, tasks
 from cxr_jax.data.source import Source, load_source
-from data_builders import ids, project_key
 from data_builders.built import read_columns
 
 
@@ -32,13 +31,8 @@ class LabelledSplit(NamedTuple):
 
     def hashed_ids(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Image and patient ids for files that may be sent on; data_builders.ids tells whose."""
-        folder = self.source.folder
-        key = project_key.read(folder.parents[2])
-        owner = ids.owner(folder, self.source.metadata["parent"])
-        return (
-            project_key.hashed(key, "image", owner, self.image_ids),
-            project_key.hashed(key, "patient", owner, self.patient_ids),
-        )
+        hashed = self.source.hashed
+        return hashed("image", self.image_ids), hashed("patient", self.patient_ids)
 
     def take(self, rows: np.ndarray) -> "LabelledSplit":
         return self._replace(
