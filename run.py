@@ -6,6 +6,8 @@
       pretrain a ResNet-50 on your own films, on one GPU
   python run.py --config=configs/transfer.py --config.encoder=WORKDIR --config.dataset=NAME
       what an encoder is worth on labelled films
+  python run.py --reproduce=WORKDIR
+      runs it again in a workdir of its own and says whether the results are the same
 
 Options:
   --config=FILE[:PRESET]  what to run; the files are listed below, their presets in their heads
@@ -43,11 +45,13 @@ from cxr_jax import config_file
 def main(arguments: list[str]) -> int:
     """Runs one experiment; returns the exit code.
 
-    0 done, 1 failed, 2 a wrong command line, 75 told to end (preemption.py): start it again.
+    0 done, 1 failed or not reproduced, 2 a wrong command line, 75 told to end (preemption.py): to
+    be started again.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage="see --help")
     parser.add_argument("--config")
     parser.add_argument("--workdir")
+    parser.add_argument("--reproduce", type=Path)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--distributed", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--coordinator")
@@ -59,8 +63,14 @@ def main(arguments: list[str]) -> int:
     if own.help and not own.config:
         print(__doc__ + "\nConfigs:\n" + config_file.list_configs())
         return 0
+    workdir = Path(own.workdir or _default_workdir(own.config, own.reproduce)).expanduser()
     try:
-        config = config_file.load(own.config, overrides)
+        if own.reproduce and own.config:
+            raise ValueError("--reproduce goes without --config: the workdir has its own")
+        if own.reproduce:
+            config = config_file.load_saved(own.reproduce, workdir, overrides)
+        else:
+            config = config_file.load(own.config, overrides)
     except (ValueError, OSError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -74,7 +84,7 @@ def main(arguments: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return _run(config, Path(own.workdir or _default_workdir(own.config)).expanduser(), shared)
+    return _run(config, workdir, shared, own.reproduce)
 
 
 def _meet(own: argparse.Namespace, config: ConfigDict) -> bool:
@@ -122,9 +132,10 @@ def _meet(own: argparse.Namespace, config: ConfigDict) -> bool:
     return True
 
 
-def _run(config: ConfigDict, workdir: Path, shared: bool) -> int:
+def _run(config: ConfigDict, workdir: Path, shared: bool, reproduced: Path | None) -> int:
     from cxr_jax import compiler, hosts, preemption
 
+    code = 0
     try:
         preemption.listen()
         print(f"workdir: {workdir}", flush=True)
@@ -138,7 +149,13 @@ def _run(config: ConfigDict, workdir: Path, shared: bool) -> int:
             compiler.split_cpu(config.microbatch_size or config.batch_size)
         # Late, so that --help, wrong command lines and hosts that differ answer at once.
         experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
+        if reproduced:
+            from cxr_jax.experiments import reproduce
+
+            reproduce.check(config, reproduced)
         experiment.run(config, workdir)
+        if reproduced and hosts.is_first():
+            code = int(not reproduce.report(config, reproduced, workdir))
         if shared:
             hosts.leave()
     except preemption.Preempted as notice:
@@ -167,7 +184,7 @@ def _run(config: ConfigDict, workdir: Path, shared: bool) -> int:
         if shared:
             hosts.fail(message)
         return 1
-    return 0
+    return code
 
 
 def _keep_traceback() -> str:
@@ -193,8 +210,10 @@ def _keep_compiled_programs() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
 
 
-def _default_workdir(spec: str) -> str:
-    path, _, preset = spec.partition(":")
+def _default_workdir(spec: str | None, reproduced: Path | None) -> str:
+    if reproduced:
+        return f"{reproduced}-reproduced-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    path, _, preset = (spec or "").partition(":")
     name = "-".join(part for part in (Path(path).stem, preset) if part)
     return f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 

@@ -43,8 +43,8 @@ def transfer() -> ConfigDict:
             knn=dict(k=(5, 20, 100), temperature=(0.07,)),  # the best on validation, per label
             finetune=finetune(),
             # Films in the report, and TensorBoard's projector; False keeps films out of all files.
-            # films: ids of test films by commas; "" chooses, label by label (cxr_jax/experiments/
-            # pictures.py). Of config.encoder, not of its baselines.
+            # films: test films by commas, by their hashed image_id (python -m data_builders.ids);
+            # "" chooses, label by label. Of config.encoder, not of its baselines.
             pictures=dict(draw=True, films=""),
             export_features="",  # a file: frozen features of config.encoder as .npz or .parquet
             batch_size=64,  # where nothing is trained: speed and memory alone

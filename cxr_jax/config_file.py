@@ -2,10 +2,12 @@
 
 import ast
 import difflib
+import json
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -42,6 +44,46 @@ def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
     )
     holder(["run.py", *overrides])
     return value.value
+
+
+def load_saved(workdir: Path, new: Path, overrides: Sequence[str]) -> ConfigDict:
+    """The config of a finished run, to run it again in the workdir `new`.
+
+    What it would read or write elsewhere than in its workdir is changed: features come from no
+    cache, and are exported into `new`. Of the fields only data.dir can be given.
+
+    Raises:
+      ValueError, OSError: no such run, or another field is given.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"--reproduce={workdir} is no workdir: it has no config.json")
+    try:
+        config = ConfigDict(_with_tuples(json.loads(path.read_text())))
+        sections = [config] + [config.transfer] * ("transfer" in config)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged; the run cannot be repeated") from error
+    for argument in overrides:
+        name, _, value = argument.partition("=")
+        if name != "--config.data.dir":
+            raise ValueError(f"{name}: --reproduce takes --config.data.dir and --workdir alone")
+        for section in sections:
+            section.data.dir = value
+    for section in sections:
+        if section.get("feature_cache"):
+            section.feature_cache = ""
+        if section.get("export_features"):
+            section.export_features = str(new / Path(section.export_features).name)
+    if config.experiment == "benchmark":
+        config.dry_run = False  # which is not saved
+    return config
+
+
+def _with_tuples(value: Any) -> Any:
+    """As configs have it: JSON knows lists alone."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(inner) for name, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def list_configs() -> str:

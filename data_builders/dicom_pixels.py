@@ -69,7 +69,7 @@ def _check(dataset: pydicom.Dataset) -> None:
         raise FilmError("a DICOM file without pixels, or cut off within them")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
-        raise FilmError(f"a DICOM file with {frames} frames, expected one film")
+        raise FilmError("a DICOM file with several frames, expected one film")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     check_size(columns, rows)
     samples, bits = int(dataset.SamplesPerPixel), int(dataset.BitsAllocated)

@@ -137,8 +137,8 @@ def flags(names: Sequence[str], values: Sequence[str], where: str) -> dict[str, 
     try:
         return {name: FLAGS[value] for name, value in zip(names, values, strict=True)}
     except KeyError:
-        wrong = next(pair for pair in zip(names, values) if pair[1] not in FLAGS)
-        raise BuildError(f"{where}: {wrong[0]!r} holds {wrong[1]!r}, expected 1 or 0.") from None
+        wrong = next(name for name, value in zip(names, values) if value not in FLAGS)
+        raise BuildError(f"{where}: {wrong!r} is neither 1 nor 0.") from None
 
 
 def _reader(stream: TextIO, path: Path) -> Any:

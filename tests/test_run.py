@@ -2,12 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from cxr_jax import config_file
+from cxr_jax.experiments import reproduce
 
 _ROOT = Path(__file__).parents[1]
 
@@ -102,6 +108,87 @@ def test_same_command_again_resumes_and_changes_nothing(demo, environment):
     assert again.returncode == 0, again.stderr
     assert "Resuming" in again.stdout
     assert [(workdir / name).read_text() for name in names] == before
+
+
+@pytest.fixture(scope="module")
+def reproduced(demo, environment, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("reproduced") / "run"
+    return workdir, _run(environment, f"--reproduce={demo[2]}", f"--workdir={workdir}")
+
+
+def test_a_run_is_reproduced_bit_for_bit(demo, reproduced):
+    _, _, old, _ = demo
+    new, done = reproduced
+    assert done.returncode == 0, done.stderr
+    assert "reproduced bit for bit (8 results compared)." in done.stdout
+    names = (
+        *("metrics.jsonl", "config.json", "transfer/predictions.parquet", "transfer/metrics.json"),
+        *("transfer/comparisons.json", "transfer/films.parquet"),
+    )
+    for name in names:
+        assert (new / name).read_bytes() == (old / name).read_bytes()
+    held = json.loads((new / "reproduction.json").read_text())
+    assert held["equal"] and held["conditions"] == []
+    assert {Path(name).name for name in held["results"]} == {
+        *("metrics.jsonl", "metrics.json", "comparisons.json", "predictions.parquet"),
+        "checkpoints",
+    }
+
+
+def test_what_differs_from_a_reproduced_run_is_told(demo, reproduced, tmp_path, capsys):
+    new = reproduced[0]
+    old = shutil.copytree(demo[2], tmp_path / "old")
+    assert reproduce.report(_saved(old), old, new)
+    lines = (old / "metrics.jsonl").read_text().splitlines()
+    third = json.loads(lines[2])
+    lines[2] = json.dumps(third | {"loss": third["loss"] + 0.5})
+    (old / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    table = pq.read_table(old / "transfer/predictions.parquet").to_pandas()
+    table.loc[4, "score"] += 0.25
+    pq.write_table(pa.Table.from_pandas(table), old / "transfer/predictions.parquet")
+    shutil.rmtree(old / "checkpoints/4/state")
+    shutil.copytree(old / "checkpoints/2/state", old / "checkpoints/4/state")
+    held = json.loads((old / "provenance.json").read_text())
+    held["starts"][-1]["packages"]["jax"] = "0.9"
+    (old / "provenance.json").write_text(json.dumps(held))
+    capsys.readouterr()
+    assert not reproduce.report(_saved(old), old, new)
+    said = capsys.readouterr().out
+    assert "NOT reproduced; 3 of 8 results differ:" in said
+    assert "metrics.jsonl: largest difference 0.5 (2.loss)" in said
+    assert "predictions.parquet: largest difference 0.25 (score)" in said
+    assert "checkpoints: largest difference 2 (['" in said  # step 2 for step 4
+    assert f"packages.jax: was 0.9, now {jax.__version__}" in said
+
+
+def test_what_could_not_be_the_same_is_not_run_again(demo, tmp_path):
+    old = shutil.copytree(demo[2], tmp_path / "old")
+    reproduce.check(_saved(old), old)
+    kept = (old / "provenance.json").read_text()
+
+    def refused(message, kind=ValueError):
+        with pytest.raises(kind, match=message):
+            reproduce.check(_saved(old), old)
+
+    held = json.loads(kept)
+    (name,) = held["starts"][-1]["dataset"]
+    held["starts"][-1]["dataset"][name] = "0123456789abcdef"
+    (old / "provenance.json").write_text(json.dumps(held))
+    refused(r"the dataset is not the one.*\n  phantom/tiny train: was 0123456789abcdef, now ")
+    held["starts"][-1]["dataset"][name] = None
+    (old / "provenance.json").write_text(json.dumps(held))
+    refused("has no mark of its dataset")
+    (old / "provenance.json").unlink()
+    refused("which dataset and which code made these results is not known", FileNotFoundError)
+    (old / "provenance.json").write_text(kept)
+    shutil.rmtree(old / "checkpoints/4")
+    refused("has not finished")
+    with pytest.raises(ValueError, match=r"--config.seed: --reproduce takes"):
+        config_file.load_saved(old, tmp_path, ["--config.seed=3"])
+
+
+def _saved(workdir):
+    return config_file.load_saved(workdir, workdir, [])
 
 
 def test_another_config_on_the_workdir_is_refused(demo, environment):

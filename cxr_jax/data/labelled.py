@@ -31,6 +31,11 @@ class LabelledSplit(NamedTuple):
     # Films of the split that a label fraction left out, by their records' places: int [m].
     rest: np.ndarray = np.zeros(0, int)
 
+    def hashed_ids(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Image and patient ids for files that may be sent on; data_builders.ids tells whose."""
+        hashed = self.source.hashed
+        return hashed("image", self.image_ids), hashed("patient", self.patient_ids)
+
     def take(self, rows: np.ndarray) -> "LabelledSplit":
         return self._replace(
             rows=self.rows[rows],

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from jaxtyping import Int
 
-from data_builders import ledger
+from data_builders import ids, ledger, project_key
 from data_builders.built import Records, find_folder, open_records
 
 
@@ -65,6 +65,12 @@ class Source(NamedTuple):
         if isinstance(self.records, ChosenRecords):
             return self.records.rows
         return np.arange(len(self))
+
+    def hashed(self, what: str, of: Sequence[str]) -> tuple[str, ...]:
+        """Ids of this dataset ("image" or "patient") as they may stand in files and messages."""
+        key = project_key.read(self.folder.parents[2])
+        owner = ids.owner(self.folder, self.metadata["parent"])
+        return project_key.hashed(key, what, owner, of)
 
     @property
     def label_names(self) -> tuple[str, ...]:

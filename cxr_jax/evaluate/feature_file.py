@@ -1,6 +1,6 @@
 """Features of labelled films in a file, for other software: NumPy's .npz or Parquet.
 
-One row per film, splits one after the other, films in the split's order.
+One row per film, splits one after the other, films in the split's order; ids hashed.
 
 .npz      arrays image_id, patient_id and split [n] (strings), features [n d] (float32), targets
           [n k] (float32, NaN: missing), label_names [k]
@@ -42,9 +42,10 @@ def of_splits(
 ) -> Features:
     """All splits, one after the other; extract gives the features of the split of that name."""
     sizes = [len(split.rows) for split in splits.values()]
+    images, patients = zip(*(split.hashed_ids() for split in splits.values()))
     return Features(
-        image_id=np.concatenate([split.image_ids for split in splits.values()]),
-        patient_id=np.concatenate([split.patient_ids for split in splits.values()]),
+        image_id=np.concatenate(images),
+        patient_id=np.concatenate(patients),
         split=np.repeat(list(splits), sizes),
         features=np.concatenate([extract(name) for name in splits]).astype(np.float32),
         targets=np.concatenate([split.targets for split in splits.values()]).astype(np.float32),

@@ -1,8 +1,8 @@
 """What is known of test films beside their labels, and the Parquet file that holds it.
 
 films.parquet stands beside predictions.parquet, for tables of subgroups and of films that an
-encoder had not seen; columns image_id, sex, age (years), view, seen_film and seen_patient (true,
-false, null: not known).
+encoder had not seen; columns image_id, sex, age (years; ours end at 90), view, seen_film and
+seen_patient (true, false, null: not known).
 """
 
 from collections.abc import Sequence

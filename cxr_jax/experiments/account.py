@@ -1,19 +1,21 @@
 """What a transfer's report says of its films, its protocol and where all of it came from."""
 
-import importlib.metadata
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from cxr_jax.data.exposure import Exposure
 from cxr_jax.data.labelled import LabelledSplit
 from cxr_jax.evaluate.film_table import FilmTable, beyond_chance
 from cxr_jax.evaluate.predictions import Predictions
 from cxr_jax.evaluate.protocol import Protocol, Splits
+from cxr_jax.report import origin
 
-_VERSIONS_OF = ("cxr_jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+# Years. Few people are older, and could be found by their age; nobody has been older than that.
+_GREAT_AGE, _SLIP = 90, 120
 
 
 class Outcome(NamedTuple):
@@ -56,12 +58,17 @@ def film_table(test: LabelledSplit, seen: Exposure | None) -> FilmTable:
     count = len(test.rows)
     known = (None, None) if seen is None else (seen.film, seen.patient)
     return FilmTable(
-        np.array(test.image_ids, str),
+        np.array(test.hashed_ids()[0], str),
         np.array(test.sexes or ("",) * count, str),
-        np.array(test.ages or (np.nan,) * count, np.float32),
+        _capped(np.array(test.ages or (np.nan,) * count, np.float32)),
         np.array(test.views or ("",) * count, str),
         *(None if flags is None else flags[test.rows] for flags in known),
     )
+
+
+def _capped(ages: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Ages that may leave a dataset: great ones as one, slips as unknown."""
+    return np.where(ages > _SLIP, np.nan, np.minimum(ages, _GREAT_AGE)).astype(np.float32)
 
 
 def exposure_lines(
@@ -158,8 +165,8 @@ def notes(outcomes: list[Outcome]) -> list[str]:
     return lines
 
 
-def provenance(config, splits: Splits) -> dict[str, str]:
-    """The table at the report's end."""
+def provenance(config, splits: Splits, workdir: Path) -> dict[str, str]:
+    """The table at the report's end, of a workdir that has its provenance.json."""
     metadata = splits.test.source.metadata
     return {
         "encoder": config.encoder,
@@ -170,5 +177,5 @@ def provenance(config, splits: Splits) -> dict[str, str]:
         "licence of the films": metadata["licence"],
         "films skipped when it was built": str(metadata["skipped"]),
         "seed": str(config.seed),
-        "versions": ", ".join(f"{n} {importlib.metadata.version(n)}" for n in _VERSIONS_OF),
+        **origin.rows(workdir),
     }

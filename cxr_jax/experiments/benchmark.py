@@ -16,7 +16,7 @@ import ml_collections
 from cxr_jax import weights
 from cxr_jax.data import exposure, labelled, tasks
 from cxr_jax.data.source import load_source
-from cxr_jax.experiments import inputs, transfer
+from cxr_jax.experiments import inputs, provenance, transfer
 from cxr_jax.experiments.benchmark_grid import Cell, grid
 from cxr_jax.experiments.workdir import as_json, open_workdir, release
 from cxr_jax.report import benchmark as report
@@ -39,6 +39,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     with saved.unlocked():
         del saved.dry_run  # a grid that was looked at is the same grid
     open_workdir(workdir, saved)
+    provenance.write(workdir, saved, marks(config))
     states: dict[Cell, dict[str, Any]] = {}
     held = _Held()
     groups, fresh = _groups(config, cells, shape, workdir, held), set()
@@ -63,6 +64,19 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     again = " The same command tries the failed cells again." if failed else ""
     print(f"\n{len(cells) - len(failed)} of {len(cells)} cells are done.{again}")
     print(f"Read the report: {path}")
+
+
+def marks(config: ml_collections.ConfigDict) -> dict[str, str | None]:
+    """The films of all datasets that can be read, whole, as provenance.json marks them."""
+    found = {}
+    for dataset, task in dict.fromkeys((cell.dataset, cell.task) for cell in grid(config)):
+        of_cell = config.transfer.copy_and_resolve_references()
+        of_cell.update(dataset=dataset, task=task or of_cell.task)
+        try:
+            found |= inputs.mark_splits(of_cell, inputs.load_whole_splits(of_cell))
+        except (ValueError, OSError):  # its cells will fail, and say why
+            continue
+    return found
 
 
 def _shape(config, cells: list[Cell]) -> dict[str, Any]:

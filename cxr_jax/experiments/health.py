@@ -92,8 +92,8 @@ class Health:
         listed = ", ".join(map(str, rows[:8])) + (", …" if size > 8 else "")
         return (
             f"Likely cause: {cause}. Its {size} films are rows {listed} of {source.name} "
-            f"{source.split!r}; {self._path} names them (by image ids, which may tell who the "
-            "patients are: keep it private). "
+            f"{source.split!r}; {self._path} names them (python -m "
+            "data_builders.ids tells which files they are). "
         )
 
 
@@ -149,7 +149,8 @@ def _image_ids(source: Source, data_dir: str, rows: Int[np.ndarray, " n"]) -> li
     named = load_source(source.name, data_dir, source.split, fields=("image_id",))
     records = named.choose(source.rows[rows]).records
     ids = [records[place]["image_id"] for place in range(len(rows))]
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in ids]
+    names = [name.decode() if isinstance(name, bytes) else str(name) for name in ids]
+    return list(source.hashed("image", names))
 
 
 def _append(path: Path, lines: list, new: bool) -> None:

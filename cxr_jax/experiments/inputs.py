@@ -14,6 +14,7 @@ from cxr_jax.data import fractions, tasks
 from cxr_jax.data.labelled import load_split
 from cxr_jax.evaluate import protocol
 from cxr_jax.evaluate.protocol import Splits
+from cxr_jax.experiments import provenance
 from cxr_jax.weights.encoder import Encoder, random_encoder
 
 
@@ -97,6 +98,16 @@ def check_disjoint(splits: Splits) -> None:
                 )
 
 
+def mark_splits(config: ml_collections.ConfigDict, splits: Splits) -> dict[str, str | None]:
+    """Each split's films, targets and patients, as provenance.json marks them."""
+    return {
+        f"{config.dataset} {name}": provenance.mark_films(
+            split.source, split.rows, split.targets, split.patient_ids
+        )
+        for name, split in splits._asdict().items()
+    }
+
+
 def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Splits) -> str:
     """Of protocol, weights, films and labels: a result is taken up again only if none changed."""
     settings = json.dumps(protocol.build(config).settings, sort_keys=True)
@@ -108,6 +119,7 @@ def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Spl
         digest.update(np.asarray(leaf).tobytes())
     for split in splits:
         digest.update((split.source.folder / "dataset_info.json").read_bytes())
-        digest.update("\n".join(split.image_ids).encode() + split.targets.tobytes())
+        # Hashed, as results hold them: with another secret they no longer fit those before.
+        digest.update("\n".join(split.hashed_ids()[0]).encode() + split.targets.tobytes())
         digest.update(split.rest.tobytes())
     return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 They lie in pictures/ of the result's folder: saliency.png (not of a protocol without a head, such
 as knn), neighbours.png, embedding.png, and projector/ for TensorBoard. films.csv says which films
-these are: it alone holds ids.
+these are, by their hashed ids: it alone holds any.
 """
 
 import csv
@@ -110,11 +110,16 @@ def choose(
 def _named(config, test: LabelledSplit) -> list[int]:
     """The rows of the films that the config names, each once."""
     wanted = [name.strip() for name in config.pictures.films.split(",") if name.strip()]
-    place = {image: row for row, image in enumerate(test.image_ids)}
-    if unknown := [name for name in wanted if name not in place]:
+    if not wanted:
+        return []
+    place = {image: row for row, image in enumerate(test.hashed_ids()[0])}
+    if unknown := [number for number, name in enumerate(wanted, start=1) if name not in place]:
         raise ValueError(
-            f"config.pictures.films names {', '.join(map(repr, unknown))}: no test film of "
-            f"{config.dataset} has this image_id (the films of the task's views take part)"
+            f"config.pictures.films: no test film of {config.dataset} has the id that stands there "
+            f"as number {', '.join(map(str, unknown))}. Films are named by the image_id of "
+            "predictions.parquet, which is hashed: a config goes into files that are sent on "
+            f"(python -m data_builders.ids {config.dataset} --data_dir={config.data.dir} lists "
+            "them; the films of the task's views take part)"
         )
     rows = list(dict.fromkeys(place[name] for name in wanted))
     if len(rows) > _MAX_CASES:
@@ -179,7 +184,7 @@ def _numbers(chosen: Sequence[_Chosen]) -> dict[int, int]:
 
 def _write_ids(path: Path, test: LabelledSplit, result: Result, chosen: Sequence[_Chosen]) -> None:
     """Which film of predictions.parquet bears which number, a row for each label it stands for."""
-    numbers = _numbers(chosen)
+    numbers, image_ids = _numbers(chosen), test.hashed_ids()[0]
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("number", "image_id", "label", "target", "score"))
@@ -187,9 +192,7 @@ def _write_ids(path: Path, test: LabelledSplit, result: Result, chosen: Sequence
             target = test.targets[row, label]
             known = "" if np.isnan(target) else int(target)
             score = float(result.scores[row, label])
-            rows.writerow(
-                (numbers[row], test.image_ids[row], test.label_names[label], known, score)
-            )
+            rows.writerow((numbers[row], image_ids[row], test.label_names[label], known, score))
 
 
 def _boxes(

@@ -12,7 +12,15 @@ from cxr_jax import checkpoint, hosts, intact, objectives, preemption, train_sta
 from cxr_jax.data import exposure
 from cxr_jax.data.reports import Reports, keep_tokenizer, open_reports
 from cxr_jax.data.source import Source, fingerprint, load_source
-from cxr_jax.experiments import feed, health, initial, monitor, text_start, transfer
+from cxr_jax.experiments import (
+    feed,
+    health,
+    initial,
+    monitor,
+    provenance,
+    text_start,
+    transfer,
+)
 from cxr_jax.experiments.workdir import as_json, open_workdir
 from cxr_jax.fields import check_positive
 from cxr_jax.weights.encoder import Encoder
@@ -160,6 +168,7 @@ def _open_workdir(
     if hosts.is_first():
         open_workdir(workdir, config)
         intact.set_damaged_aside(workdir / checkpoint.FOLDER)
+        provenance.write(workdir, config, _marks(config, source))
         if start or not config.init:  # what that had seen may be gone when a run goes on
             num_films = config.num_train_steps * config.batch_size
             seen = exposure.seen(source, num_films, config.seed, config.data.pairs)
@@ -174,6 +183,15 @@ def _open_workdir(
             f"{workdir} is not the folder that host 0 opened: --workdir must lie on a file system "
             "that all hosts share"
         )
+
+
+def marks(config: ml_collections.ConfigDict) -> dict[str, str | None]:
+    """The films that the config trains on, as provenance.json marks them."""
+    return _marks(config, _load_source(config))
+
+
+def _marks(config: ml_collections.ConfigDict, source: Source) -> dict[str, str | None]:
+    return {f"{config.data.name} {config.data.split}": provenance.mark_films(source)}
 
 
 def _load_source(config: ml_collections.ConfigDict) -> Source:

@@ -23,7 +23,7 @@ from cxr_jax.evaluate import feature_file, film_table, protocol
 from cxr_jax.evaluate.metrics import compare, metric_rows
 from cxr_jax.evaluate.predictions import Predictions, read_parquet, write_parquet
 from cxr_jax.evaluate.protocol import Protocol, Splits, Tools
-from cxr_jax.experiments import account, inputs, pictures
+from cxr_jax.experiments import account, inputs, pictures, provenance
 from cxr_jax.experiments.account import Outcome
 from cxr_jax.experiments.features import extract, extract_once
 from cxr_jax.experiments.workdir import open_workdir
@@ -37,6 +37,11 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Scores config.encoder and config.baselines on config.dataset and writes the report."""
     chosen = _check_fields(config)
     _run(config, workdir, chosen, inputs.load_encoders(config), inputs.load_splits(config))
+
+
+def marks(config: ml_collections.ConfigDict) -> dict[str, str | None]:
+    """The films that the config trains and tests on, as provenance.json marks them."""
+    return inputs.mark_splits(config, inputs.load_splits(config))
 
 
 def can_share(config: ml_collections.ConfigDict) -> bool:
@@ -69,6 +74,8 @@ def run_together(configs: Sequence[ml_collections.ConfigDict], workdirs: Sequenc
 def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], splits: Splits) -> None:
     pictures.check(config, splits.test)
     open_workdir(workdir, config)
+    of_encoders = zip(inputs.specs(config), map(provenance.mark_weights, encoders))
+    provenance.write(workdir, config, inputs.mark_splits(config, splits), dict(of_encoders))
     print(
         f"{chosen.title} on {config.dataset}: {len(splits.train.rows):,} training, "
         f"{len(splits.validation.rows):,} validation and {len(splits.test.rows):,} test films; "
@@ -164,8 +171,7 @@ def _score(
     scored = [k for k in range(len(names)) if result.scored[k]]
     not_scored = {names[k]: reason for k, reason in result.not_scored.items()}
     predictions = Predictions(
-        splits.test.image_ids,
-        splits.test.patient_ids,
+        *splits.test.hashed_ids(),
         tuple(names[k] for k in scored),
         splits.test.targets[:, scored],
         result.scores[:, scored],
@@ -260,7 +266,7 @@ def report(
         comparisons,
         [*account.method(config, chosen, outcomes, splits), *exposed],
         account.notes(outcomes),
-        account.provenance(config, splits),
+        account.provenance(config, splits, workdir),
         warnings,
         config.num_resamples,
     )

@@ -17,6 +17,7 @@ from cxr_jax.report import (
     benchmark_subgroups,
     benchmark_unexposed,
     figures,
+    origin,
     tables,
 )
 from cxr_jax.report import benchmark_tables as bt
@@ -81,6 +82,7 @@ def write(workdir: Path, num_resamples: int | None = None) -> Path:
         *_test_sets(grid, measured),
         *benchmark_unexposed.blocks(workdir, grid, largest, unexposed),
         *_method(grid, measured, num_resamples),
+        *_origin(workdir),
         *benchmark_pictures.blocks(workdir, grid),  # last: they are long
     ]
     (workdir / "benchmark.md").write_text(to_markdown(title, blocks, workdir))
@@ -247,6 +249,12 @@ def _method(grid: Grid, measured: Measured, num_resamples: int) -> list[Block]:
     if measured.notes:
         blocks += [Heading("To know"), Bullets(list(dict.fromkeys(measured.notes)))]
     return [*blocks, Heading("How it was measured"), Bullets(sentences)]
+
+
+def _origin(workdir: Path) -> list[Block]:
+    """The code, packages and films of the results; nothing of a workdir that does not say."""
+    found = origin.rows(workdir)
+    return [Heading("Provenance"), Table(["what", "value"], list(found.items()))] if found else []
 
 
 def _places(grid: Grid) -> list[tuple[str, str]]:

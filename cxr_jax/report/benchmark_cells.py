@@ -163,13 +163,14 @@ def read_group(
         if cell.state != "done":
             continue
         try:
-            own = _by_image(read_parquet(workdir / cell.folder / "predictions.parquet"))
+            own = read_parquet(workdir / cell.folder / "predictions.parquet")
             if read:
                 other, first = next(iter(read.items()))
                 common = [name for name in first.label_names if name in own.label_names]
                 if not common:
                     raise ValueError(f"no label in common with {other.folder}")
                 align(take_labels(first, common), take_labels(own, common))
+                own = _in_order(own, first)
             read[cell] = own
         except (ValueError, OSError) as error:
             reason = f"not usable: {without_ids(str(error).replace(str(workdir), '.'))}"
@@ -177,8 +178,10 @@ def read_group(
     return read, refused
 
 
-def _by_image(predictions: Predictions) -> Predictions:
-    order = np.argsort(predictions.image_id)
+def _in_order(predictions: Predictions, other: Predictions) -> Predictions:
+    """With the films in the other's order."""
+    place = {image: row for row, image in enumerate(predictions.image_id.tolist())}
+    order = np.array([place[image] for image in other.image_id.tolist()])
     return predictions._replace(
         image_id=predictions.image_id[order],
         patient_id=predictions.patient_id[order],

@@ -91,7 +91,7 @@ def resampled_auroc(
     columns, scores = _columns(targets, scores)
     if num_resamples < 1:
         raise ValueError(f"num_resamples is {num_resamples}: at least 1 is needed")
-    index, num_clusters = _numbered(clusters, len(targets))
+    index, num_clusters = numbered(clusters, len(targets))
     values = np.full((num_resamples, columns.shape[1]), np.nan)
     ranked = {}
     for k in range(columns.shape[1]):
@@ -191,14 +191,20 @@ def _columns(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
     return targets[:, None], scores[:, None]
 
 
-def _numbered(clusters: np.ndarray | None, num_rows: int) -> tuple[Int[np.ndarray, " n"], int]:
-    """The cluster of each row as a number from 0, and how many clusters there are."""
+def numbered(clusters: np.ndarray | None, num_rows: int) -> tuple[Int[np.ndarray, " n"], int]:
+    """The cluster of each row as a number from 0, and how many clusters there are.
+
+    In the order of their first rows, so that draws do not depend on what clusters are called: ids
+    are hashed with a secret that every project has of its own.
+    """
     if clusters is None:
         return np.arange(num_rows), num_rows
     if len(clusters) != num_rows:
         raise ValueError(f"clusters have {len(clusters)} rows and targets {num_rows}")
-    names, index = np.unique(clusters, return_inverse=True)
-    return index, len(names)
+    names, first, index = np.unique(clusters, return_index=True, return_inverse=True)
+    number = np.empty(len(names), np.int64)
+    number[np.argsort(first)] = np.arange(len(names))
+    return number[index], len(names)
 
 
 def _intervals(

@@ -7,7 +7,7 @@ import scipy.stats
 from jaxtyping import Float, Int, Shaped
 
 from cxr_jax.stats.auroc import binary_rows
-from cxr_jax.stats.bootstrap import cluster_counts
+from cxr_jax.stats.bootstrap import cluster_counts, numbered
 
 _CHUNK_RESAMPLES = 16  # at a time, so that the counts of many patients do not fill the memory
 
@@ -62,19 +62,19 @@ def bootstrap_brier(
     without a known target, and throughout where there are fewer than two clusters. Errors as in
     `brier`.
     """
-    names, index = np.unique(clusters, return_inverse=True)
-    errors, known = np.zeros((2, len(names), targets.shape[1]))
+    index, count = numbered(clusters, len(targets))
+    errors, known = np.zeros((2, count, targets.shape[1]))
     for k in range(targets.shape[1]):
         rows = ~np.isnan(targets[:, k].astype(float))
         outcome, probability = _known(targets[:, k], probabilities[:, k])
-        errors[:, k] = np.bincount(index[rows], (probability - outcome) ** 2, len(names))
-        known[:, k] = np.bincount(index[rows], minlength=len(names))
+        errors[:, k] = np.bincount(index[rows], (probability - outcome) ** 2, count)
+        known[:, k] = np.bincount(index[rows], minlength=count)
     values = np.full((num_resamples, targets.shape[1]), np.nan)
-    if len(names) < 2:
+    if count < 2:
         return values
     rng = np.random.default_rng(seed)
     for start in range(0, num_resamples, _CHUNK_RESAMPLES):
-        counts = cluster_counts(len(names), min(_CHUNK_RESAMPLES, num_resamples - start), rng).T
+        counts = cluster_counts(count, min(_CHUNK_RESAMPLES, num_resamples - start), rng).T
         films = counts @ known
         chunk = values[start : start + len(counts)]
         np.divide(counts @ errors, films, out=chunk, where=films > 0)

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, dicom, films, folders, reading, splits, views
+from data_builders import cxr_builder, dicom, films, folders, project_key, reading, splits, views
 from data_builders.image_folder.label_table import LabelRow, LabelTable
 from data_builders.records import BuildError, Record, Skipped
 
@@ -101,13 +101,18 @@ class Builder(cxr_builder.CxrBuilder):
         if table is None:
             for name, path in found.items():
                 row = LabelRow(where=name, image=name)
-                yield make_record(row, path, tags.get(name), "train")
+                yield self._sealed(make_record(row, path, tags.get(name), "train"))
             return
         rows = table.match(found)
         carve = table.has_splits and all(row.split != "validation" for row in rows.values())
         for name, row in rows.items():
-            record = make_record(row, found.get(name, manual_dir / name), tags.get(name), "train")
-            yield dataclasses.replace(record, split=self._split(record.patient_id, row, carve))
+            if name not in found:
+                # Not by its name there: a field moved into this column may be anything.
+                yield Skipped(row.where, f"its {table.image_column} is no file of the folder")
+                continue
+            record = make_record(row, found[name], tags.get(name), "train")
+            split = self._split(record.patient_id, row, carve)
+            yield self._sealed(dataclasses.replace(record, split=split))
         for name in sorted(found.keys() - rows.keys()):
             # A few labelled films among many are what such a table is for.
             yield Skipped(name, f"no row in {table.path.name}", expected=True)
@@ -117,6 +122,25 @@ class Builder(cxr_builder.CxrBuilder):
         `manual_dir` itself, this dataset's part of it."""
         data = Path(self.data_dir_root)
         return data / self.name if data.resolve() == manual_dir.resolve() else data
+
+    @functools.cached_property
+    def _key(self) -> bytes:
+        return project_key.read(Path(self.data_dir_root))
+
+    def _sealed(self, record: Record) -> Record:
+        """With patient and study hashed by the project's secret, not only by what all know.
+
+        Splits are made before, so that they are the same in every project.
+        """
+
+        def seal(what: str, value: str) -> str:
+            return project_key.hashed(self._key, what, self.name, [value])[0] if value else ""
+
+        return dataclasses.replace(
+            record,
+            patient_id=seal("patient", record.patient_id),
+            study_id=seal("study", record.study_id),
+        )
 
     def _split(self, patient_id: str, row: LabelRow, carve: bool) -> str:
         if row.split == "train" and carve:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_builders import films, tables
+from data_builders.dicom import OLDEST
 from data_builders.records import BuildError
 
 VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": float("nan")}
@@ -19,6 +20,7 @@ SPLIT_NAMES = {
     "val": "validation",
     "test": "test",
 }
+KNOWN = ("study_id", "split", "view", "sex", "age")
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 
 
@@ -38,11 +40,14 @@ class LabelRow:
 
 
 class LabelTable:
-    """Columns: the image (relative path), and if there are any the patient's id, split, study_id,
+    """Errors name the row and the column, never a value: that could be a patient's.
+
+    Columns: the image (relative path), and if there are any the patient's id, split, study_id,
     view, sex, age; all others are labels with the values 1, 0, -1 (uncertain) and blank.
 
     Attributes:
       path: the CSV file.
+      image_column: the column of the films' paths.
       label_names: the label columns in their order.
       has_splits: whether there is a column `split`.
 
@@ -56,6 +61,13 @@ class LabelTable:
         self.path = path
         self._table = tables.Table(path)
         columns = self._table.columns
+        known = (image_column, patient_column or "patient_id", *KNOWN)
+        if not {column.casefold() for column in columns} & {name.casefold() for name in known}:
+            # A film's values then, which the errors below would quote.
+            raise BuildError(
+                f"{path}: its first line holds none of the columns {', '.join(known)}: it must be "
+                "the header."
+            )
         for number, column in enumerate(columns, start=1):
             if not column:
                 raise BuildError(
@@ -76,6 +88,7 @@ class LabelTable:
             **{name: name for name in ("split", "view", "sex", "age")},
         }
         self._known = {field: name for field, name in self._known.items() if name in columns}
+        self.image_column = image_column
         self.label_names = tuple(name for name in columns if name not in self._known.values())
         self.has_splits = "split" in self._known
 
@@ -102,21 +115,20 @@ class LabelTable:
                 name, *others = stems[name]
                 if others:
                     raise BuildError(
-                        f"{row.where}: {self._known['image']} {parsed.image!r} could be {name} or "
-                        f"{others[0]}. Write the suffix too."
+                        f"{row.where}: {self._known['image']} could be {name} or {others[0]}. "
+                        "Write the suffix too."
                     )
             if name in rows:
                 raise BuildError(
-                    f"{name} has two rows in {self.path}: {rows[name].where} and {parsed.where}. "
+                    f"A film has two rows in {self.path}: {rows[name].where} and {parsed.where}. "
                     "Keep one."
                 )
             rows[name] = dataclasses.replace(parsed, image=name)
         if not rows.keys() & found.keys():
-            first = next(iter(rows), "(there is no row)")
             raise BuildError(
-                f"No row of {self.path} names a film of the folder. Its first row has {first!r}; "
-                f"the folder's first film is {next(iter(found))!r}. Column "
-                f"{self._known['image']!r} must hold paths relative to manual_dir."
+                f"No row of {self.path} names a film of the folder, whose first is "
+                f"{next(iter(found))!r}. Column {self._known['image']!r} must hold paths relative "
+                "to manual_dir."
             )
         return rows
 
@@ -125,15 +137,10 @@ class LabelTable:
         known = {field: fields[column] for field, column in self._known.items()}
         image = os.path.normpath(known["image"].replace("\\", "/"))
         if not known["image"] or image.startswith(("/", "..")) or image[1:2] == ":":
-            raise BuildError(
-                f"{row.where}: {self._known['image']} {known['image']!r} is no path inside "
-                "manual_dir."
-            )
+            raise BuildError(f"{row.where}: {self._known['image']} is no path inside manual_dir.")
         split = known.get("split", "").casefold()
         if self.has_splits and split not in SPLIT_NAMES:
-            raise BuildError(
-                f"{row.where}: split {known['split']!r} is none of {', '.join(SPLIT_NAMES)}."
-            )
+            raise BuildError(f"{row.where}: split is none of {', '.join(SPLIT_NAMES)}.")
         return LabelRow(
             where=row.where,
             image=image,
@@ -159,6 +166,9 @@ def _label(name: str, value: str, where: str) -> float:
 
 def _age(value: str, where: str) -> float:
     try:
-        return float(value or "nan")
-    except ValueError as error:
-        raise BuildError(f"{where}: the age is not a number of years.") from error
+        years = float(value or "nan")
+    except ValueError:
+        years = -1.0
+    if years < 0 or years > OLDEST:  # a date, perhaps
+        raise BuildError(f"{where}: the age is not a number of years from 0 to {OLDEST:g}.")
+    return years

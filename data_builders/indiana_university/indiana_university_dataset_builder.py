@@ -121,14 +121,14 @@ def read_projections(path: Path) -> dict[str, tuple[str, str, str]]:
         image = reports.image_id(name.removesuffix(".png").removesuffix(".dcm"))
         if not image.startswith(f"CXR{uid}_"):
             raise BuildError(
-                f"{row.where}: uid {uid!r} does not fit filename {name!r}, whose name begins with "
-                "it. The rows or columns have been moved against each other."
+                f"{row.where}: uid does not fit filename, which begins with it. The rows or "
+                "columns have been moved against each other."
             )
         view = views.standard(projection)
         if view not in VIEWS:
-            raise BuildError(f"{row.where}: projection {projection!r} is none of Frontal, Lateral.")
+            raise BuildError(f"{row.where}: projection is none of Frontal, Lateral.")
         if image in found:
-            raise BuildError(f"{row.where}: {name} is listed twice; {found[image][2]} has it too.")
+            raise BuildError(f"{row.where}: a film is listed twice; {found[image][2]} has it too.")
         found[image] = (uid, view, row.where)
     return found
 
@@ -149,7 +149,7 @@ def read_kaggle(
     for row in table.rows(columns, prose):
         uid, mesh, findings, impression = (row.fields[i] for i in at)
         if uid in by_uid:
-            raise BuildError(f"{row.where}: uid {uid!r} stands in {by_uid[uid].where} already.")
+            raise BuildError(f"{row.where}: its uid stands in {by_uid[uid].where} already.")
         by_uid[uid] = Report(
             uid=uid,
             labels=reports.parse_headings(mesh.split(";"), row.where),
@@ -160,7 +160,7 @@ def read_kaggle(
     for image, (uid, _, where) in projections.items():
         if uid not in by_uid:
             raise BuildError(
-                f"{where}: uid {uid!r} has no row in {path.name}. Take both tables from the same "
+                f"{where}: its uid has no row in {path.name}. Take both tables from the same "
                 "download."
             )
         yield image, by_uid[uid]._replace(where=where)

@@ -90,14 +90,14 @@ def read_xml(path: Path) -> Report:
     uid = _attribute(tree.find("uId"), "id").removeprefix("CXR")
     if uid != path.stem:
         raise BuildError(
-            f"{path} says it is report {uid!r}. Its name must be its number; unpack "
+            f"{path} says it is another report. Its name must be its number; unpack "
             "NLMCXR_reports.tgz again."
         )
     images = tuple(_attribute(image, "id") for image in tree.iter("parentImage"))
     for image in images:
         if not image.startswith(f"CXR{uid}_"):
             raise BuildError(
-                f"{path}: parentImage {image!r} is another report's, since it does not begin with "
+                f"{path}: a parentImage is another report's, since it does not begin with "
                 f"CXR{uid}_. Unpack NLMCXR_reports.tgz again."
             )
     texts = {part.get("Label"): part.text for part in tree.iter("AbstractText")}
@@ -148,7 +148,7 @@ def parse_headings(headings: Iterable[str], where: str) -> dict[str, float]:
     if not heads:
         raise BuildError(f"{where}: no MeSH heading; even a normal film has the heading 'normal'.")
     if len(heads) > 1 and not heads.isdisjoint(("normal", NOT_INDEXED)):
-        raise BuildError(f"{where}: MeSH headings {sorted(heads)} contradict each other.")
+        raise BuildError(f"{where}: MeSH headings contradict each other: 'normal' and a finding.")
     if NOT_INDEXED in heads:
         return dict.fromkeys(HEADINGS, float("nan"))
     return {name: float(not said.isdisjoint(terms)) for name, terms in _TERMS.items()}

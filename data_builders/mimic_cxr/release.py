@@ -71,7 +71,7 @@ def read_splits(root: Path) -> dict[str, tuple[str, str]]:
     for row in table.rows(columns):
         dicom_id, subject_id, split = [row.fields[i] for i in at]
         if split not in SPLITS:
-            raise BuildError(f"{row.where}: split is {split!r}; expected {', '.join(SPLITS)}.")
+            raise BuildError(f"{row.where}: split is none of {', '.join(SPLITS)}.")
         if dicom_id in splits:
             raise BuildError(f"{row.where}: {dicom_id} is listed twice. Keep one row.")
         splits[dicom_id] = SPLITS[split], subject_id
@@ -82,13 +82,11 @@ def check_ids(subject_id: str, study_id: str, where: str) -> None:
     """Refuses ids that are not eight digits.
 
     Raises:
-      BuildError: names the id.
+      BuildError: says where.
     """
     for name, value in (("subject_id", subject_id), ("study_id", study_id)):
         if not (len(value) == 8 and value.isascii() and value.isdigit()):
-            raise BuildError(
-                f"{where}: {name} is {value!r}, expected eight digits. Restore the owner's file."
-            )
+            raise BuildError(f"{where}: {name} has not eight digits. Restore the owner's file.")
 
 
 @functools.lru_cache

@@ -38,7 +38,7 @@ def test_what_does_not_fit_together_is_listed(built):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (",-1.0,", ",?,", r"update.csv, row 2: Lung Lesion is '\?'; expected 1, 0, -1 or blank"),
+        (",-1.0,", ",?,", r"update.csv, row 2: Lung Lesion is neither 1, 0, -1 nor blank"),
         ("Lung Lesion", "Lesion", "no column 'Lung Lesion'. Did you mean 'Lesion'"),
         (",id_0001beef", ",id_0002beef", r"PatientID 'id_0002beef' does not fit PngPath"),
         (",85 or more,", ",old,", "PatientAge is 'old'; expected 45 or"),

@@ -52,7 +52,7 @@ def test_what_does_not_fit_together_is_listed(built):
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        ("train.csv", ",-1.0,", ",-2.0,", r"train.csv, row \d+: .* is '-2.0'; expected 1, 0, -1"),
+        ("train.csv", ",-1.0,", ",-2.0,", r"train.csv, row \d+: .* is neither 1, 0, -1"),
         ("train.csv", "Lung Lesion", "Lung lesions", "no column 'Lung Lesion'. Did you mean"),
         ("train.csv", ",Lateral,", ",Frontal,", r"row 3: Frontal/Lateral is 'Frontal', but Path"),
         ("train.csv", "/train/", "/valid/", "row 2: .* is no film of train"),

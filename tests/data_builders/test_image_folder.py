@@ -1,6 +1,7 @@
 """A person's own folder: films of every kind, and the CSV errors people make."""
 
 import csv
+import hmac
 
 import numpy as np
 import pytest
@@ -22,6 +23,13 @@ def raw(tmp_path_factory):
     return folder, fake.write(folder)
 
 
+def sealed(data, patient):
+    """The id as HMAC-SHA256 with the project's secret; of its hash, which splits are made of."""
+    message = b"patient/image_folder/" + dicom.hashed(patient).encode()
+    key = (data / ".salt").read_text().strip().encode()
+    return "p" + hmac.new(key, message, "sha256").hexdigest()[:16]
+
+
 def image_id(name):
     return name if name == fake.SUFFIXLESS else name.rsplit(".", 1)[0]
 
@@ -37,7 +45,7 @@ def test_without_labels_everything_readable_is_train(raw, tmp_path):
         assert "labels" not in example
         assert np.abs(example["image"][..., 0].astype(int) - picture).mean() < 3, name
     inverted = examples["dicom/inverted"]
-    assert inverted["patient_id"] == dicom.hashed("MRN0008")
+    assert inverted["patient_id"] == sealed(tmp_path, "MRN0008")
     assert inverted["patient_id"] == examples["dicom/twelve"]["patient_id"]
     assert (inverted["view"], inverted["sex"], inverted["age"]) == ("PA", "F", 61.0)
     unknown = [e["patient_id"] for e in examples.values() if not e["image_id"].startswith("dicom")]
@@ -69,7 +77,7 @@ def test_labels_follow_their_film(raw, tmp_path):
     for row, name, patient in zip(rows, names, patients, strict=True):
         example = examples[image_id(name)]
         assert np.abs(example["image"][..., 0].astype(int) - films[name]).mean() < 3
-        assert example["patient_id"] == dicom.hashed(patient)
+        assert example["patient_id"] == sealed(tmp_path / "data", patient)
         for label in fake.LABELS:
             expected = float(row[label] or "nan")
             np.testing.assert_equal(float(example["labels"][label]), expected)
@@ -126,22 +134,22 @@ BAD = {
     "path out of the folder": (
         {},
         lambda rows: [{**rows[0], "image": "../secret.png"}],
-        r"row 2: image '../secret.png' is no path inside",
+        r"row 2: image is no path inside",
     ),
     "absolute path": (
         {},
         lambda rows: [{**rows[0], "image": "/etc/film.png"}],
-        r"row 2: image '/etc/film.png' is no path inside",
+        r"row 2: image is no path inside",
     ),
     "no row fits": (
         {},
         lambda rows: [{**row, "image": f"x/{row['image']}"} for row in rows],
-        r"No row of .* names a film of the folder. Its first row has 'x/",
+        r"No row of .* names a film of the folder, whose first is 'broken/",
     ),
     "unknown split": (
         {},
         lambda rows: [{**row, "split": "training"} for row in rows],
-        r"row 2: split 'training' is none of train",
+        r"row 2: split is none of train",
     ),
     "patient in two splits": (
         {},
@@ -151,10 +159,20 @@ BAD = {
         ],
         r"1 patient stands in two splits.*row [23].*row [23]",
     ),
+    "a date of birth for an age": (
+        {},
+        lambda rows: [{**row, "age": "19470503"} for row in rows],
+        r"row 2: the age is not a number of years from 0 to 120.",
+    ),
     "age in words": (
         {},
         lambda rows: [{**row, "age": "old"} for row in rows],
         r"row 2: the age is not a number",
+    ),
+    "no header": (
+        {},
+        lambda rows: [dict(zip(rows[0].values(), row.values())) for row in rows[1:]],
+        r"labels.csv: its first line holds none of the columns image, patient_id.*header",
     ),
     "pandas index": (
         {},
@@ -229,6 +247,6 @@ def test_a_row_without_suffix_fits_one_film_only(tmp_path):
     assert match(tmp_path, "1.2", "1.2.3", "1.2.png") == {"1.2.png", "a.jpg"}
     assert match(tmp_path, "p1", "p1.1") == {"p1", "a.jpg"}  # another film's number
     assert match(tmp_path, "b", "b.png/c", "b") == {"b", "a.jpg"}
-    message = r"labels.csv, row 2: image 'x/b' could be x/b.jpg or x/b.png"
+    message = r"labels.csv, row 2: image could be x/b.jpg or x/b.png"
     with pytest.raises(BuildError, match=message):
         match(tmp_path, "x/b", "x/b.jpg", "x/b.png")

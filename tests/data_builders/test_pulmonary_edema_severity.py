@@ -69,7 +69,7 @@ def test_studies_that_give_no_film_are_listed(built, tmp_path):
         ),
         ("consensus_image", ",50000000,", ",50001000,", r"row 2: .* study 50001000; MIMIC"),
         ("regex_report", "50070000", "50061000", r"row \d+: 50061000 is graded in regex.* too"),
-        ("consensus_image", "10000032,", "p10000032,", "subject_id is 'p10000032', expected eight"),
+        ("consensus_image", "10000032,", "p10000032,", "subject_id has not eight"),
     ],
 )
 def test_errors_in_the_owners_files_stop_the_build(tmp_path, name, old, new, message):

@@ -56,7 +56,7 @@ LABELS, INFO = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
     [
         (LABELS, "64.0,1", "64.0,0", r"row 2: Target 0 beside .*only an opacity has a box"),
         (LABELS, ",,,,0", ",,,,1", r"row 3: Target 1 beside .*only an opacity has a box"),
-        (LABELS, ",,,,0", ",,,,", r"row 3: 'Target' holds '', expected 1 or 0"),
+        (LABELS, ",,,,0", ",,,,", r"row 3: 'Target' is neither 1 nor 0"),
         (LABELS, "256.0,", "wide,", r"row 2: x, y, width, height are \['wide', .*no numbers"),
         (LABELS, "256.0,128.0,512.0", "256.0,,512.0", r"row 2: x, y, width, height are .*''"),
         (LABELS, "512.0,64.0", "-512.0,64.0", r"row 2: .* are no box's x0, y0, x1, y1"),

@@ -45,7 +45,7 @@ def test_what_does_not_fit_together_is_listed(built):
     ("file", "old", "new", "message"),
     [
         ("image_labels_train.csv", "Brocho", "Broncho", "no column 'Brocho-pneumonia'. Did you"),
-        ("image_labels_train.csv", ",1,0,", ",2,0,", r"train.csv, row 2: 'No finding' holds '2'"),
+        ("image_labels_train.csv", ",1,0,", ",2,0,", r"row 2: 'No finding' is neither 1 nor 0"),
         (
             "image_labels_train.csv",
             fake.image_id(1),

@@ -110,10 +110,10 @@ def test_comparison_is_paired_and_aligned():
     got = compare(a, turned, ("ours", "theirs"), 300, 5)
     expected = paired_bootstrap(a.targets, a.scores, b.scores, a.patient_id, 300, 5)
     assert (got["a"], got["b"], got["verdict"]) == ("ours", "theirs", "win")
-    assert (got["difference"], got["low"], got["high"]) == expected[:3]
+    assert (got["difference"], got["low"], got["high"]) == pytest.approx(expected[:3], rel=1e-12)
     assert got["auroc_a"] - got["auroc_b"] == pytest.approx(got["difference"])
     assert [row["label"] for row in got["labels"]] == ["effusion", "mass", "nodule"]
-    assert got["labels"][1]["low"] == expected.labels[1].low
+    assert got["labels"][1]["low"] == pytest.approx(expected.labels[1].low, rel=1e-12)
     assert compare(turned, a, num_resamples=300)["verdict"] == "loss"
     assert compare(a, predictions(7, noise=0.7), num_resamples=300)["verdict"] == "underpowered"
 

@@ -71,11 +71,10 @@ def test_finetuning_leaves_pictures_of_what_it_trained_and_no_ids(config, tmp_pa
     assert header.split("\t") == [*splits.test.label_names, "sex", "age", "view"]
     assert len(rows) == len(splits.test.rows)
     written = report + "".join(
-        path.read_bytes().decode("latin1")
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "films.csv"
+        path.read_bytes().decode("latin1") for path in folder.rglob("*") if path.is_file()
     )
     assert not [name for name in splits.test.image_ids + splits.train.image_ids if name in written]
+    assert [name for name in splits.test.hashed_ids()[0] if name in written]  # of films.csv
     before = (folder / "saliency.png").read_bytes()
     (folder / "saliency.png").write_bytes(b"kept")
     transfer.run(config, tmp_path)  # finished before
@@ -84,11 +83,13 @@ def test_finetuning_leaves_pictures_of_what_it_trained_and_no_ids(config, tmp_pa
 
 
 def test_named_films_are_drawn_and_unknown_ones_refused_at_once(config, tmp_path):
-    wanted = inputs.load_splits(config).test.image_ids[:2]
-    config.pictures.films = f"{wanted[0]}, nowhere-7"
+    test = inputs.load_splits(config).test
+    wanted = test.hashed_ids()[0][:2]
+    config.pictures.films = f"{wanted[0]}, {test.image_ids[1]}"
     for start in (lambda: transfer.run(config, tmp_path), lambda: transfer.check(config)):
-        with pytest.raises(ValueError, match=r"config.pictures.films names 'nowhere-7': no test"):
+        with pytest.raises(ValueError, match="the id that stands there as number 2") as error:
             start()
+        assert test.image_ids[1] not in str(error.value)
     assert not list(tmp_path.iterdir())
     config.pictures.films = ",".join(wanted)
     config.protocol, config.knn.k = "knn", (3,)

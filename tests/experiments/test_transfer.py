@@ -175,8 +175,9 @@ def test_exported_features_are_those_that_were_probed(config, suffix, tmp_path):
     assert table["features"].dtype == table["targets"].dtype == np.float32
     for name, split in splits._asdict().items():
         rows = table["split"] == name
-        assert table["image_id"][rows].tolist() == list(split.image_ids)
-        assert table["patient_id"][rows].tolist() == list(split.patient_ids)
+        images, patients = split.hashed_ids()
+        assert table["image_id"][rows].tolist() == list(images)
+        assert table["patient_id"][rows].tolist() == list(patients)
         np.testing.assert_array_equal(table["targets"][rows], split.targets)
     train, test = (table["split"] == name for name in ("train", "test"))
     scaler = StandardScaler().fit(table["features"][train].astype(np.float64))

@@ -17,7 +17,7 @@ from tests.fakes.pictures import deep, film, stretch
 SKIPPED = {
     "broken/truncated.jpg": "cannot be decoded",
     "broken/no_pixels.dcm": "without pixels",
-    "broken/frames.dcm": "3 frames",
+    "broken/frames.dcm": "several frames",
     "broken/garbage.png": "not a PNG, JPEG or DICOM",
     "broken/old.tif": ".tif is not",
 }

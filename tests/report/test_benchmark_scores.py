@@ -33,7 +33,7 @@ def written_out(workdir, cells, num_resamples):
     """Mean over seeds of the macro AUROC, and the same in resamples of patients and seeds."""
     files = [read_parquet(workdir / cell["folder"] / "predictions.parquet") for cell in cells]
     mean = np.mean([macro(file.targets, file.scores) for file in files])
-    patients = np.unique(files[0].patient_id)
+    patients = np.array(list(dict.fromkeys(files[0].patient_id)))  # in the order of their films
     rng = np.random.default_rng(0)
     seeds = np.random.default_rng(0).integers(len(files), size=(len(files), num_resamples))
     replicates = []

@@ -180,7 +180,7 @@ def test_resamples_are_rows_repeated_and_those_of_auroc():
     clusters = np.array([f"person {i // 3}" for i in range(90)])
     values = bootstrap_brier(targets, probabilities, clusters, 40, 5)
     rng = np.random.default_rng(5)
-    names = np.unique(clusters)
+    names = np.array(list(dict.fromkeys(clusters.tolist())))  # in the order of their films
     for row in values:
         drawn = names[rng.integers(0, len(names), len(names))]
         rows = np.concatenate([np.flatnonzero(clusters == name) for name in drawn])

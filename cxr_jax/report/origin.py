@@ -1,0 +1,33 @@
+"""Where results came from, for a report's foot: the last start in the workdir's provenance.json."""
+
+import json
+from pathlib import Path
+
+_FILE = "provenance.json"
+
+
+def rows(workdir: Path) -> dict[str, str]:
+    """What -> value; empty where no such file is kept."""
+    path = workdir / _FILE
+    if not path.is_file():
+        return {}
+    starts = json.loads(path.read_text())["starts"]
+    last = starts[-1]
+    found = {
+        "code": _code(last["code"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in last["packages"].items()),
+        "machine": f"{last['machine']['processor']}; {last['machine']['devices']}",
+        "films, as marked": ", ".join(
+            f"{split} {mark or 'unknown'}" for split, mark in last["dataset"].items()
+        ),
+    }
+    if len(starts) > 1:
+        found["starts"] = f"{len(starts)} that differ; this is the last ({_FILE} has all)"
+    return found
+
+
+def _code(code: dict) -> str:
+    if "commit" not in code:
+        return f"cxr_jax {code['version']}, sources {code['sources']}"
+    changes = " with changes that are not committed" if code["changed"] else ""
+    return f"cxr_jax {code['version']}, commit {code['commit'][:12]}{changes}"
