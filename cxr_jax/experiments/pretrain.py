@@ -87,6 +87,8 @@ def _train(
         print(f"Resuming {workdir} after step {int(state.step)}.")
     elif start:
         state = initial.put(state, start)
+    elif config.init:
+        raise ValueError(f"{workdir / checkpoint.FOLDER} holds no whole checkpoint; remove it")
     first_step = int(state.step)
     hosts.agree("last checkpoint", {"step": first_step})
     _announce(config, source, state.params, made.mesh)
