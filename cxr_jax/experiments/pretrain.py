@@ -108,6 +108,8 @@ def _train(
         skipped = data_state.pop(_SKIPPED, 0)
         batches.set_state(data_state)
         print(f"Resuming {workdir} after step {int(state.step)}.")
+    elif config.init and not start:
+        raise ValueError(f"{workdir / checkpoint.FOLDER} holds no whole checkpoint; remove it")
     else:
         state = initial.put(state, start) if start else state
         state = text_start.put(state, text) if text else state

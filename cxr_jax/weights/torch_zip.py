@@ -8,7 +8,6 @@ parameters and ordered dicts need are known, and any other is refused before any
 import math
 import pickle
 import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +19,6 @@ import numpy as np
 from cxr_jax.weights.zip_bounds import most_bytes, open_zip
 from data_builders.plain_text import plain
 
-# What reading a damaged archive raises. RuntimeError: of a kind of zip that Python does not read;
-# MemoryError: an array that announces more than there is.
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, MemoryError)
 _STORAGE_DTYPES = {
     "FloatStorage": np.dtype(np.float32),
     "DoubleStorage": np.dtype(np.float64),
