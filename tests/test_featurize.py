@@ -7,9 +7,9 @@ from PIL import Image
 
 import cxr_jax
 from cxr_jax.featurize import FilmEncoder
-from cxr_jax.weights import export_layouts
 from cxr_jax.weights.encoder import features, random_encoder
 from cxr_jax.weights.export import write_folder
+from cxr_jax.weights.formats import safetensors
 from tests.fakes.dicom_files import write_dicom
 
 SIZE = 32
@@ -78,7 +78,7 @@ def test_what_is_no_film_is_named(encoder, films, message):
 
 
 def test_load_encoder_takes_what_config_encoder_takes(encoder, tmp_path):
-    write_folder(tmp_path, export_layouts.safetensors(encoder.encoder), card="")
+    write_folder(tmp_path, safetensors.export(encoder.encoder), card="")
     again = cxr_jax.load_encoder(f"safetensors:{tmp_path}")
     np.testing.assert_array_equal(again(_films()), encoder(_films()))
     with pytest.raises(FileNotFoundError, match=r"no workdir or weights file /no/such\.pth"):

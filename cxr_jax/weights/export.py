@@ -3,12 +3,14 @@
 python -m cxr_jax.weights.export WORKDIR --format=FORMAT [--out=FOLDER]
 
 WORKDIR is that of a pretraining, or any encoder as --config.encoder takes it (torchvision:PATH).
-The folder then holds model.safetensors, the JSON that the tool reads, and README.md, a model card
-with the lines that load it.
+The folder then holds model.safetensors (or model.onnx), the JSON that the tool reads, and
+README.md, a model card with the lines that load it.
 
 torchvision  ResNets of 18 to 152 layers and DenseNets, for torchvision.models
 timm         ViTs and ResNets, for timm.create_model
-huggingface  ViTs (as Dinov2Model) and ResNets, for transformers
+huggingface  ViTs (as Dinov2Model, CLIP's as CLIPVisionModelWithProjection) and ResNets, for
+             transformers
+onnx         every encoder, for onnxruntime and others; needs the package onnx
 safetensors  every encoder, for cxr_jax itself: --config.encoder=safetensors:FOLDER
 """
 
@@ -21,20 +23,18 @@ from pathlib import Path
 
 from safetensors.numpy import save_file
 
-from cxr_jax import weights
-from cxr_jax.weights import export_layouts
-from cxr_jax.weights.export_layouts import Exported
+from cxr_jax import by_name, weights
+from cxr_jax.weights.formats import Exported
 from cxr_jax.weights.model_card import model_card
 from data_builders import ledger
-
-FORMATS = ("torchvision", "timm", "huggingface", "safetensors")
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Writes what the command line asks for; returns the folder.
 
-    Raises ValueError for a model that the tool does not have, a folder that is not empty, and
-    what weights.load refuses; FileNotFoundError.
+    Raises ValueError for an unknown format, a model that the tool does not have, a folder that is
+    not empty, and what weights.load refuses; ImportError without the package that a format needs;
+    FileNotFoundError.
     """
     parser = argparse.ArgumentParser(
         prog="python -m cxr_jax.weights.export",
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("encoder", metavar="WORKDIR", help="or SOURCE:PATH of a weights file")
-    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--format", required=True, help="see above")
     parser.add_argument("--out", type=Path, help="folder; default: WORKDIR/export/FORMAT")
     parser.add_argument("--scores", type=Path, help="a transfer's workdir, for the card's table")
     parser.add_argument("--licence", default="", help="what the card says of it")
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "test films the encoder had seen",
     )
     args = parser.parse_args(arguments)
+    export = by_name.find("cxr_jax.weights.formats", args.format, "export", "format")
     source = str(Path(weights.parse_spec(args.encoder)[1]).expanduser())
     encoder = weights.load(args.encoder)
     if args.out is None and not Path(source).is_dir():
@@ -60,29 +61,32 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     out = args.out or Path(source) / "export" / args.format
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out={out} is there and not empty; name another folder")
-    exported = getattr(export_layouts, args.format)(encoder)
-    card = model_card(encoder, source, args.scores, args.licence, exported.usage)
+    exported = export(encoder)
+    card = model_card(encoder, exported, source, args.scores, args.licence)
     if args.with_ledger and not (Path(source) / ledger.FILE).is_file():
         raise FileNotFoundError(f"--with_ledger: {source} holds no {ledger.FILE}")
     write_folder(out, exported, card)
     if args.with_ledger:
         shutil.copy(Path(source) / ledger.FILE, out)
-    print(f"{args.format}: {out} ({len(exported.tensors)} tensors); README.md says how to load it")
+    print(f"{args.format}: {out}; its README.md says how to load it")
     return out
 
 
 def write_folder(out: Path, exported: Exported, card: str) -> None:
-    """model.safetensors, the JSON files and README.md in the folder `out`."""
+    """What was exported, and `card` as README.md, in the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    # transformers asks for the framework by which a file was written.
-    save_file(exported.tensors, out / "model.safetensors", metadata={"format": "pt"})
+    if exported.tensors:
+        # transformers asks for the framework by which a file was written.
+        save_file(exported.tensors, out / "model.safetensors", metadata={"format": "pt"})
     for name, content in exported.files.items():
-        (out / name).write_text(json.dumps(content, indent=2) + "\n")
+        is_json = not isinstance(content, bytes)
+        text = (json.dumps(content, indent=2) + "\n").encode() if is_json else content
+        (out / name).write_bytes(text)
     (out / "README.md").write_text(card)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")

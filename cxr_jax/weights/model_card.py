@@ -7,10 +7,13 @@ from typing import Any
 
 from cxr_jax import models
 from cxr_jax.weights.encoder import Encoder
+from cxr_jax.weights.formats import Exported
 from data_builders import ledger
 
 
-def model_card(encoder: Encoder, source: str, scores: Path | None, licence: str, usage: str) -> str:
+def model_card(
+    encoder: Encoder, exported: Exported, source: str, scores: Path | None, licence: str
+) -> str:
     """Markdown.
 
     Args:
@@ -18,19 +21,13 @@ def model_card(encoder: Encoder, source: str, scores: Path | None, licence: str,
         what was done and what was seen.
       scores: a transfer's workdir, whose metrics.json becomes a table; None: no scores.
       licence: "" is said to be none.
-      usage: the lines that load it.
 
     Raises FileNotFoundError for `scores` without a metrics.json.
     """
-    model = models.build(encoder.model)
     parts = [
         f"# {encoder.name}\n\nAn image encoder, exported by cxr_jax.",
-        f"## How to load it\n\n```python\n{usage}\n```",
-        "## What it reads\n\n"
-        f"Grey films, white = dense, shorter side brought to {encoder.image_size} px, the centre "
-        f"cropped; pixels in [0, 1], then (pixel - mean) / std with mean {_listed(model.mean)} and "
-        f"std {_listed(model.std)}"
-        + (" (the grey film repeated in three channels)." if len(model.mean) == 3 else "."),
+        f"## How to load it\n\n```python\n{exported.usage}\n```",
+        f"## What it reads\n\n{_reads(encoder, exported)}",
         f"## Architecture\n\n```json\n{json.dumps(encoder.model)}\n```",
         f"## Training\n\n{_training(Path(source), encoder)}",
         f"## Films seen\n\n{_films_seen(Path(source))}",
@@ -39,6 +36,19 @@ def model_card(encoder: Encoder, source: str, scores: Path | None, licence: str,
         "Not a medical device; not for clinical decisions.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _reads(encoder: Encoder, exported: Exported) -> str:
+    model = models.build(encoder.model)
+    films = (
+        f"Grey films, white = dense, shorter side brought to {encoder.image_size} px, the centre "
+        "cropped; pixels in [0, 1]"
+    )
+    numbers = f"(pixel - mean) / std with mean {_listed(model.mean)} and std {_listed(model.std)}"
+    if exported.normalises:
+        return f"{films}, as they are: {numbers} is done inside."
+    repeated = " (the grey film repeated in three channels)" if len(model.mean) == 3 else ""
+    return f"{films}, then {numbers}{repeated}."
 
 
 def _listed(values: tuple[float, ...]) -> str:

@@ -7,9 +7,9 @@ import pytest
 
 from cxr_jax import models, weights
 from cxr_jax.models import densenet, resnet
-from cxr_jax.weights import export_layouts
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.export import main, write_folder
+from cxr_jax.weights.formats import safetensors
 from data_builders import ledger
 
 IMAGENET = Path(__file__).parents[3] / "shared/realdata/weights/resnet50_imagenet_v1_fp16.npz"
@@ -35,7 +35,7 @@ def saved(tmp_path):
             lambda s: rng.uniform(0.05, 0.3, s.shape).astype(np.float32), dict(shapes)
         )
         encoder = Encoder("mine", config, variables, 32)
-        write_folder(tmp_path / "ours", export_layouts.safetensors(encoder), card="")
+        write_folder(tmp_path / "ours", safetensors.export(encoder), card="")
         return tmp_path / "ours", encoder
 
     return save

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from cxr_jax import weights
-from cxr_jax.weights import export_layouts
 from cxr_jax.weights.encoder import random_encoder
 from cxr_jax.weights.export import write_folder
+from cxr_jax.weights.formats import huggingface, safetensors, timm
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def cached(tmp_path, monkeypatch):
 def test_names_of_the_hub_are_read_from_its_cache(cached):
     model = {"name": "vit", "variant": "64x1", "patch": 8, "image_size": 16}
     encoder = random_encoder(model | {"mean": (0.4,), "std": (0.3,)}, image_size=24, seed=0)
-    cached("someone/dino-films", export_layouts.huggingface(encoder))
-    cached("someone/vit.of-timm", export_layouts.timm(encoder))
+    cached("someone/dino-films", huggingface.export(encoder))
+    cached("someone/vit.of-timm", timm.export(encoder))
     # Larger than its positions were learnt for: they go out resampled.
     films = np.random.default_rng(0).uniform(size=(2, 24, 24, 1)).astype(np.float32)
     reference = weights.features(encoder)(films)
@@ -46,7 +46,7 @@ def test_what_the_cache_lacks_or_has_of_another_kind_is_named(cached):
     with pytest.raises(ValueError, match="write hf:OWNER/NAME"):
         weights.load("hf:absent")
     encoder = random_encoder({"name": "resnet", "variant": "small"}, image_size=32, seed=0)
-    folder = cached("someone/other", export_layouts.safetensors(encoder))
+    folder = cached("someone/other", safetensors.export(encoder))
     (folder / "config.json").write_text(json.dumps({"model_type": "swin"}))
     with pytest.raises(ValueError, match=r"someone/other is of kind 'swin'; read are dinov2"):
         weights.load("hf:someone/other")
