@@ -4,11 +4,12 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import safetensors
 from safetensors.numpy import load_file
 
-from cxr_jax.weights.torch_zip import read_torch_zip
+from cxr_jax.weights.torch_zip import ZIP_ERRORS, read_torch_zip
 
 # What torch.save wrote goes by many names; .tar is the end of .pth.tar, and no tar archive.
 TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
@@ -40,16 +41,22 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: not a sound .npz of plain arrays (it is no zip archive)")
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    # ValueError: object arrays or no npz at all. AttributeError: a lone .npy under that suffix.
-    except (zipfile.BadZipFile, EOFError, ValueError, AttributeError, TypeError) as error:
+            arrays = {key: file[key] for key in file.files}
+            # NumPy writes bfloat16, which it does not know, as two bytes of no kind.
+            return {
+                key: array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
+                for key, array in arrays.items()
+            }
+    # ValueError: object arrays or no npz at all. The last two: a lone .npy under that suffix.
+    except (*ZIP_ERRORS, ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path}: not a sound .npz of plain arrays ({error})") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
-    except (safetensors.SafetensorError, KeyError) as error:
+    # The last two: a dtype that NumPy lacks.
+    except (safetensors.SafetensorError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: not a sound .safetensors ({error})") from error
 
 

@@ -44,8 +44,8 @@ def load_clip(path: str | Path, mean: Sequence[float], std: Sequence[float]) -> 
             )
         positions = "positional_embedding"
         shape = shape_of(arrays, "conv1.weight", positions, _BLOCK.format(r"(\d+)"))
-        if "proj" not in arrays:
-            raise ValueError("does not fit a CLIP: visual.proj is missing")
+        if "proj" not in arrays or arrays["proj"].ndim != 2:
+            raise ValueError("does not fit a CLIP: there is no visual.proj of two dimensions")
         clips_own = {
             "pre_norm": True,
             "projection": arrays["proj"].shape[-1],

@@ -14,7 +14,7 @@ from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.fill import Source, of_file
 from cxr_jax.weights.folder import weights_and_facts
 from cxr_jax.weights.key_prefix import refuse_prefix, without
-from cxr_jax.weights.vit_layout import read_vit, rows, shape_of, stacked, tokens
+from cxr_jax.weights.vit_layout import num_rows, read_vit, rows, shape_of, stacked, tokens
 
 _BLOCK = "encoder.layer.{}."
 
@@ -45,7 +45,7 @@ def load_dinov2(
         positions, registers = "embeddings.position_embeddings", "embeddings.register_tokens"
         shape = shape_of(arrays, patches + ".weight", positions, _BLOCK.format(r"(\d+)"))
         if registers in arrays:
-            shape |= {"registers": arrays[registers].shape[-2], "antialias": True}
+            shape |= {"registers": num_rows(arrays, registers), "antialias": True}
         query_key_value = [_BLOCK + f"attention.attention.{n}" for n in ("query", "key", "value")]
         model, variables = read_vit(
             shape | {"layer_scale": 1.0, "mean": tuple(mean), "std": tuple(std)},

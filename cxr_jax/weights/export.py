@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     """Writes what the command line asks for; returns the folder.
 
     Raises ValueError for an unknown format, a model that the tool does not have, a folder that is
-    not empty, and what weights.load refuses; ImportError without the package that a format needs;
+    not empty, a package that a format needs and that is not here, and what weights.load refuses;
     FileNotFoundError.
     """
     parser = argparse.ArgumentParser(
@@ -88,5 +88,5 @@ def write_folder(out: Path, exported: Exported, card: str) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -1,7 +1,8 @@
-"""The ResNet-50 of keras.applications, from its weights as .npz.
+"""The ResNet-50 of keras.applications: .h5, .weights.h5, .keras, or its weights as .npz.
 
-With Keras 3: `np.savez("weights.npz", **{w.path: w.numpy() for w in model.weights})`; with Keras 2,
-`w.name` for `w.path`. Its bottlenecks have their stride in the first 1x1 convolution, its
+Keras's own files need the package h5py (extra `keras`). Without it, with Keras 3:
+`np.savez("weights.npz", **{w.path: w.numpy() for w in model.weights})`; with Keras 2, `w.name` for
+`w.path`. Its bottlenecks have their stride in the first 1x1 convolution, its
 convolutions a bias, its batch norms an epsilon of 1.001e-5, and its pixels a mean but no deviation
 ("caffe" preprocessing, blue first). Biases and epsilons go into the running statistics.
 """
@@ -11,6 +12,7 @@ from pathlib import Path
 from cxr_jax.weights.checkpoint_files import read_arrays
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.fill import Source, added, fill, of_file
+from cxr_jax.weights.keras_hdf5 import SUFFIXES, read_keras_hdf5
 from cxr_jax.weights.key_prefix import without
 
 _PIXEL_MEAN = (103.939 / 255, 116.779 / 255, 123.68 / 255)
@@ -22,7 +24,9 @@ def load(path: str | Path) -> Encoder:
 
     Raises FileNotFoundError; ValueError with all that does not fit.
     """
-    arrays = {key.removesuffix(":0"): array for key, array in read_arrays(path).items()}
+    path = Path(path)
+    read = read_keras_hdf5 if path.suffix in SUFFIXES else read_arrays
+    arrays = {key.removesuffix(":0"): array for key, array in read(path).items()}
     model = {
         "name": "resnet",
         "variant": "50",
@@ -33,7 +37,7 @@ def load(path: str | Path) -> Encoder:
     with of_file(path):
         arrays = without(arrays, "predictions/")
         variables = fill(model, arrays, _source, "Keras's ResNet-50")
-    return Encoder(Path(path).stem, model, variables, image_size=224)
+    return Encoder(path.stem, model, variables, image_size=224)
 
 
 def _source(path: tuple[str, ...]) -> Source:

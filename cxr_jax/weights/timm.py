@@ -18,7 +18,7 @@ from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.fill import Source, of_file
 from cxr_jax.weights.folder import weights_and_facts
 from cxr_jax.weights.key_prefix import refuse_prefix, without
-from cxr_jax.weights.vit_layout import read_vit, rows, shape_of, tokens
+from cxr_jax.weights.vit_layout import num_rows, read_vit, rows, shape_of, tokens
 
 _BLOCK = "blocks.{}."
 
@@ -63,7 +63,7 @@ def _read(
     if norm_after or not class_token or mean_of_patches:
         shape |= {"pooling": "mean", "norm_after_pooling": norm_after}
     if "reg_token" in arrays:
-        shape["registers"] = arrays["reg_token"].shape[-2]
+        shape["registers"] = num_rows(arrays, "reg_token")
     if "blocks.0.ls1.gamma" in arrays:
         shape["layer_scale"] = 1.0
     return read_vit(

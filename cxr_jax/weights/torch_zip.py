@@ -7,6 +7,7 @@ parameters and ordered dicts need are known, and any other is refused before any
 
 import pickle
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,9 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+# What reading a damaged archive raises. RuntimeError: of a kind of zip that Python does not read;
+# MemoryError: an array that announces more than there is.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, MemoryError)
 _STORAGE_DTYPES = {
     "FloatStorage": np.dtype(np.float32),
     "DoubleStorage": np.dtype(np.float64),
@@ -85,7 +89,7 @@ def read_torch_zip(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             return _read_archive(archive)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except ZIP_ERRORS as error:
         raise ValueError(f"{path}: damaged archive ({error}); copy the file again") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -22,11 +22,11 @@ def shape_of(
     `patches` and `positions` are the keys of the patch embedding [d c p p] and of the position
     embedding [1 n d] or [n d]; `block` a pattern with the block's number as its group.
 
-    Raises ValueError where one of the two is missing or of another rank, blocks are missing, or
-    patches do not fill a square.
+    Raises ValueError where one of the two is missing, empty or of another rank, blocks are missing,
+    or patches do not fill a square.
     """
     for key, rank in ((patches, (4,)), (positions, (2, 3))):
-        if key not in arrays or arrays[key].ndim not in rank:
+        if key not in arrays or arrays[key].ndim not in rank or not arrays[key].size:
             raise ValueError(f"not this kind of ViT: no {key} of {rank[-1]} dimensions")
     numbers = {int(m[1]) for m in (re.match(block, key) for key in arrays) if m}
     width, _, patch, _ = arrays[patches].shape
@@ -97,6 +97,13 @@ def tokens(cls: str | None, positions: str, has_place: bool) -> dict[str, Source
         "cls": Source((cls, positions), lambda token, place: added(token.ravel(), rows(place)[0])),
         "positions": Source((positions,), lambda place: rows(place)[1:]),
     }
+
+
+def num_rows(arrays: Mapping[str, np.ndarray], key: str) -> int:
+    """n of the array [1 n d] or [n d] called `key`. Raises ValueError for one of another rank."""
+    if arrays[key].ndim not in (2, 3):
+        raise ValueError(f"{key} of shape {arrays[key].shape} where [1 n d] is expected")
+    return arrays[key].shape[-2]
 
 
 def rows(array: np.ndarray) -> np.ndarray:

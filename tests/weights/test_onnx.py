@@ -105,5 +105,5 @@ def test_its_card_runs_and_says_that_films_are_normalised_inside(exported):
 
 def test_without_the_package_the_error_says_what_to_install(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ImportError, match=r"--format=onnx needs the package onnx: pip install"):
+    with pytest.raises(ValueError, match=r"--format=onnx needs the package onnx: pip install"):
         exported(_encoder(*CASES["small"]))

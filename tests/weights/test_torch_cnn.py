@@ -32,19 +32,6 @@ def _assert_equal_features(spec, net, mean, std):
     return encoder
 
 
-def _as_moco(state, module="module."):
-    """A checkpoint of MoCo's code around an encoder, its classifier replaced by a projector."""
-    encoder = {key: t for key, t in state.items() if not key.startswith(("classifier", "fc"))}
-    projector = {"fc.0.weight": torch.ones(2, 2), "classifier_group.2.weight": torch.ones(2)}
-    tensors = {
-        f"{module}{name}.{key}": tensor
-        for name in ("encoder_q", "encoder_k")
-        for key, tensor in (encoder | projector).items()
-    }
-    queue = {f"{module}queue": torch.ones(2, 4), f"{module}queue_ptr": torch.zeros(1).long()}
-    return {"epoch": 3, "arch": "x", "state_dict": tensors | queue, "optimizer": {"state": {}}}
-
-
 def test_torchvisions_densenet_under_new_and_old_names(tmp_path):
     net = torch_cnn.DenseNet((1, 2))
     torch.save(net.state_dict(), tmp_path / "new.pth")
@@ -62,7 +49,7 @@ def test_torchvisions_densenet_under_new_and_old_names(tmp_path):
 
 def test_s2mts2_is_a_leaky_densenet_below_a_query_encoder(tmp_path):
     net = torch_cnn.DenseNet((1, 2), slope=0.1)
-    torch.save(_as_moco(net.state_dict(), module=""), tmp_path / "s2mts2.pth.tar")
+    torch.save(torch_cnn.moco(net.state_dict(), module=""), tmp_path / "s2mts2.pth.tar")
     _assert_equal_features(f"s2mts2:{tmp_path}/s2mts2.pth.tar", net, *IMAGENET)
 
 
@@ -87,16 +74,18 @@ def test_half_a_densenet_is_refused_by_name(tmp_path, monkeypatch):
         weights.load(f"{tmp_path}/half.pth")
 
 
-def test_keras_resnet50(tmp_path):
-    net = torch_cnn.KerasResNet50()
-    arrays = net.arrays() | {"predictions/kernel": np.ones((2048, 9), np.float32)}
+def test_keras_resnet50(tmp_path, monkeypatch):
+    small = {"stage_sizes": (1, 2), "widths": (8, 16), "bottleneck": True}
+    monkeypatch.setitem(resnet.VARIANTS, "50", small)
+    net = torch_cnn.KerasResNet50((1, 2), (8, 16))
+    arrays = net.arrays() | {"predictions/kernel": np.ones((64, 9), np.float32)}
     np.savez(tmp_path / "keras.npz", **{f"{key}:0": array for key, array in arrays.items()})
     mean = (103.939 / 255, 116.779 / 255, 123.68 / 255)
     _assert_equal_features(f"keras:{tmp_path}/keras.npz", net, mean, (1 / 255,) * 3)
-    del arrays["conv4_block6_3_bn/gamma"], arrays["conv1_conv/bias"]
+    del arrays["conv3_block2_3_bn/gamma"], arrays["conv1_conv/bias"]
     np.savez(tmp_path / "keras.npz", **arrays)
     with pytest.raises(
-        ValueError, match=r"Keras's ResNet-50.*2 missing: conv1_conv/bias, conv4_blo"
+        ValueError, match=r"Keras's ResNet-50.*2 missing: conv1_conv/bias, conv3_blo"
     ):
         weights.load(f"keras:{tmp_path}/keras.npz")
 
@@ -104,22 +93,10 @@ def test_keras_resnet50(tmp_path):
 CXR = ((0.5020,) * 3, (0.085585,) * 3)
 HALF = ((0.5,) * 3, (0.5,) * 3)
 RESNETS = {
-    "moco": (_as_moco, IMAGENET, 224),
-    "moco_cxr": (_as_moco, CXR, 320),
-    "gloria": (
-        lambda state: {
-            "state_dict": {f"gloria.img_encoder.model.{k}": t for k, t in state.items()}
-            | {"gloria.text_encoder.x": torch.ones(2)}
-            | {"gloria.img_encoder.global_embedder.weight": torch.ones(2)}
-        },
-        HALF,
-        299,
-    ),
-    "convirt": (
-        lambda state: {"image_encoder": state, "text_encoder": {"x": torch.ones(2)}},
-        IMAGENET,
-        224,
-    ),
+    "moco": (torch_cnn.moco, IMAGENET, 224),
+    "moco_cxr": (torch_cnn.moco, CXR, 320),
+    "gloria": (torch_cnn.gloria, HALF, 299),
+    "convirt": (torch_cnn.convirt, IMAGENET, 224),
     "timm": (lambda state: state | {"fc.weight": torch.ones(2, 2)}, IMAGENET, 224),
     "torchxrayvision": (
         lambda state: {f"model.{k}": t for k, t in state.items()} | {"op_threshs": torch.ones(18)},
@@ -145,7 +122,7 @@ def test_what_a_source_does_not_expect_is_refused_by_name(tmp_path):
     torch.save(state, path)
     with pytest.raises(ValueError, match=r"a\.pth: no key begins with 'module\.encoder_q\.' or"):
         weights.load(f"moco:{path}")
-    checkpoint = _as_moco(state)
+    checkpoint = torch_cnn.moco(state)
     checkpoint["state_dict"]["module.predictor.weight"] = torch.ones(2)
     torch.save(checkpoint, path)
     with pytest.raises(ValueError, match=r"1 unexpected beside .*: module\.predictor\.weight"):

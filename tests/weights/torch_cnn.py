@@ -92,12 +92,13 @@ class KerasBlock(nn.Module):
 
 
 class KerasResNet50(nn.Module):
-    def __init__(self):
+    def __init__(self, sizes=(3, 4, 6, 3), widths=(64, 128, 256, 512)):
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.bn = nn.Conv2d(3, 64, 7, 2, 3), nn.BatchNorm2d(64, eps=1.001e-5)
-        self.blocks, channels = nn.ModuleDict(), 64
-        for stage, (size, width) in enumerate(zip((3, 4, 6, 3), (64, 128, 256, 512)), start=2):
+        self.conv = nn.Conv2d(3, widths[0], 7, 2, 3)
+        self.bn = nn.BatchNorm2d(widths[0], eps=1.001e-5)
+        self.blocks, channels = nn.ModuleDict(), widths[0]
+        for stage, (size, width) in enumerate(zip(sizes, widths), start=2):
             for index in range(1, size + 1):
                 stride = 2 if stage > 2 and index == 1 else 1
                 block = KerasBlock(channels, width, stride, index == 1)
@@ -196,3 +197,27 @@ class HuggingFaceResNet(nn.Module):
                 y = run(block["layer"][1], torch.relu(run(block["layer"][0], x)))
                 x = torch.relu(y + (run(block["shortcut"], x) if "shortcut" in block else x))
         return x.mean((2, 3))
+
+
+def moco(state, module="module."):
+    """A checkpoint of MoCo's code around an encoder, its classifier replaced by a projector."""
+    encoder = {key: t for key, t in state.items() if not key.startswith(("classifier", "fc"))}
+    projector = {"fc.0.weight": torch.ones(2, 2), "classifier_group.2.weight": torch.ones(2)}
+    tensors = {
+        f"{module}{name}.{key}": tensor
+        for name in ("encoder_q", "encoder_k")
+        for key, tensor in (encoder | projector).items()
+    }
+    queue = {f"{module}queue": torch.ones(2, 4), f"{module}queue_ptr": torch.zeros(1).long()}
+    return {"epoch": 3, "arch": "x", "state_dict": tensors | queue, "optimizer": {"state": {}}}
+
+
+def gloria(state):
+    image = "gloria.img_encoder."
+    tensors = {f"{image}model.{key}": tensor for key, tensor in state.items()}
+    others = ("gloria.text_encoder.x", f"{image}global_embedder.weight")
+    return {"state_dict": tensors | {key: torch.ones(2) for key in others}}
+
+
+def convirt(state):
+    return {"image_encoder": state, "text_encoder": {"x": torch.ones(2)}}

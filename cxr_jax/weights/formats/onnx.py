@@ -29,12 +29,12 @@ def export(encoder: Encoder) -> Exported:
 
     It normalises the films itself and computes in float32.
 
-    Raises ImportError without the package onnx.
+    Raises ValueError without the package onnx.
     """
     try:
         import onnx
     except ImportError as error:
-        raise ImportError(
+        raise ValueError(
             "--format=onnx needs the package onnx: pip install -e '.[onnx]'"
         ) from error
     if encoder.model["name"] not in _ARCHITECTURES:

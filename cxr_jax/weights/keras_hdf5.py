@@ -1,0 +1,106 @@
+"""Arrays of Keras's own files: .h5 and .weights.h5 of Keras 2 and 3, and .keras.
+
+Only arrays are read, and only those in the file itself: of a .keras its model.weights.h5, not the
+config beside it, which names code that Keras would run; no link to another place or file.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from cxr_jax.weights.torch_zip import ZIP_ERRORS
+
+SUFFIXES = (".h5", ".hdf5", ".keras")
+_OPTIMIZER = ("optimizer/", "optimizer_weights/")
+
+
+def read_keras_hdf5(path: Path) -> dict[str, np.ndarray]:
+    """Arrays by layer and name, "conv1_conv/kernel"; those of the optimizer are passed over.
+
+    A layer's number of arrays tells convolutions (two) from batch norms (four) where the file has
+    numbers in their place, as that of Keras 3 has. bfloat16 is ml_dtypes.bfloat16.
+
+    Raises FileNotFoundError; ValueError without the package h5py, for a damaged file, and for one
+    that holds links, arrays outside of it, or two arrays of one name.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ValueError(
+            f"to read {path} the package h5py is needed: pip install -e '.[keras]'; or save the "
+            "weights as .npz with Keras, see cxr_jax/weights/keras.py"
+        ) from error
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {path}")
+    try:
+        with h5py.File(_weights_of(path) if path.suffix == ".keras" else path, "r") as file:
+            found = [
+                (_key(name, dataset), _array(name, dataset))
+                for name, dataset in _datasets(file, h5py)
+                if not name.startswith(_OPTIMIZER)
+            ]
+    # ValueError: ours. Of the others HDF5 raises any for a damaged file.
+    except (*ZIP_ERRORS, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a sound file of Keras's arrays ({error})") from error
+    arrays = dict(found)
+    if len(arrays) < len(found):
+        names = [name for name, _ in found]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}: two arrays are called {twice}; save one network by itself")
+    return arrays
+
+
+def _weights_of(path: Path) -> io.BytesIO:
+    with zipfile.ZipFile(path) as archive:
+        if "model.weights.h5" not in archive.namelist():
+            raise ValueError("no model.weights.h5 in it")
+        return io.BytesIO(archive.read("model.weights.h5"))
+
+
+def _datasets(file: Any, h5py: Any) -> Iterator[tuple[str, Any]]:
+    """(path in the file, dataset) of all of them, each group visited once."""
+    seen, groups = set(), [("", file)]
+    while groups:
+        prefix, group = groups.pop()
+        address = h5py.h5o.get_info(group.id).addr
+        if address in seen:
+            raise ValueError(f"{prefix} stands in it twice")
+        seen.add(address)
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(
+                    f"{prefix}{name} is a link to another place, which is not followed"
+                )
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                groups.append((f"{prefix}{name}/", item))
+            elif isinstance(item, h5py.Dataset):
+                yield prefix + name, item
+
+
+def _array(name: str, dataset: Any) -> np.ndarray:
+    if dataset.external or dataset.is_virtual:
+        raise ValueError(f"{name} lies in another file, which is not opened")
+    # What was never written is not stored, and would be read as zeros.
+    if dataset.id.get_storage_size() == 0 and dataset.size:
+        raise ValueError(f"{name} announces {dataset.nbytes} bytes and holds none")
+    array = dataset[()]
+    return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else np.asarray(array)
+
+
+def _key(path: str, dataset: Any) -> str:
+    """model_weights/conv1_bn/conv1_bn/gamma:0 or layers/batch_normalization/vars/0 -> conv1_bn/…"""
+    *groups, name = path.split("/")
+    if groups[-1:] != ["vars"]:
+        return "/".join([*groups[-1:], name.removesuffix(":0")])
+    # Before Keras 3 the group above is the layer's name, since then it is its class and a number.
+    layer = dataset.parent.attrs.get("name", "/".join(groups[-2:-1]))
+    four = ("gamma", "beta", "moving_mean", "moving_variance")
+    names = four if len(dataset.parent) == 4 else ("kernel", "bias")
+    known = name.isdigit() and int(name) < len(names) and len(dataset.parent) in (2, 4)
+    return f"{layer}/{names[int(name)] if known else name}"

@@ -1,0 +1,221 @@
+"""What is wrong with a file, for every source in the folder: a new one is tested by being there."""
+
+import importlib
+import json
+import pickle
+import pkgutil
+import re
+import struct
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from cxr_jax import weights
+from cxr_jax.models import densenet, resnet
+
+# A folder of our own and a name of the hub: test_workdir.py, test_hf.py.
+NO_FILES = {"workdir", "hf"}
+SOURCES = sorted(
+    {
+        file.name
+        for file in pkgutil.iter_modules(weights.__path__)
+        if hasattr(importlib.import_module(f"cxr_jax.weights.{file.name}"), "load")
+    }
+    - NO_FILES
+)
+SMALL_VIT = {"name": "vit", "variant": "64x2", "patch": 8, "image_size": 32}
+
+
+class Evil:
+    """Unpickled as pickle does it, makes the folder "ran"."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.mkdir, (self.mark,)
+
+
+def _torch_zip(path, program):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", program)
+
+
+def _safetensors(path, tensors, size=64):
+    """With the offsets in `tensors`, which no writer would write, over `size` bytes."""
+    header = {
+        name: {"dtype": "F32", "shape": [(end - start) // 4], "data_offsets": [start, end]}
+        for name, (start, end) in tensors.items()
+    }
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
+
+
+def _cut(path, write):
+    write(path, {"a.weight": np.ones(1000, np.float32), "b.weight": np.ones(9, np.float32)})
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def _huge_npz(path):
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000,), }\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        magic = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header))
+        archive.writestr("conv1.weight.npy", magic + header)
+
+
+DAMAGED = {
+    "code.pth": lambda path: _torch_zip(path, pickle.dumps({"a": Evil(path.parent / "ran")})),
+    "code.npz": lambda path: np.savez(path, a=np.array([Evil(path.parent / "ran")])),
+    "module.ckpt": lambda path: _torch_zip(path, b"\x80\x02ctorch.nn\nLinear\n)R."),
+    "cut.npz": lambda path: _cut(path, lambda path, arrays: np.savez(path, **arrays)),
+    "cut.safetensors": lambda path: _cut(path, lambda path, arrays: save_file(arrays, path)),
+    "overlap.safetensors": lambda path: _safetensors(path, {"a": (0, 32), "b": (16, 64)}),
+    "outside.safetensors": lambda path: _safetensors(path, {"a": (0, 32), "b": (32, 99)}),
+    "backwards.safetensors": lambda path: _safetensors(path, {"a": (32, 0)}),
+    "huge.npz": _huge_npz,
+    "page.pth": lambda path: path.write_bytes(b"<html>404</html>"),
+    "other.npz": lambda path: np.savez(path, **{"bert.layer.0.weight": np.ones(3, np.float32)}),
+    "text.npz": lambda path: np.savez(path, **{"conv1.weight": np.array(["a"])}),
+    "nothing.npz": lambda path: np.savez(path),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_what_no_source_can_read_is_refused_by_name_and_runs_nothing(tmp_path, source):
+    for name, write in DAMAGED.items():
+        write(tmp_path / name)
+        with pytest.raises(ValueError, match=re.escape(name)):
+            weights.load(f"{source}:{tmp_path / name}")
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(FileNotFoundError, match="absent"):
+        weights.load(f"{source}:{tmp_path}/absent.pth")
+    pickle.loads(pickle.dumps(Evil(tmp_path / "ran")))  # the attack itself is real
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.fixture(scope="module")
+def layouts():
+    """By source: (a whole file of it in small, a key that it uses)."""
+    pytest.importorskip("torch")
+    from tests.weights import torch_cnn, torch_vit
+
+    net, vit = torch_cnn.SmallResNet().state_dict(), torch_vit.ViT()
+    scaled, clip = torch_vit.ViT(layer_scale=True), torch_vit.ViT(clip=True, eps=1e-5)
+    dense = torch_cnn.DenseNet((1, 2)).state_dict()
+    keras = torch_cnn.KerasResNet50((1, 1), (8, 16)).arrays()
+    ours = weights.random_encoder(SMALL_VIT, 32, seed=0)
+    leaves = jax.tree_util.tree_leaves_with_path(ours.variables)
+    dinov2 = torch_vit.hugging_face_dinov2(scaled)
+    grey = torch_cnn.SmallResNet(channels=1).state_dict()
+    conv = "layer2.0.conv2.weight"
+    return {
+        "torchvision": (net, conv),
+        "torchvision_v1": (net, conv),
+        "keras": (keras, "conv2_block1_2_conv/kernel"),
+        "timm": ({"model": torch_vit.timm(vit)}, "blocks.1.mlp.fc2.weight"),
+        "dinov2": (dinov2, "encoder.layer.1.mlp.fc2.weight"),
+        "rad_dino": (dinov2, "encoder.layer.1.mlp.fc2.weight"),
+        "clip": (torch_vit.openai_clip(clip), "visual.transformer.resblocks.1.mlp.c_fc.weight"),
+        "chexzero": (torch_vit.openai_clip(clip), "visual.transformer.resblocks.1.mlp.c_fc.weight"),
+        "refers": (torch_vit.refers(vit), "transformer.encoder.layer.1.ffn.fc1.weight"),
+        "moco": (torch_cnn.moco(net), f"module.encoder_q.{conv}"),
+        "moco_cxr": (torch_cnn.moco(net), f"module.encoder_q.{conv}"),
+        "s2mts2": (torch_cnn.moco(dense), "module.encoder_q.features.transition1.conv.weight"),
+        "convirt": (torch_cnn.convirt(net), conv),
+        "gloria": (torch_cnn.gloria(net), f"gloria.img_encoder.model.{conv}"),
+        "torchxrayvision": ({f"model.{k}": t for k, t in grey.items()}, f"model.{conv}"),
+        "safetensors": (
+            {".".join(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves},
+            "params.block_1.fc2.kernel",
+        ),
+    }
+
+
+def test_every_source_has_a_layout_here(layouts):
+    assert sorted(layouts) == SOURCES
+
+
+@pytest.fixture
+def file_of(layouts, tmp_path, monkeypatch):
+    """file_of(source) -> (its file as saved, the tensors in it, a key that it uses, load)."""
+    import torch
+
+    monkeypatch.setitem(densenet.VARIANTS, "121", (1, 2))
+    small = {"stage_sizes": (1, 1), "widths": (8, 16)}
+    monkeypatch.setitem(resnet.VARIANTS, "18", small)
+    monkeypatch.setitem(resnet.VARIANTS, "50", small | {"bottleneck": True})
+    facts = {"name": "mine", "model": SMALL_VIT, "image_size": 32}
+    (tmp_path / "cxr_jax.json").write_text(json.dumps(facts))  # only ours reads it
+
+    def build(source):
+        saved, key = layouts[source]
+
+        def copied(value):
+            if isinstance(value, dict):
+                return {name: copied(item) for name, item in value.items()}
+            return value if isinstance(value, int | str) else torch.tensor(np.array(value))
+
+        def load(saved):
+            torch.save(saved, tmp_path / "weights.pth")
+            return weights.load(f"{source}:{tmp_path / 'weights.pth'}")
+
+        saved = copied(saved)
+        nested = (value for value in saved.values() if isinstance(value, dict) and key in value)
+        return saved, next(nested, saved), key, load
+
+    return build
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_file_of_halves_is_read_as_what_it_rounds_to(file_of, source):
+    saved, tensors, _, load = file_of(source)
+    whole = load(saved).variables
+    for number, (key, tensor) in enumerate(tensors.items()):
+        if tensor.is_floating_point():
+            tensors[key] = tensor.half() if number % 2 else tensor.bfloat16()
+    half = load(saved).variables
+    for exact, rounded in zip(jax.tree.leaves(whole), jax.tree.leaves(half), strict=True):
+        assert rounded.dtype == np.float32
+        # Sums of two, as Keras's biases into means, round twice.
+        error = np.abs(np.asarray(exact) - np.asarray(rounded)).max()
+        assert error <= 2**-7 * np.abs(exact).max()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(half))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_wrong_tensors_keys_and_architectures_are_named(file_of, layouts, source):
+    import torch
+
+    saved, tensors, key, load = file_of(source)
+    whole = tensors[key]
+
+    tensors[key] = whole[..., None]
+    with pytest.raises(ValueError, match=r"1 of another shape: .*" + re.escape(_last(key))):
+        load(saved)
+    tensors[key] = torch.full_like(whole, torch.nan)
+    with pytest.raises(ValueError, match=r"1 not finite: .*" + re.escape(_last(key))):
+        load(saved)
+    tensors[key] = whole
+
+    tensors["surprise.weight"] = torch.ones(2)
+    with pytest.raises(ValueError, match=r"weights\.pth: .*unexpected.*surprise\.weight"):
+        load(saved)
+    del tensors["surprise.weight"]
+
+    with pytest.raises(ValueError, match=r"weights\.pth: .*'checkpoint'"):
+        load({"checkpoint": saved})
+    with pytest.raises(ValueError, match=r"weights\.pth: .*net\."):
+        load({f"net.{name}": tensor for name, tensor in tensors.items()})
+    with pytest.raises(ValueError, match=r"weights\.pth: .*(missing|no )"):
+        load(dict(list(tensors.items())[::2]))
+    other = layouts["refers" if source != "refers" else "torchvision"][0]
+    with pytest.raises(ValueError, match=r"weights\.pth: "):
+        load(other)
+
+
+def _last(key):
+    return ".".join(key.split(".")[-2:])

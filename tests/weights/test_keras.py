@@ -1,0 +1,167 @@
+"""Keras's HDF5 files (skipped without h5py)."""
+
+import io
+import sys
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+
+from cxr_jax import weights
+from cxr_jax.models import resnet
+from cxr_jax.weights.keras_hdf5 import read_keras_hdf5
+
+h5py = pytest.importorskip("h5py")
+
+# Of each kind the first: the arrays of a convolution, then those of a batch norm, as Keras numbers.
+ORDER = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
+CODE = '{"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__"}}}'
+
+
+@pytest.fixture
+def arrays(monkeypatch):
+    """Of a ResNet-50 of one block in each of two stages, by Keras's names."""
+    small = {"stage_sizes": (1, 1), "widths": (8, 16), "bottleneck": True}
+    monkeypatch.setitem(resnet.VARIANTS, "50", small)
+    shapes = {"conv1": (7, 7, 3, 8)}
+    for stage, channels, width in ((2, 8, 8), (3, 32, 16)):
+        shapes |= {
+            f"conv{stage}_block1_0": (1, 1, channels, 4 * width),
+            f"conv{stage}_block1_1": (1, 1, channels, width),
+            f"conv{stage}_block1_2": (3, 3, width, width),
+            f"conv{stage}_block1_3": (1, 1, width, 4 * width),
+        }
+    rng, arrays = np.random.default_rng(0), {}
+    for name, shape in shapes.items():
+        for place, variable in enumerate(ORDER):
+            key = f"{name}_{'bn' if place > 1 else 'conv'}/{variable}"
+            size = shape if variable == "kernel" else shape[-1:]
+            arrays[key] = rng.uniform(0.5, 1.5, size).astype(np.float32)
+    return arrays
+
+
+def _legacy(file, arrays):
+    """Keras 2: a group per layer, in it the variables by their names."""
+    for key, array in arrays.items():
+        file[f"{key.partition('/')[0]}/{key}:0"] = array
+
+
+def _whole_legacy(file, arrays):
+    file.attrs["model_config"] = CODE
+    _legacy(file.create_group("model_weights"), arrays)
+    file["optimizer_weights/adam/conv1_conv/kernel:0"] = np.ones(3)
+
+
+def _numbered(file, arrays):
+    """Keras 3: layers by class and number, their names as attributes, variables by number."""
+    for number, layer in enumerate(dict.fromkeys(key.partition("/")[0] for key in arrays)):
+        group = file.create_group(f"layers/resnet/layers/any_{number}/vars")
+        group.attrs["name"] = layer
+        names = [name for name in ORDER if f"{layer}/{name}" in arrays]
+        for place, name in enumerate(names):
+            group[str(place)] = arrays[f"{layer}/{name}"]
+    file["optimizer/vars/0"] = np.ones(3)
+
+
+def _named(file, arrays):
+    """Keras 2.13's .weights.h5: layers by name, variables by number."""
+    for layer in dict.fromkeys(key.partition("/")[0] for key in arrays):
+        names = [name for name in ORDER if f"{layer}/{name}" in arrays]
+        for place, name in enumerate(names):
+            file[f"_layer_checkpoint_dependencies/{layer}/vars/{place}"] = arrays[f"{layer}/{name}"]
+
+
+LAYOUTS = {
+    "legacy.h5": _legacy,
+    "whole.h5": _whole_legacy,
+    "model.weights.h5": _numbered,
+    "older.weights.h5": _named,
+    "model.keras": _numbered,
+}
+
+
+def _write(path, fill):
+    if path.suffix != ".keras":
+        with h5py.File(path, "w") as file:
+            fill(file)
+        return
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        fill(file)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", CODE)
+        archive.writestr("model.weights.h5", content.getvalue())
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_holds_the_encoder_of_the_npz(tmp_path, arrays, name):
+    arrays["predictions/kernel"], arrays["predictions/bias"] = np.ones((64, 3)), np.ones(3)
+    np.savez(tmp_path / "weights.npz", **arrays)
+    _write(tmp_path / name, lambda file: LAYOUTS[name](file, arrays))
+    expected = weights.load(f"keras:{tmp_path}/weights.npz")
+    encoder = weights.load(f"keras:{tmp_path / name}")
+    assert encoder.model == expected.model
+    jax.tree.map(np.testing.assert_array_equal, encoder.variables, expected.variables)
+    del arrays["conv2_block1_0_bn/gamma"]
+    _write(tmp_path / name, lambda file: _legacy(file, arrays))
+    with pytest.raises(ValueError, match=r"1 missing: conv2_block1_0_bn/gamma"):
+        weights.load(f"keras:{tmp_path / name}")
+
+
+def _virtual(file):
+    layout = h5py.VirtualLayout((3,), "f4")
+    layout[:] = h5py.VirtualSource("secret.h5", "a", (3,))
+    file.create_virtual_dataset("conv1_conv/kernel", layout)
+
+
+def _twice(file):
+    file["a/conv1_conv/kernel"] = file["b/conv1_conv/kernel"] = np.ones(3)
+
+
+def _cycle(file):
+    file["layers/again"] = file.create_group("layers")
+
+
+DAMAGED = {
+    "elsewhere": (lambda file: file.__setitem__("a", h5py.ExternalLink("secret.h5", "/a")), "link"),
+    "soft": (lambda file: file.__setitem__("a", h5py.SoftLink("/b")), "a is a link"),
+    "raw": (
+        lambda file: file.create_dataset("a/b", (3,), "f4", external=[("secret", 0, 12)]),
+        "a/b lies in another file",
+    ),
+    "virtual": (_virtual, "kernel lies in another file"),
+    "unwritten": (
+        lambda file: file.create_dataset("a/b", (10**13,), "f4", chunks=(1024,)),
+        "announces 40000000000000 bytes and holds none",
+    ),
+    "cycle": (_cycle, "layers/again/ stands in it twice"),
+    "twice": (_twice, "two arrays are called conv1_conv/kernel"),
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGED)
+@pytest.mark.parametrize("suffix", ["h5", "keras"])
+def test_what_lies_outside_of_the_file_is_not_opened(tmp_path, fault, suffix):
+    fill, message = DAMAGED[fault]
+    path = tmp_path / f"{fault}.{suffix}"
+    _write(path, fill)
+    with pytest.raises(ValueError, match=rf"{fault}\.{suffix}: .*{message}"):
+        read_keras_hdf5(path)
+
+
+def test_damaged_files_and_a_missing_package_are_named(tmp_path, arrays, monkeypatch):
+    for name in ("model.weights.h5", "model.keras"):
+        _write(tmp_path / name, lambda file: _numbered(file, arrays))
+        content = (tmp_path / name).read_bytes()
+        for part in (content[: len(content) // 2], b"<html>404</html>", b""):
+            (tmp_path / name).write_bytes(part)
+            with pytest.raises(ValueError, match=rf"{name}: not a sound file of Keras's arrays"):
+                weights.load(f"keras:{tmp_path / name}")
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        archive.writestr("config.json", CODE)
+    with pytest.raises(ValueError, match=r"no model\.weights\.h5 in it"):
+        weights.load(f"keras:{tmp_path}/model.keras")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ValueError, match=r"model\.keras the package h5py is needed: pip install"):
+        weights.load(f"keras:{tmp_path}/model.keras")
