@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from cxr_jax.models import layers
+
 _GROWTH = 32
 _kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -66,15 +68,13 @@ class Transition(nn.Module):
         return nn.avg_pool(y, (2, 2), (2, 2))
 
 
-class DenseNet(nn.Module):
+class DenseNet(layers.MeanOfMaps):
     """Grey films [b h w 1], float32 in [0, 1] -> pooled features [b d], float32.
 
     The film is normalised inside, (image - mean) / std; as many channels enter `conv0` as `mean`
     has entries. `dtype` is the compute dtype; parameters, batch statistics ("batch_stats") and the
     output are float32. `negative_slope` is that of every ReLU: 0, but 0.1 in S2MTS2. d is 1024 in
     DenseNet-121.
-
-    The features are `pool(maps(images, train))`.
     """
 
     blocks: tuple[int, ...]
@@ -83,18 +83,12 @@ class DenseNet(nn.Module):
     std: tuple[float, ...] = (0.25,)
     dtype: str = "float32"
 
-    def __call__(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b d"]:
-        return self.pool(self.maps(images, train))
-
-    def pool(self, maps: Float[Array, "b i j d"]) -> Float[Array, "b d"]:
-        return maps.mean(axis=(1, 2))
-
     @nn.compact
     def maps(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b i j d"]:
         """The last feature map after its ReLU, float32."""
         dtype = jnp.dtype(self.dtype)
         relu = partial(nn.leaky_relu, negative_slope=self.negative_slope)
-        x = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        x = layers.normalised(images, self.mean, self.std)
         x = _conv(64, 7, 2, dtype, "conv0")(x.astype(dtype))
         x = relu(_norm(train, dtype, "norm0")(x))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
@@ -130,10 +124,7 @@ def make(
     """
     if variant not in VARIANTS:
         raise ValueError(f"no DenseNet variant {variant!r}; there are {', '.join(VARIANTS)}")
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"model dtype is {dtype!r}; use 'float32' or 'bfloat16'")
-    if len(mean) != len(std) or len(mean) not in (1, 3):
-        raise ValueError(f"mean and std need 1 or 3 entries each, not {len(mean)} and {len(std)}")
+    layers.check_pixels(mean, std, dtype)
     return DenseNet(
         VARIANTS[variant],
         negative_slope=negative_slope,

@@ -1,10 +1,11 @@
-"""Convolution and batch norm for every model here: Flax's, but for how XLA's CPU backend runs them.
+"""What models here share: the pixels' normalisation, pooling, convolution and batch norm.
 
-docs/performance.md says what each difference is worth. Elsewhere the programs are Flax's.
+The last two are Flax's, but for how XLA's CPU backend runs them: docs/performance.md says what each
+difference is worth. Elsewhere the programs are Flax's.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,31 @@ from jaxtyping import Array, Float
 _BLOCK = 2048  # rows of a block, of those whose mean is taken
 
 _kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def normalised(
+    images: Float[Array, "b h w 1"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "b h w c"]:
+    """(images - mean) / std, with as many channels as `mean` has entries."""
+    return (images - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def check_pixels(mean: Sequence[float], std: Sequence[float], dtype: str) -> None:
+    """Raises ValueError for a `mean` and `std` of other than 1 or 3 channels, an unknown dtype."""
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"model dtype is {dtype!r}; use 'float32' or 'bfloat16'")
+    if len(mean) != len(std) or len(mean) not in (1, 3):
+        raise ValueError(f"mean and std need 1 or 3 entries each, not {len(mean)} and {len(std)}")
+
+
+class MeanOfMaps(nn.Module):
+    """An encoder of films [b h w 1] whose features [b d] are `pool(maps(images, train))`."""
+
+    def __call__(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b d"]:
+        return self.pool(self.maps(images, train))
+
+    def pool(self, maps: Float[Array, "b i j d"]) -> Float[Array, "b d"]:
+        return maps.mean(axis=(1, 2))
 
 
 class Conv(nn.Module):

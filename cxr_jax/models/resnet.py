@@ -63,7 +63,7 @@ class Bottleneck(nn.Module):
         return nn.relu(x + y)
 
 
-class ResNet(nn.Module):
+class ResNet(layers.MeanOfMaps):
     """Grey films [b h w 1], float32 in [0, 1] -> pooled features [b d], float32.
 
     The film is normalised inside, (image - mean) / std; as many channels enter `conv1` as `mean`
@@ -71,7 +71,7 @@ class ResNet(nn.Module):
     repeated. `dtype` is the compute dtype; parameters, batch statistics ("batch_stats") and the
     output are float32. d is widths[-1], four times that with bottlenecks.
 
-    The features are `pool(maps(images, train))`. `remat` keeps only the blocks' inputs for the
+    `remat` keeps only the blocks' inputs for the
     gradient and computes the rest again: less memory, a third more time, the same gradient.
     """
 
@@ -88,17 +88,11 @@ class ResNet(nn.Module):
     std: tuple[float, ...] = (0.25,)
     dtype: str = "float32"
 
-    def __call__(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b d"]:
-        return self.pool(self.maps(images, train))
-
-    def pool(self, maps: Float[Array, "b i j d"]) -> Float[Array, "b d"]:
-        return maps.mean(axis=(1, 2))
-
     @nn.compact
     def maps(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b i j d"]:
         """The last feature map, float32; i and j run over the film from its upper left corner."""
         dtype = jnp.dtype(self.dtype)
-        x = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        x = layers.normalised(images, self.mean, self.std)
         x = x.astype(dtype)
         x = layers.Conv(self.widths[0], self.stem_kernel, self.stem_stride, dtype, name="conv1")(x)
         x = nn.relu(_norm(train, dtype, "bn1")(x))
@@ -155,10 +149,7 @@ def make(
     """
     if variant not in VARIANTS:
         raise ValueError(f"no ResNet variant {variant!r}; there are {', '.join(VARIANTS)}")
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"model dtype is {dtype!r}; use 'float32' or 'bfloat16'")
-    if len(mean) != len(std) or len(mean) not in (1, 3):
-        raise ValueError(f"mean and std need 1 or 3 entries each, not {len(mean)} and {len(std)}")
+    layers.check_pixels(mean, std, dtype)
     if stride_in_1x1 and not VARIANTS[variant].get("bottleneck"):
         raise ValueError(f"stride_in_1x1 needs bottlenecks; ResNet {variant} has none")
     return ResNet(

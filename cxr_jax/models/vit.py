@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from cxr_jax.models.layers import check_pixels, normalised
 from cxr_jax.models.positions import resample
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -129,7 +130,7 @@ class ViT(nn.Module):
 
     def embed(self, images: Float[Array, "b h w 1"]) -> Float[Array, "b i j width"]:
         """The film's patches, with their position embedding, in the compute dtype."""
-        x = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        x = normalised(images, self.mean, self.std)
         patches = self.patch_embed(x.astype(self.dtype))
         grid = self.image_size // self.patch
         positions = self.positions.reshape(grid, grid, self.width)
@@ -258,7 +259,6 @@ def make(
     for field, value, known in (
         ("pooling", pooling, ("class", "mean")),
         ("activation", activation, tuple(ACTIVATIONS)),
-        ("dtype", dtype, ("float32", "bfloat16")),
     ):
         if value not in known:
             raise ValueError(f"model {field} is {value!r}; use {' or '.join(map(repr, known))}")
@@ -266,8 +266,7 @@ def make(
         raise ValueError(f"image_size={image_size} is no multiple of patch={patch}")
     if pooling == "class" and not class_token:
         raise ValueError("pooling='class' needs class_token=True; or use pooling='mean'")
-    if len(mean) != len(std) or len(mean) not in (1, 3):
-        raise ValueError(f"mean and std need 1 or 3 entries each, not {len(mean)} and {len(std)}")
+    check_pixels(mean, std, dtype)
     return ViT(
         width=width,
         num_blocks=num_blocks,

@@ -22,16 +22,16 @@ def model_card(
       scores: a transfer's workdir, whose metrics.json becomes a table; None: no scores.
       licence: "" is said to be none.
 
-    Raises FileNotFoundError for `scores` without a metrics.json.
+    Raises FileNotFoundError for `scores` without a metrics.json, ValueError for another encoder's.
     """
     parts = [
         f"# {encoder.name}\n\nAn image encoder, exported by cxr_jax.",
         f"## How to load it\n\n```python\n{exported.usage}\n```",
         f"## What it reads\n\n{_reads(encoder, exported)}",
-        f"## Architecture\n\n```json\n{json.dumps(encoder.model)}\n```",
+        f"## Architecture\n\n```json\n{json.dumps(encoder.model)}\n```{_rounded(encoder)}",
         f"## Training\n\n{_training(Path(source), encoder)}",
         f"## Films seen\n\n{_films_seen(Path(source))}",
-        f"## Scores\n\n{_scores(scores)}",
+        f"## Scores\n\n{_scores(scores, encoder)}",
         f"## Licence\n\n{licence or 'None is stated; the training data may have its own terms.'}",
         "Not a medical device; not for clinical decisions.",
     ]
@@ -49,6 +49,15 @@ def _reads(encoder: Encoder, exported: Exported) -> str:
         return f"{films}, as they are: {numbers} is done inside."
     repeated = " (the grey film repeated in three channels)" if len(model.mean) == 3 else ""
     return f"{films}, then {numbers}{repeated}."
+
+
+def _rounded(encoder: Encoder) -> str:
+    if encoder.model.get("dtype", "float32") == "float32":
+        return ""
+    return (
+        f"\n\nTrained and scored in {encoder.model['dtype']}: features of a tool that computes in "
+        "float32 differ by its rounding."
+    )
 
 
 def _listed(values: tuple[float, ...]) -> str:
@@ -76,7 +85,7 @@ def _films_seen(workdir: Path) -> str:
     return "\n".join(["| dataset | split | films |", "|---|---|---|", *lines])
 
 
-def _scores(workdir: Path | None) -> str:
+def _scores(workdir: Path | None, encoder: Encoder) -> str:
     if workdir is None:
         return "None are given."
     path = workdir / "metrics.json"
@@ -99,4 +108,20 @@ def _scores(workdir: Path | None) -> str:
             f"{facts['dataset']}, protocol {facts['protocol']}, {facts['label_fraction']:.0%} of "
             "the labels:\n\n"
         )
-    return what + "\n".join(header + lines)
+    return what + "\n".join(header + lines) + _against(workdir, encoder)
+
+
+def _against(workdir: Path, encoder: Encoder) -> str:
+    """The baselines that the transfer set beside it; not those of another encoder."""
+    path = workdir / "comparisons.json"
+    rows = json.loads(path.read_text()) if path.is_file() else []
+    others = {row["a"] for row in rows} - {encoder.name}
+    if others:
+        raise ValueError(
+            f"--scores={workdir}: they are of {', '.join(sorted(others))}, not of {encoder.name}"
+        )
+    return "".join(
+        f"\n\nAgainst {row['b']}, of macro AUROC {row['auroc_b']:.3f}: {row['difference']:+.3f} "
+        f"[{row['low']:+.3f}, {row['high']:+.3f}]."
+        for row in rows
+    )

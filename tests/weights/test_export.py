@@ -1,9 +1,11 @@
 import json
+import re
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from cxr_jax import models, weights
 from cxr_jax.models import densenet, resnet
@@ -82,10 +84,40 @@ def test_other_tools_formats_read_back_with_their_facts(saved, tmp_path, config,
     np.testing.assert_allclose(_features(again), reference, atol=1e-5 * np.abs(reference).max())
 
 
+TO_OPENAI = {
+    **{"vision_model.": "visual.", "encoder.layers": "transformer.resblocks"},
+    **{"embeddings.class_embedding": "class_embedding", "embeddings.patch_embedding": "conv1"},
+    **{"embeddings.position_embedding.weight": "positional_embedding", "pre_layrnorm": "ln_pre"},
+    **{"post_layernorm": "ln_post", "layer_norm": "ln_", "self_attn.out_proj": "attn.out_proj"},
+    **{"fc1": "c_fc", "fc2": "c_proj"},
+}
+
+
+def test_clips_vit_goes_to_transformers_as_the_names_of_both_say(saved, tmp_path):
+    clips_own = {"pre_norm": True, "projection": 3, "activation": "quick_gelu", "epsilon": 1e-5}
+    folder, encoder = saved(VIT | clips_own | {"mean": (0.5,) * 3, "std": (0.2,) * 3})
+    out = main([f"safetensors:{folder}", "--format=huggingface", f"--out={tmp_path / 'out'}"])
+    config = json.loads((out / "config.json").read_text())
+    assert (config["model_type"], config["projection_dim"]) == ("clip_vision_model", 3)
+    assert (config["hidden_act"], config["layer_norm_eps"]) == ("quick_gelu", 1e-5)
+    openai, parts = {}, {}
+    for key, array in load_file(out / "model.safetensors").items():
+        for theirs, other in TO_OPENAI.items():
+            key = key.replace(theirs, other)
+        if match := re.fullmatch(r"(.*)self_attn\.([qkv])_proj\.(weight|bias)", key):
+            parts.setdefault(f"{match[1]}attn.in_proj_{match[3]}", {})[match[2]] = array
+        else:
+            openai[key] = array
+    openai |= {key: np.concatenate([three[p] for p in "qkv"]) for key, three in parts.items()}
+    openai["visual.proj"] = openai.pop("visual_projection.weight").T
+    np.savez(tmp_path / "clip.npz", **openai)
+    again = weights.load(f"clip:{tmp_path / 'clip.npz'}")
+    assert {key: again.model[key] for key in clips_own} == clips_own
+    jax.tree.map(np.testing.assert_array_equal, again.variables, encoder.variables)
+
+
 def test_keys_and_shapes_are_those_of_the_tools(saved, tmp_path):
     pytest.importorskip("torch")
-    from safetensors.numpy import load_file
-
     from tests.weights import torch_vit
 
     folder, _ = saved(
@@ -143,7 +175,8 @@ def test_the_card_says_what_was_done_seen_and_scored(saved, tmp_path):
     workdir.mkdir()
     ones = np.ones(3, np.int64)
     names = np.array(["phantom/tiny"] * 3)
-    seen = ledger.Ledger(names, np.array(["train"] * 3), ones, names, ones.astype(np.uint64))
+    patients = np.array(["0123456789abcdef"] * 3)
+    seen = ledger.Ledger(names, np.array(["train"] * 3), ones, patients, ones.astype(np.uint64))
     for path in folder.iterdir():
         path.rename(workdir / path.name)
     ledger.write(workdir / ledger.FILE, seen)
@@ -154,14 +187,18 @@ def test_the_card_says_what_was_done_seen_and_scored(saved, tmp_path):
     (workdir / "config.json").write_text(json.dumps(config))
     row = {"label": "macro", "n_pos": 3, "n_neg": 4, "auroc": 0.75, "low": 0.5, "high": 0.9}
     (tmp_path / "metrics.json").write_text(json.dumps([row, row | {"auroc": None}]))
+    pair = {"a": "mine", "b": "random", "auroc_b": 0.7, "difference": 0.05, "low": -0.01}
+    (tmp_path / "comparisons.json").write_text(json.dumps([pair | {"high": 0.11}]))
     arguments = [f"safetensors:{workdir}", "--format=timm", f"--scores={tmp_path}"]
     out = main([*arguments, "--licence=CC BY 4.0", "--with_ledger"])
     assert out == workdir / "export/timm" and (out / ledger.FILE).is_file()
     card = (out / "README.md").read_text()
+    assert patients[0] not in card
     for part in (
         "mine of 9, batches of 4, on phantom/tiny (train)",
         "| phantom/tiny | train | 3 |",
         "| macro | 3 | 4 | 0.750 [0.500, 0.900] |",
+        "Against random, of macro AUROC 0.700: +0.050 [-0.010, +0.110].",
         "CC BY 4.0",
         "brought to 32 px",
         "mean 0.5 and std 0.25",
@@ -170,6 +207,9 @@ def test_the_card_says_what_was_done_seen_and_scored(saved, tmp_path):
         assert part in card
     with pytest.raises(ValueError, match=r"export/timm is there and not empty"):
         main(arguments)
+    (tmp_path / "comparisons.json").write_text(json.dumps([pair | {"a": "other", "high": 1}]))
+    with pytest.raises(ValueError, match="they are of other, not of mine"):
+        main([*arguments, f"--out={tmp_path / 'new'}"])
     with pytest.raises(FileNotFoundError, match=r"no metrics\.json in it"):
         main([*arguments[:2], f"--out={tmp_path / 'new'}", f"--scores={workdir}"])
 
@@ -178,7 +218,13 @@ def test_the_card_says_what_was_done_seen_and_scored(saved, tmp_path):
     ("config", "form", "message"),
     [
         (VIT, "torchvision", "written of ResNets and DenseNets, not of vit"),
-        (VIT | {"projection": 3}, "timm", "no ViT with CLIP's parts"),
+        (VIT | {"projection": 3}, "timm", "no ViT with CLIP's parts; --format=huggingface"),
+        (
+            VIT | {"projection": 3, "registers": 1},
+            "huggingface",
+            "CLIP has no ViT with registers and no norm before its blocks; --format=onnx",
+        ),
+        ({"name": "resnet", "variant": "small"}, "caffe", "no format 'caffe' .*onnx, safetensors"),
         (VIT | {"pooling": "mean"}, "huggingface", "gives the class token, this ViT a mean"),
         ({"name": "resnet", "variant": "small"}, "torchvision", "ResNet 'small' is our own"),
         ({"name": "densenet", "variant": "tiny"}, "huggingface", "transformers has no DenseNet"),
