@@ -11,6 +11,9 @@ from sklearn.preprocessing import StandardScaler
 from configs import common
 from cxr_jax.evaluate.predictions import read_parquet
 from cxr_jax.experiments import inputs, pretrain, transfer
+from cxr_jax.weights.encoder import random_encoder
+from cxr_jax.weights.export import write_folder
+from cxr_jax.weights.formats import timm
 from tests.fakes import image_folder
 from tests.fakes.dataset import build_and_read
 
@@ -54,6 +57,16 @@ def test_encoders_of_one_name_are_told_apart(config, tiny_config, tmp_path):
         f"simclr step 2 ({tmp_path / 'b'})",
         "random",
     ]
+
+
+def test_a_weights_file_of_another_source_is_probed(config, tmp_path):
+    model = {"name": "vit", "variant": "64x1", "patch": 8, "image_size": 32}
+    write_folder(tmp_path / "mine", timm.export(random_encoder(model, 32, seed=0)), card="")
+    config.encoder = f"timm:{tmp_path / 'mine'}"
+    transfer.run(config, tmp_path / "run")
+    assert "mine" in (tmp_path / "run/report.md").read_text()
+    rows = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert rows[-1]["label"] == "macro" and 0.3 < rows[-1]["auroc"] < 1
 
 
 def test_random_baseline_has_the_encoders_shape_and_is_not_compared_with_itself(config):
