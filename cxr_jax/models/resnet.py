@@ -71,8 +71,8 @@ class ResNet(layers.MeanOfMaps):
     repeated. `dtype` is the compute dtype; parameters, batch statistics ("batch_stats") and the
     output are float32. d is widths[-1], four times that with bottlenecks.
 
-    `remat` keeps only the blocks' inputs for the
-    gradient and computes the rest again: less memory, a third more time, the same gradient.
+    `remat` keeps only the blocks' inputs for the gradient and computes the rest again: less memory,
+    a third more time, the same gradient.
     """
 
     stage_sizes: tuple[int, ...]
