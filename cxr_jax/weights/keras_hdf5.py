@@ -6,6 +6,7 @@ config beside it, which names code that Keras would run; no link to another plac
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from cxr_jax.weights.torch_zip import ZIP_ERRORS
-
 SUFFIXES = (".h5", ".hdf5", ".keras")
 _OPTIMIZER = ("optimizer/", "optimizer_weights/")
+# What a damaged file raises, in HDF5 or in the zip around it; ValueError: ours.
+_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
+    *(RuntimeError, MemoryError, KeyError, TypeError, ValueError),
+)
 
 
 def read_keras_hdf5(path: Path) -> dict[str, np.ndarray]:
@@ -44,8 +48,7 @@ def read_keras_hdf5(path: Path) -> dict[str, np.ndarray]:
                 for name, dataset in _datasets(file, h5py)
                 if not name.startswith(_OPTIMIZER)
             ]
-    # ValueError: ours. Of the others HDF5 raises any for a damaged file.
-    except (*ZIP_ERRORS, OSError, KeyError, TypeError, ValueError) as error:
+    except _ERRORS as error:
         raise ValueError(f"{path}: not a sound file of Keras's arrays ({error})") from error
     arrays = dict(found)
     if len(arrays) < len(found):
