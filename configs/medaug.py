@@ -12,6 +12,8 @@ A dataset in which no study has two films is refused; `--config.data.pairs=patie
 patient instead.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, moco
 
 
@@ -21,4 +23,11 @@ def get_config(preset: str = ""):
     config.data.pairs = "study"
     if not preset:
         common.moco_cxr(config)
-    return common.choose(config, preset, {"small": moco.small, "cpu": moco.cpu})
+    return common.choose(config, preset, {"small": moco.small, "cpu": cpu})
+
+
+def cpu(config: ConfigDict) -> None:
+    moco.cpu(config)
+    # Few films have partners: of 3,745 a queue of 2,048 held most patients of a batch as negatives,
+    # and the embeddings shrank to one direction.
+    config.objective.queue_size = 512
