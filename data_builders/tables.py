@@ -76,11 +76,18 @@ class Table:
         folded = {name.casefold(): name for name in self.columns}
         close = difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.5)
         hint = f" Did you mean {folded[close[0]]!r}?" if close else ""
-        if len(self.columns) == 1 and ";" in self.columns[0]:
-            hint = " Its separators are semicolons; save it with commas."
+        hint = self.separator_hint() or hint
         raise BuildError(
             f"{self.path} has no column {column!r}.{hint} Its columns: {', '.join(self.columns)}."
         )
+
+    def separator_hint(self) -> str:
+        """A sentence for a table whose fields are parted by something else than commas; or ""."""
+        if len(self.columns) == 1:
+            for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+                if separator in self.columns[0]:
+                    return f" Its separators are {name}; save it with commas."
+        return ""
 
     def rows(self, needed: Sequence[str], prose: Sequence[str] = ()) -> Iterator[Row]:
         """The rows that are not blank, fields stripped.

@@ -66,7 +66,7 @@ class LabelTable:
             # A film's values then, which the errors below would quote.
             raise BuildError(
                 f"{path}: its first line holds none of the columns {', '.join(known)}: it must be "
-                "the header."
+                f"the header.{self._table.separator_hint()}"
             )
         for number, column in enumerate(columns, start=1):
             if not column:

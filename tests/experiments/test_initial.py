@@ -13,9 +13,9 @@ from cxr_jax.experiments import account, initial, pretrain
 from cxr_jax.experiments.workdir import as_json
 from cxr_jax.models import resnet
 from cxr_jax.train_state import TrainState
-from cxr_jax.weights import export_layouts
 from cxr_jax.weights.encoder import features, random_encoder
 from cxr_jax.weights.export import write_folder
+from cxr_jax.weights.formats import safetensors
 from data_builders import ledger
 from tests.fakes.bars import MICRO
 
@@ -35,7 +35,7 @@ def start(tmp_path, monkeypatch):
     moved = jax.tree.map(lambda x: x + rng.uniform(0.1, 1, x.shape), encoder.variables)
     variables = jax.tree.map(lambda x: np.asarray(x, np.float32), moved)
     encoder = encoder._replace(variables=variables)
-    write_folder(tmp_path / "file", export_layouts.safetensors(encoder), card="")
+    write_folder(tmp_path / "file", safetensors.export(encoder), card="")
     return encoder, f"safetensors:{tmp_path / 'file'}"
 
 

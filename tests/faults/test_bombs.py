@@ -180,7 +180,7 @@ def jpeg2000(width, height):
 
 DICOMS = {
     "rows and columns": (tagged(Rows=65_535, Columns=65_535), "absurd size of 65535 x 65535"),
-    "frames": (tagged(NumberOfFrames=2**31 - 1), "2147483647 frames"),
+    "frames": (tagged(NumberOfFrames=2**31 - 1), "with several frames"),
     "samples": (tagged(SamplesPerPixel=65_535), "64 x 64 x 65535 values"),
     "bits": (tagged(BitsAllocated=65_528), "values of 65528 bits"),
     "bytes": (
@@ -396,7 +396,7 @@ REPORTS = {
     "quadratic": (b"<!DOCTYPE x [<!ENTITY a '" + b"a" * 90_000 + b"'>]>", "declares entities"),
     "2 MB": (b"<uId id='CXR1'/>" + bytes(2_000_000), "is longer than 200,000 bytes"),
     "nested without end": (b"<a>" * 60_000, "is broken"),
-    "nested and closed": (b"<a>" * 28_000 + b"</a>" * 28_000, "says it is report"),
+    "nested and closed": (b"<a>" * 28_000 + b"</a>" * 28_000, "says it is another report"),
 }
 
 

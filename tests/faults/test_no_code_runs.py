@@ -217,6 +217,8 @@ def test_pickles_in_place_of_a_checkpoints_files_are_not_run(run, tmp_path):
         if path.is_file():
             path.write_bytes(code)
     (copy / "checkpoints/7/encoder/checkpoint").write_bytes(code)
+    assert "refused" in load_watched(copy)
+    (copy / "checkpoints/7/sha256.json").unlink()  # a stranger leaves none, or one that fits
     said = load_watched(copy)
     assert "refused" in said and "is damaged" in said and "RUN" not in said
     assert not canary.exists()
