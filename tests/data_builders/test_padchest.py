@@ -40,7 +40,7 @@ def test_pixels_labels_and_ids_belong_together(built):
 
 def test_what_gives_no_example_is_listed(built):
     expected = {
-        fake.name_of(fake.CUT_OFF): "cannot be decoded",
+        fake.name_of(fake.CUT_OFF): "a PNG that is cut off",
         fake.name_of(fake.ABSENT): "no such file",
         fake.name_of(fake.WITHOUT_PATIENT): r"no PatientID \(PADCHEST_chest",
         fake.WITHOUT_ROW: "no row in PADCHEST_chest",
