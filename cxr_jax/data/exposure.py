@@ -4,6 +4,7 @@ A pretraining run leaves exposure.parquet in its workdir: the rows of its datase
 trained on (data_builders/ledger.py).
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -92,8 +93,8 @@ def compare(films: ledger.Ledger, known: ledger.Ledger) -> Exposure:
 
 
 def of_encoder(spec: str, source: Source) -> Exposure | None:
-    """How much of a source an encoder saw, if it is a workdir that kept a ledger."""
-    folder = Path(spec).expanduser()
+    """How much of a source an encoder saw, if its workdir, or our export of it, keeps a ledger."""
+    folder = Path(re.sub("^(workdir|safetensors):", "", spec)).expanduser()
     if not (folder / ledger.FILE).is_file():
         return None
     seen = compare(of_source(source), ledger.read(folder))

@@ -75,7 +75,11 @@ def train(sentences: Sequence[str], size: int) -> Any:
             f"the reports; use {len(_SPECIAL) + 2 * len(letters)} or more"
         )
     trainer = tokenizers.trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=[*_SPECIAL, *inner], show_progress=False
+        vocab_size=size,
+        # A word of few reports may be a name or a number; the vocabulary lies in the workdir.
+        min_frequency=10,
+        special_tokens=[*_SPECIAL, *inner],
+        show_progress=False,
     )
     tokenizer.train_from_iterator(sentences, trainer)
     return _word_piece(tokenizer.get_vocab(), lower=True)

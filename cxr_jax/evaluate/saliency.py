@@ -42,8 +42,8 @@ def contributions(
     """By how much each part of a film raises its logit (above 0) or lowers it.
 
     Films are as large as the head's encoder reads them. `average`: the mean features, of that
-    encoder, of the training films. Of mean-pooled features a film's sum is its logit less that of
-    the average training film. Raises ValueError for a label that was not scored, and for an encoder
+    encoder, of the training films. A film's sum is its logit less that of the average training
+    film. Raises ValueError for a label that was not scored, and for an encoder
     whose model gives no feature map.
     """
     if np.isnan(head.kernel[:, label]).any():
@@ -55,24 +55,29 @@ def contributions(
             "`maps` and `pool` (cxr_jax/models/__init__.py)"
         )
     kernel = head.kernel[:, label]
-    maps, weights = _maps_and_weights(
+    maps, weights, logits = _maps_weights_logits(
         model, head.encoder.variables, jnp.asarray(kernel, jnp.float32), films / np.float32(255)
     )
     # Eq. 2 of Selvaraju et al. without ReLU. In doubles: it is a small difference of large sums.
     parts = np.einsum("bijc,bc->bij", np.float64(maps), np.float64(weights))
-    return parts - np.float64(average) @ np.float64(kernel) / parts[0].size
+    # Of mean-pooled features parts sum to the logit. Of others, as a ViT's behind its last block,
+    # they do not: what is over belongs to no place, and is spread over all.
+    over = np.float64(logits) - parts.sum(axis=(1, 2)) - np.float64(average) @ np.float64(kernel)
+    return parts + (over / parts[0].size)[:, None, None]
 
 
 @partial(jax.jit, static_argnums=0)
-def _maps_and_weights(
+def _maps_weights_logits(
     model: nn.Module,
     variables: dict[str, Any],
     kernel: Float[Array, " d"],
     images: Float[Array, "b h w 1"],
-) -> tuple[Float[Array, "b i j c"], Float[Array, "b c"]]:
-    def score(maps: Float[Array, "b i j c"]) -> Float[Array, ""]:
+) -> tuple[Float[Array, "b i j c"], Float[Array, "b c"], Float[Array, "b"]]:
+    def score(maps: Float[Array, "b i j c"]) -> tuple[Float[Array, ""], Float[Array, "b"]]:
         features = model.apply(variables, maps, method="pool")
-        return jnp.matmul(features, kernel, precision="highest").sum()
+        logits = jnp.matmul(features, kernel, precision="highest")
+        return logits.sum(), logits
 
     maps = model.apply(variables, images, False, method="maps")
-    return maps, jax.grad(score)(maps).mean(axis=(1, 2))  # eq. 1 of Selvaraju et al.
+    gradient, logits = jax.grad(score, has_aux=True)(maps)
+    return maps, gradient.mean(axis=(1, 2)), logits  # eq. 1 of Selvaraju et al.

@@ -84,12 +84,13 @@ class Health:
             films = read_films(source, config.data.image_size, True, rows)
             blank = np.ptp(films.reshape(size, -1), axis=1) == 0
             ids = _image_ids(source, config.data.dir, rows)
-            lines = [(step, *row) for row in zip(rows.tolist(), ids, blank.astype(int).tolist())]
+            places = source.rows[rows].tolist()  # in the split, of which some may be left out
+            lines = [(step, *row) for row in zip(places, ids, blank.astype(int).tolist())]
             _append(self._path, lines, new=not self._path.exists())
         except (OSError, ValueError) as error:  # must not hide what is being reported
             return f"(Its films could not be listed: {error}.) "
         cause = likely_cause(step, values, self._before, int(blank.sum()))
-        listed = ", ".join(map(str, rows[:8])) + (", …" if size > 8 else "")
+        listed = ", ".join(map(str, places[:8])) + (", …" if size > 8 else "")
         return (
             f"Likely cause: {cause}. Its {size} films are rows {listed} of {source.name} "
             f"{source.split!r}; {self._path} names them (python -m "

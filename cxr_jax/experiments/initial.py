@@ -115,7 +115,7 @@ def seen_before(spec: str) -> tuple[ledger.Ledger | None, str]:
         return None, ""
     source, path = weights.parse_spec(spec)
     folder = Path(path).expanduser()
-    if source in (None, "workdir") and (folder / ledger.FILE).is_file():
+    if source in (None, "workdir", "safetensors") and (folder / ledger.FILE).is_file():
         return ledger.read(folder), ledger.read_unknown_start(folder)
     if source == "hf":
         return None, spec

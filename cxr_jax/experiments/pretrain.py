@@ -2,11 +2,13 @@
 
 import contextlib
 import math
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import jax
 import ml_collections
+import orbax.checkpoint as ocp
 
 from cxr_jax import checkpoint, hosts, intact, objectives, preemption, train_state, training
 from cxr_jax.data import exposure
@@ -70,6 +72,7 @@ def train(
     check_positive(config, _POSITIVE)
     config, start = initial.find(config, workdir)
     source, reports = _load_source(config), None
+    films = _marks(config, source)
     if config.batch_size < 2:
         raise ValueError(
             f"config.batch_size={config.batch_size}: a pretraining compares films with each other, "
@@ -79,7 +82,7 @@ def train(
         source, reports = open_reports(source, config.data.reports, workdir)
     made = training.prepare(config, len(source))
     with contextlib.closing(feed.open_feed(config, source, made.mesh, reports)) as batches:
-        return _train(config, workdir, start, source, reports, made, batches, stop_after)
+        return _train(config, workdir, start, source, films, reports, made, batches, stop_after)
 
 
 def _train(
@@ -87,6 +90,7 @@ def _train(
     workdir: Path,
     start: Encoder | None,
     source: Source,
+    films: dict[str, str | None],
     reports: Reports | None,
     made: training.Training,
     batches: feed.Feed,
@@ -99,7 +103,7 @@ def _train(
         hosts.agree("config.init", {"weights": initial.digest(start)})
     if text:
         hosts.agree("config.objective.text.weights", text_start.digest(text))
-    _open_workdir(config, workdir, source, reports, start)
+    _open_workdir(config, workdir, source, films, reports, start)
     state = made.create()
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
     restored, skipped = checkpoint.restore(manager, state), 0
@@ -131,7 +135,7 @@ def _train(
         where = batches.get_state() | {_SKIPPED: watchdog.skipped}
         checkpoint.save(manager, state, encoder, where, as_json(config))
 
-    with preemption.Stop() as stop:
+    with preemption.Stop() as stop, _saving(manager):
         for step in range(first_step + 1, end + 1):
             if stop.before(step):
                 break
@@ -159,10 +163,22 @@ def _train(
     return state
 
 
+@contextlib.contextmanager
+def _saving(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """A run that ends on bad numbers finishes the save under way, which is of good ones."""
+    try:
+        yield
+    except FloatingPointError:
+        with contextlib.suppress(Exception):  # must not hide why the run ends
+            checkpoint.finish(manager)
+        raise
+
+
 def _open_workdir(
     config: ml_collections.ConfigDict,
     workdir: Path,
     source: Source,
+    films: dict[str, str | None],
     reports: Reports | None,
     start: Encoder | None,
 ) -> None:
@@ -170,7 +186,7 @@ def _open_workdir(
     if hosts.is_first():
         open_workdir(workdir, config)
         intact.set_damaged_aside(workdir / checkpoint.FOLDER)
-        provenance.write(workdir, config, _marks(config, source))
+        provenance.write(workdir, config, films, _encoders(config, workdir, start))
         if start or not config.init:  # what that had seen may be gone when a run goes on
             num_films = config.num_train_steps * config.batch_size
             seen = exposure.seen(source, num_films, config.seed, config.data.pairs)
@@ -185,6 +201,17 @@ def _open_workdir(
             f"{workdir} is not the folder that host 0 opened: --workdir must lie on a file system "
             "that all hosts share"
         )
+
+
+def _encoders(
+    config: ml_collections.ConfigDict, workdir: Path, start: Encoder | None
+) -> dict[str, str]:
+    """The mark of config.init's weights, which a run that goes on no longer reads."""
+    if start:
+        return {config.init: provenance.mark_weights(start)}
+    if config.init and (workdir / provenance.FILE).is_file():
+        return provenance.read(workdir)["starts"][-1]["encoders"]
+    return {}
 
 
 def marks(config: ml_collections.ConfigDict) -> dict[str, str | None]:

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from cxr_jax import by_name, weights
 from cxr_jax.weights.formats import Exported
@@ -76,8 +76,10 @@ def write_folder(out: Path, exported: Exported, card: str) -> None:
     """What was exported, and `card` as README.md, in the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     if exported.tensors:
-        # transformers asks for the framework by which a file was written.
-        save_file(exported.tensors, out / "model.safetensors", metadata={"format": "pt"})
+        # transformers asks for the framework by which a file was written. Not save_file, whose
+        # files nobody but their owner may read.
+        content = save(exported.tensors, metadata={"format": "pt"})
+        (out / "model.safetensors").write_bytes(content)
     for name, content in exported.files.items():
         is_json = not isinstance(content, bytes)
         text = (json.dumps(content, indent=2) + "\n").encode() if is_json else content

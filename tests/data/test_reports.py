@@ -12,7 +12,7 @@ from tests.fakes.dataset import build_layout
 
 pytest.importorskip("tokenizers")
 
-FIELDS = dict(sections=("findings", "impression"), max_tokens=24, tokenizer="", vocabulary=400)
+FIELDS = dict(sections=("findings", "impression"), max_tokens=96, tokenizer="", vocabulary=400)
 MIMIC = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PA AND LAT)
 
