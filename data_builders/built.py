@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
@@ -33,7 +33,7 @@ class Records:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._features.deserialize_example_np(self._raw[index], decoders=self._decoders)
 
-    def encoded(self, rows: Iterable[int]) -> list[bytes]:
+    def encoded(self, rows: Iterable[SupportsIndex]) -> list[bytes]:
         """The images' stored bytes alone, which TFDS would take three times as long to give."""
         read = self._raw.__getitems__([int(row) for row in rows])
         examples = map(tf_example_pb2.Example.FromString, read)

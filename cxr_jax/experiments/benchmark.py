@@ -177,8 +177,8 @@ class _Held:
         if dataset not in self._splits:
             self._splits[dataset] = inputs.load_whole_splits(of_cell)
         whole = self._splits[dataset]
-        train = whole.train.take(inputs.training_rows(of_cell, whole))
-        return inputs.fingerprint(of_cell, self._encoders[encoder], whole._replace(train=train))
+        splits = inputs.cut(whole, inputs.training_rows(of_cell, whole))
+        return inputs.fingerprint(of_cell, self._encoders[encoder], splits)
 
 
 def _is_done(folder: Path, of_cell, held: _Held) -> bool:

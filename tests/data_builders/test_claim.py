@@ -49,9 +49,9 @@ def tiny(data, **settings):
 def test_a_killed_build_leaves_no_dataset_and_the_next_one_clears_up(tmp_path):
     parent = tmp_path / "phantom/96"
     kill_when(start(tmp_path), lambda: list(parent.glob("incomplete.*/*shard*")))
-    assert [p.name for p in parent.iterdir() if p.name == "1.0.0"] == []
+    assert [p.name for p in parent.iterdir() if p.name == "1.1.0"] == []
     assert list(parent.glob("incomplete.*"))
-    with claim.claimed(parent / "1.0.0", overwrite=False):
+    with claim.claimed(parent / "1.1.0", overwrite=False):
         assert list(parent.iterdir()) == []
 
 

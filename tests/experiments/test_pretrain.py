@@ -106,8 +106,8 @@ def test_impossible_configs_are_refused(field, value, message, tiny_config, tmp_
 @pytest.mark.parametrize(
     ("objective", "preset"),
     [
-        *(("simclr", preset) for preset in ("", "small", "cpu", "demo")),
-        *(("byol", ""), ("byol", "demo"), ("simsiam", "demo"), ("barlow", "")),
+        *(("simclr", preset) for preset in ("small", "cpu")),
+        *(("byol", "demo"), ("simsiam", "demo"), ("barlow", "")),
         *(("vicreg", "cpu"), ("moco", "moco_cxr"), ("dino", "demo")),
         *(("dino", "vits"), ("mae", "small")),
     ],
