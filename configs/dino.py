@@ -10,7 +10,6 @@ Default  the paper's recipe, on a ResNet-50: 224 px, 8 crops of 96 px, AdamW, ba
          for 220 steps only (spread .73, rank 6, target_entropy rising to 3.9): watch these.
 :vits    the paper's main recipe, on a ViT-S/16, without its stochastic depth: as the default else.
          It needs several GPUs (not run here).
-:cpu_vit a small ViT on your own films, two CPU cores, minutes (score: not run here).
 """
 
 from ml_collections import ConfigDict
@@ -59,7 +58,8 @@ def get_config(preset: str = ""):
             groups=dict(prototypes=dict(match=("^prototypes/",), frozen=1)),
         )
     )
-    return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo} | _VIT)
+    presets = {"small": small, "cpu": cpu, "demo": demo, "vits": vits}
+    return common.choose(config, preset, presets)
 
 
 def small(config: ConfigDict) -> None:
@@ -91,20 +91,3 @@ def demo(config: ConfigDict) -> None:
 
 def vits(config: ConfigDict) -> None:
     config.model = common.vit("S")
-
-
-def cpu_vit(config: ConfigDict) -> None:
-    common.for_minutes(config)
-    config.batch_size = 64
-    # Patches of 16: eight encodings of a film a step are too slow with four times the tokens.
-    config.model = common.small_vit(patch=16)
-    config.image_size = 64
-    config.objective.update(hidden=(256,), bottleneck=64, prototypes=1024, num_local=4)
-    config.objective.update(head_bn=True, teacher_temperature=(0.02, 0.03), tau_base=0.99)
-    config.optimizer.update(learning_rate=5e-4, final_learning_rate=0.0, weight_decay=0.04)
-    config.views.a.crop_scale = config.views.b.crop_scale = (0.4, 1.0)
-    config.views.local.update(size=32, crop_scale=(0.1, 0.4))
-    config.optimizer.groups.prototypes.frozen = 50  # steps here
-
-
-_VIT = {"vits": vits, "cpu_vit": cpu_vit}
