@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import re
@@ -11,7 +12,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import pydicom
 from pydicom import filereader
@@ -101,7 +102,7 @@ def read_tags(path: Path) -> Tags | None:
         return None
 
 
-def refuse_deflated(file: BinaryIO) -> None:
+def refuse_deflated(file: io.BufferedIOBase) -> None:
     """Refuses a deflated file, a few kilobytes of which may unfold to gigabytes.
 
     Raises:

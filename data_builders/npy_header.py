@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import tokenize
-from typing import BinaryIO
 
 import numpy as np
 
@@ -18,7 +18,7 @@ _NO_HEADER = (
 )
 
 
-def read_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+def read_header(stream: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether in Fortran's order, and type; the stream then stands at the values.
 
     Raises:

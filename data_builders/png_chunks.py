@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from data_builders.film_bounds import check_size
 from data_builders.film_error import FilmError
@@ -25,7 +26,7 @@ class Header(NamedTuple):
     colour: int
 
 
-def check(stream: BinaryIO) -> Header:
+def check(stream: io.BufferedIOBase) -> Header:
     """Reads the chunks of an open PNG to its end.
 
     Raises:
@@ -59,7 +60,7 @@ def check(stream: BinaryIO) -> Header:
     return header
 
 
-def _next(stream: BinaryIO) -> tuple[bytes, int]:
+def _next(stream: io.BufferedIOBase) -> tuple[bytes, int]:
     head = stream.read(8)
     if len(head) < 8:
         raise FilmError("a PNG that is cut off")
@@ -77,7 +78,7 @@ def _header(content: bytes) -> Header:
     return Header(width, height, depth, colour)
 
 
-def _checksum(stream: BinaryIO, kind: bytes, length: int) -> int:
+def _checksum(stream: io.BufferedIOBase, kind: bytes, length: int) -> int:
     checksum = zlib.crc32(kind)
     while length:
         piece = stream.read(min(length, _PIECE))

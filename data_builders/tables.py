@@ -9,7 +9,7 @@ import io
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from data_builders.records import BuildError
 
@@ -148,7 +148,7 @@ def flags(names: Sequence[str], values: Sequence[str], where: str) -> dict[str, 
         raise BuildError(f"{where}: {wrong!r} is neither 1 nor 0.") from None
 
 
-def _reader(stream: TextIO, path: Path) -> Any:
+def _reader(stream: io.TextIOWrapper, path: Path) -> Any:
     """A CSV reader, which would take a line of any length into memory."""
 
     def lines() -> Iterator[str]:

@@ -5,13 +5,14 @@ of each storage. A pickle may name any function to be called; here only the name
 parameters and ordered dicts need are known, and any other is refused before anything is called.
 """
 
+import io
 import math
 import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -55,7 +56,7 @@ class Tensor(NamedTuple):
 
 
 class _Unpickler(pickle._Unpickler):  # the one in Python: it can be told to look at tuples
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: io.BufferedIOBase):
         super().__init__(file)
         self._lengths: dict[int, tuple[int, tuple]] = {}  # with the tuple, so that its id stays
 
