@@ -136,3 +136,11 @@ def join(rows: jax.Array, mesh: Mesh) -> jax.Array:
 
 def put_replicated(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, replicated(mesh))
+
+
+def put_like(old: jax.Array, new: Any) -> jax.Array:
+    """`new` as `old` is typed and lies. A copy: steps give their state's memory away."""
+    array = np.asarray(new, old.dtype)
+    return jax.make_array_from_callback(
+        array.shape, old.sharding, lambda index: np.array(array[index])
+    )

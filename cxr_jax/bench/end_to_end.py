@@ -121,6 +121,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="cxr_jax-bench-") as folder:
             figures = {}
             for name, config in configs.items():
+                if config.data.get("reports"):
+                    raise ValueError(f"--config={name} reads reports, which is not measured here")
                 if not named:
                     config.data.name, config.data.dir = films.drawn(
                         Path(folder), size=256, count=1000

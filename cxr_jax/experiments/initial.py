@@ -4,7 +4,6 @@ Pixels' mean and std, and whatever else of its architecture config.model leaves 
 weights, into the config that the workdir keeps.
 """
 
-import hashlib
 import inspect
 import json
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cxr_jax import by_name, checkpoint, models, objectives, weights
+from cxr_jax import by_name, checkpoint, models, objectives, sharding, weights
 from cxr_jax.train_state import TrainState
 from cxr_jax.weights.encoder import Encoder
 from data_builders import ledger
@@ -95,7 +94,7 @@ def put(state: TrainState, encoder: Encoder) -> TrainState:
     def _fill(tree: Any) -> Any:
         for source in sources:
             if _shapes(tree) == _shapes(source):
-                return jax.tree.map(_place, tree, source)
+                return jax.tree.map(sharding.put_like, tree, source)
         return walk(tree)
 
     filled = state._replace(params=walk(state.params), aux=walk(state.aux))
@@ -120,22 +119,6 @@ def seen_before(spec: str) -> tuple[ledger.Ledger | None, str]:
     if source == "hf":
         return None, spec
     return None, f"{source}:{folder.name}" if source else folder.name  # no paths: ledgers travel
-
-
-def digest(encoder: Encoder) -> str:
-    """Of its weights."""
-    found = hashlib.sha256()
-    for leaf in jax.tree.leaves(encoder.variables):
-        found.update(np.asarray(leaf).tobytes())
-    return found.hexdigest()
-
-
-def _place(old: jax.Array, new: Any) -> jax.Array:
-    """`new` as `old` is typed and lies. Each a copy: steps give their state's memory away."""
-    array = np.asarray(new, old.dtype)
-    return jax.make_array_from_callback(
-        array.shape, old.sharding, lambda index: np.array(array[index])
-    )
 
 
 def _shapes(tree: Any) -> Any:

@@ -12,20 +12,21 @@ import orbax.checkpoint as ocp
 
 from cxr_jax import checkpoint, hosts, intact, objectives, preemption, train_state, training
 from cxr_jax.data import exposure
-from cxr_jax.data.reports import Reports, keep_tokenizer, open_reports
-from cxr_jax.data.source import Source, fingerprint, load_source
+from cxr_jax.data.reports import keep_tokenizer
+from cxr_jax.data.source import fingerprint
 from cxr_jax.experiments import (
     feed,
     health,
     initial,
     monitor,
+    pretrain_inputs,
     provenance,
     text_start,
     transfer,
 )
+from cxr_jax.experiments.pretrain_inputs import Inputs
 from cxr_jax.experiments.workdir import as_json, open_workdir
 from cxr_jax.fields import check_positive
-from cxr_jax.weights.encoder import Encoder
 from cxr_jax.writer import NoWriter, Progress, Writer
 from data_builders import ledger
 
@@ -70,40 +71,26 @@ def train(
       Preempted: the process was told to end; the state after the last step is saved.
     """
     check_positive(config, _POSITIVE)
-    config, start = initial.find(config, workdir)
-    source, reports = _load_source(config), None
-    films = _marks(config, source)
-    if config.batch_size < 2:
-        raise ValueError(
-            f"config.batch_size={config.batch_size}: a pretraining compares films with each other, "
-            f"so a batch holds two or more ({source.name} {source.split!r} has {len(source):,})"
-        )
-    if config.data.get("reports"):
-        source, reports = open_reports(source, config.data.reports, workdir)
-    made = training.prepare(config, len(source))
-    with contextlib.closing(feed.open_feed(config, source, made.mesh, reports)) as batches:
-        return _train(config, workdir, start, source, films, reports, made, batches, stop_after)
+    config, given = pretrain_inputs.open_inputs(config, workdir)
+    made = training.prepare(config, len(given.source))
+    opened = feed.open_feed(config, given.source, made.mesh, given.reports)
+    with contextlib.closing(opened) as batches:
+        return _train(config, workdir, given, made, batches, stop_after)
 
 
 def _train(
     config: ml_collections.ConfigDict,
     workdir: Path,
-    start: Encoder | None,
-    source: Source,
-    films: dict[str, str | None],
-    reports: Reports | None,
+    given: Inputs,
     made: training.Training,
     batches: feed.Feed,
     stop_after: int | None,
 ) -> train_state.TrainState:
     watch = monitor.make_monitor(config, made.objective, made.mesh)
-    text = text_start.read(config, workdir)
+    source, reports = given.source, given.reports
     hosts.agree("dataset", fingerprint(source) | (reports.fingerprint() if reports else {}))
-    if start:
-        hosts.agree("config.init", {"weights": initial.digest(start)})
-    if text:
-        hosts.agree("config.objective.text.weights", text_start.digest(text))
-    _open_workdir(config, workdir, source, films, reports, start)
+    hosts.agree("weights to start from", _encoders(config, given) | _texts(config, given))
+    _open_workdir(config, workdir, given)
     state = made.create()
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
     restored, skipped = checkpoint.restore(manager, state), 0
@@ -112,11 +99,11 @@ def _train(
         skipped = data_state.pop(_SKIPPED, 0)
         batches.set_state(data_state)
         print(f"Resuming {workdir} after step {int(state.step)}.")
-    elif config.init and not start:
+    elif config.init and not given.start:
         raise ValueError(f"{workdir / checkpoint.FOLDER} holds no whole checkpoint; remove it")
     else:
-        state = initial.put(state, start) if start else state
-        state = text_start.put(state, text) if text else state
+        state = initial.put(state, given.start) if given.start else state
+        state = text_start.put(state, given.text) if given.text else state
     first_step = int(state.step)
     hosts.agree("last checkpoint", {"step": first_step})
     _announce(config, source, state.params, made.mesh)
@@ -174,27 +161,21 @@ def _saving(manager: ocp.CheckpointManager) -> Iterator[None]:
         raise
 
 
-def _open_workdir(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    source: Source,
-    films: dict[str, str | None],
-    reports: Reports | None,
-    start: Encoder | None,
-) -> None:
+def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, given: Inputs) -> None:
     """The first process opens it and writes down what will be seen; the others find it there."""
     if hosts.is_first():
         open_workdir(workdir, config)
         intact.set_damaged_aside(workdir / checkpoint.FOLDER)
-        provenance.write(workdir, config, films, _encoders(config, workdir, start))
-        if start or not config.init:  # what that had seen may be gone when a run goes on
+        loaded = _encoders(config, given), _texts(config, given)
+        provenance.write(workdir, config, given.marks, *loaded)
+        if given.start or not config.init:  # what that had seen may be gone when a run goes on
             num_films = config.num_train_steps * config.batch_size
-            seen = exposure.seen(source, num_films, config.seed, config.data.pairs)
+            seen = exposure.seen(given.source, num_films, config.seed, config.data.pairs)
             before, unknown = initial.seen_before(config.init)
             seen = ledger.union(before, seen) if before else seen
             ledger.write(workdir / ledger.FILE, seen, unknown)
-        if reports:
-            keep_tokenizer(reports, workdir)
+        if given.reports:
+            keep_tokenizer(given.reports, workdir)
     hosts.agree("opening of the workdir", {})
     if not (workdir / "config.json").is_file():
         raise FileNotFoundError(
@@ -203,36 +184,19 @@ def _open_workdir(
         )
 
 
-def _encoders(
-    config: ml_collections.ConfigDict, workdir: Path, start: Encoder | None
-) -> dict[str, str]:
-    """The mark of config.init's weights, which a run that goes on no longer reads."""
-    if start:
-        return {config.init: provenance.mark_weights(start)}
-    if config.init and (workdir / provenance.FILE).is_file():
-        return provenance.read(workdir)["starts"][-1]["encoders"]
-    return {}
+def _encoders(config: ml_collections.ConfigDict, given: Inputs) -> dict[str, str]:
+    return {config.init: provenance.mark_weights(given.start)} if given.start else {}
+
+
+def _texts(config: ml_collections.ConfigDict, given: Inputs) -> dict[str, str]:
+    if not given.text:
+        return {}
+    return {config.objective.text.weights: provenance.mark_arrays(given.text)}
 
 
 def marks(config: ml_collections.ConfigDict) -> dict[str, str | None]:
     """The films that the config trains on, as provenance.json marks them."""
-    return _marks(config, _load_source(config))
-
-
-def _marks(config: ml_collections.ConfigDict, source: Source) -> dict[str, str | None]:
-    return {f"{config.data.name} {config.data.split}": provenance.mark_films(source)}
-
-
-def _load_source(config: ml_collections.ConfigDict) -> Source:
-    """The films to train on, without those of config.data.exclude."""
-    data = config.data
-    source = load_source(data.name, data.dir, data.split, fields=("image",))
-    excluded = [name.strip() for name in data.exclude.split(",") if name.strip()]
-    if not excluded:
-        return source
-    kept = exposure.without(source, excluded, data.dir)
-    print(f"Left out {len(source) - len(kept):,} films that {', '.join(excluded)} may share.")
-    return kept
+    return pretrain_inputs.mark(config, pretrain_inputs.load_films(config))
 
 
 def _log(

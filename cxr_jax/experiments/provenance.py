@@ -3,7 +3,8 @@
     config  as in config.json
     starts  one entry a start: time, seed, code (version, commit, changed: whether the checkout
             holds changes that are not committed, sources: a hash of all of our modules), packages,
-            machine, dataset (split -> mark), encoders (spec -> hash of the weights)
+            machine, dataset (split -> mark), encoders (spec -> hash of the weights), texts (the
+            same of text encoders). A run that goes on reads no weights and keeps these marks.
 
 A start that is like the last one is not written again. No host or user is named.
 """
@@ -41,6 +42,7 @@ def write(
     config: ml_collections.ConfigDict,
     dataset: Mapping[str, str | None],
     encoders: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Adds this start to the workdir's provenance.json; says so where it differs from the last."""
     path = workdir / FILE
@@ -51,8 +53,11 @@ def write(
         **_surroundings(),
         "dataset": dict(dataset),
         "encoders": dict(encoders or {}),
+        "texts": dict(texts or {}),
     }
     if starts:
+        for name in ("encoders", "texts"):
+            start[name] = start[name] or starts[-1].get(name, {})
         differing = differences(starts[-1], start)
         if not differing:
             return
@@ -125,8 +130,13 @@ def mark_films(
 
 def mark_weights(encoder: Encoder) -> str:
     """16 hex digits of an encoder's architecture and parameters."""
-    digest = hashlib.sha256(repr((encoder.model, encoder.image_size)).encode())
-    for leaf in jax.tree.leaves(encoder.variables):
+    return mark_arrays(encoder.variables, repr((encoder.model, encoder.image_size)))
+
+
+def mark_arrays(tree: Any, said: str = "") -> str:
+    """16 hex digits of the arrays in a tree, and of what is said of them."""
+    digest = hashlib.sha256(said.encode())
+    for leaf in jax.tree.leaves(tree):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()[:16]
 

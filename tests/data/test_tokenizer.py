@@ -27,6 +27,14 @@ def test_equal_sentences_make_equal_vocabularies_in_any_order(sentences):
     assert len(json.loads(one)["model"]["vocab"]) == 64
 
 
+def test_words_of_few_reports_are_no_pieces(sentences):
+    """They may be names and numbers, and the vocabulary lies in the workdir."""
+    said = [f"discussed with dr smithers, number 4711982, {text}" for text in sentences[:9]]
+    pieces = tokenizer.train([*sentences, *said], 500).get_vocab()
+    assert "effusion" in pieces
+    assert not [piece for piece in pieces if "smith" in piece or "4711" in piece]
+
+
 def test_a_large_vocabulary_holds_whole_words_and_gives_the_text_back(sentences):
     made = tokenizer.train(sentences, 500)
     assert made.get_vocab_size() < 500

@@ -59,8 +59,11 @@ def test_a_vit_gives_a_map_of_its_patches():
     )
     films = _films(2)
     head = Head(encoder, np.random.default_rng(0).normal(size=(64, 1)), np.zeros(1))
-    found = contributions(head, films, 0, _features(head, films).mean(axis=0))
+    read = _features(head, films)
+    found = contributions(head, films, 0, read.mean(axis=0))
     assert found.shape == (2, 4, 4)
+    expected = ((read - read.mean(axis=0)) @ head.kernel)[:, 0]
+    np.testing.assert_allclose(found.sum(axis=(1, 2)), expected, rtol=1e-4, atol=1e-4)
     assert np.isfinite(found).all() and (found.std(axis=(1, 2)) > 1e-6).all()
 
 

@@ -9,7 +9,7 @@ import pytest
 from cxr_jax import objectives, weights
 from cxr_jax.data import exposure
 from cxr_jax.data.source import load_source
-from cxr_jax.experiments import account, initial, pretrain
+from cxr_jax.experiments import account, initial, pretrain, provenance
 from cxr_jax.experiments.workdir import as_json
 from cxr_jax.models import resnet
 from cxr_jax.train_state import TrainState
@@ -101,12 +101,16 @@ def test_it_is_loaded_once_and_the_ledger_holds_what_the_start_had_seen(
     with pytest.raises(FileNotFoundError, match="no workdir or weights file"):
         pretrain.train(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+    (start_of_run,) = provenance.read(second)["starts"]  # kept when the weights were gone
+    assert start_of_run["encoders"] == {
+        config.init: provenance.mark_weights(weights.load(str(tmp_path / "gone")))
+    }
 
     assert (second / ledger.FILE).read_bytes() == kept
     rows = sorted(ledger.read(second).row.tolist())
     assert rows == [*range(16), *range(20, 36)]
     source = load_source("phantom/tiny", str(data_dir), "train", fields=("image",))
-    seen = exposure.of_encoder(str(second), source)
+    seen = exposure.of_encoder(f"workdir:{second}", source)
     assert seen.film[:16].all() and seen.film[20:].all()
     lines = account.exposure_lines({"runs/b": seen}, np.arange(36), "phantom")[1]
     assert lines[1] == "runs/b started from safetensors:file; what that had seen is not known."

@@ -207,6 +207,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tiny_config, t
     assert sorted(path.name for path in (tmp_path / "checkpoints").glob("[0-9]*")) == ["2"]
 
 
+def test_a_save_under_way_is_finished_when_the_next_step_is_not_finite(tiny_config, tmp_path):
+    config = tiny_config("simclr")
+    config.checkpoint_every_steps = 1
+    config.optimizer.update(learning_rate=1e30, warmup=2, warmup_unit="steps")  # 0 in step 1
+    with pytest.raises(FloatingPointError, match="step 2: "):
+        pretrain.train(config, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
 def test_a_second_process_in_the_workdir_is_refused(tmp_path):
     script = (
         "import pathlib, sys, ml_collections; from cxr_jax.experiments import workdir\n"

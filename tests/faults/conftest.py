@@ -36,3 +36,14 @@ def finished(data_dir, tmp_path_factory) -> Path:
     assert run.end() == 0, run.said()
     assert tuple(runs.saved_steps(folder / "run")) == runs.KEPT
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def process():
+    """One that may not grow much, for bombs."""
+    from tests.faults import bombs
+    from tests.faults.limited import LimitedProcess
+
+    process = LimitedProcess(bombs.MODULES, bombs.EXTRA_BYTES)
+    yield process
+    process.close()

@@ -1,0 +1,65 @@
+"""What a pretraining is given, or refused: films, their reports, weights to start from."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from cxr_jax.data import exposure
+from cxr_jax.data.reports import Reports, open_reports
+from cxr_jax.data.source import Source, load_source
+from cxr_jax.experiments import initial, provenance, text_start
+from cxr_jax.weights.encoder import Encoder
+
+
+class Inputs(NamedTuple):
+    """The films to train on, those without a report left out where reports are asked for.
+
+    marks: of the films, as provenance.json holds them. start, text: None where nothing is loaded,
+    as in a run that goes on.
+    """
+
+    source: Source
+    marks: dict[str, str | None]
+    reports: Reports | None
+    start: Encoder | None
+    text: dict[str, Any] | None
+
+
+def open_inputs(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Inputs]:
+    """The inputs, and the config with what the weights of config.init bring.
+
+    `workdir` is looked into, not touched.
+
+    Raises:
+      ValueError, FileNotFoundError: a config that cannot run, films, reports or weights that are
+        not there or do not fit.
+    """
+    config, start = initial.find(config, workdir)
+    source, reports = load_films(config), None
+    marks = mark(config, source)
+    if config.batch_size < 2:
+        raise ValueError(
+            f"config.batch_size={config.batch_size}: a pretraining compares films with each other, "
+            f"so a batch holds two or more ({source.name} {source.split!r} has {len(source):,})"
+        )
+    if config.data.get("reports"):
+        source, reports = open_reports(source, config.data.reports, workdir)
+    return config, Inputs(source, marks, reports, start, text_start.read(config, workdir))
+
+
+def load_films(config: ConfigDict) -> Source:
+    """The films to train on, without those of config.data.exclude."""
+    data = config.data
+    source = load_source(data.name, data.dir, data.split, fields=("image",))
+    excluded = [name.strip() for name in data.exclude.split(",") if name.strip()]
+    if not excluded:
+        return source
+    kept = exposure.without(source, excluded, data.dir)
+    print(f"Left out {len(source) - len(kept):,} films that {', '.join(excluded)} may share.")
+    return kept
+
+
+def mark(config: ConfigDict, source: Source) -> dict[str, str | None]:
+    """Of the films before those without a report are left out: a dataset that is the same."""
+    return {f"{config.data.name} {config.data.split}": provenance.mark_films(source)}
