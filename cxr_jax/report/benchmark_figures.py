@@ -9,15 +9,14 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from cxr_jax.report import tables
 from cxr_jax.report.benchmark_scores import Score
 from cxr_jax.report.figures import (
-    COLOURS,
     DPI,
     GREY,
     LINE,
-    MARKERS,
     bare,
     draw_intervals,
     legend,
     new_figure,
+    style,
 )
 from cxr_jax.stats.verdict import Comparison
 
@@ -30,13 +29,12 @@ def label_curves(path: Path, title: str, curves: Mapping[str, Sequence[Score]]) 
     figure, grid = new_figure(7.0, 4.6)
     axes = grid[0, 0]
     for index, scores in enumerate(curves.values()):
-        colour = COLOURS[index % len(COLOURS)]
-        marker = MARKERS[index % len(MARKERS)]
+        colour, marker, line = style(index)
         films = [score.films for score in scores]
         limits = np.array([score.interval for score in scores]).reshape(-1, 2)
         axes.fill_between(films, limits[:, 0], limits[:, 1], color=colour, alpha=0.13, linewidth=0)
         means = [score.mean for score in scores]
-        axes.plot(films, means, marker=marker, color=colour, linewidth=1.8, markersize=6)
+        axes.plot(films, means, line, marker=marker, color=colour, linewidth=1.8, markersize=6)
     ticks = sorted({score.films for scores in curves.values() for score in scores})
     axes.set_xscale("log")
     axes.set_xticks(ticks)

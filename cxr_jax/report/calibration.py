@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cxr_jax.evaluate.predictions import Predictions
 from cxr_jax.report import tables
-from cxr_jax.report.figures import COLOURS, DPI, GREY, LINE, MARKERS, bare, legend, new_figure
+from cxr_jax.report.figures import DPI, GREY, LINE, bare, legend, new_figure, style
 from cxr_jax.stats import calibration
 from cxr_jax.stats.calibration import Reliability
 
@@ -143,14 +143,15 @@ def reliability(
         end = min(1.0, math.ceil(20 * farthest) / 20)
         axes.plot([0, end], [0, end], color=GREY, linewidth=1, linestyle=":")
         for index, held in bins.items():
-            colour = COLOURS[index % len(COLOURS)]
+            colour, marker, line = style(index)
             axes.vlines(
                 held.mean_probability, held.low, held.high, color=colour, alpha=0.3, linewidth=2.5
             )
             axes.plot(
                 held.mean_probability,
                 held.observed_rate,
-                marker=MARKERS[index % len(MARKERS)],
+                line,
+                marker=marker,
                 color=colour,
                 linewidth=1.3,
                 markersize=5,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -21,13 +21,27 @@ matplotlib.rcParams["text.parse_math"] = False
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; markers differ for print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_LINES = ("-", "--", ":", "-.")
 INK, GREY, LINE, BAND = "#333333", "#777777", "#e5e5e5", "#f5f5f5"
 _MAX_ROC_LABELS = 6
 DPI = 160
 _GAP = 2  # pixels between films, mid-grey: neither a film's black nor its white
 
 Rows = Sequence[dict[str, Any]]
+
+
+class Style(NamedTuple):
+    colour: str
+    marker: str
+    line: str
+
+
+def style(index: int) -> Style:
+    """How the run with this number is drawn: 28 differ, in two ways or more beyond the seventh."""
+    turn, place = divmod(index, len(COLOURS))
+    marker = _MARKERS[(place + turn) % len(_MARKERS)]
+    return Style(COLOURS[place], marker, _LINES[turn % len(_LINES)])
 
 
 def new_figure(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
@@ -117,8 +131,7 @@ def draw_intervals(
         axes.axhline(len(labels) - 1.5, color=GREY, linewidth=1)
     for index, (rows, which) in enumerate(zip(series, colours)):
         shift = (index - (len(series) - 1) / 2) * step
-        colour = COLOURS[which % len(COLOURS)]
-        marker = MARKERS[which % len(MARKERS)]
+        colour, marker, _ = style(which)  # a short interval would lose its ends in dashes
         axes.plot([], [], marker, color=colour, label=str(which))  # for the legend
         for place, label in enumerate(labels):
             row = rows.get(label)
@@ -166,8 +179,8 @@ def roc(path: Path, runs: Sequence[tuple[str, Any]], labels: Sequence[str]) -> l
         for index, (name, predictions) in enumerate(runs):
             column = predictions.label_names.index(label)
             targets, scores = predictions.targets[:, column], predictions.scores[:, column]
-            colour = COLOURS[index % len(COLOURS)]
-            axes.plot(*roc_curve(targets, scores), color=colour, linewidth=1.8, label=name)
+            colour, _, line = style(index)
+            axes.plot(*roc_curve(targets, scores), line, color=colour, linewidth=1.8, label=name)
             axes.text(
                 0.97,
                 0.04 + 0.075 * (len(runs) - 1 - index),

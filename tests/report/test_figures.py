@@ -1,5 +1,7 @@
 """Curves against scikit-learn, and pictures that hold what they should."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -33,6 +35,13 @@ def test_roc_curve_drops_missing_targets():
         figures.roc_curve(holes, scores), figures.roc_curve(targets[kept], scores[kept])
     ):
         np.testing.assert_array_equal(got, expected)
+
+
+def test_twenty_eight_runs_are_drawn_differently():
+    """The study compares eight systems; there are seven colours."""
+    styles = [figures.style(index) for index in range(28)]
+    for one, two in itertools.combinations(styles, 2):
+        assert sum(a != b for a, b in zip(one, two)) >= 2
 
 
 def metric_row(label, auroc, low, high):
