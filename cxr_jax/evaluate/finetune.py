@@ -166,6 +166,10 @@ def _run(
     kernel, bias = np.full((trainer.num_features, len(names)), np.nan), np.full(len(names), np.nan)
     kernel[:, labels], bias[labels] = (best.params["head"][part] for part in ("kernel", "bias"))
     unlabelled = len(train.rest) if fields.mean_teacher.weight else 0
+    if fields.mean_teacher.weight and not unlabelled:
+        remarks.append(
+            "The mean teacher saw labelled films alone: none lies outside config.label_fraction."
+        )
     others = f", {unlabelled:,} more without labels" if unlabelled else ""
     return Result(
         scores=scores,

@@ -36,6 +36,11 @@ from cxr_jax.writer import Writer
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Scores config.encoder and config.baselines on config.dataset and writes the report."""
     chosen = _check_fields(config)
+    if config.finetune.mean_teacher.weight and config.protocol != "finetune":
+        print(
+            f"config.finetune.mean_teacher is not used by config.protocol={config.protocol}; "
+            "--config.protocol=finetune does"
+        )
     _run(config, workdir, chosen, inputs.load_encoders(config), inputs.load_splits(config))
 
 
