@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from cxr_jax import hosts
 from cxr_jax.data import order
+from cxr_jax.data.pairs import find_partners
 from cxr_jax.data.pipeline import read_films
 from cxr_jax.data.source import Source, load_source
 from cxr_jax.train_state import MUST_BE_FINITE
@@ -27,12 +28,19 @@ class Health:
     """Looks at every step's numbers. `skipped` counts the steps that were not finite."""
 
     def __init__(
-        self, config: Any, source: Source, workdir: Path, writer: Writer | NoWriter, skipped: int
+        self,
+        config: Any,
+        source: Source,
+        workdir: Path,
+        writer: Writer | NoWriter,
+        skipped: int,
+        against_collapse: str,
     ):
         """`skipped`: up to the checkpoint from which the run goes on."""
         self.skipped = skipped
         self._config, self._source, self._writer = config, source, writer
         self._path, self._before = workdir / FILE, {}
+        self._against_collapse = against_collapse
 
     def forget_after(self, step: int) -> None:
         """Takes back the films of steps after `step`, which are run again. The first process."""
@@ -72,17 +80,21 @@ class Health:
         return False
 
     def warn_of_collapse(self, step: int, values: Mapping[str, float]) -> None:
-        for words in collapse(values):
-            self._writer.warn(step, words)
+        for words in collapse(values) if self._against_collapse else ():
+            self._writer.warn(step, f"{words}: {self._against_collapse}")
 
     def _list_films(self, step: int, values: dict[str, float]) -> str:
         """Writes down the batch's films; the likely cause and where they stand, in words."""
         config, source = self._config, self._source
         size = config.batch_size
-        rows = order.rows(len(source), config.seed, (step - 1) * size, step * size)
+        positions = (config.seed, (step - 1) * size, step * size)
+        rows = order.rows(len(source), *positions)
         try:
+            if config.data.pairs:
+                partners = find_partners(source, config.data.pairs).draw(*positions)
+                rows = np.array(list(dict.fromkeys([*rows, *partners])))  # each film once
             films = read_films(source, config.data.image_size, True, rows)
-            blank = np.ptp(films.reshape(size, -1), axis=1) == 0
+            blank = np.ptp(films.reshape(len(rows), -1), axis=1) == 0
             ids = _image_ids(source, config.data.dir, rows)
             places = source.rows[rows].tolist()  # in the split, of which some may be left out
             lines = [(step, *row) for row in zip(places, ids, blank.astype(int).tolist())]
@@ -90,9 +102,9 @@ class Health:
         except (OSError, ValueError) as error:  # must not hide what is being reported
             return f"(Its films could not be listed: {error}.) "
         cause = likely_cause(step, values, self._before, int(blank.sum()))
-        listed = ", ".join(map(str, places[:8])) + (", …" if size > 8 else "")
+        listed = ", ".join(map(str, places[:8])) + (", …" if len(rows) > 8 else "")
         return (
-            f"Likely cause: {cause}. Its {size} films are rows {listed} of {source.name} "
+            f"Likely cause: {cause}. Its {len(rows)} films are rows {listed} of {source.name} "
             f"{source.split!r}; {self._path} names them (python -m "
             "data_builders.ids tells which files they are). "
         )
@@ -131,17 +143,16 @@ def collapse(values: Mapping[str, float]) -> list[str]:
     if values["embedding_std"] < _COLLAPSED:
         warnings.append(
             f"the embeddings have nearly collapsed (spread {values['embedding_std']:.3f}; 1 is "
-            "healthy): lower the learning rate, or for BYOL raise objective.tau_base"
+            "healthy)"
         )
     elif values["effective_rank"] < _ON_A_LINE:
         warnings.append(
             f"the embeddings differ in one direction alone (effective rank "
-            f"{values['effective_rank']:.2f}): lower the learning rate, or make batches larger"
+            f"{values['effective_rank']:.2f})"
         )
     if values.get("prototypes_used", math.inf) < _ONE_PROTOTYPE:
         warnings.append(
-            f"all films have the same prototype (prototypes used: {values['prototypes_used']:.2f}):"
-            " lower the learning rate, or objective.centre_momentum"
+            f"all films have the same prototype (prototypes used: {values['prototypes_used']:.2f})"
         )
     return warnings
 

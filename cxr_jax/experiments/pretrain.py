@@ -108,7 +108,9 @@ def _train(
     hosts.agree("last checkpoint", {"step": first_step})
     _announce(config, source, state.params, made.mesh)
     writer = Writer(workdir, first_step) if hosts.is_first() else NoWriter()
-    watchdog = health.Health(config, source, workdir, writer, skipped)
+    watchdog = health.Health(
+        config, source, workdir, writer, skipped, made.objective.against_collapse
+    )
     if hosts.is_first():
         watchdog.forget_after(first_step)
     progress = Progress(config.num_train_steps, config.batch_size)

@@ -1,4 +1,4 @@
-"""Self-supervised objectives, one file each: `build(config)` -> five pure functions."""
+"""Self-supervised objectives, one file each: `build(config)` -> pure functions."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -31,6 +31,8 @@ class Objective(NamedTuple):
     compare: Callable[..., Any]  # (outputs, aux) -> (loss, (aux, metrics))
     after_update: Callable[..., Any]  # (new params, aux, step just made from 0) -> aux
     features: Callable[..., Any]  # (params, aux, images float [b h w 1]) -> [b d]
+    # What its user can do when embeddings collapse; "" where that cannot be, as in reconstruction.
+    against_collapse: str = "lower config.optimizer.learning_rate, or raise config.batch_size"
 
     def loss(self, params: Any, aux: Any, batch: Any, key: Any) -> tuple[Any, Any]:
         """(loss, (aux, metrics)) of a batch."""

@@ -91,4 +91,6 @@ def make(config: Section) -> Objective:
         followed = networks.follow(aux["target"]["params"], params, rate)
         return aux | {"target": aux["target"] | {"params": followed}}
 
-    return Objective(init, embed, compare, after_update, partial(networks.features, online_chain))
+    features = partial(networks.features, online_chain)
+    advice = "lower config.optimizer.learning_rate, or raise config.objective.tau_base"
+    return Objective(init, embed, compare, after_update, features, against_collapse=advice)

@@ -169,7 +169,9 @@ def make(config: Section) -> Objective:
         followed = networks.follow(aux["teacher"]["params"], params, rate)
         return aux | {"teacher": aux["teacher"] | {"params": followed}, "step": step + 1}
 
-    return Objective(init, embed, compare, after_update, partial(networks.features, chain))
+    features = partial(networks.features, chain)
+    advice = "lower config.optimizer.learning_rate, or config.objective.centre_momentum"
+    return Objective(init, embed, compare, after_update, features, against_collapse=advice)
 
 
 def _by_film(

@@ -148,7 +148,7 @@ def make(config: Section) -> Objective:
         return aux
 
     features = partial(networks.features, {"encoder": encoder})
-    return Objective(init, embed, compare, after_update, features)
+    return Objective(init, embed, compare, after_update, features, against_collapse="")
 
 
 def _glorot(key: PRNGKeyArray, params: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -12,9 +13,10 @@ import pytest
 
 from cxr_jax import objectives, train_state
 from cxr_jax.data import order
+from cxr_jax.data.pairs import find_partners
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import health
-from cxr_jax.writer import Writer
+from cxr_jax.writer import NoWriter, Writer
 
 _HEALTHY = {"embedding_std": 1.0, "effective_rank": 9.0}
 
@@ -65,9 +67,9 @@ def watch(tiny_config, tmp_path, request):
     writer = Writer(tmp_path)
     request.addfinalizer(writer.close)
 
-    def make(allowed: int = 0, skipped: int = 0) -> health.Health:
+    def make(allowed: int = 0, skipped: int = 0, advice: str = "stir") -> health.Health:
         config.skip_nonfinite = allowed
-        return health.Health(config, source, tmp_path, writer, skipped)
+        return health.Health(config, source, tmp_path, writer, skipped, advice)
 
     return make
 
@@ -105,11 +107,34 @@ def test_so_many_steps_are_skipped_as_config_says_and_counted_through_a_resume(w
     assert [row["step"] for row in _listed(tmp_path)] == ["4"] * 16 + ["5"] * 16 + ["6"] * 16
 
 
+def test_the_films_of_a_step_with_pairs_are_both_of_each_pair(tiny_config, studies_dir, tmp_path):
+    config = tiny_config("medaug", "cpu")
+    config.data.name, config.data.dir, config.batch_size = "image_folder", str(studies_dir), 2
+    source = load_source(config.data.name, config.data.dir, "train", fields=("image",))
+    partners = find_partners(source, "study")
+    watchdog = health.Health(config, source, tmp_path, NoWriter(), 0, "")
+    config.skip_nonfinite = 8
+    for step in range(1, 9):
+        watchdog.check(step, _NAN)
+        places = (config.seed, 2 * (step - 1), 2 * step)
+        films = {*order.rows(8, *places).tolist(), *partners.draw(*places).tolist()}
+        listed = [int(row["row"]) for row in _listed(tmp_path) if row["step"] == str(step)]
+        assert sorted(listed) == sorted(films)
+    assert len(_listed(tmp_path)) > 16  # some films have partners
+
+
 def test_a_warning_reaches_the_terminal_and_tensorboard(watch, tmp_path, capsys):
     watch().warn_of_collapse(7, _HEALTHY | {"embedding_std": 0.01})
-    assert "WARNING: step 7: the embeddings have nearly collapsed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert re.search(r"WARNING: step 7: the embeddings have nearly collapsed .*: stir", said)
     events = b"".join(path.read_bytes() for path in tmp_path.glob("events.out.tfevents.*"))
     assert b"the embeddings have nearly collapsed" in events
+
+
+def test_an_objective_that_cannot_collapse_is_not_warned_of(watch, tiny_config, capsys):
+    advice = objectives.build(tiny_config("mae")).against_collapse
+    watch(advice=advice).warn_of_collapse(7, _HEALTHY | {"embedding_std": 0.01})
+    assert capsys.readouterr().out == ""
 
 
 def test_a_skipped_step_leaves_the_state_as_it_was_and_another_is_not_touched():
