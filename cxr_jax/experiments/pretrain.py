@@ -89,7 +89,7 @@ def _train(
     watch = monitor.make_monitor(config, made.objective, made.mesh)
     source, reports = given.source, given.reports
     hosts.agree("dataset", fingerprint(source) | (reports.fingerprint() if reports else {}))
-    hosts.agree("weights to start from", _encoders(config, given) | _texts(config, given))
+    hosts.agree("weights to start from", given.encoders | given.texts)
     _open_workdir(config, workdir, given)
     state = made.create()
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
@@ -168,8 +168,7 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, given: Input
     if hosts.is_first():
         open_workdir(workdir, config)
         intact.set_damaged_aside(workdir / checkpoint.FOLDER)
-        loaded = _encoders(config, given), _texts(config, given)
-        provenance.write(workdir, config, given.marks, *loaded)
+        provenance.write(workdir, config, given.marks, given.encoders, given.texts)
         if given.start or not config.init:  # what that had seen may be gone when a run goes on
             num_films = config.num_train_steps * config.batch_size
             seen = exposure.seen(given.source, num_films, config.seed, config.data.pairs)
@@ -184,16 +183,6 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, given: Input
             f"{workdir} is not the folder that host 0 opened: --workdir must lie on a file system "
             "that all hosts share"
         )
-
-
-def _encoders(config: ml_collections.ConfigDict, given: Inputs) -> dict[str, str]:
-    return {config.init: provenance.mark_weights(given.start)} if given.start else {}
-
-
-def _texts(config: ml_collections.ConfigDict, given: Inputs) -> dict[str, str]:
-    if not given.text:
-        return {}
-    return {config.objective.text.weights: provenance.mark_arrays(given.text)}
 
 
 def marks(config: ml_collections.ConfigDict) -> dict[str, str | None]:

@@ -15,8 +15,8 @@ from cxr_jax.weights.encoder import Encoder
 class Inputs(NamedTuple):
     """The films to train on, those without a report left out where reports are asked for.
 
-    marks: of the films, as provenance.json holds them. start, text: None where nothing is loaded,
-    as in a run that goes on.
+    marks, encoders, texts: of the films and of the weights, as provenance.json holds them.
+    start, text: None where nothing is loaded, as in a run that goes on.
     """
 
     source: Source
@@ -24,6 +24,8 @@ class Inputs(NamedTuple):
     reports: Reports | None
     start: Encoder | None
     text: dict[str, Any] | None
+    encoders: dict[str, str]
+    texts: dict[str, str]
 
 
 def open_inputs(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Inputs]:
@@ -45,7 +47,10 @@ def open_inputs(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Inputs]:
         )
     if config.data.get("reports"):
         source, reports = open_reports(source, config.data.reports, workdir)
-    return config, Inputs(source, marks, reports, start, text_start.read(config, workdir))
+    text = text_start.read(config, workdir)
+    encoders = {config.init: provenance.mark_weights(start)} if start else {}
+    texts = {config.objective.text.weights: provenance.mark_arrays(text)} if text else {}
+    return config, Inputs(source, marks, reports, start, text, encoders, texts)
 
 
 def load_films(config: ConfigDict) -> Source:

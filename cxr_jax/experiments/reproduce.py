@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 
 from cxr_jax import checkpoint, weights
 from cxr_jax.experiments import provenance
+from cxr_jax.objectives import convirt
+from cxr_jax.weights import bert
 
 FILE = "reproduction.json"
 _COMPARED = ("metrics.jsonl", "metrics.json", "comparisons.json", "predictions.parquet")
@@ -49,6 +51,10 @@ def check(config: ml_collections.ConfigDict, old: Path) -> None:
     for spec, mark in last["encoders"].items():
         if spec != "random" and provenance.mark_weights(weights.load(spec)) != mark:
             raise ValueError(f"the encoder {spec} has other weights than when {old} was made")
+    for path, mark in last.get("texts", {}).items():
+        text = bert.load_text(path, convirt.text_encoder(config))
+        if provenance.mark_arrays(text) != mark:
+            raise ValueError(f"the text encoder {path} has other weights than when {old} was made")
     if config.experiment == "pretrain" and config.transfer.dataset:
         _check_dataset(config.transfer, old / "transfer")
 

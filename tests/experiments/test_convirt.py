@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from cxr_jax import sharding, training
 from cxr_jax.data import reports, tokenizer
 from cxr_jax.data.source import load_source
-from cxr_jax.experiments import feed, pretrain, provenance
+from cxr_jax.experiments import feed, pretrain, provenance, reproduce
 from tests.fakes import bert_file
 
 pytest.importorskip("tokenizers")
@@ -52,6 +52,12 @@ def test_two_halves_equal_one_run_though_tokenizer_and_weights_are_gone(tiny_con
         assert (np.asarray(layer["fc1"]["kernel"]) == given).all() == stays
     for folder in ("whole", "halves"):
         assert (tmp_path / folder / "checkpoints" / "4" / "encoder").is_dir()
+    save_file(arrays, tmp_path / "bert.safetensors")
+    reproduce.check(config, tmp_path / "halves")
+    arrays["embeddings.LayerNorm.bias"][0] += 1
+    save_file(arrays, tmp_path / "bert.safetensors")
+    with pytest.raises(ValueError, match=r"the text encoder .*bert\.safetensors has other weights"):
+        reproduce.check(config, tmp_path / "halves")
 
 
 def test_reports_are_the_same_whatever_the_cache(tiny_config, data_dir, tmp_path):
