@@ -1,17 +1,14 @@
 """Damaged checkpoints and full disks: the newest whole checkpoint counts, and nothing is lost."""
 
-import contextlib
 import os
 import random
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cxr_jax import intact, weights
-from tests.faults import runs
+from tests.faults import disks, runs
 
 _BEFORE, _LAST = runs.KEPT
 
@@ -124,12 +121,10 @@ def test_a_full_disk_ends_the_run_clearly_and_it_goes_on_when_there_is_room(
     """So many bytes are left when the run goes on from its first checkpoint."""
     if not full:
         pytest.skip("with --full, as root: it mounts a small disk")
-    with _small_disk(tmp_path / "disk") as disk:
+    with disks.small_disk(tmp_path / "disk") as disk:
         copied = Path(shutil.copytree(finished, disk / "copied"))
         shutil.rmtree(copied / "checkpoints" / str(_LAST))
-        filler = disk / "filler"
-        room = shutil.disk_usage(disk).free - free
-        filler.write_bytes(bytes(room))
+        filler = disks.fill(disk, free)
         run = runs.Run(_arguments(finished, copied), tmp_path / "log")
         assert run.end() == 1, run.said()
         assert "No space left on device" in run.said()
@@ -139,16 +134,6 @@ def test_a_full_disk_ends_the_run_clearly_and_it_goes_on_when_there_is_room(
         again = runs.Run(_arguments(finished, copied), tmp_path / "log")
         assert again.end() == 0, again.said()
         runs.assert_equal_ends(finished, copied)
-
-
-@contextlib.contextmanager
-def _small_disk(folder: Path) -> Iterator[Path]:
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "faults", folder], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def _arguments(finished: Path, workdir: Path) -> list[str]:
