@@ -22,6 +22,7 @@ NUMBER = "774193108"  # where a tag holds digits alone
 RECORD_NUMBER = "MRN5550199"  # of a patient, with a letter behind it
 FREE = "heliotrope walrus"
 FINDINGS = "vermilion ocelot"  # in a report's own text, which a dataset of reports keeps
+REPORTED = "Brackenridge"  # a name in the text of nine reports
 PATIENTS = tuple(f"{RECORD_NUMBER}{letter}" for letter in "ABCDEFGHIJKL")
 
 WORDS = (SURNAME, GIVEN, BIRTH, "1937-02-28", ACCESSION, NUMBER, RECORD_NUMBER, FREE)
