@@ -10,7 +10,7 @@ from typing import ClassVar
 import tensorflow_datasets as tfds
 
 from cxr_jax.data.labels import NIH_FINDINGS
-from data_builders import boxes, cxr_builder, dicom, folders, splits, tables, text_file
+from data_builders import boxes, cxr_builder, dicom, folders, splits, tables, text_file, views
 from data_builders.boxes import BoxRow
 from data_builders.records import Box, BuildError, Record, Skipped
 
@@ -91,7 +91,7 @@ class Builder(cxr_builder.CxrBuilder):
                 film=films.get(name, root / "images" / name),
                 labels=known[findings],
                 study_id=f"{patient}/{follow_up}",
-                view=view,
+                view=views.standard(view),
                 sex=sex if sex in ("M", "F") else "",
                 age=parse_age(age),
                 boxes=tuple(placed.get(name, ())),

@@ -18,7 +18,7 @@ from tests.faults.cells import Layout, filled, layouts, listing, places, plantin
 NEEDLES = canaries.needles()
 # Of --full's plantings the short form tries one in so many, and builds these datasets alone.
 ONE_IN = 40
-BUILT = ("brax", "padchest")
+BUILT = ("brax", "nih_chestxray14")
 
 
 def said_of(layout: Layout, data: Path) -> tuple[str, bool]:
