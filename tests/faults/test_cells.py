@@ -75,18 +75,18 @@ def test_no_cell_of_a_table_is_quoted(tmp_path, full):
 
 
 def kept(layout: Layout, data: Path) -> str:
-    """What a dataset keeps of films by design: ids and reports; "" where the tables are refused."""
+    """What a dataset keeps of films by design: ids, reports, classes of boxes; "" where the tables
+    are refused."""
     try:
         records = listing(layout, data).records
     except BuildError:
         return ""
-    return repr(
-        [(one.image_id, one.patient_id, one.study_id, one.readers, one.report) for one in records]
-    )
+    ids = [(one.image_id, one.patient_id, one.study_id, one.readers) for one in records]
+    return repr((ids, [(one.report, sorted(box.label for box in one.boxes)) for one in records]))
 
 
 def test_what_is_built_holds_nothing_of_other_columns(tmp_path, full):
-    """Canaries in all columns at a time but ids, reports and those that must be right."""
+    """Canaries in all columns at a time but ids, words that are kept, and what must be right."""
     planted = []
     for layout in layouts(tmp_path, full):
         if not layout.tables or (not full and layout.name not in BUILT):
