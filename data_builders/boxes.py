@@ -42,7 +42,7 @@ def from_pixels(
     """
     x0, y0, x1, y1 = corners
     if not all(map(math.isfinite, corners)) or x1 < x0 or y1 < y0:
-        raise BuildError(f"{where}: {corners} are no box's x0, y0, x1, y1 in pixels.")
+        raise BuildError(f"{where}: the corners are no box's x0, y0, x1, y1 in pixels.")
     height, width = size
     return Box(
         label,
@@ -74,19 +74,17 @@ def check_rows(
     if len(unknown) > MAX_UNKNOWN * len(rows):
         raise BuildError(
             f"{len(unknown):,} of the {len(rows):,} boxes of {table} are on films that no table "
-            f"lists; the first is {unknown[0].film!r} ({unknown[0].where}). Take all tables from "
-            "the same download."
+            f"lists; the first is {unknown[0].where}. Take all tables from the same download."
         )
     if len(contradicting) > MAX_CONTRADICTING * (len(rows) - len(unknown)):
         first = contradicting[0]
         raise BuildError(
             f"{len(contradicting):,} of the {len(rows):,} boxes of {table} are of findings that "
-            f"their films' labels do not have; the first is {first.label!r} on {first.film!r} "
-            f"({first.where}). The rows or columns have been moved against each other: restore the "
-            "owner's files."
+            f"their films' labels do not have; the first is {first.where}. The rows or columns "
+            "have been moved against each other: restore the owner's files."
         )
     for row in unknown:
-        yield Skipped(row.film, f"in {table}, but in no table of films")
+        yield Skipped(row.where, "a box on a film that is in no table of films")
     if contradicting:
         reason = (
             f"{len(contradicting):,} of its {len(rows):,} boxes are of findings that their films' "

@@ -7,7 +7,6 @@ films, which import this module again, do not load TFDS.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -133,17 +132,12 @@ def check(
         manual_dir = Path(manual_dir).absolute() if manual_dir else None
         listing = builder.list_films(manual_dir)
         listed = listing.records
-        films = [record.film for record in listed if isinstance(record.film, Path)]
         return summary.of_listing(
             name,
             {split: builder.count(listed, (split,)) for split in cxr_builder.splits_of(listed)},
             builder.against_owner(listed),
             [f"{entry.file} ({entry.reason})" for entry in listing.skipped],
-            [
-                skip_report.relative_name(film, manual_dir)
-                for film in films
-                if not os.path.exists(film)
-            ],
+            [entry.file for entry in skip_report.absent(listed, manual_dir)],
             builder.split_rule(),
         )
 

@@ -31,7 +31,6 @@ import abc
 import dataclasses
 import functools
 import gc
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -231,11 +230,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         folder = Path(self.data_path)
         manual_dir = Path(dl_manager.manual_dir) if self.MANUAL_DOWNLOAD_INSTRUCTIONS else None
         listing = self.list_films(manual_dir)
-        absent = [
-            Skipped(skip_report.relative_name(record.film, manual_dir), "no such file")
-            for record in listing.records
-            if isinstance(record.film, Path) and not os.path.exists(record.film)
-        ]
+        absent = skip_report.absent(listing.records, manual_dir)
         # Before hours of reading the others.
         self._check_losses([*listing.skipped, *absent], len(listing.records) + len(listing.skipped))
         plan = shards.plan(listing.records, self.builder_config.resolution)
@@ -255,7 +250,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             written = shards.write_all(plan, job, self.settings.num_workers, progress)
             progress.close()
         skipped = listing.skipped + [
-            Skipped(skip_report.relative_name(record.film, manual_dir), reason)
+            Skipped(skip_report.name_of(record, manual_dir), reason)
             for shard, result in zip(plan, written)
             for record, reason in zip(shard.records, result.reasons)
             if reason

@@ -38,7 +38,7 @@ def _check(record: Record, roots: Sequence[Path]) -> None:
     path = path_of(record)
     if path is not None and not _is_below(os.path.abspath(path), map(os.path.abspath, roots)):
         raise BuildError(
-            f"{record.row or record.image_id}: {str(path)!r} is not inside "
+            f"{record.row or record.image_id}: its film is not inside "
             f"{' or '.join(map(str, roots))}. A table names the films of its own folder; get the "
             "owner's."
         )

@@ -91,7 +91,7 @@ def check_records(records: Iterable[Record], label_names: Iterable[str]) -> None
 
     Raises:
       BuildError: a split or label that does not exist, an image listed twice, a patient in two
-        splits. The message names the ids and rows.
+        splits. The message names the rows.
     """
     names = set(label_names)
     by_image: dict[str, Record] = {}
@@ -99,18 +99,14 @@ def check_records(records: Iterable[Record], label_names: Iterable[str]) -> None
     crossing: dict[str, tuple[Record, Record]] = {}
     for record in records:
         if record.split not in SPLITS:
-            raise BuildError(
-                f"{record.image_id} ({record.row}): split {record.split!r} is none of "
-                f"{', '.join(SPLITS)}."
-            )
+            raise BuildError(f"{_where(record)}: its split is none of {', '.join(SPLITS)}.")
         if set(record.labels) != names:
             wrong = sorted(set(record.labels) ^ names)
-            raise BuildError(f"{record.image_id} ({record.row}): labels {wrong} do not fit.")
+            raise BuildError(f"{_where(record)}: labels {wrong} do not fit.")
         twin = by_image.setdefault(record.image_id, record)
         if twin is not record:
             raise BuildError(
-                f"Image {record.image_id!r} is listed twice: {twin.row or 'once'} and "
-                f"{record.row or 'again'}. Keep one."
+                f"An image is listed twice: {_where(twin)} and {_where(record)}. Keep one."
             )
         first = by_patient.setdefault(record.patient_id, record)
         if first.split != record.split:
@@ -121,7 +117,11 @@ def check_records(records: Iterable[Record], label_names: Iterable[str]) -> None
         raise BuildError(
             f"{count} patient{'s stand' if count > 1 else ' stands'} in two splits, which would "
             f"leak films of the same person from training into testing. For example "
-            f"{first.image_id} ({first.row or 'no row'}) is in {first.split!r} and "
-            f"{second.image_id} ({second.row or 'no row'}), of the same patient, in "
+            f"{_where(first)} is in {first.split!r} and {_where(second)}, of the same patient, in "
             f"{second.split!r}. Put each patient into one split."
         )
+
+
+def _where(record: Record) -> str:
+    """Where a film is listed; its id, which a table may have given, only if no table did."""
+    return record.row or record.image_id

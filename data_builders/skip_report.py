@@ -5,11 +5,13 @@ from __future__ import annotations
 import collections
 import csv
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_builders.records import BuildError, Skipped
+from data_builders import inside
+from data_builders.records import BuildError, Record, Skipped
 
 
 def write(path: Path, skipped: Iterable[Skipped]) -> None:
@@ -49,6 +51,25 @@ def check(
         f"All of them are listed in {path}. Repair them, or allow this with "
         f"--max_skipped={math.ceil(100 * share) / 100:g}."
     )
+
+
+def absent(records: Iterable[Record], manual_dir: Path | None) -> list[Skipped]:
+    """The listed films that are not there, by `name_of`."""
+    paths = ((record, inside.path_of(record)) for record in records)
+    return [
+        Skipped(name_of(record, manual_dir), "no such file")
+        for record, path in paths
+        if path is not None and not os.path.exists(path)
+    ]
+
+
+def name_of(record: Record, manual_dir: Path | None) -> str:
+    """The film's name in skipped.csv; where there is no such file, its row: the name that a table
+    gives could be another column's value, and a patient's."""
+    path = inside.path_of(record)
+    if record.row and (path is None or not os.path.exists(path)):
+        return record.row
+    return relative_name(path or record.film, manual_dir)
 
 
 def relative_name(film: Any, manual_dir: Path | None) -> str:

@@ -1,4 +1,8 @@
-"""Owners' CSV files: columns found by name, rows known by number, everything read as text."""
+"""Owners' CSV files: columns found by name, rows known by number, everything read as text.
+
+Errors name file, row and column, never what stands there: where columns have slid, or the header is
+missing, it could be a patient's name. What a library says of a cell is not passed on either.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +55,10 @@ class Table:
                             f"{path} has more than {MAX_CHARACTERS:,} characters, which no table "
                             "of films has."
                         )
-        except UnicodeDecodeError as error:
-            raise BuildError(f"{path} is not UTF-8 text. Save it as CSV in UTF-8.") from error
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise BuildError(f"{path} is cut off or damaged ({error}). Get it again.") from error
+        except UnicodeDecodeError:
+            raise BuildError(f"{path} is not UTF-8 text. Save it as CSV in UTF-8.") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise BuildError(f"{path} is cut off, damaged, or no gzip. Get it again.") from None
         if not header:
             raise BuildError(f"{path} is empty; expected a header row.")
         self.columns = [name.strip() for name in header]
@@ -67,19 +71,27 @@ class Table:
         """Where a column stands.
 
         Raises:
-          BuildError: no such column, with the closest and a list of all; or it is there twice.
+          BuildError: no such column, with where the closest stands; or it is there twice.
         """
         if self.columns.count(column) > 1:
             raise BuildError(f"{self.path} has the column {column!r} twice. Remove the wrong one.")
         if column in self.columns:
             return self.columns.index(column)
-        folded = {name.casefold(): name for name in self.columns}
-        close = difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.5)
-        hint = f" Did you mean {folded[close[0]]!r}?" if close else ""
-        hint = self.separator_hint() or hint
+        hint = self.separator_hint() or self._near(column)
         raise BuildError(
-            f"{self.path} has no column {column!r}.{hint} Its columns: {', '.join(self.columns)}."
+            f"{self.path} has no column {column!r} among the {len(self.columns)} that its first "
+            f"line, the header, names.{hint}"
         )
+
+    def _near(self, column: str) -> str:
+        """A hint at the column that could be meant; its name only where it is the same but for case
+        and punctuation, since a table without a header has a film's values there."""
+        for name in self.columns:
+            if _letters(name) == _letters(column):
+                return f" Did you mean {name!r}?"
+        folded = [name.casefold() for name in self.columns]
+        close = difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.5)
+        return f" Is it column {folded.index(close[0]) + 1}, under another name?" if close else ""
 
     def separator_hint(self) -> str:
         """A sentence for a table whose fields are parted by something else than commas; or ""."""
@@ -135,17 +147,28 @@ class Table:
         return open(self.path, encoding="utf-8-sig", newline="")
 
 
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
+def number(field: str) -> float | None:
+    """What a field says in digits; None if it is no number."""
+    try:
+        return float(field)
+    except ValueError:
+        return None
+
+
 def flags(names: Sequence[str], values: Sequence[str], where: str) -> dict[str, float]:
     """Label name -> 1.0 or 0.0, from a row's fields.
 
     Raises:
       BuildError: a field that is neither 1 nor 0.
     """
-    try:
-        return {name: FLAGS[value] for name, value in zip(names, values, strict=True)}
-    except KeyError:
-        wrong = next(name for name, value in zip(names, values) if value not in FLAGS)
-        raise BuildError(f"{where}: {wrong!r} is neither 1 nor 0.") from None
+    for name, value in zip(names, values, strict=True):
+        if value not in FLAGS:
+            raise BuildError(f"{where}: {name!r} is neither 1 nor 0.")
+    return {name: FLAGS[value] for name, value in zip(names, values)}
 
 
 def _reader(stream: io.TextIOWrapper, path: Path) -> Any:

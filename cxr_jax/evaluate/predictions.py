@@ -180,11 +180,8 @@ def _pivot(table: pa.Table) -> Predictions:
     owner[image] = patient
     strays = np.flatnonzero(owner[image] != patient)
     if strays.size:
-        i = image[strays[0]]
-        both = patients[patient[strays[0]]], patients[owner[i]]
         raise ValueError(
-            f"image '{images[i]}' belongs to patients '{both[0]}' and '{both[1]}' "
-            f"(see row {strays[0]})"
+            f"image '{images[image[strays[0]]]}' belongs to two patients (see row {strays[0]})"
         )
     wide = np.empty((2, len(images) * len(names)))
     for which, column in enumerate(("target", "score")):

@@ -81,13 +81,11 @@ def patient_of(name: str, patient: str, where: str) -> str:
     """
     parts = name.split("/")
     if len(parts) < 3 or parts[0] != IMAGES:
-        raise BuildError(
-            f"{where}: PngPath is {name!r}, expected images/id_…/Study_…/Series_…/image-….png."
-        )
+        raise BuildError(f"{where}: PngPath is not like images/id_…/Study_…/Series_…/image-….png.")
     if not patient or parts[1].removeprefix("id_") != patient.removeprefix("id_"):
         raise BuildError(
-            f"{where}: PatientID {patient!r} does not fit PngPath {name!r}, whose folder is the "
-            "patient's. The rows or columns have been moved against each other."
+            f"{where}: PatientID does not fit PngPath, whose folder is the patient's. The rows or "
+            "columns have been moved against each other."
         )
     return parts[1]
 
@@ -106,6 +104,6 @@ def parse_age(age: str, where: str) -> float:
     """
     match = _AGE.fullmatch(age)
     if age and match is None:
-        raise BuildError(f"{where}: PatientAge is {age!r}; expected 45 or '85 or more'.")
+        raise BuildError(f"{where}: PatientAge is not like 45 or '85 or more'.")
     years = float(match[1]) if match else float("nan")
     return years if years <= dicom.OLDEST else float("nan")

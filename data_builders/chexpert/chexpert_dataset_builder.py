@@ -134,8 +134,8 @@ def read_part(
         match = _match(name, part, row.where)
         if direction.lower() != match["view"]:
             raise BuildError(
-                f"{row.where}: Frontal/Lateral is {direction!r}, but Path is {name!r}. The "
-                "columns have been moved against each other."
+                f"{row.where}: Frontal/Lateral does not fit Path. The columns have been moved "
+                "against each other."
             )
         yield Record(
             split=split,
@@ -168,7 +168,7 @@ def read_test(table: tables.Table, films: Mapping[str, Path]) -> Iterator[Record
         study = _STUDY.fullmatch(name)
         image_ids = of_study[study[1]] if study else [_match(name, "test", row.where)["image"]]
         if not image_ids:
-            yield Skipped(name, "a study without a film")
+            yield Skipped(row.where, "a study without a film")
         for image_id in image_ids:
             study_id = image_id.rpartition("/")[0]
             yield Record(
@@ -187,7 +187,7 @@ def _match(name: str, part: str, where: str) -> re.Match[str]:
     match = _FILM.fullmatch(name)
     if match is None or match["part"] != part:
         raise BuildError(
-            f"{where}: {name!r} is no film of {part}; expected "
+            f"{where}: its path is no film's of {part}, like "
             f"…/{part}/patient…/study…/view…_frontal.jpg."
         )
     return match
@@ -213,8 +213,7 @@ def parse_age(age: str, where: str) -> float:
     Raises:
       BuildError: not a number.
     """
-    try:
-        years = float(age or "nan")
-    except ValueError as error:
-        raise BuildError(f"{where}: Age is {age!r}, not a number.") from error
+    years = tables.number(age or "nan")
+    if years is None:
+        raise BuildError(f"{where}: Age is not a number.")
     return years if 0 < years <= dicom.OLDEST else float("nan")

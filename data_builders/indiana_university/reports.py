@@ -98,7 +98,7 @@ def read_xml(path: Path) -> Report:
         if not image.startswith(f"CXR{uid}_"):
             raise BuildError(
                 f"{path}: a parentImage is another report's, since it does not begin with "
-                f"CXR{uid}_. Unpack NLMCXR_reports.tgz again."
+                f"CXR{path.stem}_. Unpack NLMCXR_reports.tgz again."
             )
     texts = {part.get("Label"): part.text for part in tree.iter("AbstractText")}
     majors = [major.text or "" for major in tree.iter("major")]
@@ -120,8 +120,9 @@ def _parse(path: Path) -> ElementTree.Element:
         if "<!DOCTYPE" in text or "<!ENTITY" in text:
             raise BuildError(f"{path} declares entities, which NLM's reports never do.")
         return ElementTree.fromstring(text)
-    except (UnicodeDecodeError, ElementTree.ParseError) as error:
-        raise BuildError(f"{path} is broken ({error}). Unpack NLMCXR_reports.tgz again.") from error
+    except (UnicodeDecodeError, ElementTree.ParseError):
+        # Their words name what stands there.
+        raise BuildError(f"{path} is broken. Unpack NLMCXR_reports.tgz again.") from None
 
 
 def _attribute(element: ElementTree.Element | None, name: str) -> str:

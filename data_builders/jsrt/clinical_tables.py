@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data_builders import text_file
+from data_builders import tables, text_file
 from data_builders.jsrt.img_film import SIDE
 from data_builders.records import Box, BuildError
 
@@ -46,7 +46,7 @@ def read_nodules(path: Path) -> Iterator[Patient]:
             )
         name, _, size, age, sex, x, y, state = fields[:8]
         if state.casefold() not in STATES:
-            raise BuildError(f"{where}: {state!r} is neither malignant nor benign.")
+            raise BuildError(f"{where}: its eighth field is neither malignant nor benign.")
         yield Patient(
             name=_name(name, "JPCLN", where),
             labels={NODULE: 1.0, MALIGNANT: STATES[state.casefold()]},
@@ -66,9 +66,7 @@ def read_normals(path: Path) -> Iterator[Patient]:
     for where, line in _lines(path):
         fields = line.split()
         if len(fields) != 4 or fields[3].casefold() != "non-nodule":
-            raise BuildError(
-                f"{where}: {line.strip()!r}, expected a file name, age, sex and 'non-nodule'."
-            )
+            raise BuildError(f"{where} is not a file name, age, sex and 'non-nodule'.")
         name, age, sex, _ = fields
         yield Patient(
             name=_name(name, "JPCNN", where),
@@ -91,7 +89,7 @@ def _name(file: str, prefix: str, where: str) -> str:
     name = file.upper().removesuffix(".IMG")
     number = name.removeprefix(prefix)
     if number == name or not (number.isascii() and number.isdigit()):
-        raise BuildError(f"{where}: {file!r} is no file name like {prefix}001.IMG.")
+        raise BuildError(f"{where}: its first field is no file name like {prefix}001.IMG.")
     return name
 
 
@@ -103,8 +101,8 @@ def _boxes(size: str, x: str, y: str, where: str) -> tuple[Box, ...]:
     column, row = _number(x, "x", where), _number(y, "y", where)
     if not (0 < 2 * radius < SIDE and 0 <= column < SIDE and 0 <= row < SIDE):
         raise BuildError(
-            f"{where}: a nodule of {size} mm at ({x}, {y}) is not on a film of {SIDE} x {SIDE} "
-            "pixels. The columns have been moved against each other."
+            f"{where}: a nodule of its size, x and y is not on a film of {SIDE} x {SIDE} pixels. "
+            "The columns have been moved against each other."
         )
     y0, x0, y1, x1 = (
         min(1.0, max(0.0, corner / SIDE))
@@ -114,10 +112,10 @@ def _boxes(size: str, x: str, y: str, where: str) -> tuple[Box, ...]:
 
 
 def _number(value: str, field: str, where: str) -> float:
-    try:
-        return float(value)
-    except ValueError as error:
-        raise BuildError(f"{where}: {field} is {value!r}, expected a number.") from error
+    number = tables.number(value)
+    if number is None:
+        raise BuildError(f"{where}: {field} is not a number.")
+    return number
 
 
 def _age(value: str, where: str) -> float:
@@ -129,5 +127,5 @@ def _sex(value: str, where: str) -> str:
     if value in BLANKS:
         return ""
     if value.casefold() not in SEXES:
-        raise BuildError(f"{where}: sex is {value!r}, expected male, female or ?.")
+        raise BuildError(f"{where}: sex is none of male, female and ?.")
     return SEXES[value.casefold()]

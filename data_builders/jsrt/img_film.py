@@ -20,7 +20,7 @@ BRIGHTEST = 4095
 
 @dataclasses.dataclass(frozen=True)
 class ImgFilm:
-    """Reads one .IMG file when called; its text is the file's name, for skipped.csv."""
+    """Reads one .IMG file when called; its text is the file's name, for messages."""
 
     path: Path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
 
@@ -56,23 +56,23 @@ class Builder(cxr_builder.CxrBuilder):
             listed.add(film.dicom_id)
             path = release.film_path(root, film)
             if film.dicom_id not in splits:
-                yield Skipped(path.relative_to(root).as_posix(), f"not in {release.SPLIT}")
+                yield Skipped(film.where, f"not in {release.SPLIT}")
                 continue
-            split, of_split = splits[film.dicom_id]
-            subject, values = studies.get(film.study_id, (film.subject_id, labels.UNMENTIONED))
-            if {of_split, subject} != {film.subject_id}:
-                raise BuildError(
-                    f"{film.where}: film {film.dicom_id} of subject {film.subject_id} belongs to "
-                    f"{of_split} in the split file, and its study {film.study_id} to {subject} "
-                    f"in {release.CHEXPERT}. The tables are not of one release."
-                )
+            split = splits[film.dicom_id]
+            study = studies.get(film.study_id)
+            for other in (split, study):
+                if other is not None and other.subject_id != film.subject_id:
+                    raise BuildError(
+                        f"{film.where}: its subject_id is not that of {other.where}. The tables "
+                        "are not of one release."
+                    )
             labelled.add(film.study_id)
             yield Record(
-                split=split,
+                split=split.name,
                 image_id=film.dicom_id,
                 patient_id=film.subject_id,
                 film=path,
-                labels=values,
+                labels=study.labels if study else labels.UNMENTIONED,
                 study_id=f"s{film.study_id}",
                 view=film.view,
                 report=reports.read(film) if reports else "",
@@ -81,9 +81,9 @@ class Builder(cxr_builder.CxrBuilder):
         if reports:
             reports.check()
         for dicom_id in sorted(splits.keys() - listed):
-            yield Skipped(dicom_id, f"in {release.SPLIT}, not in the metadata")
+            yield Skipped(splits[dicom_id].where, "not in the metadata")
         for study_id in sorted(studies.keys() - labelled):
-            yield Skipped(f"s{study_id}", f"a study in {release.CHEXPERT} without a listed film")
+            yield Skipped(studies[study_id].where, "a study without a listed film")
         for path in folders.files_below(root / "files"):
             if path.suffix.lower() in (".jpg", ".jpeg") and path.stem not in listed:
                 yield Skipped(path.relative_to(root).as_posix(), "not in the metadata")
@@ -101,8 +101,16 @@ class Builder(cxr_builder.CxrBuilder):
         return Reports(root)
 
 
-def read_labels(root: Path) -> dict[str, tuple[str, Mapping[str, float]]]:
-    """study_id -> subject_id and the study's 14 labels.
+class Study(NamedTuple):
+    """A row of the labels, which are the 14 of CheXpert."""
+
+    subject_id: str
+    labels: Mapping[str, float]
+    where: str
+
+
+def read_labels(root: Path) -> dict[str, Study]:
+    """study_id -> its row.
 
     Raises:
       BuildError: a study listed twice, an id or a label value that is none.
@@ -111,11 +119,14 @@ def read_labels(root: Path) -> dict[str, tuple[str, Mapping[str, float]]]:
     columns = ("subject_id", "study_id", *CHEXPERT_LABELS)
     at_subject, at_study = table.index("subject_id"), table.index("study_id")
     cells = labels.LabelCells(table)
-    studies: dict[str, tuple[str, Mapping[str, float]]] = {}
+    studies: dict[str, Study] = {}
     for row in table.rows(columns):
         subject_id, study_id = row.fields[at_subject], row.fields[at_study]
         release.check_ids(subject_id, study_id, row.where)
         if study_id in studies:
-            raise BuildError(f"{row.where}: study {study_id} is listed twice. Keep one row.")
-        studies[study_id] = subject_id, cells.read(row)
+            raise BuildError(
+                f"{row.where}: its study is listed twice, in {studies[study_id].where} too. Keep "
+                "one row."
+            )
+        studies[study_id] = Study(subject_id, cells.read(row), row.where)
     return studies

@@ -58,8 +58,16 @@ def read_films(root: Path) -> Iterator[Film]:
         yield Film(dicom_id, subject_id, study_id, standard[view], row.where)
 
 
-def read_splits(root: Path) -> dict[str, tuple[str, str]]:
-    """dicom_id -> our split and the subject.
+class Split(NamedTuple):
+    """A row of the split file; `name` is our split's."""
+
+    name: str
+    subject_id: str
+    where: str
+
+
+def read_splits(root: Path) -> dict[str, Split]:
+    """dicom_id -> its row.
 
     Raises:
       BuildError: an unknown split, or a film listed twice.
@@ -67,14 +75,17 @@ def read_splits(root: Path) -> dict[str, tuple[str, str]]:
     table = tables.Table(folders.require(root, SPLIT))
     columns = ("dicom_id", "subject_id", "split")
     at = [table.index(column) for column in columns]
-    splits: dict[str, tuple[str, str]] = {}
+    splits: dict[str, Split] = {}
     for row in table.rows(columns):
         dicom_id, subject_id, split = [row.fields[i] for i in at]
         if split not in SPLITS:
             raise BuildError(f"{row.where}: split is none of {', '.join(SPLITS)}.")
         if dicom_id in splits:
-            raise BuildError(f"{row.where}: {dicom_id} is listed twice. Keep one row.")
-        splits[dicom_id] = SPLITS[split], subject_id
+            raise BuildError(
+                f"{row.where}: its film is listed twice, in {splits[dicom_id].where} too. Keep one "
+                "row."
+            )
+        splits[dicom_id] = Split(SPLITS[split], subject_id, row.where)
     return splits
 
 

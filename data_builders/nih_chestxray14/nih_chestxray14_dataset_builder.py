@@ -10,7 +10,7 @@ from typing import ClassVar
 import tensorflow_datasets as tfds
 
 from cxr_jax.data.labels import NIH_FINDINGS
-from data_builders import boxes, cxr_builder, dicom, folders, splits, tables, text_file
+from data_builders import boxes, cxr_builder, dicom, folders, splits, tables, text_file, views
 from data_builders.boxes import BoxRow
 from data_builders.records import Box, BuildError, Record, Skipped
 
@@ -78,7 +78,7 @@ class Builder(cxr_builder.CxrBuilder):
             patient = patient_of(name, patient, row.where)
             part = parts.get(name)
             if part is None:
-                yield Skipped(name, f"in neither {' nor '.join(LISTS.values())}")
+                yield Skipped(row.where, f"in neither {' nor '.join(LISTS.values())}")
                 continue
             if findings not in known:
                 known[findings] = parse_findings(findings, row.where)
@@ -91,7 +91,7 @@ class Builder(cxr_builder.CxrBuilder):
                 film=films.get(name, root / "images" / name),
                 labels=known[findings],
                 study_id=f"{patient}/{follow_up}",
-                view=view,
+                view=views.standard(view),
                 sex=sex if sex in ("M", "F") else "",
                 age=parse_age(age),
                 boxes=tuple(placed.get(name, ())),
@@ -114,13 +114,13 @@ def read_lists(root: Path) -> dict[str, str]:
         path = folders.require(root, list_name)
         try:
             text = text_file.read(path).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise BuildError(f"{path} is not UTF-8 text; restore the owner's file.") from error
+        except UnicodeDecodeError:
+            raise BuildError(f"{path} is not UTF-8 text; restore the owner's file.") from None
         for number, line in enumerate(text.splitlines(), start=1):
             name = line.strip()
             if name and parts.setdefault(name, part) != part:
                 raise BuildError(
-                    f"{name} ({list_name}, line {number}) is in both lists of {root}; restore "
+                    f"{list_name}, line {number}: its film is in both lists of {root}; restore "
                     "the owner's files."
                 )
     return parts
@@ -135,8 +135,8 @@ def patient_of(name: str, patient: str, where: str) -> str:
     prefix, number = name.split("_")[0].lstrip("0"), patient.lstrip("0")
     if not (number.isascii() and number.isdigit() and prefix == number):
         raise BuildError(
-            f"{where}: Patient ID {patient!r} does not fit Image Index {name!r}, whose name "
-            "begins with the patient. The rows or columns have been moved against each other."
+            f"{where}: Patient ID does not fit Image Index, whose name begins with the patient. "
+            "The rows or columns have been moved against each other."
         )
     return number
 
@@ -151,11 +151,11 @@ def parse_findings(findings: str, where: str) -> dict[str, float]:
     for name in names:
         if name not in NIH_FINDINGS and name != NO_FINDING:
             raise BuildError(
-                f"{where}: Finding Labels holds {name!r}, which is none of "
+                f"{where}: Finding Labels holds one that is none of "
                 f"{', '.join((*NIH_FINDINGS, NO_FINDING))}."
             )
     if NO_FINDING in names and len(names) > 1:
-        raise BuildError(f"{where}: Finding Labels {findings!r} contradicts itself.")
+        raise BuildError(f"{where}: Finding Labels has {NO_FINDING} beside a finding.")
     return {name: float(name in names) for name in (*NIH_FINDINGS, NO_FINDING)}
 
 
@@ -179,15 +179,15 @@ def read_boxes(root: Path) -> list[BoxRow]:
         return []
     table = tables.Table(path)
     rows = []
-    for row in table.rows(table.columns[:2]):
+    for row in table.rows(("Image Index", "Finding Label")):
         name, finding = row.fields[:2]
         label = BOX_NAMES.get(finding, finding)
-        try:
-            x, y, width, height = map(float, row.fields[2:6])
-        except ValueError as error:
-            raise BuildError(f"{row.where}: expected x, y, w, h after the finding.") from error
+        corners = [tables.number(field) for field in row.fields[2:6]]
+        if len(corners) != 4 or None in corners:
+            raise BuildError(f"{row.where}: expected x, y, w, h after the finding.")
+        x, y, width, height = corners
         if label not in NIH_FINDINGS:
-            raise BuildError(f"{row.where}: the box's finding {finding!r} is unknown.")
+            raise BuildError(f"{row.where}: the box's finding is unknown.")
         rows.append(BoxRow(name, label, (x, y, x + width, y + height), row.where))
     return rows
 

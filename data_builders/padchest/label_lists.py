@@ -29,16 +29,14 @@ NOTHING_SAID = frozenset({"unchanged", "suboptimal study"})
 
 
 @functools.cache  # the 160,861 cells repeat themselves
-def parse_labels(cell: str) -> dict[str, float]:
-    """1.0 or 0.0 for each of LABEL_NAMES; NaN throughout where the cell says nothing of findings.
+def parse_labels(cell: str) -> dict[str, float] | None:
+    """1.0 or 0.0 for each of LABEL_NAMES; NaN throughout where the cell says nothing of findings;
+    None if it is no list of strings.
 
     The dict is shared between equal cells.
-
-    Raises:
-      ValueError: the cell is no list of strings.
     """
     if cell and not _LIST.fullmatch(cell):
-        raise ValueError(cell)
+        return None
     entries = (single or double for single, double in _ENTRY.findall(cell))
     said = {" ".join(entry.split()).casefold() for entry in entries} - {""}
     if EXCLUDE in said or said <= NOTHING_SAID:

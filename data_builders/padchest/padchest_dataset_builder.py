@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -55,12 +56,12 @@ class Builder(cxr_builder.CxrBuilder):
             )
             listed.add(name)
             if not patient:
-                yield Skipped(name, f"no PatientID ({row.where})")
+                yield Skipped(row.where, "no PatientID")
                 continue
             if "e+" in patient.casefold():
                 raise BuildError(
-                    f"{row.where}: PatientID {patient!r} was rounded by a spreadsheet, which makes "
-                    "several patients one. Use the owner's file as it was downloaded."
+                    f"{row.where}: PatientID was rounded by a spreadsheet, which makes several "
+                    "patients one. Use the owner's file as it was downloaded."
                 )
             yield Record(
                 split=splits.by_patient(patient),
@@ -81,12 +82,10 @@ class Builder(cxr_builder.CxrBuilder):
 
 
 def _labels(cell: str, where: str) -> dict[str, float]:
-    try:
-        return parse_labels(cell)
-    except ValueError as error:
-        raise BuildError(
-            f"{where}: Labels holds {cell[:80]!r}, expected a list like ['normal']."
-        ) from error
+    labels = parse_labels(cell)
+    if labels is None:
+        raise BuildError(f"{where}: Labels is no list like ['normal'].")
+    return labels
 
 
 def folder_of(place: str, where: str) -> str:
@@ -95,10 +94,10 @@ def folder_of(place: str, where: str) -> str:
     Raises:
       BuildError: no number.
     """
-    try:
-        return str(int(float(place)))
-    except (ValueError, OverflowError) as error:
-        raise BuildError(f"{where}: ImageDir is {place!r}, expected a number.") from error
+    number = tables.number(place)
+    if number is None or not math.isfinite(number):
+        raise BuildError(f"{where}: ImageDir is not a number.")
+    return str(int(number))
 
 
 def age_at(date: str, birth: str) -> float:

@@ -57,18 +57,18 @@ class Builder(cxr_builder.CxrBuilder):
 
         for dicom_id, grade in consensus.items():
             if dicom_id not in by_id:
-                yield Skipped(dicom_id, "not in MIMIC's metadata")
+                yield Skipped(grade.where, "not in MIMIC's metadata")
                 continue
             yield make_record(mimic, by_id[dicom_id], grade, "test")
         for study_id, grade in of_studies.items():
             films = by_study.get(study_id, [])
             frontal = [film for film in films if film.view in FRONTAL]
             if grade.subject_id in tested:
-                yield Skipped(f"s{study_id}", "its patient is in the test set", expected=True)
+                yield Skipped(grade.where, "its patient is in the test set", expected=True)
             elif not films:
-                yield Skipped(f"s{study_id}", "not in MIMIC's metadata")
+                yield Skipped(grade.where, "not in MIMIC's metadata")
             elif not frontal:
-                yield Skipped(f"s{study_id}", "no film of it is AP or PA", expected=True)
+                yield Skipped(grade.where, "no film of it is AP or PA", expected=True)
             else:
                 split = splits.carve_validation(grade.subject_id, VALIDATION_SHARE)
                 for film in frontal:
@@ -98,9 +98,9 @@ def read_grades(path: Path, key: str) -> dict[str, Grade]:
         subject_id, study_id, severity, name = (row.fields[i] for i in at)
         release.check_ids(subject_id, study_id, row.where)
         if severity not in GRADES:
-            raise BuildError(f"{row.where}: edema_severity is {severity!r}; expected 0, 1, 2 or 3.")
+            raise BuildError(f"{row.where}: edema_severity is none of 0, 1, 2 and 3.")
         if name in grades:
-            raise BuildError(f"{row.where}: {name} is graded in {grades[name].where} too.")
+            raise BuildError(f"{row.where}: its {key} is graded in {grades[name].where} too.")
         grades[name] = Grade(subject_id, study_id, GRADES[severity], row.where)
     return grades
 
@@ -119,8 +119,8 @@ def read_films(
         for grade in (of_films.get(film.dicom_id), of_studies.get(film.study_id)):
             if grade is not None and (grade.subject_id, grade.study_id) != theirs:
                 raise BuildError(
-                    f"{grade.where}: patient {grade.subject_id}, study {grade.study_id}; MIMIC "
-                    f"({film.where}) has patient {film.subject_id}, study {film.study_id} for it."
+                    f"{grade.where}: subject_id and study_id are not those that MIMIC has for it "
+                    f"({film.where}). Restore both tables."
                 )
         if film.dicom_id in of_films:
             by_id[film.dicom_id] = film

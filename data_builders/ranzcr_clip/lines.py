@@ -48,7 +48,7 @@ def read_lines(root: Path, labels: Collection[str]) -> list[BoxRow]:
     for row in table.rows(columns):
         film, label, data = (row.fields[i] for i in at)
         if label not in labels:
-            raise BuildError(f"{row.where}: the line's label {label!r} is unknown.")
+            raise BuildError(f"{row.where}: the line's label is unknown.")
         found.append(BoxRow(film, label, corners(data, row.where), row.where))
     return found
 
@@ -82,11 +82,12 @@ def corners(data: str, where: str) -> tuple[float, float, float, float]:
       BuildError: it is written otherwise, or has no point.
     """
     try:
-        xs, ys = zip(*((float(x), float(y)) for x, y in json.loads(data)))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BuildError(
-            f"{where}: data {data[:60]!r} is no list of points [[x, y], …]."
-        ) from error
+        points = [(float(x), float(y)) for x, y in json.loads(data)]
+    except (TypeError, ValueError, RecursionError):  # which quote
+        points = []
+    if not points:
+        raise BuildError(f"{where}: data is no list of points [[x, y], …].")
+    xs, ys = zip(*points)
     return min(xs), min(ys), max(xs), max(ys)
 
 

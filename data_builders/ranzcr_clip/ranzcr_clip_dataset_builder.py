@@ -94,7 +94,7 @@ def check_patient(patient: str, where: str) -> str:
     """
     if not _PATIENT.fullmatch(patient):
         raise BuildError(
-            f"{where}: PatientID {patient!r} has not nine hexadecimal digits. A spreadsheet may "
-            "have changed the file; restore the owner's."
+            f"{where}: PatientID has not nine hexadecimal digits. A spreadsheet may have changed "
+            "the file; restore the owner's."
         )
     return patient

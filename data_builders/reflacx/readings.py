@@ -74,8 +74,7 @@ def read_readings(root: Path) -> Iterator[Reading]:
             twin = seen.setdefault(reading.reading_id, reading.where)
             if twin != reading.where:
                 raise BuildError(
-                    f"Reading {reading.reading_id} is listed twice: {twin} and {reading.where}. "
-                    "Keep one."
+                    f"A reading is listed twice: {twin} and {reading.where}. Keep one."
                 )
             yield reading
 
@@ -88,7 +87,7 @@ def read_phase(table: tables.Table, names: Collection[str]) -> Iterator[Reading]
     for row in table.rows((*columns, *names)):
         reading_id, dicom_id, subject_id, image, split, width, height = (row.fields[i] for i in at)
         if not (_SIDE.fullmatch(width) and _SIDE.fullmatch(height)):
-            raise BuildError(f"{row.where}: {width!r} x {height!r} pixels is no image size.")
+            raise BuildError(f"{row.where}: image_size_x, image_size_y are no pixels.")
         yield Reading(
             reading_id=reading_id,
             dicom_id=dicom_id,
@@ -111,7 +110,7 @@ def parse_label(name: str, cell: str, where: str) -> float:
     values = _YES_NO if flag else _CERTAINTIES
     if cell not in values:
         expected = "True or False" if flag else "a certainty from 0 to 5"
-        raise BuildError(f"{where}: {name} is {cell!r}; expected {expected}.")
+        raise BuildError(f"{where}: {name} is not {expected}.")
     return float(values[cell])
 
 
@@ -134,7 +133,7 @@ def read_boxes(root: Path, reading: Reading, present: Collection[str]) -> tuple[
     """
     if reading.reading_id not in present:
         raise BuildError(
-            f"{reading.where}: {root / reading.reading_id} is missing. Download main_data with the "
+            f"{reading.where}: {root} has no folder of its id. Download main_data with the "
             "readings' folders (gaze_data is not needed)."
         )
     path = root / reading.reading_id / ELLIPSES
@@ -146,14 +145,14 @@ def read_boxes(root: Path, reading: Reading, present: Collection[str]) -> tuple[
     found = []
     for row in table.rows(table.columns):
         where = f"{reading.reading_id}/{row.where}"
-        try:
-            x0, y0, x1, y1 = (float(row.fields[i]) for i in corners)
-        except ValueError as error:
-            raise BuildError(f"{where}: expected numbers in xmin, ymin, xmax, ymax.") from error
+        numbers = [tables.number(row.fields[i]) for i in corners]
+        if None in numbers:
+            raise BuildError(f"{where}: expected numbers in xmin, ymin, xmax, ymax.")
+        x0, y0, x1, y1 = numbers
         for name, i in labels.items():
             mark = row.fields[i]
             if mark not in _MARKS:
-                raise BuildError(f"{where}: {name} is {mark!r}; expected True or False.")
+                raise BuildError(f"{where}: {name} is not True or False.")
             if _MARKS[mark]:
                 found.append(boxes.from_pixels(name, (x0, y0, x1, y1), reading.size, where))
     return tuple(found)

@@ -54,9 +54,9 @@ class Builder(cxr_builder.CxrBuilder):
             of_one.sort(key=lambda reading: reading.reading_id)
             if dicom_id not in films or dicom_id not in splits:
                 table = "split file" if dicom_id in films else "metadata"
-                yield Skipped(dicom_id, f"not in MIMIC's {table}")
+                yield Skipped(of_one[0].where, f"not in MIMIC's {table}")
                 continue
-            film, split = films[dicom_id], splits[dicom_id][0]
+            film, split = films[dicom_id], splits[dicom_id].name
             for reading in of_one:
                 check_film(reading, film, split)
             yield Record(
@@ -93,12 +93,11 @@ def check_film(reading: Reading, film: release.Film, split: str) -> None:
     place = f"/p{film.subject_id}/s{film.study_id}/{film.dicom_id}."
     if reading.subject_id != film.subject_id or place not in reading.image:
         raise BuildError(
-            f"{reading.where}: subject_id {reading.subject_id}, image {reading.image}; MIMIC "
-            f"({film.where}) has {film.dicom_id} at …{place}jpg. The rows or columns have been "
-            "moved against each other."
+            f"{reading.where}: subject_id and image are not those that MIMIC has for its film "
+            f"({film.where}). The rows or columns have been moved against each other."
         )
     if release.SPLITS.get(reading.split) != split:
         raise BuildError(
-            f"{reading.where}: split is {reading.split!r}, in MIMIC's split file the film is in "
-            f"{split}. Restore both tables."
+            f"{reading.where}: in MIMIC's split file the film is in {split}, not in the split "
+            "here. Restore both tables."
         )

@@ -41,8 +41,8 @@ def read(root: Path) -> dict[str, Finding]:
         positive = tables.flags((columns[-1],), (target,), row.where)["Target"] == 1
         if any(place) != positive:
             raise BuildError(
-                f"{row.where}: Target {target} beside x, y, width, height {place}; only an opacity "
-                "has a box. Restore the owner's file."
+                f"{row.where}: Target does not fit x, y, width, height; an opacity has a box, and "
+                "only an opacity. Restore the owner's file."
             )
         found = (opacity(place, row.where),) if positive else ()
         earlier = findings.get(film)
@@ -52,7 +52,7 @@ def read(root: Path) -> dict[str, Finding]:
             findings[film] = earlier._replace(boxes=earlier.boxes + found)
         else:
             raise BuildError(
-                f"{film} without an opacity has one row, but here {earlier.where} and {row.where}. "
+                f"A film without an opacity has one row, but here {earlier.where} and {row.where}. "
                 "Restore the owner's file."
             )
     return findings
@@ -64,10 +64,10 @@ def opacity(place: list[str], where: str) -> Box:
     Raises:
       BuildError: these are not four numbers.
     """
-    try:
-        x, y, width, height = map(float, place)
-    except ValueError as error:
-        raise BuildError(f"{where}: x, y, width, height are {place}, no numbers.") from error
+    numbers = [tables.number(field) for field in place]
+    if None in numbers:
+        raise BuildError(f"{where}: x, y, width, height are no numbers.")
+    x, y, width, height = numbers
     return boxes.from_pixels(OPACITY, (x, y, x + width, y + height), SIZE, where)
 
 
@@ -82,11 +82,10 @@ def classify(
     if classes is None:
         return {name: float(positive) if name == OPACITY else float("nan") for name in CLASSES}
     if film not in classes:
-        raise BuildError(f"{where}: {film} has no row in {INFO}. Restore the owner's files.")
+        raise BuildError(f"{where}: its patientId has no row in {INFO}. Restore the owner's files.")
     if (classes[film] == OPACITY) != positive:
         raise BuildError(
-            f"{where}: Target is {int(positive)}, but {INFO} has the class {classes[film]!r}. "
-            "Restore the owner's files."
+            f"{where}: Target does not fit the film's class in {INFO}. Restore the owner's files."
         )
     return {name: float(classes[film] == name) for name in CLASSES}
 
@@ -107,10 +106,10 @@ def read_classes(root: Path) -> dict[str, str] | None:
     for row in table.rows(columns):
         film, name = (row.fields[i] for i in at)
         if name not in CLASSES:
-            raise BuildError(f"{row.where}: class {name!r} is none of {', '.join(CLASSES)}.")
+            raise BuildError(f"{row.where}: class is none of {', '.join(CLASSES)}.")
         if classes.setdefault(film, name) != name:
             raise BuildError(
-                f"{row.where}: {film} is {name!r} here and {classes[film]!r} above. Restore the "
-                "owner's file."
+                f"{row.where}: the film's class is another one than above. Restore the owner's "
+                "file."
             )
     return classes

@@ -45,8 +45,8 @@ def rows(root: Path, stems: Iterable[str]) -> Iterator[PngRow]:
             parsed = parse(row.fields[at_name], row.where)
             if (part, tables.FLAGS.get(row.fields[at_label])) != (parsed.part, parsed.label):
                 raise BuildError(
-                    f"{row.where} contradicts the name of its film, {parsed.stem}.png: part "
-                    f"{part!r}, has_pneumo {row.fields[at_label]!r}. Restore the owner's file."
+                    f"{row.where} contradicts the name of its film in part, which is {part!r}, or "
+                    "has_pneumo. Restore the owner's file."
                 )
             yield parsed
 
@@ -60,7 +60,7 @@ def parse(name: str, where: str) -> PngRow:
     stem = name.removesuffix(".png")
     match = _NAME.fullmatch(stem)
     if match is None:
-        raise BuildError(f"{where}: {name!r} is not named like 12_train_1_.png.")
+        raise BuildError(f"{where}: the film is not named like 12_train_1_.png.")
     return PngRow(stem, match[1], match[2], match[3] == "1", where)
 
 

@@ -42,7 +42,7 @@ def read(path: Path, label: str) -> dict[str, Outline]:
         earlier = outlines.setdefault(film, Outline(found, row.where))
         if bool(earlier.boxes) != bool(found):
             raise BuildError(
-                f"{film} has a pneumothorax in one of {earlier.where} and {row.where} and none in "
+                f"A film has a pneumothorax in one of {earlier.where} and {row.where} and none in "
                 "the other. Restore the owner's file."
             )
         if earlier.where != row.where:
@@ -58,14 +58,12 @@ def box(label: str, runs: str, where: str) -> Box:
     """
     words = runs.split()
     if not words or len(words) % 2 or not (runs.isascii() and "".join(words).isdigit()):
-        raise BuildError(
-            f"{where}: EncodedPixels {runs[:40]!r} is neither -1 nor pairs of skip and length."
-        )
+        raise BuildError(f"{where}: EncodedPixels is neither -1 nor pairs of skip and length.")
     numbers = [int(word[:8]) for word in words]  # eight digits are too many already
     if sum(numbers) > SIDE * SIDE or not any(numbers[1::2]):
         raise BuildError(
-            f"{where}: EncodedPixels {runs[:40]!r} marks nothing or more than {SIDE} x {SIDE} "
-            "pixels. Are the run lengths relative, as the owner's are?"
+            f"{where}: EncodedPixels marks nothing or more than {SIDE} x {SIDE} pixels. Are the "
+            "run lengths relative, as the owner's are?"
         )
     skips_and_lengths = np.array(numbers)
     ends = np.cumsum(skips_and_lengths)[1::2]

@@ -88,7 +88,7 @@ class Builder(cxr_builder.CxrBuilder):
                 yield Skipped(name, "a mask that cannot be read; its film has no boxes")
             elif row.stem in boxes and not places:
                 raise BuildError(
-                    f"{masks[row.stem]} is empty, but {row.where} says that {row.stem} shows a "
+                    f"{masks[row.stem]} is empty, but {row.where} says that its film shows a "
                     "pneumothorax. Restore the owner's file."
                 )
             image_id = f"{row.number}_{row.part}"

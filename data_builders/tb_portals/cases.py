@@ -43,8 +43,7 @@ def parse_case(resistance: str, sex: str, age: str, where: str) -> Case:
         labels = dict.fromkeys(LABEL_NAMES, math.nan)
     else:
         raise BuildError(
-            f"{where}: {RESISTANCE} is {resistance!r}, which is none of "
-            f"{', '.join((SENSITIVE, *CLASSES))} nor blank."
+            f"{where}: {RESISTANCE} is none of {', '.join((SENSITIVE, *CLASSES))} nor blank."
         )
     return Case(labels, SEXES.get(sex.casefold(), ""), _years(age))
 
@@ -55,11 +54,8 @@ def nothing_known() -> Case:
 
 
 def _years(text: str) -> float:
-    try:
-        years = float(text)
-    except ValueError:
-        return math.nan
-    return years if 0 <= years <= OLDEST else math.nan
+    years = tables.number(text)
+    return years if years is not None and 0 <= years <= OLDEST else math.nan
 
 
 def read_cases(table: tables.Table) -> dict[tuple[str, str], Case]:
@@ -71,15 +67,16 @@ def read_cases(table: tables.Table) -> dict[tuple[str, str], Case]:
     keys = ("patient_id", "condition_id", RESISTANCE)
     read = ColumnReader(table, keys, ("gender", "age_of_onset"))
     cases: dict[tuple[str, str], Case] = {}
-    said: dict[tuple[str, str], tuple[str, ...]] = {}
+    said: dict[tuple[str, str], tuple[list[str], str]] = {}
     others = set(table.columns) - {*keys, "gender", "age_of_onset"}  # some 200, also of notes
     for row in table.rows(keys, prose=tuple(others)):
         patient, condition, *facts = read(row.fields)
         key = (patient, condition)
-        if said.setdefault(key, tuple(facts)) != tuple(facts):
+        earlier, where = said.setdefault(key, (facts, row.where))
+        if earlier != facts:
             raise BuildError(
-                f"{row.where}: condition {condition!r} of patient {patient!r} stands there twice, "
-                f"as {said[key]} and as {tuple(facts)}. Keep the right one."
+                f"{row.where}: {where} has the same patient and condition, but says something else "
+                "of it. Keep the right one."
             )
         cases[key] = parse_case(*facts, row.where)
     return cases

@@ -48,8 +48,7 @@ class Builder(cxr_builder.CxrBuilder):
         if URL not in table.columns:
             raise BuildError(
                 f"{table.path} has no column {URL!r}, which is how the releases of 2023 to 2026 "
-                f"link a row to its film. Looked for: {', '.join((*NEEDED, *OPTIONAL))}. Its "
-                f"columns: {', '.join(table.columns)}."
+                f"link a row to its film. Looked for: {', '.join((*NEEDED, *OPTIONAL))}."
             )
         merged = cases.RESISTANCE in table.columns
         by_condition: Mapping[tuple[str, str], Case] = {}
@@ -64,7 +63,7 @@ class Builder(cxr_builder.CxrBuilder):
             key = key_of_url(url, patient, row.where)
             listed.add(key)
             if modality and modality.upper() not in RADIOGRAPHS:
-                yield Skipped(f"{key}.dcm", f"modality {modality} is no radiograph", expected=True)
+                yield Skipped(row.where, "its modality is no radiograph's", expected=True)
                 continue
             if merged:
                 case = cases.parse_case(*facts, row.where)
@@ -133,12 +132,10 @@ def key_of_url(url: str, patient: str, where: str) -> str:
     """
     parts = url.replace("\\", "/").split("/")
     if len(parts) < 4 or not url.lower().endswith(".dcm"):
-        raise BuildError(
-            f"{where}: {URL} is {url!r}, expected <patient>/<study>/<series>/<instance>.dcm."
-        )
+        raise BuildError(f"{where}: {URL} is not like <patient>/<study>/<series>/<instance>.dcm.")
     if parts[-4] != patient:
         raise BuildError(
-            f"{where}: the film {url!r} is not of patient_id {patient!r}. The rows or columns "
-            "have been moved against each other."
+            f"{where}: {URL} is not a film of patient_id. The rows or columns have been moved "
+            "against each other."
         )
     return "/".join(parts[-4:])[: -len(".dcm")]

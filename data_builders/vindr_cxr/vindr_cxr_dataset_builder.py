@@ -169,12 +169,11 @@ def group(readings: Iterable[Labelled], num_readers: int) -> dict[str, list[Labe
     by_image: dict[str, list[Labelled]] = defaultdict(list)
     for one in readings:
         by_image[one.image].append(one)
-    for image, said in by_image.items():
+    for said in by_image.values():
         if len({one.reader for one in said}) != num_readers or len(said) != num_readers:
             raise BuildError(
-                f"{image} has the readers {[one.reader or CONSENSUS for one in said]} "
-                f"({', '.join(one.where for one in said)}); expected {num_readers}, each once. "
-                "Restore the owner's file."
+                f"An image has {len(said)} readings ({', '.join(one.where for one in said[:9])}), "
+                f"expected {num_readers}, each of another reader. Restore the owner's file."
             )
     return by_image
 
@@ -198,7 +197,7 @@ def kaggle_readings(path: Path) -> Iterator[Labelled]:
         where = first[image, reader]
         if NO_FINDING in names and len(names) > 1:
             raise BuildError(
-                f"{where}: reader {reader} found {sorted(names)} in {image}, which contradicts "
+                f"{where}: the reader found {sorted(names)} in the image, which contradicts "
                 "itself. Restore the owner's file."
             )
         labels = {name: float(name in names) for name in KAGGLE_LABELS}

@@ -78,12 +78,10 @@ def read_places(
             continue
         if name == NO_FINDING:
             raise BuildError(f"{row.where}: {NO_FINDING!r} has a box. Restore the owner's file.")
-        try:
-            x0, y0, x1, y1 = map(float, corners)
-        except ValueError as error:
-            raise BuildError(f"{row.where}: the box's corners are {corners}.") from error
-        if not math.isfinite(x0 + y0 + x1 + y1):
-            raise BuildError(f"{row.where}: the box's corners are {corners}.")
+        numbers = [tables.number(corner) for corner in corners]
+        if None in numbers or not math.isfinite(sum(numbers)):
+            raise BuildError(f"{row.where}: the box's corners are no numbers.")
+        x0, y0, x1, y1 = numbers
         reader = "" if at_reader is None else row.fields[at_reader]
         places[image].append(BoxRow(image, name, (x0, y0, x1, y1), row.where, reader))
     return {image: tuple(found) for image, found in places.items()}
@@ -99,7 +97,7 @@ def known(name: str, names: Collection[str], where: str) -> str:
         return name
     if name in SPELLINGS:
         return next(spelling for spelling in SPELLINGS if spelling in names)
-    raise BuildError(f"{where}: class_name {name!r} is none of {', '.join(names)}.")
+    raise BuildError(f"{where}: class_name is none of {', '.join(names)}.")
 
 
 def check_places(

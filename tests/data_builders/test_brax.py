@@ -5,7 +5,14 @@ import pytest
 
 from data_builders import splits as split_rule
 from tests.fakes import brax as fake
-from tests.fakes.dataset import assert_build_stops, assert_reasons, build_layout, edit, skipped_of
+from tests.fakes.dataset import (
+    assert_build_stops,
+    assert_reasons,
+    build_layout,
+    edit,
+    row_of,
+    skipped_of,
+)
 
 
 @pytest.fixture(scope="module", params=fake.LAYOUTS)
@@ -26,10 +33,11 @@ def test_pixels_labels_and_ids_belong_together(built):
 
 def test_what_does_not_fit_together_is_listed(built):
     skipped = skipped_of(built.folder)
+    row = row_of(built.raw, "master_spreadsheet", f"image-3.{fake.ROW_WITHOUT_FILE}")
+    assert skipped.pop(row) == "no such file"
     reasons = {name.split("image-")[1].split(".png")[0]: why for name, why in skipped.items()}
     expected = {
         f"3.{fake.CORRUPT}": "",
-        f"3.{fake.ROW_WITHOUT_FILE}": "^no such file$",
         "1.4": "no row in master_spreadsheet",
     }
     assert_reasons(reasons, expected)
@@ -39,10 +47,10 @@ def test_what_does_not_fit_together_is_listed(built):
     ("old", "new", "message"),
     [
         (",-1.0,", ",?,", r"update.csv, row 2: Lung Lesion is neither 1, 0, -1 nor blank"),
-        ("Lung Lesion", "Lesion", "no column 'Lung Lesion'. Did you mean 'Lesion'"),
-        (",id_0001beef", ",id_0002beef", r"PatientID 'id_0002beef' does not fit PngPath"),
-        (",85 or more,", ",old,", "PatientAge is 'old'; expected 45 or"),
-        (",images/", ",pngs/", "row 2: PngPath is 'pngs/.*expected images/"),
+        ("Lung Lesion", "Lesion", "no column 'Lung Lesion' .* Is it column 12,"),
+        (",id_0001beef", ",id_0002beef", r"row \d: PatientID does not fit PngPath"),
+        (",85 or more,", ",old,", "row 3: PatientAge is not like 45 or"),
+        (",images/", ",pngs/", "row 2: PngPath is not like images/"),
         ("Series_2.1/image-3.1.png", "Series_2.0/image-3.0.png", "listed twice"),
     ],
 )

@@ -132,9 +132,12 @@ def record(**changes):
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (record(row="row 3"), "'a' is listed twice: row 2 and row 3"),
-        (record(image_id="b", split="test", row="row 3"), r"two splits.*a \(row 2\).*b \(row 3\)"),
-        (record(image_id="b", split="dev"), "split 'dev' is none of"),
+        (record(row="row 3"), "An image is listed twice: row 2 and row 3"),
+        (
+            record(image_id="b", split="test", row="row 3"),
+            r"two splits.* row 2 is in 'train' and row 3",
+        ),
+        (record(image_id="b", split="dev"), "row 2: its split is none of"),
         (record(image_id="b", labels={"Even": 1.0}), r"\['Even', 'Odd'\] do not fit"),
     ],
 )

@@ -114,12 +114,12 @@ BAD = {
     "misspelt patient column": (
         {"patient_column": "patientid"},
         lambda rows: rows,
-        r"no column 'patientid'. Did you mean 'patient_id'\? Its columns: image, patient_id",
+        r"no column 'patientid' among the 5 .*header, names. Did you mean 'patient_id'\?",
     ),
     "misspelt image column": (
         {},
         lambda rows: [{"Image": row.pop("image"), **row} for row in rows],
-        r"no column 'image'. Did you mean 'Image'\?",
+        r"no column 'image' .* Did you mean 'Image'\?",
     ),
     "value outside the vocabulary": (
         {},
@@ -216,7 +216,7 @@ def test_two_films_of_one_name_are_refused(tmp_path):
     raw = tmp_path / "raw"
     fake.write(raw)
     (raw / "png/grey.jpg").write_bytes((raw / "jpeg/plain.jpg").read_bytes())
-    with pytest.raises(BuildError, match=r"'png/grey' is listed twice: png/grey.(jpg|png) and"):
+    with pytest.raises(BuildError, match=r"is listed twice: png/grey.(jpg|png) and png/grey"):
         build(raw, tmp_path / "data")
 
 

@@ -1,11 +1,13 @@
 """Pulmonary edema severity: grades of studies and films joined to MIMIC-CXR's films."""
 
+import contextlib
+
 import pytest
 
 from data_builders.records import BuildError
 from tests.fakes import mimic_cxr
 from tests.fakes import pulmonary_edema_severity as fake
-from tests.fakes.dataset import Built, build_beside, edit, patients_of, skipped_of
+from tests.fakes.dataset import Built, build_beside, edit, patients_of, row_of, skipped_of
 
 
 def build(folder):
@@ -49,26 +51,39 @@ def test_no_patient_is_in_two_splits_though_the_tables_share_patients(built):
 def test_studies_that_give_no_film_are_listed(built, tmp_path):
     _, expected = fake.write(tmp_path, **built.layout)
     skipped = skipped_of(built.folder)
-    assert skipped.keys() == expected
-    assert "not in MIMIC's metadata" in skipped[f"s{fake.UNKNOWN_STUDY}"]
-    assert "not in MIMIC's metadata" in skipped[fake.UNKNOWN_FILM]
+    assert skipped.keys() == {graded_in(built.raw, name) for name in expected}
+    assert skipped[graded_in(built.raw, f"s{fake.UNKNOWN_STUDY}")] == "not in MIMIC's metadata"
+    assert skipped[graded_in(built.raw, fake.UNKNOWN_FILM)] == "not in MIMIC's metadata"
     reasons = " ".join(skipped.values())
     assert "its patient is in the test set" in reasons and "no film of it is AP or PA" in reasons
+
+
+def graded_in(raw, name):
+    """The row of a study ("s50000000") or film; of studies the expert's first."""
+    tables = ("expert_report", "regex_report") if name.startswith("s") else ("consensus_image",)
+    for table in tables:
+        with contextlib.suppress(StopIteration):
+            return row_of(raw, f"{table}_edema", name.removeprefix("s"))
 
 
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("regex_report", ",2\n", ",4\n", r"regex.*csv, row \d+: edema_severity is '4'; expected"),
+        ("regex_report", ",2\n", ",4\n", r"regex.*csv, row \d+: edema_severity is none of 0, 1"),
         ("expert_report", "edema_severity", "severity", "no column 'edema_severity'"),
         (
             "expert_report",
             "10000033,",
             "10000034,",
-            r"row 2: patient 10000034, .* has patient 1000",
+            r"row 2: subject_id and study_id are not those that MIMIC has",
         ),
-        ("consensus_image", ",50000000,", ",50001000,", r"row 2: .* study 50001000; MIMIC"),
-        ("regex_report", "50070000", "50061000", r"row \d+: 50061000 is graded in regex.* too"),
+        ("consensus_image", ",50000000,", ",50001000,", r"row 2: subject_id and study_id are not"),
+        (
+            "regex_report",
+            "50070000",
+            "50061000",
+            r"row \d+: its study_id is graded in regex.* too",
+        ),
         ("consensus_image", "10000032,", "p10000032,", "subject_id has not eight"),
     ],
 )

@@ -17,6 +17,7 @@ from tests.fakes.dataset import (
     patients_of,
     read_text,
     rounded,
+    row_of,
     skipped_of,
     write_text,
 )
@@ -55,7 +56,12 @@ def test_boxes_are_fractions_clipped_to_the_film(built):
 
 
 def test_only_the_film_that_mimic_lacks_is_skipped(built):
-    assert_reasons(skipped_of(built.folder), {fake.UNKNOWN_FILM: "not in MIMIC's metadata"})
+    (row,) = {
+        row_of(built.raw, path.name, fake.UNKNOWN_FILM)
+        for path in built.raw.rglob("metadata_phase_*.csv")
+        if fake.UNKNOWN_FILM in path.read_text()
+    }
+    assert_reasons(skipped_of(built.folder), {row: "not in MIMIC's metadata"})
 
 
 def test_datasets_on_the_same_films_agree_and_keep_patients_apart(tmp_path):
@@ -88,16 +94,26 @@ def test_datasets_on_the_same_films_agree_and_keep_patients_apart(tmp_path):
 @pytest.mark.parametrize(
     ("phase", "old", "new", "message"),
     [
-        (3, ",72,64,", ",72,,", r"phase_3.csv, row \d+: '72' x '' pixels is no image size"),
-        (3, ",72,64,", ",²,64,", r"phase_3.csv, row \d+: '²' x '64' pixels is no image size"),
-        (3, ",72,64,0", ",72,64,6", r"row \d+: .* is '6'; expected a certainty from 0 to 5"),
-        (3, ",True\r", ",yes\r", "Support devices is 'yes'; expected True or False"),
+        (3, ",72,64,", ",72,,", r"phase_3.csv, row \d+: image_size_x, image_size_y are no pixels"),
+        (3, ",72,64,", ",²,64,", r"phase_3.csv, row \d+: image_size_x, image_size_y are no pixels"),
+        (3, ",72,64,0", ",72,64,6", r"row \d+: .* is not a certainty from 0 to 5"),
+        (3, ",True\r", ",yes\r", "Support devices is not True or False"),
         (3, "Hiatal hernia", "Hernia", "no column 'Hiatal hernia'"),
-        (1, "Airway wall", "Airways wall", "no column 'Airway wall thickening'. Did you mean"),
-        (3, ",train,", ",validate,", r"split is 'validate', in MIMIC's split file .* in train"),
-        (3, "P300R000017", "P300R000018", "P300R000018 is listed twice"),
-        (3, "/s50", "/s51", "image .* MIMIC .* moved against each other"),
-        (2, ",10000032,", ",10000033,", "subject_id 10000033, image .*; MIMIC"),
+        (1, "Airway wall", "Airways wall", "no column 'Airway wall thickening' .* Is it column"),
+        (
+            3,
+            ",train,",
+            ",validate,",
+            r"in MIMIC's split file the film is in train, not in the split here",
+        ),
+        (
+            3,
+            "P300R000017",
+            "P300R000018",
+            r"A reading is listed twice: .*row \d+ and metadata_phase_3.csv, row \d+",
+        ),
+        (3, "/s50", "/s51", "image are not those that MIMIC .* moved against each other"),
+        (2, ",10000032,", ",10000033,", "subject_id and image are not those that MIMIC"),
     ],
 )
 def test_errors_in_the_owners_tables_stop_the_build(tmp_path, phase, old, new, message):
@@ -113,7 +129,7 @@ def test_errors_in_the_owners_tables_stop_the_build(tmp_path, phase, old, new, m
     [
         ("18.0,", "left,", r"R\d+/anomaly.*csv, row 2: expected numbers in xmin"),
         ("18.0,", "40.0,", "row 2: .* are no box's"),
-        ("False", "maybe", "is 'maybe'; expected True or False"),
+        ("False", "maybe", "row 2: .* is not True or False"),
         ("ymax", "bottom", "no column 'ymax'"),
     ],
 )
@@ -127,7 +143,9 @@ def test_errors_in_the_ellipses_stop_the_build(tmp_path, old, new, message):
 def test_a_download_without_the_readings_folders_is_refused(tmp_path):
     fake.write(tmp_path)
     (tmp_path / "raw" / "main_data" / "P300R000017").rename(tmp_path / "elsewhere")
-    with pytest.raises(BuildError, match=r"P300R000017 is missing. Download main_data"):
+    with pytest.raises(
+        BuildError, match=r"row \d+: .*main_data has no folder of its id. Download main_data"
+    ):
         build(tmp_path)
 
 
@@ -139,4 +157,6 @@ def test_a_film_without_a_split_is_skipped(tmp_path):
     write_text(path, "\n".join(kept))
     folder, splits = build(tmp_path)
     assert by_image(splits).keys() == films.keys() - {dicom_id}
-    assert "not in MIMIC's split file" in skipped_of(folder)[dicom_id]
+    skipped = skipped_of(folder)
+    rows = [row for row, why in skipped.items() if why == "not in MIMIC's split file"]
+    assert len(rows) == 1 and "metadata_phase_" in rows[0]

@@ -11,6 +11,7 @@ from tests.fakes.dataset import (
     build_layout,
     edit,
     rounded,
+    row_of,
     skipped_of,
 )
 
@@ -34,17 +35,23 @@ def test_pixels_labels_boxes_and_ids_belong_together(built):
 def test_what_does_not_fit_together_is_listed(built):
     expected = {
         fake.NO_PIXELS: "",
-        fake.ROW_WITHOUT_FILE: "^no such file$",
         fake.FILE_WITHOUT_ROW: "^no row in image_labels_test.csv",
     }
     skipped = skipped_of(built.folder)
+    row = row_of(built.raw, "image_labels_train.csv", fake.ROW_WITHOUT_FILE)
+    assert skipped.pop(row) == "no such file"
     assert_reasons({name.split(".")[0]: reason for name, reason in skipped.items()}, expected)
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        ("image_labels_train.csv", "Brocho", "Broncho", "no column 'Brocho-pneumonia'. Did you"),
+        (
+            "image_labels_train.csv",
+            "Brocho",
+            "Broncho",
+            "no column 'Brocho-pneumonia' .* Is it column 5,",
+        ),
         ("image_labels_train.csv", ",1,0,", ",2,0,", r"row 2: 'No finding' is neither 1 nor 0"),
         (
             "image_labels_train.csv",
@@ -59,7 +66,7 @@ def test_what_does_not_fit_together_is_listed(built):
             r"is listed twice: image_labels_train.csv, row 2 and image_labels_test.csv, row 2",
         ),
         ("annotations_test.csv", "x_min", "left", "annotations_test.csv has no column 'x_min'"),
-        ("annotations_train.csv", ",6.0,", ",,", r"row 3: the box's corners are \['', '9.0'"),
+        ("annotations_train.csv", ",6.0,", ",,", "row 3: the box's corners are no numbers"),
         ("annotations_train.csv", ",,,,", ",1,2,3,4", r"row 2: 'No finding' has a box"),
     ],
 )
@@ -72,8 +79,11 @@ def test_errors_in_the_owners_files_stop_the_build(raw, file, old, new, message)
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (fake.image_id(0), r"24 of the 24 boxes .* first is 'Diffuse.*' on '00e5.*row 3"),
-        ("stranger", r"24 of the 24 boxes .* on films that no table lists; .*'stranger'"),
+        (
+            fake.image_id(0),
+            r"24 of the 24 boxes .* of findings .* first is annotations_train.csv, row 3\.",
+        ),
+        ("stranger", "24 of the 24 boxes .* on films that no table lists; .*csv, row 3"),
     ],
 )
 def test_boxes_on_films_that_have_none_stop_the_build(raw, image, message):

@@ -5,7 +5,9 @@ disks, and `write`, which writes one of them and returns what it says of each fi
 """
 
 import csv
+import fnmatch
 import gzip
+import io
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -36,6 +38,11 @@ class Built(NamedTuple):
     films: dict[str, Any]
     folder: Path
     splits: dict[str, list]
+
+    @property
+    def raw(self) -> Path:
+        """The owner's files, beside the folder data."""
+        return self.folder.parents[3] / "raw"
 
     @property
     def examples(self) -> dict[str, dict[str, Any]]:
@@ -126,6 +133,15 @@ def skipped_of(folder: Path, parts: int = 1) -> dict[str, str]:
     skipped = {"/".join(row["file"].split("/")[-parts:]): row["reason"] for row in rows}
     assert len(skipped) == len(rows), "two files of one name"
     return skipped
+
+
+def row_of(raw: Path, table: str, text: str) -> str:
+    """Where the first row with `text` stands in a table of `raw`, as skipped.csv names rows."""
+    pattern = f"{table}*".casefold()
+    found = (path for path in raw.rglob("*") if fnmatch.fnmatch(path.name.casefold(), pattern))
+    (path,) = (path for path in found if path.is_file())
+    rows = csv.reader(io.StringIO(read_text(path), newline=""))
+    return f"{path.name}, row {next(n for n, row in enumerate(rows, 1) if text in ','.join(row))}"
 
 
 def assert_reasons(skipped: Mapping[str, str], expected: Mapping[str, str]) -> None:

@@ -89,7 +89,7 @@ def write(
             for number in range(2):
                 seed = 4 * place + 2 * study_number + number
                 view = VIEWS[seed % len(VIEWS)]
-                dicom_id = "-".join(f"{1 + seed + group:08x}" for group in range(5))
+                dicom_id = dicom_id_of(seed)
                 metadata.append(
                     f"{dicom_id},{subject},{study},CHEST (PORTABLE AP),{view},"
                     f"{SHAPE[0]},{SHAPE[1]},21901015,93412.406,CHEST (PORTABLE AP),"
@@ -128,6 +128,16 @@ def write(
 def options_for(folder: Path) -> dict[str, str]:
     """The option of datasets on MIMIC's films that names `folder`/mimic, if it lies there."""
     return {"mimic_dir": str(folder / "mimic")} if (folder / "mimic").exists() else {}
+
+
+def dicom_id_of(seed: int) -> str:
+    """The film of a place, a study's number and a film's number in it: 4, 2 and 1 each."""
+    return "-".join(f"{1 + seed + group:08x}" for group in range(5))
+
+
+def dicom_id(subject: str, study_number: int, number: int) -> str:
+    """The film at CORRUPT, ROW_WITHOUT_FILE or NOT_IN_SPLIT."""
+    return dicom_id_of(4 * list(SUBJECTS).index(subject) + 2 * study_number + number)
 
 
 def _labels(seed: int, study: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ NUMBER = "774193108"  # where a tag holds digits alone
 RECORD_NUMBER = "MRN5550199"  # of a patient, with a letter behind it
 FREE = "heliotrope walrus"
 FINDINGS = "vermilion ocelot"  # in a report's own text, which a dataset of reports keeps
+REPORTED = "Brackenridge"  # a name in the text of nine reports
 PATIENTS = tuple(f"{RECORD_NUMBER}{letter}" for letter in "ABCDEFGHIJKL")
 
 WORDS = (SURNAME, GIVEN, BIRTH, "1937-02-28", ACCESSION, NUMBER, RECORD_NUMBER, FREE)
@@ -39,7 +40,8 @@ def needles(words: tuple[str, ...] = WORDS) -> dict[bytes, str]:
             found[case.encode().hex().encode()] = f"{word} (hex)"
             for shift in range(3):  # where it starts within three bytes
                 coded = base64.b64encode(b"\0" * shift + case.encode())
-                inner = coded[4 if shift else 0 : -4]  # what does not depend on its neighbours
+                # Those of its letters that do not depend on its neighbours.
+                inner = coded[-(-8 * shift // 6) : 8 * (shift + len(case)) // 6]
                 found[inner.lower()] = f"{word} (base64)"
     for patient in PATIENTS if words is WORDS else ():
         digest = hashlib.sha256(patient.encode()).hexdigest()[:16]

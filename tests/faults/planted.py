@@ -22,6 +22,7 @@ from tests.faults.canaries import (
     NAME,
     NUMBER,
     PATIENTS,
+    REPORTED,
     SURNAME,
 )
 
@@ -39,6 +40,9 @@ DECODING = (
     *("ModalityLUTSequence", "VOILUTSequence", "TransferSyntaxUID"),
 )
 NUM_FILMS = 24
+# In so many training reports' findings a name stands: one fewer than a tokenizer's words need.
+NUM_REPORTED = 9
+NUM_REPORTS = {"train": 16, "validation": 8, "test": 8}
 SPLITS = ("train", "validation", "test", "test")
 
 
@@ -131,6 +135,8 @@ def write_folder(folder: Path, csv_path: Path) -> None:
             }
         )
     write_other(folder / "ward-seven/in-no-row.dcm", first, 90, PATIENTS[0])
+    write_other(folder / "ward-seven/twin.dcm", first, 1, PATIENTS[0])
+    rows.append(rows[1] | {"image": "ward-seven/twin.dcm"})
     for number, keyword in enumerate(DECODING):
         name = f"broken/{keyword}.dcm"
         write_other(folder / name, first, 100 + number, PATIENTS[0], decoding=keyword)
@@ -163,19 +169,21 @@ def write_picture(path: Path, seed: int) -> None:
 
 
 def write_reports(folder: Path) -> None:
-    """Open-i as Kaggle packs it, with canaries in every column that a program could fill."""
+    """Open-i as Kaggle packs it, with canaries in every column that a program could fill, and a
+    name in the findings of NUM_REPORTED training reports."""
     folder.mkdir()
     reports, films = [], []
-    by_split = {split: [] for split in ("train", "validation", "test")}
+    by_split = {split: [] for split in NUM_REPORTS}
     for uid in range(1, 100):
         by_split[splits.by_patient(str(uid))].append(uid)
-    chosen = [uid for uids in by_split.values() for uid in uids[:8]]
+    chosen = [uid for split, uids in by_split.items() for uid in uids[: NUM_REPORTS[split]]]
     for number, uid in enumerate(chosen):
         stem = f"{uid}_IM-{uid:04}-1001"
         Image.fromarray(film(uid, 56, 48)).save(folder / f"{stem}.dcm.png")
         films.append(
             {"uid": uid, "filename": f"{stem}.dcm.png", "projection": "Frontal", "reader": NAME}
         )
+        named = f" Mr {REPORTED} was told so, {uid}." if number < NUM_REPORTED else ""
         reports.append(
             {
                 "uid": uid,
@@ -184,7 +192,7 @@ def write_reports(folder: Path) -> None:
                 "image": f"{NAME} {BIRTH}",
                 "indication": f"{NAME}, {FREE}",
                 "comparison": ACCESSION,
-                "findings": f"{FINDINGS} {uid}.",
+                "findings": f"{FINDINGS} {uid}.{named}",
                 "impression": "None.",
                 "patient": f"{PATIENTS[0]} {BIRTH}",
             }

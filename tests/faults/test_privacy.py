@@ -4,13 +4,8 @@ Where they belong: patients' hashed ids and reports' own text within built datas
 in skipped.csv, beside the data.
 """
 
-import contextlib
-import os
+import json
 import re
-import signal
-import tempfile
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,190 +15,33 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-import run
-from cxr_jax.weights import export
-from data_builders import build_command, films
+from cxr_jax.data import tokenizer
+from data_builders import films
 from data_builders.film_error import FilmError
 from tests.fakes.dataset import read
-from tests.faults import canaries, planted
-from tests.faults.canaries import FINDINGS, FREE, NAME, PATIENTS, RECORD_NUMBER, SURNAME
+from tests.faults import canaries, hospital, planted
+from tests.faults.canaries import (
+    FINDINGS,
+    NAME,
+    RECORD_NUMBER,
+    REPORTED,
+    SURNAME,
+)
 
-
-class World(NamedTuple):
-    """What the commands left.
-
-    Attributes:
-      said: all that went to stdout and stderr, of the C libraries too.
-      tracebacks: the folder of run.py's traceback files.
-    """
-
-    data: Path
-    raw: Path
-    workdir: Path
-    reports: Path
-    exported: Path
-    features: Path
-    tracebacks: Path
-    said: str
-    codes: dict[str, int]
+ALL = canaries.needles((*canaries.WORDS, FINDINGS, REPORTED)) | canaries.needles()
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory) -> hospital.World:
     """Builds, pretrains, transfers, exports and fails, by the commands that people give."""
-    root = tmp_path_factory.mktemp("privacy")
-    raw, table = root / "raw", root / "labels.csv"
-    before = pydicom.config.settings.writing_validation_mode
-    pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
-    planted.write_folder(raw, table)
-    pydicom.config.settings.writing_validation_mode = before
-    planted.write_reports(root / "kaggle")
-    bad = _bad_tables(root / "bad")
-    made = World(
-        root / "data",
-        raw,
-        root / "runs" / "mine",
-        root / "runs" / "reports",
-        root / "exported",
-        root / "features.npz",
-        root / "tracebacks",
-        "",
-        {},
-    )
-    made.tracebacks.mkdir()
-    handler, temporary = signal.getsignal(signal.SIGTERM), tempfile.tempdir
-    log = root / "log.txt"
-    with pytest.MonkeyPatch.context() as patch, _to_file(log):
-        patch.setenv("JAX_NUM_CPU_DEVICES", "1")  # as they are: JAX has started in this process
-        patch.setattr(tempfile, "tempdir", str(made.tracebacks))
-        codes = dict(_commands(made, table, root / "kaggle", bad))
-    signal.signal(signal.SIGTERM, handler)
-    tempfile.tempdir = temporary
-    return made._replace(said=log.read_text(errors="replace"), codes=codes)
-
-
-def _commands(world: World, table: Path, kaggle: Path, bad: dict[str, Path]):
-    """Name -> exit code of every command."""
-    build = ("--num_workers=0", f"--data_dir={world.data}", "--max_skipped=1")
-    own = ("image_folder", f"--manual_dir={world.raw}", *build)
-    yield "build", build_command.main([*own, f"--labels_csv={table}", "--name=ward"])
-    yield (
-        "build reports",
-        build_command.main(["indiana_university", f"--manual_dir={kaggle}", *build]),
-    )
-    for name, path in bad.items():
-        with contextlib.suppress(SystemExit):
-            folder = f"--manual_dir={path.parent / 'films'}"
-            yield (
-                f"bad {name}",
-                build_command.main(
-                    ["image_folder", folder, *build, f"--labels_csv={path}", "--name=bad"]
-                ),
-            )
-    data = f"--config.data.dir={world.data}"
-    yield (
-        "pretrain",
-        run.main(
-            [
-                "--config=configs/simclr.py:cpu",
-                f"--workdir={world.workdir}",
-                data,
-                "--config.data.name=image_folder/ward",
-                "--config.transfer.dataset=image_folder/ward",
-                "--config.transfer.num_resamples=20",
-                "--config.transfer.baselines=",
-                "--config.transfer.strengths=(1e-2,)",
-                f"--config.transfer.export_features={world.features}",
-                "--config.model.variant=small",
-                *("--config.num_train_steps=2", "--config.checkpoint_every_steps=2"),
-                *("--config.log_every_steps=1", "--config.batch_size=8", "--config.image_size=32"),
-                *("--config.data.image_size=40", "--config.views.a.size=32"),
-                *("--config.views.b.size=32", "--config.optimizer.warmup=1"),
-                *("--config.objective.hidden=(8,)", "--config.objective.out=4"),
-            ]
-        ),
-    )
-    transfer = ("--config=configs/transfer.py", f"--config.encoder={world.workdir}", data)
-    transfer += ("--config.num_resamples=20", "--config.protocol=knn", "--config.knn.k=(3,)")
-    of_reports = ("--config.transfer.task=No Finding,Opacity", "--config.transfer.knn.k=(3,)")
-    of_reports += ("--config.transfer.num_resamples=20", "--config.transfer.pictures.draw=False")
-    of_reports += ("--config.protocols=knn", "--config.fractions=(1.0,)", "--config.seeds=(0,)")
-    of_reports += ("--config.datasets=indiana_university", "--config.reference=random", data)
-    yield (
-        "benchmark",
-        run.main(
-            [
-                *("--config=configs/benchmark.py", f"--workdir={world.reports}", *of_reports),
-                f"--config.encoders=random,mine={world.workdir}",
-            ]
-        ),
-    )
-    yield (
-        "unknown film",
-        run.main(
-            [
-                *transfer,
-                f"--workdir={world.tracebacks / 'none'}",
-                "--config.dataset=image_folder/ward",
-                "--config.pictures.films=ward-seven/film-006",
-            ]
-        ),
-    )
-    scores = f"--scores={world.workdir / 'transfer'}"
-    arguments = [f"--out={world.exported}", scores, "--with_ledger"]
-    export.main([str(world.workdir), "--format=safetensors", *arguments])
-    yield "export", 0
-
-
-def _bad_tables(folder: Path) -> dict[str, Path]:
-    """CSVs of every error that people make, with canaries where it is made."""
-    (folder / "films").mkdir(parents=True)
-    for name in ("1.png", "2.png"):
-        planted.write_picture(folder / "films" / name, int(name[0]))
-    a, b = PATIENTS[:2]
-    tables = {
-        "label": f"image,patient_id,Remark\n1.png,{a},{NAME} {FREE}\n",
-        "split": f"image,patient_id,split,Nodule\n1.png,{a},{SURNAME},1\n",
-        "age": f"image,patient_id,age,Nodule\n1.png,{a},{canaries.BIRTH},1\n",
-        "path": f"image,patient_id,Nodule\n/{SURNAME}/1.png,{a},1\n",
-        "no such film": f"image,patient_id,Nodule\n{NAME}.png,{a},1\n",
-        "listed twice": f"image,patient_id,Nodule\n{NAME},{a},1\n{NAME},{a},1\n",
-        "two splits": f"image,patient_id,split,Nodule\n1.png,{a},train,1\n2.png,{a},test,1\n",
-        "no header": f"{SURNAME},{a},1\n2.png,{b},0\n",
-        "a field too many": f"image,patient_id,Nodule\n1.png,{a},1,{NAME}\n",
-        "open quote": f'image,patient_id,Nodule\n1.png,"{a},1\n2.png,{NAME},"1\n',
-        "stray quote": f'image,patient_id,Nodule\n1.png,"{NAME}"x,1\n',
-        "zero byte": f"image,patient_id,Nodule\n1.png,{NAME}\0,1\n",
-        "no column": f"Image,patient_id\n1.png,{a}\n",
-    }
-    for name, text in tables.items():
-        (folder / f"{name}.csv").write_text(text)
-    (folder / "latin.csv").write_bytes(f"image,Nodule\n1.png,{NAME}é\n".encode("latin1"))
-    return {path.stem: path for path in sorted(folder.glob("*.csv"))}
-
-
-@contextlib.contextmanager
-def _to_file(path: Path):
-    """Sends what this process writes, C libraries included, to a file."""
-    kept = [os.dup(number) for number in (1, 2)]
-    with (
-        path.open("w", buffering=1) as file,
-        contextlib.redirect_stdout(file),
-        contextlib.redirect_stderr(file),
-    ):
-        for number in (1, 2):
-            os.dup2(file.fileno(), number)
-        try:
-            yield
-        finally:
-            for number, descriptor in zip((1, 2), kept):
-                os.dup2(descriptor, number)
-                os.close(descriptor)
+    return hospital.give(tmp_path_factory.mktemp("privacy"))
 
 
 def test_commands_did_what_they_were_to_do(world):
     succeeded = {name for name, code in world.codes.items() if code == 0}
-    assert succeeded == {"build", "build reports", "pretrain", "benchmark", "export"}, world.said
+    expected = {"build", "build reports", "pretrain", "benchmark", "overlap", "export"}
+    expected |= {"pretrain with reports"} if hospital.TEXTS else set()
+    assert succeeded == expected, world.said
     refused = [name for name in world.codes if name not in succeeded]
     assert len(refused) == 15 and all(world.codes[name] == 1 for name in refused)
     examples = read(world.data / "image_folder/ward/1.0.0")
@@ -213,8 +51,8 @@ def test_commands_did_what_they_were_to_do(world):
 
 def test_nothing_that_was_said_holds_a_canary(world):
     # Only what was typed itself: --config.data.dir and the names of files that people chose.
-    assert canaries.search(world.said.encode(), canaries.needles()) == set()
-    assert canaries.search_files(world.tracebacks, canaries.needles()) == []
+    assert canaries.search(world.said.encode(), ALL) == set()
+    assert canaries.search_files(world.tracebacks, ALL) == []
 
 
 def test_no_result_holds_a_canary(world):
@@ -224,10 +62,28 @@ def test_no_result_holds_a_canary(world):
         *("saliency.png", "neighbours.png", "embedding.png", "metadata.tsv", "exposure.parquet"),
         *("provenance.json", "config.json", "comparisons.json", "report.html", "scores.csv"),
     } <= results
-    wanted = canaries.needles((*canaries.WORDS, FINDINGS)) | canaries.needles()
-    assert canaries.search_files(world.workdir.parent, wanted) == []
-    assert canaries.search_files(world.exported, wanted) == []
-    assert canaries.search(world.features.read_bytes(), wanted) == set()
+    assert canaries.search_files(world.workdir.parent, ALL) == []
+    assert canaries.search_files(world.exported, ALL) == []
+    assert canaries.search(world.features.read_bytes(), ALL) == set()
+
+
+@pytest.mark.skipif(not hospital.TEXTS, reason="needs the extra text")
+def test_a_tokenizer_holds_words_of_ten_sentences_and_no_piece_of_a_name_in_nine(world):
+    kept = json.loads((world.workdir.parent / "texts" / tokenizer.FILE).read_text())
+    words = {word.removeprefix("##") for word in kept["model"]["vocab"]}
+    assert set(FINDINGS.split()) <= words  # in sixteen: the control
+    assert not [word for word in words if len(word) > 2 and word in REPORTED.lower()]
+    said = [
+        REPORTED in example["report"]
+        for example in read(world.data / "indiana_university/256/1.0.0")["train"]
+    ]
+    assert sum(said) == planted.NUM_REPORTED < len(said)
+
+
+def test_a_list_of_overlaps_holds_names_of_films_and_no_patient(world):
+    listed = (world.data / "overlap/overlap.csv").read_text()
+    assert "ward-seven/film-001" in listed and "ward-seven/twin" in listed
+    assert canaries.search_files(world.data / "overlap", ALL) == []
 
 
 def test_no_result_holds_an_id_of_the_dataset(world):
@@ -244,9 +100,8 @@ def test_no_result_holds_an_id_of_the_dataset(world):
 
 
 def test_a_built_dataset_holds_hashed_patients_and_reports_own_text_alone(world):
-    wanted = canaries.needles((*canaries.WORDS, FINDINGS)) | canaries.needles()
     for folder in (world.data / "image_folder/ward/1.0.0", world.data / "indiana_university"):
-        found = canaries.search_files(folder, wanted)
+        found = canaries.search_files(folder, ALL)
         assert [one for one in found if "array_record" not in one] == []
     kept = {FINDINGS: 0}
     for name in ("image_folder/ward", "indiana_university/256"):
@@ -256,8 +111,10 @@ def test_a_built_dataset_holds_hashed_patients_and_reports_own_text_alone(world)
                 kept[FINDINGS] += FINDINGS in report
                 assert canaries.search(report.encode(), canaries.needles()) == set()
                 plain = {key: value for key, value in example.items() if key != "image"}
-                assert canaries.search(repr(plain).encode(), wanted) == set()
-    assert kept[FINDINGS] == 24  # by design: a dataset of reports has them
+                assert canaries.search(repr(plain).encode(), ALL) == set()
+    assert kept[FINDINGS] == sum(
+        planted.NUM_REPORTS.values()
+    )  # by design: a dataset of reports has them
 
 
 def test_stored_films_are_coded_anew_without_what_files_held_beside_pixels(world):
