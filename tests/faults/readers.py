@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tests.fakes.dicom_files import BIRTH, NAME
-from tests.faults import containers, mutations, seeds
+from tests.faults import containers, datasets, mutations, seeds
+from tests.faults.broken import Broken
 from tests.faults.mutations import Damage
 
 
@@ -29,10 +30,6 @@ class Kind(NamedTuple):
     seeds: Callable[[], Sequence[bytes]]
     damage: Callable[[random.Random, bytes, Sequence[bytes]], bytes]
     read: Callable[[Path, bytes, int], str]
-
-
-class Broken(Exception):
-    """What was read, or said, is not what it has to be."""
 
 
 def read_film(folder: Path, data: bytes, index: int, suffix: str) -> str:
@@ -229,6 +226,7 @@ KINDS = {
         seeds.dicom, _either(containers.dicom), functools.partial(read_film, suffix=".dcm")
     ),
     "CSV": Kind(_seeds_of_tables, _random_seed, read_table),
+    "dataset": Kind(_seeds_of_tables, _random_seed, datasets.read_dataset),
     "XML": Kind(seeds.xml, _either(containers.xml), read_report),
     "npz": Kind(
         seeds.npz, _either(containers.zipped), functools.partial(read_weights, suffix=".npz")
