@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from data_builders import text_file
+from data_builders import json_file
 from data_builders.examples import make_features
 from data_builders.plain_text import plain
 from data_builders.record_files import RESTORE
@@ -21,6 +20,7 @@ LABEL_SCALES = ("presence", "certainty", "grade")
 # that it does not know.
 _CLASS = r"tensorflow_datasets\.core\.features\.\w+\.\w+"
 _DEEPEST = 4
+_NAME = "[A-Za-z0-9_]+"
 _TEMPLATES = (None, "", "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}")
 _OPTIONAL = {"phash"}  # datasets built before ledgers were kept have none
 
@@ -48,9 +48,11 @@ def open_built(folder: Path) -> tfds.core.DatasetBuilder:
             f"{RESTORE}"
         ) from error
     _check_features(folder / "features.json", stored, metadata["label_names"])
+    if not re.fullmatch(_NAME, builder.name):
+        raise ValueError(f"{folder}/dataset_info.json says no dataset's name. {RESTORE}")
     for split, info in splits.items():
-        named = re.fullmatch(r"\w+", split) and info.filename_template.template in _TEMPLATES
-        if not named or min(info.shard_lengths, default=0) < 1:
+        known = info.filename_template.template in _TEMPLATES and re.fullmatch(_NAME, split)
+        if not known or min(info.shard_lengths, default=0) < 1:
             raise ValueError(
                 f"{folder}/dataset_info.json says of {plain(repr(split))} what our builders do not "
                 f"write. {RESTORE}"
@@ -82,12 +84,9 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the dataset is not whole. {RESTORE}")
     try:
-        found = json.loads(text_file.read(path))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({plain(str(error))}). {RESTORE}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged: no JSON object. {RESTORE}")
-    return found
+        return json_file.read(path)
+    except ValueError as error:
+        raise ValueError(f"{error}. {RESTORE}") from error
 
 
 def _is_feature(node: Any, depth: int = 0) -> bool:

@@ -4,10 +4,11 @@ The package `tokenizers` does the work. It is an extra ("text") and imported onl
 needed: encoders are transferred without it.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from data_builders import json_file
 
 FILE = "tokenizer.json"  # in a run's workdir: the one it uses
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -107,10 +108,7 @@ def _of_vocabulary(path: Path) -> Any:
 
 
 def _said(facts: Path) -> dict[str, Any]:
-    try:
-        return json.loads(facts.read_text()) if facts.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"{facts} is no JSON ({error})") from error
+    return json_file.read(facts) if facts.is_file() else {}
 
 
 def _word_piece(vocabulary: dict[str, int], lower: bool) -> Any:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tests.fakes.dicom_files import BIRTH, NAME
-from tests.faults import containers, datasets, mutations, seeds
+from tests.faults import containers, datasets, mutations, seeds, stored, workdirs
 from tests.faults.broken import Broken
 from tests.faults.mutations import Damage
 
@@ -227,6 +227,8 @@ KINDS = {
     ),
     "CSV": Kind(_seeds_of_tables, _random_seed, read_table),
     "dataset": Kind(_seeds_of_tables, _random_seed, datasets.read_dataset),
+    "workdir": Kind(_seeds_of_tables, _random_seed, workdirs.read_workdir),
+    "Parquet": Kind(workdirs.parquets, _either(stored.parquet), workdirs.read_parquet),
     "XML": Kind(seeds.xml, _either(containers.xml), read_report),
     "npz": Kind(
         seeds.npz, _either(containers.zipped), functools.partial(read_weights, suffix=".npz")
