@@ -5,6 +5,7 @@ config beside it, which names code that Keras would run; no link to another plac
 """
 
 import io
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,7 +15,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from cxr_jax.weights.zip_bounds import most_bytes, open_zip
+from data_builders.plain_text import plain
+
 SUFFIXES = (".h5", ".hdf5", ".keras")
+_FILTERS = (1, 2, 3)  # HDF5's numbers of deflate, shuffle and Fletcher's checksum
 _OPTIMIZER = ("optimizer/", "optimizer_weights/")
 # What a damaged file raises, in HDF5 or in the zip around it; ValueError: ours.
 _ERRORS = (
@@ -42,24 +47,30 @@ def read_keras_hdf5(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
     try:
+        found = []
+        left = most_bytes(path)
         with h5py.File(_weights_of(path) if path.suffix == ".keras" else path, "r") as file:
-            found = [
-                (_key(name, dataset), _array(name, dataset))
-                for name, dataset in _datasets(file, h5py)
-                if not name.startswith(_OPTIMIZER)
-            ]
+            for name, dataset in _datasets(file, h5py):
+                if name.startswith(_OPTIMIZER):
+                    continue
+                _check(name, dataset, left)
+                left -= dataset.nbytes
+                found.append((_key(name, dataset), _array(name, dataset)))
     except _ERRORS as error:
-        raise ValueError(f"{path}: not a sound file of Keras's arrays ({error})") from error
+        said = plain(str(error))
+        raise ValueError(f"{path}: not a sound file of Keras's arrays ({said})") from error
     arrays = dict(found)
     if len(arrays) < len(found):
         names = [name for name, _ in found]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{path}: two arrays are called {twice}; save one network by itself")
+        raise ValueError(
+            f"{path}: two arrays are called {plain(twice)}; save one network by itself"
+        )
     return arrays
 
 
 def _weights_of(path: Path) -> io.BytesIO:
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         if "model.weights.h5" not in archive.namelist():
             raise ValueError("no model.weights.h5 in it")
         return io.BytesIO(archive.read("model.weights.h5"))
@@ -86,12 +97,34 @@ def _datasets(file: Any, h5py: Any) -> Iterator[tuple[str, Any]]:
                 yield prefix + name, item
 
 
-def _array(name: str, dataset: Any) -> np.ndarray:
+def _check(name: str, dataset: Any, most: int) -> None:
+    """Refuses what is not numbers in the file itself, of at most `most` bytes unpacked."""
     if dataset.external or dataset.is_virtual:
         raise ValueError(f"{name} lies in another file, which is not opened")
+    if dataset.shape is None:
+        raise ValueError(f"{name} holds nothing")
     # What was never written is not stored, and would be read as zeros.
-    if dataset.id.get_storage_size() == 0 and dataset.size:
-        raise ValueError(f"{name} announces {dataset.nbytes} bytes and holds none")
+    missing = dataset.size and dataset.id.get_storage_size() == 0
+    if dataset.chunks:
+        parts = (-(-size // part) for size, part in zip(dataset.shape, dataset.chunks))
+        missing = missing or dataset.id.get_num_chunks() < math.prod(parts)
+    if missing:
+        raise ValueError(f"{name} announces {dataset.nbytes} bytes and holds none, or some only")
+    if dataset.dtype.kind not in "fiub" and dataset.dtype != np.dtype("V2"):
+        raise ValueError(f"{name} holds {dataset.dtype}, no numbers")
+    filters = dataset.id.get_create_plist()
+    used = {filters.get_filter(place)[0] for place in range(filters.get_nfilters())}
+    if not used <= set(_FILTERS):
+        raise ValueError(f"{name} is packed in a way that is not read here")
+    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    if max(dataset.nbytes, chunk) > most:
+        raise ValueError(
+            f"{name} takes {max(dataset.nbytes, chunk):,} bytes, more than weights in a file of "
+            "its size do: made to exhaust memory"
+        )
+
+
+def _array(name: str, dataset: Any) -> np.ndarray:
     array = dataset[()]
     return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else np.asarray(array)
 
@@ -102,7 +135,9 @@ def _key(path: str, dataset: Any) -> str:
     if groups[-1:] != ["vars"]:
         return "/".join([*groups[-1:], name.removesuffix(":0")])
     # Before Keras 3 the group above is the layer's name, since then it is its class and a number.
-    layer = dataset.parent.attrs.get("name", "/".join(groups[-2:-1]))
+    layer = dataset.parent.attrs.get("name")
+    if not isinstance(layer, str):
+        layer = "/".join(groups[-2:-1])
     four = ("gamma", "beta", "moving_mean", "moving_variance")
     names = four if len(dataset.parent) == 4 else ("kernel", "bias")
     known = name.isdigit() and int(name) < len(names) and len(dataset.parent) in (2, 4)

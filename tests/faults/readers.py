@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import importlib.util
 import random
 import re
 import shutil
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tests.fakes.dicom_files import BIRTH, NAME
-from tests.faults import containers, datasets, mutations, seeds, stored, workdirs
+from tests.faults import containers, datasets, hdf5, mutations, seeds, stored, workdirs
 from tests.faults.broken import Broken
 from tests.faults.mutations import Damage
 
@@ -242,3 +243,5 @@ KINDS = {
         seeds.torch_zip, _either(containers.zipped), functools.partial(read_weights, suffix=".pth")
     ),
 }
+if importlib.util.find_spec("h5py"):
+    KINDS["Keras"] = Kind(hdf5.seeds, hdf5.mutated, hdf5.read)
