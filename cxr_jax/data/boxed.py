@@ -1,5 +1,6 @@
 """The boxes of a built dataset: which findings stand where on the square films."""
 
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from cxr_jax.data import images
 from cxr_jax.data.source import Source, load_source
 from data_builders.built import read_columns
 from data_builders.built_info import open_built
+from data_builders.record_files import RESTORE
 
 _CORNERS = ("y0", "x0", "y1", "x1")
 
@@ -63,6 +65,9 @@ def _read(
         open_built(source.folder), split, [f"boxes/{part}" for part in (*_CORNERS, "label")]
     )
     labels = columns["boxes/label"]
+    counts = [[len(of_film) for of_film in column] for column in columns.values()]
+    if any(count != counts[0] for count in counts):
+        raise ValueError(f"{source.folder}: a film's boxes lack corners or labels. {RESTORE}")
     films = np.repeat(np.arange(len(labels)), [len(of_film) for of_film in labels])
     corners = [np.concatenate([*columns[f"boxes/{part}"], []]) for part in _CORNERS]
     return np.stack(corners, axis=-1), [label for of_film in labels for label in of_film], films
@@ -74,8 +79,9 @@ def _with_boxes(data_dir: str) -> list[str]:
     for info in Path(data_dir).expanduser().glob("*/*/*.*.*/features.json"):
         name, form, version = info.parts[-4:-1]
         if "incomplete" not in version:
-            features = open_built(info.parent).info.features
-            found.setdefault(name, {})[form] = "boxes" in features
+            with contextlib.suppress(ValueError, FileNotFoundError):  # damaged: not offered
+                features = open_built(info.parent).info.features
+                found.setdefault(name, {})[form] = "boxes" in features
     return [
         name if len(forms) == 1 else f"{name}/{form}"
         for name, forms in sorted(found.items())
