@@ -6,6 +6,7 @@ config beside it, which names code that Keras would run; no link to another plac
 
 import io
 import math
+import mmap
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from cxr_jax.weights import hdf5_heap
 from cxr_jax.weights.zip_bounds import most_bytes, open_zip
 from data_builders.plain_text import plain
 
@@ -49,7 +51,7 @@ def read_keras_hdf5(path: Path) -> dict[str, np.ndarray]:
     try:
         found = []
         left = most_bytes(path)
-        with h5py.File(_weights_of(path) if path.suffix == ".keras" else path, "r") as file:
+        with h5py.File(_checked(path), "r") as file:
             for name, dataset in _datasets(file, h5py):
                 if name.startswith(_OPTIMIZER):
                     continue
@@ -69,11 +71,23 @@ def read_keras_hdf5(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _weights_of(path: Path) -> io.BytesIO:
+def _checked(path: Path) -> Path | io.BytesIO:
+    """What HDF5 opens, when its heaps are known to end."""
+    if path.suffix == ".keras":
+        content = _weights_of(path)
+        hdf5_heap.check(content)
+        return io.BytesIO(content)
+    # Not read: it may be large.
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        hdf5_heap.check(mapped)
+    return path
+
+
+def _weights_of(path: Path) -> bytes:
     with open_zip(path) as archive:
         if "model.weights.h5" not in archive.namelist():
             raise ValueError("no model.weights.h5 in it")
-        return io.BytesIO(archive.read("model.weights.h5"))
+        return archive.read("model.weights.h5")
 
 
 def _datasets(file: Any, h5py: Any) -> Iterator[tuple[str, Any]]:

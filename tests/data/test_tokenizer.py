@@ -142,5 +142,7 @@ def test_a_tokenizer_that_could_hang_or_count_wrong_is_refused(tmp_path, sentenc
 def test_a_vocabulary_with_a_token_twice_or_in_latin_1_is_refused(tmp_path):
     for content, message in ((b"[UNK]\n[CLS]\n[SEP]\na\na\n", "twice"), (b"\xe9\n", "not UTF-8")):
         (tmp_path / "vocab.txt").write_bytes(content)
-        with pytest.raises(ValueError, match=rf"vocab\.txt is no vocabulary of BERT's: .*{message}"):
+        with pytest.raises(
+            ValueError, match=rf"vocab\.txt is no vocabulary of BERT's: .*{message}"
+        ):
             tokenizer.load(tmp_path)

@@ -165,3 +165,45 @@ def test_damaged_files_and_a_missing_package_are_named(tmp_path, arrays, monkeyp
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ValueError, match=r"model\.keras the package h5py is needed: pip install"):
         weights.load(f"keras:{tmp_path}/model.keras")
+
+
+def _partly_written(file):
+    file.create_dataset("a/b", (4096,), "f4", chunks=(1024,))[:1024] = 1
+
+
+def _bomb(file):
+    file.create_dataset("a/b", data=np.zeros(17 << 20, np.float32), chunks=True, compression="gzip")
+
+
+STRANGE = {
+    "partly": (_partly_written, "announces 16384 bytes and holds none, or some only"),
+    "bomb": (_bomb, "a/b takes 71,303,168 bytes, more than weights in a file of its size"),
+    "words": (lambda file: file.__setitem__("a/b", ["x"]), "a/b holds object, no numbers"),
+    "nothing": (lambda file: file.__setitem__("a/b", h5py.Empty("f4")), "a/b holds nothing"),
+    "packed": (
+        lambda file: file.create_dataset("a/b", data=np.ones(99), compression="lzf"),
+        "a/b is packed in a way that is not read here",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", STRANGE)
+def test_what_keras_does_not_write_is_refused(tmp_path, fault):
+    fill, message = STRANGE[fault]
+    _write(tmp_path / "x.h5", fill)
+    with pytest.raises(ValueError, match=message):
+        read_keras_hdf5(tmp_path / "x.h5")
+
+
+def test_a_heap_in_which_hdf5_turns_for_ever_is_refused(tmp_path, arrays):
+    """Its free space, object 0, is said to take nothing."""
+    path = tmp_path / "model.weights.h5"
+    _write(path, lambda file: _numbered(file, arrays))
+    content = bytearray(path.read_bytes())
+    start = content.index(b"GCOL") + 16
+    for _ in range(3):  # three of the names, then the end
+        start += 16 + -(-int.from_bytes(content[start + 8 : start + 16], "little") // 8) * 8
+    content[start : start + 16] = bytes(16)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"weights\.h5: .*a heap of texts is damaged"):
+        read_keras_hdf5(path)
