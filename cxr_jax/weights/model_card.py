@@ -11,6 +11,7 @@ from cxr_jax import models
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.formats import Exported
 from data_builders import json_file, ledger
+from data_builders.plain_text import plain
 
 
 def model_card(
@@ -142,6 +143,7 @@ def _against(workdir: Path, encoder: Encoder) -> str:
         ]
     if others:
         raise ValueError(
-            f"--scores={workdir}: they are of {', '.join(sorted(others))}, not of {encoder.name}"
+            f"--scores={workdir}: they are of {plain(', '.join(sorted(others)))}, not of "
+            f"{encoder.name}"
         )
     return "".join(lines)

@@ -32,7 +32,7 @@ def seeds() -> list[bytes]:
                 group.create_dataset(str(place), data=array, **packed)
 
     def packed(file: Any) -> None:
-        numbered(file, chunks=True, compression="gzip", shuffle=True, fletcher32=True)
+        numbered(file, chunks=True, compression="gzip", shuffle=True)
 
     written = [_written(fill) for fill in (legacy, numbered, packed)]
     stream = io.BytesIO()
