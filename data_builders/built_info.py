@@ -20,7 +20,7 @@ LABEL_SCALES = ("presence", "certainty", "grade")
 # that it does not know.
 _CLASS = r"tensorflow_datasets\.core\.features\.\w+\.\w+"
 _DEEPEST = 4
-_NAME = "[A-Za-z0-9_]+"
+_NAME = "[A-Za-z0-9_]{1,99}"
 _TEMPLATES = (None, "", "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}")
 _OPTIONAL = {"phash"}  # datasets built before ledgers were kept have none
 
