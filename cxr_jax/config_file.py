@@ -2,7 +2,6 @@
 
 import ast
 import difflib
-import json
 import runpy
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,8 @@ from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+
+from data_builders import json_file
 
 _ROOT = Path(__file__).parents[1]
 
@@ -59,9 +60,12 @@ def load_saved(workdir: Path, new: Path, overrides: Sequence[str]) -> ConfigDict
     if not path.is_file():
         raise FileNotFoundError(f"--reproduce={workdir} is no workdir: it has no config.json")
     try:
-        config = ConfigDict(_with_tuples(json.loads(path.read_text())))
+        config = ConfigDict(_with_tuples(json_file.read(path)))
         sections = [config] + [config.transfer] * ("transfer" in config)
-    except (ValueError, TypeError) as error:
+        known = config.experiment in ("pretrain", "transfer", "benchmark")
+        if not known or not all(isinstance(one.data.dir, str) for one in sections):
+            raise ValueError("no experiment of ours")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged; the run cannot be repeated") from error
     for argument in overrides:
         name, _, value = argument.partition("=")

@@ -41,7 +41,7 @@ def find_damage(folder: Path, items: tuple[str, ...]) -> str:
     try:
         known = json.loads((folder / HASHES).read_text())
         known = {path: tuple(mark) for path, mark in known.items()}
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return f"{HASHES} is not readable"
     expected = {path: mark for path, mark in known.items() if path.partition("/")[0] in items}
     if not expected:

@@ -8,10 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_builders.near_words import did_you_mean
+from data_builders.record_files import RESTORE, RecordFiles
 from data_builders.records import AlreadyBuilt
 
 _BLOCK = 1024  # examples read at a time
@@ -20,10 +23,10 @@ _BLOCK = 1024  # examples read at a time
 class Records:
     """Examples by position, parsed as far as `features` names them; images stay encoded bytes.
 
-    `raw` gives serialised examples by position, as TFDS's ArrayRecord source does.
+    An example that is not as the features say raises ValueError with its file and number.
     """
 
-    def __init__(self, raw: Any, features: tfds.features.FeaturesDict):
+    def __init__(self, raw: RecordFiles, features: tfds.features.FeaturesDict):
         self._raw, self._features = raw, features
         self._decoders = {"image": tfds.decode.SkipDecoding()} if "image" in features else None
 
@@ -31,13 +34,43 @@ class Records:
         return len(self._raw)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._features.deserialize_example_np(self._raw[index], decoders=self._decoders)
+        serialized = self._raw[index]
+        try:
+            return self._features.deserialize_example_np(serialized, decoders=self._decoders)
+        except MemoryError:
+            raise
+        except Exception as error:  # TFDS and protobuf raise many kinds
+            raise _no_example(self._raw, index) from error
+
+    @property
+    def first_rows(self) -> list[int]:
+        """The rows with which record files begin."""
+        return self._raw.first_rows
+
+    def place(self, row: int) -> str:
+        """Where a row stands: its file and its number there."""
+        return self._raw.place(row)
+
+    def hashes(self, rows: Sequence[int]) -> list[int | None]:
+        """The films' perceptual hashes; None in datasets of before they were kept."""
+        found = []
+        for row, serialized in zip(rows, self._raw.__getitems__(rows), strict=True):
+            values = _values(_fields(self._raw, row, serialized)["phash"], "bytes_list")
+            if values is None or not all(re.fullmatch("[0-9a-f]{16}", value) for value in values):
+                raise _no_example(self._raw, row)
+            found.append(int(values[0], 16) if values else None)
+        return found
 
     def encoded(self, rows: Iterable[SupportsIndex]) -> list[bytes]:
         """The images' stored bytes alone, which TFDS would take three times as long to give."""
-        read = self._raw.__getitems__([int(row) for row in rows])
-        examples = map(tf_example_pb2.Example.FromString, read)
-        return [example.features.feature["image"].bytes_list.value[0] for example in examples]
+        wanted = [int(row) for row in rows]
+        images = []
+        for row, serialized in zip(wanted, self._raw.__getitems__(wanted), strict=True):
+            found = _fields(self._raw, row, serialized)["image"].bytes_list.value
+            if len(found) != 1:
+                raise _no_example(self._raw, row)
+            images.append(found[0])
+        return images
 
 
 def open_records(
@@ -46,7 +79,7 @@ def open_records(
     """The examples of a split; `fields` limits what is parsed of each (all if None)."""
     stored = builder.info.features
     chosen = tfds.features.FeaturesDict({key: stored[key] for key in fields or stored.keys()})
-    return Records(builder.as_data_source(split=split).data_source, chosen)
+    return Records(_files(builder, split), chosen)
 
 
 def read_columns(
@@ -60,17 +93,40 @@ def read_columns(
     Args:
       names: of text and numbers, also within a dict ("labels/Edema") or a sequence of dicts
         ("boxes/label"); sequences come as lists.
+
+    Raises:
+      FileNotFoundError, ValueError: a record file is missing or damaged; names it.
     """
-    raw = builder.as_data_source(split=split).data_source
-    sequences = {name: _is_sequence(builder.info.features, name) for name in names}
+    raw = _files(builder, split)
+    stored = builder.info.features
+    sequences = {name: _is_sequence(stored, name) for name in names}
+    kinds = {name: _kind(stored, name) for name in names}
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for start in range(0, len(raw), _BLOCK):
-        for serialized in raw.__getitems__(range(start, min(start + _BLOCK, len(raw)))):
-            fields = tf_example_pb2.Example.FromString(serialized).features.feature
+        rows = range(start, min(start + _BLOCK, len(raw)))
+        for row, serialized in zip(rows, raw.__getitems__(rows), strict=True):
+            fields = _fields(raw, row, serialized)
             for name, column in columns.items():
-                values = _values(fields[name])
+                values = _values(fields[name], kinds[name])
+                if values is None or not (sequences[name] or len(values) == 1):
+                    raise _no_example(raw, row)
                 column.append(values if sequences[name] else values[0])
     return columns
+
+
+def _files(builder: tfds.core.DatasetBuilder, split: str) -> RecordFiles:
+    return RecordFiles(builder.info.splits[split].file_instructions, Path(builder.data_dir))
+
+
+def _fields(raw: RecordFiles, row: int, serialized: bytes) -> Any:
+    try:
+        return tf_example_pb2.Example.FromString(serialized).features.feature
+    except DecodeError as error:
+        raise _no_example(raw, row) from error
+
+
+def _no_example(raw: RecordFiles, row: int) -> ValueError:
+    return ValueError(f"{raw.place(row)} is no example as features.json says. {RESTORE}")
 
 
 def _is_sequence(features: tfds.features.FeaturesDict, name: str) -> bool:
@@ -81,11 +137,24 @@ def _is_sequence(features: tfds.features.FeaturesDict, name: str) -> bool:
     return bool(inner) and isinstance(features[outer][inner], tfds.features.Sequence)
 
 
-def _values(feature: Any) -> list[Any]:
-    kind = feature.WhichOneof("kind")
-    if kind == "bytes_list":
+def _kind(features: tfds.features.FeaturesDict, name: str) -> str:
+    outer, _, inner = name.partition("/")
+    info = features.get_tensor_info()[outer]
+    text = np.dtype((info[inner] if inner else info).np_dtype).kind not in "fiu"
+    return "bytes_list" if text else "float_list"
+
+
+def _values(feature: Any, kind: str) -> list[Any] | None:
+    """The values; [] where there are none, None where they are of another kind."""
+    found = feature.WhichOneof("kind")
+    if found not in (kind, None):
+        return None
+    if kind == "float_list":
+        return list(feature.float_list.value)
+    try:
         return [value.decode() for value in feature.bytes_list.value]
-    return list(getattr(feature, kind).value) if kind else []
+    except UnicodeDecodeError:
+        return None
 
 
 def find_folder(name: str, data_dir: str) -> Path:

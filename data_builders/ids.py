@@ -13,9 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
-from data_builders import built, project_key
+from data_builders import built, built_info, project_key
 
 COLUMNS = ("split", "image_id", "patient_id", "hashed_image_id", "hashed_patient_id")
 
@@ -27,8 +25,9 @@ def owner(folder: Path, parent: str) -> str:
 
 def rows(folder: Path) -> Iterator[tuple[str, ...]]:
     """COLUMNS of every film of the version folder of a dataset."""
-    builder = tfds.builder_from_directory(folder)
-    key, whose = project_key.read(folder.parents[2]), owner(folder, builder.info.metadata["parent"])
+    builder = built_info.open_built(folder)
+    parent = built_info.read_metadata(folder)["parent"]
+    key, whose = project_key.read(folder.parents[2]), owner(folder, parent)
     for split in builder.info.splits:
         ids = built.read_columns(builder, split, ("image_id", "patient_id"))
         hashes = [

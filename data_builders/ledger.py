@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int, UInt64
 
+from data_builders import parquet_file
+from data_builders.plain_text import plain
 from data_builders.records import Record
 
 FILE = "exposure.parquet"
@@ -24,7 +26,16 @@ MAX_DISTANCE = 2
 _BLOCK = 1 << 22  # pairs of hashes compared at a time
 _NONE = np.zeros(0, np.int64)
 _UNKNOWN_START = b"unknown_start"
-_COLUMNS = ("dataset", "split", "row", "patient", "phash")
+_SCHEMA = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("split", pa.string()),
+        ("row", pa.int64()),
+        ("patient", pa.string()),
+        ("phash", pa.uint64()),
+    ]
+)
+_COLUMNS = tuple(_SCHEMA.names)
 
 
 class Ledger(NamedTuple):
@@ -86,7 +97,7 @@ def write(path: Path, ledger: Ledger, unknown_start: str = "") -> None:
     if unknown_start:
         table = table.replace_schema_metadata({_UNKNOWN_START: unknown_start})
     temporary = path.with_suffix(".tmp")
-    pq.write_table(table, temporary, compression="zstd")
+    pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
     temporary.replace(path)
 
 
@@ -95,6 +106,7 @@ def read(folder: Path) -> Ledger:
 
     Raises:
       FileNotFoundError: there is none.
+      ValueError: it is damaged.
     """
     path = folder / FILE
     if not path.is_file():
@@ -102,14 +114,23 @@ def read(folder: Path) -> Ledger:
             f"{path} is missing. Datasets built and encoders trained before ledgers were kept have "
             "none: build the dataset again (--overwrite)."
         )
-    table = pq.read_table(path)
-    return Ledger(*(table[name].to_numpy(zero_copy_only=False) for name in _COLUMNS))
+    try:
+        table = parquet_file.read(path, _COLUMNS)
+        if any(table[name].null_count for name in _COLUMNS):
+            raise ValueError("has empty cells")
+        cast = table.cast(_SCHEMA)
+    except (ValueError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path}: {plain(str(error))}. It is damaged: restore it; of a dataset, build it again "
+            "(--overwrite)."
+        ) from error
+    return Ledger(*(cast[name].to_numpy() for name in _COLUMNS))
 
 
 def read_unknown_start(folder: Path) -> str:
     """The `unknown_start` of the ledger in a pretraining's workdir; "" if there is none."""
     metadata = pq.read_schema(folder / FILE).metadata or {}
-    return metadata.get(_UNKNOWN_START, b"").decode()
+    return plain(metadata.get(_UNKNOWN_START, b"").decode(errors="replace"))
 
 
 class Pairs(NamedTuple):

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
-from etils import epath
 from jaxtyping import Float, Int
 from PIL import Image, ImageDraw, ImageFont
 
-from data_builders import built
+from data_builders import built, built_info
 
 THUMBNAIL = 32
 PAIRS, COLUMNS = 24, 4
@@ -24,7 +22,7 @@ class Films:
     """Films of a built dataset by split and row."""
 
     def __init__(self, folder: Path):
-        self._builder = tfds.builder_from_directory(epath.Path(folder))
+        self._builder = built_info.open_built(Path(folder))
 
     @functools.lru_cache(maxsize=100_000)  # noqa: B019 (lives as long as the command)
     def thumbnail(self, split: str, row: int) -> Float[np.ndarray, " pixels"]:

@@ -1,16 +1,17 @@
 """The boxes of a built dataset: which findings stand where on the square films."""
 
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
-from etils import epath
 from jaxtyping import Float, Int, UInt8
 
 from cxr_jax.data import images
 from cxr_jax.data.source import Source, load_source
 from data_builders.built import read_columns
+from data_builders.built_info import open_built
+from data_builders.record_files import RESTORE
 
 _CORNERS = ("y0", "x0", "y1", "x1")
 
@@ -60,9 +61,13 @@ def _read(
     source: Source, split: str
 ) -> tuple[Float[np.ndarray, "n 4"], list[str], Int[np.ndarray, " n"]]:
     """Corners in fractions of the stored films, labels, films."""
-    builder = tfds.builder_from_directory(epath.Path(source.folder))
-    columns = read_columns(builder, split, [f"boxes/{part}" for part in (*_CORNERS, "label")])
+    columns = read_columns(
+        open_built(source.folder), split, [f"boxes/{part}" for part in (*_CORNERS, "label")]
+    )
     labels = columns["boxes/label"]
+    counts = [[len(of_film) for of_film in column] for column in columns.values()]
+    if any(count != counts[0] for count in counts):
+        raise ValueError(f"{source.folder}: a film's boxes lack corners or labels. {RESTORE}")
     films = np.repeat(np.arange(len(labels)), [len(of_film) for of_film in labels])
     corners = [np.concatenate([*columns[f"boxes/{part}"], []]) for part in _CORNERS]
     return np.stack(corners, axis=-1), [label for of_film in labels for label in of_film], films
@@ -74,8 +79,9 @@ def _with_boxes(data_dir: str) -> list[str]:
     for info in Path(data_dir).expanduser().glob("*/*/*.*.*/features.json"):
         name, form, version = info.parts[-4:-1]
         if "incomplete" not in version:
-            features = tfds.builder_from_directory(epath.Path(info.parent)).info.features
-            found.setdefault(name, {})[form] = "boxes" in features
+            with contextlib.suppress(ValueError, FileNotFoundError):  # damaged: not offered
+                features = open_built(info.parent).info.features
+                found.setdefault(name, {})[form] = "boxes" in features
     return [
         name if len(forms) == 1 else f"{name}/{form}"
         for name, forms in sorted(found.items())

@@ -16,6 +16,9 @@ from jaxtyping import Bool
 from cxr_jax.data import order, pairs
 from cxr_jax.data.source import Source
 from data_builders import built, ledger
+from data_builders.built import Records, open_records
+from data_builders.built_info import open_built
+from data_builders.record_files import RESTORE
 
 
 class Exposure(NamedTuple):
@@ -35,15 +38,36 @@ def of_source(source: Source) -> ledger.Ledger:
 
     Raises:
       FileNotFoundError: the dataset was built before ledgers were kept.
+      ValueError: the ledger is damaged, or of another build than the films.
     """
     whole = ledger.read(source.folder)
-    infos = tfds.builder_from_directory(source.folder).info.splits
+    builder = open_built(source.folder)
+    infos = builder.info.splits
     parts = tfds.core.ReadInstruction.from_spec(source.split).to_absolute(infos)
     rows = []
     for part in parts:
         of_split = np.flatnonzero(whole.split == part.splitname)
+        if not np.array_equal(whole.row[of_split], np.arange(infos[part.splitname].num_examples)):
+            raise ValueError(
+                f"{source.folder / ledger.FILE} does not list the {part.splitname} films one by "
+                f"one as dataset_info.json counts them. {RESTORE}"
+            )
         rows.append(of_split[part.from_ : part.to])
-    return whole.take(np.concatenate(rows)[source.rows])
+    films = whole.take(np.concatenate(rows))
+    _check_films(source, open_records(builder, source.split, ("image_id",)), films)
+    return films.take(source.rows)
+
+
+def _check_films(source: Source, records: Records, films: ledger.Ledger) -> None:
+    """Refuses a ledger of other films, as one left from an earlier build: looks at each record
+    file's first film, which has the same hash in both."""
+    first = records.first_rows
+    for row, stored in zip(first, records.hashes(first), strict=True):
+        if stored not in (None, int(films.phash[row])):
+            raise ValueError(
+                f"{records.place(row)} is another film than {ledger.FILE} says: the folder "
+                f"{source.folder} holds files of two builds. {RESTORE}"
+            )
 
 
 def without(source: Source, excluded: Sequence[str], data_dir: str) -> Source:

@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, UInt8
 
 from cxr_jax.data import images, labels, tasks
 from cxr_jax.data.source import Source, load_source
 from data_builders.built import read_columns
+from data_builders.built_info import open_built
 
 
 class LabelledSplit(NamedTuple):
@@ -77,7 +77,7 @@ def load_split(
     _check_changes(source, changes or {})
     names = [f"labels/{label}" for label in source.label_names]
     columns = read_columns(
-        tfds.builder_from_directory(source.folder),
+        open_built(source.folder),
         split,
         ("image_id", "patient_id", "view", "sex", "age", *names),
     )

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import Int
 
 from cxr_jax.data import order
 from cxr_jax.data.source import Source
 from data_builders.built import read_columns
+from data_builders.built_info import open_built
 
 OF = ("study", "patient")
 
@@ -48,7 +48,7 @@ def find_partners(source: Source, of: str) -> Partners:
     """
     if of not in OF:
         raise ValueError(f"config.data.pairs={of!r}: choose {' or '.join(OF)}, or '' for no pairs")
-    builder = tfds.builder_from_directory(source.folder)
+    builder = open_built(source.folder)
     names = ("patient_id", "study_id")[: 2 if of == "study" else 1]
     columns = read_columns(builder, source.split, names)
     found = by_group(*([column[row] for row in source.rows] for column in columns.values()))

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import Bool, Int
 
 from cxr_jax.data import order, tokenizer
 from cxr_jax.data.source import Source
 from cxr_jax.fields import Section, check_fields
 from data_builders.built import read_columns
+from data_builders.built_info import open_built
 
 _FIELDS = ("sections", "max_tokens", "tokenizer", "vocabulary")
 _HEADING = re.compile(r"^[ \t]*([A-Z][A-Z ,/&()-]*):", re.MULTILINE)
@@ -165,8 +165,7 @@ def _read(source: Source) -> list[str]:
             + (f", because it is of an older version; build it again: {again}" if drawn else "")
             + "; indiana_university, mimic_cxr and padchest have them" * (not drawn)
         )
-    builder = tfds.builder_from_directory(source.folder)
-    texts = read_columns(builder, source.split, ("report",))["report"]
+    texts = read_columns(open_built(source.folder), source.split, ("report",))["report"]
     return [texts[row] for row in source.rows]
 
 

@@ -1,18 +1,16 @@
 """Random access to built datasets (ArrayRecord in TFDS's layout), without TensorFlow."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
-from etils import epath
 from jaxtyping import Int
 
 from data_builders import ids, ledger, project_key
 from data_builders.built import Records, find_folder, open_records
+from data_builders.built_info import open_built, read_metadata
 
 
 class ChosenRecords:
@@ -83,10 +81,11 @@ def load_source(
     """Opens one split; `fields` limits what is parsed of each example (all if None).
 
     Raises:
-      FileNotFoundError, ValueError: as find_folder, or the split does not exist.
+      FileNotFoundError, ValueError: as find_folder, or the split does not exist, or a file of the
+        dataset is missing or damaged.
     """
     folder = find_folder(name, data_dir)
-    builder = tfds.builder_from_directory(epath.Path(folder))
+    builder = open_built(folder)
     splits = tuple(str(key) for key in builder.info.splits)
     parts = split.split("+")
     unknown = [part for part in parts if part.split("[")[0] not in splits]
@@ -96,8 +95,8 @@ def load_source(
             f"it has {', '.join(splits)}"
         )
     records = open_records(builder, split, fields)
-    metadata = json.loads((folder / "metadata.json").read_text())
-    return Source(name, folder, split, records, metadata, splits, tuple(builder.info.features))
+    fields_there = tuple(builder.info.features)
+    return Source(name, folder, split, records, read_metadata(folder), splits, fields_there)
 
 
 def fingerprint(source: Source) -> dict[str, Any]:

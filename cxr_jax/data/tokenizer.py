@@ -4,10 +4,13 @@ The package `tokenizers` does the work. It is an extra ("text") and imported onl
 needed: encoders are transferred without it.
 """
 
-import json
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from data_builders import json_file, text_file
+from data_builders.plain_text import plain
 
 FILE = "tokenizer.json"  # in a run's workdir: the one it uses
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -29,7 +32,8 @@ def open_tokenizer(given: str, sentences: Sequence[str], size: int, workdir: Pat
         return train(sentences, size)
     path = kept if kept.is_file() else Path(given).expanduser()
     tokenizer = load(path)
-    count = tokenizer.get_vocab_size()
+    # Numbers may have gaps, and what has none in the encoder's table would take the last one's.
+    count = max(tokenizer.get_vocab().values(), default=-1) + 1
     if count > size:
         raise ValueError(
             f"{path} has {count:,} tokens, config.data.reports.vocabulary={size}; set it to {count}"
@@ -52,10 +56,36 @@ def load(path: Path) -> Any:
         raise FileNotFoundError(f"no tokenizer {path}: it is a tokenizer.json or a vocab.txt")
     if path.suffix == ".txt":
         return _of_vocabulary(path)
+    _refuse_programs(path, json_file.read(path))
+    with _naming(f"{path} is no tokenizer.json of Hugging Face's"):
+        return _library().Tokenizer.from_str(text_file.read(path).decode())
+
+
+def _refuse_programs(path: Path, tree: Any) -> None:
+    """Regular expressions can take forever, and tables of unknown bytes anything."""
+    waiting = [tree]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += part
+        elif isinstance(part, dict):
+            waiting += part.values()
+            if "Regex" in part or part.get("type") == "Precompiled":
+                raise ValueError(
+                    f"{path} has a regular expression or a precompiled table, which are not run; "
+                    "tokenizers of BERT's kind have neither"
+                )
+
+
+@contextlib.contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Errors of the library as ours; those of its Rust are no Exceptions."""
     try:
-        return _library().Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises this very class
-        raise ValueError(f"{path} is no tokenizer.json of Hugging Face's ({error})") from error
+        yield
+    except (MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise ValueError(f"{what} ({plain(str(error))})") from error
 
 
 def train(sentences: Sequence[str], size: int) -> Any:
@@ -88,29 +118,48 @@ def train(sentences: Sequence[str], size: int) -> Any:
 def encode(tokenizer: Any, sentences: Sequence[str], max_tokens: int) -> list[list[int]]:
     """The numbers of each sentence's tokens, those of its beginning and end included.
 
-    Of a longer sentence the first `max_tokens`, its end kept.
+    Of a longer sentence the first `max_tokens`, its end kept. Raises ValueError for a tokenizer
+    that gives none, or numbers beyond its vocabulary.
     """
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens)
-    return [encoding.ids for encoding in tokenizer.encode_batch(list(sentences))]
+    with _naming("the tokenizer cannot be used"):
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_tokens)
+        encoded = [encoding.ids for encoding in tokenizer.encode_batch(list(sentences))]
+    last = max(tokenizer.get_vocab().values(), default=-1)
+    for sentence in encoded:
+        if not sentence or len(sentence) > max_tokens or max(sentence) > last:
+            raise ValueError(
+                f"the tokenizer makes {len(sentence)} tokens of a sentence, numbered up to "
+                f"{max(sentence, default=0):,}; its vocabulary has {last + 1:,}, "
+                f"config.data.reports.max_tokens is {max_tokens}"
+            )
+    return encoded
 
 
 def _of_vocabulary(path: Path) -> Any:
-    tokens = path.read_text().splitlines()
+    try:
+        text = text_file.read(path).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no vocabulary of BERT's: not UTF-8 ({error})") from error
+    # Not splitlines, for which a token may be the end of a line.
+    tokens = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    if len(set(tokens)) < len(tokens):
+        raise ValueError(f"{path} is no vocabulary of BERT's: it has a token twice")
     missing = [name for name in ("[UNK]", "[CLS]", "[SEP]") if name not in tokens]
     if missing:
         raise ValueError(f"{path} is no vocabulary of BERT's: it lacks {', '.join(missing)}")
-    said = _said(path.parent / "tokenizer_config.json").get("do_lower_case")
+    config = path.parent / "tokenizer_config.json"
+    said = _said(config).get("do_lower_case")
+    if said is not None and not isinstance(said, bool):
+        raise ValueError(f"{config}: do_lower_case is neither true nor false")
     capitals = any(token != token.lower() for token in tokens if not token.startswith("["))
     lower = not capitals if said is None else said
-    return _word_piece({token: index for index, token in enumerate(tokens)}, lower)
+    with _naming(f"{path} is no vocabulary of BERT's"):
+        return _word_piece({token: index for index, token in enumerate(tokens)}, lower)
 
 
 def _said(facts: Path) -> dict[str, Any]:
-    try:
-        return json.loads(facts.read_text()) if facts.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"{facts} is no JSON ({error})") from error
+    return json_file.read(facts) if facts.is_file() else {}
 
 
 def _word_piece(vocabulary: dict[str, int], lower: bool) -> Any:

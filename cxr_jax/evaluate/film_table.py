@@ -15,6 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Shaped
 
+from data_builders import parquet_file
+from data_builders.plain_text import plain
+
 # Hashes of a few different films agree: up to this share of the test films is no cause for alarm.
 CHANCE = 0.01
 
@@ -82,7 +85,7 @@ def write_parquet(table: FilmTable, path: str | PathLike[str]) -> None:
         "seen_film": nothing if table.seen_film is None else table.seen_film,
         "seen_patient": nothing if table.seen_patient is None else table.seen_patient,
     }
-    pq.write_table(pa.table(columns, schema=_SCHEMA), path)
+    pq.write_table(pa.table(columns, schema=_SCHEMA), path, write_page_checksum=True)
 
 
 def read_parquet(path: str | PathLike[str]) -> FilmTable:
@@ -92,14 +95,12 @@ def read_parquet(path: str | PathLike[str]) -> FilmTable:
     empty or repeated image_id, a column of another type, and seen_* known of some films only.
     """
     try:
-        return _from_arrow(pq.read_table(path))
+        return _from_arrow(parquet_file.read(Path(path), ("image_id",), _SCHEMA.names[1:]))
     except (ValueError, pa.ArrowException) as error:
-        raise ValueError(f"films file {Path(path)}: {error}") from error
+        raise ValueError(f"films file {Path(path)}: {plain(str(error))}") from error
 
 
 def _from_arrow(table: pa.Table) -> FilmTable:
-    if "image_id" not in table.column_names:
-        raise ValueError(f"has no column image_id (it has {', '.join(table.column_names)})")
     for field in _SCHEMA:
         if field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))

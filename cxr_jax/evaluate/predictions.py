@@ -16,6 +16,9 @@ import pyarrow.parquet as pq
 import scipy.special
 from jaxtyping import Int, Shaped
 
+from data_builders import parquet_file
+from data_builders.plain_text import plain
+
 # What scores may be; "" is any number that ranks films.
 SCORE_KINDS = ("", "log-odds", "log-probability", "probability")
 
@@ -140,7 +143,7 @@ def write_parquet(predictions: Predictions, path: str | PathLike[str]) -> Path:
         },
         schema=_SCHEMA.with_metadata({"score_kind": kind}),
     )
-    pq.write_table(table, path)
+    pq.write_table(table, path, write_page_checksum=True)
     return Path(path)
 
 
@@ -152,19 +155,13 @@ def read_parquet(path: str | PathLike[str]) -> Predictions:
     what `validate` refuses.
     """
     try:
-        return _pivot(pq.read_table(path))
+        return _pivot(parquet_file.read(Path(path), _SCHEMA.names))
     except (ValueError, pa.ArrowException) as error:
-        raise ValueError(f"predictions file {path}: {error}") from error
+        raise ValueError(f"predictions file {path}: {plain(str(error))}") from error
 
 
 def _pivot(table: pa.Table) -> Predictions:
-    missing = [name for name in _SCHEMA.names if name not in table.column_names]
-    if missing:
-        raise ValueError(
-            f"has no column {', '.join(missing)}; it needs {', '.join(_SCHEMA.names)} "
-            f"(it has {', '.join(table.column_names)})"
-        )
-    kind = (table.schema.metadata or {}).get(b"score_kind", b"").decode()
+    kind = (table.schema.metadata or {}).get(b"score_kind", b"").decode(errors="replace")
     table = table.select(_SCHEMA.names).cast(_SCHEMA)
     for name in ("image_id", "patient_id", "label"):
         if table[name].null_count:

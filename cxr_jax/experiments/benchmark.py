@@ -20,6 +20,7 @@ from cxr_jax.experiments import inputs, provenance, transfer
 from cxr_jax.experiments.benchmark_grid import Cell, grid
 from cxr_jax.experiments.workdir import as_json, open_workdir, release
 from cxr_jax.report import benchmark as report
+from data_builders import json_file
 
 _LAST = "seconds.json"  # how long a cell took; written when all else of it is
 
@@ -186,12 +187,19 @@ def _is_done(folder: Path, of_cell, held: _Held) -> bool:
     if not (folder / _LAST).is_file():
         return False
     try:
-        if json.loads((folder / "config.json").read_text()) != as_json(of_cell):
+        if json_file.read(folder / "config.json") != as_json(of_cell):
             return False
-        facts = json.loads((folder / "probe.json").read_text())
-        return facts["fingerprint"] == held.fingerprint(of_cell)
+        facts = json_file.read(folder / "probe.json")
+        return facts.get("fingerprint") == held.fingerprint(of_cell)
     except (ValueError, OSError):  # damaged, or an encoder that is gone: running it will tell
         return False
+
+
+def _seconds(path: Path) -> float:
+    try:
+        return float(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged; remove it to run that cell again") from error
 
 
 def _finish(folder: Path, seconds: float) -> None:
@@ -203,7 +211,7 @@ def _finish(folder: Path, seconds: float) -> None:
 
 
 def _facts(folder: Path, cell: Cell, config) -> dict[str, Any]:
-    facts = json.loads((folder / "probe.json").read_text())
+    facts = json_file.read(folder / "probe.json")
     test = load_source(cell.dataset, config.data.dir, "test", fields=("image",))
     seen = exposure.of_encoder(cell.spec, test)
     exposed = None
@@ -267,9 +275,7 @@ def _plan(config, cells: list[Cell], workdir: Path) -> str:
         for name in dict.fromkeys(cell.encoder for cell in cells):
             of = [cell for cell in cells if (cell.protocol, cell.encoder) == (protocol, name)]
             taken = [
-                json.loads(path.read_text())
-                for cell in of
-                if (path := workdir / cell.folder / _LAST).is_file()
+                _seconds(path) for cell in of if (path := workdir / cell.folder / _LAST).is_file()
             ]
             left = len(of) - len(taken)
             cost = "cost unknown"

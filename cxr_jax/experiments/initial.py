@@ -5,7 +5,6 @@ weights, into the config that the workdir keeps.
 """
 
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from ml_collections import ConfigDict
 from cxr_jax import by_name, checkpoint, models, objectives, sharding, weights
 from cxr_jax.train_state import TrainState
 from cxr_jax.weights.encoder import Encoder
-from data_builders import ledger
+from data_builders import json_file, ledger
 
 # Fields of config.model that say how an encoder computes, or what it is before it has weights.
 _FREE = ("dtype", "remat", "zero_init_residual")
@@ -37,7 +36,10 @@ def find(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Encoder | None]
         return config, None
     saved = workdir / "config.json"
     if saved.is_file() and checkpoint.exists(workdir):
-        return take_over(config, json.loads(saved.read_text())["model"]), None
+        model = json_file.read(saved).get("model")
+        if not isinstance(model, dict):
+            raise ValueError(f"{saved} is damaged: it says no model; choose another --workdir")
+        return take_over(config, model), None
     if config.init == "random":
         raise ValueError("config.init='random': leave it empty to start from random weights")
     encoder = weights.load(config.init)

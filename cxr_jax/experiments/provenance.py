@@ -31,7 +31,7 @@ from cxr_jax.data.source import Source
 from cxr_jax.experiments.workdir import as_json
 from cxr_jax.stats.bootstrap import numbered
 from cxr_jax.weights.encoder import Encoder
-from data_builders import ledger
+from data_builders import json_file, ledger
 
 FILE = "provenance.json"
 _ROOT = Path(__file__).parents[2]
@@ -83,8 +83,12 @@ def read(workdir: Path) -> dict[str, Any]:
             f"{path} is missing: which dataset and which code made these results is not known"
         )
     try:
-        held = json.loads(path.read_text())
-        return {"config": held["config"], "starts": list(held["starts"])}
+        held = json_file.read(path)
+        read = {"config": held["config"], "starts": list(held["starts"])}
+        for start in read["starts"]:
+            if not isinstance(start, dict) or not isinstance(start.get("dataset"), dict):
+                raise ValueError("a start is no account of one")
+        return read
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged; move it away to go on without it") from error
 

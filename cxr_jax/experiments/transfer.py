@@ -31,6 +31,7 @@ from cxr_jax.fields import check_positive
 from cxr_jax.report import page, tables
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.writer import Writer
+from data_builders import json_file
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -158,10 +159,10 @@ def _score(
     finished = folder / "probe.json"
     now = inputs.fingerprint(config, encoder, splits)
     if finished.exists():
-        facts = json.loads(finished.read_text())
-        if facts["fingerprint"] == now:
+        facts = json_file.read(finished)
+        if facts.get("fingerprint") == now:
             print(f"{encoder.name}: finished before")
-            rows = json.loads((folder / "metrics.json").read_text())
+            rows = json_file.read(folder / "metrics.json", list)
             predictions = read_parquet(folder / "predictions.parquet")
             return Outcome(encoder.name, predictions, rows, facts)
         finished.unlink()  # it must not stand beside what another result leaves

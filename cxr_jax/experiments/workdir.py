@@ -7,6 +7,8 @@ from typing import Any
 
 import ml_collections
 
+from data_builders import json_file
+
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The config as it reads back from config.json (tuples become lists)."""
@@ -37,9 +39,9 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
         temporary.replace(path)
         return
     try:
-        saved = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); choose another --workdir") from error
+        saved = json_file.read(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; choose another --workdir") from error
     differing = list(_differences(saved, as_json(config)))
     if differing:
         listed = "\n".join(f"  config.{line}" for line in differing)

@@ -1,20 +1,22 @@
 """The grid that a benchmark leaves behind: cells.json, and the predictions of the cells done."""
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
 from cxr_jax.evaluate.predictions import Predictions, align, read_parquet
+from data_builders import json_file
+from data_builders.plain_text import plain as terminal_plain
 
 RANDOM = "random"  # the name of the encoder that was not pretrained
 _STATES = ("done", "failed", "missing")
 _MAX_ERROR = 300
+_MOST_RESAMPLES = 1_000_000
 
 
 class Exposure(NamedTuple):
@@ -88,12 +90,18 @@ def read_grid(workdir: Path) -> Grid:
     different numbers of films under one fraction and seed.
     """
     path = workdir / "cells.json"
-    held = json.loads(path.read_text())
+    held = json_file.read(path)
     try:
         cells = tuple(_cell(entry) for entry in held["cells"])
         grid = Grid(held["reference"], cells, int(held.get("num_resamples", 1000)))
     except KeyError as error:
         raise ValueError(f"{path}: a cell, or the whole, has no field {error}") from error
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path} is damaged ({terminal_plain(str(error))})") from error
+    if not 1 <= grid.num_resamples <= _MOST_RESAMPLES:
+        raise ValueError(f"{path}: num_resamples is {grid.num_resamples}")
+    if not _is_word(grid.reference):
+        raise ValueError(f"{path}: the reference is no text")
     if grid.reference not in {cell.encoder for cell in grid.cells}:
         raise ValueError(f"{path}: the reference '{grid.reference}' is the encoder of no cell")
     films, seen = {}, set()
@@ -121,6 +129,14 @@ def _cell(entry: dict) -> Cell:
             int(exposure["films"]),
             int(exposure["test_films"]),
         )
+    names = ("encoder", "dataset", "task", "protocol", "folder", "state")
+    if odd := [name for name in names if not _is_word(entry[name])]:
+        raise ValueError(f"a cell's {odd[0]} is no text")
+    folder = PurePosixPath(entry["folder"])
+    if folder.is_absolute() or ".." in folder.parts:
+        raise ValueError("a cell's folder is not in the workdir")
+    if not 0 < float(entry["fraction"]) <= 1:
+        raise ValueError("a cell's fraction is not in (0, 1]")
     dataset = f"{entry['dataset']} ({entry['task']})" if entry["task"] else entry["dataset"]
     return Cell(
         encoder=entry["encoder"],
@@ -134,6 +150,10 @@ def _cell(entry: dict) -> Cell:
         error=without_ids(entry.get("error") or ""),
         exposure=exposure,
     )
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value) < 1000
 
 
 def without_ids(message: str) -> str:

@@ -1,7 +1,8 @@
 """The part of a page that shows films: what pictures.py left of them, and what they mean."""
 
-import json
 from pathlib import Path
+
+from data_builders import json_file
 
 _TITLES = {
     "saliency.png": "**Where the score comes from.** Left the film, right the same film with, in "
@@ -49,5 +50,6 @@ def _how_chosen(workdir: Path) -> str:
     config = workdir / "config.json"
     if not config.is_file():
         return SENTENCE
-    named = json.loads(config.read_text())["pictures"]["films"]
+    pictures = json_file.read(config).get("pictures")
+    named = isinstance(pictures, dict) and pictures.get("films")
     return _SHOWN + (_NAMED if named else f"{_CHOSEN}.")

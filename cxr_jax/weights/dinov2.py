@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cxr_jax.weights.checkpoint_files import read_arrays
 from cxr_jax.weights.cnn import IMAGENET_MEAN, IMAGENET_STD
-from cxr_jax.weights.encoder import Encoder
+from cxr_jax.weights.encoder import Encoder, check_pixels
 from cxr_jax.weights.fill import Source, of_file
 from cxr_jax.weights.folder import weights_and_facts
 from cxr_jax.weights.key_prefix import refuse_prefix, without
@@ -78,4 +78,9 @@ def _facts(facts: dict) -> tuple[int, list[float], list[float]]:
     missing = [key for key in ("image_mean", "image_std") if key not in facts]
     if missing or not isinstance(size, int):
         raise ValueError(f"{', '.join(missing) or 'crop_size'} is missing or of another kind")
-    return size, [float(x) for x in facts["image_mean"]], [float(x) for x in facts["image_std"]]
+    try:
+        mean, std = ([float(x) for x in facts[key]] for key in ("image_mean", "image_std"))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError("image_mean or image_std is no list of numbers") from error
+    check_pixels(mean, std, size)
+    return size, mean, std

@@ -1,13 +1,18 @@
 """A pretrained encoder whatever its origin: what to build, its variables, and its image size."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cxr_jax import compiler, models
+from data_builders.plain_text import plain
+
+_LARGEST = 100_000  # number in a model's config
 
 
 class Encoder(NamedTuple):
@@ -22,6 +27,34 @@ class Encoder(NamedTuple):
     model: dict[str, Any]
     variables: dict[str, Any]
     image_size: int
+
+
+def check_facts(path: Path, model: Any, image_size: Any) -> None:
+    """Refuses what no config of ours says of an encoder; `path` is the file that says it.
+
+    Raises ValueError.
+    """
+    whole = isinstance(image_size, int) and not isinstance(image_size, bool)
+    if not (isinstance(model, dict) and whole and 1 <= image_size <= _LARGEST):
+        raise ValueError(f"{path} says no model or no image_size of a run")
+    if any(not abs(n) <= _LARGEST for n in jax.tree.leaves(model) if isinstance(n, int | float)):
+        raise ValueError(f"{path}: model {plain(repr(model))} holds an absurd number")
+    try:
+        models.build(model)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{path}: no model of ours ({plain(str(error))})") from error
+
+
+def check_pixels(mean: Sequence[float], std: Sequence[float], image_size: int | None) -> None:
+    """Refuses pixels' mean and deviation, and a size (None: not said), that no encoder has.
+
+    Raises ValueError.
+    """
+    if not (len(mean) == len(std) in (1, 3) and all(map(math.isfinite, mean)) and min(std) > 0):
+        raise ValueError(f"mean {plain(repr(mean))} or deviation {plain(repr(std))} is absurd")
+    whole = isinstance(image_size, int) and not isinstance(image_size, bool)
+    if image_size is not None and not (whole and 1 <= image_size <= _LARGEST):
+        raise ValueError(f"films of {plain(repr(image_size))} pixels")
 
 
 def features(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:

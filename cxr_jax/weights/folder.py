@@ -1,8 +1,9 @@
 """A folder as Hugging Face's hub has it: model.safetensors with its facts beside it as JSON."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from data_builders import json_file
 
 
 def weights_and_facts(path: str | Path, facts_name: str) -> tuple[Path, dict[str, Any]]:
@@ -15,7 +16,4 @@ def weights_and_facts(path: str | Path, facts_name: str) -> tuple[Path, dict[str
     facts = file.parent / facts_name
     if not facts.is_file():
         return file, {}
-    try:
-        return file, json.loads(facts.read_text())
-    except ValueError as error:
-        raise ValueError(f"{facts} is no JSON ({error})") from error
+    return file, json_file.read(facts)

@@ -5,13 +5,13 @@ if the package huggingface_hub is installed and HF_HUB_OFFLINE is not set.
 """
 
 import importlib.util
-import json
 import os
 import re
 from pathlib import Path
 
 from cxr_jax.weights import dinov2, timm
 from cxr_jax.weights.encoder import Encoder
+from data_builders import json_file
 
 _LAYOUTS = {"dinov2": dinov2.load, "dinov2_with_registers": dinov2.load}
 
@@ -25,7 +25,7 @@ def load(name: str) -> Encoder:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(f"hf:{name} is no name of the hub; write hf:OWNER/NAME")
     folder = _cached(name) or _fetched(name)
-    config = json.loads((folder / "config.json").read_text())
+    config = json_file.read(folder / "config.json")
     kind = config.get("model_type")
     if "pretrained_cfg" in config:
         read = timm.load

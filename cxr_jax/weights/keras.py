@@ -1,6 +1,6 @@
 """The ResNet-50 of keras.applications: .h5, .weights.h5, .keras, or its weights as .npz.
 
-Keras's own files need the package h5py (extra `keras`). Without it, with Keras 3:
+Keras's own files are read without Keras and HDF5's library. The .npz, with Keras 3:
 `np.savez("weights.npz", **{w.path: w.numpy() for w in model.weights})`; with Keras 2, `w.name` for
 `w.path`. Its bottlenecks have their stride in the first 1x1 convolution, its
 convolutions a bias, its batch norms an epsilon of 1.001e-5, and its pixels a mean but no deviation

@@ -4,22 +4,27 @@ Only arrays are read, and only those in the file itself: of a .keras its model.w
 config beside it, which names code that Keras would run; no link to another place or file.
 """
 
-import io
+import contextlib
+import mmap
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from cxr_jax.weights import hdf5, hdf5_arrays
+from cxr_jax.weights.zip_bounds import most_bytes, open_zip
+from data_builders.plain_text import plain
+
 SUFFIXES = (".h5", ".hdf5", ".keras")
 _OPTIMIZER = ("optimizer/", "optimizer_weights/")
-# What a damaged file raises, in HDF5 or in the zip around it; ValueError: ours.
+# What a damaged file raises, or the zip around it; ValueError: ours.
 _ERRORS = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
-    *(RuntimeError, MemoryError, KeyError, TypeError, ValueError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(MemoryError, LookupError, OverflowError, ValueError),
 )
 
 
@@ -29,81 +34,64 @@ def read_keras_hdf5(path: Path) -> dict[str, np.ndarray]:
     A layer's number of arrays tells convolutions (two) from batch norms (four) where the file has
     numbers in their place, as that of Keras 3 has. bfloat16 is ml_dtypes.bfloat16.
 
-    Raises FileNotFoundError; ValueError without the package h5py, for a damaged file, and for one
-    that holds links, arrays outside of it, or two arrays of one name.
+    Raises FileNotFoundError; ValueError for a damaged file, and for one that holds links, arrays
+    outside of it, or two arrays of one name.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ValueError(
-            f"to read {path} the package h5py is needed: pip install -e '.[keras]'; or save the "
-            "weights as .npz with Keras, see cxr_jax/weights/keras.py"
-        ) from error
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
+    found, left = [], most_bytes(path)
     try:
-        with h5py.File(_weights_of(path) if path.suffix == ".keras" else path, "r") as file:
-            found = [
-                (_key(name, dataset), _array(name, dataset))
-                for name, dataset in _datasets(file, h5py)
-                if not name.startswith(_OPTIMIZER)
-            ]
+        with _content(path) as content:
+            for dataset in hdf5.datasets(content):
+                if dataset.name.startswith(_OPTIMIZER):
+                    continue
+                left -= dataset.nbytes
+                if left < 0:
+                    raise ValueError(
+                        f"{dataset.name} takes {dataset.nbytes:,} bytes, more than weights in a "
+                        "file of its size do: made to exhaust memory"
+                    )
+                array = hdf5_arrays.read(content, dataset)
+                if array.dtype == np.dtype("V2"):
+                    array = array.view(ml_dtypes.bfloat16)
+                found.append((_key(dataset), array))
     except _ERRORS as error:
-        raise ValueError(f"{path}: not a sound file of Keras's arrays ({error})") from error
+        said = plain(str(error))
+        raise ValueError(f"{path}: not a sound file of Keras's arrays ({said})") from error
     arrays = dict(found)
     if len(arrays) < len(found):
         names = [name for name, _ in found]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{path}: two arrays are called {twice}; save one network by itself")
+        raise ValueError(
+            f"{path}: two arrays are called {plain(twice)}; save one network by itself"
+        )
     return arrays
 
 
-def _weights_of(path: Path) -> io.BytesIO:
-    with zipfile.ZipFile(path) as archive:
+@contextlib.contextmanager
+def _content(path: Path) -> Iterator[hdf5.Bytes]:
+    if path.suffix != ".keras":
+        # Not read: it may be large.
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        ):
+            yield mapped
+        return
+    with open_zip(path) as archive:
         if "model.weights.h5" not in archive.namelist():
             raise ValueError("no model.weights.h5 in it")
-        return io.BytesIO(archive.read("model.weights.h5"))
+        yield archive.read("model.weights.h5")
 
 
-def _datasets(file: Any, h5py: Any) -> Iterator[tuple[str, Any]]:
-    """(path in the file, dataset) of all of them, each group visited once."""
-    seen, groups = set(), [("", file)]
-    while groups:
-        prefix, group = groups.pop()
-        address = h5py.h5o.get_info(group.id).addr
-        if address in seen:
-            raise ValueError(f"{prefix} stands in it twice")
-        seen.add(address)
-        for name in group:
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise ValueError(
-                    f"{prefix}{name} is a link to another place, which is not followed"
-                )
-            item = group[name]
-            if isinstance(item, h5py.Group):
-                groups.append((f"{prefix}{name}/", item))
-            elif isinstance(item, h5py.Dataset):
-                yield prefix + name, item
-
-
-def _array(name: str, dataset: Any) -> np.ndarray:
-    if dataset.external or dataset.is_virtual:
-        raise ValueError(f"{name} lies in another file, which is not opened")
-    # What was never written is not stored, and would be read as zeros.
-    if dataset.id.get_storage_size() == 0 and dataset.size:
-        raise ValueError(f"{name} announces {dataset.nbytes} bytes and holds none")
-    array = dataset[()]
-    return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else np.asarray(array)
-
-
-def _key(path: str, dataset: Any) -> str:
+def _key(dataset: hdf5.Dataset) -> str:
     """model_weights/conv1_bn/conv1_bn/gamma:0 or layers/batch_normalization/vars/0 -> conv1_bn/…"""
-    *groups, name = path.split("/")
+    *groups, name = dataset.name.split("/")
     if groups[-1:] != ["vars"]:
         return "/".join([*groups[-1:], name.removesuffix(":0")])
     # Before Keras 3 the group above is the layer's name, since then it is its class and a number.
-    layer = dataset.parent.attrs.get("name", "/".join(groups[-2:-1]))
+    layer = dataset.label or "/".join(groups[-2:-1])
     four = ("gamma", "beta", "moving_mean", "moving_variance")
-    names = four if len(dataset.parent) == 4 else ("kernel", "bias")
-    known = name.isdigit() and int(name) < len(names) and len(dataset.parent) in (2, 4)
+    names = four if dataset.siblings == 4 else ("kernel", "bias")
+    known = name.isdigit() and int(name) < len(names) and dataset.siblings in (2, 4)
     return f"{layer}/{names[int(name)] if known else name}"

@@ -1,14 +1,17 @@
 """The README.md that goes out with an encoder: what it is, what it read, what it is worth."""
 
+import contextlib
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cxr_jax import models
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.formats import Exported
-from data_builders import ledger
+from data_builders import json_file, ledger
+from data_builders.plain_text import plain
 
 
 def model_card(
@@ -68,12 +71,22 @@ def _training(workdir: Path, encoder: Encoder) -> str:
     path = workdir / "config.json"
     if not path.is_file():
         return f"Not by cxr_jax: the weights were read from `{workdir.name}`."
-    config: dict[str, Any] = json.loads(path.read_text())
-    return (
-        f"{encoder.name} of {config['num_train_steps']}, batches of {config['batch_size']}, on "
-        f"{config['data']['name']} ({config['data']['split']}), seed {config['seed']}.\n\n"
-        f"```json\n{json.dumps({key: config[key] for key in ('objective', 'optimizer')})}\n```"
-    )
+    config: dict[str, Any] = json_file.read(path)
+    with _damage_of(path):
+        return (
+            f"{encoder.name} of {config['num_train_steps']}, batches of {config['batch_size']}, on "
+            f"{config['data']['name']} ({config['data']['split']}), seed {config['seed']}.\n\n"
+            f"```json\n{json.dumps({key: config[key] for key in ('objective', 'optimizer')})}\n```"
+        )
+
+
+@contextlib.contextmanager
+def _damage_of(path: Path) -> Iterator[None]:
+    """What a file lacks, or has as another kind, is said to be its damage."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: not what a run writes ({error!r})") from error
 
 
 def _films_seen(workdir: Path) -> str:
@@ -95,36 +108,42 @@ def _scores(workdir: Path | None, encoder: Encoder) -> str:
         raise FileNotFoundError(
             f"--scores={workdir}: no metrics.json in it; name a transfer's workdir"
         )
-    rows = [row for row in json.loads(path.read_text()) if row["auroc"] is not None]
-    lines = [
-        f"| {row['label']} | {row['n_pos']} | {row['n_neg']} | {row['auroc']:.3f} "
-        f"[{row['low']:.3f}, {row['high']:.3f}] |"
-        for row in rows
-    ]
+    rows = json_file.read(path, list)
+    with _damage_of(path):
+        lines = [
+            f"| {row['label']} | {row['n_pos']} | {row['n_neg']} | {row['auroc']:.3f} "
+            f"[{row['low']:.3f}, {row['high']:.3f}] |"
+            for row in rows
+            if row["auroc"] is not None
+        ]
     header = ["| label | positive | negative | test AUROC, 95 % interval |", "|---|---|---|---|"]
     config = workdir / "config.json"
     what = ""
     if config.is_file():
-        facts = json.loads(config.read_text())
-        what = (
-            f"{facts['dataset']}, protocol {facts['protocol']}, {facts['label_fraction']:.0%} of "
-            "the labels:\n\n"
-        )
+        facts = json_file.read(config)
+        with _damage_of(config):
+            what = (
+                f"{facts['dataset']}, protocol {facts['protocol']}, "
+                f"{facts['label_fraction']:.0%} of the labels:\n\n"
+            )
     return what + "\n".join(header + lines) + _against(workdir, encoder)
 
 
 def _against(workdir: Path, encoder: Encoder) -> str:
     """The baselines that the transfer set beside it; not those of another encoder."""
     path = workdir / "comparisons.json"
-    rows = json.loads(path.read_text()) if path.is_file() else []
-    # A transfer adds the path to a name that a baseline has too.
-    others = {row["a"] for row in rows if not row["a"].startswith(encoder.name)}
+    rows = json_file.read(path, list) if path.is_file() else []
+    with _damage_of(path):
+        # A transfer adds the path to a name that a baseline has too.
+        others = {row["a"] for row in rows if not row["a"].startswith(encoder.name)}
+        lines = [
+            f"\n\nAgainst {row['b']}, of macro AUROC {row['auroc_b']:.3f}: "
+            f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]."
+            for row in rows
+        ]
     if others:
         raise ValueError(
-            f"--scores={workdir}: they are of {', '.join(sorted(others))}, not of {encoder.name}"
+            f"--scores={workdir}: they are of {plain(', '.join(sorted(others)))}, not of "
+            f"{encoder.name}"
         )
-    return "".join(
-        f"\n\nAgainst {row['b']}, of macro AUROC {row['auroc_b']:.3f}: {row['difference']:+.3f} "
-        f"[{row['low']:+.3f}, {row['high']:+.3f}]."
-        for row in rows
-    )
+    return "".join(lines)

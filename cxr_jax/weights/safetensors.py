@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from cxr_jax.weights.checkpoint_files import read_arrays
-from cxr_jax.weights.encoder import Encoder
+from cxr_jax.weights.encoder import Encoder, check_facts
 from cxr_jax.weights.fill import Source, fill, of_file, to_torch
 from cxr_jax.weights.folder import weights_and_facts
+from data_builders.plain_text import plain
 
 
 def load(path: str | Path) -> Encoder:
@@ -19,8 +20,9 @@ def load(path: str | Path) -> Encoder:
         if not {"name", "model", "image_size"} <= set(facts):
             raise ValueError("no cxr_jax.json beside it that says what the model is")
         model = facts["model"]
+        check_facts(Path("cxr_jax.json"), model, facts["image_size"])
         variables = fill(model, arrays, _source, f"its {model.get('name')}")
-    return Encoder(facts["name"], model, variables, facts["image_size"])
+    return Encoder(plain(str(facts["name"])), model, variables, facts["image_size"])
 
 
 def _source(path: tuple[str, ...]) -> Source:

@@ -14,7 +14,7 @@ import numpy as np
 
 from cxr_jax.weights.checkpoint_files import read_arrays
 from cxr_jax.weights.cnn import IMAGENET_MEAN, IMAGENET_STD, cnn_encoder
-from cxr_jax.weights.encoder import Encoder
+from cxr_jax.weights.encoder import Encoder, check_pixels
 from cxr_jax.weights.fill import Source, of_file
 from cxr_jax.weights.folder import weights_and_facts
 from cxr_jax.weights.key_prefix import refuse_prefix, without
@@ -33,22 +33,29 @@ def load(path: str | Path) -> Encoder:
     """
     file, facts = weights_and_facts(path, "config.json")
     mean_of_patches = facts.get("global_pool") == "avg"
-    facts = facts.get("pretrained_cfg", {})
     arrays = read_arrays(file, containers=("model", "state_dict"))
     name = Path(path).name if Path(path).is_dir() else file.stem
-    mean, std = (
-        tuple(map(float, facts.get(k, v)))
-        for k, v in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
-    )
+    with of_file(file.parent / "config.json"):
+        mean, std, size = _facts(facts.get("pretrained_cfg", {}))
     if any(key.startswith("layer1.") for key in arrays):
-        size = facts.get("input_size", (3, 224, 224))[-1]
-        return cnn_encoder(file, arrays, size, mean, std)._replace(name=name)
+        return cnn_encoder(file, arrays, size or 224, mean, std)._replace(name=name)
     with of_file(file):
         refuse_prefix(arrays, "patch_embed.proj.weight", "pos_embed")
         arrays = without(arrays, "head.", "head_dist.", "mask_token")
         model, variables = _read(arrays, {"mean": mean, "std": std}, mean_of_patches)
-    size = facts.get("input_size", (3, model["image_size"]))[-1]
-    return Encoder(name, model, variables, size)
+    return Encoder(name, model, variables, size or model["image_size"])
+
+
+def _facts(facts: Any) -> tuple[tuple[float, ...], tuple[float, ...], int | None]:
+    """Pixels' mean and deviation, and the films' size; None where nothing says it."""
+    try:
+        mean = tuple(map(float, facts.get("mean", IMAGENET_MEAN)))
+        std = tuple(map(float, facts.get("std", IMAGENET_STD)))
+        size = facts["input_size"][-1] if "input_size" in facts else None
+    except (TypeError, ValueError, AttributeError, LookupError, OverflowError) as error:
+        raise ValueError("pretrained_cfg is of another kind than timm's") from error
+    check_pixels(mean, std, size)
+    return mean, std, size
 
 
 def _read(

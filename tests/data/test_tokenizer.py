@@ -102,3 +102,47 @@ def test_what_is_no_tokenizer_is_refused(tmp_path, sentences):
         opened(tmp_path / "vocab.txt", 9)
     with pytest.raises(ValueError, match=r"vocabulary=20 does not hold the \d+ letters"):
         opened("", 20)
+
+
+def _gap(tree):
+    tree["model"]["vocab"]["finding"] = 90
+
+
+def _beyond(tree):
+    tree["post_processor"]["cls"] = ["[CLS]", 90]
+
+
+def _expression(tree):
+    tree["pre_tokenizer"] = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}}
+
+
+def _nothing(tree):
+    tree["normalizer"] = {"type": "Replace", "pattern": {"String": "x"}, "content": 7}
+
+
+ODD = {
+    "a gap in the numbers": (_gap, "has 91 tokens, config.data.reports.vocabulary=80"),
+    "a number of no token": (_beyond, "numbered up to 90; its vocabulary has"),
+    "an expression": (_expression, r"tokenizer\.json has a regular expression"),
+    "another kind": (_nothing, r"tokenizer\.json is no tokenizer\.json of Hugging Face's"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_a_tokenizer_that_could_hang_or_count_wrong_is_refused(tmp_path, sentences, case):
+    change, message = ODD[case]
+    tree = json.loads(tokenizer.train(sentences, 80).to_str())
+    change(tree)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tree))
+    with pytest.raises(ValueError, match=message):
+        opened = tokenizer.open_tokenizer(str(tmp_path), sentences, 80, tmp_path / "run")
+        tokenizer.encode(opened, sentences, 16)
+
+
+def test_a_vocabulary_with_a_token_twice_or_in_latin_1_is_refused(tmp_path):
+    for content, message in ((b"[UNK]\n[CLS]\n[SEP]\na\na\n", "twice"), (b"\xe9\n", "not UTF-8")):
+        (tmp_path / "vocab.txt").write_bytes(content)
+        with pytest.raises(
+            ValueError, match=rf"vocab\.txt is no vocabulary of BERT's: .*{message}"
+        ):
+            tokenizer.load(tmp_path)

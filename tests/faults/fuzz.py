@@ -170,24 +170,21 @@ def _supervise(
 
 def _serve(connection: Connection, seed: int, module: str, root: Path) -> None:
     """The reading process: chunks in, one outcome an input out."""
+    limited.few_arenas()
     kinds = importlib.import_module(module).KINDS
     folder, warm = Path(tempfile.mkdtemp(dir=root)), set()
     while (chunk := connection.recv()) is not None:
         kind, indices = chunk
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         if kind not in warm:
             warm.add(kind)
-            _warm_up(kinds[kind], folder)
+            with contextlib.suppress(ValueError):  # imports what reading needs
+                kinds[kind].read(folder, _sound(kinds[kind])[0], 0)
+        # Anew for every chunk: TFDS keeps some 40 kB of every builder that it opens.
+        limit = limited.address_space() + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
         for index in indices:
             connection.send(read(kind, kinds[kind], index, seed, folder))
-
-
-def _warm_up(kind: Kind, folder: Path) -> None:
-    """Imports what reading needs, then limits memory from there."""
-    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    with contextlib.suppress(ValueError):
-        kind.read(folder, _sound(kind)[0], 0)
-    limit = limited.address_space() + MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 
 def table(outcomes: Iterable[Outcome]) -> str:

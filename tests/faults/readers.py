@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import importlib.util
 import random
 import re
 import shutil
@@ -12,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tests.fakes.dicom_files import BIRTH, NAME
-from tests.faults import containers, mutations, seeds
+from tests.faults import containers, datasets, hdf5, mutations, seeds, stored, texts, workdirs
+from tests.faults.broken import Broken
 from tests.faults.mutations import Damage
 
 
@@ -29,10 +31,6 @@ class Kind(NamedTuple):
     seeds: Callable[[], Sequence[bytes]]
     damage: Callable[[random.Random, bytes, Sequence[bytes]], bytes]
     read: Callable[[Path, bytes, int], str]
-
-
-class Broken(Exception):
-    """What was read, or said, is not what it has to be."""
 
 
 def read_film(folder: Path, data: bytes, index: int, suffix: str) -> str:
@@ -140,12 +138,16 @@ _TABLES = (".csv", ".txt", ".TXT", ".gz")
 
 @functools.lru_cache(maxsize=1)
 def _layouts(folder: Path) -> tuple[Layout, ...]:
-    from tests.fakes import every, image_folder
+    from tests.fakes import every, image_folder, indiana_university
 
     layouts = []
-    for name in (*every.names(), "image_folder"):
+    for name in (*every.names(), "indiana_university", "image_folder"):
         raw = folder / name
-        if name == "image_folder":
+        if raw.exists():
+            raw = folder / f"{name} of Kaggle"
+            raw.mkdir()
+            indiana_university.write(raw, **indiana_university.LAYOUTS["kaggle"])
+        elif name == "image_folder":
             films = sorted(image_folder.write(raw))
             patients = [f"m{i % 4}" for i in range(len(films))]
             image_folder.write_labels(raw / "labels.csv", films, patient_id=patients)
@@ -229,7 +231,11 @@ KINDS = {
         seeds.dicom, _either(containers.dicom), functools.partial(read_film, suffix=".dcm")
     ),
     "CSV": Kind(_seeds_of_tables, _random_seed, read_table),
+    "dataset": Kind(_seeds_of_tables, _random_seed, datasets.read_dataset),
+    "workdir": Kind(_seeds_of_tables, _random_seed, workdirs.read_workdir),
+    "Parquet": Kind(workdirs.parquets, _either(stored.parquet), workdirs.read_parquet),
     "XML": Kind(seeds.xml, _either(containers.xml), read_report),
+    "report": Kind(texts.reports, mutations.mutated_text, texts.read_report),
     "npz": Kind(
         seeds.npz, _either(containers.zipped), functools.partial(read_weights, suffix=".npz")
     ),
@@ -242,3 +248,7 @@ KINDS = {
         seeds.torch_zip, _either(containers.zipped), functools.partial(read_weights, suffix=".pth")
     ),
 }
+if importlib.util.find_spec("tokenizers"):
+    KINDS["tokenizer"] = Kind(texts.tokenizers, texts.damage_tokenizer, texts.read_tokenizer)
+if importlib.util.find_spec("h5py"):
+    KINDS["Keras"] = Kind(hdf5.seeds, hdf5.mutated, hdf5.read)

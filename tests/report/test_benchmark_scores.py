@@ -245,3 +245,22 @@ def test_ids_are_taken_out_of_errors():
     assert without_ids("film P1_0 of label 'Mass'") == "film '…' of label 'Mass'"
     assert without_ids("image \"O'Neil\", images 'a', 'b'") == "image '…', images '…', '…'"
     assert without_ids("") == "" and len(without_ids("x" * 999)) == 300
+
+
+STRANGE = {
+    "outside": ({"folder": "../../other"}, "a cell's folder is not in the workdir"),
+    "absolute": ({"folder": "/etc"}, "a cell's folder is not in the workdir"),
+    "no text": ({"encoder": ["a"]}, "a cell's encoder is no text"),
+    "a terminal's signs": ({"dataset": "a\x1b[2J"}, "a cell's dataset is no text"),
+    "more than all": ({"fraction": 2.0}, r"a cell's fraction is not in \(0, 1\]"),
+    "a number of nothing": ({"fraction": [1]}, r"cells\.json is damaged \(float"),
+}
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_a_strangers_grid_is_refused(tmp_path, case):
+    cells = fake.grid(tmp_path, SIGNALS, ("phantom",), fractions=(1.0,), seeds=(0,))
+    change, message = STRANGE[case]
+    fake.write_cells(tmp_path, [cells[0] | change, *cells[1:]])
+    with pytest.raises(ValueError, match=message):
+        read_grid(tmp_path)

@@ -1,15 +1,16 @@
 """Keras's HDF5 files (skipped without h5py)."""
 
 import io
-import sys
 import zipfile
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
 from cxr_jax import weights
 from cxr_jax.models import resnet
+from cxr_jax.weights import hdf5, hdf5_arrays
 from cxr_jax.weights.keras_hdf5 import read_keras_hdf5
 
 h5py = pytest.importorskip("h5py")
@@ -133,7 +134,7 @@ DAMAGED = {
     "virtual": (_virtual, "kernel lies in another file"),
     "unwritten": (
         lambda file: file.create_dataset("a/b", (10**13,), "f4", chunks=(1024,)),
-        "announces 40000000000000 bytes and holds none",
+        "b takes 40,000,000,000,000 bytes, more than weights in a file of its size do",
     ),
     "cycle": (_cycle, "layers/again/ stands in it twice"),
     "twice": (_twice, "two arrays are called conv1_conv/kernel"),
@@ -150,7 +151,7 @@ def test_what_lies_outside_of_the_file_is_not_opened(tmp_path, fault, suffix):
         read_keras_hdf5(path)
 
 
-def test_damaged_files_and_a_missing_package_are_named(tmp_path, arrays, monkeypatch):
+def test_damaged_files_are_named(tmp_path, arrays):
     for name in ("model.weights.h5", "model.keras"):
         _write(tmp_path / name, lambda file: _numbered(file, arrays))
         content = (tmp_path / name).read_bytes()
@@ -162,6 +163,92 @@ def test_damaged_files_and_a_missing_package_are_named(tmp_path, arrays, monkeyp
         archive.writestr("config.json", CODE)
     with pytest.raises(ValueError, match=r"no model\.weights\.h5 in it"):
         weights.load(f"keras:{tmp_path}/model.keras")
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ValueError, match=r"model\.keras the package h5py is needed: pip install"):
-        weights.load(f"keras:{tmp_path}/model.keras")
+
+
+def _partly_written(file):
+    file.create_dataset("a/b", (4096,), "f4", chunks=(1024,))[:1024] = 1
+
+
+def _bomb(file):
+    file.create_dataset("a/b", data=np.zeros(17 << 20, np.float32), chunks=True, compression="gzip")
+
+
+STRANGE = {
+    "partly": (_partly_written, "announces 16384 bytes and holds some only"),
+    "unwritten": (lambda file: file.create_dataset("a/b", (9,)), "36 bytes and holds fewer"),
+    "bomb": (_bomb, "a/b takes 71,303,168 bytes, more than weights in a file of its size"),
+    "words": (lambda file: file.__setitem__("a/b", ["x"]), "a/b holds no numbers of a kind"),
+    "nothing": (lambda file: file.__setitem__("a/b", h5py.Empty("f4")), "a/b holds nothing"),
+    "packed": (
+        lambda file: file.create_dataset("a/b", data=np.ones(99), compression="lzf"),
+        "a/b is packed in a way that is not read here",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", STRANGE)
+def test_what_keras_does_not_write_is_refused(tmp_path, fault):
+    fill, message = STRANGE[fault]
+    _write(tmp_path / "x.h5", fill)
+    with pytest.raises(ValueError, match=message):
+        read_keras_hdf5(tmp_path / "x.h5")
+
+
+def test_a_heap_that_has_no_end_is_refused(tmp_path, arrays):
+    """Its objects are said to take nothing: HDF5 turns for ever."""
+    path = tmp_path / "model.weights.h5"
+    _write(path, lambda file: _numbered(file, arrays))
+    content = bytearray(path.read_bytes())
+    start = content.index(b"GCOL") + 16
+    content[start : start + 4000] = bytes(4000)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"weights\.h5: .*a heap of texts is damaged"):
+        read_keras_hdf5(path)
+
+
+def _all_kinds(file):
+    rng = np.random.default_rng(0)
+    for kind in ("i1", "u1", ">i2", "<u4", "i8", "f2", ">f2", "f4", ">f4", "f8", ">f8"):
+        file[f"kinds/{kind}"] = rng.integers(0, 99, (3, 2, 4)).astype(kind)
+    file["kinds/bfloat16"] = np.arange(6, dtype=ml_dtypes.bfloat16).reshape(2, 3)
+    file["kinds/scalar"], file["kinds/empty"] = np.float32(3), np.zeros((0, 3), np.float32)
+    for number in range(700):  # trees of two levels
+        file[f"many/{number}"] = np.int64(number)
+    chunked = rng.random((70, 33, 5)).astype(np.float32)
+    for number, packed in enumerate(({}, {"compression": 4}, {"shuffle": True, "compression": 9})):
+        chunks = (8, 16, 5) if number else True
+        file.create_dataset(f"chunked/{number}", data=chunked, chunks=chunks, **packed)
+    file.create_dataset("chunked/many", data=rng.random(40_000), chunks=(64,), maxshape=(None,))
+    for name, label in LABELS.items():
+        group = file.create_group(f"{name}/vars")
+        group.attrs["name"] = label
+        group.attrs.update({f"other {number}": "text" for number in range(7)})
+        group["0"] = np.ones(2)
+
+
+LABELS = {"x": "text", "y": "Ünicode", "z": np.bytes_(b"bytes")}
+
+
+def test_arrays_are_those_that_h5py_reads(tmp_path):
+    path = tmp_path / "kinds.h5"
+    _write(path, _all_kinds)
+    content = path.read_bytes()
+    found = {one.name: (one, hdf5_arrays.read(content, one)) for one in hdf5.datasets(content)}
+    with h5py.File(path) as file:
+        names = []
+        file.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
+        assert sorted(found) == sorted(names)
+        assert len(names) > 700
+        for name in names:
+            expected, (_, array) = file[name][()], found[name]
+            assert (array.dtype, array.shape) == (file[name].dtype, expected.shape)
+            assert array.tobytes() == expected.tobytes()
+    labels = {name[0]: one.label for name, (one, _) in found.items() if "/vars/" in name}
+    assert labels == {"x": "text", "y": "Ünicode", "z": "bytes"}
+
+
+def test_newer_formats_are_named(tmp_path):
+    with h5py.File(tmp_path / "new.h5", "w", libver="latest") as file:
+        file["a/b"] = np.ones(3)
+    with pytest.raises(ValueError, match=r"new\.h5: .*a newer format than Keras writes"):
+        read_keras_hdf5(tmp_path / "new.h5")
