@@ -135,9 +135,9 @@ def _meet(own: argparse.Namespace, config: ConfigDict) -> bool:
 def _run(config: ConfigDict, workdir: Path, shared: bool, reproduced: Path | None) -> int:
     from cxr_jax import compiler, hosts, preemption
 
-    code = 0
+    code, go_on = 0, f"To go on: the same command with --workdir={workdir}"
     try:
-        preemption.listen()
+        preemption.listen(go_on)
         print(f"workdir: {workdir}", flush=True)
         flags.FLAGS(["run.py"])  # Grain reads its own flags, which nobody else parses
         logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
@@ -159,14 +159,14 @@ def _run(config: ConfigDict, workdir: Path, shared: bool, reproduced: Path | Non
         if shared:
             hosts.leave()
     except preemption.Preempted as notice:
-        print(f"{notice}. To go on: the same command with --workdir={workdir}", flush=True)
+        print(f"{notice}. {go_on}", flush=True)
         if shared and not notice.saved:
             hosts.fail(str(notice), preemption.EXIT_CODE)
         if shared:
             hosts.leave()
         return preemption.EXIT_CODE
     except KeyboardInterrupt:
-        print(f"\nInterrupted. To go on: the same command with --workdir={workdir}")
+        print(f"\nInterrupted. {go_on}")
         if shared:
             hosts.fail("interrupted", 130)
         return 130

@@ -23,7 +23,7 @@ FOLDER = "checkpoints"
 
 def exists(workdir: Path) -> bool:
     """Whether a run has saved a checkpoint there."""
-    return any(entry.name.isdigit() for entry in (workdir / FOLDER).glob("*"))
+    return any(entry.name.isdecimal() for entry in (workdir / FOLDER).glob("*"))
 
 
 def open_manager(workdir: Path, max_to_keep: int) -> ocp.CheckpointManager:
@@ -44,7 +44,23 @@ def _seal(folder: Path) -> None:
     """Orbax calls it between the last file of a save and the renaming that makes it valid."""
     if hosts.is_first():
         for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
+            for item in intact.ITEMS:
+                _forget_place(unfinished / item)
             intact.write_hashes(unfinished)
+        _forget_places(folder)
+
+
+def _forget_places(folder: Path) -> None:
+    for saved in folder.glob("[0-9]*"):
+        if saved.name.isdecimal():
+            _forget_place(saved)
+
+
+def _forget_place(folder: Path) -> None:
+    """Orbax leaves a sign of its success that says where: workdirs are sent on."""
+    sign = folder / "commit_success.txt"
+    if sign.is_file():
+        sign.write_text("")
 
 
 def save(
@@ -103,6 +119,8 @@ def finish(manager: ocp.CheckpointManager) -> None:
     with _naming(manager):
         manager.wait_until_finished()
         manager.check_for_errors()
+    if hosts.is_first():
+        _forget_places(Path(manager.directory))
     manager.close()
 
 

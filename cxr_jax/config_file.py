@@ -61,7 +61,7 @@ def load_saved(workdir: Path, new: Path, overrides: Sequence[str]) -> ConfigDict
         raise FileNotFoundError(f"--reproduce={workdir} is no workdir: it has no config.json")
     try:
         config = ConfigDict(_with_tuples(json_file.read(path)))
-        sections = [config] + [config.transfer] * ("transfer" in config)
+        sections = [config, config.transfer] if "transfer" in config else [config]
         known = config.experiment in ("pretrain", "transfer", "benchmark")
         if not known or not all(isinstance(one.data.dir, str) for one in sections):
             raise ValueError("no experiment of ours")

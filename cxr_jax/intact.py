@@ -105,7 +105,7 @@ def newest_whole(folder: Path, item: str) -> Path | None:
 def _search(folder: Path, items: tuple[str, ...]) -> tuple[int | None, dict[int, str]]:
     """The newest step whose items are whole, and what is wrong with those after it."""
     damage = {}
-    steps = (int(entry.name) for entry in folder.glob("*") if entry.name.isdigit())
+    steps = (int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal())
     for step in sorted(steps, reverse=True):
         found = find_damage(folder / str(step), items)
         if not found:

@@ -3,7 +3,10 @@
 The process then ends with exit code 75, EX_TEMPFAIL in sysexits.h: "try again later".
 """
 
+import contextlib
+import os
 import signal
+import sys
 import threading
 import time
 from types import FrameType
@@ -32,10 +35,15 @@ class Preempted(BaseException):
 
 _name = ""  # of the signal that came
 _waiting = False  # somebody asks from time to time whether one came
+_advice = ""
 
 
-def listen() -> None:
-    """From now on such a signal raises Preempted in the main thread, but for `Stop`."""
+def listen(advice: str) -> None:
+    """From now on such a signal ends the process with EXIT_CODE, but for `Stop`; `advice` is its
+    last line. One of several hosts raises Preempted in its main thread instead, to tell the others.
+    """
+    global _advice
+    _advice = advice
     for number in _SIGNALS:
         signal.signal(number, _on_signal)
 
@@ -51,8 +59,17 @@ def block() -> None:
 def _on_signal(number: int, frame: FrameType | None) -> None:
     global _name
     _name = signal.Signals(number).name
-    if not _waiting:
+    if _waiting:
+        return
+    if hosts.count() > 1:
         raise Preempted(f"{_name} received")
+    # An exception would be swallowed where it comes up within a callback, as JAX's at every
+    # collection of garbage, or bring down what it comes up in.
+    with contextlib.suppress(Exception):  # in the midst of a print
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        os.write(1, f"{_name} received. {_advice}\n".encode())
+    os._exit(EXIT_CODE)
 
 
 def check() -> None:

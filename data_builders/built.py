@@ -18,6 +18,7 @@ from data_builders.record_files import RESTORE, RecordFiles
 from data_builders.records import AlreadyBuilt
 
 _BLOCK = 1024  # examples read at a time
+_VERSION = r"\d+\.\d+\.\d+"
 
 
 class Records:
@@ -183,8 +184,8 @@ def find_folder(name: str, data_dir: str) -> Path:
     if not built:
         from data_builders.build import builder_names
 
-        others = sorted({folder.parts[-3] for folder in _built(root, "*", "")})
-        where = f"{root.resolve()} (there: {', '.join(others) or 'nothing'})"
+        others = {folder.parts[-3] for folder in _built(root, "*", "")} & set(builder_names())
+        where = f"{root} (there: {', '.join(sorted(others)) or 'no dataset of ours'})"
         if dataset not in builder_names():
             hint = did_you_mean(dataset, {*others, *builder_names()})
             raise FileNotFoundError(
@@ -206,5 +207,5 @@ def find_folder(name: str, data_dir: str) -> Path:
 
 
 def _built(root: Path, dataset: str, config: str) -> list[Path]:
-    infos = root.glob(f"{dataset}/{config or '*'}/*.*.*/dataset_info.json")
-    return [info.parent for info in infos if "incomplete" not in info.parent.name]
+    infos = root.glob(f"{dataset}/{config or '*'}/*/dataset_info.json")
+    return [info.parent for info in infos if re.fullmatch(_VERSION, info.parent.name)]

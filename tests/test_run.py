@@ -164,6 +164,7 @@ def test_what_differs_from_a_reproduced_run_is_told(demo, reproduced, tmp_path, 
 def test_what_could_not_be_the_same_is_not_run_again(demo, tmp_path):
     old = shutil.copytree(demo[2], tmp_path / "old")
     reproduce.check(_saved(old), old)
+    reproduce.check(_saved(old / "transfer"), old / "transfer")
     kept = (old / "provenance.json").read_text()
 
     def refused(message, kind=ValueError):

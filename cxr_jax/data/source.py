@@ -101,10 +101,17 @@ def load_source(
 
 def fingerprint(source: Source) -> dict[str, Any]:
     """What is equal for two sources exactly if they hold the same films in the same order."""
-    marks = {
-        name: hashlib.sha256((source.folder / name).read_bytes()).hexdigest()[:16]
-        for name in ("dataset_info.json", ledger.FILE)
-    }
     rows = getattr(source.records, "rows", np.arange(0))
     chosen = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
-    return {"films": len(source), "split": source.split, "chosen": chosen, **marks}
+    whole = mark_build(source.folder)
+    return {"films": len(source), "split": source.split, "chosen": chosen, "dataset": whole}
+
+
+def mark_build(folder: Path) -> str:
+    """16 hex digits of a version folder: its films, told apart by perceptual hashes and the bytes
+    of all, their order and which are of one patient."""
+    digest = hashlib.sha256()
+    for name in ("dataset_info.json", ledger.FILE):
+        path = folder / name  # datasets built before ledgers were kept have none
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()[:16]

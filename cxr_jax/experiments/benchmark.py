@@ -16,10 +16,12 @@ import ml_collections
 from cxr_jax import weights
 from cxr_jax.data import exposure, labelled, tasks
 from cxr_jax.data.source import load_source
+from cxr_jax.evaluate.predictions import read_parquet
 from cxr_jax.experiments import inputs, provenance, transfer
 from cxr_jax.experiments.benchmark_grid import Cell, grid
 from cxr_jax.experiments.workdir import as_json, open_workdir, release
 from cxr_jax.report import benchmark as report
+from cxr_jax.report.benchmark_cells import without_ids
 from data_builders import json_file
 
 _LAST = "seconds.json"  # how long a cell took; written when all else of it is
@@ -189,6 +191,8 @@ def _is_done(folder: Path, of_cell, held: _Held) -> bool:
     try:
         if json_file.read(folder / "config.json") != as_json(of_cell):
             return False
+        json_file.read(folder / "metrics.json", list)
+        read_parquet(folder / "predictions.parquet")
         facts = json_file.read(folder / "probe.json")
         return facts.get("fingerprint") == held.fingerprint(of_cell)
     except (ValueError, OSError):  # damaged, or an encoder that is gone: running it will tell
@@ -232,8 +236,8 @@ def _write(config, workdir: Path, cells: list[Cell], states: dict[Cell, dict[str
             "folder": cell.folder.as_posix(),
             "num_films": None,
             "exposure": None,
-            "error": "",
             **states.get(cell, missing),
+            "error": without_ids(states.get(cell, missing).get("error", "")),
         }
         for cell in cells
     ]

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cxr_jax.data.labelled import LabelledSplit, image_batches
+from cxr_jax.data.source import mark_build
 from cxr_jax.weights.encoder import Encoder, features
 
 _QUIET_SECONDS = 5.0
@@ -51,7 +52,7 @@ def extract_once(
     The file is named after weights, dataset and split, so that a change of any makes another.
     Many label fractions and seeds then cost one pass over the films.
     """
-    path = cache / f"{_key(encoder, split)}.npy"
+    path = cache / f"{feature_key(encoder, split)}.npy"
     if not _readable(path):
         whole = split._replace(rows=np.arange(len(split.source)))
         values = extract(encoder, whole, batch_size, name)
@@ -70,10 +71,11 @@ def _readable(path: Path) -> bool:
     return True
 
 
-def _key(encoder: Encoder, split: LabelledSplit) -> str:
+def feature_key(encoder: Encoder, split: LabelledSplit) -> str:
+    """Hex digits of weights and films: features are taken up again only if neither changed."""
     digest = hashlib.sha256(repr((encoder.model, encoder.image_size)).encode())
     for leaf in jax.tree.leaves(encoder.variables):
         digest.update(np.asarray(leaf).tobytes())
-    digest.update((split.source.folder / "dataset_info.json").read_bytes())
+    digest.update(mark_build(split.source.folder).encode())
     digest.update(split.source.split.encode())
     return digest.hexdigest()[:32]

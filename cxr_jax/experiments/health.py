@@ -73,8 +73,9 @@ class Health:
             before = f"{allowed} such steps were skipped before, as config allows. " * bool(allowed)
             raise FloatingPointError(
                 f"step {step}: {what}. {before}{films}Lower config.optimizer.learning_rate or "
-                "lengthen its warm-up, in a new --workdir; or let config.skip_nonfinite steps be "
-                "skipped. The checkpoints of this one are finite and stay"
+                "lengthen its warm-up, in a new --workdir; or skip such steps: the same command "
+                f"with --config.skip_nonfinite, more than {allowed}. What was saved of this run is "
+                "finite and stays"
             )
         self._writer.warn(step, f"{what}. Skipped ({self.skipped} of {allowed} allowed). {films}")
         return False

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from cxr_jax import weights
 from cxr_jax.data import fractions, tasks
 from cxr_jax.data.labelled import load_split
+from cxr_jax.data.source import mark_build
 from cxr_jax.evaluate import protocol
 from cxr_jax.evaluate.protocol import Splits
 from cxr_jax.experiments import provenance
@@ -118,8 +119,10 @@ def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Spl
     for leaf in jax.tree.leaves(encoder.variables):
         digest.update(np.asarray(leaf).tobytes())
     for split in splits:
-        digest.update((split.source.folder / "dataset_info.json").read_bytes())
+        digest.update(mark_build(split.source.folder).encode())
         # Hashed, as results hold them: with another secret they no longer fit those before.
-        digest.update("\n".join(split.hashed_ids()[0]).encode() + split.targets.tobytes())
-        digest.update(split.rest.tobytes())
+        for ids in split.hashed_ids():
+            digest.update("\n".join(ids).encode())
+        for array in (split.rows, split.targets, split.rest):
+            digest.update(array.tobytes())
     return digest.hexdigest()

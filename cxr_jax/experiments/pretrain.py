@@ -50,7 +50,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     train(config, workdir)
     preemption.check()
     if after.dataset:
-        after.encoder = str(workdir.resolve())
+        after.encoder = str(workdir)  # as typed: no name of a home folder gets into the results
         transfer.run(after, workdir / "transfer")
     else:
         print(

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from cxr_jax import checkpoint
 from cxr_jax.data import exposure
 from cxr_jax.data.reports import Reports, open_reports
 from cxr_jax.data.source import Source, load_source
@@ -40,6 +41,7 @@ def open_inputs(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Inputs]:
     config, start = initial.find(config, workdir)
     source, reports = load_films(config), None
     marks = mark(config, source)
+    _check_resumed(workdir, marks)
     if config.batch_size < 2:
         raise ValueError(
             f"config.batch_size={config.batch_size}: a pretraining compares films with each other, "
@@ -51,6 +53,30 @@ def open_inputs(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Inputs]:
     encoders = {config.init: provenance.mark_weights(start)} if start else {}
     texts = {config.objective.text.weights: provenance.mark_arrays(text)} if text else {}
     return config, Inputs(source, marks, reports, start, text, encoders, texts)
+
+
+def _check_resumed(workdir: Path, marks: dict[str, str | None]) -> None:
+    """Refuses to go on with other films, or of a run of which nobody knows the config.
+
+    The place in the data is a number, and the ledger says what the encoder had seen: both would be
+    those of the new films.
+    """
+    if not checkpoint.exists(workdir):
+        return
+    if not (workdir / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{workdir} has checkpoints, but its config.json is missing: restore it, or copy it "
+            f"from {workdir / checkpoint.FOLDER}/<step>/config/metadata"
+        )
+    if not (workdir / provenance.FILE).is_file():
+        return
+    before = provenance.read(workdir)["starts"][-1]["dataset"]
+    if list(before.values()) != list(marks.values()):
+        lines = "\n".join(f"  {line}" for line in provenance.differences(before, marks))
+        raise ValueError(
+            f"the films are no longer those that {workdir} was begun with:\n{lines}\n"
+            "Bring that dataset back, or begin anew in another --workdir"
+        )
 
 
 def load_films(config: ConfigDict) -> Source:

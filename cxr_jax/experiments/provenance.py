@@ -62,7 +62,7 @@ def write(
         if not differing:
             return
         listed = "\n".join(f"  {line}" for line in differing)
-        print(f"{workdir} was begun under other conditions; its results are of both:\n{listed}")
+        print(f"{workdir} was begun under other conditions. What changed since:\n{listed}")
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     held = {"config": as_json(config), "starts": [*starts, {"time": now, **start}]}
     temporary = path.with_suffix(".tmp")

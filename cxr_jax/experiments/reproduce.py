@@ -93,6 +93,11 @@ def report(config: ml_collections.ConfigDict, old: Path, new: Path) -> bool:
     else:
         lines = [f"{old}: NOT reproduced; {len(differing)} of {len(findings)} results differ:"]
         lines += [f"  {found.name}: {found.difference}" for found in differing]
+    if any("image_id" in found.difference for found in differing):
+        lines.append(
+            "Films have other ids: the data folder's .salt is not the one of then; with that file "
+            "from the old data folder they would be the same."
+        )
     if conditions:
         lines += ["What differs in code, packages or machine:", *(f"  {one}" for one in conditions)]
     elif differing:
@@ -222,4 +227,4 @@ def _digest(state: Mapping[str, np.ndarray]) -> str:
 
 def _last_step(workdir: Path) -> int | None:
     folder = workdir / checkpoint.FOLDER
-    return max((int(one.name) for one in folder.glob("*") if one.name.isdigit()), default=None)
+    return max((int(one.name) for one in folder.glob("*") if one.name.isdecimal()), default=None)

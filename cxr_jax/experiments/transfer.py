@@ -159,12 +159,9 @@ def _score(
     finished = folder / "probe.json"
     now = inputs.fingerprint(config, encoder, splits)
     if finished.exists():
-        facts = json_file.read(finished)
-        if facts.get("fingerprint") == now:
-            print(f"{encoder.name}: finished before")
-            rows = json_file.read(folder / "metrics.json", list)
-            predictions = read_parquet(folder / "predictions.parquet")
-            return Outcome(encoder.name, predictions, rows, facts)
+        before = _read_finished(folder, encoder.name, now)
+        if before:
+            return before
         finished.unlink()  # it must not stand beside what another result leaves
     folder.mkdir(parents=True, exist_ok=True)
     names = splits.test.label_names
@@ -205,6 +202,21 @@ def _score(
     _write_json(finished, facts)  # last: its presence says that the others are whole
     print(f"{encoder.name}: macro AUROC {tables.with_interval(rows[-1])}")
     return Outcome(encoder.name, predictions, rows, facts)
+
+
+def _read_finished(folder: Path, name: str, fingerprint: str) -> Outcome | None:
+    """None for a result of something else, and for a damaged one: it is made again."""
+    try:
+        facts = json_file.read(folder / "probe.json")
+        if facts.get("fingerprint") != fingerprint:
+            return None
+        rows = json_file.read(folder / "metrics.json", list)
+        predictions = read_parquet(folder / "predictions.parquet")
+    except (ValueError, OSError) as error:
+        print(f"WARNING: {name}: its result is made again, because {error}")
+        return None
+    print(f"{name}: finished before")
+    return Outcome(name, predictions, rows, facts)
 
 
 class _Curves:

@@ -15,6 +15,8 @@ def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json())
 
 
+# What a run may go on with otherwise: no state that was saved depends on it.
+_MAY_CHANGE = ("skip_nonfinite",)
 _locks = {}  # open files hold their lock until they are released or the process ends
 
 
@@ -34,21 +36,30 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     _lock(workdir)
     path = workdir / "config.json"
     if not path.exists():
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(as_json(config), indent=2) + "\n")
-        temporary.replace(path)
+        _write(path, as_json(config))
         return
     try:
         saved = json_file.read(path)
     except ValueError as error:
         raise ValueError(f"{error}; choose another --workdir") from error
-    differing = list(_differences(saved, as_json(config)))
+    given = as_json(config)
+    allowed = {name: given[name] for name in _MAY_CHANGE if name in given}
+    differing = list(_differences(saved | allowed, given))
     if differing:
         listed = "\n".join(f"  config.{line}" for line in differing)
         raise ValueError(
             f"{workdir} belongs to a run with another config:\n{listed}\n"
             "Give the same config to resume it, or another --workdir for a new run."
         )
+    for line in _differences(saved, saved | allowed):
+        print(f"config.{line}")
+        _write(path, saved | allowed)
+
+
+def _write(path: Path, config: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(config, indent=2) + "\n")
+    temporary.replace(path)
 
 
 def release(workdir: Path) -> None:
@@ -76,5 +87,13 @@ def _differences(saved: Any, given: Any, prefix: str = ""):
         old, new = saved.get(name, "(absent)"), given.get(name, "(absent)")
         if isinstance(old, dict) and isinstance(new, dict):
             yield from _differences(old, new, f"{prefix}{name}.")
-        elif old != new:
+        elif old != new and not (name in ("name", "dataset") and _same_dataset(old, new)):
             yield f"{prefix}{name}: saved {old!r}, given {new!r}"
+
+
+def _same_dataset(saved: Any, given: Any) -> bool:
+    """ "image_folder" is "image_folder/256" while that is the only one. Whether the films are the
+    same, their marks say."""
+    if not (isinstance(saved, str) and isinstance(given, str)):
+        return False
+    return given.startswith(f"{saved}/") or saved.startswith(f"{given}/")

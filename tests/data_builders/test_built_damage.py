@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import shutil
 import sys
 
@@ -163,3 +164,17 @@ def test_page_sizes_are_those_that_arrow_unpacks(tmp_path):
         # Arrow counts the headers too, of less than 100 bytes each.
         assert len(sizes) > 2
         assert 0 < column.total_uncompressed_size - sum(sizes) < 100 * len(sizes)
+
+
+def test_films_of_a_dataset_that_was_built_again_meanwhile_are_refused(films):
+    """Labels, read before, may be those of others; what is open already stays as it was."""
+    path = films / SHARD.format("test")
+    opened, later = (load_source("films", str(films.parents[2]), "test") for _ in range(2))
+    opened.encoded([0])
+    shutil.copy(path, films / "new")
+    (films / "new").replace(path)
+    assert len(opened.encoded([0, 1])) == 2
+    for reader in (later, pickle.loads(pickle.dumps(opened))):
+        with pytest.raises(ValueError, match=r"test.array_record-.* was replaced while this runs"):
+            reader.encoded([1])
+    assert len(load_source("films", str(films.parents[2]), "test").encoded([1])) == 1

@@ -103,14 +103,19 @@ def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp
     # Three splits of three encoders: the trained one, and random from either seed.
     assert len(list((workdir / "features").glob("*.npy"))) == 9
 
-    # Another encoder in the same place, and a cell that was killed before its end: both run anew.
+    # Another encoder in the same place, a cell that was killed before its end, and one whose
+    # predictions are damaged: all run anew.
     shutil.rmtree(tmp_path / "late")
     other = tiny_config("simclr")
     other.seed = 5
     pretrain.train(other, tmp_path / "late", stop_after=2)
     (workdir / "cells/phantom-tiny/linear/0.5/1/random/seconds.json").unlink()
+    damaged = workdir / "cells/phantom-tiny/linear/0.5/0/random/predictions.parquet"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:500])
     benchmark.run(config, workdir)
-    assert capsys.readouterr().out.count("done before") == 5
+    assert capsys.readouterr().out.count("done before") == 4
+    assert damaged.read_bytes() == whole
     late = workdir / "cells/phantom-tiny/linear/0.5/1/late/predictions.parquet"
     assert not np.array_equal(read_parquet(late).scores, scores[1].scores)
 

@@ -200,8 +200,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tiny_config, t
     config = tiny_config("simclr")
     pretrain.train(config, tmp_path, stop_after=2)
     config.log_every_steps = 100  # looked at every step all the same
-    (tmp_path / "config.json").unlink()
     config.optimizer.learning_rate = 1e30
+    (tmp_path / "config.json").write_text(json.dumps(as_json(config)))
     with pytest.raises(FloatingPointError, match=r"step 3: the .*(nan|inf).*learning_rate"):
         pretrain.train(config, tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").glob("[0-9]*")) == ["2"]
@@ -214,6 +214,40 @@ def test_a_save_under_way_is_finished_when_the_next_step_is_not_finite(tiny_conf
     with pytest.raises(FloatingPointError, match="step 2: "):
         pretrain.train(config, tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
+def test_what_a_run_was_begun_with_is_missing_or_changed(tiny_config, tmp_path, capsys):
+    config = tiny_config("simclr")
+    pretrain.train(config, tmp_path, stop_after=2)
+    signs = list(tmp_path.rglob("commit_success.txt"))
+    assert signs and not any(sign.read_text() for sign in signs)  # Orbax would say where it is
+    held = json.loads((tmp_path / "provenance.json").read_text())
+    (name,) = held["starts"][0]["dataset"]
+    held["starts"][0]["dataset"][name] = "0123456789abcdef"
+    (tmp_path / "provenance.json").write_text(json.dumps(held))
+    before = (tmp_path / "exposure.parquet").read_bytes()
+    with pytest.raises(
+        ValueError, match=r"no longer those that .*\n  phantom/tiny train: was 0123"
+    ):
+        pretrain.train(config, tmp_path)
+    assert (tmp_path / "exposure.parquet").read_bytes() == before
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"config.json is missing: restore it, or copy it"):
+        pretrain.train(config, tmp_path)
+
+
+def test_a_workdir_takes_another_bound_of_skips_and_the_full_name_of_its_dataset(tmp_path, capsys):
+    config = ml_collections.ConfigDict(
+        dict(skip_nonfinite=0, seed=1, data=dict(name="image_folder"))
+    )
+    open_workdir(tmp_path, config)
+    config.skip_nonfinite, config.data.name = 3, "image_folder/256"
+    open_workdir(tmp_path, config)
+    assert "config.skip_nonfinite: saved 0, given 3" in capsys.readouterr().out
+    assert json.loads((tmp_path / "config.json").read_text())["skip_nonfinite"] == 3
+    config.data.name = "image_folders"
+    with pytest.raises(ValueError, match=r"data.name: saved 'image_folder', given 'image_folders'"):
+        open_workdir(tmp_path, config)
 
 
 def test_a_second_process_in_the_workdir_is_refused(tmp_path):

@@ -10,12 +10,13 @@ from sklearn.preprocessing import StandardScaler
 
 from configs import common
 from cxr_jax.evaluate.predictions import read_parquet
-from cxr_jax.experiments import inputs, pretrain, transfer
+from cxr_jax.experiments import features, inputs, pretrain, transfer
 from cxr_jax.weights.encoder import random_encoder
 from cxr_jax.weights.export import write_folder
 from cxr_jax.weights.formats import timm
 from tests.fakes import image_folder
 from tests.fakes.dataset import build_and_read
+from tests.fakes.pictures import film
 
 
 @pytest.fixture
@@ -43,6 +44,43 @@ def test_a_result_is_not_taken_up_again_once_the_encoder_has_changed(
     assert not np.array_equal(scores[0], scores[1])
     np.testing.assert_array_equal(scores[1], scores[2])
     assert "simclr step 4: finished before" in capsys.readouterr().out
+
+
+def test_results_are_not_taken_up_once_films_or_patients_are_others(config, tmp_path):
+    """Built anew with two films exchanged, or with patients known: TFDS's own account of the
+    dataset stays the same, byte for byte."""
+    raw, table = tmp_path / "raw", tmp_path / "labels.csv"
+    raw.mkdir()
+    for number in range(16):
+        Image.fromarray(film(number)).save(raw / f"{number:02}.png")
+    config.dataset, config.data.dir = "image_folder", str(tmp_path / "data")
+    encoder = inputs.load_encoders(config)[0]
+
+    def built(patient):
+        rows = [
+            {"image": f"{n:02}.png", "patient_id": patient(n), "sign": n % 2}
+            | {"split": ("train", "train", "validation", "test")[n // 2 % 4]}
+            for n in range(16)
+        ]
+        image_folder.write_rows(table, rows)
+        options = {"labels_csv": str(table)}
+        folder, _ = build_and_read(
+            "image_folder", tmp_path / "data", manual_dir=raw, overwrite=True, options=options
+        )
+        splits = inputs.load_splits(config)
+        account = (folder / "dataset_info.json").read_bytes()
+        key = features.feature_key(encoder, splits.test)
+        return account, inputs.fingerprint(config, encoder, splits), key
+
+    first = built(lambda n: f"p{n:02}")
+    assert built(lambda n: f"p{n:02}") == first
+    patients = built(lambda n: f"p{n // 2:02}")
+    (raw / "06.png").rename(raw / "other")
+    (raw / "07.png").rename(raw / "06.png")
+    (raw / "other").rename(raw / "07.png")
+    films = built(lambda n: f"p{n // 2:02}")
+    assert first[0] == patients[0] == films[0]
+    assert len({first[1], patients[1], films[1]}) == 3 and films[2] != patients[2]
 
 
 def test_encoders_of_one_name_are_told_apart(config, tiny_config, tmp_path):

@@ -2,6 +2,7 @@
 gives the same results."""
 
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -52,6 +53,22 @@ def test_a_killed_run_ends_with_the_results_of_an_undisturbed_one(undisturbed, t
     assert kills >= 3
     print(f"killed {kills} times")
     _assert_ends_as(whole, arguments, killed, log)
+
+
+def test_sigterm_ends_it_at_any_moment(undisturbed, tmp_path):
+    """While it loads, compiles, reads and trains."""
+    arguments, whole, longest = undisturbed
+    told, log, draw = tmp_path / "told", tmp_path / "log", random.Random(4)
+    for _ in range(12):
+        run = runs.Run([*arguments, f"--workdir={told}"], log)
+        assert run.wait_for(lambda: "workdir:" in run.said())  # noqa: B023
+        end = time.monotonic() + draw.uniform(0, 0.25) * longest
+        run.wait_for(lambda: time.monotonic() > end)  # noqa: B023
+        if run.poll() is not None:
+            break
+        assert run.end(signal.SIGTERM) == 75, run.said()
+        assert run.said().endswith(f"To go on: the same command with --workdir={told}\n")
+    _assert_ends_as(whole, arguments, told, log)
 
 
 @pytest.mark.parametrize("free", [0, 3_000, 40_000, 200_000])
