@@ -5,12 +5,15 @@ import hmac
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_builders import dicom
+from data_builders.build import check as check_raw
 from data_builders.image_folder.label_table import LabelTable
 from data_builders.records import BuildError
 from tests.fakes import image_folder as fake
 from tests.fakes.dataset import build_and_read, by_image
+from tests.fakes.pictures import film
 
 
 def build(raw, data, **settings):
@@ -198,6 +201,23 @@ def test_errors_of_the_csv_stop_the_build(raw, tmp_path, case):
             options={"name": "bad", "labels_csv": str(tmp_path / "labels.csv"), **options},
         )
     assert "MRN" not in str(error.value)
+
+
+def test_a_check_does_not_say_that_absent_films_are_there(tmp_path):
+    (tmp_path / "raw").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(film(1)).save(tmp_path / "raw" / name)
+    options = {"labels_csv": str(tmp_path / "labels.csv")}
+
+    def check(*names):
+        fake.write_labels(tmp_path / "labels.csv", names)
+        lines = check_raw("image_folder", tmp_path / "raw", options=options, num_workers=0)
+        return lines.splitlines()
+
+    assert "  every listed film is there" in check("a.png", "b.png")
+    lines = check("a.png", "b.png", "no.png")
+    assert "  1 give no film: labels.csv, row 4 (its image is no file of the folder)" in lines
+    assert "  every other listed film is there" in lines
 
 
 def test_a_field_too_many_does_not_move_labels(raw, tmp_path):
