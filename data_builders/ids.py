@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     known = {one for film in listed for one in film[1:]}
-    wanted = {given: given if given in known else _stem(given) for given in args.ids}
+    wanted = {one: one if one in known else films.without_suffix(one) for one in args.ids}
     found = [film for film in listed if not wanted or not set(film[1:]).isdisjoint(wanted.values())]
     try:
         writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -68,12 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         count = f"{len(unknown)} of {len(wanted)} ids"
         print(f"{count} are not in {args.name}: {which}", file=sys.stderr)
     return int(bool(unknown))
-
-
-def _stem(name: str) -> str:
-    """A film file's name as image_folder makes an id of it."""
-    stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in films.SUFFIXES else name
 
 
 if __name__ == "__main__":

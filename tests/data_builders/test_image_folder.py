@@ -236,8 +236,12 @@ def test_two_films_of_one_name_are_refused(tmp_path):
     raw = tmp_path / "raw"
     fake.write(raw)
     (raw / "png/grey.jpg").write_bytes((raw / "jpeg/plain.jpg").read_bytes())
-    with pytest.raises(BuildError, match=r"is listed twice: png/grey.(jpg|png) and png/grey"):
+    message = r"one id, which is the path without.*: png/grey.jpg and png/grey.png. If .* rename"
+    with pytest.raises(BuildError, match=message):
         build(raw, tmp_path / "data")
+    fake.write_labels(tmp_path / "labels.csv", ["png/grey.jpg"])
+    options = {"labels_csv": str(tmp_path / "labels.csv")}
+    assert "every other listed film" in check_raw("image_folder", raw, None, options, 0)
 
 
 def test_a_folder_without_films(tmp_path):
