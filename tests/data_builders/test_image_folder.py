@@ -129,6 +129,16 @@ BAD = {
         lambda rows: [*rows[:2], {**rows[2], "Nodule": "yes"}, *rows[3:]],
         r"labels.csv, row 4: label 'Nodule' is neither 1, 0",
     ),
+    "values outside the vocabulary": (
+        {},
+        lambda rows: [{**rows[0], "Nodule": "yes", "Effusion": "no"}, {**rows[1], "Nodule": "2"}],
+        r"row 2: label 'Effusion'; .*row 2: label 'Nodule'; .*row 3: label 'Nodule' are neither",
+    ),
+    "a column of words": (
+        {},
+        lambda rows: [{**row, "Nodule": "y", "Effusion": "n"} for row in rows],
+        r"^(labels.csv, row \d: label '\w+'; ){10}… \(24 cells\) are neither 1, 0",
+    ),
     "film listed twice": (
         {},
         lambda rows: [*rows, rows[0]],
