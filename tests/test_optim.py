@@ -302,9 +302,11 @@ def test_rate_scales_with_the_batch(scaling, peak):
     np.testing.assert_allclose(values, [peak, peak / 10], rtol=1e-6)
 
 
-def test_warm_up_longer_than_the_training_warns_and_keeps_rising():
-    with pytest.warns(UserWarning, match="warm-up of 40 steps fills all 20 training steps"):
-        values = rates([0, 10, 19], num_train_steps=20, warmup=40)
+def test_warm_up_longer_than_the_training_warns_once_and_keeps_rising(capsys):
+    groups = dict(head=dict(match=("x",)))
+    values = rates([0, 10, 19], num_train_steps=20, warmup=40, groups=groups)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("WARNING: the warm-up of 40 steps fills all 20 training steps: ")
     np.testing.assert_allclose(values, [0, 0.075, 0.1425], rtol=1e-6)
 
 
