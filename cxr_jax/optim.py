@@ -69,6 +69,8 @@ _DEFAULTS = {
     "rate_inside_momentum": None,
     "groups": {},
 }
+_SIZES = ("learning_rate", "final_learning_rate", "weight_decay", "final_weight_decay")
+_LARGEST = float(jnp.finfo(jnp.float32).max)
 _OF_A_GROUP = ("learning_rate", "final_learning_rate", "schedule", "warmup", "frozen")
 
 
@@ -78,12 +80,14 @@ def make_optimizer(
     """(transformation, rate by step) for config.optimizer; the transformation applies the schedule.
 
     The rate is that of parameters in no group. `num_examples` in an epoch is needed where a length
-    is counted in epochs. Raises ValueError for an unknown name, unit or field, and (at `init`) for
-    an exclusion or a group that matches no parameter. LARS: You et al., arXiv:1708.03888.
+    is counted in epochs. Raises ValueError for an unknown name, unit or field, a rate or a decay
+    that makes no sense, and (at `init`) for an exclusion or a group that matches no parameter.
+    LARS: You et al., arXiv:1708.03888.
     """
     check_fields(config, "config.optimizer", ("name", "learning_rate"), tuple(_DEFAULTS))
     fields = _DEFAULTS | dict(config)
     schedules.one_of(fields, "name", ("lars", "sgd", "adam", "adamw"))
+    _check_sizes(fields, "config.optimizer")
     lengths = (num_train_steps, batch_size, num_examples)
     schedule = schedules.learning_rate(fields, *lengths)
     mask = _decayed(fields["exclude"])
@@ -106,6 +110,20 @@ def make_optimizer(
     trust = optax.masked(optax.scale_by_trust_ratio(0.0, fields["trust_coefficient"]), mask)
     last = (rate, momentum) if fields["rate_inside_momentum"] else (momentum, rate)
     return optax.chain(*first, decay, trust, *last), schedule
+
+
+def _check_sizes(section: Section, where: str) -> None:
+    """Raises ValueError for the first rate or decay of `section` that no training could use."""
+    for name in _SIZES:
+        value = section.get(name)
+        if value is None and name != "learning_rate":
+            continue
+        # Of a group 0 means that it stays as it is; of all it means that nothing is learned.
+        above = name == "learning_rate" and where == "config.optimizer"
+        good = isinstance(value, int | float) and 0 <= value <= _LARGEST and (value or not above)
+        if not good:
+            wanted = "above 0" if above else "0 or more"
+            raise ValueError(f"{where}.{name} is {value!r}; it must be {wanted}, and finite")
 
 
 def _weight_decay(fields: Section, num_train_steps: int) -> float | optax.Schedule:
@@ -136,6 +154,7 @@ def _rates(
         check_fields(group, where, ("match",), _OF_A_GROUP)
         patterns[name] = _patterns(group["match"], f"{where}.match")
         own = fields | {"frozen": 0} | dict(group)
+        _check_sizes(own, where)
         frozen = schedules.in_steps(own, "frozen", *lengths[1:])
         own_schedule = schedules.learning_rate(own, *lengths)
         by_group[name] = optax.scale_by_learning_rate(_zero_before(frozen, own_schedule))

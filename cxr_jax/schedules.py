@@ -1,7 +1,7 @@
 """Learning rate and weight decay by step; the fields are those of config.optimizer (optim.py)."""
 
+import functools
 import math
-import warnings
 
 import optax
 
@@ -22,10 +22,9 @@ def learning_rate(
     final = fields["final_learning_rate"] * factor[fields["scaling"]]
     warmup = in_steps(fields, "warmup", batch_size, num_examples)
     if warmup >= num_train_steps > 1:
-        warnings.warn(
+        _warn(
             f"the warm-up of {warmup} steps fills all {num_train_steps} training steps: the rate "
-            "never falls; lower config.optimizer.warmup or raise config.num_train_steps",
-            stacklevel=3,
+            "never falls; lower config.optimizer.warmup or raise config.num_train_steps"
         )
     if fields["schedule"] == "constant":
         after = optax.constant_schedule(peak)
@@ -36,6 +35,11 @@ def learning_rate(
     if warmup == 0:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+@functools.cache  # groups of parameters share a warm-up
+def _warn(text: str) -> None:
+    print(f"WARNING: {text}", flush=True)
 
 
 def in_steps(fields: Section, name: str, batch_size: int, num_examples: int | None) -> int:

@@ -16,17 +16,22 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from cxr_jax import history
+
 
 class Writer:
     """Appends to workdir/metrics.jsonl and to TensorBoard events in workdir."""
 
     def __init__(self, workdir: Path, first_step: int = 0):
-        """Lines and events of steps after `first_step` (a killed run's) are taken back."""
+        """Lines and events of steps after `first_step` (a killed run's) are taken back.
+
+        Raises ValueError, and changes nothing, where the lines up to there are damaged.
+        """
         self._path = workdir / "metrics.jsonl"
         if self._path.exists():
-            kept = [line for line in _whole_lines(self._path) if line["step"] <= first_step]
+            kept = history.up_to(self._path, first_step)
             temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            temporary.write_bytes(b"".join(line + b"\n" for line in kept))
             temporary.replace(self._path)
         self._file = self._path.open("a")
         # Not SummaryWriter: where a disk is full its thread ends, and the next events wait for it
@@ -110,16 +115,6 @@ def write_projector(
 def _flat(text: str) -> str:
     """Without the signs that part columns and rows."""
     return " ".join(text.split())
-
-
-def _whole_lines(path: Path) -> list[dict]:
-    lines = []
-    for line in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:  # the line that a kill cut short: its step is run again
-            break
-    return lines
 
 
 class Progress:

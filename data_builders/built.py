@@ -192,11 +192,12 @@ def find_folder(name: str, data_dir: str) -> Path:
                 f"dataset {name!r} is not built under {where}, and has no builder.{hint} There "
                 f"are builders for {', '.join(builder_names())}."
             )
-        size = f" --resolution={config}" if config else ""
+        named = dataset == "image_folder" and not re.fullmatch(r"\d+|full", config)
+        form = f" --{'name' if named else 'resolution'}={config}" if config else ""
         raise FileNotFoundError(
             f"dataset {name!r} is not built under {where}. Build it:\n"
             f"  python -m data_builders.build {dataset} --manual_dir=<its files> "
-            f"--data_dir={root}{size}\n"
+            f"--data_dir={root}{form}\n"
             "or point config.data.dir at the folder that holds it."
         )
     configs = sorted({folder.parent.name for folder in built})

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from data_builders.records import AlreadyBuilt, BuildError
 
+_TRIES = 3
+
 
 @contextlib.contextmanager
 def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
@@ -27,7 +29,6 @@ def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
       AlreadyBuilt: a finished dataset is there, and `overwrite` is not wanted.
       BuildError: something else is there.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     # Without dots, so that no reader takes it for a version.
     aside = folder.with_name("replaced")
     with _locked(folder.parent):
@@ -44,6 +45,9 @@ def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
         except BaseException:
             if aside.exists():
                 os.rename(aside, folder)
+            with contextlib.suppress(OSError):  # another config or a version stands there
+                folder.parent.rmdir()
+                folder.parents[1].rmdir()
             raise
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -65,16 +69,25 @@ def _check(folder: Path, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Locks a folder for this process; the system lets go of it however the process ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Waiting for another build in {folder} …", file=sys.stderr)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:  # some network file systems lock no folders
-            print(f"{folder} cannot be locked ({error}): start no second build.", file=sys.stderr)
+    """Makes and locks a folder; the system lets go of it however the process ends."""
+    with contextlib.ExitStack() as stack:
+        # Again if a build that was refused meanwhile took the folder away; not for ever, because
+        # some file systems give a folder another number each time.
+        for _ in range(_TRIES):
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            _lock(folder, descriptor)
+            if folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat()):
+                break
         yield
-    finally:
-        os.close(descriptor)
+
+
+def _lock(folder: Path, descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"Waiting for another build in {folder} …", file=sys.stderr)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:  # some network file systems lock no folders
+        print(f"{folder} cannot be locked ({error}): start no second build.", file=sys.stderr)

@@ -28,6 +28,12 @@ _BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticE
 _BROKEN += (struct.error, EOFError)
 
 
+def without_suffix(name: str) -> str:
+    """A film's path as ids of image_folder have it: without an extension that is one of ours."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in SUFFIXES else name
+
+
 def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, "h w 1"]:
     """Reads a film as 8-bit grey.
 

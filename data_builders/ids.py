@@ -1,19 +1,21 @@
 """Whose is a hashed id of a result: python -m data_builders.ids NAME [ID …] --data_dir=data
 
 Prints the films of a built dataset as CSV: split, image_id and patient_id as the dataset has them,
-and as predictions.parquet, films.parquet, pictures/films.csv and exported features have them. Keep
-what it prints where the data is.
+and as predictions.parquet, films.parquet, pictures/films.csv, nonfinite.csv and exported features
+have them. Keep what it prints where the data is.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_builders import built, built_info, project_key
+from data_builders import built, built_info, films, project_key
+from data_builders.plain_text import plain
 
 COLUMNS = ("split", "image_id", "patient_id", "hashed_image_id", "hashed_patient_id")
 
@@ -40,22 +42,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; returns the exit status: 1 where an ID was not found."""
     parser = argparse.ArgumentParser(prog="python -m data_builders.ids", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="a built dataset")
-    parser.add_argument("ids", metavar="ID", nargs="*", help="hashed or not; none: every film")
+    parser.add_argument(
+        "ids", metavar="ID", nargs="*", help="hashed or not, or a film's file; none: every film"
+    )
     parser.add_argument("--data_dir", default="data", help="where datasets stand (default: data)")
     args = parser.parse_intermixed_args(arguments)
     try:
-        films = list(rows(built.find_folder(args.name, args.data_dir)))
+        listed = list(rows(built.find_folder(args.name, args.data_dir)))
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    wanted = set(args.ids)
-    found = [film for film in films if not wanted or wanted & set(film[1:])]
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(found)
-    unknown = len(wanted - {one for film in found for one in film[1:]})
+    known = {one for film in listed for one in film[1:]}
+    wanted = {one: one if one in known else films.without_suffix(one) for one in args.ids}
+    found = [film for film in listed if not wanted or not set(film[1:]).isdisjoint(wanted.values())]
+    try:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(found)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; Python flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    unknown = [plain(given) for given, one in wanted.items() if one not in known]
     if unknown:
-        print(f"{unknown} of {len(wanted)} ids are not in {args.name}.", file=sys.stderr)
+        which = ", ".join(unknown)
+        count = f"{len(unknown)} of {len(wanted)} ids"
+        print(f"{count} are not in {args.name}: {which}", file=sys.stderr)
     return int(bool(unknown))
 
 

@@ -77,7 +77,8 @@ def of_listing(
             "Next: get the films that are missing, then the same command without --check.",
         ]
     else:
-        lines += ["  every listed film is there", "", "Next: the same command without --check."]
+        which = "every other listed film" if skipped else "every listed film"
+        lines += [f"  {which} is there", "", "Next: the same command without --check."]
     return "\n".join(lines)
 
 

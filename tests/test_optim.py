@@ -267,6 +267,24 @@ def test_warm_up_and_cosine_in_three_units(warmup):
     np.testing.assert_allclose(values, expected, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("learning_rate", value) for value in (-1.0, 0.0, 1e400, -1e400, float("nan"), 1e39)),
+        *(("final_learning_rate", value) for value in (-0.1, float("nan"))),
+        *(("weight_decay", value) for value in (-1e-6, float("inf"), float("nan"))),
+        ("final_weight_decay", -1),
+    ],
+)
+def test_rates_and_decays_that_make_no_sense_are_refused(name, value):
+    with pytest.raises(ValueError, match=rf"^config.optimizer.{name} is .*, and finite"):
+        rates([0], **{name: value})
+    if name.endswith("learning_rate") and value:
+        groups = dict(head={"match": ("x",), name: value})
+        with pytest.raises(ValueError, match=rf"^config.optimizer.groups.head.{name} is "):
+            rates([0], groups=groups)
+
+
 def test_without_warm_up_the_first_step_has_the_peak_rate():
     np.testing.assert_allclose(rates([0, 55, 110]), [0.3, 0.15, 0], atol=1e-7)
 
@@ -284,9 +302,11 @@ def test_rate_scales_with_the_batch(scaling, peak):
     np.testing.assert_allclose(values, [peak, peak / 10], rtol=1e-6)
 
 
-def test_warm_up_longer_than_the_training_warns_and_keeps_rising():
-    with pytest.warns(UserWarning, match="warm-up of 40 steps fills all 20 training steps"):
-        values = rates([0, 10, 19], num_train_steps=20, warmup=40)
+def test_warm_up_longer_than_the_training_warns_once_and_keeps_rising(capsys):
+    groups = dict(head=dict(match=("x",)))
+    values = rates([0, 10, 19], num_train_steps=20, warmup=40, groups=groups)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("WARNING: the warm-up of 40 steps fills all 20 training steps: ")
     np.testing.assert_allclose(values, [0, 0.075, 0.1425], rtol=1e-6)
 
 

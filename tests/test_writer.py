@@ -2,6 +2,7 @@ import json
 import re
 
 import numpy as np
+import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
@@ -46,6 +47,47 @@ def test_resuming_takes_back_lines_after_the_step_and_a_torn_one(tmp_path):
     writer.scalars(3, {"loss": 2.0})
     writer.close()
     assert [(line["step"], line["loss"]) for line in _lines(tmp_path)] == [(1, 1), (2, 1), (3, 2)]
+
+
+WHOLE = b'{"step": 2, "loss": 1.0}\n{"step": 4, "loss": 1.0}\n{"step": 5, "loss": 1.0}\n'
+DAMAGED = {  # the file, of a run that goes on after step 5, and the line that is to be named
+    "a foreign line first": (b"hello\n" + WHOLE, 1),
+    "a foreign line within": (WHOLE.replace(b"\n", b"\n[5]\n", 1), 2),
+    "the last line cut": (WHOLE[:-9], 3),
+    "the last line cut before its step": (WHOLE[:-20], 3),
+    "the last line gone": (WHOLE[:-25], 3),
+    "bytes that are no text": (WHOLE.replace(b"loss", b"l\xffss", 2), 1),
+    "nothing that can be read": (b"\0" * 64, 1),
+}
+
+
+def _run_of_five_steps(folder, lines):
+    (folder / "config.json").write_text('{"log_every_steps": 2, "num_train_steps": 5}')
+    (folder / "metrics.jsonl").write_bytes(lines)
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_history_is_refused_by_line_and_left_as_it_is(tmp_path, case):
+    lines, number = DAMAGED[case]
+    _run_of_five_steps(tmp_path, lines)
+    with pytest.raises(ValueError, match=rf"metrics.jsonl, line {number}, is .* move it away"):
+        Writer(tmp_path, first_step=5)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == lines
+
+
+@pytest.mark.parametrize("after", [b"", b'{"st', b'{"step": 4, "lo', b"\xff", WHOLE[25:-9]])
+def test_what_a_kill_leaves_after_the_step_is_no_damage(tmp_path, after):
+    """Of steps 1 to 3 the second alone is logged."""
+    _run_of_five_steps(tmp_path, WHOLE[:25] + after)
+    Writer(tmp_path, first_step=3).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == WHOLE[:25]
+
+
+def test_a_whole_history_stays_and_one_moved_away_is_not_missed(tmp_path):
+    for lines in (WHOLE, WHOLE[:-1], b""):
+        _run_of_five_steps(tmp_path, lines)
+        Writer(tmp_path, first_step=5).close()
+        assert (tmp_path / "metrics.jsonl").read_bytes() == (lines and WHOLE)
 
 
 def test_progress_line_says_what_a_person_wants_to_know(capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -99,11 +99,13 @@ class Builder(cxr_builder.CxrBuilder):
         tags = self._read_tags(found)
         table = self.table
         if table is None:
+            _check_ids(found)
             for name, path in found.items():
                 row = LabelRow(where=name, image=name)
                 yield self._sealed(make_record(row, path, tags.get(name), "train"))
             return
         rows = table.match(found)
+        _check_ids(name for name in rows if name in found)
         carve = table.has_splits and all(row.split != "validation" for row in rows.values())
         for name, row in rows.items():
             if name not in found:
@@ -164,13 +166,25 @@ def is_film(path: Path) -> bool:
     return suffix not in folders.OTHER_PICTURES and path.name != "DICOMDIR" and dicom.is_dicom(path)
 
 
+def _check_ids(names: Iterable[str]) -> None:
+    """Refuses films whose paths differ in their suffixes alone."""
+    taken: dict[str, str] = {}
+    for name in names:
+        twin = taken.setdefault(films.without_suffix(name), name)
+        if twin is not name:
+            raise BuildError(
+                f"Two films would have one id, which is the path without its extension: {twin} and "
+                f"{name}. If they show the same, remove one; else rename one, in the CSV of labels "
+                "too."
+            )
+
+
 def make_record(row: LabelRow, path: Path, tags: dicom.Tags | None, split: str) -> Record:
     """Joins what the CSV says with what the DICOM header says; the CSV goes first.
 
     Patient and study ids are stored as hashes; a film of nobody known is its own patient.
     """
-    suffix = path.suffix if path.suffix.lower() in films.SUFFIXES else ""
-    image_id = row.image.removesuffix(suffix) if suffix else row.image
+    image_id = films.without_suffix(row.image)
     tags = tags or dicom.Tags("", "", "", "", float("nan"))
     patient_id = dicom.hashed(row.patient) if row.patient else tags.patient_id
     return Record(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from data_builders import films, tables
 from data_builders.dicom import OLDEST
 from data_builders.records import BuildError
 
-VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": float("nan")}
+NAN = float("nan")
+VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": NAN}
 SPLIT_NAMES = {
     "train": "train",
     "validation": "validation",
@@ -20,6 +21,7 @@ SPLIT_NAMES = {
     "val": "validation",
     "test": "test",
 }
+_LISTED = 10  # wrong cells
 KNOWN = ("study_id", "split", "view", "sex", "age")
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 
@@ -90,6 +92,7 @@ class LabelTable:
         self._known = {field: name for field, name in self._known.items() if name in columns}
         self.image_column = image_column
         self.label_names = tuple(name for name in columns if name not in self._known.values())
+        self._label_places = [(name, columns.index(name)) for name in self.label_names]
         self.has_splits = "split" in self._known
 
     def match(self, found: Mapping[str, Path]) -> dict[str, LabelRow]:
@@ -108,7 +111,9 @@ class LabelTable:
             if f".{suffix}".lower() in films.SUFFIXES:
                 stems[stem].append(name)
         rows: dict[str, LabelRow] = {}
+        wrong = _WrongLabels()
         for row in self._table.rows(self._table.columns):
+            wrong.look_at(row, self._label_places)
             parsed = self._parse(row)
             name = parsed.image
             if name not in found and name in stems:
@@ -124,6 +129,7 @@ class LabelTable:
                     "Keep one."
                 )
             rows[name] = dataclasses.replace(parsed, image=name)
+        wrong.refuse()
         if not rows.keys() & found.keys():
             raise BuildError(
                 f"No row of {self.path} names a film of the folder, whose first is "
@@ -150,18 +156,33 @@ class LabelTable:
             view=known.get("view", "").upper(),
             sex=SEXES.get(known.get("sex", "").casefold(), ""),
             age=_age(known.get("age", ""), row.where),
-            labels={name: _label(name, fields[name], row.where) for name in self.label_names},
+            labels={name: VALUES.get(row.fields[place], NAN) for name, place in self._label_places},
         )
 
 
-def _label(name: str, value: str, where: str) -> float:
-    if value not in VALUES:
+class _WrongLabels:
+    """Cells of labels that are none, which people mend more quickly together than one a build."""
+
+    def __init__(self):
+        self._count, self._first = 0, []
+
+    def look_at(self, row: tables.Row, places: Iterable[tuple[str, int]]) -> None:
+        for name, place in places:
+            if row.fields[place] not in VALUES:
+                self._count += 1
+                if self._count <= _LISTED:
+                    self._first.append(f"{row.where}: label {name!r}")
+
+    def refuse(self) -> None:
+        """Raises BuildError if there were any."""
+        if not self._count:
+            return
+        more = f"; … ({self._count:,} cells)" if self._count > _LISTED else ""
         raise BuildError(
-            f"{where}: label {name!r} is neither 1, 0, -1 (uncertain) nor blank (not mentioned). "
-            f"If {name!r} is no label, remove the column, or name it with --patient_column or "
-            "--image_column."
+            f"{'; '.join(self._first)}{more} {'is' if self._count == 1 else 'are'} neither 1, 0, "
+            "-1 (uncertain) nor blank (not mentioned). A column that is no label: remove it, or "
+            "name it with --patient_column or --image_column."
         )
-    return VALUES[value]
 
 
 def _age(value: str, where: str) -> float:

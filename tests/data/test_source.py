@@ -53,6 +53,19 @@ def test_dataset_that_is_not_built_is_refused_with_the_command(data_dir):
         load_source("jsrt", str(data_dir), "train")
 
 
+@pytest.mark.parametrize(
+    "name, option",
+    [
+        ("image_folder/stem", "--name=stem"),
+        ("image_folder/512", "--resolution=512"),
+        ("jsrt/full", "--resolution=full"),
+    ],
+)
+def test_the_command_that_builds_it_names_its_form(data_dir, name, option):
+    with pytest.raises(FileNotFoundError, match=f" {option}\n"):
+        load_source(name, str(data_dir), "train")
+
+
 def test_unknown_split_is_refused(data_dir):
     with pytest.raises(ValueError, match="no split 'val'; it has"):
         load_source("phantom/tiny", str(data_dir), "val")

@@ -1,10 +1,12 @@
 """Builds that are killed, repeated, or started twice at once."""
 
+import fcntl
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -77,7 +79,7 @@ def test_workers_end_with_the_build_however_it_ends(tmp_path, ended_by):
         time.sleep(0.05)
     assert children(process) == []
     if ended_by == signal.SIGTERM:
-        assert list((tmp_path / "phantom/96").iterdir()) == []
+        assert not (tmp_path / "phantom/96").exists()
 
 
 def test_a_killed_overwrite_gives_the_old_dataset_back(tmp_path):
@@ -96,6 +98,37 @@ def test_an_unfinished_folder_does_not_cost_the_whole_one_beside_it(tmp_path):
     with pytest.raises(AlreadyBuilt):
         tiny(tmp_path)
     assert len(read(folder)["train"]) == 36
+
+
+def test_a_refused_build_leaves_no_folder_and_one_that_waited_for_it_a_lock(tmp_path):
+    folder = tmp_path / "phantom/tiny/1.1.0"
+
+    def wait():
+        with claim.claimed(folder, overwrite=False):
+            entered.set()
+            leave.wait(60)
+
+    entered, leave = threading.Event(), threading.Event()
+    waiting = threading.Thread(target=wait)
+    with pytest.raises(ValueError, match="refused"), claim.claimed(folder, overwrite=False):
+        waiting.start()
+        assert not entered.wait(0.2)
+        raise ValueError("refused")
+    assert entered.wait(60)
+    (folder.parent / "another").touch()
+    descriptor = os.open(folder.parent, os.O_RDONLY)
+    with pytest.raises(BlockingIOError):  # of the folder that is there now
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(descriptor)
+    leave.set()
+    waiting.join()
+    with pytest.raises(ValueError, match="refused"), claim.claimed(folder, overwrite=False):
+        raise ValueError("refused")
+    assert list(folder.parent.iterdir()) == [folder.parent / "another"]
+    (folder.parent / "another").unlink()
+    with pytest.raises(ValueError, match="refused"), claim.claimed(folder, overwrite=False):
+        raise ValueError("refused")
+    assert list(tmp_path.iterdir()) == []
 
 
 def build_tiny(data, results):

@@ -5,12 +5,15 @@ import hmac
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_builders import dicom
+from data_builders.build import check as check_raw
 from data_builders.image_folder.label_table import LabelTable
 from data_builders.records import BuildError
 from tests.fakes import image_folder as fake
 from tests.fakes.dataset import build_and_read, by_image
+from tests.fakes.pictures import film
 
 
 def build(raw, data, **settings):
@@ -126,6 +129,16 @@ BAD = {
         lambda rows: [*rows[:2], {**rows[2], "Nodule": "yes"}, *rows[3:]],
         r"labels.csv, row 4: label 'Nodule' is neither 1, 0",
     ),
+    "values outside the vocabulary": (
+        {},
+        lambda rows: [{**rows[0], "Nodule": "yes", "Effusion": "no"}, {**rows[1], "Nodule": "2"}],
+        r"row 2: label 'Effusion'; .*row 2: label 'Nodule'; .*row 3: label 'Nodule' are neither",
+    ),
+    "a column of words": (
+        {},
+        lambda rows: [{**row, "Nodule": "y", "Effusion": "n"} for row in rows],
+        r"^(labels.csv, row \d: label '\w+'; ){10}… \(24 cells\) are neither 1, 0",
+    ),
     "film listed twice": (
         {},
         lambda rows: [*rows, rows[0]],
@@ -200,6 +213,23 @@ def test_errors_of_the_csv_stop_the_build(raw, tmp_path, case):
     assert "MRN" not in str(error.value)
 
 
+def test_a_check_does_not_say_that_absent_films_are_there(tmp_path):
+    (tmp_path / "raw").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(film(1)).save(tmp_path / "raw" / name)
+    options = {"labels_csv": str(tmp_path / "labels.csv")}
+
+    def check(*names):
+        fake.write_labels(tmp_path / "labels.csv", names)
+        lines = check_raw("image_folder", tmp_path / "raw", options=options, num_workers=0)
+        return lines.splitlines()
+
+    assert "  every listed film is there" in check("a.png", "b.png")
+    lines = check("a.png", "b.png", "no.png")
+    assert "  1 give no film: labels.csv, row 4 (its image is no file of the folder)" in lines
+    assert "  every other listed film is there" in lines
+
+
 def test_a_field_too_many_does_not_move_labels(raw, tmp_path):
     folder, films = raw
     name = sorted(films)[0]
@@ -216,8 +246,12 @@ def test_two_films_of_one_name_are_refused(tmp_path):
     raw = tmp_path / "raw"
     fake.write(raw)
     (raw / "png/grey.jpg").write_bytes((raw / "jpeg/plain.jpg").read_bytes())
-    with pytest.raises(BuildError, match=r"is listed twice: png/grey.(jpg|png) and png/grey"):
+    message = r"one id, which is the path without.*: png/grey.jpg and png/grey.png. If .* rename"
+    with pytest.raises(BuildError, match=message):
         build(raw, tmp_path / "data")
+    fake.write_labels(tmp_path / "labels.csv", ["png/grey.jpg"])
+    options = {"labels_csv": str(tmp_path / "labels.csv")}
+    assert "every other listed film" in check_raw("image_folder", raw, None, options, 0)
 
 
 def test_a_folder_without_films(tmp_path):

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import hmac
 import io
+import os
 import stat
 import threading
 
@@ -53,8 +54,21 @@ def test_whose_an_id_is_can_be_asked_where_the_data_is(data_dir, capsys):
     assert [row["image_id"] for row in rows] == [test.image_ids[row] for row in (3, 5)]
     assert [row["patient_id"] for row in rows] == [test.patient_ids[row] for row in (3, 5)]
     assert [row["hashed_patient_id"] for row in rows] == [patients[row] for row in (3, 5)]
-    assert ids.main(["phantom/tiny", f"--data_dir={data_dir}", "nobody"]) == 1
-    assert "1 of 1 ids are not in phantom/tiny" in capsys.readouterr().err
+    asked = ["nobody", f"{test.image_ids[5]}.PNG", "no-film.jpg"]
+    assert ids.main(["phantom/tiny", f"--data_dir={data_dir}", *asked]) == 1
+    said = capsys.readouterr()
+    assert said.err == "2 of 3 ids are not in phantom/tiny: nobody, no-film.jpg\n"
+    (row,) = csv.DictReader(io.StringIO(said.out))
+    assert row["image_id"] == test.image_ids[5]
+
+
+def test_a_reader_that_has_seen_enough_of_the_ids_is_no_error(data_dir, monkeypatch):
+    """As `| head`: nobody reads on."""
+    end, start = os.pipe()
+    os.close(end)
+    with os.fdopen(start, "w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        assert ids.main(["phantom/tiny", f"--data_dir={data_dir}"]) == 0
 
 
 def test_datasets_of_one_folder_know_each_others_patients_and_splits_ignore_the_secret(tmp_path):

@@ -210,14 +210,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--kind", action="append", choices=readers.KINDS)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="read this one input in this process")
+    parser.add_argument("--only", type=int, help="read this one input of each kind in this process")
     parser.add_argument("--workers", type=int, default=2)
     own = parser.parse_args(arguments)
     kinds = own.kind or list(readers.KINDS)
     if own.only is not None:
         with tempfile.TemporaryDirectory() as folder:
-            kind = readers.KINDS[kinds[0]]
-            print(read(kinds[0], kind, own.only, own.seed, Path(folder).resolve()))
+            for name in kinds:
+                place = Path(folder).resolve()
+                print(read(name, readers.KINDS[name], own.only, own.seed, place), flush=True)
         return 0
     outcomes, lost = [], 0
     for outcome in run(kinds, own.count, own.seed, own.workers):

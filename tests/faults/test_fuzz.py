@@ -37,3 +37,9 @@ def test_what_is_lost_is_noticed(monkeypatch):
     wrong = "wrong error"
     expected = ("read", "crash", "memory", wrong, wrong, "wrong result", "hang")
     assert {outcome.index: outcome.what for outcome in run} == dict(enumerate(expected))
+
+
+def test_one_input_is_read_again_of_each_kind_that_is_named(capsys):
+    assert fuzz.main(["--only=5", "--kind=CSV", "--kind=PNG"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["Outcome(kind='CSV'", "Outcome(kind='PNG'"]
