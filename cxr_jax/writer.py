@@ -5,6 +5,7 @@ speeds go to TensorBoard and the progress line.
 """
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,6 +67,10 @@ class Writer:
         self._show(step, summary.text("warnings", text))
         self._board.flush()
 
+    def sync(self) -> None:
+        """Sees the lines onto the disk: after a power cut no checkpoint is without its history."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         self._file.close()
         self._board.close()
@@ -84,6 +89,8 @@ class NoWriter:
     def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w c"]) -> None: ...
 
     def warn(self, step: int, text: str) -> None: ...
+
+    def sync(self) -> None: ...
 
     def close(self) -> None: ...
 

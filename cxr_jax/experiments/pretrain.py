@@ -120,6 +120,7 @@ def _train(
 
     def save() -> None:
         log(*pending)
+        writer.sync()
         encoder = objectives.export_encoder(state.params, state.aux)
         where = batches.get_state() | {_SKIPPED: watchdog.skipped}
         checkpoint.save(manager, state, encoder, where, as_json(config))
