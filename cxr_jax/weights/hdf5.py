@@ -263,9 +263,9 @@ def _heap(data: Bytes, heap: int, budget: Budget) -> dict[int, tuple[int, int]]:
     at, end = heap + 16, heap + size
     if signature != b"GCOL" or end > len(data):
         raise ValueError("a heap of texts is damaged")
-    budget.take(size)
     found: dict[int, tuple[int, int]] = {}
     while at + 16 <= end:
+        budget.take(16)  # its texts count where they are read
         index, content = struct.unpack_from("<H6xQ", data, at)
         if index == 0:  # free space, to the end
             break
