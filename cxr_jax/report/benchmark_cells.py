@@ -16,6 +16,8 @@ from data_builders.plain_text import plain as terminal_plain
 RANDOM = "random"  # the name of the encoder that was not pretrained
 _STATES = ("done", "failed", "missing")
 _MAX_ERROR = 300
+# Of a stranger's error: the time to look through it grows with the square of its length.
+_MAX_READ = 2000
 _MOST_RESAMPLES = 1_000_000
 
 
@@ -164,7 +166,11 @@ def without_ids(message: str) -> str:
     """
     line = (message.strip().splitlines() or [""])[0]
     end = r"(?=[\s,:;.)\]]|$)"
-    line = re.sub(rf"(?<!label )(?<!column )(?<!split )(?<!task )('.*?'|\".*?\"){end}", "'…'", line)
+    quoted = rf"('.*?'|\".*?\"){end}"
+    if len(line) > _MAX_READ:  # through a word, or through what is in quotes
+        line = line[:_MAX_READ].rpartition(" ")[0]
+        quoted = rf"({quoted}|['\"].*)"
+    line = re.sub(rf"(?<!label )(?<!column )(?<!split )(?<!task ){quoted}", "'…'", line)
     line = re.sub(r"\b(image|film|patient|study)(s?|_id)(:? )[^\s']*\d\S*", r"\1\2\3'…'", line)
     return line if len(line) <= _MAX_ERROR else line[: _MAX_ERROR - 1] + "…"
 
