@@ -18,6 +18,8 @@ _STATES = ("done", "failed", "missing")
 _MAX_ERROR = 300
 # Of a stranger's error: the time to look through it grows with the square of its length.
 _MAX_READ = 2000
+# 50,000 cells.
+_MAX_BYTES = 20_000_000
 _MOST_RESAMPLES = 1_000_000
 
 
@@ -92,7 +94,7 @@ def read_grid(workdir: Path) -> Grid:
     different numbers of films under one fraction and seed.
     """
     path = workdir / "cells.json"
-    held = json_file.read(path)
+    held = json_file.read(path, most=_MAX_BYTES)
     try:
         cells = tuple(_cell(entry) for entry in held["cells"])
         grid = Grid(held["reference"], cells, int(held.get("num_resamples", 1000)))

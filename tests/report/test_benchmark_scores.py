@@ -249,7 +249,7 @@ def test_ids_are_taken_out_of_errors():
     assert without_ids(f"images '{'P1' * 900}', '{'P 2' * 900}'") == "images '…', '…'"
     assert without_ids(f"images '{'P1' * 990}', film {'P' * 900}2'") == "images '…', film"
     assert without_ids("'a" * 10**5) == ""
-    assert without_ids("' a" * 10**5) == "'…'"
+    assert len(without_ids("' a" * 10**5)) == 300
 
 
 STRANGE = {
