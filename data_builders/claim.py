@@ -14,8 +14,30 @@ from data_builders.records import AlreadyBuilt, BuildError
 
 
 @contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other builds from a dataset's place; waits for one that is under way there.
+
+    The system lets go of it however the process ends. `folder` as for `claimed`.
+    """
+    folder = folder.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Waiting for another build in {folder} …", file=sys.stderr)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems lock no folders
+            print(f"{folder} cannot be locked ({error}): start no second build.", file=sys.stderr)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
 def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
-    """Holds a dataset's place while it is built; waits for a build that is under way there.
+    """Frees a dataset's place while it is built; only while it is `locked`.
 
     What a killed build left is cleared away first. With `overwrite` the present dataset moves
     aside; it comes back if the new build fails, or when the next one starts if it is killed.
@@ -27,25 +49,23 @@ def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
       AlreadyBuilt: a finished dataset is there, and `overwrite` is not wanted.
       BuildError: something else is there.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     # Without dots, so that no reader takes it for a version.
     aside = folder.with_name("replaced")
-    with _locked(folder.parent):
-        if _is_whole(aside) and not _is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+    if _is_whole(aside) and not _is_whole(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(aside, folder)
+    for left in (aside, *folder.parent.glob(f"incomplete.*_{folder.name}")):
+        shutil.rmtree(left, ignore_errors=True)
+    if folder.exists():
+        _check(folder, overwrite)
+        os.rename(folder, aside)
+    try:
+        yield
+    except BaseException:
+        if aside.exists():
             os.rename(aside, folder)
-        for left in (aside, *folder.parent.glob(f"incomplete.*_{folder.name}")):
-            shutil.rmtree(left, ignore_errors=True)
-        if folder.exists():
-            _check(folder, overwrite)
-            os.rename(folder, aside)
-        try:
-            yield
-        except BaseException:
-            if aside.exists():
-                os.rename(aside, folder)
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -61,20 +81,3 @@ def _check(folder: Path, overwrite: bool) -> None:
         f"{folder} exists but is no finished dataset (dataset_info.json is missing). Remove it, or "
         "build it again with --overwrite."
     )
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Locks a folder for this process; the system lets go of it however the process ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Waiting for another build in {folder} …", file=sys.stderr)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:  # some network file systems lock no folders
-            print(f"{folder} cannot be locked ({error}): start no second build.", file=sys.stderr)
-        yield
-    finally:
-        os.close(descriptor)

@@ -1,5 +1,6 @@
 """Builds that are killed, repeated, or started twice at once."""
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from data_builders import build, claim
+from data_builders import build, claim, summary
 from data_builders.records import AlreadyBuilt
 from tests.fakes.dataset import read
 
@@ -51,7 +52,8 @@ def test_a_killed_build_leaves_no_dataset_and_the_next_one_clears_up(tmp_path):
     kill_when(start(tmp_path), lambda: list(parent.glob("incomplete.*/*shard*")))
     assert [p.name for p in parent.iterdir() if p.name == "1.1.0"] == []
     assert list(parent.glob("incomplete.*"))
-    with claim.claimed(parent / "1.1.0", overwrite=False):
+    place = parent / "1.1.0"
+    with claim.locked(place), claim.claimed(place, overwrite=False):
         assert list(parent.iterdir()) == []
 
 
@@ -96,6 +98,22 @@ def test_an_unfinished_folder_does_not_cost_the_whole_one_beside_it(tmp_path):
     with pytest.raises(AlreadyBuilt):
         tiny(tmp_path)
     assert len(read(folder)["train"]) == 36
+
+
+def test_what_is_made_of_a_build_is_made_while_nothing_can_replace_it(tmp_path):
+    seen = []
+
+    def look(folder):
+        descriptor = os.open(folder.parent, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(descriptor)
+        seen.append(summary.of_dataset(folder))
+
+    folder = tiny(tmp_path, then=look)
+    tiny(tmp_path, overwrite=True, then=look)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert len(seen) == 2 and str(folder) in seen[0] and seen[0] == seen[1]
 
 
 def build_tiny(data, results):
