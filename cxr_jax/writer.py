@@ -16,6 +16,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from data_builders import whole_file
+
 
 class Writer:
     """Appends to workdir/metrics.jsonl and to TensorBoard events in workdir."""
@@ -25,9 +27,7 @@ class Writer:
         self._path = workdir / "metrics.jsonl"
         if self._path.exists():
             kept = [line for line in _whole_lines(self._path) if line["step"] <= first_step]
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            temporary.replace(self._path)
+            whole_file.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("a")
         # Not SummaryWriter: where a disk is full its thread ends, and the next events wait for it
         # for ever; and of a killed run it loses the events of up to two minutes.
