@@ -31,7 +31,7 @@ class Budget:
     """How many bytes of structure, names and chunks a file may still give.
 
     Of a sound file each belongs to one of them. Where places overlap or are referred to over and
-    over, a small file would be read for hours.
+    over, the time would grow with the square of the file's size.
     """
 
     def __init__(self, num_bytes: int):
