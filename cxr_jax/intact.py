@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_builders import whole_file
+
 HASHES = "sha256.json"
 ITEMS = ("state", "encoder", "data", "config")  # subfolders of a checkpoint
 
@@ -20,12 +22,10 @@ def write_hashes(folder: Path) -> None:
     and before the checkpoint gets its name, so that none is without.
     """
     found = {path: [size, digest] for path, size, digest in _hash_all(folder, folder, sync=True)}
-    temporary = folder / f"{HASHES}.tmp"
-    with temporary.open("w") as file:
+    with whole_file.replacing(folder / HASHES) as temporary, temporary.open("w") as file:
         json.dump(found, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(folder / HASHES)
 
 
 def find_damage(folder: Path, items: tuple[str, ...]) -> str:

@@ -18,6 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from cxr_jax import history
+from data_builders import whole_file
 
 
 class Writer:
@@ -31,9 +32,8 @@ class Writer:
         self._path = workdir / "metrics.jsonl"
         if self._path.exists():
             kept = history.up_to(self._path, first_step)
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_bytes(b"".join(line + b"\n" for line in kept))
-            temporary.replace(self._path)
+            with whole_file.replacing(self._path) as temporary:
+                temporary.write_bytes(b"".join(line + b"\n" for line in kept))
         self._file = self._path.open("a")
         # Not SummaryWriter: where a disk is full its thread ends, and the next events wait for it
         # for ever; and of a killed run it loses the events of up to two minutes.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +54,7 @@ def build(
     follow_links: bool = False,
     beam_runner: str | None = None,
     beam_options: str = "",
+    then: Callable[[Path], None] | None = None,
 ) -> Path:
     """Builds a dataset and returns its version folder.
 
@@ -67,6 +68,7 @@ def build(
       overwrite: replace a dataset that stands already; it stays if the new build fails.
       max_skipped, num_workers, progress, follow_links: see cxr_builder.BuildSettings.
       beam_runner, beam_options: build through Apache Beam, with its options as on a command line.
+      then: is given the folder while no other build can take its place.
 
     Raises:
       AlreadyBuilt: it stands already.
@@ -81,27 +83,30 @@ def build(
     settings = cxr_builder.BuildSettings(
         max_skipped, num_workers, progress, chosen.inputs, follow_links
     )
-    with claim.claimed(folder, overwrite):
-        builder = chosen.builder(data_dir=folder.parents[2], config=chosen.config)
-        builder.settings = settings
-        download_config = tfds.download.DownloadConfig(
-            manual_dir=Path(manual_dir).absolute() if manual_dir else None,
-            try_download_gcs=False,
-            beam_runner=beam_runner,
-            beam_options=beam_build.pipeline_options(beam_options) if beam_runner else None,
-        )
-        # Nothing is downloaded; TFDS wants the folder nevertheless.
-        with tempfile.TemporaryDirectory() as downloads:
-            try:
-                builder.download_and_prepare(
-                    download_dir=downloads,
-                    download_config=download_config,
-                    file_format="array_record",
-                )
-            except OSError:
-                # Another process (another host of the same run) may have finished it first.
-                if not (folder / "dataset_info.json").exists():
-                    raise
+    with claim.locked(folder):
+        with claim.claimed(folder, overwrite):
+            builder = chosen.builder(data_dir=folder.parents[2], config=chosen.config)
+            builder.settings = settings
+            download_config = tfds.download.DownloadConfig(
+                manual_dir=Path(manual_dir).absolute() if manual_dir else None,
+                try_download_gcs=False,
+                beam_runner=beam_runner,
+                beam_options=beam_build.pipeline_options(beam_options) if beam_runner else None,
+            )
+            # Nothing is downloaded; TFDS wants the folder nevertheless.
+            with tempfile.TemporaryDirectory() as downloads:
+                try:
+                    builder.download_and_prepare(
+                        download_dir=downloads,
+                        download_config=download_config,
+                        file_format="array_record",
+                    )
+                except OSError:
+                    # Another process (another host of the same run) may have finished it first.
+                    if not (folder / "dataset_info.json").exists():
+                        raise
+        if then is not None:
+            then(folder)
     return folder
 
 

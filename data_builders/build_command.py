@@ -129,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(build.check(args.name, *where, args.num_workers, args.follow_links))
             print(f"\n({time.monotonic() - start:.0f} s)")
             return 0
-        folder = build.build(
+        said: list[str] = []
+        build.build(
             args.name,
             args.data_dir,
             args.manual_dir,
@@ -141,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             follow_links=args.follow_links,
             beam_runner=args.beam_runner,
             beam_options=args.beam_options,
+            then=lambda folder: said.append(summary.of_dataset(folder)),
         )
     except (BuildError, OSError) as error:
         print(f"{error}", file=sys.stderr)
@@ -148,6 +150,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted; nothing was built.", file=sys.stderr)
         return 130
-    print(summary.of_dataset(folder))
+    print(*said)
     print(f"\n({time.monotonic() - start:.0f} s)")
     return 0

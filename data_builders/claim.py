@@ -16,8 +16,28 @@ _TRIES = 3
 
 
 @contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other builds from a dataset's place; waits for one that is under way there.
+
+    The system lets go of it however the process ends. `folder` as for `claimed`.
+    """
+    place = folder.parent
+    with contextlib.ExitStack() as stack:
+        # Again if a build that was refused meanwhile took the folder away; not for ever, because
+        # some file systems give a folder another number each time.
+        for _ in range(_TRIES):
+            place.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(place, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            _lock(place, descriptor)
+            if place.exists() and os.path.samestat(os.fstat(descriptor), place.stat()):
+                break
+        yield
+
+
+@contextlib.contextmanager
 def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
-    """Holds a dataset's place while it is built; waits for a build that is under way there.
+    """Frees a dataset's place while it is built; only while it is `locked`.
 
     What a killed build left is cleared away first. With `overwrite` the present dataset moves
     aside; it comes back if the new build fails, or when the next one starts if it is killed.
@@ -31,25 +51,24 @@ def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
     """
     # Without dots, so that no reader takes it for a version.
     aside = folder.with_name("replaced")
-    with _locked(folder.parent):
-        if _is_whole(aside) and not _is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+    if _is_whole(aside) and not _is_whole(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(aside, folder)
+    for left in (aside, *folder.parent.glob(f"incomplete.*_{folder.name}")):
+        shutil.rmtree(left, ignore_errors=True)
+    if folder.exists():
+        _check(folder, overwrite)
+        os.rename(folder, aside)
+    try:
+        yield
+    except BaseException:
+        if aside.exists():
             os.rename(aside, folder)
-        for left in (aside, *folder.parent.glob(f"incomplete.*_{folder.name}")):
-            shutil.rmtree(left, ignore_errors=True)
-        if folder.exists():
-            _check(folder, overwrite)
-            os.rename(folder, aside)
-        try:
-            yield
-        except BaseException:
-            if aside.exists():
-                os.rename(aside, folder)
-            with contextlib.suppress(OSError):  # another config or a version stands there
-                folder.parent.rmdir()
-                folder.parents[1].rmdir()
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another config or a version stands there
+            folder.parent.rmdir()
+            folder.parents[1].rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -65,22 +84,6 @@ def _check(folder: Path, overwrite: bool) -> None:
         f"{folder} exists but is no finished dataset (dataset_info.json is missing). Remove it, or "
         "build it again with --overwrite."
     )
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Makes and locks a folder; the system lets go of it however the process ends."""
-    with contextlib.ExitStack() as stack:
-        # Again if a build that was refused meanwhile took the folder away; not for ever, because
-        # some file systems give a folder another number each time.
-        for _ in range(_TRIES):
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            _lock(folder, descriptor)
-            if folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat()):
-                break
-        yield
 
 
 def _lock(folder: Path, descriptor: int) -> None:

@@ -47,6 +47,7 @@ from data_builders import (
     examples,
     inside,
     ledger,
+    own_info,
     reading,
     shards,
     skip_report,
@@ -166,21 +167,18 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return self.SPLIT_RULE
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            features=examples.make_features(
-                self.label_names(), self.READERS, self.HAS_BOXES, self.HAS_REPORTS, self.ENCODING
-            ),
-            homepage=self.HOMEPAGE,
-            metadata=tfds.core.MetadataDict(
-                label_names=list(self.label_names()),
-                label_scale=self.LABEL_SCALE,
-                task=self.task(),
-                parent=self.PARENT,
-                licence=self.LICENCE,
-                resolution=self.builder_config.resolution,
-                split_rule=self.split_rule(),
-            ),
+        has = self.READERS, self.HAS_BOXES, self.HAS_REPORTS
+        features = examples.make_features(self.label_names(), *has, self.ENCODING)
+        metadata = tfds.core.MetadataDict(
+            label_names=list(self.label_names()),
+            label_scale=self.LABEL_SCALE,
+            task=self.task(),
+            parent=self.PARENT,
+            licence=self.LICENCE,
+            resolution=self.builder_config.resolution,
+            split_rule=self.split_rule(),
         )
+        return own_info.make(self, features, metadata)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         raise NotImplementedError("Films are written by _generate_splits.")

@@ -9,16 +9,21 @@ from typing import Any
 from data_builders import text_file
 from data_builders.plain_text import plain
 
+# Empty objects take 25 times as much memory as text. Those of metrics, curves, counts of a
+# thousand labels or ImageNet's names are shorter than 1 MB.
+MAX_BYTES = 5_000_000
 
-def read(path: Path, kind: type = dict) -> Any:
+
+def read(path: Path, kind: type = dict, most: int = MAX_BYTES) -> Any:
     """What it holds: a `kind`, dict or list.
 
     Raises:
-      ValueError: it is no JSON, or another kind; names the file.
+      ValueError: it is no JSON, or another kind, or longer than `most` bytes; names the file.
       OSError: it cannot be read.
     """
+    text = text_file.read(path, most)
     try:
-        found = json.loads(text_file.read(path))
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: it is no JSON ({plain(str(error))})") from error
     if not isinstance(found, kind):

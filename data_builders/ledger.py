@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int, UInt64
 
-from data_builders import parquet_file
+from data_builders import parquet_file, whole_file
 from data_builders.plain_text import plain
 from data_builders.records import Record
 
@@ -96,9 +96,8 @@ def write(path: Path, ledger: Ledger, unknown_start: str = "") -> None:
     table = pa.table(dict(zip(_COLUMNS, ledger)))
     if unknown_start:
         table = table.replace_schema_metadata({_UNKNOWN_START: unknown_start})
-    temporary = path.with_suffix(".tmp")
-    pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-    temporary.replace(path)
+    with whole_file.replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read(folder: Path) -> Ledger:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_builders import built, ledger, overlap_films
+from data_builders import built, ledger, overlap_films, whole_file
 from data_builders.reading import Progress
 
 # On NIH's films (docs/results/datasets.md): every copy that was recompressed, rescaled or
@@ -109,7 +109,10 @@ def _correlations(
 
 def write_csv(path: Path, side_a: Side, side_b: Side, pairs: ledger.Pairs) -> None:
     """The pairs, film by film; ids are those of the datasets, blank where only a ledger is left."""
-    with open(path, "w", newline="", encoding="utf-8") as stream:
+    with (
+        whole_file.replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as stream,
+    ):
         writer = csv.writer(stream)
         ends = [(f"dataset_{s}", f"split_{s}", f"row_{s}", f"image_id_{s}") for s in "ab"]
         writer.writerow((*ends[0], *ends[1], "same_patient", "bits", "correlation"))

@@ -7,9 +7,12 @@ an id by hashing all that there could be, as of record numbers anybody can.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hmac
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,7 +42,8 @@ def read(data_dir: Path) -> bytes:
     if len(text) < _LENGTH:
         raise ValueError(
             f"{path} is no secret of {_LENGTH} hex digits: put the project's own back. With "
-            "another one, ids of new results match none of those before."
+            "another one, ids of new results match none of those before; where there are none yet, "
+            "remove the file."
         )
     return text.encode()
 
@@ -57,13 +61,31 @@ def hashed(key: bytes, what: str, owner: str, ids: Iterable[str]) -> tuple[str, 
 
 
 def _make(path: Path) -> None:
+    """Makes the file, whole or not at all; where another process is faster, its secret stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    text = secrets.token_hex(_LENGTH // 2) + "\n"
+    descriptor, name = tempfile.mkstemp(prefix=f"{FILE}.", dir=path.parent)  # of mode 600
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:  # another process was faster
-        return
-    with open(descriptor, "w") as stream:
-        stream.write(secrets.token_hex(_LENGTH // 2) + "\n")
+        with open(descriptor, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(descriptor)
+        with contextlib.suppress(FileExistsError):
+            _name(Path(name), path)
+    finally:
+        os.unlink(name)
+
+
+def _name(made: Path, path: Path) -> None:
+    """Gives a file a second name; FileExistsError where that is taken."""
+    try:
+        os.link(made, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        # A file system without links, of a memory card for one.
+        with open(path, "x", opener=lambda *args: os.open(*args, mode=0o600)) as stream:
+            stream.write(made.read_text())
 
 
 def _whole(path: Path) -> str:

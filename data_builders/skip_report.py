@@ -10,13 +10,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_builders import inside
+from data_builders import inside, whole_file
 from data_builders.records import BuildError, Record, Skipped
 
 
 def write(path: Path, skipped: Iterable[Skipped]) -> None:
     """Writes skipped.csv: columns file, reason."""
-    with open(path, "w", newline="", encoding="utf-8") as stream:
+    with (
+        whole_file.replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as stream,
+    ):
         writer = csv.writer(stream)
         writer.writerow(("file", "reason"))
         writer.writerows((entry.file, entry.reason) for entry in skipped)

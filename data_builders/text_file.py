@@ -10,15 +10,15 @@ from data_builders.records import BuildError
 MAX_BYTES = 50_000_000
 
 
-def read(path: Path) -> bytes:
+def read(path: Path, most: int = MAX_BYTES) -> bytes:
     """The file's bytes.
 
     Raises:
-      BuildError: longer than any such file.
+      BuildError: longer than `most` bytes.
       OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise BuildError(f"{path} is longer than {MAX_BYTES:,} bytes. Restore the owner's file.")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise BuildError(f"{path} is longer than {most:,} bytes. Restore the owner's file.")
     return content

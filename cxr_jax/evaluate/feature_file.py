@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Shaped
 
 from cxr_jax.data.labelled import LabelledSplit
+from data_builders import whole_file
 
 
 class Features(NamedTuple):
@@ -56,13 +57,11 @@ def of_splits(
 def write(path: Path, table: Features) -> None:
     """Writes the file in the format that its name ends with; it is there whole or not at all."""
     check_path(path, "path")
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with whole_file.replacing(path) as temporary, temporary.open("wb") as file:
         if path.suffix == ".npz":
             np.savez(file, **table._asdict())
         else:
             pq.write_table(_columns(table), file)
-    temporary.replace(path)
 
 
 def _columns(table: Features) -> pa.Table:

@@ -16,6 +16,10 @@ from data_builders.plain_text import plain as terminal_plain
 RANDOM = "random"  # the name of the encoder that was not pretrained
 _STATES = ("done", "failed", "missing")
 _MAX_ERROR = 300
+# Of a stranger's error: the time to look through it grows with the square of its length.
+_MAX_READ = 2000
+# 50,000 cells.
+_MAX_BYTES = 20_000_000
 _MOST_RESAMPLES = 1_000_000
 
 
@@ -90,7 +94,7 @@ def read_grid(workdir: Path) -> Grid:
     different numbers of films under one fraction and seed.
     """
     path = workdir / "cells.json"
-    held = json_file.read(path)
+    held = json_file.read(path, most=_MAX_BYTES)
     try:
         cells = tuple(_cell(entry) for entry in held["cells"])
         grid = Grid(held["reference"], cells, int(held.get("num_resamples", 1000)))
@@ -164,7 +168,11 @@ def without_ids(message: str) -> str:
     """
     line = (message.strip().splitlines() or [""])[0]
     end = r"(?=[\s,:;.)\]]|$)"
-    line = re.sub(rf"(?<!label )(?<!column )(?<!split )(?<!task )('.*?'|\".*?\"){end}", "'…'", line)
+    quoted = rf"('.*?'|\".*?\"){end}"
+    if len(line) > _MAX_READ:  # through a word, or through what is in quotes
+        line = line[:_MAX_READ].rpartition(" ")[0]
+        quoted = rf"({quoted}|['\"].*)"
+    line = re.sub(rf"(?<!label )(?<!column )(?<!split )(?<!task ){quoted}", "'…'", line)
     line = re.sub(r"\b(image|film|patient|study)(s?|_id)(:? )[^\s']*\d\S*", r"\1\2\3'…'", line)
     return line if len(line) <= _MAX_ERROR else line[: _MAX_ERROR - 1] + "…"
 

@@ -15,10 +15,11 @@ safetensors  every encoder, for cxr_jax itself: --config.encoder=safetensors:FOL
 """
 
 import argparse
+import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from safetensors.numpy import save
@@ -65,11 +66,31 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     card = model_card(encoder, exported, source, args.scores, args.licence)
     if args.with_ledger and not (Path(source) / ledger.FILE).is_file():
         raise FileNotFoundError(f"--with_ledger: {source} holds no {ledger.FILE}")
-    write_folder(out, exported, card)
-    if args.with_ledger:
-        shutil.copy(Path(source) / ledger.FILE, out)
+    with _whole(out) as folder:
+        write_folder(folder, exported, card)
+        if args.with_ledger:
+            shutil.copy(Path(source) / ledger.FILE, folder)
     print(f"{args.format}: {out}; its README.md says how to load it")
     return out
+
+
+@contextlib.contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A folder to write into, which then becomes `out`: a half export, or one without its ledger,
+    would look like one. Replaces what an export that was killed left of it."""
+    out = out.resolve()  # a link to a folder stays one
+    if out.is_mount():  # nothing can take its place
+        yield out
+        return
+    folder = out.with_name(f"{out.name}.tmp")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        folder.rename(out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def write_folder(out: Path, exported: Exported, card: str) -> None:

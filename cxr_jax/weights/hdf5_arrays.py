@@ -40,11 +40,13 @@ def _chunked(data: Bytes, dataset: Dataset, layout: bytes) -> np.ndarray:
     if size != itemsize or not 0 < length <= max(dataset.nbytes, 1 << 20):
         raise ValueError(f"{dataset.name} is damaged: its chunks")
     filters = [number for part in dataset.messages.get(FILTERS, ()) for number in _filters(part)]
-    if not set(filters) <= {_DEFLATE, _SHUFFLE}:
+    if filters not in ([], [_DEFLATE], [_SHUFFLE], [_SHUFFLE, _DEFLATE], [_DEFLATE, _SHUFFLE]):
         raise ValueError(f"{dataset.name} is packed in a way that is not read here")
     array, read = np.empty(dataset.shape, dataset.dtype), set()
-    for address, key in () if tree == UNDEFINED else leaves(data, tree, 1, 8 + 8 * (rank + 1)):
+    held = leaves(data, tree, 1, 8 + 8 * (rank + 1), dataset.budget)
+    for address, key in () if tree == UNDEFINED else held:
         size, masked, *start = struct.unpack_from(f"<II{rank}Q", key)
+        dataset.budget.take(size)
         content = data[address : address + size]
         for place in reversed(range(len(filters))):
             if not masked >> place & 1:

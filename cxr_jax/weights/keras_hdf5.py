@@ -4,6 +4,7 @@ Only arrays are read, and only those in the file itself: of a .keras its model.w
 config beside it, which names code that Keras would run; no link to another place or file.
 """
 
+import collections
 import contextlib
 import mmap
 import struct
@@ -60,8 +61,8 @@ def read_keras_hdf5(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: not a sound file of Keras's arrays ({said})") from error
     arrays = dict(found)
     if len(arrays) < len(found):
-        names = [name for name, _ in found]
-        twice = next(name for name in names if names.count(name) > 1)
+        counts = collections.Counter(name for name, _ in found)
+        twice = next(name for name, count in counts.items() if count > 1)
         raise ValueError(
             f"{path}: two arrays are called {plain(twice)}; save one network by itself"
         )

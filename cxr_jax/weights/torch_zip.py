@@ -10,7 +10,7 @@ import math
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -36,6 +36,8 @@ _STORAGE_DTYPES = {
 # A training's checkpoint has some ten; NumPy knows no more axes.
 _MAX_DICTS, _MAX_AXES = 10_000, 64
 _MAX_TUPLE = 100_000
+# An optimizer's state has one for each parameter, in old files its address.
+_MAX_INT_KEYS, _MAX_INT_KEY = 20_000, 2**60
 
 
 class _Storage(NamedTuple):
@@ -55,9 +57,21 @@ class Tensor(NamedTuple):
     __hash__ = None  # as for tuples, below
 
 
+class _Memo(dict):
+    """What a pickle may refer to again, numbered in order as every pickler does: numbers at will
+    could be such that a dict takes for ever."""
+
+    def __setitem__(self, place: int, value: Any) -> None:
+        if place > len(self):
+            raise pickle.UnpicklingError("its objects are not numbered in order")
+        super().__setitem__(place, value)
+
+
 class _Unpickler(pickle._Unpickler):  # the one in Python: it can be told to look at tuples
     def __init__(self, file: io.BufferedIOBase):
         super().__init__(file)
+        self.memo = _Memo()
+        self._int_keys = 0
         self._lengths: dict[int, tuple[int, tuple]] = {}  # with the tuple, so that its id stays
 
     def _count(self) -> None:
@@ -79,6 +93,37 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: it can be told to loo
     for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
         dispatch[_code[0]] = _counted(dispatch[_code[0]])
 
+    def _check_keys(self, keys: Iterable[Any]) -> None:
+        """Refuses keys of which many can have one hash, or be made to fill one place of a dict
+        after the other: to put them into one takes for ever."""
+        for key in keys:
+            if isinstance(key, str):
+                continue
+            if not isinstance(key, int) or not -_MAX_INT_KEY < key < _MAX_INT_KEY:
+                raise pickle.UnpicklingError("a key that is neither text nor a small whole number")
+            self._int_keys += 1
+            if self._int_keys > _MAX_INT_KEYS:
+                raise pickle.UnpicklingError(f"more than {_MAX_INT_KEYS:,} numbers as keys")
+
+    def _load_dict(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_dict()
+
+    def _load_setitem(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def _load_setitems(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def _load_set(self) -> None:
+        raise pickle.UnpicklingError("a set, which no file of plain weights needs")
+
+    dispatch |= {pickle.DICT[0]: _load_dict, pickle.SETITEM[0]: _load_setitem}
+    dispatch |= {pickle.SETITEMS[0]: _load_setitems}
+    dispatch |= dict.fromkeys((pickle.EMPTY_SET[0], pickle.FROZENSET[0]), _load_set)
+
     def find_class(self, module: str, name: str) -> Any:
         # Made anew for every file: a pickle can set attributes on what it is handed.
         def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
@@ -87,10 +132,16 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: it can be told to loo
         def rebuild_parameter(tensor: Any, *_: Any) -> Any:
             return tensor
 
+        def ordered_dict(items: Any = ()) -> OrderedDict:
+            pairs = dict.items(items) if isinstance(items, dict) else items
+            items = [(key, value) for key, value in pairs]
+            self._check_keys(key for key, _ in items)
+            return OrderedDict(items)
+
         if module == "torch" and name in _STORAGE_DTYPES:
             return _STORAGE_DTYPES[name]
         known = {
-            "collections.OrderedDict": OrderedDict,
+            "collections.OrderedDict": ordered_dict,
             "torch._utils._rebuild_tensor_v2": rebuild_tensor,
             "torch._utils._rebuild_parameter": rebuild_parameter,
         }
@@ -166,7 +217,7 @@ def _read_archive(archive: zipfile.ZipFile, most: int) -> Any:
             dicts += 1
             if dicts > _MAX_DICTS:  # a few that hold each other are read without end
                 raise ValueError(f"more than {_MAX_DICTS:,} dicts, which no checkpoint has")
-            return {key: read(item, f"{where}[{_shown(key)}]") for key, item in value.items()}
+            return {key: read(item, f"{where}[{_shown(key)}]") for key, item in dict.items(value)}
         if isinstance(value, Tensor):
             storage, name = value.storage, where.strip("[]")
             if not isinstance(storage, _Storage):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,14 @@ def test_wrong_arguments(tmp_path, name, settings, message):
 def test_a_csv_that_is_not_there(export, tmp_path):
     with pytest.raises(BuildError, match=r"there is no file .*labels.csv"):
         run(export, tmp_path / "data", options={"labels_csv": "labels.csv"})
+
+
+def test_nothing_stays_in_tmpdir(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert "phantom: what its tables list" in build.check(
+        "phantom", config_name="tiny", num_workers=0
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", build.builder_names())

@@ -1,5 +1,6 @@
 """Builds that are killed, repeated, or started twice at once."""
 
+import contextlib
 import fcntl
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from data_builders import build, claim
+from data_builders import build, claim, summary
 from data_builders.records import AlreadyBuilt
 from tests.fakes.dataset import read
 
@@ -53,7 +54,8 @@ def test_a_killed_build_leaves_no_dataset_and_the_next_one_clears_up(tmp_path):
     kill_when(start(tmp_path), lambda: list(parent.glob("incomplete.*/*shard*")))
     assert [p.name for p in parent.iterdir() if p.name == "1.1.0"] == []
     assert list(parent.glob("incomplete.*"))
-    with claim.claimed(parent / "1.1.0", overwrite=False):
+    place = parent / "1.1.0"
+    with claim.locked(place), claim.claimed(place, overwrite=False):
         assert list(parent.iterdir()) == []
 
 
@@ -100,17 +102,23 @@ def test_an_unfinished_folder_does_not_cost_the_whole_one_beside_it(tmp_path):
     assert len(read(folder)["train"]) == 36
 
 
+@contextlib.contextmanager
+def locked_and_claimed(folder):
+    with claim.locked(folder), claim.claimed(folder, overwrite=False):
+        yield
+
+
 def test_a_refused_build_leaves_no_folder_and_one_that_waited_for_it_a_lock(tmp_path):
     folder = tmp_path / "phantom/tiny/1.1.0"
 
     def wait():
-        with claim.claimed(folder, overwrite=False):
+        with locked_and_claimed(folder):
             entered.set()
             leave.wait(60)
 
     entered, leave = threading.Event(), threading.Event()
     waiting = threading.Thread(target=wait)
-    with pytest.raises(ValueError, match="refused"), claim.claimed(folder, overwrite=False):
+    with pytest.raises(ValueError, match="refused"), locked_and_claimed(folder):
         waiting.start()
         assert not entered.wait(0.2)
         raise ValueError("refused")
@@ -122,13 +130,29 @@ def test_a_refused_build_leaves_no_folder_and_one_that_waited_for_it_a_lock(tmp_
     os.close(descriptor)
     leave.set()
     waiting.join()
-    with pytest.raises(ValueError, match="refused"), claim.claimed(folder, overwrite=False):
+    with pytest.raises(ValueError, match="refused"), locked_and_claimed(folder):
         raise ValueError("refused")
     assert list(folder.parent.iterdir()) == [folder.parent / "another"]
     (folder.parent / "another").unlink()
-    with pytest.raises(ValueError, match="refused"), claim.claimed(folder, overwrite=False):
+    with pytest.raises(ValueError, match="refused"), locked_and_claimed(folder):
         raise ValueError("refused")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_made_of_a_build_is_made_while_nothing_can_replace_it(tmp_path):
+    seen = []
+
+    def look(folder):
+        descriptor = os.open(folder.parent, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(descriptor)
+        seen.append(summary.of_dataset(folder))
+
+    folder = tiny(tmp_path, then=look)
+    tiny(tmp_path, overwrite=True, then=look)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert len(seen) == 2 and str(folder) in seen[0] and seen[0] == seen[1]
 
 
 def build_tiny(data, results):

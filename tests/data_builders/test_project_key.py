@@ -1,10 +1,12 @@
 """The project's secret, and the way back from hashed ids for whoever has the data."""
 
 import csv
+import errno
 import hashlib
 import hmac
 import io
 import os
+import resource
 import stat
 import threading
 
@@ -32,6 +34,30 @@ def test_the_secret_is_made_once_and_for_its_owner_alone(tmp_path):
     path.write_text("0123")
     with pytest.raises(ValueError, match="is no secret of 64 hex digits"):
         project_key.read(folder)
+
+
+def test_a_full_disk_leaves_no_empty_secret(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"\.salt: File too large"):
+            project_key.read(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+    assert len(project_key.read(tmp_path)) == 64
+    assert [path.name for path in tmp_path.iterdir()] == [project_key.FILE]
+
+
+def test_a_secret_can_be_made_where_files_have_one_name_each(tmp_path, monkeypatch):
+    def link(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # as on FAT
+
+    monkeypatch.setattr(os, "link", link)
+    found = project_key.read(tmp_path)
+    assert len(found) == 64 and found == project_key.read(tmp_path)
+    assert stat.S_IMODE((tmp_path / project_key.FILE).stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == [project_key.FILE]
 
 
 def test_hashes_are_those_of_hmac_and_tell_kinds_and_owners_apart():

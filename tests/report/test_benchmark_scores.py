@@ -245,6 +245,11 @@ def test_ids_are_taken_out_of_errors():
     assert without_ids("film P1_0 of label 'Mass'") == "film '…' of label 'Mass'"
     assert without_ids("image \"O'Neil\", images 'a', 'b'") == "image '…', images '…', '…'"
     assert without_ids("") == "" and len(without_ids("x" * 999)) == 300
+    # Long ones are cut first, maybe through an id.
+    assert without_ids(f"images '{'P1' * 900}', '{'P 2' * 900}'") == "images '…', '…'"
+    assert without_ids(f"images '{'P1' * 990}', film {'P' * 900}2'") == "images '…', film"
+    assert without_ids("'a" * 10**5) == ""
+    assert len(without_ids("' a" * 10**5)) == 300
 
 
 STRANGE = {

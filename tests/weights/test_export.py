@@ -1,5 +1,6 @@
 import json
 import re
+import resource
 from pathlib import Path
 
 import jax
@@ -235,6 +236,33 @@ def test_what_a_tool_does_not_have_is_refused(saved, tmp_path, config, form, mes
     with pytest.raises(ValueError, match=message):
         main([f"safetensors:{folder}", f"--format={form}", f"--out={tmp_path / 'out'}"])
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_that_ends_too_early_leaves_its_place_free(saved, tmp_path):
+    folder, _ = saved(VIT)
+    ones, word = np.ones(1, np.int64), np.array(["word"])
+    seen = ledger.Ledger(word, word, ones, word, ones.astype(np.uint64))
+    ledger.write(folder / ledger.FILE, seen)
+    out = tmp_path / "out"
+    arguments = [f"safetensors:{folder}", "--format=safetensors", f"--out={out}", "--with_ledger"]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, limits[1]))  # as on a full disk
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            main(arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours"]
+    # What SIGKILL leaves; and a link to an empty folder.
+    (tmp_path / "real.tmp").mkdir()
+    (tmp_path / "real.tmp/model.safetensors").write_bytes(b"half")
+    (tmp_path / "real").mkdir()
+    out.symlink_to("real")
+    main(arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "out", "real"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("README.md", "cxr_jax.json", ledger.FILE, "model.safetensors"),
+    ]
 
 
 @pytest.mark.skipif(not IMAGENET.exists(), reason="the shared real data are not here")

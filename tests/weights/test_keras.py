@@ -1,6 +1,7 @@
 """Keras's HDF5 files (skipped without h5py)."""
 
 import io
+import struct
 import zipfile
 
 import jax
@@ -204,6 +205,70 @@ def test_a_heap_that_has_no_end_is_refused(tmp_path, arrays):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"weights\.h5: .*a heap of texts is damaged"):
         read_keras_hdf5(path)
+
+
+def _overlapping_blocks(number):
+    """An object whose continuations each begin one byte after the last and hold all after it."""
+    size, region = 24 * number, 8 * number
+    start = 96 + 16 + size
+    blocks = b"".join(
+        struct.pack("<HHB3xQQ", 0x10, 16, 0, start + place, region) for place in range(number)
+    )
+    return struct.pack("<BxHII4x", 1, 0, 1, size) + blocks + bytes(region + number)
+
+
+def _one_table_often(number):
+    """A group whose tree names one table over and over, each entry of which is the group itself."""
+    tree = 96 + 16 + 24
+    table = tree + 24 + 16 * number + 8
+    heap = table + 8 + 40 * number
+    return b"".join(
+        (
+            struct.pack("<BxHII4x", 1, 0, 1, 24) + struct.pack("<HHB3xQQ", 0x11, 16, 0, tree, heap),
+            struct.pack("<4sBBH16x", b"TREE", 0, 0, number),
+            struct.pack("<QQ", 0, table) * number + bytes(8),
+            struct.pack("<4s2xH", b"SNOD", number),
+            struct.pack("<QQIIQQ", 0, 96, 0, 0, 0, 0) * number,
+            b"HEAP" + bytes(4) + struct.pack("<QQQ", 8, 0, heap + 32) + b"a" + bytes(7),
+        )
+    )
+
+
+def _one_chunk_often(_):
+    """An array each of whose chunks is the first one and all the file behind it."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.create_dataset("a/b", data=np.ones(512), chunks=(16,), compression="gzip")
+    content = bytearray(content.getvalue())
+    for tree in range(len(content)):
+        if content[tree : tree + 5] == b"TREE\x01" and content[tree + 5] == 0:
+            (count,) = struct.unpack_from("<H", content, tree + 6)
+            (first,) = struct.unpack_from("<Q", content, tree + 48)
+            for place in range(tree + 24, tree + 24 + 32 * count, 32):
+                struct.pack_into("<I", content, place, len(content) - first)
+                struct.pack_into("<Q", content, place + 24, first)
+    return content
+
+
+@pytest.mark.parametrize("made", [_overlapping_blocks, _one_table_often, _one_chunk_often])
+def test_places_that_are_used_over_and_over_are_refused(tmp_path, made):
+    """Their time would grow with the square of the file's size."""
+    content = made(50)
+    if made is not _one_chunk_often:
+        head = bytearray(96)
+        head[:8], head[13:15] = b"\x89HDF\r\n\x1a\n", b"\x08\x08"
+        struct.pack_into("<QQQ", head, 24, 0, 0, 96 + len(content))
+        struct.pack_into("<Q", head, 64, 96)
+        content = bytes(head) + content
+    (tmp_path / "x.h5").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.h5: .*parts of it are used over and over"):
+        read_keras_hdf5(tmp_path / "x.h5")
+
+
+def test_paths_do_not_grow_without_end(tmp_path):
+    _write(tmp_path / "x.h5", lambda file: file.create_group("/".join(["a"] * 501)))
+    with pytest.raises(ValueError, match="a path in it is longer than 1,000 letters"):
+        read_keras_hdf5(tmp_path / "x.h5")
 
 
 def _all_kinds(file):

@@ -267,3 +267,44 @@ def test_a_malformed_pickle_is_one_clear_error(tmp_path, program):
         archive.writestr("archive/data.pkl", program)
     with pytest.raises(ValueError, match=r"bad\.pth: "):
         read_torch_zip(path)
+
+
+def _long(number):
+    return b"\x8a\x09" + number.to_bytes(9, "little", signed=True)
+
+
+SAME_HASH = [_long(factor * (2**61 - 1)) for factor in range(1, 4)]
+FLOODS = {
+    "setitems": (b"}(" + b"N".join(SAME_HASH) + b"Nu.", "neither text nor a small whole number"),
+    "setitem": (b"}" + SAME_HASH[0] + b"Ns.", "neither text nor a small whole number"),
+    "dict": (b"(" + SAME_HASH[0] + b"Nd.", "neither text nor a small whole number"),
+    "ordered": (
+        b"ccollections\nOrderedDict\n](" + SAME_HASH[0] + b"N\x86e\x85R.",
+        "neither text nor a small whole number",
+    ),
+    "tuple": (b"})Ns.", "neither text nor a small whole number"),
+    "numbers": (
+        b"}(" + b"".join(b"J" + n.to_bytes(4, "little") + b"N" for n in range(20_001)) + b"u.",
+        "more than 20,000 numbers as keys",
+    ),
+    "memo": (b"Np2305843009213693951\n.", "not numbered in order"),
+    "set": (b"\x8f(" + SAME_HASH[0] + b"\x90.", "a set"),
+    "frozen": (b"(" + SAME_HASH[0] + b"\x91.", "a set"),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_keys_that_could_take_for_ever_are_refused(tmp_path, flood):
+    program, message = FLOODS[flood]
+    with zipfile.ZipFile(tmp_path / "flood.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + program)
+    with pytest.raises(ValueError, match=rf"flood\.pth: refused: .*{message}"):
+        read_torch_zip(tmp_path / "flood.pth")
+
+
+def test_keys_of_optimizers_and_old_lists_of_pairs_are_read(tmp_path):
+    pairs = b"ccollections\nOrderedDict\n](](X\x01\0\0\0aK\x02ee\x85R"
+    program = b"}(K\x00}X\x04\0\0\0stepK\x07sM\x01\x01" + pairs + b"u."
+    with zipfile.ZipFile(tmp_path / "old.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + program)
+    assert read_torch_zip(tmp_path / "old.pth") == {0: {"step": 7}, 257: {"a": 2}}
