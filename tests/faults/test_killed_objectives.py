@@ -14,7 +14,7 @@ _STEPS, _KILLS = 24, 3
 def test_a_killed_run_ends_as_an_undisturbed_one(objective, data_dir, studies_dir, tmp_path, full):
     """Queues, targets, teachers, centres, pairs and reports, bit for bit."""
     if not full:
-        pytest.skip("with --full; tests/experiments/test_pretrain.py resumes two objectives")
+        pytest.skip("with --full; tests/experiments/test_pretrain.py resumes one")
     if objective == "convirt":
         pytest.importorskip("tokenizers")
     config = tiny_config.make(objective, "cpu" if objective == "medaug" else "demo", data_dir)
