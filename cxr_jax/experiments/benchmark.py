@@ -22,7 +22,7 @@ from cxr_jax.experiments.benchmark_grid import Cell, grid
 from cxr_jax.experiments.workdir import as_json, open_workdir, release
 from cxr_jax.report import benchmark as report
 from cxr_jax.report.benchmark_cells import without_ids
-from data_builders import json_file
+from data_builders import json_file, whole_file
 
 _LAST = "seconds.json"  # how long a cell took; written when all else of it is
 
@@ -208,9 +208,7 @@ def _seconds(path: Path) -> float:
 
 def _finish(folder: Path, seconds: float) -> None:
     """Says that the cell ran to its end, and lets go of its folder."""
-    temporary = (folder / _LAST).with_suffix(".tmp")
-    temporary.write_text(json.dumps(round(seconds, 1)))
-    temporary.replace(folder / _LAST)
+    whole_file.write_text(folder / _LAST, json.dumps(round(seconds, 1)))
     release(folder)
 
 
@@ -241,12 +239,9 @@ def _write(config, workdir: Path, cells: list[Cell], states: dict[Cell, dict[str
         }
         for cell in cells
     ]
-    path = workdir / "cells.json"
-    temporary = path.with_suffix(".tmp")
     resamples = config.transfer.num_resamples
     held = {"reference": config.reference, "num_resamples": resamples, "cells": entries}
-    temporary.write_text(json.dumps(held, indent=2))
-    temporary.replace(path)
+    whole_file.write_text(workdir / "cells.json", json.dumps(held, indent=2))
 
 
 def _obstacles(config, cells: list[Cell]) -> list[str]:

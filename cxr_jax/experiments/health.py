@@ -16,6 +16,7 @@ from cxr_jax.data.pipeline import read_films
 from cxr_jax.data.source import Source, load_source
 from cxr_jax.train_state import MUST_BE_FINITE
 from cxr_jax.writer import NoWriter, Writer
+from data_builders import whole_file
 
 FILE = "nonfinite.csv"
 _COLUMNS = ("step", "row", "image_id", "blank")
@@ -47,9 +48,8 @@ class Health:
         if self._path.exists():
             with self._path.open(newline="") as file:
                 rows = [row for row in csv.reader(file) if row and row[0].isdigit()]
-            temporary = self._path.with_suffix(".tmp")
-            _append(temporary, [row for row in rows if int(row[0]) <= step], new=True)
-            temporary.replace(self._path)
+            with whole_file.replacing(self._path) as temporary:
+                _append(temporary, [row for row in rows if int(row[0]) <= step], new=True)
 
     def check(self, step: int, metrics: Mapping[str, Any]) -> bool:
         """Whether this step's numbers are finite; False for a step that config allows to skip.

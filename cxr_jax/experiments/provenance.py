@@ -31,7 +31,7 @@ from cxr_jax.data.source import Source
 from cxr_jax.experiments.workdir import as_json
 from cxr_jax.stats.bootstrap import numbered
 from cxr_jax.weights.encoder import Encoder
-from data_builders import json_file, ledger
+from data_builders import json_file, ledger, whole_file
 
 FILE = "provenance.json"
 _ROOT = Path(__file__).parents[2]
@@ -65,9 +65,7 @@ def write(
         print(f"{workdir} was begun under other conditions. What changed since:\n{listed}")
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     held = {"config": as_json(config), "starts": [*starts, {"time": now, **start}]}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(held, indent=2) + "\n")
-    temporary.replace(path)
+    whole_file.write_text(path, json.dumps(held, indent=2) + "\n")
 
 
 def read(workdir: Path) -> dict[str, Any]:

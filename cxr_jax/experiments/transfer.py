@@ -31,7 +31,7 @@ from cxr_jax.fields import check_positive
 from cxr_jax.report import page, tables
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.writer import Writer
-from data_builders import json_file
+from data_builders import json_file, whole_file
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -246,9 +246,7 @@ def _export(path: Path, splits: Splits, features: Callable) -> None:
 
 
 def _write_json(path: Path, value) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    whole_file.write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def _log(workdir: Path, outcomes: list[Outcome]) -> None:

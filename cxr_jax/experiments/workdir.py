@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from data_builders import json_file
+from data_builders import json_file, whole_file
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -57,9 +57,7 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
 
 
 def _write(path: Path, config: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(config, indent=2) + "\n")
-    temporary.replace(path)
+    whole_file.write_text(path, json.dumps(config, indent=2) + "\n")
 
 
 def release(workdir: Path) -> None:
