@@ -51,8 +51,9 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
             f"{workdir} belongs to a run with another config:\n{listed}\n"
             "Give the same config to resume it, or another --workdir for a new run."
         )
-    for line in _differences(saved, saved | allowed):
-        print(f"config.{line}")
+    changed = [f"config.{line}" for line in _differences(saved, saved | allowed)]
+    if changed:
+        print("\n".join(changed))
         _write(path, saved | allowed)
 
 
