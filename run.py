@@ -39,7 +39,7 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from cxr_jax import config_file
+from cxr_jax import config as config_file
 
 
 def main(arguments: list[str]) -> int:
@@ -101,7 +101,7 @@ def _meet(own: argparse.Namespace, config: ConfigDict) -> bool:
         return False
     if 0 < len(missing) < len(given):
         raise ValueError(f"{', '.join(missing)} missing: the three belong together")
-    from cxr_jax import hosts  # brings JAX, which --help does without
+    from cxr_jax.training import distributed
 
     if not missing:
         if not 0 <= own.process_id < own.num_processes:
@@ -111,7 +111,7 @@ def _meet(own: argparse.Namespace, config: ConfigDict) -> bool:
             )
         if not re.fullmatch(r".+:\d+", own.coordinator):
             raise ValueError(f"--coordinator={own.coordinator} is not HOST:PORT")
-    place = hosts.find_place(own.connect_timeout) if missing else hosts.Place(**given)
+    place = distributed.find_place(own.connect_timeout) if missing else distributed.Place(**given)
     if place is None:
         if own.distributed == "on":
             raise ValueError(
@@ -126,14 +126,14 @@ def _meet(own: argparse.Namespace, config: ConfigDict) -> bool:
         )
     if not own.workdir:
         raise ValueError("--workdir is missing: processes of one run share a folder")
-    hosts.join(place, own.connect_timeout, own.heartbeat_timeout)
-    if not hosts.is_first():
+    distributed.join(place, own.connect_timeout, own.heartbeat_timeout)
+    if not distributed.is_first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries speak there too
     return True
 
 
 def _run(config: ConfigDict, workdir: Path, shared: bool, reproduced: Path | None) -> int:
-    from cxr_jax import compiler, hosts, preemption
+    from cxr_jax.training import distributed, preemption, xla
 
     code, go_on = 0, f"To go on: the same command with --workdir={workdir}"
     try:
@@ -142,11 +142,11 @@ def _run(config: ConfigDict, workdir: Path, shared: bool, reproduced: Path | Non
         flags.FLAGS(["run.py"])  # Grain reads its own flags, which nobody else parses
         logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
         if shared:
-            command = {"--workdir": workdir, "--num_processes": hosts.count()}
+            command = {"--workdir": workdir, "--num_processes": distributed.count()}
             command |= dict(_fields(config.to_dict()))
-            hosts.agree("command or versions", command | hosts.versions())
+            distributed.agree("command or versions", command | distributed.versions())
         elif config.experiment == "pretrain":
-            compiler.split_cpu(config.microbatch_size or config.batch_size)
+            xla.split_cpu(config.microbatch_size or config.batch_size)
         # Late, so that --help, wrong command lines and hosts that differ answer at once.
         experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
         if reproduced:
@@ -154,21 +154,21 @@ def _run(config: ConfigDict, workdir: Path, shared: bool, reproduced: Path | Non
 
             reproduce.check(config, reproduced)
         experiment.run(config, workdir)
-        if reproduced and hosts.is_first():
+        if reproduced and distributed.is_first():
             code = int(not reproduce.report(config, reproduced, workdir))
         if shared:
-            hosts.leave()
+            distributed.leave()
     except preemption.Preempted as notice:
         print(f"{notice}. {go_on}", flush=True)
         if shared and not notice.saved:
-            hosts.fail(str(notice), preemption.EXIT_CODE)
+            distributed.fail(str(notice), preemption.EXIT_CODE)
         if shared:
-            hosts.leave()
+            distributed.leave()
         return preemption.EXIT_CODE
     except KeyboardInterrupt:
         print(f"\nInterrupted. {go_on}")
         if shared:
-            hosts.fail("interrupted", 130)
+            distributed.fail("interrupted", 130)
         return 130
     except Exception as error:
         expected = isinstance(error, (ValueError, OSError, FloatingPointError))
@@ -179,10 +179,10 @@ def _run(config: ConfigDict, workdir: Path, shared: bool, reproduced: Path | Non
             message += (
                 f"\nFree space for {workdir}, and give the same command: what it saved stands."
             )
-        who = f"{hosts.name()}: " if shared else ""
+        who = f"{distributed.name()}: " if shared else ""
         print(f"{who}error: {message}\n({_keep_traceback()})", file=sys.stderr, flush=True)
         if shared:
-            hosts.fail(message)
+            distributed.fail(message)
         return 1
     return code
 

@@ -12,7 +12,7 @@ Default  the paper's recipe: ResNet-50, 224 px, LARS with two rates, batch 2048,
 from ml_collections import ConfigDict
 
 from configs import common
-from cxr_jax.optim import BIAS_AND_NORM
+from cxr_jax.training.optim import BIAS_AND_NORM
 
 
 def get_config(preset: str = ""):

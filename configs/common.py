@@ -43,7 +43,7 @@ def transfer() -> ConfigDict:
             knn=dict(k=(5, 20, 100), temperature=(0.07,)),  # the best on validation, per label
             finetune=finetune(),
             # Films in the report, and TensorBoard's projector; False keeps films out of all files.
-            # films: test films by commas, by their hashed image_id (python -m data_builders.ids);
+            # films: test films by commas, by their hashed image_id (python -m cxr_jax.data.ids);
             # "" chooses, label by label. Of config.encoder, not of its baselines.
             pictures=dict(draw=True, films=""),
             export_features="",  # a file: frozen features of config.encoder as .npz or .parquet
@@ -58,7 +58,7 @@ def transfer() -> ConfigDict:
 
 
 def finetune() -> ConfigDict:
-    """A ResNet-50 at 224 px on one GPU; cxr_jax/evaluate/finetune.py says what the fields mean."""
+    """A ResNet-50 at 224 px on one GPU; cxr_jax/transfer/finetune.py says what the fields mean."""
     fields = dict(
         learning_rates=(3e-5, 1e-4, 3e-4),
         optimizer="adamw",

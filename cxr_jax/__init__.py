@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cxr_jax.featurize import FilmEncoder
+    from cxr_jax.weights.featurize import FilmEncoder
 
 
 def load_encoder(spec: str) -> FilmEncoder:
     """What turns films into features: a workdir of a pretraining, or "<source>:<weights file>".
 
-    See `cxr_jax.featurize.FilmEncoder` for what it takes, `cxr_jax.weights.load` for the errors.
+    See `cxr_jax.weights.featurize.FilmEncoder` for what it takes, `cxr_jax.weights.load` for the errors.
     """
     # Imported here: JAX and Flax take seconds, and half of the package does without them.
-    from cxr_jax.featurize import FilmEncoder
     from cxr_jax.weights import load
+    from cxr_jax.weights.featurize import FilmEncoder
 
     return FilmEncoder(load(str(spec)))

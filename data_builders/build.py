@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_builders import claim, skip_report, summary
-from data_builders.near_words import did_you_mean
-from data_builders.records import BuildError
+from cxr_jax.io.spelling import did_you_mean
+from data_builders.base import build_lock, skip_report, summary
+from data_builders.base.records import BuildError
 
 HERE = Path(__file__).parent
 SUFFIX = "_dataset_builder.py"
@@ -77,21 +77,22 @@ def build(
     chosen = choose(name, manual_dir, config_name, options)
     import tensorflow_datasets as tfds
 
-    from data_builders import beam_build, cxr_builder
+    from data_builders.base import beam
+    from data_builders.base import builder as cxr_builder
 
     folder = Path(data_dir).absolute() / name / chosen.config.name / str(chosen.builder.VERSION)
     settings = cxr_builder.BuildSettings(
         max_skipped, num_workers, progress, chosen.inputs, follow_links
     )
-    with claim.locked(folder):
-        with claim.claimed(folder, overwrite):
+    with build_lock.locked(folder):
+        with build_lock.claimed(folder, overwrite):
             builder = chosen.builder(data_dir=folder.parents[2], config=chosen.config)
             builder.settings = settings
             download_config = tfds.download.DownloadConfig(
                 manual_dir=Path(manual_dir).absolute() if manual_dir else None,
                 try_download_gcs=False,
                 beam_runner=beam_runner,
-                beam_options=beam_build.pipeline_options(beam_options) if beam_runner else None,
+                beam_options=beam.pipeline_options(beam_options) if beam_runner else None,
             )
             # Nothing is downloaded; TFDS wants the folder nevertheless.
             with tempfile.TemporaryDirectory() as downloads:
@@ -127,7 +128,7 @@ def check(
       BuildError: as `build`, as far as tables tell.
     """
     chosen = choose(name, manual_dir, config_name, options)
-    from data_builders import cxr_builder
+    from data_builders.base import builder as cxr_builder
 
     with tempfile.TemporaryDirectory() as scratch:
         builder = chosen.builder(data_dir=scratch, config=chosen.config)
@@ -203,6 +204,6 @@ def check_folder(name: str, option: str, folder: str | Path | None, instructions
 
 
 if __name__ == "__main__":
-    from data_builders import build_command
+    from data_builders.base import build_command
 
     sys.exit(build_command.main())

@@ -18,8 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_builders import built, ledger, overlap_films, whole_file
-from data_builders.reading import Progress
+from cxr_jax.data import reader
+from cxr_jax.data import seen_images as ledger
+from cxr_jax.io.atomic import atomic_write
+from data_builders.base import overlap_images
+from data_builders.base.parallel import Progress
 
 # On NIH's films (docs/results/datasets.md): every copy that was recompressed, rescaled or
 # reshaped is within both limits, and pairs of different films are not.
@@ -59,7 +62,7 @@ class Side(NamedTuple):
 
     name: str
     ledger: ledger.Ledger
-    films: overlap_films.Films | None
+    films: overlap_images.Films | None
 
 
 def open_side(name: str, data_dir: str) -> Side:
@@ -71,8 +74,8 @@ def open_side(name: str, data_dir: str) -> Side:
     folder = Path(name).expanduser()
     if (folder / ledger.FILE).is_file() and not (folder / "dataset_info.json").is_file():
         return Side(name, ledger.read(folder), None)
-    folder = built.find_folder(name, data_dir)
-    return Side(name, ledger.read(folder), overlap_films.Films(folder))
+    folder = reader.find_folder(name, data_dir)
+    return Side(name, ledger.read(folder), overlap_images.Films(folder))
 
 
 def compare(side_a: Side, side_b: Side, progress: bool = True) -> ledger.Pairs:
@@ -110,7 +113,7 @@ def _correlations(
 def write_csv(path: Path, side_a: Side, side_b: Side, pairs: ledger.Pairs) -> None:
     """The pairs, film by film; ids are those of the datasets, blank where only a ledger is left."""
     with (
-        whole_file.replacing(path) as temporary,
+        atomic_write(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8") as stream,
     ):
         writer = csv.writer(stream)
@@ -171,8 +174,8 @@ def report(
         )
     lines += ["", f"The pairs: {output / 'overlap.csv'}"]
     if len(pairs.a) and side_a.films and side_b.films:
-        shown = overlap_films.spread(len(pairs.a))
-        overlap_films.write_picture(
+        shown = overlap_images.spread(len(pairs.a))
+        overlap_images.write_picture(
             output / "overlap.png",
             [
                 (

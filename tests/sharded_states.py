@@ -9,7 +9,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from cxr_jax import checkpoint, models, objectives, optim, sharding, train_state
+from cxr_jax import models, objectives
+from cxr_jax.training import checkpoint, optim, sharding
+from cxr_jax.training import state as train_state
 
 _OPTIMIZER = dict(name="lars", learning_rate=0.1, trust_coefficient=0.1, rate_inside_momentum=True)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cxr_jax import config_file
+from cxr_jax import config
 from cxr_jax.experiments import reproduce
 
 _ROOT = Path(__file__).parents[1]
@@ -185,11 +185,11 @@ def test_what_could_not_be_the_same_is_not_run_again(demo, tmp_path):
     shutil.rmtree(old / "checkpoints/4")
     refused("has not finished")
     with pytest.raises(ValueError, match=r"--config.seed: --reproduce takes"):
-        config_file.load_saved(old, tmp_path, ["--config.seed=3"])
+        config.load_saved(old, tmp_path, ["--config.seed=3"])
 
 
 def _saved(workdir):
-    return config_file.load_saved(workdir, workdir, [])
+    return config.load_saved(workdir, workdir, [])
 
 
 def test_another_config_on_the_workdir_is_refused(demo, environment):

@@ -35,11 +35,11 @@ from absl import flags
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from cxr_jax import config_file
+from cxr_jax import config as config_file
 from cxr_jax.augment import survival
 from cxr_jax.augment.examples import examples
 from cxr_jax.augment.views import check_view
-from cxr_jax.data.boxed import Boxed, load_boxes
+from cxr_jax.data.boxes import Boxed, load_boxes
 from cxr_jax.report import survival as picture
 from cxr_jax.report.tables import markdown
 

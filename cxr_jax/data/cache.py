@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from cxr_jax.data import pipeline
+from cxr_jax.data import loader
 from cxr_jax.data.source import Source
 
 # Of what is free: the rest is the model's, or other programs'.
@@ -32,7 +32,7 @@ def decode_all(
         if stopped.is_set():
             raise InterruptedError("the films are not wanted any more")
         rows = np.arange(first, min(first + _BLOCK, len(source)))
-        films[rows] = pipeline.read_films(source, image_size, True, rows)
+        films[rows] = loader.read_films(source, image_size, True, rows)
         now, done = time.monotonic(), first + len(rows)
         if now - reported > _QUIET_SECONDS:
             rate = done / (now - start)

@@ -1,7 +1,7 @@
 """What an encoder saw in pretraining, and how much of a test set that is.
 
 A pretraining run leaves exposure.parquet in its workdir: the rows of its dataset's ledger that it
-trained on (data_builders/ledger.py).
+trained on (cxr_jax/data/seen_images.py).
 """
 
 import re
@@ -13,12 +13,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool
 
-from cxr_jax.data import order, pairs
+from cxr_jax.data import order, pairs, reader, seen_images
+from cxr_jax.data.dataset_info import open_built
+from cxr_jax.data.reader import Records, open_records
+from cxr_jax.data.record_files import RESTORE
 from cxr_jax.data.source import Source
-from data_builders import built, ledger
-from data_builders.built import Records, open_records
-from data_builders.built_info import open_built
-from data_builders.record_files import RESTORE
 
 
 class Exposure(NamedTuple):
@@ -33,14 +32,14 @@ class Exposure(NamedTuple):
     unknown_start: str = ""
 
 
-def of_source(source: Source) -> ledger.Ledger:
+def of_source(source: Source) -> seen_images.Ledger:
     """The ledger of a source, row by row; slices, sums and choices of splits included.
 
     Raises:
       FileNotFoundError: the dataset was built before ledgers were kept.
       ValueError: the ledger is damaged, or of another build than the films.
     """
-    whole = ledger.read(source.folder)
+    whole = seen_images.read(source.folder)
     builder = open_built(source.folder)
     infos = builder.info.splits
     parts = tfds.core.ReadInstruction.from_spec(source.split).to_absolute(infos)
@@ -58,14 +57,14 @@ def of_source(source: Source) -> ledger.Ledger:
     return films.take(source.rows)
 
 
-def _check_films(source: Source, records: Records, films: ledger.Ledger) -> None:
+def _check_films(source: Source, records: Records, films: seen_images.Ledger) -> None:
     """Refuses a ledger of other films, as one left from an earlier build: looks at each record
     file's first film, which has the same hash in both."""
     first = records.first_rows
     for row, stored in zip(first, records.hashes(first), strict=True):
         if stored not in (None, int(films.phash[row])):
             raise ValueError(
-                f"{records.place(row)} is another film than {ledger.FILE} says: the folder "
+                f"{records.place(row)} is another film than {seen_images.FILE} says: the folder "
                 f"{source.folder} holds files of two builds. {RESTORE}"
             )
 
@@ -81,7 +80,7 @@ def without(source: Source, excluded: Sequence[str], data_dir: str) -> Source:
     own = of_source(source)
     keep = np.ones(len(own.row), bool)
     for name in excluded:
-        other = ledger.read(built.find_folder(name, data_dir))
+        other = seen_images.read(reader.find_folder(name, data_dir))
         shared = compare(own, other)
         keep &= ~shared.film
         if shared.patient is not None:
@@ -93,7 +92,7 @@ def without(source: Source, excluded: Sequence[str], data_dir: str) -> Source:
     return source.choose(np.flatnonzero(keep))
 
 
-def seen(source: Source, num_films: int, seed: int, paired: str = "") -> ledger.Ledger:
+def seen(source: Source, num_films: int, seed: int, paired: str = "") -> seen_images.Ledger:
     """The films that the first `num_films` of a pretraining's order hold: all, after an epoch.
 
     paired: their partners within the same "study" or "patient" (pairs.py) are seen with them.
@@ -107,19 +106,19 @@ def seen(source: Source, num_films: int, seed: int, paired: str = "") -> ledger.
     return of_source(source).take(rows)
 
 
-def compare(films: ledger.Ledger, known: ledger.Ledger) -> Exposure:
+def compare(films: seen_images.Ledger, known: seen_images.Ledger) -> Exposure:
     """Which of `films` are of patients, or look like films, that are in `known`."""
-    patients = ledger.shared_patients(films, known)
+    patients = seen_images.shared_patients(films, known)
     of_patient = None
     if (films.patient != "").any() and (known.patient != "").any():
         of_patient = np.array([patient in patients for patient in films.patient], bool)
-    return Exposure(of_patient, ledger.looks_known(films, known))
+    return Exposure(of_patient, seen_images.looks_known(films, known))
 
 
 def of_encoder(spec: str, source: Source) -> Exposure | None:
     """How much of a source an encoder saw, if its workdir, or our export of it, keeps a ledger."""
     folder = Path(re.sub("^(workdir|safetensors):", "", spec)).expanduser()
-    if not (folder / ledger.FILE).is_file():
+    if not (folder / seen_images.FILE).is_file():
         return None
-    seen = compare(of_source(source), ledger.read(folder))
-    return seen._replace(unknown_start=ledger.read_unknown_start(folder))
+    seen = compare(of_source(source), seen_images.read(folder))
+    return seen._replace(unknown_start=seen_images.read_unknown_start(folder))

@@ -10,8 +10,8 @@ import simplejpeg
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from data_builders.film_bounds import MAX_PIXELS, check_scans
-from data_builders.film_error import FilmError
+from cxr_jax.io.image_error import FilmError
+from cxr_jax.io.image_limits import MAX_PIXELS, check_scans
 
 _JPEG = b"\xff\xd8\xff"
 _FORMATS = ("PNG", "JPEG")

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from cxr_jax.data import images, labels, tasks
+from cxr_jax.data.dataset_info import open_built
+from cxr_jax.data.reader import read_columns
 from cxr_jax.data.source import Source, load_source
-from data_builders.built import read_columns
-from data_builders.built_info import open_built
 
 
 class LabelledSplit(NamedTuple):
@@ -32,7 +32,7 @@ class LabelledSplit(NamedTuple):
     rest: np.ndarray = np.zeros(0, int)
 
     def hashed_ids(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Image and patient ids for files that may be sent on; data_builders.ids tells whose."""
+        """Image and patient ids for files that may be sent on; cxr_jax.data.ids tells whose."""
         hashed = self.source.hashed
         return hashed("image", self.image_ids), hashed("patient", self.patient_ids)
 

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Int
 
 from cxr_jax.data import order
+from cxr_jax.data.dataset_info import open_built
+from cxr_jax.data.reader import read_columns
 from cxr_jax.data.source import Source
-from data_builders.built import read_columns
-from data_builders.built_info import open_built
 
 OF = ("study", "patient")
 

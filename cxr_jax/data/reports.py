@@ -20,11 +20,11 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from cxr_jax.data import order, tokenizer
+from cxr_jax.data.dataset_info import open_built
+from cxr_jax.data.reader import read_columns
 from cxr_jax.data.source import Source
 from cxr_jax.fields import Section, check_fields
-from data_builders import whole_file
-from data_builders.built import read_columns
-from data_builders.built_info import open_built
+from cxr_jax.io.atomic import atomic_write_text
 
 _FIELDS = ("sections", "max_tokens", "tokenizer", "vocabulary")
 _HEADING = re.compile(r"^[ \t]*([A-Z][A-Z ,/&()-]*):", re.MULTILINE)
@@ -122,7 +122,7 @@ def keep_tokenizer(reports: Reports, workdir: Path) -> None:
     """Writes the tokenizer into a run's workdir, so that a run that goes on has the same one."""
     path = workdir / tokenizer.FILE
     if not path.is_file():
-        whole_file.write_text(path, reports.tokenizer)
+        atomic_write_text(path, reports.tokenizer)
 
 
 def sentences_of(texts: Sequence[str], sections: Sequence[str]) -> list[tuple[str, ...]]:

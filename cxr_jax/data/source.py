@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from data_builders import ids, ledger, project_key
-from data_builders.built import Records, find_folder, open_records
-from data_builders.built_info import open_built, read_metadata
+from cxr_jax.data import ids, pseudonyms, seen_images
+from cxr_jax.data.dataset_info import open_built, read_metadata
+from cxr_jax.data.reader import Records, find_folder, open_records
 
 
 class ChosenRecords:
@@ -66,9 +66,9 @@ class Source(NamedTuple):
 
     def hashed(self, what: str, of: Sequence[str]) -> tuple[str, ...]:
         """Ids of this dataset ("image" or "patient") as they may stand in files and messages."""
-        key = project_key.read(self.folder.parents[2])
+        key = pseudonyms.read(self.folder.parents[2])
         owner = ids.owner(self.folder, self.metadata["parent"])
-        return project_key.hashed(key, what, owner, of)
+        return pseudonyms.hashed(key, what, owner, of)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ def mark_build(folder: Path) -> str:
     """16 hex digits of a version folder: its films, told apart by perceptual hashes and the bytes
     of all, their order and which are of one patient."""
     digest = hashlib.sha256()
-    for name in ("dataset_info.json", ledger.FILE):
+    for name in ("dataset_info.json", seen_images.FILE):
         path = folder / name  # datasets built before ledgers were kept have none
         digest.update(path.read_bytes() if path.is_file() else b"")
     return digest.hexdigest()[:16]

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_builders import json_file, text_file
-from data_builders.plain_text import plain
+from cxr_jax.io.json import read_json
+from cxr_jax.io.text import plain
+from data_builders.base import text_file
 
 FILE = "tokenizer.json"  # in a run's workdir: the one it uses
 # The largest of the public ones, of 250,000 pieces in a hundred languages, has 17 MB.
@@ -58,7 +59,7 @@ def load(path: Path) -> Any:
         raise FileNotFoundError(f"no tokenizer {path}: it is a tokenizer.json or a vocab.txt")
     if path.suffix == ".txt":
         return _of_vocabulary(path)
-    _refuse_programs(path, json_file.read(path, most=_MAX_BYTES))
+    _refuse_programs(path, read_json(path, most=_MAX_BYTES))
     with _naming(f"{path} is no tokenizer.json of Hugging Face's"):
         return _library().Tokenizer.from_str(text_file.read(path, _MAX_BYTES).decode())
 
@@ -161,7 +162,7 @@ def _of_vocabulary(path: Path) -> Any:
 
 
 def _said(facts: Path) -> dict[str, Any]:
-    return json_file.read(facts) if facts.is_file() else {}
+    return read_json(facts) if facts.is_file() else {}
 
 
 def _word_piece(vocabulary: dict[str, int], lower: bool) -> Any:

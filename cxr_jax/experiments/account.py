@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 
 from cxr_jax.data.exposure import Exposure
 from cxr_jax.data.labelled import LabelledSplit
-from cxr_jax.evaluate.film_table import FilmTable, beyond_chance
-from cxr_jax.evaluate.predictions import Predictions
-from cxr_jax.evaluate.protocol import Protocol, Splits
 from cxr_jax.report import origin
+from cxr_jax.transfer._protocol import Protocol, Splits
+from cxr_jax.transfer.image_table import FilmTable, beyond_chance
+from cxr_jax.transfer.predictions import Predictions
 
 # Years. Few people are older, and could be found by their age; nobody has been older than that.
 _GREAT_AGE, _SLIP = 90, 120

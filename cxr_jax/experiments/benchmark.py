@@ -16,13 +16,14 @@ import ml_collections
 from cxr_jax import weights
 from cxr_jax.data import exposure, labelled, tasks
 from cxr_jax.data.source import load_source
-from cxr_jax.evaluate.predictions import read_parquet
 from cxr_jax.experiments import inputs, provenance, transfer
 from cxr_jax.experiments.benchmark_grid import Cell, grid
 from cxr_jax.experiments.workdir import as_json, open_workdir, release
-from cxr_jax.report import benchmark as report
-from cxr_jax.report.benchmark_cells import without_ids
-from data_builders import json_file, whole_file
+from cxr_jax.io.atomic import atomic_write_text
+from cxr_jax.io.json import read_json
+from cxr_jax.report.benchmark import page as report
+from cxr_jax.report.benchmark.grid import without_ids
+from cxr_jax.transfer.predictions import read_parquet
 
 _LAST = "seconds.json"  # how long a cell took; written when all else of it is
 
@@ -189,11 +190,11 @@ def _is_done(folder: Path, of_cell, held: _Held) -> bool:
     if not (folder / _LAST).is_file():
         return False
     try:
-        if json_file.read(folder / "config.json") != as_json(of_cell):
+        if read_json(folder / "config.json") != as_json(of_cell):
             return False
-        json_file.read(folder / "metrics.json", list)
+        read_json(folder / "metrics.json", list)
         read_parquet(folder / "predictions.parquet")
-        facts = json_file.read(folder / "probe.json")
+        facts = read_json(folder / "probe.json")
         return facts.get("fingerprint") == held.fingerprint(of_cell)
     except (ValueError, OSError):  # damaged, or an encoder that is gone: running it will tell
         return False
@@ -208,12 +209,12 @@ def _seconds(path: Path) -> float:
 
 def _finish(folder: Path, seconds: float) -> None:
     """Says that the cell ran to its end, and lets go of its folder."""
-    whole_file.write_text(folder / _LAST, json.dumps(round(seconds, 1)))
+    atomic_write_text(folder / _LAST, json.dumps(round(seconds, 1)))
     release(folder)
 
 
 def _facts(folder: Path, cell: Cell, config) -> dict[str, Any]:
-    facts = json_file.read(folder / "probe.json")
+    facts = read_json(folder / "probe.json")
     test = load_source(cell.dataset, config.data.dir, "test", fields=("image",))
     seen = exposure.of_encoder(cell.spec, test)
     exposed = None
@@ -241,7 +242,7 @@ def _write(config, workdir: Path, cells: list[Cell], states: dict[Cell, dict[str
     ]
     resamples = config.transfer.num_resamples
     held = {"reference": config.reference, "num_resamples": resamples, "cells": entries}
-    whole_file.write_text(workdir / "cells.json", json.dumps(held, indent=2))
+    atomic_write_text(workdir / "cells.json", json.dumps(held, indent=2))
 
 
 def _obstacles(config, cells: list[Cell]) -> list[str]:

@@ -22,10 +22,10 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from cxr_jax import preemption, sharding
-from cxr_jax.data import cache, pairs, pipeline
+from cxr_jax.data import cache, loader, pairs
 from cxr_jax.data.reports import Reports
 from cxr_jax.data.source import Source
+from cxr_jax.training import preemption, sharding
 
 _CACHES = ("none", "host", "device")
 _AHEAD = 2  # batches on the devices besides the one in use
@@ -124,11 +124,11 @@ def open_feed(
     put, stopped = partial(sharding.put_batch, mesh=mesh), threading.Event()
     if data.cache == "none":
         order = (config.batch_size, data.image_size, config.seed, data.num_workers)
-        return Feed(pipeline.batches(source, *order, **which), put, stopped)
+        return Feed(loader.batches(source, *order, **which), put, stopped)
     for where in _CACHES[1 : 1 + _CACHES.index(data.cache)]:  # to the device by way of the host
         free = cache.free_memory(where)
         cache.check_fits(len(source), data.image_size, free, data.cache)
-    rows = pipeline.row_batches(source, config.batch_size, config.seed, **which)
+    rows = loader.row_batches(source, config.batch_size, config.seed, **which)
     # Films lie on this process's devices for themselves: gathering them is no affair of the others.
     local = mesh.local_mesh
 
@@ -142,13 +142,13 @@ def open_feed(
     if data.cache == "host":
 
         def look_up(batch):
-            return put(pipeline.look_up(batch, films().__getitem__))
+            return put(loader.look_up(batch, films().__getitem__))
 
         return Feed(rows, look_up, stopped)
 
     @partial(jax.jit, out_shardings=sharding.by_example(local))
     def gather(films, rows):
-        return pipeline.look_up(rows, lambda of: films[of])
+        return loader.look_up(rows, lambda of: films[of])
 
     def take(batch):
         own = gather(films(), sharding.put_replicated(batch, local))

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from cxr_jax import hosts
 from cxr_jax.data import order
+from cxr_jax.data.loader import read_films
 from cxr_jax.data.pairs import find_partners
-from cxr_jax.data.pipeline import read_films
 from cxr_jax.data.source import Source, load_source
-from cxr_jax.train_state import MUST_BE_FINITE
-from cxr_jax.writer import NoWriter, Writer
-from data_builders import whole_file
+from cxr_jax.io.atomic import atomic_write
+from cxr_jax.training import distributed
+from cxr_jax.training.log import NoWriter, Writer
+from cxr_jax.training.state import MUST_BE_FINITE
 
 FILE = "nonfinite.csv"
 _COLUMNS = ("step", "row", "image_id", "blank")
@@ -48,7 +48,7 @@ class Health:
         if self._path.exists():
             with self._path.open(newline="") as file:
                 rows = [row for row in csv.reader(file) if row and row[0].isdigit()]
-            with whole_file.replacing(self._path) as temporary:
+            with atomic_write(self._path) as temporary:
                 _append(temporary, [row for row in rows if int(row[0]) <= step], new=True)
 
     def check(self, step: int, metrics: Mapping[str, Any]) -> bool:
@@ -67,7 +67,7 @@ class Health:
             for name, value in values.items()
             if not math.isfinite(value)
         )
-        films = self._list_films(step, values) if hosts.is_first() else ""
+        films = self._list_films(step, values) if distributed.is_first() else ""
         allowed = self._config.skip_nonfinite
         if self.skipped > allowed:
             before = f"{allowed} such steps were skipped before, as config allows. " * bool(allowed)
@@ -107,7 +107,7 @@ class Health:
         return (
             f"Likely cause: {cause}. Its {len(rows)} films are rows {listed} of {source.name} "
             f"{source.split!r}; {self._path} names them (python -m "
-            "data_builders.ids tells which files they are). "
+            "cxr_jax.data.ids tells which files they are). "
         )
 
 

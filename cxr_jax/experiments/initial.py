@@ -13,10 +13,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cxr_jax import by_name, checkpoint, models, objectives, sharding, weights
-from cxr_jax.train_state import TrainState
+from cxr_jax import models, objectives, plugins, weights
+from cxr_jax.data import seen_images
+from cxr_jax.io.json import read_json
+from cxr_jax.training import checkpoint, sharding
+from cxr_jax.training.state import TrainState
 from cxr_jax.weights.encoder import Encoder
-from data_builders import json_file, ledger
 
 # Fields of config.model that say how an encoder computes, or what it is before it has weights.
 _FREE = ("dtype", "remat", "zero_init_residual")
@@ -36,7 +38,7 @@ def find(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Encoder | None]
         return config, None
     saved = workdir / "config.json"
     if saved.is_file() and checkpoint.exists(workdir):
-        model = json_file.read(saved).get("model")
+        model = read_json(saved).get("model")
         if not isinstance(model, dict):
             raise ValueError(f"{saved} is damaged: it says no model; choose another --workdir")
         return take_over(config, model), None
@@ -108,7 +110,7 @@ def put(state: TrainState, encoder: Encoder) -> TrainState:
     return filled
 
 
-def seen_before(spec: str) -> tuple[ledger.Ledger | None, str]:
+def seen_before(spec: str) -> tuple[seen_images.Ledger | None, str]:
     """What the encoder `spec` had seen, if it kept a ledger; and the name of the encoder of which
     nobody knows: itself if it kept none, or the one that it started from. ("": none, too.)
     """
@@ -116,8 +118,8 @@ def seen_before(spec: str) -> tuple[ledger.Ledger | None, str]:
         return None, ""
     source, path = weights.parse_spec(spec)
     folder = Path(path).expanduser()
-    if source in (None, "workdir", "safetensors") and (folder / ledger.FILE).is_file():
-        return ledger.read(folder), ledger.read_unknown_start(folder)
+    if source in (None, "workdir", "safetensors") and (folder / seen_images.FILE).is_file():
+        return seen_images.read(folder), seen_images.read_unknown_start(folder)
     if source == "hf":
         return None, spec
     return None, f"{source}:{folder.name}" if source else folder.name  # no paths: ledgers travel
@@ -128,7 +130,7 @@ def _shapes(tree: Any) -> Any:
 
 
 def _defaults(name: str) -> dict[str, Any]:
-    make = by_name.find(models.__name__, name, "make", "model")
+    make = plugins.find(models.__name__, name, "make", "model")
     return {field.name: field.default for field in inspect.signature(make).parameters.values()}
 
 

@@ -10,12 +10,13 @@ import numpy as np
 from jaxtyping import Int
 
 from cxr_jax import weights
-from cxr_jax.data import fractions, tasks
+from cxr_jax.data import splits as fractions
+from cxr_jax.data import tasks
 from cxr_jax.data.labelled import load_split
 from cxr_jax.data.source import mark_build
-from cxr_jax.evaluate import protocol
-from cxr_jax.evaluate.protocol import Splits
 from cxr_jax.experiments import provenance
+from cxr_jax.transfer import _protocol
+from cxr_jax.transfer._protocol import Splits
 from cxr_jax.weights.encoder import Encoder, random_encoder
 
 
@@ -111,7 +112,7 @@ def mark_splits(config: ml_collections.ConfigDict, splits: Splits) -> dict[str, 
 
 def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Splits) -> str:
     """Of protocol, weights, films and labels: a result is taken up again only if none changed."""
-    settings = json.dumps(protocol.build(config).settings, sort_keys=True)
+    settings = json.dumps(_protocol.build(config).settings, sort_keys=True)
     what = (config.protocol, settings, encoder.model, encoder.image_size)
     digest = hashlib.sha256(repr(what).encode())
     if splits.test.task.exclusive:  # targets may be equal without

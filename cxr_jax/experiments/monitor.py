@@ -7,15 +7,15 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from cxr_jax import compiler, hosts, sharding
 from cxr_jax.augment import views
 from cxr_jax.data import labelled
-from cxr_jax.evaluate.knn import knn_scores
 from cxr_jax.objectives import Objective
 from cxr_jax.report.figures import views_grid
 from cxr_jax.stats.auroc import auroc
-from cxr_jax.train_state import TrainState
-from cxr_jax.writer import NoWriter, Writer
+from cxr_jax.training import distributed, sharding, xla
+from cxr_jax.training.log import NoWriter, Writer
+from cxr_jax.training.state import TrainState
+from cxr_jax.transfer.knn import knn_scores
 
 Watch = Callable[[Writer | NoWriter, int, TrainState, dict[str, jax.Array]], dict[str, float]]
 
@@ -34,7 +34,7 @@ def make_monitor(config: ml_collections.ConfigDict, objective: Objective, mesh: 
         writer: Writer | NoWriter, step: int, state: TrainState, batch: dict[str, jax.Array]
     ) -> dict[str, float]:
         due = step == 1 or step % config.checkpoint_every_steps == 0
-        if due and hosts.is_first():
+        if due and distributed.is_first():
             writer.image(step, "views", picture(step, state, batch))
         if evaluate_knn and (step % config.knn.every_steps == 0 or step == config.num_train_steps):
             score = evaluate_knn(state)
@@ -79,7 +79,7 @@ def _make_knn(config, objective: Objective, mesh: Mesh) -> Callable[[TrainState]
     ]
     embed = jax.jit(
         lambda params, aux, images: objective.features(params, aux, images / np.float32(255)),
-        compiler_options=compiler.options(),
+        compiler_options=xla.options(),
         out_shardings=sharding.replicated(mesh),
     )
 

@@ -19,14 +19,15 @@ from jaxtyping import Bool, Float, Int, UInt8
 from cxr_jax.data import images, labels
 from cxr_jax.data.labelled import LabelledSplit, image_batches
 from cxr_jax.data.source import load_source
-from cxr_jax.evaluate import embedding, neighbours, saliency
-from cxr_jax.evaluate.protocol import Result, Splits
 from cxr_jax.experiments.features import extract
-from cxr_jax.report import film_pictures
-from cxr_jax.report.film_pictures import Case, Neighbour
+from cxr_jax.report import panels
+from cxr_jax.report.panels import Case, Neighbour
 from cxr_jax.stats.subgroups import age_band
+from cxr_jax.training.log import write_projector
+from cxr_jax.transfer import _embedding, saliency
+from cxr_jax.transfer import _neighbours as neighbours
+from cxr_jax.transfer._protocol import Result, Splits
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.writer import write_projector
 
 Features = Callable[[str], Float[np.ndarray, "n d"]]
 
@@ -68,9 +69,9 @@ def draw(
     _write_ids(folder / "films.csv", splits.test, result, chosen)
     cases = _cases(config, splits, result, chosen, features)
     if result.head is not None:
-        film_pictures.saliency(folder / "saliency.png", cases)
+        panels.saliency(folder / "saliency.png", cases)
     near = _neighbours(splits, features, chosen)
-    film_pictures.neighbours(folder / "neighbours.png", cases, near)
+    panels.neighbours(folder / "neighbours.png", cases, near)
     _draw_embedding(config, splits.test, result, features("test"), chosen, folder)
     print(f"Pictures of films: {folder}", flush=True)
 
@@ -118,7 +119,7 @@ def _named(config, test: LabelledSplit) -> list[int]:
             f"config.pictures.films: no test film of {config.dataset} has the id that stands there "
             f"as number {', '.join(map(str, unknown))}. Films are named by the image_id of "
             "predictions.parquet, which is hashed: a config goes into files that are sent on "
-            f"(python -m data_builders.ids {config.dataset} --data_dir={config.data.dir} lists "
+            f"(python -m cxr_jax.data.ids {config.dataset} --data_dir={config.data.dir} lists "
             "them; the films of the task's views take part)"
         )
     rows = list(dict.fromkeys(place[name] for name in wanted))
@@ -242,8 +243,8 @@ def _draw_embedding(
 ) -> None:
     """The map of at most 2,000 test films, the chosen ones among them, and TensorBoard's files."""
     rows = _some(len(test.rows), [one.row for one in chosen], config.seed)
-    components = embedding.principal(np.asarray(features)[rows])
-    points = embedding.tsne(components)
+    components = _embedding.principal(np.asarray(features)[rows])
+    points = _embedding.tsne(components)
     names, scored = test.label_names, np.flatnonzero(result.scored).tolist()
     if points is not None:
         numbers, place = _numbers(chosen), {row: k for k, row in enumerate(rows.tolist())}
@@ -251,7 +252,7 @@ def _draw_embedding(
             {numbers[one.row]: place[one.row] for one in chosen if one.label == label}
             for label in scored
         ]
-        film_pictures.embedding(
+        panels.embedding(
             folder / "embedding.png",
             points,
             test.targets[rows][:, scored],
@@ -279,7 +280,7 @@ def _some(count: int, wanted: Sequence[int], seed: int) -> Int[np.ndarray, " n"]
 def _metadata(films: LabelledSplit) -> dict[str, list[str]]:
     """What TensorBoard can colour and filter films by: no ids."""
     columns = {
-        name: [film_pictures.word(target) for target in films.targets[:, k].tolist()]
+        name: [panels.word(target) for target in films.targets[:, k].tolist()]
         for k, name in enumerate(films.label_names)
     }
     unknown = ("",) * len(films.rows)

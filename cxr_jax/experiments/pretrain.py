@@ -10,8 +10,8 @@ import jax
 import ml_collections
 import orbax.checkpoint as ocp
 
-from cxr_jax import checkpoint, hosts, intact, objectives, preemption, train_state, training
-from cxr_jax.data import exposure
+from cxr_jax import objectives
+from cxr_jax.data import exposure, seen_images
 from cxr_jax.data.reports import keep_tokenizer
 from cxr_jax.data.source import fingerprint
 from cxr_jax.experiments import (
@@ -27,8 +27,10 @@ from cxr_jax.experiments import (
 from cxr_jax.experiments.pretrain_inputs import Inputs
 from cxr_jax.experiments.workdir import as_json, open_workdir
 from cxr_jax.fields import check_positive
-from cxr_jax.writer import NoWriter, Progress, Writer
-from data_builders import ledger
+from cxr_jax.training import checkpoint, distributed, intact, preemption
+from cxr_jax.training import state as train_state
+from cxr_jax.training import step as training
+from cxr_jax.training.log import NoWriter, Progress, Writer
 
 _SKIPPED = "skipped_steps"  # beside the position of the data in a checkpoint
 _POSITIVE = (
@@ -40,7 +42,7 @@ _POSITIVE = (
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains to config.num_train_steps, then transfers if config.transfer names a dataset."""
     after = config.transfer.copy_and_resolve_references()
-    if after.dataset and hosts.count() > 1:
+    if after.dataset and distributed.count() > 1:
         raise ValueError(
             f"config.transfer.dataset={after.dataset}: a transfer runs as one process. Leave it "
             "empty here, and run configs/transfer.py with the workdir afterwards"
@@ -88,8 +90,8 @@ def _train(
 ) -> train_state.TrainState:
     watch = monitor.make_monitor(config, made.objective, made.mesh)
     source, reports = given.source, given.reports
-    hosts.agree("dataset", fingerprint(source) | (reports.fingerprint() if reports else {}))
-    hosts.agree("weights to start from", given.encoders | given.texts)
+    distributed.agree("dataset", fingerprint(source) | (reports.fingerprint() if reports else {}))
+    distributed.agree("weights to start from", given.encoders | given.texts)
     _open_workdir(config, workdir, given)
     state = made.create()
     manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
@@ -105,13 +107,13 @@ def _train(
         state = initial.put(state, given.start) if given.start else state
         state = text_start.put(state, given.text) if given.text else state
     first_step = int(state.step)
-    hosts.agree("last checkpoint", {"step": first_step})
+    distributed.agree("last checkpoint", {"step": first_step})
     _announce(config, source, state.params, made.mesh)
-    writer = Writer(workdir, first_step) if hosts.is_first() else NoWriter()
+    writer = Writer(workdir, first_step) if distributed.is_first() else NoWriter()
     watchdog = health.Health(
         config, source, workdir, writer, skipped, made.objective.against_collapse
     )
-    if hosts.is_first():
+    if distributed.is_first():
         watchdog.forget_after(first_step)
     progress = Progress(config.num_train_steps, config.batch_size)
     log = partial(_log, config, writer, progress, watchdog)
@@ -166,7 +168,7 @@ def _saving(manager: ocp.CheckpointManager) -> Iterator[None]:
 
 def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, given: Inputs) -> None:
     """The first process opens it and writes down what will be seen; the others find it there."""
-    if hosts.is_first():
+    if distributed.is_first():
         open_workdir(workdir, config)
         intact.set_damaged_aside(workdir / checkpoint.FOLDER)
         provenance.write(workdir, config, given.marks, given.encoders, given.texts)
@@ -174,11 +176,11 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, given: Input
             num_films = config.num_train_steps * config.batch_size
             seen = exposure.seen(given.source, num_films, config.seed, config.data.pairs)
             before, unknown = initial.seen_before(config.init)
-            seen = ledger.union(before, seen) if before else seen
-            ledger.write(workdir / ledger.FILE, seen, unknown)
+            seen = seen_images.union(before, seen) if before else seen
+            seen_images.write(workdir / seen_images.FILE, seen, unknown)
         if given.reports:
             keep_tokenizer(given.reports, workdir)
-    hosts.agree("opening of the workdir", {})
+    distributed.agree("opening of the workdir", {})
     if not (workdir / "config.json").is_file():
         raise FileNotFoundError(
             f"{workdir} is not the folder that host 0 opened: --workdir must lie on a file system "

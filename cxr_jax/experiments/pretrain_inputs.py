@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from cxr_jax import checkpoint
 from cxr_jax.data import exposure
 from cxr_jax.data.reports import Reports, open_reports
 from cxr_jax.data.source import Source, load_source
 from cxr_jax.experiments import initial, provenance, text_start
+from cxr_jax.training import checkpoint
 from cxr_jax.weights.encoder import Encoder
 
 

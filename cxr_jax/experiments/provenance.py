@@ -25,13 +25,14 @@ import jax
 import ml_collections
 import numpy as np
 
-from cxr_jax import hosts
-from cxr_jax.data import exposure
+from cxr_jax.data import exposure, seen_images
 from cxr_jax.data.source import Source
 from cxr_jax.experiments.workdir import as_json
+from cxr_jax.io.atomic import atomic_write_text
+from cxr_jax.io.json import read_json
 from cxr_jax.stats.bootstrap import numbered
+from cxr_jax.training import distributed
 from cxr_jax.weights.encoder import Encoder
-from data_builders import json_file, ledger, whole_file
 
 FILE = "provenance.json"
 _ROOT = Path(__file__).parents[2]
@@ -65,7 +66,7 @@ def write(
         print(f"{workdir} was begun under other conditions. What changed since:\n{listed}")
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     held = {"config": as_json(config), "starts": [*starts, {"time": now, **start}]}
-    whole_file.write_text(path, json.dumps(held, indent=2) + "\n")
+    atomic_write_text(path, json.dumps(held, indent=2) + "\n")
 
 
 def read(workdir: Path) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def read(workdir: Path) -> dict[str, Any]:
             f"{path} is missing: which dataset and which code made these results is not known"
         )
     try:
-        held = json_file.read(path)
+        held = read_json(path)
         read = {"config": held["config"], "starts": list(held["starts"])}
         for start in read["starts"]:
             if not isinstance(start, dict) or not isinstance(start.get("dataset"), dict):
@@ -117,7 +118,7 @@ def mark_films(
     Args:
       rows: those of the source that take part; all by default. The others are of these rows.
     """
-    if not (source.folder / ledger.FILE).is_file():
+    if not (source.folder / seen_images.FILE).is_file():
         return None
     films = exposure.of_source(source)
     rows = np.arange(len(source)) if rows is None else rows
@@ -145,7 +146,7 @@ def mark_arrays(tree: Any, said: str = "") -> str:
 
 @functools.cache  # what was imported is what runs
 def _surroundings() -> dict[str, Any]:
-    packages = hosts.versions()
+    packages = distributed.versions()
     sources = packages.pop("code")
     device = jax.devices()[0]
     return {
@@ -159,7 +160,7 @@ def _surroundings() -> dict[str, Any]:
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),
             "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
-            "processes": hosts.count(),
+            "processes": distributed.count(),
             "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         },
     }

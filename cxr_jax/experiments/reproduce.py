@@ -19,10 +19,11 @@ import orbax.checkpoint as ocp
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cxr_jax import checkpoint, weights
+from cxr_jax import weights
 from cxr_jax.experiments import provenance
 from cxr_jax.objectives import convirt
-from cxr_jax.weights import bert
+from cxr_jax.training import checkpoint
+from cxr_jax.weights.importers import _bert
 
 FILE = "reproduction.json"
 _COMPARED = ("metrics.jsonl", "metrics.json", "comparisons.json", "predictions.parquet")
@@ -52,7 +53,7 @@ def check(config: ml_collections.ConfigDict, old: Path) -> None:
         if spec != "random" and provenance.mark_weights(weights.load(spec)) != mark:
             raise ValueError(f"the encoder {spec} has other weights than when {old} was made")
     for path, mark in last.get("texts", {}).items():
-        text = bert.load_text(path, convirt.text_encoder(config))
+        text = _bert.load_text(path, convirt.text_encoder(config))
         if provenance.mark_arrays(text) != mark:
             raise ValueError(f"the text encoder {path} has other weights than when {old} was made")
     if config.experiment == "pretrain" and config.transfer.dataset:

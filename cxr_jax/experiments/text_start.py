@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import ml_collections
 
-from cxr_jax import checkpoint, sharding
 from cxr_jax.objectives import convirt
-from cxr_jax.train_state import TrainState
-from cxr_jax.weights import bert
+from cxr_jax.training import checkpoint, sharding
+from cxr_jax.training.state import TrainState
+from cxr_jax.weights.importers import _bert
 
 
 def read(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any] | None:
@@ -22,7 +22,7 @@ def read(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any] | N
     text = config.objective.get("text")
     if not (text and text.weights) or checkpoint.exists(workdir):
         return None
-    return bert.load_text(text.weights, convirt.text_encoder(config))
+    return _bert.load_text(text.weights, convirt.text_encoder(config))
 
 
 def put(state: TrainState, text: dict[str, Any]) -> TrainState:

@@ -19,19 +19,21 @@ from jaxtyping import Float
 from cxr_jax import weights
 from cxr_jax.data import exposure
 from cxr_jax.data.exposure import Exposure
-from cxr_jax.evaluate import feature_file, film_table, protocol
-from cxr_jax.evaluate.metrics import compare, metric_rows
-from cxr_jax.evaluate.predictions import Predictions, read_parquet, write_parquet
-from cxr_jax.evaluate.protocol import Protocol, Splits, Tools
 from cxr_jax.experiments import account, inputs, pictures, provenance
 from cxr_jax.experiments.account import Outcome
 from cxr_jax.experiments.features import extract, extract_once
 from cxr_jax.experiments.workdir import open_workdir
 from cxr_jax.fields import check_positive
-from cxr_jax.report import page, tables
+from cxr_jax.io.atomic import atomic_write_text
+from cxr_jax.io.json import read_json
+from cxr_jax.report import tables, transfer
+from cxr_jax.training.log import Writer
+from cxr_jax.transfer import _protocol, image_table
+from cxr_jax.transfer import features as feature_file
+from cxr_jax.transfer._protocol import Protocol, Splits, Tools
+from cxr_jax.transfer.metrics import compare, metric_rows
+from cxr_jax.transfer.predictions import Predictions, read_parquet, write_parquet
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.writer import Writer
-from data_builders import json_file, whole_file
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -53,7 +55,7 @@ def marks(config: ml_collections.ConfigDict) -> dict[str, str | None]:
 def can_share(config: ml_collections.ConfigDict) -> bool:
     """Whether `run_together` can run transfers like this one."""
     try:
-        return protocol.build(config).run_many is not None
+        return _protocol.build(config).run_many is not None
     except ValueError:  # whoever runs it alone will hear why
         return False
 
@@ -97,7 +99,7 @@ def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], split
         features = _features(config, encoder, splits)
         outcomes.append(_score(config, chosen, encoder, splits, features, folder, not index))
         table = account.film_table(splits.test, exposed)
-        film_table.write_parquet(table, folder / "films.parquet")
+        image_table.write_parquet(table, folder / "films.parquet")
         if config.export_features and not index:
             _export(Path(config.export_features), splits, features)
     comparisons = [
@@ -134,7 +136,7 @@ def _check_fields(config: ml_collections.ConfigDict) -> Protocol:
         raise ValueError("config.encoder is empty; name a workdir, a weights file, or random")
     if config.export_features:
         feature_file.check_path(Path(config.export_features), "config.export_features")
-    return protocol.build(config)
+    return _protocol.build(config)
 
 
 def _features(
@@ -207,10 +209,10 @@ def _score(
 def _read_finished(folder: Path, name: str, fingerprint: str) -> Outcome | None:
     """None for a result of something else, and for a damaged one: it is made again."""
     try:
-        facts = json_file.read(folder / "probe.json")
+        facts = read_json(folder / "probe.json")
         if facts.get("fingerprint") != fingerprint:
             return None
-        rows = json_file.read(folder / "metrics.json", list)
+        rows = read_json(folder / "metrics.json", list)
         predictions = read_parquet(folder / "predictions.parquet")
     except (ValueError, OSError) as error:
         print(f"WARNING: {name}: its result is made again, because {error}")
@@ -246,7 +248,7 @@ def _export(path: Path, splits: Splits, features: Callable) -> None:
 
 
 def _write_json(path: Path, value) -> None:
-    whole_file.write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    atomic_write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def _log(workdir: Path, outcomes: list[Outcome]) -> None:
@@ -270,12 +272,14 @@ def report(
 ) -> None:
     """Writes report.md and prints its verdicts, its table and its path."""
     runs = [
-        page.Run(each.name, each.predictions, each.rows, account.film_table(splits.test, exposed))
+        transfer.Run(
+            each.name, each.predictions, each.rows, account.film_table(splits.test, exposed)
+        )
         for each, exposed in zip(outcomes, seen.values(), strict=True)
     ]
     warnings, exposed = account.exposure_lines(seen, splits.test.rows, config.dataset)
     warnings = [*warnings, *account.one_draw(config, splits)]
-    path = page.write_report(
+    path = transfer.write_report(
         workdir,
         f"{chosen.title} on {config.dataset}",
         runs,
@@ -288,7 +292,7 @@ def report(
     )
     print("\n" + tables.auroc_table([(run.name, run.rows) for run in runs]))
     for comparison in comparisons:
-        print("\n" + page.verdict(comparison).replace("**", ""))
+        print("\n" + transfer.verdict(comparison).replace("**", ""))
     for warning in warnings:
         print("\n" + warning.replace("**", ""))
     print(f"\nRead the report: {path}")

@@ -7,7 +7,8 @@ from typing import Any
 
 import ml_collections
 
-from data_builders import json_file, whole_file
+from cxr_jax.io.atomic import atomic_write_text
+from cxr_jax.io.json import read_json
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
         _write(path, as_json(config))
         return
     try:
-        saved = json_file.read(path)
+        saved = read_json(path)
     except ValueError as error:
         raise ValueError(f"{error}; choose another --workdir") from error
     given = as_json(config)
@@ -58,7 +59,7 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
 
 
 def _write(path: Path, config: dict[str, Any]) -> None:
-    whole_file.write_text(path, json.dumps(config, indent=2) + "\n")
+    atomic_write_text(path, json.dumps(config, indent=2) + "\n")
 
 
 def release(workdir: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from cxr_jax import by_name
+from cxr_jax import plugins
 
 
 def build(model_config: Mapping[str, Any] | Any) -> nn.Module:
@@ -25,7 +25,7 @@ def build(model_config: Mapping[str, Any] | Any) -> nn.Module:
     """
     fields = dict(model_config)
     name = fields.pop("name", None)
-    make = by_name.find(__name__, name, "make", "model")
+    make = plugins.find(__name__, name, "make", "model")
     try:
         inspect.signature(make).bind(**fields)
     except TypeError as error:

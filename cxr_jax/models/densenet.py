@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from cxr_jax.models import layers
+from cxr_jax.models import _layers
 
 _GROWTH = 32
 _kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -68,7 +68,7 @@ class Transition(nn.Module):
         return nn.avg_pool(y, (2, 2), (2, 2))
 
 
-class DenseNet(layers.MeanOfMaps):
+class DenseNet(_layers.MeanOfMaps):
     """Grey films [b h w 1], float32 in [0, 1] -> pooled features [b d], float32.
 
     The film is normalised inside, (image - mean) / std; as many channels enter `conv0` as `mean`
@@ -88,7 +88,7 @@ class DenseNet(layers.MeanOfMaps):
         """The last feature map after its ReLU, float32."""
         dtype = jnp.dtype(self.dtype)
         relu = partial(nn.leaky_relu, negative_slope=self.negative_slope)
-        x = layers.normalised(images, self.mean, self.std)
+        x = _layers.normalised(images, self.mean, self.std)
         x = _conv(64, 7, 2, dtype, "conv0")(x.astype(dtype))
         x = relu(_norm(train, dtype, "norm0")(x))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
@@ -124,7 +124,7 @@ def make(
     """
     if variant not in VARIANTS:
         raise ValueError(f"no DenseNet variant {variant!r}; there are {', '.join(VARIANTS)}")
-    layers.check_pixels(mean, std, dtype)
+    _layers.check_pixels(mean, std, dtype)
     return DenseNet(
         VARIANTS[variant],
         negative_slope=negative_slope,

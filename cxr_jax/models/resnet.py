@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from cxr_jax.models import layers
+from cxr_jax.models import _layers
 
 
-def _norm(train: bool, dtype: jnp.dtype, name: str, **kwargs: Any) -> layers.BatchNorm:
-    return layers.BatchNorm(use_running_average=not train, dtype=dtype, name=name, **kwargs)
+def _norm(train: bool, dtype: jnp.dtype, name: str, **kwargs: Any) -> _layers.BatchNorm:
+    return _layers.BatchNorm(use_running_average=not train, dtype=dtype, name=name, **kwargs)
 
 
 class BasicBlock(nn.Module):
@@ -30,7 +30,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j d"]:
-        conv, norm = partial(layers.Conv, dtype=self.dtype), partial(_norm, train, self.dtype)
+        conv, norm = partial(_layers.Conv, dtype=self.dtype), partial(_norm, train, self.dtype)
         y = nn.relu(norm("bn1")(conv(self.width, 3, self.stride, name="conv1")(x)))
         y = conv(self.width, 3, 1, name="conv2")(y)
         y = norm("bn2", scale_init=self.last_scale_init)(y)
@@ -51,7 +51,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j d"]:
-        conv, norm = partial(layers.Conv, dtype=self.dtype), partial(_norm, train, self.dtype)
+        conv, norm = partial(_layers.Conv, dtype=self.dtype), partial(_norm, train, self.dtype)
         stride1, stride2 = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
         y = nn.relu(norm("bn1")(conv(self.width, 1, stride1, name="conv1")(x)))
         y = nn.relu(norm("bn2")(conv(self.width, 3, stride2, name="conv2")(y)))
@@ -63,7 +63,7 @@ class Bottleneck(nn.Module):
         return nn.relu(x + y)
 
 
-class ResNet(layers.MeanOfMaps):
+class ResNet(_layers.MeanOfMaps):
     """Grey films [b h w 1], float32 in [0, 1] -> pooled features [b d], float32.
 
     The film is normalised inside, (image - mean) / std; as many channels enter `conv1` as `mean`
@@ -92,9 +92,9 @@ class ResNet(layers.MeanOfMaps):
     def maps(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b i j d"]:
         """The last feature map, float32; i and j run over the film from its upper left corner."""
         dtype = jnp.dtype(self.dtype)
-        x = layers.normalised(images, self.mean, self.std)
+        x = _layers.normalised(images, self.mean, self.std)
         x = x.astype(dtype)
-        x = layers.Conv(self.widths[0], self.stem_kernel, self.stem_stride, dtype, name="conv1")(x)
+        x = _layers.Conv(self.widths[0], self.stem_kernel, self.stem_stride, dtype, name="conv1")(x)
         x = nn.relu(_norm(train, dtype, "bn1")(x))
         if self.max_pool:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
@@ -149,7 +149,7 @@ def make(
     """
     if variant not in VARIANTS:
         raise ValueError(f"no ResNet variant {variant!r}; there are {', '.join(VARIANTS)}")
-    layers.check_pixels(mean, std, dtype)
+    _layers.check_pixels(mean, std, dtype)
     if stride_in_1x1 and not VARIANTS[variant].get("bottleneck"):
         raise ValueError(f"stride_in_1x1 needs bottlenecks; ResNet {variant} has none")
     return ResNet(

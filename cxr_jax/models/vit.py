@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from cxr_jax.models.layers import check_pixels, normalised
-from cxr_jax.models.positions import resample
+from cxr_jax.models._layers import check_pixels, normalised
+from cxr_jax.models._positions import resample
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(nn.gelu, approximate=False),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cxr_jax import by_name
+from cxr_jax import plugins
 from cxr_jax.fields import Section
 
 
@@ -45,7 +45,7 @@ def build(config: Section) -> Objective:
 
     Raises ValueError for a name that is no objective of this folder, naming those it holds.
     """
-    make = by_name.find(__name__, config["objective"]["name"], "make", "objective")
+    make = plugins.find(__name__, config["objective"]["name"], "make", "objective")
     return make(config)
 
 

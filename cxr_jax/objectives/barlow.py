@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cxr_jax.fields import Section, check_fields
-from cxr_jax.objectives import Objective, monitors, networks, siamese
+from cxr_jax.objectives import Objective, _collapse, _networks, _siamese
 
 
 def barlow_loss(
@@ -43,12 +43,12 @@ def make(config: Section) -> Objective:
     check_fields(fields, "config.objective", ("name", "hidden", "out", "redundancy"))
     if fields["redundancy"] < 0:
         raise ValueError(f"config.objective.redundancy is {fields['redundancy']}; it must be >= 0")
-    projector = {"hidden": networks.widths(fields["hidden"]), "out": fields["out"]}
-    chain = networks.encoder_and_heads(config, projector=projector)
+    projector = {"hidden": _networks.widths(fields["hidden"]), "out": fields["out"]}
+    chain = _networks.encoder_and_heads(config, projector=projector)
 
     def compare(outputs, aux):
         z_a, z_b = outputs["a"]["projector"], outputs["b"]["projector"]
-        metrics = monitors.collapse_metrics(jnp.concatenate([z_a, z_b]))
+        metrics = _collapse.collapse_metrics(jnp.concatenate([z_a, z_b]))
         return barlow_loss(z_a, z_b, fields["redundancy"]), (aux, metrics)
 
-    return siamese.objective(chain, networks.two_views(config), ("projector",), compare)
+    return _siamese.objective(chain, _networks.two_views(config), ("projector",), compare)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from cxr_jax.augment.views import augment_view
 from cxr_jax.fields import Section, check_fields
-from cxr_jax.objectives import Objective, l2_normalise, monitors, networks
+from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise
 
 
 def byol_loss(prediction: Float[Array, "n d"], target: Float[Array, "n d"]) -> Float[Array, ""]:
@@ -40,13 +40,13 @@ def make(config: Section) -> Objective:
     check_fields(fields, "config.objective", required=("name", "hidden", "out", "tau_base"))
     if not 0 <= fields["tau_base"] <= 1:
         raise ValueError(f"config.objective.tau_base is {fields['tau_base']}; it is in [0, 1]")
-    views = networks.two_views(config)
-    head = {"hidden": networks.widths(fields["hidden"]), "out": fields["out"]}
-    online_chain = networks.encoder_and_heads(config, projector=head, predictor=head)
+    views = _networks.two_views(config)
+    head = {"hidden": _networks.widths(fields["hidden"]), "out": fields["out"]}
+    online_chain = _networks.encoder_and_heads(config, projector=head, predictor=head)
     target_chain = {name: online_chain[name] for name in ("encoder", "projector")}
 
     def init(key, batch):
-        params, batch_stats = networks.init(key, online_chain, views[0]["size"])
+        params, batch_stats = _networks.init(key, online_chain, views[0]["size"])
         target = {
             "params": {name: params[name] for name in target_chain},
             "batch_stats": {name: batch_stats[name] for name in target_chain},
@@ -62,8 +62,8 @@ def make(config: Section) -> Objective:
         outputs = []
         for view_key, view in zip(jax.random.split(key), views):
             images = augment_view(view_key, batch["image"], view)
-            online, online_stats = networks.apply(online_chain, params, online_stats, images)
-            fixed, target_stats = networks.apply(
+            online, online_stats = _networks.apply(online_chain, params, online_stats, images)
+            fixed, target_stats = _networks.apply(
                 target_chain, target["params"], target_stats, images
             )
             outputs.append(
@@ -84,13 +84,13 @@ def make(config: Section) -> Objective:
         value = byol_loss(first["prediction"], second["target"])
         value += byol_loss(second["prediction"], first["target"])
         projections = jnp.concatenate([first["projection"], second["projection"]])
-        return value, (aux, monitors.collapse_metrics(projections))
+        return value, (aux, _collapse.collapse_metrics(projections))
 
     def after_update(params: Any, aux: Any, step: Any) -> Any:
         rate = 1 - tau(step, config["num_train_steps"], fields["tau_base"])
-        followed = networks.follow(aux["target"]["params"], params, rate)
+        followed = _networks.follow(aux["target"]["params"], params, rate)
         return aux | {"target": aux["target"] | {"params": followed}}
 
-    features = partial(networks.features, online_chain)
+    features = partial(_networks.features, online_chain)
     advice = "lower config.optimizer.learning_rate, or raise config.objective.tau_base"
     return Objective(init, embed, compare, after_update, features, against_collapse=advice)

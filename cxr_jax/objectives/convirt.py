@@ -11,7 +11,7 @@ out           the space in which films and sentences meet; 512
 head_bn       batch norm behind every layer of the projectors, which have none in the paper: it
               starts from trained encoders, and from random ones all outputs may grow alike first
 text          the text encoder: fields of cxr_jax/models/bert.py, and
-  weights       a file of BERT's (cxr_jax/weights/bert.py) to start from; "": random numbers
+  weights       a file of BERT's (cxr_jax/weights/importers/_bert.py) to start from; "": random numbers
   frozen_layers how many of its lower layers, and with them its embeddings, stay as they are; the
                 paper's 6. 0: everything is trained
 
@@ -31,9 +31,9 @@ from jaxtyping import Array, Float, Int
 
 from cxr_jax.augment.views import augment_view, check_view
 from cxr_jax.fields import Section, check_fields
+from cxr_jax.models._heads import MLP
 from cxr_jax.models.bert import Bert, make_text_encoder
-from cxr_jax.models.heads import MLP
-from cxr_jax.objectives import Objective, l2_normalise, monitors, networks
+from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise
 
 _FIELDS = ("name", "temperature", "image_weight", "hidden", "out", "head_bn", "text")
 _START = ("weights", "frozen_layers")
@@ -85,16 +85,16 @@ def make(config: Section) -> Objective:
     text = text_encoder(config)
     view = _check(config)
     normed = fields["head_bn"]
-    head = {"hidden": networks.widths(fields["hidden"]), "out": fields["out"]}
+    head = {"hidden": _networks.widths(fields["hidden"]), "out": fields["out"]}
     head |= {"hidden_bn": normed, "out_bn": normed, "out_bias": not normed}
-    chain = networks.encoder_and_heads(config, projector=head)
+    chain = _networks.encoder_and_heads(config, projector=head)
     text_projector = MLP(**head, dtype=text.dtype)
     frozen = _frozen_names(fields["text"]["frozen_layers"])
 
     def init(key, batch):
         _check_batch(batch, text)
         image_key, text_key, head_key = jax.random.split(key, 3)
-        params, batch_stats = networks.init(image_key, chain, view["size"])
+        params, batch_stats = _networks.init(image_key, chain, view["size"])
         token = jnp.zeros((1, 1), jnp.int32)
         vector, variables = text.init_with_output(text_key, token, token == 0)
         head_variables = text_projector.init(head_key, vector, train=False)
@@ -105,11 +105,11 @@ def make(config: Section) -> Objective:
 
     def embed(params, aux, batch, key):
         images = augment_view(key, batch["image"], view)
-        outputs, batch_stats = networks.apply(chain, params, aux["batch_stats"], images)
+        outputs, batch_stats = _networks.apply(chain, params, aux["batch_stats"], images)
         tokens, mask = batch["tokens"], batch["mask"]
         whole = {"params": aux["frozen_text"] | params["text"]}
         vectors = text.apply(whole, tokens, mask)
-        heads, text_stats = networks.apply(
+        heads, text_stats = _networks.apply(
             {"text_projector": text_projector}, params, batch_stats, vectors
         )
         outputs = {
@@ -121,8 +121,8 @@ def make(config: Section) -> Objective:
 
     def compare(outputs, aux):
         images, texts = outputs["image"], outputs["text"]
-        metrics = monitors.collapse_metrics(images) | {
-            "text_std": monitors.embedding_std(texts),
+        metrics = _collapse.collapse_metrics(images) | {
+            "text_std": _collapse.embedding_std(texts),
             "retrieval_accuracy": retrieval_accuracy(images, texts, outputs["text_id"]),
         }
         value = image_text_loss(images, texts, fields["temperature"], fields["image_weight"])
@@ -131,7 +131,7 @@ def make(config: Section) -> Objective:
     def after_update(params: Any, aux: Any, step: Any) -> Any:
         return aux
 
-    return Objective(init, embed, compare, after_update, partial(networks.features, chain))
+    return Objective(init, embed, compare, after_update, partial(_networks.features, chain))
 
 
 def text_encoder(config: Section) -> Bert:

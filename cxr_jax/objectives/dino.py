@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int
 
 from cxr_jax.augment.views import augment_view, check_view
 from cxr_jax.fields import Section, check_fields, check_positive
-from cxr_jax.objectives import Objective, byol, l2_normalise, monitors, networks
+from cxr_jax.objectives import Objective, _collapse, _networks, byol, l2_normalise
 
 _FIELDS = (
     *("hidden", "bottleneck", "prototypes", "head_bn", "num_local", "student_temperature"),
@@ -107,14 +107,14 @@ def make(config: Section) -> Objective:
     """Raises ValueError for fields of config.objective or config.views that do not fit."""
     fields, views = config["objective"], config["views"]
     _check(fields, views)
-    chain = networks.encoder_and_heads(config)
+    chain = _networks.encoder_and_heads(config)
     dtype = getattr(chain["encoder"], "dtype", "float32")
-    hidden = networks.widths(fields["hidden"])
+    hidden = _networks.widths(fields["hidden"])
     chain["bottleneck"] = Bottleneck(hidden, fields["bottleneck"], dtype, fields["head_bn"])
     chain["prototypes"] = Prototypes(fields["prototypes"])
 
     def init(key, batch):
-        params, batch_stats = networks.init(key, chain, views["a"]["size"])
+        params, batch_stats = _networks.init(key, chain, views["a"]["size"])
         # A copy: a state in which two leaves are one buffer cannot be donated.
         teacher = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
         return params, {
@@ -157,8 +157,8 @@ def make(config: Section) -> Objective:
         value = dino_loss(
             outputs["student"], teacher, centre, fields["student_temperature"], sharpness
         )
-        metrics = monitors.collapse_metrics(jax.lax.stop_gradient(outputs["embedding"]))
-        metrics |= monitors.assignment_metrics(assignments(teacher, centre, sharpness))
+        metrics = _collapse.collapse_metrics(jax.lax.stop_gradient(outputs["embedding"]))
+        metrics |= _collapse.assignment_metrics(assignments(teacher, centre, sharpness))
         metrics["teacher_temperature"] = jnp.asarray(sharpness, jnp.float32)
         kept = fields["centre_momentum"]
         centre = kept * centre + (1 - kept) * teacher.mean(axis=(0, 1))
@@ -166,21 +166,21 @@ def make(config: Section) -> Objective:
 
     def after_update(params: Any, aux: Any, step: Any) -> Any:
         rate = 1 - byol.tau(step, config["num_train_steps"], fields["tau_base"])
-        followed = networks.follow(aux["teacher"]["params"], params, rate)
+        followed = _networks.follow(aux["teacher"]["params"], params, rate)
         return aux | {"teacher": aux["teacher"] | {"params": followed}, "step": step + 1}
 
-    features = partial(networks.features, chain)
+    features = partial(_networks.features, chain)
     advice = "lower config.optimizer.learning_rate, or config.objective.centre_momentum"
     return Objective(init, embed, compare, after_update, features, against_collapse=advice)
 
 
 def _by_film(
-    chain: networks.Chain, params: Any, batch_stats: Any, images: Float[Array, "b v h w 1"]
+    chain: _networks.Chain, params: Any, batch_stats: Any, images: Float[Array, "b v h w 1"]
 ) -> tuple[dict[str, Float[Array, "b v d"]], dict[str, Any]]:
     """networks.apply of all views of all films at once."""
     films, views = images.shape[:2]
     flat = images.reshape(films * views, *images.shape[2:])
-    outputs, batch_stats = networks.apply(chain, params, batch_stats, flat)
+    outputs, batch_stats = _networks.apply(chain, params, batch_stats, flat)
     return jax.tree.map(lambda x: x.reshape(films, views, -1), outputs), batch_stats
 
 

@@ -23,9 +23,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from cxr_jax import models
 from cxr_jax.augment.views import augment_view, check_view
 from cxr_jax.fields import Section, check_fields, check_positive
-from cxr_jax.models.positions import sincos
+from cxr_jax.models._positions import sincos
 from cxr_jax.models.vit import Block, ViT
-from cxr_jax.objectives import Objective, monitors, networks
+from cxr_jax.objectives import Objective, _collapse, _networks
 
 _FIELDS = ("mask_ratio", "decoder_width", "decoder_blocks", "decoder_heads")
 
@@ -141,13 +141,13 @@ def make(config: Section) -> Objective:
 
     def compare(outputs, aux):
         # Of the encoder, from the visible patches alone.
-        metrics = monitors.collapse_metrics(jax.lax.stop_gradient(outputs["embedding"]))
+        metrics = _collapse.collapse_metrics(jax.lax.stop_gradient(outputs["embedding"]))
         return outputs["error"].mean(), (aux, metrics)
 
     def after_update(params: Any, aux: Any, step: Any) -> Any:
         return aux
 
-    features = partial(networks.features, {"encoder": encoder})
+    features = partial(_networks.features, {"encoder": encoder})
     return Objective(init, embed, compare, after_update, features, against_collapse="")
 
 

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from cxr_jax.augment.views import augment_view
 from cxr_jax.fields import Section, check_fields, check_positive
-from cxr_jax.objectives import Objective, l2_normalise, monitors, networks
+from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise
 
 _FIELDS = ("temperature", "hidden", "out", "queue_size", "momentum", "bn_group")
 
@@ -65,15 +65,15 @@ def with_keys_of(config: Section, films: str) -> Objective:
     """MoCo whose queries are views of batch["image"] and whose keys are views of batch[films]."""
     fields = config["objective"]
     _check(config)
-    views = networks.two_views(config)
-    hidden = networks.widths(fields["hidden"])
+    views = _networks.two_views(config)
+    hidden = _networks.widths(fields["hidden"])
     projector = {"hidden": hidden, "out": fields["out"], "hidden_bn": False, "out_bias": True}
-    chain = networks.encoder_and_heads(config, projector=projector)
-    project = partial(networks.apply_in_groups, chain, size=fields["bn_group"])
+    chain = _networks.encoder_and_heads(config, projector=projector)
+    project = partial(_networks.apply_in_groups, chain, size=fields["bn_group"])
 
     def init(key, batch):
         network_key, queue_key = jax.random.split(key)
-        params, batch_stats = networks.init(network_key, chain, views[0]["size"])
+        params, batch_stats = _networks.init(network_key, chain, views[0]["size"])
         queue = jax.random.normal(queue_key, (fields["queue_size"], fields["out"]))
         return params, {
             "batch_stats": batch_stats,
@@ -100,7 +100,7 @@ def with_keys_of(config: Section, films: str) -> Objective:
 
     def compare(outputs, aux):
         positive, negatives = similarities(outputs["query"], outputs["key"], aux["queue"])
-        metrics = monitors.collapse_metrics(outputs["query"]) | {
+        metrics = _collapse.collapse_metrics(outputs["query"]) | {
             "contrastive_accuracy": (positive > negatives.max(axis=1)).mean(dtype=jnp.float32)
         }
         keys = jax.lax.stop_gradient(l2_normalise(outputs["key"]))
@@ -109,9 +109,9 @@ def with_keys_of(config: Section, films: str) -> Objective:
         return value, (aux | {"queue": queue, "place": place}, metrics)
 
     def after_update(params: Any, aux: Any, step: Any) -> Any:
-        return aux | {"target": networks.follow(aux["target"], params, 1 - fields["momentum"])}
+        return aux | {"target": _networks.follow(aux["target"], params, 1 - fields["momentum"])}
 
-    return Objective(init, embed, compare, after_update, partial(networks.features, chain))
+    return Objective(init, embed, compare, after_update, partial(_networks.features, chain))
 
 
 def _check(config: Section) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from cxr_jax.augment.views import augment_view
 from cxr_jax.fields import Section, check_fields
-from cxr_jax.objectives import Objective, l2_normalise, monitors, networks
+from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise
 
 _MASKED = -1e9  # instead of -inf, whose gradient is NaN where a film has no negatives (n = 1)
 
@@ -61,15 +61,15 @@ def make(config: Section) -> Objective:
     check_fields(fields, "config.objective", required=("name", "temperature", "hidden", "out"))
     if fields["temperature"] <= 0:
         raise ValueError(f"config.objective.temperature is {fields['temperature']}; it must be > 0")
-    views = networks.two_views(config)
+    views = _networks.two_views(config)
     if views[0]["size"] != views[1]["size"]:
         sizes = f"{views[0]['size']} and {views[1]['size']}"
         raise ValueError(f"config.views have sizes {sizes}; SimCLR needs views of one size")
-    projector = {"hidden": networks.widths(fields["hidden"]), "out": fields["out"], "out_bn": True}
-    chain = networks.encoder_and_heads(config, projector=projector)
+    projector = {"hidden": _networks.widths(fields["hidden"]), "out": fields["out"], "out_bn": True}
+    chain = _networks.encoder_and_heads(config, projector=projector)
 
     def init(key, batch):
-        params, batch_stats = networks.init(key, chain, views[0]["size"])
+        params, batch_stats = _networks.init(key, chain, views[0]["size"])
         return params, {"batch_stats": batch_stats}
 
     def embed(params, aux, batch, key):
@@ -83,14 +83,14 @@ def make(config: Section) -> Objective:
             axis=1,
         )
         images = views_of_films.reshape(-1, *views_of_films.shape[2:])
-        outputs, batch_stats = networks.apply(chain, params, aux["batch_stats"], images)
+        outputs, batch_stats = _networks.apply(chain, params, aux["batch_stats"], images)
         z = outputs["projector"].reshape(-1, 2, fields["out"])
         z_a, z_b = z[:, 0], z[:, 1]
         return {"a": z_a, "b": z_b}, aux | {"batch_stats": batch_stats}
 
     def compare(outputs, aux):
         z_a, z_b = outputs["a"], outputs["b"]
-        metrics = monitors.collapse_metrics(jnp.concatenate([z_a, z_b])) | {
+        metrics = _collapse.collapse_metrics(jnp.concatenate([z_a, z_b])) | {
             "contrastive_accuracy": contrastive_accuracy(z_a, z_b)
         }
         return nt_xent(z_a, z_b, fields["temperature"]), (aux, metrics)
@@ -98,4 +98,4 @@ def make(config: Section) -> Objective:
     def after_update(params: Any, aux: Any, step: Any) -> Any:
         return aux
 
-    return Objective(init, embed, compare, after_update, partial(networks.features, chain))
+    return Objective(init, embed, compare, after_update, partial(_networks.features, chain))

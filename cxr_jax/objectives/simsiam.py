@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from cxr_jax.fields import Section, check_fields
-from cxr_jax.objectives import Objective, l2_normalise, monitors, networks, siamese
+from cxr_jax.objectives import Objective, _collapse, _networks, _siamese, l2_normalise
 
 
 def negative_cosine(
@@ -38,11 +38,11 @@ def make(config: Section) -> Objective:
     fields = config["objective"]
     check_fields(fields, "config.objective", ("name", "hidden", "out", "predictor_hidden"))
     out = fields["out"]
-    heads = networks.encoder_and_heads(
+    heads = _networks.encoder_and_heads(
         config,
-        projector={"hidden": networks.widths(fields["hidden"]), "out": out},
+        projector={"hidden": _networks.widths(fields["hidden"]), "out": out},
         predictor={
-            "hidden": networks.widths(fields["predictor_hidden"]),
+            "hidden": _networks.widths(fields["predictor_hidden"]),
             "out": out,
             "out_bias": True,
         },
@@ -55,7 +55,7 @@ def make(config: Section) -> Objective:
         value = negative_cosine(a["predictor"], b["output_norm"]) / 2
         value += negative_cosine(b["predictor"], a["output_norm"]) / 2
         projections = jnp.concatenate([a["output_norm"], b["output_norm"]])
-        return value, (aux, monitors.collapse_metrics(projections))
+        return value, (aux, _collapse.collapse_metrics(projections))
 
     kept = ("output_norm", "predictor")
-    return siamese.objective(chain, networks.two_views(config), kept, compare)
+    return _siamese.objective(chain, _networks.two_views(config), kept, compare)

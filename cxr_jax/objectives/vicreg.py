@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cxr_jax.fields import Section, check_fields
-from cxr_jax.objectives import Objective, monitors, networks, siamese
+from cxr_jax.objectives import Objective, _collapse, _networks, _siamese
 
 _TERMS = ("invariance", "variance", "covariance")
 
@@ -48,13 +48,13 @@ def make(config: Section) -> Objective:
     for name in _TERMS:
         if fields[name] < 0:
             raise ValueError(f"config.objective.{name} is {fields[name]}; a weight must be >= 0")
-    projector = {"hidden": networks.widths(fields["hidden"]), "out": fields["out"]}
-    chain = networks.encoder_and_heads(config, projector=projector)
+    projector = {"hidden": _networks.widths(fields["hidden"]), "out": fields["out"]}
+    chain = _networks.encoder_and_heads(config, projector=projector)
 
     def compare(outputs, aux):
         z_a, z_b = outputs["a"]["projector"], outputs["b"]["projector"]
         terms = vicreg_terms(z_a, z_b)
-        metrics = monitors.collapse_metrics(jnp.concatenate([z_a, z_b])) | terms
+        metrics = _collapse.collapse_metrics(jnp.concatenate([z_a, z_b])) | terms
         return sum(fields[name] * terms[name] for name in _TERMS), (aux, metrics)
 
-    return siamese.objective(chain, networks.two_views(config), ("projector",), compare)
+    return _siamese.objective(chain, _networks.two_views(config), ("projector",), compare)

@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cxr_jax.evaluate import film_table
-from cxr_jax.evaluate.film_table import FilmTable
-from cxr_jax.evaluate.metrics import compare, metric_rows
-from cxr_jax.evaluate.predictions import SCORE_KINDS, Predictions, read_parquet, validate
-from cxr_jax.report import benchmark, page
-from cxr_jax.report.benchmark_cells import take_labels
+from cxr_jax.report import transfer
+from cxr_jax.report.benchmark import page as benchmark
+from cxr_jax.report.benchmark.grid import take_labels
+from cxr_jax.transfer import image_table
+from cxr_jax.transfer.image_table import FilmTable
+from cxr_jax.transfer.metrics import compare, metric_rows
+from cxr_jax.transfer.predictions import SCORE_KINDS, Predictions, read_parquet, validate
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -96,7 +97,9 @@ def compare_files(
         compare(every[0], other, (names[0], name), num_resamples)
         for name, other in zip(names[1:], every[1:])
     ]
-    runs = [page.Run(name, one, metric_rows(one, num_resamples)) for name, one in zip(names, every)]
+    runs = [
+        transfer.Run(name, one, metric_rows(one, num_resamples)) for name, one in zip(names, every)
+    ]
     runs[0] = runs[0]._replace(films=table)
     out.mkdir(parents=True, exist_ok=True)
     protocol = [
@@ -104,7 +107,7 @@ def compare_files(
         "Made from predictions alone: how the models were trained and chosen is not known here.",
     ]
     provenance = {name: path.as_posix() for name, path in zip(names, paths)}
-    return page.write_report(
+    return transfer.write_report(
         out,
         " against ".join(names)
         if len(names) < 4
@@ -145,9 +148,9 @@ def _read(path: Path, score_kind: str) -> Predictions:
 
 
 def _films(path: Path, predictions: Predictions) -> FilmTable:
-    table = film_table.read_parquet(path)
+    table = image_table.read_parquet(path)
     try:
-        return film_table.in_order(table, predictions.image_id)
+        return image_table.in_order(table, predictions.image_id)
     except ValueError as error:
         raise ValueError(f"films file {path}: {error}: it needs every film scored") from error
 

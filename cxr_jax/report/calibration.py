@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from cxr_jax.evaluate.predictions import Predictions
 from cxr_jax.report import tables
 from cxr_jax.report.figures import DPI, GREY, LINE, bare, legend, new_figure, style
 from cxr_jax.stats import calibration
 from cxr_jax.stats.calibration import Reliability
+from cxr_jax.transfer.predictions import Predictions
 
 NUM_BINS = 10
 _MAX_LABELS = 6

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data_builders import json_file
+from cxr_jax.io.json import read_json
 
 _FILE = "provenance.json"
 
@@ -12,7 +12,7 @@ def rows(workdir: Path) -> dict[str, str]:
     path = workdir / _FILE
     if not path.is_file():
         return {}
-    held = json_file.read(path)
+    held = read_json(path)
     try:
         starts = list(held["starts"])
         last = starts[-1]

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
-from cxr_jax.evaluate.film_table import FilmTable
-from cxr_jax.evaluate.predictions import Predictions
 from cxr_jax.report import tables
 from cxr_jax.stats.subgroups import SubgroupRow, age_band, subgroup_auroc
+from cxr_jax.transfer.image_table import FilmTable
+from cxr_jax.transfer.predictions import Predictions
 
 TITLE = "Subgroups: sex, age and view"
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from cxr_jax import by_name
+from cxr_jax import plugins
 from cxr_jax.weights.encoder import Encoder, features, random_encoder
 
 __all__ = ["Encoder", "features", "load", "parse_spec", "random_encoder"]
@@ -31,13 +31,13 @@ def load(spec: str) -> Encoder:
             "'random' is no encoder by itself: a transfer gives it the shape of the encoder beside "
             "it, or of config.model. In Python: cxr_jax.weights.random_encoder("
             "{'name': 'resnet', 'variant': '50'}, image_size=224, seed=0), and "
-            "cxr_jax.featurize.FilmEncoder of that"
+            "cxr_jax.weights.featurize.FilmEncoder of that"
         )
     source, path = parse_spec(spec)
     path = str(Path(path).expanduser())
     if source is None:
         source = "workdir" if Path(path).is_dir() else "torchvision"
-    read = by_name.find(__name__, source, "load", "weights source")
+    read = plugins.find("cxr_jax.weights.importers", source, "load", "weights source")
     if source != "hf" and not Path(path).exists():  # the hub's names are no paths
         raise FileNotFoundError(f"there is no workdir or weights file {path} (from {Path.cwd()})")
     return read(path)

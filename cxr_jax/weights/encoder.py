@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cxr_jax import compiler, models
-from data_builders.plain_text import plain
+from cxr_jax import models
+from cxr_jax.io.text import plain
+from cxr_jax.training import xla
 
 _LARGEST = 100_000  # number in a model's config
 
@@ -64,7 +65,7 @@ def features(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
     """
     model = models.build(encoder.model)
 
-    @partial(jax.jit, compiler_options=compiler.options())
+    @partial(jax.jit, compiler_options=xla.options())
     def apply(variables: dict[str, Any], images: jax.Array) -> jax.Array:
         return model.apply(variables, images, train=False)
 

@@ -24,10 +24,10 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
-from cxr_jax import by_name, weights
-from cxr_jax.weights.formats import Exported
+from cxr_jax import plugins, weights
+from cxr_jax.data import seen_images
+from cxr_jax.weights.exporters import Exported
 from cxr_jax.weights.model_card import model_card
-from data_builders import ledger
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "test films the encoder had seen",
     )
     args = parser.parse_args(arguments)
-    export = by_name.find("cxr_jax.weights.formats", args.format, "export", "format")
+    export = plugins.find("cxr_jax.weights.exporters", args.format, "export", "format")
     source = str(Path(weights.parse_spec(args.encoder)[1]).expanduser())
     encoder = weights.load(args.encoder)
     if args.out is None and not Path(source).is_dir():
@@ -64,12 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         raise ValueError(f"--out={out} is there and not empty; name another folder")
     exported = export(encoder)
     card = model_card(encoder, exported, source, args.scores, args.licence)
-    if args.with_ledger and not (Path(source) / ledger.FILE).is_file():
-        raise FileNotFoundError(f"--with_ledger: {source} holds no {ledger.FILE}")
+    if args.with_ledger and not (Path(source) / seen_images.FILE).is_file():
+        raise FileNotFoundError(f"--with_ledger: {source} holds no {seen_images.FILE}")
     with _whole(out) as folder:
         write_folder(folder, exported, card)
         if args.with_ledger:
-            shutil.copy(Path(source) / ledger.FILE, folder)
+            shutil.copy(Path(source) / seen_images.FILE, folder)
     print(f"{args.format}: {out}; its README.md says how to load it")
     return out
 

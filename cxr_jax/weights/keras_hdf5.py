@@ -16,9 +16,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from cxr_jax.io.text import plain
 from cxr_jax.weights import hdf5, hdf5_arrays
 from cxr_jax.weights.zip_bounds import most_bytes, open_zip
-from data_builders.plain_text import plain
 
 SUFFIXES = (".h5", ".hdf5", ".keras")
 _OPTIMIZER = ("optimizer/", "optimizer_weights/")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cxr_jax.weights.fill import first
+from cxr_jax.weights.convert import first
 
 
 def below(

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cxr_jax import models
+from cxr_jax.data import seen_images
+from cxr_jax.io.json import read_json
+from cxr_jax.io.text import plain
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.formats import Exported
-from data_builders import json_file, ledger
-from data_builders.plain_text import plain
+from cxr_jax.weights.exporters import Exported
 
 
 def model_card(
@@ -71,7 +72,7 @@ def _training(workdir: Path, encoder: Encoder) -> str:
     path = workdir / "config.json"
     if not path.is_file():
         return f"Not by cxr_jax: the weights were read from `{workdir.name}`."
-    config: dict[str, Any] = json_file.read(path)
+    config: dict[str, Any] = read_json(path)
     with _damage_of(path):
         return (
             f"{encoder.name} of {config['num_train_steps']}, batches of {config['batch_size']}, on "
@@ -90,13 +91,13 @@ def _damage_of(path: Path) -> Iterator[None]:
 
 
 def _films_seen(workdir: Path) -> str:
-    if not (workdir / ledger.FILE).is_file():
+    if not (workdir / seen_images.FILE).is_file():
         return "No ledger of them was kept."
-    seen = ledger.read(workdir)
+    seen = seen_images.read(workdir)
     counts = Counter(zip(seen.dataset.tolist(), seen.split.tolist()))
     lines = [f"| {name} | {split} | {count:,} |" for (name, split), count in counts.items()]
     table = "\n".join(["| dataset | split | films |", "|---|---|---|", *lines])
-    start = ledger.read_unknown_start(workdir)
+    start = seen_images.read_unknown_start(workdir)
     return f"{table}\n\nIt started from {start}, of which no ledger was kept." if start else table
 
 
@@ -108,7 +109,7 @@ def _scores(workdir: Path | None, encoder: Encoder) -> str:
         raise FileNotFoundError(
             f"--scores={workdir}: no metrics.json in it; name a transfer's workdir"
         )
-    rows = json_file.read(path, list)
+    rows = read_json(path, list)
     with _damage_of(path):
         lines = [
             f"| {row['label']} | {row['n_pos']} | {row['n_neg']} | {row['auroc']:.3f} "
@@ -120,7 +121,7 @@ def _scores(workdir: Path | None, encoder: Encoder) -> str:
     config = workdir / "config.json"
     what = ""
     if config.is_file():
-        facts = json_file.read(config)
+        facts = read_json(config)
         with _damage_of(config):
             what = (
                 f"{facts['dataset']}, protocol {facts['protocol']}, "
@@ -132,7 +133,7 @@ def _scores(workdir: Path | None, encoder: Encoder) -> str:
 def _against(workdir: Path, encoder: Encoder) -> str:
     """The baselines that the transfer set beside it; not those of another encoder."""
     path = workdir / "comparisons.json"
-    rows = json_file.read(path, list) if path.is_file() else []
+    rows = read_json(path, list) if path.is_file() else []
     with _damage_of(path):
         # A transfer adds the path to a name that a baseline has too.
         others = {row["a"] for row in rows if not row["a"].startswith(encoder.name)}

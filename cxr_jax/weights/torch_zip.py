@@ -17,8 +17,8 @@ from typing import Any, ClassVar, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from cxr_jax.io.text import plain
 from cxr_jax.weights.zip_bounds import most_bytes, open_zip
-from data_builders.plain_text import plain
 
 _STORAGE_DTYPES = {
     "FloatStorage": np.dtype(np.float32),

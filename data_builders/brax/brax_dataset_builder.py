@@ -10,9 +10,10 @@ from typing import ClassVar
 import tensorflow_datasets as tfds
 
 from cxr_jax.data.tasks import CHEXPERT_LABELS
-from data_builders import cxr_builder, dicom, folders, splits, tables, views
+from cxr_jax.io import dicom, projections
+from data_builders.base import builder, csv_table, folders, splits
+from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.chexpert import labels
-from data_builders.records import BuildError, Record, Skipped
 
 # Release 1.1.0's name, and the one of 1.0.0's documentation.
 TABLES = ("master_spreadsheet_update.csv", "master_spreadsheet.csv")
@@ -23,11 +24,11 @@ ODD_ENDING = 7
 _AGE = re.compile(r"(\d+(?:\.0)?)(?: or more)?")
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """The PNG films; splits are made by patient, since the owner has none."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Download from https://physionet.org/content/brax/ master_spreadsheet_update.csv and "
         "images/ into manual_dir (Anonymized_DICOMs is not needed)."
@@ -41,7 +42,7 @@ class Builder(cxr_builder.CxrBuilder):
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         root = folders.find_root(manual_dir, TABLES, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
-        table = tables.Table(folders.require(root, *TABLES))
+        table = csv_table.Table(folders.require(root, *TABLES))
         columns = ("PngPath", "PatientID", "PatientSex", "PatientAge", "AccessionNumber")
         columns += ("ViewPosition",)
         at = [table.index(column) for column in columns]
@@ -64,7 +65,7 @@ class Builder(cxr_builder.CxrBuilder):
                 film=films.get(name, root / name),
                 labels=cells.read(row),
                 study_id=study,
-                view=views.standard(view),
+                view=projections.standard(view),
                 sex=sex if sex in ("M", "F") else "",
                 age=parse_age(age, row.where),
                 row=row.where,

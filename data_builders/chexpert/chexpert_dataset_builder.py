@@ -11,9 +11,10 @@ from typing import ClassVar
 import tensorflow_datasets as tfds
 
 from cxr_jax.data.tasks import CHEXPERT_LABELS
-from data_builders import cxr_builder, dicom, folders, tables, views
+from cxr_jax.io import dicom, projections
+from data_builders.base import builder, csv_table, folders
+from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.chexpert import labels
-from data_builders.records import BuildError, Record, Skipped
 
 # The owner's lists of films: table -> its part of the tree, our split.
 PARTS = {"train.csv": ("train", "train"), "valid.csv": ("valid", "validation")}
@@ -30,11 +31,11 @@ _FILM = re.compile(
 _STUDY = re.compile(r"(?:.*/)?test/(patient\d+/study\d+)")
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """The full or the small release, in one tree or in the folders of Stanford's zips."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Register at https://stanfordaimi.azurewebsites.net, download CheXpert (v1.0 or "
         "v1.0-small) and unpack it, so that train.csv, valid.csv and patient…/study…/view….jpg lie "
@@ -107,10 +108,10 @@ def read_all(lists: Mapping[str, Path], films: Mapping[str, Path]) -> Iterator[R
     """All rows of all tables."""
     for name, (part, split) in PARTS.items():
         if name in lists:
-            yield from read_part(tables.Table(lists[name]), part, split, films)
+            yield from read_part(csv_table.Table(lists[name]), part, split, films)
     for name in TEST_TABLES:
         if name in lists:
-            table = tables.Table(lists[name])
+            table = csv_table.Table(lists[name])
             if "Path" in table.columns and "Sex" in table.columns:
                 yield from read_part(table, "test", "test", films)
             else:
@@ -119,7 +120,7 @@ def read_all(lists: Mapping[str, Path], films: Mapping[str, Path]) -> Iterator[R
 
 
 def read_part(
-    table: tables.Table, part: str, split: str, films: Mapping[str, Path]
+    table: csv_table.Table, part: str, split: str, films: Mapping[str, Path]
 ) -> Iterator[Record]:
     """One record a row of the owner's train.csv or valid.csv.
 
@@ -151,7 +152,7 @@ def read_part(
         )
 
 
-def read_test(table: tables.Table, films: Mapping[str, Path]) -> Iterator[Record | Skipped]:
+def read_test(table: csv_table.Table, films: Mapping[str, Path]) -> Iterator[Record | Skipped]:
     """The test films of a table whose rows are studies (`Study`) or films (`Path`).
 
     Raises:
@@ -178,7 +179,7 @@ def read_test(table: tables.Table, films: Mapping[str, Path]) -> Iterator[Record
                 film=_film(films, image_id, table.path.parent / "test"),
                 labels=cells.read(row),
                 study_id=study_id,
-                view=views.standard(image_id.rpartition("_")[2]),
+                view=projections.standard(image_id.rpartition("_")[2]),
                 row=row.where,
             )
 
@@ -204,7 +205,7 @@ def film_view(direction: str, projection: str) -> str:
     """
     if direction.lower() == "frontal" and projection in ("AP", "PA"):
         return projection
-    return views.standard(direction)
+    return projections.standard(direction)
 
 
 def parse_age(age: str, where: str) -> float:
@@ -213,7 +214,7 @@ def parse_age(age: str, where: str) -> float:
     Raises:
       BuildError: not a number.
     """
-    years = tables.number(age or "nan")
+    years = csv_table.number(age or "nan")
     if years is None:
         raise BuildError(f"{where}: Age is not a number.")
     return years if 0 < years <= dicom.OLDEST else float("nan")

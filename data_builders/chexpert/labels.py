@@ -6,8 +6,8 @@ import operator
 from collections.abc import Mapping
 
 from cxr_jax.data.tasks import CHEXPERT_LABELS
-from data_builders.records import BuildError
-from data_builders.tables import Row, Table
+from data_builders.base.csv_table import Row, Table
+from data_builders.base.records import BuildError
 
 UNMENTIONED: Mapping[str, float] = dict.fromkeys(CHEXPERT_LABELS, float("nan"))
 

@@ -11,15 +11,17 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, dicom, films, folders, project_key, reading, splits, views
+from cxr_jax.data import pseudonyms
+from cxr_jax.io import dicom, image_io, projections
+from data_builders.base import builder, folders, parallel, splits
+from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.image_folder.label_table import LabelRow, LabelTable
-from data_builders.records import BuildError, Record, Skipped
 
 VALIDATION_SHARE = 0.1
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class ImageFolderConfig(cxr_builder.CxrConfig):
+class ImageFolderConfig(builder.CxrConfig):
     """Where a folder's labels stand.
 
     Attributes:
@@ -33,7 +35,7 @@ class ImageFolderConfig(cxr_builder.CxrConfig):
     patient_column: str | None = None
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """Films of a folder; without labels all are for pretraining, with labels split by patient."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
@@ -50,7 +52,7 @@ class Builder(cxr_builder.CxrBuilder):
 
     @classmethod
     def make_config(cls, resolution: str | None, options: Mapping[str, str]) -> ImageFolderConfig:
-        sizes = {config.name: config.resolution for config in cxr_builder.resolution_configs()}
+        sizes = {config.name: config.resolution for config in builder.resolution_configs()}
         resolution = resolution or "256"
         if resolution not in sizes:
             raise BuildError(f"No resolution {resolution!r}; there are {', '.join(sizes)}.")
@@ -127,7 +129,7 @@ class Builder(cxr_builder.CxrBuilder):
 
     @functools.cached_property
     def _key(self) -> bytes:
-        return project_key.read(Path(self.data_dir_root))
+        return pseudonyms.read(Path(self.data_dir_root))
 
     def _sealed(self, record: Record) -> Record:
         """With patient and study hashed by the project's secret, not only by what all know.
@@ -136,7 +138,7 @@ class Builder(cxr_builder.CxrBuilder):
         """
 
         def seal(what: str, value: str) -> str:
-            return project_key.hashed(self._key, what, self.name, [value])[0] if value else ""
+            return pseudonyms.hashed(self._key, what, self.name, [value])[0] if value else ""
 
         return dataclasses.replace(
             record,
@@ -154,13 +156,13 @@ class Builder(cxr_builder.CxrBuilder):
     def _read_tags(self, found: Mapping[str, Path]) -> dict[str, dicom.Tags | None]:
         """The headers of the DICOM files, which are needed before films can be split."""
         headers = ((name, path) for name, path in found.items() if dicom.is_dicom(path))
-        return dict(reading.parallel_map(dicom.read_tags, headers, self.settings.num_workers))
+        return dict(parallel.parallel_map(dicom.read_tags, headers, self.settings.num_workers))
 
 
 def is_film(path: Path) -> bool:
     """Whether a file is one of ours: by its suffix, or by DICOM's magic under any other name."""
     suffix = path.suffix.lower()
-    if suffix in films.SUFFIXES:
+    if suffix in image_io.SUFFIXES:
         return True
     # A DICOMDIR is a table of contents with the magic of a film.
     return suffix not in folders.OTHER_PICTURES and path.name != "DICOMDIR" and dicom.is_dicom(path)
@@ -170,7 +172,7 @@ def _check_ids(names: Iterable[str]) -> None:
     """Refuses films whose paths differ in their suffixes alone."""
     taken: dict[str, str] = {}
     for name in names:
-        twin = taken.setdefault(films.without_suffix(name), name)
+        twin = taken.setdefault(image_io.without_suffix(name), name)
         if twin is not name:
             raise BuildError(
                 f"Two films would have one id, which is the path without its extension: {twin} and "
@@ -184,7 +186,7 @@ def make_record(row: LabelRow, path: Path, tags: dicom.Tags | None, split: str) 
 
     Patient and study ids are stored as hashes; a film of nobody known is its own patient.
     """
-    image_id = films.without_suffix(row.image)
+    image_id = image_io.without_suffix(row.image)
     tags = tags or dicom.Tags("", "", "", "", float("nan"))
     patient_id = dicom.hashed(row.patient) if row.patient else tags.patient_id
     return Record(
@@ -195,7 +197,7 @@ def make_record(row: LabelRow, path: Path, tags: dicom.Tags | None, split: str) 
         film=path,
         labels=row.labels,
         study_id=dicom.hashed(row.study, "s") if row.study else tags.study_id,
-        view=views.standard(row.view or tags.view),
+        view=projections.standard(row.view or tags.view),
         sex=row.sex or tags.sex,
         age=row.age if row.age == row.age else tags.age,
         row=row.where,

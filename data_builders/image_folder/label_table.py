@@ -8,9 +8,10 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from data_builders import films, tables
-from data_builders.dicom import OLDEST
-from data_builders.records import BuildError
+from cxr_jax.io import image_io
+from cxr_jax.io.dicom import OLDEST
+from data_builders.base import csv_table
+from data_builders.base.records import BuildError
 
 NAN = float("nan")
 VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": NAN}
@@ -61,7 +62,7 @@ class LabelTable:
         if not path.is_file():
             raise BuildError(f"--labels_csv: there is no file {path.absolute()}.")
         self.path = path
-        self._table = tables.Table(path)
+        self._table = csv_table.Table(path)
         columns = self._table.columns
         known = (image_column, patient_column or "patient_id", *KNOWN)
         if not {column.casefold() for column in columns} & {name.casefold() for name in known}:
@@ -108,7 +109,7 @@ class LabelTable:
         stems: dict[str, list[str]] = collections.defaultdict(list)
         for name in found:
             stem, _, suffix = name.rpartition(".")
-            if f".{suffix}".lower() in films.SUFFIXES:
+            if f".{suffix}".lower() in image_io.SUFFIXES:
                 stems[stem].append(name)
         rows: dict[str, LabelRow] = {}
         wrong = _WrongLabels()
@@ -138,7 +139,7 @@ class LabelTable:
             )
         return rows
 
-    def _parse(self, row: tables.Row) -> LabelRow:
+    def _parse(self, row: csv_table.Row) -> LabelRow:
         fields = dict(zip(self._table.columns, row.fields, strict=False))
         known = {field: fields[column] for field, column in self._known.items()}
         image = os.path.normpath(known["image"].replace("\\", "/"))
@@ -166,7 +167,7 @@ class _WrongLabels:
     def __init__(self):
         self._count, self._first = 0, []
 
-    def look_at(self, row: tables.Row, places: Iterable[tuple[str, int]]) -> None:
+    def look_at(self, row: csv_table.Row, places: Iterable[tuple[str, int]]) -> None:
         for name, place in places:
             if row.fields[place] not in VALUES:
                 self._count += 1

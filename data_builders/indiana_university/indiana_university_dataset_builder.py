@@ -9,20 +9,22 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, dicom, folders, reading, splits, tables, views
+from cxr_jax.io import dicom
+from cxr_jax.io import projections as views
+from data_builders.base import builder, csv_table, folders, parallel, splits
+from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.indiana_university import reports
 from data_builders.indiana_university.reports import Report
-from data_builders.records import BuildError, Record, Skipped
 
 TABLES = REPORTS, PROJECTIONS = "indiana_reports.csv", "indiana_projections.csv"
 VIEWS = ("FRONTAL", "LATERAL")
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """NLM's XML reports and PNGs, or Kaggle's two tables and PNGs; a patient has one report."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Unpack into manual_dir either NLMCXR_reports.tgz (ecgen-radiology/*.xml) and "
         "NLMCXR_png.tgz from https://openi.nlm.nih.gov/faq, or Kaggle's raddar/"
@@ -79,7 +81,7 @@ class Builder(cxr_builder.CxrBuilder):
 
     def _read_views(self, headers: Mapping[str, Path]) -> dict[str, str]:
         """Image id -> view, from the DICOM copies where they were unpacked too."""
-        tags = reading.parallel_map(dicom.read_tags, headers.items(), self.settings.num_workers)
+        tags = parallel.parallel_map(dicom.read_tags, headers.items(), self.settings.num_workers)
         return {image: views.standard(tag.view) for image, tag in tags if tag is not None}
 
 
@@ -112,7 +114,7 @@ def read_projections(path: Path) -> dict[str, tuple[str, str, str]]:
     Raises:
       BuildError: a film listed twice or under another report's number, or an unknown projection.
     """
-    table = tables.Table(path)
+    table = csv_table.Table(path)
     columns = ("uid", "filename", "projection")
     at = [table.index(column) for column in columns]
     found: dict[str, tuple[str, str, str]] = {}
@@ -141,7 +143,7 @@ def read_kaggle(
     Raises:
       BuildError: two reports of one number, or a film whose report is not there.
     """
-    table = tables.Table(path)
+    table = csv_table.Table(path)
     columns = ("uid", "MeSH", "findings", "impression")
     prose = ("image", "indication", "comparison", "findings", "impression")
     at = [table.index(column) for column in columns]

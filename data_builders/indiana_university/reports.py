@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from data_builders.records import BuildError
+from data_builders.base.records import BuildError
 
 NO_FINDING = "No Finding"
 # Label -> the MeSH headings that make it positive, with a qualifier where the heading alone is only

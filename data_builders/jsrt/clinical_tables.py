@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data_builders import tables, text_file
-from data_builders.jsrt.img_film import SIDE
-from data_builders.records import Box, BuildError
+from data_builders.base import csv_table, text_file
+from data_builders.base.records import Box, BuildError
+from data_builders.jsrt.img_image import SIDE
 
 NODULE, MALIGNANT = "Nodule", "Malignant"
 PIXEL_MM = 0.175
@@ -112,7 +112,7 @@ def _boxes(size: str, x: str, y: str, where: str) -> tuple[Box, ...]:
 
 
 def _number(value: str, field: str, where: str) -> float:
-    number = tables.number(value)
+    number = csv_table.number(value)
     if number is None:
         raise BuildError(f"{where}: {field} is not a number.")
     return number

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from data_builders.npy_header import read_header
-from data_builders.records import BuildError
+from cxr_jax.io.npy_header import read_header
+from data_builders.base.records import BuildError
 
 # NumPy writes headers of 128 bytes, and labels of at most 8 each.
 MAX_HEADER = 10_000

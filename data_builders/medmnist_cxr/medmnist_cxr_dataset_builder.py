@@ -11,9 +11,9 @@ from typing import ClassVar, NamedTuple
 import tensorflow_datasets as tfds
 
 from cxr_jax.data.labels import NIH_FINDINGS
-from data_builders import cxr_builder, folders
+from data_builders.base import builder, folders
+from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.medmnist_cxr import arrays
-from data_builders.records import BuildError, Record, Skipped
 
 PARTS = {"train": "train", "val": "validation", "test": "test"}
 SIDES = (28, 64, 128, 224)
@@ -41,7 +41,7 @@ SUBSETS = {
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class MedMnistConfig(cxr_builder.CxrConfig):
+class MedMnistConfig(builder.CxrConfig):
     """One of MedMNIST's files.
 
     Attributes:
@@ -68,7 +68,7 @@ def configs() -> list[MedMnistConfig]:
     ]
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """One .npz a config; a film's place in the file is all that is known of it."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
@@ -111,7 +111,7 @@ class Builder(cxr_builder.CxrBuilder):
         if path is None:
             raise BuildError(f"{manual_dir} holds no {name}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
         # Films are read in the order of a hash, and an .npz can only be read from its start.
-        scratch = Path(self.data_path) / cxr_builder.SCRATCH
+        scratch = Path(self.data_path) / builder.SCRATCH
         scratch.mkdir(parents=True, exist_ok=True)
         for (part, split), count in zip(PARTS.items(), subset.counts, strict=True):
             wanted = arrays.Wanted(part, count, config.side, len(subset.labels))

@@ -9,20 +9,20 @@ from typing import ClassVar, NamedTuple
 import tensorflow_datasets as tfds
 
 from cxr_jax.data.tasks import CHEXPERT_LABELS
-from data_builders import cxr_builder, folders, tables
+from data_builders.base import builder, csv_table, folders
+from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.chexpert import labels
 from data_builders.mimic_cxr import release
 from data_builders.mimic_cxr.reports import Reports
-from data_builders.records import BuildError, Record, Skipped
 
 REPORTS_FOLDER = "mimic-cxr-reports"
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """Release 2.0.0 or 2.1.0 with the owner's splits; labels are of a study, records of a film."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         f"manual_dir is {release.WHERE_TO_GET}, and {release.CHEXPERT}. For reports give "
         "--reports_dir."
@@ -115,7 +115,7 @@ def read_labels(root: Path) -> dict[str, Study]:
     Raises:
       BuildError: a study listed twice, an id or a label value that is none.
     """
-    table = tables.Table(folders.require(root, release.CHEXPERT))
+    table = csv_table.Table(folders.require(root, release.CHEXPERT))
     columns = ("subject_id", "study_id", *CHEXPERT_LABELS)
     at_subject, at_study = table.index("subject_id"), table.index("study_id")
     cells = labels.LabelCells(table)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data_builders import folders, tables, views
-from data_builders.records import BuildError
+from cxr_jax.io import projections
+from data_builders.base import csv_table, folders
+from data_builders.base.records import BuildError
 
 # The names keep "2.0.0" in release 2.1.0.
 METADATA = "mimic-cxr-2.0.0-metadata.csv"
@@ -46,7 +47,7 @@ def read_films(root: Path) -> Iterator[Film]:
     Raises:
       BuildError: an id that is none, as after a program has rewritten it as a number.
     """
-    table = tables.Table(folders.require(root, METADATA))
+    table = csv_table.Table(folders.require(root, METADATA))
     columns = ("dicom_id", "subject_id", "study_id", "ViewPosition")
     at = [table.index(column) for column in columns]
     standard: dict[str, str] = {}
@@ -54,7 +55,7 @@ def read_films(root: Path) -> Iterator[Film]:
         dicom_id, subject_id, study_id, view = [row.fields[i] for i in at]
         check_ids(subject_id, study_id, row.where)
         if view not in standard:
-            standard[view] = views.standard(view)
+            standard[view] = projections.standard(view)
         yield Film(dicom_id, subject_id, study_id, standard[view], row.where)
 
 
@@ -72,7 +73,7 @@ def read_splits(root: Path) -> dict[str, Split]:
     Raises:
       BuildError: an unknown split, or a film listed twice.
     """
-    table = tables.Table(folders.require(root, SPLIT))
+    table = csv_table.Table(folders.require(root, SPLIT))
     columns = ("dicom_id", "subject_id", "split")
     at = [table.index(column) for column in columns]
     splits: dict[str, Split] = {}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_builders import text_file
+from data_builders.base import text_file
+from data_builders.base.records import BuildError
 from data_builders.mimic_cxr import release
-from data_builders.records import BuildError
 
 
 class Reports:

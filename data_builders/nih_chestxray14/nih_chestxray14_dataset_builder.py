@@ -10,9 +10,10 @@ from typing import ClassVar
 import tensorflow_datasets as tfds
 
 from cxr_jax.data.labels import NIH_FINDINGS
-from data_builders import boxes, cxr_builder, dicom, folders, splits, tables, text_file, views
-from data_builders.boxes import BoxRow
-from data_builders.records import Box, BuildError, Record, Skipped
+from cxr_jax.io import dicom, projections
+from data_builders.base import boxes, builder, csv_table, folders, splits, text_file
+from data_builders.base.boxes import BoxRow
+from data_builders.base.records import Box, BuildError, Record, Skipped
 
 NO_FINDING = "No Finding"
 # The box list calls one finding by another name.
@@ -37,11 +38,11 @@ TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """NIH's or Kaggle's folder; the owner's lists split it by patient."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Download from https://nihcc.app.box.com/v/ChestXray-NIHCC (or Kaggle's nih-chest-xrays/"
         "data) Data_Entry_2017_v2020.csv, train_val_list.txt, test_list.txt, "
@@ -61,7 +62,7 @@ class Builder(cxr_builder.CxrBuilder):
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         root = folders.find_root(manual_dir, TABLES, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
-        table = tables.Table(folders.require(root, *TABLES))
+        table = csv_table.Table(folders.require(root, *TABLES))
         parts = read_lists(root)
         box_rows = read_boxes(root)
         placed = place(box_rows)
@@ -91,7 +92,7 @@ class Builder(cxr_builder.CxrBuilder):
                 film=films.get(name, root / "images" / name),
                 labels=known[findings],
                 study_id=f"{patient}/{follow_up}",
-                view=views.standard(view),
+                view=projections.standard(view),
                 sex=sex if sex in ("M", "F") else "",
                 age=parse_age(age),
                 boxes=tuple(placed.get(name, ())),
@@ -177,12 +178,12 @@ def read_boxes(root: Path) -> list[BoxRow]:
     path = folders.optional(root, BOXES)
     if path is None:
         return []
-    table = tables.Table(path)
+    table = csv_table.Table(path)
     rows = []
     for row in table.rows(("Image Index", "Finding Label")):
         name, finding = row.fields[:2]
         label = BOX_NAMES.get(finding, finding)
-        corners = [tables.number(field) for field in row.fields[2:6]]
+        corners = [csv_table.number(field) for field in row.fields[2:6]]
         if len(corners) != 4 or None in corners:
             raise BuildError(f"{row.where}: expected x, y, w, h after the finding.")
         x, y, width, height = corners

@@ -9,9 +9,10 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, folders, splits, tables, views
+from cxr_jax.io import projections
+from data_builders.base import builder, csv_table, folders, splits
+from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.padchest.label_lists import LABEL_NAMES, parse_labels
-from data_builders.records import BuildError, Record, Skipped
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 COLUMNS = (
@@ -21,11 +22,11 @@ COLUMNS = (
 OLDEST = 120
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """The owner's table and PNGs, in the archives' numbered folders or all in one."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         f"After BIMCV's terms (https://bimcv.cipf.es/bimcv-projects/padchest/) put {TABLE} (or "
         ".csv.gz) and the unpacked archives (0/ … 50/, 54/, or all PNGs in one folder) into "
@@ -47,7 +48,7 @@ class Builder(cxr_builder.CxrBuilder):
         lists = [path for path in files if path.name.casefold() in names]
         if not lists:
             raise BuildError(f"{manual_dir} holds no {TABLE}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-        table = tables.Table(folders.unique(lists, lambda path: TABLE)[TABLE])
+        table = csv_table.Table(folders.unique(lists, lambda path: TABLE)[TABLE])
         at = [table.index(column) for column in COLUMNS]
         listed = set()
         for row in table.rows(COLUMNS, prose=("Report",)):
@@ -70,7 +71,7 @@ class Builder(cxr_builder.CxrBuilder):
                 film=films.get(name) or Path(f"{manual_dir}/{folder_of(place, row.where)}/{name}"),
                 labels=_labels(labels, row.where),
                 study_id=study,
-                view="" if projection == "UNK" else views.standard(projection),
+                view="" if projection == "UNK" else projections.standard(projection),
                 sex=sex if sex in ("M", "F") else "",
                 age=age_at(date, birth),
                 report=report,
@@ -94,7 +95,7 @@ def folder_of(place: str, where: str) -> str:
     Raises:
       BuildError: no number.
     """
-    number = tables.number(place)
+    number = csv_table.number(place)
     if number is None or not math.isfinite(number):
         raise BuildError(f"{where}: ImageDir is not a number.")
     return str(int(number))

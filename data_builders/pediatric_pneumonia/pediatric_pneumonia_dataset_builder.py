@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, films, folders, splits
-from data_builders.records import BuildError, Record, Skipped
+from cxr_jax.io import image_io
+from data_builders.base import builder, folders, splits
+from data_builders.base.records import BuildError, Record, Skipped
 
 LABEL = "Pneumonia"
 CLASSES = {"NORMAL": 0.0, "PNEUMONIA": 1.0}
@@ -18,17 +19,17 @@ CLASSES = {"NORMAL": 0.0, "PNEUMONIA": 1.0}
 PARTS = {"train": "train", "val": "train", "test": "test"}
 VALIDATION_SHARE = 0.1
 SUFFIXES = frozenset({".jpeg", ".jpg"})
-PICTURES = films.SUFFIXES | folders.OTHER_PICTURES
+PICTURES = image_io.SUFFIXES | folders.OTHER_PICTURES
 NESTED = "chest_xray"
 
 _PATIENT = re.compile(r"(person\d+)_|((?:NORMAL2-)?IM-\d+)-")
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """Kaggle's or Mendeley's folder tree; the class is the folder, the patient is in the name."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Unpack Kaggle's paultimothymooney/chest-xray-pneumonia or Mendeley's ChestXRay2017.zip "
         "(doi:10.17632/rscbjbr9sj.2), so that chest_xray/train/NORMAL/*.jpeg exists below "

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data_builders.phantom.chest import Chest, Map, disc, edge
-from data_builders.phantom.film import Devices, Pose
+from data_builders.phantom.exposure import Devices, Pose
 from data_builders.phantom.projection import scatter_points
 
 _ALONG = np.linspace(0, 1, 80)

@@ -8,15 +8,15 @@ import functools
 import numpy as np
 from jaxtyping import UInt8
 
+from data_builders.base.records import Box
 from data_builders.phantom.anatomy import Anatomy, sample_anatomy, vessels
 from data_builders.phantom.bones import bones
 from data_builders.phantom.chest import Chest, Map, lay_out
 from data_builders.phantom.devices import devices
-from data_builders.phantom.film import Film, sample_film
+from data_builders.phantom.exposure import Film, sample_film
 from data_builders.phantom.findings import CARDIOMEGALY, LABEL_NAMES, change, is_cardiomegaly
 from data_builders.phantom.projection import body_grid, collimated, develop, scatter_points, smooth
 from data_builders.phantom.tissues import abdomen, airways, breasts, hila, trunk
-from data_builders.records import Box
 
 # How much of the trunk's density the air of a whole lung takes away.
 LUNG_AIR = np.float32(0.58)

@@ -11,14 +11,14 @@ from typing import ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, reading
+from data_builders.base import builder, parallel
+from data_builders.base.records import Record
 from data_builders.phantom import drawing, reports
 from data_builders.phantom.findings import LABEL_NAMES
-from data_builders.records import Record
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class PhantomConfig(cxr_builder.CxrConfig):
+class PhantomConfig(builder.CxrConfig):
     """How many patients each split has, and the seed that decides everything else."""
 
     resolution: int = 96
@@ -27,7 +27,7 @@ class PhantomConfig(cxr_builder.CxrConfig):
     seed: int = 0
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """Every film is a function of (seed, patient, film); labels, boxes, report of its parameters.
 
     1.1.0 has reports; its films are those of 1.0.0.
@@ -62,7 +62,7 @@ class Builder(cxr_builder.CxrBuilder):
             for split, patient in _patients(config)
             for film in range(config.films_per_patient)
         )
-        for _, record in reading.parallel_map(record_of, films, self.settings.num_workers):
+        for _, record in parallel.parallel_map(record_of, films, self.settings.num_workers):
             yield record
 
 

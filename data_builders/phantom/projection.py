@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from data_builders.phantom.chest import Map
-from data_builders.phantom.film import Exposure, Pose
+from data_builders.phantom.exposure import Exposure, Pose
 
 
 def body_grid(pose: Pose, size: int) -> tuple[Map, Map, float]:

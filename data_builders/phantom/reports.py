@@ -7,7 +7,7 @@ the impression says the findings again.
 import numpy as np
 
 from data_builders.phantom.anatomy import Anatomy
-from data_builders.phantom.film import Film
+from data_builders.phantom.exposure import Film
 from data_builders.phantom.findings import (
     Consolidation,
     Effusion,

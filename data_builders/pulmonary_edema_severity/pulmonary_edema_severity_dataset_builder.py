@@ -9,9 +9,9 @@ from typing import ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, folders, splits, tables
+from data_builders.base import builder, csv_table, folders, splits
+from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.mimic_cxr import release
-from data_builders.records import BuildError, Record, Skipped
 
 LABEL = "Edema severity"
 GRADES = {str(grade): float(grade) for grade in range(4)}
@@ -22,11 +22,11 @@ FRONTAL = ("AP", "PA")
 VALIDATION_SHARE = 0.1
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """Labels only; the films are MIMIC-CXR-JPG's."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Download from https://physionet.org/content/mimic-cxr-pe-severity/ "
         f"{CONSENSUS}, {' and '.join(OF_STUDIES)} into manual_dir; the films are "
@@ -90,7 +90,7 @@ def read_grades(path: Path, key: str) -> dict[str, Grade]:
     Raises:
       BuildError: no such file; a grade or id that is none, a film or study listed twice.
     """
-    table = tables.Table(folders.require(path.parent, path.name))
+    table = csv_table.Table(folders.require(path.parent, path.name))
     columns = ("subject_id", "study_id", "edema_severity", key)
     at = [table.index(column) for column in columns]
     grades: dict[str, Grade] = {}

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from PIL import Image
 from PIL.ExifTags import Base
 
-from data_builders import boxes, folders, reading, tables
-from data_builders.boxes import BoxRow
-from data_builders.records import Box, BuildError
+from data_builders.base import boxes, csv_table, folders, parallel
+from data_builders.base.boxes import BoxRow
+from data_builders.base.records import Box, BuildError
 
 FILE = "train_annotations.csv"
 
@@ -41,7 +41,7 @@ def read_lines(root: Path, labels: Collection[str]) -> list[BoxRow]:
     path = folders.optional(root, FILE)
     if path is None:
         return []
-    table = tables.Table(path)
+    table = csv_table.Table(path)
     columns = ("StudyInstanceUID", "label", "data")
     at = [table.index(column) for column in columns]
     found = []
@@ -70,7 +70,7 @@ def place(
     lined = [(film, films[film]) for film in of_film if film in films]
     return {
         film: tuple(as_shown(line, frame) for line in of_film[film])
-        for film, frame in reading.parallel_map(read_frame, lined, num_workers)
+        for film, frame in parallel.parallel_map(read_frame, lined, num_workers)
         if frame is not None
     }
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_builders import boxes, cxr_builder, folders, splits, tables
-from data_builders.boxes import BoxRow
+from data_builders.base import boxes, builder, csv_table, folders, splits
+from data_builders.base.boxes import BoxRow
+from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.ranzcr_clip import lines
-from data_builders.records import BuildError, Record, Skipped
 
 LABELS = (
     "ETT - Abnormal",
@@ -32,11 +32,11 @@ SUFFIXES = (".jpg", ".jpeg")
 _PATIENT = re.compile(r"[0-9a-f]{9}", re.IGNORECASE)
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """Kaggle's folder; only its train part has labels, and is split here by patient."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Accept the rules of Kaggle's ranzcr-clip-catheter-line-classification, download it and "
         "unpack train.csv, train_annotations.csv (optional) and train/*.jpg into manual_dir."
@@ -54,7 +54,7 @@ class Builder(cxr_builder.CxrBuilder):
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         root = folders.find_root(manual_dir, ("train.csv",), self.MANUAL_DOWNLOAD_INSTRUCTIONS)
-        table = tables.Table(folders.require(root, "train.csv"))
+        table = csv_table.Table(folders.require(root, "train.csv"))
         films = folders.by_stem(root / "train", SUFFIXES)
         drawn = lines.read_lines(root, LABELS)
         placed = lines.place(drawn, films, self.settings.num_workers)
@@ -63,7 +63,7 @@ class Builder(cxr_builder.CxrBuilder):
         listed: dict[str, Mapping[str, float]] = {}
         for row in table.rows(columns):
             film, patient, *values = (row.fields[i] for i in at)
-            listed[film] = tables.flags(LABELS, values, row.where)
+            listed[film] = csv_table.flags(LABELS, values, row.where)
             yield Record(
                 split=splits.by_patient(check_patient(patient, row.where)),
                 image_id=film,

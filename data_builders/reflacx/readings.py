@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from data_builders import boxes, folders, tables
-from data_builders.records import Box, BuildError
+from data_builders.base import boxes, csv_table, folders
+from data_builders.base.records import Box, BuildError
 
 # Phases 2 and 3 ask for these, ...
 LATER_CERTAINTIES = (
@@ -70,7 +70,7 @@ def read_readings(root: Path) -> Iterator[Reading]:
     for phase, name in TABLES.items():
         if not any((root / f"{name}{end}").exists() for end in ("", ".gz")):
             continue
-        for reading in read_phase(tables.Table(folders.require(root, name)), PHASES[phase]):
+        for reading in read_phase(csv_table.Table(folders.require(root, name)), PHASES[phase]):
             twin = seen.setdefault(reading.reading_id, reading.where)
             if twin != reading.where:
                 raise BuildError(
@@ -79,7 +79,7 @@ def read_readings(root: Path) -> Iterator[Reading]:
             yield reading
 
 
-def read_phase(table: tables.Table, names: Collection[str]) -> Iterator[Reading]:
+def read_phase(table: csv_table.Table, names: Collection[str]) -> Iterator[Reading]:
     """The readings of one phase, which asks for the labels `names`."""
     columns = ("id", "dicom_id", "subject_id", "image", "split", "image_size_x", "image_size_y")
     at = [table.index(column) for column in columns]
@@ -139,13 +139,13 @@ def read_boxes(root: Path, reading: Reading, present: Collection[str]) -> tuple[
     path = root / reading.reading_id / ELLIPSES
     if not path.exists():
         return ()
-    table = tables.Table(path)
+    table = csv_table.Table(path)
     corners = [table.index(column) for column in ("xmin", "ymin", "xmax", "ymax")]
     labels = {name: table.columns.index(name) for name in LABELS if name in table.columns}
     found = []
     for row in table.rows(table.columns):
         where = f"{reading.reading_id}/{row.where}"
-        numbers = [tables.number(row.fields[i]) for i in corners]
+        numbers = [csv_table.number(row.fields[i]) for i in corners]
         if None in numbers:
             raise BuildError(f"{where}: expected numbers in xmin, ymin, xmax, ymax.")
         x0, y0, x1, y1 = numbers

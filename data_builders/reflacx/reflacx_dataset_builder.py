@@ -9,18 +9,18 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, folders
+from data_builders.base import builder, folders
+from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.mimic_cxr import release
-from data_builders.records import BuildError, Record, Skipped
 from data_builders.reflacx import readings
 from data_builders.reflacx.readings import Reading
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """Labels and boxes only; the films are MIMIC-CXR-JPG's. A film's readings are its readers."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Download main_data of https://physionet.org/content/reflacx-xray-localization/ (gaze_data "
         "is not needed) into manual_dir; the films are MIMIC-CXR-JPG's: give its folder with "

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from data_builders import boxes, folders, tables
-from data_builders.records import Box, BuildError
+from data_builders.base import boxes, csv_table, folders
+from data_builders.base.records import Box, BuildError
 
 TARGETS = "stage_2_train_labels.csv"
 INFO = "stage_2_detailed_class_info.csv"
@@ -32,13 +32,13 @@ def read(root: Path) -> dict[str, Finding]:
         class that contradicts it.
     """
     classes = read_classes(root)
-    table = tables.Table(folders.require(root, TARGETS))
+    table = csv_table.Table(folders.require(root, TARGETS))
     columns = ("patientId", "x", "y", "width", "height", "Target")
     at = [table.index(column) for column in columns]
     findings: dict[str, Finding] = {}
     for row in table.rows(columns):
         film, *place, target = (row.fields[i] for i in at)
-        positive = tables.flags((columns[-1],), (target,), row.where)["Target"] == 1
+        positive = csv_table.flags((columns[-1],), (target,), row.where)["Target"] == 1
         if any(place) != positive:
             raise BuildError(
                 f"{row.where}: Target does not fit x, y, width, height; an opacity has a box, and "
@@ -64,7 +64,7 @@ def opacity(place: list[str], where: str) -> Box:
     Raises:
       BuildError: these are not four numbers.
     """
-    numbers = [tables.number(field) for field in place]
+    numbers = [csv_table.number(field) for field in place]
     if None in numbers:
         raise BuildError(f"{where}: x, y, width, height are no numbers.")
     x, y, width, height = numbers
@@ -99,7 +99,7 @@ def read_classes(root: Path) -> dict[str, str] | None:
     path = folders.optional(root, INFO)
     if path is None:
         return None
-    table = tables.Table(path)
+    table = csv_table.Table(path)
     columns = ("patientId", "class")
     at = [table.index(column) for column in columns]
     classes: dict[str, str] = {}

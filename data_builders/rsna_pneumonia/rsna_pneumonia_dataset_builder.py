@@ -8,16 +8,17 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, dicom, folders, reading, splits, views
-from data_builders.records import Record, Skipped
+from cxr_jax.io import dicom, projections
+from data_builders.base import builder, folders, parallel, splits
+from data_builders.base.records import Record, Skipped
 from data_builders.rsna_pneumonia import labels
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """Kaggle's folder; only stage_2_train_images has labels, and is split here by patient."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Accept the rules of Kaggle's rsna-pneumonia-detection-challenge, download it and unpack "
         "stage_2_train_labels.csv, stage_2_detailed_class_info.csv (optional) and "
@@ -41,7 +42,7 @@ class Builder(cxr_builder.CxrBuilder):
         folder = root / "stage_2_train_images"
         films = folders.by_stem(folder, (".dcm", ".dicom"))
         present = [(film, films[film]) for film in findings if film in films]
-        headers = dict(reading.parallel_map(dicom.read_tags, present, self.settings.num_workers))
+        headers = dict(parallel.parallel_map(dicom.read_tags, present, self.settings.num_workers))
         for film, finding in findings.items():
             tags = headers.get(film) or dicom.NO_TAGS
             yield Record(
@@ -51,7 +52,7 @@ class Builder(cxr_builder.CxrBuilder):
                 film=films.get(film, folder / f"{film}.dcm"),
                 labels=finding.labels,
                 study_id=tags.study_id,
-                view=views.standard(tags.view),
+                view=projections.standard(tags.view),
                 sex=tags.sex,
                 age=tags.age,
                 boxes=finding.boxes,

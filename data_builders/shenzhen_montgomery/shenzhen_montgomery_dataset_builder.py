@@ -10,8 +10,8 @@ from typing import ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, folders, splits, text_file
-from data_builders.records import BuildError, Record, Skipped
+from data_builders.base import builder, folders, splits, text_file
+from data_builders.base.records import BuildError, Record, Skipped
 
 LABEL = "Tuberculosis"
 FILMS, READINGS = "CXR_png", "ClinicalReadings"
@@ -24,11 +24,11 @@ _AGE = re.compile(r"(\d{1,3})\s*([a-z]*)")
 _UNITS = {"": 1.0, "y": 1.0, "m": 12.0, "w": 52.18, "d": 365.25}
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """Both sets pooled, or the one that is there; the label is in the file's name."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Unpack NLM's Shenzhen set (ChinaSet_AllFiles.zip, or the folder Shenzhen-Hospital-CXR-Set)"
         " and Montgomery set (NLM-MontgomeryCXRSet.zip or MontgomerySet.zip) from "

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from scipy import ndimage
 
-from data_builders import films, folders, tables
-from data_builders.film_error import FilmError
-from data_builders.records import Box, BuildError
+from cxr_jax.io import image_io
+from cxr_jax.io.image_error import FilmError
+from data_builders.base import csv_table, folders
+from data_builders.base.records import Box, BuildError
 
 FILMS, MASKS = "png_images", "png_masks"
 TABLES = {"train": "stage_1_train_images.csv", "test": "stage_1_test_images.csv"}
@@ -39,11 +40,11 @@ def rows(root: Path, stems: Iterable[str]) -> Iterator[PngRow]:
         yield from (parse(f"{stem}.png", f"{FILMS}/{stem}.png") for stem in sorted(stems))
         return
     for part, table_name in TABLES.items():
-        table = tables.Table(folders.require(root, table_name))
+        table = csv_table.Table(folders.require(root, table_name))
         at_name, at_label = table.index("new_filename"), table.index("has_pneumo")
         for row in table.rows(("new_filename", "has_pneumo")):
             parsed = parse(row.fields[at_name], row.where)
-            if (part, tables.FLAGS.get(row.fields[at_label])) != (parsed.part, parsed.label):
+            if (part, csv_table.FLAGS.get(row.fields[at_label])) != (parsed.part, parsed.label):
                 raise BuildError(
                     f"{row.where} contradicts the name of its film in part, which is {part!r}, or "
                     "has_pneumo. Restore the owner's file."
@@ -67,7 +68,7 @@ def parse(name: str, where: str) -> PngRow:
 def mask_boxes(path: Path) -> list[tuple[float, float, float, float]] | None:
     """y0, x0, y1, x1 of each connected part of a mask; None if it cannot be read."""
     try:
-        mask = films.read_film(path)[..., 0] > 0
+        mask = image_io.read_film(path)[..., 0] > 0
     except FilmError:
         return None
     parts, _ = ndimage.label(mask, structure=[[1] * 3] * 3)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_builders import boxes, tables
-from data_builders.records import Box, BuildError
+from data_builders.base import boxes, csv_table
+from data_builders.base.records import Box, BuildError
 
 # The later table goes first: it has the films of the earlier one and more.
 TABLES = ("stage_2_train.csv", "train-rle.csv")
@@ -32,7 +32,7 @@ def read(path: Path, label: str) -> dict[str, Outline]:
     Raises:
       BuildError: run lengths that cannot be, or a film with and without pneumothorax.
     """
-    table = tables.Table(path)
+    table = csv_table.Table(path)
     columns = ("ImageId", "EncodedPixels")
     at = [table.index(column) for column in columns]
     outlines: dict[str, Outline] = {}

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, dicom, folders, reading, splits, views
-from data_builders.records import BuildError, Record, Skipped
+from cxr_jax.io import dicom, projections
+from data_builders.base import builder, folders, parallel, splits
+from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.siim_acr_pneumothorax import png_copy, rle
 
 LABEL = "Pneumothorax"
@@ -18,11 +19,11 @@ HELD_OUT = "dicom-images-test/"
 VALIDATION_SHARE = 1 / 8
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """The competition's DICOM files with outlines as run lengths, or the copy in PNG on Kaggle."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Put into manual_dir either train-rle.csv (or stage_2_train.csv) with dicom-images-train/ "
         "and dicom-images-test/ of the SIIM-ACR Pneumothorax Segmentation competition, or Kaggle's "
@@ -53,7 +54,7 @@ class Builder(cxr_builder.CxrBuilder):
         outlines = rle.read(path, LABEL)
         films = folders.by_stem(root, (".dcm", ".dicom"))
         present = [(film, films[film]) for film in outlines if film in films]
-        headers = dict(reading.parallel_map(dicom.read_tags, present, self.settings.num_workers))
+        headers = dict(parallel.parallel_map(dicom.read_tags, present, self.settings.num_workers))
         for film, outline in outlines.items():
             tags = headers.get(film) or dicom.NO_TAGS
             patient = tags.patient_id or film
@@ -64,7 +65,7 @@ class Builder(cxr_builder.CxrBuilder):
                 film=films.get(film, root / "dicom-images-train" / f"{film}.dcm"),
                 labels={LABEL: float(bool(outline.boxes))},
                 study_id=tags.study_id,
-                view=views.standard(tags.view),
+                view=projections.standard(tags.view),
                 sex=tags.sex,
                 age=tags.age,
                 boxes=outline.boxes,
@@ -80,7 +81,9 @@ class Builder(cxr_builder.CxrBuilder):
         masks = folders.by_stem(root / png_copy.MASKS, (".png",))
         rows = list(png_copy.rows(root, films))
         outlined = [(row.stem, masks[row.stem]) for row in rows if row.label and row.stem in masks]
-        boxes = dict(reading.parallel_map(png_copy.mask_boxes, outlined, self.settings.num_workers))
+        boxes = dict(
+            parallel.parallel_map(png_copy.mask_boxes, outlined, self.settings.num_workers)
+        )
         for row in rows:
             places = boxes.get(row.stem, ())
             if places is None:

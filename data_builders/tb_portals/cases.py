@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from data_builders import tables
-from data_builders.records import BuildError
+from data_builders.base import csv_table
+from data_builders.base.records import BuildError
 
 DRUG_RESISTANT, SENSITIVE = "Drug resistant", "Sensitive"
 # The owner's classes, from least to most.
@@ -54,11 +54,11 @@ def nothing_known() -> Case:
 
 
 def _years(text: str) -> float:
-    years = tables.number(text)
+    years = csv_table.number(text)
     return years if years is not None and 0 <= years <= OLDEST else math.nan
 
 
-def read_cases(table: tables.Table) -> dict[tuple[str, str], Case]:
+def read_cases(table: csv_table.Table) -> dict[tuple[str, str], Case]:
     """(patient_id, condition_id) -> case.
 
     Raises:
@@ -85,7 +85,7 @@ def read_cases(table: tables.Table) -> dict[tuple[str, str], Case]:
 class ColumnReader:
     """Takes some columns out of a row's fields; an optional one that is absent gives ""."""
 
-    def __init__(self, table: tables.Table, needed: Sequence[str], optional: Sequence[str]):
+    def __init__(self, table: csv_table.Table, needed: Sequence[str], optional: Sequence[str]):
         self._at = [table.index(column) for column in needed]
         self._at += [
             table.columns.index(column) if column in table.columns else -1 for column in optional

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, dicom, folders, reading, splits, tables, views
-from data_builders.records import BuildError, Record, Skipped
+from cxr_jax.io import dicom, projections
+from data_builders.base import builder, csv_table, folders, parallel, splits
+from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.tb_portals import cases
 from data_builders.tb_portals.cases import Case
 
@@ -23,11 +24,11 @@ RADIOGRAPHS = ("CR", "DX", "XC")
 OUTLIER = "OUTLIER"
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """One release's tables and its unpacked DICOM files, at any depth."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "After the data-use agreement (https://tbportals.niaid.nih.gov/download-data) unpack one "
         "release into manual_dir: TB_Portals_CXRs_<Month>_<Year>.csv, "
@@ -44,7 +45,7 @@ class Builder(cxr_builder.CxrBuilder):
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         files = list(folders.files_below(manual_dir))
         films = folders.unique((p for p in files if p.suffix.lower() == ".dcm"), key_of)
-        table = tables.Table(self._find(manual_dir, files, FILMS))
+        table = csv_table.Table(self._find(manual_dir, files, FILMS))
         if URL not in table.columns:
             raise BuildError(
                 f"{table.path} has no column {URL!r}, which is how the releases of 2023 to 2026 "
@@ -53,7 +54,7 @@ class Builder(cxr_builder.CxrBuilder):
         merged = cases.RESISTANCE in table.columns
         by_condition: Mapping[tuple[str, str], Case] = {}
         if not merged:
-            by_condition = cases.read_cases(tables.Table(self._find(manual_dir, files, CASES)))
+            by_condition = cases.read_cases(csv_table.Table(self._find(manual_dir, files, CASES)))
         film_views = self._read_views(films)
         of_case = (cases.RESISTANCE, "gender", "age_of_onset")
         read = cases.ColumnReader(table, NEEDED, (*OPTIONAL, *of_case))
@@ -110,8 +111,8 @@ class Builder(cxr_builder.CxrBuilder):
 
     def _read_views(self, films: Mapping[str, Path]) -> dict[str, str]:
         """Key -> view. No table has it, so every film's header is read."""
-        tags = reading.parallel_map(dicom.read_tags, films.items(), self.settings.num_workers)
-        return {key: views.standard(tag.view) for key, tag in tags if tag is not None}
+        tags = parallel.parallel_map(dicom.read_tags, films.items(), self.settings.num_workers)
+        return {key: projections.standard(tag.view) for key, tag in tags if tag is not None}
 
 
 def plain_name(path: Path) -> str:

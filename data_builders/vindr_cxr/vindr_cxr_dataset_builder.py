@@ -9,9 +9,10 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, dicom, folders, reading, splits, tables
-from data_builders.boxes import BoxRow
-from data_builders.records import BuildError, Record, Skipped
+from cxr_jax.io import dicom
+from data_builders.base import builder, csv_table, folders, parallel, splits
+from data_builders.base.boxes import BoxRow
+from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.vindr_cxr import vindr_tables
 from data_builders.vindr_cxr.vindr_tables import NO_FINDING, Labelled
 
@@ -71,11 +72,11 @@ KAGGLE = "train.csv"
 PICTURES = (".png", ".jpg", ".jpeg")
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """PhysioNet's folder, or Kaggle's VinBigData, whose test films have no labels."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "With PhysioNet's credentials download vindr-cxr 1.0.0, so that manual_dir holds "
         "annotations/, train/*.dicom and test/*.dicom; or put there train.csv and train/ of "
@@ -130,7 +131,7 @@ class Builder(cxr_builder.CxrBuilder):
         films = folders.by_stem(root / part, suffixes)
         by_image = group(readings, NUM_READERS if part == "train" else 1)
         present = [(image, films[image]) for image in by_image if image in films]
-        headers = dict(reading.parallel_map(dicom.read_tags, present, self.settings.num_workers))
+        headers = dict(parallel.parallel_map(dicom.read_tags, present, self.settings.num_workers))
         for image, said in by_image.items():
             if kaggle:
                 split = splits.by_patient(image)
@@ -184,7 +185,7 @@ def kaggle_readings(path: Path) -> Iterator[Labelled]:
     Raises:
       BuildError: an unknown class, or a reader who found something and nothing in one image.
     """
-    table = tables.Table(path)
+    table = csv_table.Table(path)
     columns = ("image_id", "rad_id", "class_name")
     at = [table.index(column) for column in columns]
     found: dict[tuple[str, str], set[str]] = defaultdict(set)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_builders import boxes, dicom, tables
-from data_builders.boxes import BoxRow
-from data_builders.records import Box, BuildError, Skipped
+from cxr_jax.io import dicom
+from data_builders.base import boxes, csv_table
+from data_builders.base.boxes import BoxRow
+from data_builders.base.records import Box, BuildError, Skipped
 
 NO_FINDING = "No finding"
 SUFFIXES = (".dicom", ".dcm")
@@ -37,13 +38,13 @@ def read_labels(path: Path, names: Sequence[str], reader_column: str = "") -> It
     Raises:
       BuildError: a missing column, or a label that is neither 1 nor 0.
     """
-    table = tables.Table(path)
+    table = csv_table.Table(path)
     others = [spelling for spelling in SPELLINGS if spelling in table.columns]
     columns = [others[0] if name in SPELLINGS and others else name for name in names]
     at = [table.index(column) for column in columns]
     image, reader = table.index("image_id"), table.index(reader_column or "image_id")
     for row in table.rows(["image_id", *([reader_column] if reader_column else []), *columns]):
-        labels = tables.flags(names, [row.fields[i] for i in at], row.where)
+        labels = csv_table.flags(names, [row.fields[i] for i in at], row.where)
         who = row.fields[reader] if reader_column else ""
         yield Labelled(row.fields[image], who, labels, row.where)
 
@@ -65,7 +66,7 @@ def read_places(
     """
     if path is None:
         return {}
-    table = tables.Table(path)
+    table = csv_table.Table(path)
     columns = ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max")
     at = [table.index(column) for column in columns]
     at_reader = table.index(reader_column) if reader_column else None
@@ -78,7 +79,7 @@ def read_places(
             continue
         if name == NO_FINDING:
             raise BuildError(f"{row.where}: {NO_FINDING!r} has a box. Restore the owner's file.")
-        numbers = [tables.number(corner) for corner in corners]
+        numbers = [csv_table.number(corner) for corner in corners]
         if None in numbers or not math.isfinite(sum(numbers)):
             raise BuildError(f"{row.where}: the box's corners are no numbers.")
         x0, y0, x1, y1 = numbers

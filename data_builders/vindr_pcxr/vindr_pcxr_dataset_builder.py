@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, dicom, folders, reading, splits, views
-from data_builders.boxes import BoxRow
-from data_builders.records import Record, Skipped
+from cxr_jax.io import dicom, projections
+from data_builders.base import builder, folders, parallel, splits
+from data_builders.base.boxes import BoxRow
+from data_builders.base.records import Record, Skipped
 from data_builders.vindr_cxr import vindr_tables
 from data_builders.vindr_cxr.vindr_tables import NO_FINDING, Labelled
 
@@ -37,11 +38,11 @@ VALIDATION_SHARE = 0.1
 VIEW = "PA"
 
 
-class Builder(cxr_builder.CxrBuilder):
+class Builder(builder.CxrBuilder):
     """PhysioNet's folder; one reader an image."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = cxr_builder.resolution_configs()
+    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Sign the agreement of PhysioNet's vindr-pcxr 1.0.0 and download it, so that manual_dir "
         "holds image_labels_train.csv, image_labels_test.csv, annotations_train.csv, "
@@ -75,7 +76,7 @@ class Builder(cxr_builder.CxrBuilder):
             films = folders.by_stem(root / part, vindr_tables.SUFFIXES)
             present = [(row.image, films[row.image]) for row in rows if row.image in films]
             headers = dict(
-                reading.parallel_map(dicom.read_tags, present, self.settings.num_workers)
+                parallel.parallel_map(dicom.read_tags, present, self.settings.num_workers)
             )
             for row in rows:
                 carved = splits.carve_validation(row.image, VALIDATION_SHARE)
@@ -86,7 +87,7 @@ class Builder(cxr_builder.CxrBuilder):
                     patient_id=row.image,
                     film=films.get(row.image, root / part / f"{row.image}.dicom"),
                     labels=row.labels,
-                    view=views.standard(tags.view) or VIEW,
+                    view=projections.standard(tags.view) or VIEW,
                     sex=tags.sex,
                     age=tags.age,
                     boxes=vindr_tables.boxes_on(tags, places.get(row.image, ())),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxr_jax.data.boxed import load_boxes
+from cxr_jax.data.boxes import load_boxes
 from cxr_jax.data.source import load_source
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from cxr_jax.data import exposure, pipeline
+from cxr_jax.data import exposure, loader, seen_images
 from cxr_jax.data.source import load_source
-from data_builders import cxr_builder, ledger
-from data_builders.records import Record
+from data_builders.base import builder as cxr_builder
+from data_builders.base.records import Record
 from tests.fakes.pictures import film
 
 
@@ -84,15 +84,15 @@ def test_ledger_rows_are_the_examples(data, split):
 
 def test_seen_is_what_the_pipeline_gave(data):
     source = open_films(data, "train")
-    first = pipeline.batches(source, 6, 32, seed=3)
+    first = loader.batches(source, 6, 32, seed=3)
     pictures = np.concatenate([next(first)["image"] for _ in range(2)])
     seen = exposure.seen(source, 12, seed=3)
     assert len(seen.row) == 12
-    stored = next(iter(pipeline.batches(source, 30, 32, seed=0)))["image"]  # any order: all films
+    stored = next(iter(loader.batches(source, 30, 32, seed=0)))["image"]  # any order: all films
     by_row = {}
     for row in range(len(source)):
         one = source.choose(np.array([row]))
-        by_row[row] = next(pipeline.batches(one, 1, 32, seed=0))["image"][0]
+        by_row[row] = next(loader.batches(one, 1, 32, seed=0))["image"][0]
     assert len(stored) == len(by_row)
     given = {row for row, film_ in by_row.items() if (pictures == film_).all((1, 2, 3)).any()}
     assert given == set(seen.row.tolist())
@@ -101,13 +101,13 @@ def test_seen_is_what_the_pipeline_gave(data):
 
 def test_patients_and_looks_are_found(data):
     films = exposure.of_source(open_films(data, "train+test"))
-    copies = ledger.read(open_films(data, "train", "copies").folder)
+    copies = seen_images.read(open_films(data, "train", "copies").folder)
     found = exposure.compare(films, copies)
     # Films 30 to 39 are in both, of patients 15 to 19.
     names = np.array(ids(open_films(data, "train+test").records))
     shared = {f"p{seed}" for seed in range(30, 40)}
     assert set(names[found.patient]) == shared and set(names[found.film]) == shared
-    strangers = ledger.read(open_films(data, "train", "strangers").folder)
+    strangers = seen_images.read(open_films(data, "train", "strangers").folder)
     found = exposure.compare(films, strangers)
     assert not found.patient.any() and found.film.all()
     nobody = strangers._replace(patient=np.full(len(strangers.row), ""))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cxr_jax.data.fractions import patient_subset
+from cxr_jax.data.splits import patient_subset
 
 _PATIENTS = [f"p{i // 3}" for i in range(600)]  # 200 patients of 3 films
 

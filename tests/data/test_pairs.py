@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxr_jax.data import exposure, images, order, pairs, pipeline
+from cxr_jax.data import exposure, images, loader, order, pairs
 from cxr_jax.data.source import load_source
 from tests.fakes import studies
 
@@ -78,9 +78,9 @@ def test_a_dataset_without_studies_of_two_films_is_refused(data_dir):
 
 def test_batches_hold_the_films_of_their_pairs(source):
     numbers, partners = numbers_of(source), pairs.find_partners(source, "study")
-    batches = pipeline.batches(source, 6, 32, 4, partners=partners)
-    row_batches = pipeline.row_batches(source, 6, 4, partners=partners)
-    plain = pipeline.batches(source, 6, 32, 4)
+    batches = loader.batches(source, 6, 32, 4, partners=partners)
+    row_batches = loader.row_batches(source, 6, 4, partners=partners)
+    plain = loader.batches(source, 6, 32, 4)
     for batch, rows in ((next(batches), next(row_batches)) for _ in range(4)):
         np.testing.assert_array_equal(batch["image"], next(plain)["image"])
         for name in ("image", "pair"):
@@ -92,11 +92,11 @@ def test_batches_hold_the_films_of_their_pairs(source):
 
 def test_blocks_joined_are_the_batch_also_from_where_another_number_stood(source):
     partners = pairs.find_partners(source, "study")
-    whole = pipeline.row_batches(source, 6, 4, partners=partners)
+    whole = loader.row_batches(source, 6, 4, partners=partners)
     for _ in range(5):
         next(whole)
     state = json.loads(json.dumps(whole.get_state()))
-    halves = [pipeline.row_batches(source, 6, 4, block, 2, partners) for block in range(2)]
+    halves = [loader.row_batches(source, 6, 4, block, 2, partners) for block in range(2)]
     for half in halves:
         half.set_state(state)
     for _ in range(4):
@@ -107,7 +107,7 @@ def test_blocks_joined_are_the_batch_also_from_where_another_number_stood(source
 
 
 def test_partners_count_as_seen(source):
-    rows = next(pipeline.row_batches(source, 3, 4, partners=pairs.find_partners(source, "study")))
+    rows = next(loader.row_batches(source, 3, 4, partners=pairs.find_partners(source, "study")))
     seen = exposure.seen(source, 3, seed=4, paired="study")
     hashes = exposure.of_source(source).phash
     assert set(rows["pair"]) - set(rows["image"])  # else this would test nothing

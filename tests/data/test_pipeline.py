@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from cxr_jax.data import images, labelled, pairs, pipeline
+from cxr_jax.data import images, labelled, loader, pairs
 from cxr_jax.data.source import load_source
 
 
@@ -21,7 +21,7 @@ def _multiset(films: np.ndarray) -> list[bytes]:
 
 
 def test_an_epoch_holds_every_film_once_and_the_next_is_shuffled_anew(source):
-    batches = pipeline.batches(source, 12, 32, seed=0)
+    batches = loader.batches(source, 12, 32, seed=0)
     first, second = _take(batches, len(source) // 12), _take(batches, len(source) // 12)
     films = [
         images.decode_square(record["image"], 32) for record in map(_record(source), range(36))
@@ -36,16 +36,16 @@ def _record(source):
 
 
 def test_seed_decides_the_order(source):
-    same = [_take(pipeline.batches(source, 12, 32, seed=s), 2) for s in (3, 3, 4)]
+    same = [_take(loader.batches(source, 12, 32, seed=s), 2) for s in (3, 3, 4)]
     np.testing.assert_array_equal(same[0], same[1])
     assert not np.array_equal(same[0], same[2])
 
 
 @pytest.mark.parametrize("blocks", [2, 4])
 def test_blocks_joined_are_the_batch_and_have_one_state(source, blocks):
-    whole = pipeline.batches(source, 12, 32, seed=0)
+    whole = loader.batches(source, 12, 32, seed=0)
     parts = [
-        pipeline.batches(source, 12, 32, 0, block=block, blocks=blocks) for block in range(blocks)
+        loader.batches(source, 12, 32, 0, block=block, blocks=blocks) for block in range(blocks)
     ]
     for _ in range(4):  # more than an epoch
         joined = np.concatenate([next(part)["image"] for part in parts])
@@ -54,10 +54,10 @@ def test_blocks_joined_are_the_batch_and_have_one_state(source, blocks):
 
 
 def test_another_number_of_blocks_goes_on_where_one_stood(source):
-    one = pipeline.row_batches(source, 12, seed=0)
+    one = loader.row_batches(source, 12, seed=0)
     for _ in range(4):
         next(one)
-    halves = [pipeline.row_batches(source, 12, 0, block=block, blocks=2) for block in range(2)]
+    halves = [loader.row_batches(source, 12, 0, block=block, blocks=2) for block in range(2)]
     for half in halves:
         half.set_state(one.get_state())
     joined = np.concatenate([next(half)["image"] for half in halves])
@@ -65,11 +65,11 @@ def test_another_number_of_blocks_goes_on_where_one_stood(source):
 
 
 def test_state_puts_the_data_back_and_is_json(source):
-    batches = pipeline.batches(source, 12, 32, seed=0)
+    batches = loader.batches(source, 12, 32, seed=0)
     _take(batches, 2)
     state = json.loads(json.dumps(batches.get_state()))
     expected = _take(batches, 4)
-    fresh = pipeline.batches(source, 12, 32, seed=0)
+    fresh = loader.batches(source, 12, 32, seed=0)
     fresh.set_state(state)
     np.testing.assert_array_equal(_take(fresh, 4), expected)
 
@@ -79,10 +79,8 @@ def test_worker_processes_give_the_same_batches_and_blocks(source):
 
     flags.FLAGS.mark_as_parsed()
     partners = pairs.by_group([str(row // 3) for row in range(36)], ["1"] * 36)
-    threads = pipeline.batches(source, 12, 32, 0, partners=partners)
-    worker = pipeline.batches(
-        source, 12, 32, 0, num_workers=1, block=1, blocks=2, partners=partners
-    )
+    threads = loader.batches(source, 12, 32, 0, partners=partners)
+    worker = loader.batches(source, 12, 32, 0, num_workers=1, block=1, blocks=2, partners=partners)
     for expected, given in ((next(threads), next(worker)) for _ in range(3)):
         assert given.keys() == {"image", "pair", "paired"}
         for name in given:
@@ -91,7 +89,7 @@ def test_worker_processes_give_the_same_batches_and_blocks(source):
 
 def test_impossible_batches_are_refused(source):
     with pytest.raises(ValueError, match="batch_size=64 is larger than the 36 films"):
-        pipeline.batches(source, 64, 32, 0)
+        loader.batches(source, 64, 32, 0)
 
 
 def test_targets_travel_with_their_films_and_no_film_is_dropped(data_dir):
@@ -99,7 +97,7 @@ def test_targets_travel_with_their_films_and_no_film_is_dropped(data_dir):
     split = split.take(np.array([30, 2, 5, 17, 8, 11, 29]))
     split = split._replace(targets=np.arange(14, dtype=np.float32).reshape(7, 2))
     (films,) = labelled.image_batches(split, 7, 32)
-    batches = pipeline.labelled_batches(split, 3, 32, seed=0)
+    batches = loader.labelled_batches(split, 3, 32, seed=0)
     given = [next(batches) for _ in range(7)]  # three epochs in batches that run over their ends
     targets = np.concatenate([batch["target"] for batch in given])
     pictures = np.concatenate([batch["image"] for batch in given])
@@ -108,7 +106,7 @@ def test_targets_travel_with_their_films_and_no_film_is_dropped(data_dir):
     epochs = order.reshape(3, 7)
     assert (np.sort(epochs) == np.arange(7)).all()
     assert (epochs[0] != epochs[1]).any() and pictures.dtype == np.uint8
-    large = next(pipeline.labelled_batches(split, 8, 32, seed=0))  # more than the films there are
+    large = next(loader.labelled_batches(split, 8, 32, seed=0))  # more than the films there are
     assert large["image"].shape == (8, 32, 32, 1) and large["target"].shape == (8, 2)
     # An epoch and the first film of the next, in the order of the seed.
     np.testing.assert_array_equal(large["target"], targets[:8])
@@ -125,4 +123,4 @@ def test_a_damaged_film_is_named_by_its_place(source):
 
     damaged = type(source)(*source[:3], Damaged(), *source[4:])
     with pytest.raises(ValueError, match="phantom/tiny 'train': film 7 is damaged"):
-        pipeline.read_films(damaged, 32, True, np.arange(12))
+        loader.read_films(damaged, 32, True, np.arange(12))

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cxr_jax.data import order, pipeline, reports
+from cxr_jax.data import loader, order, reports
 from cxr_jax.data.source import load_source
 from tests.fakes import indiana_university
 from tests.fakes.dataset import build_layout
@@ -95,9 +95,9 @@ def test_every_film_comes_with_all_sentences_of_its_own_report_equally_often(ope
 
 def test_batches_hold_the_same_rows_whoever_makes_them_and_from_wherever(opened):
     source, made = opened
-    own, films = texts(source), pipeline.read_films(source, 32, False, np.arange(36))
-    whole = pipeline.batches(source, 12, 32, 5, reports=made)
-    rows = pipeline.row_batches(source, 12, 5, reports=made)
+    own, films = texts(source), loader.read_films(source, 32, False, np.arange(36))
+    whole = loader.batches(source, 12, 32, 5, reports=made)
+    rows = loader.row_batches(source, 12, 5, reports=made)
     for _ in range(4):
         batch, places = next(whole), next(rows)
         assert batch.keys() == {"image", "tokens", "mask"}
@@ -106,7 +106,7 @@ def test_batches_hold_the_same_rows_whoever_makes_them_and_from_wherever(opened)
         for name in ("tokens", "mask"):
             np.testing.assert_array_equal(batch[name], places[name])
     state = json.loads(json.dumps(rows.get_state()))
-    halves = [pipeline.row_batches(source, 12, 5, block, 2, reports=made) for block in range(2)]
+    halves = [loader.row_batches(source, 12, 5, block, 2, reports=made) for block in range(2)]
     for half in halves:
         half.set_state(state)
     expected, parts = next(whole), [next(half) for half in halves]

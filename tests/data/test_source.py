@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from cxr_jax.data import seen_images
 from cxr_jax.data.source import find_folder, fingerprint, load_source
-from data_builders import ledger
 
 
 def test_examples_equal_those_that_tfds_reads(data_dir):
@@ -102,7 +102,7 @@ def test_a_copy_has_the_same_fingerprint_and_other_films_another(data_dir, tmp_p
         for folder in (data_dir, tmp_path / "copy")
     )
     assert fingerprint(copy) == fingerprint(whole)
-    (table,) = copy.folder.glob(ledger.FILE)
+    (table,) = copy.folder.glob(seen_images.FILE)
     table.write_bytes(table.read_bytes() + b" ")
     others = [
         copy,

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data_builders import build
-from data_builders.records import BuildError
+from data_builders.base.records import BuildError
 from tests.fakes import nih_chestxray14
 from tests.fakes.dataset import build_and_read
 
@@ -17,7 +17,7 @@ def files(folder):
 def test_beam_writes_what_one_machine_writes(tmp_path, monkeypatch):
     pytest.importorskip("apache_beam")
     # Eight films a shard, so that there are shards to share out.
-    monkeypatch.setattr("data_builders.shards.SHARD_BYTES", 8 * 0.5 * 256**2)
+    monkeypatch.setattr("data_builders.base.write.SHARD_BYTES", 8 * 0.5 * 256**2)
     raw = tmp_path / "raw"
     raw.mkdir()
     nih_chestxray14.write(raw)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from data_builders import boxes
-from data_builders.boxes import BoxRow
-from data_builders.records import Box, BuildError, Skipped
+from data_builders.base import boxes
+from data_builders.base.boxes import BoxRow
+from data_builders.base.records import Box, BuildError, Skipped
 
 CORNERS = (1.0, 2.0, 3.0, 4.0)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_builders import splits as split_rule
+from data_builders.base import splits as split_rule
 from tests.fakes import brax as fake
 from tests.fakes.dataset import (
     assert_build_stops,

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from tensorflow_datasets.core import dataset_metadata
 
-from data_builders import build, summary
-from data_builders.records import AlreadyBuilt, BuildError
+from data_builders import build
+from data_builders.base import summary
+from data_builders.base.records import AlreadyBuilt, BuildError
 from tests.fakes import image_folder, nih_chestxray14
 from tests.fakes.dataset import read
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from data_builders import build, claim, summary
-from data_builders.records import AlreadyBuilt
+from data_builders import build
+from data_builders.base import build_lock, summary
+from data_builders.base.records import AlreadyBuilt
 from tests.fakes.dataset import read
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +56,7 @@ def test_a_killed_build_leaves_no_dataset_and_the_next_one_clears_up(tmp_path):
     assert [p.name for p in parent.iterdir() if p.name == "1.1.0"] == []
     assert list(parent.glob("incomplete.*"))
     place = parent / "1.1.0"
-    with claim.locked(place), claim.claimed(place, overwrite=False):
+    with build_lock.locked(place), build_lock.claimed(place, overwrite=False):
         assert list(parent.iterdir()) == []
 
 
@@ -104,7 +105,7 @@ def test_an_unfinished_folder_does_not_cost_the_whole_one_beside_it(tmp_path):
 
 @contextlib.contextmanager
 def locked_and_claimed(folder):
-    with claim.locked(folder), claim.claimed(folder, overwrite=False):
+    with build_lock.locked(folder), build_lock.claimed(folder, overwrite=False):
         yield
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_builders import cxr_builder, reading, shards
-from data_builders.film_error import FilmError
-from data_builders.records import BuildError, Record, Skipped
+from cxr_jax.io.image_error import FilmError
+from data_builders.base import builder as cxr_builder
+from data_builders.base import parallel, write
+from data_builders.base.records import BuildError, Record, Skipped
 from tests.fakes.dataset import by_image, read
 from tests.fakes.pictures import film
 
@@ -66,7 +67,7 @@ def check(splits, missing=()):
 
 
 def test_shards_hold_every_film_once(prepare, monkeypatch):
-    monkeypatch.setattr(shards, "SHARD_BYTES", 1_000_000)
+    monkeypatch.setattr(write, "SHARD_BYTES", 1_000_000)
     builder = prepare()
     files = sorted(p.name for p in builder.data_path.glob("*train.array_record*"))
     assert len(files) == 5 and files[-1].endswith("-of-00005")
@@ -162,16 +163,16 @@ def test_workers_keep_order_and_memory_bounded():
             taken.append(number)
             yield f"tag{number}", number
 
-    results = reading.parallel_map(abs, items(), num_workers=2)
+    results = parallel.parallel_map(abs, items(), num_workers=2)
     first = next(results)
-    assert len(taken) <= 2 * 4 * reading.CHUNK
+    assert len(taken) <= 2 * 4 * parallel.CHUNK
     rest = list(results)
     assert [first, *rest] == [(f"tag{number}", number) for number in range(500)]
 
 
 def test_a_worker_that_dies_is_one_clear_message():
     with pytest.raises(BuildError, match=r"process that reads films died.*one of: 7"):
-        list(reading.parallel_map(_die, [("tag", 7)], num_workers=1))
+        list(parallel.parallel_map(_die, [("tag", 7)], num_workers=1))
 
 
 def _die(status: int) -> None:

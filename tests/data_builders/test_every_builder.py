@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cxr_jax.data import labelled, tasks
-from data_builders import build, counts, ledger
+from cxr_jax.data import labelled, seen_images, tasks
+from data_builders import build
+from data_builders.base import counts
 from tests.fakes import every
 from tests.fakes.dataset import build_and_read, read
 
@@ -97,14 +98,14 @@ def test_the_owners_counts_can_be_compared(built):
 
 def test_ledger_rows_are_the_examples_in_order(built):
     *_, folder, _, _ = built
-    rows = ledger.read(folder)
+    rows = seen_images.read(folder)
     for split, examples in read(folder).items():
         of = rows.take(rows.split == split)
         assert list(of.row) == list(range(len(examples)))
         assert [f"{value:016x}" for value in of.phash] == [e["phash"] for e in examples]
         for example, patient in zip(examples, of.patient):
             assert patient != example["patient_id"] and len(patient) in (0, 16)  # a hash
-    assert pq.read_schema(folder / ledger.FILE).names == [
+    assert pq.read_schema(folder / seen_images.FILE).names == [
         *("dataset", "split", "row", "patient", "phash")
     ]
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from data_builders import build, cxr_builder, folders
-from data_builders.records import BuildError, Record
+from data_builders import build
+from data_builders.base import builder as cxr_builder
+from data_builders.base import folders
+from data_builders.base.records import BuildError, Record
 from tests.fakes import every
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_builders import dicom
+from cxr_jax.io import dicom
+from data_builders.base.records import BuildError
 from data_builders.build import check as check_raw
 from data_builders.image_folder.label_table import LabelTable
-from data_builders.records import BuildError
 from tests.fakes import image_folder as fake
 from tests.fakes.dataset import build_and_read, by_image
 from tests.fakes.pictures import film

@@ -5,9 +5,9 @@ import gzip
 import numpy as np
 import pytest
 
-from data_builders import splits as split_rule
+from data_builders.base import splits as split_rule
+from data_builders.base.records import BuildError
 from data_builders.indiana_university import reports
-from data_builders.records import BuildError
 from tests.fakes import indiana_university as fake
 from tests.fakes.dataset import (
     assert_build_stops,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from data_builders import splits as split_rule
-from data_builders.film_error import FilmError
-from data_builders.jsrt.img_film import ImgFilm
+from cxr_jax.io.image_error import FilmError
+from data_builders.base import splits as split_rule
+from data_builders.jsrt.img_image import ImgFilm
 from tests.fakes import jsrt as fake
 from tests.fakes.dataset import (
     assert_build_stops,

@@ -9,8 +9,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from data_builders import cxr_builder, ledger, overlap
-from data_builders.records import Record
+from cxr_jax.data import seen_images
+from data_builders import overlap
+from data_builders.base import builder as cxr_builder
+from data_builders.base.records import Record
 from tests.fakes.pictures import film
 
 
@@ -98,7 +100,7 @@ def test_hash_distances_agree_with_counting_bits():
     a = rng.integers(0, 2**64, 50, dtype=np.uint64)
     flips = [np.uint64(0), np.uint64(1), np.uint64(3 << 40), np.uint64(7 << 50)]
     b = np.array([value ^ flip for value in a[:10] for flip in flips], np.uint64)
-    found = ledger.close_hashes(a, b, 2)
+    found = seen_images.close_hashes(a, b, 2)
     expected = {
         (i, j, bin(int(x) ^ int(y)).count("1"))
         for i, x in enumerate(a)
@@ -106,22 +108,22 @@ def test_hash_distances_agree_with_counting_bits():
         if bin(int(x) ^ int(y)).count("1") <= 2
     }
     assert set(zip(*(column.tolist() for column in found[:3]))) == expected
-    within = ledger.close_hashes(b, b, 2, within=True)
+    within = seen_images.close_hashes(b, b, 2, within=True)
     assert (within.a < within.b).all() and len(within.a) == 10 * 2  # of each four, two pairs
 
 
 def test_a_workdirs_ledger_can_be_compared(data, tmp_path, capsys):
     workdir = tmp_path / "run"
     workdir.mkdir()
-    ledger.write(workdir / ledger.FILE, ledger.read(data / "one/256/1.0.0"))
+    seen_images.write(workdir / seen_images.FILE, seen_images.read(data / "one/256/1.0.0"))
     status, rows = run(data, tmp_path / "out", str(workdir), "two")
     assert status == 0 and "Only hashes" in capsys.readouterr().out
     assert {row["image_id_a"] for row in rows} <= {""}
-    assert all(int(row["bits"]) <= ledger.MAX_DISTANCE for row in rows)
+    assert all(int(row["bits"]) <= seen_images.MAX_DISTANCE for row in rows)
 
 
 def test_a_dataset_without_a_ledger_or_that_is_not_built_is_refused(data, tmp_path, capsys):
     assert overlap.main(["three", "one", f"--data_dir={data}"]) == 1
     assert "'three' is not built" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="build the dataset again"):
-        ledger.read(tmp_path)
+        seen_images.read(tmp_path)

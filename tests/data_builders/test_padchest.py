@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_builders import splits as split_rule
+from data_builders.base import splits as split_rule
 from data_builders.padchest.label_lists import LABEL_NAMES
 from tests.fakes import padchest as fake
 from tests.fakes.dataset import (

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from data_builders.phantom import drawing, findings
 from data_builders.phantom.anatomy import Anatomy
-from data_builders.phantom.film import Film
+from data_builders.phantom.exposure import Film
 
 SIZE = 96
 

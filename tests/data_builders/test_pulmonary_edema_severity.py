@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from data_builders.records import BuildError
+from data_builders.base.records import BuildError
 from tests.fakes import mimic_cxr
 from tests.fakes import pulmonary_edema_severity as fake
 from tests.fakes.dataset import Built, build_beside, edit, patients_of, row_of, skipped_of

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from PIL.ExifTags import Base
 
-from data_builders import splits as split_rule
+from data_builders.base import splits as split_rule
 from data_builders.ranzcr_clip import lines
 from tests.fakes import ranzcr_clip as fake
 from tests.fakes.dataset import (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_builders.records import BuildError
+from data_builders.base.records import BuildError
 from tests.fakes import mimic_cxr, pulmonary_edema_severity
 from tests.fakes import reflacx as fake
 from tests.fakes.dataset import (

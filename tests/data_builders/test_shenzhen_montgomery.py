@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_builders import splits as split_rule
+from data_builders.base import splits as split_rule
 from data_builders.shenzhen_montgomery.shenzhen_montgomery_dataset_builder import parse_reading
 from tests.fakes import shenzhen_montgomery as fake
 from tests.fakes.dataset import assert_build_stops, assert_reasons, build_layout, skipped_of

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data_builders import dicom
-from data_builders import splits as split_rule
+from cxr_jax.io import dicom
+from data_builders.base import splits as split_rule
 from data_builders.siim_acr_pneumothorax import rle
 from tests.fakes import siim_acr_pneumothorax as fake
 from tests.fakes.dataset import (

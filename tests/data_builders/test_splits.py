@@ -4,7 +4,7 @@ import collections
 
 import pytest
 
-from data_builders import splits
+from data_builders.base import splits
 
 GOLDEN = 0xCB1AC7AEFBCBD748
 

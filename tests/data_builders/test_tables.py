@@ -4,8 +4,8 @@ import gzip
 
 import pytest
 
-from data_builders.records import BuildError
-from data_builders.tables import Table
+from data_builders.base.csv_table import Table
+from data_builders.base.records import BuildError
 
 
 def read(path, needed=("image", "view", "label"), **options):

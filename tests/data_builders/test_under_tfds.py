@@ -13,7 +13,8 @@ pytest.importorskip("tensorflow")
 
 import tensorflow_datasets as tfds
 
-from data_builders import build, cxr_builder
+from data_builders import build
+from data_builders.base import builder as cxr_builder
 from tests.fakes import every
 from tests.fakes.dataset import build_and_read
 

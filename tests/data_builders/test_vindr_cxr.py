@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from data_builders import splits as split_rule
+from data_builders.base import splits as split_rule
 from tests.fakes import vindr_cxr as fake
 from tests.fakes.dataset import (
     assert_build_stops,

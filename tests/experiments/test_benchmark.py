@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from configs import benchmark as config_file
-from cxr_jax.evaluate.predictions import read_parquet
 from cxr_jax.experiments import benchmark, benchmark_grid, pretrain, transfer
+from cxr_jax.transfer.predictions import read_parquet
 
 
 @pytest.fixture

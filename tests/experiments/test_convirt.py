@@ -9,10 +9,10 @@ import pytest
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from cxr_jax import sharding, training
 from cxr_jax.data import reports, tokenizer
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import feed, pretrain, provenance, reproduce
+from cxr_jax.training import sharding, step
 from tests.fakes import bert_file
 
 pytest.importorskip("tokenizers")
@@ -78,9 +78,9 @@ def test_full_size_recipes_have_a_state(preset):
     config = importlib.import_module("configs.convirt").get_config(preset)
     if not preset:
         with pytest.raises(ValueError, match="name a file of BERT's there"):
-            training.prepare(config, 200_000)
+            step.prepare(config, 200_000)
         config.objective.text.weights = "bert.safetensors"
-    made = training.prepare(config, 200_000)
+    made = step.prepare(config, 200_000)
     state, batch = made.shapes(config)
     assert batch["tokens"].shape == (config.batch_size, 64)
     text = jax.tree.leaves((state.params["text"], state.aux["frozen_text"]))

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_jax import sharding
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import feed
+from cxr_jax.training import sharding
 
 
 def opened(config, data_dir, cache):

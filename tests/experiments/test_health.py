@@ -11,12 +11,13 @@ import numpy as np
 import optax
 import pytest
 
-from cxr_jax import objectives, train_state
+from cxr_jax import objectives
 from cxr_jax.data import order
 from cxr_jax.data.pairs import find_partners
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import health
-from cxr_jax.writer import NoWriter, Writer
+from cxr_jax.training import state
+from cxr_jax.training.log import NoWriter, Writer
 
 _HEALTHY = {"embedding_std": 1.0, "effective_rank": 9.0}
 
@@ -153,12 +154,10 @@ def test_a_skipped_step_leaves_the_state_as_it_was_and_another_is_not_touched():
     optimizer = optax.adamw(0.1)
     batch = jnp.arange(12.0).reshape(4, 3)
     plain, skipping = (
-        jax.jit(
-            train_state.make_train_step(objective, optimizer, lambda step: 0.1, skip_nonfinite=skip)
-        )
+        jax.jit(state.make_train_step(objective, optimizer, lambda step: 0.1, skip_nonfinite=skip))
         for skip in (False, True)
     )
-    start = train_state.create(objective, optimizer, batch, 0)
+    start = state.create(objective, optimizer, batch, 0)
     after, _ = skipping(start, batch)
     jax.tree.map(np.testing.assert_array_equal, after, plain(start, batch)[0])
     skipped, metrics = skipping(after, batch.at[2, 1].set(jnp.nan))

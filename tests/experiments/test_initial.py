@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 
 from cxr_jax import objectives, weights
-from cxr_jax.data import exposure
+from cxr_jax.data import exposure, seen_images
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import account, initial, pretrain, provenance
 from cxr_jax.experiments.workdir import as_json
 from cxr_jax.models import resnet
-from cxr_jax.train_state import TrainState
+from cxr_jax.training.state import TrainState
 from cxr_jax.weights.encoder import features, random_encoder
 from cxr_jax.weights.export import write_folder
-from cxr_jax.weights.formats import safetensors
-from data_builders import ledger
+from cxr_jax.weights.exporters import safetensors
 from tests.fakes.bars import MICRO
 
 QUICKLY = {"xla_backend_optimization_level": 0}  # to compile
@@ -91,7 +90,7 @@ def test_it_is_loaded_once_and_the_ledger_holds_what_the_start_had_seen(
     config.init, config.data.split = str(first), "train[20:36]"
     config.num_train_steps, config.checkpoint_every_steps = 2, 1
     pretrain.train(config, second, stop_after=1)
-    kept = (second / ledger.FILE).read_bytes()
+    kept = (second / seen_images.FILE).read_bytes()
     first.rename(tmp_path / "gone")
     assert int(pretrain.train(config, second).step) == 2
     again = weights.load(str(second))
@@ -106,15 +105,15 @@ def test_it_is_loaded_once_and_the_ledger_holds_what_the_start_had_seen(
         config.init: provenance.mark_weights(weights.load(str(tmp_path / "gone")))
     }
 
-    assert (second / ledger.FILE).read_bytes() == kept
-    rows = sorted(ledger.read(second).row.tolist())
+    assert (second / seen_images.FILE).read_bytes() == kept
+    rows = sorted(seen_images.read(second).row.tolist())
     assert rows == [*range(16), *range(20, 36)]
     source = load_source("phantom/tiny", str(data_dir), "train", fields=("image",))
     seen = exposure.of_encoder(f"workdir:{second}", source)
     assert seen.film[:16].all() and seen.film[20:].all()
     lines = account.exposure_lines({"runs/b": seen}, np.arange(36), "phantom")[1]
     assert lines[1] == "runs/b started from safetensors:file; what that had seen is not known."
-    (second / ledger.FILE).unlink()  # as of a run before ledgers were kept
+    (second / seen_images.FILE).unlink()  # as of a run before ledgers were kept
     assert initial.seen_before(f"workdir:{second}") == (None, "workdir:second")
 
 

@@ -3,8 +3,8 @@ import pytest
 
 from configs import common
 from cxr_jax.data.labelled import load_split
-from cxr_jax.evaluate.protocol import Splits
 from cxr_jax.experiments import inputs
+from cxr_jax.transfer._protocol import Splits
 
 
 def test_a_patient_in_train_and_test_is_refused_and_the_films_named(data_dir):

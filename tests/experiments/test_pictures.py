@@ -8,8 +8,8 @@ import pytest
 
 from configs import benchmark as benchmark_config
 from configs import common
-from cxr_jax.evaluate.predictions import read_parquet
 from cxr_jax.experiments import benchmark, inputs, pictures, transfer
+from cxr_jax.transfer.predictions import read_parquet
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ import ml_collections
 import numpy as np
 import pytest
 
-from cxr_jax import objectives, optim, train_state, weights
+from cxr_jax import objectives, weights
 from cxr_jax.experiments import pretrain
 from cxr_jax.experiments.workdir import as_json, open_workdir
+from cxr_jax.training import optim
+from cxr_jax.training import state as train_state
 
 _ROOT = Path(__file__).parents[2]
 

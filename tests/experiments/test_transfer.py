@@ -9,11 +9,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from configs import common
-from cxr_jax.evaluate.predictions import read_parquet
 from cxr_jax.experiments import features, inputs, pretrain, transfer
+from cxr_jax.transfer.predictions import read_parquet
 from cxr_jax.weights.encoder import random_encoder
 from cxr_jax.weights.export import write_folder
-from cxr_jax.weights.formats import timm
+from cxr_jax.weights.exporters import timm
 from tests.fakes import image_folder
 from tests.fakes.dataset import build_and_read
 from tests.fakes.pictures import film

@@ -12,7 +12,7 @@ from PIL import Image
 from cxr_jax.data.labelled import LabelledSplit
 from cxr_jax.data.labels import Task
 from cxr_jax.data.source import Source
-from cxr_jax.evaluate.protocol import Splits
+from cxr_jax.transfer._protocol import Splits
 from cxr_jax.weights.encoder import Encoder, random_encoder
 
 MICRO = {"stage_sizes": (1,), "widths": (6,), "stem_kernel": 3, "max_pool": False}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cxr_jax.evaluate import film_table
-from cxr_jax.evaluate.film_table import FilmTable
-from cxr_jax.evaluate.predictions import Predictions, write_parquet
+from cxr_jax.transfer import image_table
+from cxr_jax.transfer.image_table import FilmTable
+from cxr_jax.transfer.predictions import Predictions, write_parquet
 
 ERROR = "ValueError: image 'secret-film-7' has no row for label 'Mass'\nsecond line"
 
@@ -72,7 +72,7 @@ def films(n: int = 80) -> FilmTable:
         np.where(np.arange(n) == 5, np.nan, 20.0 + np.arange(n) % 50).astype(np.float32),
         np.where(np.arange(n) == 6, "", np.where(np.arange(n) % 3 == 0, "AP", "PA")),
     )
-    return film_table.in_order(table, rng.permutation(table.image_id))
+    return image_table.in_order(table, rng.permutation(table.image_id))
 
 
 def write_films(
@@ -88,7 +88,7 @@ def write_films(
             names = [f"secret-film-{i}" for i in seen[cell["encoder"]]]
             flags = np.isin(table.image_id, names)
             table = table._replace(seen_film=flags, seen_patient=np.zeros(n, bool))
-        film_table.write_parquet(table, workdir / cell["folder"] / "films.parquet")
+        image_table.write_parquet(table, workdir / cell["folder"] / "films.parquet")
 
 
 def write_cells(workdir: Path, cells: Sequence[dict], reference: str = "imagenet") -> None:

@@ -19,7 +19,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_builders import build
-from data_builders.records import BuildError
+from data_builders.base.records import BuildError
 
 BoxFields = tuple[str, float, float, float, float]
 

@@ -10,9 +10,9 @@ from tests.faults.containers import png_chunk
 
 EXTRA_BYTES = 256 << 20
 MODULES = (
-    *("cxr_jax.data.images", "cxr_jax.weights.checkpoint_files", "data_builders.films"),
-    *("data_builders.tables", "data_builders.indiana_university.reports", "pydicom.pixels"),
-    *("data_builders.jsrt.img_film", "data_builders.medmnist_cxr.arrays", "tests.faults.readers"),
+    *("cxr_jax.data.images", "cxr_jax.weights.arrays", "cxr_jax.io.image_io"),
+    *("data_builders.base.csv_table", "data_builders.indiana_university.reports", "pydicom.pixels"),
+    *("data_builders.jsrt.img_image", "data_builders.medmnist_cxr.arrays", "tests.faults.readers"),
 )
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_builders import build, cxr_builder
+from data_builders import build
+from data_builders.base import builder as cxr_builder
 from tests.fakes import every, image_folder
 from tests.faults.canaries import ACCESSION, BIRTH, FREE, NAME
 

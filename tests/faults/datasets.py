@@ -88,7 +88,8 @@ def _damaged(rng: random.Random, name: str, files: dict[str, bytes]) -> tuple[by
 @functools.lru_cache(maxsize=1)
 def _sound(folder: Path) -> Sound:
     """Eight films of 32 pixels with labels, boxes and reports, in several record files a split."""
-    from data_builders import cxr_builder, shards
+    from data_builders.base import builder as cxr_builder
+    from data_builders.base import write as shards
     from data_builders.phantom import phantom_dataset_builder as phantom
 
     config = phantom.PhantomConfig(
@@ -117,23 +118,23 @@ def _sound(folder: Path) -> Sound:
 
 def _films(data_dir: Path, split: str) -> dict[str, Any]:
     """All that runs read of a split, by film."""
-    from cxr_jax.data import boxed, exposure, images
+    from cxr_jax.data import boxes as boxed
+    from cxr_jax.data import dataset_info, exposure, images, reader
     from cxr_jax.data.labelled import load_split
     from cxr_jax.data.source import load_source
-    from data_builders import built, built_info
 
     source = load_source("films", str(data_dir), split)
     records = [source.records[row] for row in range(len(source))]
     encoded = source.encoded(range(len(source)))
-    columns = built.read_columns(
-        built_info.open_built(source.folder),
+    columns = reader.read_columns(
+        dataset_info.open_built(source.folder),
         split,
         ("image_id", *(f"labels/{name}" for name in source.label_names)),
     )
     reports = None  # without them a run on reports is refused
     if "report" in source.fields:
-        builder = built_info.open_built(source.folder)
-        reports = built.read_columns(builder, split, ("report",))["report"]
+        builder = dataset_info.open_built(source.folder)
+        reports = reader.read_columns(builder, split, ("report",))["report"]
     labelled = load_split("films", str(data_dir), split)
     try:
         boxes = boxed.load_boxes("films", str(data_dir), split)

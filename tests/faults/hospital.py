@@ -14,7 +14,8 @@ import pytest
 import run
 from cxr_jax.report import __main__ as report
 from cxr_jax.weights import export
-from data_builders import build_command, overlap
+from data_builders import overlap
+from data_builders.base import build_command
 from tests.faults import canaries, planted
 from tests.faults.canaries import FREE, NAME, PATIENTS, SURNAME
 

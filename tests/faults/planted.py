@@ -9,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 
-from data_builders import splits
+from data_builders.base import splits
 from tests.fakes.dicom_files import write_dicom
 from tests.fakes.image_folder import write_rows
 from tests.fakes.pictures import film

@@ -35,14 +35,15 @@ class Kind(NamedTuple):
 
 def read_film(folder: Path, data: bytes, index: int, suffix: str) -> str:
     """A film as the builders read it, at its own size or shrunk."""
-    from data_builders import dicom, reading
+    from cxr_jax.io import dicom
+    from data_builders.base import parallel
 
     path = folder / f"film{suffix}"
     path.write_bytes(data)
     if dicom.is_dicom(path):
         dicom.read_tags(path)
-    film = reading.prepare_film(path, (None, 24, 64)[index % 3], ("jpeg", "png")[index % 2])
-    if isinstance(film, reading.Unreadable):
+    film = parallel.prepare_film(path, (None, 24, 64)[index % 3], ("jpeg", "png")[index % 2])
+    if isinstance(film, parallel.Unreadable):
         check_message(film.reason)
         return "listed"
     _check_stored(film.image)
@@ -63,13 +64,13 @@ def read_picture(folder: Path, data: bytes, index: int, suffix: str) -> str:
 
 
 def shape_of_film(path: Path) -> tuple[int, ...]:
-    from data_builders import films
+    from cxr_jax.io import image_io as films
 
     return films.read_film(path, shorter_side=256).shape
 
 
 def count_rows(path: Path) -> int:
-    from data_builders import tables
+    from data_builders.base import csv_table as tables
 
     return sum(1 for _ in tables.Table(path).rows(("image",)))
 
@@ -99,7 +100,7 @@ def read_report(folder: Path, data: bytes, index: int) -> str:
 
 def read_weights(folder: Path, data: bytes, index: int, suffix: str) -> str:
     """A file of weights as a dict of arrays; MedMNIST's .npz every second time as films."""
-    from cxr_jax.weights.checkpoint_files import read_arrays
+    from cxr_jax.weights.arrays import read_arrays
 
     path = folder / f"weights{suffix}"
     path.write_bytes(data)
@@ -162,7 +163,8 @@ def _layouts(folder: Path) -> tuple[Layout, ...]:
 
 def read_table(folder: Path, data: bytes, index: int) -> str:
     """A dataset's listing with one of its tables damaged; the bytes of the mutant are its seed."""
-    from data_builders import build, cxr_builder
+    from data_builders import build
+    from data_builders.base import builder as cxr_builder
 
     layouts = _layouts(folder)
     layout = layouts[index % len(layouts)]

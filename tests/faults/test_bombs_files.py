@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from cxr_jax.weights.checkpoint_files import read_arrays
+from cxr_jax.weights.arrays import read_arrays
 from data_builders.indiana_university import reports
 from data_builders.medmnist_cxr import arrays
 from tests.faults import readers, seeds

@@ -12,8 +12,8 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from cxr_jax.data import images
-from data_builders import dicom, films
-from data_builders.jsrt.img_film import ImgFilm
+from cxr_jax.io import dicom, image_io
+from data_builders.jsrt.img_image import ImgFilm
 from tests.fakes.dicom_files import write_dicom
 from tests.fakes.pictures import film
 from tests.faults import readers, seeds
@@ -45,13 +45,13 @@ def test_png(process, tmp_path, case):
     data, message = PNGS[case]
     assert len(data) < 300_000
     (tmp_path / "bomb.png").write_bytes(data)
-    assert_refused(process, message, films.read_film, tmp_path / "bomb.png")
+    assert_refused(process, message, image_io.read_film, tmp_path / "bomb.png")
 
 
 def test_a_colour_profile_that_unfolds_to_gigabytes_is_left_alone(process, tmp_path):
     profile = png_chunk(b"iCCP", b"profile\0\0" + zeros(70))
     (tmp_path / "bomb.png").write_bytes(png(16, 16, profile, pixels(SMALL)))
-    answer = process.ask(films.read_film, tmp_path / "bomb.png")
+    answer = process.ask(image_io.read_film, tmp_path / "bomb.png")
     assert answer.memory < 64 << 20
     assert answer.error == "" or "FilmError" in answer.error
 
@@ -78,7 +78,7 @@ JPEGS = {
 def test_jpeg(process, tmp_path, case):
     data, message = JPEGS[case]
     (tmp_path / "bomb.jpg").write_bytes(data)
-    assert_refused(process, message, films.read_film, tmp_path / "bomb.jpg")
+    assert_refused(process, message, image_io.read_film, tmp_path / "bomb.jpg")
 
 
 STORED = {
@@ -158,7 +158,7 @@ def test_dicom(process, tmp_path, case):
     dataset = pydicom.dcmread(path)
     change(dataset)
     dataset.save_as(path)
-    assert_refused(process, message, films.read_film, path)
+    assert_refused(process, message, image_io.read_film, path)
 
 
 LENGTHS = {
@@ -178,7 +178,7 @@ def test_dicom_elements_that_claim_gigabytes(process, tmp_path, case):
     write_dicom(path, film(0, 64, 64))
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"\xe0\x7f\x10\x00O")] + element + bytes(500))
-    assert_refused(process, message, films.read_film, path)
+    assert_refused(process, message, image_io.read_film, path)
     tags = process.ask(dicom.read_tags, path)
     assert tags.error == "" and tags.memory < 64 << 20
 
@@ -190,7 +190,7 @@ def test_a_deflated_dicom_file(process, tmp_path):
     raw = b"1.2.840.10008.1.2.1\0"
     meta = data[: data.index(raw)] + DeflatedExplicitVRLittleEndian.encode()
     path.write_bytes(meta + b"\0" * (len(meta) % 2) + zeros(70)[2:])
-    assert_refused(process, "DICOM", films.read_film, path)
+    assert_refused(process, "DICOM", image_io.read_film, path)
     assert process.ask(dicom.read_tags, path).memory < 64 << 20
 
 
@@ -204,7 +204,9 @@ def test_files_longer_than_any_film(process, tmp_path):
         with (tmp_path / name).open("wb") as file:
             file.write(start)
             file.truncate(1 << 33)  # sparse: it takes no disk
-        assert_refused(process, "8,589,934,592 bytes, more than", films.read_film, tmp_path / name)
+        assert_refused(
+            process, "8,589,934,592 bytes, more than", image_io.read_film, tmp_path / name
+        )
     assert_refused(process, "more than the 400,000,000", ImgFilm(tmp_path / "a.dcm"))
     for name in starts:
         (tmp_path / name).unlink()

@@ -9,8 +9,9 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_builders import build, skip_report, summary
-from data_builders.records import BuildError
+from data_builders import build
+from data_builders.base import skip_report, summary
+from data_builders.base.records import BuildError
 from tests.fakes.dataset import read_text, write_text
 from tests.faults import canaries
 from tests.faults.cells import Layout, filled, layouts, listing, places, plantings

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cxr_jax import intact, weights
+from cxr_jax import weights
+from cxr_jax.training import intact
 from tests.faults import disks, runs
 
 _BEFORE, _LAST = runs.KEPT

@@ -6,8 +6,8 @@ import gzip
 import pytest
 from PIL import Image
 
+from data_builders.base.records import BuildError
 from data_builders.image_folder.label_table import LabelTable
-from data_builders.records import BuildError
 from tests.fakes.dataset import build_beside, by_image
 from tests.fakes.pictures import film
 from tests.faults.limited import LimitedProcess

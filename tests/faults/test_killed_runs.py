@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from cxr_jax import intact
+from cxr_jax.training import intact
 from tests.faults import runs
 
 _UNFINISHED = "*.orbax-checkpoint-tmp*"

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_jax import checkpoint, weights
-from cxr_jax.train_state import TrainState
-from cxr_jax.weights.checkpoint_files import read_arrays
+from cxr_jax import weights
+from cxr_jax.training import checkpoint
+from cxr_jax.training.state import TrainState
+from cxr_jax.weights.arrays import read_arrays
 from cxr_jax.weights.encoder import random_encoder
 from data_builders.medmnist_cxr import arrays
 
@@ -57,7 +58,7 @@ ALLOWED = {
     # Only the names that tensors need are known to it (tests/weights/test_torch_zip.py).
     ("cxr_jax/weights/torch_zip.py", "pickle._Unpickler"),
     # A config is a program that the user names on the command line.
-    ("cxr_jax/config_file.py", "runpy.run_path"),
+    ("cxr_jax/config.py", "runpy.run_path"),
 }
 
 
@@ -181,7 +182,7 @@ import sys
 def watch(event, arguments):
     if event in ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"):
         print("RUN", event, arguments)
-import cxr_jax.weights.workdir, jax
+import cxr_jax.weights.importers.workdir, jax
 jax.devices()
 sys.addaudithook(watch)
 from cxr_jax import weights

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data_builders import build
-from data_builders.records import BuildError
+from data_builders.base.records import BuildError
 from tests.fakes import every, image_folder
 from tests.fakes.dataset import build_beside, by_image, edit, read_text, skipped_of
 from tests.fakes.pictures import film

@@ -16,8 +16,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cxr_jax.data import tokenizer
-from data_builders import films
-from data_builders.film_error import FilmError
+from cxr_jax.io import image_io
+from cxr_jax.io.image_error import FilmError
 from tests.fakes.dataset import read
 from tests.faults import canaries, hospital, planted
 from tests.faults.canaries import (
@@ -127,7 +127,7 @@ def test_errors_of_films_hold_no_tag(world):
     refused = 0
     for path in sorted((world.raw / "broken").iterdir()):
         try:
-            films.read_film(path, shorter_side=32)
+            image_io.read_film(path, shorter_side=32)
         except FilmError as error:
             refused += 1
             assert canaries.search(str(error).encode(), canaries.needles()) == set(), path

@@ -70,13 +70,13 @@ def _damaged(rng: random.Random, content: bytes, others: Sequence[bytes]) -> tup
 
 
 def _read(workdir: Path, kind: str, anew: bool) -> None:
-    from cxr_jax import config_file, weights
+    from cxr_jax import config, weights
+    from cxr_jax.data import seen_images
     from cxr_jax.experiments import provenance
-    from cxr_jax.report import film_section, origin
-    from cxr_jax.report.benchmark_cells import read_grid, read_group
-    from cxr_jax.weights.formats import Exported
+    from cxr_jax.report import origin, panels_section
+    from cxr_jax.report.benchmark.grid import read_grid, read_group
+    from cxr_jax.weights.exporters import Exported
     from cxr_jax.weights.model_card import model_card
-    from data_builders import ledger
 
     beside = workdir.parent
     match kind:
@@ -85,16 +85,16 @@ def _read(workdir: Path, kind: str, anew: bool) -> None:
             if (encoder.name, encoder.model) != ("simclr step 7", _MODEL):
                 raise Broken(f"an encoder {encoder.name!r}, {encoder.model}")
             model_card(encoder, Exported({}, {}, "", False), str(workdir), None, "")
-            ledger.read_unknown_start(workdir)
+            seen_images.read_unknown_start(workdir)
             provenance.read(workdir)
             origin.rows(workdir)
-            config_file.load_saved(workdir, beside, [])
-            if not anew and ledger.read(workdir).phash.tolist() != [1, 2, 3]:
+            config.load_saved(workdir, beside, [])
+            if not anew and seen_images.read(workdir).phash.tolist() != [1, 2, 3]:
                 raise Broken("a ledger of other films")
         case "scores":
             encoder = weights.Encoder("simclr step 7", _MODEL, {}, 16)
             model_card(encoder, Exported({}, {}, "", False), str(beside / "run"), workdir, "")
-            film_section._how_chosen(workdir)
+            panels_section._how_chosen(workdir)
         case "grid":
             grid = read_grid(workdir)
             for protocol in grid.protocols:
@@ -111,10 +111,10 @@ def _sound(folder: Path) -> dict[str, bytes]:
     import jax
     import jax.numpy as jnp
 
-    from cxr_jax import checkpoint
-    from cxr_jax.evaluate.predictions import write_parquet
-    from cxr_jax.train_state import TrainState
-    from data_builders import ledger
+    from cxr_jax.data import seen_images
+    from cxr_jax.training import checkpoint
+    from cxr_jax.training.state import TrainState
+    from cxr_jax.transfer.predictions import write_parquet
 
     root = folder / "workdirs"
     shutil.rmtree(root, ignore_errors=True)
@@ -127,7 +127,9 @@ def _sound(folder: Path) -> dict[str, bytes]:
     _write(run / "config.json", _CONFIG)
     texts = np.array(["phantom/tiny"] * 3), np.array(["train"] * 3)
     rows = np.arange(3), np.array(["a", "b", ""]), np.arange(1, 4).astype(np.uint64)
-    ledger.write(run / ledger.FILE, ledger.Ledger(*texts, *rows), unknown_start="hf:a/b")
+    seen_images.write(
+        run / seen_images.FILE, seen_images.Ledger(*texts, *rows), unknown_start="hf:a/b"
+    )
     _write(scores / "metrics.json", [_SCORE, _SCORE | {"label": "b", "auroc": None}])
     _write(scores / "comparisons.json", [_AGAINST])
     _write(scores / "config.json", _SCORED)
@@ -155,7 +157,7 @@ def _write(path: Path, value: Any) -> None:
 
 def predictions(seed: int) -> Any:
     """Eight films, two labels, one target missing."""
-    from cxr_jax.evaluate.predictions import Predictions
+    from cxr_jax.transfer.predictions import Predictions
 
     targets = np.tile(np.array([[0, 1], [1, 0]], np.float32), (4, 1))
     targets[3, 1] = np.nan
@@ -169,11 +171,11 @@ def parquets() -> list[bytes]:
     """A file of predictions, and one of films."""
     import tempfile
 
-    from cxr_jax.evaluate import film_table
-    from cxr_jax.evaluate.predictions import write_parquet
+    from cxr_jax.transfer import image_table
+    from cxr_jax.transfer.predictions import write_parquet
 
     given = predictions(0)
-    table = film_table.FilmTable(
+    table = image_table.FilmTable(
         given.image_id,
         np.array(["F", "M"] * 4),
         np.arange(20, 28).astype(np.float32),
@@ -183,21 +185,21 @@ def parquets() -> list[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in ("predictions.parquet", "films.parquet")]
         write_parquet(given, paths[0])
-        film_table.write_parquet(table, paths[1])
+        image_table.write_parquet(table, paths[1])
         return [path.read_bytes() for path in paths]
 
 
 def read_parquet(folder: Path, data: bytes, index: int) -> str:
     """Predictions against sound ones, or the table of their films."""
-    from cxr_jax.evaluate import film_table
-    from cxr_jax.evaluate.predictions import align, read_parquet
+    from cxr_jax.transfer import image_table
+    from cxr_jax.transfer.predictions import align, read_parquet
 
     path = folder / "table.parquet"
     path.write_bytes(data)
     with contextlib.ExitStack() as stack:
         stack.callback(path.unlink)
         if index % 2:
-            table = film_table.in_order(film_table.read_parquet(path), predictions(0).image_id)
+            table = image_table.in_order(image_table.read_parquet(path), predictions(0).image_id)
             if len(table.age) != 8 or table.age.dtype != np.float32:
                 raise Broken(f"{len(table.age)} films")
         else:

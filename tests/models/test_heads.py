@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_jax.models.heads import MLP
+from cxr_jax.models._heads import MLP
 
 
 def _batch(rows=16, dim=6):

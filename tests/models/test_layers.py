@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cxr_jax import compiler
-from cxr_jax.models import layers
+from cxr_jax.models import _layers
+from cxr_jax.training import xla
 
 
 def _films(*shape, seed=0):
@@ -23,7 +23,7 @@ def _value_and_gradients(net, variables, x):
         return jnp.sum(jnp.sin(y) * weights), (y, new)
 
     return jax.jit(
-        jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), compiler_options=compiler.options()
+        jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), compiler_options=xla.options()
     )(variables["params"], x)
 
 
@@ -33,7 +33,7 @@ def _value_and_gradients(net, variables, x):
 )
 def test_convolution_and_its_gradients_are_flaxs(kernel, stride, size):
     x = _films(2, *size, 3)
-    ours = layers.Conv(4, kernel, stride)
+    ours = _layers.Conv(4, kernel, stride)
     pad = kernel // 2
     flax = nn.Conv(4, (kernel, kernel), stride, padding=((pad, pad), (pad, pad)), use_bias=False)
     variables = ours.init(jax.random.key(1), x)
@@ -46,7 +46,7 @@ def test_convolution_and_its_gradients_are_flaxs(kernel, stride, size):
 @pytest.mark.parametrize("shape", [(6, 5, 4, 3), (7, 3)])
 def test_batch_norm_its_statistics_and_gradients_are_flaxs(shape, use_bias):
     x = _films(*shape)
-    ours = layers.BatchNorm(False, use_bias=use_bias)
+    ours = _layers.BatchNorm(False, use_bias=use_bias)
     flax = nn.BatchNorm(False, momentum=0.9, epsilon=1e-5, use_bias=use_bias)
     variables = flax.init(jax.random.key(1), x)
     assert jax.tree.map(jnp.shape, ours.init(jax.random.key(1), x)) == jax.tree.map(
@@ -63,7 +63,7 @@ def test_batch_norm_its_statistics_and_gradients_are_flaxs(shape, use_bias):
 
 def test_batch_norm_in_bfloat16_keeps_float32_statistics():
     x = _films(64, 3).astype(jnp.bfloat16)
-    net = layers.BatchNorm(False, dtype="bfloat16")
+    net = _layers.BatchNorm(False, dtype="bfloat16")
     variables = net.init(jax.random.key(0), x)
     (_, (y, new)), (by_params, by_x) = _value_and_gradients(net, variables, x)
     assert y.dtype == by_x.dtype == jnp.bfloat16
@@ -75,7 +75,7 @@ def test_batch_norm_in_bfloat16_keeps_float32_statistics():
 
 def test_batch_norm_of_a_constant_channel_is_its_bias_with_a_finite_gradient():
     x = jnp.full((8, 2), 0.1)
-    net = layers.BatchNorm(False)
+    net = _layers.BatchNorm(False)
     variables = net.init(jax.random.key(0), x)
     (_, (y, _)), gradients = _value_and_gradients(net, variables, x)
     np.testing.assert_allclose(y, 0, atol=1e-4)
@@ -85,15 +85,15 @@ def test_batch_norm_of_a_constant_channel_is_its_bias_with_a_finite_gradient():
 def test_the_options_keep_barriers_until_programs_are_fused():
     """Without the barriers a step recomputes activations inside transposes (layers.Conv)."""
     x = _films(2, 8, 8, 3)
-    net = layers.Conv(4, 3)
+    net = _layers.Conv(4, 3)
     variables = net.init(jax.random.key(0), x)
-    program = jax.jit(net.apply, compiler_options=compiler.options()).lower(variables, x).compile()
+    program = jax.jit(net.apply, compiler_options=xla.options()).lower(variables, x).compile()
     assert "opt-barrier" in program.as_text()
 
 
 def test_batch_norm_of_many_rows_loses_no_digits():
     x = jax.random.normal(jax.random.key(0), (200_704, 4)) + 5
-    net = layers.BatchNorm(False)
+    net = _layers.BatchNorm(False)
     _, new = net.apply(net.init(jax.random.key(0), x), x, mutable=["batch_stats"])
     exact = np.asarray(x, np.float64)
     np.testing.assert_allclose(10 * new["batch_stats"]["mean"], exact.mean(0), rtol=2e-6)

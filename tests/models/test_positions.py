@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_jax.models.positions import resample
+from cxr_jax.models._positions import resample
 
 
 @pytest.mark.parametrize("antialias", [False, True])

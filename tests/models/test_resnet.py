@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_jax import compiler
 from cxr_jax.models import resnet
+from cxr_jax.training import xla
 
 init = jax.jit(
     lambda net, films: net.init(jax.random.key(0), films, False),
@@ -153,7 +153,7 @@ def test_rematerialised_blocks_give_the_same_gradient_for_less_memory():
             variables = {"params": params, "batch_stats": stats}
             return net.apply(variables, films, True, mutable=["batch_stats"])[0].sum()
 
-        step = jax.jit(jax.grad(loss), compiler_options=compiler.options())
+        step = jax.jit(jax.grad(loss), compiler_options=xla.options())
         arguments = (variables["params"], variables["batch_stats"], films)
         programs.append((step.lower(*arguments).compile(), arguments))
     plain, remat = (program(*arguments) for program, arguments in programs)

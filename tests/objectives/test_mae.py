@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cxr_jax import models, objectives
-from cxr_jax.models.positions import sincos
+from cxr_jax.models._positions import sincos
 from cxr_jax.objectives import mae
 
 KEY = jax.random.PRNGKey(3)

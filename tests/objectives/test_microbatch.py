@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_jax import microbatch, objectives
+from cxr_jax import objectives
+from cxr_jax.training import microbatch
 
 KEY = jax.random.PRNGKey(3)
 SIZE = 4  # of a part; moco's batch norm sees two films of one

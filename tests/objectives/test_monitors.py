@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_jax.objectives.monitors import (
+from cxr_jax.objectives._collapse import (
     assignment_metrics,
     collapse_metrics,
     effective_rank,

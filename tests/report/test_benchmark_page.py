@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from cxr_jax.evaluate.predictions import read_parquet, write_parquet
-from cxr_jax.report import benchmark, html_page
+from cxr_jax.report import blocks as html_page
+from cxr_jax.report.benchmark import page as benchmark
+from cxr_jax.transfer.predictions import read_parquet, write_parquet
 from tests.fakes import benchmark as fake
 
 ROOT = Path(__file__).parents[2]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from cxr_jax.evaluate.predictions import read_parquet, write_parquet
-from cxr_jax.report import benchmark_words
-from cxr_jax.report.benchmark_cells import read_grid, without_ids
-from cxr_jax.report.benchmark_scores import equivalences, measure, verdicts
+from cxr_jax.report.benchmark import text
+from cxr_jax.report.benchmark.grid import read_grid, without_ids
+from cxr_jax.report.benchmark.scores import equivalences, measure, verdicts
 from cxr_jax.stats.label_equivalence import LabelEquivalence
+from cxr_jax.transfer.predictions import read_parquet, write_parquet
 from tests.fakes import benchmark as fake
 
 SIGNALS = {"simclr": 2.0, "imagenet": 1.0}
@@ -179,7 +179,7 @@ def test_label_equivalence_finds_ten_times(tmp_path):
     assert (few.labels_a, many.labels_a) == (100, 1000)
     assert few.labels_b == pytest.approx(1000) and few.ratio == pytest.approx(10)
     assert many.ratio == pytest.approx(1) and many.bound == "at least"
-    sentence = benchmark_words.equivalence(few, "simclr", "imagenet")
+    sentence = text.equivalence(few, "simclr", "imagenet")
     assert sentence.startswith("With simclr 100 labels do what 1,000 do from imagenet (10.0 times,")
 
 
@@ -209,7 +209,7 @@ def test_one_fraction_has_no_equivalence(tmp_path):
     ],
 )
 def test_ratio_in_words(given, words):
-    assert benchmark_words.ratio(given) == words
+    assert text.ratio(given) == words
 
 
 @pytest.mark.parametrize(

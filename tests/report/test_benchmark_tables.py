@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from cxr_jax.report import benchmark_tables as bt
 from cxr_jax.report import published
-from cxr_jax.report.benchmark_cells import read_grid
-from cxr_jax.report.benchmark_scores import measure
+from cxr_jax.report.benchmark import tables as bt
+from cxr_jax.report.benchmark.grid import read_grid
+from cxr_jax.report.benchmark.scores import measure
 from tests.fakes import benchmark as fake
 
 SIGNALS = {"imagenet": 1.0, "sim_clr & co": 2.0}

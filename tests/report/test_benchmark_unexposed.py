@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from cxr_jax.evaluate.predictions import read_parquet
-from cxr_jax.report import benchmark_unexposed
-from cxr_jax.report.benchmark_cells import read_grid
-from cxr_jax.report.benchmark_largest import read_largest
-from cxr_jax.report.benchmark_scores import measure
-from cxr_jax.report.html_page import Table, Text
+from cxr_jax.report.benchmark import unseen
+from cxr_jax.report.benchmark.grid import read_grid
+from cxr_jax.report.benchmark.largest import read_largest
+from cxr_jax.report.benchmark.scores import measure
+from cxr_jax.report.blocks import Table, Text
 from cxr_jax.stats.verdict import compare_auroc, correct_verdicts
+from cxr_jax.transfer.predictions import read_parquet
 from tests.fakes import benchmark as fake
 
 SIGNALS = {"simclr": 2.0, "imagenet": 1.0, "random": 0.5}
@@ -25,9 +25,9 @@ def read(workdir, cells, num_resamples=100):
     grid = read_grid(workdir)
     measured = measure(workdir, grid, num_resamples)
     largest = read_largest(workdir, grid, measured)
-    found = benchmark_unexposed.measure(largest, grid, num_resamples)
+    found = unseen.measure(largest, grid, num_resamples)
     (workdir / "tables").mkdir()
-    blocks = benchmark_unexposed.blocks(workdir, grid, largest, found)
+    blocks = unseen.blocks(workdir, grid, largest, found)
     return measured, found, blocks
 
 
@@ -93,7 +93,7 @@ def test_as_many_hashes_as_agree_by_chance_make_no_table(tmp_path):
     fake.write_films(tmp_path, cells, {"simclr": range(3)}, n=300)
     _, found, blocks = read(tmp_path, cells)
     assert not found and not blocks and not list((tmp_path / "tables").iterdir())
-    assert benchmark_unexposed.summary(found) == []
+    assert unseen.summary(found) == []
 
 
 @pytest.mark.parametrize(("kept", "why"), [(0, "none is left"), (1, "has both classes")])
@@ -104,7 +104,7 @@ def test_too_few_films_left_are_said_and_not_scored(tmp_path, kept, why):
     assert not found[0].scores
     assert f"{kept} of 80 test films had been seen by no encoder" in words(blocks)
     assert why in words(blocks) and not any(isinstance(block, Table) for block in blocks)
-    assert "jsrt" in words(benchmark_unexposed.summary(found))
+    assert "jsrt" in words(unseen.summary(found))
 
 
 def test_a_label_of_one_class_among_the_films_left_leaves_both_columns(tmp_path):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from cxr_jax.evaluate import film_table
-from cxr_jax.evaluate.predictions import read_parquet, write_parquet
 from cxr_jax.report import __main__ as command
+from cxr_jax.transfer import image_table
+from cxr_jax.transfer.predictions import read_parquet, write_parquet
 from tests.fakes import benchmark as fake
 
 
@@ -25,7 +25,7 @@ def test_files_of_one_name_are_told_apart_by_folder(tmp_path):
 def test_films_and_score_kind_of_other_software(tmp_path):
     given = fake.predictions(1.0, 1, "phantom")
     write_parquet(given, tmp_path / "ours.parquet")
-    film_table.write_parquet(fake.films(), tmp_path / "films.parquet")
+    image_table.write_parquet(fake.films(), tmp_path / "films.parquet")
     arguments = [str(tmp_path / "ours.parquet"), f"--out={tmp_path}", "--num_resamples=50"]
     films = [f"--films={tmp_path / 'films.parquet'}"]
     plain = command.main(arguments).read_text()
@@ -42,7 +42,7 @@ def test_films_and_score_kind_of_other_software(tmp_path):
         command.main([*arguments, "--score_kind=log-probability"])
     write_parquet(given._replace(score_kind="log-odds"), tmp_path / "ours.parquet")
     assert "Left out" not in command.main([*arguments, "--score_kind=probability"]).read_text()
-    film_table.write_parquet(fake.films(79), tmp_path / "films.parquet")
+    image_table.write_parquet(fake.films(79), tmp_path / "films.parquet")
     with pytest.raises(ValueError, match=r"films.parquet: image 'secret-film-79' is not in"):
         command.main([*arguments, *films])
     with pytest.raises(ValueError, match="neither a predictions file nor the workdir"):

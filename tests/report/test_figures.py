@@ -8,9 +8,9 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from cxr_jax.evaluate.predictions import Predictions
 from cxr_jax.report import figures
 from cxr_jax.stats.auroc import auroc
+from cxr_jax.transfer.predictions import Predictions
 
 
 @pytest.mark.parametrize("levels", [3, 10**6])

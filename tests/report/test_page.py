@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from cxr_jax.evaluate.film_table import FilmTable
-from cxr_jax.evaluate.metrics import compare, metric_rows
-from cxr_jax.evaluate.predictions import Predictions
-from cxr_jax.report import page, tables
+from cxr_jax.report import tables, transfer
+from cxr_jax.transfer.image_table import FilmTable
+from cxr_jax.transfer.metrics import compare, metric_rows
+from cxr_jax.transfer.predictions import Predictions
 
 
 def predictions(signal, seed, names=("Effusion", "Mass", "Nodule")):
@@ -31,12 +31,12 @@ def write(folder, models, names=("Effusion", "Mass", "Nodule"), not_scored=None)
     runs = []
     for seed, (name, signal) in enumerate(models.items()):
         given = predictions(signal, seed, names)
-        runs.append(page.Run(name, given, metric_rows(given, 200, 0, not_scored)))
+        runs.append(transfer.Run(name, given, metric_rows(given, 200, 0, not_scored)))
     comparisons = [
         compare(runs[0].predictions, run.predictions, (runs[0].name, run.name), 200)
         for run in runs[1:]
     ]
-    path = page.write_report(
+    path = transfer.write_report(
         folder,
         "Linear probe on phantom",
         runs,
@@ -98,12 +98,12 @@ def test_report_of_one_run_has_nothing_to_compare(tmp_path):
 def test_report_of_nothing_estimable_says_so(tmp_path):
     empty = predictions(1.0, 0)
     empty = empty._replace(targets=np.zeros_like(empty.targets))
-    run = page.Run("byol", empty, metric_rows(empty, 20))
+    run = transfer.Run("byol", empty, metric_rows(empty, 20))
     other = compare(empty, empty, ("byol", "random"), 20)
-    text = page.write_report(tmp_path, "t", [run, run], [other], [], [], {}).read_text()
+    text = transfer.write_report(tmp_path, "t", [run, run], [other], [], [], {}).read_text()
     assert "**Not estimable: byol against random.**" in text
     assert "png" not in text and [p.name for p in tmp_path.iterdir()] == ["report.md"]
-    text = page.write_report(tmp_path, "t", [run], [], [], [], {}).read_text()
+    text = transfer.write_report(tmp_path, "t", [run], [], [], [], {}).read_text()
     assert "cannot be estimated:** not estimable: no label can be estimated." in text
 
 
@@ -123,13 +123,13 @@ def test_report_with_films_and_probabilities(tmp_path):
     runs = []
     for seed, name in enumerate(("byol", "random")):
         given = predictions(2.0 - seed, seed)._replace(score_kind="log-odds")
-        runs.append(page.Run(name, given, metric_rows(given, 50), films(seen=range(seed, 60))))
+        runs.append(transfer.Run(name, given, metric_rows(given, 50), films(seen=range(seed, 60))))
     other = compare(runs[0].predictions, runs[1].predictions, ("byol", "random"), 50)
     # As a transfer holds them.
     plain = {field: tuple(getattr(given, field)) for field in ("image_id", "patient_id")}
     runs[1] = runs[1]._replace(films=None, predictions=given._replace(**plain))
     warned = ["**60 films were seen.**"]
-    text = page.write_report(tmp_path, "t", runs, [other], [], [], {}, warned, 50).read_text()
+    text = transfer.write_report(tmp_path, "t", runs, [other], [], [], {}, warned, 50).read_text()
     parts = text.split("\n\n")
     place = parts.index(warned[0])
     left = np.arange(200) >= 60
@@ -165,23 +165,26 @@ def test_report_with_films_and_probabilities(tmp_path):
 def test_too_few_unseen_films_are_said(tmp_path, kept, words):
     given = predictions(2.0, 0)
     seen = sorted(set(range(200)) - set(kept))
-    run = page.Run("byol", given, metric_rows(given, 20), films(seen=seen))
-    text = page.write_report(tmp_path, "t", [run], [], [], [], {}, (), 20).read_text()
+    run = transfer.Run("byol", given, metric_rows(given, 20), films(seen=seen))
+    text = transfer.write_report(tmp_path, "t", [run], [], [], [], {}, (), 20).read_text()
     assert words in text
 
 
 def test_hashes_that_agree_by_chance_and_unknown_encoders(tmp_path):
     given = predictions(2.0, 0)
     rows = metric_rows(given, 20)
-    run = page.Run("byol", given, rows, films(seen=range(2)))
-    text = page.write_report(tmp_path, "t", [run], [], [], [], {}, (), 20).read_text()
+    run = transfer.Run("byol", given, rows, films(seen=range(2)))
+    text = transfer.write_report(tmp_path, "t", [run], [], [], [], {}, (), 20).read_text()
     assert "Without test films" not in text
-    runs = [page.Run("byol", given, rows, films(seen=range(3))), page.Run("imagenet", given, rows)]
-    text = page.write_report(tmp_path, "t", runs, [], [], [], {}, (), 20).read_text()
+    runs = [
+        transfer.Run("byol", given, rows, films(seen=range(3))),
+        transfer.Run("imagenet", given, rows),
+    ]
+    text = transfer.write_report(tmp_path, "t", runs, [], [], [], {}, (), 20).read_text()
     assert "What imagenet saw is not known: for it nobody" in text
-    lacking = page.Run("byol", given, rows, films(199))
+    lacking = transfer.Run("byol", given, rows, films(199))
     with pytest.raises(ValueError, match="image 'film-199' is not in the table"):
-        page.write_report(tmp_path, "t", [lacking], [], [], [], {}, (), 20)
+        transfer.write_report(tmp_path, "t", [lacking], [], [], [], {}, (), 20)
 
 
 def comparison(low, high, b="imagenet", labels=("Effusion", "Mass"), verdict="win"):
@@ -223,12 +226,12 @@ def comparison(low, high, b="imagenet", labels=("Effusion", "Mass"), verdict="wi
     ],
 )
 def test_verdicts_in_words(given, sentence):
-    assert page.verdict(given) == sentence
+    assert transfer.verdict(given) == sentence
 
 
 def test_verdict_of_a_loss():
     worse = comparison(-0.1, -0.02, verdict="loss")
-    assert page.verdict(worse).startswith("**byol is worse than imagenet:**")
+    assert transfer.verdict(worse).startswith("**byol is worse than imagenet:**")
     worse = comparison(-0.1, -0.02, "random", verdict="loss")
-    assert page.verdict(worse).startswith("**Pretraining made it worse (byol):**")
-    assert page.verdict(worse | {"a": "random", "b": "random"}).startswith("**random is worse")
+    assert transfer.verdict(worse).startswith("**Pretraining made it worse (byol):**")
+    assert transfer.verdict(worse | {"a": "random", "b": "random"}).startswith("**random is worse")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from cxr_jax.evaluate import film_table
 from cxr_jax.report import subgroups
+from cxr_jax.transfer import image_table
 from tests.fakes import benchmark as fake
 
 
@@ -18,7 +18,7 @@ def runs(*signals, labels=("Mass",)):
 
 def test_numbers_are_those_of_the_films_chosen_by_hand():
     given = runs(1.0, 2.0, labels=("Mass", "Nodule"))
-    films = film_table.in_order(fake.films(), given[0][1].image_id)
+    films = image_table.in_order(fake.films(), given[0][1].image_id)
     found, sentences = subgroups.groups(given, films, 50)
     number = np.arange(80)
     by_hand = {
@@ -47,7 +47,7 @@ def test_numbers_are_those_of_the_films_chosen_by_hand():
 
 def test_facts_that_do_not_part_the_films_are_sentences():
     given = runs(1.0)
-    films = film_table.in_order(fake.films(), given[0][1].image_id)
+    films = image_table.in_order(fake.films(), given[0][1].image_id)
     same = films._replace(sex=np.full(80, ""), age=np.full(80, np.nan), view=np.full(80, "PA"))
     assert subgroups.groups(given, same, 10) == (
         [],
@@ -57,7 +57,7 @@ def test_facts_that_do_not_part_the_films_are_sentences():
 
 def test_table_and_notes():
     given = runs(1.0, 2.0)
-    films = film_table.in_order(fake.films(), given[0][1].image_id)
+    films = image_table.in_order(fake.films(), given[0][1].image_id)
     found, _ = subgroups.groups(given, films, 50)
     names = [name for name, _ in given]
     header, rows = subgroups.table(names, found)

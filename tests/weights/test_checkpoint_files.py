@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cxr_jax.weights.checkpoint_files import read_arrays
+from cxr_jax.weights.arrays import read_arrays
 
 
 def test_a_file_that_is_absent_or_of_unknown_suffix_is_named(tmp_path):

@@ -9,11 +9,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from cxr_jax import models, weights
+from cxr_jax.data import seen_images
 from cxr_jax.models import densenet, resnet
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.export import main, write_folder
-from cxr_jax.weights.formats import safetensors
-from data_builders import ledger
+from cxr_jax.weights.exporters import safetensors
 
 IMAGENET = Path(__file__).parents[3] / "shared/realdata/weights/resnet50_imagenet_v1_fp16.npz"
 FILMS = np.random.default_rng(0).uniform(size=(2, 32, 32, 1)).astype(np.float32)
@@ -177,10 +177,12 @@ def test_the_card_says_what_was_done_seen_and_scored(saved, tmp_path):
     ones = np.ones(3, np.int64)
     names = np.array(["phantom/tiny"] * 3)
     patients = np.array(["0123456789abcdef"] * 3)
-    seen = ledger.Ledger(names, np.array(["train"] * 3), ones, patients, ones.astype(np.uint64))
+    seen = seen_images.Ledger(
+        names, np.array(["train"] * 3), ones, patients, ones.astype(np.uint64)
+    )
     for path in folder.iterdir():
         path.rename(workdir / path.name)
-    ledger.write(workdir / ledger.FILE, seen)
+    seen_images.write(workdir / seen_images.FILE, seen)
     config = {
         **{"num_train_steps": 9, "batch_size": 4, "seed": 0, "objective": {"name": "byol"}},
         **{"data": {"name": "phantom/tiny", "split": "train"}, "optimizer": {"name": "lars"}},
@@ -192,7 +194,7 @@ def test_the_card_says_what_was_done_seen_and_scored(saved, tmp_path):
     (tmp_path / "comparisons.json").write_text(json.dumps([pair | {"high": 0.11}]))
     arguments = [f"safetensors:{workdir}", "--format=timm", f"--scores={tmp_path}"]
     out = main([*arguments, "--licence=CC BY 4.0", "--with_ledger"])
-    assert out == workdir / "export/timm" and (out / ledger.FILE).is_file()
+    assert out == workdir / "export/timm" and (out / seen_images.FILE).is_file()
     card = (out / "README.md").read_text()
     assert patients[0] not in card
     for part in (
@@ -241,8 +243,8 @@ def test_what_a_tool_does_not_have_is_refused(saved, tmp_path, config, form, mes
 def test_an_export_that_ends_too_early_leaves_its_place_free(saved, tmp_path):
     folder, _ = saved(VIT)
     ones, word = np.ones(1, np.int64), np.array(["word"])
-    seen = ledger.Ledger(word, word, ones, word, ones.astype(np.uint64))
-    ledger.write(folder / ledger.FILE, seen)
+    seen = seen_images.Ledger(word, word, ones, word, ones.astype(np.uint64))
+    seen_images.write(folder / seen_images.FILE, seen)
     out = tmp_path / "out"
     arguments = [f"safetensors:{folder}", "--format=safetensors", f"--out={out}", "--with_ledger"]
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -261,7 +263,7 @@ def test_an_export_that_ends_too_early_leaves_its_place_free(saved, tmp_path):
     main(arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "out", "real"]
     assert sorted(path.name for path in out.iterdir()) == [
-        *("README.md", "cxr_jax.json", ledger.FILE, "model.safetensors"),
+        *("README.md", "cxr_jax.json", seen_images.FILE, "model.safetensors"),
     ]
 
 

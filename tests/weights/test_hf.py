@@ -6,7 +6,7 @@ import pytest
 from cxr_jax import weights
 from cxr_jax.weights.encoder import random_encoder
 from cxr_jax.weights.export import write_folder
-from cxr_jax.weights.formats import huggingface, safetensors, timm
+from cxr_jax.weights.exporters import huggingface, safetensors, timm
 
 
 @pytest.fixture

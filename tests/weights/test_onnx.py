@@ -10,7 +10,7 @@ from cxr_jax import models, weights
 from cxr_jax.models import densenet, resnet
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.export import main, write_folder
-from cxr_jax.weights.formats import safetensors
+from cxr_jax.weights.exporters import safetensors
 
 VIT = {"name": "vit", "variant": "64x1", "patch": 8, "image_size": 32}
 RGB = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}

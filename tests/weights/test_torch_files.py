@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from cxr_jax import weights
-from cxr_jax.weights.checkpoint_files import read_arrays
+from cxr_jax.weights.arrays import read_arrays
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

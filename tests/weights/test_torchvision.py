@@ -4,7 +4,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from cxr_jax import weights
-from cxr_jax.weights import torchvision, torchvision_v1
+from cxr_jax.weights.importers import torchvision, torchvision_v1
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 

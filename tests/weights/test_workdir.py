@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_jax import checkpoint, weights
-from cxr_jax.train_state import TrainState
+from cxr_jax import weights
+from cxr_jax.training import checkpoint
+from cxr_jax.training.state import TrainState
 from cxr_jax.weights.encoder import random_encoder
 
 

@@ -1,0 +1,142 @@
+"""What do more devices change in the program? One global batch over 1, 2, 4 and 8 virtual devices.
+
+    python -m benchmarks.scaling
+    python -m benchmarks.scaling --config=configs/byol.py:cpu --devices=1,2
+
+Virtual devices share this machine's cores: the table shows which collectives the compiled program
+holds, how many bytes they move, and what the split costs in all. It says nothing of the speed of
+real devices. A collective in a loop (config.microbatch_size) is counted once.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks import command, work
+from cxr_jax.training import step
+
+_KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+# "%x = (f32[8,4]{1,0}, f32[]) all-reduce(": what it gives, then its kind. An asynchronous one is
+# two instructions, of which the first one's result holds the operands too: "-done" is counted.
+_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(_KINDS)})(-done)?\(")
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
+
+
+def collectives(hlo: str) -> dict[str, tuple[int, int]]:
+    """Kind -> (how many, bytes of their results on one device) in a compiled program's text."""
+    found: dict[str, tuple[int, int]] = {}
+    for shapes, kind, _ in _COLLECTIVE.findall(hlo):
+        size = sum(
+            _BYTES[dtype] * int(np.prod([int(n) for n in dims.split(",") if n]))
+            for dtype, dims in _ARRAY.findall(shapes)
+        )
+        count, total = found.get(kind, (0, 0))
+        found[kind] = (count + 1, total + size)
+    return found
+
+
+def measure(config: ConfigDict, steps: int) -> dict[str, Any]:
+    """The figures on the devices that there are; prints nothing."""
+    made = step.prepare(config, work.EPOCH)
+    batch = work.invent_batch(config, made)
+    state = made.create()
+    compiled = made.step.lower(state, batch).compile()
+    seconds = []
+    for _ in range(1 + steps):
+        start = time.perf_counter()
+        state, metrics = compiled(state, batch)
+        loss = float(metrics["loss"])
+        seconds.append(time.perf_counter() - start)
+    return {
+        "devices": jax.device_count(),
+        "seconds": seconds[1:],
+        "collectives": collectives(compiled.as_text()),
+        "last_loss": loss,
+    }
+
+
+def measure_apart(devices: int, arguments: list[str]) -> dict[str, Any]:
+    """`measure` in a process of its own, which has this many virtual devices.
+
+    Raises ValueError with the process's last line if it fails.
+    """
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.scaling", "--here", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(f"on {devices} devices: {last.removeprefix('error: ')}")
+    return json.loads(done.stdout.splitlines()[0])
+
+
+def print_figures(config: ConfigDict, results: list[dict[str, Any]]) -> None:
+    rows = [
+        {
+            "devices": result["devices"],
+            "ms/step": 1e3 * float(np.median(result["seconds"])),
+            "last loss": result["last_loss"],
+        }
+        | {kind: count for kind, (count, _) in result["collectives"].items()}
+        | {"MB moved": sum(size for _, size in result["collectives"].values()) / 1e6}
+        for result in results
+    ]
+    kinds = [kind for kind in _KINDS if any(kind in row for row in rows)]
+    print(
+        f"\n{config.objective.name}, {config.batch_size} films of {config.data.image_size} px over "
+        "virtual devices, which share the cores of this machine\n"
+    )
+    command.print_table(
+        rows,
+        {"devices": "", "ms/step": ",.1f", "last loss": ".4f"}
+        | dict.fromkeys(kinds, "")
+        | {"MB moved": ",.2f"},
+    )
+    most = max(rows, key=lambda row: row["devices"])
+    print(
+        f"\nIn words: on {most['devices']} devices a step moves {most['MB moved']:.2f} MB to each "
+        f"in {sum(most.get(kind, 0) for kind in kinds)} collectives, and the same work takes "
+        f"{most['ms/step'] / rows[0]['ms/step']:.2f} times as long as on {rows[0]['devices']}. "
+        "This measures the program, not speed: the devices are threads of one processor."
+    )
+
+
+def main() -> None:
+    made = command.parser(__doc__)
+    made.add_argument("--devices", default="1,2,4,8", help="how many, by commas")
+    made.add_argument("--steps", type=int, default=5)
+    made.add_argument("--here", action="store_true", help="this process's devices, as JSON")
+
+    def run(arguments: argparse.Namespace, changes: list[str]) -> dict[str, Any]:
+        if arguments.here:
+            config = next(iter(command.load_configs(arguments.config, changes).values()))
+            figures = measure(config, arguments.steps)
+            print(json.dumps(figures))
+            return figures
+        spec = arguments.config or "configs/simclr.py:cpu"
+        config = command.load_configs(spec, changes)[spec]
+        passed = [f"--config={spec}", f"--steps={arguments.steps}", *changes]
+        counts = [int(count) for count in arguments.devices.split(",")]
+        results = [measure_apart(count, passed) for count in counts]
+        print_figures(config, results)
+        return {spec: {"objective": config.objective.name, "devices": results}}
+
+    command.main(made, run)
+
+
+if __name__ == "__main__":
+    main()

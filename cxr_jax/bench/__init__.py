@@ -1,6 +1,0 @@
-"""Benchmarks, each one command: `python -m cxr_jax.bench.step`; docs/performance.md reads them."""
-
-import os
-
-# PyTorch's threads otherwise spin between their steps, in the cores that ours then run on.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")

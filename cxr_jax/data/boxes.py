@@ -1,0 +1,90 @@
+"""The boxes of a built dataset: which findings stand where on the square films."""
+
+import contextlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from cxr_jax.data import images
+from cxr_jax.data.dataset_info import open_built
+from cxr_jax.data.reader import read_columns
+from cxr_jax.data.record_files import RESTORE
+from cxr_jax.data.source import Source, load_source
+
+_CORNERS = ("y0", "x0", "y1", "x1")
+
+
+class Boxed(NamedTuple):
+    """Boxes one by one; `boxes` are y0, x0, y1, x1 in fractions of the square film."""
+
+    source: Source
+    boxes: Float[np.ndarray, "n 4"]
+    labels: tuple[str, ...]
+    films: Int[np.ndarray, " n"]  # the position of each box's film in the split
+    flat: int  # boxes left out because they have no area
+
+    def image(self, box: int, size: int) -> UInt8[np.ndarray, "size size 1"]:
+        """The square film that a box is on."""
+        return images.decode_square(self.source.records[int(self.films[box])]["image"], size)
+
+
+def load_boxes(name: str, data_dir: str, split: str) -> Boxed:
+    """All boxes of a split.
+
+    Raises:
+      FileNotFoundError, ValueError: as load_source; or the dataset has no boxes, or none there.
+    """
+    source = load_source(name, data_dir, split, ("image",))
+    if "boxes" not in source.fields:
+        raise ValueError(
+            f"dataset {name} has no boxes. Datasets under {Path(data_dir).resolve()} that have: "
+            f"{', '.join(_with_boxes(data_dir)) or 'none'}; phantom has, and is drawn on first use"
+        )
+    corners, labels, films = _read(source, split)
+    whole = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
+    if not whole.any():
+        counts = {other: len(_read(source, other)[0]) for other in source.splits}
+        there = ", ".join(f"{other} {count:,}" for other, count in counts.items())
+        raise ValueError(f"no film of {name} {split!r} has a box; boxes in its splits: {there}")
+    corners, films = corners[whole], films[whole]
+    sizes = {film: images.film_size(source.records[film]["image"]) for film in set(films.tolist())}
+    square = [
+        images.to_square(box[None], *sizes[film]) for box, film in zip(corners, films.tolist())
+    ]
+    kept = tuple(label for label, keep in zip(labels, whole) if keep)
+    return Boxed(source, np.concatenate(square), kept, films, int((~whole).sum()))
+
+
+def _read(
+    source: Source, split: str
+) -> tuple[Float[np.ndarray, "n 4"], list[str], Int[np.ndarray, " n"]]:
+    """Corners in fractions of the stored films, labels, films."""
+    columns = read_columns(
+        open_built(source.folder), split, [f"boxes/{part}" for part in (*_CORNERS, "label")]
+    )
+    labels = columns["boxes/label"]
+    counts = [[len(of_film) for of_film in column] for column in columns.values()]
+    if any(count != counts[0] for count in counts):
+        raise ValueError(f"{source.folder}: a film's boxes lack corners or labels. {RESTORE}")
+    films = np.repeat(np.arange(len(labels)), [len(of_film) for of_film in labels])
+    corners = [np.concatenate([*columns[f"boxes/{part}"], []]) for part in _CORNERS]
+    return np.stack(corners, axis=-1), [label for of_film in labels for label in of_film], films
+
+
+def _with_boxes(data_dir: str) -> list[str]:
+    """The built datasets that have boxes, as --dataset names them."""
+    found = {}
+    for info in Path(data_dir).expanduser().glob("*/*/*.*.*/features.json"):
+        name, form, version = info.parts[-4:-1]
+        if "incomplete" not in version:
+            with contextlib.suppress(ValueError, FileNotFoundError):  # damaged: not offered
+                features = open_built(info.parent).info.features
+                found.setdefault(name, {})[form] = "boxes" in features
+    return [
+        name if len(forms) == 1 else f"{name}/{form}"
+        for name, forms in sorted(found.items())
+        for form, boxes in sorted(forms.items())
+        if boxes
+    ]

@@ -1,0 +1,75 @@
+"""Whose is a hashed id of a result: python -m cxr_jax.data.ids NAME [ID …] --data_dir=data
+
+Prints the films of a built dataset as CSV: split, image_id and patient_id as the dataset has them,
+and as predictions.parquet, films.parquet, pictures/films.csv, nonfinite.csv and exported features
+have them. Keep what it prints where the data is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cxr_jax.data import dataset_info, pseudonyms, reader
+from cxr_jax.io import image_io
+from cxr_jax.io.text import plain
+
+COLUMNS = ("split", "image_id", "patient_id", "hashed_image_id", "hashed_patient_id")
+
+
+def owner(folder: Path, parent: str) -> str:
+    """Whose ids a dataset's are: its parent's, if it is made of another's films, else its own."""
+    return parent or folder.parents[1].name
+
+
+def rows(folder: Path) -> Iterator[tuple[str, ...]]:
+    """COLUMNS of every film of the version folder of a dataset."""
+    builder = dataset_info.open_built(folder)
+    parent = dataset_info.read_metadata(folder)["parent"]
+    key, whose = pseudonyms.read(folder.parents[2]), owner(folder, parent)
+    for split in builder.info.splits:
+        ids = reader.read_columns(builder, split, ("image_id", "patient_id"))
+        hashes = [
+            pseudonyms.hashed(key, what, whose, ids[f"{what}_id"]) for what in ("image", "patient")
+        ]
+        yield from zip([split] * len(hashes[0]), *ids.values(), *hashes)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table; returns the exit status: 1 where an ID was not found."""
+    parser = argparse.ArgumentParser(prog="python -m cxr_jax.data.ids", description=__doc__)
+    parser.add_argument("name", metavar="NAME", help="a built dataset")
+    parser.add_argument(
+        "ids", metavar="ID", nargs="*", help="hashed or not, or a film's file; none: every film"
+    )
+    parser.add_argument("--data_dir", default="data", help="where datasets stand (default: data)")
+    args = parser.parse_intermixed_args(arguments)
+    try:
+        listed = list(rows(reader.find_folder(args.name, args.data_dir)))
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    known = {one for film in listed for one in film[1:]}
+    wanted = {one: one if one in known else image_io.without_suffix(one) for one in args.ids}
+    found = [film for film in listed if not wanted or not set(film[1:]).isdisjoint(wanted.values())]
+    try:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(found)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; Python flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    unknown = [plain(given) for given, one in wanted.items() if one not in known]
+    if unknown:
+        which = ", ".join(unknown)
+        count = f"{len(unknown)} of {len(wanted)} ids"
+        print(f"{count} are not in {args.name}: {which}", file=sys.stderr)
+    return int(bool(unknown))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""exposure.parquet: for every film its patient and its looks, both hashed, to find it elsewhere.
+
+It stands with every dataset; a pretraining run leaves beside its encoder the rows of the films that
+it saw. Row i of a split's rows is the split's example i.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float, Int, UInt64
+
+from cxr_jax.io import parquet
+from cxr_jax.io.atomic import atomic_write
+from cxr_jax.io.text import plain
+from data_builders.base.records import Record
+
+FILE = "exposure.parquet"
+# Films whose hashes differ in more bits are, mostly, different films (docs/results/datasets.md).
+MAX_DISTANCE = 2
+_BLOCK = 1 << 22  # pairs of hashes compared at a time
+_NONE = np.zeros(0, np.int64)
+_UNKNOWN_START = b"unknown_start"
+_SCHEMA = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("split", pa.string()),
+        ("row", pa.int64()),
+        ("patient", pa.string()),
+        ("phash", pa.uint64()),
+    ]
+)
+_COLUMNS = tuple(_SCHEMA.names)
+
+
+class Ledger(NamedTuple):
+    """Columns of equal length.
+
+    Attributes:
+      dataset, split, row: where the film stands: dataset "name/config", and its place in the split.
+      patient: 16 hex digits, equal for equal patients of datasets that share their numbers; "" for
+        a film of nobody known.
+      phash: the 64-bit perceptual hash.
+    """
+
+    dataset: np.ndarray  # str [n]
+    split: np.ndarray  # str [n]
+    row: np.ndarray  # int64 [n]
+    patient: np.ndarray  # str [n]
+    phash: np.ndarray  # uint64 [n]
+
+    def take(self, which: np.ndarray) -> Ledger:
+        """The rows that an index or a mask chooses."""
+        return Ledger(*(column[which] for column in self))
+
+
+def patient_hash(owner: str, record: Record) -> str:
+    """A patient's mark, the same in every dataset that uses `owner`'s patient numbers."""
+    if not record.patient_known or record.patient_id == record.image_id:
+        return ""  # a film of nobody known is a patient of its own
+    return hashlib.sha256(f"{owner}/{record.patient_id}".encode()).hexdigest()[:16]
+
+
+def of_films(
+    dataset: str, owner: str, films: Iterable[tuple[str, Iterable[tuple[Record, str]]]]
+) -> Ledger:
+    """The ledger of a dataset from its stored films in order: (split, (record, phash)s)."""
+    columns: list[tuple[str, str, int, str, int]] = []
+    for split, of_split in films:
+        for row, (record, phash) in enumerate(of_split):
+            columns.append((dataset, split, row, patient_hash(owner, record), int(phash, 16)))
+    of_type = (np.str_, np.str_, np.int64, np.str_, np.uint64)
+    values = zip(*columns) if columns else [()] * len(of_type)
+    return Ledger(*(np.array(list(v), t) for v, t in zip(values, of_type)))
+
+
+def union(a: Ledger, b: Ledger) -> Ledger:
+    """The films of both, each once, those of `a` first."""
+    both = Ledger(*(np.concatenate(columns) for columns in zip(a, b)))
+    first: dict[tuple, int] = {}
+    for index, film in enumerate(zip(*(column.tolist() for column in both))):
+        first.setdefault(film, index)
+    return both.take(np.array(list(first.values()), np.int64))
+
+
+def write(path: Path, ledger: Ledger, unknown_start: str = "") -> None:
+    """Writes a ledger; strings are dictionary-coded, so that a film takes some 25 bytes.
+
+    unknown_start: the encoder that a pretraining started from, if nobody knows what that had seen.
+    """
+    table = pa.table(dict(zip(_COLUMNS, ledger)))
+    if unknown_start:
+        table = table.replace_schema_metadata({_UNKNOWN_START: unknown_start})
+    with atomic_write(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+
+
+def read(folder: Path) -> Ledger:
+    """The ledger in a dataset's version folder or in a pretraining's workdir.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing. Datasets built and encoders trained before ledgers were kept have "
+            "none: build the dataset again (--overwrite)."
+        )
+    try:
+        table = parquet.read(path, _COLUMNS)
+        if any(table[name].null_count for name in _COLUMNS):
+            raise ValueError("has empty cells")
+        cast = table.cast(_SCHEMA)
+    except (ValueError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path}: {plain(str(error))}. It is damaged: restore it; of a dataset, build it again "
+            "(--overwrite)."
+        ) from error
+    return Ledger(*(cast[name].to_numpy() for name in _COLUMNS))
+
+
+def read_unknown_start(folder: Path) -> str:
+    """The `unknown_start` of the ledger in a pretraining's workdir; "" if there is none."""
+    metadata = pq.read_schema(folder / FILE).metadata or {}
+    return plain(metadata.get(_UNKNOWN_START, b"").decode(errors="replace"))
+
+
+class Pairs(NamedTuple):
+    """Near-identical films: rows of two ledgers, bits that differ, correlation (NaN: not seen)."""
+
+    a: Int[np.ndarray, " n"]
+    b: Int[np.ndarray, " n"]
+    distance: Int[np.ndarray, " n"]
+    correlation: Float[np.ndarray, " n"]
+
+    def take(self, which: np.ndarray) -> Pairs:
+        """The pairs that an index or a mask chooses."""
+        return Pairs(*(column[which] for column in self))
+
+
+def close_hashes(
+    a: UInt64[np.ndarray, " n"],
+    b: UInt64[np.ndarray, " m"],
+    max_distance: int,
+    within: bool = False,
+    step: Callable[[], None] = lambda: None,
+) -> Pairs:
+    """All pairs of hashes that differ in at most `max_distance` bits; correlations are NaN.
+
+    Args:
+      within: a and b are the same films: each pair once, none with itself.
+      step: called for every hash of `a` that is done.
+    """
+    rows = max(1, _BLOCK // max(1, len(b)))
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for start in range(0, len(a), rows):
+        distance = np.bitwise_count(a[start : start + rows, None] ^ b[None])
+        i, j = np.nonzero(distance <= max_distance)
+        kept = (i + start < j) if within else np.ones(len(i), bool)
+        found.append((i[kept] + start, j[kept], distance[i, j][kept].astype(np.int64)))
+        for _ in range(len(distance)):
+            step()
+    i, j, bits = (np.concatenate(column) for column in zip(*found)) if found else [_NONE] * 3
+    return Pairs(i, j, bits, np.full(len(i), np.nan))
+
+
+def looks_known(films: Ledger, known: Ledger) -> Bool[np.ndarray, " n"]:
+    """Which of `films` look like one in `known`: hashes within MAX_DISTANCE bits."""
+    unique, place = np.unique(films.phash, return_inverse=True)
+    others = np.unique(known.phash)
+    alike = np.zeros(len(unique), bool)
+    alike[close_hashes(unique, others, MAX_DISTANCE).a] = True
+    return alike[place]
+
+
+def shared_patients(a: Ledger, b: Ledger) -> set[str]:
+    """The patients, as hashes, of whom both have films."""
+    return (set(a.patient.tolist()) & set(b.patient.tolist())) - {""}

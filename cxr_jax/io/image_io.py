@@ -1,0 +1,154 @@
+"""One film from PNG, JPEG or DICOM to 8-bit grey, white = dense as a radiologist sees it."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Num, UInt8
+from PIL import Image, ImageOps
+from PIL.ExifTags import Base
+
+from cxr_jax.io import dicom, dicom_pixels, downscale, png, windowing
+from cxr_jax.io.image_error import FilmError
+from cxr_jax.io.image_limits import BoundedFile, check_coded, check_scans, check_size
+
+JPEG_QUALITY = 95
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
+
+_FORMATS = ("PNG", "JPEG")
+_ORIENTATION = Base.Orientation
+# What Pillow raises on broken files, beyond OSError.
+_BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError)
+_BROKEN += (struct.error, EOFError)
+
+
+def without_suffix(name: str) -> str:
+    """A film's path as ids of image_folder have it: without an extension that is one of ours."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in SUFFIXES else name
+
+
+def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, "h w 1"]:
+    """Reads a film as 8-bit grey.
+
+    16-bit films are scaled from their own darkest to their own brightest value; colour becomes
+    luminance; transparency is ignored; EXIF orientation is applied; DICOM gets its rescale and
+    window and is inverted if MONOCHROME1.
+
+    Args:
+      path: a PNG, JPEG or DICOM file; DICOM is known by its content, whatever its name.
+      shorter_side: if given, larger films come shrunk to it, as `shrink` does; a JPEG is then
+        decoded at a reduced scale where that stays within a grey level of the full one (mean).
+
+    Raises:
+      FilmError: the file is missing, empty, truncated, of another format, without pixels, has
+        several frames, an absurd size or length. The message holds nothing about the patient.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise FilmError("no such file") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise FilmError("a folder, a pipe or a device, expected a file")
+    if status.st_size == 0:
+        raise FilmError("the file is empty")
+    if dicom.is_dicom(path):
+        film = dicom_pixels.read_pixels(path, shorter_side)
+        return np.ascontiguousarray(downscale.shrink(film, shorter_side))[..., None]
+    try:
+        with warnings.catch_warnings():
+            # What Pillow only warns about is within MAX_PIXELS or refused below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return _read_picture(path, shorter_side)
+    except FilmError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise FilmError(f"an absurd size ({_first_line(error)})") from error
+    except Image.UnidentifiedImageError as error:
+        raise FilmError("not a PNG, JPEG or DICOM file, or one with a broken header") from error
+    except _BROKEN as error:
+        raise FilmError(f"cannot be decoded ({_first_line(error)})") from error
+
+
+def _read_picture(path: Path, shorter_side: int | None) -> UInt8[np.ndarray, "h w 1"]:
+    with BoundedFile(path) as file:
+        _check(file)
+        with Image.open(file, formats=_FORMATS) as image:
+            return _pixels(image, file.num_bytes, shorter_side)
+
+
+def _check(file: BoundedFile) -> None:
+    """Looks at what Pillow does not look at."""
+    if file.read(len(png.SIGNATURE)) == png.SIGNATURE:
+        header = png.check(file)
+        if header.depth == 16 and header.colour != 0:
+            raise FilmError(
+                "a 16-bit PNG with colours or transparency, which Pillow cuts to 8 bits; save it "
+                "as 16-bit grey"
+            )
+    else:
+        file.seek(0)
+        check_scans(file.read())
+    file.seek(0)
+
+
+def _pixels(
+    image: Image.Image, num_bytes: int, shorter_side: int | None
+) -> UInt8[np.ndarray, "h w 1"]:
+    check_size(*image.size)
+    if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
+        raise FilmError(f"{image.n_frames} frames, expected one film")
+    size, box = image.size, (0, 0, *image.size)
+    if image.format == "JPEG":
+        check_coded(*size, num_bytes)
+        box = downscale.draft_jpeg(image, downscale.reduction(size, shorter_side))
+    image.load()
+    pixels = to_uint8(_grey(image))[..., 0]
+    film = downscale.shrink(downscale.Scaled(pixels, size, box), shorter_side)
+    return _upright(film, image.getexif().get(_ORIENTATION, 1))
+
+
+def to_uint8(pixels: Num[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 1"]:
+    """8-bit pixels as they are, others stretched from their minimum to 0 and maximum to 255."""
+    film = pixels if pixels.dtype == np.uint8 else windowing.to_uint8(pixels)
+    return np.ascontiguousarray(film)[..., None]
+
+
+def shrink(
+    image: UInt8[np.ndarray, "h w 1"], resolution: int | None
+) -> UInt8[np.ndarray, "h2 w2 1"]:
+    """Makes the shorter side `resolution` pixels, antialiased, aspect kept; never enlarges."""
+    return downscale.shrink(downscale.unscaled(image[..., 0]), resolution)[..., None]
+
+
+def encode(image: UInt8[np.ndarray, "h w 1"], encoding: str) -> bytes:
+    """Encodes grey pixels as "jpeg" (quality 95) or "png"."""
+    stream = io.BytesIO()
+    Image.fromarray(image[..., 0]).save(stream, encoding, quality=JPEG_QUALITY)
+    return stream.getvalue()
+
+
+def _grey(image: Image.Image) -> Num[np.ndarray, "h w"]:
+    """Pixels as one channel: deep modes as they are, alpha dropped, colours to luminance."""
+    if image.mode in ("L", "I", "I;16", "I;16B", "I;16L", "F"):
+        return np.asarray(image)
+    # Via RGB: palettes are looked up and alpha is dropped, not multiplied in; grey stays exact.
+    colours = image if image.mode == "RGB" else image.convert("RGB")
+    return np.asarray(colours.convert("L"))
+
+
+def _upright(film: UInt8[np.ndarray, "h w"], orientation: int) -> UInt8[np.ndarray, "h2 w2 1"]:
+    """The film turned as EXIF says that it is to be shown."""
+    image = Image.fromarray(film)
+    image.getexif()[_ORIENTATION] = orientation
+    return np.asarray(ImageOps.exif_transpose(image))[..., None]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].strip()

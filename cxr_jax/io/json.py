@@ -1,0 +1,32 @@
+"""A small JSON file that may be damaged, or a stranger's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cxr_jax.io.text import plain
+from data_builders.base import text_file
+
+# Empty objects take 25 times as much memory as text. Those of metrics, curves, counts of a
+# thousand labels or ImageNet's names are shorter than 1 MB.
+MAX_BYTES = 5_000_000
+
+
+def read_json(path: Path, kind: type = dict, most: int = MAX_BYTES) -> Any:
+    """What it holds: a `kind`, dict or list.
+
+    Raises:
+      ValueError: it is no JSON, or another kind, or longer than `most` bytes; names the file.
+      OSError: it cannot be read.
+    """
+    text = text_file.read(path, most)
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: it is no JSON ({plain(str(error))})") from error
+    if not isinstance(found, kind):
+        word = {dict: "object", list: "list"}[kind]
+        raise ValueError(f"{path} is damaged: it holds no JSON {word}")
+    return found

@@ -1,0 +1,23 @@
+"""Finds the one file that a name stands for: to add a file to a room is to add a choice."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+
+def find(room: str, name: str | None, function: str, kind: str) -> Callable[..., Any]:
+    """`function` of the module `name` in package `room` ("cxr_jax.models").
+
+    Raises ValueError where the room has no such module or it no such function, naming the modules
+    that have; `kind` ("model") is what the message calls them.
+    """
+    package = importlib.import_module(room)
+    found = [file.name for file in pkgutil.iter_modules(package.__path__)]
+    files = [name for name in found if not name.startswith("_")]
+    module = importlib.import_module(f"{room}.{name}") if name in files else None
+    if hasattr(module, function):
+        return getattr(module, function)
+    modules = {file: importlib.import_module(f"{room}.{file}") for file in files}
+    known = ", ".join(file for file, module in modules.items() if hasattr(module, function))
+    raise ValueError(f"no {kind} {name!r} in {room.replace('.', '/')}; it holds: {known}")

@@ -1,0 +1,269 @@
+"""The grid that a benchmark leaves behind: cells.json, and the predictions of the cells done."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from cxr_jax.io.json import read_json
+from cxr_jax.io.text import plain as terminal_plain
+from cxr_jax.transfer.predictions import Predictions, align, read_parquet
+
+RANDOM = "random"  # the name of the encoder that was not pretrained
+_STATES = ("done", "failed", "missing")
+_MAX_ERROR = 300
+# Of a stranger's error: the time to look through it grows with the square of its length.
+_MAX_READ = 2000
+# 50,000 cells.
+_MAX_BYTES = 20_000_000
+_MOST_RESAMPLES = 1_000_000
+
+
+class Exposure(NamedTuple):
+    """How much of the test set the encoder saw while it was pretrained.
+
+    `films` by their looks, `patients` films by their patient; None where that cannot be known.
+    """
+
+    patients: int | None
+    films: int
+    test_films: int
+
+
+class Cell(NamedTuple):
+    """One encoder trained and scored once. `dataset` names the task too, where there is one.
+
+    `num_films` were trained on (0 where the cell never began); `exposure` is None where it is not
+    known. `error` is fit to print: one line, without ids.
+    """
+
+    encoder: str
+    dataset: str
+    protocol: str
+    fraction: float
+    seed: int
+    num_films: int
+    folder: str
+    state: str
+    error: str
+    exposure: Exposure | None
+
+    @property
+    def group(self) -> tuple[str, str, float]:
+        """Cells that are compared with each other share it."""
+        return self.protocol, self.dataset, self.fraction
+
+
+class Grid(NamedTuple):
+    """All cells, done or not, and the encoder that the others are compared with.
+
+    `num_resamples` of patients are what the report draws unless told otherwise.
+    """
+
+    reference: str
+    cells: tuple[Cell, ...]
+    num_resamples: int = 1000
+
+    @property
+    def encoders(self) -> list[str]:
+        """The reference first, the others as they first appear."""
+        return list(dict.fromkeys([self.reference, *(cell.encoder for cell in self.cells)]))
+
+    @property
+    def datasets(self) -> list[str]:
+        return list(dict.fromkeys(cell.dataset for cell in self.cells))
+
+    @property
+    def protocols(self) -> list[str]:
+        return list(dict.fromkeys(cell.protocol for cell in self.cells))
+
+    def fractions(self, protocol: str) -> list[float]:
+        """Those of one protocol, rising."""
+        return sorted({cell.fraction for cell in self.cells if cell.protocol == protocol})
+
+
+def read_grid(workdir: Path) -> Grid:
+    """The grid in workdir/cells.json.
+
+    Raises ValueError, naming the cell, for a field that is absent, an unknown state, a cell that
+    appears twice, a reference that is no encoder of the grid, and encoders that were trained on
+    different numbers of films under one fraction and seed.
+    """
+    path = workdir / "cells.json"
+    held = read_json(path, most=_MAX_BYTES)
+    try:
+        cells = tuple(_cell(entry) for entry in held["cells"])
+        grid = Grid(held["reference"], cells, int(held.get("num_resamples", 1000)))
+    except KeyError as error:
+        raise ValueError(f"{path}: a cell, or the whole, has no field {error}") from error
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path} is damaged ({terminal_plain(str(error))})") from error
+    if not 1 <= grid.num_resamples <= _MOST_RESAMPLES:
+        raise ValueError(f"{path}: num_resamples is {grid.num_resamples}")
+    if not _is_word(grid.reference):
+        raise ValueError(f"{path}: the reference is no text")
+    if grid.reference not in {cell.encoder for cell in grid.cells}:
+        raise ValueError(f"{path}: the reference '{grid.reference}' is the encoder of no cell")
+    films, seen = {}, set()
+    for cell in grid.cells:
+        if cell.state not in _STATES:
+            raise ValueError(f"{path}: {cell.folder} is '{cell.state}', not {', '.join(_STATES)}")
+        place = (*cell.group, cell.seed)
+        if (*place, cell.encoder) in seen:
+            raise ValueError(f"{path}: {cell.folder} is there twice")
+        seen.add((*place, cell.encoder))
+        if cell.state == "done" and films.setdefault(place, cell.num_films) != cell.num_films:
+            raise ValueError(
+                f"{path}: {cell.folder} was trained on {cell.num_films} films, another encoder in "
+                f"its place on {films[place]}: encoders are compared on the same training films"
+            )
+    return grid
+
+
+def _cell(entry: dict) -> Cell:
+    exposure = entry["exposure"]
+    if exposure is not None:
+        patients = exposure["patients"]
+        exposure = Exposure(
+            None if patients is None else int(patients),
+            int(exposure["films"]),
+            int(exposure["test_films"]),
+        )
+    names = ("encoder", "dataset", "task", "protocol", "folder", "state")
+    if odd := [name for name in names if not _is_word(entry[name])]:
+        raise ValueError(f"a cell's {odd[0]} is no text")
+    folder = PurePosixPath(entry["folder"])
+    if folder.is_absolute() or ".." in folder.parts:
+        raise ValueError("a cell's folder is not in the workdir")
+    if not 0 < float(entry["fraction"]) <= 1:
+        raise ValueError("a cell's fraction is not in (0, 1]")
+    dataset = f"{entry['dataset']} ({entry['task']})" if entry["task"] else entry["dataset"]
+    return Cell(
+        encoder=entry["encoder"],
+        dataset=dataset,
+        protocol=entry["protocol"],
+        fraction=float(entry["fraction"]),
+        seed=int(entry["seed"]),
+        num_films=int(entry["num_films"] or 0),
+        folder=entry["folder"],
+        state=entry["state"],
+        error=without_ids(entry.get("error") or ""),
+        exposure=exposure,
+    )
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value) < 1000
+
+
+def without_ids(message: str) -> str:
+    """The first line of an error, cut short, with all that may be an id taken out.
+
+    Everything in quotes may be one, but what a word before calls the name of something else; and
+    what holds a digit behind "film", "image", "patient" or "study".
+    """
+    line = (message.strip().splitlines() or [""])[0]
+    end = r"(?=[\s,:;.)\]]|$)"
+    quoted = rf"('.*?'|\".*?\"){end}"
+    if len(line) > _MAX_READ:  # through a word, or through what is in quotes
+        line = line[:_MAX_READ].rpartition(" ")[0]
+        quoted = rf"({quoted}|['\"].*)"
+    line = re.sub(rf"(?<!label )(?<!column )(?<!split )(?<!task ){quoted}", "'…'", line)
+    line = re.sub(r"\b(image|film|patient|study)(s?|_id)(:? )[^\s']*\d\S*", r"\1\2\3'…'", line)
+    return line if len(line) <= _MAX_ERROR else line[: _MAX_ERROR - 1] + "…"
+
+
+def read_group(
+    workdir: Path, cells: Sequence[Cell], reference: str
+) -> tuple[dict[Cell, Predictions], list[Cell]]:
+    """Predictions of the cells done of one protocol and dataset, films in one order for all.
+
+    Second, the cells whose file cannot be used, as failed ones with the reason: it is unreadable or
+    is not of the films of the first usable cell, where possible one of the reference. Labels may
+    differ from cell to cell, but not wholly.
+    """
+    read, refused = {}, []
+    for cell in sorted(cells, key=lambda cell: cell.encoder != reference):
+        if cell.state != "done":
+            continue
+        try:
+            own = read_parquet(workdir / cell.folder / "predictions.parquet")
+            if read:
+                other, first = next(iter(read.items()))
+                common = [name for name in first.label_names if name in own.label_names]
+                if not common:
+                    raise ValueError(f"no label in common with {other.folder}")
+                align(take_labels(first, common), take_labels(own, common))
+                own = _in_order(own, first)
+            read[cell] = own
+        except (ValueError, OSError) as error:
+            reason = f"not usable: {without_ids(str(error).replace(str(workdir), '.'))}"
+            refused.append(cell._replace(state="failed", error=reason))
+    return read, refused
+
+
+def _in_order(predictions: Predictions, other: Predictions) -> Predictions:
+    """With the films in the other's order."""
+    place = {image: row for row, image in enumerate(predictions.image_id.tolist())}
+    order = np.array([place[image] for image in other.image_id.tolist()])
+    return predictions._replace(
+        image_id=predictions.image_id[order],
+        patient_id=predictions.patient_id[order],
+        targets=predictions.targets[order],
+        scores=predictions.scores[order],
+    )
+
+
+def common_labels(read: Mapping[Cell, Predictions]) -> tuple[list[str], list[str]]:
+    """Labels that all cells have, and of each label left out a note that says whose fault it is."""
+    all_names = dict.fromkeys(name for held in read.values() for name in held.label_names)
+    common, notes = [], []
+    for name in all_names:
+        lacking = {cell.encoder: 0 for cell, held in read.items() if name not in held.label_names}
+        if lacking:
+            notes.append(
+                f"{name} is left out for all encoders: {', '.join(lacking)} has no score for it"
+            )
+        else:
+            common.append(name)
+    return common, notes
+
+
+def take_labels(predictions: Predictions, names: Sequence[str]) -> Predictions:
+    """The predictions for these labels alone, in this order."""
+    columns = [predictions.label_names.index(name) for name in names]
+    return predictions._replace(
+        label_names=tuple(names),
+        targets=predictions.targets[:, columns],
+        scores=predictions.scores[:, columns],
+    )
+
+
+def take_films(predictions: Predictions, rows: Bool[np.ndarray, " n"]) -> Predictions:
+    """The predictions of these films alone."""
+    return predictions._replace(
+        image_id=predictions.image_id[rows],
+        patient_id=predictions.patient_id[rows],
+        targets=predictions.targets[rows],
+        scores=predictions.scores[rows],
+    )
+
+
+def plain(grid: Grid, dataset: str) -> str:
+    """A file name for a dataset, whose own may hold any sign; its number keeps names apart."""
+    kept = "".join(sign if sign.isalnum() or sign in "_-" else "-" for sign in dataset)
+    return f"{grid.datasets.index(dataset)}-{kept}"
+
+
+def percent(fraction: float) -> str:
+    """ "1 %" of 0.01."""
+    return f"{100 * fraction:g} %"
+
+
+def number_of_films(values: Sequence[int]) -> int:
+    """The mean over seeds, to the nearest film."""
+    return math.floor(float(np.mean(values)) + 0.5)

@@ -1,0 +1,260 @@
+"""From the predictions of a benchmark to AUROCs, verdicts and label equivalence, with intervals.
+
+Everything is the macro mean over labels, averaged over seeds. Patients of the test set are
+resampled once per dataset, the same draws for every encoder, fraction and seed; in each resample
+seeds are drawn too, with replacement and alike for all encoders, and their mean is taken. Intervals
+are of that mean, and differences are paired.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from cxr_jax.report.benchmark.grid import (
+    Cell,
+    Grid,
+    common_labels,
+    number_of_films,
+    percent,
+    read_group,
+    take_labels,
+)
+from cxr_jax.stats.bootstrap import label_auroc, resampled_auroc
+from cxr_jax.stats.label_equivalence import LabelEquivalence, label_equivalence
+from cxr_jax.stats.verdict import Comparison, correct_verdicts, judge
+from cxr_jax.transfer.predictions import Predictions
+
+_SEED = 0  # of the draws of patients
+_LEVEL = 0.95
+MARGIN = 0.02  # of AUROC, below which a difference does not matter
+
+
+class Score(NamedTuple):
+    """One encoder under one protocol on one dataset at one fraction, over s seeds.
+
+    `auroc` and `replicates` are macro means over the same labels; a replicate is NaN where a class
+    is absent from the resample. `films` is the mean number of training films.
+    """
+
+    seeds: tuple[int, ...]
+    films: int
+    auroc: Float[np.ndarray, " s"]
+    replicates: Float[np.ndarray, "s r"]
+
+    @property
+    def mean(self) -> float:
+        return float(self.auroc.mean())
+
+    @property
+    def resampled(self) -> Float[np.ndarray, " r"]:
+        """The mean over seeds in every resample, of seeds that were drawn with replacement.
+
+        A seed draws the training films and the training's randomness: an encoder that wins by one
+        draw alone must not look sure. Scores of as many seeds draw alike.
+        """
+        count, total = self.replicates.shape
+        if count == 1:
+            return self.replicates[0]
+        drawn = np.random.default_rng(_SEED).integers(count, size=(count, total))
+        return np.take_along_axis(self.replicates, drawn, axis=0).mean(axis=0)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % limits of the mean; NaN where no resample can be used."""
+        means = self.resampled
+        means = means[~np.isnan(means)]
+        if not means.size:
+            return float("nan"), float("nan")
+        low, high = np.quantile(means, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+        return float(low), float(high)
+
+    def take(self, seeds: Sequence[int]) -> "Score":
+        """The same of these seeds alone."""
+        rows = [self.seeds.index(seed) for seed in seeds]
+        return self._replace(
+            seeds=tuple(seeds), auroc=self.auroc[rows], replicates=self.replicates[rows]
+        )
+
+
+class Place(NamedTuple):
+    """Where encoders stand beside each other: one protocol, dataset and fraction.
+
+    `labels` are those of the mean; `films` and `patients` count the test set.
+    """
+
+    scores: dict[str, Score]
+    labels: tuple[str, ...]
+    films: int
+    patients: int
+
+
+class Measured(NamedTuple):
+    """All of a benchmark. Keys are (protocol, dataset, fraction), as `Cell.group`.
+
+    `curves` holds the same scores over the labels that can be scored at every fraction, so that one
+    curve is of one quantity. `failed` are the cells without a result, `notes` what to know.
+    """
+
+    places: dict[tuple[str, str, float], Place]
+    curves: dict[tuple[str, str, float], dict[str, Score]]
+    failed: list[Cell]
+    notes: list[str]
+
+
+def measure(workdir: Path, grid: Grid, num_resamples: int) -> Measured:
+    """AUROC with replicates of every cell that is done and usable."""
+    measured = Measured({}, {}, [cell for cell in grid.cells if cell.state != "done"], [])
+    for protocol in grid.protocols:
+        for dataset in grid.datasets:
+            _measure_curve(workdir, grid, protocol, dataset, num_resamples, measured)
+    return measured
+
+
+class LabelScore(NamedTuple):
+    """One label of one cell: its AUROC and that of every resample."""
+
+    auroc: float
+    replicates: Float[np.ndarray, " r"]
+
+
+def _measure_curve(
+    workdir: Path,
+    grid: Grid,
+    protocol: str,
+    dataset: str,
+    num_resamples: int,
+    measured: Measured,
+) -> None:
+    """Adds one dataset under one protocol, at all fractions, to `measured`."""
+    cells = [cell for cell in grid.cells if cell.group[:2] == (protocol, dataset)]
+    all_read, refused = read_group(workdir, cells, grid.reference)
+    measured.failed.extend(refused)
+    by_fraction = {}
+    for fraction in grid.fractions(protocol):
+        read = {cell: held for cell, held in all_read.items() if cell.fraction == fraction}
+        if not read:
+            continue
+        common, notes = common_labels(read)
+        first = take_labels(next(iter(read.values())), common)
+        labels = estimable(first)
+        if len(labels) < len(common):
+            absent = ", ".join(name for name in common if name not in labels)
+            notes.append(f"the test set has one class only, so that no mean holds it: {absent}")
+        where = f"{dataset}, {protocol}, {percent(fraction)} of the training patients"
+        measured.notes.extend(f"{where}: {note}." for note in notes)
+        if labels:
+            found = {
+                cell: label_scores(take_labels(held, labels), num_resamples)
+                for cell, held in read.items()
+            }
+            by_fraction[fraction] = (found, labels)
+            measured.places[protocol, dataset, fraction] = Place(
+                macro_scores(found, labels, grid.encoders),
+                labels,
+                len(first.image_id),
+                len(np.unique(first.patient_id)),
+            )
+        else:
+            measured.notes.append(f"{where}: no label can be scored for every encoder.")
+    if not by_fraction:
+        return
+    held = [labels for _, labels in by_fraction.values()]
+    shared = tuple(name for name in held[0] if all(name in labels for labels in held))
+    dropped = sorted({name for labels in held for name in labels} - set(shared))
+    if dropped:
+        measured.notes.append(
+            f"{dataset}, {protocol}: curves over films leave out {', '.join(dropped)}, which "
+            "cannot be scored at every fraction."
+        )
+    for fraction, (found, _) in by_fraction.items():
+        if shared:
+            scores = macro_scores(found, shared, grid.encoders)
+            measured.curves[protocol, dataset, fraction] = scores
+
+
+def estimable(predictions: Predictions) -> tuple[str, ...]:
+    """Labels with both classes in the test set."""
+    classes = [{*np.unique(column[~np.isnan(column)])} for column in predictions.targets.T]
+    return tuple(name for name, held in zip(predictions.label_names, classes) if held == {0.0, 1.0})
+
+
+def label_scores(predictions: Predictions, num_resamples: int) -> dict[str, LabelScore]:
+    """AUROC of every label, all of which can be estimated, by its name."""
+    _, patients, names, targets, scores, _ = predictions
+    alone = label_auroc(targets, scores)
+    values = resampled_auroc(targets, scores, patients, num_resamples, _SEED)
+    return {name: LabelScore(float(alone[k]), values[:, k]) for k, name in enumerate(names)}
+
+
+def macro_scores(
+    found: Mapping[Cell, Mapping[str, LabelScore]], labels: Sequence[str], encoders: Sequence[str]
+) -> dict[str, Score]:
+    """By encoder the macro mean over `labels`, seed by seed."""
+    scores = {}
+    for encoder in encoders:
+        cells = sorted((cell for cell in found if cell.encoder == encoder), key=lambda c: c.seed)
+        if cells:
+            rows = [[found[cell][label] for label in labels] for cell in cells]
+            scores[encoder] = Score(
+                tuple(cell.seed for cell in cells),
+                number_of_films([cell.num_films for cell in cells]),
+                np.array([np.mean([label.auroc for label in row]) for row in rows]),
+                np.array([np.mean([label.replicates for label in row], axis=0) for row in rows]),
+            )
+    return scores
+
+
+def paired(scores: Mapping[str, Score], a: str, b: str) -> tuple[Score, Score] | None:
+    """Both encoders' scores over the seeds that both have; None where there is none."""
+    if a not in scores or b not in scores:
+        return None
+    seeds = sorted(set(scores[a].seeds) & set(scores[b].seeds))
+    return (scores[a].take(seeds), scores[b].take(seeds)) if seeds else None
+
+
+def verdicts(
+    measured: Measured, grid: Grid, protocol: str, fraction: float
+) -> dict[tuple[str, str], Comparison]:
+    """(encoder, dataset) -> the encoder against the reference, Holm-corrected over datasets.
+
+    The correction is over the datasets of one encoder. Raises ValueError where there were too few
+    resamples for so many datasets.
+    """
+    found = {}
+    for encoder in grid.encoders:
+        if encoder == grid.reference:
+            continue
+        judged = {}
+        for dataset in grid.datasets:
+            place = measured.places.get((protocol, dataset, fraction))
+            both = place and paired(place.scores, encoder, grid.reference)
+            if both:
+                a, b = both
+                difference = a.resampled - b.resampled
+                judged[encoder, dataset] = judge(a.mean, b.mean, difference, MARGIN)
+        found |= dict(zip(judged, correct_verdicts(list(judged.values()))))
+    return found
+
+
+def equivalences(
+    measured: Measured, grid: Grid, protocol: str, dataset: str, encoder: str
+) -> list[LabelEquivalence]:
+    """At each number of films that the encoder was trained on, how many the reference needs.
+
+    Empty where fewer than two fractions have scores of both.
+    """
+    films, pairs = [], []
+    for fraction in grid.fractions(protocol):
+        scores = measured.curves.get((protocol, dataset, fraction), {})
+        both = paired(scores, encoder, grid.reference)
+        if both and both[1].films > max(films, default=0):
+            films.append(both[1].films)
+            pairs.append(both)
+    if len(films) < 2:
+        return []
+    means = [np.array([both[which].mean for both in pairs]) for which in (0, 1)]
+    replicates = [np.stack([both[which].resampled for both in pairs], axis=1) for which in (0, 1)]
+    return [label_equivalence(np.array(films), *means, *replicates, at) for at in films]

@@ -1,0 +1,105 @@
+"""What a benchmark found, in sentences."""
+
+from collections.abc import Mapping, Sequence
+
+from cxr_jax.report import tables
+from cxr_jax.report.benchmark.grid import Cell, percent
+from cxr_jax.report.benchmark.tables import TITLES
+from cxr_jax.stats.label_equivalence import LabelEquivalence
+from cxr_jax.stats.verdict import Comparison
+
+METHOD = (
+    "All choices (strength of a probe, learning rate, number of steps, number of neighbours) were "
+    "made on validation films, of other patients than the test films. Every encoder had the same "
+    "tuning budget: the same grid of choices, training films, seeds and number of evaluations. The "
+    "test films were scored once, with what validation chose.",
+    "A score is the AUROC averaged over labels that have both classes in the test set and that "
+    "every encoder could be trained for, then over seeds, which draw the training patients and the "
+    "randomness of training.",
+    "Intervals are 95 % percentile intervals over {resamples:,} resamples of the test patients, "
+    "the same for every encoder; in each resample seeds are drawn too, with replacement, before "
+    "the mean over them. They hold the uncertainty of the test set and, as far as so few seeds can "
+    "show it (too little, where there are two or three), that of other training films; with one "
+    "seed not at all. They do not hold that of pretraining again. The spread over seeds is in "
+    "tables/scores.csv.",
+    "Comparisons are paired: same test films, same resamples, the seeds that both encoders have. "
+    "p-values are Holm-corrected over the datasets of one encoder, protocol and fraction, not over "
+    "encoders, protocols or fractions.",
+    '"win" and "loss": the interval of the difference excludes zero and the corrected p is at most '
+    '.05. "tie": it lies within ± {margin}, the margin below which a difference does not matter. '
+    '"underpowered": neither, these films cannot tell. "found from" is the smallest true '
+    "difference that would have been found with power .8 (before the correction).",
+    "Label equivalence reads both encoders' curves, made monotone, as straight lines over the "
+    'logarithm of the number of films. "At least" and "at most": the answer lies beyond the '
+    "numbers of films that were tried.",
+    "Scores without the films that were seen leave out, for every encoder alike, the films that "
+    "any encoder of the grid had seen, by their looks or by their patient; seeds, resamples, "
+    "verdicts and Holm's correction are as above.",
+)
+
+
+def summary(
+    verdicts: Mapping[tuple[str, str], Comparison], reference: str, protocol: str
+) -> list[str]:
+    """One sentence per encoder: on which datasets it wins, loses, ties, and which cannot tell."""
+    by_encoder: dict[str, dict[str, list[str]]] = {}
+    for (encoder, dataset), comparison in verdicts.items():
+        by_encoder.setdefault(encoder, {}).setdefault(comparison.verdict, []).append(
+            f"{dataset} ({tables.signed(comparison.difference)})"
+            if comparison.verdict != "not estimable"
+            else dataset
+        )
+    title = TITLES.get(protocol, protocol)
+    claims = {
+        "win": f"better than {reference} on",
+        "loss": f"worse than {reference} on",
+        "tie": f"as good as {reference} on",
+        "underpowered": "underpowered on",
+        "not estimable": "not estimable on",
+    }
+    return [
+        f"**{encoder}**, {title.lower()}: "
+        + "; ".join(f"{said} {', '.join(held[key])}" for key, said in claims.items() if key in held)
+        + "."
+        for encoder, held in by_encoder.items()
+    ]
+
+
+def equivalence(found: LabelEquivalence, encoder: str, reference: str) -> str:
+    """ "With simclr 34 labels do what 120 do from imagenet (3.4 times, 2.1 to 5.6)." """
+    needed = _bounded(found.bound, f"{found.labels_b:,.0f}")
+    return (
+        f"With {encoder} {found.labels_a:,.0f} labels do what {needed} do from {reference} "
+        f"({ratio(found)})."
+    )
+
+
+def ratio(found: LabelEquivalence) -> str:
+    """ "3.4 times, 2.1 to 5.6"; without limits where there are none or they say the same again."""
+    text = f"{_bounded(found.bound, times(found.ratio))} times"
+    if found.bound and found.bound == found.low_bound == found.high_bound:
+        return text
+    if found.low != found.low:
+        return f"{text}, no interval"
+    low = _bounded(found.low_bound, times(found.low))
+    high = _bounded(found.high_bound, times(found.high))
+    return f"{text}, {low} to {high}"
+
+
+def times(value: float) -> str:
+    """Two significant digits, never 0.0."""
+    return f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
+
+
+def _bounded(bound: str, text: str) -> str:
+    return f"{bound} {text}" if bound else text
+
+
+def problems(failed: Sequence[Cell]) -> list[list[str]]:
+    """Rows for cells without a result; seeds that failed alike share one."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for cell in failed:
+        why = cell.error or {"missing": "was not run"}.get(cell.state, "no reason given")
+        key = (cell.encoder, cell.dataset, cell.protocol, percent(cell.fraction), cell.state, why)
+        alike.setdefault(key, []).append(str(cell.seed))
+    return [[*key[:4], ", ".join(seeds), *key[4:]] for key, seeds in alike.items()]

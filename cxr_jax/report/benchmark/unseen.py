@@ -1,0 +1,204 @@
+"""The score on test films that no encoder of the grid had seen, beside that on all."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from cxr_jax.report.benchmark.grid import RANDOM, Grid, percent, take_films, take_labels
+from cxr_jax.report.benchmark.largest import Largest
+from cxr_jax.report.benchmark.scores import (
+    MARGIN,
+    Score,
+    estimable,
+    label_scores,
+    macro_scores,
+    paired,
+)
+from cxr_jax.report.benchmark.tables import known, to_csv, value_of, verdict_cell
+from cxr_jax.report.blocks import Block, Heading, Table, Text
+from cxr_jax.report.transfer_images import not_vouched
+from cxr_jax.stats.verdict import Comparison, correct_verdicts, judge
+from cxr_jax.transfer.image_table import beyond_chance, unseen_films
+
+
+class Unexposed(NamedTuple):
+    """One protocol and dataset at the largest fraction, where an encoder had seen test films.
+
+    `films` (of `patients`) of `total` are left, and `labels` can be scored on them; without any
+    there are no scores. `everywhere` and `scores`: by encoder the macro AUROC over these labels, on
+    all films and on those left. `exposed` are the encoders that had seen films, `unknown` those of
+    which it is not known. `comparisons` are with the reference, on the films left.
+    """
+
+    largest: Largest
+    exposed: tuple[str, ...]
+    unknown: tuple[str, ...]
+    films: int
+    patients: int
+    total: int
+    labels: tuple[str, ...]
+    everywhere: dict[str, Score]
+    scores: dict[str, Score]
+    comparisons: dict[str, Comparison]
+
+
+def measure(largest: Sequence[Largest], grid: Grid, num_resamples: int) -> list[Unexposed]:
+    """Verdicts are Holm-corrected over the datasets of one encoder and protocol."""
+    found = [_of(held, grid, num_resamples) for held in largest if _exposed(held)]
+    for protocol in grid.protocols:
+        for encoder in grid.encoders[1:]:
+            of = [
+                one.comparisons
+                for one in found
+                if one.largest.protocol == protocol and encoder in one.comparisons
+            ]
+            corrected = correct_verdicts([comparisons[encoder] for comparisons in of])
+            for comparisons, comparison in zip(of, corrected, strict=True):
+                comparisons[encoder] = comparison
+    return found
+
+
+def _exposed(held: Largest) -> tuple[str, ...]:
+    return tuple(name for name, table in held.films.items() if table.exposed)
+
+
+def _of(held: Largest, grid: Grid, num_resamples: int) -> Unexposed:
+    def score(chosen: Bool[np.ndarray, " n"], labels: Sequence[str]) -> dict[str, Score]:
+        of_cells = {
+            cell: label_scores(take_labels(take_films(one, chosen), labels), num_resamples)
+            for cell, one in held.read.items()
+        }
+        return macro_scores(of_cells, labels, grid.encoders)
+
+    rows = unseen_films(list(held.films.values()))
+    first = next(iter(held.read.values()))
+    left = take_films(first, rows)
+    labels = estimable(left) if rows.any() else ()
+    scores, everywhere, comparisons = {}, {}, {}
+    if labels:
+        whole = labels == held.place.labels
+        everywhere = held.place.scores if whole else score(np.ones_like(rows), labels)
+        scores = score(rows, labels)
+        for encoder in grid.encoders[1:]:
+            if both := paired(scores, encoder, grid.reference):
+                a, b = both
+                difference = a.resampled - b.resampled
+                comparisons[encoder] = judge(a.mean, b.mean, difference, MARGIN)
+    unknown = tuple(
+        name
+        for name in grid.encoders
+        if name != RANDOM
+        and name in held.place.scores
+        and (name not in held.films or held.films[name].seen is None)
+    )
+    return Unexposed(
+        held,
+        _exposed(held),
+        unknown,
+        int(rows.sum()),
+        len(np.unique(left.patient_id)),
+        len(rows),
+        labels,
+        everywhere,
+        scores,
+        comparisons,
+    )
+
+
+def blocks(
+    workdir: Path, grid: Grid, largest: Sequence[Largest], found: Sequence[Unexposed]
+) -> list[Block]:
+    """Writes tables/unexposed.csv where there is something in it; no block where none was seen."""
+    lines = [line for one in found for line in _lines(one)]
+    if lines:
+        (workdir / "tables" / "unexposed.csv").write_text(to_csv(list(lines[0]), lines))
+    parts: list[Block] = [block for one in found for block in _blocks(one, grid)]
+    parts += [Text(sentence) for sentence in _not_kept(grid, largest)]
+    return [Heading(_TITLE, 3), *parts] if parts else []
+
+
+_TITLE = "Scores without the films that were seen"
+
+
+def summary(found: Sequence[Unexposed]) -> list[Block]:
+    """One sentence for the top of the page; nothing where no test film was seen."""
+    if not found:
+        return []
+    where = dict.fromkeys(one.largest.dataset for one in found)
+    return [
+        Text(
+            f"On {', '.join(where)} test films, or others of their patients, seem to have been in "
+            f"the pretraining of an encoder: see “{_TITLE}”."
+        )
+    ]
+
+
+def _blocks(one: Unexposed, grid: Grid) -> list[Block]:
+    held = one.largest
+    left = f"{one.films:,} of {one.total:,} test films"
+    vouched = f" {not_vouched(one.unknown)}" if one.unknown else ""
+    if not one.labels:
+        why = "none of the labels has both classes among them" if one.films else "none is left"
+        return [
+            Text(
+                f"**{held.title}:** {left} had been seen by no encoder; {why}, so that nothing "
+                f"can be scored without the others.{vouched}"
+            )
+        ]
+    caption = (
+        f"{held.title}, {percent(held.fraction)} of the training patients, mean over seeds. "
+        f"{', '.join(one.exposed)} had seen some of the films; {left}, of {one.patients:,} "
+        "patients, had been seen by no encoder, by their looks or by their patient. Every encoder "
+        f"is scored on these same films.{vouched}"
+    )
+    if len(one.labels) < len(held.place.labels):
+        caption += (
+            f" Both columns are means over {len(one.labels)} of {len(held.place.labels)} labels, "
+            f"those with both classes among the films left."
+        )
+    header = ["encoder", f"all {one.total:,} films", f"{one.films:,} films seen by none"]
+    header.append(f"on these, against {grid.reference}")
+    rows = []
+    for name, score in one.scores.items():
+        judged = "reference" if name == grid.reference else verdict_cell(one.comparisons.get(name))
+        values = [value_of(one.everywhere[name]).words, value_of(score).words]
+        rows.append([name, *values, judged])
+    return [Table(header, rows, caption)]
+
+
+def _not_kept(grid: Grid, largest: Sequence[Largest]) -> list[str]:
+    """Sentences on encoders that saw test films, of which no table says which."""
+    tables = {(name, held.dataset) for held in largest for name in held.films}
+    sentences = {}
+    for cell in grid.cells:
+        seen = cell.exposure
+        if cell.state != "done" or seen is None or (cell.encoder, cell.dataset) in tables:
+            continue
+        if beyond_chance(seen.films, seen.patients, seen.test_films):
+            sentences.setdefault(
+                (cell.encoder, cell.dataset),
+                f"{cell.dataset}: which films {cell.encoder} had seen is not kept beside its "
+                "predictions (films.parquet), so that they cannot be left out.",
+            )
+    return list(sentences.values())
+
+
+def _lines(one: Unexposed) -> list[dict]:
+    held = one.largest
+    lines = []
+    for name, score in one.scores.items():
+        line = dict(protocol=held.protocol, dataset=held.dataset, fraction=held.fraction)
+        line |= dict(encoder=name, exposure_known=name == RANDOM or name not in one.unknown)
+        line |= dict(films=one.total, films_left=one.films, patients_left=one.patients)
+        for which, value in (("all", one.everywhere[name]), ("left", score)):
+            numbers = value_of(value)._asdict()
+            line |= {f"{field}_{which}": number for field, number in numbers.items()}
+        comparison = one.comparisons.get(name)
+        for field in ("verdict", "difference", "low", "high", "p_adjusted"):
+            value = None if comparison is None else getattr(comparison, field)
+            line[field] = value if field == "verdict" or value is None else known(value)
+        lines.append(line | dict(labels=";".join(one.labels)))
+    return lines

@@ -1,0 +1,1 @@
+"""One training: state, step, optimizer, devices, checkpoints, logs."""

@@ -1,0 +1,223 @@
+"""Optimizers from optax's parts: LARS both ways, SGD, Adam(W); schedules, exclusions, groups.
+
+Fields of config.optimizer (required: name and learning_rate; for lars rate_inside_momentum too):
+
+name           "lars", "sgd", "adam" or "adamw"
+learning_rate  before scaling with the batch
+scaling        "none"; "linear": times batch_size / 256; "sqrt": times sqrt(batch_size)
+warmup         length of the linear warm-up from 0, in `warmup_unit`; 0 is none
+warmup_unit    "steps", "epochs" or "examples"
+schedule       "cosine" from the end of the warm-up to the last step, "constant", or "step": a tenth
+               at each of the milestones
+final_learning_rate
+               where the cosine ends, before scaling with the batch; 0
+milestones     shares of the training, as (0.6, 0.9)
+momentum       decay of the gradients' running mean (Adam's beta1); .9
+beta2          adam, adamw: decay of the running mean of their squares; .999
+weight_decay   lars, sgd, adam: added to the gradient; adamw: decoupled, times the rate; 0
+final_weight_decay
+               where the weight decay ends, by a cosine over the training; None: it is constant
+exclude        regular expressions, searched in "encoder/layer1_0/bn1/scale": parameters that weight
+               decay and LARS's trust ratio skip; default every bias and every norm's scale, and a
+               ViT's tokens, positions and layer scales
+clip           largest norm that the gradient of a parameter (an array) may have; None: any
+trust_coefficient
+               lars only: .001
+rate_inside_momentum
+               lars only. True: the rate multiplies what enters the momentum, so that a change of
+               rate works gradually (SimCLR). False: it multiplies the momentum (BYOL, Barlow Twins,
+               VICReg). The two differ only while the rate changes.
+groups         by name: parameters with a rate of their own. `match` holds regular expressions as
+               `exclude` does, and of several groups the first that matches counts. Optional:
+               learning_rate, final_learning_rate, schedule and warmup in place of those above, and
+               `frozen`, for how long from the start (in `warmup_unit`) nothing of the group moves
+               (Adam's running means do).
+
+A field that its optimizer does not use is allowed, so that --config.optimizer.name can switch.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cxr_jax.fields import Section, check_fields
+from cxr_jax.training import schedules
+
+# Flax calls a norm's factor "scale", and nothing else so.
+BIAS_AND_NORM = (r"(^|/)bias$", r"(^|/)scale$")
+# As DeiT's code, and MAE's where it fine-tunes. In pretraining MAE's and DINO's official codes
+# decay what has more than one axis there: the tokens, and DINO's positions.
+_OF_VITS = (r"(^|/)(cls|register_tokens|mask_token|positions|scale1|scale2)$",)
+_DEFAULTS = {
+    "scaling": "none",
+    "warmup": 0,
+    "warmup_unit": "steps",
+    "schedule": "cosine",
+    "final_learning_rate": 0.0,
+    "milestones": (),
+    "momentum": 0.9,
+    "beta2": 0.999,
+    "weight_decay": 0.0,
+    "final_weight_decay": None,
+    "exclude": None,
+    "clip": None,
+    "trust_coefficient": 0.001,
+    "rate_inside_momentum": None,
+    "groups": {},
+}
+_SIZES = ("learning_rate", "final_learning_rate", "weight_decay", "final_weight_decay")
+_LARGEST = float(jnp.finfo(jnp.float32).max)
+_OF_A_GROUP = ("learning_rate", "final_learning_rate", "schedule", "warmup", "frozen")
+
+
+def make_optimizer(
+    config: Section, num_train_steps: int, batch_size: int, num_examples: int | None = None
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """(transformation, rate by step) for config.optimizer; the transformation applies the schedule.
+
+    The rate is that of parameters in no group. `num_examples` in an epoch is needed where a length
+    is counted in epochs. Raises ValueError for an unknown name, unit or field, a rate or a decay
+    that makes no sense, and (at `init`) for an exclusion or a group that matches no parameter.
+    LARS: You et al., arXiv:1708.03888.
+    """
+    check_fields(config, "config.optimizer", ("name", "learning_rate"), tuple(_DEFAULTS))
+    fields = _DEFAULTS | dict(config)
+    schedules.one_of(fields, "name", ("lars", "sgd", "adam", "adamw"))
+    _check_sizes(fields, "config.optimizer")
+    lengths = (num_train_steps, batch_size, num_examples)
+    schedule = schedules.learning_rate(fields, *lengths)
+    mask = _decayed(fields["exclude"])
+    decay = optax.add_decayed_weights(_weight_decay(fields, num_train_steps), mask)
+    rate = _rates(fields, schedule, lengths)
+    momentum = optax.trace(fields["momentum"])
+    adam = optax.scale_by_adam(b1=fields["momentum"], b2=fields["beta2"])
+    first = () if fields["clip"] is None else (_clip_each(fields["clip"]),)
+    if fields["name"] == "adamw":
+        return optax.chain(*first, adam, decay, rate), schedule
+    if fields["name"] == "adam":
+        return optax.chain(*first, decay, adam, rate), schedule
+    if fields["name"] == "sgd":
+        return optax.chain(*first, decay, momentum, rate), schedule
+    if fields["rate_inside_momentum"] is None:
+        raise ValueError(
+            "config.optimizer lacks 'rate_inside_momentum', which lars needs: "
+            "True as in SimCLR, False as in BYOL"
+        )
+    trust = optax.masked(optax.scale_by_trust_ratio(0.0, fields["trust_coefficient"]), mask)
+    last = (rate, momentum) if fields["rate_inside_momentum"] else (momentum, rate)
+    return optax.chain(*first, decay, trust, *last), schedule
+
+
+def _check_sizes(section: Section, where: str) -> None:
+    """Raises ValueError for the first rate or decay of `section` that no training could use."""
+    for name in _SIZES:
+        value = section.get(name)
+        if value is None and name != "learning_rate":
+            continue
+        # Of a group 0 means that it stays as it is; of all it means that nothing is learned.
+        above = name == "learning_rate" and where == "config.optimizer"
+        good = isinstance(value, int | float) and 0 <= value <= _LARGEST and (value or not above)
+        if not good:
+            wanted = "above 0" if above else "0 or more"
+            raise ValueError(f"{where}.{name} is {value!r}; it must be {wanted}, and finite")
+
+
+def _weight_decay(fields: Section, num_train_steps: int) -> float | optax.Schedule:
+    if fields["final_weight_decay"] is None:
+        return fields["weight_decay"]
+    return schedules.cosine(fields["weight_decay"], fields["final_weight_decay"], num_train_steps)
+
+
+def _clip_each(largest: float | int) -> optax.GradientTransformation:
+    """Shortens every parameter's gradient on its own, as DINO's code does (not the global norm)."""
+    if largest <= 0:
+        raise ValueError(f"config.optimizer.clip is {largest}; it must be above 0, or None")
+
+    def shorten(gradient: jax.Array) -> jax.Array:
+        return gradient * jnp.minimum(1.0, largest / (jnp.linalg.norm(gradient) + 1e-6))
+
+    return optax.stateless(lambda gradients, _: jax.tree.map(shorten, gradients))
+
+
+def _rates(
+    fields: Section, schedule: optax.Schedule, lengths: tuple[int, int, int | None]
+) -> optax.GradientTransformation:
+    """Multiplies by the rate of `schedule`, and in groups by that of the group."""
+    by_group = {"": optax.scale_by_learning_rate(schedule)}
+    patterns = {}
+    for name, group in fields["groups"].items():
+        where = f"config.optimizer.groups.{name}"
+        check_fields(group, where, ("match",), _OF_A_GROUP)
+        patterns[name] = _patterns(group["match"], f"{where}.match")
+        own = fields | {"frozen": 0} | dict(group)
+        _check_sizes(own, where)
+        frozen = schedules.in_steps(own, "frozen", *lengths[1:])
+        own_schedule = schedules.learning_rate(own, *lengths)
+        by_group[name] = optax.scale_by_learning_rate(_zero_before(frozen, own_schedule))
+    if not patterns:
+        return by_group[""]
+
+    def labels(tree: Any) -> Any:
+        paths = _paths(tree)
+        for name, own in patterns.items():
+            _check_all_match(own, paths, f"config.optimizer.groups.{name}.match")
+        chosen = [
+            next((name for name, own in patterns.items() if _matches(own, path)), "")
+            for path in paths
+        ]
+        return jax.tree.unflatten(jax.tree.structure(tree), chosen)
+
+    return optax.partition(by_group, labels)
+
+
+def _zero_before(start: int, schedule: optax.Schedule) -> optax.Schedule:
+    return lambda step: jnp.where(step < start, 0.0, schedule(step))
+
+
+def _decayed(exclude: Any) -> Callable[[Any], Any]:
+    """The mask of parameters that weight decay and trust ratio act on, as a function of the tree.
+
+    The default patterns need not match, because a model may have no bias and no tokens.
+    """
+    given = exclude is not None
+    patterns = _patterns(exclude, "config.optimizer.exclude") if given else BIAS_AND_NORM + _OF_VITS
+
+    def mask(tree: Any) -> Any:
+        paths = _paths(tree)
+        if given:
+            _check_all_match(patterns, paths, "config.optimizer.exclude")
+        keep = [not _matches(patterns, path) for path in paths]
+        return jax.tree.unflatten(jax.tree.structure(tree), keep)
+
+    return mask
+
+
+def _patterns(given: Any, where: str) -> tuple[str, ...]:
+    if isinstance(given, str):
+        raise ValueError(f"{where} is {given!r}; it must be a tuple of patterns")
+    return tuple(given)
+
+
+def _paths(tree: Any) -> list[str]:
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def _matches(patterns: Sequence[str], path: str) -> bool:
+    return any(re.search(pattern, path) for pattern in patterns)
+
+
+def _check_all_match(patterns: Sequence[str], paths: Sequence[str], where: str) -> None:
+    """A given pattern that matches nothing is an error, being most likely misspelt."""
+    for pattern in patterns:
+        if not any(re.search(pattern, path) for path in paths):
+            raise ValueError(
+                f"{where} has {pattern!r}, which matches no parameter; "
+                f"they are named like {paths[0]!r}"
+            )

@@ -1,0 +1,103 @@
+"""The compiled pieces of a pretraining, on the devices: what makes its state and its step."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cxr_jax import objectives
+from cxr_jax.fields import check_positive
+from cxr_jax.objectives import Objective
+from cxr_jax.training import optim, sharding, xla
+from cxr_jax.training import state as train_state
+
+
+class Training(NamedTuple):
+    """create: () -> state. step: (state, batch) -> (state, metrics), the state donated."""
+
+    objective: Objective
+    schedule: optax.Schedule
+    mesh: Mesh
+    create: Any  # both jitted, so that they can be lowered too
+    step: Any
+
+    def shapes(self, config: ConfigDict) -> tuple[Any, Any]:
+        """(state, batch) as shapes with their places, to compile for without running."""
+        state = jax.eval_shape(self.create)
+        places = sharding.of_state(state, self.mesh, config.shard_state)
+        batch = _batch(config)
+        split = jax.tree.map(lambda _: sharding.by_example(self.mesh), batch)
+        return _placed(state, places), _placed(batch, split)
+
+
+def prepare(config: ConfigDict, num_films: int) -> Training:
+    """For a config and a number of films in an epoch; nothing is compiled yet.
+
+    Raises ValueError for a mesh or a batch that does not fit the devices, and as objectives.build
+    and optim.make_optimizer.
+    """
+    mesh = sharding.make_mesh(config.mesh.model)
+    _check_batches(config, mesh)
+    objective = objectives.build(config)
+    optimizer, schedule = optim.make_optimizer(
+        config.optimizer, config.num_train_steps, config.batch_size, num_films
+    )
+    create = partial(train_state.create, objective, optimizer, _batch(config), config.seed)
+    places = sharding.of_state(jax.eval_shape(create), mesh, config.shard_state)
+    quickly = {"xla_backend_optimization_level": 0}  # it runs once: compiling is all its cost
+    step = train_state.make_train_step(
+        objective,
+        optimizer,
+        schedule,
+        config.microbatch_size,
+        sharding.gather(mesh),
+        skip_nonfinite=config.skip_nonfinite > 0,
+    )
+    return Training(
+        objective,
+        schedule,
+        mesh,
+        jax.jit(create, out_shardings=places, compiler_options=quickly),
+        jax.jit(
+            step,
+            donate_argnums=0,
+            out_shardings=(places, sharding.replicated(mesh)),
+            compiler_options=xla.options(),
+        ),
+    )
+
+
+def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
+    sharding.check_batch(config.batch_size, mesh)
+    part = config.microbatch_size
+    if not part:
+        return
+    check_positive(config, ("microbatch_size",))
+    sharding.check_batch(part, mesh, "microbatch_size")
+    if config.batch_size % part:
+        raise ValueError(
+            f"config.microbatch_size={part} does not divide config.batch_size={config.batch_size}"
+        )
+
+
+def _batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    size = config.data.image_size
+    films = jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)
+    batch = {"image": films}
+    if config.data.pairs:
+        batch |= {"pair": films, "paired": jax.ShapeDtypeStruct((config.batch_size,), np.bool_)}
+    if config.data.get("reports"):
+        tokens = (config.batch_size, config.data.reports.max_tokens)
+        batch["tokens"] = jax.ShapeDtypeStruct(tokens, np.int32)
+        batch["mask"] = jax.ShapeDtypeStruct(tokens, np.bool_)
+    return batch
+
+
+def _placed(shapes: Any, places: Any) -> Any:
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
+    )

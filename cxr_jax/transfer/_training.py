@@ -1,0 +1,178 @@
+"""One fine-tuning of an encoder: batches, steps, moments at which it is judged, scores."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+from jaxtyping import Float, Shaped, UInt8
+from ml_collections import ConfigDict
+
+from cxr_jax import models
+from cxr_jax.data.labelled import LabelledSplit
+from cxr_jax.data.loader import batches, labelled_batches
+from cxr_jax.training import optim, sharding, xla
+from cxr_jax.transfer import _classifier, _mean_teacher
+from cxr_jax.weights.encoder import Encoder
+
+# Films go to the device larger than the views cut from them, as 256 to 224.
+_MARGIN = 8 / 7
+# Fewer films are read by threads: starting processes takes longer than reading them all.
+_WORTH_PROCESSES = 2000
+_QUIET_SECONDS = 5.0
+
+
+class Plan(NamedTuple):
+    """The same for every learning rate. moments: steps after which validation is scored."""
+
+    batch_size: int
+    num_steps: int
+    moments: tuple[int, ...]
+
+
+def plan(fields: ConfigDict, num_films: int, num_devices: int) -> Plan:
+    """Steps and batches for `num_films` training films.
+
+    A set smaller than a batch is trained on in batches of the largest power of two that it fills,
+    whatever the number of devices, or of one film per device.
+    """
+    batch_size = fields.batch_size
+    if num_films < batch_size:
+        batch_size = max(1 << (num_films.bit_length() - 1), num_devices)
+    steps = round(fields.epochs * num_films / batch_size)
+    steps = min(max(steps, fields.min_steps), fields.max_steps)
+    count = min(fields.evaluations, steps)
+    return Plan(batch_size, steps, tuple(steps * (i + 1) // count for i in range(count)))
+
+
+class Trainer:
+    """One encoder's compiled step and scores, for every learning rate.
+
+    Where the task of `train` is exclusive, its targets must be as data/labels.py's one_class gives
+    them: the loss and the scores are then those of a softmax over the classes.
+    """
+
+    def __init__(self, config, encoder: Encoder, train: LabelledSplit, planned: Plan, mesh):
+        fields = config.finetune
+        self._exclusive = train.task.exclusive
+        self._config, self._encoder, self._train = config, encoder, train
+        self._plan, self._mesh = planned, mesh
+        model = models.build({**encoder.model, "dtype": fields.dtype})
+        optimizer, _ = optim.make_optimizer(
+            {
+                "name": fields.optimizer,
+                "learning_rate": 1.0,  # the state's rate multiplies it
+                "warmup": round(fields.warmup * planned.num_steps),
+                "weight_decay": fields.weight_decay,
+            },
+            planned.num_steps,
+            planned.batch_size,
+        )
+        self._optimizer = _classifier.with_layer_decay(optimizer, model, fields.layer_decay)
+        size = encoder.image_size
+        film = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
+        features = jax.eval_shape(partial(model.apply, train=False), encoder.variables, film)
+        self.num_features = features.shape[1]
+        view = {**fields.view, "size": size}
+        loss = _classifier.masked_softmax_loss if self._exclusive else _classifier.masked_loss
+        self._unlabelled_size = 0
+        if fields.mean_teacher.weight:
+            most = min(fields.mean_teacher.unlabelled_batch_size, len(train.rest))
+            self._unlabelled_size = most // mesh.size * mesh.size
+            kind = (self._exclusive, fields.mean_teacher, planned.num_steps)
+            step = _mean_teacher.make_step(model, self._optimizer, view, loss, *kind)
+        else:
+            step = _classifier.make_step(model, self._optimizer, view, loss)
+        options = xla.options()
+        self._step = jax.jit(step, donate_argnums=0, compiler_options=options)
+        self._scores = jax.jit(_classifier.make_scores(model), compiler_options=options)
+
+    def train(
+        self, rate: float, say: Callable[[str], None]
+    ) -> Iterator[tuple[int, float, _classifier.Weights]]:
+        """(step, mean loss since the last, weights to score) at every moment of the plan.
+
+        The next step takes the weights' memory. Raises FloatingPointError where a loss is not
+        finite.
+        """
+        config, planned = self._config, self._plan
+        state = _classifier.create(
+            *(self._encoder.variables, self._optimizer, self.num_features),
+            *(self._train.targets, rate, config.seed, self._exclusive),
+        )
+        if config.finetune.mean_teacher.weight:
+            state = _mean_teacher.create(state)
+        state = sharding.put_replicated(state, self._mesh)
+        feed = self._batches()
+        losses, start, done = [], None, 0
+        for step in range(1, planned.num_steps + 1):
+            state, loss = self._step(state, sharding.put_batch(next(feed), self._mesh))
+            losses.append(loss)
+            done += planned.batch_size
+            if step == 1:
+                loss.block_until_ready()  # compiled now: what follows is the speed
+                start, done = time.monotonic(), 0
+            elif time.monotonic() - start > _QUIET_SECONDS:
+                value = float(loss)  # waits for the step, so that the speed is true
+                speed = done / (time.monotonic() - start)
+                say(f"step {step}/{planned.num_steps}  loss {value:.4f}  {speed:,.0f} images/s")
+                start, done = time.monotonic(), 0
+            if step in planned.moments:
+                paused = time.monotonic()
+                mean = np.mean(jax.device_get(losses))
+                check_finite(step, "loss", mean)
+                losses = []
+                yield step, float(mean), _scored(state)
+                start += time.monotonic() - paused
+
+    def _batches(self) -> Iterator[dict[str, np.ndarray]]:
+        """Endless, of labelled films and, where the step takes them, of others of the split."""
+        train, seed = self._train, self._config.seed
+        size = round(self._encoder.image_size * _MARGIN)
+
+        def workers(films: int) -> int:
+            return self._config.finetune.num_workers if films >= _WORTH_PROCESSES else 0
+
+        feed = labelled_batches(train, self._plan.batch_size, size, seed, workers(len(train.rows)))
+        if not self._unlabelled_size:
+            return feed
+        others = batches(
+            train.source.choose(train.rest),
+            self._unlabelled_size,
+            size,
+            seed,
+            workers(len(train.rest)),
+        )
+        return (one | {"unlabelled": other["image"]} for one, other in zip(feed, others))
+
+    def scores(
+        self, params: Any, batch_stats: Any, films: Iterable[UInt8[np.ndarray, "b h w 1"]]
+    ) -> Float[np.ndarray, "n k"]:
+        """Log-odds, or log-probabilities of exclusive classes, film by film in evaluation mode."""
+        devices = self._mesh.size
+        size = -(-self._config.batch_size // devices) * devices
+        rows = []
+        for chunk in films:
+            for start in range(0, len(chunk), size):
+                part = chunk[start : start + size]
+                padded = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
+                batch = sharding.put_batch({"image": padded}, self._mesh)
+                logits = self._scores(params, batch_stats, batch["image"])
+                rows.append(np.asarray(logits)[: len(part)])
+        logits = np.concatenate(rows).astype(np.float64)
+        return scipy.special.log_softmax(logits, axis=1) if self._exclusive else logits
+
+
+def _scored(state: _classifier.State | _mean_teacher.State) -> _classifier.Weights:
+    if isinstance(state, _mean_teacher.State):
+        return state.teacher
+    return _classifier.Weights(state.params, state.batch_stats)
+
+
+def check_finite(step: int, what: str, values: Shaped[np.ndarray, "..."] | np.floating) -> None:
+    if not np.isfinite(values).all():
+        raise FloatingPointError(f"at step {step} its {what} is no longer finite")

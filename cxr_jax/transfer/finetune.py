@@ -1,0 +1,235 @@
+"""Fine-tuning: the whole encoder under a linear head, at several learning rates.
+
+Every encoder gets the same: each rate the same steps over the same batches, AUROC on validation at
+evenly spaced steps, and the weights of the best of all these moments score test, once. Equal seeds
+give equal results on one machine; a GPU's convolutions may still add up in another order. Exclusive
+classes are told apart by a softmax over those that are scored; scores are log-probabilities.
+
+Fields of config.finetune:
+
+learning_rates  one training each, at the peak of the schedule
+optimizer       "adamw" or "sgd" (cxr_jax/training/optim.py; momentum .9)
+weight_decay    as in cxr_jax/training/optim.py; biases and norms are left out
+warmup          share of the steps in which the rate rises from 0; then it falls as a cosine to 0
+layer_decay     the rate is multiplied by this for every depth below the head: 1 is off
+epochs          passes over the training films, but at least min_steps and at most max_steps
+min_steps       (with 34 films an epoch is a step or two)
+max_steps
+evaluations     how many moments of a training are judged on validation, the last step being one
+batch_size      films per step; fewer where there are fewer films
+dtype           of the computation, "float32" or "bfloat16"; weights are float32
+mean_teacher    films without labels take part (cxr_jax/transfer/_mean_teacher.py); weight 0 is off
+num_workers     decoding processes, for sets large enough to repay their start; 0: threads alone
+view            the augmentation (cxr_jax/augment/views.py); its size is the encoder's image_size
+"""
+
+import json
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
+
+from cxr_jax.augment.views import check_view
+from cxr_jax.data.labelled import image_batches
+from cxr_jax.fields import check_fields, check_positive
+from cxr_jax.training import sharding
+from cxr_jax.transfer import _mean_teacher
+from cxr_jax.transfer._protocol import (
+    Head,
+    Protocol,
+    Result,
+    Splits,
+    Tools,
+    against,
+    macro_auroc,
+    positive_numbers,
+    targets_of,
+    usable_classes,
+    usable_labels,
+)
+from cxr_jax.transfer._training import Trainer, check_finite, plan
+from cxr_jax.weights.encoder import Encoder
+
+_COUNTS = ("epochs", "min_steps", "max_steps", "evaluations", "batch_size")
+_FIELDS = (
+    *_COUNTS,
+    *("learning_rates", "optimizer", "weight_decay", "warmup", "layer_decay", "dtype"),
+    *("mean_teacher", "num_workers", "view"),
+)
+
+
+def make(config: ConfigDict) -> Protocol:
+    """The protocol "finetune"; of the config it reads `finetune`, `seed` and `batch_size`."""
+    fields = config.finetune
+    rates = _check(config)
+
+    def run(encoder: Encoder, splits: Splits, tools: Tools) -> Result:
+        return _run(config, rates, encoder, splits, tools)
+
+    listed = ", ".join(f"{rate:g}" for rate in rates)
+
+    def method(exclusive: bool) -> tuple[str, ...]:
+        softmax = " under a softmax over the classes" if exclusive else ""
+        return (
+            f"The whole encoder and a linear head{softmax} trained by {fields.optimizer} in "
+            f"{fields.dtype} on augmented films (config.json), with cosine schedule and warm-up, "
+            f"for {fields.epochs:g} epochs (at least {fields.min_steps:,} steps, at most "
+            f"{fields.max_steps:,}) at each of the learning rates {listed}; "
+            f"{_decay_in_words(fields.layer_decay)}.",
+            f"Macro AUROC on validation at {fields.evaluations} moments of every training chose "
+            "the weights that scored test; the same budget for every encoder.",
+            *_teacher_in_words(fields.mean_teacher),
+            *against(exclusive),
+        )
+
+    settings = json.loads(ConfigDict(fields).to_json()) | {"seed": config.seed}
+    del settings["num_workers"]  # it changes the speed alone
+    return Protocol("Fine-tuning", method, settings, run)
+
+
+def _decay_in_words(layer_decay: float) -> str:
+    if layer_decay == 1:
+        return "the same rate at every depth"
+    return f"a rate {layer_decay:g} times as high at every depth below the head"
+
+
+def _teacher_in_words(fields: ConfigDict) -> tuple[str, ...]:
+    if not fields.weight:
+        return ()
+    return (
+        f"Mean teacher: the moving average of the weights (decay {fields.decay:g}) is what is "
+        "scored; with it the network learns to agree on other views, also of training films "
+        "outside the label fraction, whose labels nothing reads (weight of the squared difference "
+        f"{fields.weight:g}, rising over {fields.ramp_up:.0%} of the steps).",
+    )
+
+
+def _check(config: ConfigDict) -> tuple[float, ...]:
+    """The learning rates, ascending. Raises ValueError for the first field that makes no sense."""
+    fields = config.finetune
+    check_fields(fields, "config.finetune", _FIELDS)
+    check_positive(config, [f"finetune.{name}" for name in _COUNTS])
+    rates = positive_numbers(config, "finetune.learning_rates")
+    for name, good, wanted in (
+        ("optimizer", fields.optimizer in ("adamw", "sgd"), "'adamw' or 'sgd'"),
+        ("dtype", fields.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'"),
+        ("weight_decay", fields.weight_decay >= 0, "0 or more"),
+        ("warmup", 0 <= fields.warmup < 1, "a share of the steps, 0 or more and below 1"),
+        ("layer_decay", 0 < fields.layer_decay <= 1, "above 0 and at most 1 (off)"),
+        ("num_workers", fields.num_workers >= 0, "0 or more"),
+        ("max_steps", fields.max_steps >= fields.min_steps, "min_steps or more"),
+    ):
+        if not good:
+            raise ValueError(f"config.finetune.{name} is {fields[name]!r}; it must be {wanted}")
+    if "size" in fields.view:
+        raise ValueError(
+            "config.finetune.view has no field 'size': views are as large as the films that the "
+            "encoder reads (its image_size)"
+        )
+    _mean_teacher.check(fields.mean_teacher, "config.finetune.mean_teacher")
+    check_view({**fields.view, "size": 1}, "config.finetune.view")
+    return rates
+
+
+class _Best(NamedTuple):
+    auroc: float
+    rate: float
+    step: int
+    params: Any
+    batch_stats: Any
+
+
+def _run(
+    config: ConfigDict, rates: tuple[float, ...], encoder: Encoder, splits: Splits, tools: Tools
+) -> Result:
+    fields, names = config.finetune, splits.test.label_names
+    exclusive = splits.test.task.exclusive
+    usable = usable_classes if exclusive else usable_labels
+    labels, not_scored = usable(splits.train.targets, splits.validation.targets, names)
+    train, validation = (
+        split._replace(targets=targets_of(split.targets, labels, exclusive)) for split in splits[:2]
+    )
+    mesh = sharding.make_mesh()
+    planned = plan(fields, len(train.rows), mesh.size)
+    sharding.check_batch(planned.batch_size, mesh, "finetune.batch_size")
+    trainer = Trainer(config, encoder, train, planned, mesh)
+    # In memory: it is read many times (11,000 films of 224 px are 560 MB).
+    films = np.concatenate(list(image_batches(validation, config.batch_size, encoder.image_size)))
+    best, curve, remarks = _search(trainer, rates, films, validation.targets, encoder.name, tools)
+    batches = image_batches(splits.test, config.batch_size, encoder.image_size)
+    scores = np.full((len(splits.test.rows), len(names)), np.nan)
+    scores[:, labels] = trainer.scores(best.params, best.batch_stats, batches)
+    trained = {"params": best.params["encoder"], "batch_stats": best.batch_stats}
+    kernel, bias = np.full((trainer.num_features, len(names)), np.nan), np.full(len(names), np.nan)
+    kernel[:, labels], bias[labels] = (best.params["head"][part] for part in ("kernel", "bias"))
+    unlabelled = len(train.rest) if fields.mean_teacher.weight else 0
+    if fields.mean_teacher.weight and not unlabelled:
+        remarks.append(
+            "The mean teacher saw labelled films alone: none lies outside config.label_fraction."
+        )
+    others = f", {unlabelled:,} more without labels" if unlabelled else ""
+    return Result(
+        scores=scores,
+        scored=np.isin(np.arange(len(names)), labels),
+        not_scored=not_scored,
+        notes={},
+        remarks=tuple(remarks),
+        summary=f"films of {encoder.image_size} px{others}, learning rate {best.rate:g}, step "
+        f"{best.step:,} of {planned.num_steps:,} with batches of {planned.batch_size}, "
+        f"validation macro AUROC {best.auroc:.3f}",
+        facts={
+            "learning_rate": best.rate,
+            "step": best.step,
+            "num_steps": planned.num_steps,
+            "batch_size": planned.batch_size,
+            "unlabelled_films": unlabelled,
+            "curve": curve,
+        },
+        score_kind="log-probability" if exclusive else "log-odds",
+        head=Head(encoder._replace(variables=jax.device_get(trained)), kernel, bias),
+    )
+
+
+def _search(
+    trainer: Trainer,
+    rates: tuple[float, ...],
+    films: UInt8[np.ndarray, "v h w 1"],
+    targets: Float[np.ndarray, "v u"],
+    name: str,
+    tools: Tools,
+) -> tuple[_Best, list[dict[str, float]], list[str]]:
+    """The best moment of all, every moment's numbers, and remarks for the report.
+
+    Ties go to the lower rate, then to the earlier step. Raises FloatingPointError if no rate gave a
+    finite loss.
+    """
+    best, curve, remarks = None, [], []
+    for index, rate in enumerate(rates):
+        head = f"{name}, learning rate {rate:g} ({index + 1} of {len(rates)}): "
+        try:
+            moments = trainer.train(rate, lambda line, h=head: tools.say(h + line))
+            for step, loss, weights in moments:
+                scores = trainer.scores(*weights, [films])
+                check_finite(step, "scores", scores)
+                score = macro_auroc(targets, scores)
+                tools.say(f"{head}step {step}  loss {loss:.4f}  validation AUROC {score:.3f}")
+                tools.log(step, {f"loss/rate_{rate:g}": loss, f"auroc/rate_{rate:g}": score})
+                curve.append({"rate": rate, "step": step, "loss": loss, "validation_auroc": score})
+                if best is None or score > best.auroc:
+                    # The next step is given the weights' memory.
+                    best = _Best(score, rate, step, *jax.tree.map(jnp.copy, weights))
+        except FloatingPointError as error:
+            remarks.append(f"Learning rate {rate:g} was given up: {error}.")
+            tools.say(f"{head}given up, {error}")
+    if best is None:
+        raise FloatingPointError(
+            f"fine-tuning {name}: every learning rate was given up. {' '.join(remarks)} "
+            "Lower config.finetune.learning_rates"
+        )
+    if len(rates) > 1 and best.rate in (rates[0], rates[-1]):
+        end = "lowest" if best.rate == rates[0] else "highest"
+        remarks.append(f"The chosen learning rate {best.rate:g} is the {end} tried.")
+    return best, curve, remarks

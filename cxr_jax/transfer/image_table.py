@@ -1,0 +1,147 @@
+"""What is known of test films beside their labels, and the Parquet file that holds it.
+
+films.parquet stands beside predictions.parquet, for tables of subgroups and of films that an
+encoder had not seen; columns image_id, sex, age (years; ours end at 90), view, seen_film and
+seen_patient (true, false, null: not known).
+"""
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float, Shaped
+
+from cxr_jax.io import parquet
+from cxr_jax.io.text import plain
+
+# Hashes of a few different films agree: up to this share of the test films is no cause for alarm.
+CHANCE = 0.01
+
+_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("sex", pa.string()),
+        ("age", pa.float32()),
+        ("view", pa.string()),
+        ("seen_film", pa.bool_()),
+        ("seen_patient", pa.bool_()),
+    ]
+)
+
+
+class FilmTable(NamedTuple):
+    """Of n films; sex and view are "" and age is NaN where they are unknown.
+
+    seen_film: the encoder was pretrained on a film that looks like this one; seen_patient: on any
+    film of its patient. None where that is not known of the whole set.
+    """
+
+    image_id: Shaped[np.ndarray, " n"]
+    sex: Shaped[np.ndarray, " n"]
+    age: Float[np.ndarray, " n"]
+    view: Shaped[np.ndarray, " n"]
+    seen_film: Bool[np.ndarray, " n"] | None = None
+    seen_patient: Bool[np.ndarray, " n"] | None = None
+
+    @property
+    def seen(self) -> Bool[np.ndarray, " n"] | None:
+        """By its looks or by its patient; None where neither is known."""
+        known = [flags for flags in (self.seen_film, self.seen_patient) if flags is not None]
+        return np.any(known, axis=0) if known else None
+
+    @property
+    def exposed(self) -> bool:
+        """Whether the encoder saw more of these films than hashes that agree by chance."""
+        films = 0 if self.seen_film is None else int(self.seen_film.sum())
+        patients = self.seen_patient is not None and bool(self.seen_patient.any())
+        return beyond_chance(films, patients, len(self.image_id))
+
+
+def beyond_chance(films: int, patients: bool | int | None, total: int) -> bool:
+    """Whether `films` of `total` that look like trained ones, or any seen patient, are alarming."""
+    return bool(patients) or films > CHANCE * total
+
+
+def unseen_films(tables: Sequence[FilmTable]) -> Bool[np.ndarray, " n"]:
+    """The films that no encoder had seen; tables are of the same films in one order.
+
+    What is not known counts as not seen.
+    """
+    known = [table.seen for table in tables if table.seen is not None]
+    return ~np.any(known, axis=0) if known else np.ones(len(tables[0].image_id), bool)
+
+
+def write_parquet(table: FilmTable, path: str | PathLike[str]) -> None:
+    nothing = pa.nulls(len(table.image_id), pa.bool_())
+    columns = {
+        "image_id": table.image_id.astype(str),
+        "sex": table.sex.astype(str),
+        "age": pa.array(table.age, pa.float32(), from_pandas=True),
+        "view": table.view.astype(str),
+        "seen_film": nothing if table.seen_film is None else table.seen_film,
+        "seen_patient": nothing if table.seen_patient is None else table.seen_patient,
+    }
+    pq.write_table(pa.table(columns, schema=_SCHEMA), path, write_page_checksum=True)
+
+
+def read_parquet(path: str | PathLike[str]) -> FilmTable:
+    """Reads the table; columns but image_id may be absent: unknown.
+
+    Raises ValueError, naming the file, and the row where there is one, for no image_id column, an
+    empty or repeated image_id, a column of another type, and seen_* known of some films only.
+    """
+    try:
+        return _from_arrow(parquet.read(Path(path), ("image_id",), _SCHEMA.names[1:]))
+    except (ValueError, pa.ArrowException) as error:
+        raise ValueError(f"films file {Path(path)}: {plain(str(error))}") from error
+
+
+def _from_arrow(table: pa.Table) -> FilmTable:
+    for field in _SCHEMA:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    table = table.select(_SCHEMA.names).cast(_SCHEMA)
+    images = table["image_id"].to_numpy()
+    if table["image_id"].null_count:
+        row = int(np.flatnonzero(table["image_id"].is_null().to_numpy())[0])
+        raise ValueError(f"row {row}: image_id is empty")
+    _, first, count = np.unique(images.astype(str), return_index=True, return_counts=True)
+    if (count > 1).any():
+        again = images[first[count > 1].min()]
+        rows = np.flatnonzero(images == again)[:2]
+        raise ValueError(f"image_id '{again}' appears twice (rows {rows[0]} and {rows[1]})")
+    return FilmTable(
+        images.astype(str),
+        table["sex"].fill_null("").to_numpy().astype(str),
+        table["age"].to_numpy().astype(np.float32),
+        table["view"].fill_null("").to_numpy().astype(str),
+        _known(table, "seen_film"),
+        _known(table, "seen_patient"),
+    )
+
+
+def _known(table: pa.Table, name: str) -> np.ndarray | None:
+    column = table[name]
+    if column.null_count == len(column):
+        return None
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
+        raise ValueError(f"row {row}: {name} is empty; it is known of every film or of none")
+    return column.to_numpy().astype(bool)
+
+
+def in_order(table: FilmTable, image_ids: Shaped[np.ndarray, " m"]) -> FilmTable:
+    """The rows of these films, in this order.
+
+    Raises ValueError naming the first film that the table lacks.
+    """
+    place = {image: row for row, image in enumerate(table.image_id.tolist())}
+    for image in image_ids.tolist():
+        if image not in place:
+            raise ValueError(f"image '{image}' is not in the table of films")
+    rows = np.array([place[image] for image in image_ids.tolist()], np.int64)
+    return FilmTable(*(None if column is None else column[rows] for column in table))

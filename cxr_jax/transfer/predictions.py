@@ -1,0 +1,251 @@
+"""Predictions: what a model said about each test image, and the Parquet file that holds it.
+
+The file is the border between models and statistics: one row per image and label, columns image_id,
+patient_id, label, target (null: missing) and score. Its metadata may say of what kind scores are
+(`score_kind`). It imports no model, so every table can be made again from the file alone, also from
+a file that other software wrote.
+"""
+
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import scipy.special
+from jaxtyping import Int, Shaped
+
+from cxr_jax.io import parquet
+from cxr_jax.io.text import plain
+
+# What scores may be; "" is any number that ranks films.
+SCORE_KINDS = ("", "log-odds", "log-probability", "probability")
+
+_ROUNDING = 1e-6  # by which a log-probability may lie above 0
+
+_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("label", pa.string()),
+        ("target", pa.float32()),
+        ("score", pa.float64()),
+    ]
+)
+
+
+class Predictions(NamedTuple):
+    """Scores of n test images for k labels.
+
+    `image_id` and `patient_id` are [n] strings, `targets` [n k] holds 0, 1 or NaN (missing) and
+    `scores` [n k] any finite number that grows with the chance of the label; `score_kind`, one of
+    SCORE_KINDS, says how they become probabilities.
+    """
+
+    image_id: np.ndarray
+    patient_id: np.ndarray
+    label_names: tuple[str, ...]
+    targets: np.ndarray
+    scores: np.ndarray
+    score_kind: str = ""
+
+    @property
+    def probabilities(self) -> np.ndarray | None:
+        """[n k] in [0, 1]; None where scores only rank."""
+        match self.score_kind:
+            case "log-odds":
+                return scipy.special.expit(self.scores)
+            case "log-probability":
+                return np.exp(np.minimum(self.scores, 0))
+            case "probability":
+                return self.scores
+        return None
+
+
+def validate(predictions: Predictions) -> Predictions:
+    """The same predictions with plain types, checked.
+
+    Raises ValueError, naming the first image and label at fault, for shapes that do not agree, an
+    image_id that appears twice, an empty patient_id, a score that is not finite, a target other
+    than 0, 1 or NaN, and a label that appears twice or is called "macro", the name of the mean.
+    """
+    images = np.asarray(predictions.image_id).astype(str)
+    patients = np.asarray(predictions.patient_id).astype(str)
+    names = tuple(str(name) for name in predictions.label_names)
+    targets = np.asarray(predictions.targets, np.float32)
+    scores = np.asarray(predictions.scores, np.float64)
+    shape = (len(images), len(names))
+    if patients.shape != shape[:1] or targets.shape != shape or scores.shape != shape:
+        raise ValueError(
+            f"predictions of {shape[0]} images and {shape[1]} labels need {shape[0]} patients and "
+            f"targets and scores of shape {shape}; got patients {patients.shape}, targets "
+            f"{targets.shape}, scores {scores.shape}"
+        )
+    if not shape[0] or not shape[1]:
+        raise ValueError(f"predictions hold {shape[0]} images and {shape[1]} labels: none to score")
+    if "macro" in names:
+        raise ValueError('label "macro" is the name of the mean over labels: rename the label')
+    for what, values in (("label", np.array(names)), ("image_id", images)):
+        _, first, count = np.unique(values, return_index=True, return_counts=True)
+        if (count > 1).any():
+            again = values[first[count > 1].min()]
+            rows = np.flatnonzero(values == again)[:2]
+            raise ValueError(f"{what} '{again}' appears twice (rows {rows[0]} and {rows[1]})")
+    if (patients == "").any():
+        raise ValueError(
+            f"image '{images[patients == ''][0]}' has no patient_id: intervals resample patients. "
+            "Where patients are unknown give each image its own id as patient_id"
+        )
+    _refuse(~np.isfinite(scores), scores, "score", "scores must be finite", images, names)
+    known = (targets == 0) | (targets == 1) | np.isnan(targets)
+    _refuse(~known, targets, "target", "targets are 0, 1 or missing", images, names)
+    if predictions.score_kind not in SCORE_KINDS:
+        raise ValueError(
+            f"score_kind is '{predictions.score_kind}'; it may be {', '.join(SCORE_KINDS[1:])}, or "
+            "absent for scores that only rank films"
+        )
+    if predictions.score_kind == "probability":
+        rule = "probabilities lie in [0, 1]"
+        _refuse((scores < 0) | (scores > 1), scores, "score", rule, images, names)
+    if predictions.score_kind == "log-probability":
+        rule = "no log-probability lies above 0; log-odds may be meant"
+        _refuse(scores > _ROUNDING, scores, "score", rule, images, names)
+    return Predictions(images, patients, names, targets, scores, predictions.score_kind)
+
+
+def _refuse(
+    wrong: Shaped[np.ndarray, "n k"],
+    values: Shaped[np.ndarray, "n k"],
+    what: str,
+    rule: str,
+    images: Shaped[np.ndarray, " n"],
+    names: tuple[str, ...],
+) -> None:
+    if wrong.any():
+        i, k = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"image '{images[i]}' (row {i}), label '{names[k]}': {what} is {values[i, k]}; {rule}"
+        )
+
+
+def write_parquet(predictions: Predictions, path: str | PathLike[str]) -> Path:
+    """Write n x k rows, image by image; a missing target is written as null. Validates first."""
+    images, patients, names, targets, scores, kind = validate(predictions)
+    table = pa.table(
+        {
+            "image_id": np.repeat(images, len(names)),
+            "patient_id": np.repeat(patients, len(names)),
+            "label": np.tile(np.array(names), len(images)),
+            # from_pandas makes NaN null.
+            "target": pa.array(targets.ravel(), pa.float32(), from_pandas=True),
+            "score": scores.ravel(),
+        },
+        schema=_SCHEMA.with_metadata({"score_kind": kind}),
+    )
+    pq.write_table(table, path, write_page_checksum=True)
+    return Path(path)
+
+
+def read_parquet(path: str | PathLike[str]) -> Predictions:
+    """Read predictions; images and labels in the order in which they first appear.
+
+    Raises ValueError naming the file, and the row where there is one, for a missing column, an
+    empty id, an image and label that appear twice or not at all, two patients for one image, and
+    what `validate` refuses.
+    """
+    try:
+        return _pivot(parquet.read(Path(path), _SCHEMA.names))
+    except (ValueError, pa.ArrowException) as error:
+        raise ValueError(f"predictions file {path}: {plain(str(error))}") from error
+
+
+def _pivot(table: pa.Table) -> Predictions:
+    kind = (table.schema.metadata or {}).get(b"score_kind", b"").decode(errors="replace")
+    table = table.select(_SCHEMA.names).cast(_SCHEMA)
+    for name in ("image_id", "patient_id", "label"):
+        if table[name].null_count:
+            row = int(np.flatnonzero(table[name].is_null().to_numpy())[0])
+            raise ValueError(f"row {row}: {name} is empty")
+    images, image = _codes(table["image_id"])
+    names, label = _codes(table["label"])
+    patients, patient = _codes(table["patient_id"])
+    cell = image * len(names) + label
+    if len(cell) != len(images) * len(names) or len(np.unique(cell)) != len(cell):
+        _explain_cells(cell, images, names)
+    owner = np.empty(len(images), np.int64)
+    owner[image] = patient
+    strays = np.flatnonzero(owner[image] != patient)
+    if strays.size:
+        raise ValueError(
+            f"image '{images[image[strays[0]]]}' belongs to two patients (see row {strays[0]})"
+        )
+    wide = np.empty((2, len(images) * len(names)))
+    for which, column in enumerate(("target", "score")):
+        wide[which, cell] = table[column].to_numpy()
+    targets, scores = wide.reshape(2, len(images), len(names))
+    return validate(Predictions(images, patients[owner], tuple(names), targets, scores, kind))
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[Shaped[np.ndarray, " u"], Int[np.ndarray, " n"]]:
+    """Distinct values in order of first appearance, and which of them each row holds."""
+    encoded = column.combine_chunks().dictionary_encode()
+    values = encoded.dictionary.to_numpy(zero_copy_only=False)
+    return values, encoded.indices.to_numpy().astype(np.int64)
+
+
+def _explain_cells(cell: Int[np.ndarray, " n"], images: np.ndarray, names: np.ndarray) -> None:
+    """Raise ValueError for the first (image, label) that does not appear exactly once."""
+    count = np.bincount(cell, minlength=len(images) * len(names))
+    wrong = int(np.flatnonzero(count != 1)[0])
+    image, label = images[wrong // len(names)], names[wrong % len(names)]
+    if count[wrong]:
+        rows = np.flatnonzero(cell == wrong)[:2]
+        raise ValueError(
+            f"image '{image}', label '{label}' appears twice (rows {rows[0]} and {rows[1]})"
+        )
+    raise ValueError(
+        f"image '{image}' has no row for label '{label}': every image needs a score for every "
+        "label; leave the target empty where it is not known"
+    )
+
+
+def align(reference: Predictions, other: Predictions) -> Predictions:
+    """The other model's predictions, put in the reference's order of images and labels.
+
+    Raises ValueError, naming the first image or label, unless both hold the same images, patients,
+    labels and targets: a paired comparison is of two models on the same test set.
+    """
+    if set(reference.label_names) != set(other.label_names):
+        odd = sorted(set(reference.label_names) ^ set(other.label_names))
+        raise ValueError(f"label '{odd[0]}' is in one of the two predictions only")
+    odd = np.setxor1d(reference.image_id, other.image_id)
+    if odd.size:
+        where = "first" if odd[0] in set(reference.image_id) else "second"
+        raise ValueError(
+            f"image '{odd[0]}' is only in the {where} of the two predictions ({odd.size} images "
+            "differ): compare models on the same test images"
+        )
+    place = {image: row for row, image in enumerate(other.image_id)}
+    rows = np.array([place[image] for image in reference.image_id])
+    columns = [other.label_names.index(name) for name in reference.label_names]
+    aligned = Predictions(
+        other.image_id[rows],
+        other.patient_id[rows],
+        reference.label_names,
+        other.targets[rows][:, columns],
+        other.scores[rows][:, columns],
+        other.score_kind,
+    )
+    for what, mine, theirs in (
+        ("patients", reference.patient_id[:, None], aligned.patient_id[:, None]),
+        ("targets", reference.targets, aligned.targets),
+    ):
+        both_missing = (mine != mine) & (theirs != theirs)
+        differ = ((mine != theirs) & ~both_missing).any(axis=1)
+        if differ.any():
+            raise ValueError(
+                f"image '{reference.image_id[differ][0]}' has different {what} in the two "
+                "predictions: they are not of the same test set"
+            )
+    return aligned

@@ -1,0 +1,1 @@
+"""Key layouts that several importers and exporters share."""

@@ -1,0 +1,18 @@
+"""Ours, for cxr_jax itself: every encoder, read back by the weights source `safetensors`."""
+
+import jax
+import numpy as np
+
+from cxr_jax.weights.encoder import Encoder
+from cxr_jax.weights.exporters import Exported
+
+
+def export(encoder: Encoder) -> Exported:
+    """Our own names, as they are, and the model's config."""
+    leaves = jax.tree_util.tree_leaves_with_path(encoder.variables)
+    tensors = {".".join(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves}
+    facts = {"name": encoder.name, "model": encoder.model, "image_size": encoder.image_size}
+    usage = """import cxr_jax
+encoder = cxr_jax.load_encoder("safetensors:FOLDER")
+features = encoder(films)  # paths or arrays"""
+    return Exported(tensors, {"cxr_jax.json": facts}, usage, normalises=True)

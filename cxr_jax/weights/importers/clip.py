@@ -1,0 +1,75 @@
+"""The image tower of OpenAI's CLIP with a ViT (arXiv:2103.00020): ViT-B/32, B/16, L/14.
+
+Features are those of `encode_image`, the projection included. OpenAI's own files are TorchScript
+programs, which are not read here; the state dict is, alone or in whole: with the package `clip`,
+`torch.save(clip.load("ViT-B/32", jit=False)[0].state_dict(), "clip.pt")`. CheXzero and
+CXR-RePaiR-CLIP, which have this layout, saw other pixels: their source is `chexzero`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cxr_jax.weights._layouts.vit import read_vit, shape_of, tokens
+from cxr_jax.weights.arrays import read_arrays
+from cxr_jax.weights.convert import Source, of_file
+from cxr_jax.weights.encoder import Encoder
+from cxr_jax.weights.key_prefix import below
+
+_TEXT = (
+    *("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection"),
+    *("logit_scale", "input_resolution", "context_length", "vocab_size"),
+)
+_BLOCK = "transformer.resblocks.{}."
+
+
+def load(path: str | Path) -> Encoder:
+    """The encoder below `visual.`; the text tower and its temperature are passed over.
+
+    Raises FileNotFoundError; ValueError with all that does not fit, and for CLIP's own ResNets.
+    """
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    return load_clip(path, mean, std)
+
+
+def load_clip(path: str | Path, mean: Sequence[float], std: Sequence[float]) -> Encoder:
+    """As `load`, for films normalised by `mean` and `std`."""
+    arrays = read_arrays(path)
+    with of_file(path):
+        arrays = below(arrays, ("visual.",), _TEXT)
+        if any(key.startswith("attnpool.") for key in arrays):
+            raise ValueError(
+                "this is a CLIP with a ResNet of its own kind; read are those with ViT"
+            )
+        positions = "positional_embedding"
+        shape = shape_of(arrays, "conv1.weight", positions, _BLOCK.format(r"(\d+)"))
+        if "proj" not in arrays or arrays["proj"].ndim != 2:
+            raise ValueError("does not fit a CLIP: there is no visual.proj of two dimensions")
+        clips_own = {
+            "pre_norm": True,
+            "projection": arrays["proj"].shape[-1],
+            "activation": "quick_gelu",
+            "epsilon": 1e-5,
+        }
+        model, variables = read_vit(
+            shape | clips_own | {"mean": tuple(mean), "std": tuple(std)},
+            arrays,
+            tokens("class_embedding", positions, has_place=True)
+            | {
+                "patch_embed": "conv1",
+                "norm_pre": "ln_pre",
+                "norm": "ln_post",
+                "project.kernel": Source(("proj",), np.transpose),
+            },
+            {
+                "norm1": _BLOCK + "ln_1",
+                "qkv.kernel": _BLOCK + "attn.in_proj_weight",
+                "qkv.bias": _BLOCK + "attn.in_proj_bias",
+                "proj": _BLOCK + "attn.out_proj",
+                "norm2": _BLOCK + "ln_2",
+                "fc1": _BLOCK + "mlp.c_fc",
+                "fc2": _BLOCK + "mlp.c_proj",
+            },
+        )
+    return Encoder(Path(path).stem, model, variables, shape["image_size"])

@@ -1,0 +1,86 @@
+"""DINOv2 (arXiv:2304.07193), with or without registers, in the layout of transformers.
+
+Mean, deviation and size are those of `preprocessor_config.json` beside the weights, as the hub has
+it; without that file ImageNet's at 224 px. Features are the class token behind the last norm. The
+position embeddings, learnt for 518 px, are resampled as transformers does it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cxr_jax.weights._layouts.cnn import IMAGENET_MEAN, IMAGENET_STD
+from cxr_jax.weights._layouts.vit import num_rows, read_vit, rows, shape_of, stacked, tokens
+from cxr_jax.weights.arrays import read_arrays
+from cxr_jax.weights.convert import Source, of_file
+from cxr_jax.weights.encoder import Encoder, check_pixels
+from cxr_jax.weights.importers._folder import weights_and_facts
+from cxr_jax.weights.key_prefix import refuse_prefix, without
+
+_BLOCK = "encoder.layer.{}."
+
+
+def load(path: str | Path) -> Encoder:
+    """The encoder in a folder of the hub, or in its model.safetensors.
+
+    The mask token, which stands for patches hidden in training, is passed over.
+
+    Raises FileNotFoundError; ValueError with all that does not fit.
+    """
+    return load_dinov2(path, 224, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def load_dinov2(
+    path: str | Path, image_size: int, mean: Sequence[float], std: Sequence[float]
+) -> Encoder:
+    """As `load`; the facts given hold where no preprocessor_config.json says others."""
+    file, facts = weights_and_facts(path, "preprocessor_config.json")
+    arrays = read_arrays(file)
+    if facts:
+        with of_file(file.parent / "preprocessor_config.json"):
+            image_size, mean, std = _facts(facts)
+    with of_file(file):
+        patches = "embeddings.patch_embeddings.projection"
+        refuse_prefix(arrays, patches + ".weight", "embeddings.cls_token")
+        arrays = without(arrays, "embeddings.mask_token")
+        positions, registers = "embeddings.position_embeddings", "embeddings.register_tokens"
+        shape = shape_of(arrays, patches + ".weight", positions, _BLOCK.format(r"(\d+)"))
+        if registers in arrays:
+            shape |= {"registers": num_rows(arrays, registers), "antialias": True}
+        query_key_value = [_BLOCK + f"attention.attention.{n}" for n in ("query", "key", "value")]
+        model, variables = read_vit(
+            shape | {"layer_scale": 1.0, "mean": tuple(mean), "std": tuple(std)},
+            arrays,
+            tokens("embeddings.cls_token", positions, has_place=True)
+            | {
+                "register_tokens": Source((registers,), rows),
+                "patch_embed": patches,
+                "norm": "layernorm",
+            },
+            {
+                "norm1": _BLOCK + "norm1",
+                "qkv.kernel": stacked(*(key + ".weight" for key in query_key_value)),
+                "qkv.bias": stacked(*(key + ".bias" for key in query_key_value)),
+                "proj": _BLOCK + "attention.output.dense",
+                "scale1": _BLOCK + "layer_scale1.lambda1",
+                "norm2": _BLOCK + "norm2",
+                "fc1": _BLOCK + "mlp.fc1",
+                "fc2": _BLOCK + "mlp.fc2",
+                "scale2": _BLOCK + "layer_scale2.lambda1",
+            },
+        )
+    name = Path(path).name if Path(path).is_dir() else file.stem
+    return Encoder(name, model, variables, image_size)
+
+
+def _facts(facts: dict) -> tuple[int, list[float], list[float]]:
+    crop = facts.get("crop_size", {})
+    size = crop.get("height") if isinstance(crop, dict) else crop
+    missing = [key for key in ("image_mean", "image_std") if key not in facts]
+    if missing or not isinstance(size, int):
+        raise ValueError(f"{', '.join(missing) or 'crop_size'} is missing or of another kind")
+    try:
+        mean, std = ([float(x) for x in facts[key]] for key in ("image_mean", "image_std"))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError("image_mean or image_std is no list of numbers") from error
+    check_pixels(mean, std, size)
+    return size, mean, std

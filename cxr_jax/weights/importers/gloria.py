@@ -1,0 +1,28 @@
+"""GLoRIA (Huang et al., ICCV 2021): the image encoder, a ResNet-18 or 50, of its checkpoints.
+
+Its code enlarges a crop of 224 px to 299 and normalises by a mean and deviation of a half; here
+films are brought to 299 px at once. Its .ckpt files hold, beside `state_dict`, a pickled config,
+which is refused: save `torch.load(path, weights_only=False)["state_dict"]` by itself, if you trust
+the file.
+"""
+
+from pathlib import Path
+
+from cxr_jax.weights._layouts.cnn import cnn_encoder
+from cxr_jax.weights.arrays import read_arrays
+from cxr_jax.weights.convert import of_file
+from cxr_jax.weights.encoder import Encoder
+from cxr_jax.weights.key_prefix import below
+
+
+def load(path: str | Path) -> Encoder:
+    """The encoder below `gloria.img_encoder.model.`; text encoder and embedders are passed over.
+
+    Raises FileNotFoundError; ValueError with all that does not fit.
+    """
+    arrays = read_arrays(path, containers=("state_dict",))
+    image = "gloria.img_encoder."
+    others = ("gloria.text_encoder.", image + "global_embedder.", image + "local_embedder.")
+    with of_file(path):
+        arrays = below(arrays, (image + "model.",), others)
+    return cnn_encoder(path, arrays, image_size=299, mean=(0.5,) * 3, std=(0.5,) * 3)

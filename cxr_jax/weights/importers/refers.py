@@ -1,0 +1,45 @@
+"""REFERS (Zhou et al. 2022, Nature Machine Intelligence 4): a ViT-B/16 trained with reports.
+
+The layout is that of its fine-tuning code. Films of 224 px with ImageNet's mean and deviation.
+"""
+
+from pathlib import Path
+
+from cxr_jax.weights._layouts.cnn import IMAGENET_MEAN, IMAGENET_STD
+from cxr_jax.weights._layouts.vit import read_vit, shape_of, stacked, tokens
+from cxr_jax.weights.arrays import read_arrays
+from cxr_jax.weights.convert import of_file
+from cxr_jax.weights.encoder import Encoder
+from cxr_jax.weights.key_prefix import below
+
+_BLOCK = "encoder.layer.{}."
+
+
+def load(path: str | Path) -> Encoder:
+    """The encoder below `transformer.`; the classifier, `head`, is passed over.
+
+    Raises FileNotFoundError; ValueError with all that does not fit.
+    """
+    arrays = read_arrays(path)
+    with of_file(path):
+        arrays = below(arrays, ("transformer.",), ("head.weight", "head.bias"))
+        positions = "embeddings.position_embeddings"
+        patches = "embeddings.patch_embeddings"
+        shape = shape_of(arrays, patches + ".weight", positions, _BLOCK.format(r"(\d+)"))
+        query_key_value = [_BLOCK + f"attn.{name}" for name in ("query", "key", "value")]
+        model, variables = read_vit(
+            shape | {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+            arrays,
+            tokens("embeddings.cls_token", positions, has_place=True)
+            | {"patch_embed": patches, "norm": "encoder.encoder_norm"},
+            {
+                "norm1": _BLOCK + "attention_norm",
+                "qkv.kernel": stacked(*(key + ".weight" for key in query_key_value)),
+                "qkv.bias": stacked(*(key + ".bias" for key in query_key_value)),
+                "proj": _BLOCK + "attn.out",
+                "norm2": _BLOCK + "ffn_norm",
+                "fc1": _BLOCK + "ffn.fc1",
+                "fc2": _BLOCK + "ffn.fc2",
+            },
+        )
+    return Encoder(Path(path).stem, model, variables, shape["image_size"])

@@ -1,0 +1,14 @@
+"""S2MTS2 (arXiv:2103.03629): MoCo's layout with a DenseNet-121 whose ReLUs leak by 0.1.
+
+Films of 224 px, as the study of thirteen datasets read them, with ImageNet's mean and deviation.
+"""
+
+from pathlib import Path
+
+from cxr_jax.weights.encoder import Encoder
+from cxr_jax.weights.importers.moco import load_moco
+
+
+def load(path: str | Path) -> Encoder:
+    """As moco.load, errors included."""
+    return load_moco(path, image_size=224, negative_slope=0.1)

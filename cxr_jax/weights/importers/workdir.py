@@ -1,0 +1,92 @@
+"""The encoder of one of our own pretraining runs: from its newest checkpoint that is whole."""
+
+import contextlib
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from cxr_jax.io.json import read_json
+from cxr_jax.io.text import plain
+from cxr_jax.training import intact
+from cxr_jax.weights.encoder import Encoder, check_facts
+
+
+def load(path: str) -> Encoder:
+    """The encoder of the run in folder `path`, for films of its config.image_size.
+
+    Raises:
+      FileNotFoundError: no such run, or it has not saved a checkpoint yet.
+      ValueError: a run of another experiment, a config.json that no run of ours has written, or
+        checkpoints that are all damaged or without an encoder.
+    """
+    workdir = Path(path)
+    config_path = workdir / "config.json"
+    if not config_path.is_file():
+        raise FileNotFoundError(f"{path} is not the workdir of a pretraining: no config.json in it")
+    config = _read_config(config_path)
+    item = intact.newest_whole(workdir / "checkpoints", "encoder")
+    if item is None:
+        raise FileNotFoundError(f"{path} has no checkpoint yet; let the pretraining save its first")
+    variables, step = _read(item), item.parent.name
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
+        raise ValueError(f"{path}: the encoder of step {step} holds NaN: its training failed")
+    _check(config, config_path, item.parent)
+    return Encoder(
+        name=f"{config['objective']['name']} step {step}",
+        model=config["model"],
+        variables={"batch_stats": {}} | variables,
+        image_size=config["image_size"],
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    config = read_json(path)
+    experiment = config.get("experiment")
+    if experiment != "pretrain":
+        raise ValueError(
+            f"{path.parent} is the workdir of a {plain(str(experiment))} run; an encoder comes "
+            "from a pretraining's workdir"
+        )
+    return config
+
+
+def _check(config: dict[str, Any], path: Path, checkpoint: Path) -> None:
+    """Refuses a config that is not one of ours: it may come with a stranger's checkpoint.
+
+    Raises ValueError.
+    """
+    objective = config.get("objective")
+    name = objective.get("name") if isinstance(objective, dict) else None
+    if not (isinstance(name, str) and re.fullmatch(r"\w{1,99}", name)):
+        raise ValueError(f"{path} says no objective's name")
+    check_facts(path, config.get("model"), config.get("image_size"))
+    # The checkpoint's copy is among its hashed files; config.json has no hash.
+    copy = checkpoint / "config" / "metadata"
+    if not copy.is_file() or intact.find_damage(checkpoint, ("config",)):
+        return
+    saved = read_json(copy)
+    for key in ("model", "objective", "image_size"):
+        if key in saved and saved[key] != config[key]:
+            raise ValueError(
+                f"{path}: {key} is not what checkpoint {checkpoint.name} was saved with: the file "
+                f"was changed or damaged. {copy} has the right one"
+            )
+
+
+def _read(item: Path) -> dict:
+    try:
+        # The handler: a Checkpointer asks for a whole checkpoint's metadata, which no item has.
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            saved = handler.metadata(item.resolve()).tree
+            # As NumPy, so that an encoder saved on eight devices loads on one.
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+            order = ocp.args.PyTreeRestore(restore_args=as_numpy)
+            return handler.restore(item.resolve(), args=order)
+    except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged file
+        raise ValueError(
+            f"{item} is damaged; remove checkpoint {item.parent} to use the one before it"
+        ) from error

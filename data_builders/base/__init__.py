@@ -1,0 +1,1 @@
+"""What all dataset builders share."""

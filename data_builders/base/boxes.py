@@ -1,0 +1,97 @@
+"""Owners' boxes in pixels as fractions of the film; lists of boxes that fit their films or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from data_builders.base.records import Box, BuildError, Skipped
+
+# A list whose rows have slid, or whose films have other ids, names unknown films nearly always and
+# is right about a finding by chance only. Below these shares it is the owner's own inconsistency.
+MAX_UNKNOWN = 0.5
+MAX_CONTRADICTING = 0.2
+
+
+class BoxRow(NamedTuple):
+    """A row of an owner's list of boxes: x0, y0, x1, y1 in pixels."""
+
+    film: str
+    label: str
+    corners: tuple[float, float, float, float]
+    where: str
+    reader: str = ""
+
+
+def from_pixels(
+    label: str,
+    corners: tuple[float, float, float, float],
+    size: tuple[int, int],
+    where: str,
+) -> Box:
+    """A box as fractions of the film, clipped to it.
+
+    Args:
+      corners: x0, y0, x1, y1 in pixels.
+      size: the film's height and width in the same pixels.
+      where: the box's row, for the message.
+
+    Raises:
+      BuildError: a corner is not a finite number, or the corners are swapped.
+    """
+    x0, y0, x1, y1 = corners
+    if not all(map(math.isfinite, corners)) or x1 < x0 or y1 < y0:
+        raise BuildError(f"{where}: the corners are no box's x0, y0, x1, y1 in pixels.")
+    height, width = size
+    return Box(
+        label,
+        _fraction(y0, height),
+        _fraction(x0, width),
+        _fraction(y1, height),
+        _fraction(x1, width),
+    )
+
+
+def check_rows(
+    rows: Sequence[BoxRow], fits: Callable[[BoxRow], bool | None], table: str
+) -> Iterator[Skipped]:
+    """Lists the rows whose film is unknown, and how many boxes contradict their film's labels.
+
+    Boxes that contradict are kept, since it is the owner who said both.
+
+    Args:
+      fits: whether the film has the box's finding among its labels; None if no table lists it.
+      table: the list's name, for the messages.
+
+    Raises:
+      BuildError: more than half of the rows name unknown films, or more than a fifth of the others
+        contradict their labels: rows or ids have slid.
+    """
+    answers = [(row, fits(row)) for row in rows]
+    unknown = [row for row, fit in answers if fit is None]
+    contradicting = [row for row, fit in answers if fit is False]
+    if len(unknown) > MAX_UNKNOWN * len(rows):
+        raise BuildError(
+            f"{len(unknown):,} of the {len(rows):,} boxes of {table} are on films that no table "
+            f"lists; the first is {unknown[0].where}. Take all tables from the same download."
+        )
+    if len(contradicting) > MAX_CONTRADICTING * (len(rows) - len(unknown)):
+        first = contradicting[0]
+        raise BuildError(
+            f"{len(contradicting):,} of the {len(rows):,} boxes of {table} are of findings that "
+            f"their films' labels do not have; the first is {first.where}. The rows or columns "
+            "have been moved against each other: restore the owner's files."
+        )
+    for row in unknown:
+        yield Skipped(row.where, "a box on a film that is in no table of films")
+    if contradicting:
+        reason = (
+            f"{len(contradicting):,} of its {len(rows):,} boxes are of findings that their films' "
+            f"labels do not have, the first in {contradicting[0].where}; kept"
+        )
+        yield Skipped(table, reason, expected=True)
+
+
+def _fraction(place: float, side: int) -> float:
+    return min(max(place / side, 0.0), 1.0)

@@ -1,0 +1,156 @@
+"""The command line of data_builders.build."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from cxr_jax.io.spelling import did_you_mean
+from data_builders import build
+from data_builders.base import summary
+from data_builders.base.records import BuildError
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The command line; what is not an option of every dataset is for the dataset itself."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_builders.build",
+        usage="%(prog)s NAME --manual_dir=FOLDER [--data_dir=data] [options]",
+        description="Builds a dataset from its raw files, on all cores, without TensorFlow.",
+        epilog="The raw files each dataset needs: data_builders/NAME/README.md. Some datasets have "
+        "options of their own (image_folder: --name, --labels_csv; mimic_cxr: --reports_dir): "
+        "NAME --help shows them.",
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help=" | ".join(build.builder_names()))
+    parser.add_argument("--help", "-h", action="store_true", help="this; NAME's options after NAME")
+    parser.add_argument("--list", action="store_true", help="the datasets and their default tasks")
+    parser.add_argument("--manual_dir", help="folder with the raw dataset, as its owner packs it")
+    parser.add_argument("--data_dir", default="data", help="where datasets are put (default: data)")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="read the tables, count, compare with the owner's counts, look for every film; build "
+        "nothing",
+    )
+    parser.add_argument(
+        "--resolution",
+        help="shorter side of the stored films: 256 (default), 512 or full; or another config of "
+        "the dataset",
+    )
+    parser.add_argument(
+        "--max_skipped",
+        type=float,
+        default=0.01,
+        help="fraction of the films that may be unreadable before the build fails (default: 0.01)",
+    )
+    parser.add_argument(
+        "--num_workers", type=int, help="processes that read films (default: all cores; 0: none)"
+    )
+    parser.add_argument(
+        "--follow_links",
+        action="store_true",
+        help="also read films that links in the folder lead to outside of it (default: they are "
+        "skipped and listed)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="build again what is already there"
+    )
+    parser.add_argument(
+        "--beam_runner",
+        help="build through Apache Beam on many machines: DirectRunner, FlinkRunner, SparkRunner …",
+    )
+    parser.add_argument(
+        "--beam_options",
+        default="",
+        help="Beam's own, as on a command line: '--direct_num_workers=4 --flink_master=host:8081'",
+    )
+    args, rest = parser.parse_known_args(arguments)
+    if args.list:
+        from data_builders.base import catalog
+
+        print(catalog.markdown({name: build.builder_class(name) for name in build.builder_names()}))
+        sys.exit(0)
+    if args.help or not args.name:
+        if args.name:
+            print(own_options(args.name) + "\n")
+        parser.print_help()
+        sys.exit(0 if args.help else 2)
+    if not 0 <= args.max_skipped <= 1:
+        parser.error(f"--max_skipped={args.max_skipped} is no fraction from 0 to 1")
+    if args.num_workers is not None and args.num_workers < 0:
+        parser.error(f"--num_workers={args.num_workers}: 0 reads in one process, more in so many")
+    return args, _own(parser, rest)
+
+
+def _own(parser: argparse.ArgumentParser, rest: Sequence[str]) -> dict[str, str]:
+    """The options that are not every dataset's: name -> value."""
+    everybodys = [option for action in parser._actions for option in action.option_strings]
+    own: dict[str, str] = {}
+    for word in rest:
+        match = re.fullmatch(r"--(\w+)=(.*)", word, re.DOTALL)
+        if match is None:
+            option = word.split("=")[0]
+            parser.error(
+                f"{word}: no such option.{did_you_mean(option, everybodys)} A dataset's own "
+                "options are written --name=value."
+            )
+        if match[1] in own:
+            parser.error(f"--{match[1]} is given twice")
+        own[match[1]] = match[2]
+    return own
+
+
+def own_options(name: str) -> str:
+    """What only this dataset has: raw files, options, labels, tasks."""
+    from data_builders.base import catalog
+
+    return catalog.details(name, build.builder_class(name))
+
+
+def _interrupt(*_: Any) -> None:
+    """Makes a scheduler's SIGTERM end a build as Ctrl-C does: its workers and half files go."""
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Builds and reports; returns the exit status."""
+    start = time.monotonic()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        args, own = parse(arguments)
+        if args.check:
+            where = args.manual_dir, args.resolution, own
+            print(build.check(args.name, *where, args.num_workers, args.follow_links))
+            print(f"\n({time.monotonic() - start:.0f} s)")
+            return 0
+        said: list[str] = []
+        build.build(
+            args.name,
+            args.data_dir,
+            args.manual_dir,
+            config_name=args.resolution,
+            options=own,
+            overwrite=args.overwrite,
+            max_skipped=args.max_skipped,
+            num_workers=args.num_workers,
+            follow_links=args.follow_links,
+            beam_runner=args.beam_runner,
+            beam_options=args.beam_options,
+            then=lambda folder: said.append(summary.of_dataset(folder)),
+        )
+    except (BuildError, OSError) as error:
+        print(f"{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; nothing was built.", file=sys.stderr)
+        return 130
+    print(*said)
+    print(f"\n({time.monotonic() - start:.0f} s)")
+    return 0

@@ -1,0 +1,301 @@
+"""What all builders share: example schema, listing, parallel reading, skip report, metadata.
+
+A dataset is one file, data_builders/<name>/<name>_dataset_builder.py, with a class `Builder` that
+fills in the class attributes of `CxrBuilder` and lists its films:
+
+    class Builder(cxr_builder.CxrBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        BUILDER_CONFIGS = cxr_builder.resolution_configs()
+        LABEL_NAMES = ("Pneumonia",)
+        TASK = "binary"
+        LICENCE = "CC BY 4.0"
+        SPLIT_RULE = "the owner's"
+
+        def records(self, manual_dir):
+            yield Record(
+                split="train", image_id=…, patient_id=…, film=path, labels={"Pneumonia": 1.0}
+            )
+
+Beside it stand README.md, CITATIONS.bib and TAGS.txt, which TFDS reads. A dataset that is drawn
+instead of read gives `film=functools.partial(draw, seed)`, with `draw` in a module that does not
+import TFDS, because the worker processes import it.
+
+TFDS's own writer needs TensorFlow as soon as a split exceeds 1 GB (its shuffle spills through
+tf.io.gfile). Here the films are shuffled before they are read, by a hash of image_id, and written
+once, in order: memory stays bounded and nothing imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import gc
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import file_adapters
+from tensorflow_datasets.core import splits as tfds_splits
+
+from cxr_jax.data import seen_images
+from data_builders.base import (
+    beam,
+    contact_sheet,
+    counts,
+    examples,
+    own_info,
+    parallel,
+    path_containment,
+    skip_report,
+    write,
+)
+from data_builders.base.records import SPLITS, BuildError, Record, Skipped, check_records
+
+# Below a build's folder: what `records` unpacks there goes when the build ends.
+SCRATCH = "scratch"
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class CxrConfig(tfds.core.BuilderConfig):
+    """A TFDS config whose films have `resolution` pixels on the shorter side (None: their own)."""
+
+    resolution: int | None = 256
+
+
+def resolution_configs() -> list[CxrConfig]:
+    """The three sizes every dataset of real films comes in; the first is the default."""
+    return [
+        CxrConfig(name="256", resolution=256, description="shorter side 256 pixels"),
+        CxrConfig(name="512", resolution=512, description="shorter side 512 pixels"),
+        CxrConfig(name="full", resolution=None, description="the films' own size"),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildSettings:
+    """How to build, as opposed to what.
+
+    Attributes:
+      max_skipped: largest fraction of the listed films that may be skipped.
+      num_workers: processes that read films; 0 reads in this one; None takes all cores.
+      follow_links: whether films may be reached through links that lead out of their folder.
+      progress: whether a progress line is written to stderr.
+      inputs: the builder's INPUTS that were given: option's name -> folder.
+    """
+
+    max_skipped: float = 0.01
+    num_workers: int | None = None
+    progress: bool = True
+    inputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    follow_links: bool = False
+
+
+class Listing(NamedTuple):
+    """What the raw dataset lists: films, and files or rows that give none."""
+
+    records: list[Record]
+    skipped: list[Skipped]
+
+
+class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Base of every builder; a subclass fills in the attributes and `records`."""
+
+    LABEL_NAMES: ClassVar[tuple[str, ...]] = ()
+    # "presence": 1, 0, -1 uncertain, NaN not mentioned. "certainty": 0 (absent) to 5 (consistent
+    # with). "grade": whole numbers.
+    LABEL_SCALE: ClassVar[str] = "presence"
+    READERS: ClassVar[bool] = False  # whether a label holds one value a reader
+    TASK: ClassVar[str] = "none"  # "binary", "multilabel", "multiclass" or "none"
+    PARENT: ClassVar[str] = ""  # the dataset whose films and patients these are, if not its own
+    # What the owner (or who counted the owner's files) says of the whole: "images", "patients",
+    # "studies", the same of splits ("train+validation images") or a label's positives -> number.
+    OWNER_COUNTS: ClassVar[Mapping[str, int]] = {}
+    # Folders beside manual_dir that this dataset needs or may use: option's name -> what it is.
+    INPUTS: ClassVar[Mapping[str, str]] = {}
+    OPTIONS: ClassVar[Mapping[str, str]] = {}  # what make_config takes: option's name -> what it is
+    LICENCE: ClassVar[str] = "unknown"
+    HOMEPAGE: ClassVar[str | None] = None
+    SPLIT_RULE: ClassVar[str] = ""
+    HAS_BOXES: ClassVar[bool] = False
+    HAS_REPORTS: ClassVar[bool] = False
+    ENCODING: ClassVar[str] = "jpeg"  # "jpeg" (quality 95) or "png"
+
+    settings: BuildSettings = BuildSettings()
+
+    @abc.abstractmethod
+    def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
+        """Lists every film once, and every file or row that gives none as `Skipped`.
+
+        Args:
+          manual_dir: where the raw dataset lies; None for datasets that are drawn.
+        """
+
+    def input_dir(self, name: str, manual_dir: Path) -> Path:
+        """The folder given as --`name`; manual_dir itself where it was not, since people put both
+        there."""
+        return self.settings.inputs.get(name, manual_dir)
+
+    @classmethod
+    def make_config(cls, resolution: str | None, options: Mapping[str, str]) -> CxrConfig:
+        """The config for `--resolution` (None: the default) and the dataset's own OPTIONS.
+
+        Raises:
+          BuildError: no such config, or an option that this dataset does not have.
+        """
+        configs = {config.name: config for config in cls.BUILDER_CONFIGS}
+        if resolution is None:
+            return cls.default_builder_config
+        if resolution not in configs:
+            raise BuildError(
+                f"{cls.name} has no resolution {resolution!r}; it has {', '.join(configs)}."
+            )
+        return configs[resolution]
+
+    def label_names(self) -> tuple[str, ...]:
+        """The labels in order; a dataset with labels of its own (image_folder) overrides it."""
+        return self.LABEL_NAMES
+
+    def task(self) -> str:
+        """What the labels are: "binary", "multilabel", or "none" where there are none."""
+        return self.TASK
+
+    def split_rule(self) -> str:
+        """How films came into splits, in one sentence."""
+        return self.SPLIT_RULE
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        has = self.READERS, self.HAS_BOXES, self.HAS_REPORTS
+        features = examples.make_features(self.label_names(), *has, self.ENCODING)
+        metadata = tfds.core.MetadataDict(
+            label_names=list(self.label_names()),
+            label_scale=self.LABEL_SCALE,
+            task=self.task(),
+            parent=self.PARENT,
+            licence=self.LICENCE,
+            resolution=self.builder_config.resolution,
+            split_rule=self.split_rule(),
+        )
+        return own_info.make(self, features, metadata)
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
+        raise NotImplementedError("Films are written by _generate_splits.")
+
+    def _generate_examples(self) -> Iterator:
+        raise NotImplementedError("Films are written by _generate_splits.")
+
+    def list_films(self, manual_dir: Path | None) -> Listing:
+        """Reads the owner's tables and checks what they say; opens no film.
+
+        Raises:
+          BuildError: they contradict themselves, name films outside of the folders that were
+            given, or list nothing.
+        """
+        # Hundreds of thousands of records that stay: the collector would go through them in vain.
+        gc.disable()
+        try:
+            listed = list(self.records(manual_dir))
+        finally:
+            gc.enable()
+        listing = Listing(
+            records=[entry for entry in listed if isinstance(entry, Record)],
+            skipped=[entry for entry in listed if isinstance(entry, Skipped)],
+        )
+        check_records(listing.records, self.label_names())
+        if not listing.records:
+            raise BuildError(f"{self.name}: no film was found in {manual_dir}.")
+        if manual_dir is None:
+            return listing
+        roots = (manual_dir, Path(self.data_path), *self.settings.inputs.values())
+        within, linked = path_containment.separate(
+            listing.records, roots, self.settings.follow_links
+        )
+        names = (skip_report.relative_name(record.film, manual_dir) for record in linked)
+        return Listing(
+            within, listing.skipped + [Skipped(n, path_containment.LEADS_OUT) for n in names]
+        )
+
+    def count(self, records: Iterable[Record], splits: Sequence[str] = ()) -> dict[str, Any]:
+        """Images, patients, studies and positives of some splits together; () is all."""
+        chosen = (record for record in records if not splits or record.split in splits)
+        return counts.of_records(chosen, self.label_names(), self.LABEL_SCALE)
+
+    def against_owner(self, records: Sequence[Record]) -> dict[str, list[int]]:
+        """The owner's published counts beside ours: name -> [owner's, ours]."""
+        return counts.against_owner(self.OWNER_COUNTS, functools.partial(self.count, records))
+
+    def _generate_splits(
+        self, dl_manager: tfds.download.DownloadManager, download_config: Any
+    ) -> Sequence[tfds_splits.SplitInfo]:
+        folder = Path(self.data_path)
+        manual_dir = Path(dl_manager.manual_dir) if self.MANUAL_DOWNLOAD_INSTRUCTIONS else None
+        listing = self.list_films(manual_dir)
+        absent = skip_report.absent(listing.records, manual_dir)
+        # Before hours of reading the others.
+        self._check_losses([*listing.skipped, *absent], len(listing.records) + len(listing.skipped))
+        plan = write.plan(listing.records, self.builder_config.resolution)
+        job = write.Job(
+            folder,
+            examples.Serializer(self.info.features),
+            file_adapters.ADAPTER_FOR_FORMAT[self.info.file_format],
+            self.builder_config.resolution,
+            self.ENCODING,
+        )
+        if download_config.beam_runner:
+            runner, options = download_config.beam_runner, download_config.beam_options
+            written = beam.run(plan, job, runner, options)
+        else:
+            shown = self.settings.progress
+            progress = parallel.Progress(self.name, len(listing.records), shown)
+            written = write.write_all(plan, job, self.settings.num_workers, progress)
+            progress.close()
+        skipped = listing.skipped + [
+            Skipped(skip_report.name_of(record, manual_dir), reason)
+            for shard, result in zip(plan, written)
+            for record, reason in zip(shard.records, result.reasons)
+            if reason
+        ]
+        self._check_losses(skipped, len(listing.records) + len(listing.skipped))
+        skip_report.write(folder / "skipped.csv", skipped)
+        template = self._get_filename_template
+        infos, stored = write.finish(plan, written, folder, template)
+        seen_images.write(
+            folder / seen_images.FILE,
+            seen_images.of_films(
+                f"{self.name}/{self.builder_config.name}", self.PARENT or self.name, stored.items()
+            ),
+        )
+        kept = [record for films in stored.values() for record, _ in films]
+        contact_sheet.write(
+            folder / contact_sheet.FILE,
+            f"{self.name}/{self.builder_config.name}: some of {len(kept):,} films",
+            contact_sheet.choose(kept, self.LABEL_SCALE),
+            self.LABEL_SCALE,
+            lambda record: job.prepare(record.film),
+        )
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        self.info.metadata.update(
+            counts={split: self.count(kept, (split,)) for split in stored},
+            owner_counts=self.against_owner(listing.records),
+            skipped=len(skipped),
+        )
+        return infos
+
+    def _check_losses(self, skipped: Sequence[Skipped], num_listed: int) -> None:
+        name = f"{self.name}-{self.builder_config.name}-skipped.csv"
+        path = Path(self.data_dir_root) / name
+        skip_report.check(self.name, skipped, num_listed, self.settings.max_skipped, path)
+
+    def _log_download_bytes(self) -> None:
+        """TFDS would announce a download; nothing is downloaded."""
+
+    def _log_download_done(self) -> None:
+        """The build command says what it wrote."""
+
+
+def splits_of(records: Iterable[Record]) -> list[str]:
+    """The splits that have films, in their usual order."""
+    present = {record.split for record in records}
+    return [split for split in SPLITS if split in present]

@@ -1,0 +1,92 @@
+"""contact_sheet.png: some films of a dataset as they are stored, to see polarity and windowing.
+
+A caption gives split, view and positive labels; no id, no age, nothing of a person.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from data_builders.base import counts
+from data_builders.base.parallel import Film, Unreadable
+from data_builders.base.records import Record
+
+FILE = "contact_sheet.png"
+COLUMNS, ROWS = 8, 4
+SIDE, CAPTION, GAP = 168, 30, 6
+_PAPER, _INK, _BEHIND = 255, 40, 128
+
+
+def choose(records: Sequence[Record], scale: str) -> list[Record]:
+    """Films for a sheet: first one of every label and view, then any, in the records' order."""
+    chosen: dict[str, Record] = {}
+    seen: set[str] = set()
+    for record in records:
+        kinds = {f"view {record.view}", *_positives(record, scale)}
+        if kinds - seen:
+            seen |= kinds
+            chosen[record.image_id] = record
+    for record in records:
+        if len(chosen) >= COLUMNS * ROWS:
+            break
+        chosen.setdefault(record.image_id, record)
+    return sorted(list(chosen.values())[: COLUMNS * ROWS], key=lambda record: record.view)
+
+
+def write(
+    path: Path,
+    title: str,
+    records: Sequence[Record],
+    scale: str,
+    read: Callable[[Record], Film | Unreadable],
+) -> None:
+    """Draws the films of `records`, each read by `read`, with captions under a title."""
+    films = [(record, read(record)) for record in records]
+    readable = [(record, film) for record, film in films if isinstance(film, Film)]
+    rows = -(-len(readable) // COLUMNS)
+    cell_width, cell_height = SIDE + GAP, SIDE + CAPTION + GAP
+    sheet = Image.new("L", (COLUMNS * cell_width + GAP, rows * cell_height + 2 * CAPTION), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    draw.text((GAP, 8), title, fill=_INK, font=ImageFont.load_default(15))
+    draw.text(
+        (GAP, 30),
+        "White is dense: bone, heart and diaphragm must be white, air black. Letters and markers "
+        "must not be mirrored.",
+        fill=_INK,
+        font=font,
+    )
+    for place, (record, film) in enumerate(readable):
+        row, column = divmod(place, COLUMNS)
+        left, top = GAP + column * cell_width, 2 * CAPTION - GAP + row * cell_height
+        draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), fill=_BEHIND)
+        picture = Image.open(io.BytesIO(film.image))
+        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        sheet.paste(
+            picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2)
+        )
+        findings = ", ".join(_positives(record, scale)) or ("none" if record.labels else "")
+        lines = (f"{record.split} {record.view}", findings)
+        for number, line in enumerate(lines):
+            where = (left, top + SIDE + 1 + 13 * number)
+            draw.text(where, _cut(line, font), fill=_INK, font=font)
+    sheet.save(path, optimize=True)
+
+
+def _positives(record: Record, scale: str) -> list[str]:
+    if scale == "grade":
+        return [f"{n} = {v:g}" for n, v in record.labels.items() if not np.isnan(v)]
+    return [name for name, value in record.labels.items() if counts.is_positive(value, scale)]
+
+
+def _cut(line: str, font: ImageFont.FreeTypeFont) -> str:
+    """The line, cut to the width of a film."""
+    if font.getlength(line) <= SIDE:
+        return line
+    while line and font.getlength(line + "…") > SIDE:
+        line = line[:-1]
+    return line + "…"

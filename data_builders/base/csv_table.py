@@ -1,0 +1,192 @@
+"""Owners' CSV files: columns found by name, rows known by number, everything read as text.
+
+Errors name file, row and column, never what stands there: where columns have slid, or the header is
+missing, it could be a patient's name. What a library says of a cell is not passed on either.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_builders.base.records import BuildError
+
+# The longest table, MIMIC's metadata, has 60 MB; a report takes some kB. A .gz may unfold to more.
+MAX_CHARACTERS = 2_000_000_000
+MAX_LINE = 1_000_000
+FLAGS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
+
+
+class Row(NamedTuple):
+    """One row: where it stands ("labels.csv, row 17"; the header is row 1) and its fields."""
+
+    where: str
+    fields: list[str]
+
+
+class Table:
+    """A CSV file (or .csv.gz) that is read row by row.
+
+    Attributes:
+      path: the file.
+      columns: the header's names, stripped; a trailing empty one is dropped.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            with self._open() as stream:
+                header = next(_parsed(_reader(stream, path), path), None)
+            with self._open() as stream:
+                # To the end, so that no row fails to decode later.
+                length = 0
+                while part := stream.read(1 << 20):
+                    if "\0" in part:
+                        raise BuildError(f"{path} holds zero bytes: it is no text, or damaged.")
+                    length += len(part)
+                    if length > MAX_CHARACTERS:
+                        raise BuildError(
+                            f"{path} has more than {MAX_CHARACTERS:,} characters, which no table "
+                            "of films has."
+                        )
+        except UnicodeDecodeError:
+            raise BuildError(f"{path} is not UTF-8 text. Save it as CSV in UTF-8.") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise BuildError(f"{path} is cut off, damaged, or no gzip. Get it again.") from None
+        if not header:
+            raise BuildError(f"{path} is empty; expected a header row.")
+        self.columns = [name.strip() for name in header]
+        # Names that are blank hold nothing; copies differ in how many end the header.
+        self._widest = len(self.columns)
+        while self.columns and not self.columns[-1]:
+            self.columns.pop()
+
+    def index(self, column: str) -> int:
+        """Where a column stands.
+
+        Raises:
+          BuildError: no such column, with where the closest stands; or it is there twice.
+        """
+        if self.columns.count(column) > 1:
+            raise BuildError(f"{self.path} has the column {column!r} twice. Remove the wrong one.")
+        if column in self.columns:
+            return self.columns.index(column)
+        hint = self.separator_hint() or self._near(column)
+        raise BuildError(
+            f"{self.path} has no column {column!r} among the {len(self.columns)} that its first "
+            f"line, the header, names.{hint}"
+        )
+
+    def _near(self, column: str) -> str:
+        """A hint at the column that could be meant; its name only where it is the same but for case
+        and punctuation, since a table without a header has a film's values there."""
+        for name in self.columns:
+            if _letters(name) == _letters(column):
+                return f" Did you mean {name!r}?"
+        folded = [name.casefold() for name in self.columns]
+        close = difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.5)
+        return f" Is it column {folded.index(close[0]) + 1}, under another name?" if close else ""
+
+    def separator_hint(self) -> str:
+        """A sentence for a table whose fields are parted by something else than commas; or ""."""
+        if len(self.columns) == 1:
+            for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+                if separator in self.columns[0]:
+                    return f" Its separators are {name}; save it with commas."
+        return ""
+
+    def rows(self, needed: Sequence[str], prose: Sequence[str] = ()) -> Iterator[Row]:
+        """The rows that are not blank, fields stripped.
+
+        Args:
+          needed: columns that the table must have.
+          prose: columns, if there, whose fields may hold line breaks.
+
+        Raises:
+          BuildError: no such column; a row with fewer or more fields than the header, or with a
+            line break inside a field: its values could be another column's or another row's.
+        """
+        for column in needed:
+            self.index(column)
+        allowed = {place for place, column in enumerate(self.columns) if column in prose}
+        name, columns = self.path.name, len(self.columns)
+        with self._open() as stream:
+            reader = _reader(stream, self.path)
+            next(reader)
+            for number, row in enumerate(_parsed(reader, self.path), start=2):
+                fields = [field.strip() for field in row]
+                if not any(fields):
+                    continue
+                where = f"{name}, row {number}"
+                if not columns <= len(fields) <= self._widest or any(fields[columns:]):
+                    raise BuildError(
+                        f"{where} has {len(fields)} fields, the header {columns}: a comma without "
+                        "quotes, or one that is missing, would move its values into other columns."
+                    )
+                if reader.line_num > number:  # only then can a field hold a line break
+                    self._refuse_breaks(row, allowed, where)
+                yield Row(where, fields)
+
+    def _refuse_breaks(self, row: Sequence[str], allowed: set[int], where: str) -> None:
+        for place, field in enumerate(row):
+            if place not in allowed and ("\n" in field or "\r" in field):
+                raise BuildError(
+                    f"{where}: {self.columns[place]!r} holds a line break. A quotation mark too "
+                    "many joins rows, and their values change places: mend the quotes."
+                )
+
+    def _open(self) -> io.TextIOWrapper:
+        if self.path.suffix == ".gz":
+            return gzip.open(self.path, "rt", encoding="utf-8-sig", newline="")
+        return open(self.path, encoding="utf-8-sig", newline="")
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
+def number(field: str) -> float | None:
+    """What a field says in digits; None if it is no number."""
+    try:
+        return float(field)
+    except ValueError:
+        return None
+
+
+def flags(names: Sequence[str], values: Sequence[str], where: str) -> dict[str, float]:
+    """Label name -> 1.0 or 0.0, from a row's fields.
+
+    Raises:
+      BuildError: a field that is neither 1 nor 0.
+    """
+    for name, value in zip(names, values, strict=True):
+        if value not in FLAGS:
+            raise BuildError(f"{where}: {name!r} is neither 1 nor 0.")
+    return {name: FLAGS[value] for name, value in zip(names, values)}
+
+
+def _reader(stream: io.TextIOWrapper, path: Path) -> Any:
+    """A CSV reader, which would take a line of any length into memory."""
+
+    def lines() -> Iterator[str]:
+        while line := stream.readline(MAX_LINE + 1):
+            if len(line) > MAX_LINE:
+                raise BuildError(
+                    f"{path} has a line of more than {MAX_LINE:,} characters: no table, or damaged."
+                )
+            yield line
+
+    return csv.reader(lines(), strict=True)
+
+
+def _parsed(reader: Any, path: Path) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise BuildError(f"{path.name}, line {reader.line_num}: {error}.") from error

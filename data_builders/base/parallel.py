@@ -1,0 +1,176 @@
+"""Films read, shrunk and encoded on all cores, in order, with memory bounded."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from cxr_jax.io import image_io
+from data_builders.base import phash
+from data_builders.base.records import BuildError
+
+Tag = TypeVar("Tag")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Films per task: enough that passing them costs nothing, few enough that no core waits at the end.
+CHUNK = 8
+
+
+class Film(NamedTuple):
+    """A film ready to be stored: encoded bytes and perceptual hash (16 hex digits)."""
+
+    image: bytes
+    phash: str
+
+
+class Unreadable(NamedTuple):
+    """Why a film gives no example."""
+
+    reason: str
+
+
+def prepare_film(
+    source: Path | Callable[[], np.ndarray], resolution: int | None, encoding: str
+) -> Film | Unreadable:
+    """Reads (or draws) one film, shrinks its shorter side to `resolution`, encodes, hashes."""
+    try:
+        if callable(source):
+            image = source()
+            image = image[..., None] if image.ndim == 2 else image
+        else:
+            image = image_io.read_film(source, shorter_side=resolution)
+    except image_io.FilmError as error:
+        return Unreadable(str(error))
+    image = image_io.shrink(image, resolution)
+    return Film(image_io.encode(image, encoding), phash.phash(image))
+
+
+def parallel_map(
+    function: Callable[[Item], Result],
+    items: Iterable[tuple[Tag, Item]],
+    num_workers: int | None = None,
+) -> Iterator[tuple[Tag, Result]]:
+    """Yields (tag, function(item)) in the order of `items`, computed in `num_workers` processes.
+
+    Only a window of items is in flight, however long the list. Workers come from a fork server,
+    so a parent with threads (JAX) is safe; `function` and the items must be picklable.
+
+    Args:
+      function: raises nothing that is expected; its errors end the build.
+      items: pairs of a tag, which stays here, and an item, which travels.
+      num_workers: None takes all cores; 0 computes in this process.
+
+    Raises:
+      BuildError: a worker died (out of memory, a crash in a decoder).
+    """
+    workers = available_cores() if num_workers is None else num_workers
+    if workers == 0:
+        for tag, item in items:
+            yield tag, function(item)
+        return
+    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+    if os.name == "posix":
+        context.set_forkserver_preload(["data_builders.base.parallel"])
+    in_flight: collections.deque[tuple[list[Any], list[Any], concurrent.futures.Future]]
+    in_flight = collections.deque()
+    iterator = iter(items)
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_follow_parent
+    ) as pool:
+        try:
+            while True:
+                while len(in_flight) < 4 * workers and (
+                    chunk := list(itertools.islice(iterator, CHUNK))
+                ):
+                    tags, values = [tag for tag, _ in chunk], [item for _, item in chunk]
+                    in_flight.append((tags, values, pool.submit(_map_chunk, function, values)))
+                if not in_flight:
+                    return
+                tags, values, future = in_flight.popleft()
+                yield from zip(tags, future.result(), strict=True)
+        except BrokenProcessPool as error:
+            raise BuildError(
+                "A process that reads films died, out of memory or in a decoder. It was reading "
+                f"one of: {', '.join(str(value) for value in values)}, or one of the few films "
+                "after them. Try --num_workers=1, or remove the file."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _map_chunk(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+    return [function(item) for item in items]
+
+
+def _follow_parent() -> None:
+    """Leaves interrupts to the parent, and ends when it does, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def available_cores() -> int:
+    """The cores this process may run on, which in a container are fewer than the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Progress:
+    """A line on stderr: how many of how many, images/s, time left."""
+
+    def __init__(self, name: str, total: int, shown: bool = True):
+        self._name, self._total, self._shown = name, total, shown
+        self._done = 0
+        self._start = time.monotonic()
+        self._live = sys.stderr.isatty()
+        # A log file gets a line every ten seconds; a terminal's line is rewritten.
+        self._pause = 0.5 if self._live else 10.0
+        self._next = self._start + self._pause
+
+    def step(self) -> None:
+        self._done += 1
+        if self._shown and time.monotonic() >= self._next:
+            self._write(end="" if self._live else "\n")
+            self._next = time.monotonic() + self._pause
+
+    def close(self) -> None:
+        if self._shown:
+            self._write(end="\n")
+
+    def _write(self, end: str) -> None:
+        elapsed = time.monotonic() - self._start
+        rate = self._done / max(elapsed, 1e-9)
+        left = (self._total - self._done) / max(rate, 1e-9)
+        start = "\r\x1b[2K" if self._live else ""
+        sys.stderr.write(
+            f"{start}{self._name}: {self._done:,} of {self._total:,} films, "
+            f"{rate:,.0f} images/s, {duration(left)} left{end}"
+        )
+        sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, secs = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"

@@ -1,0 +1,127 @@
+"""What a builder knows about a film before it is read: the label travels with the path."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from cxr_jax.io.text import plain
+
+SPLITS = ("train", "validation", "test")
+
+
+class BuildError(ValueError):
+    """Something the person who builds must mend; the message says what, where and how."""
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
+
+
+class AlreadyBuilt(BuildError):
+    """The dataset stands already and --overwrite was not given."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Box:
+    """A finding's place on its film, as fractions of height and width in [0, 1]."""
+
+    label: str
+    y0: float
+    x0: float
+    y1: float
+    x1: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """One film and all that is said about it.
+
+    Attributes:
+      split: "train", "validation" or "test".
+      image_id: unique in the dataset.
+      patient_id: no two splits may share one.
+      patient_known: False where nobody says whose film it is, and patient_id is the film's own.
+      film: a file, or a picklable function of no arguments that draws the film (uint8, [h w] or
+        [h w 1]); `functools.partial(draw, seed)` is one. It is called in a worker process.
+      labels: the owner's value for each of the builder's label names, on the builder's LABEL_SCALE:
+        1, 0, -1 (uncertain) or NaN (not mentioned); a certainty; or a grade. Where the builder has
+        READERS, a tuple with one value a reader.
+      readers: who said it, one name a value, where the builder has READERS.
+      view: as views.standard writes it.
+      age: years, NaN if unknown.
+      report: the film's report, where the builder has reports; free of names.
+      row: where the record was listed ("Data_Entry_2017.csv, row 17"), for error messages.
+    """
+
+    split: str
+    image_id: str
+    patient_id: str
+    film: Path | Callable[[], UInt8[np.ndarray, "h w *channel"]]
+    labels: Mapping[str, float | tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    readers: tuple[str, ...] = ()
+    study_id: str = ""
+    view: str = ""
+    sex: str = ""
+    age: float = float("nan")
+    boxes: tuple[Box, ...] = ()
+    report: str = ""
+    patient_known: bool = True
+    row: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file (or a row) of the raw dataset that gives no example, and why.
+
+    Attributes:
+      expected: it is left out by a rule of the dataset's and is no loss.
+    """
+
+    file: str
+    reason: str
+    expected: bool = False
+
+
+def check_records(records: Iterable[Record], label_names: Iterable[str]) -> None:
+    """Refuses what no later step could repair.
+
+    Raises:
+      BuildError: a split or label that does not exist, an image listed twice, a patient in two
+        splits. The message names the rows.
+    """
+    names = set(label_names)
+    by_image: dict[str, Record] = {}
+    by_patient: dict[str, Record] = {}
+    crossing: dict[str, tuple[Record, Record]] = {}
+    for record in records:
+        if record.split not in SPLITS:
+            raise BuildError(f"{_where(record)}: its split is none of {', '.join(SPLITS)}.")
+        if set(record.labels) != names:
+            wrong = sorted(set(record.labels) ^ names)
+            raise BuildError(f"{_where(record)}: labels {wrong} do not fit.")
+        twin = by_image.setdefault(record.image_id, record)
+        if twin is not record:
+            raise BuildError(
+                f"An image is listed twice: {_where(twin)} and {_where(record)}. Keep one."
+            )
+        first = by_patient.setdefault(record.patient_id, record)
+        if first.split != record.split:
+            crossing.setdefault(record.patient_id, (first, record))
+    if crossing:
+        first, second = next(iter(crossing.values()))
+        count = len(crossing)
+        raise BuildError(
+            f"{count} patient{'s stand' if count > 1 else ' stands'} in two splits, which would "
+            f"leak films of the same person from training into testing. For example "
+            f"{_where(first)} is in {first.split!r} and {_where(second)}, of the same patient, in "
+            f"{second.split!r}. Put each patient into one split."
+        )
+
+
+def _where(record: Record) -> str:
+    """Where a film is listed; its id, which a table may have given, only if no table did."""
+    return record.row or record.image_id

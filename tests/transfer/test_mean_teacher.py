@@ -1,0 +1,140 @@
+"""Mean teacher: its formulas, one step, and films without labels that teach."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from sklearn.metrics import roc_auc_score
+from tests.evaluate.test_classifier import Tiny
+
+from cxr_jax.transfer import _classifier, _mean_teacher
+from tests.fakes.plain_view import PLAIN
+
+FIELDS = {"weight": 0.0, "decay": 0.6, "ramp_up": 0.5, "unlabelled_batch_size": 4}
+
+
+def test_the_weight_rises_by_the_papers_sigmoid():
+    assert _mean_teacher.ramp_up(0, 10) == pytest.approx(np.exp(-5))
+    assert _mean_teacher.ramp_up(jnp.int32(5), 10) == pytest.approx(np.exp(-1.25))
+    assert _mean_teacher.ramp_up(10, 10) == _mean_teacher.ramp_up(99, 10) == 1
+    assert _mean_teacher.ramp_up(0, 0) == 1
+
+
+def test_the_average_is_a_plain_mean_until_the_decay_is_reached():
+    students = np.array([5.0, 1.0, 4.0, -2.0])
+    teacher = students[0]
+    for step, student in enumerate(students[1:], start=1):
+        kept = float(_mean_teacher.decay(step, 0.999))
+        teacher = kept * teacher + (1 - kept) * student
+        assert teacher == pytest.approx(students[: step + 1].mean(), rel=1e-6)
+    assert _mean_teacher.decay(10**6, 0.999) == pytest.approx(0.999)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_disagreement_is_that_of_probabilities_and_moves_the_student_alone(exclusive):
+    a, b = np.random.default_rng(0).normal(size=(2, 5, 3))
+    if exclusive:
+        chances = [np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (a, b)]
+    else:
+        chances = [1 / (1 + np.exp(-x)) for x in (a, b)]
+    value, gradients = jax.value_and_grad(_mean_teacher.consistency, (0, 1))(
+        jnp.asarray(a), jnp.asarray(b), exclusive
+    )
+    assert value == pytest.approx(np.mean((chances[0] - chances[1]) ** 2), rel=1e-5)
+    assert np.abs(gradients[0]).max() > 0 and not np.asarray(gradients[1]).any()
+
+
+def test_a_step_moves_the_teacher_by_the_average_and_at_weight_zero_is_plain_fine_tuning():
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, (10, 4, 4, 1), dtype=np.uint8)
+    films = blocks.repeat(4, axis=1).repeat(4, axis=2)
+    batch = {"image": films[:6], "target": rng.integers(0, 2, (6, 2)).astype(np.float32)}
+    model, optimizer, view = Tiny(), optax.sgd(0.5), PLAIN | {"size": 16}
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)), train=False)
+    start = _classifier.create(variables, optimizer, 8, np.array([[0.0, 1], [1, 0]]), 1.0, 0)
+    plain_step = jax.jit(_classifier.make_step(model, optimizer, view))
+
+    def step_at(weight):
+        loss = _classifier.masked_loss
+        fields = FIELDS | {"weight": weight, "ramp_up": 0.0}
+        made = _mean_teacher.make_step(model, optimizer, view, loss, False, fields, 10)
+        return jax.jit(made)
+
+    plain, state, step = start, _mean_teacher.create(start), step_at(0.0)
+    for number in (1, 2):
+        before = state.teacher
+        state, loss = step(state, batch)
+        plain, expected = plain_step(plain, batch)
+        assert loss == pytest.approx(float(expected), rel=1e-5)
+        kept = min(1 - 1 / (number + 1), 0.6)
+        jax.tree.map(
+            lambda now, old, new, kept=kept: np.testing.assert_allclose(
+                now, kept * old + (1 - kept) * new, rtol=1e-5, atol=1e-6
+            ),
+            *(state.teacher.params, before.params, state.student.params),
+        )
+    alike = (state.student.params, state.student.batch_stats), (plain.params, plain.batch_stats)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *alike)
+    # Films without labels reach the student through the disagreement alone, and its statistics.
+    more = batch | {"unlabelled": films[6:]}
+    (still, _), (moved, _) = (step_at(weight)(state, more) for weight in (0.0, 5.0))
+    heads = [each.student.params["head"]["kernel"] for each in (still, moved)]
+    assert np.abs(heads[0] - heads[1]).max() > 1e-4
+    stats = [each.student.batch_stats["norm"]["mean"] for each in (state, still)]
+    alone = step(state, batch)[0].student.batch_stats["norm"]["mean"]
+    assert np.abs(stats[1] - alone).max() > 1e-4
+
+
+class Pixels(nn.Module):
+    """The upper two of four pixels: under the head, a linear classifier."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        scale = self.param("scale", nn.initializers.constant(4.0), ())
+        return scale * (images[:, 0, :, 0] - 0.5)
+
+
+def steps_up_or_down(rng, count, brighter):
+    """Films labelled by which pixel is the brighter one; `brighter`: so is the whole film."""
+    label = np.arange(count) % 2
+    light = np.where(label, 0.7, 0.3) if brighter else rng.uniform(0.2, 0.8, count)
+    step = 0.12 * (2 * label - 1)
+    films = np.zeros((count, 2, 2, 1), np.uint8)
+    films[:, 0, :, 0] = 255 * light[:, None] * (1 + np.stack([step, -step], axis=1))
+    return films, np.stack([label, 1 - label], axis=1).astype(np.float32)
+
+
+def test_agreement_on_films_without_labels_lifts_the_auroc():
+    # The labels alone say that bright films are positive; that a film's brightness says nothing of
+    # its answer, other films teach in views of other brightness.
+    rng = np.random.default_rng(0)
+    films, targets = steps_up_or_down(rng, 8, brighter=True)
+    others, _ = steps_up_or_down(rng, 64, brighter=False)
+    test, truth = steps_up_or_down(rng, 200, brighter=False)
+    model, optimizer, steps = Pixels(), optax.adam(0.05), 200
+    view = PLAIN | {"size": 2, "brightness": 0.4, "jitter_prob": 1.0}
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)), False)
+    start = _classifier.create({"batch_stats": {}, **variables}, optimizer, 2, targets, 1.0, 0)
+    labelled = {"image": films, "target": jnp.asarray(targets)}
+
+    def auroc(weight, batch):
+        fields = FIELDS | {"weight": weight, "decay": 0.9, "ramp_up": 0.3}
+        loss = _classifier.masked_loss
+        step = _mean_teacher.make_step(model, optimizer, view, loss, False, fields, steps)
+
+        @jax.jit
+        def train(state):
+            return jax.lax.scan(lambda s, _: step(s, batch), state, None, length=steps)[0]
+
+        teacher = train(_mean_teacher.create(start)).teacher
+        scores = _classifier.make_scores(model)(*teacher, test)
+        return roc_auc_score(truth[:, 0], scores[:, 0])
+
+    without, alone, beside = (
+        auroc(*case)
+        for case in ((0.0, labelled), (10.0, labelled), (10.0, labelled | {"unlabelled": others}))
+    )
+    assert without < 0.75 and alone < 0.85
+    assert beside > 0.95

@@ -1,0 +1,128 @@
+"""Rows for metrics.json and comparisons of two models."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from cxr_jax.stats.bootstrap import bootstrap_auroc, paired_bootstrap
+from cxr_jax.transfer.metrics import compare, metric_rows
+from cxr_jax.transfer.predictions import Predictions
+
+FIELDS = ["label", "n_pos", "n_neg", "auroc", "low", "high"]
+
+
+def predictions(seed=0, n=200, noise=1.0):
+    rng = np.random.default_rng(0)
+    targets = (rng.random((n, 3)) < 0.3).astype(float)
+    targets[rng.random(targets.shape) < 0.1] = np.nan
+    patients = np.array([f"p{i}" for i in rng.integers(0, 80, n)])
+    noises = np.random.default_rng(seed).normal(size=targets.shape)
+    scores = np.nan_to_num(targets) + noise * noises
+    images = np.array([f"i{i}" for i in range(n)])
+    return Predictions(images, patients, ("effusion", "mass", "nodule"), targets, scores)
+
+
+def test_rows_hold_counts_auroc_and_the_patient_interval():
+    given = predictions()
+    rows = metric_rows(given, num_resamples=300, seed=3)
+    assert [row["label"] for row in rows] == ["effusion", "mass", "nodule", "macro"]
+    interval = bootstrap_auroc(given.targets, given.scores, given.patient_id, 300, 3)
+    for k, row in enumerate(rows[:3]):
+        assert list(row) == FIELDS
+        known = ~np.isnan(given.targets[:, k])
+        assert row["n_pos"] == (given.targets[known, k] == 1).sum()
+        assert row["n_pos"] + row["n_neg"] == known.sum()
+        expected = roc_auc_score(given.targets[known, k], given.scores[known, k])
+        assert row["auroc"] == pytest.approx(expected)
+        assert (row["low"], row["high"]) == (interval.labels[k].low, interval.labels[k].high)
+        assert row["low"] < row["auroc"] < row["high"]
+    assert rows[3]["auroc"] == pytest.approx(np.mean([row["auroc"] for row in rows[:3]]))
+    assert (rows[3]["low"], rows[3]["high"]) == (interval.low, interval.high)
+    assert rows[3]["n_pos"] == sum(row["n_pos"] for row in rows[:3])
+
+
+def test_labels_that_cannot_be_estimated_stay_in_with_their_reason():
+    given = predictions()
+    given.targets[:, 1] = np.where(np.isnan(given.targets[:, 1]), np.nan, 0)
+    reasons = {"hernia": "no positives among the training labels"}
+    rows = metric_rows(given, 100, 0, not_scored=reasons)
+    by_label = {row["label"]: row for row in rows}
+    assert by_label["mass"]["auroc"] is None and by_label["mass"]["low"] is None
+    assert by_label["mass"]["note"] == "not estimable: no positives in the test set"
+    assert by_label["mass"]["n_pos"] == 0 and by_label["mass"]["n_neg"] > 100
+    assert by_label["hernia"]["note"] == "not scored: no positives among the training labels"
+    both = [by_label[name]["auroc"] for name in ("effusion", "nodule")]
+    assert by_label["macro"]["auroc"] == pytest.approx(np.mean(both))
+    assert by_label["macro"]["note"] == "mean over 2 of 4 labels"
+    pairs = [by_label["effusion"]["n_pos"], by_label["nodule"]["n_pos"]]
+    assert by_label["macro"]["n_pos"] == sum(pairs)
+    assert rows[-1]["label"] == "macro"
+
+
+def test_rows_are_strict_json():
+    given = predictions()
+    given.targets[:, 1] = np.nan
+    rows = metric_rows(given, 50, not_scored={"hernia": "why"})
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    assert rows[1]["note"] == "not estimable: no positives and no negatives in the test set"
+    result = compare(given, predictions(1)._replace(targets=given.targets), num_resamples=50)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_nothing_estimable_is_said():
+    given = predictions()
+    rows = metric_rows(given._replace(targets=np.zeros_like(given.targets)), 50)
+    assert [row["auroc"] for row in rows] == [None] * 4
+    assert rows[-1]["note"] == "not estimable: no label can be estimated"
+
+
+def test_few_usable_resamples_are_noted():
+    given = predictions()
+    rare = np.zeros_like(given.targets)
+    rare[0] = 1
+    row = metric_rows(given._replace(targets=rare), 400)[0]
+    used = int(row["note"].split()[2])
+    assert "of 400 resamples" in row["note"] and 200 < used < 300  # 1 - 1/e of them
+
+
+def test_one_patient_has_no_interval():
+    given = predictions()
+    row = metric_rows(given._replace(patient_id=np.full(200, "p")), 50)[0]
+    assert row["auroc"] > 0.5 and row["low"] is None and "no interval" in row["note"]
+
+
+def test_perfect_separation_is_noted():
+    given = predictions(noise=0.0)
+    assert "perfect separation" in metric_rows(given, 50)[0]["note"]
+
+
+def test_comparison_is_paired_and_aligned():
+    a, b = predictions(1, noise=0.7), predictions(2, noise=2.0)
+    back = np.arange(200)[::-1]
+    turned = b._replace(
+        image_id=b.image_id[back],
+        patient_id=b.patient_id[back],
+        targets=b.targets[back],
+        scores=b.scores[back],
+    )
+    got = compare(a, turned, ("ours", "theirs"), 300, 5)
+    expected = paired_bootstrap(a.targets, a.scores, b.scores, a.patient_id, 300, 5)
+    assert (got["a"], got["b"], got["verdict"]) == ("ours", "theirs", "win")
+    assert (got["difference"], got["low"], got["high"]) == pytest.approx(expected[:3], rel=1e-12)
+    assert got["auroc_a"] - got["auroc_b"] == pytest.approx(got["difference"])
+    assert [row["label"] for row in got["labels"]] == ["effusion", "mass", "nodule"]
+    assert got["labels"][1]["low"] == pytest.approx(expected.labels[1].low, rel=1e-12)
+    assert compare(turned, a, num_resamples=300)["verdict"] == "loss"
+    assert compare(a, predictions(7, noise=0.7), num_resamples=300)["verdict"] == "underpowered"
+
+
+def test_comparison_leaves_out_labels_of_one_class():
+    a, b = predictions(1), predictions(2)
+    for one in (a, b):
+        one.targets[:, 2] = 0
+    got = compare(a, b, num_resamples=50)
+    assert [row["label"] for row in got["labels"]] == ["effusion", "mass"]
+    nothing = [one._replace(targets=np.zeros_like(one.targets)) for one in (a, b)]
+    assert compare(*nothing, num_resamples=50)["verdict"] == "not estimable"
