@@ -1,11 +1,11 @@
 """cxr_jax: pretrain on unlabelled chest X-rays, transfer, compare.
 
   python run.py --config=configs/byol.py:demo
-      pretrain on drawn films and report: minutes on a CPU, nothing to download
+      pretrain on drawn images and report: minutes on a CPU, nothing to download
   python run.py --config=configs/simclr.py:small --config.data.name=image_folder
-      pretrain a ResNet-50 on your own films, on one GPU
+      pretrain a ResNet-50 on your own images, on one GPU
   python run.py --config=configs/transfer.py --config.encoder=WORKDIR --config.dataset=NAME
-      what an encoder is worth on labelled films
+      what an encoder is worth on labelled images
   python run.py --reproduce=WORKDIR
       runs it again in a workdir of its own and says whether the results are the same
 

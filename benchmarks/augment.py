@@ -21,20 +21,20 @@ from cxr_jax.augment.views import augment_view
 from cxr_jax.training import step as training
 
 
-def ours(films: jax.Array, view: ConfigDict, key: jax.Array) -> Callable[[], Any]:
+def ours(images: jax.Array, view: ConfigDict, key: jax.Array) -> Callable[[], Any]:
     view_of = jax.jit(partial(augment_view, view=view))
-    return lambda: view_of(key, films).block_until_ready()
+    return lambda: view_of(key, images).block_until_ready()
 
 
 def theirs(
-    films: np.ndarray, view: ConfigDict, compiling: tuple[bool, ...]
+    originals: np.ndarray, view: ConfigDict, compiling: tuple[bool, ...]
 ) -> dict[str, Callable[[], Any]]:
     import torch
 
     from benchmarks.torch_augment import augment
 
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-    images = torch.from_numpy(films).permute(0, 3, 1, 2).contiguous().to(device)
+    images = torch.from_numpy(originals).permute(0, 3, 1, 2).contiguous().to(device)
     fields = view.to_dict()
 
     def run(way: Callable[..., torch.Tensor]) -> None:
@@ -54,7 +54,7 @@ def measure(
     """The figures of one config; prints them. `compiling`: with torch.compile, without, or both."""
     made = training.prepare(config, work.EPOCH)
     batch = work.invent_batch(config, made)
-    films = np.asarray(batch["image"])
+    images = np.asarray(batch["image"])
     views = config.views.to_dict()
     state = made.create()
 
@@ -68,7 +68,7 @@ def measure(
     for name, view in config.views.items():
         rivals[f"view {name}: cxr_jax"] = ours(batch["image"], view, key)
         try:
-            others = theirs(films, view, compiling)
+            others = theirs(images, view, compiling)
         except ModuleNotFoundError as error:
             if error.name != "torch":
                 raise
@@ -90,7 +90,7 @@ def measure(
         for name, time in times.items()
     ]
     print(
-        f"\n{config.objective.name}: {config.batch_size} films of {config.data.image_size} px to "
+        f"\n{config.objective.name}: {config.batch_size} images of {config.data.image_size} px to "
         f"views of {config.views.a.size} px; {repetitions} readings in turns\n"
     )
     command.print_table(

@@ -1,6 +1,6 @@
-"""How fast films are read, against the plain way: python -m benchmarks.build
+"""How fast images are read, against the plain way: python -m benchmarks.build
 
-Every kind of film is read and shrunk to 256 pixels by `films.read_film` and by a plain Pillow or
+Every kind of image is read and shrunk to 256 pixels by `images.read_image` and by a plain Pillow or
 pydicom loop, in turns in one process. Time is this process's CPU time, files come from memory.
 """
 
@@ -49,8 +49,8 @@ class Row(NamedTuple):
     difference: float  # mean, in grey levels
 
 
-def write_films(folder: Path, pictures: Iterator[UInt8[np.ndarray, "h w"]], count: int) -> None:
-    """Writes `count` films of every kind into a folder of that kind."""
+def write_images(folder: Path, pictures: Iterator[UInt8[np.ndarray, "h w"]], count: int) -> None:
+    """Writes `count` images of every kind into a folder of that kind."""
     rng = np.random.default_rng(0)
     for number, picture in enumerate(itertools.islice(pictures, count)):
         grey = Image.fromarray(picture).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
@@ -107,7 +107,7 @@ def _write_dicom(
 
 
 def read_plainly(path: Path) -> UInt8[np.ndarray, "h w"]:
-    """The same film by the shortest loop over Pillow's or pydicom's own functions."""
+    """The same image by the shortest loop over Pillow's or pydicom's own functions."""
     if path.parent.name.startswith("DICOM"):
         dataset = pydicom.dcmread(path)
         pixels = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
@@ -122,8 +122,8 @@ def read_plainly(path: Path) -> UInt8[np.ndarray, "h w"]:
 
 
 def measure(kind: Path, repeats: int) -> Row:
-    """Reads the films of one kind both ways in turns."""
-    ours = functools.partial(image_io.read_film, shorter_side=RESOLUTION)
+    """Reads the images of one kind both ways in turns."""
+    ours = functools.partial(image_io.read_image, shorter_side=RESOLUTION)
     paths = sorted(kind.iterdir())
     difference = np.mean(
         [np.abs(ours(p)[..., 0].astype(float) - read_plainly(p)).mean() for p in paths]
@@ -142,11 +142,11 @@ def _seconds(read: Callable[[Path], Any], path: Path) -> float:
 
 
 def pictures(folder: Path | None) -> Iterator[UInt8[np.ndarray, "h w"]]:
-    """Films from a folder of PNG, JPEG or DICOM, spread over it; without one, drawn."""
+    """Images from a folder of PNG, JPEG or DICOM, spread over it; without one, drawn."""
     if folder is None:
         return (drawing.draw(0, patient, 0, 1024) for patient in itertools.count())
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in image_io.SUFFIXES)
-    return (image_io.read_film(p)[..., 0] for p in paths[:: max(1, len(paths) // 10)])
+    return (image_io.read_image(p)[..., 0] for p in paths[:: max(1, len(paths) // 10)])
 
 
 def processor() -> str:
@@ -157,13 +157,13 @@ def processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.build", description=__doc__)
-    parser.add_argument("--films", type=Path, help="a folder of real films; default: drawn ones")
-    parser.add_argument("--count", type=int, default=3, help="films of every kind")
-    parser.add_argument("--repeats", type=int, default=3, help="readings of every film")
+    parser.add_argument("--films", type=Path, help="a folder of real images; default: drawn ones")
+    parser.add_argument("--count", type=int, default=3, help="images of every kind")
+    parser.add_argument("--repeats", type=int, default=3, help="readings of every image")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        write_films(Path(folder), pictures(options.films), options.count)
+        write_images(Path(folder), pictures(options.images), options.count)
         print(f"{processor()}; {HEIGHT} x {WIDTH} to {RESOLUTION}, images/s per core\n")
         print(f"{'kind':27}{'MB':>6}{'plain':>8}{'ours':>8}{'ratio':>7}{'difference':>12}")
         rows = []

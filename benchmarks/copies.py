@@ -1,6 +1,6 @@
-"""Which copies of a film the overlap finds: python -m benchmarks.copies --films=FOLDER
+"""Which copies of an image the overlap finds: python -m benchmarks.copies --films=FOLDER
 
-Every film is changed in one way and compared with itself, by the limits that overlap.py and the
+Every image is changed in one way and compared with itself, by the limits that overlap.py and the
 ledgers use.
 """
 
@@ -31,7 +31,7 @@ def recompress(image: Image.Image, quality: int) -> Image.Image:
 
 
 def crop(image: Image.Image, share: float) -> Image.Image:
-    """Cuts `share` of the film off each of its sides."""
+    """Cuts `share` of the image off each of its sides."""
     x, y = share * image.width, share * image.height
     return image.crop((round(x), round(y), round(image.width - x), round(image.height - y)))
 
@@ -61,16 +61,16 @@ def found(image: Image.Image, change: Change) -> tuple[bool, bool]:
 
 
 def main() -> None:
-    """Prints the share of films whose copies are found, one line a change."""
+    """Prints the share of images whose copies are found, one line a change."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.copies")
-    parser.add_argument("--films", required=True, help="folder of films")
-    parser.add_argument("--count", type=int, default=400, help="films to try (default: 400)")
+    parser.add_argument("--films", required=True, help="folder of images")
+    parser.add_argument("--count", type=int, default=400, help="images to try (default: 400)")
     args = parser.parse_args()
     paths = [
-        path for path in folders.files_below(Path(args.films)) if path.suffix in image_io.SUFFIXES
+        path for path in folders.files_below(Path(args.images)) if path.suffix in image_io.SUFFIXES
     ][: args.count]
-    pictures = [Image.fromarray(image_io.read_film(path)[..., 0]) for path in paths]
-    print(f"{len(pictures)} films\n\n| copy | found | by the hash alone |\n| --- | --- | --- |")
+    pictures = [Image.fromarray(image_io.read_image(path)[..., 0]) for path in paths]
+    print(f"{len(pictures)} images\n\n| copy | found | by the hash alone |\n| --- | --- | --- |")
     for name, change in CHANGES.items():
         shares = np.mean([found(picture, change) for picture in pictures], axis=0)
         print(f"| {name} | {shares[0]:.0%} | {shares[1]:.0%} |")

@@ -1,12 +1,12 @@
 """What does feeding cost? Training as it runs, data and all, against its step on one batch.
 
-    python -m benchmarks.end_to_end                                 # SimCLR on drawn films
+    python -m benchmarks.end_to_end                                 # SimCLR on drawn images
     python -m benchmarks.end_to_end --config=configs/simclr.py:small \
       --config.data.name=nih_chestxray14 --config.data.dir=data
 
 The loop is that of cxr_jax.experiments.pretrain: the feed of config.data.cache = none, host and
 device, metrics fetched one step late. The model-only rate is the same step on the same batch again
-and again. All run in turns. Without --config.data.name the films are drawn, 1,000
+and again. All run in turns. Without --config.data.name the images are drawn, 1,000
 of 256 px.
 """
 
@@ -87,7 +87,7 @@ def measure(config: ConfigDict, source: Source, repetitions: int, steps: int) ->
         for name, time in times.items()
     ]
     print(
-        f"\n{config.objective.name} on {len(source):,} films of {source.name}, read at "
+        f"\n{config.objective.name} on {len(source):,} images of {source.name}, read at "
         f"{config.data.image_size} px by {config.data.num_workers} workers; {repetitions} x {steps}"
         f" steps of {config.batch_size} in turns\n"
     )
@@ -101,7 +101,7 @@ def measure(config: ConfigDict, source: Source, repetitions: int, steps: int) ->
     return {
         "objective": config.objective.name,
         "dataset": source.name,
-        "films": len(source),
+        "images": len(source),
         "batch_size": config.batch_size,
         "steps": steps,
         "seconds": {name: time.seconds for name, time in times.items()},

@@ -1,15 +1,15 @@
-"""How fast are films read? Our pipeline against a PyTorch DataLoader with Pillow.
+"""How fast are images read? Our pipeline against a PyTorch DataLoader with Pillow.
 
-    python -m benchmarks.input                                      # drawn films
+    python -m benchmarks.input                                      # drawn images
     python -m benchmarks.input --dataset=nih_chestxray14 --data_dir=data --image_size=256
 
 The same JPEG or PNG bytes, ours out of ArrayRecord and the rival's a file each, to the same uint8
-squares in shuffled batches. Without --dataset: drawn films of 256 px read at 256, and of 1,024 px
+squares in shuffled batches. Without --dataset: drawn images of 256 px read at 256, and of 1,024 px
 read at 256, where a JPEG can be decoded at reduced size; the rival does that only in a row of its
-own. Films are in the page cache for both.
+own. Images are in the page cache for both.
 
 images/s per core are images by CPU second of all processes that take part, which other programs do
-not change. A reading starts and ends with full buffers, so that it costs what its films cost.
+not change. A reading starts and ends with full buffers, so that it costs what its images cost.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from typing import Any
 
 from benchmarks import command, cpu_time, images, timing
 from cxr_jax.data import loader
-from cxr_jax.data.images import film_size
+from cxr_jax.data.images import stored_size
 from cxr_jax.data.source import Source, load_source
 
-_DRAWN = ((256, 256, 2048), (1024, 256, 512))  # stored size, read at, films a reading
+_DRAWN = ((256, 256, 2048), (1024, 256, 512))  # stored size, read at, images a reading
 
 
 def measure(
@@ -33,7 +33,7 @@ def measure(
     batch_size: int,
     num_workers: int,
     repetitions: int,
-    films_read: int,
+    images_read: int,
 ) -> dict[str, Any]:
     """The figures of one dataset and size; prints them."""
     order = (batch_size, image_size, 0)
@@ -49,22 +49,22 @@ def measure(
                 raise
             print(command.NO_TORCH)
         else:
-            paths = images.write_files(source, Path(folder) / "films", count=4096)
+            paths = images.write_files(source, Path(folder) / "images", count=4096)
             for name, workers, reduced in (
                 ("PyTorch DataLoader", num_workers, False),
                 ("PyTorch DataLoader, reduced JPEG decoding", num_workers, True),
             ):
                 rivals[name] = torch_loader.batches(paths, *order[:2], workers, reduced)
-        seconds = read_in_turns(rivals, repetitions, max(films_read // batch_size, 1))
-    count = max(films_read // batch_size, 1) * batch_size
+        seconds = read_in_turns(rivals, repetitions, max(images_read // batch_size, 1))
+    count = max(images_read // batch_size, 1) * batch_size
     rows = [
         {"what": name, "images/s per core": count / taken.median, "spread": taken.spread}
         for name, taken in seconds.items()
     ]
-    stored = min(film_size(source.records[0]["image"]))
+    stored = min(stored_size(source.records[0]["image"]))
     print(
-        f"\n{len(source):,} films of {source.name}, {stored} px, read at {image_size} px; batches "
-        f"of {batch_size}, {num_workers} workers, {repetitions} x {count} films in turns\n"
+        f"\n{len(source):,} images of {source.name}, {stored} px, read at {image_size} px; batches "
+        f"of {batch_size}, {num_workers} workers, {repetitions} x {count} images in turns\n"
     )
     command.print_table(rows, {"what": "", "images/s per core": ",.0f", "spread": ".0%"})
     figures = {
@@ -82,7 +82,7 @@ def measure(
         figures["ratio"] = timing.ratio(plain, ours)
         figures["ratio_reduced"] = timing.ratio(reduced, ours)
         print(
-            f"\nIn words: per core our pipeline reads {figures['ratio']:.2f} times as many films "
+            f"\nIn words: per core our pipeline reads {figures['ratio']:.2f} times as many images "
             f"as the DataLoader, {figures['ratio_reduced']:.2f} times where that decodes at "
             "reduced size as ours does."
         )
@@ -109,7 +109,7 @@ def read_in_turns(
 
 def main() -> None:
     made = command.parser(__doc__)
-    made.add_argument("--dataset", help="a built dataset; without it films are drawn")
+    made.add_argument("--dataset", help="a built dataset; without it images are drawn")
     made.add_argument("--data_dir", default="data")
     made.add_argument("--image_size", type=int, default=256, help="the square, in pixels")
     made.add_argument("--batch_size", type=int, default=64)
@@ -125,10 +125,10 @@ def main() -> None:
             return {arguments.dataset: measure(source, arguments.image_size, *common, 2048)}
         figures = {}
         with tempfile.TemporaryDirectory(prefix="cxr_jax-bench-") as folder:
-            for stored, size, films_read in _DRAWN:
+            for stored, size, images_read in _DRAWN:
                 name, data_dir = images.drawn(Path(folder), stored, count=512)
                 source = load_source(name, data_dir, "train", ("image",))
-                figures[name] = measure(source, size, *common, films_read)
+                figures[name] = measure(source, size, *common, images_read)
         return figures
 
     command.main(made, run)

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from benchmarks import command, work
 from cxr_jax.training import step
 
-_SHARE = 0.9  # of the device's memory: the rest goes to the films, fragments and the runtime
+_SHARE = 0.9  # of the device's memory: the rest goes to the images, fragments and the runtime
 _TOLERANCE = 0.03  # of the batch: a compilation takes up to a minute
 
 

@@ -1,7 +1,7 @@
 """How fast are the probes? `python -m benchmarks.probe` prints them beside scikit-learn.
 
-A label budget of a benchmark: 14 labels held by 3 to 30 % of films, 11 strengths, 3 draws of 2,000
-training films of 512 features. The rival is the loop that most code has, one LogisticRegression
+A label budget of a benchmark: 14 labels held by 3 to 30 % of images, 11 strengths, 3 draws of 2,000
+training images of 512 features. The rival is the loop that most code has, one LogisticRegression
 after another, with the solver that was fastest here of those that reach the tolerance
 (newton-cholesky). It is timed on a few of the same problems, spread over labels and draws, and
 scaled.
@@ -101,7 +101,7 @@ def main() -> None:
     draws, rows, width = problems.features.shape
     labels, strengths = problems.targets.shape[2], len(problems.strengths)
     print(
-        f"{draws} draws x {labels} labels x {strengths} strengths on {rows:,} films of {width} "
+        f"{draws} draws x {labels} labels x {strengths} strengths on {rows:,} images of {width} "
         f"features; {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; scikit-learn timed "
         f"on {num_timed * strengths} of {draws * labels * strengths} problems and scaled"
     )

@@ -3,7 +3,7 @@
     python -m benchmarks.step                                       # SimCLR and BYOL
     python -m benchmarks.step --config=configs/simclr.py:small      # one of them, any config
 
-The rival (torch_step.py) starts from the same weights, sees the same films and does the same work
+The rival (torch_step.py) starts from the same weights, sees the same images and does the same work
 but our monitors. It runs eager and compiled, channels last (on a CPU without that too), in the
 config's dtype; its fastest counts. All run in turns.
 """
@@ -26,7 +26,7 @@ from cxr_jax.objectives import _networks
 from cxr_jax.training import step as training
 from cxr_jax.training.state import TrainState
 
-_CLOSE = 0.1  # of the loss: the two draw other views of the same films
+_CLOSE = 0.1  # of the loss: the two draw other views of the same images
 
 
 class Rival(NamedTuple):
@@ -54,7 +54,7 @@ def theirs(
     config: ConfigDict,
     made: training.Training,
     variables: Any,
-    films: np.ndarray,
+    originals: np.ndarray,
     compiling: tuple[bool, ...],
 ) -> dict[str, Rival]:
     """PyTorch's steps, by what they were tried with; on a GPU all are channels last."""
@@ -68,7 +68,7 @@ def theirs(
         torch.set_float32_matmul_precision("high")
     chain = _chain(config)
     params, stats = variables
-    images = torch.from_numpy(films).permute(0, 3, 1, 2).contiguous().to(device)
+    images = torch.from_numpy(originals).permute(0, 3, 1, 2).contiguous().to(device)
     steps = range(config.num_train_steps)
     rates = np.asarray(jax.vmap(made.schedule)(jnp.asarray(steps))).tolist()
     layouts = (True,) if device == "cuda" else (False, True)
@@ -137,13 +137,13 @@ def measure(
     """The figures of one config; prints them. `compiling`: with torch.compile, without, or both."""
     made = training.prepare(config, work.EPOCH)
     batch = work.invent_batch(config, made)
-    films = np.asarray(batch["image"])
+    images = np.asarray(batch["image"])
     state = made.create()
     # Fetched before the first step, which takes the state's memory.
     variables = jax.device_get((state.params, state.aux["batch_stats"]))
     rivals = {"cxr_jax": ours(made, state, batch)}
     try:
-        rivals |= theirs(config, made, variables, films, compiling)
+        rivals |= theirs(config, made, variables, images, compiling)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -194,7 +194,7 @@ def measure(
 def _print(config: ConfigDict, figures: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     print(
         f"\n{config.objective.name}, {config.model.name} {config.model.get('variant', '')} in "
-        f"{config.model.get('dtype', 'float32')}, {config.batch_size} films of "
+        f"{config.model.get('dtype', 'float32')}, {config.batch_size} images of "
         f"{config.data.image_size} px, views of {config.views.a.size} px; "
         f"{len(figures['seconds']['cxr_jax'])} x {figures['steps']} steps in turns\n"
     )

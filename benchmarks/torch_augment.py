@@ -13,7 +13,7 @@ from torch.nn import functional
 
 
 def augment(images: torch.Tensor, view: Mapping[str, Any]) -> torch.Tensor:
-    """One random view of every film: uint8 [b 1 h w] -> float32 [b 1 s s] in [0, 1]."""
+    """One random view of every image: uint8 [b 1 h w] -> float32 [b 1 s s] in [0, 1]."""
     out = _crop(images.float() / 255, view)
     if view["blur_prob"] > 0:
         out = _blur(out, view)
@@ -28,7 +28,7 @@ def augment(images: torch.Tensor, view: Mapping[str, Any]) -> torch.Tensor:
 
 
 def _uniform(like: torch.Tensor, low: float | int, high: float | int) -> torch.Tensor:
-    """[b 1 1 1], one draw a film."""
+    """[b 1 1 1], one draw an image."""
     return torch.empty(len(like), 1, 1, 1, device=like.device).uniform_(low, high)
 
 
@@ -58,7 +58,7 @@ def _blur(images: torch.Tensor, view: Mapping[str, Any]) -> torch.Tensor:
     count, _, size, _ = images.shape
     radius = max(size // 20, 1)
     sigma = _uniform(images, *view["blur_sigma"])
-    # A film that is not blurred has a kernel of one pixel.
+    # An image that is not blurred has a kernel of one pixel.
     sigma = torch.where(_uniform(images, 0, 1) < view["blur_prob"], sigma, 0.05).clamp(min=0.05)
     offset = torch.arange(-radius, radius + 1, device=images.device)
     kernel = (-0.5 * (offset / sigma) ** 2).exp()

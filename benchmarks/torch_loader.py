@@ -1,4 +1,4 @@
-"""The rival's input: a PyTorch DataLoader that decodes film files with Pillow."""
+"""The rival's input: a PyTorch DataLoader that decodes image files with Pillow."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 
-class Films(Dataset):
+class Images(Dataset):
     """uint8 [1 size size]: shorter side to `size`, which costs nothing where it is that, then the
     central crop in whole pixels, as torchvision's Resize and CenterCrop do it.
 
@@ -24,10 +24,10 @@ class Films(Dataset):
         return len(self._paths)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        with Image.open(self._paths[index]) as film:
+        with Image.open(self._paths[index]) as image:
             if self._reduced:
-                film.draft("L", (self._size, self._size))
-            grey = film.convert("L")
+                image.draft("L", (self._size, self._size))
+            grey = image.convert("L")
         scale = self._size / min(grey.size)
         if scale != 1:
             shape = (round(grey.width * scale), round(grey.height * scale))
@@ -41,6 +41,6 @@ def batches(
     paths: Sequence[Path], batch_size: int, size: int, num_workers: int, reduced: bool
 ) -> Iterator[torch.Tensor]:
     """Endless shuffled batches [b 1 size size]."""
-    films = Films(paths, size, reduced)
-    sampler = RandomSampler(films, replacement=True, num_samples=2**40)
-    return iter(DataLoader(films, batch_size, sampler=sampler, num_workers=num_workers))
+    images = Images(paths, size, reduced)
+    sampler = RandomSampler(images, replacement=True, num_samples=2**40)
+    return iter(DataLoader(images, batch_size, sampler=sampler, num_workers=num_workers))

@@ -55,7 +55,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Films [b 1 h w] in [0, 1] -> features [b d]: `net` in PyTorch, of one input channel."""
+    """Images [b 1 h w] in [0, 1] -> features [b d]: `net` in PyTorch, of one input channel."""
 
     def __init__(self, net: resnet.ResNet):
         super().__init__()

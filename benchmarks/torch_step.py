@@ -45,11 +45,11 @@ class BYOL(nn.Module):
         """uint8 [b 1 h w] -> the loss."""
         predictions, targets = [], []
         for view in self.views:
-            film = augment(images, view)
-            projection = self.networks["projector"](self.networks["encoder"](film))
+            image = augment(images, view)
+            projection = self.networks["projector"](self.networks["encoder"](image))
             predictions.append(self.networks["predictor"](projection).float())
             with torch.no_grad():
-                targets.append(self.target["projector"](self.target["encoder"](film)).float())
+                targets.append(self.target["projector"](self.target["encoder"](image)).float())
         cosines = functional.cosine_similarity(predictions[0], targets[1])
         cosines = cosines + functional.cosine_similarity(predictions[1], targets[0])
         return (4 - 2 * cosines).mean()

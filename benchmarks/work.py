@@ -10,26 +10,26 @@ from ml_collections import ConfigDict
 from cxr_jax.augment.views import augment_view
 from cxr_jax.training import sharding, step
 
-EPOCH = 100_000  # films, where a warm-up is counted in epochs
+EPOCH = 100_000  # images, where a warm-up is counted in epochs
 
 
-def invent_films(count: int, size: int, seed: int = 0) -> UInt8[np.ndarray, "b size size 1"]:
-    """Films of random blocks a tenth of the side: unlike each other, as batch norm needs them."""
+def invent_images(count: int, size: int, seed: int = 0) -> UInt8[np.ndarray, "b size size 1"]:
+    """Images of random blocks a tenth of the side: unlike each other, as batch norm needs them."""
     block = max(size // 10, 1)
     cells = -(-size // block)
-    films = np.random.default_rng(seed).integers(0, 256, (count, cells, cells, 1), np.uint8)
-    return films.repeat(block, axis=1).repeat(block, axis=2)[:, :size, :size]
+    images = np.random.default_rng(seed).integers(0, 256, (count, cells, cells, 1), np.uint8)
+    return images.repeat(block, axis=1).repeat(block, axis=2)[:, :size, :size]
 
 
 def invent_batch(config: ConfigDict, made: step.Training) -> dict[str, Shaped[Array, "..."]]:
-    """A batch as `made.step` takes it, on the devices: films, and ones for whatever else it holds.
+    """A batch as `made.step` takes it, on the devices: images, and ones for whatever else it holds.
 
-    Films by different names differ.
+    Images by different names differ.
     """
 
     def invent(number: int, shape: jax.ShapeDtypeStruct) -> np.ndarray:
         if shape.ndim == 4:
-            return invent_films(*shape.shape[:2], seed=number)
+            return invent_images(*shape.shape[:2], seed=number)
         return np.ones(shape.shape, shape.dtype)
 
     shapes = made.shapes(config)[1]

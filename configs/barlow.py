@@ -5,8 +5,8 @@ python run.py --config=configs/barlow.py --config.data.name=… --config.data.di
 Default  the paper's recipe: ResNet-50, 224 px, LARS with two rates, batch 2048, 10 epochs of
          warm-up, cosine to a thousandth. It needs many accelerators (not run here).
 :small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
-:cpu     your own films on two CPU cores in minutes; expect what docs/results/objectives.md shows.
-:demo    drawn films, minutes on two CPU cores, no download; ends with a transfer report.
+:cpu     your own images on two CPU cores in minutes; expect what docs/results/objectives.md shows.
+:demo    drawn images, minutes on two CPU cores, no download; ends with a transfer report.
 """
 
 from ml_collections import ConfigDict

@@ -5,8 +5,8 @@ python run.py --config=configs/byol.py --config.data.name=… --config.data.dir=
 Default  the paper's recipe for 100 epochs: ResNet-50, 224 px, LARS, batch 4096, rate .45, tau .99;
          10,000 steps are about 110 epochs of MIMIC-CXR. It needs many accelerators (not run here).
 :small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
-:cpu     your own films on two CPU cores in minutes; expect what docs/results/objectives.md shows.
-:demo    drawn films, 3 to 4 minutes on two CPU cores, no download; ends with a transfer report:
+:cpu     your own images on two CPU cores in minutes; expect what docs/results/objectives.md shows.
+:demo    drawn images, 3 to 4 minutes on two CPU cores, no download; ends with a transfer report:
          expect macro AUROC .68 against .59 from random initialisation, beyond the interval.
 """
 

@@ -35,21 +35,21 @@ def transfer() -> ConfigDict:
             unmentioned="",  # a blank counts as: zeros, ones, ignore
             readers="",  # of several readers: majority, any, all
             certainty=0.0,  # certainties from here on count as present
-            views="",  # films that take part: PA,AP or any
-            exclusive=False,  # the labels are classes of which every film has exactly one
+            views="",  # images that take part: PA,AP or any
+            exclusive=False,  # the labels are classes of which every image has exactly one
             protocol="linear",  # linear, finetune or knn: a file of cxr_jax/evaluate
             label_fraction=1.0,  # of the training patients; validation and test stay whole
             strengths=tuple(10.0**power for power in range(-6, 5)),  # linear: C of the regression
             knn=dict(k=(5, 20, 100), temperature=(0.07,)),  # the best on validation, per label
             finetune=finetune(),
-            # Films in the report, and TensorBoard's projector; False keeps films out of all files.
-            # films: test films by commas, by their hashed image_id (python -m cxr_jax.data.ids);
+            # Images in the report, and TensorBoard's projector; False keeps images out of all files.
+            # images: test images by commas, by their hashed image_id (python -m cxr_jax.data.ids);
             # "" chooses, label by label. Of config.encoder, not of its baselines.
-            pictures=dict(draw=True, films=""),
+            pictures=dict(draw=True, images=""),
             export_features="",  # a file: frozen features of config.encoder as .npz or .parquet
             batch_size=64,  # where nothing is trained: speed and memory alone
             num_resamples=1000,
-            feature_cache="",  # folder of features that other transfers of these films share
+            feature_cache="",  # folder of features that other transfers of these images share
             # Used where a random encoder has no trained one beside it to copy its shape from.
             model=dict(name="resnet", variant="50"),
             image_size=224,
@@ -71,10 +71,10 @@ def finetune() -> ConfigDict:
         evaluations=20,
         batch_size=64,
         dtype="bfloat16",
-        # Films outside the label fraction take part without their labels: S2MTS2's second stage.
+        # Images outside the label fraction take part without their labels: S2MTS2's second stage.
         mean_teacher=dict(weight=0.0, decay=0.999, ramp_up=0.3, unlabelled_batch_size=64),
         num_workers=0,
-        # Milder than in pretraining: the label must still be true of what is left of the film.
+        # Milder than in pretraining: the label must still be true of what is left of the image.
         view=view(
             crop_scale=(0.6, 1.0),
             crop_ratio=(0.9, 1.1),
@@ -84,7 +84,7 @@ def finetune() -> ConfigDict:
             blur_prob=0.0,
         ),
     )
-    del fields["view"].size  # that of the films which the encoder reads
+    del fields["view"].size  # that of the images which the encoder reads
     return ConfigDict(fields)
 
 
@@ -98,33 +98,33 @@ def pretrain() -> ConfigDict:
             # weights, and the pixels' mean and std that go with them. "": random weights.
             init="",
             batch_size=4096,
-            # Films that go through the encoder at a time; 0: the whole batch. The gradient stays
+            # Images that go through the encoder at a time; 0: the whole batch. The gradient stays
             # that of the whole batch's loss, for a second forward pass; batch norm sees a part.
             microbatch_size=0,
-            # Devices that share a film's computation, wide layers split over them; the others
+            # Devices that share an image's computation, wide layers split over them; the others
             # split the batch.
             mesh=dict(model=1),
             # Parameters and optimizer state split over the devices instead of copied to each:
             # for models that do not fit otherwise.
             shard_state=False,
-            image_size=224,  # at which the trained encoder reads whole films in transfers
+            image_size=224,  # at which the trained encoder reads whole images in transfers
             num_train_steps=10_000,
             checkpoint_every_steps=500,
             keep_checkpoints=2,
             log_every_steps=20,
             # So many steps may have a loss or gradient that is not finite, and are skipped: the
-            # state stays as it was. 0: the first one ends the run. The films are listed either way.
+            # state stays as it was. 0: the first one ends the run. The images are listed either way.
             skip_nonfinite=0,
             data=dict(
                 name="image_folder",
                 dir="data",
                 split="train",
-                # Datasets by commas: films of their patients, or that look like theirs, stay out.
+                # Datasets by commas: images of their patients, or that look like theirs, stay out.
                 exclude="",
                 image_size=256,  # the square that goes to the device, before cropping
-                pairs="",  # study, patient: each film with another one of the same, for MedAug
+                pairs="",  # study, patient: each image with another one of the same, for MedAug
                 num_workers=0,  # decoding processes; 0 decodes in threads, on all cores
-                # host, device: all films decoded at the start and kept in memory, or on every
+                # host, device: all images decoded at the start and kept in memory, or on every
                 # device; 100,000 of 256 px are 6.6 GB. none: read anew each time.
                 cache="none",
             ),
@@ -199,7 +199,7 @@ def on_cpu(config: ConfigDict) -> None:
     """A small encoder at 64 px and one process, for two cores."""
     config.model = small_encoder()
     config.data.image_size = 96
-    # Crops show organs larger than whole films do; films are read larger to match (Touvron et al.,
+    # Crops show organs larger than whole images do; images are read larger to match (Touvron et al.,
     # arXiv:1906.06423). Validation AUROC on ../shared/realdata is higher than at 64 px.
     config.image_size = 96
     config.batch_size = 128
@@ -207,7 +207,7 @@ def on_cpu(config: ConfigDict) -> None:
     for view_config in config.views.values():
         view_config.size = 64
         view_config.crop_scale = (0.2, 1.0)
-        view_config.brightness = view_config.contrast = 0.4  # .8 turns many a grey film all white
+        view_config.brightness = view_config.contrast = 0.4  # .8 turns many a grey image all white
         view_config.blur_sigma = (0.1, 0.8)
 
 
@@ -239,10 +239,10 @@ def demo(config: ConfigDict) -> None:
 
 
 def on_phantom(config: ConfigDict) -> None:
-    """The drawn films, and a transfer to their labels at the end."""
+    """The drawn images, and a transfer to their labels at the end."""
     config.data.name = "phantom"
     config.transfer.dataset = "phantom"
-    config.batch_size = 64  # more steps from few films
+    config.batch_size = 64  # more steps from few images
     config.optimizer.learning_rate = 2e-3
     for view_config in config.views.values():
         # The findings are drawn small: a smaller crop mostly loses them.
@@ -254,9 +254,9 @@ def moco_cxr(config: ConfigDict) -> None:
     """MoCo-CXR's recipe (arXiv:2010.05352), which MedAug shares, on top of MoCo's."""
     config.image_size = config.data.image_size = 320
     config.batch_size = 16
-    config.num_train_steps = 240_000  # 20 epochs of CheXpert's 191,000 frontal films
+    config.num_train_steps = 240_000  # 20 epochs of CheXpert's 191,000 frontal images
     config.checkpoint_every_steps = 5000
-    # The paper does not say how its 16 films were split; two groups are the fewest there can be.
+    # The paper does not say how its 16 images were split; two groups are the fewest there can be.
     config.objective.update(queue_size=24_576, bn_group=8)
     for view_config in config.views.values():
         view_config.update(size=320, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), rotate=10.0)

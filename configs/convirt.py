@@ -1,4 +1,4 @@
-"""ConVIRT: films and the sentences of their reports attract each other (arXiv:2010.00747).
+"""ConVIRT: images and the sentences of their reports attract each other (arXiv:2010.00747).
 
 python run.py --config=configs/convirt.py --config.data.name=mimic_cxr --config.data.dir=… \
   --config.objective.text.weights=… --config.data.reports.tokenizer=…
@@ -12,8 +12,8 @@ Default  the paper's recipe: ResNet-50, 224 px, Adam, batch 32, and BERT's base 
          5,000 steps are one of the paper's 200 rounds of training (not run here: no GPU).
 :small   ResNet-50, and a BERT of four blocks trained from random numbers with a vocabulary made of
          the reports, meant for one GPU and an afternoon (not run here: no GPU).
-:cpu     your own films and reports on two CPU cores in minutes (score: not run here).
-:demo    drawn films with drawn reports, 10 minutes on two CPU cores beside other work, no download;
+:cpu     your own images and reports on two CPU cores in minutes (score: not run here).
+:demo    drawn images with drawn reports, 10 minutes on two CPU cores beside other work, no download;
          ends with a transfer report: expect macro AUROC .86 against .59 from random
          initialisation. The loss stays at log 64 = 4.2 for the first 300 steps.
 """
@@ -56,7 +56,7 @@ def get_config(preset: str = ""):
             ),
         )
     )
-    # Besides, the paper moves films by up to a tenth and scales them by up to a twentieth, which
+    # Besides, the paper moves images by up to a tenth and scales them by up to a twentieth, which
     # the crop does here.
     config.views = ConfigDict(
         dict(
@@ -82,7 +82,7 @@ def own_words(config: ConfigDict, vocabulary: int, width: int, num_blocks: int) 
     """A text encoder that starts from nothing, with a vocabulary made of the reports."""
     config.data.reports.vocabulary = vocabulary
     config.objective.text.update(width=width, num_blocks=num_blocks, frozen_layers=0)
-    # Without it 120 steps of the demo made films, and texts, more alike and taught nothing.
+    # Without it 120 steps of the demo made images, and texts, more alike and taught nothing.
     config.objective.head_bn = True
 
 

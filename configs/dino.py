@@ -1,12 +1,12 @@
-"""DINO: a student assigns crops to prototypes as its teacher assigns the film (arXiv:2104.14294).
+"""DINO: a student assigns crops to prototypes as its teacher assigns the image (arXiv:2104.14294).
 
 python run.py --config=configs/dino.py --config.data.name=… --config.data.dir=…
 
 Default  the paper's recipe, on a ResNet-50: 224 px, 8 crops of 96 px, AdamW, batch 1024, 10 epochs
          of warm-up, weight decay from .04 to .4. It needs many accelerators (not run here).
 :small   ResNet-50, 224 px, batch 128, meant for one GPU and a day (not run here: no GPU).
-:cpu     your own films on two CPU cores in minutes; expect what docs/results/objectives.md shows.
-:demo    drawn films, minutes on two CPU cores, no download; ends with a transfer report. Run here
+:cpu     your own images on two CPU cores in minutes; expect what docs/results/objectives.md shows.
+:demo    drawn images, minutes on two CPU cores, no download; ends with a transfer report. Run here
          for 220 steps only (spread .73, rank 6, target_entropy rising to 3.9): watch these.
 :vits    the paper's main recipe, on a ViT-S/16, without its stochastic depth: as the default else.
          It needs several GPUs (not run here).

@@ -1,4 +1,4 @@
-"""MAE: an encoder sees a quarter of a film's patches, a decoder draws the rest (arXiv:2111.06377).
+"""MAE: an encoder sees a quarter of an image's patches, a decoder draws the rest (arXiv:2111.06377).
 
 python run.py --config=configs/mae.py --config.data.name=… --config.data.dir=…
 
@@ -6,9 +6,9 @@ Default  the paper's recipe: ViT-B/16, 224 px, 75 % hidden, AdamW, batch 4096, 4
          warm-up; 73,000 steps are 800 epochs of MIMIC-CXR. It needs many accelerators (not run
          here).
 :small   ViT-S/16, 224 px, batch 256, meant for one GPU and a day (not run here: no GPU).
-:cpu     your own films on two CPU cores: 18 minutes beside other work; expect what
+:cpu     your own images on two CPU cores: 18 minutes beside other work; expect what
          docs/results/objectives.md shows.
-:demo    drawn films, minutes on two CPU cores, no download; ends with a transfer report (score: not
+:demo    drawn images, minutes on two CPU cores, no download; ends with a transfer report (score: not
          run here).
 """
 

@@ -1,14 +1,14 @@
-"""MedAug: MoCo-CXR whose positive is another film of the same study (arXiv:2102.10663).
+"""MedAug: MoCo-CXR whose positive is another image of the same study (arXiv:2102.10663).
 
 python run.py --config=configs/medaug.py --config.data.name=… --config.data.dir=…
 
 Default  the paper's recipe, MoCo-CXR's: ResNet-50, 320 px, Adam, batch 16, 20 epochs of CheXpert.
          The paper starts from ImageNet's weights:
          --config.init=torchvision:/weights/resnet50.pth (random weights without). Build the dataset
-         at 512 px, and keep its lateral films (not run here: no GPU).
+         at 512 px, and keep its lateral images (not run here: no GPU).
 :small   ResNet-50, 224 px, queue of 16,384, meant for one GPU and an afternoon (not run here).
-:cpu     your own films on two CPU cores in minutes; expect what docs/results/objectives.md shows.
-A dataset in which no study has two films is refused; `--config.data.pairs=patient` pairs films of a
+:cpu     your own images on two CPU cores in minutes; expect what docs/results/objectives.md shows.
+A dataset in which no study has two images is refused; `--config.data.pairs=patient` pairs images of a
 patient instead.
 """
 
@@ -28,6 +28,6 @@ def get_config(preset: str = ""):
 
 def cpu(config: ConfigDict) -> None:
     moco.cpu(config)
-    # Few films have partners: of 3,745 a queue of 2,048 held most patients of a batch as negatives,
+    # Few images have partners: of 3,745 a queue of 2,048 held most patients of a batch as negatives,
     # and the embeddings shrank to one direction.
     config.objective.queue_size = 512

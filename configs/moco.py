@@ -1,16 +1,16 @@
-"""MoCo v2: a film's view finds its key in a queue of past films (arXiv:1911.05722, 2003.04297).
+"""MoCo v2: an image's view finds its key in a queue of past images (arXiv:1911.05722, 2003.04297).
 
 python run.py --config=configs/moco.py --config.data.name=… --config.data.dir=…
 
 Default    the paper's recipe: ResNet-50, 224 px, SGD, batch 256, cosine, queue of 65,536. Meant for
            several GPUs (not run here).
-:moco_cxr  MoCo-CXR (Sowrirajan et al., arXiv:2010.05352): 320 px, mirrored and rotated films, Adam,
+:moco_cxr  MoCo-CXR (Sowrirajan et al., arXiv:2010.05352): 320 px, mirrored and rotated images, Adam,
            batch 16, 20 epochs of CheXpert. The paper starts from ImageNet's weights:
            --config.init=torchvision:/weights/resnet50.pth (random weights without). Build the
            dataset at 512 px (not run here: no GPU).
 :small     ResNet-50, 224 px, queue of 16,384, meant for one GPU and an afternoon (not run here).
-:cpu       your own films on two CPU cores in minutes; expect what docs/results/objectives.md shows.
-:demo      drawn films, minutes on two CPU cores, no download; ends with a transfer report.
+:cpu       your own images on two CPU cores in minutes; expect what docs/results/objectives.md shows.
+:demo      drawn images, minutes on two CPU cores, no download; ends with a transfer report.
 """
 
 from ml_collections import ConfigDict
@@ -29,7 +29,7 @@ def get_config(preset: str = ""):
             out=128,
             queue_size=65_536,
             momentum=0.999,
-            bn_group=32,  # 256 films on 8 GPUs
+            bn_group=32,  # 256 images on 8 GPUs
         )
     )
     config.views = common.moco_views()

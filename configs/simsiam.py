@@ -1,12 +1,12 @@
-"""SimSiam: two views of a film, no negatives, no second network (arXiv:2011.10566).
+"""SimSiam: two views of an image, no negatives, no second network (arXiv:2011.10566).
 
 python run.py --config=configs/simsiam.py --config.data.name=… --config.data.dir=…
 
 Default  the paper's recipe: ResNet-50, 224 px, SGD, batch 512, cosine, the predictor's rate fixed.
          It needs several GPUs (not run here).
 :small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
-:cpu     your own films on two CPU cores in minutes; expect what docs/results/objectives.md shows.
-:demo    drawn films, minutes on two CPU cores, no download; ends with a transfer report.
+:cpu     your own images on two CPU cores in minutes; expect what docs/results/objectives.md shows.
+:demo    drawn images, minutes on two CPU cores, no download; ends with a transfer report.
 """
 
 from ml_collections import ConfigDict

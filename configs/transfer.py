@@ -4,8 +4,8 @@ python run.py --config=configs/transfer.py --config.encoder=WORKDIR --config.dat
 
 --config.protocol=linear    logistic regression on frozen features (the default)
                             Cost: one pass of every encoder over the dataset (ResNet-50 at 224 px:
-                            about 11 films/s on two CPU cores; not measured on a GPU), then seconds.
-                 =knn       nearest training films. Cost: the same pass.
+                            about 11 images/s on two CPU cores; not measured on a GPU), then seconds.
+                 =knn       nearest training images. Cost: the same pass.
                  =finetune  the whole encoder. Cost: (learning rates) x (epochs) passes with
                             gradients; meant for one GPU (not run here: no GPU).
 :cpu  fine-tunes the small encoder on two CPU cores: pediatric pneumonia took 48 s per encoder with

@@ -1,7 +1,7 @@
 """Self-supervised pretraining of chest X-ray encoders in JAX, and what it is worth.
 
 encoder = cxr_jax.load_encoder("runs/mine")
-features = encoder(["film.dcm", "film.png"])
+features = encoder(["image.dcm", "image.png"])
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cxr_jax.weights.featurize import FilmEncoder
+    from cxr_jax.weights.featurize import ImageEncoder
 
 
-def load_encoder(spec: str) -> FilmEncoder:
-    """What turns films into features: a workdir of a pretraining, or "<source>:<weights file>".
+def load_encoder(spec: str) -> ImageEncoder:
+    """What turns images into features: a workdir of a pretraining, or "<source>:<weights file>".
 
-    See `cxr_jax.weights.featurize.FilmEncoder` for what it takes, `cxr_jax.weights.load` for the errors.
+    See `cxr_jax.weights.featurize.ImageEncoder` for what it takes, `cxr_jax.weights.load` for the errors.
     """
     # Imported here: JAX and Flax take seconds, and half of the package does without them.
     from cxr_jax.weights import load
-    from cxr_jax.weights.featurize import FilmEncoder
+    from cxr_jax.weights.featurize import ImageEncoder
 
-    return FilmEncoder(load(str(spec)))
+    return ImageEncoder(load(str(spec)))

@@ -1,7 +1,7 @@
 """Builds a dataset: python -m data_builders.build NAME --manual_dir=… --data_dir=…
 
 Heavy imports wait until they are needed: --help answers at once, and the processes that read
-films, which import this module again, do not load TFDS.
+images, which import this module again, do not load TFDS.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def check(
     num_workers: int | None = None,
     follow_links: bool = False,
 ) -> str:
-    """Reads the owner's tables, looks whether their films are there, builds nothing.
+    """Reads the owner's tables, looks whether their images are there, builds nothing.
 
     Returns:
       What they list, split by split, beside what the owner publishes.
@@ -136,7 +136,7 @@ def check(
             num_workers=num_workers, inputs=chosen.inputs, follow_links=follow_links
         )
         manual_dir = Path(manual_dir).absolute() if manual_dir else None
-        listing = builder.list_films(manual_dir)
+        listing = builder.list_images(manual_dir)
         listed = listing.records
         return summary.of_listing(
             name,

@@ -1,8 +1,8 @@
 """What two datasets share: python -m data_builders.overlap A B --data_dir=data
 
-A and B are built datasets or the workdirs of pretraining runs (which keep a ledger of the films
-they saw, but not the films). Patients are shared where the datasets use the same patient numbers
-(REFLACX and MIMIC-CXR). Films are near-identical where their perceptual hashes differ in few bits
+A and B are built datasets or the workdirs of pretraining runs (which keep a ledger of the images
+they saw, but not the images). Patients are shared where the datasets use the same patient numbers
+(REFLACX and MIMIC-CXR). Images are near-identical where their perceptual hashes differ in few bits
 and, where both are at hand, their 32 x 32 pictures correlate.
 """
 
@@ -24,8 +24,8 @@ from cxr_jax.io.atomic import atomic_write
 from data_builders.base import overlap_images
 from data_builders.base.parallel import Progress
 
-# On NIH's films (docs/results/datasets.md): every copy that was recompressed, rescaled or
-# reshaped is within both limits, and pairs of different films are not.
+# On NIH's images (docs/results/datasets.md): every copy that was recompressed, rescaled or
+# reshaped is within both limits, and pairs of different images are not.
 MAX_DISTANCE, MIN_CORRELATION = 6, 0.98
 
 
@@ -33,7 +33,7 @@ def table(a: ledger.Ledger, b: ledger.Ledger, pairs: ledger.Pairs, same: bool) -
     """What is shared, split by split.
 
     Args:
-      same: a and b are the same films; each pair of splits then stands once.
+      same: a and b are the same images; each pair of splits then stands once.
     """
     rows = [("split of A", "split of B", "patients of both", "near-identical pairs")]
     for split_a in np.unique(a.split):
@@ -58,11 +58,11 @@ def table(a: ledger.Ledger, b: ledger.Ledger, pairs: ledger.Pairs, same: bool) -
 
 
 class Side(NamedTuple):
-    """One of the two: its name, its ledger, and its films if they are at hand."""
+    """One of the two: its name, its ledger, and its images if they are at hand."""
 
     name: str
     ledger: ledger.Ledger
-    films: overlap_images.Films | None
+    images: overlap_images.Images | None
 
 
 def open_side(name: str, data_dir: str) -> Side:
@@ -75,13 +75,13 @@ def open_side(name: str, data_dir: str) -> Side:
     if (folder / ledger.FILE).is_file() and not (folder / "dataset_info.json").is_file():
         return Side(name, ledger.read(folder), None)
     folder = reader.find_folder(name, data_dir)
-    return Side(name, ledger.read(folder), overlap_images.Films(folder))
+    return Side(name, ledger.read(folder), overlap_images.Images(folder))
 
 
 def compare(side_a: Side, side_b: Side, progress: bool = True) -> ledger.Pairs:
-    """The near-identical films of two sides, the most alike first."""
+    """The near-identical images of two sides, the most alike first."""
     a, b = side_a.ledger, side_b.ledger
-    at_hand = side_a.films is not None and side_b.films is not None
+    at_hand = side_a.images is not None and side_b.images is not None
     shown = Progress("hashes", len(a.phash), progress)
     limit = MAX_DISTANCE if at_hand else ledger.MAX_DISTANCE
     same = side_a.name == side_b.name
@@ -103,7 +103,7 @@ def _correlations(
 ) -> Iterator[float]:
     for i, j in zip(pairs.a, pairs.b):
         thumbnails = (
-            side.films.thumbnail(side.ledger.split[row], int(side.ledger.row[row]))
+            side.images.thumbnail(side.ledger.split[row], int(side.ledger.row[row]))
             for side, row in ((side_a, i), (side_b, j))
         )
         step()
@@ -111,7 +111,7 @@ def _correlations(
 
 
 def write_csv(path: Path, side_a: Side, side_b: Side, pairs: ledger.Pairs) -> None:
-    """The pairs, film by film; ids are those of the datasets, blank where only a ledger is left."""
+    """The pairs, image by image; ids are those of the datasets, blank where only a ledger is left."""
     with (
         atomic_write(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8") as stream,
@@ -124,7 +124,7 @@ def write_csv(path: Path, side_a: Side, side_b: Side, pairs: ledger.Pairs) -> No
             for side, row in ((side_a, i), (side_b, j)):
                 of = side.ledger
                 split, place = of.split[row], int(of.row[row])
-                image_id = side.films.image_id(split, place) if side.films else ""
+                image_id = side.images.image_id(split, place) if side.images else ""
                 cells += [of.dataset[row], split, place, image_id]
             patients = side_a.ledger.patient[i], side_b.ledger.patient[j]
             same = int(patients[0] == patients[1] != "")
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compares, writes and reports; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m data_builders.overlap",
-        description="Lists patients and near-identical films that two datasets share.",
+        description="Lists patients and near-identical images that two datasets share.",
     )
     parser.add_argument("a", metavar="A", help="a built dataset, or a pretraining's workdir")
     parser.add_argument("b", metavar="B", help="another; the same one twice finds its duplicates")
@@ -163,24 +163,24 @@ def report(
     """What was found in words, and the picture of the pairs."""
     same = side_a.name == side_b.name
     lines = [
-        f"A: {side_a.name}, {len(side_a.ledger.row):,} films",
-        f"B: {side_b.name}, {len(side_b.ledger.row):,} films",
+        f"A: {side_a.name}, {len(side_a.ledger.row):,} images",
+        f"B: {side_b.name}, {len(side_b.ledger.row):,} images",
         *table(side_a.ledger, side_b.ledger, pairs, same),
     ]
-    if side_a.films is None or side_b.films is None:
+    if side_a.images is None or side_b.images is None:
         lines.append(
-            f"Only hashes of the pretraining's films are kept: pairs that differ in at most "
+            f"Only hashes of the pretraining's images are kept: pairs that differ in at most "
             f"{ledger.MAX_DISTANCE} of 64 bits, not looked at."
         )
     lines += ["", f"The pairs: {output / 'overlap.csv'}"]
-    if len(pairs.a) and side_a.films and side_b.films:
+    if len(pairs.a) and side_a.images and side_b.images:
         shown = overlap_images.spread(len(pairs.a))
         overlap_images.write_picture(
             output / "overlap.png",
             [
                 (
-                    side_a.films.picture(side_a.ledger.split[i], int(side_a.ledger.row[i])),
-                    side_b.films.picture(side_b.ledger.split[j], int(side_b.ledger.row[j])),
+                    side_a.images.picture(side_a.ledger.split[i], int(side_a.ledger.row[i])),
+                    side_b.images.picture(side_b.ledger.split[j], int(side_b.ledger.row[j])),
                     f"row {place + 2}: {bits} of 64 bits differ, correlation {correlation:.3f}",
                 )
                 for place, i, j, bits, correlation in zip(shown, *pairs.take(shown))
@@ -189,13 +189,13 @@ def report(
         lines.append(
             f"Look at some of them: {output / 'overlap.png'} (rows are those of overlap.csv)"
         )
-    if side_a.films and not same and (len(pairs.a) or _share_patients(side_a, side_b)):
+    if side_a.images and not same and (len(pairs.a) or _share_patients(side_a, side_b)):
         lines += [
             "To pretrain on A without what B has:",
             f"  python run.py --config=configs/simclr.py:small --config.data.name={side_a.name} "
             f"--config.data.exclude={side_b.name} --config.data.dir={data_dir}",
         ]
-    elif not side_a.films and len(pairs.a):
+    elif not side_a.images and len(pairs.a):
         lines.append(f"To pretrain again without them: --config.data.exclude={side_b.name}")
     return lines
 

@@ -28,7 +28,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def studies_dir(tmp_path_factory):
-    """A data folder that holds the films of tests/fakes/studies.py as image_folder."""
+    """A data folder that holds the images of tests/fakes/studies.py as image_folder."""
     from tests.fakes import studies
 
     return studies.build(tmp_path_factory.mktemp("studies"))

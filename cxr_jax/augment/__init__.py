@@ -1,1 +1,1 @@
-"""Augmentation on the device: pure functions of a key and a film."""
+"""Augmentation on the device: pure functions of a key and an image."""

@@ -2,7 +2,7 @@
 
   python -m cxr_jax.augment.audit --dataset=phantom --config=configs/byol.py
 
-Two random views of a film should show what the encoder is to learn: where the finding is in one
+Two random views of an image should show what the encoder is to learn: where the finding is in one
 and not in the other, the objective teaches that it does not matter. A box is held by a view that
 keeps at least --min_kept of its area; its size is the square root of its area in that view, in
 pixels. Every box counts alike and gets --num_draws pairs of views, drawn as in pretraining.
@@ -122,8 +122,8 @@ def _audit(
     groups = survival.with_smallest(survival.by_finding(boxed.labels), boxed.boxes)
     swept = [_with_minimum(views, minimum) for minimum in MINIMA]
     swept = {minimum: changed for minimum, changed in zip(MINIMA, swept) if changed}
-    count = len(np.unique(boxed.films))
-    print(f"{args.dataset} {args.split!r}: {len(boxed.labels):,} boxes on {count:,} films", end="")
+    count = len(np.unique(boxed.images))
+    print(f"{args.dataset} {args.split!r}: {len(boxed.labels):,} boxes on {count:,} images", end="")
     print(f" ({boxed.flat:,} boxes without area left out)" if boxed.flat else "", flush=True)
     others = sum(changed != views for changed in swept.values())
     progress = _Progress(len(boxed.labels) * args.num_draws * (1 + others))
@@ -147,14 +147,14 @@ def _audit(
     _write(args, views, image_size, rows, by_minimum)
     chosen = _pictured(rows, boxed, groups)
     shown = list(chosen.values())
-    films = np.stack([boxed.image(box, image_size) for box in shown])
+    images = np.stack([boxed.image(box, image_size) for box in shown])
     curves = {
         name: [shares[name] for shares in by_minimum.values()]
         for name in (*chosen, *list(groups)[-2:])
     }
     picture.draw(
         args.output / "audit.png",
-        examples(key, films, boxed.boxes[shown], list(chosen), views, args.min_kept),
+        examples(key, images, boxed.boxes[shown], list(chosen), views, args.min_kept),
         list(by_minimum),
         curves,
         {f"view {name}": view["crop_scale"][0] for name, view in views.items()},
@@ -163,7 +163,7 @@ def _audit(
     print(f"\n{_table(rows)}\n")
     print(
         f"held: a view keeps at least {100 * args.min_kept:g} % of the box; both: the two views "
-        "share the finding.\nSizes in pixels of the view (before: the whole film scaled to it), "
+        "share the finding.\nSizes in pixels of the view (before: the whole image scaled to it), "
         f"and the share below {survival.SMALL} px,\namong the views that hold it."
     )
     print(f"\nThe numbers: {args.output / 'audit.json'}, {args.output / 'audit.csv'}")

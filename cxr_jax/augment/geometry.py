@@ -1,4 +1,4 @@
-"""Where the pixels of a view lie on its film: drawn at random, and followed by points and boxes.
+"""Where the pixels of a view lie on its image: drawn at random, and followed by points and boxes.
 
 `augment_view` draws its geometry here, and the audit follows boxes through the very same draws.
 Positions are (y, x) in pixels, pixel j covering [j, j + 1).
@@ -15,16 +15,16 @@ from cxr_jax.fields import Section
 
 
 class Geometry(NamedTuple):
-    """What happens to a film, in this order; fields of many films have an axis in front."""
+    """What happens to an image, in this order; fields of many images have an axis in front."""
 
-    degrees: Float[Array, "*films"]  # rotation about the film's centre, counter-clockwise
-    crop: Float[Array, "*films 4"]  # top, left, height, width in pixels of the rotated film
-    flip: Bool[Array, "*films"]  # whether the view is mirrored
-    blur: Float[Array, "*films"]  # standard deviation in pixels of the view; 0 is none
+    degrees: Float[Array, "*images"]  # rotation about the image's centre, counter-clockwise
+    crop: Float[Array, "*images 4"]  # top, left, height, width in pixels of the rotated image
+    flip: Bool[Array, "*images"]  # whether the view is mirrored
+    blur: Float[Array, "*images"]  # standard deviation in pixels of the view; 0 is none
 
 
 def draw(key: PRNGKeyArray, height: int, width: int, view: Section) -> Geometry:
-    """The geometry of one view of a film of height x width pixels.
+    """The geometry of one view of an image of height x width pixels.
 
     Args:
       view: fields as in cxr_jax.augment.views.
@@ -48,11 +48,11 @@ def draw(key: PRNGKeyArray, height: int, width: int, view: Section) -> Geometry:
 def follow(
     points: Float[Array, "n 2"], geometry: Geometry, height: int, width: int, size: int
 ) -> Float[Array, "n 2"]:
-    """Where points of a film (y, x) lie in its view of size x size pixels; some lie outside it."""
+    """Where points of an image (y, x) lie in its view of size x size pixels; some lie outside it."""
     angle = jnp.deg2rad(geometry.degrees)
     middle = jnp.array([height / 2, width / 2])
     y, x = (points - middle).T
-    # The inverse of ops.rotate, which says where the pixels of the rotated film come from.
+    # The inverse of ops.rotate, which says where the pixels of the rotated image come from.
     turned = jnp.stack(
         [jnp.cos(angle) * y - jnp.sin(angle) * x, jnp.sin(angle) * y + jnp.cos(angle) * x], axis=-1
     )

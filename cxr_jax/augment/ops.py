@@ -1,4 +1,4 @@
-"""Augmentation of one film [h w 1], float32 in [0, 1]: geometry as matrices, then photometry.
+"""Augmentation of one image [h w 1], float32 in [0, 1]: geometry as matrices, then photometry.
 
 Crop, antialiased resize, horizontal flip and Gaussian blur are linear and separable, so a view is
 `A_y @ image @ A_x^T` with one small matrix per axis. Positions are in pixels, pixel j covering
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-Film = Float[Array, "h w 1"]
+EncodedImage = Float[Array, "h w 1"]
 Scalar = Float[Array, ""] | float | int
 
 
@@ -24,10 +24,10 @@ def crop_box(
     scale: tuple[Scalar, Scalar],
     ratio: tuple[Scalar, Scalar],
 ) -> Float[Array, "4"]:
-    """A random box (top, left, height, width) inside the film: "random resized crop".
+    """A random box (top, left, height, width) inside the image: "random resized crop".
 
-    The share of the film's area is uniform in `scale`. The aspect (width / height) is log-uniform
-    in the part of `ratio` that fits inside the film at that area, or the nearest aspect that fits
+    The share of the image's area is uniform in `scale`. The aspect (width / height) is log-uniform
+    in the part of `ratio` that fits inside the image at that area, or the nearest aspect that fits
     where none of `ratio` does. Published code instead draws until a box fits, which makes large
     areas rarer than small ones; this needs no loop and keeps the area exactly uniform.
     """
@@ -54,7 +54,7 @@ def resize_matrix(
     """Maps in_size pixels to out_size pixels that cover [start, start + length).
 
     Pillow's BILINEAR resample with a box: a triangle filter, widened by the shrink factor when
-    shrinking (antialiasing), two taps when enlarging; weights renormalised at the film's edge.
+    shrinking (antialiasing), two taps when enlarging; weights renormalised at the image's edge.
     `flip` reverses the output.
     """
     step = length / out_size
@@ -82,13 +82,13 @@ def blur_matrix(sigma: Scalar, size: int) -> Float[Array, "{size} {size}"]:
 
 
 def resample(
-    image: Film, rows: Float[Array, "i h"], columns: Float[Array, "j w"]
+    image: EncodedImage, rows: Float[Array, "i h"], columns: Float[Array, "j w"]
 ) -> Float[Array, "i j 1"]:
     """`rows @ image @ columns^T`: [h w 1] -> [i j 1]."""
     return (rows @ image[..., 0] @ columns.T)[..., None]
 
 
-def rotate(image: Film, degrees: Scalar) -> Film:
+def rotate(image: EncodedImage, degrees: Scalar) -> EncodedImage:
     """Rotates counter-clockwise about the centre, same size; edge pixels are repeated outwards.
 
     Bilinear, four gathers per pixel: it is not separable, so it costs more than all other ops
@@ -114,50 +114,50 @@ def rotate(image: Film, degrees: Scalar) -> Film:
     return (upper * (1 - below) + lower * below)[..., None]
 
 
-def adjust_brightness(image: Film, factor: Scalar) -> Film:
+def adjust_brightness(image: EncodedImage, factor: Scalar) -> EncodedImage:
     """Multiplies by `factor`."""
     return _clip(image * factor)
 
 
-def adjust_contrast(image: Film, factor: Scalar) -> Film:
+def adjust_contrast(image: EncodedImage, factor: Scalar) -> EncodedImage:
     """Scales the distance to the image's mean by `factor`."""
     mean = image.mean()
     return _clip(mean + (image - mean) * factor)
 
 
-def adjust_gamma(image: Film, exponent: Scalar) -> Film:
+def adjust_gamma(image: EncodedImage, exponent: Scalar) -> EncodedImage:
     """image ** exponent."""
     return _clip(image**exponent)
 
 
-def invert_bright(image: Film, threshold: Scalar = 0.5) -> Film:
+def invert_bright(image: EncodedImage, threshold: Scalar = 0.5) -> EncodedImage:
     """Solarisation: pixels at or above `threshold` become 1 - pixel."""
     return jnp.where(image >= threshold, 1 - image, image)
 
 
-def brightness(key: PRNGKeyArray, image: Film, strength: float) -> Film:
+def brightness(key: PRNGKeyArray, image: EncodedImage, strength: float) -> EncodedImage:
     """Factor uniform in [max(0, 1 - strength), 1 + strength]."""
     return adjust_brightness(image, _factor(key, strength))
 
 
-def contrast(key: PRNGKeyArray, image: Film, strength: float) -> Film:
+def contrast(key: PRNGKeyArray, image: EncodedImage, strength: float) -> EncodedImage:
     """Factor uniform in [max(0, 1 - strength), 1 + strength]."""
     return adjust_contrast(image, _factor(key, strength))
 
 
-def gamma(key: PRNGKeyArray, image: Film, strength: float) -> Film:
+def gamma(key: PRNGKeyArray, image: EncodedImage, strength: float) -> EncodedImage:
     """Exponent log-uniform in [1 / (1 + strength), 1 + strength]: darker as often as brighter."""
     log_range = jnp.log1p(strength)
     exponent = jnp.exp(jax.random.uniform(key, minval=-log_range, maxval=log_range))
     return adjust_gamma(image, exponent)
 
 
-def solarise(key: PRNGKeyArray, image: Film, prob: float) -> Film:
+def solarise(key: PRNGKeyArray, image: EncodedImage, prob: float) -> EncodedImage:
     """With probability `prob`, inverts the brighter half of the grey scale."""
     return jnp.where(jax.random.bernoulli(key, prob), invert_bright(image), image)
 
 
-def noise(key: PRNGKeyArray, image: Film, max_std: float) -> Film:
+def noise(key: PRNGKeyArray, image: EncodedImage, max_std: float) -> EncodedImage:
     """Adds white Gaussian noise whose standard deviation is uniform in [0, max_std]."""
     std_key, pixel_key = jax.random.split(key)
     std = jax.random.uniform(std_key, maxval=max_std)
@@ -168,5 +168,5 @@ def _factor(key: PRNGKeyArray, strength: float) -> Float[Array, ""]:
     return jax.random.uniform(key, minval=max(0.0, 1 - strength), maxval=1 + strength)
 
 
-def _clip(image: Film) -> Film:
+def _clip(image: EncodedImage) -> EncodedImage:
     return jnp.clip(image, 0, 1)

@@ -1,11 +1,11 @@
 """How much of a finding two random views keep: its box, followed through the draws of both views.
 
-kept   area of the box inside a view / area of the box. What the square that films are cut to
+kept   area of the box inside a view / area of the box. What the square that images are cut to
        (cxr_jax/data/images.py) leaves out counts as lost.
 held   whether a view keeps at least `min_kept` of the box
 size   square root of the part of the box inside a view, in pixels of that view
 
-A rotated film repeats its edge outwards; that is no part of a box.
+A rotated image repeats its edge outwards; that is no part of a box.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,9 +49,9 @@ def measure(
     """Draws `num_draws` pairs of views for each box.
 
     Args:
-      boxes: y0, x0, y1, x1 in fractions of the square film; may reach beyond it, area above 0.
+      boxes: y0, x0, y1, x1 in fractions of the square image; may reach beyond it, area above 0.
       views: two views, as cxr_jax.augment.views checks them.
-      image_size: pixels per side of the square film.
+      image_size: pixels per side of the square image.
       progress: told how many pairs have been drawn since the last time.
     """
     together = max(1, min(len(boxes), _AT_ONCE // num_draws))
@@ -107,7 +107,7 @@ def _many(
 
 
 def sizes_before(boxes: Boxes, view_sizes: Sequence[int]) -> Float[np.ndarray, "boxes views"]:
-    """The boxes' sizes with no augmentation: the whole square film scaled to each view's size."""
+    """The boxes' sizes with no augmentation: the whole square image scaled to each view's size."""
     y0, x0, y1, x1 = np.clip(boxes, 0, 1).T
     return np.sqrt((y1 - y0) * (x1 - x0))[:, None] * np.asarray(view_sizes)
 
@@ -118,7 +118,7 @@ def survive(
     """The kept share and the size of a box in one view of size x size pixels.
 
     Args:
-      box: y0, x0, y1, x1 in fractions of the square film of `image_size` pixels.
+      box: y0, x0, y1, x1 in fractions of the square image of `image_size` pixels.
     """
     outline = geometry.corners(jnp.clip(box, 0, 1) * image_size)
     in_view = geometry.follow(outline, where, image_size, image_size, size)
@@ -171,7 +171,7 @@ def by_finding(labels: Sequence[str]) -> dict[str, Int[np.ndarray, " n"]]:
 def with_smallest(
     groups: Mapping[str, Int[np.ndarray, " n"]], boxes: Boxes
 ) -> dict[str, Int[np.ndarray, " n"]]:
-    """The groups, then all boxes, then the quarter of them that is smallest on the film."""
+    """The groups, then all boxes, then the quarter of them that is smallest on the image."""
     order = np.argsort(sizes_before(boxes, [1])[:, 0], kind="stable")
     smallest = order[: max(1, len(order) // 4)]
     return {**groups, "all": np.arange(len(boxes)), "smallest quarter of all": smallest}

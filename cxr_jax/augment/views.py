@@ -3,9 +3,9 @@
 Fields of a view, all required:
 
 size          pixels per side of the view
-crop_scale    (min, max) share of the film's area in the crop
+crop_scale    (min, max) share of the image's area in the crop
 crop_ratio    (min, max) width / height of the crop
-flip          probability of a horizontal flip. A flipped chest film shows dextrocardia, which
+flip          probability of a horizontal flip. A flipped chest image shows dextrocardia, which
               anatomy hardly ever does; the published recipes flip with 0.5 all the same
 rotate        rotation before the crop, degrees uniform in [-rotate, rotate]; 0 costs nothing
 brightness, contrast, gamma
@@ -16,7 +16,7 @@ blur_sigma    (min, max) standard deviation, uniform, in pixels of the view
 solarise_prob probability that grey values of one half and more are inverted
 noise         largest standard deviation of white noise in grey values of [0, 1]; drawn per view
 
-The papers' views, on a grey film (saturation, hue and greyscale have no meaning there):
+The papers' views, on a grey image (saturation, hue and greyscale have no meaning there):
 
                  SimCLR        BYOL view 1   BYOL view 2
 crop_scale       .08, 1        .08, 1        .08, 1
@@ -50,7 +50,7 @@ _STRENGTHS = ("rotate", "brightness", "contrast", "gamma", "noise")
 _RANGES = ("crop_scale", "crop_ratio", "blur_sigma")
 FIELDS = ("size", *_RANGES, *_PROBABILITIES, *_STRENGTHS)
 
-Films = UInt8[Array | np.ndarray, "b h w 1"]
+Images = UInt8[Array | np.ndarray, "b h w 1"]
 
 
 def check_view(view: Section, where: str = "view") -> None:
@@ -75,8 +75,8 @@ def check_view(view: Section, where: str = "view") -> None:
         raise ValueError(f"{where}.crop_ratio is {view['crop_ratio']}; ratios are above 0")
 
 
-def augment_view(key: PRNGKeyArray, images: Films, view: Section) -> Float[Array, "b s s 1"]:
-    """One random view of each film, float32 in [0, 1]; every film draws from a key of its own.
+def augment_view(key: PRNGKeyArray, images: Images, view: Section) -> Float[Array, "b s s 1"]:
+    """One random view of each image, float32 in [0, 1]; every image draws from a key of its own.
 
     Raises ValueError for a view that `check_view` refuses.
     """
@@ -88,7 +88,7 @@ def augment_view(key: PRNGKeyArray, images: Films, view: Section) -> Float[Array
 def view_geometry(
     key: PRNGKeyArray, count: int, height: int, width: int, view: Section
 ) -> geometry.Geometry:
-    """The geometry of `augment_view(key, images, view)` for `count` films of height x width."""
+    """The geometry of `augment_view(key, images, view)` for `count` images of height x width."""
     keys = jax.random.split(key, count)
     return jax.vmap(lambda k: geometry.draw(_streams(k)["geometry"], height, width, view))(keys)
 

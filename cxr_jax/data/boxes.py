@@ -1,4 +1,4 @@
-"""The boxes of a built dataset: which findings stand where on the square films."""
+"""The boxes of a built dataset: which findings stand where on the square images."""
 
 import contextlib
 from pathlib import Path
@@ -17,17 +17,17 @@ _CORNERS = ("y0", "x0", "y1", "x1")
 
 
 class Boxed(NamedTuple):
-    """Boxes one by one; `boxes` are y0, x0, y1, x1 in fractions of the square film."""
+    """Boxes one by one; `boxes` are y0, x0, y1, x1 in fractions of the square image."""
 
     source: Source
     boxes: Float[np.ndarray, "n 4"]
     labels: tuple[str, ...]
-    films: Int[np.ndarray, " n"]  # the position of each box's film in the split
+    images: Int[np.ndarray, " n"]  # the position of each box's image in the split
     flat: int  # boxes left out because they have no area
 
     def image(self, box: int, size: int) -> UInt8[np.ndarray, "size size 1"]:
-        """The square film that a box is on."""
-        return images.decode_square(self.source.records[int(self.films[box])]["image"], size)
+        """The square image that a box is on."""
+        return images.decode_square(self.source.records[int(self.images[box])]["image"], size)
 
 
 def load_boxes(name: str, data_dir: str, split: str) -> Boxed:
@@ -42,35 +42,37 @@ def load_boxes(name: str, data_dir: str, split: str) -> Boxed:
             f"dataset {name} has no boxes. Datasets under {Path(data_dir).resolve()} that have: "
             f"{', '.join(_with_boxes(data_dir)) or 'none'}; phantom has, and is drawn on first use"
         )
-    corners, labels, films = _read(source, split)
+    corners, labels, owners = _read(source, split)
     whole = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
     if not whole.any():
         counts = {other: len(_read(source, other)[0]) for other in source.splits}
         there = ", ".join(f"{other} {count:,}" for other, count in counts.items())
-        raise ValueError(f"no film of {name} {split!r} has a box; boxes in its splits: {there}")
-    corners, films = corners[whole], films[whole]
-    sizes = {film: images.film_size(source.records[film]["image"]) for film in set(films.tolist())}
+        raise ValueError(f"no image of {name} {split!r} has a box; boxes in its splits: {there}")
+    corners, owners = corners[whole], owners[whole]
+    sizes = {
+        image: images.stored_size(source.records[image]["image"]) for image in set(owners.tolist())
+    }
     square = [
-        images.to_square(box[None], *sizes[film]) for box, film in zip(corners, films.tolist())
+        images.to_square(box[None], *sizes[image]) for box, image in zip(corners, owners.tolist())
     ]
     kept = tuple(label for label, keep in zip(labels, whole) if keep)
-    return Boxed(source, np.concatenate(square), kept, films, int((~whole).sum()))
+    return Boxed(source, np.concatenate(square), kept, owners, int((~whole).sum()))
 
 
 def _read(
     source: Source, split: str
 ) -> tuple[Float[np.ndarray, "n 4"], list[str], Int[np.ndarray, " n"]]:
-    """Corners in fractions of the stored films, labels, films."""
+    """Corners in fractions of the stored images, labels, images."""
     columns = read_columns(
         open_built(source.folder), split, [f"boxes/{part}" for part in (*_CORNERS, "label")]
     )
     labels = columns["boxes/label"]
-    counts = [[len(of_film) for of_film in column] for column in columns.values()]
+    counts = [[len(of_image) for of_image in column] for column in columns.values()]
     if any(count != counts[0] for count in counts):
-        raise ValueError(f"{source.folder}: a film's boxes lack corners or labels. {RESTORE}")
-    films = np.repeat(np.arange(len(labels)), [len(of_film) for of_film in labels])
+        raise ValueError(f"{source.folder}: an image's boxes lack corners or labels. {RESTORE}")
+    images = np.repeat(np.arange(len(labels)), [len(of_image) for of_image in labels])
     corners = [np.concatenate([*columns[f"boxes/{part}"], []]) for part in _CORNERS]
-    return np.stack(corners, axis=-1), [label for of_film in labels for label in of_film], films
+    return np.stack(corners, axis=-1), [label for of_image in labels for label in of_image], images
 
 
 def _with_boxes(data_dir: str) -> list[str]:

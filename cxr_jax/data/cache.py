@@ -1,4 +1,4 @@
-"""All films of a dataset decoded once, for training that then reads memory alone."""
+"""All images of a dataset decoded once, for training that then reads memory alone."""
 
 import threading
 import time
@@ -15,41 +15,41 @@ from cxr_jax.data.source import Source
 # Of what is free: the rest is the model's, or other programs'.
 _SHARE = 0.8
 _QUIET_SECONDS = 5.0
-_BLOCK = 256  # films after which it looks whether it is still wanted
+_BLOCK = 256  # images after which it looks whether it is still wanted
 
 
 def decode_all(
     source: Source, image_size: int, say: Callable[[str], None], stopped: threading.Event
 ) -> UInt8[np.ndarray, "n size size 1"]:
-    """Row i is film i of the source, as training without a cache decodes it.
+    """Row i is image i of the source, as training without a cache decodes it.
 
-    Raises InterruptedError once `stopped` is set, ValueError as pipeline.read_films.
+    Raises InterruptedError once `stopped` is set, ValueError as pipeline.read_images.
     """
-    films = np.empty((len(source), image_size, image_size, 1), np.uint8)
+    images = np.empty((len(source), image_size, image_size, 1), np.uint8)
     start = reported = time.monotonic()
 
     for first in range(0, len(source), _BLOCK):
         if stopped.is_set():
-            raise InterruptedError("the films are not wanted any more")
+            raise InterruptedError("the images are not wanted any more")
         rows = np.arange(first, min(first + _BLOCK, len(source)))
-        films[rows] = loader.read_films(source, image_size, True, rows)
+        images[rows] = loader.read_images(source, image_size, True, rows)
         now, done = time.monotonic(), first + len(rows)
         if now - reported > _QUIET_SECONDS:
             rate = done / (now - start)
             say(
-                f"  cache: {done:,} of {len(source):,} films  {rate:,.0f} images/s  "
+                f"  cache: {done:,} of {len(source):,} images  {rate:,.0f} images/s  "
                 f"{(len(source) - done) / rate:.0f} s left"
             )
             reported = now
-    return films
+    return images
 
 
-def check_fits(num_films: int, image_size: int, free: int, where: str) -> None:
-    """Raises ValueError, with the sizes, where the films need more than most of `free` bytes."""
-    needed = num_films * image_size**2
+def check_fits(num_images: int, image_size: int, free: int, where: str) -> None:
+    """Raises ValueError, with the sizes, where the images need more than most of `free` bytes."""
+    needed = num_images * image_size**2
     if needed > _SHARE * free:
         raise ValueError(
-            f"config.data.cache={where}: {num_films:,} films of {image_size} px need "
+            f"config.data.cache={where}: {num_images:,} images of {image_size} px need "
             f"{needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free, of which {_SHARE:.0%} may be "
             "used. Lower config.data.image_size or leave config.data.cache=none"
         )

@@ -44,8 +44,7 @@ def open_built(folder: Path) -> tfds.core.DatasetBuilder:
         raise
     except Exception as error:  # TFDS and protobuf raise many kinds
         raise ValueError(
-            f"{folder}: dataset_info.json or features.json is damaged ({plain(str(error))}). "
-            f"{RESTORE}"
+            f"{folder}: dataset_info.json or features.json is damaged ({plain(str(error))}). {RESTORE}"
         ) from error
     _check_features(folder / "features.json", stored, metadata["label_names"])
     if not re.fullmatch(_NAME, builder.name):
@@ -63,7 +62,7 @@ def open_built(folder: Path) -> tfds.core.DatasetBuilder:
 def read_metadata(folder: Path) -> dict[str, Any]:
     """metadata.json of a version folder; raises as `open_built`."""
     path = folder / "metadata.json"
-    metadata = read_json(path)
+    metadata = read_info(path)
     names = metadata.get("label_names")
     if not (
         isinstance(names, list)
@@ -118,8 +117,7 @@ def _check_features(path: Path, stored: Any, label_names: list[str]) -> None:
             continue
         if name not in stored or name not in expected or not _alike(stored[name], expected[name]):
             raise ValueError(
-                f"{path}: {plain(name)} is not as our builders write it, or as metadata.json "
-                f"says. {RESTORE}"
+                f"{path}: {plain(name)} is not as our builders write it, or as metadata.json says. {RESTORE}"
             )
 
 

@@ -21,14 +21,14 @@ from cxr_jax.data.source import Source
 
 
 class Exposure(NamedTuple):
-    """Which films of a split an encoder has seen: of whose patients, and which by their looks.
+    """Which images of a split an encoder has seen: of whose patients, and which by their looks.
 
     patient is None where it cannot be known: one side names no patients. unknown_start: the encoder
     that this one's pretraining started from, where nobody knows what that had seen; "": none.
     """
 
     patient: Bool[np.ndarray, "n"] | None
-    film: Bool[np.ndarray, "n"]
+    image: Bool[np.ndarray, "n"]
     unknown_start: str = ""
 
 
@@ -37,7 +37,7 @@ def of_source(source: Source) -> seen_images.Ledger:
 
     Raises:
       FileNotFoundError: the dataset was built before ledgers were kept.
-      ValueError: the ledger is damaged, or of another build than the films.
+      ValueError: the ledger is damaged, or of another build than the images.
     """
     whole = seen_images.read(source.folder)
     builder = open_built(source.folder)
@@ -48,31 +48,31 @@ def of_source(source: Source) -> seen_images.Ledger:
         of_split = np.flatnonzero(whole.split == part.splitname)
         if not np.array_equal(whole.row[of_split], np.arange(infos[part.splitname].num_examples)):
             raise ValueError(
-                f"{source.folder / ledger.FILE} does not list the {part.splitname} films one by "
+                f"{source.folder / ledger.FILE} does not list the {part.splitname} images one by "
                 f"one as dataset_info.json counts them. {RESTORE}"
             )
         rows.append(of_split[part.from_ : part.to])
-    films = whole.take(np.concatenate(rows))
-    _check_films(source, open_records(builder, source.split, ("image_id",)), films)
-    return films.take(source.rows)
+    images = whole.take(np.concatenate(rows))
+    _check_images(source, open_records(builder, source.split, ("image_id",)), images)
+    return images.take(source.rows)
 
 
-def _check_films(source: Source, records: Records, films: seen_images.Ledger) -> None:
-    """Refuses a ledger of other films, as one left from an earlier build: looks at each record
-    file's first film, which has the same hash in both."""
+def _check_images(source: Source, records: Records, images: seen_images.Ledger) -> None:
+    """Refuses a ledger of other images, as one left from an earlier build: looks at each record
+    file's first image, which has the same hash in both."""
     first = records.first_rows
     for row, stored in zip(first, records.hashes(first), strict=True):
-        if stored not in (None, int(films.phash[row])):
+        if stored not in (None, int(images.phash[row])):
             raise ValueError(
-                f"{records.place(row)} is another film than {seen_images.FILE} says: the folder "
+                f"{records.place(row)} is another image than {seen_images.FILE} says: the folder "
                 f"{source.folder} holds files of two builds. {RESTORE}"
             )
 
 
 def without(source: Source, excluded: Sequence[str], data_dir: str) -> Source:
-    """The source without films that the datasets `excluded` have too.
+    """The source without images that the datasets `excluded` have too.
 
-    Left out are films of their patients, and films within two bits of one of theirs.
+    Left out are images of their patients, and images within two bits of one of theirs.
 
     Raises:
       ValueError: nothing is left.
@@ -82,37 +82,37 @@ def without(source: Source, excluded: Sequence[str], data_dir: str) -> Source:
     for name in excluded:
         other = seen_images.read(reader.find_folder(name, data_dir))
         shared = compare(own, other)
-        keep &= ~shared.film
+        keep &= ~shared.image
         if shared.patient is not None:
             keep &= ~shared.patient
     if not keep.any():
         raise ValueError(
-            f"config.data.exclude={','.join(excluded)} leaves no film of {source.name}"
+            f"config.data.exclude={','.join(excluded)} leaves no image of {source.name}"
         )
     return source.choose(np.flatnonzero(keep))
 
 
-def seen(source: Source, num_films: int, seed: int, paired: str = "") -> seen_images.Ledger:
-    """The films that the first `num_films` of a pretraining's order hold: all, after an epoch.
+def seen(source: Source, num_images: int, seed: int, paired: str = "") -> seen_images.Ledger:
+    """The images that the first `num_images` of a pretraining's order hold: all, after an epoch.
 
     paired: their partners within the same "study" or "patient" (pairs.py) are seen with them.
     """
     rows = np.arange(len(source))
-    if num_films < len(source):
-        rows = np.sort(order.rows(len(source), seed, 0, num_films))
+    if num_images < len(source):
+        rows = np.sort(order.rows(len(source), seed, 0, num_images))
         if paired:
             partners = pairs.find_partners(source, paired)
-            rows = np.union1d(rows, partners.draw(seed, 0, num_films))
+            rows = np.union1d(rows, partners.draw(seed, 0, num_images))
     return of_source(source).take(rows)
 
 
-def compare(films: seen_images.Ledger, known: seen_images.Ledger) -> Exposure:
-    """Which of `films` are of patients, or look like films, that are in `known`."""
-    patients = seen_images.shared_patients(films, known)
+def compare(images: seen_images.Ledger, known: seen_images.Ledger) -> Exposure:
+    """Which of `images` are of patients, or look like images, that are in `known`."""
+    patients = seen_images.shared_patients(images, known)
     of_patient = None
-    if (films.patient != "").any() and (known.patient != "").any():
-        of_patient = np.array([patient in patients for patient in films.patient], bool)
-    return Exposure(of_patient, seen_images.looks_known(films, known))
+    if (images.patient != "").any() and (known.patient != "").any():
+        of_patient = np.array([patient in patients for patient in images.patient], bool)
+    return Exposure(of_patient, seen_images.looks_known(images, known))
 
 
 def of_encoder(spec: str, source: Source) -> Exposure | None:

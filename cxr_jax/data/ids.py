@@ -1,6 +1,6 @@
 """Whose is a hashed id of a result: python -m cxr_jax.data.ids NAME [ID …] --data_dir=data
 
-Prints the films of a built dataset as CSV: split, image_id and patient_id as the dataset has them,
+Prints the images of a built dataset as CSV: split, image_id and patient_id as the dataset has them,
 and as predictions.parquet, films.parquet, pictures/films.csv, nonfinite.csv and exported features
 have them. Keep what it prints where the data is.
 """
@@ -22,12 +22,12 @@ COLUMNS = ("split", "image_id", "patient_id", "hashed_image_id", "hashed_patient
 
 
 def owner(folder: Path, parent: str) -> str:
-    """Whose ids a dataset's are: its parent's, if it is made of another's films, else its own."""
+    """Whose ids a dataset's are: its parent's, if it is made of another's images, else its own."""
     return parent or folder.parents[1].name
 
 
 def rows(folder: Path) -> Iterator[tuple[str, ...]]:
-    """COLUMNS of every film of the version folder of a dataset."""
+    """COLUMNS of every image of the version folder of a dataset."""
     builder = dataset_info.open_built(folder)
     parent = dataset_info.read_metadata(folder)["parent"]
     key, whose = pseudonyms.read(folder.parents[2]), owner(folder, parent)
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m cxr_jax.data.ids", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="a built dataset")
     parser.add_argument(
-        "ids", metavar="ID", nargs="*", help="hashed or not, or a film's file; none: every film"
+        "ids", metavar="ID", nargs="*", help="hashed or not, or an image's file; none: every image"
     )
     parser.add_argument("--data_dir", default="data", help="where datasets stand (default: data)")
     args = parser.parse_intermixed_args(arguments)
@@ -53,9 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    known = {one for film in listed for one in film[1:]}
+    known = {one for image in listed for one in image[1:]}
     wanted = {one: one if one in known else image_io.without_suffix(one) for one in args.ids}
-    found = [film for film in listed if not wanted or not set(film[1:]).isdisjoint(wanted.values())]
+    found = [
+        image for image in listed if not wanted or not set(image[1:]).isdisjoint(wanted.values())
+    ]
     try:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(COLUMNS)

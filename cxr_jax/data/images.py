@@ -10,7 +10,7 @@ import simplejpeg
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from cxr_jax.io.image_error import FilmError
+from cxr_jax.io.image_error import ImageError
 from cxr_jax.io.image_limits import MAX_PIXELS, check_scans
 
 _JPEG = b"\xff\xd8\xff"
@@ -21,21 +21,21 @@ _BROKEN += (struct.error, Image.DecompressionBombError)
 
 
 def decode_square(encoded: bytes, size: int) -> UInt8[np.ndarray, "size size 1"]:
-    """The central square of a stored grey film, resampled (antialiased, triangle filter) to `size`.
+    """The central square of a stored grey image, resampled (antialiased, triangle filter) to `size`.
 
-    A film whose shorter side is `size` is cropped, to whole pixels. A JPEG is decoded at the
+    An image whose shorter side is `size` is cropped, to whole pixels. A JPEG is decoded at the
     largest DCT reduction (1/2, 1/4, 1/8) that leaves at least `size`: a third less time at 224 px,
-    far less for larger films, within 1 grey level on average.
+    far less for larger images, within 1 grey level on average.
 
     Raises:
-      ValueError: damaged, no PNG or JPEG, or of more pixels than any film.
+      ValueError: damaged, no PNG or JPEG, or of more pixels than any image.
     """
     pixels, height, width, reduction = _decode(encoded, size)
     side = min(height, width)
     if side == size:
         top, left = (height - side) // 2, (width - side) // 2
         return pixels[top : top + side, left : left + side, None]
-    # In the film's own pixels: a reduced film is rounded up to whole ones.
+    # In the image's own pixels: a reduced image is rounded up to whole ones.
     top, left = (height - side) / 2, (width - side) / 2
     box = tuple(edge / reduction for edge in (left, top, left + side, top + side))
     square = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box=box)
@@ -43,7 +43,7 @@ def decode_square(encoded: bytes, size: int) -> UInt8[np.ndarray, "size size 1"]
 
 
 def _decode(encoded: bytes, least: int) -> tuple[UInt8[np.ndarray, "i j"], int, int, int]:
-    """(pixels, height and width of the stored film, by how much they are reduced).
+    """(pixels, height and width of the stored image, by how much they are reduced).
 
     A JPEG is reduced as far as it keeps `least` pixels a side.
     """
@@ -58,32 +58,32 @@ def _decode(encoded: bytes, least: int) -> tuple[UInt8[np.ndarray, "i j"], int, 
             shape = {"min_height": -(-height // reduction), "min_width": -(-width // reduction)}
             pixels = simplejpeg.decode_jpeg(encoded, "GRAY", **shape)[..., 0]
             return pixels, height, width, reduction
-        except FilmError:
+        except ImageError:
             raise
         except ValueError:
             pass  # of four colours, or damaged: Pillow reads it or says why not
-    with _opened(encoded) as film:
-        return np.asarray(film.convert("L")), film.height, film.width, 1
+    with _opened(encoded) as image:
+        return np.asarray(image.convert("L")), image.height, image.width, 1
 
 
-def film_size(encoded: bytes) -> tuple[int, int]:
-    """Height and width of a stored film, from its header.
+def stored_size(encoded: bytes) -> tuple[int, int]:
+    """Height and width of a stored image, from its header.
 
     Raises:
       ValueError: as `decode_square`.
     """
-    with _opened(encoded) as film:
-        return film.height, film.width
+    with _opened(encoded) as image:
+        return image.height, image.width
 
 
 @contextlib.contextmanager
 def _opened(encoded: bytes) -> Iterator[Image.Image]:
-    """A stored film, its size checked; whatever goes wrong with it is a ValueError."""
+    """A stored image, its size checked; whatever goes wrong with it is a ValueError."""
     try:
-        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as film:
-            _check_size(film.height, film.width)
-            yield film
-    except FilmError:
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+            _check_size(image.height, image.width)
+            yield image
+    except ImageError:
         raise
     except _BROKEN as error:
         raise ValueError(str(error) or type(error).__name__) from error
@@ -91,11 +91,11 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
 
 def _check_size(height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
-        raise FilmError(f"{width} x {height} pixels, more than the {MAX_PIXELS:,} of any film")
+        raise ImageError(f"{width} x {height} pixels, more than the {MAX_PIXELS:,} of any image")
 
 
 def to_square(boxes: Float[np.ndarray, "n 4"], height: int, width: int) -> Float[np.ndarray, "n 4"]:
-    """Boxes (y0, x0, y1, x1) from fractions of a stored film to fractions of its central square.
+    """Boxes (y0, x0, y1, x1) from fractions of a stored image to fractions of its central square.
 
     What `decode_square` cuts off lies outside [0, 1] afterwards.
     """

@@ -1,4 +1,4 @@
-"""A labelled split for evaluation: every film once, in order, with its targets and ids."""
+"""A labelled split for evaluation: every image once, in order, with its targets and ids."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,11 +24,11 @@ class LabelledSplit(NamedTuple):
     patient_ids: tuple[str, ...]
     label_names: tuple[str, ...]
     task: labels.Task
-    other_views: int  # films left out because the task does not ask for their view
+    other_views: int  # images left out because the task does not ask for their view
     sexes: tuple[str, ...] = ()  # "" unknown; these three are empty where nobody read them
     ages: tuple[float, ...] = ()  # years, NaN unknown
     views: tuple[str, ...] = ()  # "" unknown
-    # Films of the split that a label fraction left out, by their records' places: int [m].
+    # Images of the split that a label fraction left out, by their records' places: int [m].
     rest: np.ndarray = np.zeros(0, int)
 
     def hashed_ids(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -64,8 +64,8 @@ def load_split(
       task, changes: as of tasks.find_task.
 
     Raises:
-      ValueError: the dataset has no labels, or lacks those of the task, or has no film of the
-        task's views; a film of an exclusive task has two classes or none.
+      ValueError: the dataset has no labels, or lacks those of the task, or has no image of the
+        task's views; an image of an exclusive task has two classes or none.
     """
     source = load_source(name, data_dir, split, fields=("image",))
     if not source.label_names:
@@ -86,7 +86,7 @@ def load_split(
     if not len(rows):
         there = ", ".join(sorted({repr(view) for view in views}))
         raise ValueError(
-            f"{name} {split!r} has no film of the views {', '.join(chosen.views)} that the task "
+            f"{name} {split!r} has no image of the views {', '.join(chosen.views)} that the task "
             f"asks for; its views are {there} ('' is unknown). Choose with --config.views=PA,AP "
             "or --config.views=any"
         )
@@ -147,7 +147,7 @@ def _check_changes(source: Source, changes: Mapping[str, Any]) -> None:
 def image_batches(
     split: LabelledSplit, batch_size: int, image_size: int
 ) -> Iterator[UInt8[np.ndarray, "batch size size 1"]]:
-    """Every film of the split once, in order; the last batch may be short, none is dropped."""
+    """Every image of the split once, in order; the last batch may be short, none is dropped."""
 
     def read(row: np.integer) -> np.ndarray:
         return images.decode_square(split.source.records[int(row)]["image"], image_size)

@@ -2,7 +2,7 @@
 
 Datasets store what their owner says: 1 present, 0 absent, -1 uncertain, NaN not mentioned; or a
 certainty from 0 to 5; or a grade; one value, or one a reader. A Task turns that into targets: 1, 0,
-or NaN for "no target: leave this film out for this label". Nothing here imports JAX, so that
+or NaN for "no target: leave this image out for this label". Nothing here imports JAX, so that
 builders and reports can use it. Which task a dataset has: tasks.py.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-# One value a film, or one sequence of readers' values a film.
+# One value an image, or one sequence of readers' values an image.
 Column = Sequence[Any] | np.ndarray
 
 # What -1 and a blank count as: Irvin et al. 2019, CheXpert, section 3.1, where U-zeros, U-ones and
@@ -32,8 +32,8 @@ class Task(NamedTuple):
       uncertain, unmentioned: what -1 and NaN count as: zeros, ones or ignore (no target).
       readers: majority (more than half), any or all.
       certainty: from which certainty on a finding counts as present.
-      views: films that take part, by view; () is all.
-      exclusive: its labels are classes of which every film has exactly one (`one_class`).
+      views: images that take part, by view; () is all.
+      exclusive: its labels are classes of which every image has exactly one (`one_class`).
     """
 
     labels: dict[str, str]
@@ -92,7 +92,7 @@ def targets(
     """Raw label columns to targets in {0, 1, NaN}, one column per label of the task.
 
     Args:
-      raw: stored label -> one value a film, or one sequence of readers' values a film.
+      raw: stored label -> one value an image, or one sequence of readers' values an image.
       scale: the dataset's label_scale: presence, certainty or grade.
 
     Raises:
@@ -104,8 +104,8 @@ def targets(
         terms = parse(expression, tuple(raw))
         votes = [_votes(raw[term.label]) for term in terms]
         values = np.stack([_target(term, of, task, scale) for term, (of, _) in zip(terms, votes)])
-        films = votes[0][1]
-        columns.append(_of_readers(_either(values), films, len(raw[terms[0].label]), task.readers))
+        images = votes[0][1]
+        columns.append(_of_readers(_either(values), images, len(raw[terms[0].label]), task.readers))
     return np.stack(columns, axis=1)
 
 
@@ -114,7 +114,7 @@ def one_class(
 ) -> Float[np.ndarray, "n k"]:
     """Targets of exclusive classes: every row one 1 and else 0, or NaN throughout.
 
-    A film that has a class has no other, so what is missing beside a 1 becomes 0. A film without a
+    An image that has a class has no other, so what is missing beside a 1 becomes 0. An image without a
     1 of which some class is missing has no target at all: that none of the others is present does
     not make somebody's blank a finding.
 
@@ -125,7 +125,9 @@ def one_class(
     for row in np.flatnonzero((count > 1) | (found == 0).all(axis=1))[:1]:
         present = [name for name, value in zip(label_names, found[row]) if value == 1]
         what = f"is {' and '.join(present)}" if present else f"is none of {', '.join(label_names)}"
-        raise ValueError(f"row {row}: the film {what}; of exclusive classes it must be exactly one")
+        raise ValueError(
+            f"row {row}: the image {what}; of exclusive classes it must be exactly one"
+        )
     has = count == 1
     return np.where(has[:, None], np.float32(found == 1), np.float32(np.nan))
 
@@ -144,8 +146,7 @@ def check_policies(task: Task) -> None:
     for field, known in (("uncertain", POLICIES), ("unmentioned", POLICIES), ("readers", READERS)):
         if getattr(task, field) not in known:
             raise ValueError(
-                f"config.{field}={getattr(task, field)!r} is not a policy; there are "
-                f"{', '.join(known)}"
+                f"config.{field}={getattr(task, field)!r} is not a policy; there are {', '.join(known)}"
             )
 
 
@@ -161,7 +162,7 @@ def uncertain(
 
 
 def _votes(column: Column) -> tuple[Float[np.ndarray, "v"], np.ndarray]:
-    """Every reader's value, and the film it is of."""
+    """Every reader's value, and the image it is of."""
     if len(column) and np.ndim(column[0]):
         lengths = [len(values) for values in column]
         flat = np.concatenate([np.asarray(values, np.float32) for values in column])
@@ -191,8 +192,7 @@ def _target(
         result = np.float32(values >= task.certainty)
     else:
         raise ValueError(
-            f"label {term.label!r} holds grades: say which, as in '{term.label} >= 1' or "
-            f"'{term.label} = 1'"
+            f"label {term.label!r} holds grades: say which, as in '{term.label} >= 1' or '{term.label} = 1'"
         )
     result = np.where(missing, np.float32(POLICIES[task.unmentioned]), result)
     return np.float32(1) - result if term.negated else np.float32(result)
@@ -210,10 +210,10 @@ def _either(values: Float[np.ndarray, "terms v"]) -> Float[np.ndarray, "v"]:
 
 
 def _of_readers(
-    votes: Float[np.ndarray, "v"], films: np.ndarray, num_films: int, rule: str
+    votes: Float[np.ndarray, "v"], images: np.ndarray, num_images: int, rule: str
 ) -> Float[np.ndarray, "n"]:
-    """One target a film from its readers' votes; those without an opinion do not count."""
-    count = np.bincount(films, ~np.isnan(votes), num_films)
-    positive = np.bincount(films, votes == 1, num_films)
+    """One target an image from its readers' votes; those without an opinion do not count."""
+    count = np.bincount(images, ~np.isnan(votes), num_images)
+    positive = np.bincount(images, votes == 1, num_images)
     agreed = {"majority": 2 * positive > count, "any": positive > 0, "all": positive == count}[rule]
     return np.where(count > 0, np.float32(agreed), np.float32(np.nan))

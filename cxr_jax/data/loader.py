@@ -25,8 +25,8 @@ from cxr_jax.data.pairs import Partners
 from cxr_jax.data.reports import Reports
 from cxr_jax.data.source import Source
 
-_FILMS = ("image", "pair")  # fields of a batch
-_CHUNK = 16  # films that a thread decodes at a time
+_IMAGES = ("image", "pair")  # fields of a batch
+_CHUNK = 16  # images that a thread decodes at a time
 
 Rows = Int[np.ndarray, " n"]
 
@@ -44,12 +44,12 @@ def batches(
 ) -> grain.DatasetIterator:
     """An endless iterator of {"image": uint8 [batch_size / blocks, image_size, image_size, 1]}.
 
-    With partners also {"pair": the like, "paired": bool [batch_size / blocks]}: for each film
+    With partners also {"pair": the like, "paired": bool [batch_size / blocks]}: for each image
     another one of its study, or itself where there is none, and whether it is another one.
-    With reports also {"tokens", "mask"} of a sentence of each film's report, as `Reports.draw`.
+    With reports also {"tokens", "mask"} of a sentence of each image's report, as `Reports.draw`.
 
     Each epoch is shuffled anew. Of each batch, this is block number `block` of `blocks` equal ones
-    of consecutive rows: row r of batch k is the same film however many hosts share the batch.
+    of consecutive rows: row r of batch k is the same image however many hosts share the batch.
     `num_workers` processes read and decode a batch each; 0: threads do, all on the same batch.
 
     The blocks must divide the batch (sharding.check_batch).
@@ -72,7 +72,7 @@ def row_batches(
     partners: Partners | None = None,
     reports: Reports | None = None,
 ) -> grain.DatasetIterator:
-    """As `batches`, of films their places in the source alone: int32 [batch_size / blocks].
+    """As `batches`, of images their places in the source alone: int32 [batch_size / blocks].
 
     `look_up` makes the batch of them.
     """
@@ -81,9 +81,9 @@ def row_batches(
     return _iterate(make, batch_size, 0, block, blocks)
 
 
-def look_up(rows: dict[str, Any], films: Callable[[Any], Any]) -> dict[str, Any]:
-    """The batch of what `row_batches` gives, NumPy's or JAX's; `films` gives the films at rows."""
-    batch = {name: films(of) if name in _FILMS else of for name, of in rows.items()}
+def look_up(rows: dict[str, Any], images: Callable[[Any], Any]) -> dict[str, Any]:
+    """The batch of what `row_batches` gives, NumPy's or JAX's; `images` gives the images at rows."""
+    batch = {name: images(of) if name in _IMAGES else of for name, of in rows.items()}
     if "pair" in rows:
         batch["paired"] = rows["pair"] != rows["image"]
     return batch
@@ -95,7 +95,7 @@ def labelled_batches(
     """An endless iterator of {"image": uint8 [b image_size image_size 1], "target": float32 [b k]}.
 
     Each epoch is shuffled anew and batches run on over its end, so that every epoch holds every
-    film once; a batch larger than the split holds films of several epochs. Workers as in `batches`.
+    image once; a batch larger than the split holds images of several epochs. Workers as in `batches`.
     """
     make = partial(_labelled_batch, split, image_size, seed, not num_workers)
     return _iterate(make, batch_size, num_workers)
@@ -104,8 +104,8 @@ def labelled_batches(
 def _check(source: Source, batch_size: int) -> None:
     if batch_size > len(source):
         raise ValueError(
-            f"config.batch_size={batch_size} is larger than the {len(source)} films of "
-            f"{source.name} {source.split!r}: a batch would hold a film twice. Lower it."
+            f"config.batch_size={batch_size} is larger than the {len(source)} images of "
+            f"{source.name} {source.split!r}: a batch would hold an image twice. Lower it."
         )
 
 
@@ -168,7 +168,7 @@ def _batch(
     start: int,
     stop: int,
 ) -> dict[str, np.ndarray]:
-    return look_up(rows(start, stop), partial(read_films, source, image_size, threaded))
+    return look_up(rows(start, stop), partial(read_images, source, image_size, threaded))
 
 
 def _rows(
@@ -189,33 +189,33 @@ def _labelled_batch(
     split: LabelledSplit, image_size: int, seed: int, threaded: bool, start: int, stop: int
 ) -> dict[str, np.ndarray]:
     rows = order.rows(len(split.rows), seed, start, stop)
-    films = read_films(split.source, image_size, threaded, split.rows[rows])
-    return {"image": films, "target": np.asarray(split.targets[rows], np.float32)}
+    images = read_images(split.source, image_size, threaded, split.rows[rows])
+    return {"image": images, "target": np.asarray(split.targets[rows], np.float32)}
 
 
-def read_films(
+def read_images(
     source: Source, image_size: int, threaded: bool, rows: Rows
 ) -> UInt8[np.ndarray, "n s s 1"]:
-    """The films of these rows, decoded by the threads of this process or by the caller's alone.
+    """The images of these rows, decoded by the threads of this process or by the caller's alone.
 
-    Raises ValueError, naming the film's place, for one that cannot be decoded.
+    Raises ValueError, naming the image's place, for one that cannot be decoded.
     """
-    films = np.empty((len(rows), image_size, image_size, 1), np.uint8)
+    originals = np.empty((len(rows), image_size, image_size, 1), np.uint8)
     encoded = source.encoded(rows)
 
     def fill(start: int) -> None:
         for place in range(start, min(start + _CHUNK, len(rows))):
             try:
-                films[place] = images.decode_square(encoded[place], image_size)
+                originals[place] = images.decode_square(encoded[place], image_size)
             except (OSError, ValueError) as error:
                 raise ValueError(
-                    f"{source.name} {source.split!r}: film {rows[place]} is damaged ({error}); "
+                    f"{source.name} {source.split!r}: image {rows[place]} is damaged ({error}); "
                     "build the dataset again"
                 ) from error
 
     chunks = range(0, len(rows), _CHUNK)
     collections.deque(_threads().map(fill, chunks) if threaded else map(fill, chunks), maxlen=0)
-    return films
+    return originals
 
 
 @functools.cache

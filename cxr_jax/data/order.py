@@ -1,4 +1,4 @@
-"""The endless order in which training sees films: by seed and position alone, whoever asks."""
+"""The endless order in which training sees images: by seed and position alone, whoever asks."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Films with another film of the same study or patient, for MedAug (arXiv:2102.10663)."""
+"""Images with another image of the same study or patient, for MedAug (arXiv:2102.10663)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,36 +15,36 @@ OF = ("study", "patient")
 
 
 class Partners(NamedTuple):
-    """The films of a source by group: those of film i's are the `size[i]` from `first[i]` on.
+    """The images of a source by group: those of image i's are the `size[i]` from `first[i]` on.
 
-    A group is a patient's study, or all of a patient. Film i itself is number `place[i]` of its
-    group; of a film whose group is unknown it is the only one.
+    A group is a patient's study, or all of a patient. Image i itself is number `place[i]` of its
+    group; of an image whose group is unknown it is the only one.
     """
 
-    films: Int[np.ndarray, " n"]
+    images: Int[np.ndarray, " n"]
     first: Int[np.ndarray, " n"]
     place: Int[np.ndarray, " n"]
     size: Int[np.ndarray, " n"]
 
     def draw(self, seed: int, start: int, stop: int) -> Int[np.ndarray, " b"]:
-        """Partners of the films at the positions [start, stop) of order.rows.
+        """Partners of the images at the positions [start, stop) of order.rows.
 
-        Each is drawn for its position from the other films of the group; a film without others is
+        Each is drawn for its position from the other images of the group; an image without others is
         its own partner.
         """
-        count = len(self.films)
+        count = len(self.images)
         rows = order.rows(count, seed, start, stop)
         size = self.size[rows]
-        # Round the group: from the next film to the one before.
+        # Round the group: from the next image to the one before.
         ahead = 1 + (order.numbers(count, seed, start, stop) * (size - 1)).astype(np.int32)
-        return self.films[self.first[rows] + (self.place[rows] + ahead) % size]
+        return self.images[self.first[rows] + (self.place[rows] + ahead) % size]
 
 
 def find_partners(source: Source, of: str) -> Partners:
     """Partners within the same "study" or "patient", read from the dataset's examples.
 
     Raises:
-      ValueError: `of` is neither, or no group has two films, so that there would be no pair at all.
+      ValueError: `of` is neither, or no group has two images, so that there would be no pair at all.
     """
     if of not in OF:
         raise ValueError(f"config.data.pairs={of!r}: choose {' or '.join(OF)}, or '' for no pairs")
@@ -53,23 +53,23 @@ def find_partners(source: Source, of: str) -> Partners:
     columns = read_columns(builder, source.split, names)
     found = by_group(*([column[row] for row in source.rows] for column in columns.values()))
     if (found.size == 1).all():
-        other = "; config.data.pairs=patient pairs films of a patient" if of == "study" else ""
+        other = "; config.data.pairs=patient pairs images of a patient" if of == "study" else ""
         raise ValueError(
-            f"no {of} of {source.name} {source.split!r} has two films (or which film is whose is "
-            f"not known): there is no other film to pair one with{other}; "
+            f"no {of} of {source.name} {source.split!r} has two images (or which image is whose is "
+            f"not known): there is no other image to pair one with{other}; "
             "config.objective.name=moco with config.data.pairs='' needs none"
         )
     return found
 
 
 def by_group(*names: Sequence[str]) -> Partners:
-    """Of what films of a group have in common (patients, studies), film by film; "" if unknown."""
-    keys = [film if all(film) else row for row, film in enumerate(zip(*names, strict=True))]
+    """Of what images of a group have in common (patients, studies), image by image; "" if unknown."""
+    keys = [image if all(image) else row for row, image in enumerate(zip(*names, strict=True))]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     study = np.array([numbers[key] for key in keys], np.int32)
-    films = np.argsort(study, kind="stable").astype(np.int32)
+    images = np.argsort(study, kind="stable").astype(np.int32)
     sizes = np.bincount(study).astype(np.int32)
     first = (np.cumsum(sizes, dtype=np.int32) - sizes)[study]
-    place = np.empty_like(films)
-    place[films] = np.arange(len(films), dtype=np.int32)
-    return Partners(films, first, place - first, sizes[study])
+    place = np.empty_like(images)
+    place[images] = np.arange(len(images), dtype=np.int32)
+    return Partners(images, first, place - first, sizes[study])

@@ -53,7 +53,7 @@ class Records:
         return self._raw.place(row)
 
     def hashes(self, rows: Sequence[int]) -> list[int | None]:
-        """The films' perceptual hashes; None in datasets of before they were kept."""
+        """The images' perceptual hashes; None in datasets of before they were kept."""
         found = []
         for row, serialized in zip(rows, self._raw.__getitems__(rows), strict=True):
             values = _values(_fields(self._raw, row, serialized)["phash"], "bytes_list")
@@ -89,7 +89,7 @@ def read_columns(
     """Fields of every example of a split: name -> one value an example, in their order.
 
     TFDS makes an array of every field of every example; here the wanted ones alone are looked at,
-    which reads the labels of 100,000 films in seconds.
+    which reads the labels of 100,000 images in seconds.
 
     Args:
       names: of text and numbers, also within a dict ("labels/Edema") or a sequence of dicts

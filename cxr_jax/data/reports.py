@@ -1,4 +1,4 @@
-"""Films with their reports, one sentence at a time, for image-text objectives.
+"""Images with their reports, one sentence at a time, for image-text objectives.
 
 Fields of config.data.reports, all required:
 
@@ -6,7 +6,7 @@ sections    names that a section's heading must contain for its text to count, i
             whole reports. A heading is a line's beginning in capitals, up to a colon
 max_tokens  of a sentence; what goes beyond is cut off
 tokenizer   the user's tokenizer.json or vocab.txt, or a folder with one; "": one is made of the
-            training films' reports (tokenizer.py)
+            training images' reports (tokenizer.py)
 vocabulary  how many tokens the text encoder has room for; a tokenizer that is made has no more
 """
 
@@ -34,9 +34,9 @@ _FEWEST = 3  # words and marks of a report (arXiv:2010.00747, appendix A)
 
 
 class Reports(NamedTuple):
-    """The sentences of a source's films.
+    """The sentences of a source's images.
 
-    Those of film i are numbers `first[i]` to `first[i] + size[i]` of `sentences`. Number s of all
+    Those of image i are numbers `first[i]` to `first[i] + size[i]` of `sentences`. Number s of all
     different sentences has the tokens from `start[s]` to `start[s + 1]`.
     """
 
@@ -49,7 +49,7 @@ class Reports(NamedTuple):
     tokenizer: str  # as JSON
 
     def draw(self, seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
-        """A sentence of each film at the positions [start, stop) of order.rows, drawn uniformly.
+        """A sentence of each image at the positions [start, stop) of order.rows, drawn uniformly.
 
         {"tokens": int32 [b max_tokens], "mask": bool, true where there is a token}
         """
@@ -59,7 +59,7 @@ class Reports(NamedTuple):
         return self.look_up(self.sentences[self.first[rows] + number])
 
     def fingerprint(self) -> dict[str, str]:
-        """Equal for two of them exactly if they say the same of every film."""
+        """Equal for two of them exactly if they say the same of every image."""
         parts = (*self[:5], np.frombuffer(self.tokenizer.encode(), np.uint8))
         joined = b"".join(part.tobytes() for part in parts)
         return {"reports": hashlib.sha256(joined).hexdigest()[:16]}
@@ -76,9 +76,9 @@ class Reports(NamedTuple):
 
 
 def open_reports(source: Source, fields: Section, workdir: Path) -> tuple[Source, Reports]:
-    """The films that have a report, and their reports, which all pass by for it.
+    """The images that have a report, and their reports, which all pass by for it.
 
-    The tokenizer is that of `workdir` if a run left one there. Says how many films are left out.
+    The tokenizer is that of `workdir` if a run left one there. Says how many images are left out.
 
     Raises:
       ValueError: impossible fields, a dataset without reports, none with such sections; as
@@ -86,21 +86,21 @@ def open_reports(source: Source, fields: Section, workdir: Path) -> tuple[Source
       FileNotFoundError, ModuleNotFoundError: as there.
     """
     _check(fields)
-    films = sentences_of(_read(source), fields["sections"])
-    kept = np.flatnonzero([len(sentences) > 0 for sentences in films])
+    images = sentences_of(_read(source), fields["sections"])
+    kept = np.flatnonzero([len(sentences) > 0 for sentences in images])
     if not len(kept):
         raise ValueError(_nothing(source, fields["sections"]))
     if len(kept) < len(source):
         print(
-            f"Left out {len(source) - len(kept):,} of {len(source):,} films that have no report"
+            f"Left out {len(source) - len(kept):,} of {len(source):,} images that have no report"
             + (f" with a section {' or '.join(fields['sections'])}" if fields["sections"] else "")
             + "."
         )
         source = source.choose(kept)
-    films = [films[row] for row in kept]
+    images = [images[row] for row in kept]
     numbers: dict[str, int] = {}
-    flat = [numbers.setdefault(text, len(numbers)) for sentences in films for text in sentences]
-    size = np.array([len(sentences) for sentences in films], np.int32)
+    flat = [numbers.setdefault(text, len(numbers)) for sentences in images for text in sentences]
+    size = np.array([len(sentences) for sentences in images], np.int32)
     words = tokenizer.open_tokenizer(
         fields["tokenizer"], list(numbers), fields["vocabulary"], workdir
     )
@@ -187,6 +187,6 @@ def _nothing(source: Source, sections: Sequence[str]) -> str:
     hints = ["config.data.reports.sections=() takes reports whole"] if sections else []
     if source.name.partition("/")[0] == "mimic_cxr":
         hints.append("mimic_cxr has them if it was built with --reports_dir")
-    return f"no film of {source.name} {source.split!r} has a report{which}" + "".join(
+    return f"no image of {source.name} {source.split!r} has a report{which}" + "".join(
         f"; {hint}" for hint in hints
     )

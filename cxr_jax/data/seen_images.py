@@ -1,6 +1,6 @@
-"""exposure.parquet: for every film its patient and its looks, both hashed, to find it elsewhere.
+"""exposure.parquet: for every image its patient and its looks, both hashed, to find it elsewhere.
 
-It stands with every dataset; a pretraining run leaves beside its encoder the rows of the films that
+It stands with every dataset; a pretraining run leaves beside its encoder the rows of the images that
 it saw. Row i of a split's rows is the split's example i.
 """
 
@@ -22,7 +22,7 @@ from cxr_jax.io.text import plain
 from data_builders.base.records import Record
 
 FILE = "exposure.parquet"
-# Films whose hashes differ in more bits are, mostly, different films (docs/results/datasets.md).
+# Images whose hashes differ in more bits are, mostly, different images (docs/results/datasets.md).
 MAX_DISTANCE = 2
 _BLOCK = 1 << 22  # pairs of hashes compared at a time
 _NONE = np.zeros(0, np.int64)
@@ -43,9 +43,9 @@ class Ledger(NamedTuple):
     """Columns of equal length.
 
     Attributes:
-      dataset, split, row: where the film stands: dataset "name/config", and its place in the split.
+      dataset, split, row: where the image stands: dataset "name/config", and its place in the split.
       patient: 16 hex digits, equal for equal patients of datasets that share their numbers; "" for
-        a film of nobody known.
+        an image of nobody known.
       phash: the 64-bit perceptual hash.
     """
 
@@ -63,16 +63,16 @@ class Ledger(NamedTuple):
 def patient_hash(owner: str, record: Record) -> str:
     """A patient's mark, the same in every dataset that uses `owner`'s patient numbers."""
     if not record.patient_known or record.patient_id == record.image_id:
-        return ""  # a film of nobody known is a patient of its own
+        return ""  # an image of nobody known is a patient of its own
     return hashlib.sha256(f"{owner}/{record.patient_id}".encode()).hexdigest()[:16]
 
 
-def of_films(
-    dataset: str, owner: str, films: Iterable[tuple[str, Iterable[tuple[Record, str]]]]
+def of_images(
+    dataset: str, owner: str, images: Iterable[tuple[str, Iterable[tuple[Record, str]]]]
 ) -> Ledger:
-    """The ledger of a dataset from its stored films in order: (split, (record, phash)s)."""
+    """The ledger of a dataset from its stored images in order: (split, (record, phash)s)."""
     columns: list[tuple[str, str, int, str, int]] = []
-    for split, of_split in films:
+    for split, of_split in images:
         for row, (record, phash) in enumerate(of_split):
             columns.append((dataset, split, row, patient_hash(owner, record), int(phash, 16)))
     of_type = (np.str_, np.str_, np.int64, np.str_, np.uint64)
@@ -81,16 +81,16 @@ def of_films(
 
 
 def union(a: Ledger, b: Ledger) -> Ledger:
-    """The films of both, each once, those of `a` first."""
+    """The images of both, each once, those of `a` first."""
     both = Ledger(*(np.concatenate(columns) for columns in zip(a, b)))
     first: dict[tuple, int] = {}
-    for index, film in enumerate(zip(*(column.tolist() for column in both))):
-        first.setdefault(film, index)
+    for index, image in enumerate(zip(*(column.tolist() for column in both))):
+        first.setdefault(image, index)
     return both.take(np.array(list(first.values()), np.int64))
 
 
 def write(path: Path, ledger: Ledger, unknown_start: str = "") -> None:
-    """Writes a ledger; strings are dictionary-coded, so that a film takes some 25 bytes.
+    """Writes a ledger; strings are dictionary-coded, so that an image takes some 25 bytes.
 
     unknown_start: the encoder that a pretraining started from, if nobody knows what that had seen.
     """
@@ -134,7 +134,7 @@ def read_unknown_start(folder: Path) -> str:
 
 
 class Pairs(NamedTuple):
-    """Near-identical films: rows of two ledgers, bits that differ, correlation (NaN: not seen)."""
+    """Near-identical images: rows of two ledgers, bits that differ, correlation (NaN: not seen)."""
 
     a: Int[np.ndarray, " n"]
     b: Int[np.ndarray, " n"]
@@ -156,7 +156,7 @@ def close_hashes(
     """All pairs of hashes that differ in at most `max_distance` bits; correlations are NaN.
 
     Args:
-      within: a and b are the same films: each pair once, none with itself.
+      within: a and b are the same images: each pair once, none with itself.
       step: called for every hash of `a` that is done.
     """
     rows = max(1, _BLOCK // max(1, len(b)))
@@ -172,9 +172,9 @@ def close_hashes(
     return Pairs(i, j, bits, np.full(len(i), np.nan))
 
 
-def looks_known(films: Ledger, known: Ledger) -> Bool[np.ndarray, " n"]:
-    """Which of `films` look like one in `known`: hashes within MAX_DISTANCE bits."""
-    unique, place = np.unique(films.phash, return_inverse=True)
+def looks_known(images: Ledger, known: Ledger) -> Bool[np.ndarray, " n"]:
+    """Which of `images` look like one in `known`: hashes within MAX_DISTANCE bits."""
+    unique, place = np.unique(images.phash, return_inverse=True)
     others = np.unique(known.phash)
     alike = np.zeros(len(unique), bool)
     alike[close_hashes(unique, others, MAX_DISTANCE).a] = True
@@ -182,5 +182,5 @@ def looks_known(films: Ledger, known: Ledger) -> Bool[np.ndarray, " n"]:
 
 
 def shared_patients(a: Ledger, b: Ledger) -> set[str]:
-    """The patients, as hashes, of whom both have films."""
+    """The patients, as hashes, of whom both have images."""
     return (set(a.patient.tolist()) & set(b.patient.tolist())) - {""}

@@ -46,7 +46,7 @@ class Source(NamedTuple):
         return len(self.records)
 
     def encoded(self, rows: Sequence[int] | Int[np.ndarray, "n"]) -> list[bytes]:
-        """The stored bytes of these rows' films: much faster than record by record."""
+        """The stored bytes of these rows' images: much faster than record by record."""
         return self.records.encoded(rows)
 
     def choose(self, rows: Int[np.ndarray, "n"]) -> "Source":
@@ -91,8 +91,7 @@ def load_source(
     unknown = [part for part in parts if part.split("[")[0] not in splits]
     if unknown:
         raise ValueError(
-            f"dataset {name} has no split {', '.join(map(repr, unknown))}; "
-            f"it has {', '.join(splits)}"
+            f"dataset {name} has no split {', '.join(map(repr, unknown))}; it has {', '.join(splits)}"
         )
     records = open_records(builder, split, fields)
     fields_there = tuple(builder.info.features)
@@ -100,15 +99,15 @@ def load_source(
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
-    """What is equal for two sources exactly if they hold the same films in the same order."""
+    """What is equal for two sources exactly if they hold the same images in the same order."""
     rows = getattr(source.records, "rows", np.arange(0))
     chosen = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
     whole = mark_build(source.folder)
-    return {"films": len(source), "split": source.split, "chosen": chosen, "dataset": whole}
+    return {"images": len(source), "split": source.split, "chosen": chosen, "dataset": whole}
 
 
 def mark_build(folder: Path) -> str:
-    """16 hex digits of a version folder: its films, told apart by perceptual hashes and the bytes
+    """16 hex digits of a version folder: its images, told apart by perceptual hashes and the bytes
     of all, their order and which are of one patient."""
     digest = hashlib.sha256()
     for name in ("dataset_info.json", seen_images.FILE):

@@ -1,4 +1,4 @@
-"""Label budgets: nested, patient-wise subsets of the training films."""
+"""Label budgets: nested, patient-wise subsets of the training images."""
 
 import hashlib
 from collections.abc import Sequence

@@ -38,14 +38,14 @@ _PADCHEST = {
     **{"Pneumonia": "pneumonia", "Pneumothorax": "pneumothorax"},
 }
 
-# Findings with at least six positive films in the hash's test split.
+# Findings with at least six positive images in the hash's test split.
 _INDIANA = (
     *("Cardiomegaly", "Pulmonary Atelectasis", "Pleural Effusion", "Opacity", "Nodule"),
     *("Calcified Granuloma", "Emphysema", "Infiltrate", "Pneumonia", "Consolidation"),
     *("Pulmonary Edema", "Pneumothorax", "Hiatal Hernia", "Bone Fractures"),
 )
 
-# The other labels have at most 19 positive films in train and 3 in test.
+# The other labels have at most 19 positive images in train and 3 in test.
 _VINDR_PCXR = (
     *("No finding", "Bronchitis", "Brocho-pneumonia", "Bronchiolitis", "Pneumonia"),
     "Other disease",
@@ -100,7 +100,7 @@ TASKS: dict[str, dict[str, Task]] = {
     },
     "reflacx": {"default": Task(_same(_REFLACX), certainty=3.0)},
     "rsna_pneumonia": {"default": Task({"Lung Opacity": "Lung Opacity"})},
-    # Headers often leave the view blank; lateral films and the owner's outliers name theirs.
+    # Headers often leave the view blank; lateral images and the owner's outliers name theirs.
     "tb_portals": {"default": Task({"Drug resistant": "Drug resistant"}, views=(*FRONTAL, ""))},
     "vindr_cxr": {"global": Task(_same(_VINDR_GLOBAL))},
     "vindr_pcxr": {"default": Task(_same(_VINDR_PCXR))},

@@ -1,4 +1,4 @@
-"""What a transfer's report says of its films, its protocol and where all of it came from."""
+"""What a transfer's report says of its images, its protocol and where all of it came from."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from cxr_jax.data.exposure import Exposure
 from cxr_jax.data.labelled import LabelledSplit
 from cxr_jax.report import origin
 from cxr_jax.transfer._protocol import Protocol, Splits
-from cxr_jax.transfer.image_table import FilmTable, beyond_chance
+from cxr_jax.transfer.image_table import ImageTable, beyond_chance
 from cxr_jax.transfer.predictions import Predictions
 
 # Years. Few people are older, and could be found by their age; nobody has been older than that.
@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
 def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) -> list[str]:
     """How it was measured, a sentence or two per line."""
     sizes = {
-        name: f"{len(split.rows):,} films of {len(set(split.patient_ids)):,} patients"
+        name: f"{len(split.rows):,} images of {len(set(split.patient_ids)):,} patients"
         for name, split in splits._asdict().items()
     }
     lines = [
@@ -39,7 +39,7 @@ def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) 
         f"Tested on {sizes['test']}, scored once.",
         *protocol.method(splits.test.task.exclusive),
         f"Intervals: {config.num_resamples:,} bootstrap resamples of patients; differences are "
-        "paired on the same films.",
+        "paired on the same images.",
     ]
     lines += _policies(splits)
     for k, label in enumerate(splits.test.label_names):
@@ -47,17 +47,17 @@ def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) 
             counts = [int(split.uncertain[:, k].sum()) for split in splits]
             lines.append(
                 f"{label}: uncertain (−1) in {counts[0]} training, {counts[1]} validation and "
-                f"{counts[2]} test films, counted as {splits.test.task.uncertain}."
+                f"{counts[2]} test images, counted as {splits.test.task.uncertain}."
             )
     lines += [f"{outcome.name}: {outcome.facts['summary']}." for outcome in outcomes]
     return lines
 
 
-def film_table(test: LabelledSplit, seen: Exposure | None) -> FilmTable:
-    """What is known of the test films, and what an encoder saw of its source's (None: unknown)."""
+def image_table(test: LabelledSplit, seen: Exposure | None) -> ImageTable:
+    """What is known of the test images, and what an encoder saw of its source's (None: unknown)."""
     count = len(test.rows)
-    known = (None, None) if seen is None else (seen.film, seen.patient)
-    return FilmTable(
+    known = (None, None) if seen is None else (seen.image, seen.patient)
+    return ImageTable(
         np.array(test.hashed_ids()[0], str),
         np.array(test.sexes or ("",) * count, str),
         _capped(np.array(test.ages or (np.nan,) * count, np.float32)),
@@ -74,12 +74,12 @@ def _capped(ages: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 def exposure_lines(
     seen: Mapping[str, Exposure | None], rows: Int[np.ndarray, " n"], dataset: str
 ) -> tuple[list[str], list[str]]:
-    """What encoders saw of the test films in their pretraining: warnings, and how it was looked.
+    """What encoders saw of the test images in their pretraining: warnings, and how it was looked.
 
     Args:
-      seen: encoder's spec -> its exposure to the films of the test split's source; None where it
+      seen: encoder's spec -> its exposure to the images of the test split's source; None where it
         kept no ledger.
-      rows: the source's films that are tested on.
+      rows: the source's images that are tested on.
     """
     warnings, lines = [], []
     for spec, of_source in seen.items():
@@ -90,25 +90,25 @@ def exposure_lines(
             continue
         of_test = Exposure(
             None if of_source.patient is None else of_source.patient[rows],
-            of_source.film[rows],
+            of_source.image[rows],
         )
-        total, films = len(rows), int(of_test.film.sum())
+        total, images = len(rows), int(of_test.image.sum())
         patients = None if of_test.patient is None else int(of_test.patient.sum())
         known = "its patients are unknown or numbered otherwise"
         if patients is not None:
             known = f"it saw patients of {patients:,}"
         lines.append(
-            f"Of the {total:,} test films, {films:,} look like films that {spec} saw in "
+            f"Of the {total:,} test images, {images:,} look like images that {spec} saw in "
             f"pretraining, by their hashes alone; {known}."
         )
         if of_source.unknown_start:
             lines.append(
                 f"{spec} started from {of_source.unknown_start}; what that had seen is not known."
             )
-        if beyond_chance(films, patients, total):
-            either = of_test.film if patients is None else of_test.film | of_test.patient
+        if beyond_chance(images, patients, total):
+            either = of_test.image if patients is None else of_test.image | of_test.patient
             warnings.append(
-                f"**{int(either.sum()):,} of the {total:,} test films, or others of their "
+                f"**{int(either.sum()):,} of the {total:,} test images, or others of their "
                 f"patients, seem to have been in the pretraining of {spec}:** its score may be "
                 f"too good. python -m data_builders.overlap {spec} {dataset} lists them."
             )
@@ -120,9 +120,9 @@ def _policies(splits: Splits) -> list[str]:
     task, lines = splits.test.task, []
     if task.views:
         left_out = sum(split.other_views for split in splits)
-        lines.append(f"Views: {', '.join(task.views)}; {left_out:,} films of others left out.")
+        lines.append(f"Views: {', '.join(task.views)}; {left_out:,} images of others left out.")
     if task.exclusive:
-        lines.append("The labels are classes of which every film has exactly one.")
+        lines.append("The labels are classes of which every image has exactly one.")
     if task.unmentioned != "ignore":
         lines.append(f"Findings that are not mentioned count as {task.unmentioned}.")
     if "readers" in splits.test.source.fields:
@@ -139,7 +139,7 @@ def one_draw(config, splits: Splits) -> list[str]:
     patients = len(set(splits.train.patient_ids))
     return [
         f"This is one draw of {patients:,} training patients. Intervals hold the uncertainty of "
-        "the test films alone; another draw may change the difference by more. "
+        "the test images alone; another draw may change the difference by more. "
         "configs/benchmark.py takes several (config.seeds)."
     ]
 
@@ -174,8 +174,8 @@ def provenance(config, splits: Splits, workdir: Path) -> dict[str, str]:
         "dataset": f"{config.dataset} ({splits.test.source.folder.parent.name}, version "
         f"{splits.test.source.folder.name})",
         "splits": metadata["split_rule"],
-        "licence of the films": metadata["licence"],
-        "films skipped when it was built": str(metadata["skipped"]),
+        "licence of the images": metadata["licence"],
+        "images skipped when it was built": str(metadata["skipped"]),
         "seed": str(config.seed),
         **origin.rows(workdir),
     }

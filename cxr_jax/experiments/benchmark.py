@@ -71,7 +71,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def marks(config: ml_collections.ConfigDict) -> dict[str, str | None]:
-    """The films of all datasets that can be read, whole, as provenance.json marks them."""
+    """The images of all datasets that can be read, whole, as provenance.json marks them."""
     found = {}
     for dataset, task in dict.fromkeys((cell.dataset, cell.task) for cell in grid(config)):
         of_cell = config.transfer.copy_and_resolve_references()
@@ -221,7 +221,7 @@ def _facts(folder: Path, cell: Cell, config) -> dict[str, Any]:
     if seen is not None:
         exposed = {
             "patients": None if seen.patient is None else int(seen.patient.sum()),
-            "films": int(seen.film.sum()),
+            "images": int(seen.image.sum()),
             "test_films": len(test),
         }
     return {"state": "done", "num_films": facts["num_films"], "exposure": exposed}
@@ -288,6 +288,6 @@ def _plan(config, cells: list[Cell], workdir: Path) -> str:
             f"{len(load_source(dataset, config.data.dir, split, fields=('image',))):,} {split}"
             for split in ("train", "validation", "test")
         )
-        lines.append(f"  {dataset}: {sizes} films, read once an encoder for all linear probes")
+        lines.append(f"  {dataset}: {sizes} images, read once an encoder for all linear probes")
     last = "mend these, or run the rest as it is" if obstacles else "the same command"
     return "\n".join([*lines, *obstacles, "", f"Next: {last}, without --config.dry_run."])

@@ -36,7 +36,7 @@ def grid(config: ml_collections.ConfigDict) -> list[Cell]:
 
     Raises:
       ValueError: a field that is empty, malformed or says something twice, a reference that is not
-        among the encoders, films named for pictures.
+        among the encoders, images named for pictures.
     """
     named = [_named(spec) for spec in _list(config.encoders, "encoders")]
     _once([name for name, _ in named], "encoders")
@@ -46,9 +46,9 @@ def grid(config: ml_collections.ConfigDict) -> list[Cell]:
             raise ValueError(f"config.fractions has {fraction}: shares lie above 0, at most at 1")
     _once([f"{fraction:g}" for fraction in config.fractions], "fractions")
     _once([str(seed) for seed in config.seeds], "seeds")
-    if config.transfer.pictures.films:
+    if config.transfer.pictures.images:
         raise ValueError(
-            "config.transfer.pictures.films names films of one dataset: give them to a transfer "
+            "config.transfer.pictures.images names images of one dataset: give them to a transfer "
             "(configs/transfer.py)"
         )
     if config.reference not in encoders:

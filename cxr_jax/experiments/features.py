@@ -1,4 +1,4 @@
-"""Frozen features of a labelled split, film by film in the split's order."""
+"""Frozen features of a labelled split, image by image in the split's order."""
 
 import hashlib
 import tempfile
@@ -19,9 +19,9 @@ _QUIET_SECONDS = 5.0
 def extract(
     encoder: Encoder, split: LabelledSplit, batch_size: int, name: str
 ) -> Float[np.ndarray, "n d"]:
-    """One row per film; `name` is what the progress lines call the split.
+    """One row per image; `name` is what the progress lines call the split.
 
-    Evaluation mode: a film's features do not depend on which films stand beside it. A short last
+    Evaluation mode: an image's features do not depend on which images stand beside it. A short last
     batch is padded to a power of two and cut, so that few programs serve and little is wasted.
     """
     apply = features(encoder)
@@ -36,7 +36,7 @@ def extract(
         if now - reported > _QUIET_SECONDS and done < total:
             rate = done / (now - start)
             print(
-                f"  {encoder.name}, {name}: {done:,} of {total:,} films  {rate:,.1f} images/s  "
+                f"  {encoder.name}, {name}: {done:,} of {total:,} images  {rate:,.1f} images/s  "
                 f"{(total - done) / rate:.0f} s left",
                 flush=True,
             )
@@ -47,10 +47,10 @@ def extract(
 def extract_once(
     encoder: Encoder, split: LabelledSplit, batch_size: int, name: str, cache: Path
 ) -> Float[np.ndarray, "n d"]:
-    """As `extract`, of a file below `cache` that holds the features of every film of the split.
+    """As `extract`, of a file below `cache` that holds the features of every image of the split.
 
     The file is named after weights, dataset and split, so that a change of any makes another.
-    Many label fractions and seeds then cost one pass over the films.
+    Many label fractions and seeds then cost one pass over the images.
     """
     path = cache / f"{feature_key(encoder, split)}.npy"
     if not _readable(path):
@@ -72,7 +72,7 @@ def _readable(path: Path) -> bool:
 
 
 def feature_key(encoder: Encoder, split: LabelledSplit) -> str:
-    """Hex digits of weights and films: features are taken up again only if neither changed."""
+    """Hex digits of weights and images: features are taken up again only if neither changed."""
     digest = hashlib.sha256(repr((encoder.model, encoder.image_size)).encode())
     for leaf in jax.tree.leaves(encoder.variables):
         digest.update(np.asarray(leaf).tobytes())

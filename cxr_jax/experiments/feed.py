@@ -1,8 +1,8 @@
 """Batches for pretraining on the devices: from files, from memory, or from the devices' own.
 
-config.data.cache says which; films and their order are the same, so that runs are equal.
+config.data.cache says which; images and their order are the same, so that runs are equal.
 
-none    every film is read and decoded each time it comes up
+none    every image is read and decoded each time it comes up
 host    all are decoded at the start and kept in memory
 device  and copied to every device: only their numbers go there with a batch
 
@@ -105,9 +105,9 @@ class Feed:
 def open_feed(
     config: ml_collections.ConfigDict, source: Source, mesh: Mesh, reports: Reports | None = None
 ) -> Feed:
-    """Batches of config.batch_size films of the source, in an order that config.seed fixes.
+    """Batches of config.batch_size images of the source, in an order that config.seed fixes.
 
-    `reports` are those of the source's films.
+    `reports` are those of the source's images.
 
     Raises ValueError for an unknown cache, one that does not fit, and as `pipeline.batches` and
     `pairs.find_partners`.
@@ -129,11 +129,11 @@ def open_feed(
         free = cache.free_memory(where)
         cache.check_fits(len(source), data.image_size, free, data.cache)
     rows = loader.row_batches(source, config.batch_size, config.seed, **which)
-    # Films lie on this process's devices for themselves: gathering them is no affair of the others.
+    # Images lie on this process's devices for themselves: gathering them is no affair of the others.
     local = mesh.local_mesh
 
     @functools.cache
-    def films():
+    def images():
         """Decoded when the first batch is asked for: all that can be refused has been by then."""
         say = partial(print, flush=True)
         decoded = cache.decode_all(source, data.image_size, say, stopped)
@@ -142,16 +142,16 @@ def open_feed(
     if data.cache == "host":
 
         def look_up(batch):
-            return put(loader.look_up(batch, films().__getitem__))
+            return put(loader.look_up(batch, images().__getitem__))
 
         return Feed(rows, look_up, stopped)
 
     @partial(jax.jit, out_shardings=sharding.by_example(local))
-    def gather(films, rows):
-        return loader.look_up(rows, lambda of: films[of])
+    def gather(images, rows):
+        return loader.look_up(rows, lambda of: images[of])
 
     def take(batch):
-        own = gather(films(), sharding.put_replicated(batch, local))
+        own = gather(images(), sharding.put_replicated(batch, local))
         return {name: sharding.join(part, mesh) for name, part in own.items()}
 
     return Feed(rows, take, stopped)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from cxr_jax.data import order
-from cxr_jax.data.loader import read_films
+from cxr_jax.data.loader import read_images
 from cxr_jax.data.pairs import find_partners
 from cxr_jax.data.source import Source, load_source
 from cxr_jax.io.atomic import atomic_write
@@ -20,7 +20,7 @@ from cxr_jax.training.state import MUST_BE_FINITE
 
 FILE = "nonfinite.csv"
 _COLUMNS = ("step", "row", "image_id", "blank")
-_COLLAPSED = 0.1  # embedding_std below this: all films look alike to the encoder
+_COLLAPSED = 0.1  # embedding_std below this: all images look alike to the encoder
 _ON_A_LINE = 1.5  # effective_rank below this: they differ in one direction alone
 _ONE_PROTOTYPE = 1.5  # prototypes_used below this
 
@@ -44,7 +44,7 @@ class Health:
         self._against_collapse = against_collapse
 
     def forget_after(self, step: int) -> None:
-        """Takes back the films of steps after `step`, which are run again. The first process."""
+        """Takes back the images of steps after `step`, which are run again. The first process."""
         if self._path.exists():
             with self._path.open(newline="") as file:
                 rows = [row for row in csv.reader(file) if row and row[0].isdigit()]
@@ -67,25 +67,25 @@ class Health:
             for name, value in values.items()
             if not math.isfinite(value)
         )
-        films = self._list_films(step, values) if distributed.is_first() else ""
+        images = self._list_images(step, values) if distributed.is_first() else ""
         allowed = self._config.skip_nonfinite
         if self.skipped > allowed:
             before = f"{allowed} such steps were skipped before, as config allows. " * bool(allowed)
             raise FloatingPointError(
-                f"step {step}: {what}. {before}{films}Lower config.optimizer.learning_rate or "
+                f"step {step}: {what}. {before}{images}Lower config.optimizer.learning_rate or "
                 "lengthen its warm-up, in a new --workdir; or skip such steps: the same command "
                 f"with --config.skip_nonfinite, more than {allowed}. What was saved of this run is "
                 "finite and stays"
             )
-        self._writer.warn(step, f"{what}. Skipped ({self.skipped} of {allowed} allowed). {films}")
+        self._writer.warn(step, f"{what}. Skipped ({self.skipped} of {allowed} allowed). {images}")
         return False
 
     def warn_of_collapse(self, step: int, values: Mapping[str, float]) -> None:
         for words in collapse(values) if self._against_collapse else ():
             self._writer.warn(step, f"{words}: {self._against_collapse}")
 
-    def _list_films(self, step: int, values: dict[str, float]) -> str:
-        """Writes down the batch's films; the likely cause and where they stand, in words."""
+    def _list_images(self, step: int, values: dict[str, float]) -> str:
+        """Writes down the batch's images; the likely cause and where they stand, in words."""
         config, source = self._config, self._source
         size = config.batch_size
         positions = (config.seed, (step - 1) * size, step * size)
@@ -93,19 +93,19 @@ class Health:
         try:
             if config.data.pairs:
                 partners = find_partners(source, config.data.pairs).draw(*positions)
-                rows = np.array(list(dict.fromkeys([*rows, *partners])))  # each film once
-            films = read_films(source, config.data.image_size, True, rows)
-            blank = np.ptp(films.reshape(len(rows), -1), axis=1) == 0
+                rows = np.array(list(dict.fromkeys([*rows, *partners])))  # each image once
+            images = read_images(source, config.data.image_size, True, rows)
+            blank = np.ptp(images.reshape(len(rows), -1), axis=1) == 0
             ids = _image_ids(source, config.data.dir, rows)
             places = source.rows[rows].tolist()  # in the split, of which some may be left out
             lines = [(step, *row) for row in zip(places, ids, blank.astype(int).tolist())]
             _append(self._path, lines, new=not self._path.exists())
         except (OSError, ValueError) as error:  # must not hide what is being reported
-            return f"(Its films could not be listed: {error}.) "
+            return f"(Its images could not be listed: {error}.) "
         cause = likely_cause(step, values, self._before, int(blank.sum()))
         listed = ", ".join(map(str, places[:8])) + (", …" if len(rows) > 8 else "")
         return (
-            f"Likely cause: {cause}. Its {len(rows)} films are rows {listed} of {source.name} "
+            f"Likely cause: {cause}. Its {len(rows)} images are rows {listed} of {source.name} "
             f"{source.split!r}; {self._path} names them (python -m "
             "cxr_jax.data.ids tells which files they are). "
         )
@@ -119,14 +119,14 @@ def likely_cause(
     Args:
       values: loss, gradient_norm and parameter_norm (after the update) of the step.
       before: those of the step before; empty if that is not known.
-      num_blank: films of the batch that have one value throughout.
+      num_blank: images of the batch that have one value throughout.
     """
     if math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"]):
         return "the update was too large: loss and gradient are finite, the new parameters are not"
     if num_blank:
-        return f"{num_blank} of its films are blank, one value throughout"
+        return f"{num_blank} of its images are blank, one value throughout"
     if step == 1:
-        return "the films or the objective's fields: it is the first step, nothing is learnt yet"
+        return "the images or the objective's fields: it is the first step, nothing is learnt yet"
     if before and before["gradient_norm"] > 0.1 * before["parameter_norm"]:
         return (
             f"the training diverged: the gradient's norm was {before['gradient_norm']:.3g} a step "
@@ -143,17 +143,15 @@ def collapse(values: Mapping[str, float]) -> list[str]:
     warnings = []
     if values["embedding_std"] < _COLLAPSED:
         warnings.append(
-            f"the embeddings have nearly collapsed (spread {values['embedding_std']:.3f}; 1 is "
-            "healthy)"
+            f"the embeddings have nearly collapsed (spread {values['embedding_std']:.3f}; 1 is healthy)"
         )
     elif values["effective_rank"] < _ON_A_LINE:
         warnings.append(
-            f"the embeddings differ in one direction alone (effective rank "
-            f"{values['effective_rank']:.2f})"
+            f"the embeddings differ in one direction alone (effective rank {values['effective_rank']:.2f})"
         )
     if values.get("prototypes_used", math.inf) < _ONE_PROTOTYPE:
         warnings.append(
-            f"all films have the same prototype (prototypes used: {values['prototypes_used']:.2f})"
+            f"all images have the same prototype (prototypes used: {values['prototypes_used']:.2f})"
         )
     return warnings
 

@@ -58,14 +58,14 @@ def load_splits(config: ml_collections.ConfigDict) -> Splits:
 
 
 def cut(whole: Splits, rows: Int[np.ndarray, " n"]) -> Splits:
-    """The splits with these rows of train labelled; the others go along as films alone."""
+    """The splits with these rows of train labelled; the others go along as images alone."""
     train = whole.train
     rest = np.setdiff1d(np.arange(len(train.rows)), rows)
     return whole._replace(train=train.take(rows)._replace(rest=train.rows[rest]))
 
 
 def load_whole_splits(config: ml_collections.ConfigDict) -> Splits:
-    """As `load_splits`, with every training film."""
+    """As `load_splits`, with every training image."""
     splits = Splits(
         *(
             load_split(
@@ -84,9 +84,9 @@ def training_rows(config: ml_collections.ConfigDict, whole: Splits) -> Int[np.nd
 
 
 def check_disjoint(splits: Splits) -> None:
-    """Raises ValueError, naming two films, where a patient stands in two splits.
+    """Raises ValueError, naming two images, where a patient stands in two splits.
 
-    Scores would be too good. The films are named by their places in the splits: ids are patients'.
+    Scores would be too good. The images are named by their places in the splits: ids are patients'.
     """
     first: dict[str, tuple[str, int]] = {}
     for name, split in splits._asdict().items():
@@ -94,16 +94,16 @@ def check_disjoint(splits: Splits) -> None:
             where, other = first.setdefault(patient, (name, row))
             if where != name:
                 raise ValueError(
-                    f"{split.source.name}: film {row} of {name} is of the same patient as film "
+                    f"{split.source.name}: image {row} of {name} is of the same patient as image "
                     f"{other} of {where}. Splits must part patients: build the dataset again with "
                     "splits that do"
                 )
 
 
 def mark_splits(config: ml_collections.ConfigDict, splits: Splits) -> dict[str, str | None]:
-    """Each split's films, targets and patients, as provenance.json marks them."""
+    """Each split's images, targets and patients, as provenance.json marks them."""
     return {
-        f"{config.dataset} {name}": provenance.mark_films(
+        f"{config.dataset} {name}": provenance.mark_images(
             split.source, split.rows, split.targets, split.patient_ids
         )
         for name, split in splits._asdict().items()
@@ -111,7 +111,7 @@ def mark_splits(config: ml_collections.ConfigDict, splits: Splits) -> dict[str, 
 
 
 def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Splits) -> str:
-    """Of protocol, weights, films and labels: a result is taken up again only if none changed."""
+    """Of protocol, weights, images and labels: a result is taken up again only if none changed."""
     settings = json.dumps(_protocol.build(config).settings, sort_keys=True)
     what = (config.protocol, settings, encoder.model, encoder.image_size)
     digest = hashlib.sha256(repr(what).encode())

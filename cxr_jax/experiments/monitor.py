@@ -1,4 +1,4 @@
-"""What to watch while an encoder trains: pictures of its views, and kNN on labelled films."""
+"""What to watch while an encoder trains: pictures of its views, and kNN on labelled images."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ from cxr_jax.transfer.knn import knn_scores
 
 Watch = Callable[[Writer | NoWriter, int, TrainState, dict[str, jax.Array]], dict[str, float]]
 
-_PICTURED = 8  # films in the picture of augmented views
+_PICTURED = 8  # images in the picture of augmented views
 
 
 def make_monitor(config: ml_collections.ConfigDict, objective: Objective, mesh: Mesh) -> Watch:
@@ -50,24 +50,24 @@ def _make_picture(config) -> Callable[[int, TrainState, dict[str, jax.Array]], n
     pair = (config.views.a, config.views.get("b", config.views.a))
 
     @jax.jit
-    def both_views(key, films):
+    def both_views(key, images):
         return tuple(
-            views.augment_view(view_key, films, view)
+            views.augment_view(view_key, images, view)
             for view_key, view in zip(jax.random.split(key), pair)
         )
 
     def picture(step: int, state: TrainState, batch: dict[str, jax.Array]) -> np.ndarray:
-        films = np.asarray(batch["image"].addressable_shards[0].data[:_PICTURED])
+        images = np.asarray(batch["image"].addressable_shards[0].data[:_PICTURED])
         # As NumPy, out of the hands of the other processes, which draw nothing.
         key = jax.random.fold_in(np.asarray(state.key), step)
-        view_a, view_b = both_views(key, films)
+        view_a, view_b = both_views(key, images)
         return views_grid(np.asarray(view_a), np.asarray(view_b))
 
     return picture
 
 
 def _make_knn(config, objective: Objective, mesh: Mesh) -> Callable[[TrainState], float]:
-    """Macro AUROC of kNN on the validation split, training films as neighbours."""
+    """Macro AUROC of kNN on the validation split, training images as neighbours."""
     splits = [
         labelled.load_split(config.knn.dataset, config.data.dir, split, config.knn.task)
         for split in ("train", "validation")
@@ -87,11 +87,11 @@ def _make_knn(config, objective: Objective, mesh: Mesh) -> Callable[[TrainState]
         features = [
             np.concatenate(
                 [
-                    np.asarray(embed(state.params, state.aux, films[i : i + config.batch_size]))
-                    for i in range(0, len(films), config.batch_size)
+                    np.asarray(embed(state.params, state.aux, originals[i : i + config.batch_size]))
+                    for i in range(0, len(originals), config.batch_size)
                 ]
             )
-            for films in pixels
+            for originals in pixels
         ]
         scores = knn_scores(features[0], splits[0].targets, features[1])
         per_label = [auroc(splits[1].targets[:, k], scores[:, k]) for k in range(scores.shape[1])]

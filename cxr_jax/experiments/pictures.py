@@ -1,7 +1,7 @@
-"""Pictures of a transfer's films: which are chosen, and what is drawn of them.
+"""Pictures of a transfer's images: which are chosen, and what is drawn of them.
 
 They lie in pictures/ of the result's folder: saliency.png (not of a protocol without a head, such
-as knn), neighbours.png, embedding.png, and projector/ for TensorBoard. films.csv says which films
+as knn), neighbours.png, embedding.png, and projector/ for TensorBoard. films.csv says which images
 these are, by their hashed ids: it alone holds any.
 """
 
@@ -44,7 +44,7 @@ class _Chosen(NamedTuple):
 
 
 def check(config: ml_collections.ConfigDict, test: LabelledSplit) -> None:
-    """Raises ValueError for films in config.pictures.films that are not in the test split."""
+    """Raises ValueError for images in config.pictures.images that are not in the test split."""
     if config.pictures.draw:
         _named(config, test)
 
@@ -73,7 +73,7 @@ def draw(
     near = _neighbours(splits, features, chosen)
     panels.neighbours(folder / "neighbours.png", cases, near)
     _draw_embedding(config, splits.test, result, features("test"), chosen, folder)
-    print(f"Pictures of films: {folder}", flush=True)
+    print(f"Pictures of images: {folder}", flush=True)
 
 
 def choose(
@@ -82,10 +82,10 @@ def choose(
     scored: Bool[np.ndarray, " k"],
     named: Sequence[int] = (),
 ) -> list[_Chosen]:
-    """Which films to draw, with regard to which label.
+    """Which images to draw, with regard to which label.
 
-    Of each of the first three scored labels: its positive film with the highest score, that with
-    the lowest, and its negative film with the highest. Or the `named` rows, with regard to as many
+    Of each of the first three scored labels: its positive image with the highest score, that with
+    the lowest, and its negative image with the highest. Or the `named` rows, with regard to as many
     of these labels as there is room for.
     """
     usable = np.flatnonzero(scored)[:_MAX_LABELS].tolist()
@@ -98,34 +98,34 @@ def choose(
         with_it, without = (np.flatnonzero(targets[:, label] == value) for value in (1, 0))
         if len(with_it):
             best = int(with_it[np.argmax(score[with_it])])
-            found.append(_Chosen(best, label, "the highest score of all films with it"))
+            found.append(_Chosen(best, label, "the highest score of all images with it"))
         if len(with_it) > 1:
             worst = int(with_it[np.argmin(score[with_it])])
-            found.append(_Chosen(worst, label, "the lowest score of all films with it"))
+            found.append(_Chosen(worst, label, "the lowest score of all images with it"))
         if len(without):
             false = int(without[np.argmax(score[without])])
-            found.append(_Chosen(false, label, "the highest score of all films without it"))
+            found.append(_Chosen(false, label, "the highest score of all images without it"))
     return found
 
 
 def _named(config, test: LabelledSplit) -> list[int]:
-    """The rows of the films that the config names, each once."""
-    wanted = [name.strip() for name in config.pictures.films.split(",") if name.strip()]
+    """The rows of the images that the config names, each once."""
+    wanted = [name.strip() for name in config.pictures.images.split(",") if name.strip()]
     if not wanted:
         return []
     place = {image: row for row, image in enumerate(test.hashed_ids()[0])}
     if unknown := [number for number, name in enumerate(wanted, start=1) if name not in place]:
         raise ValueError(
-            f"config.pictures.films: no test film of {config.dataset} has the id that stands there "
-            f"as number {', '.join(map(str, unknown))}. Films are named by the image_id of "
+            f"config.pictures.images: no test image of {config.dataset} has the id that stands there "
+            f"as number {', '.join(map(str, unknown))}. Images are named by the image_id of "
             "predictions.parquet, which is hashed: a config goes into files that are sent on "
             f"(python -m cxr_jax.data.ids {config.dataset} --data_dir={config.data.dir} lists "
-            "them; the films of the task's views take part)"
+            "them; the images of the task's views take part)"
         )
     rows = list(dict.fromkeys(place[name] for name in wanted))
     if len(rows) > _MAX_CASES:
         raise ValueError(
-            f"config.pictures.films names {len(rows)} films: at most {_MAX_CASES} fit in a picture"
+            f"config.pictures.images names {len(rows)} images: at most {_MAX_CASES} fit in a picture"
         )
     return rows
 
@@ -139,14 +139,14 @@ def _features(
 
     @functools.cache
     def trained(name: str) -> Float[np.ndarray, "n d"]:
-        print(f"{result.head.encoder.name}: features of the {name} films for pictures", flush=True)
+        print(f"{result.head.encoder.name}: features of the {name} images for pictures", flush=True)
         return extract(result.head.encoder, getattr(splits, name), config.batch_size, name)
 
     return trained
 
 
 def _read(split: LabelledSplit, rows, size: int) -> UInt8[np.ndarray, "n size size 1"]:
-    """Each film once, whatever order and repetitions `rows` have."""
+    """Each image once, whatever order and repetitions `rows` have."""
     once, place = np.unique(rows, return_inverse=True)
     return np.concatenate(list(image_batches(split.take(once), 64, size)))[place]
 
@@ -155,7 +155,7 @@ def _cases(
     config, splits: Splits, result: Result, chosen: Sequence[_Chosen], features: Features
 ) -> list[Case]:
     test, rows = splits.test, [one.row for one in chosen]
-    films = _read(test, rows, _SHOWN)[..., 0]
+    images = _read(test, rows, _SHOWN)[..., 0]
     boxes = _boxes(config, test, chosen)
     heat = [None] * len(chosen)
     if result.head is not None:
@@ -164,8 +164,8 @@ def _cases(
         for label in dict.fromkeys(one.label for one in chosen):
             of_label = [k for k, one in enumerate(chosen) if one.label == label]
             found = saliency.grad_cam(result.head, read[of_label], label, average)
-            for k, heat_of_film in zip(of_label, found):
-                heat[k] = heat_of_film
+            for k, heat_of_image in zip(of_label, found):
+                heat[k] = heat_of_image
     numbers = _numbers(chosen)
     cases = []
     for k, (row, label, kind) in enumerate(chosen):
@@ -173,18 +173,18 @@ def _cases(
         lower = (scores < scores[row]).sum() / max(len(scores) - 1, 1)
         target, name = float(test.targets[row, label]), test.label_names[label]
         cases.append(
-            Case(numbers[row], films[k], name, target, float(lower), kind, heat[k], boxes[k])
+            Case(numbers[row], images[k], name, target, float(lower), kind, heat[k], boxes[k])
         )
     return cases
 
 
 def _numbers(chosen: Sequence[_Chosen]) -> dict[int, int]:
-    """A film's number in the pictures, by its row."""
+    """An image's number in the pictures, by its row."""
     return {row: n for n, row in enumerate(dict.fromkeys(one.row for one in chosen), start=1)}
 
 
 def _write_ids(path: Path, test: LabelledSplit, result: Result, chosen: Sequence[_Chosen]) -> None:
-    """Which film of predictions.parquet bears which number, a row for each label it stands for."""
+    """Which image of predictions.parquet bears which number, a row for each label it stands for."""
     numbers, image_ids = _numbers(chosen), test.hashed_ids()[0]
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
@@ -199,7 +199,7 @@ def _write_ids(path: Path, test: LabelledSplit, result: Result, chosen: Sequence
 def _boxes(
     config, test: LabelledSplit, chosen: Sequence[_Chosen]
 ) -> list[Float[np.ndarray, "n 4"]]:
-    """Of each chosen film the boxes of its label, in fractions of the square film."""
+    """Of each chosen image the boxes of its label, in fractions of the square image."""
     none = np.zeros((0, 4))
     if "boxes" not in test.source.fields:
         return [none] * len(chosen)
@@ -214,7 +214,7 @@ def _boxes(
         given = [one.decode() if isinstance(one, bytes) else one for one in held["label"]]
         keep = [k for k, one in enumerate(given) if every or one in wanted]
         corners = np.stack([np.asarray(held[c], float)[keep] for c in ("y0", "x0", "y1", "x1")], -1)
-        found.append(images.to_square(corners, *images.film_size(record["image"])))
+        found.append(images.to_square(corners, *images.stored_size(record["image"])))
     return found
 
 
@@ -223,13 +223,13 @@ def _neighbours(
 ) -> list[list[Neighbour]]:
     of_chosen = np.asarray(features("test"))[[one.row for one in chosen]]
     rows, cosines = neighbours.nearest(features("train"), of_chosen, _NUM_NEIGHBOURS)
-    films = _read(splits.train, rows.ravel(), _SHOWN)[..., 0].reshape(*rows.shape, _SHOWN, _SHOWN)
+    images = _read(splits.train, rows.ravel(), _SHOWN)[..., 0].reshape(*rows.shape, _SHOWN, _SHOWN)
     return [
         [
-            Neighbour(film, float(splits.train.targets[row, one.label]), float(cosine))
-            for film, row, cosine in zip(*found)
+            Neighbour(image, float(splits.train.targets[row, one.label]), float(cosine))
+            for image, row, cosine in zip(*found)
         ]
-        for one, *found in zip(chosen, films, rows, cosines)
+        for one, *found in zip(chosen, images, rows, cosines)
     ]
 
 
@@ -241,7 +241,7 @@ def _draw_embedding(
     chosen: Sequence[_Chosen],
     folder: Path,
 ) -> None:
-    """The map of at most 2,000 test films, the chosen ones among them, and TensorBoard's files."""
+    """The map of at most 2,000 test images, the chosen ones among them, and TensorBoard's files."""
     rows = _some(len(test.rows), [one.row for one in chosen], config.seed)
     components = _embedding.principal(np.asarray(features)[rows])
     points = _embedding.tsne(components)
@@ -269,7 +269,7 @@ def _draw_embedding(
 
 
 def _some(count: int, wanted: Sequence[int], seed: int) -> Int[np.ndarray, " n"]:
-    """The rows of at most 2,000 films of `count`, drawn with `seed`, those `wanted` among them."""
+    """The rows of at most 2,000 images of `count`, drawn with `seed`, those `wanted` among them."""
     if count <= _MAX_POINTS:
         return np.arange(count)
     others = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(count), wanted))
@@ -277,16 +277,16 @@ def _some(count: int, wanted: Sequence[int], seed: int) -> Int[np.ndarray, " n"]
     return np.sort(np.concatenate([others, list(set(wanted))]))
 
 
-def _metadata(films: LabelledSplit) -> dict[str, list[str]]:
-    """What TensorBoard can colour and filter films by: no ids."""
+def _metadata(images: LabelledSplit) -> dict[str, list[str]]:
+    """What TensorBoard can colour and filter images by: no ids."""
     columns = {
-        name: [panels.word(target) for target in films.targets[:, k].tolist()]
-        for k, name in enumerate(films.label_names)
+        name: [panels.word(target) for target in images.targets[:, k].tolist()]
+        for k, name in enumerate(images.label_names)
     }
-    unknown = ("",) * len(films.rows)
-    columns["sex"] = [sex or "unknown" for sex in films.sexes or unknown]
-    ages = films.ages or (np.nan,) * len(films.rows)
+    unknown = ("",) * len(images.rows)
+    columns["sex"] = [sex or "unknown" for sex in images.sexes or unknown]
+    ages = images.ages or (np.nan,) * len(images.rows)
     # A band: great ages point to people.
     columns["age"] = [age_band(age) or "unknown" for age in ages]
-    columns["view"] = [view or "unknown" for view in films.views or unknown]
+    columns["view"] = [view or "unknown" for view in images.views or unknown]
     return columns

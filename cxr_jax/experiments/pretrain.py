@@ -173,8 +173,8 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, given: Input
         intact.set_damaged_aside(workdir / checkpoint.FOLDER)
         provenance.write(workdir, config, given.marks, given.encoders, given.texts)
         if given.start or not config.init:  # what that had seen may be gone when a run goes on
-            num_films = config.num_train_steps * config.batch_size
-            seen = exposure.seen(given.source, num_films, config.seed, config.data.pairs)
+            num_images = config.num_train_steps * config.batch_size
+            seen = exposure.seen(given.source, num_images, config.seed, config.data.pairs)
             before, unknown = initial.seen_before(config.init)
             seen = seen_images.union(before, seen) if before else seen
             seen_images.write(workdir / seen_images.FILE, seen, unknown)
@@ -189,8 +189,8 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, given: Input
 
 
 def marks(config: ml_collections.ConfigDict) -> dict[str, str | None]:
-    """The films that the config trains on, as provenance.json marks them."""
-    return pretrain_inputs.mark(config, pretrain_inputs.load_films(config))
+    """The images that the config trains on, as provenance.json marks them."""
+    return pretrain_inputs.mark(config, pretrain_inputs.load_images(config))
 
 
 def _log(
@@ -219,7 +219,7 @@ def _announce(config, source, params, mesh) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     device = mesh.devices.flat[0]
     print(
-        f"{config.objective.name} on {len(source):,} films of {source.name} ({source.split}), "
+        f"{config.objective.name} on {len(source):,} images of {source.name} ({source.split}), "
         f"{config.num_train_steps:,} steps of {config.batch_size} "
         f"({config.num_train_steps * config.batch_size / len(source):.1f} epochs), "
         f"{count / 1e6:.2f} million parameters, {mesh.size} x {device.device_kind}"

@@ -1,4 +1,4 @@
-"""What a pretraining is given, or refused: films, their reports, weights to start from."""
+"""What a pretraining is given, or refused: images, their reports, weights to start from."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +14,9 @@ from cxr_jax.weights.encoder import Encoder
 
 
 class Inputs(NamedTuple):
-    """The films to train on, those without a report left out where reports are asked for.
+    """The images to train on, those without a report left out where reports are asked for.
 
-    marks, encoders, texts: of the films and of the weights, as provenance.json holds them.
+    marks, encoders, texts: of the images and of the weights, as provenance.json holds them.
     start, text: None where nothing is loaded, as in a run that goes on.
     """
 
@@ -35,16 +35,16 @@ def open_inputs(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Inputs]:
     `workdir` is looked into, not touched.
 
     Raises:
-      ValueError, FileNotFoundError: a config that cannot run, films, reports or weights that are
+      ValueError, FileNotFoundError: a config that cannot run, images, reports or weights that are
         not there or do not fit.
     """
     config, start = initial.find(config, workdir)
-    source, reports = load_films(config), None
+    source, reports = load_images(config), None
     marks = mark(config, source)
     _check_resumed(workdir, marks)
     if config.batch_size < 2:
         raise ValueError(
-            f"config.batch_size={config.batch_size}: a pretraining compares films with each other, "
+            f"config.batch_size={config.batch_size}: a pretraining compares images with each other, "
             f"so a batch holds two or more ({source.name} {source.split!r} has {len(source):,})"
         )
     if config.data.get("reports"):
@@ -56,10 +56,10 @@ def open_inputs(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Inputs]:
 
 
 def _check_resumed(workdir: Path, marks: dict[str, str | None]) -> None:
-    """Refuses to go on with other films, or of a run of which nobody knows the config.
+    """Refuses to go on with other images, or of a run of which nobody knows the config.
 
     The place in the data is a number, and the ledger says what the encoder had seen: both would be
-    those of the new films.
+    those of the new images.
     """
     if not checkpoint.exists(workdir):
         return
@@ -74,23 +74,23 @@ def _check_resumed(workdir: Path, marks: dict[str, str | None]) -> None:
     if list(before.values()) != list(marks.values()):
         lines = "\n".join(f"  {line}" for line in provenance.differences(before, marks))
         raise ValueError(
-            f"the films are no longer those that {workdir} was begun with:\n{lines}\n"
+            f"the images are no longer those that {workdir} was begun with:\n{lines}\n"
             "Bring that dataset back, or begin anew in another --workdir"
         )
 
 
-def load_films(config: ConfigDict) -> Source:
-    """The films to train on, without those of config.data.exclude."""
+def load_images(config: ConfigDict) -> Source:
+    """The images to train on, without those of config.data.exclude."""
     data = config.data
     source = load_source(data.name, data.dir, data.split, fields=("image",))
     excluded = [name.strip() for name in data.exclude.split(",") if name.strip()]
     if not excluded:
         return source
     kept = exposure.without(source, excluded, data.dir)
-    print(f"Left out {len(source) - len(kept):,} films that {', '.join(excluded)} may share.")
+    print(f"Left out {len(source) - len(kept):,} images that {', '.join(excluded)} may share.")
     return kept
 
 
 def mark(config: ConfigDict, source: Source) -> dict[str, str | None]:
-    """Of the films before those without a report are left out: a dataset that is the same."""
-    return {f"{config.data.name} {config.data.split}": provenance.mark_films(source)}
+    """Of the images before those without a report are left out: a dataset that is the same."""
+    return {f"{config.data.name} {config.data.split}": provenance.mark_images(source)}

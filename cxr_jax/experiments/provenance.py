@@ -104,15 +104,15 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
     return lines
 
 
-def mark_films(
+def mark_images(
     source: Source,
     rows: np.ndarray | None = None,
     targets: np.ndarray | None = None,
     patients: tuple[str, ...] = (),
 ) -> str | None:
-    """16 hex digits, equal for equal films in equal order with equal targets and patients.
+    """16 hex digits, equal for equal images in equal order with equal targets and patients.
 
-    No id goes into it, but which films are of one patient does. Films are told apart by their
+    No id goes into it, but which images are of one patient does. Images are told apart by their
     hashes and the bytes that all take together. None for a dataset without a ledger.
 
     Args:
@@ -120,12 +120,12 @@ def mark_films(
     """
     if not (source.folder / seen_images.FILE).is_file():
         return None
-    films = exposure.of_source(source)
+    images = exposure.of_source(source)
     rows = np.arange(len(source)) if rows is None else rows
     info = json.loads((source.folder / "dataset_info.json").read_text())
     digest = hashlib.sha256(json.dumps([info["version"], info["splits"]]).encode())
-    digest.update(films.phash[rows].tobytes())
-    digest.update(numbered(np.array(patients or films.patient[rows], str), len(rows))[0].tobytes())
+    digest.update(images.phash[rows].tobytes())
+    digest.update(numbered(np.array(patients or images.patient[rows], str), len(rows))[0].tobytes())
     if targets is not None:
         digest.update(targets.tobytes())
     return digest.hexdigest()[:16]

@@ -96,7 +96,7 @@ def report(config: ml_collections.ConfigDict, old: Path, new: Path) -> bool:
         lines += [f"  {found.name}: {found.difference}" for found in differing]
     if any("image_id" in found.difference for found in differing):
         lines.append(
-            "Films have other ids: the data folder's .salt is not the one of then; with that file "
+            "Images have other ids: the data folder's .salt is not the one of then; with that file "
             "from the old data folder they would be the same."
         )
     if conditions:

@@ -48,7 +48,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def marks(config: ml_collections.ConfigDict) -> dict[str, str | None]:
-    """The films that the config trains and tests on, as provenance.json marks them."""
+    """The images that the config trains and tests on, as provenance.json marks them."""
     return inputs.mark_splits(config, inputs.load_splits(config))
 
 
@@ -86,7 +86,7 @@ def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], split
     provenance.write(workdir, config, inputs.mark_splits(config, splits), dict(of_encoders))
     print(
         f"{chosen.title} on {config.dataset}: {len(splits.train.rows):,} training, "
-        f"{len(splits.validation.rows):,} validation and {len(splits.test.rows):,} test films; "
+        f"{len(splits.validation.rows):,} validation and {len(splits.test.rows):,} test images; "
         f"labels: {', '.join(splits.test.label_names)}"
     )
     seen = {spec: exposure.of_encoder(spec, splits.test.source) for spec in inputs.specs(config)}
@@ -98,7 +98,7 @@ def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], split
             folder = workdir / "baselines" / f"{index}-{plain}"
         features = _features(config, encoder, splits)
         outcomes.append(_score(config, chosen, encoder, splits, features, folder, not index))
-        table = account.film_table(splits.test, exposed)
+        table = account.image_table(splits.test, exposed)
         image_table.write_parquet(table, folder / "films.parquet")
         if config.export_features and not index:
             _export(Path(config.export_features), splits, features)
@@ -244,7 +244,7 @@ def _export(path: Path, splits: Splits, features: Callable) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     table = feature_file.of_splits(splits._asdict(), features)
     feature_file.write(path, table)
-    print(f"Features of {len(table.image_id):,} films: {path}")
+    print(f"Features of {len(table.image_id):,} images: {path}")
 
 
 def _write_json(path: Path, value) -> None:
@@ -273,7 +273,7 @@ def report(
     """Writes report.md and prints its verdicts, its table and its path."""
     runs = [
         transfer.Run(
-            each.name, each.predictions, each.rows, account.film_table(splits.test, exposed)
+            each.name, each.predictions, each.rows, account.image_table(splits.test, exposed)
         )
         for each, exposed in zip(outcomes, seen.values(), strict=True)
     ]

@@ -92,7 +92,7 @@ def _differences(saved: Any, given: Any, prefix: str = ""):
 
 
 def _same_dataset(saved: Any, given: Any) -> bool:
-    """ "image_folder" is "image_folder/256" while that is the only one. Whether the films are the
+    """ "image_folder" is "image_folder/256" while that is the only one. Whether the images are the
     same, their marks say."""
     if not (isinstance(saved, str) and isinstance(given, str)):
         return False

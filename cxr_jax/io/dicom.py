@@ -20,10 +20,10 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from cxr_jax.io import projections
-from cxr_jax.io.image_error import FilmError
+from cxr_jax.io.image_error import ImageError
 from cxr_jax.io.image_limits import BoundedFile
 
-# Its warnings quote tags and would be one a film.
+# Its warnings quote tags and would be one an image.
 logging.getLogger("pydicom").setLevel(logging.ERROR)
 
 # What pydicom and the pylibjpeg decoders raise on broken or unusual files.
@@ -98,7 +98,7 @@ def read_tags(path: Path) -> Tags | None:
                 height=int(header.get("Rows") or 0),
                 width=int(header.get("Columns") or 0),
             )
-    except (FilmError, *BROKEN):
+    except (ImageError, *BROKEN):
         return None
 
 
@@ -106,12 +106,12 @@ def refuse_deflated(file: io.BufferedIOBase) -> None:
     """Refuses a deflated file, a few kilobytes of which may unfold to gigabytes.
 
     Raises:
-      FilmError: it is one.
+      ImageError: it is one.
     """
     filereader.read_preamble(file, force=False)
     meta = filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, size: tag.group > 2)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        raise FilmError("a deflated DICOM file; convert it to another transfer syntax")
+        raise ImageError("a deflated DICOM file; convert it to another transfer syntax")
     file.seek(0)
 
 

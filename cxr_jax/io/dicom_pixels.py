@@ -1,4 +1,4 @@
-"""The pixels of a DICOM film as they are displayed."""
+"""The pixels of a DICOM image as they are displayed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pydicom.uid import (
 from cxr_jax.io import windowing
 from cxr_jax.io.dicom import BROKEN, refuse_deflated, text
 from cxr_jax.io.downscale import Scaled, draft_jpeg, reduction, unscaled
-from cxr_jax.io.image_error import FilmError
+from cxr_jax.io.image_error import ImageError
 from cxr_jax.io.image_limits import MAX_STORED_BYTES, BoundedFile, check_coded, check_size
 
 # The reversible wavelet's rounding lifts each level by some 0.4 of the smallest stored step, at 8
@@ -39,13 +39,13 @@ LEAST_BITS = 10
 
 
 def read_pixels(path: Path, shorter_side: int | None = None) -> Scaled:
-    """A film as 8-bit grey with rescale and window applied, and white = dense.
+    """An image as 8-bit grey with rescale and window applied, and white = dense.
 
     Args:
       shorter_side: if given, JPEG and JPEG 2000 may be decoded at a scale that suffices for it.
 
     Raises:
-      FilmError: no pixels, several frames, an absurd size or a stream that cannot be decoded. The
+      ImageError: no pixels, several frames, an absurd size or a stream that cannot be decoded. The
         message holds no value of a tag other than sizes.
     """
     try:
@@ -56,38 +56,38 @@ def read_pixels(path: Path, shorter_side: int | None = None) -> Scaled:
                 dataset = pydicom.dcmread(file)
             _check(dataset)
             return _displayed(dataset, shorter_side)
-    except FilmError:
+    except ImageError:
         raise
     except BROKEN as error:
         # The error's own text may quote tags.
-        raise FilmError(f"a DICOM file that cannot be decoded ({type(error).__name__})") from error
+        raise ImageError(f"a DICOM file that cannot be decoded ({type(error).__name__})") from error
 
 
 def _check(dataset: pydicom.Dataset) -> None:
     if "PixelData" not in dataset:
         # pydicom drops an element that ends too early.
-        raise FilmError("a DICOM file without pixels, or cut off within them")
+        raise ImageError("a DICOM file without pixels, or cut off within them")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
-        raise FilmError("a DICOM file with several frames, expected one film")
+        raise ImageError("a DICOM file with several frames, expected one image")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     check_size(columns, rows)
     samples, bits = int(dataset.SamplesPerPixel), int(dataset.BitsAllocated)
     stored = rows * columns * samples * bits // 8
     if samples not in (1, 3) or not 1 <= bits <= 64 or stored > MAX_STORED_BYTES:
-        raise FilmError(
-            f"a DICOM film of {columns} x {rows} x {samples} values of {bits} bits, "
-            f"{stored:,} bytes; a film takes up to {MAX_STORED_BYTES:,}"
+        raise ImageError(
+            f"a DICOM image of {columns} x {rows} x {samples} values of {bits} bits, "
+            f"{stored:,} bytes; an image takes up to {MAX_STORED_BYTES:,}"
         )
     check_coded(columns, rows, len(dataset.PixelData))
     if int(dataset.HighBit) != int(dataset.BitsStored) - 1:
-        raise FilmError("a DICOM film whose bits are not where its header says (HighBit)")
+        raise ImageError("a DICOM image whose bits are not where its header says (HighBit)")
     width = _first(dataset.get("WindowWidth"))
     if width is not None and float(width) <= 0:
-        del dataset.WindowWidth  # it says nothing: the film's own range is shown
+        del dataset.WindowWidth  # it says nothing: the image's own range is shown
     coded = _coded_size(dataset)
     if coded is not None and coded != (columns, rows):
-        raise FilmError("a DICOM film of another size than its header says")
+        raise ImageError("a DICOM image of another size than its header says")
 
 
 def _first(value: Any) -> Any:
@@ -122,16 +122,16 @@ def _displayed(dataset: pydicom.Dataset, shorter_side: int | None) -> Scaled:
         return unscaled(luminance if luminance.dtype == np.uint8 else windowing.to_uint8(luminance))
     photometric = text(dataset, "PhotometricInterpretation")
     if not photometric.startswith("MONOCHROME"):
-        raise FilmError("a DICOM file in colours that are no shades of grey")
-    # Padding lies outside the film's range, would compress it, and is shown black.
-    film = windowing.to_uint8(stored, show, _padding(dataset))
-    if film.min() == film.max() and stored.min() != stored.max():
-        raise FilmError("a DICOM film of which its window shows one grey only")
-    return unscaled(film)
+        raise ImageError("a DICOM file in colours that are no shades of grey")
+    # Padding lies outside the image's range, would compress it, and is shown black.
+    image = windowing.to_uint8(stored, show, _padding(dataset))
+    if image.min() == image.max() and stored.min() != stored.max():
+        raise ImageError("a DICOM image of which its window shows one grey only")
+    return unscaled(image)
 
 
 def _padding(dataset: pydicom.Dataset) -> tuple[int, int] | None:
-    """The lowest and highest stored value that lie outside the film."""
+    """The lowest and highest stored value that lie outside the image."""
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if value is None:
         return None
@@ -156,11 +156,11 @@ def _greys(values: Num[np.ndarray, " n"], dataset: pydicom.Dataset) -> Num[np.nd
 def _reduced(
     dataset: pydicom.Dataset, show: windowing.Show, shorter_side: int | None
 ) -> Scaled | None:
-    """The film decoded at the scale that suffices; None where that would change it.
+    """The image decoded at the scale that suffices; None where that would change it.
 
     What is shown as it is stored, or as its negative, can be reduced first. Everything else is
-    stretched between the film's extremes, which a reduced scale averages away, so that they must
-    be known: they are if the reduced film already spans all greys that its window shows.
+    stretched between the image's extremes, which a reduced scale averages away, so that they must
+    be known: they are if the reduced image already spans all greys that its window shows.
     """
     image = _open_frame(dataset)
     n = reduction((dataset.Columns, dataset.Rows), shorter_side)
@@ -181,23 +181,23 @@ def _reduced(
         return None
     decode = _reduced_jpeg if isinstance(image, JpegImageFile) else _reduced_jpeg2000
     try:
-        film = decode(image, dataset.BitsStored, n)
+        original = decode(image, dataset.BitsStored, n)
     except (OSError, SyntaxError):  # too few levels, or broken: pydicom will say
-        film = None
-    if film is None:
+        original = None
+    if original is None:
         return None
-    shown = greys[film.pixels]
+    shown = greys[original.pixels]
     if as_stored:
-        return film._replace(pixels=shown)
+        return original._replace(pixels=shown)
     spans = float(np.ptp(shown)) >= (1 - 0.5 / 255) * float(np.ptp(greys))
-    return film._replace(pixels=windowing.stretched(greys)[film.pixels]) if spans else None
+    return original._replace(pixels=windowing.stretched(greys)[original.pixels]) if spans else None
 
 
 def _open_frame(dataset: pydicom.Dataset) -> ImageFile | None:
     """The header of a JPEG or JPEG 2000 frame; None for others and what Pillow does not open.
 
     Raises:
-      FilmError: the frame is of another size than the dataset, as absurd as it may be.
+      ImageError: the frame is of another size than the dataset, as absurd as it may be.
     """
     kind = _FRAMES.get(dataset.file_meta.TransferSyntaxUID)
     if kind is None:
@@ -207,7 +207,7 @@ def _open_frame(dataset: pydicom.Dataset) -> ImageFile | None:
     except (OSError, SyntaxError):
         return None
     if image.size != (dataset.Columns, dataset.Rows):
-        raise FilmError("a DICOM film of another size than its header says")
+        raise ImageError("a DICOM image of another size than its header says")
     return image
 
 

@@ -1,5 +1,5 @@
-"""The one error that a film can give."""
+"""The one error that an image can give."""
 
 
-class FilmError(ValueError):
-    """A film cannot be read; the message is one sentence fit for skipped.csv, without a path."""
+class ImageError(ValueError):
+    """An image cannot be read; the message is one sentence fit for skipped.csv, without a path."""

@@ -1,4 +1,4 @@
-"""One film from PNG, JPEG or DICOM to 8-bit grey, white = dense as a radiologist sees it."""
+"""One image from PNG, JPEG or DICOM to 8-bit grey, white = dense as a radiologist sees it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from PIL.ExifTags import Base
 
 from cxr_jax.io import dicom, dicom_pixels, downscale, png, windowing
-from cxr_jax.io.image_error import FilmError
+from cxr_jax.io.image_error import ImageError
 from cxr_jax.io.image_limits import BoundedFile, check_coded, check_scans, check_size
 
 JPEG_QUALITY = 95
@@ -29,51 +29,51 @@ _BROKEN += (struct.error, EOFError)
 
 
 def without_suffix(name: str) -> str:
-    """A film's path as ids of image_folder have it: without an extension that is one of ours."""
+    """An image's path as ids of image_folder have it: without an extension that is one of ours."""
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in SUFFIXES else name
 
 
-def read_film(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, "h w 1"]:
-    """Reads a film as 8-bit grey.
+def read_image(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray, "h w 1"]:
+    """Reads an image as 8-bit grey.
 
-    16-bit films are scaled from their own darkest to their own brightest value; colour becomes
+    16-bit images are scaled from their own darkest to their own brightest value; colour becomes
     luminance; transparency is ignored; EXIF orientation is applied; DICOM gets its rescale and
     window and is inverted if MONOCHROME1.
 
     Args:
       path: a PNG, JPEG or DICOM file; DICOM is known by its content, whatever its name.
-      shorter_side: if given, larger films come shrunk to it, as `shrink` does; a JPEG is then
+      shorter_side: if given, larger images come shrunk to it, as `shrink` does; a JPEG is then
         decoded at a reduced scale where that stays within a grey level of the full one (mean).
 
     Raises:
-      FilmError: the file is missing, empty, truncated, of another format, without pixels, has
+      ImageError: the file is missing, empty, truncated, of another format, without pixels, has
         several frames, an absurd size or length. The message holds nothing about the patient.
     """
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise FilmError("no such file") from error
+        raise ImageError("no such file") from error
     if not stat.S_ISREG(status.st_mode):
-        raise FilmError("a folder, a pipe or a device, expected a file")
+        raise ImageError("a folder, a pipe or a device, expected a file")
     if status.st_size == 0:
-        raise FilmError("the file is empty")
+        raise ImageError("the file is empty")
     if dicom.is_dicom(path):
-        film = dicom_pixels.read_pixels(path, shorter_side)
-        return np.ascontiguousarray(downscale.shrink(film, shorter_side))[..., None]
+        image = dicom_pixels.read_pixels(path, shorter_side)
+        return np.ascontiguousarray(downscale.shrink(image, shorter_side))[..., None]
     try:
         with warnings.catch_warnings():
             # What Pillow only warns about is within MAX_PIXELS or refused below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return _read_picture(path, shorter_side)
-    except FilmError:
+    except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise FilmError(f"an absurd size ({_first_line(error)})") from error
+        raise ImageError(f"an absurd size ({_first_line(error)})") from error
     except Image.UnidentifiedImageError as error:
-        raise FilmError("not a PNG, JPEG or DICOM file, or one with a broken header") from error
+        raise ImageError("not a PNG, JPEG or DICOM file, or one with a broken header") from error
     except _BROKEN as error:
-        raise FilmError(f"cannot be decoded ({_first_line(error)})") from error
+        raise ImageError(f"cannot be decoded ({_first_line(error)})") from error
 
 
 def _read_picture(path: Path, shorter_side: int | None) -> UInt8[np.ndarray, "h w 1"]:
@@ -88,7 +88,7 @@ def _check(file: BoundedFile) -> None:
     if file.read(len(png.SIGNATURE)) == png.SIGNATURE:
         header = png.check(file)
         if header.depth == 16 and header.colour != 0:
-            raise FilmError(
+            raise ImageError(
                 "a 16-bit PNG with colours or transparency, which Pillow cuts to 8 bits; save it "
                 "as 16-bit grey"
             )
@@ -103,21 +103,21 @@ def _pixels(
 ) -> UInt8[np.ndarray, "h w 1"]:
     check_size(*image.size)
     if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
-        raise FilmError(f"{image.n_frames} frames, expected one film")
+        raise ImageError(f"{image.n_frames} frames, expected one image")
     size, box = image.size, (0, 0, *image.size)
     if image.format == "JPEG":
         check_coded(*size, num_bytes)
         box = downscale.draft_jpeg(image, downscale.reduction(size, shorter_side))
     image.load()
     pixels = to_uint8(_grey(image))[..., 0]
-    film = downscale.shrink(downscale.Scaled(pixels, size, box), shorter_side)
-    return _upright(film, image.getexif().get(_ORIENTATION, 1))
+    original = downscale.shrink(downscale.Scaled(pixels, size, box), shorter_side)
+    return _upright(original, image.getexif().get(_ORIENTATION, 1))
 
 
 def to_uint8(pixels: Num[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 1"]:
     """8-bit pixels as they are, others stretched from their minimum to 0 and maximum to 255."""
-    film = pixels if pixels.dtype == np.uint8 else windowing.to_uint8(pixels)
-    return np.ascontiguousarray(film)[..., None]
+    image = pixels if pixels.dtype == np.uint8 else windowing.to_uint8(pixels)
+    return np.ascontiguousarray(image)[..., None]
 
 
 def shrink(
@@ -143,9 +143,9 @@ def _grey(image: Image.Image) -> Num[np.ndarray, "h w"]:
     return np.asarray(colours.convert("L"))
 
 
-def _upright(film: UInt8[np.ndarray, "h w"], orientation: int) -> UInt8[np.ndarray, "h2 w2 1"]:
-    """The film turned as EXIF says that it is to be shown."""
-    image = Image.fromarray(film)
+def _upright(original: UInt8[np.ndarray, "h w"], orientation: int) -> UInt8[np.ndarray, "h2 w2 1"]:
+    """The image turned as EXIF says that it is to be shown."""
+    image = Image.fromarray(original)
     image.getexif()[_ORIENTATION] = orientation
     return np.asarray(ImageOps.exif_transpose(image))[..., None]
 

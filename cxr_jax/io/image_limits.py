@@ -1,6 +1,6 @@
-"""What no film exceeds: sizes that a header may claim, checked before anything is allocated for it.
+"""What no image exceeds: sizes that a header may claim, checked before anything is allocated for it.
 
-A process that reads films takes at most some 2 GB for the worst file that stays within them.
+A process that reads images takes at most some 2 GB for the worst file that stays within them.
 """
 
 from __future__ import annotations
@@ -9,32 +9,32 @@ import io
 import os
 from pathlib import Path
 
-from cxr_jax.io.image_error import FilmError
+from cxr_jax.io.image_error import ImageError
 
-# A film has at most some 5,000 x 5,000 pixels; beyond this a header is broken or hostile.
+# An image has at most some 5,000 x 5,000 pixels; beyond this a header is broken or hostile.
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 16
-# JPEG, in which films are stored, has no longer sides.
+# JPEG, in which images are stored, has no longer sides.
 MAX_SIDE = 65_500
-# Of a file, and of a DICOM film's pixels as they are stored.
+# Of a file, and of a DICOM image's pixels as they are stored.
 MAX_BYTES = 400_000_000
 MAX_STORED_BYTES = 200_000_000
 # A coded block of 8 x 8 pixels takes a bit or more of a file, even if it is blank.
 MAX_PIXELS_A_BYTE = 1024
-# Progressive films have some ten; every one costs another pass over all pixels.
+# Progressive images have some ten; every one costs another pass over all pixels.
 MAX_SCANS = 100
 _SCAN = b"\xff\xda"
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuses sizes no film has.
+    """Refuses sizes no image has.
 
     Raises:
-      FilmError: a side is below 16 or above 65,500 pixels, or the area beyond 100 million.
+      ImageError: a side is below 16 or above 65,500 pixels, or the area beyond 100 million.
     """
     sides = sorted((width, height))
     if sides[0] < MIN_SIDE or sides[1] > MAX_SIDE or width * height > MAX_PIXELS:
-        raise FilmError(
+        raise ImageError(
             f"an absurd size of {width} x {height} pixels (sides from {MIN_SIDE} to "
             f"{MAX_SIDE:,}, area up to {MAX_PIXELS:,})"
         )
@@ -44,10 +44,10 @@ def check_coded(width: int, height: int, num_bytes: int) -> None:
     """Refuses pixels that so few bytes cannot hold: a file that was cut off, or a bomb.
 
     Raises:
-      FilmError: more than 1,024 pixels a byte.
+      ImageError: more than 1,024 pixels a byte.
     """
     if width * height > MAX_PIXELS_A_BYTE * num_bytes:
-        raise FilmError(
+        raise ImageError(
             f"{width} x {height} pixels in {num_bytes:,} bytes, fewer than one for "
             f"{MAX_PIXELS_A_BYTE:,} pixels: cut off, or made to exhaust memory"
         )
@@ -57,10 +57,10 @@ def check_scans(jpeg: bytes) -> None:
     """Refuses a JPEG that would be gone over for minutes.
 
     Raises:
-      FilmError: more than 100 scans.
+      ImageError: more than 100 scans.
     """
     if (scans := jpeg.count(_SCAN)) > MAX_SCANS:
-        raise FilmError(f"a JPEG of {scans:,} scans, more than {MAX_SCANS}: made to take forever")
+        raise ImageError(f"a JPEG of {scans:,} scans, more than {MAX_SCANS}: made to take forever")
 
 
 class BoundedFile(io.BufferedReader):
@@ -69,7 +69,7 @@ class BoundedFile(io.BufferedReader):
     Python's own files make room for all that is asked before they look how much there is.
 
     Raises:
-      FilmError: it is longer than any film.
+      ImageError: it is longer than any image.
       OSError: it cannot be opened.
     """
 
@@ -78,8 +78,8 @@ class BoundedFile(io.BufferedReader):
         self.num_bytes = os.fstat(self.fileno()).st_size
         if self.num_bytes > MAX_BYTES:
             self.close()
-            raise FilmError(
-                f"{self.num_bytes:,} bytes, more than the {MAX_BYTES:,} that any film takes"
+            raise ImageError(
+                f"{self.num_bytes:,} bytes, more than the {MAX_BYTES:,} that any image takes"
             )
 
     def read(self, size: int | None = -1) -> bytes:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from cxr_jax.io.text import plain
 
-# A ledger of a million films takes 25 MB.
+# A ledger of a million images takes 25 MB.
 MAX_BYTES = 250_000_000
 MAX_UNPACKED = 500_000_000
 # Whatever the table, a row holds a number or an id of its own.

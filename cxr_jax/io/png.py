@@ -7,7 +7,7 @@ import struct
 import zlib
 from typing import NamedTuple
 
-from cxr_jax.io.image_error import FilmError
+from cxr_jax.io.image_error import ImageError
 from cxr_jax.io.image_limits import check_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -30,7 +30,7 @@ def check(stream: io.BufferedIOBase) -> Header:
     """Reads the chunks of an open PNG to its end.
 
     Raises:
-      FilmError: cut off, a chunk that its checksum does not fit, an absurd size, or more pixels
+      ImageError: cut off, a chunk that its checksum does not fit, an absurd size, or more pixels
         than the bytes can unfold to.
     """
     stream.seek(len(SIGNATURE))
@@ -38,7 +38,7 @@ def check(stream: io.BufferedIOBase) -> Header:
     while True:
         kind, length = _next(stream)
         if header is None and (kind, length) != (b"IHDR", 13):
-            raise FilmError("a PNG that does not begin with its header")
+            raise ImageError("a PNG that does not begin with its header")
         if kind == b"IHDR":
             content = stream.read(13)
             header = header or _header(content)
@@ -46,13 +46,13 @@ def check(stream: io.BufferedIOBase) -> Header:
         else:
             checksum = _checksum(stream, kind, length)
         if stream.read(4) != struct.pack(">I", checksum):
-            raise FilmError(f"a damaged PNG: the checksum of its {_name(kind)} chunk does not fit")
+            raise ImageError(f"a damaged PNG: the checksum of its {_name(kind)} chunk does not fit")
         coded += length if kind == b"IDAT" else 0
         if kind == b"IEND":
             break
     rows = -(-header.width * header.depth * _CHANNELS[header.colour] // 8)
     if rows * header.height > MAX_RATIO * coded:
-        raise FilmError(
+        raise ImageError(
             f"{header.width} x {header.height} pixels in {coded:,} bytes, which unfold to "
             f"{MAX_RATIO * coded:,} of the {rows * header.height:,} at most: cut off, or made to "
             "exhaust memory"
@@ -63,18 +63,18 @@ def check(stream: io.BufferedIOBase) -> Header:
 def _next(stream: io.BufferedIOBase) -> tuple[bytes, int]:
     head = stream.read(8)
     if len(head) < 8:
-        raise FilmError("a PNG that is cut off")
+        raise ImageError("a PNG that is cut off")
     length, kind = struct.unpack(">I4s", head)
     return kind, length
 
 
 def _header(content: bytes) -> Header:
     if len(content) < 13:
-        raise FilmError("a PNG that is cut off")
+        raise ImageError("a PNG that is cut off")
     width, height, depth, colour = struct.unpack(">IIBB", content[:10])
     check_size(width, height)
     if colour not in _CHANNELS or depth not in (1, 2, 4, 8, 16):
-        raise FilmError(f"a PNG of {depth} bits and colour type {colour}, which there is not")
+        raise ImageError(f"a PNG of {depth} bits and colour type {colour}, which there is not")
     return Header(width, height, depth, colour)
 
 
@@ -83,7 +83,7 @@ def _checksum(stream: io.BufferedIOBase, kind: bytes, length: int) -> int:
     while length:
         piece = stream.read(min(length, _PIECE))
         if not piece:
-            raise FilmError("a PNG that is cut off")
+            raise ImageError("a PNG that is cut off")
         checksum = zlib.crc32(piece, checksum)
         length -= len(piece)
     return checksum

@@ -1,4 +1,4 @@
-"""One word for a film's view, whatever the owner calls it; nothing else leaves that field."""
+"""One word for an image's view, whatever the owner calls it; nothing else leaves that field."""
 
 from __future__ import annotations
 

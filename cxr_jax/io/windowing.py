@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Num, UInt8
 
-from cxr_jax.io.image_error import FilmError
+from cxr_jax.io.image_error import ImageError
 
 # Rows looked up at once: few enough that their indices stay in the processor's cache.
 ROWS = 32
@@ -26,36 +26,36 @@ def to_uint8(
     show: Show = unchanged,
     padding: tuple[int, int] | None = None,
 ) -> UInt8[np.ndarray, "h w"]:
-    """8-bit greys as they are, others stretched from the film's darkest to its brightest.
+    """8-bit greys as they are, others stretched from the image's darkest to its brightest.
 
     Args:
-      stored: the film as the file holds it.
+      stored: the image as the file holds it.
       show: what is displayed for stored values, of any range.
-      padding: lowest and highest of the stored values that lie outside the film; shown as the
-        film's darkest grey.
+      padding: lowest and highest of the stored values that lie outside the image; shown as the
+        image's darkest grey.
 
     Raises:
-      FilmError: greys that are not finite.
+      ImageError: greys that are not finite.
     """
     values, codes = _coded(stored)
     greys = show(values)
     occurring = _occurring(stored, values, codes, greys, padding)
     if padding is not None:
         outside = (values >= padding[0]) & (values <= padding[1])
-        if (film := occurring & ~outside).any():
-            greys = np.where(outside, greys[film].min(), greys)
+        if (image := occurring & ~outside).any():
+            greys = np.where(outside, greys[image].min(), greys)
     if greys.dtype != np.uint8:
-        on_film = stretched(greys[occurring])
+        on_image = stretched(greys[occurring])
         greys = np.zeros(len(values), np.uint8)
-        greys[occurring] = on_film
-    film = np.empty(stored.shape, np.uint8)
-    for row in range(0, len(film), ROWS):
-        np.take(greys, codes[row : row + ROWS], out=film[row : row + ROWS], mode="clip")
-    return film
+        greys[occurring] = on_image
+    image = np.empty(stored.shape, np.uint8)
+    for row in range(0, len(image), ROWS):
+        np.take(greys, codes[row : row + ROWS], out=image[row : row + ROWS], mode="clip")
+    return image
 
 
 def _coded(stored: Num[np.ndarray, "h w"]) -> tuple[Num[np.ndarray, " n"], Num[np.ndarray, "h w"]]:
-    """All values that the film may hold, and each pixel's index among them."""
+    """All values that the image may hold, and each pixel's index among them."""
     if stored.dtype.kind in "ui" and stored.dtype.itemsize <= 2:
         # A value's index is its bit pattern, so that signed numbers need no offset.
         pattern = np.dtype(f"u{stored.dtype.itemsize}")
@@ -71,7 +71,7 @@ def _occurring(
     greys: Num[np.ndarray, " n"],
     padding: tuple[int, int] | None,
 ) -> Bool[np.ndarray, " n"]:
-    """A mask of the values on the film, or of a range with the same darkest and brightest grey."""
+    """A mask of the values on the image, or of a range with the same darkest and brightest grey."""
     between = (values >= stored.min()) & (values <= stored.max())
     ordered = greys[between][np.argsort(values[between], kind="stable")]
     before, after = ordered[:-1], ordered[1:]
@@ -87,12 +87,12 @@ def stretched(greys: Num[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
     """The darkest to 0, the brightest to 255.
 
     Raises:
-      FilmError: greys that are not finite.
+      ImageError: greys that are not finite.
     """
     greys = greys.astype(np.float32)
     low, high = float(greys.min()), float(greys.max())
     if not np.isfinite([low, high]).all():
-        raise FilmError("pixels that are not finite")
-    # Constant films stay constant; they carry nothing to be stretched.
+        raise ImageError("pixels that are not finite")
+    # Constant images stay constant; they carry nothing to be stretched.
     scale = 255.0 / (high - low) if high > low else 0.0
     return np.round((greys - low) * scale).astype(np.uint8)

@@ -1,11 +1,11 @@
 """Encoders, one file each: `build({"name": "resnet", "variant": "50"})`.
 
-A module maps films [b h w 1] and `train` to features [b d]; its `depth(name)` says at which depth,
+A module maps images [b h w 1] and `train` to features [b d]; its `depth(name)` says at which depth,
 from 0, the parameters called `name` at its top level lie (for layer-wise learning rates).
 
-For saliency a module has two methods more: `maps(images, train)`, a map [b i j c] of the film, and
+For saliency a module has two methods more: `maps(images, train)`, a map [b i j c] of the image, and
 `pool(maps)`, the features that it makes of it. A ViT offers its patch tokens as they enter the last
-block, with i x j patches; its `pool` is that block and the rest. The film's class token, as it is
+block, with i x j patches; its `pool` is that block and the rest. The image's class token, as it is
 by then, travels behind them and passes no gradient: what it gathered before has no place.
 """
 

@@ -36,7 +36,7 @@ def check_pixels(mean: Sequence[float], std: Sequence[float], dtype: str) -> Non
 
 
 class MeanOfMaps(nn.Module):
-    """An encoder of films [b h w 1] whose features [b d] are `pool(maps(images, train))`."""
+    """An encoder of images [b h w 1] whose features [b d] are `pool(maps(images, train))`."""
 
     def __call__(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b d"]:
         return self.pool(self.maps(images, train))

@@ -69,9 +69,9 @@ class Transition(nn.Module):
 
 
 class DenseNet(_layers.MeanOfMaps):
-    """Grey films [b h w 1], float32 in [0, 1] -> pooled features [b d], float32.
+    """Grey images [b h w 1], float32 in [0, 1] -> pooled features [b d], float32.
 
-    The film is normalised inside, (image - mean) / std; as many channels enter `conv0` as `mean`
+    The image is normalised inside, (image - mean) / std; as many channels enter `conv0` as `mean`
     has entries. `dtype` is the compute dtype; parameters, batch statistics ("batch_stats") and the
     output are float32. `negative_slope` is that of every ReLU: 0, but 0.1 in S2MTS2. d is 1024 in
     DenseNet-121.

@@ -64,10 +64,10 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(_layers.MeanOfMaps):
-    """Grey films [b h w 1], float32 in [0, 1] -> pooled features [b d], float32.
+    """Grey images [b h w 1], float32 in [0, 1] -> pooled features [b d], float32.
 
-    The film is normalised inside, (image - mean) / std; as many channels enter `conv1` as `mean`
-    has entries, so three-channel ImageNet weights read a grey film as torchvision would read it
+    The image is normalised inside, (image - mean) / std; as many channels enter `conv1` as `mean`
+    has entries, so three-channel ImageNet weights read a grey image as torchvision would read it
     repeated. `dtype` is the compute dtype; parameters, batch statistics ("batch_stats") and the
     output are float32. d is widths[-1], four times that with bottlenecks.
 
@@ -90,7 +90,7 @@ class ResNet(_layers.MeanOfMaps):
 
     @nn.compact
     def maps(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b i j d"]:
-        """The last feature map, float32; i and j run over the film from its upper left corner."""
+        """The last feature map, float32; i and j run over the image from its upper left corner."""
         dtype = jnp.dtype(self.dtype)
         x = _layers.normalised(images, self.mean, self.std)
         x = x.astype(dtype)

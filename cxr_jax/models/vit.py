@@ -63,18 +63,18 @@ def _layer_norm(epsilon: float, dtype: jnp.dtype, name: str | None = None) -> nn
 
 
 class ViT(nn.Module):
-    """Grey films [b h w 1], float32 in [0, 1] -> features [b d], float32.
+    """Grey images [b h w 1], float32 in [0, 1] -> features [b d], float32.
 
-    The film is normalised inside, (image - mean) / std; as many channels enter the patch embedding
+    The image is normalised inside, (image - mean) / std; as many channels enter the patch embedding
     as `mean` has entries. Rows and columns beyond the last whole patch are not seen. `dtype` is the
     compute dtype; parameters and output are float32. d is `width`, or `projection` if that is set.
 
     Tokens are the class token, the registers, the patches, in this order; only patches have a
     position embedding (other people's of the class token is added to the token when it is loaded).
-    It is learnt for films of `image_size` pixels and resampled for others.
+    It is learnt for images of `image_size` pixels and resampled for others.
 
     The features are `pool(maps(images, train))`. Methods for objectives that mask patches: `embed`
-    gives the patches of a film, `encode` the tokens of any of them.
+    gives the patches of an image, `encode` the tokens of any of them.
     """
 
     width: int
@@ -129,7 +129,7 @@ class ViT(nn.Module):
         return self._pooled(self.block[-1](tokens))
 
     def embed(self, images: Float[Array, "b h w 1"]) -> Float[Array, "b i j width"]:
-        """The film's patches, with their position embedding, in the compute dtype."""
+        """The image's patches, with their position embedding, in the compute dtype."""
         x = normalised(images, self.mean, self.std)
         patches = self.patch_embed(x.astype(self.dtype))
         grid = self.image_size // self.patch
@@ -145,7 +145,7 @@ class ViT(nn.Module):
         """The patch tokens as they enter the last block, float32.
 
         What the class token and the registers are by then stands behind each patch's own channels,
-        the same at every place: `pool` needs it, and it has no place on the film.
+        the same at every place: `pool` needs it, and it has no place on the image.
         """
         patches = self.embed(images)
         batch, rows, columns, _ = patches.shape
@@ -230,7 +230,7 @@ def make(
 
     Args:
       patch: pixels of a patch's side.
-      image_size: pixels of a film's side for which position embeddings are learnt.
+      image_size: pixels of an image's side for which position embeddings are learnt.
       class_token: whether there is one.
       registers: how many register tokens.
       pooling: "class", the class token, or "mean", of the patches.
@@ -242,12 +242,12 @@ def make(
       activation: of the MLP, "gelu" or "quick_gelu" (CLIP's).
       epsilon: of every layer norm.
       antialias: whether position embeddings are, where they are resampled.
-      mean, std: of the film's pixels in [0, 1], one each or one per channel of three.
+      mean, std: of the image's pixels in [0, 1], one each or one per channel of three.
       remat: blocks are computed again in the backward pass: a fraction of the memory for a third
         more time.
 
     Raises ValueError for an unknown variant, pooling, activation or dtype, a width that is no
-    multiple of 64, a film that is no whole number of patches, pooling="class" without a class
+    multiple of 64, an image that is no whole number of patches, pooling="class" without a class
     token, `mean` and `std` of unequal length.
     """
     size = re.fullmatch(r"(\d+)x(\d+)", variant)

@@ -16,7 +16,7 @@ class Objective(NamedTuple):
 
     batch = {"image": UInt8 [b h w 1]}; params = {"encoder": …, "projector": …, …};
     aux = {"batch_stats": {"encoder": …, …}, …} is what changes without the optimizer.
-    outputs = a tree of arrays [b …], row i being film i's, with all that the loss needs of a film.
+    outputs = a tree of arrays [b …], row i being image i's, with all that the loss needs of an image.
     metrics are float32 scalars.
 
     The loss stands in two functions, because only the second needs the whole batch: a batch too

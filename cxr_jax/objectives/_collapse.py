@@ -46,7 +46,7 @@ def assignment_metrics(probabilities: Float[Array, "*n k"]) -> dict[str, Float[A
 
     "target_entropy", of one assignment, mean over them, in nats: log k where the head collapsed to
     the uniform assignment. "prototypes_used": exp of the entropy of the mean assignment, from 1,
-    where all films have the same prototype, to k.
+    where all images have the same prototype, to k.
     """
     mean = probabilities.reshape(-1, probabilities.shape[-1]).mean(axis=0)
     return {

@@ -1,13 +1,13 @@
-"""ConVIRT: a film finds its report among those of the batch, and the report its film.
+"""ConVIRT: an image finds its report among those of the batch, and the report its image.
 
 Zhang et al., "Contrastive Learning of Medical Visual Representations from Paired Images and Text",
-arXiv:2010.00747. The batch holds {"image", "tokens", "mask"} (config.data.reports): of each film's
+arXiv:2010.00747. The batch holds {"image", "tokens", "mask"} (config.data.reports): of each image's
 report one sentence. Only the image encoder is exported. Fields of config.objective, all required:
 
 temperature   of the softmax over the batch; .1
 image_weight  weight of the direction from image to text, lambda; the other has the rest; .75
 hidden        the two projectors' hidden widths, for which the paper gives no number; 512
-out           the space in which films and sentences meet; 512
+out           the space in which images and sentences meet; 512
 head_bn       batch norm behind every layer of the projectors, which have none in the paper: it
               starts from trained encoders, and from random ones all outputs may grow alike first
 text          the text encoder: fields of cxr_jax/models/bert.py, and
@@ -16,7 +16,7 @@ text          the text encoder: fields of cxr_jax/models/bert.py, and
                 paper's 6. 0: everything is trained
 
 Frozen parameters stand in aux["frozen_text"], where no optimizer sees them. BERT's dropout is left
-out. Sentences that several films of a batch share repel all the same, and films are mirrored though
+out. Sentences that several images of a batch share repel all the same, and images are mirrored though
 sentences name sides, both as in the paper.
 """
 
@@ -45,9 +45,9 @@ def image_text_loss(
     temperature: float,
     image_weight: float,
 ) -> Float[Array, ""]:
-    """Cross entropy of each film's text among the batch's, and of each text's film, float32.
+    """Cross entropy of each image's text among the batch's, and of each text's image, float32.
 
-    Equations 2 to 4: the mean over films of image_weight times the first and 1 - image_weight times
+    Equations 2 to 4: the mean over images of image_weight times the first and 1 - image_weight times
     the second. All equal: log n. Orthonormal pairs: log(1 + (n - 1) exp(-1 / temperature)).
     """
     logits = similarities(images, texts) / temperature
@@ -61,7 +61,7 @@ def image_text_loss(
 
 
 def similarities(images: Float[Array, "n d"], texts: Float[Array, "n d"]) -> Float[Array, "n n"]:
-    """Cosines of each film, row by row, to every text."""
+    """Cosines of each image, row by row, to every text."""
     # Full float32: the temperature would magnify tf32's rounding.
     highest = jax.lax.Precision.HIGHEST
     return jnp.matmul(l2_normalise(images), l2_normalise(texts).T, precision=highest)
@@ -70,9 +70,9 @@ def similarities(images: Float[Array, "n d"], texts: Float[Array, "n d"]) -> Flo
 def retrieval_accuracy(
     images: Float[Array, "n d"], texts: Float[Array, "n d"], text_ids: Float[Array, "n"]
 ) -> Float[Array, ""]:
-    """Share of the films whose own text is nearer than every other; ties are misses.
+    """Share of the images whose own text is nearer than every other; ties are misses.
 
-    Texts of equal `text_ids` are the same: another film's copy is neither hit nor miss.
+    Texts of equal `text_ids` are the same: another image's copy is neither hit nor miss.
     """
     cosines = similarities(images, texts)
     others = jnp.where(text_ids[:, None] == text_ids, -1e9, cosines)

@@ -1,7 +1,7 @@
 """DINO: a student's crops are assigned to prototypes as a slow teacher assigns the large crops.
 
 Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", arXiv:2104.14294, and
-its official code. config.views holds two global views, a and b, and `local`, of which a film gets
+its official code. config.views holds two global views, a and b, and `local`, of which an image gets
 num_local. Fields of config.objective:
 
 name
@@ -77,7 +77,7 @@ def dino_loss(
     """Cross entropy of the student's assignment under the teacher's (eqs. 1 to 3), float32.
 
     The first t views of the student are the teacher's; a view is not compared with itself. Mean
-    over films and pairs of views. A uniform student: log k. No gradient flows into the teacher.
+    over images and pairs of views. A uniform student: log k. No gradient flows into the teacher.
     """
     target = assignments(jax.lax.stop_gradient(teacher), centre, teacher_temperature)
     logs = jax.nn.log_softmax(student.astype(jnp.float32) / student_temperature)
@@ -125,19 +125,19 @@ def make(config: Section) -> Objective:
         }
 
     def embed(params, aux, batch, key):
-        # Views of one size go through the encoder together, a film's beside each other, so that
+        # Views of one size go through the encoder together, an image's beside each other, so that
         # the batch stays split over the devices as it came.
-        films, teacher = batch["image"], aux["teacher"]
+        images, teacher = batch["image"], aux["teacher"]
         key_a, key_b, local_key = jax.random.split(key, 3)
-        both = [augment_view(key_a, films, views["a"]), augment_view(key_b, films, views["b"])]
+        both = [augment_view(key_a, images, views["a"]), augment_view(key_b, images, views["b"])]
         large = jnp.stack(both, axis=1)
-        run = partial(_by_film, chain)
+        run = partial(_by_image, chain)
         student, batch_stats = run(params, aux["batch_stats"], large)
         fixed, teacher_stats = run(teacher["params"], teacher["batch_stats"], large)
         logits = [student["prototypes"]]
         if fields["num_local"]:
             keys = jax.random.split(local_key, fields["num_local"])
-            local = partial(augment_view, images=films, view=views["local"])
+            local = partial(augment_view, images=images, view=views["local"])
             small, batch_stats = run(params, batch_stats, jax.vmap(local, out_axes=1)(keys))
             logits.append(small["prototypes"])
         outputs = {
@@ -174,14 +174,14 @@ def make(config: Section) -> Objective:
     return Objective(init, embed, compare, after_update, features, against_collapse=advice)
 
 
-def _by_film(
+def _by_image(
     chain: _networks.Chain, params: Any, batch_stats: Any, images: Float[Array, "b v h w 1"]
 ) -> tuple[dict[str, Float[Array, "b v d"]], dict[str, Any]]:
-    """networks.apply of all views of all films at once."""
-    films, views = images.shape[:2]
-    flat = images.reshape(films * views, *images.shape[2:])
+    """networks.apply of all views of all images at once."""
+    originals, views = images.shape[:2]
+    flat = images.reshape(originals * views, *images.shape[2:])
     outputs, batch_stats = _networks.apply(chain, params, batch_stats, flat)
-    return jax.tree.map(lambda x: x.reshape(films, views, -1), outputs), batch_stats
+    return jax.tree.map(lambda x: x.reshape(originals, views, -1), outputs), batch_stats
 
 
 def _check(fields: Section, views: Section) -> None:

@@ -1,4 +1,4 @@
-"""MAE: from a few of its patches an encoder tells a film, and a decoder draws the hidden ones.
+"""MAE: from a few of its patches an encoder tells an image, and a decoder draws the hidden ones.
 
 He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv:2111.06377, and its official
 code. config.model is a ViT; config.views holds one view, a, of whole patches. Fields of
@@ -50,11 +50,11 @@ class Decoder(nn.Module):
     def __call__(
         self, tokens: Float[Array, "b t d"], order: Int[Array, "b n"], num_visible: int
     ) -> Float[Array, "b m out"]:
-        dtype, (films, count) = jnp.dtype(self.dtype), order.shape
+        dtype, (images, count) = jnp.dtype(self.dtype), order.shape
         hidden = count - num_visible
         x = nn.Dense(self.width, dtype=dtype, name="embed")(tokens)
         mask = self.param("mask_token", nn.initializers.normal(0.02), (self.width,)).astype(dtype)
-        x = jnp.concatenate([x, jnp.broadcast_to(mask, (films, hidden, self.width))], axis=1)
+        x = jnp.concatenate([x, jnp.broadcast_to(mask, (images, hidden, self.width))], axis=1)
         places = sincos(*self.grid, self.width).reshape(count, self.width)
         before = tokens.shape[1] - num_visible
         x = x.at[:, before:].add(jnp.asarray(places, dtype)[order])
@@ -67,23 +67,23 @@ class Decoder(nn.Module):
         return x.astype(jnp.float32)
 
 
-def draw_orders(key: PRNGKeyArray, films: int, patches: int) -> Int[Array, "b n"]:
-    """A random order of the patches for every film; the first are visible, the rest hidden."""
-    keys = jax.random.split(key, films)
+def draw_orders(key: PRNGKeyArray, images: int, patches: int) -> Int[Array, "b n"]:
+    """A random order of the patches for every image; the first are visible, the rest hidden."""
+    keys = jax.random.split(key, images)
     return jnp.argsort(jax.vmap(lambda key: jax.random.uniform(key, (patches,)))(keys), axis=1)
 
 
 def take(patches: Float[Array, "b n d"], chosen: Int[Array, "b m"]) -> Float[Array, "b m d"]:
-    """Of each film the patches `chosen`, in that order."""
+    """Of each image the patches `chosen`, in that order."""
     return jnp.take_along_axis(patches, chosen[..., None], axis=1)
 
 
 def targets(images: Float[Array, "b h w 1"], patch: int) -> Float[Array, "b n p"]:
     """Every patch's pixels, row by row, with mean 0 and (unbiased) variance 1; float32."""
-    films, height, width, _ = images.shape
+    originals, height, width, _ = images.shape
     rows, columns = height // patch, width // patch
-    x = images.reshape(films, rows, patch, columns, patch).swapaxes(2, 3)
-    x = x.reshape(films, rows * columns, patch * patch)
+    x = images.reshape(originals, rows, patch, columns, patch).swapaxes(2, 3)
+    x = x.reshape(originals, rows * columns, patch * patch)
     x = x - x.mean(axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(x.var(axis=-1, ddof=1, keepdims=True) + 1e-6)
 
@@ -113,8 +113,8 @@ def make(config: Section) -> Objective:
 
     def init(key, batch):
         key, encoder_key, decoder_key = jax.random.split(key, 3)
-        films = jnp.zeros((1, view["size"], view["size"], 1))
-        first = encoder.init(encoder_key, films, train=False)["params"]
+        originals = jnp.zeros((1, view["size"], view["size"], 1))
+        first = encoder.init(encoder_key, originals, train=False)["params"]
         grid = encoder.image_size // encoder.patch
         first["positions"] = jnp.asarray(sincos(grid, grid, encoder.width).reshape(grid * grid, -1))
         tokens = jnp.zeros((1, encoder.num_prefix + visible, encoder.width))

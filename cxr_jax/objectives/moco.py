@@ -5,11 +5,11 @@ Chen et al., "Improved Baselines with Momentum Contrastive Learning", arXiv:2003
 official code. Fields of config.objective: name, temperature (.2), hidden (of the projector: 2048),
 out (128), queue_size (65536), momentum (.999), bn_group (32).
 
-Shuffling batch norm (section 3.3 of the first paper). A query and its key are views of one film.
-Were both normalised with the statistics of the same films, the network could tell the key by those,
+Shuffling batch norm (section 3.3 of the first paper). A query and its key are views of one image.
+Were both normalised with the statistics of the same images, the network could tell the key by those,
 since every key in the queue was normalised with others. So batch norm takes its statistics from
-groups of bn_group films (the papers' share of one GPU), whatever the number of devices, and keys
-are embedded in a random order: the films beside a key in its group are not those beside its query.
+groups of bn_group images (the papers' share of one GPU), whatever the number of devices, and keys
+are embedded in a random order: the images beside a key in its group are not those beside its query.
 One group for the whole batch would undo this and is refused.
 """
 
@@ -61,8 +61,8 @@ def make(config: Section) -> Objective:
     return with_keys_of(config, "image")
 
 
-def with_keys_of(config: Section, films: str) -> Objective:
-    """MoCo whose queries are views of batch["image"] and whose keys are views of batch[films]."""
+def with_keys_of(config: Section, originals: str) -> Objective:
+    """MoCo whose queries are views of batch["image"] and whose keys are views of batch[images]."""
     fields = config["objective"]
     _check(config)
     views = _networks.two_views(config)
@@ -88,8 +88,8 @@ def with_keys_of(config: Section, films: str) -> Objective:
         images = augment_view(query_key, batch["image"], views[0])
         queries, batch_stats = project(params, aux["batch_stats"], images)
         order = jax.random.permutation(order_key, images.shape[0])
-        # Films, not views, change places: they are bytes, and may come from another device.
-        images = augment_view(key_key, batch[films][order], views[1])
+        # Images, not views, change places: they are bytes, and may come from another device.
+        images = augment_view(key_key, batch[originals][order], views[1])
         # Of the target nothing but its output is used: it never runs in evaluation mode.
         keys, _ = project(aux["target"], aux["batch_stats"], images)
         outputs = {
@@ -131,7 +131,7 @@ def _check(config: Section) -> None:
     if part % group or part == group:
         fitting = [str(size) for size in range(2, part) if part % size == 0]
         raise ValueError(
-            f"config.objective.bn_group={group} must divide the {part} films that are embedded at "
+            f"config.objective.bn_group={group} must divide the {part} images that are embedded at "
             "a time (config.microbatch_size or batch_size) into two groups or more: in one group "
             "batch norm tells a query its key. "
             + (f"Fitting: {', '.join(fitting)}" if fitting else "None fits: take another number")

@@ -1,4 +1,4 @@
-"""SimCLR: a film's two views attract, every other view in the global batch repels.
+"""SimCLR: an image's two views attract, every other view in the global batch repels.
 
 Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations",
 arXiv:2002.05709, and its official code. Fields of config.objective: name, temperature,
@@ -16,7 +16,7 @@ from cxr_jax.augment.views import augment_view
 from cxr_jax.fields import Section, check_fields
 from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise
 
-_MASKED = -1e9  # instead of -inf, whose gradient is NaN where a film has no negatives (n = 1)
+_MASKED = -1e9  # instead of -inf, whose gradient is NaN where an image has no negatives (n = 1)
 
 
 def nt_xent(
@@ -50,8 +50,8 @@ def similarities(
     z = jnp.concatenate([z_a, z_b])
     # Full float32: a temperature of 0.1 would magnify tf32's rounding, and the product is small.
     cosines = jnp.matmul(z, z.T, precision=jax.lax.Precision.HIGHEST)
-    film = jnp.arange(2 * n) % n
-    negatives = jnp.where(film[:, None] == film, _MASKED, cosines)
+    image = jnp.arange(2 * n) % n
+    negatives = jnp.where(image[:, None] == image, _MASKED, cosines)
     return jnp.tile(jnp.sum(z_a * z_b, axis=1), 2), negatives
 
 
@@ -73,16 +73,16 @@ def make(config: Section) -> Objective:
         return params, {"batch_stats": batch_stats}
 
     def embed(params, aux, batch, key):
-        # As in the official code batch norm sees all 2n images at once. A film's views lie side by
+        # As in the official code batch norm sees all 2n images at once. An image's views lie side by
         # side: one after the other, devices that share the batch would have to swap half of it.
-        views_of_films = jnp.stack(
+        views_of_images = jnp.stack(
             [
                 augment_view(view_key, batch["image"], view)
                 for view_key, view in zip(jax.random.split(key), views)
             ],
             axis=1,
         )
-        images = views_of_films.reshape(-1, *views_of_films.shape[2:])
+        images = views_of_images.reshape(-1, *views_of_images.shape[2:])
         outputs, batch_stats = _networks.apply(chain, params, aux["batch_stats"], images)
         z = outputs["projector"].reshape(-1, 2, fields["out"])
         z_a, z_b = z[:, 0], z[:, 1]

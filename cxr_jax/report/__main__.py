@@ -15,7 +15,7 @@ from cxr_jax.report import transfer
 from cxr_jax.report.benchmark import page as benchmark
 from cxr_jax.report.benchmark.grid import take_labels
 from cxr_jax.transfer import image_table
-from cxr_jax.transfer.image_table import FilmTable
+from cxr_jax.transfer.image_table import ImageTable
 from cxr_jax.transfer.metrics import compare, metric_rows
 from cxr_jax.transfer.predictions import SCORE_KINDS, Predictions, read_parquet, validate
 
@@ -44,38 +44,38 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "--score_kind",
         choices=SCORE_KINDS[1:],
         default="",
-        help="of A B …: what the scores are in files that do not say it; else they only rank films "
+        help="of A B …: what the scores are in files that do not say it; else they only rank images "
         "and calibration cannot be judged",
     )
     given = parser.parse_args(arguments)
     if len(given.paths) == 1 and (given.paths[0] / "cells.json").is_file():
-        if given.films or given.score_kind:
+        if given.images or given.score_kind:
             parser.error("--films and --score_kind are for files of predictions, not for a WORKDIR")
         return benchmark.write(given.paths[0], given.num_resamples)
     resamples = given.num_resamples or 1000
-    return compare_files(given.paths, given.out, resamples, given.films, given.score_kind)
+    return compare_files(given.paths, given.out, resamples, given.images, given.score_kind)
 
 
 def compare_files(
     paths: Sequence[Path],
     out: Path,
     num_resamples: int,
-    films: Path | None = None,
+    images: Path | None = None,
     score_kind: str = "",
 ) -> Path:
     """report.md in `out`: the first predictions file is the encoder in question.
 
-    Compared are the labels that all files have. `films` is a table of the test films, whose seen_*
+    Compared are the labels that all files have. `images` is a table of the test images, whose seen_*
     are of the first file's encoder; `score_kind` is that of files that do not say it. Raises
     ValueError, naming file, image or label, for files that cannot be used, have no label in common
-    or are not of the same films, and for scores that cannot be of the kind said.
+    or are not of the same images, and for scores that cannot be of the kind said.
     """
     paths = [_file(path) for path in paths]
     if twice := [path for path, count in Counter(paths).items() if count > 1]:
         raise ValueError(f"{twice[0]} is given twice")
     names = _names(paths)
     every = [_read(path, score_kind) for path in paths]
-    table = None if films is None else _films(films, every[0])
+    table = None if images is None else _images(images, every[0])
     common = [
         label for label in every[0].label_names if all(label in one.label_names for one in every)
     ]
@@ -100,7 +100,7 @@ def compare_files(
     runs = [
         transfer.Run(name, one, metric_rows(one, num_resamples)) for name, one in zip(names, every)
     ]
-    runs[0] = runs[0]._replace(films=table)
+    runs[0] = runs[0]._replace(images=table)
     out.mkdir(parents=True, exist_ok=True)
     protocol = [
         f"95 % intervals from {num_resamples:,} resamples of the test patients.",
@@ -143,16 +143,16 @@ def _read(path: Path, score_kind: str) -> Predictions:
     except ValueError as error:
         raise ValueError(
             f"predictions file {path}: {error}. Give --score_kind=log-odds (or log-probability) if "
-            "that is what the scores are; leave it out if they only rank films"
+            "that is what the scores are; leave it out if they only rank images"
         ) from error
 
 
-def _films(path: Path, predictions: Predictions) -> FilmTable:
+def _images(path: Path, predictions: Predictions) -> ImageTable:
     table = image_table.read_parquet(path)
     try:
         return image_table.in_order(table, predictions.image_id)
     except ValueError as error:
-        raise ValueError(f"films file {path}: {error}: it needs every film scored") from error
+        raise ValueError(f"images file {path}: {error}: it needs every image scored") from error
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -19,19 +19,19 @@ _MAX_LABELS = 6
 
 METHOD = (
     "Brier: mean squared difference of probability and outcome, 0 is best. Skill: by which share "
-    "it is better than always saying the label's share among these test films (0: no better; "
+    "it is better than always saying the label's share among these test images (0: no better; "
     "below 0: worse). ECE, the expected calibration error, is the mean distance of observed rate "
-    f"and probability in {NUM_BINS} bins of equally many films; chance within bins adds to it, so "
-    "that it is never 0 and is larger with fewer films: compare it only between models on the same "
-    "films. The probabilities are as the model gives them, without recalibration."
+    f"and probability in {NUM_BINS} bins of equally many images; chance within bins adds to it, so "
+    "that it is never 0 and is larger with fewer images: compare it only between models on the same "
+    "images. The probabilities are as the model gives them, without recalibration."
 )
 
 READING = (
-    "Do films that are given a probability of .3 have the finding three times in ten? The nearer "
+    "Do images that are given a probability of .3 have the finding three times in ten? The nearer "
     "to the diagonal, the better; above it a model says too little, below it too much. Each point "
-    f"is one of {NUM_BINS} bins of equally many films (fewer points where probabilities are equal);"
-    " light lines are Wilson's 95 % intervals of the observed rates, which take films as "
-    "independent. AUROC sees nothing of this: it asks only how scores rank films."
+    f"is one of {NUM_BINS} bins of equally many images (fewer points where probabilities are equal);"
+    " light lines are Wilson's 95 % intervals of the observed rates, which take images as "
+    "independent. AUROC sees nothing of this: it asks only how scores rank images."
 )
 
 HEADER = ("Brier, 95 % interval", "skill", "ECE", "mean probability", "observed rate")
@@ -59,7 +59,7 @@ def calibrate(
     """
     probabilities = predictions.probabilities
     if probabilities is None:
-        raise ValueError("scores that only rank films cannot be calibrated")
+        raise ValueError("scores that only rank images cannot be calibrated")
     columns = [predictions.label_names.index(label) for label in labels]
     probabilities, targets = probabilities[:, columns], predictions.targets[:, columns]
     replicates = calibration.bootstrap_brier(
@@ -105,10 +105,7 @@ def cells(row: Calibration) -> list[str]:
 
 def left_out(ranking: Sequence[str]) -> str:
     """The sentence on those that `ranking_only` names."""
-    return (
-        f"Left out: {', '.join(ranking)}, whose scores rank films but are not known to be "
-        "probabilities."
-    )
+    return f"Left out: {', '.join(ranking)}, whose scores rank images but are not known to be probabilities."
 
 
 def ranking_only(runs: Sequence[tuple[str, Predictions]]) -> list[str]:

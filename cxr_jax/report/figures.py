@@ -1,4 +1,4 @@
-"""Pictures: AUROC with intervals, ROC curves, grids of films. Matplotlib without a display."""
+"""Pictures: AUROC with intervals, ROC curves, grids of images. Matplotlib without a display."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ _LINES = ("-", "--", ":", "-.")
 INK, GREY, LINE, BAND = "#333333", "#777777", "#e5e5e5", "#f5f5f5"
 _MAX_ROC_LABELS = 6
 DPI = 160
-_GAP = 2  # pixels between films, mid-grey: neither a film's black nor its white
+_GAP = 2  # pixels between images, mid-grey: neither an image's black nor its white
 
 Rows = Sequence[dict[str, Any]]
 
@@ -221,13 +221,13 @@ def roc_curve(
 def views_grid(
     view_a: Float[np.ndarray, "n h w 1"], view_b: Float[np.ndarray, "n h w 1"]
 ) -> UInt8[np.ndarray, "height width 1"]:
-    """The two views of n films, one pair above the other, from grey values in [0, 1]."""
-    films = np.concatenate([view_a, view_b])[..., 0]
-    return _tile(np.round(255 * np.clip(films, 0, 1)).astype(np.uint8), len(view_a))[..., None]
+    """The two views of n images, one pair above the other, from grey values in [0, 1]."""
+    images = np.concatenate([view_a, view_b])[..., 0]
+    return _tile(np.round(255 * np.clip(images, 0, 1)).astype(np.uint8), len(view_a))[..., None]
 
 
 def contact_sheet(path: Path, images: UInt8[np.ndarray, "n h w"], columns: int = 8) -> None:
-    """The films in rows of `columns`, to a PNG."""
+    """The images in rows of `columns`, to a PNG."""
     Image.fromarray(_tile(images, columns)).save(path)
 
 

@@ -20,7 +20,7 @@ def rows(workdir: Path) -> dict[str, str]:
             "code": _code(last["code"]),
             "versions": ", ".join(f"{name} {found}" for name, found in last["packages"].items()),
             "machine": f"{last['machine']['processor']}; {last['machine']['devices']}",
-            "films, as marked": ", ".join(
+            "images, as marked": ", ".join(
                 f"{split} {mark or 'unknown'}" for split, mark in last["dataset"].items()
             ),
         }

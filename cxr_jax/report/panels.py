@@ -1,6 +1,6 @@
-"""Pictures of single films: where a score comes from, what resembles a film, where films lie.
+"""Pictures of single images: where a score comes from, what resembles an image, where images lie.
 
-Films have numbers here, never ids.
+Images have numbers here, never ids.
 """
 
 import textwrap
@@ -21,23 +21,23 @@ from cxr_jax.report.figures import COLOURS, DPI, GREY, INK, LINE, new_figure
 # The same in all pictures: a label that is present, absent, or not known.
 _PRESENT, _ABSENT = COLOURS[1], COLOURS[0]
 _BOX = COLOURS[5]
-_FILM, _GAP = 1.5, 0.08  # inches
-_HEAT = COLOURS[4]  # of one hue, so that light and dark stay the film's own
-_MOST = 0.75  # of the film's grey, at most so much gives way to the heat
+_IMAGE, _GAP = 1.5, 0.08  # inches
+_HEAT = COLOURS[4]  # of one hue, so that light and dark stay the image's own
+_MOST = 0.75  # of the image's grey, at most so much gives way to the heat
 _MAX_PANELS = 6
 _MAX_BYTES = 1_000_000  # pages hold their pictures
 
 
 class Case(NamedTuple):
-    """A test film with regard to one label.
+    """A test image with regard to one label.
 
-    number: what the reader calls the film. lower: the share of the other test films that scored
+    number: what the reader calls the image. lower: the share of the other test images that scored
     lower. kind: why it was chosen, in words, or "". heat: what raises the score, 0 or more, of any
-    size. boxes: of the label, y0, x0, y1, x1 in fractions of the film.
+    size. boxes: of the label, y0, x0, y1, x1 in fractions of the image.
     """
 
     number: int
-    film: UInt8[np.ndarray, "h w"]
+    image: UInt8[np.ndarray, "h w"]
     label: str
     target: float  # 1, 0, NaN
     lower: float
@@ -47,66 +47,66 @@ class Case(NamedTuple):
 
 
 class Neighbour(NamedTuple):
-    film: UInt8[np.ndarray, "h w"]
+    image: UInt8[np.ndarray, "h w"]
     target: float
     cosine: float
 
 
 def saliency(path: Path, cases: Sequence[Case]) -> None:
-    """A row per case: the film, the film under its heat, and what it is, to a PNG.
+    """A row per case: the image, the image under its heat, and what it is, to a PNG.
 
-    Films of one label share the scale of the heat. Every case has its heat.
+    Images of one label share the scale of the heat. Every case has its heat.
     """
     strongest = {case.label: 0.0 for case in cases}
     for case in cases:
         strongest[case.label] = max(strongest[case.label], float(case.heat.max()))
-    height = len(cases) * (_FILM + _GAP) + 0.8
-    figure = _new_sheet(2 * (_FILM + _GAP) + 2.5, height)
+    height = len(cases) * (_IMAGE + _GAP) + 0.8
+    figure = _new_sheet(2 * (_IMAGE + _GAP) + 2.5, height)
     for row, case in enumerate(cases):
-        top = _GAP + row * (_FILM + _GAP)
-        plain = _axes(figure, 0.0, top, _FILM, _FILM)
-        heated = _axes(figure, _FILM + _GAP, top, _FILM, _FILM)
-        _show(plain, case.film)
-        _show(heated, overlay(case.film, case.heat, strongest[case.label]))
+        top = _GAP + row * (_IMAGE + _GAP)
+        plain = _axes(figure, 0.0, top, _IMAGE, _IMAGE)
+        heated = _axes(figure, _IMAGE + _GAP, top, _IMAGE, _IMAGE)
+        _show(plain, case.image)
+        _show(heated, overlay(case.image, case.heat, strongest[case.label]))
         for axes in (plain, heated):
-            _draw_boxes(axes, case.boxes, case.film.shape)
-        _describe(_axes(figure, 2 * (_FILM + _GAP) + 0.05, top, 2.4, _FILM), case)
-    _draw_scale(_axes(figure, 0.0, height - 0.6, 2 * _FILM + _GAP, 0.12))
+            _draw_boxes(axes, case.boxes, case.image.shape)
+        _describe(_axes(figure, 2 * (_IMAGE + _GAP) + 0.05, top, 2.4, _IMAGE), case)
+    _draw_scale(_axes(figure, 0.0, height - 0.6, 2 * _IMAGE + _GAP, 0.12))
     _save(figure, path)
 
 
 def overlay(
-    film: UInt8[np.ndarray, "h w"], heat: Float[np.ndarray, "i j"], most: float
+    image: UInt8[np.ndarray, "h w"], heat: Float[np.ndarray, "i j"], most: float
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The film tinted by the heat, which is clear at 0 and strongest from `most` on."""
-    size = film.shape[::-1]
+    """The image tinted by the heat, which is clear at 0 and strongest from `most` on."""
+    size = image.shape[::-1]
     grown = Image.fromarray(np.asarray(heat, np.float32)).resize(size, Image.Resampling.BICUBIC)
-    share = np.clip(np.asarray(grown) / most, 0, 1) if most > 0 else np.zeros(film.shape)
+    share = np.clip(np.asarray(grown) / most, 0, 1) if most > 0 else np.zeros(image.shape)
     share = _MOST * share[..., None]
     tint = np.array([int(_HEAT[k : k + 2], 16) for k in (1, 3, 5)])
-    grey = film[..., None].astype(np.float64)
-    # The tint keeps some of the film's light: what lies under strong heat can still be read.
+    grey = image[..., None].astype(np.float64)
+    # The tint keeps some of the image's light: what lies under strong heat can still be read.
     return np.round(grey * (1 - share) + share * tint * (0.55 + 0.45 * grey / 255)).astype(np.uint8)
 
 
 def neighbours(path: Path, cases: Sequence[Case], found: Sequence[Sequence[Neighbour]]) -> None:
-    """A row per case: the film and its nearest training films, to a PNG."""
+    """A row per case: the image and its nearest training images, to a PNG."""
     side, step, frame = 1.05, 1.05 + 0.52, 0.03
     figure = _new_sheet((1 + max(map(len, found))) * (side + _GAP), len(cases) * step)
     for row, (case, near) in enumerate(zip(cases, found)):
-        films = [(case.film, case.target, "this film")]
+        images = [(case.image, case.target, "this image")]
         for one in near:
             words = f"{word(one.target)}, cosine {one.cosine:.2f}".replace(" 0.", " .")
-            films.append((one.film, one.target, words))
-        for place, (film, target, words) in enumerate(films):
+            images.append((one.image, one.target, words))
+        for place, (image, target, words) in enumerate(images):
             left = frame + place * (side + _GAP)
             axes = _axes(figure, left, row * step + 0.26, side, side)
-            _show(axes, film, _colour(target))
+            _show(axes, image, _colour(target))
             axes.set_xlabel(words, fontsize=7, color=_colour(target), labelpad=3)
             if not place:
                 count = sum(one.target == 1 for one in near)
-                said = f"present in {count} of the {len(near)} nearest training films"
-                said = f"Film {case.number}   {_state(case)}; {said}"
+                said = f"present in {count} of the {len(near)} nearest training images"
+                said = f"Image {case.number}   {_state(case)}; {said}"
                 axes.set_title(said, loc="left", fontsize=8, fontweight="bold", color=INK, pad=5)
     _save(figure, path)
 
@@ -118,9 +118,9 @@ def embedding(
     names: Sequence[str],
     marks: Sequence[dict[int, int]] = (),
 ) -> None:
-    """The films on a plane, a panel for each of the first six labels, coloured by it, to a PNG.
+    """The images on a plane, a panel for each of the first six labels, coloured by it, to a PNG.
 
-    marks: of each label, number of a film -> its row of `points`.
+    marks: of each label, number of an image -> its row of `points`.
     """
     shown = list(names[:_MAX_PANELS])
     columns = min(3, len(shown))
@@ -168,15 +168,15 @@ def word(target: float) -> str:
 
 
 def rank_in_words(lower: float) -> str:
-    """Where a score stands; `lower` is the share of the other films that scored lower."""
+    """Where a score stands; `lower` is the share of the other images that scored lower."""
     if lower >= 1:
-        return "scored higher than all other test films"
+        return "scored higher than all other test images"
     if lower <= 0:
-        return "no test film scored lower"
+        return "no test image scored lower"
     percent = int(round(100 * lower, 6))  # down: "99 %" of what is nearly all
     if not percent:
-        return "fewer than 1 % of the test films scored lower"
-    return f"scored higher than {percent} % of the test films"
+        return "fewer than 1 % of the test images scored lower"
+    return f"scored higher than {percent} % of the test images"
 
 
 def _colour(target: float) -> str:
@@ -195,7 +195,7 @@ def _new_sheet(width: float, height: float) -> Figure:
 
 
 def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at this place, in inches from the upper left corner: films keep their pixels."""
+    """Axes at this place, in inches from the upper left corner: images keep their pixels."""
     wide, high = figure.get_size_inches()
     place = (left / wide, 1 - (top + height) / high, width / wide, height / high)
     return figure.add_axes(place)
@@ -212,7 +212,7 @@ def _show(axes: Axes, image: np.ndarray, frame: str = "") -> None:
 def _describe(axes: Axes, case: Case) -> None:
     """What the case is, line by line beside it."""
     axes.axis("off")
-    lines = [(f"Film {case.number}", {"fontweight": "bold"})]
+    lines = [(f"Image {case.number}", {"fontweight": "bold"})]
     colour = {"color": _colour(case.target), "fontweight": "bold"}
     lines += [(part, colour) for part in textwrap.wrap(_state(case), 38)]
     told = [rank_in_words(case.lower), case.kind]
@@ -221,7 +221,7 @@ def _describe(axes: Axes, case: Case) -> None:
         lines += [(part, {}) for part in textwrap.wrap(said, 42)]
     for place, (text, style) in enumerate(lines):
         style = {"fontsize": 8, "color": INK, "verticalalignment": "top"} | style
-        axes.text(0, 1 - (0.02 + 0.16 * place) / _FILM, text, transform=axes.transAxes, **style)
+        axes.text(0, 1 - (0.02 + 0.16 * place) / _IMAGE, text, transform=axes.transAxes, **style)
 
 
 def _draw_boxes(axes: Axes, boxes: Float[np.ndarray, "n 4"], size: tuple[int, int]) -> None:
@@ -231,7 +231,7 @@ def _draw_boxes(axes: Axes, boxes: Float[np.ndarray, "n 4"], size: tuple[int, in
 
 
 def _draw_scale(axes: Axes) -> None:
-    """From clear to the full tint, as it looks on a film of middle grey."""
+    """From clear to the full tint, as it looks on an image of middle grey."""
     colours = overlay(np.full((4, 256), 128, np.uint8), np.linspace(0, 1, 256)[None], 1.0)
     axes.imshow(colours, aspect="auto", extent=(0, 1, 0, 1))
     axes.set(yticks=[], xticks=[])
@@ -239,7 +239,7 @@ def _draw_scale(axes: Axes) -> None:
     style = {"fontsize": 8, "color": INK, "verticalalignment": "top"}
     axes.text(0, -0.4, "nothing", **style)
     axes.text(1, -0.4, "most", horizontalalignment="right", **style)
-    words = "raises the score\n(films of one label share this scale)"
+    words = "raises the score\n(images of one label share this scale)"
     axes.text(0.5, -0.4, words, horizontalalignment="center", **style)
 
 
@@ -251,7 +251,7 @@ def _mark(axes: Axes, point: Float[np.ndarray, " 2"], number: int) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """A PNG of less than a megabyte, the smaller the more grain its films have."""
+    """A PNG of less than a megabyte, the smaller the more grain its images have."""
     dpi, size = DPI, _MAX_BYTES + 1
     while size > _MAX_BYTES:
         figure.savefig(path, dpi=dpi)

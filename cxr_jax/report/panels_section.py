@@ -1,28 +1,28 @@
-"""The part of a page that shows films: what pictures.py left of them, and what they mean."""
+"""The part of a page that shows images: what pictures.py left of them, and what they mean."""
 
 from pathlib import Path
 
 from cxr_jax.io.json import read_json
 
 _TITLES = {
-    "saliency.png": "**Where the score comes from.** Left the film, right the same film with, in "
-    "orange, what makes it score higher than the average training film (Grad-CAM, Selvaraju et al. "
-    "2017, of the features less those of the average training film). Parts that lower the score "
-    "are not shown, so a film of low score can have orange too. The map is coarse, a few parts a "
+    "saliency.png": "**Where the score comes from.** Left the image, right the same image with, in "
+    "orange, what makes it score higher than the average training image (Grad-CAM, Selvaraju et al. "
+    "2017, of the features less those of the average training image). Parts that lower the score "
+    "are not shown, so an image of low score can have orange too. The map is coarse, a few parts a "
     "side, and shows what the score rests on, which need not be the finding. Blue rectangles, "
     "where there are any, are the dataset's boxes.",
-    "neighbours.png": "**What the encoder finds alike.** Each film and the five films nearest to "
+    "neighbours.png": "**What the encoder finds alike.** Each image and the five images nearest to "
     "it by cosine of their features, with what the dataset says of the label there. They are "
-    "looked for among the labelled training films of the budget.",
-    "embedding.png": "**Where the test films lie.** t-SNE of their features: films that the "
+    "looked for among the labelled training images of the budget.",
+    "embedding.png": "**Where the test images lie.** t-SNE of their features: images that the "
     "encoder finds alike stand close to each other; distances across the map mean little.",
 }
-_SHOWN = "This page shows films of the test set and, beside them, of the training set. "
+_SHOWN = "This page shows images of the test set and, beside them, of the training set. "
 _CHOSEN = (
-    "They are chosen label by label: of the films with it the one that scored highest and the one "
+    "They are chosen label by label: of the images with it the one that scored highest and the one "
     "that scored lowest, of those without it the one that scored highest"
 )
-_NAMED = "Those of the test set were named (config.pictures.films)."
+_NAMED = "Those of the test set were named (config.pictures.images)."
 SENTENCE = f"{_SHOWN}{_CHOSEN}; or they were named."  # where it may have been either way
 _IDS = "pictures/films.csv"
 
@@ -38,8 +38,8 @@ def section(workdir: Path) -> list[str]:
     pictures = drawn(workdir)
     if not pictures:
         return []
-    ids = f" {_IDS} says which films these are." if (workdir / _IDS).is_file() else ""
-    parts = ["## Films", _how_chosen(workdir) + ids]
+    ids = f" {_IDS} says which images these are." if (workdir / _IDS).is_file() else ""
+    parts = ["## Images", _how_chosen(workdir) + ids]
     for path, caption in pictures:
         title = caption.split("**")[1].rstrip(".")
         parts += [caption, f"![{title}]({path.relative_to(workdir).as_posix()})"]
@@ -51,5 +51,5 @@ def _how_chosen(workdir: Path) -> str:
     if not config.is_file():
         return SENTENCE
     pictures = read_json(config).get("pictures")
-    named = isinstance(pictures, dict) and pictures.get("films")
+    named = isinstance(pictures, dict) and pictures.get("images")
     return _SHOWN + (_NAMED if named else f"{_CHOSEN}.")

@@ -1,4 +1,4 @@
-"""AUROC by sex, age band and view of the test films, for tables."""
+"""AUROC by sex, age band and view of the test images, for tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -8,29 +8,29 @@ from jaxtyping import Shaped
 
 from cxr_jax.report import tables
 from cxr_jax.stats.subgroups import SubgroupRow, age_band, subgroup_auroc
-from cxr_jax.transfer.image_table import FilmTable
+from cxr_jax.transfer.image_table import ImageTable
 from cxr_jax.transfer.predictions import Predictions
 
 TITLE = "Subgroups: sex, age and view"
 
 METHOD = (
-    "Groups differ in how common findings are and in what else is on the films, not only in how "
+    "Groups differ in how common findings are and in what else is on the images, not only in how "
     "well a model reads them; intervals that overlap do not show that groups are alike, and one "
     "group of many stands out by chance. Nothing here is corrected for the number of groups."
 )
 
 _FACETS = ("sex", "age", "view")
-_FEWEST = 5  # films of either class, below which a number would only mislead
+_FEWEST = 5  # images of either class, below which a number would only mislead
 
 
 class Group(NamedTuple):
-    """One group of films, "age 40-59", and the row of each model, in the order of the runs.
+    """One group of images, "age 40-59", and the row of each model, in the order of the runs.
 
     `positives` is None where there are several labels.
     """
 
     facet: str
-    films: int
+    images: int
     positives: int | None
     rows: tuple[SubgroupRow, ...]
 
@@ -40,20 +40,20 @@ class Group(NamedTuple):
 
 
 def groups(
-    runs: Sequence[tuple[str, Predictions]], films: FilmTable, num_resamples: int
+    runs: Sequence[tuple[str, Predictions]], images: ImageTable, num_resamples: int
 ) -> tuple[list[Group], list[str]]:
-    """Groups of each fact that parts the films, and sentences on the facts that do not.
+    """Groups of each fact that parts the images, and sentences on the facts that do not.
 
-    `runs` are (name, predictions) of the same films in one order, that of `films`.
+    `runs` are (name, predictions) of the same images in one order, that of `images`.
     """
     found, sentences = [], []
     unknown = []
-    for facet, values in _facets(films).items():
+    for facet, values in _facets(images).items():
         kinds = sorted(set(values.tolist()))
         if kinds == [""]:
             unknown.append(facet)
         elif len(kinds) == 1:
-            sentences.append(f"All films: {facet} {kinds[0]}.")
+            sentences.append(f"All images: {facet} {kinds[0]}.")
         else:
             by_model = [
                 subgroup_auroc(one.targets, one.scores, one.patient_id, values, num_resamples)
@@ -65,25 +65,25 @@ def groups(
                 found.append(Group(facet, int(own.sum()), rows[0].n_pos if single else None, rows))
     if unknown:
         several = "are" if len(unknown) > 1 else "is"
-        sentences.append(f"{' and '.join(unknown).capitalize()} {several} not known of any film.")
+        sentences.append(f"{' and '.join(unknown).capitalize()} {several} not known of any image.")
     return found, sentences
 
 
-def _facets(films: FilmTable) -> Mapping[str, Shaped[np.ndarray, " n"]]:
-    bands = np.array([age_band(age) for age in films.age.tolist()], str)
-    return dict(zip(_FACETS, (films.sex, bands, films.view)))
+def _facets(images: ImageTable) -> Mapping[str, Shaped[np.ndarray, " n"]]:
+    bands = np.array([age_band(age) for age in images.age.tolist()], str)
+    return dict(zip(_FACETS, (images.sex, bands, images.view)))
 
 
 def table(names: Sequence[str], found: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
     """Header and rows, a column for each name; intervals on a second line."""
     rows = []
     for group in found:
-        films = f"{group.films:,}"
+        images = f"{group.images:,}"
         if group.positives is not None:
-            films += f"\n({group.positives:,} positive)"
+            images += f"\n({group.positives:,} positive)"
         cells = [tables.with_interval(_numbers(row)).replace(" [", "\n[") for row in group.rows]
-        rows.append([group.name, films, *cells])
-    return ["group", "films", *names], rows
+        rows.append([group.name, images, *cells])
+    return ["group", "images", *names], rows
 
 
 def notes(names: Sequence[str], found: Sequence[Group]) -> list[str]:
@@ -96,7 +96,7 @@ def notes(names: Sequence[str], found: Sequence[Group]) -> list[str]:
         said = [row.note for row in group.rows]
         text = said[0]
         if any(_few(row) for row in group.rows):
-            text = f"fewer than {_FEWEST} films of a class, not shown"
+            text = f"fewer than {_FEWEST} images of a class, not shown"
         elif len(set(said)) > 1:
             text = "; ".join(f"{name}: {note}" for name, note in zip(names, said) if note)
         if text:

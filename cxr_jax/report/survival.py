@@ -14,12 +14,12 @@ from matplotlib.ticker import PercentFormatter
 
 from cxr_jax.report.figures import COLOURS
 
-_HELD, _LOST = COLOURS[5], COLOURS[1]  # both bright on a grey film
+_HELD, _LOST = COLOURS[5], COLOURS[1]  # both bright on a grey image
 _DPI = 130
 
 
 class Shown(NamedTuple):
-    """A film or a view of it, grey, with the outline (y, x in its pixels) of one finding."""
+    """An image or a view of it, grey, with the outline (y, x in its pixels) of one finding."""
 
     image: UInt8[np.ndarray, "h w"]
     outline: Float[np.ndarray, "corners 2"]
@@ -38,7 +38,7 @@ def draw(
     """Writes a PNG.
 
     Args:
-      examples: rows of a film and its views, all of one length.
+      examples: rows of an image and its views, all of one length.
       minima: of crop_scale, ascending.
       curves: finding -> share of the pairs that both hold it, at each of `minima`.
       own_minima: view name -> the minimum that the config has.
@@ -51,12 +51,12 @@ def draw(
     left, right = figure.subfigures(1, 2, width_ratios=[width, 6])
     grid = left.subplots(rows, columns, squeeze=False)
     for axes, shown in zip(grid.flat, (one for row in examples for one in row)):
-        _film(axes, shown)
+        _image(axes, shown)
     _curves(right.subplots(), minima, curves, own_minima, enough)
     figure.savefig(path, dpi=_DPI)
 
 
-def _film(axes: Axes, shown: Shown) -> None:
+def _image(axes: Axes, shown: Shown) -> None:
     height, width = shown.image.shape
     # Pixel j covers [j, j + 1), as in the geometry of the views.
     axes.imshow(shown.image, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
@@ -95,7 +95,7 @@ def _curves(
             color="#555555",
         )
     axes.axhline(enough, color="#bbbbbb", linewidth=1)
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="smallest crop of both views (share of the film)")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="smallest crop of both views (share of the image)")
     axes.set_ylabel("pairs of views that both hold the finding")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.spines[["top", "right"]].set_visible(False)

@@ -47,7 +47,7 @@ def auroc_table(runs: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> str:
     body = []
     for row in shown(runs[0][1]):
         label = "**mean (macro)**" if row["label"] == "macro" else row["label"]
-        # Sums over labels would look like a number of films.
+        # Sums over labels would look like a number of images.
         counts = [_count(row[n]) if row["label"] != "macro" else "" for n in ("n_pos", "n_neg")]
         cells = [
             with_interval(rows[row["label"]]) if row["label"] in rows else "–"

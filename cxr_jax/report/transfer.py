@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cxr_jax.report import figures, panels_section, tables, transfer_images
-from cxr_jax.report.benchmark.grid import RANDOM, take_films, take_labels
+from cxr_jax.report.benchmark.grid import RANDOM, take_images, take_labels
 from cxr_jax.transfer import image_table
-from cxr_jax.transfer.image_table import FilmTable, unseen_films
+from cxr_jax.transfer.image_table import ImageTable, unseen_images
 from cxr_jax.transfer.metrics import compare, metric_rows
 from cxr_jax.transfer.predictions import Predictions, align, validate
 
@@ -18,7 +18,7 @@ class Run(NamedTuple):
     name: str
     predictions: Predictions
     rows: Sequence[dict[str, Any]]
-    films: FilmTable | None = None  # what is known of the films, and which this encoder had seen
+    images: ImageTable | None = None  # what is known of the images, and which this encoder had seen
 
 
 def write_report(
@@ -39,8 +39,8 @@ def write_report(
     `compare`'s of the first run with others. `protocol` and `notes` are sentences, each a line of a
     list; `warnings` stand under the verdict. No image or patient id is written. Where nothing can
     be estimated there are no pictures. `num_resamples` of patients are drawn for what is measured
-    here: calibration, subgroups and the score without test films that were seen. Raises ValueError,
-    naming the film, where a run's table of films lacks one of its predictions. `untrained` as of
+    here: calibration, subgroups and the score without test images that were seen. Raises ValueError,
+    naming the image, where a run's table of images lacks one of its predictions. `untrained` as of
     `verdict`.
     """
     runs = [run._replace(predictions=validate(run.predictions)) for run in runs]
@@ -79,7 +79,7 @@ def write_report(
 
 
 _PAIRED = (
-    "Both encoders scored the same films, and each resample of patients was scored by both. "
+    "Both encoders scored the same images, and each resample of patients was scored by both. "
     '"win" and "loss": the 95 % interval of A − B excludes zero, and p is at most .05; "tie": it '
     "lies within ± the margin, .02, below which a difference does not matter; "
     '"underpowered": neither: with power .8 a difference could have been found only from the size '
@@ -118,7 +118,7 @@ def verdict(comparison: Mapping[str, Any], untrained: str = "random") -> str:
     could = ""
     if comparison["detectable"] is not None:
         smallest = tables.number(comparison["detectable"])
-        could = f"; these films could have shown a difference of {smallest}"
+        could = f"; these images could have shown a difference of {smallest}"
     return f"**The data cannot tell {whether}:** {numbers}{could}."
 
 
@@ -138,7 +138,7 @@ def _alone(run: Run) -> str:
 
 def _test_set(run: Run) -> str:
     images, patients = len(run.predictions.image_id), len(set(run.predictions.patient_id))
-    return f"Test set: {images:,} films of {patients:,} patients."
+    return f"Test set: {images:,} images of {patients:,} patients."
 
 
 def _shared_labels(runs: Sequence[Run]) -> list[str]:
@@ -149,21 +149,21 @@ def _shared_labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _unseen(runs: Sequence[Run], num_resamples: int, untrained: str) -> list[str]:
-    """The scores without test films that one of the encoders had seen, where any had."""
-    films = [_films(run) for run in runs]
-    if not any(table is not None and table.exposed for table in films):
+    """The scores without test images that one of the encoders had seen, where any had."""
+    images = [_images(run) for run in runs]
+    if not any(table is not None and table.exposed for table in images):
         return []
     first = runs[0].predictions
     # Tables follow the order of their own run's predictions, which need not be the first's.
     tables_of = [
-        image_table.in_order(table, first.image_id) for table in films if table is not None
+        image_table.in_order(table, first.image_id) for table in images if table is not None
     ]
-    rows = unseen_films(tables_of)
-    count = f"{int(rows.sum()):,} of the {len(rows):,} test films"
-    text = f"**Without test films that were seen in pretraining:** {count}"
+    rows = unseen_images(tables_of)
+    count = f"{int(rows.sum()):,} of the {len(rows):,} test images"
+    text = f"**Without test images that were seen in pretraining:** {count}"
     if not rows.any():
         return [f"{text} are left, so that there is no score."]
-    left = [take_films(align(first, run.predictions), rows) for run in runs]
+    left = [take_images(align(first, run.predictions), rows) for run in runs]
     scored = [tables.shown(metric_rows(one, num_resamples))[-1] for one in left]
     text += f", of {len(set(left[0].patient_id)):,} patients, had been seen by none"
     if scored[0]["auroc"] is None:
@@ -173,7 +173,7 @@ def _unseen(runs: Sequence[Run], num_resamples: int, untrained: str) -> list[str
     text += f". On these, {what}: {', '.join(numbers)}."
     unknown = [
         run.name
-        for run, table in zip(runs, films)
+        for run, table in zip(runs, images)
         if run.name != RANDOM and (table is None or table.seen is None)
     ]
     if unknown:
@@ -185,18 +185,18 @@ def _unseen(runs: Sequence[Run], num_resamples: int, untrained: str) -> list[str
     return [text, *([_list(verdicts)] if verdicts else [])]
 
 
-def _films(run: Run) -> FilmTable | None:
-    return run.films and image_table.in_order(run.films, run.predictions.image_id)
+def _images(run: Run) -> ImageTable | None:
+    return run.images and image_table.in_order(run.images, run.predictions.image_id)
 
 
 def _subgroups(runs: Sequence[Run], labels: Sequence[str], num_resamples: int) -> list[str]:
-    films = next((run.films for run in runs if run.films is not None), None)
-    if films is None or not labels:
+    images = next((run.images for run in runs if run.images is not None), None)
+    if images is None or not labels:
         return []
     first = take_labels(runs[0].predictions, labels)
     aligned = [(run.name, align(first, take_labels(run.predictions, labels))) for run in runs]
-    films = image_table.in_order(films, first.image_id)
-    return transfer_images.subgroup_section(aligned, films, num_resamples)
+    images = image_table.in_order(images, first.image_id)
+    return transfer_images.subgroup_section(aligned, images, num_resamples)
 
 
 def _curves(workdir: Path, runs: Sequence[Run], labels: Sequence[str]) -> list[str]:

@@ -1,10 +1,10 @@
-"""Sections of a transfer's report.md on calibration and on groups of the test films."""
+"""Sections of a transfer's report.md on calibration and on groups of the test images."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from cxr_jax.report import calibration, subgroups, tables
-from cxr_jax.transfer.image_table import FilmTable
+from cxr_jax.transfer.image_table import ImageTable
 from cxr_jax.transfer.predictions import Predictions
 
 
@@ -48,12 +48,12 @@ def calibration_section(
 
 def subgroup_section(
     runs: Sequence[tuple[str, Predictions]],
-    films: FilmTable,
+    images: ImageTable,
     num_resamples: int,
 ) -> list[str]:
-    """Markdown; `runs` are of the same labels and films, in the order of `films`."""
+    """Markdown; `runs` are of the same labels and images, in the order of `images`."""
     names = [name for name, _ in runs]
-    found, sentences = subgroups.groups(runs, films, num_resamples)
+    found, sentences = subgroups.groups(runs, images, num_resamples)
     parts = [f"## {subgroups.TITLE}"]
     if found:
         header, rows = subgroups.table(names, found)
@@ -74,7 +74,4 @@ def subgroup_section(
 def not_vouched(names: Sequence[str]) -> str:
     """The sentence on encoders of which it is not known what they saw."""
     whom = "it" if len(names) == 1 else "them"
-    return (
-        f"What {', '.join(names)} saw is not known: for {whom} nobody can vouch that these films "
-        "were new."
-    )
+    return f"What {', '.join(names)} saw is not known: for {whom} nobody can vouch that these images were new."

@@ -1,6 +1,6 @@
 """Patient-clustered bootstrap intervals for AUROC and for paired differences of it.
 
-Patients, not images, are drawn with replacement, because films of one patient are not independent
+Patients, not images, are drawn with replacement, because images of one patient are not independent
 (Field and Welsh 2007). A resample is then nothing but a whole-number weight for each patient, and
 the weighted AUROCs of all resamples follow from one sort of the scores.
 """
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, Shaped
 from cxr_jax.stats.auroc import auroc, binary_rows, rank_runs
 
 # Resamples go through in chunks whose run sums stay in the processor's cache: for 14 labels of
-# 25,596 films 16 at a time take half the time of 128. Very many rows make the chunks smaller, so
+# 25,596 images 16 at a time take half the time of 128. Very many rows make the chunks smaller, so
 # that weights and run sums hold about this many float64 (32 MiB) each.
 _CHUNK_RESAMPLES = 16
 _CHUNK_ELEMENTS = 2**22
@@ -84,7 +84,7 @@ def resampled_auroc(
     """AUROC of each label in every resample; NaN where a class is absent. One vector is one label.
 
     The draws depend on the clusters, the number of resamples and the seed alone. So two calls for
-    the same test films are paired: row r of both is of the same drawn patients, whatever the model,
+    the same test images are paired: row r of both is of the same drawn patients, whatever the model,
     and differences, means over labels and whole curves can be taken row by row. Fewer than two
     clusters leave nothing to resample: all NaN. Shapes and errors as in `bootstrap_auroc`.
     """

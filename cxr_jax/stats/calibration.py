@@ -13,7 +13,7 @@ _CHUNK_RESAMPLES = 16  # at a time, so that the counts of many patients do not f
 
 
 class Reliability(NamedTuple):
-    """One entry per bin that holds films, by rising probability; limits are of the rate."""
+    """One entry per bin that holds images, by rising probability; limits are of the rate."""
 
     mean_probability: Float[np.ndarray, " bins"]
     observed_rate: Float[np.ndarray, " bins"]
@@ -75,9 +75,9 @@ def bootstrap_brier(
     rng = np.random.default_rng(seed)
     for start in range(0, num_resamples, _CHUNK_RESAMPLES):
         counts = cluster_counts(count, min(_CHUNK_RESAMPLES, num_resamples - start), rng).T
-        films = counts @ known
+        images = counts @ known
         chunk = values[start : start + len(counts)]
-        np.divide(counts @ errors, films, out=chunk, where=films > 0)
+        np.divide(counts @ errors, images, out=chunk, where=images > 0)
     return values
 
 
@@ -91,8 +91,8 @@ def reliability(
     """Mean probability and observed rate in bins of probability, with Wilson's interval.
 
     `equal` says what bins share: "mass", as equal counts as ties allow, or "width". A bin holds its
-    upper edge. Films with the same probability are never parted, so the order of rows is of no
-    matter, and empty bins are left out. The interval takes films as independent: with many films of
+    upper edge. Images with the same probability are never parted, so the order of rows is of no
+    matter, and empty bins are left out. The interval takes images as independent: with many images of
     a patient it is too narrow. Arguments and errors as in `brier`; ValueError too for fewer than
     one bin and an unknown `equal`.
     """
@@ -112,12 +112,12 @@ def expected_calibration_error(
     num_bins: int = 10,
     equal: str = "mass",
 ) -> float:
-    """Mean over films of |observed rate - mean probability| of their bin (Naeini et al. 2015).
+    """Mean over images of |observed rate - mean probability| of their bin (Naeini et al. 2015).
 
     Bins, arguments and errors as in `reliability`. Bins of equal width are the usual choice in the
     literature and misjudge rare findings, whose probabilities fall into one bin; hence equal mass.
     The value is biased upwards: noise within bins adds to it, so compare only models scored on the
-    same films with the same bins. NaN where no target is known.
+    same images with the same bins. NaN where no target is known.
     """
     table = reliability(targets, probabilities, num_bins, equal)
     if not table.count.size:
@@ -145,7 +145,7 @@ def _known(
     if bad.size:
         raise ValueError(
             f"row {bad[0]}: probability is {probabilities[bad[0]]}; probabilities lie in [0, 1]. "
-            "Scores that only rank films cannot be calibrated"
+            "Scores that only rank images cannot be calibrated"
         )
     return targets[known], probabilities[known]
 

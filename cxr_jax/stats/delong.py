@@ -1,4 +1,4 @@
-"""DeLong's standard errors of AUROC and his test of two models on the same films."""
+"""DeLong's standard errors of AUROC and his test of two models on the same images."""
 
 from typing import NamedTuple
 
@@ -55,7 +55,7 @@ def delong_variance(
     """Variance of the AUROC (DeLong et al. 1988).
 
     Targets are 0, 1 or NaN (missing: the row is left out), scores any number that can be ranked.
-    Films of one patient are not independent: `clusters`, each row's patient, gives the variance of
+    Images of one patient are not independent: `clusters`, each row's patient, gives the variance of
     Obuchowski (1997), which is DeLong's where every row is its own cluster. NaN with fewer than two
     clusters that hold a positive, or a negative. Raises ValueError as `binary_rows` does and for
     clusters of another length.
@@ -89,10 +89,10 @@ def delong_test(
     clusters: Shaped[np.ndarray, " rows"] | None = None,
     level: float = 0.95,
 ) -> DeLongTest:
-    """Are two models' AUROCs on the same films different? Two-sided, for one label.
+    """Are two models' AUROCs on the same images different? Two-sided, for one label.
 
     Arguments and errors as in `delong_variance`; both models are scored on the rows whose target is
-    known. Scores that place every film alike have difference 0, standard error 0, z 0 and p 1. A
+    known. Scores that place every image alike have difference 0, standard error 0, z 0 and p 1. A
     standard error of 0 with another difference (one model always right, the other always wrong) is
     an artefact of separation, not certainty: z, p and limits are NaN, as they are where the
     variance cannot be estimated.

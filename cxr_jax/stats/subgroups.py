@@ -1,4 +1,4 @@
-"""AUROC in subgroups of the test films: sex, age band, view."""
+"""AUROC in subgroups of the test images: sex, age band, view."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ _BANDS = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (80, "60-79"), (_OLDEST + 
 class SubgroupRow(NamedTuple):
     """One group's AUROC (macro mean over labels where there are several) with its interval.
 
-    The counts are of films with a known target, summed over the labels that can be estimated in the
+    The counts are of images with a known target, summed over the labels that can be estimated in the
     group; where none can, over all labels. `note` is "" or says why numbers are NaN or of what
     they are: a reader must not take a missing number for a bad one.
     """
@@ -36,13 +36,13 @@ def subgroup_auroc(
     targets: Shaped[np.ndarray, "n *k"],
     scores: Shaped[np.ndarray, "..."],
     clusters: Shaped[np.ndarray, " rows"] | None,
-    groups: Shaped[np.ndarray, " films"],
+    groups: Shaped[np.ndarray, " images"],
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[SubgroupRow, ...]:
-    """One row per group, by name; films whose group is "" are "unknown", the last row.
+    """One row per group, by name; images whose group is "" are "unknown", the last row.
 
-    Each group is scored and resampled (by its own patients) on its own films, with targets, scores
+    Each group is scored and resampled (by its own patients) on its own images, with targets, scores
     and `clusters` as in `bootstrap_auroc`. Intervals of two groups that overlap do not show that
     the groups are alike, and groups differ in prevalence and case mix, not only in how well the
     model reads them. Raises ValueError as `bootstrap_auroc` does and for groups of another length.
@@ -100,8 +100,7 @@ def _row(
         notes.append("no interval: no resample of patients holds both classes")
     elif interval.num_resamples < _FEW_RESAMPLES * total:
         notes.append(
-            f"interval from {interval.num_resamples} of {total} resamples; in the others a class "
-            "is absent"
+            f"interval from {interval.num_resamples} of {total} resamples; in the others a class is absent"
         )
     if interval.num_resamples and interval.estimate == 1 and interval.low == 1:
         notes.append("perfect separation: resampling cannot show the uncertainty")

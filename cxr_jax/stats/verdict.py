@@ -1,6 +1,6 @@
-"""Is model A better than B on this test set: win, loss, tie, or too few films to tell.
+"""Is model A better than B on this test set: win, loss, tie, or too few images to tell.
 
-The quantity is the difference of AUROC, A less B, on the same films; for several labels that of the
+The quantity is the difference of AUROC, A less B, on the same images; for several labels that of the
 macro means over the labels that have both classes. Its replicates come from resampling patients
 (bootstrap.py), with A and B scored in the same resamples.
 
@@ -70,7 +70,7 @@ def compare_auroc(
     margin: float = 0.02,
     level: float = 0.95,
 ) -> Comparison:
-    """Verdict on A against B from their scores for the same films.
+    """Verdict on A against B from their scores for the same images.
 
     Targets are 0, 1 or NaN (missing), [n] or [n k]; `clusters` holds each row's patient, None takes
     every row as its own. The verdicts of the labels are not corrected for there being several.

@@ -136,8 +136,7 @@ def _naming(manager: ocp.CheckpointManager) -> Iterator[None]:
             raise
         raise OSError(
             code,
-            f"{os.strerror(code)}: a checkpoint could not be saved; those of before stand (steps: "
-            f"{steps})",
+            f"{os.strerror(code)}: a checkpoint could not be saved; those of before stand (steps: {steps})",
             str(manager.directory),
         ) from error
 

@@ -176,7 +176,7 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 def _end(code: int) -> NoReturn:
     """Without what Python does at an exit: JAX would wait there for processes that are gone."""
-    for child in multiprocessing.active_children():  # which decode films
+    for child in multiprocessing.active_children():  # which decode images
         child.kill()
     os._exit(code)
 

@@ -1,7 +1,7 @@
-"""The gradient of a whole batch's loss, its films embedded a part at a time.
+"""The gradient of a whole batch's loss, its images embedded a part at a time.
 
-Contrastive losses compare every film with every other, so that gradients of parts do not add up.
-But the loss reads films through their embeddings alone: these are computed part by part, the loss
+Contrastive losses compare every image with every other, so that gradients of parts do not add up.
+But the loss reads images through their embeddings alone: these are computed part by part, the loss
 and its gradient by the embeddings for all at once, and then part by part again what that gradient
 means for the parameters (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory
 Limited Setup", arXiv:2101.06983). The gradient is exact; it costs a second forward pass, and the
@@ -23,7 +23,7 @@ from cxr_jax.objectives import Objective
 def value_and_grad(objective: Objective, microbatch_size: int = 0) -> Callable[..., Any]:
     """A pure `(params, aux, batch, key) -> ((loss, (aux, metrics)), gradient by params)`.
 
-    A part has `microbatch_size` films of the global batch, which it must divide; 0: no parts.
+    A part has `microbatch_size` images of the global batch, which it must divide; 0: no parts.
     """
     if not microbatch_size:
         return jax.value_and_grad(objective.loss, has_aux=True)
@@ -44,9 +44,9 @@ def value_and_grad(objective: Objective, microbatch_size: int = 0) -> Callable[.
         slopes = jax.tree.map(lambda x: _split(x, microbatch_size), slopes)
 
         def backward(gradient, part):
-            films, key, slope = part
+            images, key, slope = part
             # Batch norm in training mode does not read its running statistics: both passes agree.
-            _, pull = jax.vjp(lambda params: objective.embed(params, aux, films, key)[0], params)
+            _, pull = jax.vjp(lambda params: objective.embed(params, aux, images, key)[0], params)
             return jax.tree.map(jnp.add, gradient, pull(slope)[0]), None
 
         nothing = jax.tree.map(jnp.zeros_like, params)

@@ -218,6 +218,5 @@ def _check_all_match(patterns: Sequence[str], paths: Sequence[str], where: str) 
     for pattern in patterns:
         if not any(re.search(pattern, path) for path in paths):
             raise ValueError(
-                f"{where} has {pattern!r}, which matches no parameter; "
-                f"they are named like {paths[0]!r}"
+                f"{where} has {pattern!r}, which matches no parameter; they are named like {paths[0]!r}"
             )

@@ -34,8 +34,8 @@ class Training(NamedTuple):
         return _placed(state, places), _placed(batch, split)
 
 
-def prepare(config: ConfigDict, num_films: int) -> Training:
-    """For a config and a number of films in an epoch; nothing is compiled yet.
+def prepare(config: ConfigDict, num_images: int) -> Training:
+    """For a config and a number of images in an epoch; nothing is compiled yet.
 
     Raises ValueError for a mesh or a batch that does not fit the devices, and as objectives.build
     and optim.make_optimizer.
@@ -44,7 +44,7 @@ def prepare(config: ConfigDict, num_films: int) -> Training:
     _check_batches(config, mesh)
     objective = objectives.build(config)
     optimizer, schedule = optim.make_optimizer(
-        config.optimizer, config.num_train_steps, config.batch_size, num_films
+        config.optimizer, config.num_train_steps, config.batch_size, num_images
     )
     create = partial(train_state.create, objective, optimizer, _batch(config), config.seed)
     places = sharding.of_state(jax.eval_shape(create), mesh, config.shard_state)
@@ -86,10 +86,10 @@ def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
 
 def _batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     size = config.data.image_size
-    films = jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)
-    batch = {"image": films}
+    images = jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)
+    batch = {"image": images}
     if config.data.pairs:
-        batch |= {"pair": films, "paired": jax.ShapeDtypeStruct((config.batch_size,), np.bool_)}
+        batch |= {"pair": images, "paired": jax.ShapeDtypeStruct((config.batch_size,), np.bool_)}
     if config.data.get("reports"):
         tokens = (config.batch_size, config.data.reports.max_tokens)
         batch["tokens"] = jax.ShapeDtypeStruct(tokens, np.int32)

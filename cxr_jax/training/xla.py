@@ -8,7 +8,7 @@ import os
 
 import jax
 
-_FILMS_A_DEVICE = 32  # with fewer, what the devices tell each other costs more than they save
+_IMAGES_A_DEVICE = 32  # with fewer, what the devices tell each other costs more than they save
 
 _ON_CPU = {
     # YNNPACK takes convolutions and reductions from Eigen, which does them twice as fast. And it
@@ -34,6 +34,6 @@ def split_cpu(batch_size: int) -> None:
     given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if given or "JAX_NUM_CPU_DEVICES" in os.environ:
         return
-    most = min(2 * len(os.sched_getaffinity(0)), batch_size // _FILMS_A_DEVICE)
+    most = min(2 * len(os.sched_getaffinity(0)), batch_size // _IMAGES_A_DEVICE)
     fitting = [n for n in (2, 4, 8, 16, 32, 64) if n <= most and batch_size % n == 0]
     jax.config.update("jax_num_cpu_devices", max(fitting, default=1))

@@ -15,7 +15,7 @@ from cxr_jax.fields import Section
 
 
 class Weights(NamedTuple):
-    """What scores films: params {"encoder", "head"} and the encoder's batch_stats."""
+    """What scores images: params {"encoder", "head"} and the encoder's batch_stats."""
 
     params: Any
     batch_stats: Any
@@ -45,7 +45,7 @@ def create(
     seed: int,
     exclusive: bool = False,
 ) -> State:
-    """The encoder's `variables` under a head that says of every film how common the labels are.
+    """The encoder's `variables` under a head that says of every image how common the labels are.
 
     Its logits are log-odds or, of exclusive classes, log-probabilities.
 
@@ -74,7 +74,7 @@ def create(
 def masked_loss(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Float[Array, ""]:
     """Mean sigmoid cross-entropy of the known targets (0 or 1; NaN: no loss); 0 if none is known.
 
-    The mean is over films and labels together: a film counts for each label that it is known for.
+    The mean is over images and labels together: an image counts for each label that it is known for.
     """
     known = ~jnp.isnan(targets)
     # Filled in before the loss: a NaN that is masked only behind it still makes the gradient NaN.
@@ -85,7 +85,7 @@ def masked_loss(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Fl
 def masked_softmax_loss(
     logits: Float[Array, "b k"], targets: Float[Array, "b k"]
 ) -> Float[Array, ""]:
-    """Mean softmax cross-entropy of the films that have a class; 0 if none has.
+    """Mean softmax cross-entropy of the images that have a class; 0 if none has.
 
     A row of targets has one 1 and else 0, or is all NaN: no class, no loss.
     """
@@ -147,7 +147,7 @@ def update(
 def make_scores(
     model: nn.Module,
 ) -> Callable[[Any, Any, Shaped[Array, "b h w 1"]], Float[Array, "b k"]]:
-    """(params, batch_stats, films uint8) -> logits, in evaluation mode: film by film."""
+    """(params, batch_stats, images uint8) -> logits, in evaluation mode: image by image."""
 
     def scores(params, batch_stats, images):
         encoder = {"params": params["encoder"], "batch_stats": batch_stats}

@@ -23,9 +23,9 @@ def principal(features: Shaped[np.ndarray, "n d"]) -> Float[np.ndarray, "n p"]:
 
 
 def tsne(components: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n 2"] | None:
-    """The films on a plane, like ones beside each other (van der Maaten and Hinton 2008).
+    """The images on a plane, like ones beside each other (van der Maaten and Hinton 2008).
 
-    Equal input gives equal output. None for fewer than 10 films and for films that do not differ.
+    Equal input gives equal output. None for fewer than 10 images and for images that do not differ.
     """
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits

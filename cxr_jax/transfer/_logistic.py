@@ -23,7 +23,7 @@ class LogisticFit(NamedTuple):
     converged: Bool[np.ndarray, "s k"]
 
 
-# One logit a row: the labels of a film are fitted each on its own.
+# One logit a row: the labels of an image are fitted each on its own.
 _LINK = _newton.Link(
     chance=jax.nn.sigmoid,
     loss=lambda logits, target: jnp.sum(jnp.logaddexp(0, logits) - target * logits, 0),

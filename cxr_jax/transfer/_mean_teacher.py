@@ -1,7 +1,7 @@
-"""Mean teacher: films without labels teach the network to agree with a slow average of itself.
+"""Mean teacher: images without labels teach the network to agree with a slow average of itself.
 
 Tarvainen & Valpola, "Mean teachers are better role models", arXiv:1703.01780, and their official
-code; the second stage of S2MTS2 (Liu et al., arXiv:2103.03629). Student and teacher see every film
+code; the second stage of S2MTS2 (Liu et al., arXiv:2103.03629). Student and teacher see every image
 of a step, labelled or not, each in a view of its own; the student learns from the labels that there
 are and from the teacher's answers, the teacher is the moving average of the student, and is what is
 scored. Fields of config.finetune.mean_teacher:
@@ -10,7 +10,7 @@ weight      of the teacher's answers beside the labels, once it has risen; 0: no
 decay       of the average, per step
 ramp_up     share of the steps in which the weight rises
 unlabelled_batch_size
-            films without labels in a step: training films that the label fraction leaves out; fewer
+            images without labels in a step: training images that the label fraction leaves out; fewer
             where there are fewer. Where there are none, the labelled ones alone
 """
 
@@ -72,7 +72,7 @@ def decay(step: Int[Array, ""] | int, most: float) -> Float[Array, ""]:
 def consistency(
     student: Float[Array, "b k"], teacher: Float[Array, "b k"], exclusive: bool
 ) -> Float[Array, ""]:
-    """Mean square of the difference of the probabilities, over films and labels.
+    """Mean square of the difference of the probabilities, over images and labels.
 
     Of logits; of exclusive classes the softmax's probabilities. No gradient flows into `teacher`.
     """
@@ -91,16 +91,16 @@ def make_step(
 ) -> Callable[[State, dict[str, Array]], tuple[State, Float[Array, ""]]]:
     """A pure `(state, {"image", "target", "unlabelled"}) -> (state, loss)`; jit it, state donated.
 
-    "unlabelled" holds films and may be absent. The loss is that of the labels plus the weighted
+    "unlabelled" holds images and may be absent. The loss is that of the labels plus the weighted
     disagreement. Both networks are in training mode, with batch statistics of their own over all
-    films of the step.
+    images of the step.
     """
 
     def loss_of(params, state, batch, key):
-        films = batch["image"]
+        images = batch["image"]
         if "unlabelled" in batch:
-            films = jnp.concatenate([films, batch["unlabelled"]])
-        own, other = (augment_view(k, films, view) for k in (key, jax.random.fold_in(key, 1)))
+            images = jnp.concatenate([images, batch["unlabelled"]])
+        own, other = (augment_view(k, images, view) for k in (key, jax.random.fold_in(key, 1)))
         logits, stats = _classifier.train_logits(model, params, state.student.batch_stats, own)
         answers, teacher_stats = _classifier.train_logits(model, *state.teacher, other)
         weight = fields["weight"] * ramp_up(state.student.step, fields["ramp_up"] * num_steps)

@@ -71,7 +71,7 @@ def _fit_all(
     max_newton_steps: Int[Array, ""],
 ) -> tuple[Array, Array, Array, Array]:
     rotated, back = _newton.principal_directions(features)
-    # Of the films without class, targets are 0.
+    # Of the images without class, targets are 0.
     prevalence = jnp.log(jnp.sum(targets, 1)) - jnp.log(jnp.sum(known))
     start = jnp.zeros((len(targets), rotated.shape[1] + 1), rotated.dtype)
     start = start.at[:, 0].set(prevalence - jnp.mean(prevalence))

@@ -1,4 +1,4 @@
-"""The training films that an encoder finds most like a film."""
+"""The training images that an encoder finds most like an image."""
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -9,9 +9,9 @@ from cxr_jax.transfer.knn import normalised
 def nearest(
     train_features: Shaped[np.ndarray, "n d"], features: Shaped[np.ndarray, "m d"], k: int
 ) -> tuple[Int[np.ndarray, "m j"], Float[np.ndarray, "m j"]]:
-    """Rows of the k training films nearest by cosine, the nearest first, and their cosines.
+    """Rows of the k training images nearest by cosine, the nearest first, and their cosines.
 
-    The films that `knn_scores` lets vote. Fewer where there are fewer; ties go to the earlier row.
+    The images that `knn_scores` lets vote. Fewer where there are fewer; ties go to the earlier row.
     """
     if k < 1:
         raise ValueError(f"k is {k}: at least 1 is needed")

@@ -1,4 +1,4 @@
-"""What a protocol is: how an encoder's worth on labelled films is measured. One file each.
+"""What a protocol is: how an encoder's worth on labelled images is measured. One file each.
 
 A file of this folder with a function `make(config) -> Protocol` is a protocol, called by the file's
 name in config.protocol.
@@ -45,7 +45,7 @@ class Head(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a protocol found for m test films and k labels.
+    """What a protocol found for m test images and k labels.
 
     scores grow with the chance of the label; score_kind says how (evaluate/predictions.py). A label
     that could not be scored has NaN scores, is False in `scored`, and has its reason in
@@ -126,14 +126,14 @@ def usable_classes(
 ) -> tuple[Int[np.ndarray, " u"], dict[int, str]]:
     """As `usable_labels`, of exclusive classes (data/labels.py, one_class).
 
-    A class without films in train or in validation is not scored. Its films teach nothing about
+    A class without images in train or in validation is not scored. Its images teach nothing about
     the others (`targets_of`): probabilities are those among the scored classes. Raises ValueError
     also where fewer than two classes are left.
     """
     labels, not_scored = usable_labels(train, validation, label_names)
     if len(labels) < 2:
         raise ValueError(
-            f"of {train.shape[1]} exclusive classes only {len(labels)} has films in training and "
+            f"of {train.shape[1]} exclusive classes only {len(labels)} has images in training and "
             "in validation; two are needed. More labelled patients are needed "
             "(config.label_fraction)"
         )
@@ -143,7 +143,7 @@ def usable_classes(
 def targets_of(
     targets: Shaped[np.ndarray, "n k"], labels: Int[np.ndarray, " u"], exclusive: bool
 ) -> Shaped[np.ndarray, "n u"]:
-    """The targets of these labels; of exclusive classes, NaN where the film is of none of them."""
+    """The targets of these labels; of exclusive classes, NaN where the image is of none of them."""
     chosen = np.array(targets[:, labels])
     if exclusive:
         chosen[~(chosen == 1).any(axis=1)] = np.nan
@@ -170,7 +170,7 @@ def _unusable(
 
 def against(exclusive: bool) -> tuple[str, ...]:
     """What AUROC means of exclusive classes, in a sentence for the report."""
-    return ("AUROC of a class: its films against those of all the others.",) if exclusive else ()
+    return ("AUROC of a class: its images against those of all the others.",) if exclusive else ()
 
 
 def macro_auroc(targets: Shaped[np.ndarray, "n k"], scores: Shaped[np.ndarray, "n k"]) -> float:

@@ -19,9 +19,9 @@ from cxr_jax.training import optim, sharding, xla
 from cxr_jax.transfer import _classifier, _mean_teacher
 from cxr_jax.weights.encoder import Encoder
 
-# Films go to the device larger than the views cut from them, as 256 to 224.
+# Images go to the device larger than the views cut from them, as 256 to 224.
 _MARGIN = 8 / 7
-# Fewer films are read by threads: starting processes takes longer than reading them all.
+# Fewer images are read by threads: starting processes takes longer than reading them all.
 _WORTH_PROCESSES = 2000
 _QUIET_SECONDS = 5.0
 
@@ -34,16 +34,16 @@ class Plan(NamedTuple):
     moments: tuple[int, ...]
 
 
-def plan(fields: ConfigDict, num_films: int, num_devices: int) -> Plan:
-    """Steps and batches for `num_films` training films.
+def plan(fields: ConfigDict, num_images: int, num_devices: int) -> Plan:
+    """Steps and batches for `num_images` training images.
 
     A set smaller than a batch is trained on in batches of the largest power of two that it fills,
-    whatever the number of devices, or of one film per device.
+    whatever the number of devices, or of one image per device.
     """
     batch_size = fields.batch_size
-    if num_films < batch_size:
-        batch_size = max(1 << (num_films.bit_length() - 1), num_devices)
-    steps = round(fields.epochs * num_films / batch_size)
+    if num_images < batch_size:
+        batch_size = max(1 << (num_images.bit_length() - 1), num_devices)
+    steps = round(fields.epochs * num_images / batch_size)
     steps = min(max(steps, fields.min_steps), fields.max_steps)
     count = min(fields.evaluations, steps)
     return Plan(batch_size, steps, tuple(steps * (i + 1) // count for i in range(count)))
@@ -74,8 +74,8 @@ class Trainer:
         )
         self._optimizer = _classifier.with_layer_decay(optimizer, model, fields.layer_decay)
         size = encoder.image_size
-        film = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
-        features = jax.eval_shape(partial(model.apply, train=False), encoder.variables, film)
+        image = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
+        features = jax.eval_shape(partial(model.apply, train=False), encoder.variables, image)
         self.num_features = features.shape[1]
         view = {**fields.view, "size": size}
         loss = _classifier.masked_softmax_loss if self._exclusive else _classifier.masked_loss
@@ -130,12 +130,12 @@ class Trainer:
                 start += time.monotonic() - paused
 
     def _batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """Endless, of labelled films and, where the step takes them, of others of the split."""
+        """Endless, of labelled images and, where the step takes them, of others of the split."""
         train, seed = self._train, self._config.seed
         size = round(self._encoder.image_size * _MARGIN)
 
-        def workers(films: int) -> int:
-            return self._config.finetune.num_workers if films >= _WORTH_PROCESSES else 0
+        def workers(images: int) -> int:
+            return self._config.finetune.num_workers if images >= _WORTH_PROCESSES else 0
 
         feed = labelled_batches(train, self._plan.batch_size, size, seed, workers(len(train.rows)))
         if not self._unlabelled_size:
@@ -150,13 +150,13 @@ class Trainer:
         return (one | {"unlabelled": other["image"]} for one, other in zip(feed, others))
 
     def scores(
-        self, params: Any, batch_stats: Any, films: Iterable[UInt8[np.ndarray, "b h w 1"]]
+        self, params: Any, batch_stats: Any, images: Iterable[UInt8[np.ndarray, "b h w 1"]]
     ) -> Float[np.ndarray, "n k"]:
-        """Log-odds, or log-probabilities of exclusive classes, film by film in evaluation mode."""
+        """Log-odds, or log-probabilities of exclusive classes, image by image in evaluation mode."""
         devices = self._mesh.size
         size = -(-self._config.batch_size // devices) * devices
         rows = []
-        for chunk in films:
+        for chunk in images:
             for start in range(0, len(chunk), size):
                 part = chunk[start : start + size]
                 padded = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))

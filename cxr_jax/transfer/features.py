@@ -1,6 +1,6 @@
-"""Features of labelled films in a file, for other software: NumPy's .npz or Parquet.
+"""Features of labelled images in a file, for other software: NumPy's .npz or Parquet.
 
-One row per film, splits one after the other, films in the split's order; ids hashed.
+One row per image, splits one after the other, images in the split's order; ids hashed.
 
 .npz      arrays image_id, patient_id and split [n] (strings), features [n d] (float32), targets
           [n k] (float32, NaN: missing), label_names [k]
@@ -22,7 +22,7 @@ from cxr_jax.io.atomic import atomic_write
 
 
 class Features(NamedTuple):
-    """Row i of every array belongs to one film."""
+    """Row i of every array belongs to one image."""
 
     image_id: Shaped[np.ndarray, " n"]
     patient_id: Shaped[np.ndarray, " n"]

@@ -12,13 +12,13 @@ optimizer       "adamw" or "sgd" (cxr_jax/training/optim.py; momentum .9)
 weight_decay    as in cxr_jax/training/optim.py; biases and norms are left out
 warmup          share of the steps in which the rate rises from 0; then it falls as a cosine to 0
 layer_decay     the rate is multiplied by this for every depth below the head: 1 is off
-epochs          passes over the training films, but at least min_steps and at most max_steps
-min_steps       (with 34 films an epoch is a step or two)
+epochs          passes over the training images, but at least min_steps and at most max_steps
+min_steps       (with 34 images an epoch is a step or two)
 max_steps
 evaluations     how many moments of a training are judged on validation, the last step being one
-batch_size      films per step; fewer where there are fewer films
+batch_size      images per step; fewer where there are fewer images
 dtype           of the computation, "float32" or "bfloat16"; weights are float32
-mean_teacher    films without labels take part (cxr_jax/transfer/_mean_teacher.py); weight 0 is off
+mean_teacher    images without labels take part (cxr_jax/transfer/_mean_teacher.py); weight 0 is off
 num_workers     decoding processes, for sets large enough to repay their start; 0: threads alone
 view            the augmentation (cxr_jax/augment/views.py); its size is the encoder's image_size
 """
@@ -75,7 +75,7 @@ def make(config: ConfigDict) -> Protocol:
         softmax = " under a softmax over the classes" if exclusive else ""
         return (
             f"The whole encoder and a linear head{softmax} trained by {fields.optimizer} in "
-            f"{fields.dtype} on augmented films (config.json), with cosine schedule and warm-up, "
+            f"{fields.dtype} on augmented images (config.json), with cosine schedule and warm-up, "
             f"for {fields.epochs:g} epochs (at least {fields.min_steps:,} steps, at most "
             f"{fields.max_steps:,}) at each of the learning rates {listed}; "
             f"{_decay_in_words(fields.layer_decay)}.",
@@ -101,7 +101,7 @@ def _teacher_in_words(fields: ConfigDict) -> tuple[str, ...]:
         return ()
     return (
         f"Mean teacher: the moving average of the weights (decay {fields.decay:g}) is what is "
-        "scored; with it the network learns to agree on other views, also of training films "
+        "scored; with it the network learns to agree on other views, also of training images "
         "outside the label fraction, whose labels nothing reads (weight of the squared difference "
         f"{fields.weight:g}, rising over {fields.ramp_up:.0%} of the steps).",
     )
@@ -126,7 +126,7 @@ def _check(config: ConfigDict) -> tuple[float, ...]:
             raise ValueError(f"config.finetune.{name} is {fields[name]!r}; it must be {wanted}")
     if "size" in fields.view:
         raise ValueError(
-            "config.finetune.view has no field 'size': views are as large as the films that the "
+            "config.finetune.view has no field 'size': views are as large as the images that the "
             "encoder reads (its image_size)"
         )
     _mean_teacher.check(fields.mean_teacher, "config.finetune.mean_teacher")
@@ -156,9 +156,9 @@ def _run(
     planned = plan(fields, len(train.rows), mesh.size)
     sharding.check_batch(planned.batch_size, mesh, "finetune.batch_size")
     trainer = Trainer(config, encoder, train, planned, mesh)
-    # In memory: it is read many times (11,000 films of 224 px are 560 MB).
-    films = np.concatenate(list(image_batches(validation, config.batch_size, encoder.image_size)))
-    best, curve, remarks = _search(trainer, rates, films, validation.targets, encoder.name, tools)
+    # In memory: it is read many times (11,000 images of 224 px are 560 MB).
+    images = np.concatenate(list(image_batches(validation, config.batch_size, encoder.image_size)))
+    best, curve, remarks = _search(trainer, rates, images, validation.targets, encoder.name, tools)
     batches = image_batches(splits.test, config.batch_size, encoder.image_size)
     scores = np.full((len(splits.test.rows), len(names)), np.nan)
     scores[:, labels] = trainer.scores(best.params, best.batch_stats, batches)
@@ -168,7 +168,7 @@ def _run(
     unlabelled = len(train.rest) if fields.mean_teacher.weight else 0
     if fields.mean_teacher.weight and not unlabelled:
         remarks.append(
-            "The mean teacher saw labelled films alone: none lies outside config.label_fraction."
+            "The mean teacher saw labelled images alone: none lies outside config.label_fraction."
         )
     others = f", {unlabelled:,} more without labels" if unlabelled else ""
     return Result(
@@ -177,7 +177,7 @@ def _run(
         not_scored=not_scored,
         notes={},
         remarks=tuple(remarks),
-        summary=f"films of {encoder.image_size} px{others}, learning rate {best.rate:g}, step "
+        summary=f"images of {encoder.image_size} px{others}, learning rate {best.rate:g}, step "
         f"{best.step:,} of {planned.num_steps:,} with batches of {planned.batch_size}, "
         f"validation macro AUROC {best.auroc:.3f}",
         facts={
@@ -185,7 +185,7 @@ def _run(
             "step": best.step,
             "num_steps": planned.num_steps,
             "batch_size": planned.batch_size,
-            "unlabelled_films": unlabelled,
+            "unlabelled_images": unlabelled,
             "curve": curve,
         },
         score_kind="log-probability" if exclusive else "log-odds",
@@ -196,7 +196,7 @@ def _run(
 def _search(
     trainer: Trainer,
     rates: tuple[float, ...],
-    films: UInt8[np.ndarray, "v h w 1"],
+    images: UInt8[np.ndarray, "v h w 1"],
     targets: Float[np.ndarray, "v u"],
     name: str,
     tools: Tools,
@@ -212,7 +212,7 @@ def _search(
         try:
             moments = trainer.train(rate, lambda line, h=head: tools.say(h + line))
             for step, loss, weights in moments:
-                scores = trainer.scores(*weights, [films])
+                scores = trainer.scores(*weights, [images])
                 check_finite(step, "scores", scores)
                 score = macro_auroc(targets, scores)
                 tools.say(f"{head}step {step}  loss {loss:.4f}  validation AUROC {score:.3f}")

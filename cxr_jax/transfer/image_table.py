@@ -1,6 +1,6 @@
-"""What is known of test films beside their labels, and the Parquet file that holds it.
+"""What is known of test images beside their labels, and the Parquet file that holds it.
 
-films.parquet stands beside predictions.parquet, for tables of subgroups and of films that an
+films.parquet stands beside predictions.parquet, for tables of subgroups and of images that an
 encoder had not seen; columns image_id, sex, age (years; ours end at 90), view, seen_film and
 seen_patient (true, false, null: not known).
 """
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Shaped
 from cxr_jax.io import parquet
 from cxr_jax.io.text import plain
 
-# Hashes of a few different films agree: up to this share of the test films is no cause for alarm.
+# Hashes of a few different images agree: up to this share of the test images is no cause for alarm.
 CHANCE = 0.01
 
 _SCHEMA = pa.schema(
@@ -33,11 +33,11 @@ _SCHEMA = pa.schema(
 )
 
 
-class FilmTable(NamedTuple):
-    """Of n films; sex and view are "" and age is NaN where they are unknown.
+class ImageTable(NamedTuple):
+    """Of n images; sex and view are "" and age is NaN where they are unknown.
 
-    seen_film: the encoder was pretrained on a film that looks like this one; seen_patient: on any
-    film of its patient. None where that is not known of the whole set.
+    seen_film: the encoder was pretrained on an image that looks like this one; seen_patient: on any
+    image of its patient. None where that is not known of the whole set.
     """
 
     image_id: Shaped[np.ndarray, " n"]
@@ -55,19 +55,19 @@ class FilmTable(NamedTuple):
 
     @property
     def exposed(self) -> bool:
-        """Whether the encoder saw more of these films than hashes that agree by chance."""
-        films = 0 if self.seen_film is None else int(self.seen_film.sum())
+        """Whether the encoder saw more of these images than hashes that agree by chance."""
+        images = 0 if self.seen_film is None else int(self.seen_film.sum())
         patients = self.seen_patient is not None and bool(self.seen_patient.any())
-        return beyond_chance(films, patients, len(self.image_id))
+        return beyond_chance(images, patients, len(self.image_id))
 
 
-def beyond_chance(films: int, patients: bool | int | None, total: int) -> bool:
-    """Whether `films` of `total` that look like trained ones, or any seen patient, are alarming."""
-    return bool(patients) or films > CHANCE * total
+def beyond_chance(images: int, patients: bool | int | None, total: int) -> bool:
+    """Whether `images` of `total` that look like trained ones, or any seen patient, are alarming."""
+    return bool(patients) or images > CHANCE * total
 
 
-def unseen_films(tables: Sequence[FilmTable]) -> Bool[np.ndarray, " n"]:
-    """The films that no encoder had seen; tables are of the same films in one order.
+def unseen_images(tables: Sequence[ImageTable]) -> Bool[np.ndarray, " n"]:
+    """The images that no encoder had seen; tables are of the same images in one order.
 
     What is not known counts as not seen.
     """
@@ -75,7 +75,7 @@ def unseen_films(tables: Sequence[FilmTable]) -> Bool[np.ndarray, " n"]:
     return ~np.any(known, axis=0) if known else np.ones(len(tables[0].image_id), bool)
 
 
-def write_parquet(table: FilmTable, path: str | PathLike[str]) -> None:
+def write_parquet(table: ImageTable, path: str | PathLike[str]) -> None:
     nothing = pa.nulls(len(table.image_id), pa.bool_())
     columns = {
         "image_id": table.image_id.astype(str),
@@ -88,19 +88,19 @@ def write_parquet(table: FilmTable, path: str | PathLike[str]) -> None:
     pq.write_table(pa.table(columns, schema=_SCHEMA), path, write_page_checksum=True)
 
 
-def read_parquet(path: str | PathLike[str]) -> FilmTable:
+def read_parquet(path: str | PathLike[str]) -> ImageTable:
     """Reads the table; columns but image_id may be absent: unknown.
 
     Raises ValueError, naming the file, and the row where there is one, for no image_id column, an
-    empty or repeated image_id, a column of another type, and seen_* known of some films only.
+    empty or repeated image_id, a column of another type, and seen_* known of some images only.
     """
     try:
         return _from_arrow(parquet.read(Path(path), ("image_id",), _SCHEMA.names[1:]))
     except (ValueError, pa.ArrowException) as error:
-        raise ValueError(f"films file {Path(path)}: {plain(str(error))}") from error
+        raise ValueError(f"images file {Path(path)}: {plain(str(error))}") from error
 
 
-def _from_arrow(table: pa.Table) -> FilmTable:
+def _from_arrow(table: pa.Table) -> ImageTable:
     for field in _SCHEMA:
         if field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))
@@ -114,7 +114,7 @@ def _from_arrow(table: pa.Table) -> FilmTable:
         again = images[first[count > 1].min()]
         rows = np.flatnonzero(images == again)[:2]
         raise ValueError(f"image_id '{again}' appears twice (rows {rows[0]} and {rows[1]})")
-    return FilmTable(
+    return ImageTable(
         images.astype(str),
         table["sex"].fill_null("").to_numpy().astype(str),
         table["age"].to_numpy().astype(np.float32),
@@ -130,18 +130,18 @@ def _known(table: pa.Table, name: str) -> np.ndarray | None:
         return None
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
-        raise ValueError(f"row {row}: {name} is empty; it is known of every film or of none")
+        raise ValueError(f"row {row}: {name} is empty; it is known of every image or of none")
     return column.to_numpy().astype(bool)
 
 
-def in_order(table: FilmTable, image_ids: Shaped[np.ndarray, " m"]) -> FilmTable:
-    """The rows of these films, in this order.
+def in_order(table: ImageTable, image_ids: Shaped[np.ndarray, " m"]) -> ImageTable:
+    """The rows of these images, in this order.
 
-    Raises ValueError naming the first film that the table lacks.
+    Raises ValueError naming the first image that the table lacks.
     """
     place = {image: row for row, image in enumerate(table.image_id.tolist())}
     for image in image_ids.tolist():
         if image not in place:
-            raise ValueError(f"image '{image}' is not in the table of films")
+            raise ValueError(f"image '{image}' is not in the table of images")
     rows = np.array([place[image] for image in image_ids.tolist()], np.int64)
-    return FilmTable(*(None if column is None else column[rows] for column in table))
+    return ImageTable(*(None if column is None else column[rows] for column in table))

@@ -26,7 +26,7 @@ def make(config: Section) -> Protocol:
     """The protocol "knn"; of the config it reads `knn`: k and temperature, each one or several.
 
     Of several the best on validation is chosen per label; ties go to the larger k, then to the
-    larger temperature: votes of more films are the smoother ones.
+    larger temperature: votes of more images are the smoother ones.
     """
     check_fields(config["knn"], "config.knn", ("k", "temperature"))
     ks, temperatures = (positive_numbers(config, f"knn.{name}") for name in ("k", "temperature"))
@@ -80,7 +80,7 @@ def make(config: Section) -> Protocol:
 
     def method(exclusive: bool) -> tuple[str, ...]:
         return (
-            "Frozen features in evaluation mode; the vote of the k training films nearest by "
+            "Frozen features in evaluation mode; the vote of the k training images nearest by "
             f"cosine, weighted by exp(cosine / temperature): k {listed[0]}, temperature "
             f"{listed[1]}{how}; the same for every encoder.",
             *against(exclusive),

@@ -50,7 +50,7 @@ def make(config: Section) -> Protocol:
     def method(exclusive: bool) -> tuple[str, ...]:
         kind, per = ("multinomial logistic", "once") if exclusive else ("logistic", "per label")
         return (
-            f"Frozen features in evaluation mode, standardised on the training films; {kind} "
+            f"Frozen features in evaluation mode, standardised on the training images; {kind} "
             f"regression with an L2 penalty, its strength C chosen {per} on validation among "
             f"{listed}; the same for every encoder.",
             *against(exclusive),

@@ -19,7 +19,7 @@ from jaxtyping import Int, Shaped
 from cxr_jax.io import parquet
 from cxr_jax.io.text import plain
 
-# What scores may be; "" is any number that ranks films.
+# What scores may be; "" is any number that ranks images.
 SCORE_KINDS = ("", "log-odds", "log-probability", "probability")
 
 _ROUNDING = 1e-6  # by which a log-probability may lie above 0
@@ -103,7 +103,7 @@ def validate(predictions: Predictions) -> Predictions:
     if predictions.score_kind not in SCORE_KINDS:
         raise ValueError(
             f"score_kind is '{predictions.score_kind}'; it may be {', '.join(SCORE_KINDS[1:])}, or "
-            "absent for scores that only rank films"
+            "absent for scores that only rank images"
         )
     if predictions.score_kind == "probability":
         rule = "probabilities lie in [0, 1]"

@@ -1,8 +1,8 @@
-"""Which parts of a film make it score higher than the average training film.
+"""Which parts of an image make it score higher than the average training image.
 
 Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) on the encoder's last feature map, of the
-features less those of the average training film. Without a film to compare with the map would mean
-little: a probe of standardised features keeps their mean in its bias, which has no place on a film,
+features less those of the average training image. Without an image to compare with the map would mean
+little: a probe of standardised features keeps their mean in its bias, which has no place on an image,
 and what the ReLU then leaves need not have to do with the label. Where features are the map's mean
 and the head is linear it equals CAM (Zhou et al. 2016, arXiv:1512.04150) of that difference.
 """
@@ -22,28 +22,28 @@ from cxr_jax.transfer._protocol import Head
 
 def grad_cam(
     head: Head,
-    films: UInt8[np.ndarray, "b h w 1"],
+    images: UInt8[np.ndarray, "b h w 1"],
     label: int,
     average: Float[np.ndarray, " d"],
 ) -> Float[np.ndarray, "b i j"]:
-    """By how much each part of a film raises its logit, 0 where it does not.
+    """By how much each part of an image raises its logit, 0 where it does not.
 
     As `contributions`, rectified.
     """
-    return np.maximum(contributions(head, films, label, average), 0)
+    return np.maximum(contributions(head, images, label, average), 0)
 
 
 def contributions(
     head: Head,
-    films: UInt8[np.ndarray, "b h w 1"],
+    images: UInt8[np.ndarray, "b h w 1"],
     label: int,
     average: Float[np.ndarray, " d"],
 ) -> Float[np.ndarray, "b i j"]:
-    """By how much each part of a film raises its logit (above 0) or lowers it.
+    """By how much each part of an image raises its logit (above 0) or lowers it.
 
-    Films are as large as the head's encoder reads them. `average`: the mean features, of that
-    encoder, of the training films. A film's sum is its logit less that of the average training
-    film. Raises ValueError for a label that was not scored, and for an encoder
+    Images are as large as the head's encoder reads them. `average`: the mean features, of that
+    encoder, of the training images. An image's sum is its logit less that of the average training
+    image. Raises ValueError for a label that was not scored, and for an encoder
     whose model gives no feature map.
     """
     if np.isnan(head.kernel[:, label]).any():
@@ -56,7 +56,7 @@ def contributions(
         )
     kernel = head.kernel[:, label]
     maps, weights, logits = _maps_weights_logits(
-        model, head.encoder.variables, jnp.asarray(kernel, jnp.float32), films / np.float32(255)
+        model, head.encoder.variables, jnp.asarray(kernel, jnp.float32), images / np.float32(255)
     )
     # Eq. 2 of Selvaraju et al. without ReLU. In doubles: it is a small difference of large sums.
     parts = np.einsum("bijc,bc->bij", np.float64(maps), np.float64(weights))

@@ -21,7 +21,7 @@ class Encoder(NamedTuple):
 
     Without batch norm "batch_stats" is {}.
 
-    It reads films whose shorter side was brought to `image_size`, centre-cropped to a square.
+    It reads images whose shorter side was brought to `image_size`, centre-cropped to a square.
     """
 
     name: str
@@ -55,13 +55,13 @@ def check_pixels(mean: Sequence[float], std: Sequence[float], image_size: int | 
         raise ValueError(f"mean {plain(repr(mean))} or deviation {plain(repr(std))} is absurd")
     whole = isinstance(image_size, int) and not isinstance(image_size, bool)
     if image_size is not None and not (whole and 1 <= image_size <= _LARGEST):
-        raise ValueError(f"films of {plain(repr(image_size))} pixels")
+        raise ValueError(f"images of {plain(repr(image_size))} pixels")
 
 
 def features(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
-    """A compiled function from films, float [b h w 1] in [0, 1], to features, float32 [b d].
+    """A compiled function from images, float [b h w 1] in [0, 1], to features, float32 [b d].
 
-    In evaluation mode: a film's features do not depend on its batch.
+    In evaluation mode: an image's features do not depend on its batch.
     """
     model = models.build(encoder.model)
 

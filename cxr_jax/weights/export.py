@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument(
         "--with_ledger",
         action="store_true",
-        help="copy exposure.parquet too: hashes of patients and films, by which others see which "
-        "test films the encoder had seen",
+        help="copy exposure.parquet too: hashes of patients and images, by which others see which "
+        "test images the encoder had seen",
     )
     args = parser.parse_args(arguments)
     export = plugins.find("cxr_jax.weights.exporters", args.format, "export", "format")

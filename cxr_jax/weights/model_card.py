@@ -34,7 +34,7 @@ def model_card(
         f"## What it reads\n\n{_reads(encoder, exported)}",
         f"## Architecture\n\n```json\n{json.dumps(encoder.model)}\n```{_rounded(encoder)}",
         f"## Training\n\n{_training(Path(source), encoder)}",
-        f"## Films seen\n\n{_films_seen(Path(source))}",
+        f"## Images seen\n\n{_images_seen(Path(source))}",
         f"## Scores\n\n{_scores(scores, encoder)}",
         f"## Licence\n\n{licence or 'None is stated; the training data may have its own terms.'}",
         "Not a medical device; not for clinical decisions.",
@@ -44,15 +44,15 @@ def model_card(
 
 def _reads(encoder: Encoder, exported: Exported) -> str:
     model = models.build(encoder.model)
-    films = (
-        f"Grey films, white = dense, shorter side brought to {encoder.image_size} px, the centre "
+    images = (
+        f"Grey images, white = dense, shorter side brought to {encoder.image_size} px, the centre "
         "cropped; pixels in [0, 1]"
     )
     numbers = f"(pixel - mean) / std with mean {_listed(model.mean)} and std {_listed(model.std)}"
     if exported.normalises:
-        return f"{films}, as they are: {numbers} is done inside."
-    repeated = " (the grey film repeated in three channels)" if len(model.mean) == 3 else ""
-    return f"{films}, then {numbers}{repeated}."
+        return f"{images}, as they are: {numbers} is done inside."
+    repeated = " (the grey image repeated in three channels)" if len(model.mean) == 3 else ""
+    return f"{images}, then {numbers}{repeated}."
 
 
 def _rounded(encoder: Encoder) -> str:
@@ -90,13 +90,13 @@ def _damage_of(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged: not what a run writes ({error!r})") from error
 
 
-def _films_seen(workdir: Path) -> str:
+def _images_seen(workdir: Path) -> str:
     if not (workdir / seen_images.FILE).is_file():
         return "No ledger of them was kept."
     seen = seen_images.read(workdir)
     counts = Counter(zip(seen.dataset.tolist(), seen.split.tolist()))
     lines = [f"| {name} | {split} | {count:,} |" for (name, split), count in counts.items()]
-    table = "\n".join(["| dataset | split | films |", "|---|---|---|", *lines])
+    table = "\n".join(["| dataset | split | images |", "|---|---|---|", *lines])
     start = seen_images.read_unknown_start(workdir)
     return f"{table}\n\nIt started from {start}, of which no ledger was kept." if start else table
 
@@ -144,7 +144,6 @@ def _against(workdir: Path, encoder: Encoder) -> str:
         ]
     if others:
         raise ValueError(
-            f"--scores={workdir}: they are of {plain(', '.join(sorted(others)))}, not of "
-            f"{encoder.name}"
+            f"--scores={workdir}: they are of {plain(', '.join(sorted(others)))}, not of {encoder.name}"
         )
     return "".join(lines)

@@ -1,6 +1,6 @@
 """Building on many machines: each worker of an Apache Beam pipeline writes whole shards.
 
-The workers need the raw films and the data folder under the same paths (a shared file system), and
+The workers need the raw images and the data folder under the same paths (a shared file system), and
 this package. What they write is what one machine writes, byte for byte.
 """
 

@@ -1,4 +1,4 @@
-"""Owners' boxes in pixels as fractions of the film; lists of boxes that fit their films or not."""
+"""Owners' boxes in pixels as fractions of the image; lists of boxes that fit their images or not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from data_builders.base.records import Box, BuildError, Skipped
 
-# A list whose rows have slid, or whose films have other ids, names unknown films nearly always and
+# A list whose rows have slid, or whose images have other ids, names unknown images nearly always and
 # is right about a finding by chance only. Below these shares it is the owner's own inconsistency.
 MAX_UNKNOWN = 0.5
 MAX_CONTRADICTING = 0.2
@@ -17,7 +17,7 @@ MAX_CONTRADICTING = 0.2
 class BoxRow(NamedTuple):
     """A row of an owner's list of boxes: x0, y0, x1, y1 in pixels."""
 
-    film: str
+    image: str
     label: str
     corners: tuple[float, float, float, float]
     where: str
@@ -30,11 +30,11 @@ def from_pixels(
     size: tuple[int, int],
     where: str,
 ) -> Box:
-    """A box as fractions of the film, clipped to it.
+    """A box as fractions of the image, clipped to it.
 
     Args:
       corners: x0, y0, x1, y1 in pixels.
-      size: the film's height and width in the same pixels.
+      size: the image's height and width in the same pixels.
       where: the box's row, for the message.
 
     Raises:
@@ -56,16 +56,16 @@ def from_pixels(
 def check_rows(
     rows: Sequence[BoxRow], fits: Callable[[BoxRow], bool | None], table: str
 ) -> Iterator[Skipped]:
-    """Lists the rows whose film is unknown, and how many boxes contradict their film's labels.
+    """Lists the rows whose image is unknown, and how many boxes contradict their image's labels.
 
     Boxes that contradict are kept, since it is the owner who said both.
 
     Args:
-      fits: whether the film has the box's finding among its labels; None if no table lists it.
+      fits: whether the image has the box's finding among its labels; None if no table lists it.
       table: the list's name, for the messages.
 
     Raises:
-      BuildError: more than half of the rows name unknown films, or more than a fifth of the others
+      BuildError: more than half of the rows name unknown images, or more than a fifth of the others
         contradict their labels: rows or ids have slid.
     """
     answers = [(row, fits(row)) for row in rows]
@@ -73,21 +73,21 @@ def check_rows(
     contradicting = [row for row, fit in answers if fit is False]
     if len(unknown) > MAX_UNKNOWN * len(rows):
         raise BuildError(
-            f"{len(unknown):,} of the {len(rows):,} boxes of {table} are on films that no table "
+            f"{len(unknown):,} of the {len(rows):,} boxes of {table} are on images that no table "
             f"lists; the first is {unknown[0].where}. Take all tables from the same download."
         )
     if len(contradicting) > MAX_CONTRADICTING * (len(rows) - len(unknown)):
         first = contradicting[0]
         raise BuildError(
             f"{len(contradicting):,} of the {len(rows):,} boxes of {table} are of findings that "
-            f"their films' labels do not have; the first is {first.where}. The rows or columns "
+            f"their images' labels do not have; the first is {first.where}. The rows or columns "
             "have been moved against each other: restore the owner's files."
         )
     for row in unknown:
-        yield Skipped(row.where, "a box on a film that is in no table of films")
+        yield Skipped(row.where, "a box on an image that is in no table of images")
     if contradicting:
         reason = (
-            f"{len(contradicting):,} of its {len(rows):,} boxes are of findings that their films' "
+            f"{len(contradicting):,} of its {len(rows):,} boxes are of findings that their images' "
             f"labels do not have, the first in {contradicting[0].where}; kept"
         )
         yield Skipped(table, reason, expected=True)

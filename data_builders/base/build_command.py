@@ -36,27 +36,26 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     parser.add_argument(
         "--check",
         action="store_true",
-        help="read the tables, count, compare with the owner's counts, look for every film; build "
-        "nothing",
+        help="read the tables, count, compare with the owner's counts, look for every image; build nothing",
     )
     parser.add_argument(
         "--resolution",
-        help="shorter side of the stored films: 256 (default), 512 or full; or another config of "
+        help="shorter side of the stored images: 256 (default), 512 or full; or another config of "
         "the dataset",
     )
     parser.add_argument(
         "--max_skipped",
         type=float,
         default=0.01,
-        help="fraction of the films that may be unreadable before the build fails (default: 0.01)",
+        help="fraction of the images that may be unreadable before the build fails (default: 0.01)",
     )
     parser.add_argument(
-        "--num_workers", type=int, help="processes that read films (default: all cores; 0: none)"
+        "--num_workers", type=int, help="processes that read images (default: all cores; 0: none)"
     )
     parser.add_argument(
         "--follow_links",
         action="store_true",
-        help="also read films that links in the folder lead to outside of it (default: they are "
+        help="also read images that links in the folder lead to outside of it (default: they are "
         "skipped and listed)",
     )
     parser.add_argument(

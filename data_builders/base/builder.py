@@ -1,7 +1,7 @@
 """What all builders share: example schema, listing, parallel reading, skip report, metadata.
 
 A dataset is one file, data_builders/<name>/<name>_dataset_builder.py, with a class `Builder` that
-fills in the class attributes of `CxrBuilder` and lists its films:
+fills in the class attributes of `CxrBuilder` and lists its images:
 
     class Builder(cxr_builder.CxrBuilder):
         VERSION = tfds.core.Version("1.0.0")
@@ -13,15 +13,15 @@ fills in the class attributes of `CxrBuilder` and lists its films:
 
         def records(self, manual_dir):
             yield Record(
-                split="train", image_id=…, patient_id=…, film=path, labels={"Pneumonia": 1.0}
+                split="train", image_id=…, patient_id=…, image=path, labels={"Pneumonia": 1.0}
             )
 
 Beside it stand README.md, CITATIONS.bib and TAGS.txt, which TFDS reads. A dataset that is drawn
-instead of read gives `film=functools.partial(draw, seed)`, with `draw` in a module that does not
+instead of read gives `image=functools.partial(draw, seed)`, with `draw` in a module that does not
 import TFDS, because the worker processes import it.
 
 TFDS's own writer needs TensorFlow as soon as a split exceeds 1 GB (its shuffle spills through
-tf.io.gfile). Here the films are shuffled before they are read, by a hash of image_id, and written
+tf.io.gfile). Here the images are shuffled before they are read, by a hash of image_id, and written
 once, in order: memory stays bounded and nothing imports TensorFlow.
 """
 
@@ -60,17 +60,17 @@ SCRATCH = "scratch"
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class CxrConfig(tfds.core.BuilderConfig):
-    """A TFDS config whose films have `resolution` pixels on the shorter side (None: their own)."""
+    """A TFDS config whose images have `resolution` pixels on the shorter side (None: their own)."""
 
     resolution: int | None = 256
 
 
 def resolution_configs() -> list[CxrConfig]:
-    """The three sizes every dataset of real films comes in; the first is the default."""
+    """The three sizes every dataset of real images comes in; the first is the default."""
     return [
         CxrConfig(name="256", resolution=256, description="shorter side 256 pixels"),
         CxrConfig(name="512", resolution=512, description="shorter side 512 pixels"),
-        CxrConfig(name="full", resolution=None, description="the films' own size"),
+        CxrConfig(name="full", resolution=None, description="the images' own size"),
     ]
 
 
@@ -79,9 +79,9 @@ class BuildSettings:
     """How to build, as opposed to what.
 
     Attributes:
-      max_skipped: largest fraction of the listed films that may be skipped.
-      num_workers: processes that read films; 0 reads in this one; None takes all cores.
-      follow_links: whether films may be reached through links that lead out of their folder.
+      max_skipped: largest fraction of the listed images that may be skipped.
+      num_workers: processes that read images; 0 reads in this one; None takes all cores.
+      follow_links: whether images may be reached through links that lead out of their folder.
       progress: whether a progress line is written to stderr.
       inputs: the builder's INPUTS that were given: option's name -> folder.
     """
@@ -94,7 +94,7 @@ class BuildSettings:
 
 
 class Listing(NamedTuple):
-    """What the raw dataset lists: films, and files or rows that give none."""
+    """What the raw dataset lists: images, and files or rows that give none."""
 
     records: list[Record]
     skipped: list[Skipped]
@@ -109,7 +109,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     LABEL_SCALE: ClassVar[str] = "presence"
     READERS: ClassVar[bool] = False  # whether a label holds one value a reader
     TASK: ClassVar[str] = "none"  # "binary", "multilabel", "multiclass" or "none"
-    PARENT: ClassVar[str] = ""  # the dataset whose films and patients these are, if not its own
+    PARENT: ClassVar[str] = ""  # the dataset whose images and patients these are, if not its own
     # What the owner (or who counted the owner's files) says of the whole: "images", "patients",
     # "studies", the same of splits ("train+validation images") or a label's positives -> number.
     OWNER_COUNTS: ClassVar[Mapping[str, int]] = {}
@@ -127,7 +127,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @abc.abstractmethod
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        """Lists every film once, and every file or row that gives none as `Skipped`.
+        """Lists every image once, and every file or row that gives none as `Skipped`.
 
         Args:
           manual_dir: where the raw dataset lies; None for datasets that are drawn.
@@ -163,7 +163,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return self.TASK
 
     def split_rule(self) -> str:
-        """How films came into splits, in one sentence."""
+        """How images came into splits, in one sentence."""
         return self.SPLIT_RULE
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -181,16 +181,16 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return own_info.make(self, features, metadata)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        raise NotImplementedError("Films are written by _generate_splits.")
+        raise NotImplementedError("Images are written by _generate_splits.")
 
     def _generate_examples(self) -> Iterator:
-        raise NotImplementedError("Films are written by _generate_splits.")
+        raise NotImplementedError("Images are written by _generate_splits.")
 
-    def list_films(self, manual_dir: Path | None) -> Listing:
-        """Reads the owner's tables and checks what they say; opens no film.
+    def list_images(self, manual_dir: Path | None) -> Listing:
+        """Reads the owner's tables and checks what they say; opens no image.
 
         Raises:
-          BuildError: they contradict themselves, name films outside of the folders that were
+          BuildError: they contradict themselves, name images outside of the folders that were
             given, or list nothing.
         """
         # Hundreds of thousands of records that stay: the collector would go through them in vain.
@@ -205,14 +205,14 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
         check_records(listing.records, self.label_names())
         if not listing.records:
-            raise BuildError(f"{self.name}: no film was found in {manual_dir}.")
+            raise BuildError(f"{self.name}: no image was found in {manual_dir}.")
         if manual_dir is None:
             return listing
         roots = (manual_dir, Path(self.data_path), *self.settings.inputs.values())
         within, linked = path_containment.separate(
             listing.records, roots, self.settings.follow_links
         )
-        names = (skip_report.relative_name(record.film, manual_dir) for record in linked)
+        names = (skip_report.relative_name(record.image, manual_dir) for record in linked)
         return Listing(
             within, listing.skipped + [Skipped(n, path_containment.LEADS_OUT) for n in names]
         )
@@ -231,7 +231,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ) -> Sequence[tfds_splits.SplitInfo]:
         folder = Path(self.data_path)
         manual_dir = Path(dl_manager.manual_dir) if self.MANUAL_DOWNLOAD_INSTRUCTIONS else None
-        listing = self.list_films(manual_dir)
+        listing = self.list_images(manual_dir)
         absent = skip_report.absent(listing.records, manual_dir)
         # Before hours of reading the others.
         self._check_losses([*listing.skipped, *absent], len(listing.records) + len(listing.skipped))
@@ -263,17 +263,17 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         infos, stored = write.finish(plan, written, folder, template)
         seen_images.write(
             folder / seen_images.FILE,
-            seen_images.of_films(
+            seen_images.of_images(
                 f"{self.name}/{self.builder_config.name}", self.PARENT or self.name, stored.items()
             ),
         )
-        kept = [record for films in stored.values() for record, _ in films]
+        kept = [record for images in stored.values() for record, _ in images]
         contact_sheet.write(
             folder / contact_sheet.FILE,
-            f"{self.name}/{self.builder_config.name}: some of {len(kept):,} films",
+            f"{self.name}/{self.builder_config.name}: some of {len(kept):,} images",
             contact_sheet.choose(kept, self.LABEL_SCALE),
             self.LABEL_SCALE,
-            lambda record: job.prepare(record.film),
+            lambda record: job.prepare(record.image),
         )
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         self.info.metadata.update(
@@ -296,6 +296,6 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def splits_of(records: Iterable[Record]) -> list[str]:
-    """The splits that have films, in their usual order."""
+    """The splits that have images, in their usual order."""
     present = {record.split for record in records}
     return [split for split in SPLITS if split in present]

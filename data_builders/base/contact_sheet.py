@@ -1,4 +1,4 @@
-"""contact_sheet.png: some films of a dataset as they are stored, to see polarity and windowing.
+"""contact_sheet.png: some images of a dataset as they are stored, to see polarity and windowing.
 
 A caption gives split, view and positive labels; no id, no age, nothing of a person.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_builders.base import counts
-from data_builders.base.parallel import Film, Unreadable
+from data_builders.base.parallel import EncodedImage, Unreadable
 from data_builders.base.records import Record
 
 FILE = "contact_sheet.png"
@@ -23,7 +23,7 @@ _PAPER, _INK, _BEHIND = 255, 40, 128
 
 
 def choose(records: Sequence[Record], scale: str) -> list[Record]:
-    """Films for a sheet: first one of every label and view, then any, in the records' order."""
+    """Images for a sheet: first one of every label and view, then any, in the records' order."""
     chosen: dict[str, Record] = {}
     seen: set[str] = set()
     for record in records:
@@ -43,11 +43,11 @@ def write(
     title: str,
     records: Sequence[Record],
     scale: str,
-    read: Callable[[Record], Film | Unreadable],
+    read: Callable[[Record], EncodedImage | Unreadable],
 ) -> None:
-    """Draws the films of `records`, each read by `read`, with captions under a title."""
-    films = [(record, read(record)) for record in records]
-    readable = [(record, film) for record, film in films if isinstance(film, Film)]
+    """Draws the images of `records`, each read by `read`, with captions under a title."""
+    images = [(record, read(record)) for record in records]
+    readable = [(record, image) for record, image in images if isinstance(image, EncodedImage)]
     rows = -(-len(readable) // COLUMNS)
     cell_width, cell_height = SIDE + GAP, SIDE + CAPTION + GAP
     sheet = Image.new("L", (COLUMNS * cell_width + GAP, rows * cell_height + 2 * CAPTION), _PAPER)
@@ -60,11 +60,11 @@ def write(
         fill=_INK,
         font=font,
     )
-    for place, (record, film) in enumerate(readable):
+    for place, (record, image) in enumerate(readable):
         row, column = divmod(place, COLUMNS)
         left, top = GAP + column * cell_width, 2 * CAPTION - GAP + row * cell_height
         draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), fill=_BEHIND)
-        picture = Image.open(io.BytesIO(film.image))
+        picture = Image.open(io.BytesIO(image.image))
         picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
         sheet.paste(
             picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2)
@@ -84,7 +84,7 @@ def _positives(record: Record, scale: str) -> list[str]:
 
 
 def _cut(line: str, font: ImageFont.FreeTypeFont) -> str:
-    """The line, cut to the width of a film."""
+    """The line, cut to the width of an image."""
     if font.getlength(line) <= SIDE:
         return line
     while line and font.getlength(line + "…") > SIDE:

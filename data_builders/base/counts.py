@@ -1,4 +1,4 @@
-"""How many films, patients and positives there are, and whether the owner says the same."""
+"""How many images, patients and positives there are, and whether the owner says the same."""
 
 from __future__ import annotations
 

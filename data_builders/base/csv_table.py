@@ -53,7 +53,7 @@ class Table:
                     if length > MAX_CHARACTERS:
                         raise BuildError(
                             f"{path} has more than {MAX_CHARACTERS:,} characters, which no table "
-                            "of films has."
+                            "of images has."
                         )
         except UnicodeDecodeError:
             raise BuildError(f"{path} is not UTF-8 text. Save it as CSV in UTF-8.") from None
@@ -85,7 +85,7 @@ class Table:
 
     def _near(self, column: str) -> str:
         """A hint at the column that could be meant; its name only where it is the same but for case
-        and punctuation, since a table without a header has a film's values there."""
+        and punctuation, since a table without a header has an image's values there."""
         for name in self.columns:
             if _letters(name) == _letters(column):
                 return f" Did you mean {name!r}?"

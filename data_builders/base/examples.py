@@ -1,4 +1,4 @@
-"""The example that every dataset stores: its TFDS features, and a film made into one."""
+"""The example that every dataset stores: its TFDS features, and an image made into one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer
 
-from data_builders.base.parallel import Film
+from data_builders.base.parallel import EncodedImage
 from data_builders.base.records import Record
 
 
@@ -57,16 +57,16 @@ class Serializer:
     def __init__(self, features: tfds.features.FeaturesDict):
         self._features = features
 
-    def __call__(self, record: Record, film: Film) -> bytes:
+    def __call__(self, record: Record, image: EncodedImage) -> bytes:
         every = {
-            "image": film.image,
+            "image": image.image,
             "image_id": record.image_id,
             "patient_id": record.patient_id,
             "study_id": record.study_id,
             "view": record.view,
             "sex": record.sex,
             "age": record.age,
-            "phash": film.phash,
+            "phash": image.phash,
             "labels": dict(record.labels),
             "readers": list(record.readers),
             "boxes": [dataclasses.asdict(box) for box in record.boxes],

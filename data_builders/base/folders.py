@@ -108,8 +108,8 @@ def by_stem(root: Path, suffixes: Collection[str]) -> dict[str, Path]:
     Raises:
       BuildError: as `unique`.
     """
-    films = (path for path in files_below(root) if path.suffix.lower() in suffixes)
-    return unique(films, lambda path: path.stem)
+    images = (path for path in files_below(root) if path.suffix.lower() in suffixes)
+    return unique(images, lambda path: path.stem)
 
 
 def is_dropping(name: str) -> bool:

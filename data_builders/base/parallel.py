@@ -1,4 +1,4 @@
-"""Films read, shrunk and encoded on all cores, in order, with memory bounded."""
+"""Images read, shrunk and encoded on all cores, in order, with memory bounded."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ Tag = TypeVar("Tag")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Films per task: enough that passing them costs nothing, few enough that no core waits at the end.
+# Images per task: enough that passing them costs nothing, few enough that no core waits at the end.
 CHUNK = 8
 
 
-class Film(NamedTuple):
-    """A film ready to be stored: encoded bytes and perceptual hash (16 hex digits)."""
+class EncodedImage(NamedTuple):
+    """An image ready to be stored: encoded bytes and perceptual hash (16 hex digits)."""
 
     image: bytes
     phash: str
 
 
 class Unreadable(NamedTuple):
-    """Why a film gives no example."""
+    """Why an image gives no example."""
 
     reason: str
 
 
-def prepare_film(
+def prepare_image(
     source: Path | Callable[[], np.ndarray], resolution: int | None, encoding: str
-) -> Film | Unreadable:
-    """Reads (or draws) one film, shrinks its shorter side to `resolution`, encodes, hashes."""
+) -> EncodedImage | Unreadable:
+    """Reads (or draws) one image, shrinks its shorter side to `resolution`, encodes, hashes."""
     try:
         if callable(source):
             image = source()
             image = image[..., None] if image.ndim == 2 else image
         else:
-            image = image_io.read_film(source, shorter_side=resolution)
-    except image_io.FilmError as error:
+            image = image_io.read_image(source, shorter_side=resolution)
+    except image_io.ImageError as error:
         return Unreadable(str(error))
     image = image_io.shrink(image, resolution)
-    return Film(image_io.encode(image, encoding), phash.phash(image))
+    return EncodedImage(image_io.encode(image, encoding), phash.phash(image))
 
 
 def parallel_map(
@@ -104,8 +104,8 @@ def parallel_map(
                 yield from zip(tags, future.result(), strict=True)
         except BrokenProcessPool as error:
             raise BuildError(
-                "A process that reads films died, out of memory or in a decoder. It was reading "
-                f"one of: {', '.join(str(value) for value in values)}, or one of the few films "
+                "A process that reads images died, out of memory or in a decoder. It was reading "
+                f"one of: {', '.join(str(value) for value in values)}, or one of the few images "
                 "after them. Try --num_workers=1, or remove the file."
             ) from error
         finally:
@@ -163,7 +163,7 @@ class Progress:
         left = (self._total - self._done) / max(rate, 1e-9)
         start = "\r\x1b[2K" if self._live else ""
         sys.stderr.write(
-            f"{start}{self._name}: {self._done:,} of {self._total:,} films, "
+            f"{start}{self._name}: {self._done:,} of {self._total:,} images, "
             f"{rate:,.0f} images/s, {duration(left)} left{end}"
         )
         sys.stderr.flush()

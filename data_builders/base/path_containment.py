@@ -1,4 +1,4 @@
-"""Films stay inside the folders that were given, whatever a table or a link in a download says."""
+"""Images stay inside the folders that were given, whatever a table or a link in a download says."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LEADS_OUT = "a link that leads out of its folder (--follow_links, if the links a
 def separate(
     records: Iterable[Record], roots: Sequence[Path], follow_links: bool
 ) -> tuple[list[Record], list[Record]]:
-    """The films inside `roots`, and those to which links lead from there (none: `follow_links`).
+    """The images inside `roots`, and those to which links lead from there (none: `follow_links`).
 
     Raises:
-      BuildError: a path that names another place or climbs out by ".."; or links lead to all films.
+      BuildError: a path that names another place or climbs out by ".."; or links lead to all images.
     """
     within: list[Record] = []
     linked: list[Record] = []
@@ -28,7 +28,7 @@ def separate(
         (linked if outside else within).append(record)
     if linked and not within:
         raise BuildError(
-            f"All films of {roots[0]} are reached through links that lead out of it. If the links "
+            f"All images of {roots[0]} are reached through links that lead out of it. If the links "
             "are yours, allow them with --follow_links."
         )
     return within, linked
@@ -38,14 +38,14 @@ def _check(record: Record, roots: Sequence[Path]) -> None:
     path = path_of(record)
     if path is not None and not _is_below(os.path.abspath(path), map(os.path.abspath, roots)):
         raise BuildError(
-            f"{record.row or record.image_id}: its film is not inside "
-            f"{' or '.join(map(str, roots))}. A table names the films of its own folder; get the "
+            f"{record.row or record.image_id}: its image is not inside "
+            f"{' or '.join(map(str, roots))}. A table names the images of its own folder; get the "
             "owner's."
         )
 
 
 def leads_out(record: Record, roots: Sequence[Path]) -> bool:
-    """Whether the film, or a folder on the way to it, is a link to a place outside all `roots`."""
+    """Whether the image, or a folder on the way to it, is a link to a place outside all `roots`."""
     path = path_of(record)
     if path is None:
         return False
@@ -55,16 +55,16 @@ def leads_out(record: Record, roots: Sequence[Path]) -> bool:
 
 
 def path_of(record: Record) -> Path | None:
-    """The file of a film, also of one that is read by a function with a `path`; None if drawn."""
-    film = getattr(record.film, "path", record.film)
-    return film if isinstance(film, Path) else None
+    """The file of an image, also of one that is read by a function with a `path`; None if drawn."""
+    image = getattr(record.image, "path", record.image)
+    return image if isinstance(image, Path) else None
 
 
 def _is_below(path: str, roots: Iterable[str]) -> bool:
     return any(path == root or path.startswith(root.rstrip("/") + "/") for root in roots)
 
 
-# Films share their folders; to resolve one costs a look at each of its parents.
+# Images share their folders; to resolve one costs a look at each of its parents.
 @functools.lru_cache(maxsize=100_000)
 def _resolved(folder: str) -> str:
     return os.path.realpath(folder)

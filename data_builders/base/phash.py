@@ -1,4 +1,4 @@
-"""A 64-bit perceptual hash: near-duplicate films differ in few bits."""
+"""A 64-bit perceptual hash: near-duplicate images differ in few bits."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from PIL import Image
 
 
 def phash(image: UInt8[np.ndarray, "h w 1"]) -> str:
-    """Hashes a film to 16 hex digits, most significant bit first (row 0, column 0).
+    """Hashes an image to 16 hex digits, most significant bit first (row 0, column 0).
 
-    The film is averaged down to 32 x 32, cosine-transformed, and each of the 8 x 8 lowest
+    The image is averaged down to 32 x 32, cosine-transformed, and each of the 8 x 8 lowest
     frequencies gives a bit: above the median of the 64 or not (Zauner 2010, section 3.2.1).
     """
     small = Image.fromarray(image[..., 0]).resize((32, 32), Image.Resampling.BOX)

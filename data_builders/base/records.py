@@ -1,4 +1,4 @@
-"""What a builder knows about a film before it is read: the label travels with the path."""
+"""What a builder knows about an image before it is read: the label travels with the path."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AlreadyBuilt(BuildError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Box:
-    """A finding's place on its film, as fractions of height and width in [0, 1]."""
+    """A finding's place on its image, as fractions of height and width in [0, 1]."""
 
     label: str
     y0: float
@@ -38,14 +38,14 @@ class Box:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """One film and all that is said about it.
+    """One image and all that is said about it.
 
     Attributes:
       split: "train", "validation" or "test".
       image_id: unique in the dataset.
       patient_id: no two splits may share one.
-      patient_known: False where nobody says whose film it is, and patient_id is the film's own.
-      film: a file, or a picklable function of no arguments that draws the film (uint8, [h w] or
+      patient_known: False where nobody says whose image it is, and patient_id is the image's own.
+      image: a file, or a picklable function of no arguments that draws the image (uint8, [h w] or
         [h w 1]); `functools.partial(draw, seed)` is one. It is called in a worker process.
       labels: the owner's value for each of the builder's label names, on the builder's LABEL_SCALE:
         1, 0, -1 (uncertain) or NaN (not mentioned); a certainty; or a grade. Where the builder has
@@ -53,14 +53,14 @@ class Record:
       readers: who said it, one name a value, where the builder has READERS.
       view: as views.standard writes it.
       age: years, NaN if unknown.
-      report: the film's report, where the builder has reports; free of names.
+      report: the image's report, where the builder has reports; free of names.
       row: where the record was listed ("Data_Entry_2017.csv, row 17"), for error messages.
     """
 
     split: str
     image_id: str
     patient_id: str
-    film: Path | Callable[[], UInt8[np.ndarray, "h w *channel"]]
+    image: Path | Callable[[], UInt8[np.ndarray, "h w *channel"]]
     labels: Mapping[str, float | tuple[float, ...]] = dataclasses.field(default_factory=dict)
     readers: tuple[str, ...] = ()
     study_id: str = ""
@@ -116,12 +116,12 @@ def check_records(records: Iterable[Record], label_names: Iterable[str]) -> None
         count = len(crossing)
         raise BuildError(
             f"{count} patient{'s stand' if count > 1 else ' stands'} in two splits, which would "
-            f"leak films of the same person from training into testing. For example "
+            f"leak images of the same person from training into testing. For example "
             f"{_where(first)} is in {first.split!r} and {_where(second)}, of the same patient, in "
             f"{second.split!r}. Put each patient into one split."
         )
 
 
 def _where(record: Record) -> str:
-    """Where a film is listed; its id, which a table may have given, only if no table did."""
+    """Where an image is listed; its id, which a table may have given, only if no table did."""
     return record.row or record.image_id

@@ -29,12 +29,12 @@ def write(path: Path, skipped: Iterable[Skipped]) -> None:
 def check(
     name: str, skipped: Sequence[Skipped], num_listed: int, max_skipped: float, path: Path
 ) -> None:
-    """Refuses a build that would lose too many films, and leaves the list of them at `path`.
+    """Refuses a build that would lose too many images, and leaves the list of them at `path`.
 
     What is left out as expected does not count.
 
     Args:
-      num_listed: films and rows that the raw dataset lists.
+      num_listed: images and rows that the raw dataset lists.
       max_skipped: fraction of them that may be skipped.
 
     Raises:
@@ -49,7 +49,7 @@ def check(
     reasons = collections.Counter(entry.reason for entry in skipped).most_common(3)
     first = "; ".join(f"{entry.file} ({entry.reason})" for entry in skipped[:3])
     raise BuildError(
-        f"{name}: {len(skipped):,} of {num_listed:,} films ({share:.1%}) cannot be used, more than "
+        f"{name}: {len(skipped):,} of {num_listed:,} images ({share:.1%}) cannot be used, more than "
         f"max_skipped={max_skipped:g} allows, so nothing was built. Most often: "
         f"{', '.join(f'{reason} ({count:,})' for reason, count in reasons)}. The first: {first}. "
         f"All of them are listed in {path}. Repair them, or allow this with "
@@ -58,7 +58,7 @@ def check(
 
 
 def absent(records: Iterable[Record], manual_dir: Path | None) -> list[Skipped]:
-    """The listed films that are not there, by `name_of`."""
+    """The listed images that are not there, by `name_of`."""
     paths = ((record, path_containment.path_of(record)) for record in records)
     return [
         Skipped(name_of(record, manual_dir), "no such file")
@@ -68,16 +68,16 @@ def absent(records: Iterable[Record], manual_dir: Path | None) -> list[Skipped]:
 
 
 def name_of(record: Record, manual_dir: Path | None) -> str:
-    """The film's name in skipped.csv; where there is no such file, its row: the name that a table
+    """The image's name in skipped.csv; where there is no such file, its row: the name that a table
     gives could be another column's value, and a patient's."""
     path = path_containment.path_of(record)
     if record.row and (path is None or not os.path.exists(path)):
         return record.row
-    return relative_name(path or record.film, manual_dir)
+    return relative_name(path or record.image, manual_dir)
 
 
-def relative_name(film: Any, manual_dir: Path | None) -> str:
-    """The film's name in skipped.csv: its path below the manual folder where it has one."""
-    if isinstance(film, Path) and manual_dir is not None and film.is_relative_to(manual_dir):
-        return film.relative_to(manual_dir).as_posix()
-    return str(film)
+def relative_name(image: Any, manual_dir: Path | None) -> str:
+    """The image's name in skipped.csv: its path below the manual folder where it has one."""
+    if isinstance(image, Path) and manual_dir is not None and image.is_relative_to(manual_dir):
+        return image.relative_to(manual_dir).as_posix()
+    return str(image)

@@ -11,9 +11,9 @@ from data_builders.base.counts import owner_lines
 
 
 def counts_table(counts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Films, patients and positives of every split, splits side by side."""
+    """Images, patients and positives of every split, splits side by side."""
     rows = [("", *counts)]
-    for word, key in (("films", "images"), ("patients", "patients"), ("studies", "studies")):
+    for word, key in (("images", "images"), ("patients", "patients"), ("studies", "studies")):
         if any(of[key] for of in counts.values()):
             rows.append((word, *(f"{of[key]:,}" for of in counts.values())))
     where = len(rows)
@@ -43,7 +43,7 @@ def of_dataset(folder: Path) -> str:
         f"  skipped: {metadata['skipped']:,} (listed in skipped.csv there)",
         f"  splits: {metadata['split_rule']}",
         "",
-        "Look at some of its films, for polarity and windowing:",
+        "Look at some of its images, for polarity and windowing:",
         f"  {folder / contact_sheet.FILE}",
         "Next:",
         f"  {_next_command(folder, name, config, data_dir, metadata)}",
@@ -62,22 +62,22 @@ def of_listing(
     """What a raw dataset lists, before anything is built.
 
     Args:
-      skipped: "file (reason)" of what gives no film; missing: listed films that are not there.
+      skipped: "file (reason)" of what gives no image; missing: listed images that are not there.
     """
     lines = [f"{name}: what its tables list", *counts_table(counts)]
     lines += notes(counts, owner_counts)
     lines.append(f"  splits: {split_rule}")
-    for entries, words in ((missing, "listed films are not there"), (skipped, "give no film")):
+    for entries, words in ((missing, "listed images are not there"), (skipped, "give no image")):
         if entries:
             more = ", …" if len(entries) > 3 else ""
             lines.append(f"  {len(entries):,} {words}: {', '.join(entries[:3])}{more}")
     if missing:
         lines += [
             "",
-            "Next: get the films that are missing, then the same command without --check.",
+            "Next: get the images that are missing, then the same command without --check.",
         ]
     else:
-        which = "every other listed film" if skipped else "every listed film"
+        which = "every other listed image" if skipped else "every listed image"
         lines += [f"  {which} is there", "", "Next: the same command without --check."]
     return "\n".join(lines)
 
@@ -88,7 +88,7 @@ def notes(
     """The owner's counts beside ours, and whether patients are known."""
     lines = [f"  {line}" for line in owner_lines(owner_counts)]
     if all(of["patients"] == of["images"] for of in counts.values()):
-        lines.append("  as many patients as films: each film counts as a patient of its own")
+        lines.append("  as many patients as images: each image counts as a patient of its own")
     return lines
 
 

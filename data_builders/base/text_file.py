@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_builders.base.records import BuildError
 
-# The longest of them, NIH's list of films, has 2 MB.
+# The longest of them, NIH's list of images, has 2 MB.
 MAX_BYTES = 50_000_000
 
 

@@ -1,7 +1,7 @@
-"""Record files: which films go into which file, and how one file is written.
+"""Record files: which images go into which file, and how one file is written.
 
-The films of a split are put in the order of a hash of their ids and cut into shards before any of
-them is read. So one machine, which reads films on all cores and writes one shard after another,
+The images of a split are put in the order of a hash of their ids and cut into shards before any of
+them is read. So one machine, which reads images on all cores and writes one shard after another,
 and a Beam pipeline, whose workers take a shard each, write the same files byte for byte.
 """
 
@@ -23,21 +23,21 @@ from data_builders.base.records import SPLITS, BuildError, Record
 
 # Small enough that hosts can share the shards of a dataset, large enough to be few.
 SHARD_BYTES = 128 << 20
-# A film at its own size, and a pixel of a smaller one, as JPEG of quality 95: what they may take.
-FULL_FILM_BYTES = 1 << 20
+# An image at its own size, and a pixel of a smaller one, as JPEG of quality 95: what they may take.
+FULL_IMAGE_BYTES = 1 << 20
 PIXEL_BYTES = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file to be written: its split, its number within it, its films in order."""
+    """A file to be written: its split, its number within it, its images in order."""
 
     split: str
     number: int
     records: tuple[Record, ...]
 
     def path(self, folder: Path) -> Path:
-        """Where it is written; its final name needs the number of shards that have films."""
+        """Where it is written; its final name needs the number of shards that have images."""
         return folder / f"{self.split}.shard-{self.number}"
 
 
@@ -47,8 +47,8 @@ class Written:
 
     Attributes:
       num_bytes: of the serialized examples.
-      phashes: one a record; "" for a film that could not be read.
-      reasons: one a record; "" for a film that stands in the file.
+      phashes: one a record; "" for an image that could not be read.
+      reasons: one a record; "" for an image that stands in the file.
     """
 
     num_bytes: int
@@ -57,7 +57,7 @@ class Written:
 
     @property
     def length(self) -> int:
-        """Films in the file."""
+        """Images in the file."""
         return sum(not reason for reason in self.reasons)
 
     def save(self, path: Path) -> None:
@@ -74,13 +74,13 @@ class Written:
 
 
 def plan(records: Iterable[Record], resolution: int | None) -> list[Shard]:
-    """Cuts every split into shards of about SHARD_BYTES, films in the order of a hash of their id.
+    """Cuts every split into shards of about SHARD_BYTES, images in the order of a hash of their id.
 
     Args:
-      resolution: pixels on the films' shorter side; None: their own size.
+      resolution: pixels on the images' shorter side; None: their own size.
     """
-    film_bytes = FULL_FILM_BYTES if resolution is None else PIXEL_BYTES * resolution**2
-    length = max(1, int(SHARD_BYTES // film_bytes))
+    image_bytes = FULL_IMAGE_BYTES if resolution is None else PIXEL_BYTES * resolution**2
+    length = max(1, int(SHARD_BYTES // image_bytes))
     by_split: dict[str, list[Record]] = {split: [] for split in SPLITS}
     for record in records:
         by_split[record.split].append(record)
@@ -101,7 +101,7 @@ class Job:
     Attributes:
       folder: where they go.
       adapter: TFDS's file adapter for the format.
-      resolution: pixels on the films' shorter side; None: their own size.
+      resolution: pixels on the images' shorter side; None: their own size.
       encoding: of the stored images, "jpeg" or "png".
     """
 
@@ -111,24 +111,26 @@ class Job:
     resolution: int | None
     encoding: str
 
-    def prepare(self, film: Any) -> parallel.Film | parallel.Unreadable:
-        """Reads a film and makes it as it is stored."""
-        return parallel.prepare_film(film, self.resolution, self.encoding)
+    def prepare(self, image: Any) -> parallel.EncodedImage | parallel.Unreadable:
+        """Reads an image and makes it as it is stored."""
+        return parallel.prepare_image(image, self.resolution, self.encoding)
 
-    def write(self, shard: Shard, films: Iterator[parallel.Film | parallel.Unreadable]) -> Written:
-        """Writes a shard; takes as many of `films`, prepared, as it has records."""
+    def write(
+        self, shard: Shard, images: Iterator[parallel.EncodedImage | parallel.Unreadable]
+    ) -> Written:
+        """Writes a shard; takes as many of `images`, prepared, as it has records."""
         sizes: list[int] = []
         phashes: list[str] = []
         reasons: list[str] = []
 
         def serialized() -> Iterator[tuple[str, bytes]]:
             for record in shard.records:
-                film = next(films)
-                readable = isinstance(film, parallel.Film)
-                phashes.append(film.phash if readable else "")
-                reasons.append("" if readable else film.reason)
+                image = next(images)
+                readable = isinstance(image, parallel.EncodedImage)
+                phashes.append(image.phash if readable else "")
+                reasons.append("" if readable else image.reason)
                 if readable:
-                    example = self.serializer(record, film)
+                    example = self.serializer(record, image)
                     sizes.append(len(example))
                     yield record.image_id, example
 
@@ -139,42 +141,42 @@ class Job:
         return Written(sum(sizes), tuple(phashes), tuple(reasons))
 
     def write_alone(self, shard: Shard) -> None:
-        """Reads and writes a shard in this process; leaves beside it what became of its films."""
-        written = self.write(shard, (self.prepare(record.film) for record in shard.records))
+        """Reads and writes a shard in this process; leaves beside it what became of its images."""
+        written = self.write(shard, (self.prepare(record.image) for record in shard.records))
         written.save(shard.path(self.folder))
 
 
 def write_all(
     plan: Sequence[Shard], job: Job, num_workers: int | None, progress: parallel.Progress
 ) -> list[Written]:
-    """Writes shards one after another, their films read on all cores."""
-    tagged = ((None, record.film) for shard in plan for record in shard.records)
+    """Writes shards one after another, their images read on all cores."""
+    tagged = ((None, record.image) for shard in plan for record in shard.records)
 
-    def films() -> Iterator[parallel.Film | parallel.Unreadable]:
+    def images() -> Iterator[parallel.EncodedImage | parallel.Unreadable]:
         prepare = functools.partial(
-            parallel.prepare_film, resolution=job.resolution, encoding=job.encoding
+            parallel.prepare_image, resolution=job.resolution, encoding=job.encoding
         )
-        for _, film in parallel.parallel_map(prepare, tagged, num_workers):
+        for _, image in parallel.parallel_map(prepare, tagged, num_workers):
             progress.step()
-            yield film
+            yield image
 
-    with contextlib.closing(films()) as prepared:
+    with contextlib.closing(images()) as prepared:
         return [job.write(shard, prepared) for shard in plan]
 
 
 def finish(
     plan: Sequence[Shard], written: Sequence[Written], folder: Path, template_of: Any
 ) -> tuple[list[tfds_splits.SplitInfo], dict[str, list[tuple[Record, str]]]]:
-    """Gives the files their final names; those without a film go.
+    """Gives the files their final names; those without an image go.
 
     Args:
       template_of: TFDS's filename template of a split_name.
 
     Returns:
-      TFDS's account of the splits, and the stored films of each in order, with their hashes.
+      TFDS's account of the splits, and the stored images of each in order, with their hashes.
 
     Raises:
-      BuildError: a split of which no film could be read.
+      BuildError: a split of which no image could be read.
     """
     infos, stored = [], {}
     for split in dict.fromkeys(shard.split for shard in plan):
@@ -186,7 +188,7 @@ def finish(
             if not reason
         ]
         if not stored[split]:
-            raise BuildError(f"Not one film of {split!r} could be read.")
+            raise BuildError(f"Not one image of {split!r} could be read.")
         kept = [(shard.path(folder), result) for shard, result in pairs if result.length]
         for shard, result in pairs:
             if not result.length:

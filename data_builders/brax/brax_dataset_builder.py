@@ -1,4 +1,4 @@
-"""BRAX (Reis et al. 2022): 40,967 films of a Brazilian hospital, 14 labels from reports."""
+"""BRAX (Reis et al. 2022): 40,967 images of a Brazilian hospital, 14 labels from reports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AGE = re.compile(r"(\d+(?:\.0)?)(?: or more)?")
 
 
 class Builder(builder.CxrBuilder):
-    """The PNG films; splits are made by patient, since the owner has none."""
+    """The PNG images; splits are made by patient, since the owner has none."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
@@ -47,7 +47,7 @@ class Builder(builder.CxrBuilder):
         columns += ("ViewPosition",)
         at = [table.index(column) for column in columns]
         cells = labels.LabelCells(table)
-        films = {
+        images = {
             path.relative_to(root).as_posix(): path
             for path in folders.files_below(root / IMAGES)
             if path.suffix.lower() == ".png"
@@ -56,13 +56,13 @@ class Builder(builder.CxrBuilder):
         for row in table.rows((*columns, *CHEXPERT_LABELS)):
             name, patient, sex, age, study, view = (row.fields[i] for i in at)
             patient_id = patient_of(name, patient, row.where)
-            name = find_film(name, films)
+            name = find_image(name, images)
             listed.add(name)
             yield Record(
                 split=splits.by_patient(patient_id),
                 image_id=re.sub(r"\.png$", "", name, flags=re.IGNORECASE).partition("/")[2],
                 patient_id=patient_id,
-                film=films.get(name, root / name),
+                image=images.get(name, root / name),
                 labels=cells.read(row),
                 study_id=study,
                 view=projections.standard(view),
@@ -70,7 +70,7 @@ class Builder(builder.CxrBuilder):
                 age=parse_age(age, row.where),
                 row=row.where,
             )
-        for name in sorted(films.keys() - listed):
+        for name in sorted(images.keys() - listed):
             yield Skipped(name, f"no row in {table.path.name}")
 
 
@@ -78,7 +78,7 @@ def patient_of(name: str, patient: str, where: str) -> str:
     """The patient's folder, "id_…", which PatientID must name with or without "id_".
 
     Raises:
-      BuildError: PngPath is no film of images/, or of another patient.
+      BuildError: PngPath is no image of images/, or of another patient.
     """
     parts = name.split("/")
     if len(parts) < 3 or parts[0] != IMAGES:
@@ -91,10 +91,10 @@ def patient_of(name: str, patient: str, where: str) -> str:
     return parts[1]
 
 
-def find_film(name: str, films: Container[str]) -> str:
-    """The film's name below the root: PngPath, cut if only that names a file."""
+def find_image(name: str, images: Container[str]) -> str:
+    """The image's name below the root: PngPath, cut if only that names a file."""
     cut = name[:-ODD_ENDING]
-    return cut if name not in films and cut in films else name
+    return cut if name not in images and cut in images else name
 
 
 def parse_age(age: str, where: str) -> float:

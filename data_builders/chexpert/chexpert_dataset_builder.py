@@ -1,4 +1,4 @@
-"""CheXpert (Irvin et al. 2019): 223,648 films, 14 labels from reports, valid read by experts."""
+"""CheXpert (Irvin et al. 2019): 223,648 images, 14 labels from reports, valid read by experts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from data_builders.base import builder, csv_table, folders
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.chexpert import labels
 
-# The owner's lists of films: table -> its part of the tree, our split.
+# The owner's lists of images: table -> its part of the tree, our split.
 PARTS = {"train.csv": ("train", "train"), "valid.csv": ("valid", "validation")}
 # CheXlocalize's labels of the test set; the second file has a row a study.
 TEST_TABLES = ("test_labels.csv", "groundtruth.csv")
@@ -24,7 +24,7 @@ TEST_TABLES = ("test_labels.csv", "groundtruth.csv")
 SECOND_COPY = "val"
 SEXES = {"Female": "F", "Male": "M"}
 
-_FILM = re.compile(
+_IMAGE = re.compile(
     r"(?:.*/)?(?P<part>[^/]+)/(?P<image>(?P<study>(?P<patient>patient\d+)/study\d+)"
     r"/view\d+_(?P<view>frontal|lateral))\.(?i:jpe?g)"
 )
@@ -48,7 +48,7 @@ class Builder(builder.CxrBuilder):
     LICENCE: ClassVar = "Stanford University research use agreement"
     SPLIT_RULE: ClassVar = (
         "The owner's train; the owner's valid (read by radiologists) is validation; the owner's "
-        "test films are test where manual_dir holds them, otherwise there is no test split."
+        "test images are test where manual_dir holds them, otherwise there is no test split."
     )
     OWNER_COUNTS: ClassVar = {
         "train images": 223_414,
@@ -57,37 +57,37 @@ class Builder(builder.CxrBuilder):
     }
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        films, lists = scan(manual_dir)
+        images, lists = scan(manual_dir)
         if "train.csv" not in lists:
             raise BuildError(
                 f"{manual_dir} holds no train.csv. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             )
         listed = set()
-        for entry in read_all(lists, films):
+        for entry in read_all(lists, images):
             if isinstance(entry, Record):
                 listed.add(entry.image_id)
             yield entry
-        for image_id in sorted(films.keys() - listed):
-            name = films[image_id].relative_to(manual_dir).as_posix()
+        for image_id in sorted(images.keys() - listed):
+            name = images[image_id].relative_to(manual_dir).as_posix()
             yield Skipped(name, f"no row in {' or '.join(sorted(lists))}")
 
 
 def scan(manual_dir: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The films by image id ("patient00001/study1/view1_frontal") and the tables by name.
+    """The images by image id ("patient00001/study1/view1_frontal") and the tables by name.
 
     The zips unpack to folders of their own with the patients directly inside, so that only the
-    tail of a path tells which film it is.
+    tail of a path tells which image it is.
 
     Raises:
-      BuildError: a table lies in two folders, or films that differ have one image id.
+      BuildError: a table lies in two folders, or images that differ have one image id.
     """
-    films: list[Path] = []
+    images: list[Path] = []
     lists: dict[str, Path] = {}
     for path in folders.files_below(manual_dir):
-        match = _FILM.fullmatch(path.as_posix())
+        match = _IMAGE.fullmatch(path.as_posix())
         if match is not None:
             if match["part"] != SECOND_COPY:
-                films.append(path)
+                images.append(path)
             continue
         name = path.name.removesuffix(".gz")
         if name in PARTS or name in TEST_TABLES:
@@ -96,31 +96,31 @@ def scan(manual_dir: Path) -> tuple[dict[str, Path], dict[str, Path]]:
                 raise BuildError(
                     f"{first} and {path}: two releases? Let --manual_dir be the folder of one."
                 )
-    return folders.unique(films, image_id_of), lists
+    return folders.unique(images, image_id_of), lists
 
 
-def image_id_of(film: Path) -> str:
-    """The tail of a film's path, without the suffix."""
-    return "/".join((*film.parts[-3:-1], film.stem))
+def image_id_of(image: Path) -> str:
+    """The tail of an image's path, without the suffix."""
+    return "/".join((*image.parts[-3:-1], image.stem))
 
 
-def read_all(lists: Mapping[str, Path], films: Mapping[str, Path]) -> Iterator[Record | Skipped]:
+def read_all(lists: Mapping[str, Path], images: Mapping[str, Path]) -> Iterator[Record | Skipped]:
     """All rows of all tables."""
     for name, (part, split) in PARTS.items():
         if name in lists:
-            yield from read_part(csv_table.Table(lists[name]), part, split, films)
+            yield from read_part(csv_table.Table(lists[name]), part, split, images)
     for name in TEST_TABLES:
         if name in lists:
             table = csv_table.Table(lists[name])
             if "Path" in table.columns and "Sex" in table.columns:
-                yield from read_part(table, "test", "test", films)
+                yield from read_part(table, "test", "test", images)
             else:
-                yield from read_test(table, films)
+                yield from read_test(table, images)
             return
 
 
 def read_part(
-    table: csv_table.Table, part: str, split: str, films: Mapping[str, Path]
+    table: csv_table.Table, part: str, split: str, images: Mapping[str, Path]
 ) -> Iterator[Record]:
     """One record a row of the owner's train.csv or valid.csv.
 
@@ -142,18 +142,18 @@ def read_part(
             split=split,
             image_id=match["image"],
             patient_id=match["patient"],
-            film=_film(films, match["image"], table.path.parent / part),
+            image=_image(images, match["image"], table.path.parent / part),
             labels=cells.read(row),
             study_id=match["study"],
-            view=film_view(direction, projection),
+            view=image_view(direction, projection),
             sex=SEXES.get(sex, ""),
             age=parse_age(age, row.where),
             row=row.where,
         )
 
 
-def read_test(table: csv_table.Table, films: Mapping[str, Path]) -> Iterator[Record | Skipped]:
-    """The test films of a table whose rows are studies (`Study`) or films (`Path`).
+def read_test(table: csv_table.Table, images: Mapping[str, Path]) -> Iterator[Record | Skipped]:
+    """The test images of a table whose rows are studies (`Study`) or images (`Path`).
 
     Raises:
       BuildError: a cell that names neither.
@@ -162,21 +162,21 @@ def read_test(table: csv_table.Table, films: Mapping[str, Path]) -> Iterator[Rec
     at = table.index(key)
     cells = labels.LabelCells(table)
     of_study = collections.defaultdict(list)
-    for image_id in sorted(films):
+    for image_id in sorted(images):
         of_study[image_id.rpartition("/")[0]].append(image_id)
     for row in table.rows((key, *CHEXPERT_LABELS)):
         name = row.fields[at]
         study = _STUDY.fullmatch(name)
         image_ids = of_study[study[1]] if study else [_match(name, "test", row.where)["image"]]
         if not image_ids:
-            yield Skipped(row.where, "a study without a film")
+            yield Skipped(row.where, "a study without an image")
         for image_id in image_ids:
             study_id = image_id.rpartition("/")[0]
             yield Record(
                 split="test",
                 image_id=image_id,
                 patient_id=image_id.partition("/")[0],
-                film=_film(films, image_id, table.path.parent / "test"),
+                image=_image(images, image_id, table.path.parent / "test"),
                 labels=cells.read(row),
                 study_id=study_id,
                 view=projections.standard(image_id.rpartition("_")[2]),
@@ -185,23 +185,22 @@ def read_test(table: csv_table.Table, films: Mapping[str, Path]) -> Iterator[Rec
 
 
 def _match(name: str, part: str, where: str) -> re.Match[str]:
-    match = _FILM.fullmatch(name)
+    match = _IMAGE.fullmatch(name)
     if match is None or match["part"] != part:
         raise BuildError(
-            f"{where}: its path is no film's of {part}, like "
-            f"…/{part}/patient…/study…/view…_frontal.jpg."
+            f"{where}: its path is no image's of {part}, like …/{part}/patient…/study…/view…_frontal.jpg."
         )
     return match
 
 
-def _film(films: Mapping[str, Path], image_id: str, folder: Path) -> Path:
-    return films.get(image_id) or folder / f"{image_id}.jpg"
+def _image(images: Mapping[str, Path], image_id: str, folder: Path) -> Path:
+    return images.get(image_id) or folder / f"{image_id}.jpg"
 
 
-def film_view(direction: str, projection: str) -> str:
-    """The view of a film that is "Frontal" or "Lateral".
+def image_view(direction: str, projection: str) -> str:
+    """The view of an image that is "Frontal" or "Lateral".
 
-    17 frontal films have LL or RL, which elsewhere mean lateral, where AP or PA should stand.
+    17 frontal images have LL or RL, which elsewhere mean lateral, where AP or PA should stand.
     """
     if direction.lower() == "frontal" and projection in ("AP", "PA"):
         return projection

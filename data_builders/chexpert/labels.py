@@ -37,8 +37,7 @@ class LabelCells:
             for name, cell in zip(CHEXPERT_LABELS, cells, strict=True):
                 if cell not in _VALUES:
                     raise BuildError(
-                        f"{row.where}: {name} is neither 1, 0, -1 nor blank. Restore the owner's "
-                        "file."
+                        f"{row.where}: {name} is neither 1, 0, -1 nor blank. Restore the owner's file."
                     )
             self._known[cells] = {
                 name: _VALUES[cell] for name, cell in zip(CHEXPERT_LABELS, cells, strict=True)

@@ -1,4 +1,4 @@
-"""A person's own folder tree of PNG, JPEG or DICOM films, with or without a CSV of labels."""
+"""A person's own folder tree of PNG, JPEG or DICOM images, with or without a CSV of labels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ImageFolderConfig(builder.CxrConfig):
 
     Attributes:
       labels_csv: a CSV file, or "" for none.
-      image_column: holds the film's path relative to the folder.
+      image_column: holds the image's path relative to the folder.
       patient_column: holds the patient's id; None means "patient_id" if there is one.
     """
 
@@ -36,17 +36,17 @@ class ImageFolderConfig(builder.CxrConfig):
 
 
 class Builder(builder.CxrBuilder):
-    """Films of a folder; without labels all are for pretraining, with labels split by patient."""
+    """Images of a folder; without labels all are for pretraining, with labels split by patient."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
-        "manual_dir is your folder of PNG, JPEG or DICOM films, with any folders inside."
+        "manual_dir is your folder of PNG, JPEG or DICOM images, with any folders inside."
     )
     LICENCE: ClassVar = "the owner's"
     OPTIONS: ClassVar = {
         "name": "a name for this folder (default: 256)",
-        "labels_csv": "CSV with one row per film; its columns are labels",
-        "image_column": "column with the film's path (default: image)",
+        "labels_csv": "CSV with one row per image; its columns are labels",
+        "image_column": "column with the image's path (default: image)",
         "patient_column": "column with the patient (default: patient_id)",
     }
 
@@ -81,18 +81,18 @@ class Builder(builder.CxrBuilder):
     def split_rule(self) -> str:
         if self.table and self.table.has_splits:
             return (
-                "The CSV's split column; if it names no validation film, 10 % of the train "
+                "The CSV's split column; if it names no validation image, 10 % of the train "
                 "patients, by a fixed hash of the patient, are validation."
             )
         if self.label_names():
             return "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
-        return "All films are train."
+        return "All images are train."
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         found = {}
         for path in folders.files_below(manual_dir, leave_out=self._built_folder(manual_dir)):
             name = path.relative_to(manual_dir).as_posix()
-            if is_film(path):
+            if is_image(path):
                 found[name] = path
             elif path.suffix.lower() in folders.OTHER_PICTURES:
                 yield Skipped(name, f"{path.suffix} is not PNG, JPEG or DICOM")
@@ -118,11 +118,11 @@ class Builder(builder.CxrBuilder):
             split = self._split(record.patient_id, row, carve)
             yield self._sealed(dataclasses.replace(record, split=split))
         for name in sorted(found.keys() - rows.keys()):
-            # A few labelled films among many are what such a table is for.
+            # A few labelled images among many are what such a table is for.
             yield Skipped(name, f"no row in {table.path.name}", expected=True)
 
     def _built_folder(self, manual_dir: Path) -> Path:
-        """Where built sets lie, whose contact sheets are no films: the data folder, or if that is
+        """Where built sets lie, whose contact sheets are no images: the data folder, or if that is
         `manual_dir` itself, this dataset's part of it."""
         data = Path(self.data_dir_root)
         return data / self.name if data.resolve() == manual_dir.resolve() else data
@@ -154,28 +154,28 @@ class Builder(builder.CxrBuilder):
         return splits.by_patient(patient_id) if self.label_names() else "train"
 
     def _read_tags(self, found: Mapping[str, Path]) -> dict[str, dicom.Tags | None]:
-        """The headers of the DICOM files, which are needed before films can be split."""
+        """The headers of the DICOM files, which are needed before images can be split."""
         headers = ((name, path) for name, path in found.items() if dicom.is_dicom(path))
         return dict(parallel.parallel_map(dicom.read_tags, headers, self.settings.num_workers))
 
 
-def is_film(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     """Whether a file is one of ours: by its suffix, or by DICOM's magic under any other name."""
     suffix = path.suffix.lower()
     if suffix in image_io.SUFFIXES:
         return True
-    # A DICOMDIR is a table of contents with the magic of a film.
+    # A DICOMDIR is a table of contents with the magic of an image.
     return suffix not in folders.OTHER_PICTURES and path.name != "DICOMDIR" and dicom.is_dicom(path)
 
 
 def _check_ids(names: Iterable[str]) -> None:
-    """Refuses films whose paths differ in their suffixes alone."""
+    """Refuses images whose paths differ in their suffixes alone."""
     taken: dict[str, str] = {}
     for name in names:
         twin = taken.setdefault(image_io.without_suffix(name), name)
         if twin is not name:
             raise BuildError(
-                f"Two films would have one id, which is the path without its extension: {twin} and "
+                f"Two images would have one id, which is the path without its extension: {twin} and "
                 f"{name}. If they show the same, remove one; else rename one, in the CSV of labels "
                 "too."
             )
@@ -184,7 +184,7 @@ def _check_ids(names: Iterable[str]) -> None:
 def make_record(row: LabelRow, path: Path, tags: dicom.Tags | None, split: str) -> Record:
     """Joins what the CSV says with what the DICOM header says; the CSV goes first.
 
-    Patient and study ids are stored as hashes; a film of nobody known is its own patient.
+    Patient and study ids are stored as hashes; an image of nobody known is its own patient.
     """
     image_id = image_io.without_suffix(row.image)
     tags = tags or dicom.Tags("", "", "", "", float("nan"))
@@ -194,7 +194,7 @@ def make_record(row: LabelRow, path: Path, tags: dicom.Tags | None, split: str) 
         image_id=image_id,
         patient_id=patient_id or dicom.hashed(image_id),
         patient_known=bool(patient_id),
-        film=path,
+        image=path,
         labels=row.labels,
         study_id=dicom.hashed(row.study, "s") if row.study else tags.study_id,
         view=projections.standard(row.view or tags.view),

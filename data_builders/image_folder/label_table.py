@@ -1,4 +1,4 @@
-"""A person's CSV: one row per film, every column that is not otherwise known is a label."""
+"""A person's CSV: one row per image, every column that is not otherwise known is a label."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 
 @dataclasses.dataclass(frozen=True)
 class LabelRow:
-    """What the CSV says of one film; empty where it says nothing."""
+    """What the CSV says of one image; empty where it says nothing."""
 
     where: str
     image: str
@@ -50,7 +50,7 @@ class LabelTable:
 
     Attributes:
       path: the CSV file.
-      image_column: the column of the films' paths.
+      image_column: the column of the images' paths.
       label_names: the label columns in their order.
       has_splits: whether there is a column `split`.
 
@@ -66,7 +66,7 @@ class LabelTable:
         columns = self._table.columns
         known = (image_column, patient_column or "patient_id", *KNOWN)
         if not {column.casefold() for column in columns} & {name.casefold() for name in known}:
-            # A film's values then, which the errors below would quote.
+            # An image's values then, which the errors below would quote.
             raise BuildError(
                 f"{path}: its first line holds none of the columns {', '.join(known)}: it must be "
                 f"the header.{self._table.separator_hint()}"
@@ -100,11 +100,11 @@ class LabelTable:
         """File name -> its row, in the CSV's order; also rows whose file does not exist.
 
         Args:
-          found: the folder's films by relative path; a row may leave out one of films.SUFFIXES.
+          found: the folder's images by relative path; a row may leave out one of images.SUFFIXES.
 
         Raises:
           BuildError: a value that is none of those allowed, a path that leaves the folder or fits
-            two films, a film with two rows, or not one row that names a film.
+            two images, an image with two rows, or not one row that names an image.
         """
         stems: dict[str, list[str]] = collections.defaultdict(list)
         for name in found:
@@ -126,14 +126,13 @@ class LabelTable:
                     )
             if name in rows:
                 raise BuildError(
-                    f"A film has two rows in {self.path}: {rows[name].where} and {parsed.where}. "
-                    "Keep one."
+                    f"An image has two rows in {self.path}: {rows[name].where} and {parsed.where}. Keep one."
                 )
             rows[name] = dataclasses.replace(parsed, image=name)
         wrong.refuse()
         if not rows.keys() & found.keys():
             raise BuildError(
-                f"No row of {self.path} names a film of the folder, whose first is "
+                f"No row of {self.path} names an image of the folder, whose first is "
                 f"{next(iter(found))!r}. Column {self._known['image']!r} must hold paths relative "
                 "to manual_dir."
             )

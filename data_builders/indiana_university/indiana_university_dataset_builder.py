@@ -1,4 +1,4 @@
-"""Indiana University / Open-i (Demner-Fushman et al. 2016): 7,470 films with their reports."""
+"""Indiana University / Open-i (Demner-Fushman et al. 2016): 7,470 images with their reports."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class Builder(builder.CxrBuilder):
                 f"{REPORTS} with {PROJECTIONS}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             )
         pngs = (path for path in files if path.suffix.lower() == ".png")
-        films = folders.unique(pngs, image_id_of)
+        images = folders.unique(pngs, image_id_of)
         dicoms = (path for path in files if path.suffix.lower() == ".dcm")
         headers = folders.unique(dicoms, image_id_of)
-        film_views = {image: view for image, (_, view, _) in projections.items()}
-        if not film_views:
-            film_views = self._read_views(headers)
+        image_views = {image: view for image, (_, view, _) in projections.items()}
+        if not image_views:
+            image_views = self._read_views(headers)
         listed = set()
         for image, report in described:
             listed.add(image)
@@ -69,15 +69,15 @@ class Builder(builder.CxrBuilder):
                 split=splits.by_patient(report.uid),
                 image_id=image,
                 patient_id=report.uid,
-                film=films.get(image, manual_dir / f"{image}.png"),
+                image=images.get(image, manual_dir / f"{image}.png"),
                 labels=report.labels,
                 study_id=f"CXR{report.uid}",
-                view=film_views.get(image, ""),
+                view=image_views.get(image, ""),
                 report=report.text,
                 row=report.where,
             )
-        for image in sorted(films.keys() - listed):
-            yield Skipped(films[image].relative_to(manual_dir).as_posix(), "in no report")
+        for image in sorted(images.keys() - listed):
+            yield Skipped(images[image].relative_to(manual_dir).as_posix(), "in no report")
 
     def _read_views(self, headers: Mapping[str, Path]) -> dict[str, str]:
         """Image id -> view, from the DICOM copies where they were unpacked too."""
@@ -91,7 +91,7 @@ def table_name(path: Path) -> str:
 
 
 def image_id_of(path: Path) -> str:
-    """The image id of a film's file, x.png, x.dcm or x.dcm.png."""
+    """The image id of an image's file, x.png, x.dcm or x.dcm.png."""
     return reports.image_id(re.sub(r"(\.dcm)?(\.png)?$", "", path.name, flags=re.IGNORECASE))
 
 
@@ -101,7 +101,7 @@ def is_numbered_xml(path: Path) -> bool:
 
 
 def read_reports(xmls: Iterable[Path]) -> Iterator[tuple[str, Report]]:
-    """Each film of NLM's reports with its report; 104 reports have no film."""
+    """Each image of NLM's reports with its report; 104 reports have no image."""
     for path in xmls:
         report = reports.read_xml(path)
         for image in report.images:
@@ -109,10 +109,10 @@ def read_reports(xmls: Iterable[Path]) -> Iterator[tuple[str, Report]]:
 
 
 def read_projections(path: Path) -> dict[str, tuple[str, str, str]]:
-    """Image id -> (uid, view, where) of Kaggle's table of films.
+    """Image id -> (uid, view, where) of Kaggle's table of images.
 
     Raises:
-      BuildError: a film listed twice or under another report's number, or an unknown projection.
+      BuildError: an image listed twice or under another report's number, or an unknown projection.
     """
     table = csv_table.Table(path)
     columns = ("uid", "filename", "projection")
@@ -130,7 +130,9 @@ def read_projections(path: Path) -> dict[str, tuple[str, str, str]]:
         if view not in VIEWS:
             raise BuildError(f"{row.where}: projection is none of Frontal, Lateral.")
         if image in found:
-            raise BuildError(f"{row.where}: a film is listed twice; {found[image][2]} has it too.")
+            raise BuildError(
+                f"{row.where}: an image is listed twice; {found[image][2]} has it too."
+            )
         found[image] = (uid, view, row.where)
     return found
 
@@ -138,10 +140,10 @@ def read_projections(path: Path) -> dict[str, tuple[str, str, str]]:
 def read_kaggle(
     path: Path, projections: Mapping[str, tuple[str, str, str]]
 ) -> Iterator[tuple[str, Report]]:
-    """Each film of Kaggle's tables with its report.
+    """Each image of Kaggle's tables with its report.
 
     Raises:
-      BuildError: two reports of one number, or a film whose report is not there.
+      BuildError: two reports of one number, or an image whose report is not there.
     """
     table = csv_table.Table(path)
     columns = ("uid", "MeSH", "findings", "impression")
@@ -162,7 +164,6 @@ def read_kaggle(
     for image, (uid, _, where) in projections.items():
         if uid not in by_uid:
             raise BuildError(
-                f"{where}: its uid has no row in {path.name}. Take both tables from the same "
-                "download."
+                f"{where}: its uid has no row in {path.name}. Take both tables from the same download."
             )
         yield image, by_uid[uid]._replace(where=where)

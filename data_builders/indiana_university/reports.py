@@ -1,4 +1,4 @@
-"""Open-i's reports: labels from the MeSH headings an indexer chose, text, and the films' names."""
+"""Open-i's reports: labels from the MeSH headings an indexer chose, text, and the images' names."""
 
 from __future__ import annotations
 
@@ -90,8 +90,7 @@ def read_xml(path: Path) -> Report:
     uid = _attribute(tree.find("uId"), "id").removeprefix("CXR")
     if uid != path.stem:
         raise BuildError(
-            f"{path} says it is another report. Its name must be its number; unpack "
-            "NLMCXR_reports.tgz again."
+            f"{path} says it is another report. Its name must be its number; unpack NLMCXR_reports.tgz again."
         )
     images = tuple(_attribute(image, "id") for image in tree.iter("parentImage"))
     for image in images:
@@ -147,7 +146,7 @@ def parse_headings(headings: Iterable[str], where: str) -> dict[str, float]:
             said.add(head)
             said.update(f"{head}/{qualifier}" for qualifier in qualifiers)
     if not heads:
-        raise BuildError(f"{where}: no MeSH heading; even a normal film has the heading 'normal'.")
+        raise BuildError(f"{where}: no MeSH heading; even a normal image has the heading 'normal'.")
     if len(heads) > 1 and not heads.isdisjoint(("normal", NOT_INDEXED)):
         raise BuildError(f"{where}: MeSH headings contradict each other: 'normal' and a finding.")
     if NOT_INDEXED in heads:
@@ -169,7 +168,7 @@ def report_text(findings: str, impression: str) -> str:
 
 
 def image_id(stem: str) -> str:
-    """NLM's name of a film, from a file's name without suffixes: NLM's own, the DICOM's or Kaggle's
+    """NLM's name of an image, from a file's name without suffixes: NLM's own, the DICOM's or Kaggle's
     (which lack the "CXR"). Only report 1 has its number twice."""
     if stem.startswith("CXR"):
         return stem

@@ -1,4 +1,4 @@
-"""JSRT's two tables: one row a film, without header, line ends of three kinds."""
+"""JSRT's two tables: one row an image, without header, line ends of three kinds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SEXES = {"male": "M", "female": "F"}
 
 
 class Patient(NamedTuple):
-    """A row: the film's name ("JPCLN001") and what is said of its patient."""
+    """A row: the image's name ("JPCLN001") and what is said of its patient."""
 
     name: str
     labels: dict[str, float]
@@ -101,7 +101,7 @@ def _boxes(size: str, x: str, y: str, where: str) -> tuple[Box, ...]:
     column, row = _number(x, "x", where), _number(y, "y", where)
     if not (0 < 2 * radius < SIDE and 0 <= column < SIDE and 0 <= row < SIDE):
         raise BuildError(
-            f"{where}: a nodule of its size, x and y is not on a film of {SIDE} x {SIDE} pixels. "
+            f"{where}: a nodule of its size, x and y is not on an image of {SIDE} x {SIDE} pixels. "
             "The columns have been moved against each other."
         )
     y0, x0, y1, x1 = (

@@ -1,4 +1,4 @@
-"""JSRT's films: raw pixels without a header, stored as a negative."""
+"""JSRT's images: raw pixels without a header, stored as a negative."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cxr_jax.io import image_io
-from cxr_jax.io.image_error import FilmError
+from cxr_jax.io.image_error import ImageError
 from cxr_jax.io.image_limits import MIN_SIDE, BoundedFile
 
 SIDE = 2048
@@ -19,7 +19,7 @@ BRIGHTEST = 4095
 
 
 @dataclasses.dataclass(frozen=True)
-class ImgFilm:
+class ImgImage:
     """Reads one .IMG file when called; its text is the file's name, for messages."""
 
     path: Path
@@ -28,24 +28,24 @@ class ImgFilm:
         return self.path.name
 
     def __call__(self) -> UInt8[np.ndarray, "h w 1"]:
-        """The film as displayed, stretched from its darkest to its brightest value.
+        """The image as displayed, stretched from its darkest to its brightest value.
 
         Raises:
-          FilmError: no such file, of another length, or with values beyond 12 bits.
+          ImageError: no such file, of another length, or with values beyond 12 bits.
         """
         try:
             with BoundedFile(self.path) as file:
                 stored = file.read()
         except OSError as error:
-            raise FilmError("no such file") from error
+            raise ImageError("no such file") from error
         # 2048, or a copy halved from it.
         side = math.isqrt(len(stored) // 2)
         if len(stored) != 2 * side * side or side < MIN_SIDE or SIDE % side:
-            raise FilmError(
+            raise ImageError(
                 f"{len(stored):,} bytes, expected {2 * SIDE * SIDE:,} ({SIDE} x {SIDE} pixels of "
                 "two bytes): cut off, or another format"
             )
         pixels = np.frombuffer(stored, ">u2").reshape(side, side)
         if pixels.max() > BRIGHTEST:
-            raise FilmError(f"a value of {pixels.max()}, beyond 12 bits: its bytes are swapped")
+            raise ImageError(f"a value of {pixels.max()}, beyond 12 bits: its bytes are swapped")
         return image_io.to_uint8((BRIGHTEST - pixels).astype(np.uint16))

@@ -1,4 +1,4 @@
-"""JSRT (Shiraishi et al. 2000): 247 films, a lung nodule or none."""
+"""JSRT (Shiraishi et al. 2000): 247 images, a lung nodule or none."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import tensorflow_datasets as tfds
 from data_builders.base import builder, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.jsrt.clinical_tables import MALIGNANT, NODULE, read_nodules, read_normals
-from data_builders.jsrt.img_image import ImgFilm
+from data_builders.jsrt.img_image import ImgImage
 
 TABLES = {"CLNDAT_EN.txt": read_nodules, "CNNDAT_EN.TXT": read_normals}
 
 
 class Builder(builder.CxrBuilder):
-    """The owner's raw films and two tables, at any depth; each film is another patient."""
+    """The owner's raw images and two tables, at any depth; each image is another patient."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
@@ -37,7 +37,7 @@ class Builder(builder.CxrBuilder):
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         files = list(folders.files_below(manual_dir))
         imgs = (path for path in files if path.suffix.upper() == ".IMG")
-        films = folders.unique(imgs, lambda path: path.stem.upper())
+        images = folders.unique(imgs, lambda path: path.stem.upper())
         names = [name.casefold() for name in TABLES]
         lists = (path for path in files if path.name.casefold() in names)
         tables = folders.unique(lists, lambda path: path.name.casefold())
@@ -53,7 +53,7 @@ class Builder(builder.CxrBuilder):
                     split=splits.by_patient(patient.name),
                     image_id=patient.name,
                     patient_id=patient.name,
-                    film=ImgFilm(films.get(patient.name, manual_dir / f"{patient.name}.IMG")),
+                    image=ImgImage(images.get(patient.name, manual_dir / f"{patient.name}.IMG")),
                     labels=patient.labels,
                     view="PA",
                     sex=patient.sex,
@@ -61,7 +61,7 @@ class Builder(builder.CxrBuilder):
                     boxes=patient.boxes,
                     row=patient.where,
                 )
-        for name in sorted(films.keys() - listed):
+        for name in sorted(images.keys() - listed):
             yield Skipped(
-                films[name].relative_to(manual_dir).as_posix(), f"no row in {' or '.join(TABLES)}"
+                images[name].relative_to(manual_dir).as_posix(), f"no row in {' or '.join(TABLES)}"
             )

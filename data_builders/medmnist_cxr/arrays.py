@@ -26,26 +26,26 @@ class Wanted(NamedTuple):
     """What one part of an .npz should be."""
 
     part: str  # "train", "val" or "test"
-    num_films: int  # the owner's; a file may have fewer
-    side: int  # pixels of a film's sides
+    num_images: int  # the owner's; a file may have fewer
+    side: int  # pixels of an image's sides
     num_labels: int
 
 
 class Part(NamedTuple):
-    """One part of an .npz: films unpacked to `images` (an .npy), labels [n k] as lists."""
+    """One part of an .npz: images unpacked to `images` (an .npy), labels [n k] as lists."""
 
     images: Path
     labels: list[list[int]]
 
 
 def unpack(path: Path, wanted: Wanted, folder: Path) -> Part:
-    """Unpacks one part's films into `folder` and reads its labels.
+    """Unpacks one part's images into `folder` and reads its labels.
 
     Args:
       folder: exists; takes n * side² bytes.
 
     Raises:
-      BuildError: not such a file, films or labels of another shape or type, or more than wanted.
+      BuildError: not such a file, images or labels of another shape or type, or more than wanted.
     """
     part, most, side, num_labels = wanted
     try:
@@ -54,7 +54,7 @@ def unpack(path: Path, wanted: Wanted, folder: Path) -> Part:
             labels = _check(archive, path, f"{part}_labels", most, (num_labels,))
             if images[0] != labels[0]:
                 raise BuildError(
-                    f"{path.name} has {images[0]:,} films in {part}_images and {labels[0]:,} rows "
+                    f"{path.name} has {images[0]:,} images in {part}_images and {labels[0]:,} rows "
                     f"in {part}_labels. Download it again."
                 )
             copy = folder / f"{part}_images.npy"
@@ -101,8 +101,7 @@ def _check(
         )
     if shape[0] > most:
         raise BuildError(
-            f"{path.name}: {name} has {shape[0]:,} entries, the owner's {most:,}. Download it "
-            "again."
+            f"{path.name}: {name} has {shape[0]:,} entries, the owner's {most:,}. Download it again."
         )
     if dtype != np.uint8 and (len(each) > 1 or dtype.kind not in "iu"):
         raise BuildError(f"{path.name}: {name} is of type {dtype}, expected uint8.")
@@ -114,8 +113,8 @@ def _check(
     return shape
 
 
-def read_film(images: Path, index: int) -> UInt8[np.ndarray, "h w"]:
-    """One film of an unpacked .npy; the file is mapped, so that films in any order cost no more."""
+def read_image(images: Path, index: int) -> UInt8[np.ndarray, "h w"]:
+    """One image of an unpacked .npy; the file is mapped, so that images in any order cost no more."""
     return np.array(_mapped(images)[index])
 
 

@@ -20,7 +20,7 @@ SIDES = (28, 64, 128, 224)
 
 
 class Subset(NamedTuple):
-    """One of MedMNIST's sets: labels in its order, whose films, their view, and how many."""
+    """One of MedMNIST's sets: labels in its order, whose images, their view, and how many."""
 
     labels: tuple[str, ...]
     task: str
@@ -46,7 +46,7 @@ class MedMnistConfig(builder.CxrConfig):
 
     Attributes:
       subset: "pneumoniamnist" or "chestmnist".
-      side: pixels of a film's sides.
+      side: pixels of an image's sides.
     """
 
     subset: str
@@ -69,7 +69,7 @@ def configs() -> list[MedMnistConfig]:
 
 
 class Builder(builder.CxrBuilder):
-    """One .npz a config; a film's place in the file is all that is known of it."""
+    """One .npz a config; an image's place in the file is all that is known of it."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = configs()
@@ -110,7 +110,7 @@ class Builder(builder.CxrBuilder):
         path = folders.unique(named, lambda path: name).get(name)
         if path is None:
             raise BuildError(f"{manual_dir} holds no {name}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-        # Films are read in the order of a hash, and an .npz can only be read from its start.
+        # Images are read in the order of a hash, and an .npz can only be read from its start.
         scratch = Path(self.data_path) / builder.SCRATCH
         scratch.mkdir(parents=True, exist_ok=True)
         for (part, split), count in zip(PARTS.items(), subset.counts, strict=True):
@@ -122,7 +122,7 @@ class Builder(builder.CxrBuilder):
                     split=split,
                     image_id=image_id,
                     patient_id=image_id,
-                    film=functools.partial(arrays.read_film, images, index),
+                    image=functools.partial(arrays.read_image, images, index),
                     labels=dict(zip(subset.labels, map(float, values), strict=True)),
                     view=subset.view,
                     row=f"{name}, {part}_labels[{index}]",

@@ -1,4 +1,4 @@
-"""MIMIC-CXR-JPG (Johnson et al. 2019): 377,110 films, 14 labels, reports on request."""
+"""MIMIC-CXR-JPG (Johnson et al. 2019): 377,110 images, 14 labels, reports on request."""
 
 from __future__ import annotations
 
@@ -19,14 +19,11 @@ REPORTS_FOLDER = "mimic-cxr-reports"
 
 
 class Builder(builder.CxrBuilder):
-    """Release 2.0.0 or 2.1.0 with the owner's splits; labels are of a study, records of a film."""
+    """Release 2.0.0 or 2.1.0 with the owner's splits; labels are of a study, records of an image."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
-    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
-        f"manual_dir is {release.WHERE_TO_GET}, and {release.CHEXPERT}. For reports give "
-        "--reports_dir."
-    )
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = f"manual_dir is {release.WHERE_TO_GET}, and {release.CHEXPERT}. For reports give --reports_dir."
     HOMEPAGE: ClassVar = "https://physionet.org/content/mimic-cxr-jpg/"
     LABEL_NAMES: ClassVar = CHEXPERT_LABELS
     TASK: ClassVar = "multilabel"
@@ -52,38 +49,38 @@ class Builder(builder.CxrBuilder):
         studies = read_labels(root)
         reports = self._reports(manual_dir)
         listed, labelled = set(), set()
-        for film in release.read_films(root):
-            listed.add(film.dicom_id)
-            path = release.film_path(root, film)
-            if film.dicom_id not in splits:
-                yield Skipped(film.where, f"not in {release.SPLIT}")
+        for image in release.read_images(root):
+            listed.add(image.dicom_id)
+            path = release.image_path(root, image)
+            if image.dicom_id not in splits:
+                yield Skipped(image.where, f"not in {release.SPLIT}")
                 continue
-            split = splits[film.dicom_id]
-            study = studies.get(film.study_id)
+            split = splits[image.dicom_id]
+            study = studies.get(image.study_id)
             for other in (split, study):
-                if other is not None and other.subject_id != film.subject_id:
+                if other is not None and other.subject_id != image.subject_id:
                     raise BuildError(
-                        f"{film.where}: its subject_id is not that of {other.where}. The tables "
+                        f"{image.where}: its subject_id is not that of {other.where}. The tables "
                         "are not of one release."
                     )
-            labelled.add(film.study_id)
+            labelled.add(image.study_id)
             yield Record(
                 split=split.name,
-                image_id=film.dicom_id,
-                patient_id=film.subject_id,
-                film=path,
+                image_id=image.dicom_id,
+                patient_id=image.subject_id,
+                image=path,
                 labels=study.labels if study else labels.UNMENTIONED,
-                study_id=f"s{film.study_id}",
-                view=film.view,
-                report=reports.read(film) if reports else "",
-                row=film.where,
+                study_id=f"s{image.study_id}",
+                view=image.view,
+                report=reports.read(image) if reports else "",
+                row=image.where,
             )
         if reports:
             reports.check()
         for dicom_id in sorted(splits.keys() - listed):
             yield Skipped(splits[dicom_id].where, "not in the metadata")
         for study_id in sorted(studies.keys() - labelled):
-            yield Skipped(studies[study_id].where, "a study without a listed film")
+            yield Skipped(studies[study_id].where, "a study without a listed image")
         for path in folders.files_below(root / "files"):
             if path.suffix.lower() in (".jpg", ".jpeg") and path.stem not in listed:
                 yield Skipped(path.relative_to(root).as_posix(), "not in the metadata")
@@ -125,8 +122,7 @@ def read_labels(root: Path) -> dict[str, Study]:
         release.check_ids(subject_id, study_id, row.where)
         if study_id in studies:
             raise BuildError(
-                f"{row.where}: its study is listed twice, in {studies[study_id].where} too. Keep "
-                "one row."
+                f"{row.where}: its study is listed twice, in {studies[study_id].where} too. Keep one row."
             )
         studies[study_id] = Study(subject_id, cells.read(row), row.where)
     return studies

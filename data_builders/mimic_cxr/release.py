@@ -1,4 +1,4 @@
-"""MIMIC-CXR-JPG's tables, for MIMIC-CXR and for the datasets that label its films."""
+"""MIMIC-CXR-JPG's tables, for MIMIC-CXR and for the datasets that label its images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WHERE_TO_GET = (
 )
 
 
-class Film(NamedTuple):
+class Radiograph(NamedTuple):
     """A row of the metadata; `view` as views.standard writes it."""
 
     dicom_id: str
@@ -41,8 +41,8 @@ def find_root(mimic_dir: Path) -> Path:
     return folders.find_root(mimic_dir, (METADATA,), f"{WHERE_TO_GET}.")
 
 
-def read_films(root: Path) -> Iterator[Film]:
-    """The films that the metadata lists.
+def read_images(root: Path) -> Iterator[Radiograph]:
+    """The images that the metadata lists.
 
     Raises:
       BuildError: an id that is none, as after a program has rewritten it as a number.
@@ -56,7 +56,7 @@ def read_films(root: Path) -> Iterator[Film]:
         check_ids(subject_id, study_id, row.where)
         if view not in standard:
             standard[view] = projections.standard(view)
-        yield Film(dicom_id, subject_id, study_id, standard[view], row.where)
+        yield Radiograph(dicom_id, subject_id, study_id, standard[view], row.where)
 
 
 class Split(NamedTuple):
@@ -71,7 +71,7 @@ def read_splits(root: Path) -> dict[str, Split]:
     """dicom_id -> its row.
 
     Raises:
-      BuildError: an unknown split, or a film listed twice.
+      BuildError: an unknown split, or an image listed twice.
     """
     table = csv_table.Table(folders.require(root, SPLIT))
     columns = ("dicom_id", "subject_id", "split")
@@ -83,8 +83,7 @@ def read_splits(root: Path) -> dict[str, Split]:
             raise BuildError(f"{row.where}: split is none of {', '.join(SPLITS)}.")
         if dicom_id in splits:
             raise BuildError(
-                f"{row.where}: its film is listed twice, in {splits[dicom_id].where} too. Keep one "
-                "row."
+                f"{row.where}: its image is listed twice, in {splits[dicom_id].where} too. Keep one row."
             )
         splits[dicom_id] = Split(SPLITS[split], subject_id, row.where)
     return splits
@@ -103,10 +102,10 @@ def check_ids(subject_id: str, study_id: str, where: str) -> None:
 
 @functools.lru_cache
 def subject_folder(root: Path, subject_id: str) -> Path:
-    """Where a patient's films (in MIMIC-CXR: reports) lie; cached, since making paths is slow."""
+    """Where a patient's images (in MIMIC-CXR: reports) lie; cached, since making paths is slow."""
     return root / "files" / f"p{subject_id[:2]}" / f"p{subject_id}"
 
 
-def film_path(root: Path, film: Film) -> Path:
-    """Where the film lies, whether it is there or not."""
-    return subject_folder(root, film.subject_id) / f"s{film.study_id}/{film.dicom_id}.jpg"
+def image_path(root: Path, image: Radiograph) -> Path:
+    """Where the image lies, whether it is there or not."""
+    return subject_folder(root, image.subject_id) / f"s{image.study_id}/{image.dicom_id}.jpg"

@@ -10,23 +10,23 @@ from data_builders.mimic_cxr import release
 
 
 class Reports:
-    """The reports below `root`; a study's is read once, however many of its films ask for it."""
+    """The reports below `root`; a study's is read once, however many of its images ask for it."""
 
     def __init__(self, root: Path):
         self._root = root
         self._known: dict[str, str] = {}
 
-    def read(self, film: release.Film) -> str:
-        """The report of the film's study as it stands, its ___ included; "" if there is none."""
-        if film.study_id not in self._known:
-            folder = release.subject_folder(self._root, film.subject_id)
+    def read(self, image: release.Radiograph) -> str:
+        """The report of the image's study as it stands, its ___ included; "" if there is none."""
+        if image.study_id not in self._known:
+            folder = release.subject_folder(self._root, image.subject_id)
             try:
-                path = folder / f"s{film.study_id}.txt"
+                path = folder / f"s{image.study_id}.txt"
                 text = text_file.read(path).decode("utf-8", "replace")
             except FileNotFoundError:
                 text = ""
-            self._known[film.study_id] = text
-        return self._known[film.study_id]
+            self._known[image.study_id] = text
+        return self._known[image.study_id]
 
     def check(self) -> None:
         """Refuses a folder in which no study had its report.

@@ -1,4 +1,4 @@
-"""NIH ChestX-ray14 (Wang et al. 2017): 112,120 frontal films, 14 findings from reports."""
+"""NIH ChestX-ray14 (Wang et al. 2017): 112,120 frontal images, 14 findings from reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from data_builders.base.records import Box, BuildError, Record, Skipped
 NO_FINDING = "No Finding"
 # The box list calls one finding by another name.
 BOX_NAMES = {"Infiltrate": "Infiltration"}
-# Boxes are in pixels of the released films, whatever size a copy has.
+# Boxes are in pixels of the released images, whatever size a copy has.
 BOX_SIZE = (1024, 1024)
 VALIDATION_SHARE = 1 / 8
 OLDEST = 120.0
@@ -67,7 +67,7 @@ class Builder(builder.CxrBuilder):
         box_rows = read_boxes(root)
         placed = place(box_rows)
         pngs = (path for path in folders.files_below(root) if path.suffix.lower() == ".png")
-        films = folders.unique(pngs, lambda path: path.name)
+        images = folders.unique(pngs, lambda path: path.name)
         columns = ("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age")
         columns += ("Patient Gender", "View Position")
         at = [table.index(column) for column in columns]
@@ -89,7 +89,7 @@ class Builder(builder.CxrBuilder):
                 else part,
                 image_id=name.removesuffix(".png"),
                 patient_id=patient,
-                film=films.get(name, root / "images" / name),
+                image=images.get(name, root / "images" / name),
                 labels=known[findings],
                 study_id=f"{patient}/{follow_up}",
                 view=projections.standard(view),
@@ -98,9 +98,9 @@ class Builder(builder.CxrBuilder):
                 boxes=tuple(placed.get(name, ())),
                 row=row.where,
             )
-        for name in sorted(films.keys() - listed.keys()):
-            yield Skipped(films[name].relative_to(root).as_posix(), f"no row in {table.path.name}")
-        # In the owner's files all 984 boxes are on listed films that have the finding.
+        for name in sorted(images.keys() - listed.keys()):
+            yield Skipped(images[name].relative_to(root).as_posix(), f"no row in {table.path.name}")
+        # In the owner's files all 984 boxes are on listed images that have the finding.
         yield from boxes.check_rows(box_rows, lambda row: has_finding(row, listed), BOXES)
 
 
@@ -108,7 +108,7 @@ def read_lists(root: Path) -> dict[str, str]:
     """File name -> the owner's part, "train" or "test".
 
     Raises:
-      BuildError: a list is missing or no text, or a film is in both.
+      BuildError: a list is missing or no text, or an image is in both.
     """
     parts: dict[str, str] = {}
     for part, list_name in LISTS.items():
@@ -121,7 +121,7 @@ def read_lists(root: Path) -> dict[str, str]:
             name = line.strip()
             if name and parts.setdefault(name, part) != part:
                 raise BuildError(
-                    f"{list_name}, line {number}: its film is in both lists of {root}; restore "
+                    f"{list_name}, line {number}: its image is in both lists of {root}; restore "
                     "the owner's files."
                 )
     return parts
@@ -152,8 +152,7 @@ def parse_findings(findings: str, where: str) -> dict[str, float]:
     for name in names:
         if name not in NIH_FINDINGS and name != NO_FINDING:
             raise BuildError(
-                f"{where}: Finding Labels holds one that is none of "
-                f"{', '.join((*NIH_FINDINGS, NO_FINDING))}."
+                f"{where}: Finding Labels holds one that is none of {', '.join((*NIH_FINDINGS, NO_FINDING))}."
             )
     if NO_FINDING in names and len(names) > 1:
         raise BuildError(f"{where}: Finding Labels has {NO_FINDING} beside a finding.")
@@ -202,11 +201,11 @@ def place(rows: list[BoxRow]) -> dict[str, list[Box]]:
     placed = collections.defaultdict(list)
     for row in rows:
         box = boxes.from_pixels(row.label, row.corners, BOX_SIZE, row.where)
-        placed[row.film].append(box)
+        placed[row.image].append(box)
     return placed
 
 
 def has_finding(row: BoxRow, findings_of: Mapping[str, str]) -> bool | None:
-    """Whether a box's finding is among its film's Finding Labels; None if the film has no row."""
-    findings = findings_of.get(row.film)
+    """Whether a box's finding is among its image's Finding Labels; None if the image has no row."""
+    findings = findings_of.get(row.image)
     return None if findings is None else row.label in findings.split("|")

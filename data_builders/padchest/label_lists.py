@@ -23,7 +23,7 @@ LABEL_NAMES = (
     *("tuberculosis", "tuberculosis sequelae", "vascular hilar enlargement"),
     *("vertebral degenerative changes", "volume loss"),
 )
-# A film that the owner excludes says nothing, nor does one of which only this is said.
+# An image that the owner excludes says nothing, nor does one of which only this is said.
 EXCLUDE = "exclude"
 NOTHING_SAID = frozenset({"unchanged", "suboptimal study"})
 

@@ -1,4 +1,4 @@
-"""PadChest (Bustos et al. 2020): 160,861 films with Spanish reports and labels from them."""
+"""PadChest (Bustos et al. 2020): 160,861 images with Spanish reports and labels from them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Builder(builder.CxrBuilder):
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         files = list(folders.files_below(manual_dir))
         pngs = (path for path in files if path.suffix.lower() == ".png")
-        films = folders.unique(pngs, lambda path: path.name)
+        images = folders.unique(pngs, lambda path: path.name)
         names = (TABLE.casefold(), f"{TABLE}.gz".casefold())
         lists = [path for path in files if path.name.casefold() in names]
         if not lists:
@@ -68,7 +68,8 @@ class Builder(builder.CxrBuilder):
                 split=splits.by_patient(patient),
                 image_id=name.removesuffix(".png"),
                 patient_id=patient,
-                film=films.get(name) or Path(f"{manual_dir}/{folder_of(place, row.where)}/{name}"),
+                image=images.get(name)
+                or Path(f"{manual_dir}/{folder_of(place, row.where)}/{name}"),
                 labels=_labels(labels, row.where),
                 study_id=study,
                 view="" if projection == "UNK" else projections.standard(projection),
@@ -77,8 +78,8 @@ class Builder(builder.CxrBuilder):
                 report=report,
                 row=row.where,
             )
-        for name in sorted(films.keys() - listed):
-            file = films[name].relative_to(manual_dir).as_posix()
+        for name in sorted(images.keys() - listed):
+            file = images[name].relative_to(manual_dir).as_posix()
             yield Skipped(file, f"no row in {table.path.name}")
 
 

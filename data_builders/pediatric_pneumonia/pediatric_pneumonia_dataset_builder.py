@@ -1,4 +1,4 @@
-"""Pediatric pneumonia (Kermany et al. 2018): 5,856 films of children, pneumonia or normal."""
+"""Pediatric pneumonia (Kermany et al. 2018): 5,856 images of children, pneumonia or normal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data_builders.base.records import BuildError, Record, Skipped
 
 LABEL = "Pneumonia"
 CLASSES = {"NORMAL": 0.0, "PNEUMONIA": 1.0}
-# Kaggle's validation part has 16 films, too few to choose anything on: they join train.
+# Kaggle's validation part has 16 images, too few to choose anything on: they join train.
 PARTS = {"train": "train", "val": "train", "test": "test"}
 VALIDATION_SHARE = 0.1
 SUFFIXES = frozenset({".jpeg", ".jpg"})
@@ -41,7 +41,7 @@ class Builder(builder.CxrBuilder):
     OWNER_COUNTS: ClassVar = {"images": 5_856, "test images": 624, LABEL: 4_273}
     LICENCE: ClassVar = "CC BY 4.0"
     SPLIT_RULE: ClassVar = (
-        "The owner's test; 10 % of the patients of the owner's train (and 16-film val), by a "
+        "The owner's test; 10 % of the patients of the owner's train (and 16-image val), by a "
         "fixed hash of the patient, are validation."
     )
 
@@ -53,7 +53,7 @@ class Builder(builder.CxrBuilder):
         found = folders.unique(pictures, lambda path: own_name(path.relative_to(root)))
         check_complete(root, found)
         for name, path in found.items():
-            reason = why_no_film(name)
+            reason = why_no_image(name)
             if reason:
                 yield Skipped(path.relative_to(root).as_posix(), reason)
                 continue
@@ -67,7 +67,7 @@ class Builder(builder.CxrBuilder):
                 ),
                 image_id=name.rpartition(".")[0],
                 patient_id=patient,
-                film=path,
+                image=path,
                 labels={LABEL: CLASSES[kind]},
                 view="AP",
                 row=name,
@@ -83,13 +83,13 @@ def own_name(name: PurePath) -> str:
     return "/".join(parts)
 
 
-def why_no_film(name: str) -> str:
-    """What makes a picture none of the owner's films; "" if it is one."""
+def why_no_image(name: str) -> str:
+    """What makes a picture none of the owner's images; "" if it is one."""
     parts = name.split("/")
     if len(parts) != 3 or parts[0] not in PARTS or parts[1] not in CLASSES:
         return f"not in a folder {' or '.join(PARTS)} with {' or '.join(CLASSES)}"
     if PurePath(name).suffix.lower() not in SUFFIXES:
-        return "not a JPEG by its name, as the owner's films are"
+        return "not a JPEG by its name, as the owner's images are"
     return "" if _PATIENT.match(parts[2]) else "no patient number in the file's name"
 
 
@@ -97,10 +97,10 @@ def check_complete(root: Path, names: Iterable[str]) -> None:
     """Refuses a download that broke off.
 
     Raises:
-      BuildError: a class of the owner's train or test has no film.
+      BuildError: a class of the owner's train or test has no image.
     """
-    filled = {name.rpartition("/")[0] for name in names if not why_no_film(name)}
+    filled = {name.rpartition("/")[0] for name in names if not why_no_image(name)}
     for part in ("train", "test"):
         for kind in CLASSES:
             if f"{part}/{kind}" not in filled:
-                raise BuildError(f"{root / part / kind} holds no film. Unpack the archive again.")
+                raise BuildError(f"{root / part / kind} holds no image. Unpack the archive again.")

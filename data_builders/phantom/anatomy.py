@@ -1,6 +1,6 @@
 """One patient: the parameters of the anatomy, in body coordinates.
 
-Body coordinates: x to the right of the film (the patient's left), y down, origin between the hila.
+Body coordinates: x to the right of the image (the patient's left), y down, origin between the hila.
 The half-width of the inner thoracic cage is about 1, so one unit is about 14 cm.
 """
 
@@ -17,7 +17,7 @@ _GENERATIONS = ((8, 40, 0.85, 0.03), (26, 24, 0.45, 0.017), (60, 14, 0.25, 0.01)
 
 @dataclasses.dataclass(frozen=True)
 class Anatomy:
-    """What all films of one patient share. Lengths in body units; the trunk's density is 1."""
+    """What all images of one patient share. Lengths in body units; the trunk's density is 1."""
 
     sex: str
     age: int
@@ -26,7 +26,7 @@ class Anatomy:
     apex_x: float  # distance of the apices from the midline
     domes: tuple[float, float]  # height of the right and left diaphragm dome
     dome_drop: float  # from the domes down to the costophrenic angles
-    cardiothoracic_ratio: float  # on a PA film
+    cardiothoracic_ratio: float  # on a PA image
     heart_left_share: float  # part of the heart's width to the left of the midline
     heart_y: float  # height of the heart's widest place
     mediastinum: float  # half-width at the level of the hila

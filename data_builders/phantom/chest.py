@@ -1,4 +1,4 @@
-"""The shapes of a chest on the grid of one film."""
+"""The shapes of a chest on the grid of one image."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ WIDEST_Y = 0.55
 
 
 class Chest(NamedTuple):
-    """Shapes of one chest on the grid of one film; masks in [0, 1] with edges one pixel soft."""
+    """Shapes of one chest on the grid of one image; masks in [0, 1] with edges one pixel soft."""
 
     x: Map  # body coordinates
     y: Map
@@ -76,13 +76,13 @@ def lung_borders(anatomy: Anatomy, y: Map) -> tuple[Map, Map]:
 def lay_out(
     anatomy: Anatomy, x: Map, y: Map, pixel: float, breath: float, heart_scale: float
 ) -> Chest:
-    """Lays the anatomy out on a film's grid.
+    """Lays the anatomy out on an image's grid.
 
     Args:
       x, y: body coordinates of every pixel.
       pixel: body units per pixel.
       breath: how far the diaphragm stands above its place in full inspiration.
-      heart_scale: width of the heart against a PA film (magnification, expiration).
+      heart_scale: width of the heart against a PA image (magnification, expiration).
     """
     side = np.abs(x)
     medial, lateral = lung_borders(anatomy, y)

@@ -1,4 +1,4 @@
-"""What is on a film but no finding: tubes, lines, leads, nipples, skin folds, the side marker."""
+"""What is on an image but no finding: tubes, lines, leads, nipples, skin folds, the side marker."""
 
 import numpy as np
 from jaxtyping import Float

@@ -1,6 +1,6 @@
-"""Draws a film: anatomy, devices and findings become a projected density, then a grey value.
+"""Draws an image: anatomy, devices and findings become a projected density, then a grey value.
 
-Everything is a function of (seed, patient, film); white is dense, as a radiologist sees it.
+Everything is a function of (seed, patient, image); white is dense, as a radiologist sees it.
 """
 
 import functools
@@ -13,7 +13,7 @@ from data_builders.phantom.anatomy import Anatomy, sample_anatomy, vessels
 from data_builders.phantom.bones import bones
 from data_builders.phantom.chest import Chest, Map, lay_out
 from data_builders.phantom.devices import devices
-from data_builders.phantom.exposure import Film, sample_film
+from data_builders.phantom.exposure import Radiograph, sample_image
 from data_builders.phantom.findings import CARDIOMEGALY, LABEL_NAMES, change, is_cardiomegaly
 from data_builders.phantom.projection import body_grid, collimated, develop, scatter_points, smooth
 from data_builders.phantom.tissues import abdomen, airways, breasts, hila, trunk
@@ -22,11 +22,11 @@ from data_builders.phantom.tissues import abdomen, airways, breasts, hila, trunk
 LUNG_AIR = np.float32(0.58)
 
 
-def film_parameters(seed: int, patient: int, film: int) -> tuple[Anatomy, Film]:
-    """The parameters of one film. `patient` and `film` count from 0."""
-    # SeedSequence ignores trailing zeros, so that the films' streams count from 1.
+def image_parameters(seed: int, patient: int, image: int) -> tuple[Anatomy, Radiograph]:
+    """The parameters of one image. `patient` and `image` count from 0."""
+    # SeedSequence ignores trailing zeros, so that the images' streams count from 1.
     anatomy = _patient(seed, patient)
-    return anatomy, sample_film(np.random.default_rng([seed, patient, film + 1]), anatomy)
+    return anatomy, sample_image(np.random.default_rng([seed, patient, image + 1]), anatomy)
 
 
 @functools.lru_cache(maxsize=8)
@@ -34,30 +34,30 @@ def _patient(seed: int, patient: int) -> Anatomy:
     return sample_anatomy(np.random.default_rng([seed, patient, 0]))
 
 
-def draw(seed: int, patient: int, film: int, size: int) -> UInt8[np.ndarray, "size size"]:
-    """Draws one film of `size` x `size` pixels."""
-    return render(*film_parameters(seed, patient, film), size)
+def draw(seed: int, patient: int, image: int, size: int) -> UInt8[np.ndarray, "size size"]:
+    """Draws one image of `size` x `size` pixels."""
+    return render(*image_parameters(seed, patient, image), size)
 
 
-def render(anatomy: Anatomy, film: Film, size: int) -> UInt8[np.ndarray, "size size"]:
-    """Draws a film from its parameters."""
-    density = _density(anatomy, film, chest_on_film(anatomy, film, size))
-    return develop(density, film.exposure, film.noise_seed)
+def render(anatomy: Anatomy, image: Radiograph, size: int) -> UInt8[np.ndarray, "size size"]:
+    """Draws an image from its parameters."""
+    density = _density(anatomy, image, chest_on_image(anatomy, image, size))
+    return develop(density, image.exposure, image.noise_seed)
 
 
-def chest_on_film(anatomy: Anatomy, film: Film, size: int) -> Chest:
-    """The chest's shapes on the film's grid."""
-    x, y, pixel = body_grid(film.pose, size)
-    return lay_out(anatomy, x, y, pixel, film.pose.breath, film.pose.heart_scale)
+def chest_on_image(anatomy: Anatomy, image: Radiograph, size: int) -> Chest:
+    """The chest's shapes on the image's grid."""
+    x, y, pixel = body_grid(image.pose, size)
+    return lay_out(anatomy, x, y, pixel, image.pose.breath, image.pose.heart_scale)
 
 
-def _density(anatomy: Anatomy, film: Film, chest: Chest) -> Map:
-    pose, size = film.pose, chest.x.shape[0]
+def _density(anatomy: Anatomy, image: Radiograph, chest: Chest) -> Map:
+    pose, size = image.pose, chest.x.shape[0]
     fine = smooth(scatter_points(pose, vessels(anatomy), size), 0.5 / size)
     markings = np.minimum(np.float32(0.4 * anatomy.vessel_density) * fine, 0.2)
     markings += 0.065 * hila(chest)
     air, added = chest.depth, np.zeros_like(chest.x)
-    for finding in film.findings:
+    for finding in image.findings:
         one = change(finding, chest, anatomy, pose.breath)
         air, added, markings = air * (1 - one.opacity), added + one.density, markings * one.vessels
     # Heart and great vessels displace the lung; what lies in the lung shows only beside them.
@@ -65,29 +65,29 @@ def _density(anatomy: Anatomy, film: Film, chest: Chest) -> Map:
     body = trunk(anatomy, chest, pose.arms_down)
     density = body - LUNG_AIR * air * lung + 0.12 * chest.heart
     density += chest.lung * lung * (markings + added)
-    density += np.float32(film.exposure.bones) * bones(anatomy, chest, pose.arms_down)
+    density += np.float32(image.exposure.bones) * bones(anatomy, chest, pose.arms_down)
     density += abdomen(anatomy, chest) + breasts(anatomy, chest) * (body > 0.3)
-    return density - airways(anatomy, chest) + devices(film.devices, chest, pose)
+    return density - airways(anatomy, chest) + devices(image.devices, chest, pose)
 
 
-def labels(anatomy: Anatomy, film: Film) -> dict[str, float]:
+def labels(anatomy: Anatomy, image: Radiograph) -> dict[str, float]:
     """1 or 0 for every label, from the parameters of the drawing."""
-    present = {type(finding).__name__ for finding in film.findings}
-    if is_cardiomegaly(anatomy, film.pose.heart_scale):
+    present = {type(finding).__name__ for finding in image.findings}
+    if is_cardiomegaly(anatomy, image.pose.heart_scale):
         present.add(CARDIOMEGALY)
     return {name: float(name in present) for name in LABEL_NAMES}
 
 
-def boxes(anatomy: Anatomy, film: Film, size: int) -> tuple[Box, ...]:
+def boxes(anatomy: Anatomy, image: Radiograph, size: int) -> tuple[Box, ...]:
     """A box around what can be seen of each finding; none where the collimator hides it all."""
-    chest = chest_on_film(anatomy, film, size)
+    chest = chest_on_image(anatomy, image, size)
     regions = [
-        (type(finding).__name__, change(finding, chest, anatomy, film.pose.breath).region)
-        for finding in film.findings
+        (type(finding).__name__, change(finding, chest, anatomy, image.pose.breath).region)
+        for finding in image.findings
     ]
-    if is_cardiomegaly(anatomy, film.pose.heart_scale):
+    if is_cardiomegaly(anatomy, image.pose.heart_scale):
         regions.append((CARDIOMEGALY, chest.heart))
-    opening = collimated(film.exposure, size)
+    opening = collimated(image.exposure, size)
     found = []
     for label, region in regions:
         seen = (region > 0.1) & opening

@@ -1,4 +1,4 @@
-"""How one film of a patient was taken: position, exposure, devices, findings of that day."""
+"""How one image of a patient was taken: position, exposure, devices, findings of that day."""
 
 import dataclasses
 
@@ -10,27 +10,27 @@ from data_builders.phantom.findings import Finding, sample_findings
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-    zoom: float  # body units from the centre of the film to its side
+    zoom: float  # body units from the centre of the image to its side
     angle: float  # radians
-    shift_x: float  # fractions of half the film
+    shift_x: float  # fractions of half the image
     shift_y: float
     breath: float  # how far the diaphragm stands above full inspiration, body units
-    heart_scale: float  # width of the heart against a PA film
+    heart_scale: float  # width of the heart against a PA image
     arms_down: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Exposure:
     middle: float  # density shown as mid-grey
-    gain: float  # slope of the film curve there
+    gain: float  # slope of the image curve there
     gamma: float
     black: float
     white: float
-    tilt_x: float  # change of density over half the film (heel effect, patient turned)
+    tilt_x: float  # change of density over half the image (heel effect, patient turned)
     tilt_y: float
     bones: float  # tube voltage: high voltages show bones less
     scatter: float
-    blur: float  # standard deviation, fraction of the film's side
+    blur: float  # standard deviation, fraction of the image's side
     noise: float
     grain: float  # share of the noise that is correlated between pixels
     collimation: tuple[float, float, float, float]  # left, top, right, bottom, fractions
@@ -39,7 +39,7 @@ class Exposure:
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """Things on the film that are no finding."""
+    """Things on the image that are no finding."""
 
     nipples: float  # density, 0 without
     tube: float  # gastric or tracheal tube down the midline, density
@@ -48,11 +48,11 @@ class Devices:
     leads: tuple[tuple[float, float, float, float], ...]  # ECG leads: x0 y0 x1 y1
     pacemaker: int
     skin_fold: tuple[float, float, float] | None  # x at the top, slope, density
-    marker: tuple[float, float, int] | None  # fractions of the film, kind of letter
+    marker: tuple[float, float, int] | None  # fractions of the image, kind of letter
 
 
 @dataclasses.dataclass(frozen=True)
-class Film:
+class Radiograph:
     view: str
     pose: Pose
     exposure: Exposure
@@ -61,8 +61,8 @@ class Film:
     noise_seed: int
 
 
-def sample_film(rng: np.random.Generator, anatomy: Anatomy) -> Film:
-    """Draws how a film of this patient is taken."""
+def sample_image(rng: np.random.Generator, anatomy: Anatomy) -> Radiograph:
+    """Draws how an image of this patient is taken."""
     bedside = rng.random() < 0.4  # AP, in bed: less inspiration, more devices, less care
     care = 1.6 if bedside else 1.0
     pose = Pose(
@@ -74,7 +74,7 @@ def sample_film(rng: np.random.Generator, anatomy: Anatomy) -> Film:
         heart_scale=rng.normal(1.06 if bedside else 1.0, 0.03),
         arms_down=bool(rng.random() < (0.8 if bedside else 0.3)),
     )
-    return Film(
+    return Radiograph(
         view="AP" if bedside else "PA",
         pose=pose,
         exposure=_sample_exposure(rng, care),

@@ -24,7 +24,7 @@ CARDIOMEGALY_RATIO = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Effusion:
-    side: int  # -1 the patient's right (left on the film), 1 left
+    side: int  # -1 the patient's right (left on the image), 1 left
     height: float  # of the meniscus at the wall above the costophrenic angle
     opacity: float
 
@@ -60,7 +60,7 @@ Finding = Effusion | Pneumothorax | Nodule | Consolidation
 
 
 class Change(NamedTuple):
-    """What a finding does on one film."""
+    """What a finding does on one image."""
 
     region: Map  # in [0, 1]; the box encloses it
     opacity: Map | float = 0.0  # part of the lung's air that is replaced
@@ -71,7 +71,7 @@ class Change(NamedTuple):
 def sample_findings(
     rng: np.random.Generator, anatomy: Anatomy, heart_scale: float, breath: float
 ) -> tuple[Finding, ...]:
-    """Draws the findings of one film other than Cardiomegaly, which the anatomy decides.
+    """Draws the findings of one image other than Cardiomegaly, which the anatomy decides.
 
     A large heart makes effusions more likely; otherwise findings are independent.
     """
@@ -116,7 +116,7 @@ def sample_findings(
 
 
 def is_cardiomegaly(anatomy: Anatomy, heart_scale: float) -> bool:
-    """Whether the film's cardiothoracic ratio exceeds 0.5 (Danzer 1919)."""
+    """Whether the image's cardiothoracic ratio exceeds 0.5 (Danzer 1919)."""
     return anatomy.cardiothoracic_ratio * heart_scale > CARDIOMEGALY_RATIO
 
 
@@ -136,7 +136,7 @@ def _inside_lung(
 
 
 def change(finding: Finding, chest: Chest, anatomy: Anatomy, breath: float) -> Change:
-    """Lays one finding out on a film's grid."""
+    """Lays one finding out on an image's grid."""
     match finding:
         case Effusion():
             return _effusion(finding, chest, anatomy, breath)

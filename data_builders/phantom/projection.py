@@ -1,4 +1,4 @@
-"""From body coordinates to the film, and from projected density to grey values."""
+"""From body coordinates to the image, and from projected density to grey values."""
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -35,7 +35,7 @@ def scatter_points(pose: Pose, points: Float[np.ndarray, "points 3"], size: int)
 
 
 def develop(density: Map, exposure: Exposure, noise_seed: int) -> UInt8[np.ndarray, "h w"]:
-    """From projected density to the grey values of the film."""
+    """From projected density to the grey values of the image."""
     size = density.shape[0]
     centres = ((2 * np.arange(size) + 1) / size - 1).astype(np.float32)
     tilt = np.float32(exposure.tilt_x) * centres + np.float32(exposure.tilt_y) * centres[:, None]
@@ -49,7 +49,7 @@ def develop(density: Map, exposure: Exposure, noise_seed: int) -> UInt8[np.ndarr
     coarse = smooth(noise, 0.9 / size) * np.float32(2.3)
     noise = noise + np.float32(exposure.grain) * (coarse - noise)
     t = np.float32(exposure.gain) * (seen - np.float32(exposure.middle))
-    grey = 0.5 + 0.5 * t / np.sqrt(1 + t * t)  # toe and shoulder of the film's curve
+    grey = 0.5 + 0.5 * t / np.sqrt(1 + t * t)  # toe and shoulder of the image's curve
     grey = grey ** np.float32(exposure.gamma)
     grey = exposure.black + (exposure.white - exposure.black) * grey
     grey = grey + np.float32(exposure.noise) * noise
@@ -70,7 +70,7 @@ def smooth(image: Map, sigma: float) -> Map:
     """Gaussian blur, `sigma` in fractions of the side; the rim is repeated beyond the border.
 
     Sums of shifted rows instead of a matrix product: no BLAS threads to wait for when every core
-    draws films of its own, and the same rounding on every machine.
+    draws images of its own, and the same rounding on every machine.
     """
     size = image.shape[0]
     weights = _gaussian(sigma * size)

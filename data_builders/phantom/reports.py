@@ -1,4 +1,4 @@
-"""A report for a drawn film: what is on it, and part of what is not, in changing words.
+"""A report for a drawn image: what is on it, and part of what is not, in changing words.
 
 As in real reports, some of what is absent is not mentioned, sentences come in no fixed order, and
 the impression says the findings again.
@@ -7,7 +7,7 @@ the impression says the findings again.
 import numpy as np
 
 from data_builders.phantom.anatomy import Anatomy
-from data_builders.phantom.exposure import Film
+from data_builders.phantom.exposure import Radiograph
 from data_builders.phantom.findings import (
     Consolidation,
     Effusion,
@@ -78,12 +78,12 @@ _NORMAL = (
 )
 
 
-def write(rng: np.random.Generator, anatomy: Anatomy, film: Film) -> str:
+def write(rng: np.random.Generator, anatomy: Anatomy, image: Radiograph) -> str:
     """ "FINDINGS: …" and "IMPRESSION: …" on a line each. Sides are the patient's."""
-    large_heart = is_cardiomegaly(anatomy, film.pose.heart_scale)
-    present, conclusions = _present(rng, film)
+    large_heart = is_cardiomegaly(anatomy, image.pose.heart_scale)
+    present, conclusions = _present(rng, image)
     sentences = [_one(rng, _LARGE_HEART if large_heart else _NORMAL_HEART), *present]
-    sentences += _absences(rng, film)
+    sentences += _absences(rng, image)
     if rng.random() < 0.5:
         sentences.append(_one(rng, _OF_NO_CONCERN))
     order = rng.permutation(len(sentences))
@@ -93,14 +93,14 @@ def write(rng: np.random.Generator, anatomy: Anatomy, film: Film) -> str:
     return f"FINDINGS: {' '.join(sentences[i] for i in order)}\nIMPRESSION: {impression}"
 
 
-def _present(rng: np.random.Generator, film: Film) -> tuple[list[str], list[str]]:
+def _present(rng: np.random.Generator, image: Radiograph) -> tuple[list[str], list[str]]:
     """A sentence for each finding, and a name for each kind with its side."""
     sides: dict[type, set[str]] = {}
-    for finding in film.findings:
+    for finding in image.findings:
         sides.setdefault(type(finding), set()).add(_side_of(finding))
     both = len(sides.get(Effusion, ())) == 2
     sentences = [_one(rng, _EFFUSIONS)] if both else []
-    for finding in film.findings:
+    for finding in image.findings:
         where = {"side": _side_of(finding)}
         match finding:
             case Effusion(height=height):
@@ -119,8 +119,8 @@ def _present(rng: np.random.Generator, film: Film) -> tuple[list[str], list[str]
     return sentences, named
 
 
-def _absences(rng: np.random.Generator, film: Film) -> list[str]:
-    present = {type(finding) for finding in film.findings}
+def _absences(rng: np.random.Generator, image: Radiograph) -> list[str]:
+    present = {type(finding) for finding in image.findings}
     told = [
         _one(rng, names)
         for kind, names in _ABSENT.items()

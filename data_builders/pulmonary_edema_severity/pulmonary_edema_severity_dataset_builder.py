@@ -1,4 +1,4 @@
-"""Pulmonary edema severity (Horng, Liao et al. 2021): four grades for films of MIMIC-CXR."""
+"""Pulmonary edema severity (Horng, Liao et al. 2021): four grades for images of MIMIC-CXR."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ VALIDATION_SHARE = 0.1
 
 
 class Builder(builder.CxrBuilder):
-    """Labels only; the films are MIMIC-CXR-JPG's."""
+    """Labels only; the images are MIMIC-CXR-JPG's."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Download from https://physionet.org/content/mimic-cxr-pe-severity/ "
-        f"{CONSENSUS}, {' and '.join(OF_STUDIES)} into manual_dir; the films are "
+        f"{CONSENSUS}, {' and '.join(OF_STUDIES)} into manual_dir; the images are "
         "MIMIC-CXR-JPG's: give its folder with --mimic_dir, or put both into manual_dir."
     )
     HOMEPAGE: ClassVar = "https://physionet.org/content/mimic-cxr-pe-severity/"
@@ -53,7 +53,7 @@ class Builder(builder.CxrBuilder):
         for name in reversed(OF_STUDIES):
             of_studies |= read_grades(root / name, "study_id")
         tested = {grade.subject_id for grade in consensus.values()}
-        by_id, by_study = read_films(mimic, consensus, of_studies)
+        by_id, by_study = read_images(mimic, consensus, of_studies)
 
         for dicom_id, grade in consensus.items():
             if dicom_id not in by_id:
@@ -61,22 +61,22 @@ class Builder(builder.CxrBuilder):
                 continue
             yield make_record(mimic, by_id[dicom_id], grade, "test")
         for study_id, grade in of_studies.items():
-            films = by_study.get(study_id, [])
-            frontal = [film for film in films if film.view in FRONTAL]
+            images = by_study.get(study_id, [])
+            frontal = [image for image in images if image.view in FRONTAL]
             if grade.subject_id in tested:
                 yield Skipped(grade.where, "its patient is in the test set", expected=True)
-            elif not films:
+            elif not images:
                 yield Skipped(grade.where, "not in MIMIC's metadata")
             elif not frontal:
-                yield Skipped(grade.where, "no film of it is AP or PA", expected=True)
+                yield Skipped(grade.where, "no image of it is AP or PA", expected=True)
             else:
                 split = splits.carve_validation(grade.subject_id, VALIDATION_SHARE)
-                for film in frontal:
-                    yield make_record(mimic, film, grade, split)
+                for image in frontal:
+                    yield make_record(mimic, image, grade, split)
 
 
 class Grade(NamedTuple):
-    """A row: the grade of a study, or of a film."""
+    """A row: the grade of a study, or of an image."""
 
     subject_id: str
     study_id: str
@@ -88,7 +88,7 @@ def read_grades(path: Path, key: str) -> dict[str, Grade]:
     """The rows of a table by the column `key`, "dicom_id" or "study_id".
 
     Raises:
-      BuildError: no such file; a grade or id that is none, a film or study listed twice.
+      BuildError: no such file; a grade or id that is none, an image or study listed twice.
     """
     table = csv_table.Table(folders.require(path.parent, path.name))
     columns = ("subject_id", "study_id", "edema_severity", key)
@@ -105,39 +105,39 @@ def read_grades(path: Path, key: str) -> dict[str, Grade]:
     return grades
 
 
-def read_films(
-    mimic: Path, of_films: Mapping[str, Grade], of_studies: Mapping[str, Grade]
-) -> tuple[dict[str, release.Film], dict[str, list[release.Film]]]:
-    """MIMIC's films that are graded: dicom_id -> film, and study_id -> films.
+def read_images(
+    mimic: Path, of_images: Mapping[str, Grade], of_studies: Mapping[str, Grade]
+) -> tuple[dict[str, release.Radiograph], dict[str, list[release.Radiograph]]]:
+    """MIMIC's images that are graded: dicom_id -> image, and study_id -> images.
 
     Raises:
-      BuildError: MIMIC knows a film or study under another patient or study.
+      BuildError: MIMIC knows an image or study under another patient or study.
     """
     by_id, by_study = {}, collections.defaultdict(list)
-    for film in release.read_films(mimic):
-        theirs = (film.subject_id, film.study_id)
-        for grade in (of_films.get(film.dicom_id), of_studies.get(film.study_id)):
+    for image in release.read_images(mimic):
+        theirs = (image.subject_id, image.study_id)
+        for grade in (of_images.get(image.dicom_id), of_studies.get(image.study_id)):
             if grade is not None and (grade.subject_id, grade.study_id) != theirs:
                 raise BuildError(
                     f"{grade.where}: subject_id and study_id are not those that MIMIC has for it "
-                    f"({film.where}). Restore both tables."
+                    f"({image.where}). Restore both tables."
                 )
-        if film.dicom_id in of_films:
-            by_id[film.dicom_id] = film
-        if film.study_id in of_studies:
-            by_study[film.study_id].append(film)
+        if image.dicom_id in of_images:
+            by_id[image.dicom_id] = image
+        if image.study_id in of_studies:
+            by_study[image.study_id].append(image)
     return by_id, dict(by_study)
 
 
-def make_record(mimic: Path, film: release.Film, grade: Grade, split: str) -> Record:
-    """One graded film."""
+def make_record(mimic: Path, image: release.Radiograph, grade: Grade, split: str) -> Record:
+    """One graded image."""
     return Record(
         split=split,
-        image_id=film.dicom_id,
-        patient_id=film.subject_id,
-        film=release.film_path(mimic, film),
+        image_id=image.dicom_id,
+        patient_id=image.subject_id,
+        image=release.image_path(mimic, image),
         labels={LABEL: grade.value},
-        study_id=f"s{film.study_id}",
-        view=film.view,
+        study_id=f"s{image.study_id}",
+        view=image.view,
         row=grade.where,
     )

@@ -46,31 +46,31 @@ def read_lines(root: Path, labels: Collection[str]) -> list[BoxRow]:
     at = [table.index(column) for column in columns]
     found = []
     for row in table.rows(columns):
-        film, label, data = (row.fields[i] for i in at)
+        image, label, data = (row.fields[i] for i in at)
         if label not in labels:
             raise BuildError(f"{row.where}: the line's label is unknown.")
-        found.append(BoxRow(film, label, corners(data, row.where), row.where))
+        found.append(BoxRow(image, label, corners(data, row.where), row.where))
     return found
 
 
 def place(
-    lines: Sequence[BoxRow], films: Mapping[str, Path], num_workers: int | None
+    lines: Sequence[BoxRow], images: Mapping[str, Path], num_workers: int | None
 ) -> dict[str, tuple[Box, ...]]:
-    """Film -> the boxes around its lines, for films that are there.
+    """Image -> the boxes around its lines, for images that are there.
 
     Args:
-      films: film -> its JPEG, whose header gives the size that the lines' pixels refer to.
+      images: image -> its JPEG, whose header gives the size that the lines' pixels refer to.
 
     Raises:
       BuildError: a line with a point that is no number.
     """
-    of_film = defaultdict(list)
+    of_image = defaultdict(list)
     for line in lines:
-        of_film[line.film].append(line)
-    lined = [(film, films[film]) for film in of_film if film in films]
+        of_image[line.image].append(line)
+    lined = [(image, images[image]) for image in of_image if image in images]
     return {
-        film: tuple(as_shown(line, frame) for line in of_film[film])
-        for film, frame in parallel.parallel_map(read_frame, lined, num_workers)
+        image: tuple(as_shown(line, frame) for line in of_image[image])
+        for image, frame in parallel.parallel_map(read_frame, lined, num_workers)
         if frame is not None
     }
 
@@ -101,7 +101,7 @@ def read_frame(path: Path) -> Frame | None:
 
 
 def as_shown(line: BoxRow, frame: Frame) -> Box:
-    """The box around a line, whose pixels are the stored ones, on the film as it is shown."""
+    """The box around a line, whose pixels are the stored ones, on the image as it is shown."""
     stored = boxes.from_pixels(line.label, line.corners, frame.size, line.where)
     ys, xs = (stored.y0, stored.y1), (stored.x0, stored.x1)
     if frame.orientation in (2, 3, 7, 8):

@@ -1,4 +1,4 @@
-"""RANZCR CLiP (Tang et al. 2021): 30,083 films with the places of tubes and lines."""
+"""RANZCR CLiP (Tang et al. 2021): 30,083 images with the places of tubes and lines."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Builder(builder.CxrBuilder):
     LICENCE: ClassVar = "the rules of Kaggle's competition"
     SPLIT_RULE: ClassVar = (
         "70 % train, 10 % validation, 20 % test by a fixed hash of the patient; the owner's test "
-        "films have no labels and are not part."
+        "images have no labels and are not part."
     )
     HAS_BOXES: ClassVar = True
     OWNER_COUNTS: ClassVar = {"images": 30_083}
@@ -55,34 +55,34 @@ class Builder(builder.CxrBuilder):
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         root = folders.find_root(manual_dir, ("train.csv",), self.MANUAL_DOWNLOAD_INSTRUCTIONS)
         table = csv_table.Table(folders.require(root, "train.csv"))
-        films = folders.by_stem(root / "train", SUFFIXES)
+        images = folders.by_stem(root / "train", SUFFIXES)
         drawn = lines.read_lines(root, LABELS)
-        placed = lines.place(drawn, films, self.settings.num_workers)
+        placed = lines.place(drawn, images, self.settings.num_workers)
         columns = ("StudyInstanceUID", "PatientID", *LABELS)
         at = [table.index(column) for column in columns]
         listed: dict[str, Mapping[str, float]] = {}
         for row in table.rows(columns):
-            film, patient, *values = (row.fields[i] for i in at)
-            listed[film] = csv_table.flags(LABELS, values, row.where)
+            image, patient, *values = (row.fields[i] for i in at)
+            listed[image] = csv_table.flags(LABELS, values, row.where)
             yield Record(
                 split=splits.by_patient(check_patient(patient, row.where)),
-                image_id=film,
+                image_id=image,
                 patient_id=patient,
-                film=films.get(film, root / "train" / f"{film}.jpg"),
-                labels=listed[film],
-                study_id=film,
-                boxes=placed.get(film, ()),
+                image=images.get(image, root / "train" / f"{image}.jpg"),
+                labels=listed[image],
+                study_id=image,
+                boxes=placed.get(image, ()),
                 row=row.where,
             )
-        for film in sorted(films.keys() - listed.keys()):
-            name = films[film].relative_to(root).as_posix()
+        for image in sorted(images.keys() - listed.keys()):
+            name = images[image].relative_to(root).as_posix()
             yield Skipped(name, f"no row in {table.path.name}")
         yield from boxes.check_rows(drawn, lambda row: has_label(row, listed), lines.FILE)
 
 
 def has_label(row: BoxRow, labels_of: Mapping[str, Mapping[str, float]]) -> bool | None:
-    """Whether a line's label is positive on its film; None if the film has no row."""
-    return None if row.film not in labels_of else labels_of[row.film][row.label] == 1
+    """Whether a line's label is positive on its image; None if the image has no row."""
+    return None if row.image not in labels_of else labels_of[row.image][row.label] == 1
 
 
 def check_patient(patient: str, where: str) -> str:

@@ -1,4 +1,4 @@
-"""REFLACX's tables: a row is one reader's reading of one film."""
+"""REFLACX's tables: a row is one reader's reading of one image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""REFLACX (Bigolin Lanfredi et al. 2022): readers' certainties and ellipses for MIMIC-CXR films."""
+"""REFLACX (Bigolin Lanfredi et al. 2022): readers' certainties and ellipses for MIMIC-CXR images."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from data_builders.reflacx.readings import Reading
 
 
 class Builder(builder.CxrBuilder):
-    """Labels and boxes only; the films are MIMIC-CXR-JPG's. A film's readings are its readers."""
+    """Labels and boxes only; the images are MIMIC-CXR-JPG's. An image's readings are its readers."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Download main_data of https://physionet.org/content/reflacx-xray-localization/ (gaze_data "
-        "is not needed) into manual_dir; the films are MIMIC-CXR-JPG's: give its folder with "
+        "is not needed) into manual_dir; the images are MIMIC-CXR-JPG's: give its folder with "
         "--mimic_dir, or put both into manual_dir."
     )
     HOMEPAGE: ClassVar = "https://physionet.org/content/reflacx-xray-localization/"
@@ -42,32 +42,34 @@ class Builder(builder.CxrBuilder):
             manual_dir, tuple(readings.TABLES.values()), self.MANUAL_DOWNLOAD_INSTRUCTIONS
         )
         mimic = release.find_root(self.input_dir("mimic_dir", manual_dir))
-        of_film: dict[str, list[Reading]] = collections.defaultdict(list)
+        of_image: dict[str, list[Reading]] = collections.defaultdict(list)
         for reading in readings.read_readings(root):
-            of_film[reading.dicom_id].append(reading)
-        films = {
-            film.dicom_id: film for film in release.read_films(mimic) if film.dicom_id in of_film
+            of_image[reading.dicom_id].append(reading)
+        images = {
+            image.dicom_id: image
+            for image in release.read_images(mimic)
+            if image.dicom_id in of_image
         }
         splits = release.read_splits(mimic)
         present = readings.reading_folders(root)
-        for dicom_id, of_one in of_film.items():
+        for dicom_id, of_one in of_image.items():
             of_one.sort(key=lambda reading: reading.reading_id)
-            if dicom_id not in films or dicom_id not in splits:
-                table = "split file" if dicom_id in films else "metadata"
+            if dicom_id not in images or dicom_id not in splits:
+                table = "split file" if dicom_id in images else "metadata"
                 yield Skipped(of_one[0].where, f"not in MIMIC's {table}")
                 continue
-            film, split = films[dicom_id], splits[dicom_id].name
+            image, split = images[dicom_id], splits[dicom_id].name
             for reading in of_one:
-                check_film(reading, film, split)
+                check_image(reading, image, split)
             yield Record(
                 split=split,
                 image_id=dicom_id,
-                patient_id=film.subject_id,
-                film=release.film_path(mimic, film),
+                patient_id=image.subject_id,
+                image=release.image_path(mimic, image),
                 labels=merge_labels(of_one),
                 readers=tuple(reading.reading_id for reading in of_one),
-                study_id=f"s{film.study_id}",
-                view=film.view,
+                study_id=f"s{image.study_id}",
+                view=image.view,
                 boxes=tuple(
                     box for reading in of_one for box in readings.read_boxes(root, reading, present)
                 ),
@@ -84,20 +86,20 @@ def merge_labels(of_one: Sequence[Reading]) -> dict[str, tuple[float, ...]]:
     }
 
 
-def check_film(reading: Reading, film: release.Film, split: str) -> None:
+def check_image(reading: Reading, image: release.Radiograph, split: str) -> None:
     """Refuses a reading that MIMIC knows under another patient, study or split.
 
     Raises:
       BuildError: names the row and both.
     """
-    place = f"/p{film.subject_id}/s{film.study_id}/{film.dicom_id}."
-    if reading.subject_id != film.subject_id or place not in reading.image:
+    place = f"/p{image.subject_id}/s{image.study_id}/{image.dicom_id}."
+    if reading.subject_id != image.subject_id or place not in reading.image:
         raise BuildError(
-            f"{reading.where}: subject_id and image are not those that MIMIC has for its film "
-            f"({film.where}). The rows or columns have been moved against each other."
+            f"{reading.where}: subject_id and image are not those that MIMIC has for its image "
+            f"({image.where}). The rows or columns have been moved against each other."
         )
     if release.SPLITS.get(reading.split) != split:
         raise BuildError(
-            f"{reading.where}: in MIMIC's split file the film is in {split}, not in the split "
+            f"{reading.where}: in MIMIC's split file the image is in {split}, not in the split "
             "here. Restore both tables."
         )

@@ -1,4 +1,4 @@
-"""RSNA's two tables: the boxes of opacities, and each film's class."""
+"""RSNA's two tables: the boxes of opacities, and each image's class."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ TARGETS = "stage_2_train_labels.csv"
 INFO = "stage_2_detailed_class_info.csv"
 OPACITY = "Lung Opacity"
 CLASSES = (OPACITY, "Normal", "No Lung Opacity / Not Normal")
-# Boxes are in pixels of the released films.
+# Boxes are in pixels of the released images.
 SIZE = (1024, 1024)
 
 
 class Finding(NamedTuple):
-    """What the tables say of a film."""
+    """What the tables say of an image."""
 
     labels: dict[str, float]  # the classes, 1 or 0; NaN where the table that tells is missing
     boxes: tuple[Box, ...]
@@ -28,7 +28,7 @@ def read(root: Path) -> dict[str, Finding]:
     """patientId -> its finding, in the order of stage_2_train_labels.csv.
 
     Raises:
-      BuildError: a film with and without an opacity, a box without an opacity or the reverse, or a
+      BuildError: an image with and without an opacity, a box without an opacity or the reverse, or a
         class that contradicts it.
     """
     classes = read_classes(root)
@@ -37,7 +37,7 @@ def read(root: Path) -> dict[str, Finding]:
     at = [table.index(column) for column in columns]
     findings: dict[str, Finding] = {}
     for row in table.rows(columns):
-        film, *place, target = (row.fields[i] for i in at)
+        image, *place, target = (row.fields[i] for i in at)
         positive = csv_table.flags((columns[-1],), (target,), row.where)["Target"] == 1
         if any(place) != positive:
             raise BuildError(
@@ -45,14 +45,16 @@ def read(root: Path) -> dict[str, Finding]:
                 "only an opacity. Restore the owner's file."
             )
         found = (opacity(place, row.where),) if positive else ()
-        earlier = findings.get(film)
+        earlier = findings.get(image)
         if earlier is None:
-            findings[film] = Finding(classify(film, positive, classes, row.where), found, row.where)
+            findings[image] = Finding(
+                classify(image, positive, classes, row.where), found, row.where
+            )
         elif positive and earlier.boxes:
-            findings[film] = earlier._replace(boxes=earlier.boxes + found)
+            findings[image] = earlier._replace(boxes=earlier.boxes + found)
         else:
             raise BuildError(
-                f"A film without an opacity has one row, but here {earlier.where} and {row.where}. "
+                f"An image without an opacity has one row, but here {earlier.where} and {row.where}. "
                 "Restore the owner's file."
             )
     return findings
@@ -72,29 +74,29 @@ def opacity(place: list[str], where: str) -> Box:
 
 
 def classify(
-    film: str, positive: bool, classes: dict[str, str] | None, where: str
+    image: str, positive: bool, classes: dict[str, str] | None, where: str
 ) -> dict[str, float]:
-    """The film's classes as 1 or 0; without the table of classes only the opacity is known.
+    """The image's classes as 1 or 0; without the table of classes only the opacity is known.
 
     Raises:
-      BuildError: the film has no class, or one that contradicts its Target.
+      BuildError: the image has no class, or one that contradicts its Target.
     """
     if classes is None:
         return {name: float(positive) if name == OPACITY else float("nan") for name in CLASSES}
-    if film not in classes:
+    if image not in classes:
         raise BuildError(f"{where}: its patientId has no row in {INFO}. Restore the owner's files.")
-    if (classes[film] == OPACITY) != positive:
+    if (classes[image] == OPACITY) != positive:
         raise BuildError(
-            f"{where}: Target does not fit the film's class in {INFO}. Restore the owner's files."
+            f"{where}: Target does not fit the image's class in {INFO}. Restore the owner's files."
         )
-    return {name: float(classes[film] == name) for name in CLASSES}
+    return {name: float(classes[image] == name) for name in CLASSES}
 
 
 def read_classes(root: Path) -> dict[str, str] | None:
     """patientId -> class; None if the table of classes is not there.
 
     Raises:
-      BuildError: a class that is none of the three, or two of a film.
+      BuildError: a class that is none of the three, or two of an image.
     """
     path = folders.optional(root, INFO)
     if path is None:
@@ -104,12 +106,11 @@ def read_classes(root: Path) -> dict[str, str] | None:
     at = [table.index(column) for column in columns]
     classes: dict[str, str] = {}
     for row in table.rows(columns):
-        film, name = (row.fields[i] for i in at)
+        image, name = (row.fields[i] for i in at)
         if name not in CLASSES:
             raise BuildError(f"{row.where}: class is none of {', '.join(CLASSES)}.")
-        if classes.setdefault(film, name) != name:
+        if classes.setdefault(image, name) != name:
             raise BuildError(
-                f"{row.where}: the film's class is another one than above. Restore the owner's "
-                "file."
+                f"{row.where}: the image's class is another one than above. Restore the owner's file."
             )
     return classes

@@ -1,4 +1,4 @@
-"""RSNA Pneumonia Detection Challenge (2018): 26,684 films, lung opacities boxed."""
+"""RSNA Pneumonia Detection Challenge (2018): 26,684 images, lung opacities boxed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Builder(builder.CxrBuilder):
     LICENCE: ClassVar = "the rules of the RSNA challenge"
     SPLIT_RULE: ClassVar = (
         "70 % train, 10 % validation, 20 % test by a fixed hash of the patient; the owner's "
-        "stage-2 test films have no labels and are not part."
+        "stage-2 test images have no labels and are not part."
     )
     HAS_BOXES: ClassVar = True
     OWNER_COUNTS: ClassVar = {"images": 26_684, "patients": 26_684, labels.OPACITY: 6_012}
@@ -40,16 +40,16 @@ class Builder(builder.CxrBuilder):
         root = folders.find_root(manual_dir, (labels.TARGETS,), self.MANUAL_DOWNLOAD_INSTRUCTIONS)
         findings = labels.read(root)
         folder = root / "stage_2_train_images"
-        films = folders.by_stem(folder, (".dcm", ".dicom"))
-        present = [(film, films[film]) for film in findings if film in films]
+        images = folders.by_stem(folder, (".dcm", ".dicom"))
+        present = [(image, images[image]) for image in findings if image in images]
         headers = dict(parallel.parallel_map(dicom.read_tags, present, self.settings.num_workers))
-        for film, finding in findings.items():
-            tags = headers.get(film) or dicom.NO_TAGS
+        for image, finding in findings.items():
+            tags = headers.get(image) or dicom.NO_TAGS
             yield Record(
-                split=splits.by_patient(film),
-                image_id=film,
-                patient_id=film,
-                film=films.get(film, folder / f"{film}.dcm"),
+                split=splits.by_patient(image),
+                image_id=image,
+                patient_id=image,
+                image=images.get(image, folder / f"{image}.dcm"),
                 labels=finding.labels,
                 study_id=tags.study_id,
                 view=projections.standard(tags.view),
@@ -58,6 +58,6 @@ class Builder(builder.CxrBuilder):
                 boxes=finding.boxes,
                 row=finding.where,
             )
-        for film in sorted(films.keys() - findings.keys()):
-            name = films[film].relative_to(root).as_posix()
+        for image in sorted(images.keys() - findings.keys()):
+            name = images[image].relative_to(root).as_posix()
             yield Skipped(name, f"no row in {labels.TARGETS}")

@@ -1,4 +1,4 @@
-"""NLM's Shenzhen and Montgomery sets (Jaeger et al. 2014): 800 films, tuberculosis or not."""
+"""NLM's Shenzhen and Montgomery sets (Jaeger et al. 2014): 800 images, tuberculosis or not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data_builders.base import builder, folders, splits, text_file
 from data_builders.base.records import BuildError, Record, Skipped
 
 LABEL = "Tuberculosis"
-FILMS, READINGS = "CXR_png", "ClinicalReadings"
+IMAGES, READINGS = "CXR_png", "ClinicalReadings"
 OLDEST = 120.0
 UNKNOWN = float("nan")
 
@@ -46,23 +46,22 @@ class Builder(builder.CxrBuilder):
     OWNER_COUNTS: ClassVar = {"images": 800, "patients": 800, LABEL: 394}
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        # Masks have their films' names; the folder tells them apart.
+        # Masks have their images' names; the folder tells them apart.
         by_kind: dict[tuple[str, str], list[Path]] = collections.defaultdict(list)
         for path in folders.files_below(manual_dir):
             by_kind[path.parent.name.casefold(), path.suffix.lower()].append(path)
-        films = folders.unique(by_kind[FILMS.casefold(), ".png"], lambda path: path.stem)
+        images = folders.unique(by_kind[IMAGES.casefold(), ".png"], lambda path: path.stem)
         readings = folders.unique(by_kind[READINGS.casefold(), ".txt"], lambda path: path.stem)
-        if not films and not readings:
+        if not images and not readings:
             raise BuildError(
-                f"{manual_dir} holds no folder {FILMS} with films. "
-                f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+                f"{manual_dir} holds no folder {IMAGES} with images. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             )
         names: dict[str, str] = {}
-        for name in sorted(films.keys() | readings.keys()):
-            path = films.get(name) or readings[name].parents[1] / FILMS / f"{name}.png"
+        for name in sorted(images.keys() | readings.keys()):
+            path = images.get(name) or readings[name].parents[1] / IMAGES / f"{name}.png"
             match = _NAME.fullmatch(name)
             if match is None:
-                file = films.get(name) or readings[name]
+                file = images.get(name) or readings[name]
                 yield Skipped(
                     file.relative_to(manual_dir).as_posix(),
                     "its name is not like CHNCXR_0001_0 or MCUCXR_0001_0, so it has no label",
@@ -80,7 +79,7 @@ class Builder(builder.CxrBuilder):
                 split=splits.by_patient(patient),
                 image_id=name,
                 patient_id=patient,
-                film=path,
+                image=path,
                 labels={LABEL: float(digit)},
                 view="FRONTAL",
                 sex=reading.sex,

@@ -14,13 +14,13 @@ import numpy as np
 from data_builders.base import boxes, csv_table
 from data_builders.base.records import Box, BuildError
 
-# The later table goes first: it has the films of the earlier one and more.
+# The later table goes first: it has the images of the earlier one and more.
 TABLES = ("stage_2_train.csv", "train-rle.csv")
 SIDE = 1024
 
 
 class Outline(NamedTuple):
-    """What the table says of a film: a box for each of its rows, none for a film without."""
+    """What the table says of an image: a box for each of its rows, none for an image without."""
 
     boxes: tuple[Box, ...]
     where: str
@@ -30,23 +30,23 @@ def read(path: Path, label: str) -> dict[str, Outline]:
     """ImageId -> its outline, in the table's order.
 
     Raises:
-      BuildError: run lengths that cannot be, or a film with and without pneumothorax.
+      BuildError: run lengths that cannot be, or an image with and without pneumothorax.
     """
     table = csv_table.Table(path)
     columns = ("ImageId", "EncodedPixels")
     at = [table.index(column) for column in columns]
     outlines: dict[str, Outline] = {}
     for row in table.rows(columns):
-        film, runs = (row.fields[i] for i in at)
+        image, runs = (row.fields[i] for i in at)
         found = () if runs == "-1" else (box(label, runs, row.where),)
-        earlier = outlines.setdefault(film, Outline(found, row.where))
+        earlier = outlines.setdefault(image, Outline(found, row.where))
         if bool(earlier.boxes) != bool(found):
             raise BuildError(
-                f"A film has a pneumothorax in one of {earlier.where} and {row.where} and none in "
+                f"An image has a pneumothorax in one of {earlier.where} and {row.where} and none in "
                 "the other. Restore the owner's file."
             )
         if earlier.where != row.where:
-            outlines[film] = Outline(earlier.boxes + found, earlier.where)
+            outlines[image] = Outline(earlier.boxes + found, earlier.where)
     return outlines
 
 
@@ -54,7 +54,7 @@ def box(label: str, runs: str, where: str) -> Box:
     """The smallest box around a mask.
 
     Raises:
-      BuildError: not pairs of whole numbers, an empty mask, or one that leaves the film.
+      BuildError: not pairs of whole numbers, an empty mask, or one that leaves the image.
     """
     words = runs.split()
     if not words or len(words) % 2 or not (runs.isascii() and "".join(words).isdigit()):
@@ -71,7 +71,7 @@ def box(label: str, runs: str, where: str) -> Box:
     first = (ends - lengths)[lengths > 0]
     last = ends[lengths > 0] - 1
     x0, x1 = first[0] // SIDE, last[-1] // SIDE
-    # A run that goes on in the next column touches the film's lower and upper edge.
+    # A run that goes on in the next column touches the image's lower and upper edge.
     wraps = bool((first // SIDE != last // SIDE).any())
     y0, y1 = (0, SIDE - 1) if wraps else ((first % SIDE).min(), (last % SIDE).max())
     corners = (float(x0), float(y0), float(x1 + 1), float(y1 + 1))

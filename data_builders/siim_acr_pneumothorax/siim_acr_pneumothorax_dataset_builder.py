@@ -1,4 +1,4 @@
-"""SIIM-ACR Pneumothorax (2019): 12,047 films, with the outline of every pneumothorax."""
+"""SIIM-ACR Pneumothorax (2019): 12,047 images, with the outline of every pneumothorax."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data_builders.siim_acr_pneumothorax import png_copy, rle
 
 LABEL = "Pneumothorax"
 HELD_OUT = "dicom-images-test/"
-# As many of the owner's stage-1 training films as others hold back for validation.
+# As many of the owner's stage-1 training images as others hold back for validation.
 VALIDATION_SHARE = 1 / 8
 
 
@@ -36,33 +36,33 @@ class Builder(builder.CxrBuilder):
     LICENCE: ClassVar = "the rules of the SIIM-ACR competition"
     SPLIT_RULE: ClassVar = (
         "DICOM: 70 % train, 10 % validation, 20 % test by a fixed hash of the patient. PNG copy: "
-        "the owner's stage-1 test; one eighth of its train films, by a fixed hash, are validation."
+        "the owner's stage-1 test; one eighth of its train images, by a fixed hash, are validation."
     )
     HAS_BOXES: ClassVar = True
     OWNER_COUNTS: ClassVar = {"images": 12_047, LABEL: 2_669}
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         root = folders.find_root(
-            manual_dir, (*rle.TABLES, png_copy.FILMS), self.MANUAL_DOWNLOAD_INSTRUCTIONS
+            manual_dir, (*rle.TABLES, png_copy.IMAGES), self.MANUAL_DOWNLOAD_INSTRUCTIONS
         )
-        if (root / png_copy.FILMS).is_dir():
+        if (root / png_copy.IMAGES).is_dir():
             return self._png_records(root)
         return self._dicom_records(root)
 
     def _dicom_records(self, root: Path) -> Iterator[Record | Skipped]:
         path = folders.require(root, *rle.TABLES)
         outlines = rle.read(path, LABEL)
-        films = folders.by_stem(root, (".dcm", ".dicom"))
-        present = [(film, films[film]) for film in outlines if film in films]
+        images = folders.by_stem(root, (".dcm", ".dicom"))
+        present = [(image, images[image]) for image in outlines if image in images]
         headers = dict(parallel.parallel_map(dicom.read_tags, present, self.settings.num_workers))
-        for film, outline in outlines.items():
-            tags = headers.get(film) or dicom.NO_TAGS
-            patient = tags.patient_id or film
+        for image, outline in outlines.items():
+            tags = headers.get(image) or dicom.NO_TAGS
+            patient = tags.patient_id or image
             yield Record(
                 split=splits.by_patient(patient),
-                image_id=film,
+                image_id=image,
                 patient_id=patient,
-                film=films.get(film, root / "dicom-images-train" / f"{film}.dcm"),
+                image=images.get(image, root / "dicom-images-train" / f"{image}.dcm"),
                 labels={LABEL: float(bool(outline.boxes))},
                 study_id=tags.study_id,
                 view=projections.standard(tags.view),
@@ -71,15 +71,15 @@ class Builder(builder.CxrBuilder):
                 boxes=outline.boxes,
                 row=outline.where,
             )
-        for film in sorted(films.keys() - outlines.keys()):
-            name = films[film].relative_to(root).as_posix()
-            if HELD_OUT not in name:  # the competition's test films had no outlines at first
+        for image in sorted(images.keys() - outlines.keys()):
+            name = images[image].relative_to(root).as_posix()
+            if HELD_OUT not in name:  # the competition's test images had no outlines at first
                 yield Skipped(name, f"no row in {path.name}")
 
     def _png_records(self, root: Path) -> Iterator[Record | Skipped]:
-        films = folders.by_stem(root / png_copy.FILMS, (".png",))
+        images = folders.by_stem(root / png_copy.IMAGES, (".png",))
         masks = folders.by_stem(root / png_copy.MASKS, (".png",))
-        rows = list(png_copy.rows(root, films))
+        rows = list(png_copy.rows(root, images))
         outlined = [(row.stem, masks[row.stem]) for row in rows if row.label and row.stem in masks]
         boxes = dict(
             parallel.parallel_map(png_copy.mask_boxes, outlined, self.settings.num_workers)
@@ -88,10 +88,10 @@ class Builder(builder.CxrBuilder):
             places = boxes.get(row.stem, ())
             if places is None:
                 name = masks[row.stem].relative_to(root).as_posix()
-                yield Skipped(name, "a mask that cannot be read; its film has no boxes")
+                yield Skipped(name, "a mask that cannot be read; its image has no boxes")
             elif row.stem in boxes and not places:
                 raise BuildError(
-                    f"{masks[row.stem]} is empty, but {row.where} says that its film shows a "
+                    f"{masks[row.stem]} is empty, but {row.where} says that its image shows a "
                     "pneumothorax. Restore the owner's file."
                 )
             image_id = f"{row.number}_{row.part}"
@@ -102,10 +102,10 @@ class Builder(builder.CxrBuilder):
                 else part,
                 image_id=image_id,
                 patient_id=image_id,
-                film=films.get(row.stem, root / png_copy.FILMS / f"{row.stem}.png"),
+                image=images.get(row.stem, root / png_copy.IMAGES / f"{row.stem}.png"),
                 labels={LABEL: float(row.label)},
                 boxes=tuple(png_copy.as_boxes(LABEL, places or ())),
                 row=row.where,
             )
-        for stem in sorted(films.keys() - {row.stem for row in rows}):
-            yield Skipped(films[stem].relative_to(root).as_posix(), "no row in the stage-1 tables")
+        for stem in sorted(images.keys() - {row.stem for row in rows}):
+            yield Skipped(images[stem].relative_to(root).as_posix(), "no row in the stage-1 tables")

@@ -49,7 +49,7 @@ def parse_case(resistance: str, sex: str, age: str, where: str) -> Case:
 
 
 def nothing_known() -> Case:
-    """The case of a film that no case belongs to."""
+    """The case of an image that no case belongs to."""
     return Case(dict.fromkeys(LABEL_NAMES, math.nan), "", math.nan)
 
 

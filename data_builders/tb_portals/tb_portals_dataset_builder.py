@@ -1,4 +1,4 @@
-"""TB Portals (NIAID): films of tuberculosis patients, drug resistant or sensitive."""
+"""TB Portals (NIAID): images of tuberculosis patients, drug resistant or sensitive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.tb_portals import cases
 from data_builders.tb_portals.cases import Case
 
-FILMS, CASES = "tb_portals_cxrs", "tb_portals_patient_cases"
+IMAGES, CASES = "tb_portals_cxrs", "tb_portals_patient_cases"
 # Tables of the same beginning that list something else.
 OTHERS = ("manifest", "annotation", "qure", "index")
 URL = "series_instance_content_url"
@@ -32,7 +32,7 @@ class Builder(builder.CxrBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "After the data-use agreement (https://tbportals.niaid.nih.gov/download-data) unpack one "
         "release into manual_dir: TB_Portals_CXRs_<Month>_<Year>.csv, "
-        "TB_Portals_Patient_Cases_<Month>_<Year>.csv, and the films, "
+        "TB_Portals_Patient_Cases_<Month>_<Year>.csv, and the images, "
         "[GlobalBucket/]<patient>/<study>/<series>/<instance>.dcm, from the one zip of 2023 or the "
         "numbered parts of 2025 and 2026."
     )
@@ -44,18 +44,18 @@ class Builder(builder.CxrBuilder):
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         files = list(folders.files_below(manual_dir))
-        films = folders.unique((p for p in files if p.suffix.lower() == ".dcm"), key_of)
-        table = csv_table.Table(self._find(manual_dir, files, FILMS))
+        images = folders.unique((p for p in files if p.suffix.lower() == ".dcm"), key_of)
+        table = csv_table.Table(self._find(manual_dir, files, IMAGES))
         if URL not in table.columns:
             raise BuildError(
                 f"{table.path} has no column {URL!r}, which is how the releases of 2023 to 2026 "
-                f"link a row to its film. Looked for: {', '.join((*NEEDED, *OPTIONAL))}."
+                f"link a row to its image. Looked for: {', '.join((*NEEDED, *OPTIONAL))}."
             )
         merged = cases.RESISTANCE in table.columns
         by_condition: Mapping[tuple[str, str], Case] = {}
         if not merged:
             by_condition = cases.read_cases(csv_table.Table(self._find(manual_dir, files, CASES)))
-        film_views = self._read_views(films)
+        image_views = self._read_views(images)
         of_case = (cases.RESISTANCE, "gender", "age_of_onset")
         read = cases.ColumnReader(table, NEEDED, (*OPTIONAL, *of_case))
         listed = set()
@@ -75,19 +75,19 @@ class Builder(builder.CxrBuilder):
                 split=splits.by_patient(patient),
                 image_id=key,
                 patient_id=patient,
-                film=films.get(key, manual_dir / f"{key}.dcm"),
+                image=images.get(key, manual_dir / f"{key}.dcm"),
                 labels=cases.nothing_known().labels if apart else case.labels,
                 study_id=study,
-                view=OUTLIER if apart else film_views.get(key, ""),
+                view=OUTLIER if apart else image_views.get(key, ""),
                 sex=case.sex,
                 age=case.age,
                 row=row.where,
             )
         series = {key.rpartition("/")[0] for key in listed}
-        for key in sorted(films.keys() - listed):
+        for key in sorted(images.keys() - listed):
             # A series is listed once, by one of its files.
             if key.rpartition("/")[0] not in series:
-                file = films[key].relative_to(manual_dir).as_posix()
+                file = images[key].relative_to(manual_dir).as_posix()
                 yield Skipped(file, f"no row in {table.path.name}")
 
     def _find(self, manual_dir: Path, files: list[Path], beginning: str) -> Path:
@@ -109,9 +109,9 @@ class Builder(builder.CxrBuilder):
             )
         return next(iter(found.values()))
 
-    def _read_views(self, films: Mapping[str, Path]) -> dict[str, str]:
-        """Key -> view. No table has it, so every film's header is read."""
-        tags = parallel.parallel_map(dicom.read_tags, films.items(), self.settings.num_workers)
+    def _read_views(self, images: Mapping[str, Path]) -> dict[str, str]:
+        """Key -> view. No table has it, so every image's header is read."""
+        tags = parallel.parallel_map(dicom.read_tags, images.items(), self.settings.num_workers)
         return {key: projections.standard(tag.view) for key, tag in tags if tag is not None}
 
 
@@ -121,7 +121,7 @@ def plain_name(path: Path) -> str:
 
 
 def key_of(path: Path) -> str:
-    """ "<patient>/<study>/<series>/<instance>" of a film's path."""
+    """ "<patient>/<study>/<series>/<instance>" of an image's path."""
     return "/".join((*path.parts[-4:-1], path.stem))
 
 
@@ -136,7 +136,7 @@ def key_of_url(url: str, patient: str, where: str) -> str:
         raise BuildError(f"{where}: {URL} is not like <patient>/<study>/<series>/<instance>.dcm.")
     if parts[-4] != patient:
         raise BuildError(
-            f"{where}: {URL} is not a film of patient_id. The rows or columns have been moved "
+            f"{where}: {URL} is not an image of patient_id. The rows or columns have been moved "
             "against each other."
         )
     return "/".join(parts[-4:])[: -len(".dcm")]

@@ -1,4 +1,4 @@
-"""VinDr-CXR (Nguyen et al. 2022): 18,000 films, read by three radiologists or in consensus."""
+"""VinDr-CXR (Nguyen et al. 2022): 18,000 images, read by three radiologists or in consensus."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.vindr_cxr import vindr_tables
 from data_builders.vindr_cxr.vindr_tables import NO_FINDING, Labelled
 
-# The first 22 are boxed where they lie, the others said of the whole film.
+# The first 22 are boxed where they lie, the others said of the whole image.
 LABELS = (
     "Aortic enlargement",
     "Atelectasis",
@@ -73,7 +73,7 @@ PICTURES = (".png", ".jpg", ".jpeg")
 
 
 class Builder(builder.CxrBuilder):
-    """PhysioNet's folder, or Kaggle's VinBigData, whose test films have no labels."""
+    """PhysioNet's folder, or Kaggle's VinBigData, whose test images have no labels."""
 
     VERSION: ClassVar = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
@@ -88,8 +88,8 @@ class Builder(builder.CxrBuilder):
     TASK: ClassVar = "multilabel"
     LICENCE: ClassVar = "PhysioNet Credentialed Health Data License 1.5.0"
     SPLIT_RULE: ClassVar = (
-        "PhysioNet: the owner's test; 10 % of the owner's train films, by a fixed hash of the "
-        "film, are validation. Kaggle: 70 % train, 10 % validation, 20 % test by that hash. The "
+        "PhysioNet: the owner's test; 10 % of the owner's train images, by a fixed hash of the "
+        "image, are validation. Kaggle: 70 % train, 10 % validation, 20 % test by that hash. The "
         "owner gives no patients."
     )
     HAS_BOXES: ClassVar = True
@@ -128,9 +128,9 @@ class Builder(builder.CxrBuilder):
         kaggle: bool = False,
     ) -> Iterator[Record | Skipped]:
         suffixes = vindr_tables.SUFFIXES + (PICTURES if kaggle else ())
-        films = folders.by_stem(root / part, suffixes)
+        images = folders.by_stem(root / part, suffixes)
         by_image = group(readings, NUM_READERS if part == "train" else 1)
-        present = [(image, films[image]) for image in by_image if image in films]
+        present = [(image, images[image]) for image in by_image if image in images]
         headers = dict(parallel.parallel_map(dicom.read_tags, present, self.settings.num_workers))
         for image, said in by_image.items():
             if kaggle:
@@ -143,7 +143,7 @@ class Builder(builder.CxrBuilder):
                 split=split,
                 image_id=image,
                 patient_id=image,
-                film=films.get(image, root / part / f"{image}.dicom"),
+                image=images.get(image, root / part / f"{image}.dicom"),
                 labels={name: tuple(one.labels[name] for one in said) for name in LABELS},
                 readers=tuple(one.reader or CONSENSUS for one in said),
                 view="PA",
@@ -152,8 +152,8 @@ class Builder(builder.CxrBuilder):
                 boxes=vindr_tables.boxes_on(tags, places.get(image, ())),
                 row=said[0].where,
             )
-        for image in sorted(films.keys() - by_image.keys()):
-            yield Skipped(films[image].relative_to(root).as_posix(), f"no row in {table.name}")
+        for image in sorted(images.keys() - by_image.keys()):
+            yield Skipped(images[image].relative_to(root).as_posix(), f"no row in {table.name}")
 
 
 def marked_by_reader(row: BoxRow, said: Labelled) -> bool:

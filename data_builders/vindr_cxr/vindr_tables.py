@@ -121,9 +121,9 @@ def check_places(
     images = {one.image for one in said.values()}
 
     def agrees(row: BoxRow) -> bool | None:
-        if row.film not in images:
+        if row.image not in images:
             return None
-        one = said.get((row.film, row.reader))
+        one = said.get((row.image, row.reader))
         return one is not None and fits(row, one)
 
     if path is not None:
@@ -131,9 +131,9 @@ def check_places(
         yield from boxes.check_rows(rows, agrees, path.name)
 
 
-def boxes_on(film: dicom.Tags, places: Sequence[BoxRow]) -> tuple[Box, ...]:
-    """The boxes as fractions of a film; none if its size is unknown, as of one that is missing."""
-    if not (film.height and film.width):
+def boxes_on(image: dicom.Tags, places: Sequence[BoxRow]) -> tuple[Box, ...]:
+    """The boxes as fractions of an image; none if its size is unknown, as of one that is missing."""
+    if not (image.height and image.width):
         return ()
-    size = film.height, film.width
+    size = image.height, image.width
     return tuple(boxes.from_pixels(row.label, row.corners, size, row.where) for row in places)

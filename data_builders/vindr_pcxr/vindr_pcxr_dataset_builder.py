@@ -1,4 +1,4 @@
-"""VinDr-PCXR (Pham et al. 2022): 9,125 chest films of children, 15 labels."""
+"""VinDr-PCXR (Pham et al. 2022): 9,125 chest images of children, 15 labels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LABELS = (
     "Lung tumor",
 )
 VALIDATION_SHARE = 0.1
-# The authors say so of all films; headers, where they say more, go first.
+# The authors say so of all images; headers, where they say more, go first.
 VIEW = "PA"
 
 
@@ -53,7 +53,7 @@ class Builder(builder.CxrBuilder):
     TASK: ClassVar = "multilabel"
     LICENCE: ClassVar = "PhysioNet Restricted Health Data License 1.5.0"
     SPLIT_RULE: ClassVar = (
-        "The owner's test; 10 % of the owner's train films, by a fixed hash of the film, are "
+        "The owner's test; 10 % of the owner's train images, by a fixed hash of the image, are "
         "validation. The owner gives no patients."
     )
     HAS_BOXES: ClassVar = True
@@ -73,8 +73,8 @@ class Builder(builder.CxrBuilder):
             annotations = folders.optional(root, f"annotations_{part}.csv")
             places = vindr_tables.read_places(annotations)
             rows = list(vindr_tables.read_labels(table, LABELS))
-            films = folders.by_stem(root / part, vindr_tables.SUFFIXES)
-            present = [(row.image, films[row.image]) for row in rows if row.image in films]
+            images = folders.by_stem(root / part, vindr_tables.SUFFIXES)
+            present = [(row.image, images[row.image]) for row in rows if row.image in images]
             headers = dict(
                 parallel.parallel_map(dicom.read_tags, present, self.settings.num_workers)
             )
@@ -85,7 +85,7 @@ class Builder(builder.CxrBuilder):
                     split=carved if part == "train" else part,
                     image_id=row.image,
                     patient_id=row.image,
-                    film=films.get(row.image, root / part / f"{row.image}.dicom"),
+                    image=images.get(row.image, root / part / f"{row.image}.dicom"),
                     labels=row.labels,
                     view=projections.standard(tags.view) or VIEW,
                     sex=tags.sex,
@@ -93,8 +93,8 @@ class Builder(builder.CxrBuilder):
                     boxes=vindr_tables.boxes_on(tags, places.get(row.image, ())),
                     row=row.where,
                 )
-            for image in sorted(films.keys() - {row.image for row in rows}):
-                yield Skipped(films[image].relative_to(root).as_posix(), f"no row in {table.name}")
+            for image in sorted(images.keys() - {row.image for row in rows}):
+                yield Skipped(images[image].relative_to(root).as_posix(), f"no row in {table.name}")
             yield from vindr_tables.check_places(annotations, places.values(), may_be_boxed, rows)
 
 

@@ -58,7 +58,7 @@ def test_sweep_stays_below_the_largest_crop_of_both_views(audited):
     assert all(point["held_both"].keys() == findings for point in written["sweep"])
 
 
-def test_picture_shows_films_and_views_and_a_curve(audited):
+def test_picture_shows_images_and_views_and_a_curve(audited):
     picture = np.asarray(Image.open(audited[0] / "audit.png").convert("RGB")).astype(int)
     assert min(picture.shape[:2]) > 600
     # Outlines of findings that are lost have this colour, and the crops lose nearly all.
@@ -132,7 +132,7 @@ def test_a_dataset_without_boxes_is_refused_with_those_that_have(data_dir, tmp_p
 
 def test_a_split_without_boxes_is_refused_with_the_counts_of_the_others(data_dir, capsys):
     boxed = load_boxes("phantom/tiny", str(data_dir), "train")
-    free = min(set(range(len(boxed.source))) - set(boxed.films.tolist()))
+    free = min(set(range(len(boxed.source))) - set(boxed.images.tolist()))
     split = f"train[{free}:{free + 1}]"
     arguments = ["--dataset=phantom/tiny", f"--data_dir={data_dir}", *_FEW, f"--split={split}"]
     assert audit.main(arguments) == 1

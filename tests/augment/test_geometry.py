@@ -25,7 +25,7 @@ def followed(points, geometry_, size=64, height=64, width=64):
     return np.asarray(geometry.follow(points, geometry_, height, width, size))
 
 
-def test_a_view_of_the_whole_film_only_scales():
+def test_a_view_of_the_whole_image_only_scales():
     points = np.array([[0, 0], [10, 60], [64, 64]])
     np.testing.assert_allclose(followed(points, where(), size=32), points / 2, atol=1e-5)
 
@@ -72,16 +72,16 @@ def inside(polygon, size):
 def test_bright_pixels_fill_the_polygon_that_is_predicted(view):
     side, count, size = 96, 40, view["size"]
     boxes = rectangles(count, side)
-    films = np.zeros((count, side, side, 1), np.uint8)
-    for film, (y0, x0, y1, x1) in zip(films, boxes):
-        film[y0:y1, x0:x1] = 255
+    images = np.zeros((count, side, side, 1), np.uint8)
+    for image, (y0, x0, y1, x1) in zip(images, boxes):
+        image[y0:y1, x0:x1] = 255
     key = jax.random.PRNGKey(5)
 
     @jax.jit
-    def both(key, films):
-        return augment_view(key, films, view), view_geometry(key, count, side, side, view)
+    def both(key, images):
+        return augment_view(key, images, view), view_geometry(key, count, side, side, view)
 
-    views, drawn = jax.device_get(both(key, films))
+    views, drawn = jax.device_get(both(key, images))
     assert 5 < np.asarray(drawn.flip).sum() < 35
     areas = []
     for index, bright in enumerate(views[..., 0]):

@@ -10,7 +10,7 @@ from scipy import ndimage, stats
 from cxr_jax.augment import ops
 
 
-def film(height, width, seed=0):
+def draw_image(height, width, seed=0):
     """Smooth structure plus white noise, in [0, 1]."""
     rng = np.random.default_rng(seed)
     noise = rng.random((height, width))
@@ -37,7 +37,7 @@ BOXES = {
 
 @pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
 def test_crop_and_resize_are_pillows_bilinear_with_a_box(box):
-    image = film(96, 80)
+    image = draw_image(96, 80)
     top, left, box_height, box_width = box
     expected = Image.fromarray(image).resize(
         (32, 32), Image.BILINEAR, box=(left, top, left + box_width, top + box_height)
@@ -46,13 +46,13 @@ def test_crop_and_resize_are_pillows_bilinear_with_a_box(box):
 
 
 def test_same_size_resize_changes_nothing():
-    image = film(40, 40)
+    image = draw_image(40, 40)
     np.testing.assert_array_equal(crop_resize(image, (0, 0, 40, 40), 40), image)
 
 
 @pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
 def test_flip_is_the_exact_mirror_image(box):
-    image = film(96, 80)
+    image = draw_image(96, 80)
     plain, flipped = crop_resize(image, box, 32), crop_resize(image, box, 32, flip=True)
     np.testing.assert_array_equal(flipped, plain[:, ::-1])
     assert not np.array_equal(flipped, plain)
@@ -65,7 +65,7 @@ def blurred(image, sigma):
 
 @pytest.mark.parametrize("sigma", [0.1, 0.4, 1.0, 2.0, 5.0])
 def test_blur_is_scipys_gaussian_filter(sigma):
-    image = film(64, 64)
+    image = draw_image(64, 64)
     exact = {"sigma": sigma, "truncate": 12, "mode": "constant"}
     inside = ndimage.gaussian_filter(image.astype(np.float64), **exact)
     renormalised = inside / ndimage.gaussian_filter(np.ones((64, 64)), **exact)
@@ -82,7 +82,7 @@ def test_no_blur_at_sigma_zero():
 @pytest.mark.parametrize("degrees", [-30.0, -7.0, 0.0, 3.0, 10.0, 90.0])
 @pytest.mark.parametrize("shape", [(64, 64), (50, 71)])
 def test_rotation_is_scipys(degrees, shape):
-    image = film(*shape)
+    image = draw_image(*shape)
     expected = ndimage.rotate(image, degrees, reshape=False, order=1, mode="nearest")
     rotated = np.asarray(ops.rotate(jnp.asarray(image)[..., None], degrees))[..., 0]
     # Positions are float32: 1e-5 px off, on slopes of up to 1 per px.
@@ -91,7 +91,7 @@ def test_rotation_is_scipys(degrees, shape):
 
 @pytest.fixture
 def grey():
-    return (255 * film(48, 48)).astype(np.uint8)
+    return (255 * draw_image(48, 48)).astype(np.uint8)
 
 
 def adjusted(op, image, *args):
@@ -194,6 +194,6 @@ def test_crop_aspect_and_place_are_uniform():
     assert_uniform(left / (96 - box_width), 0, 1)
 
 
-def test_whole_film_where_only_that_has_the_area():
+def test_whole_image_where_only_that_has_the_area():
     whole = np.tile(np.array([0, 0, 64, 80], np.float32), (10, 1))
     np.testing.assert_allclose(boxes(64, 80, (1.0, 1.0), (1.0, 1.0), n=10), whole, atol=1e-4)

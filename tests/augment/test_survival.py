@@ -30,16 +30,16 @@ def test_what_the_square_cuts_off_is_lost_and_a_rotation_does_not_bring_it_back(
 
 
 def brute_force(box, view, side, count, rng):
-    """Kept shares and sizes in random views of a film that is white in its box."""
-    film = np.zeros((side, side))
+    """Kept shares and sizes in random views of an image that is white in its box."""
+    image = np.zeros((side, side))
     y0, x0, y1, x1 = np.round(np.array(box) * side).astype(int)
-    film[y0:y1, x0:x1] = 1
-    whole, kept, sizes = film.sum(), [], []
+    image[y0:y1, x0:x1] = 1
+    whole, kept, sizes = image.sum(), [], []
     for _ in range(count):
         degrees = rng.uniform(-view["rotate"], view["rotate"])
-        turned = film
+        turned = image
         if view["rotate"]:
-            turned = ndimage.rotate(film, degrees, reshape=False, order=1, mode="nearest")
+            turned = ndimage.rotate(image, degrees, reshape=False, order=1, mode="nearest")
         while True:  # the published way: draw again until the crop fits
             area = rng.uniform(*view["crop_scale"]) * side**2
             aspect = np.exp(rng.uniform(*np.log(view["crop_ratio"])))

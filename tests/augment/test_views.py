@@ -42,14 +42,14 @@ def _compiled(key, images, fields):
     return augment_view(key, images, dict(fields))
 
 
-def films(n, height=40, width=40):
+def draw_images(n, height=40, width=40):
     noise = np.random.default_rng(3).random((n, height, width))
     smooth = ndimage.gaussian_filter(noise, (0, 2, 2))
     return (255 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint8)[..., None]
 
 
 def test_order_of_the_steps_is_resize_flip_blur_solarise():
-    image = films(1, 60, 60)
+    image = draw_images(1, 60, 60)
     view = PLAIN | dict(flip=1.0, blur_prob=1.0, blur_sigma=(0.8, 0.8), solarise_prob=1.0)
     out = augmented(KEY, image, view)[0, ..., 0]
     small = Image.fromarray(image[0, ..., 0].astype(np.float32)).resize((32, 32), Image.BILINEAR)
@@ -97,14 +97,14 @@ def test_rotation_angle_is_uniform():
 
 def test_view_without_rotation_gathers_nothing():
     def program(view):
-        return str(jax.make_jaxpr(lambda k, x: augment_view(k, x, view))(KEY, films(2)))
+        return str(jax.make_jaxpr(lambda k, x: augment_view(k, x, view))(KEY, draw_images(2)))
 
     assert " gather[" in program(EVERYTHING)
     assert " gather[" not in program(EVERYTHING | dict(rotate=0.0))
 
 
 def test_same_key_same_view_other_key_other_view():
-    images = films(6)
+    images = draw_images(6)
     first = augmented(KEY, images, EVERYTHING)
     assert first.min() >= 0 and first.max() <= 1
     np.testing.assert_array_equal(first, augmented(KEY, images, EVERYTHING))
@@ -112,8 +112,8 @@ def test_same_key_same_view_other_key_other_view():
     assert np.all(np.abs(first - other).max(axis=(1, 2, 3)) > 0.01)
 
 
-def test_every_film_draws_for_itself():
-    same = np.repeat(films(1), 6, axis=0)
+def test_every_image_draws_for_itself():
+    same = np.repeat(draw_images(1), 6, axis=0)
     views = augmented(KEY, same, EVERYTHING)
     distances = np.abs(views[:, None] - views[None]).max(axis=(2, 3, 4))
     assert np.all(distances[~np.eye(6, dtype=bool)] > 0.01)
@@ -123,7 +123,7 @@ def test_every_film_draws_for_itself():
 
 
 def test_jit_changes_nothing():
-    images = films(6)
+    images = draw_images(6)
     view = PLAIN | dict(crop_scale=(0.2, 1.0), flip=0.5, contrast=0.8, jitter_prob=0.8)
     eager = augment_view(KEY, jnp.asarray(images), view)
     np.testing.assert_allclose(eager, augmented(KEY, images, view), atol=1e-5)
@@ -131,14 +131,14 @@ def test_jit_changes_nothing():
 
 @pytest.mark.parametrize("recipe", [SIMCLR, BYOL_1, BYOL_2])
 def test_published_recipes_give_images_in_range(recipe):
-    images = np.concatenate([films(3, 256, 230), np.full((1, 256, 230, 1), 255, np.uint8)])
+    images = np.concatenate([draw_images(3, 256, 230), np.full((1, 256, 230, 1), 255, np.uint8)])
     out = augmented(KEY, images, recipe)
     assert out.shape == (4, recipe["size"], recipe["size"], 1) and out.dtype == np.float32
     assert out.min() >= 0 and out.max() <= 1
     assert np.all(out[:3].std(axis=(1, 2, 3)) > 0.005)
 
 
-def test_constant_film_stays_constant_under_geometry():
+def test_constant_image_stays_constant_under_geometry():
     geometry = EVERYTHING | dict(
         brightness=0.0, contrast=0.0, gamma=0.0, noise=0.0, solarise_prob=0.0
     )
@@ -164,7 +164,7 @@ def test_misspelt_field_names_the_closest():
 def test_missing_field_is_named():
     view = {name: value for name, value in PLAIN.items() if name not in ("flip", "noise")}
     with pytest.raises(ValueError, match=r"view lacks 'flip', 'noise'; it needs 'size', "):
-        augment_view(KEY, films(1), view)
+        augment_view(KEY, draw_images(1), view)
 
 
 @pytest.mark.parametrize(

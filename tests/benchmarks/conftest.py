@@ -7,7 +7,7 @@ from configs import byol, simclr
 
 @pytest.fixture
 def tiny_config(data_dir):
-    """Objective name -> its config for a few films of 32 px."""
+    """Objective name -> its config for a few images of 32 px."""
 
     def make(name="simclr"):
         config = {"simclr": simclr, "byol": byol}[name].get_config("cpu")

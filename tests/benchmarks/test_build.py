@@ -1,4 +1,4 @@
-"""The benchmark of reading, on films too small to time."""
+"""The benchmark of reading, on images too small to time."""
 
 import json
 import sys

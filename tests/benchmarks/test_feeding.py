@@ -20,7 +20,7 @@ def source(data_dir):
 
 def test_both_pipelines_are_read_in_turns(source):
     pytest.importorskip("torch")
-    figures = input.measure(source, 40, 16, num_workers=0, repetitions=2, films_read=256)
+    figures = input.measure(source, 40, 16, num_workers=0, repetitions=2, images_read=256)
     assert figures["ratio"] > 0 and figures["ratio_reduced"] > 0
     assert len(figures["rows"]) == 4
     assert all(row["images/s per core"] > 0 for row in figures["rows"])
@@ -57,7 +57,7 @@ def test_the_loader_reads_the_same_squares(data_dir, tmp_path):
     paths = images.write_files(source, tmp_path / "files", count=10)
     assert [path.read_bytes() for path in paths] == [source.records[i]["image"] for i in range(3)]
     for size in (80, 50):
-        theirs = torch_loader.Films(paths, size, reduced=True)[1].numpy()[0]
+        theirs = torch_loader.Images(paths, size, reduced=True)[1].numpy()[0]
         ours = decode_square(source.records[1]["image"], size)[..., 0]
         assert theirs.shape == (size, size)
         assert np.abs(theirs.astype(int) - ours).mean() < 3

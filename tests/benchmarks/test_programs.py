@@ -74,7 +74,7 @@ def test_the_batch_that_fits_is_found_without_running_and_confirmed(tiny_config,
     figures = memory.measure(config, budget, [0], confirm=True)
     (row,) = figures["rows"]
     assert row["largest batch"] == 8 and row["one step"].startswith("ran")
-    # The step holds its uint8 films at the least.
+    # The step holds its uint8 images at the least.
     assert budget - 1e9 * row["GB"] > 8 * config.data.image_size**2
 
 

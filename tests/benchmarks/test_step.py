@@ -17,7 +17,7 @@ def test_our_step_and_the_rivals_are_timed_and_are_the_same_work(tiny_config, tm
     with redirect_stdout(printed):
         figures = step.measure(tiny_config("byol"), 2, 1, 64, compiling=(False,), profile=tmp_path)
     assert figures["same_parameters"]
-    # Other views of sixteen films: the command's own 10 % is for real batches.
+    # Other views of sixteen images: the command's own 10 % is for real batches.
     losses = [row["first loss"] for row in figures["rows"]]
     assert max(losses) < 1.3 * min(losses)
     assert figures["ratio"] > 0 and figures["rival"].startswith("PyTorch, eager")
@@ -34,10 +34,10 @@ def test_the_work_of_a_step_is_that_of_its_networks(tiny_config):
     # whose input needs no gradient, twice.
     config = tiny_config()
     flops = work.step_flops(config)
-    size, films = config.views.a.size, 2 * config.batch_size
-    stem = 2 * 49 * 32 * (size // 4) ** 2 * films
+    size, count = config.views.a.size, 2 * config.batch_size
+    stem = 2 * 49 * 32 * (size // 4) ** 2 * count
     encoder = step._chain(config)["encoder"]
-    images = jax.ShapeDtypeStruct((films, size, size, 1), "float32")
+    images = jax.ShapeDtypeStruct((count, size, size, 1), "float32")
     variables = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, True), images)
     forward = jax.jit(lambda v, x: encoder.apply(v, x, True, mutable=["batch_stats"])[0])
     expected = 3 * forward.lower(variables, images).cost_analysis()["flops"] - stem

@@ -48,8 +48,8 @@ def test_the_networks_give_the_same_with_the_same_weights(net, train):
         "encoder": net,
         "projector": _heads.MLP(hidden=(6,), out=4, out_bn=True),
     }
-    films = np.random.default_rng(1).random((4, 32, 32, 1), np.float32)
-    x, params, stats, ours = films, {}, {}, {}
+    images = np.random.default_rng(1).random((4, 32, 32, 1), np.float32)
+    x, params, stats, ours = images, {}, {}, {}
     for name, module in chain.items():
         variables = _variables(module, x)
         params[name], stats[name] = variables["params"], variables["batch_stats"]
@@ -60,7 +60,7 @@ def test_the_networks_give_the_same_with_the_same_weights(net, train):
         x = ours[name] = np.asarray(apply(variables, x))
     rival = torch_model.make_networks(chain, params, stats).train(train)
     with torch.no_grad():
-        features = rival["encoder"](torch.from_numpy(films).permute(0, 3, 1, 2))
+        features = rival["encoder"](torch.from_numpy(images).permute(0, 3, 1, 2))
         projections = rival["projector"](features)
     np.testing.assert_allclose(features, ours["encoder"], rtol=2e-3, atol=2e-3)
     np.testing.assert_allclose(projections, ours["projector"], rtol=2e-2, atol=2e-2)
@@ -114,23 +114,23 @@ def test_three_updates_are_ours(fields):
     np.testing.assert_allclose(module.bias.detach(), params["bias"], rtol=1e-5, atol=1e-6)
 
 
-def _rival_view(films, **changes):
-    images = torch.from_numpy(films).permute(0, 3, 1, 2)
+def _rival_view(originals, **changes):
+    images = torch.from_numpy(originals).permute(0, 3, 1, 2)
     return torch_augment.augment(images, PLAIN | changes).permute(0, 2, 3, 1).numpy()
 
 
 def test_a_view_that_changes_nothing_but_the_size_is_ours():
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (3, 10, 10, 1)).astype(np.uint8)
-    films = coarse.repeat(4, axis=1).repeat(4, axis=2)
+    images = coarse.repeat(4, axis=1).repeat(4, axis=2)
     larger = PLAIN["size"] * 2
-    ours = augment_view(jax.random.PRNGKey(0), films, PLAIN | dict(size=larger))
-    np.testing.assert_allclose(_rival_view(films, size=larger), ours, atol=2e-3)
+    ours = augment_view(jax.random.PRNGKey(0), images, PLAIN | dict(size=larger))
+    np.testing.assert_allclose(_rival_view(images, size=larger), ours, atol=2e-3)
 
 
 def test_every_change_of_a_view_acts_and_stays_within_grey_values():
-    films = np.random.default_rng(0).integers(0, 256, (4, 40, 40, 1)).astype(np.uint8)
-    plain = _rival_view(films)
+    images = np.random.default_rng(0).integers(0, 256, (4, 40, 40, 1)).astype(np.uint8)
+    plain = _rival_view(images)
     always = dict(jitter_prob=1.0)
     for change in (
         dict(crop_scale=(0.2, 0.5)),
@@ -143,7 +143,7 @@ def test_every_change_of_a_view_acts_and_stays_within_grey_values():
         dict(solarise_prob=1.0),
         dict(noise=0.1),
     ):
-        changed = _rival_view(films, **change)
+        changed = _rival_view(images, **change)
         assert changed.shape == plain.shape and changed.min() >= 0 and changed.max() <= 1
         assert np.abs(changed - plain).max() > 1e-2, change
-    np.testing.assert_allclose(_rival_view(films, flip=1.0), plain[:, :, ::-1], atol=1e-5)
+    np.testing.assert_allclose(_rival_view(images, flip=1.0), plain[:, :, ::-1], atol=1e-5)

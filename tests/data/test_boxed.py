@@ -11,15 +11,15 @@ def test_boxes_are_those_of_the_records(data_dir):
     boxed = load_boxes("phantom/tiny", str(data_dir), "test")
     source = load_source("phantom/tiny", str(data_dir), "test")
     expected = [
-        (film, label.decode(), *corners)
-        for film in range(len(source))
+        (image, label.decode(), *corners)
+        for image in range(len(source))
         for label, *corners in zip(
-            *(source.records[film]["boxes"][part] for part in ("label", "y0", "x0", "y1", "x1"))
+            *(source.records[image]["boxes"][part] for part in ("label", "y0", "x0", "y1", "x1"))
         )
     ]
     assert len(expected) > 10 and boxed.flat == 0
-    assert [row[:2] for row in expected] == list(zip(boxed.films.tolist(), boxed.labels))
-    # Drawn films are square: fractions of the film are those of the square.
+    assert [row[:2] for row in expected] == list(zip(boxed.images.tolist(), boxed.labels))
+    # Drawn images are square: fractions of the image are those of the square.
     np.testing.assert_allclose(boxed.boxes, [row[2:] for row in expected])
     assert boxed.image(0, 32).shape == (32, 32, 1)
 

@@ -20,14 +20,14 @@ SHARD = "phantom-{}.array_record-00000-of-00001"
 
 
 @pytest.fixture
-def films(data_dir, tmp_path):
-    """The version folder of a copy of phantom/tiny, called "films" so that it is not redrawn."""
+def draw_images(data_dir, tmp_path):
+    """The version folder of a copy of phantom/tiny, called "images" so that it is not redrawn."""
     (drawn,) = (data_dir / "phantom" / "tiny").iterdir()
-    return shutil.copytree(drawn, tmp_path / "films" / "tiny" / drawn.name)
+    return shutil.copytree(drawn, tmp_path / "images" / "tiny" / drawn.name)
 
 
 def read(folder, split="test"):
-    source = load_source("films", str(folder.parents[2]), split)
+    source = load_source("images", str(folder.parents[2]), split)
     exposure.of_source(source)
     return [source.records[row] for row in range(len(source))]
 
@@ -38,7 +38,7 @@ def cut(folder):
 
 
 def exchange(folder):
-    """Both hold 24 films."""
+    """Both hold 24 images."""
     shutil.copy(folder / SHARD.format("validation"), folder / SHARD.format("test"))
 
 
@@ -50,7 +50,7 @@ def flip_a_bit(folder):
 
 
 def another_build(folder):
-    """A ledger of fewer films."""
+    """A ledger of fewer images."""
     held = seen_images.read(folder)
     seen_images.write(folder / seen_images.FILE, held.take(np.arange(len(held.row) - 1)))
 
@@ -79,9 +79,9 @@ def other_labels(tree):
 DAMAGE = {
     "cut": (cut, r"test\.array_record-00000-of-00001 holds 0 records, .* says 24: it is damaged"),
     "emptied": (lambda f: (f / SHARD.format("test")).write_bytes(b""), "holds 0 records"),
-    "exchanged": (exchange, r"record 0 is another film than exposure\.parquet says.*two builds"),
+    "exchanged": (exchange, r"record 0 is another image than exposure\.parquet says.*two builds"),
     "one bit": (flip_a_bit, r"00001, record \d+ is damaged \(.*hash mismatch"),
-    "ledger": (another_build, r"does not list the test films one by one as dataset_info\.json"),
+    "ledger": (another_build, r"does not list the test images one by one as dataset_info\.json"),
     "module": (rewrite("features.json", of_another_module), r"features\.json is not what our"),
     "template": (rewrite("dataset_info.json", out_of_the_folder), "says of 'train' what our"),
     "labels": (rewrite("metadata.json", other_labels), r"features\.json: labels is not as our"),
@@ -94,35 +94,35 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_damage_is_refused_with_its_place(films, case):
+def test_damage_is_refused_with_its_place(images, case):
     damage, message = DAMAGE[case]
-    assert len(read(films)) == 24
-    damage(films)
+    assert len(read(images)) == 24
+    damage(images)
     with pytest.raises(ValueError, match=f"(?s){message}.*Restore the dataset's folder, or build"):
-        read(films)
+        read(images)
     assert "antigravity" not in sys.modules
 
 
-def test_what_is_missing_is_named(films):
+def test_what_is_missing_is_named(images):
     for name in (SHARD.format("test"), "metadata.json", "features.json"):
-        content = (films / name).read_bytes()
-        (films / name).unlink()
+        content = (images / name).read_bytes()
+        (images / name).unlink()
         with pytest.raises(FileNotFoundError, match=f"{name} is missing: the dataset is not whole"):
-            read(films)
-        (films / name).write_bytes(content)
-    (films / SHARD.format("train")).unlink()
-    assert len(read(films, "test")) == 24  # of the other splits nothing is read
-    assert open_built(films).name == "phantom"
+            read(images)
+        (images / name).write_bytes(content)
+    (images / SHARD.format("train")).unlink()
+    assert len(read(images, "test")) == 24  # of the other splits nothing is read
+    assert open_built(images).name == "phantom"
 
 
-def test_a_ledgers_flipped_bytes_are_found_or_change_nothing(films):
-    path = films / seen_images.FILE
-    sound, content = seen_images.read(films), path.read_bytes()
+def test_a_ledgers_flipped_bytes_are_found_or_change_nothing(images):
+    path = images / seen_images.FILE
+    sound, content = seen_images.read(images), path.read_bytes()
     found = 0
     for place in range(4, len(content), 29):
         path.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
         try:
-            read = seen_images.read(films)
+            read = seen_images.read(images)
         except ValueError as error:
             found += seen_images.FILE in str(error)
         else:
@@ -170,15 +170,15 @@ def test_page_sizes_are_those_that_arrow_unpacks(tmp_path):
         assert 0 < column.total_uncompressed_size - sum(sizes) < 100 * len(sizes)
 
 
-def test_films_of_a_dataset_that_was_built_again_meanwhile_are_refused(films):
+def test_images_of_a_dataset_that_was_built_again_meanwhile_are_refused(images):
     """Labels, read before, may be those of others; what is open already stays as it was."""
-    path = films / SHARD.format("test")
-    opened, later = (load_source("films", str(films.parents[2]), "test") for _ in range(2))
+    path = images / SHARD.format("test")
+    opened, later = (load_source("images", str(images.parents[2]), "test") for _ in range(2))
     opened.encoded([0])
-    shutil.copy(path, films / "new")
-    (films / "new").replace(path)
+    shutil.copy(path, images / "new")
+    (images / "new").replace(path)
     assert len(opened.encoded([0, 1])) == 2
     for reader in (later, pickle.loads(pickle.dumps(opened))):
         with pytest.raises(ValueError, match=r"test.array_record-.* was replaced while this runs"):
             reader.encoded([1])
-    assert len(load_source("films", str(films.parents[2]), "test").encoded([1])) == 1
+    assert len(load_source("images", str(images.parents[2]), "test").encoded([1])) == 1

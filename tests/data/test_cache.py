@@ -7,14 +7,14 @@ from cxr_jax.data import cache, images
 from cxr_jax.data.source import load_source
 
 
-def test_rows_are_the_source_s_films(data_dir):
+def test_rows_are_the_source_s_images(data_dir):
     source = load_source("phantom/tiny", str(data_dir), "train")
     said = []
-    films = cache.decode_all(source, 24, said.append, threading.Event())
-    assert films.shape == (len(source), 24, 24, 1) and films.dtype == np.uint8
+    originals = cache.decode_all(source, 24, said.append, threading.Event())
+    assert originals.shape == (len(source), 24, 24, 1) and originals.dtype == np.uint8
     for row in (0, 7, len(source) - 1):
         expected = images.decode_square(source.records[row]["image"], 24)
-        np.testing.assert_array_equal(films[row], expected)
+        np.testing.assert_array_equal(originals[row], expected)
 
 
 def test_it_ends_when_nobody_wants_it_any_more(data_dir):
@@ -25,9 +25,11 @@ def test_it_ends_when_nobody_wants_it_any_more(data_dir):
         cache.decode_all(source, 24, print, stopped)
 
 
-def test_films_that_do_not_fit_are_refused_with_the_sizes():
+def test_images_that_do_not_fit_are_refused_with_the_sizes():
     cache.check_fits(100_000, 256, 10**10, "device")
-    with pytest.raises(ValueError, match=r"cache=device: 200,000 films of 256 px need 13.1 GB and"):
+    with pytest.raises(
+        ValueError, match=r"cache=device: 200,000 images of 256 px need 13.1 GB and"
+    ):
         cache.check_fits(200_000, 256, 10**10, "device")
 
 

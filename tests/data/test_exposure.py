@@ -10,20 +10,20 @@ from cxr_jax.data import exposure, loader, seen_images
 from cxr_jax.data.source import load_source
 from data_builders.base import builder as cxr_builder
 from data_builders.base.records import Record
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 
 def draw(seed: int, turned: bool) -> np.ndarray:
-    return film(seed, 64, 64)[::-1] if turned else film(seed, 64, 64)
+    return draw_image(seed, 64, 64)[::-1] if turned else draw_image(seed, 64, 64)
 
 
-class Films(cxr_builder.CxrBuilder, skip_registration=True):
-    """Forty films, two of each patient, numbered from `first`; those from 100 on upside down."""
+class Images(cxr_builder.CxrBuilder, skip_registration=True):
+    """Forty images, two of each patient, numbered from `first`; those from 100 on upside down."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = cxr_builder.resolution_configs()
     ENCODING = "png"
-    PARENT = "films"
+    PARENT = "images"
     first = 0
     patients = "p"
 
@@ -33,19 +33,19 @@ class Films(cxr_builder.CxrBuilder, skip_registration=True):
                 split="test" if seed % 40 >= 30 else "train",
                 image_id=f"{self.patients}{seed}",
                 patient_id=f"{self.patients}{seed // 2}",
-                film=functools.partial(draw, seed, turned=seed >= 100),
+                image=functools.partial(draw, seed, turned=seed >= 100),
             )
 
 
-class Copies(Films, skip_registration=True):
-    """The films of the same patients from 30 on, and forty others of which nobody is known."""
+class Copies(Images, skip_registration=True):
+    """The images of the same patients from 30 on, and forty others of which nobody is known."""
 
     name = "copies"
     first = 30
 
 
-class Strangers(Films, skip_registration=True):
-    """The first films under other names: only their looks tell."""
+class Strangers(Images, skip_registration=True):
+    """The first images under other names: only their looks tell."""
 
     name = "strangers"
     patients = "q"
@@ -54,7 +54,7 @@ class Strangers(Films, skip_registration=True):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    for cls in (Films, Copies, Strangers):
+    for cls in (Images, Copies, Strangers):
         builder = cls(data_dir=folder)
         builder.settings = cxr_builder.BuildSettings(num_workers=0, progress=False)
         builder.download_and_prepare(file_format="array_record")
@@ -65,13 +65,13 @@ def ids(records):
     return [records[i]["image_id"].decode() for i in range(len(records))]
 
 
-def open_films(data, split, name="films"):
+def open_images(data, split, name="images"):
     return load_source(name, data, split, ("image", "image_id"))
 
 
 @pytest.mark.parametrize("split", ["train", "test", "train+test", "train[5:20]+test[:50%]"])
 def test_ledger_rows_are_the_examples(data, split):
-    source = load_source("films", data, split, ("patient_id", "phash"))
+    source = load_source("images", data, split, ("patient_id", "phash"))
     rows = exposure.of_source(source)
     assert len(rows.row) == len(source)
     for i in range(len(source)):
@@ -83,39 +83,39 @@ def test_ledger_rows_are_the_examples(data, split):
 
 
 def test_seen_is_what_the_pipeline_gave(data):
-    source = open_films(data, "train")
+    source = open_images(data, "train")
     first = loader.batches(source, 6, 32, seed=3)
     pictures = np.concatenate([next(first)["image"] for _ in range(2)])
     seen = exposure.seen(source, 12, seed=3)
     assert len(seen.row) == 12
-    stored = next(iter(loader.batches(source, 30, 32, seed=0)))["image"]  # any order: all films
+    stored = next(iter(loader.batches(source, 30, 32, seed=0)))["image"]  # any order: all images
     by_row = {}
     for row in range(len(source)):
         one = source.choose(np.array([row]))
         by_row[row] = next(loader.batches(one, 1, 32, seed=0))["image"][0]
     assert len(stored) == len(by_row)
-    given = {row for row, film_ in by_row.items() if (pictures == film_).all((1, 2, 3)).any()}
+    given = {row for row, image_ in by_row.items() if (pictures == image_).all((1, 2, 3)).any()}
     assert given == set(seen.row.tolist())
     assert len(exposure.seen(source, 31, seed=3).row) == 30
 
 
 def test_patients_and_looks_are_found(data):
-    films = exposure.of_source(open_films(data, "train+test"))
-    copies = seen_images.read(open_films(data, "train", "copies").folder)
-    found = exposure.compare(films, copies)
-    # Films 30 to 39 are in both, of patients 15 to 19.
-    names = np.array(ids(open_films(data, "train+test").records))
+    images = exposure.of_source(open_images(data, "train+test"))
+    copies = seen_images.read(open_images(data, "train", "copies").folder)
+    found = exposure.compare(images, copies)
+    # Images 30 to 39 are in both, of patients 15 to 19.
+    names = np.array(ids(open_images(data, "train+test").records))
     shared = {f"p{seed}" for seed in range(30, 40)}
-    assert set(names[found.patient]) == shared and set(names[found.film]) == shared
-    strangers = seen_images.read(open_films(data, "train", "strangers").folder)
-    found = exposure.compare(films, strangers)
-    assert not found.patient.any() and found.film.all()
+    assert set(names[found.patient]) == shared and set(names[found.image]) == shared
+    strangers = seen_images.read(open_images(data, "train", "strangers").folder)
+    found = exposure.compare(images, strangers)
+    assert not found.patient.any() and found.image.all()
     nobody = strangers._replace(patient=np.full(len(strangers.row), ""))
-    assert exposure.compare(films, nobody).patient is None
+    assert exposure.compare(images, nobody).patient is None
 
 
-def test_excluded_films_are_neither_trained_on_nor_in_the_ledger(data, capsys):
-    source = open_films(data, "train+test")
+def test_excluded_images_are_neither_trained_on_nor_in_the_ledger(data, capsys):
+    source = open_images(data, "train+test")
     kept = exposure.without(source, ["copies"], data)
     assert sorted(ids(kept.records)) == sorted(f"p{seed}" for seed in range(30))
     seen = exposure.seen(kept, 1000, seed=0)
@@ -123,5 +123,5 @@ def test_excluded_films_are_neither_trained_on_nor_in_the_ledger(data, capsys):
     assert set(seen.phash.tolist()) == set(
         whole.phash[[i for i, n in enumerate(ids(source.records)) if int(n[1:]) < 30]].tolist()
     )
-    with pytest.raises(ValueError, match=r"exclude=strangers leaves no film of films"):
+    with pytest.raises(ValueError, match=r"exclude=strangers leaves no image of images"):
         exposure.without(source, ["strangers"], data)

@@ -3,7 +3,7 @@ import pytest
 
 from cxr_jax.data.splits import patient_subset
 
-_PATIENTS = [f"p{i // 3}" for i in range(600)]  # 200 patients of 3 films
+_PATIENTS = [f"p{i // 3}" for i in range(600)]  # 200 patients of 3 images
 
 
 @pytest.mark.parametrize("seed", [0, 1])

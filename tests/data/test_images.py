@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr_jax.data.images import decode_square, film_size, to_square
+from cxr_jax.data.images import decode_square, stored_size, to_square
 
 
 def _encode(pixels: np.ndarray, kind: str) -> bytes:
@@ -18,23 +18,23 @@ def _smooth(height: int, width: int) -> np.ndarray:
     return (127 + 60 * np.sin(x / 29) + 60 * np.cos(y / 37)).astype(np.uint8)
 
 
-def test_the_centre_of_a_wide_film_is_kept():
-    film = np.zeros((64, 128), np.uint8)
-    film[:, 32:96] = 200
-    assert (decode_square(_encode(film, "PNG"), 64) == 200).all()
+def test_the_centre_of_a_wide_image_is_kept():
+    image = np.zeros((64, 128), np.uint8)
+    image[:, 32:96] = 200
+    assert (decode_square(_encode(image, "PNG"), 64) == 200).all()
 
 
 def test_equals_block_means_at_half_size_up_to_the_triangle_filter():
-    film = _smooth(128, 128)
-    blocks = film.reshape(64, 2, 64, 2).mean(axis=(1, 3))
-    square = decode_square(_encode(film, "PNG"), 64)[..., 0]
+    image = _smooth(128, 128)
+    blocks = image.reshape(64, 2, 64, 2).mean(axis=(1, 3))
+    square = decode_square(_encode(image, "PNG"), 64)[..., 0]
     assert square.shape == (64, 64)
     assert np.abs(square[2:-2, 2:-2] - blocks[2:-2, 2:-2]).max() <= 2
 
 
 def test_reduced_jpeg_decode_is_close_to_the_full_decode():
-    film = _smooth(512, 400)
-    encoded = _encode(film, "JPEG")
+    image = _smooth(512, 400)
+    encoded = _encode(image, "JPEG")
     full = Image.open(io.BytesIO(encoded)).resize(
         (64, 64), Image.Resampling.BILINEAR, box=(0, 56, 400, 456)
     )
@@ -44,12 +44,12 @@ def test_reduced_jpeg_decode_is_close_to_the_full_decode():
 
 @pytest.mark.parametrize("height, width", [(120, 60), (60, 120), (90, 90)])
 def test_boxes_move_with_the_pixels(height, width):
-    assert film_size(_encode(np.zeros((height, width), np.uint8), "PNG")) == (height, width)
-    film = np.zeros((height, width), np.uint8)
+    assert stored_size(_encode(np.zeros((height, width), np.uint8), "PNG")) == (height, width)
+    image = np.zeros((height, width), np.uint8)
     top, left, bottom, right = height // 2 - 12, width // 2 - 6, height // 2 + 9, width // 2 + 18
-    film[top:bottom, left:right] = 255
+    image[top:bottom, left:right] = 255
     box = np.array([[top / height, left / width, bottom / height, right / width]])
-    square = decode_square(_encode(film, "PNG"), 120)[..., 0]
+    square = decode_square(_encode(image, "PNG"), 120)[..., 0]
     bright = [np.flatnonzero((square > 127).any(axis=axis)) for axis in (1, 0)]
     y0, x0, y1, x1 = np.round(120 * to_square(box, height, width)[0], 6)
     assert [bright[0][0], bright[0][-1] + 1] == pytest.approx([y0, y1], abs=0.51)
@@ -66,17 +66,17 @@ def test_what_the_square_cuts_off_lies_outside_it():
 def test_a_jpeg_is_decoded_as_pillow_decodes_it(mode, size):
     """Pillow's own reduction ("draft"), then the same crop and resampling."""
     encoded = _encode(np.asarray(Image.fromarray(_smooth(400, 520)).convert(mode)), "JPEG")
-    film = Image.open(io.BytesIO(encoded))
-    film.draft("L", (size, size))
-    left, top = (film.width - min(film.size)) / 2, (film.height - min(film.size)) / 2
-    box = (left, top, film.width - left, film.height - top)
-    expected = film.convert("L").resize((size, size), Image.Resampling.BILINEAR, box=box)
+    image = Image.open(io.BytesIO(encoded))
+    image.draft("L", (size, size))
+    left, top = (image.width - min(image.size)) / 2, (image.height - min(image.size)) / 2
+    box = (left, top, image.width - left, image.height - top)
+    expected = image.convert("L").resize((size, size), Image.Resampling.BILINEAR, box=box)
     np.testing.assert_array_equal(decode_square(encoded, size)[..., 0], np.asarray(expected))
 
 
-def test_a_film_of_the_size_is_cropped_to_whole_pixels():
-    film = np.arange(64 * 69, dtype=np.uint32).reshape(64, 69).astype(np.uint8)
-    np.testing.assert_array_equal(decode_square(_encode(film, "PNG"), 64)[..., 0], film[:, 2:66])
+def test_a_image_of_the_size_is_cropped_to_whole_pixels():
+    image = np.arange(64 * 69, dtype=np.uint32).reshape(64, 69).astype(np.uint8)
+    np.testing.assert_array_equal(decode_square(_encode(image, "PNG"), 64)[..., 0], image[:, 2:66])
 
 
 def test_jpegs_of_four_colours_are_read_and_damaged_ones_refused():

@@ -10,9 +10,9 @@ from tests.fakes.dataset import build_and_read
 
 def test_rows_keep_image_and_label_together(data_dir):
     split = load_split("phantom/tiny", str(data_dir), "test")
-    films = np.concatenate(list(image_batches(split, 7, 32)))
+    originals = np.concatenate(list(image_batches(split, 7, 32)))
     examples = list(tfds.builder_from_directory(split.source.folder).as_data_source("test"))
-    assert len(films) == len(examples) == len(split.image_ids)
+    assert len(originals) == len(examples) == len(split.image_ids)
     kept = split.take(np.array([5, 2]))
     for row, position in enumerate((5, 2)):
         example = examples[position]
@@ -21,33 +21,33 @@ def test_rows_keep_image_and_label_together(data_dir):
         expected = [example["labels"][name] for name in split.label_names]
         np.testing.assert_array_equal(kept.targets[row], expected)
         encoded = split.source.records[position]["image"]
-        np.testing.assert_array_equal(films[position], images.decode_square(encoded, 32))
-    np.testing.assert_array_equal(next(image_batches(kept, 2, 32)), films[[5, 2]])
+        np.testing.assert_array_equal(originals[position], images.decode_square(encoded, 32))
+    np.testing.assert_array_equal(next(image_batches(kept, 2, 32)), originals[[5, 2]])
 
 
-def test_no_film_is_dropped_from_a_last_short_batch(data_dir):
+def test_no_image_is_dropped_from_a_last_short_batch(data_dir):
     split = load_split("phantom/tiny", str(data_dir), "test")
     sizes = [len(batch) for batch in image_batches(split, 7, 16)]
     assert sum(sizes) == len(split.rows) and sizes[-1] == len(split.rows) % 7
 
 
 def test_unlabelled_dataset_cannot_be_scored(tmp_path):
-    image_folder.write(tmp_path / "films")
-    build_and_read("image_folder", tmp_path / "data", manual_dir=tmp_path / "films")
+    image_folder.write(tmp_path / "images")
+    build_and_read("image_folder", tmp_path / "data", manual_dir=tmp_path / "images")
     with pytest.raises(ValueError, match=r"no labels, so nothing can be scored.*--labels_csv"):
         load_split("image_folder", str(tmp_path / "data"), "train")
 
 
 def test_uncertain_and_unmentioned_labels_are_counted_apart(tmp_path):
-    films = image_folder.write(tmp_path / "films")
-    names = sorted(films)
+    images = image_folder.write(tmp_path / "images")
+    names = sorted(images)
     rows = image_folder.write_labels(
         tmp_path / "labels.csv", names, split=["train"] * (len(names) - 1) + ["test"]
     )
     build_and_read(
         "image_folder",
         tmp_path / "data",
-        manual_dir=tmp_path / "films",
+        manual_dir=tmp_path / "images",
         options={"labels_csv": str(tmp_path / "labels.csv")},
     )
     policies = {"zeros": 0.0, "ones": 1.0, "ignore": np.nan}

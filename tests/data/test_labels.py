@@ -72,7 +72,7 @@ def test_readers_decide_by_the_rule(rule):
 
 
 def test_each_readers_certainty_is_judged_before_they_vote():
-    # The mean certainty of the first film is below 3, yet two of three call it present.
+    # The mean certainty of the first image is below 3, yet two of three call it present.
     raw = {"Mass": [[3, 3, 0], [5, 2, 2]], "Nodule": [[0, 0, 5], [0, 3, 0]]}
     np.testing.assert_array_equal(one(raw, "Mass", "certainty"), [1, 0])
     np.testing.assert_array_equal(one(raw, "Mass | Nodule", "certainty"), [1, 1])
@@ -97,11 +97,11 @@ def test_of_exclusive_classes_one_present_settles_the_others():
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ([1, 1, NAN], "row 2: the film is a and b"),
-        ([0, 0, 0], "row 2: the film is none of a, b, c"),
+        ([1, 1, NAN], "row 2: the image is a and b"),
+        ([0, 0, 0], "row 2: the image is none of a, b, c"),
     ],
 )
-def test_a_film_of_two_exclusive_classes_or_none_is_refused(row, words):
+def test_a_image_of_two_exclusive_classes_or_none_is_refused(row, words):
     with pytest.raises(ValueError, match=words):
         one_class(np.float32([[1, 0, 0], [NAN] * 3, row, [1, 1, 1]]), "abc")
 

@@ -1,4 +1,4 @@
-"""Partners of films: who they are, and that batches hold the same ones whoever draws them."""
+"""Partners of images: who they are, and that batches hold the same ones whoever draws them."""
 
 import json
 from pathlib import Path
@@ -17,13 +17,13 @@ def source(studies_dir):
 
 
 def numbers_of(source) -> list[int]:
-    """The films' numbers in tests/fakes/studies.py, by their rows."""
+    """The images' numbers in tests/fakes/studies.py, by their rows."""
     return [int(Path(source.records[row]["image_id"].decode()).stem) for row in range(len(source))]
 
 
 def drawn(partners: pairs.Partners, epochs: int) -> dict[int, list[int]]:
     """Row -> the rows that were its partner, epoch by epoch."""
-    count = len(partners.films)
+    count = len(partners.images)
     rows = order.rows(count, 4, 0, epochs * count)
     found = partners.draw(4, 0, epochs * count)
     return {row: found[rows == row].tolist() for row in range(count)}
@@ -37,7 +37,7 @@ def test_partners_are_all_the_others_of_the_study_equally_often():
         assert sum(counts) == 600 and min(counts) > 150  # expected 200, deviation 11.5
 
 
-def test_of_unknown_patients_and_studies_no_film_is_another_ones_partner():
+def test_of_unknown_patients_and_studies_no_image_is_another_ones_partner():
     partners = pairs.by_group(["a", "", "a", "", "a", "b"], ["1", "1", "", "", "1", "1"])
     found = {row: set(partner) for row, partner in drawn(partners, 20).items()}
     assert found == {0: {4}, 1: {1}, 2: {2}, 3: {3}, 4: {0}, 5: {5}}
@@ -45,11 +45,11 @@ def test_of_unknown_patients_and_studies_no_film_is_another_ones_partner():
 
 def test_partners_of_a_dataset_come_from_its_metadata(source):
     nested = source.choose(np.array([6, 5, 4, 3, 2, 1, 0])).choose(np.array([6, 1, 2, 0, 4]))
-    for films in (source, nested):
-        numbers = numbers_of(films)
+    for chosen in (source, nested):
+        numbers = numbers_of(chosen)
         found = {
             numbers[row]: {numbers[partner] for partner in partners}
-            for row, partners in drawn(pairs.find_partners(films, "study"), 40).items()
+            for row, partners in drawn(pairs.find_partners(chosen, "study"), 40).items()
         }
         expected = {number: studies.OTHERS[number] & set(numbers) for number in numbers}
         assert found == {number: others or {number} for number, others in expected.items()}
@@ -70,13 +70,13 @@ def test_other_words_for_pairs_are_refused(source):
         pairs.find_partners(source, "visit")
 
 
-def test_a_dataset_without_studies_of_two_films_is_refused(data_dir):
-    films = load_source("phantom/tiny", str(data_dir), "train", fields=("image",))
-    with pytest.raises(ValueError, match=r"no study of phantom/tiny 'train' has two films"):
-        pairs.find_partners(films, "study")
+def test_a_dataset_without_studies_of_two_images_is_refused(data_dir):
+    images = load_source("phantom/tiny", str(data_dir), "train", fields=("image",))
+    with pytest.raises(ValueError, match=r"no study of phantom/tiny 'train' has two images"):
+        pairs.find_partners(images, "study")
 
 
-def test_batches_hold_the_films_of_their_pairs(source):
+def test_batches_hold_the_images_of_their_pairs(source):
     numbers, partners = numbers_of(source), pairs.find_partners(source, "study")
     batches = loader.batches(source, 6, 32, 4, partners=partners)
     row_batches = loader.row_batches(source, 6, 4, partners=partners)
@@ -84,10 +84,10 @@ def test_batches_hold_the_films_of_their_pairs(source):
     for batch, rows in ((next(batches), next(row_batches)) for _ in range(4)):
         np.testing.assert_array_equal(batch["image"], next(plain)["image"])
         for name in ("image", "pair"):
-            films = [images.decode_square(film, 32) for film in source.encoded(rows[name])]
-            np.testing.assert_array_equal(batch[name], films)
+            originals = [images.decode_square(image, 32) for image in source.encoded(rows[name])]
+            np.testing.assert_array_equal(batch[name], originals)
         others = [studies.OTHERS[numbers[row]] for row in rows["image"]]
-        np.testing.assert_array_equal(batch["paired"], [bool(films) for films in others])
+        np.testing.assert_array_equal(batch["paired"], [bool(other) for other in others])
 
 
 def test_blocks_joined_are_the_batch_also_from_where_another_number_stood(source):

@@ -16,18 +16,18 @@ def _take(batches, count: int) -> np.ndarray:
     return np.concatenate([next(batches)["image"] for _ in range(count)])
 
 
-def _multiset(films: np.ndarray) -> list[bytes]:
-    return sorted(film.tobytes() for film in films)
+def _multiset(images: np.ndarray) -> list[bytes]:
+    return sorted(image.tobytes() for image in images)
 
 
-def test_an_epoch_holds_every_film_once_and_the_next_is_shuffled_anew(source):
+def test_an_epoch_holds_every_image_once_and_the_next_is_shuffled_anew(source):
     batches = loader.batches(source, 12, 32, seed=0)
     first, second = _take(batches, len(source) // 12), _take(batches, len(source) // 12)
-    films = [
+    originals = [
         images.decode_square(record["image"], 32) for record in map(_record(source), range(36))
     ]
     assert first.dtype == np.uint8 and first.shape == (36, 32, 32, 1)
-    assert _multiset(first) == _multiset(second) == _multiset(np.stack(films))
+    assert _multiset(first) == _multiset(second) == _multiset(np.stack(originals))
     assert not np.array_equal(first, second)
 
 
@@ -88,39 +88,39 @@ def test_worker_processes_give_the_same_batches_and_blocks(source):
 
 
 def test_impossible_batches_are_refused(source):
-    with pytest.raises(ValueError, match="batch_size=64 is larger than the 36 films"):
+    with pytest.raises(ValueError, match="batch_size=64 is larger than the 36 images"):
         loader.batches(source, 64, 32, 0)
 
 
-def test_targets_travel_with_their_films_and_no_film_is_dropped(data_dir):
+def test_targets_travel_with_their_images_and_no_image_is_dropped(data_dir):
     split = labelled.load_split("phantom/tiny", str(data_dir), "train")
     split = split.take(np.array([30, 2, 5, 17, 8, 11, 29]))
     split = split._replace(targets=np.arange(14, dtype=np.float32).reshape(7, 2))
-    (films,) = labelled.image_batches(split, 7, 32)
+    (images,) = labelled.image_batches(split, 7, 32)
     batches = loader.labelled_batches(split, 3, 32, seed=0)
     given = [next(batches) for _ in range(7)]  # three epochs in batches that run over their ends
     targets = np.concatenate([batch["target"] for batch in given])
     pictures = np.concatenate([batch["image"] for batch in given])
     order = targets[:, 0].astype(int) // 2
-    np.testing.assert_array_equal(pictures, films[order])
+    np.testing.assert_array_equal(pictures, images[order])
     epochs = order.reshape(3, 7)
     assert (np.sort(epochs) == np.arange(7)).all()
     assert (epochs[0] != epochs[1]).any() and pictures.dtype == np.uint8
-    large = next(loader.labelled_batches(split, 8, 32, seed=0))  # more than the films there are
+    large = next(loader.labelled_batches(split, 8, 32, seed=0))  # more than the images there are
     assert large["image"].shape == (8, 32, 32, 1) and large["target"].shape == (8, 2)
-    # An epoch and the first film of the next, in the order of the seed.
+    # An epoch and the first image of the next, in the order of the seed.
     np.testing.assert_array_equal(large["target"], targets[:8])
 
 
-def test_a_damaged_film_is_named_by_its_place(source):
+def test_a_damaged_image_is_named_by_its_place(source):
     class Damaged:
         def encoded(self, rows):
-            films = source.records.encoded(rows)
-            return [film[:50] if row == 7 else film for row, film in zip(rows, films)]
+            images = source.records.encoded(rows)
+            return [image[:50] if row == 7 else image for row, image in zip(rows, images)]
 
         def __len__(self):
             return len(source)
 
     damaged = type(source)(*source[:3], Damaged(), *source[4:])
-    with pytest.raises(ValueError, match="phantom/tiny 'train': film 7 is damaged"):
-        loader.read_films(damaged, 32, True, np.arange(12))
+    with pytest.raises(ValueError, match="phantom/tiny 'train': image 7 is damaged"):
+        loader.read_images(damaged, 32, True, np.arange(12))

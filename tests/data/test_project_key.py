@@ -78,10 +78,10 @@ def test_whose_an_id_is_can_be_asked_where_the_data_is(data_dir, capsys):
     assert [row["image_id"] for row in rows] == [test.image_ids[row] for row in (3, 5)]
     assert [row["patient_id"] for row in rows] == [test.patient_ids[row] for row in (3, 5)]
     assert [row["hashed_patient_id"] for row in rows] == [patients[row] for row in (3, 5)]
-    asked = ["nobody", f"{test.image_ids[5]}.PNG", "no-film.jpg"]
+    asked = ["nobody", f"{test.image_ids[5]}.PNG", "no-image.jpg"]
     assert ids.main(["phantom/tiny", f"--data_dir={data_dir}", *asked]) == 1
     said = capsys.readouterr()
-    assert said.err == "2 of 3 ids are not in phantom/tiny: nobody, no-film.jpg\n"
+    assert said.err == "2 of 3 ids are not in phantom/tiny: nobody, no-image.jpg\n"
     (row,) = csv.DictReader(io.StringIO(said.out))
     assert row["image_id"] == test.image_ids[5]
 
@@ -98,8 +98,8 @@ def test_a_reader_that_has_seen_enough_of_the_ids_is_no_error(data_dir, monkeypa
 def test_datasets_of_one_folder_know_each_others_patients_and_splits_ignore_the_secret(tmp_path):
     from tests.fakes import image_folder as fake
 
-    films = fake.write(tmp_path / "raw")
-    names = sorted(films)
+    images = fake.write(tmp_path / "raw")
+    names = sorted(images)
     table = tmp_path / "labels.csv"
     fake.write_labels(table, names, patient_id=[f"MRN{k // 2}" for k in range(len(names))])
     found = {}

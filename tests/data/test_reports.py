@@ -1,4 +1,4 @@
-"""Sentences of films' reports: which they are, and that each batch's are its own films'."""
+"""Sentences of images' reports: which they are, and that each batch's are its own images'."""
 
 import json
 
@@ -57,7 +57,7 @@ def opened(data_dir, tmp_path_factory):
 
 
 def texts(source) -> list[set[str]]:
-    """What each film's report may say, as tokens give it back."""
+    """What each image's report may say, as tokens give it back."""
     found = reports.sentences_of(
         [source.records[row]["report"].decode() for row in range(len(source))], FIELDS["sections"]
     )
@@ -81,7 +81,7 @@ def said(made, batch) -> list[str]:
     ]
 
 
-def test_every_film_comes_with_all_sentences_of_its_own_report_equally_often(opened):
+def test_every_image_comes_with_all_sentences_of_its_own_report_equally_often(opened):
     source, made = opened
     assert len(source) == 36
     own, epochs = texts(source), 400
@@ -95,13 +95,13 @@ def test_every_film_comes_with_all_sentences_of_its_own_report_equally_often(ope
 
 def test_batches_hold_the_same_rows_whoever_makes_them_and_from_wherever(opened):
     source, made = opened
-    own, films = texts(source), loader.read_films(source, 32, False, np.arange(36))
+    own, images = texts(source), loader.read_images(source, 32, False, np.arange(36))
     whole = loader.batches(source, 12, 32, 5, reports=made)
     rows = loader.row_batches(source, 12, 5, reports=made)
     for _ in range(4):
         batch, places = next(whole), next(rows)
         assert batch.keys() == {"image", "tokens", "mask"}
-        np.testing.assert_array_equal(batch["image"], films[places["image"]])
+        np.testing.assert_array_equal(batch["image"], images[places["image"]])
         assert all(text in own[row] for row, text in zip(places["image"], said(made, batch)))
         for name in ("tokens", "mask"):
             np.testing.assert_array_equal(batch[name], places[name])
@@ -115,7 +115,7 @@ def test_batches_hold_the_same_rows_whoever_makes_them_and_from_wherever(opened)
         np.testing.assert_array_equal(joined, expected[name])
 
 
-def test_films_without_a_report_are_left_out_and_counted(tmp_path, capsys):
+def test_images_without_a_report_are_left_out_and_counted(tmp_path, capsys):
     build_layout("indiana_university", indiana_university, "nlm", tmp_path)
     source = load_source("indiana_university", str(tmp_path / "data"), "train+validation+test")
     kept, made = reports.open_reports(source, FIELDS, tmp_path / "run")
@@ -123,7 +123,7 @@ def test_films_without_a_report_are_left_out_and_counted(tmp_path, capsys):
     ids = [source.records[row]["image_id"].decode() for row in range(len(source))]
     short = [image for image in ids if image.startswith("CXR4_")]
     assert short and len(kept) == len(source) - len(short)
-    assert f"Left out {len(short)} of {len(source)} films that have no report" in (
+    assert f"Left out {len(short)} of {len(source)} images that have no report" in (
         capsys.readouterr().out
     )
     own = texts(kept)
@@ -144,9 +144,13 @@ def test_equal_reports_have_equal_marks_and_others_do_not(opened, data_dir, tmp_
 
 def test_what_cannot_give_reports_is_refused(data_dir, studies_dir, tmp_path):
     phantom = load_source("phantom/tiny", str(data_dir), "train")
-    films = load_source("image_folder", str(studies_dir), "train")
+    images = load_source("image_folder", str(studies_dir), "train")
     for source, change, message in (
-        (films, {}, "dataset image_folder has no reports, which .*; indiana_university, mimic_cxr"),
+        (
+            images,
+            {},
+            "dataset image_folder has no reports, which .*; indiana_university, mimic_cxr",
+        ),
         (phantom, dict(sections=("technique",)), r"has a report with .*sections=\(\) takes"),
         (phantom, dict(sections="findings"), r"sections is 'findings'; it must be a tuple"),
         (phantom, dict(max_tokens=2), "max_tokens=2: a sentence needs 3 or more"),

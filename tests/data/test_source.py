@@ -19,7 +19,7 @@ def test_examples_equal_those_that_tfds_reads(data_dir):
         assert isinstance(mine["image"], bytes)
 
 
-def test_a_choice_of_a_choice_has_its_films_and_their_places_in_the_split(data_dir):
+def test_a_choice_of_a_choice_has_its_images_and_their_places_in_the_split(data_dir):
     source = load_source("phantom/tiny", str(data_dir), "test", fields=("image", "image_id"))
     chosen = source.choose(np.array([5, 1, 3, 0])).choose(np.array([2, 0]))
     np.testing.assert_array_equal(chosen.rows, [3, 5])
@@ -73,20 +73,20 @@ def test_unknown_split_is_refused(data_dir):
 
 def test_ambiguous_config_is_refused_and_a_half_built_one_is_not_seen(data_dir, tmp_path):
     built = find_folder("phantom/tiny", str(data_dir))
-    shutil.copytree(built, tmp_path / "films" / "256" / "1.0.0")
-    shutil.copytree(built, tmp_path / "films" / "512" / "1.0.0.incompleteABC")
-    assert find_folder("films", str(tmp_path)).parent.name == "256"
-    shutil.copytree(built, tmp_path / "films" / "512" / "1.0.0")
-    with pytest.raises(ValueError, match="choose one of: films/256, films/512"):
-        find_folder("films", str(tmp_path))
-    assert find_folder("films/512", str(tmp_path)).parent.name == "512"
+    shutil.copytree(built, tmp_path / "images" / "256" / "1.0.0")
+    shutil.copytree(built, tmp_path / "images" / "512" / "1.0.0.incompleteABC")
+    assert find_folder("images", str(tmp_path)).parent.name == "256"
+    shutil.copytree(built, tmp_path / "images" / "512" / "1.0.0")
+    with pytest.raises(ValueError, match="choose one of: images/256, images/512"):
+        find_folder("images", str(tmp_path))
+    assert find_folder("images/512", str(tmp_path)).parent.name == "512"
 
 
 def test_newest_version_is_taken(data_dir, tmp_path):
     built = find_folder("phantom/tiny", str(data_dir))
     for version in ("1.0.0", "1.10.0", "1.9.0"):
-        shutil.copytree(built, tmp_path / "films" / "256" / version)
-    assert find_folder("films", str(tmp_path)).name == "1.10.0"
+        shutil.copytree(built, tmp_path / "images" / "256" / version)
+    assert find_folder("images", str(tmp_path)).name == "1.10.0"
 
 
 def test_label_order_is_the_metadatas(data_dir):
@@ -95,7 +95,7 @@ def test_label_order_is_the_metadatas(data_dir):
     assert np.isin(list(source.records[0]["labels"].values()), [0, 1]).all()
 
 
-def test_a_copy_has_the_same_fingerprint_and_other_films_another(data_dir, tmp_path):
+def test_a_copy_has_the_same_fingerprint_and_other_images_another(data_dir, tmp_path):
     shutil.copytree(data_dir, tmp_path / "copy")
     whole, copy = (
         load_source("phantom/tiny", str(folder), "train")

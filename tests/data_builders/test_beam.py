@@ -16,7 +16,7 @@ def files(folder):
 
 def test_beam_writes_what_one_machine_writes(tmp_path, monkeypatch):
     pytest.importorskip("apache_beam")
-    # Eight films a shard, so that there are shards to share out.
+    # Eight images a shard, so that there are shards to share out.
     monkeypatch.setattr("data_builders.base.write.SHARD_BYTES", 8 * 0.5 * 256**2)
     raw = tmp_path / "raw"
     raw.mkdir()

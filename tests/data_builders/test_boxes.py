@@ -1,4 +1,4 @@
-"""Boxes on their films."""
+"""Boxes on their images."""
 
 import pytest
 
@@ -10,14 +10,14 @@ CORNERS = (1.0, 2.0, 3.0, 4.0)
 
 
 def check(answers: list[bool | None]) -> list[Skipped]:
-    rows = [BoxRow(f"film{i}", "Mass", CORNERS, f"b.csv, row {i}") for i in range(len(answers))]
+    rows = [BoxRow(f"image{i}", "Mass", CORNERS, f"b.csv, row {i}") for i in range(len(answers))]
     return list(boxes.check_rows(rows, lambda row: answers[rows.index(row)], "b.csv"))
 
 
 def test_a_few_boxes_that_do_not_fit_are_listed():
     assert check([]) == check([True, True]) == []
     assert check([True, None]) == [
-        Skipped("b.csv, row 1", "a box on a film that is in no table of films")
+        Skipped("b.csv, row 1", "a box on an image that is in no table of images")
     ]
     (told,) = check([True, True, False, True, True])
     assert told.expected and told.file == "b.csv"
@@ -29,7 +29,7 @@ def test_a_few_boxes_that_do_not_fit_are_listed():
     [
         ([True, None, None], r"2 of the 3 boxes of b.csv .* first is b.csv, row 1\."),
         ([True] * 7 + [False] * 2, r"2 of the 9 boxes .* first is b.csv, row 7\."),
-        # Unknown films say nothing of the others.
+        # Unknown images say nothing of the others.
         ([None] * 3 + [True] * 3 + [False], "1 of the 7 boxes"),
     ],
 )

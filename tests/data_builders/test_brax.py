@@ -21,13 +21,13 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_labels_and_ids_belong_together(built):
-    for _, film, example in built.paired():
-        expected = {name: float(cell or "nan") for name, cell in film.labels.items()}
+    for _, image, example in built.paired():
+        expected = {name: float(cell or "nan") for name, cell in image.labels.items()}
         np.testing.assert_equal({k: float(v) for k, v in example["labels"].items()}, expected)
         said = (example["patient_id"], example["study_id"], example["view"], example["sex"])
-        assert said == (film.patient, film.study, film.view, film.sex)
-        np.testing.assert_equal(float(example["age"]), film.age)
-        assert example["split"] == split_rule.by_patient(film.patient)
+        assert said == (image.patient, image.study, image.view, image.sex)
+        np.testing.assert_equal(float(example["age"]), image.age)
+        assert example["split"] == split_rule.by_patient(image.patient)
     assert built.splits.keys() == {"train", "validation", "test"}
 
 

@@ -64,11 +64,11 @@ def command(tmp_path):
 def test_a_build_from_start_to_end(command, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
-    films = nih_chestxray14.write(raw)
+    images = nih_chestxray14.write(raw)
     arguments = ("nih_chestxray14", f"--manual_dir={raw}", "--data_dir=data", "--num_workers=2")
     failed = command(*arguments)
     assert failed.returncode == 1 and failed.stderr.count("\n") <= 3
-    assert "2 of 61 films (3.3%)" in failed.stderr and "Traceback" not in failed.stderr
+    assert "2 of 61 images (3.3%)" in failed.stderr and "Traceback" not in failed.stderr
 
     done = command(*arguments, "--max_skipped=0.05")
     assert done.returncode == 0, done.stderr
@@ -76,13 +76,13 @@ def test_a_build_from_start_to_end(command, tmp_path):
     assert "images/s" in done.stderr
     folder = tmp_path / "data/nih_chestxray14/256/1.0.0"
     splits = read(folder)
-    assert sum(map(len, splits.values())) == len(films)
+    assert sum(map(len, splits.values())) == len(images)
     metadata = json.loads((folder / "metadata.json").read_text())
     for split, examples in splits.items():
         hernias = sum(example["labels"]["Hernia"] == 1 for example in examples)
         assert metadata["counts"][split]["positives"]["Hernia"] == hernias
-    films_row = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["films"])
-    assert films_row.split()[1:] == [str(len(splits[split])) for split in metadata["counts"]]
+    images_row = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["images"])
+    assert images_row.split()[1:] == [str(len(splits[split])) for split in metadata["counts"]]
     assert (folder / "contact_sheet.png").stat().st_size > 1000
     assert str(folder) in done.stdout
     assert (

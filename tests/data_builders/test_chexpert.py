@@ -21,17 +21,17 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_labels_and_ids_belong_together(built):
-    for image_id, film, example in built.paired():
-        expected = {name: float(cell or "nan") for name, cell in film.labels.items()}
+    for image_id, image, example in built.paired():
+        expected = {name: float(cell or "nan") for name, cell in image.labels.items()}
         np.testing.assert_equal({k: float(v) for k, v in example["labels"].items()}, expected)
         assert example["patient_id"] == image_id.split("/")[0]
         assert example["study_id"] == "/".join(image_id.split("/")[:2])
         said = (example["split"], example["view"], example["sex"])
-        assert said == (film.split, film.view, film.sex), image_id
-        np.testing.assert_equal(float(example["age"]), film.age)
+        assert said == (image.split, image.view, image.sex), image_id
+        np.testing.assert_equal(float(example["age"]), image.age)
 
 
-def test_valid_is_validation_and_test_is_there_only_with_its_films(built):
+def test_valid_is_validation_and_test_is_there_only_with_its_images(built):
     patients = patients_of(built.splits)
     with_test = {"test"} if "test" in built.layout else set()
     assert patients.keys() == {"train", "validation"} | with_test
@@ -48,8 +48,8 @@ def test_what_does_not_fit_together_is_listed(built):
     row = row_of(built.raw, "train.csv", fake.ROW_WITHOUT_FILE)
     assert skipped.pop(row) == "no such file"
     if built.layout.get("test") == "studies":
-        row = row_of(built.raw, "groundtruth.csv", fake.STUDY_WITHOUT_FILM)
-        assert skipped.pop(row) == "a study without a film"
+        row = row_of(built.raw, "groundtruth.csv", fake.STUDY_WITHOUT_IMAGE)
+        assert skipped.pop(row) == "a study without an image"
     assert_reasons(skipped, expected)
 
 
@@ -59,7 +59,7 @@ def test_what_does_not_fit_together_is_listed(built):
         ("train.csv", ",-1.0,", ",-2.0,", r"train.csv, row \d+: .* is neither 1, 0, -1"),
         ("train.csv", "Lung Lesion", "Lung lesions", "no column 'Lung Lesion' .* Is it column 10,"),
         ("train.csv", ",Lateral,", ",Frontal,", r"row 3: Frontal/Lateral does not fit Path"),
-        ("train.csv", "/train/", "/valid/", "row 2: its path is no film's of train"),
+        ("train.csv", "/train/", "/valid/", "row 2: its path is no image's of train"),
         ("train.csv", "view2_lateral", "view1_frontal", "row 3: Frontal/Lateral does not fit Path"),
         ("train.csv", "study2/view1", "study1/view1", "listed twice: train.csv, row 2 and"),
         ("train.csv", ",Frontal,AP", ",Frontal", r"train.csv, row \d+ has 18 fields"),

@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from cxr_jax.io.image_error import FilmError
+from cxr_jax.io.image_error import ImageError
 from data_builders.base import builder as cxr_builder
 from data_builders.base import parallel, write
 from data_builders.base.records import BuildError, Record, Skipped
 from tests.fakes.dataset import by_image, read
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 
 def draw(seed: int, broken: bool = False) -> np.ndarray:
     if broken:
-        raise FilmError("broken on purpose")
-    return film(seed, 40, 32)
+        raise ImageError("broken on purpose")
+    return draw_image(seed, 40, 32)
 
 
 class Drawn(cxr_builder.CxrBuilder, skip_registration=True):
-    """200 drawn films, of which the first `num_broken` cannot be read."""
+    """200 drawn images, of which the first `num_broken` cannot be read."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = cxr_builder.resolution_configs()
@@ -35,9 +35,9 @@ class Drawn(cxr_builder.CxrBuilder, skip_registration=True):
         for seed in range(200):
             yield Record(
                 split="train" if seed < 150 else "test",
-                image_id=f"film{seed}",
+                image_id=f"image{seed}",
                 patient_id=f"patient{seed // 2}",
-                film=functools.partial(draw, seed, broken=seed < self.num_broken),
+                image=functools.partial(draw, seed, broken=seed < self.num_broken),
                 labels={"Odd": float(seed % 2)},
             )
 
@@ -57,16 +57,16 @@ def prepare(tmp_path):
 
 
 def check(splits, missing=()):
-    films = by_image(splits)
-    assert films.keys() == {f"film{seed}" for seed in range(200)} - {f"film{s}" for s in missing}
+    images = by_image(splits)
+    assert images.keys() == {f"image{seed}" for seed in range(200)} - {f"image{s}" for s in missing}
     for seed in set(range(200)) - set(missing):
-        example = films[f"film{seed}"]
-        assert (example["image"][..., 0] == film(seed, 40, 32)).all()
+        example = images[f"image{seed}"]
+        assert (example["image"][..., 0] == draw_image(seed, 40, 32)).all()
         assert example["labels"]["Odd"] == seed % 2
         assert example["split"] == ("train" if seed < 150 else "test")
 
 
-def test_shards_hold_every_film_once(prepare, monkeypatch):
+def test_shards_hold_every_image_once(prepare, monkeypatch):
     monkeypatch.setattr(write, "SHARD_BYTES", 1_000_000)
     builder = prepare()
     files = sorted(p.name for p in builder.data_path.glob("*train.array_record*"))
@@ -75,16 +75,16 @@ def test_shards_hold_every_film_once(prepare, monkeypatch):
     check(read(builder.data_path))
 
 
-def test_films_are_shuffled_and_always_alike(prepare, tmp_path):
+def test_images_are_shuffled_and_always_alike(prepare, tmp_path):
     first = [example["image_id"] for example in read(prepare().data_path)["train"]]
-    listed = [f"film{seed}" for seed in range(150)]
+    listed = [f"image{seed}" for seed in range(150)]
     assert sorted(first) == sorted(listed) and first != listed
     # Hash order: neighbours in the list (one patient, one source) are far apart.
     places = np.array([first.index(name) for name in listed])
     assert abs(np.corrcoef(places, np.arange(150))[0, 1]) < 0.25
 
 
-def test_a_few_lost_films_are_listed(prepare):
+def test_a_few_lost_images_are_listed(prepare):
     builder = prepare(num_broken=2)
     check(read(builder.data_path), missing=(0, 1))
     with open(builder.data_path / "skipped.csv") as stream:
@@ -94,8 +94,8 @@ def test_a_few_lost_films_are_listed(prepare):
     assert builder.info.metadata["counts"]["train"]["positives"] == {"Odd": 74}
 
 
-def test_too_many_lost_films_fail_and_leave_only_the_list(prepare, tmp_path):
-    with pytest.raises(BuildError, match=r"3 of 200 films \(1.5%\).*--max_skipped=0.02") as error:
+def test_too_many_lost_images_fail_and_leave_only_the_list(prepare, tmp_path):
+    with pytest.raises(BuildError, match=r"3 of 200 images \(1.5%\).*--max_skipped=0.02") as error:
         prepare(num_broken=3)
     path = tmp_path / "drawn-256-skipped.csv"
     assert str(path) in str(error.value) and len(path.read_text().splitlines()) == 4
@@ -106,7 +106,7 @@ def test_too_many_lost_films_fail_and_leave_only_the_list(prepare, tmp_path):
 
 
 def test_a_split_that_is_lost_whole_fails(prepare):
-    with pytest.raises(BuildError, match="Not one film of 'train'"):
+    with pytest.raises(BuildError, match="Not one image of 'train'"):
         prepare(num_broken=150, max_skipped=1.0)
 
 
@@ -127,7 +127,7 @@ def test_an_interrupted_build_is_no_dataset(prepare, monkeypatch, tmp_path):
 
 def record(**changes):
     fields = {"split": "train", "image_id": "a", "patient_id": "p", "labels": {"Odd": 1.0}}
-    return Record(**{"film": functools.partial(draw, 0), "row": "row 2", **fields, **changes})
+    return Record(**{"image": functools.partial(draw, 0), "row": "row 2", **fields, **changes})
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_records_that_contradict_each_other(prepare, monkeypatch, second, messag
 def test_skipped_count_against_what_is_listed(prepare, monkeypatch):
     entries = [record(), *(Skipped(f"{n}.png", "no row") for n in range(3))]
     monkeypatch.setattr(Drawn, "records", lambda self, folder: iter(entries))
-    with pytest.raises(BuildError, match=r"3 of 4 films.*no row \(3\).*0.png \(no row\)"):
+    with pytest.raises(BuildError, match=r"3 of 4 images.*no row \(3\).*0.png \(no row\)"):
         prepare()
 
 
@@ -171,7 +171,7 @@ def test_workers_keep_order_and_memory_bounded():
 
 
 def test_a_worker_that_dies_is_one_clear_message():
-    with pytest.raises(BuildError, match=r"process that reads films died.*one of: 7"):
+    with pytest.raises(BuildError, match=r"process that reads images died.*one of: 7"):
         list(parallel.parallel_map(_die, [("tag", 7)], num_workers=1))
 
 

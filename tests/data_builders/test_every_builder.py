@@ -22,9 +22,9 @@ VIEWS = {"PA", "AP", "FRONTAL", "LATERAL", ""}
 def built(request, tmp_path_factory):
     name = request.param
     raw, data = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
-    films = every.write(name, raw)
+    images = every.write(name, raw)
     folder, splits = build_and_read(name, data, manual_dir=raw)
-    return name, raw, data, folder, splits, films
+    return name, raw, data, folder, splits, images
 
 
 def test_no_patient_stands_in_two_splits(built):
@@ -33,13 +33,13 @@ def test_no_patient_stands_in_two_splits(built):
     assert sum(map(len, patients)) == len(set.union(*patients))
 
 
-def test_every_film_is_stored_once_or_listed_as_skipped(built):
-    *_, folder, splits, films = built
+def test_every_image_is_stored_once_or_listed_as_skipped(built):
+    *_, folder, splits, images = built
     examples = {example["image_id"] for of in splits.values() for example in of}
     assert len(examples) == sum(map(len, splits.values()))
-    assert examples <= films.keys()
+    assert examples <= images.keys()
     skipped = (folder / "skipped.csv").read_text()
-    for lost in films.keys() - examples:
+    for lost in images.keys() - examples:
         assert lost in skipped
 
 
@@ -110,7 +110,7 @@ def test_ledger_rows_are_the_examples_in_order(built):
     ]
 
 
-def test_contact_sheet_is_a_picture_of_films(built):
+def test_contact_sheet_is_a_picture_of_images(built):
     *_, folder, _, _ = built
     png = (folder / "contact_sheet.png").read_bytes()
     assert png.startswith(b"\x89PNG") and b"IEND" in png
@@ -133,10 +133,10 @@ def _chunks(png):
 def test_check_lists_what_the_build_stores(built):
     name, raw, _, folder, splits, _ = built
     text = build.check(name, raw, num_workers=0)
-    films = next(line for line in text.splitlines() if line.split()[:1] == ["films"]).split()[1:]
+    images = next(line for line in text.splitlines() if line.split()[:1] == ["images"]).split()[1:]
     lost = json.loads((folder / "metadata.json").read_text())["skipped"]
     stored = sum(map(len, splits.values()))
-    assert stored <= sum(int(number) for number in films) <= stored + lost
+    assert stored <= sum(int(number) for number in images) <= stored + lost
     assert "the same command without --check." in text
 
 

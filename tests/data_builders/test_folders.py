@@ -53,8 +53,8 @@ def test_a_root_is_found_beside_links_that_lead_nowhere(tmp_path):
     (tmp_path / "b").rename(tmp_path.parent / f"{tmp_path.name}-disk")
     (tmp_path / "b").symlink_to(tmp_path.parent / f"{tmp_path.name}-disk")
     assert folders.find_root(tmp_path, ("labels.csv",), "labels.csv.").name == "unpacked"
-    with pytest.raises(BuildError, match=r"holds no films.csv.* below it. films"):
-        folders.find_root(tmp_path, ("films.csv",), "films.")
+    with pytest.raises(BuildError, match=r"holds no films.csv.* below it. images"):
+        folders.find_root(tmp_path, ("films.csv",), "images.")
 
 
 @pytest.mark.parametrize("name", [b"\xff.png", b"\xe9tude/1.png"])
@@ -80,8 +80,8 @@ def test_copies_count_as_one_and_namesakes_are_refused(tmp_path):
         folders.unique(folders.files_below(tmp_path), key)
 
 
-# A film of each dataset that finds its films by name, and the folder that a copy could lie in.
-FILMS = {
+# An image of each dataset that finds its images by name, and the folder that a copy could lie in.
+IMAGES = {
     "chexpert": ("*/train/*/*/*.jpg", ""),
     "indiana_university": ("*.png", ""),
     "jsrt": ("*/*.IMG", ""),
@@ -104,17 +104,17 @@ def image_ids(name: str, raw: Path) -> list[str]:
     return [record.image_id for record in builder.records(raw) if isinstance(record, Record)]
 
 
-@pytest.mark.parametrize("name", FILMS)
-def test_another_picture_under_a_films_name_stops_the_build(raw, name):
+@pytest.mark.parametrize("name", IMAGES)
+def test_another_picture_under_a_images_name_stops_the_build(raw, name):
     every.write(name, raw)
-    pattern, place = FILMS[name]
-    film = min(raw.glob(pattern))
+    pattern, place = IMAGES[name]
+    image = min(raw.glob(pattern))
     before = image_ids(name, raw)
-    copy = raw / place / "older" / film.relative_to(raw / place)
+    copy = raw / place / "older" / image.relative_to(raw / place)
     copy.parent.mkdir(parents=True)
-    shutil.copy(film, copy)
+    shutil.copy(image, copy)
     assert image_ids(name, raw) == before
-    copy.write_bytes(film.read_bytes() + b"0")
+    copy.write_bytes(image.read_bytes() + b"0")
     with pytest.raises(BuildError, match=r"differ, but either could be") as error:
         image_ids(name, raw)
-    assert str(film) in str(error.value) and str(copy) in str(error.value)
+    assert str(image) in str(error.value) and str(copy) in str(error.value)

@@ -1,4 +1,4 @@
-"""A person's own folder: films of every kind, and the CSV errors people make."""
+"""A person's own folder: images of every kind, and the CSV errors people make."""
 
 import csv
 import hmac
@@ -13,7 +13,7 @@ from data_builders.build import check as check_raw
 from data_builders.image_folder.label_table import LabelTable
 from tests.fakes import image_folder as fake
 from tests.fakes.dataset import build_and_read, by_image
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 
 def build(raw, data, **settings):
@@ -38,12 +38,12 @@ def image_id(name):
 
 
 def test_without_labels_everything_readable_is_train(raw, tmp_path):
-    folder, films = raw
+    folder, images = raw
     version, splits = build(folder, tmp_path)
     assert version == tmp_path / "image_folder/256/1.0.0" and splits.keys() == {"train"}
     examples = by_image(splits)
-    assert examples.keys() == {image_id(name) for name in films}
-    for name, picture in films.items():
+    assert examples.keys() == {image_id(name) for name in images}
+    for name, picture in images.items():
         example = examples[image_id(name)]
         assert "labels" not in example
         assert np.abs(example["image"][..., 0].astype(int) - picture).mean() < 3, name
@@ -60,9 +60,9 @@ def test_without_labels_everything_readable_is_train(raw, tmp_path):
         assert reason in skipped[name]
 
 
-def test_labels_follow_their_film(raw, tmp_path):
-    folder, films = raw
-    names = sorted(films)
+def test_labels_follow_their_image(raw, tmp_path):
+    folder, images = raw
+    names = sorted(images)
     patients = [f"MRN{index // 2:04}" for index in range(len(names))]
     # Written in another order than the folder's, and one name without its suffix.
     order = np.random.default_rng(0).permutation(len(names))
@@ -79,7 +79,7 @@ def test_labels_follow_their_film(raw, tmp_path):
     assert len(examples) == len(rows)
     for row, name, patient in zip(rows, names, patients, strict=True):
         example = examples[image_id(name)]
-        assert np.abs(example["image"][..., 0].astype(int) - films[name]).mean() < 3
+        assert np.abs(example["image"][..., 0].astype(int) - images[name]).mean() < 3
         assert example["patient_id"] == sealed(tmp_path / "data", patient)
         for label in fake.LABELS:
             expected = float(row[label] or "nan")
@@ -90,8 +90,8 @@ def test_labels_follow_their_film(raw, tmp_path):
 
 
 def test_splits_of_the_csv_and_columns_of_other_names(raw, tmp_path):
-    folder, films = raw
-    names = sorted(films)
+    folder, images = raw
+    names = sorted(images)
     split = ["Train" if index % 3 else "test" for index in range(len(names))]
     rows = fake.write_labels(
         tmp_path / "labels.csv", names, MRN=[f"m{i}" for i in range(len(names))], split=split
@@ -139,7 +139,7 @@ BAD = {
         lambda rows: [{**row, "Nodule": "y", "Effusion": "n"} for row in rows],
         r"^(labels.csv, row \d: label '\w+'; ){10}… \(24 cells\) are neither 1, 0",
     ),
-    "film listed twice": (
+    "image listed twice": (
         {},
         lambda rows: [*rows, rows[0]],
         r"two rows in .*: labels.csv, row 2 and labels.csv, row \d+",
@@ -151,13 +151,13 @@ BAD = {
     ),
     "absolute path": (
         {},
-        lambda rows: [{**rows[0], "image": "/etc/film.png"}],
+        lambda rows: [{**rows[0], "image": "/etc/image.png"}],
         r"row 2: image is no path inside",
     ),
     "no row fits": (
         {},
         lambda rows: [{**row, "image": f"x/{row['image']}"} for row in rows],
-        r"No row of .* names a film of the folder, whose first is 'broken/",
+        r"No row of .* names an image of the folder, whose first is 'broken/",
     ),
     "unknown split": (
         {},
@@ -197,9 +197,9 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_errors_of_the_csv_stop_the_build(raw, tmp_path, case):
-    folder, films = raw
+    folder, images = raw
     options, change, message = BAD[case]
-    names = sorted(films)
+    names = sorted(images)
     rows = fake.write_labels(
         tmp_path / "labels.csv", names, patient_id=[f"m{i}" for i in range(len(names))]
     )
@@ -213,10 +213,10 @@ def test_errors_of_the_csv_stop_the_build(raw, tmp_path, case):
     assert "MRN" not in str(error.value)
 
 
-def test_a_check_does_not_say_that_absent_films_are_there(tmp_path):
+def test_a_check_does_not_say_that_absent_images_are_there(tmp_path):
     (tmp_path / "raw").mkdir()
     for name in ("a.png", "b.png"):
-        Image.fromarray(film(1)).save(tmp_path / "raw" / name)
+        Image.fromarray(draw_image(1)).save(tmp_path / "raw" / name)
     options = {"labels_csv": str(tmp_path / "labels.csv")}
 
     def check(*names):
@@ -224,15 +224,15 @@ def test_a_check_does_not_say_that_absent_films_are_there(tmp_path):
         lines = check_raw("image_folder", tmp_path / "raw", options=options, num_workers=0)
         return lines.splitlines()
 
-    assert "  every listed film is there" in check("a.png", "b.png")
+    assert "  every listed image is there" in check("a.png", "b.png")
     lines = check("a.png", "b.png", "no.png")
-    assert "  1 give no film: labels.csv, row 4 (its image is no file of the folder)" in lines
-    assert "  every other listed film is there" in lines
+    assert "  1 give no image: labels.csv, row 4 (its image is no file of the folder)" in lines
+    assert "  every other listed image is there" in lines
 
 
 def test_a_field_too_many_does_not_move_labels(raw, tmp_path):
-    folder, films = raw
-    name = sorted(films)[0]
+    folder, images = raw
+    name = sorted(images)[0]
     (tmp_path / "labels.csv").write_text(f"image,Nodule\n{name},0,1\n")
     with pytest.raises(BuildError, match=r"labels.csv, row 2 has 3 fields, the header 2"):
         build(
@@ -242,7 +242,7 @@ def test_a_field_too_many_does_not_move_labels(raw, tmp_path):
         )
 
 
-def test_two_films_of_one_name_are_refused(tmp_path):
+def test_two_images_of_one_name_are_refused(tmp_path):
     raw = tmp_path / "raw"
     fake.write(raw)
     (raw / "png/grey.jpg").write_bytes((raw / "jpeg/plain.jpg").read_bytes())
@@ -251,10 +251,10 @@ def test_two_films_of_one_name_are_refused(tmp_path):
         build(raw, tmp_path / "data")
     fake.write_labels(tmp_path / "labels.csv", ["png/grey.jpg"])
     options = {"labels_csv": str(tmp_path / "labels.csv")}
-    assert "every other listed film" in check_raw("image_folder", raw, None, options, 0)
+    assert "every other listed image" in check_raw("image_folder", raw, None, options, 0)
 
 
-def test_a_folder_without_films(tmp_path):
+def test_a_folder_without_images(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/notes.txt").write_text("none")
     with pytest.raises(BuildError, match="holds no PNG, JPEG or DICOM file"):
@@ -262,12 +262,12 @@ def test_a_folder_without_films(tmp_path):
 
 
 @pytest.mark.parametrize("inside", ["", "built", "a/built"])
-def test_what_was_built_into_the_folder_is_no_film(tmp_path, inside):
-    films, data = fake.write(tmp_path), tmp_path / inside
+def test_what_was_built_into_the_folder_is_no_image(tmp_path, inside):
+    images, data = fake.write(tmp_path), tmp_path / inside
     for name in ("first", "second"):
         version, splits = build(tmp_path, data, options={"name": name})
         assert (version / "contact_sheet.png").exists()
-        assert by_image(splits).keys() == {image_id(film) for film in films}
+        assert by_image(splits).keys() == {image_id(image) for image in images}
 
 
 def match(folder, image, *names):
@@ -276,10 +276,10 @@ def match(folder, image, *names):
     return set(table.match({name: folder / name for name in ("a.jpg", *names)}))
 
 
-def test_a_row_without_suffix_fits_one_film_only(tmp_path):
+def test_a_row_without_suffix_fits_one_image_only(tmp_path):
     assert match(tmp_path, "p1", "p1.DCM", "p1.2") == {"p1.DCM", "a.jpg"}
     assert match(tmp_path, "1.2", "1.2.3", "1.2.png") == {"1.2.png", "a.jpg"}
-    assert match(tmp_path, "p1", "p1.1") == {"p1", "a.jpg"}  # another film's number
+    assert match(tmp_path, "p1", "p1.1") == {"p1", "a.jpg"}  # another image's number
     assert match(tmp_path, "b", "b.png/c", "b") == {"b", "a.jpg"}
     message = r"labels.csv, row 2: image could be x/b.jpg or x/b.png"
     with pytest.raises(BuildError, match=message):

@@ -30,18 +30,18 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_labels_and_ids_belong_together(built):
-    for image_id, film, example in built.paired():
-        assert example["patient_id"] == str(film.uid)
-        assert example["study_id"] == f"CXR{film.uid}"
-        assert example["view"] == film.view, image_id
+    for image_id, image, example in built.paired():
+        assert example["patient_id"] == str(image.uid)
+        assert example["study_id"] == f"CXR{image.uid}"
+        assert example["view"] == image.view, image_id
         assert example["labels"].keys() == reports.HEADINGS.keys()
-        if film.report.positive is None:
+        if image.report.positive is None:
             assert np.isnan(list(example["labels"].values())).all()
         else:
             assert set(example["labels"].values()) <= {0.0, 1.0}
-            assert positives(example) == film.report.positive, image_id
+            assert positives(example) == image.report.positive, image_id
         # So both sources give the same splits.
-        assert example["split"] == split_rule.by_patient(str(film.uid))
+        assert example["split"] == split_rule.by_patient(str(image.uid))
     assert built.splits.keys() == {"train", "validation", "test"}
 
 
@@ -69,14 +69,14 @@ def test_what_does_not_fit_together_is_listed(built):
 
 
 def test_compressed_tables_in_another_case_are_found(raw):
-    films = fake.write(raw, kaggle=True)
+    images = fake.write(raw, kaggle=True)
     for name in ("indiana_reports.csv", "indiana_projections.csv"):
         text = (raw / name).read_bytes()
         (raw / name).unlink()
         (raw / "tables").mkdir(exist_ok=True)
         (raw / "tables" / f"{name.title()}.gz").write_bytes(gzip.compress(text))
     _, splits = build_beside("indiana_university", raw)
-    assert by_image(splits).keys() == films.keys()
+    assert by_image(splits).keys() == images.keys()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_an_absurdly_long_report_is_refused(tmp_path):
         reports.read_xml(path)
 
 
-def test_films_without_reports_are_not_enough(raw):
+def test_images_without_reports_are_not_enough(raw):
     fake.write(raw, kaggle=True)
     (raw / "indiana_reports.csv").unlink()
     message = r"holds neither NLM's reports .* nor Kaggle's"

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cxr_jax.io.image_error import FilmError
+from cxr_jax.io.image_error import ImageError
 from data_builders.base import splits as split_rule
-from data_builders.jsrt.img_image import ImgFilm
+from data_builders.jsrt.img_image import ImgImage
 from tests.fakes import jsrt as fake
 from tests.fakes.dataset import (
     assert_build_stops,
@@ -23,19 +23,19 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_labels_and_ids_belong_together(built):
-    for image_id, film, example in built.paired():
+    for image_id, image, example in built.paired():
         labels = [example["labels"]["Nodule"], example["labels"]["Malignant"]]
-        np.testing.assert_array_equal(labels, [film.nodule, film.malignant])
+        np.testing.assert_array_equal(labels, [image.nodule, image.malignant])
         assert (example["patient_id"], example["view"]) == (image_id, "PA")
-        assert example["sex"] == film.sex
-        np.testing.assert_array_equal(example["age"], film.age)
+        assert example["sex"] == image.sex
+        np.testing.assert_array_equal(example["age"], image.age)
         assert example["split"] == split_rule.by_patient(image_id)
     assert built.splits.keys() == {"train", "validation", "test"}
 
 
 def test_the_box_is_as_wide_as_the_nodule_around_its_centre(built):
     for image_id, example in built.examples.items():
-        boxes, box = example["boxes"], built.films[image_id].box
+        boxes, box = example["boxes"], built.images[image_id].box
         corners = np.transpose([boxes[side] for side in ("y0", "x0", "y1", "x1")])
         np.testing.assert_allclose(corners, [box] if box else np.zeros((0, 4)), atol=1e-6)
         assert [label.decode() for label in boxes["label"]] == (["Nodule"] if box else [])
@@ -59,13 +59,13 @@ def test_the_real_size_is_read_and_others_are_not(tmp_path):
     stored = np.full((2048, 2048), 4000, ">u2")
     stored[100, 200] = 95
     path.write_bytes(stored.tobytes())
-    picture = ImgFilm(path)()
+    picture = ImgImage(path)()
     assert picture.shape == (2048, 2048, 1)
     assert picture[100, 200, 0] == 255
     assert picture.sum() == 255
     path.write_bytes(bytes(2 * 60 * 60))  # a square, but no half of 2048
-    with pytest.raises(FilmError, match="7,200 bytes"):
-        ImgFilm(path)()
+    with pytest.raises(ImageError, match="7,200 bytes"):
+        ImgImage(path)()
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,9 @@ def built(request, tmp_path_factory):
 
 def test_pixels_labels_and_splits_belong_together(built):
     label_names, _, _, view = FACTS[config_of(built.layout).split("_")[0]]
-    for image_id, film, example in built.paired():
-        np.testing.assert_array_equal(example["image"][..., 0], film.picture)
-        assert tuple(example["labels"][label] for label in label_names) == film.labels
+    for image_id, image, example in built.paired():
+        np.testing.assert_array_equal(example["image"][..., 0], image.picture)
+        assert tuple(example["labels"][label] for label in label_names) == image.labels
         assert len(example["labels"]) == len(label_names)
         part = image_id.split("/")[0]
         assert example["split"] == ("validation" if part == "val" else part)
@@ -51,11 +51,11 @@ def test_what_was_unpacked_is_gone(built):
     assert not left
 
 
-def test_worker_processes_read_the_films(raw):
-    films = fake.write(raw)
+def test_worker_processes_read_the_images(raw):
+    images = fake.write(raw)
     _, splits = build_beside("medmnist_cxr", raw, num_workers=1)
     for image_id, example in by_image(splits).items():
-        np.testing.assert_array_equal(example["image"][..., 0], films[image_id].picture)
+        np.testing.assert_array_equal(example["image"][..., 0], images[image_id].picture)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_worker_processes_read_the_films(raw):
         ({"train_images": np.zeros((28, 28, 6), np.uint8).T}, r"train_images has the shape"),
         ({"test_labels": np.zeros((4, 1), np.float64)}, "test_labels is of type float64"),
         ({"test_labels": np.zeros((4, 1), object)}, "test_labels is an array of Python objects"),
-        ({"test_labels": np.zeros((5, 1), np.uint8)}, "has 4 films in test_images and 5 rows"),
+        ({"test_labels": np.zeros((5, 1), np.uint8)}, "has 4 images in test_images and 5 rows"),
         (
             {"test_labels": np.full((4, 1), 3, np.uint8)},
             "test_labels holds something else than 0 and 1",

@@ -24,16 +24,16 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_labels_reports_and_ids_belong_together(built):
-    for _, film, example in built.paired():
-        expected = {name: float(cell or "nan") for name, cell in film.labels.items()}
+    for _, image, example in built.paired():
+        expected = {name: float(cell or "nan") for name, cell in image.labels.items()}
         np.testing.assert_equal({k: float(v) for k, v in example["labels"].items()}, expected)
         said = (example["split"], example["view"], example["patient_id"], example["study_id"])
-        assert said == (film.split, film.view, film.subject, f"s{film.study}")
-        assert example["report"] == film.report
+        assert said == (image.split, image.view, image.subject, f"s{image.study}")
+        assert example["report"] == image.report
         assert example["sex"] == "" and np.isnan(example["age"])
 
 
-def test_a_study_without_labels_keeps_its_films(built):
+def test_a_study_without_labels_keeps_its_images(built):
     studies = {e["study_id"]: e["labels"] for e in built.examples.values()}
     for study in (fake.UNLABELLED_STUDY, fake.BLANK_STUDY):
         assert all(np.isnan(value) for value in studies[f"s{study}"].values())
@@ -49,7 +49,7 @@ def test_what_does_not_fit_together_is_listed(built):
             (fake.dicom_id(*fake.NOT_IN_SPLIT), "not in mimic-cxr-2.0.0-split.csv"),
         )
     }
-    assert not {name.split("/")[-1].removesuffix(".jpg") for name in skipped} & built.films.keys()
+    assert not {name.split("/")[-1].removesuffix(".jpg") for name in skipped} & built.images.keys()
     assert skipped[fake.FILE_WITHOUT_ROW] == "not in the metadata"
     of_subject = {name.split("/")[2].removeprefix("p"): why for name, why in skipped.items()}
     expected = {
@@ -60,12 +60,12 @@ def test_what_does_not_fit_together_is_listed(built):
 
 
 def test_reports_lie_anywhere_when_their_folder_is_given(raw, tmp_path):
-    films = fake.write(raw, reports=True)
+    images = fake.write(raw, reports=True)
     (raw / "mimic-cxr-reports").rename(tmp_path / "elsewhere")
     options = {"reports_dir": str(tmp_path / "elsewhere")}
     _, splits = build_beside("mimic_cxr", raw, options=options)
     said = {dicom_id: example["report"] for dicom_id, example in by_image(splits).items()}
-    assert said == {dicom_id: film.report for dicom_id, film in films.items()}
+    assert said == {dicom_id: image.report for dicom_id, image in images.items()}
     assert len(set(said.values())) > 2 and "" in said.values()
 
 
@@ -107,7 +107,7 @@ def test_errors_in_the_owners_files_stop_the_build(raw, table, old, new, message
 
 
 @pytest.mark.parametrize("table", ["split", "metadata"])
-def test_a_film_listed_twice_stops_the_build(raw, table):
+def test_a_image_listed_twice_stops_the_build(raw, table):
     fake.write(raw)
     path = raw / f"mimic-cxr-2.0.0-{table}.csv.gz"
     lines = read_text(path).splitlines()
@@ -115,14 +115,14 @@ def test_a_film_listed_twice_stops_the_build(raw, table):
     assert_build_stops("mimic_cxr", raw, "listed twice")
 
 
-def test_a_film_of_one_table_only_is_skipped_and_named(raw):
-    films = fake.write(raw)
+def test_a_image_of_one_table_only_is_skipped_and_named(raw):
+    images = fake.write(raw)
     path = raw / "mimic-cxr-2.0.0-metadata.csv.gz"
     lines = read_text(path).splitlines()
     dicom_id = lines.pop(1).split(",")[0]
     write_text(path, "\n".join(lines))
     folder, splits = build_beside("mimic_cxr", raw)
-    assert by_image(splits).keys() == films.keys() - {dicom_id}
+    assert by_image(splits).keys() == images.keys() - {dicom_id}
     row = row_of(raw, "mimic-cxr-2.0.0-split", dicom_id)
     assert skipped_of(folder)[row] == "not in the metadata"
 

@@ -31,11 +31,11 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_labels_and_ids_belong_together(built):
-    for _, film, example in built.paired():
-        assert positives(example) == set(film.findings.split("|"))
+    for _, image, example in built.paired():
+        assert positives(example) == set(image.findings.split("|"))
         assert example["labels"].keys() == {*NIH_FINDINGS, "No Finding"}
-        assert example["patient_id"] == str(film.patient)
-        assert (example["split"] == "test") == film.test
+        assert example["patient_id"] == str(image.patient)
+        assert (example["split"] == "test") == image.test
     first = built.examples["00000001_000"]
     assert (first["age"], first["sex"], first["view"]) == (21.0, "F", "PA")
     assert np.isnan(built.examples[fake.IMPOSSIBLE_AGE.removesuffix(".png")]["age"])
@@ -65,15 +65,17 @@ def test_what_does_not_fit_together_is_listed(built):
     assert json.loads((built.folder / "metadata.json").read_text())["skipped"] == 3
 
 
-def test_a_box_of_an_unknown_film_is_listed_and_one_beyond_the_edge_clipped(raw):
+def test_a_box_of_an_unknown_image_is_listed_and_one_beyond_the_edge_clipped(raw):
     fake.write(raw)
     edit(raw / BOXES, fake.BOXED, "00000077_000.png")
     edit(raw / BOXES, "102.4,204.8", "4096,204.8")
     folder, splits = build_beside("nih_chestxray14", raw)
-    assert skipped_of(folder)[f"{BOXES}, row 2"] == "a box on a film that is in no table of films"
+    assert (
+        skipped_of(folder)[f"{BOXES}, row 2"] == "a box on an image that is in no table of images"
+    )
     assert boxes_of(by_image(splits)["00000001_000"]) == [("Mass", 0, 0, 0.2, 1)]
     edit(raw / BOXES, fake.BOXED, "00000078_000.png")
-    message = f"2 of the 2 boxes .* on films that no table lists; the first is {BOXES}, row 2"
+    message = f"2 of the 2 boxes .* on images that no table lists; the first is {BOXES}, row 2"
     assert_build_stops("nih_chestxray14", raw, message, overwrite=True)
 
 
@@ -117,7 +119,7 @@ TABLE, BOXES = "Data_Entry_2017_v2020.csv", "BBox_List_2017.csv"
             "test_list.txt",
             "00000025_000.png",
             "00000001_000.png",
-            r"test_list.txt, line \d+: its film is in both lists",
+            r"test_list.txt, line \d+: its image is in both lists",
         ),
         (TABLE, ",0,7,", ",0,²,", r"row \d+: Patient ID does not fit"),
         (BOXES, "Infiltrate", "Infiltrat", "row 2: the box's finding is unknown"),

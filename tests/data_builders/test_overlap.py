@@ -1,4 +1,4 @@
-"""`python -m data_builders.overlap`: shared patients, near-identical films, nothing else."""
+"""`python -m data_builders.overlap`: shared patients, near-identical images, nothing else."""
 
 import csv
 import functools
@@ -13,14 +13,13 @@ from cxr_jax.data import seen_images
 from data_builders import overlap
 from data_builders.base import builder as cxr_builder
 from data_builders.base.records import Record
-from tests.fakes.pictures import film
 
 
 def draw(seed: int, change: str = "") -> np.ndarray:
     # Organs and ribs: a hash needs more than a few smooth waves.
     coarse = np.random.default_rng(seed).integers(0, 256, (12, 12), dtype=np.uint8)
     texture = np.asarray(Image.fromarray(coarse).resize((300, 320), Image.Resampling.BICUBIC))
-    image = Image.fromarray((film(seed, 320, 300) // 2 + texture // 2).astype(np.uint8))
+    image = Image.fromarray((original(seed, 320, 300) // 2 + texture // 2).astype(np.uint8))
     if change == "copy":  # smaller, another shape, recompressed, more contrast
         stream = io.BytesIO()
         image.resize((230, 260)).point(lambda v: min(255, int(1.2 * v))).save(
@@ -31,29 +30,29 @@ def draw(seed: int, change: str = "") -> np.ndarray:
 
 
 class One(cxr_builder.CxrBuilder, skip_registration=True):
-    """Sixty films of thirty patients."""
+    """Sixty images of thirty patients."""
 
     name = "one"
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = cxr_builder.resolution_configs()
-    films = tuple((seed, f"p{seed // 2}", "") for seed in range(60))
+    images = tuple((seed, f"p{seed // 2}", "") for seed in range(60))
 
     def records(self, manual_dir):
-        for seed, patient, change in self.films:
+        for seed, patient, change in self.images:
             yield Record(
                 split="train" if seed % 60 < 40 else "test",
                 image_id=f"{self.name}-{seed}",
                 patient_id=patient,
-                film=functools.partial(draw, seed, change),
+                image=functools.partial(draw, seed, change),
             )
 
 
 class Two(One, skip_registration=True):
-    """Copies of ten films under other names, other films of five of the patients, and strangers."""
+    """Copies of ten images under other names, other images of five of the patients, and strangers."""
 
     name = "two"
     PARENT = "one"
-    films = (
+    images = (
         *((seed, f"q{seed}", "copy") for seed in range(10)),
         *((100 + seed, f"p{20 + seed}", "") for seed in range(5)),
         *((200 + seed, f"r{seed}", "") for seed in range(20)),
@@ -84,7 +83,7 @@ def test_copies_and_patients_are_found_and_nothing_else(data, tmp_path, capsys):
     assert {row["same_patient"] for row in rows} == {"0"}
     shown = capsys.readouterr().out
     table = [line.split() for line in shown.splitlines() if line.startswith("  t")]
-    # Patients 20 to 24 have films 40 to 49, of the test split; strangers' films are of others.
+    # Patients 20 to 24 have images 40 to 49, of the test split; strangers' images are of others.
     assert ["test", "test", "5", "0"] in table and ["train", "train", "0", "10"] in table
     assert "--config.data.name=one --config.data.exclude=two" in shown
     assert Image.open(tmp_path / "overlap.png").size[0] > 1000

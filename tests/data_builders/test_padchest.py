@@ -23,19 +23,19 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_labels_and_ids_belong_together(built):
-    for image_id, film, example in built.paired():
+    for image_id, image, example in built.paired():
         for fact in ("view", "sex", "report"):
-            assert example[fact] == getattr(film, fact), (image_id, fact)
-        assert (example["patient_id"], example["study_id"]) == (film.patient, film.study)
-        np.testing.assert_array_equal(example["age"], film.age)
+            assert example[fact] == getattr(image, fact), (image_id, fact)
+        assert (example["patient_id"], example["study_id"]) == (image.patient, image.study)
+        np.testing.assert_array_equal(example["age"], image.age)
         assert example["labels"].keys() == set(LABEL_NAMES)
         values = set(example["labels"].values())
-        if film.positive is None:
+        if image.positive is None:
             assert np.isnan(list(values)).all()
         else:
             assert values <= {0.0, 1.0}
-            assert positives(example) == film.positive
-        assert example["split"] == split_rule.by_patient(film.patient)
+            assert positives(example) == image.positive
+        assert example["split"] == split_rule.by_patient(image.patient)
     assert built.splits.keys() == {"train", "validation", "test"}
 
 

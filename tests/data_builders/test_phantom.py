@@ -36,10 +36,10 @@ def test_built_in_tfds_layout_with_metadata(folder):
     assert images == {"train": 36, "validation": 24, "test": 24}
 
 
-def test_stored_films_are_the_drawn_ones(folder):
+def test_stored_images_are_the_drawn_ones(folder):
     for row in rows(folder, "validation")[:5]:
-        patient, film = (int(part) for part in row["image_id"].decode()[1:].split("_"))
-        anatomy, taken = drawing.film_parameters(0, patient, film)
+        patient, number = (int(part) for part in row["image_id"].decode()[1:].split("_"))
+        anatomy, taken = drawing.image_parameters(0, patient, number)
         image = np.asarray(Image.open(io.BytesIO(row["image"])))
         np.testing.assert_array_equal(image, drawing.render(anatomy, taken, 96))
         assert row["labels"] == drawing.labels(anatomy, taken)
@@ -50,7 +50,7 @@ def test_stored_films_are_the_drawn_ones(folder):
         np.testing.assert_allclose(row["boxes"]["x1"], [box.x1 for box in boxes], atol=1e-6)
 
 
-def test_patients_stay_in_one_split_and_have_three_films(folder):
+def test_patients_stay_in_one_split_and_have_three_images(folder):
     patients = {}
     for split in SPLITS:
         ids = [row["patient_id"] for row in rows(folder, split)]
@@ -66,9 +66,9 @@ def test_every_label_has_both_classes_in_every_split(config):
     for split, count in config.patients:
         patients = range(first, first + count)
         labels = [
-            list(drawing.labels(*drawing.film_parameters(config.seed, patient, film)).values())
+            list(drawing.labels(*drawing.image_parameters(config.seed, patient, image)).values())
             for patient in patients
-            for film in range(config.films_per_patient)
+            for image in range(config.images_per_patient)
         ]
         positive = np.sum(labels, axis=0)
         assert (positive >= 2).all() and (positive <= len(labels) - 2).all(), split

@@ -12,7 +12,7 @@ from data_builders.phantom.phantom_dataset_builder import Builder
 SIZE = 96
 
 
-def test_a_film_is_a_function_of_seed_patient_and_film():
+def test_a_image_is_a_function_of_seed_patient_and_image():
     first = drawing.draw(0, 3, 1, SIZE)
     others = [drawing.draw(0, 3, 0, SIZE), drawing.draw(0, 4, 1, SIZE), drawing.draw(1, 3, 1, SIZE)]
     assert first.shape == (SIZE, SIZE) and first.dtype == np.uint8
@@ -21,20 +21,20 @@ def test_a_film_is_a_function_of_seed_patient_and_film():
         assert np.mean(first != other) > 0.5
 
 
-def test_films_of_a_patient_share_the_anatomy_and_nothing_else():
-    anatomies, films = zip(*(drawing.film_parameters(0, 5, film) for film in range(3)))
+def test_images_of_a_patient_share_the_anatomy_and_nothing_else():
+    anatomies, images = zip(*(drawing.image_parameters(0, 5, image) for image in range(3)))
     assert anatomies[0] == anatomies[1] == anatomies[2]
-    assert anatomies[0] != drawing.film_parameters(0, 6, 0)[0]
-    assert len({film.pose.zoom for film in films}) == 3
-    assert len({film.exposure.gain for film in films}) == 3
-    assert len({film.noise_seed for film in films}) == 3
+    assert anatomies[0] != drawing.image_parameters(0, 6, 0)[0]
+    assert len({image.pose.zoom for image in images}) == 3
+    assert len({image.exposure.gain for image in images}) == 3
+    assert len({image.noise_seed for image in images}) == 3
 
 
-def test_films_differ_in_exposure_and_fill_the_grey_scale():
-    films = np.stack([drawing.draw(0, patient, 0, SIZE) for patient in range(40)])
-    centres = films[:, 30:70, 20:76].mean(axis=(1, 2))
+def test_images_differ_in_exposure_and_fill_the_grey_scale():
+    images = np.stack([drawing.draw(0, patient, 0, SIZE) for patient in range(40)])
+    centres = images[:, 30:70, 20:76].mean(axis=(1, 2))
     assert centres.std() > 15
-    assert np.percentile(films, 5) < 40 and np.percentile(films, 95) > 190
+    assert np.percentile(images, 5) < 40 and np.percentile(images, 95) > 190
 
 
 def test_smooth_is_a_gaussian_filter():
@@ -55,7 +55,7 @@ def test_interpolate_is_linear_spline_interpolation():
 
 
 def test_scattered_points_land_where_the_grid_says_and_keep_their_mass():
-    pose = drawing.film_parameters(0, 0, 0)[1].pose
+    pose = drawing.image_parameters(0, 0, 0)[1].pose
     x, y, pixel = projection.body_grid(pose, SIZE)
     for row, column in ((20, 30), (50, 60), (70, 11)):
         point = np.array([[x[row, column], y[row, column], 0.01]])
@@ -64,26 +64,26 @@ def test_scattered_points_land_where_the_grid_says_and_keep_their_mass():
         assert density[row, column] * pixel**2 == pytest.approx(0.01, rel=1e-2)
 
 
-def test_points_off_the_film_are_left_out():
-    pose = drawing.film_parameters(0, 0, 0)[1].pose
+def test_points_off_the_image_are_left_out():
+    pose = drawing.image_parameters(0, 0, 0)[1].pose
     assert projection.scatter_points(pose, np.array([[9.0, 9.0, 1.0]]), SIZE).sum() == 0
 
 
 def test_collimation_covers_the_given_fractions():
-    exposure = drawing.film_parameters(0, 0, 0)[1].exposure
+    exposure = drawing.image_parameters(0, 0, 0)[1].exposure
     exposure = dataclasses.replace(exposure, collimation=(0.1, 0.0, 0.2, 0.05))
     opening = projection.collimated(exposure, 100)
     assert opening[50].nonzero()[0].tolist() == list(range(10, 80))
     assert opening[:, 50].nonzero()[0].tolist() == list(range(0, 95))
 
 
-def test_the_films_of_version_1():
-    """A change here means other films under the same name: raise the builder's VERSION."""
-    assert str(Builder.VERSION) == "1.1.0"  # 1.1.0 added reports to the same films
+def test_the_images_of_version_1():
+    """A change here means other images under the same name: raise the builder's VERSION."""
+    assert str(Builder.VERSION) == "1.1.0"  # 1.1.0 added reports to the same images
     means = {0: 124.673, 2: 133.774, 3: 84.587, 5: 117.665}
     present = {0: "", 2: "Nodule", 3: "Cardiomegaly Nodule Consolidation", 5: "Cardiomegaly"}
     for patient, mean in means.items():
-        anatomy, film = drawing.film_parameters(0, patient, 0)
-        labels = drawing.labels(anatomy, film)
+        anatomy, image = drawing.image_parameters(0, patient, 0)
+        labels = drawing.labels(anatomy, image)
         assert " ".join(name for name, value in labels.items() if value) == present[patient]
-        assert drawing.render(anatomy, film, SIZE).mean() == pytest.approx(mean, abs=0.05)
+        assert drawing.render(anatomy, image, SIZE).mean() == pytest.approx(mean, abs=0.05)

@@ -7,7 +7,7 @@ import scipy.fft
 from PIL import Image
 
 from data_builders.base.phash import phash
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 
 def bits(digest: str) -> np.ndarray:
@@ -16,7 +16,7 @@ def bits(digest: str) -> np.ndarray:
 
 def test_against_scipy():
     for seed in range(5):
-        picture = film(seed, 320, 256)
+        picture = draw_image(seed, 320, 256)
         # 320 x 256 is an exact multiple of 32 x 32: area-resizing is the mean of blocks.
         small = np.round(picture.reshape(32, 10, 32, 8).mean((1, 3)))
         low = scipy.fft.dctn(small, norm="ortho")[:8, :8]
@@ -25,8 +25,8 @@ def test_against_scipy():
         assert (bits(digest) != (low > np.median(low)).ravel()).sum() <= 2
 
 
-def test_survives_shrinking_and_jpeg_and_tells_films_apart():
-    pictures = [film(seed, 320, 256) for seed in range(8)]
+def test_survives_shrinking_and_jpeg_and_tells_images_apart():
+    pictures = [draw_image(seed, 320, 256) for seed in range(8)]
     hashes = [bits(phash(picture[..., None])) for picture in pictures]
     for picture, digest in zip(pictures, hashes, strict=True):
         stream = io.BytesIO()

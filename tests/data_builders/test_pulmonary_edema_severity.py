@@ -1,4 +1,4 @@
-"""Pulmonary edema severity: grades of studies and films joined to MIMIC-CXR's films."""
+"""Pulmonary edema severity: grades of studies and images joined to MIMIC-CXR's images."""
 
 import contextlib
 
@@ -23,16 +23,16 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_grades_and_ids_belong_together(built):
-    for _, (film, grade, test), example in built.paired():
+    for _, (image, grade, test), example in built.paired():
         assert example["labels"]["Edema severity"] == grade
-        assert (example["patient_id"], example["study_id"]) == (film.subject, f"s{film.study}")
-        assert example["view"] == film.view
+        assert (example["patient_id"], example["study_id"]) == (image.subject, f"s{image.study}")
+        assert example["view"] == image.view
         assert (example["split"] == "test") == test
-    assert {graded.grade for graded in built.films.values()} == {0, 1, 2, 3}
+    assert {graded.grade for graded in built.images.values()} == {0, 1, 2, 3}
 
 
 def test_an_expert_counts_before_regular_expressions(built):
-    twice = {k: v for k, v in built.films.items() if v.film.study == fake.GRADED_TWICE}
+    twice = {k: v for k, v in built.images.items() if v.image.study == fake.GRADED_TWICE}
     assert len(twice) == 2
     for dicom_id, (_, grade, _) in twice.items():
         assert built.examples[dicom_id]["labels"]["Edema severity"] == grade
@@ -43,23 +43,23 @@ def test_no_patient_is_in_two_splits_though_the_tables_share_patients(built):
     assert patients["test"] == set(fake.TESTED)
     assert patients["validation"]
     assert sum(map(len, patients.values())) == len(set.union(*patients.values()))
-    # One of them is of MIMIC's train part: only the ledger of films seen can tell.
-    tested = [graded for graded in built.films.values() if graded.test]
-    assert {graded.film.split for graded in tested} == {"train", "test"}
+    # One of them is of MIMIC's train part: only the ledger of images seen can tell.
+    tested = [graded for graded in built.images.values() if graded.test]
+    assert {graded.image.split for graded in tested} == {"train", "test"}
 
 
-def test_studies_that_give_no_film_are_listed(built, tmp_path):
+def test_studies_that_give_no_image_are_listed(built, tmp_path):
     _, expected = fake.write(tmp_path, **built.layout)
     skipped = skipped_of(built.folder)
     assert skipped.keys() == {graded_in(built.raw, name) for name in expected}
     assert skipped[graded_in(built.raw, f"s{fake.UNKNOWN_STUDY}")] == "not in MIMIC's metadata"
-    assert skipped[graded_in(built.raw, fake.UNKNOWN_FILM)] == "not in MIMIC's metadata"
+    assert skipped[graded_in(built.raw, fake.UNKNOWN_IMAGE)] == "not in MIMIC's metadata"
     reasons = " ".join(skipped.values())
-    assert "its patient is in the test set" in reasons and "no film of it is AP or PA" in reasons
+    assert "its patient is in the test set" in reasons and "no image of it is AP or PA" in reasons
 
 
 def graded_in(raw, name):
-    """The row of a study ("s50000000") or film; of studies the expert's first."""
+    """The row of a study ("s50000000") or image; of studies the expert's first."""
     tables = ("expert_report", "regex_report") if name.startswith("s") else ("consensus_image",)
     for table in tables:
         with contextlib.suppress(StopIteration):
@@ -94,7 +94,7 @@ def test_errors_in_the_owners_files_stop_the_build(tmp_path, name, old, new, mes
         build(tmp_path)
 
 
-def test_missing_films_and_tables_are_named(tmp_path):
+def test_missing_images_and_tables_are_named(tmp_path):
     fake.write(tmp_path)
     (tmp_path / "raw" / "regex_report_edema_severity.csv").unlink()
     with pytest.raises(BuildError, match=r"regex_report_edema_severity.csv is missing"):

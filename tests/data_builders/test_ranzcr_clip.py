@@ -29,14 +29,14 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_labels_ids_and_lines_belong_together(built):
-    for image_id, film, example in built.paired():
-        assert example["labels"] == {label: float(label in film.positive) for label in fake.LABELS}
-        assert (example["patient_id"], example["study_id"]) == (film.patient, image_id)
-        assert boxes_of(example) == rounded(film.boxes)
+    for image_id, image, example in built.paired():
+        assert example["labels"] == {label: float(label in image.positive) for label in fake.LABELS}
+        assert (example["patient_id"], example["study_id"]) == (image.patient, image_id)
+        assert boxes_of(example) == rounded(image.boxes)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_film_that_exif_turns_takes_its_boxes_along(raw, orientation):
+def test_a_image_that_exif_turns_takes_its_boxes_along(raw, orientation):
     fake.write(raw)
     path = raw / "train" / f"{fake.LINED}.jpg"
     stored = np.zeros((fake.HEIGHT, fake.WIDTH), np.uint8)
@@ -72,18 +72,18 @@ def test_what_gives_no_example_is_listed_and_the_hold_out_is_not(built):
     assert_reasons({name[:-4]: reason for name, reason in skipped.items()}, expected)
 
 
-def test_lines_on_films_or_under_labels_that_are_not_theirs(raw):
+def test_lines_on_images_or_under_labels_that_are_not_theirs(raw):
     fake.write(raw)
     path = raw / lines.FILE
     edit(path, fake.TRUNCATED, "1.2.3")
     folder, _ = build_beside("ranzcr_clip", raw)
     row = row_of(raw, lines.FILE, "1.2.3,")
-    assert skipped_of(folder)[row] == "a box on a film that is in no table of films"
+    assert skipped_of(folder)[row] == "a box on an image that is in no table of images"
     edit(path, "CVC - Normal", "CVC - Abnormal")
     message = r"1 of the 4 boxes .*of findings .* first is train_annotations.csv, row 2"
     assert_build_stops("ranzcr_clip", raw, message, overwrite=True)
     path.write_text(path.read_text().replace("1.2.826.", "9.9.826."))
-    message = r"4 of the 4 boxes .* on films that no table lists"
+    message = r"4 of the 4 boxes .* on images that no table lists"
     assert_build_stops("ranzcr_clip", raw, message, overwrite=True)
 
 

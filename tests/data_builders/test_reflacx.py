@@ -1,4 +1,4 @@
-"""REFLACX: readings joined to MIMIC-CXR's films, several readers a film."""
+"""REFLACX: readings joined to MIMIC-CXR's images, several readers an image."""
 
 import numpy as np
 import pytest
@@ -34,9 +34,9 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_readers_and_their_certainties_belong_together(built):
-    for _, (film, readings, _), example in built.paired():
+    for _, (image, readings, _), example in built.paired():
         said = (example["patient_id"], example["study_id"], example["view"], example["split"])
-        assert said == (film.subject, f"s{film.study}", film.view, film.split)
+        assert said == (image.subject, f"s{image.study}", image.view, image.split)
         readers = [reader.decode() for reader in example["readers"]]
         assert readers == sorted(readings)
         for name, values in example["labels"].items():
@@ -49,22 +49,22 @@ def test_labels_of_all_phases_are_there_and_free_text_is_not(built):
     assert labels == {*fake.FIRST, *fake.LATER} - {"Other"}
 
 
-def test_boxes_are_fractions_clipped_to_the_film(built):
+def test_boxes_are_fractions_clipped_to_the_image(built):
     for _, (_, _, boxes), example in built.paired():
         assert sorted(boxes_of(example)) == sorted(rounded((name, *at) for name, at in boxes))
-    assert {name for film in built.films.values() for name, _ in film.boxes} >= {"Pneumothorax"}
+    assert {name for image in built.images.values() for name, _ in image.boxes} >= {"Pneumothorax"}
 
 
-def test_only_the_film_that_mimic_lacks_is_skipped(built):
+def test_only_the_image_that_mimic_lacks_is_skipped(built):
     (row,) = {
-        row_of(built.raw, path.name, fake.UNKNOWN_FILM)
+        row_of(built.raw, path.name, fake.UNKNOWN_IMAGE)
         for path in built.raw.rglob("metadata_phase_*.csv")
-        if fake.UNKNOWN_FILM in path.read_text()
+        if fake.UNKNOWN_IMAGE in path.read_text()
     }
     assert_reasons(skipped_of(built.folder), {row: "not in MIMIC's metadata"})
 
 
-def test_datasets_on_the_same_films_agree_and_keep_patients_apart(tmp_path):
+def test_datasets_on_the_same_images_agree_and_keep_patients_apart(tmp_path):
     fake.write(tmp_path)
     _, reflacx = build(tmp_path)
     _, mimic = build_and_read("mimic_cxr", tmp_path / "data", manual_dir=tmp_path / "mimic")
@@ -104,7 +104,7 @@ def test_datasets_on_the_same_films_agree_and_keep_patients_apart(tmp_path):
             3,
             ",train,",
             ",validate,",
-            r"in MIMIC's split file the film is in train, not in the split here",
+            r"in MIMIC's split file the image is in train, not in the split here",
         ),
         (
             3,
@@ -149,14 +149,14 @@ def test_a_download_without_the_readings_folders_is_refused(tmp_path):
         build(tmp_path)
 
 
-def test_a_film_without_a_split_is_skipped(tmp_path):
-    films = fake.write(tmp_path)
-    dicom_id = next(iter(films))
+def test_a_image_without_a_split_is_skipped(tmp_path):
+    images = fake.write(tmp_path)
+    dicom_id = next(iter(images))
     path = tmp_path / "mimic" / "mimic-cxr-2.0.0-split.csv.gz"
     kept = [line for line in read_text(path).splitlines() if dicom_id not in line]
     write_text(path, "\n".join(kept))
     folder, splits = build(tmp_path)
-    assert by_image(splits).keys() == films.keys() - {dicom_id}
+    assert by_image(splits).keys() == images.keys() - {dicom_id}
     skipped = skipped_of(folder)
     rows = [row for row, why in skipped.items() if why == "not in MIMIC's split file"]
     assert len(rows) == 1 and "metadata_phase_" in rows[0]

@@ -25,15 +25,15 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_labels_boxes_and_ids_belong_together(built):
-    for image_id, film, example in built.paired():
-        expected = {name: float(name == film.finding) for name in fake.CLASSES}
+    for image_id, image, example in built.paired():
+        expected = {name: float(name == image.finding) for name in fake.CLASSES}
         if not built.layout.get("with_classes", True):
             expected |= dict.fromkeys(fake.CLASSES[1:], np.nan)
         np.testing.assert_equal(example["labels"], expected)
-        assert boxes_of(example) == rounded(film.boxes)
+        assert boxes_of(example) == rounded(image.boxes)
         said = (example["patient_id"], example["sex"], example["view"])
-        assert said == (image_id, film.sex, film.view)
-        np.testing.assert_equal(example["age"], np.float32(film.age))
+        assert said == (image_id, image.sex, image.view)
+        np.testing.assert_equal(example["age"], np.float32(image.age))
         assert example["split"] == split_rule.by_patient(image_id)
     assert built.splits.keys() == {"train", "validation", "test"}
 
@@ -67,12 +67,12 @@ LABELS, INFO = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
         (LABELS, fake.patient_id(1), "stranger", f"row 3: its patientId has no row in {INFO}"),
         (LABELS, "Target", "target", "no column 'Target' .* Did you mean 'target'"),
         (INFO, "Lung Opacity\n", "Opacity\n", r"info.csv, row \d+: class is none of"),
-        (INFO, "Lung Opacity\n", "Normal\n", r"info.csv, row \d+: the film's class is another"),
+        (INFO, "Lung Opacity\n", "Normal\n", r"info.csv, row \d+: the image's class is another"),
         (
             INFO,
             ",Normal",
             ",Lung Opacity",
-            r"labels.csv, row \d+: Target does not fit the film's class",
+            r"labels.csv, row \d+: Target does not fit the image's class",
         ),
     ],
 )

@@ -17,12 +17,12 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_labels_and_ids_belong_together(built):
-    for image_id, film, example in built.paired():
-        assert example["labels"] == {"Tuberculosis": film.tuberculosis}
-        assert example["patient_id"] == film.patient
-        assert (example["view"], example["sex"]) == ("FRONTAL", film.sex), image_id
-        np.testing.assert_allclose(example["age"], film.age, rtol=1e-6, err_msg=image_id)
-        assert example["split"] == split_rule.by_patient(film.patient)
+    for image_id, image, example in built.paired():
+        assert example["labels"] == {"Tuberculosis": image.tuberculosis}
+        assert example["patient_id"] == image.patient
+        assert (example["view"], example["sex"]) == ("FRONTAL", image.sex), image_id
+        np.testing.assert_allclose(example["age"], image.age, rtol=1e-6, err_msg=image_id)
+        assert example["split"] == split_rule.by_patient(image.patient)
     assert len(built.splits) > 1
 
 
@@ -60,14 +60,14 @@ def test_readings_are_understood_or_left_unknown(text, sex, age):
 
 def test_a_patient_with_both_labels_stops_the_build(raw):
     fake.write(raw, sets=("MCUCXR",))
-    films = raw / "MontgomerySet/CXR_png"
-    (films / "MCUCXR_0001_1.png").write_bytes((films / "MCUCXR_0001_0.png").read_bytes())
+    images = raw / "MontgomerySet/CXR_png"
+    (images / "MCUCXR_0001_1.png").write_bytes((images / "MCUCXR_0001_0.png").read_bytes())
     message = r"MCUCXR_0001_0 and MCUCXR_0001_1 in .*CXR_png"
     assert_build_stops("shenzhen_montgomery", raw, message)
 
 
 def test_a_folder_without_the_owners_folders_is_refused(raw):
-    (raw / "films").mkdir()
-    (raw / "films/CHNCXR_0001_0.png").write_bytes(b"")
+    (raw / "images").mkdir()
+    (raw / "images/CHNCXR_0001_0.png").write_bytes(b"")
     message = r"holds no folder CXR_png .*Unpack NLM's Shenzhen set"
     assert_build_stops("shenzhen_montgomery", raw, message)

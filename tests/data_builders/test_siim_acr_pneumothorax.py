@@ -30,20 +30,20 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_label_boxes_and_ids_belong_together(built):
-    for image_id, film, example in built.paired():
-        assert example["labels"] == {"Pneumothorax": float(film.positive)}
-        assert boxes_of(example) == rounded(("Pneumothorax", *box) for box in film.boxes)
-        hashed = dicom.hashed(film.patient) if film.patient else image_id
-        assert (example["patient_id"], example["view"]) == (hashed, film.view)
-        assert example["sex"] == film.sex
-        np.testing.assert_equal(example["age"], np.float32(film.age))
+    for image_id, image, example in built.paired():
+        assert example["labels"] == {"Pneumothorax": float(image.positive)}
+        assert boxes_of(example) == rounded(("Pneumothorax", *box) for box in image.boxes)
+        hashed = dicom.hashed(image.patient) if image.patient else image_id
+        assert (example["patient_id"], example["view"]) == (hashed, image.view)
+        assert example["sex"] == image.sex
+        np.testing.assert_equal(example["age"], np.float32(image.age))
 
 
 def test_the_png_copy_keeps_its_owners_test_and_dicom_is_split_by_patient(built):
     assert built.splits.keys() == {"train", "validation", "test"}
     for image_id, example in built.examples.items():
         if built.layout.get("png"):
-            assert (example["split"] == "test") == (built.films[image_id].part == "test")
+            assert (example["split"] == "test") == (built.images[image_id].part == "test")
         else:
             assert example["split"] == split_rule.by_patient(example["patient_id"])
 
@@ -61,7 +61,7 @@ def test_what_does_not_fit_together_is_listed(built):
     elif built.layout.get("tables", True):
         assert skipped == {
             "5_train_1_.png": "the file is empty",
-            "3_train_1_.png": "a mask that cannot be read; its film has no boxes",
+            "3_train_1_.png": "a mask that cannot be read; its image has no boxes",
             row_of(built.raw, "stage_1_train", "11_train_1_.png"): "no such file",
             "90_test_1_.png": "no row in the stage-1 tables",
         }
@@ -108,7 +108,7 @@ def test_a_table_that_cannot_be_right_stops_the_build(raw, table, message):
     [
         ("0_train_1_.png,", "0_train_0_.png,", "stage_1_train_images.csv, row 2 contradicts"),
         ("0_train_1_.png,", "0_test_1_.png,", "stage_1_train_images.csv, row 2 contradicts"),
-        ("0_train_1_.png,", "0.png,", "row 2: the film is not named like"),
+        ("0_train_1_.png,", "0.png,", "row 2: the image is not named like"),
         ("0_train_1_.png,", "2_train_1_.png,", "listed twice: .*row 2 and .*row 4"),
         ("new_filename", "filename", "no column 'new_filename' .* Is it column "),
     ],
@@ -119,7 +119,7 @@ def test_errors_in_the_tables_of_the_png_copy_stop_the_build(raw, old, new, mess
     assert_build_stops("siim_acr_pneumothorax", raw, message)
 
 
-def test_an_empty_mask_of_a_positive_film_stops_the_build(raw):
+def test_an_empty_mask_of_a_positive_image_stops_the_build(raw):
     fake.write(raw, png=True)
     masks = raw / "siim-acr-pneumothorax" / "png_masks"
     (masks / "0_train_1_.png").write_bytes((masks / "1_train_0_.png").read_bytes())

@@ -22,18 +22,18 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_labels_and_ids_belong_together(built):
-    for image_id, film, example in built.paired():
-        assert (example["patient_id"], example["study_id"]) == (film.patient, film.study)
-        assert (example["view"], example["sex"]) == (film.view, film.sex), image_id
-        np.testing.assert_array_equal(example["age"], film.age)
+    for image_id, image, example in built.paired():
+        assert (example["patient_id"], example["study_id"]) == (image.patient, image.study)
+        assert (example["view"], example["sex"]) == (image.view, image.sex), image_id
+        np.testing.assert_array_equal(example["age"], image.age)
         labels = example["labels"]
-        if not film.resistance:
+        if not image.resistance:
             assert np.isnan([labels[name] for name in LABEL_NAMES]).all(), image_id
         else:
-            assert labels[DRUG_RESISTANT] == (film.resistance != "Sensitive")
+            assert labels[DRUG_RESISTANT] == (image.resistance != "Sensitive")
             for name in CLASSES:
-                assert labels[name] == (name == film.resistance)
-        assert example["split"] == split_rule.by_patient(film.patient)
+                assert labels[name] == (name == image.resistance)
+        assert example["split"] == split_rule.by_patient(image.patient)
     assert built.splits.keys() == {"train", "validation", "test"}
 
 
@@ -58,7 +58,7 @@ def test_what_gives_no_example_is_listed(built):
     assert_reasons({name.removesuffix(".dcm"): why for name, why in skipped.items()}, expected)
 
 
-FILMS, CASES = "TB_Portals_CXRs_August_2023.csv", "TB_Portals_Patient_Cases_August_2023.csv"
+IMAGES, CASES = "TB_Portals_CXRs_August_2023.csv", "TB_Portals_Patient_Cases_August_2023.csv"
 
 
 @pytest.mark.parametrize(
@@ -78,21 +78,21 @@ FILMS, CASES = "TB_Portals_CXRs_August_2023.csv", "TB_Portals_Patient_Cases_Augu
             r"row 11: .*csv, row 10 has the same patient and condition, but says something else",
         ),
         (
-            FILMS,
+            IMAGES,
             fake.URL,
             "file",
             r"no column 'series_instance_content_url', .* Looked for: patient_id",
         ),
-        (FILMS, "condition_id", "condition", r"no column 'condition_id'"),
+        (IMAGES, "condition_id", "condition", r"no column 'condition_id'"),
         (
-            FILMS,
+            IMAGES,
             f",{fake.patient_id(1)},",
             f",{fake.patient_id(2)},",
-            r"CXRs_August_2023.csv, row 3: series_instance_content_url is not a film of patient",
+            r"CXRs_August_2023.csv, row 3: series_instance_content_url is not an image of patient",
         ),
-        (FILMS, fake.key(1), "1.2.1", r"row 3: .* is not like <patient>/<study>"),
+        (IMAGES, fake.key(1), "1.2.1", r"row 3: .* is not like <patient>/<study>"),
         (
-            FILMS,
+            IMAGES,
             f"{fake.patient_id(8)}/1.2.8/1.2.8.1/1.2.8.1.9",
             f"{fake.patient_id(8)}/1.2.8/1.2.8.0/1.2.8.0.9",
             r"listed twice: TB_Portals_CXRs_August_2023.csv, row 10 and .*row 11",
@@ -105,7 +105,7 @@ def test_errors_in_the_owners_tables_stop_the_build(raw, file, old, new, message
     assert_build_stops("tb_portals", raw, message)
 
 
-@pytest.mark.parametrize("missing", [FILMS, CASES])
+@pytest.mark.parametrize("missing", [IMAGES, CASES])
 def test_a_missing_table_is_named(raw, missing):
     fake.write(raw)
     (raw / missing).unlink()
@@ -114,5 +114,5 @@ def test_a_missing_table_is_named(raw, missing):
 
 def test_two_releases_are_not_mixed(raw):
     fake.write(raw)
-    (raw / "TB Portals CXRs March 2026.csv").write_bytes((raw / FILMS).read_bytes())
+    (raw / "TB Portals CXRs March 2026.csv").write_bytes((raw / IMAGES).read_bytes())
     assert_build_stops("tb_portals", raw, r"several releases: .*March 2026.csv.*Keep one")

@@ -40,7 +40,7 @@ class _Case:
 
     def _make_builder(self, config=None):
         builder = super()._make_builder(config)
-        # The fakes hold broken films on purpose.
+        # The fakes hold broken images on purpose.
         builder.settings = cxr_builder.BuildSettings(1.0, num_workers=0, progress=False)
         return builder
 
@@ -53,7 +53,7 @@ for _name in every.names():
         (_Case, tfds.testing.DatasetBuilderTestCase),
         {
             "DATASET_CLASS": _class,
-            # The other configs differ in the size of the films.
+            # The other configs differ in the size of the images.
             "BUILDER_CONFIG_NAMES_TO_TEST": [_class.BUILDER_CONFIGS[0].name],
             "__module__": __name__,
         },

@@ -26,32 +26,32 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_boxes_and_every_readers_labels_belong_together(built):
-    for image_id, film, example in built.paired():
-        assert [reader.decode() for reader in example["readers"]] == film.readers
-        assert example["labels"].keys() == film.labels.keys()
-        for name, values in film.labels.items():
+    for image_id, image, example in built.paired():
+        assert [reader.decode() for reader in example["readers"]] == image.readers
+        assert example["labels"].keys() == image.labels.keys()
+        for name, values in image.labels.items():
             np.testing.assert_equal(list(example["labels"][name]), np.float32(values))
-        assert sorted(boxes_of(example)) == sorted(rounded(film.boxes))
+        assert sorted(boxes_of(example)) == sorted(rounded(image.boxes))
         assert (example["patient_id"], example["view"]) == (image_id, "PA")
-        assert example["sex"] == film.sex
-        np.testing.assert_equal(example["age"], np.float32(film.age))
+        assert example["sex"] == image.sex
+        np.testing.assert_equal(example["age"], np.float32(image.age))
     examples = built.examples.values()
     assert any(len(set(example["labels"]["No finding"])) == 2 for example in examples)  # disputed
     assert any(len(boxes_of(example)) > 2 for example in examples)
 
 
-def test_the_owners_test_is_kept_and_kaggle_is_split_by_film(built):
+def test_the_owners_test_is_kept_and_kaggle_is_split_by_image(built):
     assert built.splits.keys() == {"train", "validation", "test"}
     for image_id, example in built.examples.items():
         if built.layout.get("kaggle"):
             assert example["split"] == split_rule.by_patient(image_id)
         else:
-            assert (example["split"] == "test") == (built.films[image_id].part == "test")
+            assert (example["split"] == "test") == (built.images[image_id].part == "test")
 
 
 def test_what_does_not_fit_together_is_listed(built):
     expected = {fake.NO_PIXELS: ""}
-    # Kaggle's test films have no labels, so a film too many is one of them.
+    # Kaggle's test images have no labels, so an image too many is one of them.
     if not built.layout.get("kaggle"):
         expected[fake.FILE_WITHOUT_ROW] = ""
     skipped = skipped_of(built.folder)

@@ -22,13 +22,13 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_labels_boxes_and_ids_belong_together(built):
-    for image_id, film, example in built.paired():
-        assert example["labels"] == {name: float(name in film.positive) for name in fake.LABELS}
-        assert boxes_of(example) == rounded(film.boxes)
-        assert (example["patient_id"], example["view"]) == (image_id, film.view)
-        assert example["sex"] == film.sex
-        np.testing.assert_equal(example["age"], np.float32(film.age))
-        assert (example["split"] == "test") == (film.part == "test")
+    for image_id, image, example in built.paired():
+        assert example["labels"] == {name: float(name in image.positive) for name in fake.LABELS}
+        assert boxes_of(example) == rounded(image.boxes)
+        assert (example["patient_id"], example["view"]) == (image_id, image.view)
+        assert example["sex"] == image.sex
+        np.testing.assert_equal(example["age"], np.float32(image.age))
+        assert (example["split"] == "test") == (image.part == "test")
     assert built.splits.keys() == {"train", "validation", "test"}
 
 
@@ -83,10 +83,10 @@ def test_errors_in_the_owners_files_stop_the_build(raw, file, old, new, message)
             fake.image_id(0),
             r"24 of the 24 boxes .* of findings .* first is annotations_train.csv, row 3\.",
         ),
-        ("stranger", "24 of the 24 boxes .* on films that no table lists; .*csv, row 3"),
+        ("stranger", "24 of the 24 boxes .* on images that no table lists; .*csv, row 3"),
     ],
 )
-def test_boxes_on_films_that_have_none_stop_the_build(raw, image, message):
+def test_boxes_on_images_that_have_none_stop_the_build(raw, image, message):
     fake.write(raw)
     path = raw / "annotations_train.csv"
     header, *lines = path.read_text().splitlines()

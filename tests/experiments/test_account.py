@@ -1,4 +1,4 @@
-"""When a report warns that an encoder has seen the test films."""
+"""When a report warns that an encoder has seen the test images."""
 
 import numpy as np
 import pytest
@@ -6,25 +6,25 @@ import pytest
 from cxr_jax.data.exposure import Exposure
 from cxr_jax.experiments import account
 
-ROWS = np.arange(0, 400, 2)  # 200 films, every other of the split
+ROWS = np.arange(0, 400, 2)  # 200 images, every other of the split
 
 
-def seen(films, patients):
-    film = np.zeros(400, bool)
-    film[: 2 * films] = True  # of which every other is of the task
+def seen(images, patients):
+    image = np.zeros(400, bool)
+    image[: 2 * images] = True  # of which every other is of the task
     patient = None if patients is None else np.zeros(400, bool)
     if patients:
         patient[-2 * patients :] = True
-    return Exposure(patient, film)
+    return Exposure(patient, image)
 
 
 @pytest.mark.parametrize(
-    ("films", "patients", "warned"),
+    ("images", "patients", "warned"),
     [(0, 0, None), (2, 0, None), (3, 0, "3 of the 200"), (0, 1, "1 of"), (3, 5, "8 of")],
 )
-def test_a_warning_needs_patients_or_more_films_than_chance(films, patients, warned):
-    warnings, lines = account.exposure_lines({"runs/a": seen(films, patients)}, ROWS, "nih")
-    assert f"Of the 200 test films, {films} look like films that runs/a saw" in lines[0]
+def test_a_warning_needs_patients_or_more_images_than_chance(images, patients, warned):
+    warnings, lines = account.exposure_lines({"runs/a": seen(images, patients)}, ROWS, "nih")
+    assert f"Of the 200 test images, {images} look like images that runs/a saw" in lines[0]
     assert f"patients of {patients}." in lines[0]
     assert len(warnings) == bool(warned)
     if warned:

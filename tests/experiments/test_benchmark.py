@@ -48,7 +48,7 @@ def test_the_grid_holds_every_cell_once(config):
         ("fractions", (1.0, 1.0), r"config.fractions names 1 twice"),
         ("fractions", (0.5, 2.0), r"config.fractions has 2.0"),
         ("seeds", (0, 0), r"config.seeds names 0 twice"),
-        ("transfer.pictures.films", "p1", r"names films of one dataset"),
+        ("transfer.pictures.images", "p1", r"names images of one dataset"),
         ("reference", "imagenet", r"reference='imagenet' is none of the encoders random"),
     ],
 )
@@ -94,7 +94,7 @@ def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp
     assert "9 of 9 cells are done" in said and said.count("done before") == 6
     for folder, before in done.items():
         assert (workdir / folder / "probe.json").stat().st_mtime_ns == before
-    # Equal encoders under two names: equal scores, and the films were read once for all fractions.
+    # Equal encoders under two names: equal scores, and the images were read once for all fractions.
     scores = [
         read_parquet(workdir / "cells/phantom-tiny/linear/0.5/1" / name / "predictions.parquet")
         for name in ("simclr", "late")

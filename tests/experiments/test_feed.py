@@ -1,4 +1,4 @@
-"""Cached or not, training sees the same films in the same order and resumes at the same place."""
+"""Cached or not, training sees the same images in the same order and resumes at the same place."""
 
 import threading
 
@@ -18,7 +18,7 @@ def opened(config, data_dir, cache):
     return feed.open_feed(config, source, sharding.make_mesh()), len(source)
 
 
-def images(batches, count):
+def draw_images(batches, count):
     return [np.asarray(batches.take()[0]["image"]) for _ in range(count)]
 
 
@@ -26,15 +26,15 @@ def images(batches, count):
 def test_a_cache_changes_no_batch_and_resumes_at_its_place(cache, tiny_config, data_dir):
     plain, size = opened(tiny_config("simclr"), data_dir, "none")
     several_epochs = 2 * size // 16 + 6
-    expected = images(plain, several_epochs)
+    expected = draw_images(plain, several_epochs)
     cached, _ = opened(tiny_config("simclr"), data_dir, cache)
-    got = images(cached, 5)
+    got = draw_images(cached, 5)
     state = cached.get_state()
-    got += images(cached, several_epochs - 5)
+    got += draw_images(cached, several_epochs - 5)
     np.testing.assert_array_equal(got, expected)
     again, _ = opened(tiny_config("simclr"), data_dir, cache)
     again.set_state(state)
-    np.testing.assert_array_equal(images(again, 3), expected[5:8])
+    np.testing.assert_array_equal(draw_images(again, 3), expected[5:8])
 
 
 def test_pairs_are_the_same_whatever_the_cache_and_after_a_resume(tiny_config, studies_dir):

@@ -43,7 +43,7 @@ def test_collapse_is_named_by_what_shows_it(changed, words):
     ("step", "values", "before", "num_blank", "words"),
     [
         (9, (1.0, 2.0, math.inf), (1.0, 2.0, 9.0), 0, "the update was too large"),
-        (9, (math.nan, math.nan, math.nan), (1.0, 1.0, 99.0), 3, "3 of its films are blank"),
+        (9, (math.nan, math.nan, math.nan), (1.0, 1.0, 99.0), 3, "3 of its images are blank"),
         (1, (math.nan, math.nan, math.nan), (), 0, "it is the first step"),
         (9, (math.nan, math.nan, math.nan), (1.0, 50.0, 99.0), 0, "the gradient's norm was 50"),
         (9, (1.0, math.inf, math.nan), (1.0, 1.0, 99.0), 0, "half precision"),
@@ -62,7 +62,7 @@ _FINITE = {"loss": 1.0, "gradient_norm": 1.0, "parameter_norm": 9.0}
 
 @pytest.fixture
 def watch(tiny_config, tmp_path, request):
-    """(steps allowed to skip, skipped before) -> Health of a run on the tiny drawn films."""
+    """(steps allowed to skip, skipped before) -> Health of a run on the tiny drawn images."""
     config = tiny_config("simclr")
     source = load_source(config.data.name, config.data.dir, "train", fields=("image",))
     writer = Writer(tmp_path)
@@ -80,7 +80,9 @@ def _listed(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_failed_step_names_cause_and_films_and_keeps_ids_off_the_console(watch, tmp_path, capsys):
+def test_a_failed_step_names_cause_and_images_and_keeps_ids_off_the_console(
+    watch, tmp_path, capsys
+):
     watchdog = watch()
     assert watchdog.check(1, _FINITE) and watchdog.check(2, _FINITE)
     with pytest.raises(FloatingPointError) as caught:
@@ -108,7 +110,7 @@ def test_so_many_steps_are_skipped_as_config_says_and_counted_through_a_resume(w
     assert [row["step"] for row in _listed(tmp_path)] == ["4"] * 16 + ["5"] * 16 + ["6"] * 16
 
 
-def test_the_films_of_a_step_with_pairs_are_both_of_each_pair(tiny_config, studies_dir, tmp_path):
+def test_the_images_of_a_step_with_pairs_are_both_of_each_pair(tiny_config, studies_dir, tmp_path):
     config = tiny_config("medaug", "cpu")
     config.data.name, config.data.dir, config.batch_size = "image_folder", str(studies_dir), 2
     source = load_source(config.data.name, config.data.dir, "train", fields=("image",))
@@ -118,10 +120,10 @@ def test_the_films_of_a_step_with_pairs_are_both_of_each_pair(tiny_config, studi
     for step in range(1, 9):
         watchdog.check(step, _NAN)
         places = (config.seed, 2 * (step - 1), 2 * step)
-        films = {*order.rows(8, *places).tolist(), *partners.draw(*places).tolist()}
+        images = {*order.rows(8, *places).tolist(), *partners.draw(*places).tolist()}
         listed = [int(row["row"]) for row in _listed(tmp_path) if row["step"] == str(step)]
-        assert sorted(listed) == sorted(films)
-    assert len(_listed(tmp_path)) > 16  # some films have partners
+        assert sorted(listed) == sorted(images)
+    assert len(_listed(tmp_path)) > 16  # some images have partners
 
 
 def test_a_warning_reaches_the_terminal_and_tensorboard(watch, tmp_path, capsys):

@@ -110,7 +110,7 @@ def test_it_is_loaded_once_and_the_ledger_holds_what_the_start_had_seen(
     assert rows == [*range(16), *range(20, 36)]
     source = load_source("phantom/tiny", str(data_dir), "train", fields=("image",))
     seen = exposure.of_encoder(f"workdir:{second}", source)
-    assert seen.film[:16].all() and seen.film[20:].all()
+    assert seen.image[:16].all() and seen.image[20:].all()
     lines = account.exposure_lines({"runs/b": seen}, np.arange(36), "phantom")[1]
     assert lines[1] == "runs/b started from safetensors:file; what that had seen is not known."
     (second / seen_images.FILE).unlink()  # as of a run before ledgers were kept

@@ -7,20 +7,22 @@ from cxr_jax.experiments import inputs
 from cxr_jax.transfer._protocol import Splits
 
 
-def test_a_patient_in_train_and_test_is_refused_and_the_films_named(data_dir):
+def test_a_patient_in_train_and_test_is_refused_and_the_images_named(data_dir):
     splits = Splits(*(load_split("phantom/tiny", str(data_dir), name) for name in Splits._fields))
     inputs.check_disjoint(splits)
     patients = list(splits.test.patient_ids)
     patients[3] = splits.train.patient_ids[5]
     leaked = splits.test._replace(patient_ids=tuple(patients))
-    with pytest.raises(ValueError, match="film 3 of test is of the same patient as film") as error:
+    with pytest.raises(
+        ValueError, match="image 3 of test is of the same patient as image"
+    ) as error:
         inputs.check_disjoint(splits._replace(test=leaked))
     same = splits.train.patient_ids.index(splits.train.patient_ids[5])
-    assert f"film {same} of train" in str(error.value)
+    assert f"image {same} of train" in str(error.value)
     assert splits.train.patient_ids[5] not in str(error.value)
 
 
-def test_the_films_that_a_label_fraction_leaves_out_are_the_others_of_train(data_dir):
+def test_the_images_that_a_label_fraction_leaves_out_are_the_others_of_train(data_dir):
     config = common.transfer()
     config.dataset, config.data.dir, config.label_fraction = "phantom/tiny", str(data_dir), 0.5
     splits, whole = inputs.load_splits(config), inputs.load_whole_splits(config)

@@ -1,4 +1,4 @@
-"""Which films are drawn, from what, where to, and that nothing names them."""
+"""Which images are drawn, from what, where to, and that nothing names them."""
 
 import csv
 import json
@@ -30,14 +30,14 @@ def test_extremes_of_the_first_three_scored_labels_are_chosen():
     chosen = pictures.choose(targets, scores, scored)
     places = [(one.label, one.row, one.kind) for one in chosen]
     assert places == [
-        (0, 2, "the highest score of all films with it"),
-        (0, 0, "the lowest score of all films with it"),
-        (0, 3, "the highest score of all films without it"),
-        (2, 0, "the highest score of all films with it"),
-        (2, 1, "the highest score of all films without it"),
-        (3, 0, "the highest score of all films with it"),
-        (3, 0, "the lowest score of all films with it"),
-        (3, 2, "the highest score of all films without it"),
+        (0, 2, "the highest score of all images with it"),
+        (0, 0, "the lowest score of all images with it"),
+        (0, 3, "the highest score of all images without it"),
+        (2, 0, "the highest score of all images with it"),
+        (2, 1, "the highest score of all images without it"),
+        (3, 0, "the highest score of all images with it"),
+        (3, 0, "the lowest score of all images with it"),
+        (3, 2, "the highest score of all images without it"),
     ]
     named = pictures.choose(targets, scores, scored, [3, 1, 2, 0])
     assert [(one.label, one.row) for one in named] == [
@@ -55,16 +55,16 @@ def test_finetuning_leaves_pictures_of_what_it_trained_and_no_ids(config, tmp_pa
     config.finetune.view.rotate = 0.0
     transfer.run(config, tmp_path)
     folder, said = tmp_path / "pictures", capsys.readouterr().out
-    assert f"Pictures of films: {folder}" in said
-    assert said.count("for pictures") == 2 and "features of the train films" in said
+    assert f"Pictures of images: {folder}" in said
+    assert said.count("for pictures") == 2 and "features of the train images" in said
     splits = inputs.load_splits(config)
     assert {path.name for path in folder.iterdir()} == {
         *("saliency.png", "neighbours.png", "embedding.png", "projector", "films.csv")
     }
     report = (tmp_path / "report.md").read_text()
-    assert "This page shows films of the test set" in report
+    assert "This page shows images of the test set" in report
     assert "chosen label by label" in report and "named" not in report
-    assert "pictures/films.csv says which films these are." in report
+    assert "pictures/films.csv says which images these are." in report
     assert report.count("](pictures/") == 3
     (metadata,) = folder.rglob("metadata.tsv")
     header, *rows = metadata.read_text().splitlines()
@@ -82,16 +82,16 @@ def test_finetuning_leaves_pictures_of_what_it_trained_and_no_ids(config, tmp_pa
     assert "](pictures/saliency.png)" in (tmp_path / "report.md").read_text()
 
 
-def test_named_films_are_drawn_and_unknown_ones_refused_at_once(config, tmp_path):
+def test_named_images_are_drawn_and_unknown_ones_refused_at_once(config, tmp_path):
     test = inputs.load_splits(config).test
     wanted = test.hashed_ids()[0][:2]
-    config.pictures.films = f"{wanted[0]}, {test.image_ids[1]}"
+    config.pictures.images = f"{wanted[0]}, {test.image_ids[1]}"
     for start in (lambda: transfer.run(config, tmp_path), lambda: transfer.check(config)):
         with pytest.raises(ValueError, match="the id that stands there as number 2") as error:
             start()
         assert test.image_ids[1] not in str(error.value)
     assert not list(tmp_path.iterdir())
-    config.pictures.films = ",".join(wanted)
+    config.pictures.images = ",".join(wanted)
     config.protocol, config.knn.k = "knn", (3,)
     transfer.run(config, tmp_path)
     # Votes of neighbours are no function of the features, so that nothing says where they look.
@@ -99,22 +99,22 @@ def test_named_films_are_drawn_and_unknown_ones_refused_at_once(config, tmp_path
         *("neighbours.png", "embedding.png", "projector", "films.csv")
     }
     report = (tmp_path / "report.md").read_text()
-    assert "were named (config.pictures.films)" in report and "label by label" not in report
+    assert "were named (config.pictures.images)" in report and "label by label" not in report
     with (tmp_path / "pictures" / "films.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["image_id"] for row in rows] == [*wanted, *wanted]  # two labels
     assert [row["number"] for row in rows] == ["1", "2", "1", "2"]
     scored = read_parquet(tmp_path / "predictions.parquet")
     for row in rows:
-        film, label = (
+        image, label = (
             list(scored.image_id).index(row["image_id"]),
             scored.label_names.index(row["label"]),
         )
-        assert float(row["score"]) == scored.scores[film, label]
-        assert float(row["target"]) == scored.targets[film, label]
+        assert float(row["score"]) == scored.scores[image, label]
+        assert float(row["target"]) == scored.targets[image, label]
 
 
-def test_boxes_of_a_label_stand_on_its_film(config, data_dir):
+def test_boxes_of_a_label_stand_on_its_image(config, data_dir):
     splits = inputs.load_splits(config)
     names = splits.test.label_names
     chosen = [
@@ -141,13 +141,13 @@ def test_a_benchmark_draws_its_largest_fraction_and_first_seed_alone(data_dir, t
     drawn = [c for c in cells if (tmp_path / c["folder"] / "pictures").exists()]
     assert [(c["fraction"], c["seed"]) for c in drawn] == [(1.0, 3)]
     page = (tmp_path / "benchmark.md").read_text()
-    assert "## Films\n\nThis page shows films of the test set" in page
+    assert "## Images\n\nThis page shows images of the test set" in page
     assert (tmp_path / drawn[0]["folder"] / "pictures" / "films.csv").is_file()
     assert "films.csv" not in page + (tmp_path / "report.html").read_text()
     assert f"({drawn[0]['folder']}/pictures/neighbours.png)" in page
 
 
-def test_too_many_films_to_draw_are_thinned_and_the_chosen_ones_stay(monkeypatch):
+def test_too_many_images_to_draw_are_thinned_and_the_chosen_ones_stay(monkeypatch):
     monkeypatch.setattr(pictures, "_MAX_POINTS", 20)
     rows = pictures._some(1000, [999, 5, 5], 0)
     assert len(rows) == 20 and {5, 999} <= set(rows.tolist())

@@ -69,10 +69,10 @@ def test_another_config_on_the_workdir_is_refused_and_the_fields_are_listed(tiny
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("batch_size", 100_000, "larger than the .* films"),
+        ("batch_size", 100_000, "larger than the .* images"),
         ("microbatch_size", 5, r"microbatch_size=5 does not divide config\.batch_size=16"),
         ("num_train_steps", 0, r"config\.num_train_steps=0 must be at least 1"),
-        ("data.name", "/work/films", "is not a dataset's name"),
+        ("data.name", "/work/images", "is not a dataset's name"),
         ("knn.dataset", "phantm", "dataset 'phantm' is not built"),
         ("data.split", "trian", "has no split 'trian'; it has train, "),
         ("data.name", "padchest", "python -m data_builders.build padchest"),
@@ -102,7 +102,7 @@ def test_every_config_trains_one_tiny_step(objective, preset, tiny_config, tmp_p
 def test_medaug_trains_on_pairs_and_refuses_to_without(tiny_config, studies_dir, tmp_path):
     config = tiny_config("medaug", "cpu")
     config.data.name, config.data.dir = "image_folder", str(studies_dir)
-    config.batch_size = 8  # every film, of which five have another in their study
+    config.batch_size = 8  # every image, of which five have another in their study
     pretrain.train(config, tmp_path / "run", stop_after=2)
     assert [line["true_pairs"] for line in _lines(tmp_path / "run")] == [5 / 8] * 2
     assert all(np.isfinite(line["loss"]) for line in _lines(tmp_path / "run"))
@@ -111,7 +111,7 @@ def test_medaug_trains_on_pairs_and_refuses_to_without(tiny_config, studies_dir,
         pretrain.train(config, tmp_path / "without")
     config.data.pairs, config.batch_size = "study", 16
     config.data.name, config.data.dir = "phantom/tiny", str(studies_dir)
-    with pytest.raises(ValueError, match=r"no study of phantom/tiny 'train' has two films"):
+    with pytest.raises(ValueError, match=r"no study of phantom/tiny 'train' has two images"):
         pretrain.train(config, tmp_path / "without")
     assert not (tmp_path / "without").exists()
 

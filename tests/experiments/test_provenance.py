@@ -23,7 +23,7 @@ def test_a_start_under_other_conditions_is_added_and_said(tmp_path, capsys):
     assert held["config"] == CONFIG.to_dict() and start["seed"] == 3
     assert {"jax", "numpy", "python"} <= start["packages"].keys()
     assert len(start["code"]["sources"]) == 16 and start["dataset"] == MARKS
-    assert origin.rows(tmp_path)["films, as marked"] == "a train 0123456789abcdef"
+    assert origin.rows(tmp_path)["images, as marked"] == "a train 0123456789abcdef"
     start["packages"]["jax"], start["code"]["commit"] = "0.1", "f" * 40
     (tmp_path / provenance.FILE).write_text(json.dumps(held))
     provenance.write(tmp_path, CONFIG, MARKS)
@@ -44,12 +44,12 @@ def test_no_host_and_no_user_is_named(tmp_path, monkeypatch):
         assert f'"{name}' not in text and f'{name}"' not in text and f"/{name}/" not in text
 
 
-def test_films_are_marked_by_what_they_are_and_not_by_ids(data_dir):
+def test_images_are_marked_by_what_they_are_and_not_by_ids(data_dir):
     test = load_split("phantom/tiny", str(data_dir), "test")
 
     def mark(**changes):
         of = test._replace(**changes)
-        return provenance.mark_films(of.source, of.rows, of.targets, of.patient_ids)
+        return provenance.mark_images(of.source, of.rows, of.targets, of.patient_ids)
 
     renamed = tuple(f"x{one}" for one in test.patient_ids)
     assert mark() == mark(patient_ids=renamed)
@@ -58,7 +58,7 @@ def test_films_are_marked_by_what_they_are_and_not_by_ids(data_dir):
     flipped[0, 0] = 1 - flipped[0, 0]
     backwards = test.take(np.arange(len(test.rows))[::-1])
     marks = [mark(), mark(patient_ids=joined), mark(targets=flipped), mark(rows=test.rows[::-1])]
-    marks.append(provenance.mark_films(backwards.source, backwards.rows, backwards.targets))
+    marks.append(provenance.mark_images(backwards.source, backwards.rows, backwards.targets))
     assert len(set(marks)) == 5 and all(len(one) == 16 for one in marks)
 
 

@@ -16,7 +16,7 @@ from cxr_jax.weights.export import write_folder
 from cxr_jax.weights.exporters import timm
 from tests.fakes import image_folder
 from tests.fakes.dataset import build_and_read
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 
 @pytest.fixture
@@ -46,13 +46,13 @@ def test_a_result_is_not_taken_up_again_once_the_encoder_has_changed(
     assert "simclr step 4: finished before" in capsys.readouterr().out
 
 
-def test_results_are_not_taken_up_once_films_or_patients_are_others(config, tmp_path):
-    """Built anew with two films exchanged, or with patients known: TFDS's own account of the
+def test_results_are_not_taken_up_once_images_or_patients_are_others(config, tmp_path):
+    """Built anew with two images exchanged, or with patients known: TFDS's own account of the
     dataset stays the same, byte for byte."""
     raw, table = tmp_path / "raw", tmp_path / "labels.csv"
     raw.mkdir()
     for number in range(16):
-        Image.fromarray(film(number)).save(raw / f"{number:02}.png")
+        Image.fromarray(draw_image(number)).save(raw / f"{number:02}.png")
     config.dataset, config.data.dir = "image_folder", str(tmp_path / "data")
     encoder = inputs.load_encoders(config)[0]
 
@@ -78,9 +78,9 @@ def test_results_are_not_taken_up_once_films_or_patients_are_others(config, tmp_
     (raw / "06.png").rename(raw / "other")
     (raw / "07.png").rename(raw / "06.png")
     (raw / "other").rename(raw / "07.png")
-    films = built(lambda n: f"p{n // 2:02}")
-    assert first[0] == patients[0] == films[0]
-    assert len({first[1], patients[1], films[1]}) == 3 and films[2] != patients[2]
+    images = built(lambda n: f"p{n // 2:02}")
+    assert first[0] == patients[0] == images[0]
+    assert len({first[1], patients[1], images[1]}) == 3 and images[2] != patients[2]
 
 
 def test_encoders_of_one_name_are_told_apart(config, tiny_config, tmp_path):
@@ -119,7 +119,7 @@ def test_label_budget_stands_in_the_report_in_words(config, tmp_path):
     transfer.run(config, tmp_path)
     report = (tmp_path / "report.md").read_text()
     assert "(50 % of the training patients, drawn with seed 0)" in report
-    assert "18 films of 6 patients" in report
+    assert "18 images of 6 patients" in report
     assert json.loads((tmp_path / "comparisons.json").read_text()) == []
 
 
@@ -138,10 +138,10 @@ def test_finetuning_logs_reports_and_is_not_done_twice(config, tmp_path, capsys)
     report = (tmp_path / "report.md").read_text()
     assert "# Fine-tuning on phantom/tiny" in report
     assert (
-        "trained by adamw in float32 on augmented films" in report
+        "trained by adamw in float32 on augmented images" in report
         and "the same budget for every encoder" in report
     )
-    assert "random: films of 32 px, learning rate 0.001, step 2 of 2 with batches of 16" in report
+    assert "random: images of 32 px, learning rate 0.001, step 2 of 2 with batches of 16" in report
     (line,) = (tmp_path / "training" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line).keys() == {"step", "loss/rate_0.001", "auroc/rate_0.001"}
     before = (tmp_path / "predictions.parquet").read_bytes()
@@ -238,25 +238,25 @@ def test_features_need_a_file_of_a_known_kind(config, tmp_path):
 
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory):
-    """A data folder with image_folder: films of three grades, as bright as their grade."""
+    """A data folder with image_folder: images of three grades, as bright as their grade."""
     folder = tmp_path_factory.mktemp("graded")
-    (folder / "films").mkdir()
+    (folder / "images").mkdir()
     rng = np.random.default_rng(0)
     rows = []
     for i in range(60):
         name = f"{i:03}.png"
         grey = rng.integers(0, 60, (40, 40)) + 60 * (i % 3)
-        Image.fromarray(grey.astype(np.uint8)).save(folder / "films" / name)
+        Image.fromarray(grey.astype(np.uint8)).save(folder / "images" / name)
         split = ("train", "train", "validation", "test")[i // 3 % 4]
         labels = {grade: str(int(k == i % 3)) for k, grade in enumerate(("mild", "more", "most"))}
         if i == 12:
-            labels = dict.fromkeys(labels, "")  # a film that nobody graded
+            labels = dict.fromkeys(labels, "")  # an image that nobody graded
         rows.append({"image": name, "patient_id": f"p{i}", "split": split, **labels})
     image_folder.write_rows(folder / "labels.csv", rows)
     build_and_read(
         "image_folder",
         folder / "data",
-        manual_dir=folder / "films",
+        manual_dir=folder / "images",
         options={"labels_csv": str(folder / "labels.csv")},
     )
     return folder / "data"
@@ -267,7 +267,7 @@ def graded(tmp_path_factory):
     [
         ("linear", "multinomial logistic regression with an L2 penalty"),
         ("finetune", "a linear head under a softmax over the classes"),
-        ("knn", "the vote of the k training films"),
+        ("knn", "the vote of the k training images"),
     ],
 )
 def test_exclusive_classes_through_a_whole_transfer(config, graded, tmp_path, protocol, said):
@@ -277,7 +277,7 @@ def test_exclusive_classes_through_a_whole_transfer(config, graded, tmp_path, pr
     transfer.run(config, tmp_path)
     report = (tmp_path / "report.md").read_text()
     assert said in report
-    assert "AUROC of a class: its films against those of all the others." in report
+    assert "AUROC of a class: its images against those of all the others." in report
     predictions = read_parquet(tmp_path / "predictions.parquet")
     np.testing.assert_allclose(predictions.probabilities.sum(axis=1), 1, atol=1e-5)
     if protocol == "knn":  # votes tie; to make their sum exactly 1, as below, would part the ties
@@ -300,9 +300,9 @@ def test_exclusive_changes_what_is_taken_up(config, graded):
     assert marks[0] != marks[1]
 
 
-def test_films_that_break_exclusiveness_are_named(config, graded):
+def test_images_that_break_exclusiveness_are_named(config, graded):
     config.dataset, config.data.dir, config.exclusive = "image_folder", str(graded), True
     config.task = "mild,more"
-    message = r"image_folder 'train', row \d+: the film is none of mild, more; .*config.uncertain"
+    message = r"image_folder 'train', row \d+: the image is none of mild, more; .*config.uncertain"
     with pytest.raises(ValueError, match=message):
         inputs.load_splits(config)

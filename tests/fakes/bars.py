@@ -1,6 +1,6 @@
-"""Films with a diagonal bar under noise, labelled by its direction: for trainings of seconds.
+"""Images with a diagonal bar under noise, labelled by its direction: for trainings of seconds.
 
-How bright a film is says nothing of its label, so that a small random encoder knows little of it.
+How bright an image is says nothing of its label, so that a small random encoder knows little of it.
 """
 
 import io
@@ -25,16 +25,16 @@ def micro_encoder(seed: int = 0) -> Encoder:
 
 
 def bars(sizes=(96, 64, 96), seed: int = 0) -> Splits:
-    """Splits of films of 36 px with labels rising, falling (its opposite) and never (always 0)."""
+    """Splits of images of 36 px with labels rising, falling (its opposite) and never (always 0)."""
     rng = np.random.default_rng(seed)
     return Splits(*(_split(rng, name, n) for name, n in zip(Splits._fields, sizes)))
 
 
-class _Films(list):
+class _Images(list):
     """Records without a file."""
 
     def encoded(self, rows) -> list[bytes]:
-        return [super(_Films, self).__getitem__(row) for row in rows]
+        return [super(_Images, self).__getitem__(row) for row in rows]
 
     def __getitem__(self, row):
         return {"image": super().__getitem__(row)}
@@ -43,7 +43,7 @@ class _Films(list):
 def _split(rng: np.random.Generator, name: str, count: int) -> LabelledSplit:
     rising = np.arange(count) % 2
     return LabelledSplit(
-        source=Source("bars", Path(), name, _Films(_film(rng, up) for up in rising), {}, (), ()),
+        source=Source("bars", Path(), name, _Images(_image(rng, up) for up in rising), {}, (), ()),
         rows=np.arange(count),
         targets=np.stack([rising, 1 - rising, 0 * rising], axis=1).astype(np.float32),
         uncertain=np.zeros((count, 3), bool),
@@ -55,11 +55,11 @@ def _split(rng: np.random.Generator, name: str, count: int) -> LabelledSplit:
     )
 
 
-def _film(rng: np.random.Generator, up: int) -> bytes:
+def _image(rng: np.random.Generator, up: int) -> bytes:
     y, x = np.mgrid[:36, :36] - rng.uniform(13, 23, (2, 1, 1))
     across, along = (x + y, x - y) if up else (x - y, x + y)
     bar = (np.abs(across) < 2) & (np.abs(along) < rng.uniform(12, 20))
-    film = 0.4 + 0.3 * bar + rng.normal(0, 0.2, bar.shape)
+    image = 0.4 + 0.3 * bar + rng.normal(0, 0.2, bar.shape)
     file = io.BytesIO()
-    Image.fromarray((255 * np.clip(film, 0, 1)).astype(np.uint8)).save(file, "PNG")
+    Image.fromarray((255 * np.clip(image, 0, 1)).astype(np.uint8)).save(file, "PNG")
     return file.getvalue()

@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 
 from cxr_jax.transfer import image_table
-from cxr_jax.transfer.image_table import FilmTable
+from cxr_jax.transfer.image_table import ImageTable
 from cxr_jax.transfer.predictions import Predictions, write_parquet
 
-ERROR = "ValueError: image 'secret-film-7' has no row for label 'Mass'\nsecond line"
+ERROR = "ValueError: image 'secret-image-7' has no row for label 'Mass'\nsecond line"
 
 
 def predictions(
     signal: float, seed: int, dataset: str, labels: Sequence[str] = ("Mass", "Nodule"), n: int = 80
 ) -> Predictions:
-    """Two films a patient; targets depend on the dataset alone, scores on all."""
+    """Two images a patient; targets depend on the dataset alone, scores on all."""
     rng = np.random.default_rng(zlib.crc32(dataset.encode()))
     targets = (rng.random((n, len(labels))) < 0.4).astype(np.float32)
     noise = np.random.default_rng(seed).normal(size=targets.shape)
     return Predictions(
-        np.array([f"secret-film-{i}" for i in range(n)]),
+        np.array([f"secret-image-{i}" for i in range(n)]),
         np.array([f"secret-person-{i // 2}" for i in range(n)]),
         tuple(labels),
         targets,
@@ -57,17 +57,17 @@ def grid(
                         cells.append(
                             dict(encoder=encoder, dataset=dataset, task="", protocol=protocol)
                             | dict(fraction=fraction, seed=seed, folder=folder, state="done")
-                            | dict(num_films=round(1000 * fraction) + seed, error="")
-                            | dict(exposure=dict(patients=4, films=2, test_films=n))
+                            | dict(num_images=round(1000 * fraction) + seed, error="")
+                            | dict(exposure=dict(patients=4, images=2, test_images=n))
                         )
     return cells
 
 
-def films(n: int = 80) -> FilmTable:
-    """Of the films of `predictions`, in another order; an age and a view are unknown."""
+def draw_images(n: int = 80) -> ImageTable:
+    """Of the images of `predictions`, in another order; an age and a view are unknown."""
     rng = np.random.default_rng(7)
-    table = FilmTable(
-        np.array([f"secret-film-{i}" for i in range(n)]),
+    table = ImageTable(
+        np.array([f"secret-image-{i}" for i in range(n)]),
         np.where(np.arange(n) % 4 < 2, "F", "M"),
         np.where(np.arange(n) == 5, np.nan, 20.0 + np.arange(n) % 50).astype(np.float32),
         np.where(np.arange(n) == 6, "", np.where(np.arange(n) % 3 == 0, "AP", "PA")),
@@ -75,17 +75,17 @@ def films(n: int = 80) -> FilmTable:
     return image_table.in_order(table, rng.permutation(table.image_id))
 
 
-def write_films(
+def write_images(
     workdir: Path, cells: Sequence[dict], seen: Mapping[str, Sequence[int]], n: int = 80
 ) -> None:
-    """films.parquet of every cell: `seen` has the films, by number, that an encoder had seen.
+    """films.parquet of every cell: `seen` has the images, by number, that an encoder had seen.
 
     Of encoders that are not in it nothing is known.
     """
     for cell in cells:
-        table = films(n)
+        table = draw_images(n)
         if cell["encoder"] in seen:
-            names = [f"secret-film-{i}" for i in seen[cell["encoder"]]]
+            names = [f"secret-image-{i}" for i in seen[cell["encoder"]]]
             flags = np.isin(table.image_id, names)
             table = table._replace(seen_film=flags, seen_patient=np.zeros(n, bool))
         image_table.write_parquet(table, workdir / cell["folder"] / "films.parquet")

@@ -2,8 +2,8 @@
 
 Quirks: a leading column of row numbers, or none; the table's two names; PatientID with or without
 "id_"; a PngPath with a longer ending than the file's; age groups and "85 or more", sex O; odd and
-blank views; blank, -1, integer and decimal cells; a 16-bit PNG, an unreadable film, a row without a
-film, a film without a row, DICOM files that nobody reads.
+blank views; blank, -1, integer and decimal cells; a 16-bit PNG, an unreadable image, a row without a
+image, an image without a row, DICOM files that nobody reads.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 LABELS = (
     *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Lesion", "Lung Opacity"),
@@ -28,8 +28,8 @@ VIEWS |= {"LT-DECUB": "LT-DECUB", "RLO": "RLO"}
 AGES = {"45": 45.0, "85 or more": 85.0, "0": 0.0, "": float("nan"), "20": 20.0}
 SEXES = {"F": "F", "M": "M", "O": ""}
 NUM_PATIENTS = 15
-FILMS_EACH = 2
-CORRUPT, ROW_WITHOUT_FILE, DEEP = 3, 8, 10  # numbers of films
+IMAGES_EACH = 2
+CORRUPT, ROW_WITHOUT_FILE, DEEP = 3, 8, 10  # numbers of images
 FILE_WITHOUT_ROW = "images/id_stray/Study_1.2/Series_1.3/image-1.4.png"
 
 LAYOUTS = {
@@ -44,8 +44,8 @@ LAYOUTS = {
 }
 
 
-class Film(NamedTuple):
-    """What the fake says of one film; labels hold the cells' text."""
+class FakeImage(NamedTuple):
+    """What the fake says of one image; labels hold the cells' text."""
 
     picture: np.ndarray
     labels: dict[str, str]
@@ -64,8 +64,8 @@ def write(
     bare_ids: bool = False,
     folder_name: str = "",
     ending: str = ".png",
-) -> dict[str, Film]:
-    """Writes the raw layout into `folder`; returns the readable films by image id.
+) -> dict[str, FakeImage]:
+    """Writes the raw layout into `folder`; returns the readable images by image id.
 
     Args:
       table: the spreadsheet's name.
@@ -75,9 +75,9 @@ def write(
       ending: of PngPath; that of the files is .png.
     """
     root = folder / folder_name
-    lines, films = [",".join((*([""] if index else []), *HEADER))], {}
-    for number in range(NUM_PATIENTS * FILMS_EACH):
-        patient = f"{number // FILMS_EACH:04x}beef"
+    lines, images = [",".join((*([""] if index else []), *HEADER))], {}
+    for number in range(NUM_PATIENTS * IMAGES_EACH):
+        patient = f"{number // IMAGES_EACH:04x}beef"
         image_id = f"id_{patient}/Study_1.{number // 2}/Series_2.{number}/image-3.{number}"
         view, age, sex = (list(choices)[number % len(choices)] for choices in (VIEWS, AGES, SEXES))
         labels = dict.fromkeys(LABELS, "")
@@ -96,20 +96,20 @@ def write(
         lines.append(",".join(cells))
         if number == ROW_WITHOUT_FILE:
             continue
-        picture = film(number, 64, 72)
+        picture = draw_image(number, 64, 72)
         path = root / "images" / f"{image_id}.png"
         _save(path, picture, deep=number == DEEP)
         if number == CORRUPT:
             path.write_bytes(path.read_bytes()[:100])
             continue
-        films[image_id] = Film(
+        images[image_id] = FakeImage(
             picture, labels, f"id_{patient}", study, VIEWS[view], SEXES[sex], AGES[age]
         )
-    _save(root / FILE_WITHOUT_ROW, film(0, 64, 72))
+    _save(root / FILE_WITHOUT_ROW, draw_image(0, 64, 72))
     (root / "Anonymized_DICOMs" / "id_x").mkdir(parents=True)
     (root / "Anonymized_DICOMs" / "id_x" / "image-w").write_bytes(bytes(128) + b"DICM")
     (root / table).write_text("\n".join(lines) + "\n")
-    return films
+    return images
 
 
 def _save(path: Path, picture: np.ndarray, deep: bool = False) -> None:

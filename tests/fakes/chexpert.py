@@ -2,8 +2,8 @@
 
 Quirks: Path begins with the release's name whatever the folders are called; blank and -1 cells,
 also without decimals; No Finding only 1 or blank in train; sex Unknown, age 0, laterals without
-AP/PA, a frontal film with LL; an upper-case suffix, an unreadable film, a row without a film, a
-film without a row; CheXlocalize's test films, labelled by film or by study, and its second, larger
+AP/PA, a frontal image with LL; an upper-case suffix, an unreadable image, a row without an image, a
+image without a row; CheXlocalize's test images, labelled by image or by study, and its second, larger
 copy of valid; a table of other labels and desktop files that nobody reads.
 """
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 LABELS = (
     *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion"),
@@ -28,7 +28,7 @@ TEST_PATIENTS = (64741, 64742)
 CORRUPT = "patient00002/study1/view1_frontal"
 ROW_WITHOUT_FILE = "patient32001/study2/view1_frontal"
 FILE_WITHOUT_ROW = "patient64539/study1/view1_frontal"
-STUDY_WITHOUT_FILM = "CheXpert-v1.0/test/patient64743/study1"
+STUDY_WITHOUT_IMAGE = "CheXpert-v1.0/test/patient64743/study1"
 UPPER_CASE = "patient00003/study1/view1_frontal"
 LL = "patient00001/study2/view1_frontal"
 AGE_0 = UNKNOWN_SEX = "patient00003/study1/view1_frontal"
@@ -37,12 +37,12 @@ LAYOUTS = {
     "small": {},
     "full, wrapped, gzipped": {"release": "CheXpert-v1.0", "wrapped": True, "gz": True},
     "zips": {"release": "CheXpert-v1.0", "zips": True, "test": "studies"},
-    "test by film": {"test": "films"},
+    "test by image": {"test": "images"},
 }
 
 
-class Film(NamedTuple):
-    """What the fake says of one film; labels hold the cells' text."""
+class FakeImage(NamedTuple):
+    """What the fake says of one image; labels hold the cells' text."""
 
     picture: np.ndarray
     labels: dict[str, str]
@@ -60,19 +60,19 @@ def write(
     gz: bool = False,
     zips: bool = False,
     test: str = "",
-) -> dict[str, Film]:
-    """Writes the raw layout into `folder`; returns the readable films by image id.
+) -> dict[str, FakeImage]:
+    """Writes the raw layout into `folder`; returns the readable images by image id.
 
     Args:
       release: how Path begins, and the folder's name.
       wrapped: the release's folder lies in another one.
       gz: the tables are gzipped.
       zips: patients lie directly in folders named after the zips.
-      test: "films" or "studies": what a row of the test labels is; "" for no test set.
+      test: "images" or "studies": what a row of the test labels is; "" for no test set.
     """
     base = folder / "download" if wrapped else folder
     home = base / (f"{release} batch 1 (validate & csv)" if zips else release)
-    films: dict[str, Film] = {}
+    images: dict[str, FakeImage] = {}
     for part, patients in (("train", TRAIN_PATIENTS), ("valid", VALID_PATIENTS)):
         rows = [HEADER]
         for seed, image_id in enumerate(_image_ids(patients)):
@@ -83,20 +83,20 @@ def write(
                 )
             else:
                 place = home / part
-            made = _film(image_id, part, seed + patient)
+            made = _image(image_id, part, seed + patient)
             rows.append(_row(f"{release}/{part}/{image_id}.jpg", image_id, made))
             if _save(place, image_id, made.picture):
-                films[image_id] = made
+                images[image_id] = made
         _write_table(home / f"{part}.csv", rows, gz)
-    _save(place, FILE_WITHOUT_ROW, film(0, 64, 64))
+    _save(place, FILE_WITHOUT_ROW, draw_image(0, 64, 64))
     (home / "train_cheXbert.csv").write_text("Path,Edema\nx,1\n")
     (home / ".DS_Store").write_bytes(b"\0")
     if test:
-        films |= _write_test(base / "CheXpert", by_study=test == "studies")
-        for image_id, made in films.items():
+        images |= _write_test(base / "CheXpert", by_study=test == "studies")
+        for image_id, made in images.items():
             if made.split == "validation":
                 _save(base / "CheXpert" / "val", image_id, made.picture.repeat(2, 0).repeat(2, 1))
-    return films
+    return images
 
 
 def _image_ids(patients: tuple[int, ...]) -> list[str]:
@@ -104,7 +104,7 @@ def _image_ids(patients: tuple[int, ...]) -> list[str]:
     return [f"patient{patient:05}/{name}" for patient in patients for name in names]
 
 
-def _film(image_id: str, part: str, seed: int) -> Film:
+def _image(image_id: str, part: str, seed: int) -> FakeImage:
     finding = LABELS[1 + seed % 13]
     cells = dict.fromkeys(LABELS, "" if part == "train" else "0.0")
     cells[finding] = "1.0"
@@ -115,8 +115,8 @@ def _film(image_id: str, part: str, seed: int) -> Film:
             cells = {**dict.fromkeys(LABELS, ""), "No Finding": "1", "Support Devices": "-1"}
     frontal = image_id.endswith("frontal")
     projection = ("AP", "PA")[seed % 2] if image_id != LL else "FRONTAL"
-    return Film(
-        picture=film(seed, 64, 72),
+    return FakeImage(
+        picture=draw_image(seed, 64, 72),
         labels=cells,
         split={"train": "train", "valid": "validation", "test": "test"}[part],
         view=projection if frontal else "LATERAL",
@@ -125,7 +125,7 @@ def _film(image_id: str, part: str, seed: int) -> Film:
     )
 
 
-def _row(path: str, image_id: str, made: Film) -> tuple[str, ...]:
+def _row(path: str, image_id: str, made: FakeImage) -> tuple[str, ...]:
     frontal = made.view != "LATERAL"
     projection = "LL" if image_id == LL else made.view
     return (
@@ -138,36 +138,36 @@ def _row(path: str, image_id: str, made: Film) -> tuple[str, ...]:
     )
 
 
-def _write_test(home: Path, by_study: bool) -> dict[str, Film]:
-    films, rows = {}, []
+def _write_test(home: Path, by_study: bool) -> dict[str, FakeImage]:
+    images, rows = {}, []
     for patient in TEST_PATIENTS:
         for name in ("view1_frontal", "view2_lateral"):
             image_id = f"patient{patient:05}/study1/{name}"
-            # A study's films share their labels.
-            made = _film(image_id, "test", patient)
+            # A study's images share their labels.
+            made = _image(image_id, "test", patient)
             made = made._replace(
-                picture=film(patient + len(films), 64, 72),
+                picture=draw_image(patient + len(images), 64, 72),
                 view="LATERAL" if "lateral" in name else "FRONTAL",
                 sex="",
                 age=float("nan"),
             )
-            films[image_id] = made
+            images[image_id] = made
             _save(home / "test", image_id, made.picture)
             path = image_id.rpartition("/")[0] if by_study else f"{image_id}.jpg"
             cells = [made.labels[label][0] for label in LABELS]
             rows.append([f"CheXpert-v1.0/test/{path}", *cells])
     if by_study:
-        rows = [*rows[::2], [STUDY_WITHOUT_FILM, *"0" * len(LABELS)]]
+        rows = [*rows[::2], [STUDY_WITHOUT_IMAGE, *"0" * len(LABELS)]]
     # Some of CheXlocalize's files swap two labels.
     columns = ["Study" if by_study else "Path", *LABELS]
     swap = [*range(4), 5, 4, *range(6, len(columns))]
     name = "groundtruth.csv" if by_study else "test_labels.csv"
     _write_table(home / name, [[row[i] for i in swap] for row in (columns, *rows)], gz=False)
-    return films
+    return images
 
 
 def _save(place: Path, image_id: str, picture: np.ndarray) -> bool:
-    """Writes the film; False if it cannot be read, or if there is none."""
+    """Writes the image; False if it cannot be read, or if there is none."""
     if image_id == ROW_WITHOUT_FILE:
         return False
     path = place / f"{image_id}.{'JPG' if image_id == UPPER_CASE else 'jpg'}"

@@ -1,7 +1,7 @@
 """Builds a fake with the real builder, reads it back as users do, and compares the two.
 
 A fake is a module of this folder: LAYOUTS, by name the ways its owner's files lie on people's
-disks, and `write`, which writes one of them and returns what it says of each film.
+disks, and `write`, which writes one of them and returns what it says of each image.
 """
 
 import csv
@@ -29,13 +29,13 @@ class Built(NamedTuple):
 
     Attributes:
       layout: the arguments of the fake's `write`.
-      films: what the fake says of each film that can be read, by image id.
+      images: what the fake says of each image that can be read, by image id.
       folder: the version folder.
       splits: split -> examples.
     """
 
     layout: dict[str, Any]
-    films: dict[str, Any]
+    images: dict[str, Any]
     folder: Path
     splits: dict[str, list]
 
@@ -50,20 +50,20 @@ class Built(NamedTuple):
         return by_image(self.splits)
 
     def paired(self) -> list[tuple[str, Any, dict[str, Any]]]:
-        """(image id, film, example); checks that the ids are the same and the pixels alike."""
+        """(image id, image, example); checks that the ids are the same and the pixels alike."""
         examples = self.examples
-        assert examples.keys() == self.films.keys()
-        for image_id, film in self.films.items():
-            assert grey_levels_apart(examples[image_id], film.picture) < 2, image_id
-        return [(image_id, film, examples[image_id]) for image_id, film in self.films.items()]
+        assert examples.keys() == self.images.keys()
+        for image_id, image in self.images.items():
+            assert grey_levels_apart(examples[image_id], image.picture) < 2, image_id
+        return [(image_id, image, examples[image_id]) for image_id, image in self.images.items()]
 
 
 def build_layout(name: str, fake: ModuleType, layout: str, folder: Path, **settings: Any) -> Built:
     """Writes one of the fake's LAYOUTS into `folder`/raw and builds it into `folder`/data."""
     raw, arguments = folder / "raw", fake.LAYOUTS[layout]
     raw.mkdir()
-    films = fake.write(raw, **arguments)
-    return Built(arguments, films, *build_beside(name, raw, **settings))
+    images = fake.write(raw, **arguments)
+    return Built(arguments, images, *build_beside(name, raw, **settings))
 
 
 def build_beside(name: str, raw: Path, **settings: Any) -> tuple[Path, dict[str, list]]:

@@ -1,4 +1,4 @@
-"""DICOM films as hospitals write them: raw or encapsulated, with windows and personal tags."""
+"""DICOM images as hospitals write them: raw or encapsulated, with windows and personal tags."""
 
 import io
 from pathlib import Path
@@ -29,7 +29,7 @@ def write_dicom(
     bits: int | None = None,
     **tags,
 ) -> None:
-    """Writes a film.
+    """Writes an image.
 
     Args:
       pixels: uint8 or uint16, [h w] or [frames h w], for RGB [h w 3]; None leaves them out.

@@ -15,6 +15,6 @@ def names() -> list[str]:
 
 
 def write(name: str, folder: Path) -> dict:
-    """Writes a dataset's raw layout, with its quirks, into a folder; returns its films by id."""
+    """Writes a dataset's raw layout, with its quirks, into a folder; returns its images by id."""
     written = importlib.import_module(f"tests.fakes.{name}").write(folder)
     return written[0] if isinstance(written, tuple) else written

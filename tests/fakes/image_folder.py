@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tests.fakes.dicom_files import write_dicom
-from tests.fakes.pictures import deep, film, stretch
+from tests.fakes.pictures import deep, draw_image, stretch
 
 SKIPPED = {
     "broken/truncated.jpg": "cannot be decoded",
@@ -26,63 +26,63 @@ LABELS = ("Effusion", "Nodule", "Heart size")
 
 
 def write(folder: Path) -> dict[str, np.ndarray]:
-    """Writes the tree; returns each readable film as it should look, by relative path."""
-    films: dict[str, np.ndarray] = {}
+    """Writes the tree; returns each readable image as it should look, by relative path."""
+    images: dict[str, np.ndarray] = {}
     for part in ("png", "jpeg", "dicom", "broken"):
         (folder / part).mkdir(parents=True)
 
-    films["png/grey.png"] = film(1)
-    Image.fromarray(film(1)).save(folder / "png/grey.png")
-    films["png/colour.PNG"] = film(2)
-    Image.fromarray(film(2)).convert("RGB").save(folder / "png/colour.PNG")
-    films["png/palette.png"] = film(3)
-    Image.fromarray(film(3)).convert("P").save(folder / "png/palette.png")
-    films["png/deep.png"] = stretch(deep(4, 9000, 21000))
+    images["png/grey.png"] = draw_image(1)
+    Image.fromarray(draw_image(1)).save(folder / "png/grey.png")
+    images["png/colour.PNG"] = draw_image(2)
+    Image.fromarray(draw_image(2)).convert("RGB").save(folder / "png/colour.PNG")
+    images["png/palette.png"] = draw_image(3)
+    Image.fromarray(draw_image(3)).convert("P").save(folder / "png/palette.png")
+    images["png/deep.png"] = stretch(deep(4, 9000, 21000))
     Image.fromarray(deep(4, 9000, 21000)).save(folder / "png/deep.png")
-    films["png/transparent.png"] = film(5)
-    transparent = Image.fromarray(film(5)).convert("LA")
+    images["png/transparent.png"] = draw_image(5)
+    transparent = Image.fromarray(draw_image(5)).convert("LA")
     transparent.putalpha(Image.new("L", transparent.size, 40))
     transparent.save(folder / "png/transparent.png")
 
-    films["jpeg/plain.jpg"] = film(6)
-    Image.fromarray(film(6)).save(folder / "jpeg/plain.jpg", quality=95)
-    films["jpeg/rotated.jpeg"] = np.rot90(film(7), -1)
+    images["jpeg/plain.jpg"] = draw_image(6)
+    Image.fromarray(draw_image(6)).save(folder / "jpeg/plain.jpg", quality=95)
+    images["jpeg/rotated.jpeg"] = np.rot90(draw_image(7), -1)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise for display
-    Image.fromarray(film(7)).save(folder / "jpeg/rotated.jpeg", quality=95, exif=exif)
+    Image.fromarray(draw_image(7)).save(folder / "jpeg/rotated.jpeg", quality=95, exif=exif)
 
-    films["dicom/inverted.dcm"] = 255 - film(8)
+    images["dicom/inverted.dcm"] = 255 - draw_image(8)
     write_dicom(
         folder / "dicom/inverted.dcm",
-        film(8),
+        draw_image(8),
         photometric="MONOCHROME1",
         patient="MRN0008",
         PatientAge="061Y",
         PatientSex="F",
         ViewPosition="PA",
     )
-    films["dicom/twelve.dicom"] = stretch(deep(9, 300, 3600))
+    images["dicom/twelve.dicom"] = stretch(deep(9, 300, 3600))
     write_dicom(folder / "dicom/twelve.dicom", deep(9, 300, 3600), bits=12, patient="MRN0008")
-    films["dicom/jpeg.dcm"] = film(10)
-    write_dicom(folder / "dicom/jpeg.dcm", film(10), coding="jpeg", patient="MRN0010")
-    films["dicom/jpeg2000.dcm"] = film(11)
-    write_dicom(folder / "dicom/jpeg2000.dcm", film(11), coding="jpeg2000", patient="MRN0011")
-    films[SUFFIXLESS] = film(12)
-    write_dicom(folder / SUFFIXLESS, film(12), patient="MRN0012")
+    images["dicom/jpeg.dcm"] = draw_image(10)
+    write_dicom(folder / "dicom/jpeg.dcm", draw_image(10), coding="jpeg", patient="MRN0010")
+    images["dicom/jpeg2000.dcm"] = draw_image(11)
+    write_dicom(folder / "dicom/jpeg2000.dcm", draw_image(11), coding="jpeg2000", patient="MRN0011")
+    images[SUFFIXLESS] = draw_image(12)
+    write_dicom(folder / SUFFIXLESS, draw_image(12), patient="MRN0012")
 
     whole = folder / "jpeg/plain.jpg"
     (folder / "broken/truncated.jpg").write_bytes(whole.read_bytes()[:600])
     (folder / "broken/garbage.png").write_bytes(b"no picture at all" * 20)
-    Image.fromarray(film(13)).save(folder / "broken/old.tif")
+    Image.fromarray(draw_image(13)).save(folder / "broken/old.tif")
     write_dicom(folder / "broken/no_pixels.dcm", None)
-    write_dicom(folder / "broken/frames.dcm", np.stack([film(14)] * 3))
+    write_dicom(folder / "broken/frames.dcm", np.stack([draw_image(14)] * 3))
     write_dicom(folder / "DICOMDIR", None)
     (folder / "._grey.png").write_bytes(b"\0")
     (folder / "png/.DS_Store").write_bytes(b"\0")
     (folder / "__MACOSX").mkdir()
     (folder / "__MACOSX/grey.png").write_bytes(b"\0")
-    (folder / "notes.txt").write_text("not a film")
-    return films
+    (folder / "notes.txt").write_text("not an image")
+    return images
 
 
 def write_labels(path: Path, names: list[str], **columns: list[str]) -> list[dict[str, str]]:

@@ -1,8 +1,8 @@
 """Indiana University / Open-i in miniature, as NLM or Kaggle pack it.
 
 Quirks: report 1's doubled name and an id with a third group, RGB PNGs, qualified headings, headings
-with commas and one with a trailing space, a report that was never indexed, two without films, empty
-findings, "XXXX"; a film that is cut off, one in no report, one in a report but absent; MONOCHROME1
+with commas and one with a trailing space, a report that was never indexed, two without images, empty
+findings, "XXXX"; an image that is cut off, one in no report, one in a report but absent; MONOCHROME1
 copies with a view, without one and without a header.
 """
 
@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from tests.fakes.dicom_files import write_dicom
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 LAYOUTS = {
     "nlm": {},
-    "nlm in a folder, with Kaggle's views": {"folder_of_films": True, "projections": True},
+    "nlm in a folder, with Kaggle's views": {"folder_of_images": True, "projections": True},
     "nlm with DICOM": {"dicom": True},
     "kaggle": {"kaggle": True},
 }
@@ -29,13 +29,13 @@ IN_NO_REPORT = "CXR99_IM-0099-1001"
 
 
 class Report(NamedTuple):
-    """A report: MeSH majors, the labels they make positive (None: not indexed), text, films."""
+    """A report: MeSH majors, the labels they make positive (None: not indexed), text, images."""
 
     majors: tuple[str, ...]
     positive: frozenset[str] | None
     findings: str
     impression: str
-    films: tuple[str, ...]
+    images: tuple[str, ...]
 
 
 REPORTS = {
@@ -93,8 +93,8 @@ REPORTS = {
 VIEW_OF_LAST_DIGITS = {"1001": "Frontal", "3001": "Frontal", "0002": "Frontal"}
 
 
-class Film(NamedTuple):
-    """What the fake says of one film; the view as each layout should give it."""
+class FakeImage(NamedTuple):
+    """What the fake says of one image; the view as each layout should give it."""
 
     picture: np.ndarray
     uid: int
@@ -106,29 +106,29 @@ def write(
     folder: Path,
     *,
     kaggle: bool = False,
-    folder_of_films: bool = False,
+    folder_of_images: bool = False,
     projections: bool = False,
     dicom: bool = False,
-) -> dict[str, Film]:
-    """Writes the raw layout into `folder`; returns the readable films by image id.
+) -> dict[str, FakeImage]:
+    """Writes the raw layout into `folder`; returns the readable images by image id.
 
     Args:
       kaggle: Kaggle's tables and names instead of NLM's reports.
-      folder_of_films: NLM's PNGs in a folder of their own.
+      folder_of_images: NLM's PNGs in a folder of their own.
       projections: Kaggle's table of views beside NLM's reports.
       dicom: the DICOM copies too.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    films = {}
-    place = folder / ("images/images_normalized" if kaggle else "pngs" if folder_of_films else "")
+    images = {}
+    place = folder / ("images/images_normalized" if kaggle else "pngs" if folder_of_images else "")
     place.mkdir(parents=True, exist_ok=True)
     rows = []
     for uid, report in REPORTS.items():
-        for number, image_id in enumerate(report.films):
+        for number, image_id in enumerate(report.images):
             stem = image_id.removeprefix("CXR")
             projection = VIEW_OF_LAST_DIGITS.get(image_id[-4:], "Lateral")
             rows.append(f"{uid},{stem}.dcm.png,{projection}")
-            picture = film(10 * uid + number, 64, 56)
+            picture = draw_image(10 * uid + number, 64, 56)
             if dicom:
                 _write_dicom(folder / str(uid) / f"{stem}.dcm", picture, projection)
             if image_id == ABSENT:
@@ -141,9 +141,9 @@ def write(
             view = projection.upper() if kaggle or projections else ""
             if dicom and image_id not in NO_DICOM_VIEW:
                 view = {"Frontal": "PA", "Lateral": "LATERAL"}[projection]
-            films[image_id] = Film(picture, uid, report, view)
+            images[image_id] = FakeImage(picture, uid, report, view)
     extra = IN_NO_REPORT.removeprefix("CXR") + ".dcm.png" if kaggle else f"{IN_NO_REPORT}.png"
-    Image.fromarray(film(0, 64, 56)).save(place / extra)
+    Image.fromarray(draw_image(0, 64, 56)).save(place / extra)
     if kaggle or projections:
         _write_csv(folder / "indiana_projections.csv", "uid,filename,projection", rows)
     if kaggle:
@@ -152,7 +152,7 @@ def write(
         (folder / "ecgen-radiology").mkdir()
         for uid in REPORTS:
             (folder / f"ecgen-radiology/{uid}.xml").write_text(_xml(uid), encoding="utf-8")
-    return films
+    return images
 
 
 KAGGLE_HEADER = "uid,MeSH,Problems,image,indication,comparison,findings,impression"
@@ -205,7 +205,7 @@ def _xml(uid: int) -> str:
     images = "".join(
         f'<parentImage id="{image}"><figureId>F{i}</figureId>'
         "<caption>Xray Chest PA and Lateral</caption></parentImage>"
-        for i, image in enumerate(report.films, start=1)
+        for i, image in enumerate(report.images, start=1)
     )
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n'

@@ -2,8 +2,8 @@
 
 Quirks: big-endian 12-bit numbers without a header; lines that end in CR, CRLF or LF, tabs in one
 table and runs of spaces in the other, "?" for an age, rows with trailing fields; nodules at the
-edge and of an unknown place; file names in lower case; films cut off and with swapped bytes, a film
-without a row, a row without a film.
+edge and of an unknown place; file names in lower case; images cut off and with swapped bytes, an image
+without a row, a row without an image.
 """
 
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 LAYOUTS = {
-    "one folder of films": {},
+    "one folder of images": {},
     "two folders, CRLF, lower case": {"two_folders": True, "line_end": "\r\n", "lower": True},
     "LF": {"line_end": "\n"},
 }
@@ -25,8 +25,8 @@ WITHOUT_FILE, WITHOUT_ROW = "JPCLN004", "JPCNN099"
 UNKNOWN_AGE, UNKNOWN_PLACE, AT_EDGE, TRAILING = "JPCLN005", "JPCLN006", "JPCLN007", "JPCLN008"
 
 
-class Film(NamedTuple):
-    """What the fake says of one film: labels as stored, the box (y0, x0, y1, x1) if any."""
+class FakeImage(NamedTuple):
+    """What the fake says of one image: labels as stored, the box (y0, x0, y1, x1) if any."""
 
     picture: np.ndarray
     nodule: float
@@ -38,8 +38,8 @@ class Film(NamedTuple):
 
 def write(
     folder: Path, *, line_end: str = "\r", two_folders: bool = False, lower: bool = False
-) -> dict[str, Film]:
-    """Writes the raw layout into `folder`; returns the readable films by image id.
+) -> dict[str, FakeImage]:
+    """Writes the raw layout into `folder`; returns the readable images by image id.
 
     Args:
       line_end: of both tables.
@@ -47,7 +47,7 @@ def write(
       lower: file names in lower case.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    films, rows = {}, {"CLNDAT_EN.txt": [], "CNNDAT_EN.TXT": []}
+    images, rows = {}, {"CLNDAT_EN.txt": [], "CNNDAT_EN.TXT": []}
     for prefix, count in (("JPCLN", NUM_NODULES), ("JPCNN", NUM_NORMALS)):
         for number in range(1, count + 1):
             name = f"{prefix}{number:03}"
@@ -73,18 +73,20 @@ def write(
                 rows["CNNDAT_EN.TXT"].append(f"{name}.IMG   {age}   {sex}   non-nodule ")
             if name == WITHOUT_FILE:
                 continue
-            picture = film(100 * nodule + number, SIDE, SIDE)
+            picture = draw_image(100 * nodule + number, SIDE, SIDE)
             _save(_place(folder, name, two_folders, lower), picture, name)
             if name not in (CUT_OFF, SWAPPED):
                 age = np.nan if age == "?" else age
-                films[name] = Film(picture, float(nodule), malignant, box, sex[0].upper(), age)
-    _save(_place(folder, WITHOUT_ROW, two_folders, lower), film(0, SIDE, SIDE), WITHOUT_ROW)
+                images[name] = FakeImage(
+                    picture, float(nodule), malignant, box, sex[0].upper(), age
+                )
+    _save(_place(folder, WITHOUT_ROW, two_folders, lower), draw_image(0, SIDE, SIDE), WITHOUT_ROW)
     tables = folder / "Clinical_Information"
     tables.mkdir()
     for name, lines in rows.items():
         text = line_end.join([*lines, ""])
         (tables / (name.lower() if lower else name)).write_bytes(text.encode())
-    return films
+    return images
 
 
 def _place(folder: Path, name: str, two_folders: bool, lower: bool) -> Path:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 LAYOUTS = {
     "pneumoniamnist": {},
@@ -20,8 +20,8 @@ SIZES = {"train": 6, "val": 3, "test": 4}
 LABELS = {"pneumoniamnist": 1, "chestmnist": 14}
 
 
-class Film(NamedTuple):
-    """What the fake says of one film."""
+class FakeImage(NamedTuple):
+    """What the fake says of one image."""
 
     picture: np.ndarray
     labels: tuple[int, ...]
@@ -33,7 +33,7 @@ def arrays(name: str = "pneumoniamnist") -> dict[str, np.ndarray]:
     side = int(side or 28)
     made = {}
     for offset, (part, size) in enumerate(SIZES.items()):
-        pictures = [film(100 * offset + i, side, side) for i in range(size)]
+        pictures = [draw_image(100 * offset + i, side, side) for i in range(size)]
         labels = np.random.default_rng(offset).random((size, LABELS[subset])) < 0.4
         if part == "val":
             labels[:] = False
@@ -42,8 +42,8 @@ def arrays(name: str = "pneumoniamnist") -> dict[str, np.ndarray]:
     return made
 
 
-def write(folder: Path, *, name: str = "pneumoniamnist", place: str = "") -> dict[str, Film]:
-    """Writes the raw layout into `folder`; returns the films by image id.
+def write(folder: Path, *, name: str = "pneumoniamnist", place: str = "") -> dict[str, FakeImage]:
+    """Writes the raw layout into `folder`; returns the images by image id.
 
     Args:
       name: the file's name without suffix.
@@ -54,7 +54,7 @@ def write(folder: Path, *, name: str = "pneumoniamnist", place: str = "") -> dic
     np.savez_compressed(folder / place / f"{name}.npz", **made)
     np.savez_compressed(folder / "breastmnist.npz", train_images=np.zeros((2, 28, 28), np.uint8))
     return {
-        f"{part}/{index}": Film(picture, tuple(int(value) for value in values))
+        f"{part}/{index}": FakeImage(picture, tuple(int(value) for value in values))
         for part in SIZES
         for index, (picture, values) in enumerate(
             zip(made[f"{part}_images"], made[f"{part}_labels"])

@@ -1,9 +1,9 @@
 """MIMIC-CXR-JPG in miniature, release 2.0.0 or 2.1.0, with reports on request.
 
-Quirks: gzipped tables that keep "2.0.0" in their names; labels of studies, not films, in another
+Quirks: gzipped tables that keep "2.0.0" in their names; labels of studies, not images, in another
 order than CheXpert's, blank and -1 cells, a study without a row and one with a blank row; views
 blank, LL and odd; times without their leading zeros, an extra column; a study with a report and one
-without; an unreadable film, a row without a film, a film without a row, a film that the split file
+without; an unreadable image, a row without an image, an image without a row, an image that the split file
 lacks.
 """
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 LABELS = (
     *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum"),
@@ -26,14 +26,14 @@ METADATA_HEADER = (
     "StudyDate,StudyTime,ProcedureCodeSequence_CodeMeaning,ViewCodeSequence_CodeMeaning,"
     "PatientOrientationCodeSequence_CodeMeaning,AcquisitionDeviceProcessingDescription"
 )
-# subject -> split; each has two studies of two films.
+# subject -> split; each has two studies of two images.
 SUBJECTS = {
     **{f"10{number:06}": "train" for number in range(32, 38)},
     **{"11000001": "validate", "11000002": "validate", "12000001": "test", "19000001": "test"},
 }
 SHAPE = (64, 72)
 UNLABELLED_STUDY, BLANK_STUDY, STUDY_WITHOUT_REPORT = "50001000", "50011000", "50021000"
-# Subject, study, film.
+# Subject, study, image.
 CORRUPT, ROW_WITHOUT_FILE, NOT_IN_SPLIT = ("10000035", 1, 1), ("10000036", 1, 0), ("10000037", 1, 1)
 FILE_WITHOUT_ROW = "files/p19/p19999999/s59999999/00000000-00000000-00000000-00000000-00000000.jpg"
 VIEWS = ("AP", "PA", "", "AP", "LL", "PA", "LATERAL", "AP RLD")
@@ -45,8 +45,8 @@ LAYOUTS = {
 }
 
 
-class Film(NamedTuple):
-    """What the fake says of one film; labels hold the cells' text, split is ours."""
+class FakeImage(NamedTuple):
+    """What the fake says of one image; labels hold the cells' text, split is ours."""
 
     picture: np.ndarray
     labels: dict[str, str]
@@ -64,8 +64,8 @@ def write(
     gz: bool = True,
     folder_name: str = "",
     reports: bool = False,
-) -> dict[str, Film]:
-    """Writes the raw layout into `folder`; returns the readable films by dicom_id.
+) -> dict[str, FakeImage]:
+    """Writes the raw layout into `folder`; returns the readable images by dicom_id.
 
     Args:
       release: 2.1.0 adds the radiologists' labels of test studies.
@@ -76,7 +76,7 @@ def write(
     root = folder / folder_name
     metadata, split_rows = [METADATA_HEADER], ["dicom_id,study_id,subject_id,split"]
     chexpert = [f"subject_id,study_id,{','.join(LABELS)}"]
-    films: dict[str, Film] = {}
+    images: dict[str, FakeImage] = {}
     for place, (subject, split) in enumerate(SUBJECTS.items()):
         for study_number in range(2):
             study = f"5{place:03}{study_number}000"
@@ -98,7 +98,7 @@ def write(
                 at = (subject, study_number, number)
                 if at != NOT_IN_SPLIT:
                     split_rows.append(f"{dicom_id},{study},{subject},{split}")
-                picture = film(seed, *SHAPE)
+                picture = draw_image(seed, *SHAPE)
                 path = root / f"{_place(subject, study)}/{dicom_id}.jpg"
                 if at == ROW_WITHOUT_FILE:
                     continue
@@ -106,7 +106,7 @@ def write(
                 if at == CORRUPT:
                     path.write_bytes(path.read_bytes()[:200])
                 elif at != NOT_IN_SPLIT:
-                    films[dicom_id] = Film(
+                    images[dicom_id] = FakeImage(
                         picture=picture,
                         labels=labels,
                         split={"validate": "validation"}.get(split, split),
@@ -115,28 +115,28 @@ def write(
                         study=study,
                         report=report if reports and study != STUDY_WITHOUT_REPORT else "",
                     )
-    _save(root / FILE_WITHOUT_ROW, film(0, *SHAPE))
+    _save(root / FILE_WITHOUT_ROW, draw_image(0, *SHAPE))
     for name, lines in (("metadata", metadata), ("split", split_rows), ("chexpert", chexpert)):
         _write(root / f"mimic-cxr-2.0.0-{name}.csv", "\n".join(lines) + "\n", gz)
     _write(root / "mimic-cxr-2.0.0-negbio.csv", "\n".join(chexpert[:3]), gz)
     if release == "2.1.0":
         _write(root / "mimic-cxr-2.1.0-test-set-labeled.csv", "study_id,No Findings\n52000001,1\n")
     (root / "IMAGE_FILENAMES").write_text("files/p10/…\n")
-    return films
+    return images
 
 
 def options_for(folder: Path) -> dict[str, str]:
-    """The option of datasets on MIMIC's films that names `folder`/mimic, if it lies there."""
+    """The option of datasets on MIMIC's images that names `folder`/mimic, if it lies there."""
     return {"mimic_dir": str(folder / "mimic")} if (folder / "mimic").exists() else {}
 
 
 def dicom_id_of(seed: int) -> str:
-    """The film of a place, a study's number and a film's number in it: 4, 2 and 1 each."""
+    """The image of a place, a study's number and an image's number in it: 4, 2 and 1 each."""
     return "-".join(f"{1 + seed + group:08x}" for group in range(5))
 
 
 def dicom_id(subject: str, study_number: int, number: int) -> str:
-    """The film at CORRUPT, ROW_WITHOUT_FILE or NOT_IN_SPLIT."""
+    """The image at CORRUPT, ROW_WITHOUT_FILE or NOT_IN_SPLIT."""
     return dicom_id_of(4 * list(SUBJECTS).index(subject) + 2 * study_number + number)
 
 

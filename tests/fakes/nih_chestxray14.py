@@ -1,9 +1,9 @@
 """NIH ChestX-ray14 in miniature, as NIH or Kaggle pack it.
 
 Quirks: commas inside unquoted header names, on request a trailing comma, the older file name with
-ages like "058Y", several image folders instead of one; an RGBA film, an impossible age,
-"Infiltrate" in a box list whose header is wider than its rows, an unreadable film, a row without a
-film, a film without a row.
+ages like "058Y", several image folders instead of one; an RGBA image, an impossible age,
+"Infiltrate" in a box list whose header is wider than its rows, an unreadable image, a row without a
+image, an image without a row.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 LAYOUTS = {
     "nih": {},
@@ -25,7 +25,7 @@ HEADER = (
 )
 FINDINGS = ("No Finding", "Cardiomegaly|Emphysema", "Infiltration", "Pleural_Thickening", "Hernia")
 NUM_PATIENTS = 30
-FILMS_EACH = 2
+IMAGES_EACH = 2
 FIRST_TEST_PATIENT = 25
 BOXED = "00000001_000.png"
 RGBA = "00000003_000.png"
@@ -35,8 +35,8 @@ FILE_WITHOUT_ROW = "00000099_000.png"
 IMPOSSIBLE_AGE = "00000006_000.png"
 
 
-class Film(NamedTuple):
-    """What the fake says of one film."""
+class FakeImage(NamedTuple):
+    """What the fake says of one image."""
 
     picture: np.ndarray
     findings: str
@@ -46,8 +46,8 @@ class Film(NamedTuple):
 
 def write(
     folder: Path, *, kaggle: bool = False, old: bool = False, trailing_comma: bool = False
-) -> dict[str, Film]:
-    """Writes the raw layout into `folder`; returns the readable films by image id.
+) -> dict[str, FakeImage]:
+    """Writes the raw layout into `folder`; returns the readable images by image id.
 
     Args:
       kaggle: images_001/images/ and so on instead of images/.
@@ -55,10 +55,10 @@ def write(
       trailing_comma: each line of the CSV ends with a comma.
     """
     end = "," if trailing_comma else ""
-    lines, lists, films = [HEADER + end], {"train_val": [], "test": []}, {}
+    lines, lists, images = [HEADER + end], {"train_val": [], "test": []}, {}
     for patient in range(1, NUM_PATIENTS + 1):
         test = patient >= FIRST_TEST_PATIENT
-        for follow_up in range(FILMS_EACH):
+        for follow_up in range(IMAGES_EACH):
             name = f"{patient:08}_{follow_up:03}.png"
             findings = FINDINGS[(patient + follow_up) % len(FINDINGS)]
             if name == BOXED:
@@ -76,13 +76,13 @@ def write(
             part = f"images_{1 + patient % 2:03}/images" if kaggle else "images"
             path = folder / part / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture = film(100 * patient + follow_up, 64, 64)
+            picture = draw_image(100 * patient + follow_up, 64, 64)
             _save(path, picture, alpha=name == RGBA)
             if name == CORRUPT:
                 path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(200))
                 continue
-            films[name.removesuffix(".png")] = Film(picture, findings, patient, test)
-    _save(folder / part / FILE_WITHOUT_ROW, film(0, 64, 64))
+            images[name.removesuffix(".png")] = FakeImage(picture, findings, patient, test)
+    _save(folder / part / FILE_WITHOUT_ROW, draw_image(0, 64, 64))
     table = "Data_Entry_2017.csv" if old else "Data_Entry_2017_v2020.csv"
     (folder / table).write_text("\n".join(lines) + "\n")
     for name, names in lists.items():
@@ -93,7 +93,7 @@ def write(
         f"{BOXED},Mass,0.0,0.0,102.4,204.8\n"
     )
     (folder / ".DS_Store").write_bytes(b"\0")
-    return films
+    return images
 
 
 def _save(path: Path, picture: np.ndarray, alpha: bool = False) -> None:

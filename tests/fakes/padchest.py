@@ -2,8 +2,8 @@
 
 Quirks: a leading unnamed column, ids beyond 64 bits, ImageDir as "0" or "0.0", two styles of
 names, lists as text with stray spaces, repeats, quotes and unknown strings; a blank list, an empty
-one, one that excludes the film, one that only says "unchanged"; commas and line breaks within
-quotes; 16-bit PNGs that use a part of their range; films that are cut off or absent, a film without
+one, one that excludes the image, one that only says "unchanged"; commas and line breaks within
+quotes; 16-bit PNGs that use a part of their range; images that are cut off or absent, an image without
 a row, a row without a patient.
 """
 
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from tests.fakes.pictures import deep, film
+from tests.fakes.pictures import deep, draw_image
 
 LAYOUTS = {
     "numbered folders": {},
@@ -62,8 +62,8 @@ CUT_OFF, ABSENT, WITHOUT_PATIENT = 4, 6, 8
 WITHOUT_ROW = "20000000000000000000000000000000000099_zzzzzz.png"
 
 
-class Film(NamedTuple):
-    """What the fake says of one film."""
+class FakeImage(NamedTuple):
+    """What the fake says of one image."""
 
     picture: np.ndarray
     positive: frozenset[str] | None
@@ -80,7 +80,7 @@ def patient_id(number: int) -> str:
 
 
 def name_of(index: int) -> str:
-    """The film's file name, in one of the owner's two styles."""
+    """The image's file name, in one of the owner's two styles."""
     if index % 3:
         return f"200000000000000000000000000000000000{index:02}_ab{index:02}cd.png"
     return f"2168401113669640123733108839420091170840{index:05}_00-163-{index:03}.png"
@@ -93,8 +93,8 @@ def write(
     compressed: bool = False,
     wrapped: bool = False,
     fraction: bool = False,
-) -> dict[str, Film]:
-    """Writes the raw layout into `folder`; returns the readable films by image id.
+) -> dict[str, FakeImage]:
+    """Writes the raw layout into `folder`; returns the readable images by image id.
 
     Args:
       flat: all PNGs in one folder instead of numbered ones.
@@ -107,7 +107,7 @@ def write(
     stream = io.StringIO()
     writer = csv.DictWriter(stream, HEADER.split(","), lineterminator="\n")
     writer.writeheader()
-    films = {}
+    images = {}
     for index in range(NUM_PATIENTS + 6):
         name, patient = name_of(index), patient_id(index % NUM_PATIENTS)
         projection = list(PROJECTIONS)[index % len(PROJECTIONS)]
@@ -151,8 +151,8 @@ def write(
         if index == CUT_OFF:
             path.write_bytes(path.read_bytes()[:500])
         elif index != WITHOUT_PATIENT:
-            films[name.removesuffix(".png")] = Film(
-                picture=film(index, 64, 60),
+            images[name.removesuffix(".png")] = FakeImage(
+                picture=draw_image(index, 64, 60),
                 positive=positive,
                 patient=patient,
                 study=row["StudyID"],
@@ -169,4 +169,4 @@ def write(
     else:
         (folder / TABLE).write_bytes(content)
     (folder / "0.zip.unzip-l.txt").write_text("Archive: 0.zip\n")
-    return films
+    return images

@@ -1,4 +1,4 @@
-"""Kermany's pediatric films in miniature, as Kaggle packs them.
+"""Kermany's pediatric images in miniature, as Kaggle packs them.
 
 Quirks: a val part of its own, colour JPEGs, both forms of normal names, patient numbers that occur
 in train and in test, a truncated JPEG, a name without a patient, macOS's droppings.
@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-from tests.fakes.pictures import film
 
 LAYOUTS = {"kaggle": {}}
 NUM_PATIENTS = 40
@@ -22,7 +20,7 @@ def write(folder: Path) -> dict[str, np.ndarray]:
     pictures: dict[str, np.ndarray] = {}
 
     def add(name: str, colour: bool = False) -> None:
-        picture = film(len(pictures), 90 + len(pictures) % 7, 80)
+        picture = original(len(pictures), 90 + len(pictures) % 7, 80)
         path = folder / "chest_xray" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(picture)

@@ -1,9 +1,9 @@
-"""Film-like pictures for fakes: smooth, so that JPEG keeps them, and different for every seed."""
+"""Image-like pictures for fakes: smooth, so that JPEG keeps them, and different for every seed."""
 
 import numpy as np
 
 
-def film(seed: int, height: int = 72, width: int = 60) -> np.ndarray:
+def draw_image(seed: int, height: int = 72, width: int = 60) -> np.ndarray:
     """A uint8 [h w] picture of a few smooth waves that spans 0 to 255."""
     rng = np.random.default_rng(seed)
     y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
@@ -21,6 +21,6 @@ def stretch(values: np.ndarray) -> np.ndarray:
 
 
 def deep(seed: int, low: int, high: int, height: int = 72, width: int = 60) -> np.ndarray:
-    """A uint16 [h w] film whose values span `low` to `high`, far from the whole range."""
-    picture = film(seed, height, width).astype(np.float64) / 255
+    """A uint16 [h w] image whose values span `low` to `high`, far from the whole range."""
+    picture = draw_image(seed, height, width).astype(np.float64) / 255
     return np.round(low + picture * (high - low)).astype(np.uint16)

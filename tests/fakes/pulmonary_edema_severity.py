@@ -1,8 +1,8 @@
 """Pulmonary edema severity in miniature, on the fake of MIMIC-CXR-JPG.
 
-Quirks: grades of studies that cover several films or, of a lateral study, none; a study that both
-experts and regular expressions grade; a study of a test patient; a study and a film that MIMIC does
-not have; a test film of MIMIC's train part; the cohort's metadata, which nobody reads.
+Quirks: grades of studies that cover several images or, of a lateral study, none; a study that both
+experts and regular expressions grade; a study of a test patient; a study and an image that MIMIC does
+not have; a test image of MIMIC's train part; the cohort's metadata, which nobody reads.
 """
 
 import gzip
@@ -15,7 +15,7 @@ from tests.fakes import mimic_cxr
 
 TESTED = ("10000032", "12000001")
 GRADED_TWICE = "50020000"
-UNKNOWN_STUDY, UNKNOWN_FILM = "59999999", "ffffffff-00000000-00000000-00000000-00000000"
+UNKNOWN_STUDY, UNKNOWN_IMAGE = "59999999", "ffffffff-00000000-00000000-00000000-00000000"
 
 LAYOUTS = {
     "apart": {},
@@ -23,50 +23,50 @@ LAYOUTS = {
 }
 
 
-class Film(NamedTuple):
-    """What the fakes say of one film; `test` where the consensus graded it."""
+class FakeImage(NamedTuple):
+    """What the fakes say of one image; `test` where the consensus graded it."""
 
-    film: mimic_cxr.Film
+    image: mimic_cxr.FakeImage
     grade: int
     test: bool
 
     @property
     def picture(self) -> np.ndarray:
         """MIMIC's."""
-        return self.film.picture
+        return self.image.picture
 
 
 def write(
     folder: Path, *, mimic_name: str = "mimic", gz: bool = False
-) -> tuple[dict[str, Film], set[str]]:
+) -> tuple[dict[str, FakeImage], set[str]]:
     """Writes `folder`/raw and MIMIC into `folder`/`mimic_name`.
 
     Returns:
-      The readable films by dicom_id, and the studies and films that must be skipped.
+      The readable images by dicom_id, and the studies and images that must be skipped.
     """
-    films = mimic_cxr.write(folder / mimic_name)
+    images = mimic_cxr.write(folder / mimic_name)
     consensus, expert, regex = [], [], []
-    graded: dict[str, Film] = {}
-    skipped = {f"s{UNKNOWN_STUDY}", UNKNOWN_FILM}
-    studies = sorted({(film.subject, film.study) for film in films.values()})
+    graded: dict[str, FakeImage] = {}
+    skipped = {f"s{UNKNOWN_STUDY}", UNKNOWN_IMAGE}
+    studies = sorted({(image.subject, image.study) for image in images.values()})
     for seed, (subject, study) in enumerate(studies):
-        of_study = {name: film for name, film in films.items() if film.study == study}
+        of_study = {name: image for name, image in images.items() if image.study == study}
         grade = seed // 2 % 4
         if subject in TESTED and study.endswith("0000"):
             dicom_id = min(of_study)
             consensus.append((subject, study, dicom_id, grade))
-            graded[dicom_id] = Film(films[dicom_id], grade, test=True)
+            graded[dicom_id] = FakeImage(images[dicom_id], grade, test=True)
             continue
         by_expert = seed % 3 == 0 or study == GRADED_TWICE
         (expert if by_expert else regex).append((subject, study, grade))
         if study == GRADED_TWICE:
             regex.append((subject, study, (grade + 2) % 4))
-        frontal = {name: film for name, film in of_study.items() if film.view in ("AP", "PA")}
+        frontal = {name: image for name, image in of_study.items() if image.view in ("AP", "PA")}
         if subject in TESTED or not frontal:
             skipped.add(f"s{study}")
         else:
-            graded |= {name: Film(film, grade, test=False) for name, film in frontal.items()}
-    consensus.append(("19999999", UNKNOWN_STUDY, UNKNOWN_FILM, 0))
+            graded |= {name: FakeImage(image, grade, test=False) for name, image in frontal.items()}
+    consensus.append(("19999999", UNKNOWN_STUDY, UNKNOWN_IMAGE, 0))
     regex.append(("19999998", UNKNOWN_STUDY, 1))
     raw = folder / "raw"
     _write(raw / "consensus_image", "subject_id,study_id,dicom_id", consensus, gz)

@@ -1,8 +1,8 @@
 """RANZCR CLiP in miniature, as Kaggle packs it.
 
 Quirks: PatientIDs that look like numbers (12e456789, 000000012), label names with " - ", a colour
-JPEG, several lines on a film, among them one beyond its edge, lines on a film that is not there, a
-truncated film, a row without a film, a film without a row, unlabelled films in test/ and in a
+JPEG, several lines on an image, among them one beyond its edge, lines on an image that is not there, a
+truncated image, a row without an image, an image without a row, unlabelled images in test/ and in a
 sample_submission.csv of zeros, TFRecords that nobody reads; on request CRLF, .csv.gz, .JPG and a
 wrapping folder, or no lines at all.
 """
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 LABELS = (
     "ETT - Abnormal",
@@ -46,8 +46,8 @@ def uid(number: int) -> str:
 LINED, COLOUR, TRUNCATED, ROW_WITHOUT_FILE, FILE_WITHOUT_ROW = map(uid, (0, 3, 4, 7, 900))
 
 
-class Film(NamedTuple):
-    """What the fake says of one film."""
+class FakeImage(NamedTuple):
+    """What the fake says of one image."""
 
     picture: np.ndarray
     positive: set[str]
@@ -55,8 +55,8 @@ class Film(NamedTuple):
     boxes: list[tuple[str, float, float, float, float]]  # label, y0, x0, y1, x1
 
 
-def write(folder: Path, *, repacked: bool = False, with_lines: bool = True) -> dict[str, Film]:
-    """Writes the raw layout into `folder`; returns the readable films by image id.
+def write(folder: Path, *, repacked: bool = False, with_lines: bool = True) -> dict[str, FakeImage]:
+    """Writes the raw layout into `folder`; returns the readable images by image id.
 
     Args:
       repacked: in a wrapping folder, with .csv.gz, CRLF and .JPG.
@@ -64,7 +64,7 @@ def write(folder: Path, *, repacked: bool = False, with_lines: bool = True) -> d
     """
     root = folder / "ranzcr-clip-catheter-line-classification" if repacked else folder
     header = ",".join(("StudyInstanceUID", *LABELS))
-    rows, films = [f"{header},PatientID"], {}
+    rows, images = [f"{header},PatientID"], {}
     for number in range(2 * NUM_PATIENTS):
         name, patient = uid(number), patient_id(number // 2)
         positive = {LABELS[number % 11], LABELS[number * 3 % 11]} if number % 5 else set()
@@ -73,16 +73,16 @@ def write(folder: Path, *, repacked: bool = False, with_lines: bool = True) -> d
         rows.append(f"{name},{flags},{patient}")
         if name == ROW_WITHOUT_FILE:
             continue
-        picture = film(number, HEIGHT, WIDTH)
+        picture = draw_image(number, HEIGHT, WIDTH)
         path = root / "train" / f"{name}{'.JPG' if repacked else '.jpg'}"
         save(path, picture, colour=name == COLOUR)
         if name == TRUNCATED:
             path.write_bytes(path.read_bytes()[:300])
             continue
         boxes = LINES_AS_BOXES if with_lines and name == LINED else []
-        films[name] = Film(picture, positive, patient, boxes)
-    save(root / "train" / f"{FILE_WITHOUT_ROW}.jpg", film(900, HEIGHT, WIDTH))
-    save(root / "test" / f"{uid(901)}.jpg", film(901, HEIGHT, WIDTH))
+        images[name] = FakeImage(picture, positive, patient, boxes)
+    save(root / "train" / f"{FILE_WITHOUT_ROW}.jpg", draw_image(900, HEIGHT, WIDTH))
+    save(root / "test" / f"{uid(901)}.jpg", draw_image(901, HEIGHT, WIDTH))
     tables = {"train": rows, "sample_submission": [header, f"{uid(901)}{',0' * 11}"]}
     if with_lines:
         tables["train_annotations"] = [
@@ -97,7 +97,7 @@ def write(folder: Path, *, repacked: bool = False, with_lines: bool = True) -> d
             (root / f"{name}.csv").write_text(text)
     (root / "train_tfrecords").mkdir()
     (root / "train_tfrecords" / "00-1881.tfrec").write_bytes(b"\0" * 20)
-    return films
+    return images
 
 
 LINES = [

@@ -1,10 +1,10 @@
 """REFLACX in miniature, on the fake of MIMIC-CXR-JPG.
 
-Quirks: five readings of a film in phases 1 and 2, one in phase 3, in rows that do not lie together;
+Quirks: five readings of an image in phases 1 and 2, one in phase 3, in rows that do not lie together;
 phases that ask for different labels; certainties as integers or as 3.0; yes or no as True/False;
 CRLF; free text with commas in Other; paths that end in .dcm and are not ours; an ellipse beyond the
-film, one with two labels, one that bears only Other, a reading without ellipses, one whose eye
-tracking was discarded, one without the ellipses' file; a film that MIMIC does not have.
+image, one with two labels, one that bears only Other, a reading without ellipses, one whose eye
+tracking was discarded, one without the ellipses' file; an image that MIMIC does not have.
 """
 
 from pathlib import Path
@@ -32,10 +32,10 @@ HEADER = (
     *("image_size_x", "image_size_y"),
 )
 YES_NO = ("Quality issue", "Support devices")
-NUM_FILMS = {1: 2, 2: 1, 3: 9}
+NUM_IMAGES = {1: 2, 2: 1, 3: 9}
 READERS = {1: 5, 2: 5, 3: 1}
-UNKNOWN_FILM = "ffffffff-00000000-00000000-00000000-00000000"
-# Pixels of a film 72 wide and 64 high: corners, what the ellipse bears, what box it becomes.
+UNKNOWN_IMAGE = "ffffffff-00000000-00000000-00000000-00000000"
+# Pixels of an image 72 wide and 64 high: corners, what the ellipse bears, what box it becomes.
 ELLIPSES = (
     ((18.0, 16.0, 36.0, 48.0), ("Atelectasis",), (0.25, 0.25, 0.75, 0.5)),
     ((-9.5, 32.0, 54.0, 70.25), ("Consolidation", "Pneumothorax"), (0.5, 0.0, 1.0, 0.75)),
@@ -49,22 +49,22 @@ LAYOUTS = {
 }
 
 
-class Film(NamedTuple):
-    """What the fakes say of one film.
+class FakeImage(NamedTuple):
+    """What the fakes say of one image.
 
     Attributes:
       readings: reading's id -> label -> value, for the labels its phase asks.
       boxes: label and y0, x0, y1, x1, of all readings.
     """
 
-    film: mimic_cxr.Film
+    image: mimic_cxr.FakeImage
     readings: dict[str, dict[str, float]]
     boxes: list[tuple[str, tuple[float, float, float, float]]]
 
     @property
     def picture(self) -> np.ndarray:
         """MIMIC's."""
-        return self.film.picture
+        return self.image.picture
 
 
 def write(
@@ -73,7 +73,7 @@ def write(
     phases: tuple[int, ...] = (1, 2, 3),
     mimic_name: str = "mimic",
     floats: bool = False,
-) -> dict[str, Film]:
+) -> dict[str, FakeImage]:
     """Writes `folder`/raw/main_data and MIMIC into `folder`/`mimic_name`.
 
     Args:
@@ -81,32 +81,32 @@ def write(
       floats: certainties and marks of ellipses are written as 3.0 and 1.0.
 
     Returns:
-      The readable films by dicom_id.
+      The readable images by dicom_id.
     """
     mimic = mimic_cxr.write(folder / mimic_name)
-    frontal = sorted(name for name, film in mimic.items() if film.view in ("AP", "PA"))
+    frontal = sorted(name for name, image in mimic.items() if image.view in ("AP", "PA"))
     # From both ends: all of MIMIC's splits are wanted.
     waiting = [*frontal[:6], *frontal[:5:-1]]
-    root, films, number = folder / "raw" / "main_data", {}, 0
+    root, images, number = folder / "raw" / "main_data", {}, 0
     for phase in ASKED:
-        names, waiting = waiting[: NUM_FILMS[phase]], waiting[NUM_FILMS[phase] :]
+        names, waiting = waiting[: NUM_IMAGES[phase]], waiting[NUM_IMAGES[phase] :]
         if phase not in phases:
             continue
         rows = [(*HEADER, *ASKED[phase])]
-        # Reader by reader, so that a film's rows do not lie together.
+        # Reader by reader, so that an image's rows do not lie together.
         for reader in range(READERS[phase]):
             for place, dicom_id in enumerate(names):
                 number += 1
                 reading_id = _reading_id(phase, place, reader, number)
-                made = films.setdefault(dicom_id, Film(mimic[dicom_id], {}, []))
+                made = images.setdefault(dicom_id, FakeImage(mimic[dicom_id], {}, []))
                 made.readings[reading_id], cells = _labels(phase, number, floats)
-                rows.append((*_head(reading_id, dicom_id, made.film, number), *cells))
+                rows.append((*_head(reading_id, dicom_id, made.image, number), *cells))
                 made.boxes.extend(_write_folder(root / reading_id, phase, number, floats))
         if phase == phases[-1]:
             stranger = next(iter(mimic.values()))._replace(subject="19999999")
-            rows.append((*_head("P300R999999", UNKNOWN_FILM, stranger, 1), *cells))
+            rows.append((*_head("P300R999999", UNKNOWN_IMAGE, stranger, 1), *cells))
         _write(root / f"metadata_phase_{phase}.csv", rows)
-    return films
+    return images
 
 
 def _reading_id(phase: int, place: int, reader: int, number: int) -> str:
@@ -115,16 +115,18 @@ def _reading_id(phase: int, place: int, reader: int, number: int) -> str:
     return f"P{phase}{trial}R{900000 - 7 * number:06}" if phase < 3 else f"P300R{number:06}"
 
 
-def _head(reading_id: str, dicom_id: str, film: mimic_cxr.Film, number: int) -> tuple[str, ...]:
+def _head(
+    reading_id: str, dicom_id: str, image: mimic_cxr.FakeImage, number: int
+) -> tuple[str, ...]:
     height, width = mimic_cxr.SHAPE
     return (
         reading_id,
-        {"validation": "validate"}.get(film.split, film.split),
+        {"validation": "validate"}.get(image.split, image.split),
         str(number % 5 == 3),
-        f"physionet.org/files/mimic-cxr/2.0.0/files/p{film.subject[:2]}/p{film.subject}/"
-        f"s{film.study}/{dicom_id}.dcm",
+        f"physionet.org/files/mimic-cxr/2.0.0/files/p{image.subject[:2]}/p{image.subject}/"
+        f"s{image.study}/{dicom_id}.dcm",
         dicom_id,
-        film.subject,
+        image.subject,
         str(width),
         str(height),
     )

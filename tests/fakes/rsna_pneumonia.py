@@ -1,9 +1,9 @@
 """The RSNA Pneumonia Detection Challenge in miniature, as Kaggle packs it.
 
-Quirks: several rows for a film with several boxes, blank boxes, a box beyond the film's edge, one
+Quirks: several rows for an image with several boxes, blank boxes, a box beyond the image's edge, one
 class row for every label row, the class name with a slash, JPEG Baseline DICOM, ages without Y, one
-of them 155; a film without pixels, one whose header is broken, a row without a film, a film without
-a row, unlabelled films in stage_2_test_images/. On request .csv.gz, .DCM and a wrapping folder, or
+of them 155; an image without pixels, one whose header is broken, a row without an image, an image without
+a row, unlabelled images in stage_2_test_images/. On request .csv.gz, .DCM and a wrapping folder, or
 no classes.
 """
 
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tests.fakes.dicom_files import write_dicom
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 LAYOUTS = {
     "kaggle": {},
@@ -24,7 +24,7 @@ LAYOUTS = {
     "without classes": {"with_classes": False},
 }
 CLASSES = ("Lung Opacity", "Normal", "No Lung Opacity / Not Normal")
-NUM_FILMS = 30
+NUM_IMAGES = 30
 
 
 def patient_id(number: int) -> str:
@@ -34,7 +34,7 @@ def patient_id(number: int) -> str:
 NO_PIXELS, BROKEN, ROW_WITHOUT_FILE, FILE_WITHOUT_ROW, IMPOSSIBLE_AGE = map(
     patient_id, (4, 5, 7, 90, 9)
 )
-# x, y, width, height of the boxes of film n: BOXES[n % 6].
+# x, y, width, height of the boxes of image n: BOXES[n % 6].
 BOXES = (
     [(256.0, 128.0, 512.0, 64.0)],
     [],
@@ -45,8 +45,8 @@ BOXES = (
 )
 
 
-class Film(NamedTuple):
-    """What the fake says of one film."""
+class FakeImage(NamedTuple):
+    """What the fake says of one image."""
 
     picture: np.ndarray
     finding: str
@@ -56,16 +56,18 @@ class Film(NamedTuple):
     view: str
 
 
-def write(folder: Path, *, repacked: bool = False, with_classes: bool = True) -> dict[str, Film]:
-    """Writes the raw layout into `folder`; returns the readable films by image id.
+def write(
+    folder: Path, *, repacked: bool = False, with_classes: bool = True
+) -> dict[str, FakeImage]:
+    """Writes the raw layout into `folder`; returns the readable images by image id.
 
     Args:
       repacked: in a wrapping folder, with .csv.gz and .DCM.
       with_classes: with stage_2_detailed_class_info.csv.
     """
     root = folder / "rsna-pneumonia-detection-challenge" if repacked else folder
-    targets, info, films = ["patientId,x,y,width,height,Target"], ["patientId,class"], {}
-    for number in [*range(NUM_FILMS), 90]:
+    targets, info, images = ["patientId,x,y,width,height,Target"], ["patientId,class"], {}
+    for number in [*range(NUM_IMAGES), 90]:
         name, boxes = patient_id(number), BOXES[number % 6]
         finding = CLASSES[0] if boxes else CLASSES[1 + number % 2]
         if name != FILE_WITHOUT_ROW:
@@ -74,20 +76,20 @@ def write(folder: Path, *, repacked: bool = False, with_classes: bool = True) ->
             info.extend([f"{name},{finding}"] * len(rows))
         if name == ROW_WITHOUT_FILE:
             continue
-        picture = film(number, 64, 64)
+        picture = draw_image(number, 64, 64)
         age = 155 if name == IMPOSSIBLE_AGE else 20 + number
         sex, view = "FM"[number % 2], ("PA", "AP")[number % 2]
         path = root / "stage_2_train_images" / f"{name}{'.DCM' if repacked else '.dcm'}"
         pixels = None if name == NO_PIXELS else picture
-        write_film(path, pixels, name, sex, age, view)
+        write_image(path, pixels, name, sex, age, view)
         if name == BROKEN:
             path.write_bytes(path.read_bytes()[:150])
         if name in (NO_PIXELS, BROKEN, FILE_WITHOUT_ROW):
             continue
         places = [as_fractions(*box) for box in boxes]
-        films[name] = Film(picture, finding, places, sex, age if age < 120 else np.nan, view)
-    picture = film(91, 64, 64)
-    write_film(root / "stage_2_test_images" / "91.dcm", picture, patient_id(91), "F", 50, "PA")
+        images[name] = FakeImage(picture, finding, places, sex, age if age < 120 else np.nan, view)
+    picture = draw_image(91, 64, 64)
+    write_image(root / "stage_2_test_images" / "91.dcm", picture, patient_id(91), "F", 50, "PA")
     tables = {"stage_2_train_labels": targets}
     if with_classes:
         # The tables are not in the same order.
@@ -98,10 +100,10 @@ def write(folder: Path, *, repacked: bool = False, with_classes: bool = True) ->
             (root / f"{name}.csv.gz").write_bytes(gzip.compress(text.encode()))
         else:
             (root / f"{name}.csv").write_text(text)
-    return films
+    return images
 
 
-def write_film(
+def write_image(
     path: Path, pixels: np.ndarray | None, patient: str, sex: str, age: int, view: str
 ) -> None:
     with warnings.catch_warnings():

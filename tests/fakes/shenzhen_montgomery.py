@@ -1,8 +1,8 @@
 """NLM's Shenzhen and Montgomery sets in miniature.
 
-Quirks: RGB and palette PNGs, masks with their films' names, readings with and without commas, with
+Quirks: RGB and palette PNGs, masks with their images' names, readings with and without commas, with
 one line only, in months, without an age, with a wrong diagnosis, not in UTF-8 and absent; numbers
-with gaps; a film with another name, an unreadable film, a reading without a film.
+with gaps; an image with another name, an unreadable image, a reading without an image.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 LAYOUTS = {
     "both": {},
@@ -55,8 +55,8 @@ ABSENT = ("CHNCXR_0328_1", "MCUCXR_0002_0")
 STRANGE_NAMES = ("CHNCXR_0400", "MCUCXR_0400_2")
 
 
-class Film(NamedTuple):
-    """What the fake says of one film."""
+class FakeImage(NamedTuple):
+    """What the fake says of one image."""
 
     picture: np.ndarray
     tuberculosis: int
@@ -67,14 +67,14 @@ class Film(NamedTuple):
 
 def write(
     folder: Path, *, sets: tuple[str, ...] = ("CHNCXR", "MCUCXR"), current: bool = False
-) -> dict[str, Film]:
-    """Writes the raw layout into `folder`; returns the readable films by image id.
+) -> dict[str, FakeImage]:
+    """Writes the raw layout into `folder`; returns the readable images by image id.
 
     Args:
       sets: which of the two are there.
       current: Shenzhen as the site has it now, with annotations beside it.
     """
-    films = {}
+    images = {}
     for number, (prefix, strange) in enumerate(zip(SETS, STRANGE_NAMES)):
         if prefix not in sets:
             continue
@@ -88,7 +88,7 @@ def write(
         for place in ("CXR_png", "ClinicalReadings", "ManualMask/leftMask"):
             (root / place).mkdir(parents=True)
         for index, (name, (text, sex, age)) in enumerate(SETS[prefix].items()):
-            picture = film(100 * number + index, 68, 60)
+            picture = draw_image(100 * number + index, 68, 60)
             if text is not None:
                 (root / f"ClinicalReadings/{name}.txt").write_bytes(text)
             Image.fromarray(255 * (picture > 128).astype(np.uint8)).save(
@@ -101,16 +101,17 @@ def write(
             if name in CORRUPT:
                 path.write_bytes(path.read_bytes()[:400])
                 continue
-            films[name] = Film(picture, int(name[-1]), name[:-2], sex, age)
-        _save(root / f"CXR_png/{strange}.png", film(0, 68, 60))
+            images[name] = FakeImage(picture, int(name[-1]), name[:-2], sex, age)
+        _save(root / f"CXR_png/{strange}.png", draw_image(0, 68, 60))
         (root / "CXR_png/Thumbs.db").write_bytes(b"\0")
         if current and prefix == "CHNCXR":
             (root / "Annotations-2/masks").mkdir(parents=True)
             (root / "shenzhen_consensus_roi.csv").write_text("patientId,x,y\n")
             _save(
-                root / "Annotations-2/masks/CHNCXR_0330_1_Pleural_Effusion_2.png", film(1, 68, 60)
+                root / "Annotations-2/masks/CHNCXR_0330_1_Pleural_Effusion_2.png",
+                draw_image(1, 68, 60),
             )
-    return films
+    return images
 
 
 def _save(path: Path, picture: np.ndarray, rgb: bool = False, palette: bool = False) -> None:

@@ -1,13 +1,13 @@
 """SIIM-ACR Pneumothorax in miniature: the competition's DICOM files, or the copy in PNG.
 
 Quirks of the DICOM files: a header with a space before its second name, " -1" and "-1", relative
-run lengths down the columns, several rows for a film, JPEG Baseline, UUIDs as patients, ages
-without Y, one of them impossible, folders named by study and series; a film without pixels, one
-without a patient, a row without a film, a film without a row. On request the later table's name,
+run lengths down the columns, several rows for an image, JPEG Baseline, UUIDs as patients, ages
+without Y, one of them impossible, folders named by study and series; an image without pixels, one
+without a patient, a row without an image, an image without a row. On request the later table's name,
 CR line ends, .DCM and a wrapping folder.
 
-Quirks of the PNG copy: part and label in the film's name, two lesions in one mask, a mask that is
-broken, a film without a mask, a broken film, a row without a film, a film without a row; on request
+Quirks of the PNG copy: part and label in the image's name, two lesions in one mask, a mask that is
+broken, an image without a mask, a broken image, a row without an image, an image without a row; on request
 no tables at all.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from tests.fakes.dicom_files import write_dicom
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 LAYOUTS = {
     "dicom": {},
@@ -28,13 +28,13 @@ LAYOUTS = {
     "png": {"png": True},
     "png without tables": {"png": True, "tables": False},
 }
-SIDE = 1024  # of the masks; the films here are smaller
-NUM_FILMS = 30
+SIDE = 1024  # of the masks; the images here are smaller
+NUM_IMAGES = 30
 NO_PIXELS, NO_PATIENT, IMPOSSIBLE_AGE, ROW_WITHOUT_FILE, FILE_WITHOUT_ROW = 5, 8, 9, 11, 90
-HELD_OUT = 91  # a film of dicom-images-test that the table does not know: no loss
+HELD_OUT = 91  # an image of dicom-images-test that the table does not know: no loss
 BROKEN_MASK, NO_MASK = 3, 6  # PNG
 
-# y0, x0, y1, x1 in pixels of the lesions of film n: LESIONS[n % 3].
+# y0, x0, y1, x1 in pixels of the lesions of image n: LESIONS[n % 3].
 LESIONS = (
     [(100, 200, 300, 456)],
     [],
@@ -42,8 +42,8 @@ LESIONS = (
 )
 
 
-class Film(NamedTuple):
-    """What the fake says of one film."""
+class FakeImage(NamedTuple):
+    """What the fake says of one image."""
 
     picture: np.ndarray
     boxes: list[tuple[float, float, float, float]]  # y0, x0, y1, x1 as fractions
@@ -62,8 +62,8 @@ def uid(number: int, kind: int = 4) -> str:
 
 def write(
     folder: Path, *, png: bool = False, stage_2: bool = False, tables: bool = True
-) -> dict[str, Film]:
-    """Writes a raw layout into `folder`; returns the readable films by image id.
+) -> dict[str, FakeImage]:
+    """Writes a raw layout into `folder`; returns the readable images by image id.
 
     Args:
       png: the PNG copy.
@@ -75,19 +75,19 @@ def write(
     return _write_dicom(folder / "siim" if stage_2 else folder, stage_2)
 
 
-def _write_dicom(root: Path, stage_2: bool) -> dict[str, Film]:
+def _write_dicom(root: Path, stage_2: bool) -> dict[str, FakeImage]:
     lines = ["ImageId,EncodedPixels" if stage_2 else "ImageId, EncodedPixels"]
-    films = {}
-    for number in [*range(NUM_FILMS), FILE_WITHOUT_ROW, HELD_OUT]:
+    images = {}
+    for number in [*range(NUM_IMAGES), FILE_WITHOUT_ROW, HELD_OUT]:
         lesions = LESIONS[number % 3]
-        if number < NUM_FILMS:
+        if number < NUM_IMAGES:
             rows = [encode(lesion) for lesion in lesions] or [(" -1", "-1")[number % 2]]
             lines.extend(f"{uid(number)},{row}" for row in rows)
         if number == ROW_WITHOUT_FILE:
             continue
         patient = "" if number == NO_PATIENT else str(uuid.UUID(int=number // 2))
-        picture = film(number, 64, 64)
-        tested = number >= NUM_FILMS - 4 and number != FILE_WITHOUT_ROW
+        picture = draw_image(number, 64, 64)
+        tested = number >= NUM_IMAGES - 4 and number != FILE_WITHOUT_ROW
         part = "dicom-images-test" if tested else "dicom-images-train"
         name = f"{uid(number)}.{'DCM' if stage_2 else 'dcm'}"
         _write_quietly(
@@ -102,7 +102,7 @@ def _write_dicom(root: Path, stage_2: bool) -> dict[str, Film]:
             PatientAge="155" if number == IMPOSSIBLE_AGE else str(20 + number),
         )
         if number not in (NO_PIXELS, FILE_WITHOUT_ROW, HELD_OUT):
-            films[uid(number)] = Film(
+            images[uid(number)] = FakeImage(
                 picture,
                 fractions(lesions),
                 positive=bool(lesions),
@@ -113,7 +113,7 @@ def _write_dicom(root: Path, stage_2: bool) -> dict[str, Film]:
             )
     name, end = ("stage_2_train.csv", "\r") if stage_2 else ("train-rle.csv", "\n")
     (root / name).write_bytes(end.join([*lines, ""]).encode())
-    return films
+    return images
 
 
 def _write_quietly(*args, **tags) -> None:
@@ -123,20 +123,20 @@ def _write_quietly(*args, **tags) -> None:
         write_dicom(*args, **tags)
 
 
-def _write_png(root: Path, tables: bool) -> dict[str, Film]:
+def _write_png(root: Path, tables: bool) -> dict[str, FakeImage]:
     header = "new_filename,ImageId,has_pneumo"
-    lines, films = {"train": [header], "test": [header]}, {}
+    lines, images = {"train": [header], "test": [header]}, {}
     for folder in ("png_images", "png_masks"):
         (root / folder).mkdir(parents=True)
-    for number in [*range(NUM_FILMS), FILE_WITHOUT_ROW]:
+    for number in [*range(NUM_IMAGES), FILE_WITHOUT_ROW]:
         lesions = LESIONS[number % 3]
-        part = "test" if number >= NUM_FILMS - 6 else "train"
+        part = "test" if number >= NUM_IMAGES - 6 else "train"
         name = f"{number}_{part}_{int(bool(lesions))}_.png"
         if number != FILE_WITHOUT_ROW:
             lines[part].append(f"{name},{uid(number)},{int(bool(lesions))}")
         if number == ROW_WITHOUT_FILE:
             continue
-        picture = film(number, 64, 64)
+        picture = draw_image(number, 64, 64)
         Image.fromarray(picture).save(root / "png_images" / name)
         if number != NO_MASK:
             mask = np.zeros((SIDE, SIDE), np.uint8)
@@ -150,11 +150,11 @@ def _write_png(root: Path, tables: bool) -> dict[str, Film]:
             continue
         places = [] if number in (BROKEN_MASK, NO_MASK) else fractions(lesions)
         if number != FILE_WITHOUT_ROW or not tables:
-            films[f"{number}_{part}"] = Film(picture, places, bool(lesions), part)
+            images[f"{number}_{part}"] = FakeImage(picture, places, bool(lesions), part)
     if tables:
         for part, rows in lines.items():
             (root / f"stage_1_{part}_images.csv").write_text("\n".join(rows) + "\n")
-    return films
+    return images
 
 
 def encode(lesion: tuple[int, int, int, int]) -> str:

@@ -1,4 +1,4 @@
-"""Eight films, some with others of their patient and study, others without."""
+"""Eight images, some with others of their patient and study, others without."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.fakes.dataset import build_beside
 from tests.fakes.image_folder import write_rows
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 #           0    1    2    3    4    5    6    7
 PATIENTS = ["a", "a", "a", "b", "b", "c", "c", "d"]
@@ -18,7 +18,7 @@ def build(folder: Path) -> Path:
     """Builds them as image_folder, all in train, image ids their numbers; returns the data_dir."""
     (folder / "raw").mkdir()
     for number in range(8):
-        Image.fromarray(film(number)).save(folder / "raw" / f"{number}.png")
+        Image.fromarray(draw_image(number)).save(folder / "raw" / f"{number}.png")
     rows = [
         {"image": f"{number}.png", "patient_id": patient, "study_id": study, "split": "train"}
         for number, (patient, study) in enumerate(zip(PATIENTS, STUDIES))

@@ -2,8 +2,8 @@
 
 Quirks: UTF-8 with a byte order mark, names with spaces or underscores, some 200 other columns, a
 patient with two conditions, resistance unknown in several words, an outlier, an angiogram,
-MONOCHROME1; a film cut off, one without a row, a second file of a listed series, a row without a
-film, a row whose condition is in no case; a manifest and annotations beside the table of films.
+MONOCHROME1; an image cut off, one without a row, a second file of a listed series, a row without a
+image, a row whose condition is in no case; a manifest and annotations beside the table of images.
 """
 
 import csv
@@ -13,20 +13,20 @@ from typing import NamedTuple
 import numpy as np
 
 from tests.fakes.dicom_files import write_dicom
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 LAYOUTS = {
     "August 2023": {},
     "parts of 2025": {"release": "March_2025", "parts": True},
-    "spaces in names, classes in the table of films": {"spaces": True, "merged": True},
+    "spaces in names, classes in the table of images": {"spaces": True, "merged": True},
 }
 CLASSES = ("Sensitive", "Mono DR", "MDR non XDR", "XDR", "Pre-XDR", "Poly DR", "", "Not specified")
 NUM_PATIENTS = 24
 CUT_OFF, ABSENT, ANGIOGRAM, OUTLIER, NO_CASE, TWICE = 3, 4, 5, 6, 7, 8
 
 
-class Film(NamedTuple):
-    """What the fake says of one film; resistance "" where nothing is known."""
+class FakeImage(NamedTuple):
+    """What the fake says of one image; resistance "" where nothing is known."""
 
     picture: np.ndarray
     resistance: str
@@ -38,7 +38,7 @@ class Film(NamedTuple):
 
 
 def key(number: int, condition: int = 0) -> str:
-    """The film's path without bucket and suffix."""
+    """The image's path without bucket and suffix."""
     return f"{patient_id(number)}/1.2.{number}/1.2.{number}.{condition}/1.2.{number}.{condition}.9"
 
 
@@ -56,16 +56,16 @@ def write(
     parts: bool = False,
     spaces: bool = False,
     merged: bool = False,
-) -> dict[str, Film]:
-    """Writes the raw layout into `folder`; returns the readable films by image id.
+) -> dict[str, FakeImage]:
+    """Writes the raw layout into `folder`; returns the readable images by image id.
 
     Args:
       release: month and year in the tables' names.
-      parts: films from numbered archives, without GlobalBucket/.
+      parts: images from numbered archives, without GlobalBucket/.
       spaces: in the tables' names, instead of underscores.
-      merged: type_of_resistance stands in the table of films, and there are no cases.
+      merged: type_of_resistance stands in the table of images, and there are no cases.
     """
-    films, rows, cases = {}, [], []
+    images, rows, cases = {}, [], []
     for number in range(NUM_PATIENTS):
         for condition in range(2 if number == TWICE else 1):
             resistance = CLASSES[(number + 3 * condition) % len(CLASSES)]
@@ -95,7 +95,7 @@ def write(
             cases.append(case)
             if number == ABSENT:
                 continue
-            picture = film(10 * number + condition, 64, 60)
+            picture = draw_image(10 * number + condition, 64, 60)
             place = f"part{number % 2 + 1}" if parts else "GlobalBucket"
             path = folder / place / f"{image_id}.dcm"
             view = ("PA", "AP", "LL", "")[number % 4]
@@ -104,7 +104,7 @@ def write(
                 path.write_bytes(path.read_bytes()[:-2000])
             elif number != ANGIOGRAM:
                 known = number != OUTLIER and (merged or number != NO_CASE)
-                films[image_id] = Film(
+                images[image_id] = FakeImage(
                     picture=picture,
                     resistance=resistance if known and resistance != "Not specified" else "",
                     patient=patient_id(number),
@@ -114,8 +114,8 @@ def write(
                     age=np.nan if age == "" or (number == NO_CASE and not merged) else age,
                 )
     bucket = folder / ("part1" if parts else "GlobalBucket")
-    _save(bucket / f"{WITHOUT_ROW}.dcm", film(0, 64, 60))
-    _save(bucket / f"{key(2).rpartition('/')[0]}/1.2.2.0.10.dcm", film(1, 64, 60))
+    _save(bucket / f"{WITHOUT_ROW}.dcm", draw_image(0, 64, 60))
+    _save(bucket / f"{key(2).rpartition('/')[0]}/1.2.2.0.10.dcm", draw_image(1, 64, 60))
     names = {"CXRs": rows, "CXR Manual Annotations": [{"imagingstudy_id": "s", "sextant": "None"}]}
     if not merged:
         names["Patient Cases"] = cases
@@ -123,7 +123,7 @@ def write(
     for name, listed in names.items():
         full = f"TB Portals {name} {release}.csv".replace("_", " ")
         _write_csv(folder / (full if spaces else full.replace(" ", "_")), listed)
-    return films
+    return images
 
 
 URL = "series_instance_content_url"

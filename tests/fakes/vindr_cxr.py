@@ -1,11 +1,11 @@
 """VinDr-CXR in miniature, as PhysioNet packs it or as Kaggle's VinBigData does.
 
-Quirks: films in 12 bits, raw or JPEG 2000, some MONOCHROME1, with windows, with a rescale; taller
-than wide. Three readers a train film, whose rows do not stand together, one row a test film;
+Quirks: images in 12 bits, raw or JPEG 2000, some MONOCHROME1, with windows, with a rescale; taller
+than wide. Three readers a train image, whose rows do not stand together, one row a test image;
 "Other diseases" in one table, "Other disease" in the other; a label with a slash; "No finding" with
-blank corners, a box beyond the film's edge; a film without pixels, a row without a film, which has
-boxes, a film without a row. On request rad_id before image_id, .csv.gz, CRLF, .DICOM and a wrapping
-folder. Kaggle: one table of boxes, fewer classes, a film in PNG, unlabelled test films.
+blank corners, a box beyond the image's edge; an image without pixels, a row without an image, which has
+boxes, an image without a row. On request rad_id before image_id, .csv.gz, CRLF, .DICOM and a wrapping
+folder. Kaggle: one table of boxes, fewer classes, an image in PNG, unlabelled test images.
 """
 
 import gzip
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from tests.fakes.dicom_files import write_dicom
-from tests.fakes.pictures import deep, film, stretch
+from tests.fakes.pictures import deep, draw_image, stretch
 
 LAYOUTS = {
     "physionet": {},
@@ -76,8 +76,8 @@ def image_id(number: int) -> str:
 NO_PIXELS, ROW_WITHOUT_FILE, FILE_WITHOUT_ROW, IN_PNG = map(image_id, (4, 5, 90, 6))
 
 
-class Film(NamedTuple):
-    """What the fake says of one film."""
+class FakeImage(NamedTuple):
+    """What the fake says of one image."""
 
     picture: np.ndarray
     part: str
@@ -97,8 +97,8 @@ class Said(NamedTuple):
     boxes: list[tuple[str, float, float, float, float]]  # label, x0, y0, x1, y1
 
 
-def write(folder: Path, *, repacked: bool = False, kaggle: bool = False) -> dict[str, Film]:
-    """Writes the raw layout into `folder`; returns the readable films by image id.
+def write(folder: Path, *, repacked: bool = False, kaggle: bool = False) -> dict[str, FakeImage]:
+    """Writes the raw layout into `folder`; returns the readable images by image id.
 
     Args:
       repacked: as the module says.
@@ -107,11 +107,11 @@ def write(folder: Path, *, repacked: bool = False, kaggle: bool = False) -> dict
     root = folder / "vindr-cxr" if repacked else folder
     vocabulary = KAGGLE_LABELS if kaggle else LABELS
     said: dict[str, list[Said]] = {"train": [], "test": []}
-    films = {}
+    images = {}
     for number in [*range(NUM_TRAIN + NUM_TEST), 90]:
         name, part = image_id(number), "train" if number < NUM_TRAIN else "test"
         if name == FILE_WITHOUT_ROW:
-            write_film(root / part / f"{name}.dicom", number)
+            write_image(root / part / f"{name}.dicom", number)
             continue
         readers = readers_of(number) if part == "train" else [""]
         opinions = [opinion(number, reader, vocabulary) for reader in readers]
@@ -120,7 +120,7 @@ def write(folder: Path, *, repacked: bool = False, kaggle: bool = False) -> dict
             continue
         in_png = kaggle and name == IN_PNG
         suffix = ".png" if in_png else ".DICOM" if repacked else ".dicom"
-        picture = write_film(root / part / f"{name}{suffix}", number, pixels=name != NO_PIXELS)
+        picture = write_image(root / part / f"{name}{suffix}", number, pixels=name != NO_PIXELS)
         if name == NO_PIXELS or (kaggle and part == "test"):
             continue
         labels = {
@@ -132,10 +132,10 @@ def write(folder: Path, *, repacked: bool = False, kaggle: bool = False) -> dict
         boxes = [] if in_png else [as_fractions(*box) for one in opinions for box in one.boxes]
         names = [one.reader or "consensus" for one in opinions]
         sex, age = ("", np.nan) if in_png else ("MF"[number % 2], 30.0 + number)
-        films[name] = Film(picture, part, names, labels, boxes, sex, age)
+        images[name] = FakeImage(picture, part, names, labels, boxes, sex, age)
     if kaggle:
         (root / "train.csv").write_text("\n".join(kaggle_lines(said["train"])) + "\n")
-        return films
+        return images
     for part, opinions in said.items():
         tables = label_lines(opinions, swapped=repacked), box_lines(opinions)
         for table, lines in zip(("image_labels", "annotations"), tables):
@@ -146,15 +146,15 @@ def write(folder: Path, *, repacked: bool = False, kaggle: bool = False) -> dict
                 path.with_name(f"{path.name}.gz").write_bytes(packed)
             else:
                 path.write_text("\n".join(lines) + "\n")
-    return films
+    return images
 
 
-def write_film(path: Path, number: int, pixels: bool = True, **tags: str) -> np.ndarray:
-    """Writes film `number` in one of four forms; returns it as displayed, uint8 [h w]."""
+def write_image(path: Path, number: int, pixels: bool = True, **tags: str) -> np.ndarray:
+    """Writes image `number` in one of four forms; returns it as displayed, uint8 [h w]."""
     if path.suffix == ".png":
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(film(number, HEIGHT, WIDTH)).save(path)
-        return film(number, HEIGHT, WIDTH)
+        Image.fromarray(draw_image(number, HEIGHT, WIDTH)).save(path)
+        return draw_image(number, HEIGHT, WIDTH)
     stored = deep(number, 100, 3900, HEIGHT, WIDTH)
     tags = {"PatientSex": "MF"[number % 2], "PatientAge": f"{30 + number:03}Y", **tags}
     shown = stored
@@ -181,14 +181,14 @@ def readers_of(number: int) -> list[str]:
 
 
 def opinion(number: int, reader: str, vocabulary: list[str]) -> Said:
-    """Readers agree on a film in four, differ on others."""
+    """Readers agree on an image in four, differ on others."""
     findings = vocabulary[:-1]
     seed = number if number % 4 == 0 else number + int(reader[1:] or 0)
     positive = (
         [] if seed % 3 == 0 else sorted({findings[seed % len(findings)], findings[number % 3]})
     )
     boxes = [
-        # The first box leaves the film on its right.
+        # The first box leaves the image on its right.
         (label, 15.0 + place, 9.0, 45.0 + 20 * place, 36.0 + place)
         for place, label in enumerate(positive)
         if label in LOCAL

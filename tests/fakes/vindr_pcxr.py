@@ -1,9 +1,9 @@
 """VinDr-PCXR in miniature, as PhysioNet packs it.
 
-Quirks: tables beside the folders of films, rad_ID in capitals, misspelled labels, boxes of classes
+Quirks: tables beside the folders of images, rad_ID in capitals, misspelled labels, boxes of classes
 that are no labels, "No finding" with blank corners, infants' ages in months and days, view only in
-some headers, the four forms of VinDr-CXR's films; a film without pixels, a row without a film, a
-film without a row. On request .csv.gz, CRLF, .DICOM and a wrapping folder, or no boxes.
+some headers, the four forms of VinDr-CXR's images; an image without pixels, a row without an image, a
+image without a row. On request .csv.gz, CRLF, .DICOM and a wrapping folder, or no boxes.
 """
 
 import gzip
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests.fakes.vindr_cxr import as_fractions, image_id, write_film
+from tests.fakes.vindr_cxr import as_fractions, image_id, write_image
 
 LAYOUTS = {
     "physionet": {},
@@ -42,8 +42,8 @@ NUM_TRAIN, NUM_TEST = 26, 6
 NO_PIXELS, ROW_WITHOUT_FILE, FILE_WITHOUT_ROW = map(image_id, (4, 5, 90))
 
 
-class Film(NamedTuple):
-    """What the fake says of one film."""
+class FakeImage(NamedTuple):
+    """What the fake says of one image."""
 
     picture: np.ndarray
     part: str
@@ -54,8 +54,8 @@ class Film(NamedTuple):
     view: str
 
 
-def write(folder: Path, *, repacked: bool = False, with_boxes: bool = True) -> dict[str, Film]:
-    """Writes the raw layout into `folder`; returns the readable films by image id.
+def write(folder: Path, *, repacked: bool = False, with_boxes: bool = True) -> dict[str, FakeImage]:
+    """Writes the raw layout into `folder`; returns the readable images by image id.
 
     Args:
       repacked: as the module says.
@@ -65,7 +65,7 @@ def write(folder: Path, *, repacked: bool = False, with_boxes: bool = True) -> d
     labels = {part: [",".join(["image_id", "rad_ID", *LABELS])] for part in ("train", "test")}
     header = "image_id,rad_ID,class_name,x_min,y_min,x_max,y_max"
     boxes = {part: [header] for part in labels}
-    films = {}
+    images = {}
     for number in [*range(NUM_TRAIN + NUM_TEST), 90]:
         name, part = image_id(number), "train" if number < NUM_TRAIN else "test"
         positive = {LABELS[number % 15], LABELS[1 + number % 7]} if number % 15 else {"No finding"}
@@ -80,11 +80,11 @@ def write(folder: Path, *, repacked: bool = False, with_boxes: bool = True) -> d
         age, view = list(AGES)[number % 4], ("AP", "")[number % 2]
         path = root / part / f"{name}{'.DICOM' if repacked else '.dicom'}"
         tags = {"PatientAge": age, "ViewPosition": view}
-        picture = write_film(path, number, pixels=name != NO_PIXELS, **tags)
+        picture = write_image(path, number, pixels=name != NO_PIXELS, **tags)
         if name not in (NO_PIXELS, FILE_WITHOUT_ROW):
             drawn = [as_fractions(*place) for place in places] if with_boxes else []
             sex = "MF"[number % 2]
-            films[name] = Film(picture, part, positive, drawn, sex, AGES[age], view or "PA")
+            images[name] = FakeImage(picture, part, positive, drawn, sex, AGES[age], view or "PA")
     for part in labels:
         tables = {"image_labels": labels[part]} | (
             {"annotations": boxes[part]} if with_boxes else {}
@@ -96,4 +96,4 @@ def write(folder: Path, *, repacked: bool = False, with_boxes: bool = True) -> d
                 path.with_name(f"{path.name}.gz").write_bytes(packed)
             else:
                 path.write_text("\n".join(lines) + "\n")
-    return films
+    return images

@@ -20,7 +20,7 @@ def assert_refused(process, message, function, *arguments):
     """The call ends in an error of ours that holds `message`, having allocated next to nothing."""
     answer = process.ask(function, *arguments)
     kind, _, text = answer.error.partition(": ")
-    assert kind in ("FilmError", "BuildError", "ValueError"), answer
+    assert kind in ("ImageError", "BuildError", "ValueError"), answer
     assert message in text
     assert answer.memory < 64 << 20
 

@@ -43,7 +43,7 @@ def layouts(folder: Path, full: bool) -> Iterator[Layout]:
             raw.mkdir()
             fake.write(raw, **arguments)
             yield _layout(name, raw, layout.split()[0] if name == "medmnist_cxr" else "", {})
-    raw = folder / "films"
+    raw = folder / "images"
     names = sorted(image_folder.write(raw))
     columns = {
         "patient_id": [f"m{number // 2}" for number in range(len(names))],
@@ -134,7 +134,7 @@ def listing(layout: Layout, data: Path) -> cxr_builder.Listing:
     chosen = build.choose(layout.name, layout.raw, layout.config, layout.options)
     builder = chosen.builder(data_dir=data, config=chosen.config)
     builder.settings = cxr_builder.BuildSettings(num_workers=0, inputs=chosen.inputs)
-    return builder.list_films(layout.raw)
+    return builder.list_images(layout.raw)
 
 
 def _rows(path: Path, text: str) -> tuple[str, list[list[str]]]:

@@ -22,18 +22,18 @@ class Sound(NamedTuple):
     Attributes:
       folder: its version folder.
       files: name -> content.
-      films: split -> what `_films` read of it.
+      images: split -> what `_images` read of it.
     """
 
     folder: Path
     files: dict[str, bytes]
-    films: dict[str, Any]
+    images: dict[str, Any]
 
 
 def read_dataset(folder: Path, data: bytes, index: int) -> str:
     """Reads a split of a dataset with one file damaged; `data` seeds the damage.
 
-    What is read must be what was built, film for film, unless a record file was written anew.
+    What is read must be what was built, image for image, unless a record file was written anew.
     """
     sound = _sound(folder)
     rng = random.Random(data)
@@ -47,11 +47,11 @@ def read_dataset(folder: Path, data: bytes, index: int) -> str:
         path.unlink()
         if content is not None:
             path.write_bytes(content)
-        films = _films(sound.folder.parents[2], split)
+        images = _images(sound.folder.parents[2], split)
     finally:
         path.write_bytes(sound.files[name])
     if not anew:
-        _compare(films, sound.films[split])
+        _compare(images, sound.images[split])
     return "read"
 
 
@@ -87,7 +87,7 @@ def _damaged(rng: random.Random, name: str, files: dict[str, bytes]) -> tuple[by
 
 @functools.lru_cache(maxsize=1)
 def _sound(folder: Path) -> Sound:
-    """Eight films of 32 pixels with labels, boxes and reports, in several record files a split."""
+    """Eight images of 32 pixels with labels, boxes and reports, in several record files a split."""
     from data_builders.base import builder as cxr_builder
     from data_builders.base import write as shards
     from data_builders.phantom import phantom_dataset_builder as phantom
@@ -96,34 +96,34 @@ def _sound(folder: Path) -> Sound:
         name="few",
         resolution=32,
         patients=(("train", 3), ("validation", 2), ("test", 2)),
-        films_per_patient=2,
+        images_per_patient=2,
     )
     builder = phantom.Builder(data_dir=folder / "built", config=config)
     builder.settings = cxr_builder.BuildSettings(num_workers=0, progress=False)
-    usual, shards.SHARD_BYTES = shards.SHARD_BYTES, 1500  # two films a file
+    usual, shards.SHARD_BYTES = shards.SHARD_BYTES, 1500  # two images a file
     try:
         builder.download_and_prepare(file_format="array_record")
     finally:
         shards.SHARD_BYTES = usual
     # Not as "phantom", which would be drawn again where it is missing.
-    version = folder / "data" / "films" / "few" / "1.1.0"
+    version = folder / "data" / "images" / "few" / "1.1.0"
     shutil.copytree(builder.data_path, version)
     shutil.rmtree(folder / "built")
     files = {path.name: path.read_bytes() for path in version.iterdir()}
-    films = {split: _films(folder / "data", split) for split in _SPLITS}
+    images = {split: _images(folder / "data", split) for split in _SPLITS}
     return Sound(
-        version, {n: c for n, c in files.items() if "png" not in n and "csv" not in n}, films
+        version, {n: c for n, c in files.items() if "png" not in n and "csv" not in n}, images
     )
 
 
-def _films(data_dir: Path, split: str) -> dict[str, Any]:
-    """All that runs read of a split, by film."""
+def _images(data_dir: Path, split: str) -> dict[str, Any]:
+    """All that runs read of a split, by image."""
     from cxr_jax.data import boxes as boxed
     from cxr_jax.data import dataset_info, exposure, images, reader
     from cxr_jax.data.labelled import load_split
     from cxr_jax.data.source import load_source
 
-    source = load_source("films", str(data_dir), split)
+    source = load_source("images", str(data_dir), split)
     records = [source.records[row] for row in range(len(source))]
     encoded = source.encoded(range(len(source)))
     columns = reader.read_columns(
@@ -135,12 +135,12 @@ def _films(data_dir: Path, split: str) -> dict[str, Any]:
     if "report" in source.fields:
         builder = dataset_info.open_built(source.folder)
         reports = reader.read_columns(builder, split, ("report",))["report"]
-    labelled = load_split("films", str(data_dir), split)
+    labelled = load_split("images", str(data_dir), split)
     try:
-        boxes = boxed.load_boxes("films", str(data_dir), split)
-        corners, places = np.round(boxes.boxes, 5).tolist(), boxes.films.tolist()
+        boxes = boxed.load_boxes("images", str(data_dir), split)
+        corners, places = np.round(boxes.boxes, 5).tolist(), boxes.images.tolist()
     except ValueError as error:
-        if "no film of" not in str(error):
+        if "no image of" not in str(error):
             raise
         corners = places = []
     for record, image in zip(records, encoded, strict=True):
@@ -161,7 +161,7 @@ def _films(data_dir: Path, split: str) -> dict[str, Any]:
     }
 
 
-def _compare(films: dict[str, Any], sound: dict[str, Any]) -> None:
-    for what, value in films.items():
+def _compare(images: dict[str, Any], sound: dict[str, Any]) -> None:
+    for what, value in images.items():
         if value is not None and repr(value) != repr(sound[what]):
             raise Broken(f"{what}: {value!r:.300}, not {sound[what]!r:.300}")

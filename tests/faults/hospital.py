@@ -84,7 +84,7 @@ def _commands(world: World, table: Path, kaggle: Path, bad: dict[str, Path]):
     )
     for name, path in bad.items():
         with contextlib.suppress(SystemExit):
-            folder = f"--manual_dir={path.parent / 'films'}"
+            folder = f"--manual_dir={path.parent / 'images'}"
             yield (
                 f"bad {name}",
                 build_command.main(
@@ -135,17 +135,17 @@ def _commands(world: World, table: Path, kaggle: Path, bad: dict[str, Path]):
     same = ["image_folder/ward", "image_folder/ward", f"--data_dir={world.data}"]
     yield "overlap", overlap.main([*same, f"--output={world.data / 'overlap'}"])
     scores = world.workdir / "transfer/predictions.parquet"
-    of_films = ("--films", str(world.workdir / "transfer/films.parquet"))
+    of_images = ("--films", str(world.workdir / "transfer/films.parquet"))
     out = ("--out", str(world.workdir.parent / "again"), "--num_resamples=20")
-    report.main([str(scores), *of_films, *out])
+    report.main([str(scores), *of_images, *out])
     yield (
-        "unknown film",
+        "unknown image",
         run.main(
             [
                 *transfer,
                 f"--workdir={world.tracebacks / 'none'}",
                 "--config.dataset=image_folder/ward",
-                "--config.pictures.films=ward-seven/film-006",
+                "--config.pictures.images=ward-seven/image-006",
             ]
         ),
     )
@@ -181,16 +181,16 @@ def get_config(preset):
 
 def _bad_tables(folder: Path) -> dict[str, Path]:
     """CSVs of every error that people make, with canaries where it is made."""
-    (folder / "films").mkdir(parents=True)
+    (folder / "images").mkdir(parents=True)
     for name in ("1.png", "2.png"):
-        planted.write_picture(folder / "films" / name, int(name[0]))
+        planted.write_picture(folder / "images" / name, int(name[0]))
     a, b = PATIENTS[:2]
     tables = {
         "label": f"image,patient_id,Remark\n1.png,{a},{NAME} {FREE}\n",
         "split": f"image,patient_id,split,Nodule\n1.png,{a},{SURNAME},1\n",
         "age": f"image,patient_id,age,Nodule\n1.png,{a},{canaries.BIRTH},1\n",
         "path": f"image,patient_id,Nodule\n/{SURNAME}/1.png,{a},1\n",
-        "no such film": f"image,patient_id,Nodule\n{NAME}.png,{a},1\n",
+        "no such image": f"image,patient_id,Nodule\n{NAME}.png,{a},1\n",
         "listed twice": f"image,patient_id,Nodule\n{NAME},{a},1\n{NAME},{a},1\n",
         "two splits": f"image,patient_id,split,Nodule\n1.png,{a},train,1\n2.png,{a},test,1\n",
         "no header": f"{SURNAME},{a},1\n2.png,{b},0\n",

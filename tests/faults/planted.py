@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from data_builders.base import splits
 from tests.fakes.dicom_files import write_dicom
 from tests.fakes.image_folder import write_rows
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 from tests.faults.canaries import (
     ACCESSION,
     BIRTH,
@@ -33,13 +33,13 @@ _TEXT = {
     **{"LO": f"{GIVEN} {SURNAME} {ACCESSION}", "UR": f"urn:{SURNAME}", "UI": f"1.2.{NUMBER}"},
     **{"DS": NUMBER, "IS": NUMBER, "TM": "120000", "AS": "037Y"},
 }
-# On these decoding depends: a film of its own for each of them.
+# On these decoding depends: an image of its own for each of them.
 DECODING = (
     *("SpecificCharacterSet", "PhotometricInterpretation", "NumberOfFrames", "WindowCenter"),
     *("WindowWidth", "RescaleSlope", "RescaleIntercept", "RescaleType", "VOILUTFunction"),
     *("ModalityLUTSequence", "VOILUTSequence", "TransferSyntaxUID"),
 )
-NUM_FILMS = 24
+NUM_IMAGES = 24
 # In so many training reports' findings a name stands: one fewer than a tokenizer's words need.
 NUM_REPORTED = 9
 NUM_REPORTS = {"train": 16, "validation": 8, "test": 8}
@@ -70,8 +70,8 @@ def every_tag() -> Dataset:
 
 
 def write_first(path: Path, patient: str) -> None:
-    """A DICOM film with `every_tag`, and canaries around its data set."""
-    write_dicom(path, film(0, 56, 48), patient=patient)
+    """A DICOM image with `every_tag`, and canaries around its data set."""
+    write_dicom(path, draw_image(0, 56, 48), patient=patient)
     dataset = pydicom.dcmread(path)
     kept = {element.tag for element in dataset}
     for element in every_tag():
@@ -86,9 +86,9 @@ def write_first(path: Path, patient: str) -> None:
 
 
 def write_other(path: Path, first: Path, seed: int, patient: str, decoding: str = "") -> None:
-    """The film `first` with other pixels; with `decoding` a canary in that tag too."""
+    """The image `first` with other pixels; with `decoding` a canary in that tag too."""
     dataset = pydicom.dcmread(first)  # its tags stay bytes: quick
-    dataset.PatientID, dataset.PixelData = patient, film(seed, 56, 48).tobytes()
+    dataset.PatientID, dataset.PixelData = patient, draw_image(seed, 56, 48).tobytes()
     if decoding and decoding != "TransferSyntaxUID":
         kind = DicomDictionary[pydicom.datadict.tag_for_keyword(decoding)][0]
         value = [_item()] if kind == "SQ" else _TEXT[kind]
@@ -108,14 +108,14 @@ def _item() -> Dataset:
 
 
 def write_folder(folder: Path, csv_path: Path) -> None:
-    """Films of twelve patients, as DICOM, PNG and JPEG, their labels, and damaged films."""
+    """Images of twelve patients, as DICOM, PNG and JPEG, their labels, and damaged images."""
     rows = []
-    first = folder / "ward-seven/film-000.dcm"
+    first = folder / "ward-seven/image-000.dcm"
     write_first(first, PATIENTS[0])
-    for number in range(NUM_FILMS):
+    for number in range(NUM_IMAGES):
         patient = PATIENTS[number // 2]
         suffix = ("dcm", "png", "jpg")[0 if number < 2 else 1 + number % 2]
-        name = f"ward-seven/film-{number:03}.{suffix}"
+        name = f"ward-seven/image-{number:03}.{suffix}"
         path = folder / name
         if suffix != "dcm":
             write_picture(path, number)
@@ -156,7 +156,7 @@ def write_folder(folder: Path, csv_path: Path) -> None:
 
 def write_picture(path: Path, seed: int) -> None:
     """A PNG or JPEG with canaries in its text chunks, EXIF and comment."""
-    image = Image.fromarray(film(seed, 56, 48))
+    image = Image.fromarray(draw_image(seed, 56, 48))
     exif = Image.Exif()
     exif[0x010E], exif[0x013B], exif[0x0132] = FREE, NAME, BIRTH  # description, artist, time
     if path.suffix == ".png":
@@ -172,15 +172,15 @@ def write_reports(folder: Path) -> None:
     """Open-i as Kaggle packs it, with canaries in every column that a program could fill, and a
     name in the findings of NUM_REPORTED training reports."""
     folder.mkdir()
-    reports, films = [], []
+    reports, images = [], []
     by_split = {split: [] for split in NUM_REPORTS}
     for uid in range(1, 100):
         by_split[splits.by_patient(str(uid))].append(uid)
     chosen = [uid for split, uids in by_split.items() for uid in uids[: NUM_REPORTS[split]]]
     for number, uid in enumerate(chosen):
         stem = f"{uid}_IM-{uid:04}-1001"
-        Image.fromarray(film(uid, 56, 48)).save(folder / f"{stem}.dcm.png")
-        films.append(
+        Image.fromarray(draw_image(uid, 56, 48)).save(folder / f"{stem}.dcm.png")
+        images.append(
             {"uid": uid, "filename": f"{stem}.dcm.png", "projection": "Frontal", "reader": NAME}
         )
         named = f" Mr {REPORTED} was told so, {uid}." if number < NUM_REPORTED else ""
@@ -197,7 +197,7 @@ def write_reports(folder: Path) -> None:
                 "patient": f"{PATIENTS[0]} {BIRTH}",
             }
         )
-    write_table(folder / "indiana_projections.csv", films)
+    write_table(folder / "indiana_projections.csv", images)
     write_table(folder / "indiana_reports.csv", reports)
 
 

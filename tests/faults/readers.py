@@ -33,40 +33,40 @@ class Kind(NamedTuple):
     read: Callable[[Path, bytes, int], str]
 
 
-def read_film(folder: Path, data: bytes, index: int, suffix: str) -> str:
-    """A film as the builders read it, at its own size or shrunk."""
+def read_image(folder: Path, data: bytes, index: int, suffix: str) -> str:
+    """An image as the builders read it, at its own size or shrunk."""
     from cxr_jax.io import dicom
     from data_builders.base import parallel
 
-    path = folder / f"film{suffix}"
+    path = folder / f"image{suffix}"
     path.write_bytes(data)
     if dicom.is_dicom(path):
         dicom.read_tags(path)
-    film = parallel.prepare_film(path, (None, 24, 64)[index % 3], ("jpeg", "png")[index % 2])
-    if isinstance(film, parallel.Unreadable):
-        check_message(film.reason)
+    image = parallel.prepare_image(path, (None, 24, 64)[index % 3], ("jpeg", "png")[index % 2])
+    if isinstance(image, parallel.Unreadable):
+        check_message(image.reason)
         return "listed"
-    _check_stored(film.image)
+    _check_stored(image.image)
     return "read"
 
 
 def read_picture(folder: Path, data: bytes, index: int, suffix: str) -> str:
-    """As `read_film`; every second one as if it were the image of a built dataset."""
+    """As `read_image`; every second one as if it were the image of a built dataset."""
     from cxr_jax.data import images
 
     if index % 2:
-        return read_film(folder, data, index // 2, suffix)
-    height, width = images.film_size(data)
+        return read_image(folder, data, index // 2, suffix)
+    height, width = images.stored_size(data)
     square = images.decode_square(data, 24)
     if square.shape != (24, 24, 1) or square.dtype != np.uint8 or min(height, width) < 1:
-        raise Broken(f"a stored film of {square.shape}, {square.dtype}")
+        raise Broken(f"a stored image of {square.shape}, {square.dtype}")
     return "read"
 
 
-def shape_of_film(path: Path) -> tuple[int, ...]:
-    from cxr_jax.io import image_io as films
+def shape_of_image(path: Path) -> tuple[int, ...]:
+    from cxr_jax.io import image_io as images
 
-    return films.read_film(path, shorter_side=256).shape
+    return images.read_image(path, shorter_side=256).shape
 
 
 def count_rows(path: Path) -> int:
@@ -99,7 +99,7 @@ def read_report(folder: Path, data: bytes, index: int) -> str:
 
 
 def read_weights(folder: Path, data: bytes, index: int, suffix: str) -> str:
-    """A file of weights as a dict of arrays; MedMNIST's .npz every second time as films."""
+    """A file of weights as a dict of arrays; MedMNIST's .npz every second time as images."""
     from cxr_jax.weights.arrays import read_arrays
 
     path = folder / f"weights{suffix}"
@@ -120,9 +120,9 @@ def _read_medmnist(path: Path) -> str:
     for part, most in (("train", 6), ("val", 3), ("test", 4)):
         unpacked = arrays.unpack(path, arrays.Wanted(part, most, 28, 1), path.parent)
         for index in range(len(unpacked.labels)):
-            film = np.lib.format.open_memmap(unpacked.images, mode="r")[index]
-            if film.shape != (28, 28) or film.dtype != np.uint8:
-                raise Broken(f"a film of {film.shape}, {film.dtype}")
+            image = np.lib.format.open_memmap(unpacked.images, mode="r")[index]
+            if image.shape != (28, 28) or image.dtype != np.uint8:
+                raise Broken(f"an image of {image.shape}, {image.dtype}")
     return "read"
 
 
@@ -149,9 +149,9 @@ def _layouts(folder: Path) -> tuple[Layout, ...]:
             raw.mkdir()
             indiana_university.write(raw, **indiana_university.LAYOUTS["kaggle"])
         elif name == "image_folder":
-            films = sorted(image_folder.write(raw))
-            patients = [f"m{i % 4}" for i in range(len(films))]
-            image_folder.write_labels(raw / "labels.csv", films, patient_id=patients)
+            images = sorted(image_folder.write(raw))
+            patients = [f"m{i % 4}" for i in range(len(images))]
+            image_folder.write_labels(raw / "labels.csv", images, patient_id=patients)
         else:
             every.write(name, raw)
         found = sorted(path for path in raw.rglob("*") if path.suffix in _TABLES)
@@ -179,13 +179,13 @@ def read_table(folder: Path, data: bytes, index: int) -> str:
         chosen = build.choose(layout.name, layout.raw, None, options)
         builder = chosen.builder(data_dir=folder / "data", config=chosen.config)
         builder.settings = cxr_builder.BuildSettings(num_workers=0, inputs=chosen.inputs)
-        listing = builder.list_films(layout.raw)
+        listing = builder.list_images(layout.raw)
     finally:
         (layout.raw / table).write_bytes(content)
         shutil.rmtree(folder / "data", ignore_errors=True)
     for record in listing.records:
-        if isinstance(record.film, Path) and not record.film.resolve().is_relative_to(layout.raw):
-            raise Broken(f"{record.image_id} leads to {record.film}")
+        if isinstance(record.image, Path) and not record.image.resolve().is_relative_to(layout.raw):
+            raise Broken(f"{record.image_id} leads to {record.image}")
     return "listed" if any(not entry.expected for entry in listing.skipped) else "read"
 
 
@@ -230,7 +230,7 @@ KINDS = {
         seeds.jpeg, _either(containers.jpeg), functools.partial(read_picture, suffix=".jpg")
     ),
     "DICOM": Kind(
-        seeds.dicom, _either(containers.dicom), functools.partial(read_film, suffix=".dcm")
+        seeds.dicom, _either(containers.dicom), functools.partial(read_image, suffix=".dcm")
     ),
     "CSV": Kind(_seeds_of_tables, _random_seed, read_table),
     "dataset": Kind(_seeds_of_tables, _random_seed, datasets.read_dataset),

@@ -15,16 +15,16 @@ from safetensors.numpy import save
 
 from tests.fakes import indiana_university, medmnist_cxr
 from tests.fakes.dicom_files import write_dicom
-from tests.fakes.pictures import deep, film
+from tests.fakes.pictures import deep, draw_image
 
-# pydicom's own films of codings that nothing here can write: JPEG-LS, and JPEG 2000 in colour.
+# pydicom's own images of codings that nothing here can write: JPEG-LS, and JPEG 2000 in colour.
 _OF_PYDICOM = (
     *("MR_small_jpeg_ls_lossless.dcm", "JPEG2000.dcm", "SC_rgb_rle.dcm", "SC_rgb_jpeg_dcmtk.dcm"),
 )
 
 
 def png() -> list[bytes]:
-    grey = Image.fromarray(film(1, 40, 32))
+    grey = Image.fromarray(draw_image(1, 40, 32))
     clear = grey.convert("LA")
     clear.putalpha(Image.new("L", grey.size, 40))
     pictures = (
@@ -35,9 +35,9 @@ def png() -> list[bytes]:
 
 
 def jpeg() -> list[bytes]:
-    grey = Image.fromarray(film(2, 40, 32))
+    grey = Image.fromarray(draw_image(2, 40, 32))
     exif = Image.Exif()
-    exif[0x0112], exif[0x010E] = 6, "a film"
+    exif[0x0112], exif[0x010E] = 6, "an image"
     return [
         _saved(grey, "JPEG", quality=95),
         _saved(grey.convert("RGB"), "JPEG", quality=80),
@@ -45,14 +45,14 @@ def jpeg() -> list[bytes]:
         _saved(grey.convert("RGB"), "JPEG", progressive=True, optimize=True),
         _saved(grey.convert("CMYK"), "JPEG"),
         _saved(grey, "JPEG", exif=exif, restart_marker_blocks=2),
-        _saved(Image.fromarray(film(3, 300, 260)), "JPEG", quality=30),
+        _saved(Image.fromarray(draw_image(3, 300, 260)), "JPEG", quality=30),
     ]
 
 
 def dicom() -> list[bytes]:
     window = {"WindowCenter": 2000.0, "WindowWidth": 3000.0, "RescaleSlope": 2.0}
     tags = {"PatientAge": "061Y", "PatientSex": "F", "ViewPosition": "PA"}
-    small, small16 = film(1, 40, 32), deep(1, 100, 4000, 40, 32)
+    small, small16 = draw_image(1, 40, 32), deep(1, 100, 4000, 40, 32)
     colour = np.stack([small] * 3, axis=-1)
     item = pydicom.Dataset()
     item.LUTDescriptor, item.LUTData = [256, 0, 16], list(range(0, 65536, 256))
@@ -61,7 +61,7 @@ def dicom() -> list[bytes]:
         made = []
 
         def write(pixels: np.ndarray, syntax: str = "", **arguments) -> None:
-            path = Path(folder) / "film.dcm"
+            path = Path(folder) / "image.dcm"
             write_dicom(path, pixels, **arguments, **tags)
             if syntax:
                 _rewritten(path, syntax)
@@ -72,7 +72,7 @@ def dicom() -> list[bytes]:
         write(small16, bits=12, photometric="MONOCHROME1", PixelPaddingValue=100)
         write(small, photometric="MONOCHROME1", VOILUTSequence=[item])
         write(colour, photometric="RGB")
-        write(film(2, 300, 260), coding="jpeg")
+        write(draw_image(2, 300, 260), coding="jpeg")
         write(deep(2, 0, 4095, 300, 260), coding="jpeg2000", bits=16)
         write(small, ImplicitVRLittleEndian)
         write(small16, ExplicitVRBigEndian)
@@ -106,10 +106,10 @@ def xml() -> list[bytes]:
 
 def npz() -> list[bytes]:
     """MedMNIST's arrays, then weights."""
-    films = medmnist_cxr.arrays()
+    images = medmnist_cxr.arrays()
     weights = {"conv1.weight": np.ones((4, 1, 3, 3), np.float32), "bn1.bias": np.arange(4.0)}
     made = []
-    for arrays, write in ((films, np.savez_compressed), (weights, np.savez)):
+    for arrays, write in ((images, np.savez_compressed), (weights, np.savez)):
         stream = io.BytesIO()
         write(stream, **arrays)
         made.append(stream.getvalue())

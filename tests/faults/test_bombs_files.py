@@ -43,7 +43,7 @@ def test_npz(process, tmp_path, case):
     assert_refused(process, message, read_arrays, zipped(tmp_path / "bomb.npz", members))
 
 
-def test_npz_of_films(process, tmp_path):
+def test_npz_of_images(process, tmp_path):
     members = {
         "train_images.npy": npy((70 << 20,), bytes(70 << 20)),
         "train_labels.npy": npy((1,)),

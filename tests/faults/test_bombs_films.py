@@ -1,4 +1,4 @@
-"""Films of a few kilobytes that claim or unfold to gigabytes: refused before any allocation."""
+"""Images of a few kilobytes that claim or unfold to gigabytes: refused before any allocation."""
 
 import io
 import struct
@@ -13,9 +13,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELos
 
 from cxr_jax.data import images
 from cxr_jax.io import dicom, image_io
-from data_builders.jsrt.img_image import ImgFilm
+from data_builders.jsrt.img_image import ImgImage
 from tests.fakes.dicom_files import write_dicom
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 from tests.faults import readers, seeds
 from tests.faults.bombs import EXTRA_BYTES, assert_refused, pixels, png, zeros
 from tests.faults.containers import png_chunk
@@ -45,15 +45,15 @@ def test_png(process, tmp_path, case):
     data, message = PNGS[case]
     assert len(data) < 300_000
     (tmp_path / "bomb.png").write_bytes(data)
-    assert_refused(process, message, image_io.read_film, tmp_path / "bomb.png")
+    assert_refused(process, message, image_io.read_image, tmp_path / "bomb.png")
 
 
 def test_a_colour_profile_that_unfolds_to_gigabytes_is_left_alone(process, tmp_path):
     profile = png_chunk(b"iCCP", b"profile\0\0" + zeros(70))
     (tmp_path / "bomb.png").write_bytes(png(16, 16, profile, pixels(SMALL)))
-    answer = process.ask(image_io.read_film, tmp_path / "bomb.png")
+    answer = process.ask(image_io.read_image, tmp_path / "bomb.png")
     assert answer.memory < 64 << 20
-    assert answer.error == "" or "FilmError" in answer.error
+    assert answer.error == "" or "ImageError" in answer.error
 
 
 def jpeg(width, height):
@@ -78,11 +78,11 @@ JPEGS = {
 def test_jpeg(process, tmp_path, case):
     data, message = JPEGS[case]
     (tmp_path / "bomb.jpg").write_bytes(data)
-    assert_refused(process, message, image_io.read_film, tmp_path / "bomb.jpg")
+    assert_refused(process, message, image_io.read_image, tmp_path / "bomb.jpg")
 
 
 STORED = {
-    "more than any film": (png(11_000, 11_000, pixels(SMALL)), "11000 x 11000 pixels, more than"),
+    "more than any image": (png(11_000, 11_000, pixels(SMALL)), "11000 x 11000 pixels, more than"),
     "png": (PNGS["60,000 x 60,000"][0], "Image size (3600000000 pixels) exceeds"),
     "jpeg": (JPEGS["65,535 x 65,535"][0], "Image size (4294836225 pixels) exceeds"),
     "scans": (JPEGS["5,000 scans"][0], "scans, more than 100"),
@@ -96,7 +96,7 @@ def test_images_of_a_built_dataset(process, case):
 
 
 def coded(syntax, data, **tags):
-    """A DICOM film of 64 x 64 whose pixels are `data` in the coding `syntax`."""
+    """A DICOM image of 64 x 64 whose pixels are `data` in the coding `syntax`."""
 
     def change(dataset):
         dataset.file_meta.TransferSyntaxUID = syntax
@@ -118,7 +118,7 @@ def tagged(**tags):
 
 def jpeg2000(width, height):
     stream = io.BytesIO()
-    Image.fromarray(film(0, 64, 64)).save(stream, "JPEG2000", no_jp2=True)
+    Image.fromarray(draw_image(0, 64, 64)).save(stream, "JPEG2000", no_jp2=True)
     data = bytearray(stream.getvalue())
     at = data.index(b"\xff\x51") + 6
     data[at : at + 8] = struct.pack(">II", width, height)
@@ -133,7 +133,7 @@ DICOMS = {
     "bits": (tagged(BitsAllocated=65_528), "values of 65528 bits"),
     "bytes": (
         tagged(Rows=10_000, Columns=10_000, BitsAllocated=64),
-        "800,000,000 bytes; a film takes up to 200,000,000",
+        "800,000,000 bytes; an image takes up to 200,000,000",
     ),
     "run lengths": (
         coded(RLELossless, b"\1\0\0\0\x40" + bytes(59) + b"\x81\0" * 40, Rows=9_999, Columns=9_999),
@@ -154,11 +154,11 @@ DICOMS = {
 def test_dicom(process, tmp_path, case):
     change, message = DICOMS[case]
     path = tmp_path / "bomb.dcm"
-    write_dicom(path, film(0, 64, 64))
+    write_dicom(path, draw_image(0, 64, 64))
     dataset = pydicom.dcmread(path)
     change(dataset)
     dataset.save_as(path)
-    assert_refused(process, message, image_io.read_film, path)
+    assert_refused(process, message, image_io.read_image, path)
 
 
 LENGTHS = {
@@ -175,26 +175,26 @@ LENGTHS = {
 def test_dicom_elements_that_claim_gigabytes(process, tmp_path, case):
     element, message = LENGTHS[case]
     path = tmp_path / "bomb.dcm"
-    write_dicom(path, film(0, 64, 64))
+    write_dicom(path, draw_image(0, 64, 64))
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"\xe0\x7f\x10\x00O")] + element + bytes(500))
-    assert_refused(process, message, image_io.read_film, path)
+    assert_refused(process, message, image_io.read_image, path)
     tags = process.ask(dicom.read_tags, path)
     assert tags.error == "" and tags.memory < 64 << 20
 
 
 def test_a_deflated_dicom_file(process, tmp_path):
     path = tmp_path / "bomb.dcm"
-    write_dicom(path, film(0, 64, 64))
+    write_dicom(path, draw_image(0, 64, 64))
     data = path.read_bytes()
     raw = b"1.2.840.10008.1.2.1\0"
     meta = data[: data.index(raw)] + DeflatedExplicitVRLittleEndian.encode()
     path.write_bytes(meta + b"\0" * (len(meta) % 2) + zeros(70)[2:])
-    assert_refused(process, "DICOM", image_io.read_film, path)
+    assert_refused(process, "DICOM", image_io.read_image, path)
     assert process.ask(dicom.read_tags, path).memory < 64 << 20
 
 
-def test_files_longer_than_any_film(process, tmp_path):
+def test_files_longer_than_any_image(process, tmp_path):
     starts = {
         "a.dcm": bytes(128) + b"DICM",
         "a.png": b"\x89PNG\r\n\x1a\n",
@@ -205,19 +205,19 @@ def test_files_longer_than_any_film(process, tmp_path):
             file.write(start)
             file.truncate(1 << 33)  # sparse: it takes no disk
         assert_refused(
-            process, "8,589,934,592 bytes, more than", image_io.read_film, tmp_path / name
+            process, "8,589,934,592 bytes, more than", image_io.read_image, tmp_path / name
         )
-    assert_refused(process, "more than the 400,000,000", ImgFilm(tmp_path / "a.dcm"))
+    assert_refused(process, "more than the 400,000,000", ImgImage(tmp_path / "a.dcm"))
     for name in starts:
         (tmp_path / name).unlink()
 
 
-def test_a_large_film_takes_ten_bytes_a_pixel_at_most(process, tmp_path):
+def test_a_large_image_takes_ten_bytes_a_pixel_at_most(process, tmp_path):
     side = 5_000
     (tmp_path / "black.png").write_bytes(
         png(side, side, pixels(zlib.compress(bytes((side + 1) * side), 1)))
     )
-    answer = process.ask(readers.shape_of_film, tmp_path / "black.png")
+    answer = process.ask(readers.shape_of_image, tmp_path / "black.png")
     assert answer.result == (256, 256, 1) and answer.memory < 10 * side**2
 
 

@@ -1,5 +1,5 @@
 """A canary in every cell of every dataset's tables: what is said, or listed as skipped, quotes no
-cell; what is built holds nothing of columns that say nothing of films."""
+cell; what is built holds nothing of columns that say nothing of images."""
 
 import contextlib
 import io
@@ -76,7 +76,7 @@ def test_no_cell_of_a_table_is_quoted(tmp_path, full):
 
 
 def kept(layout: Layout, data: Path) -> str:
-    """What a dataset keeps of films by design: ids, reports, classes of boxes; "" where the tables
+    """What a dataset keeps of images by design: ids, reports, classes of boxes; "" where the tables
     are refused."""
     try:
         records = listing(layout, data).records

@@ -9,11 +9,11 @@ from PIL import Image
 from data_builders.base.records import BuildError
 from data_builders.image_folder.label_table import LabelTable
 from tests.fakes.dataset import build_beside, by_image
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 from tests.faults.limited import LimitedProcess
 
 ROWS, ALL_ROWS = 5_000, 1_000_000
-# Of a listed film: its row, its record and what tells them apart.
+# Of a listed image: its row, its record and what tells them apart.
 BYTES_A_ROW = 3_000
 
 
@@ -25,8 +25,8 @@ def build(raw, content, **options):
 
 
 @pytest.fixture
-def one_film(raw):
-    Image.fromarray(film(1)).save(raw / "a.png")
+def one_image(raw):
+    Image.fromarray(draw_image(1)).save(raw / "a.png")
     return raw
 
 
@@ -44,8 +44,8 @@ READ = {
 
 
 @pytest.mark.parametrize("case", READ)
-def test_what_is_read_right(one_film, case):
-    example = build(one_film, READ[case])["a"]
+def test_what_is_read_right(one_image, case):
+    example = build(one_image, READ[case])["a"]
     assert example["labels"] == {"Nodule": 1.0} and example["split"] == "train"
 
 
@@ -54,7 +54,7 @@ REFUSED = {
     "a byte-order mark alone": (b"\xef\xbb\xbf", "is empty; expected a header row"),
     "a blank line alone": (b"\r\n", "is empty; expected a header row"),
     "blank lines first": (b"\n\n" + TEXT.encode(), "is empty; expected a header row"),
-    "a header alone": (b"image,Nodule\n", "No row of .* names a film of the folder"),
+    "a header alone": (b"image,Nodule\n", "No row of .* names an image of the folder"),
     "UTF-16": (TEXT.encode("utf-16"), "is not UTF-8 text. Save it as CSV in UTF-8"),
     "UTF-16 without a mark": (TEXT.encode("utf-16-le"), "holds zero bytes"),
     "UTF-32": (TEXT.encode("utf-32-le"), "holds zero bytes"),
@@ -70,7 +70,7 @@ REFUSED = {
     "a line of 2 MB": (b"image,Nodule\n" + b"a" * 2_000_000 + b",1\n", "a line of more than"),
     "a label of pages": (b"image,Nodule\na.png," + b"1" * 9_000 + b"\n", "is neither 1, 0"),
     "duplicate ids": (TEXT.encode() + b"a.png,0,test\n", "row 2 and labels.csv, row 3. Keep one"),
-    "one film under two names": (TEXT.encode() + b"a,0,train\n", "row 2 and labels.csv, row 3"),
+    "one image under two names": (TEXT.encode() + b"a,0,train\n", "row 2 and labels.csv, row 3"),
     "under a path of detours": (TEXT.encode() + b"x/../a.png,0,train\n", "row 2 and labels"),
     "semicolons": (b"image;Nodule\na.png;1\n", "Its separators are semicolons"),
     "tabs": (b"image\tNodule\na.png\t1\n", "Its separators are tabs"),
@@ -83,10 +83,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_refused(one_film, case):
+def test_what_is_refused(one_image, case):
     content, message = REFUSED[case]
     with pytest.raises(BuildError, match=message) as error:
-        build(one_film, content)
+        build(one_image, content)
     assert len(str(error.value)) < 2_000
 
 
@@ -100,7 +100,7 @@ def write_many(path, count):
 
 
 def match_many(path, count):
-    """The table's rows against a folder that has every other film."""
+    """The table's rows against a folder that has every other image."""
     found = {f"p{i % 1000}/{i}.png": path for i in range(0, count, 2)}
     rows = LabelTable(path, "image", None).match(found)
     return len(rows), sum(row.labels["Nodule"] for row in rows.values()), rows["p7/7.png"].where

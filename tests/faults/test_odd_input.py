@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.fakes.dataset import build_beside
 from tests.fakes.image_folder import write_rows
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 from tests.faults import runs
 
 _SPLITS = ("train", "train", "validation", "test")
@@ -35,11 +35,11 @@ def test_a_workdir_may_have_spaces_quotes_and_letters_of_any_script(data_dir, tm
 def _build(
     folder: Path, count: int, patient: Callable, finding: Callable | None, splits=()
 ) -> Path:
-    """An image_folder of drawn films; returns its data_dir."""
+    """An image_folder of drawn images; returns its data_dir."""
     (folder / "raw").mkdir(parents=True)
     rows = []
     for number in range(count):
-        Image.fromarray(film(number)).save(folder / "raw" / f"{number}.png")
+        Image.fromarray(draw_image(number)).save(folder / "raw" / f"{number}.png")
         row = {"image": f"{number}.png", "patient_id": patient(number)}
         row |= {"finding": finding(number)} if finding else {}
         rows.append(row | ({"split": splits[number % len(splits)]} if splits else {}))
@@ -52,14 +52,14 @@ def _build(
 @pytest.mark.parametrize(
     ("count", "batch_size", "words"),
     [
-        (1, 16, "config.batch_size=16 is larger than the 1 films"),
+        (1, 16, "config.batch_size=16 is larger than the 1 images"),
         (1, 1, "a batch holds two or more (image_folder 'train' has 1)"),
     ],
 )
-def test_too_few_films_to_compare_are_refused_before_anything_is_written(
+def test_too_few_images_to_compare_are_refused_before_anything_is_written(
     count, batch_size, words, tmp_path
 ):
-    data = _build(tmp_path / "films", count, lambda number: "p", None)
+    data = _build(tmp_path / "images", count, lambda number: "p", None)
     changes = dict(data__name="image_folder", knn__dataset="", batch_size=batch_size)
     run = runs.Run(runs.tiny(data, tmp_path / "run", **changes), tmp_path / "log")
     assert run.end() == 1
@@ -67,10 +67,10 @@ def test_too_few_films_to_compare_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_films_of_one_patient_train_and_cannot_be_scored(tmp_path, full):
+def test_images_of_one_patient_train_and_cannot_be_scored(tmp_path, full):
     if not full:
         pytest.skip("with --full")
-    data = _build(tmp_path / "films", 12, lambda number: "p", lambda number: number % 2)
+    data = _build(tmp_path / "images", 12, lambda number: "p", lambda number: number % 2)
     changes = dict(data__name="image_folder", knn__dataset="", batch_size=8)
     changes["transfer__dataset"] = "image_folder"
     run = runs.Run(runs.tiny(data, tmp_path / "refused", **changes), tmp_path / "log")
@@ -87,13 +87,13 @@ def test_films_of_one_patient_train_and_cannot_be_scored(tmp_path, full):
 def test_a_label_of_one_class_is_refused_with_its_name(finding, absent, tmp_path, full):
     if not full:
         pytest.skip("with --full")
-    data = _build(tmp_path / "films", 16, str, lambda number: finding, _SPLITS)
+    data = _build(tmp_path / "images", 16, str, lambda number: finding, _SPLITS)
     run = _transfer(data, tmp_path)
     assert run.end() == 1
     assert f"no label can be scored: finding: no {absent} among the training" in run.said()
 
 
-def test_a_test_set_of_one_film_gives_a_report_without_a_score(tmp_path, full):
+def test_a_test_set_of_one_image_gives_a_report_without_a_score(tmp_path, full):
     if not full:
         pytest.skip("with --full")
     splits = ("train", "train", "train", "validation") * 3 + (
@@ -102,7 +102,7 @@ def test_a_test_set_of_one_film_gives_a_report_without_a_score(tmp_path, full):
         "validation",
         "test",
     )
-    data = _build(tmp_path / "films", 16, str, lambda number: number // 4 % 2, splits)
+    data = _build(tmp_path / "images", 16, str, lambda number: number // 4 % 2, splits)
     run = _transfer(data, tmp_path)
     assert run.end() == 0, run.said()
     (macro,) = [

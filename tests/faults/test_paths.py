@@ -11,15 +11,15 @@ from data_builders import build
 from data_builders.base.records import BuildError
 from tests.fakes import every, image_folder
 from tests.fakes.dataset import build_beside, by_image, edit, read_text, skipped_of
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 
 @pytest.fixture
 def secret(tmp_path):
-    """A film that lies beside the dataset's folder."""
+    """An image that lies beside the dataset's folder."""
     path = tmp_path / "secret/hidden.png"
     path.parent.mkdir()
-    Image.fromarray(film(99)).save(path)
+    Image.fromarray(draw_image(99)).save(path)
     return path
 
 
@@ -27,7 +27,7 @@ def listing(dataset, raw, **options):
     chosen = build.choose(dataset, raw, None, options)
     builder = chosen.builder(data_dir=raw.parent / "data", config=chosen.config)
     builder.settings = type(builder.settings)(num_workers=0, inputs=chosen.inputs)
-    return builder.list_films(raw)
+    return builder.list_images(raw)
 
 
 OUTSIDE = {
@@ -43,9 +43,9 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("case", OUTSIDE)
-def test_a_row_of_ones_own_table_cannot_name_a_film_outside(tmp_path, raw, secret, case):
+def test_a_row_of_ones_own_table_cannot_name_a_image_outside(tmp_path, raw, secret, case):
     name = OUTSIDE[case].format(secret=secret)
-    Image.fromarray(film(1)).save(raw / "a.png")
+    Image.fromarray(draw_image(1)).save(raw / "a.png")
     with (tmp_path / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image", "Nodule"), ("a.png", "1"), (name, "1")])
     with pytest.raises(BuildError, match=r"labels.csv, row 3: image is no path inside"):
@@ -53,7 +53,7 @@ def test_a_row_of_ones_own_table_cannot_name_a_film_outside(tmp_path, raw, secre
 
 
 def test_odd_names_are_listed_and_open_nothing(tmp_path, raw, secret):
-    Image.fromarray(film(1)).save(raw / "a.png")
+    Image.fromarray(draw_image(1)).save(raw / "a.png")
     names = [
         "a.png",
         "…/hidden.png",
@@ -75,13 +75,13 @@ def test_odd_names_are_listed_and_open_nothing(tmp_path, raw, secret):
 
 @pytest.mark.parametrize("cell", ["a\0.png", "a\n.png", '"a\n.png"', "a\r.png"])
 def test_zero_bytes_and_line_breaks_in_names_are_refused(tmp_path, raw, cell):
-    Image.fromarray(film(1)).save(raw / "a.png")
+    Image.fromarray(draw_image(1)).save(raw / "a.png")
     (tmp_path / "labels.csv").write_text(f"image,Nodule\na.png,1\n{cell},0\n")
     with pytest.raises(BuildError, match=r"zero bytes|has 1 fields|holds a line break"):
         listing("image_folder", raw, labels_csv=str(tmp_path / "labels.csv"))
 
 
-def test_no_owners_table_can_name_a_film_outside(tmp_path, full):
+def test_no_owners_table_can_name_a_image_outside(tmp_path, full):
     """In every table of every dataset, every cell of a row in turn climbs out of the folder (of
     twenty cells one, unless --full)."""
     tried = 0
@@ -101,10 +101,10 @@ def test_no_owners_table_can_name_a_film_outside(tmp_path, full):
                 with table.open("w", newline="") as file:
                     csv.writer(file).writerows(climbing)
                 try:
-                    films = [record.film for record in listing(name, raw).records]
+                    images = [record.image for record in listing(name, raw).records]
                 except BuildError:
                     continue
-                for place in films:
+                for place in images:
                     place = getattr(place, "path", place)
                     within = callable(place) or os.path.realpath(place).startswith(f"{raw}/")
                     assert within, (table, column)
@@ -118,14 +118,14 @@ def test_mimics_table_is_refused_by_row(raw):
     dicom_id = read_text(metadata).splitlines()[1].split(",")[0]
     for table in (metadata, *raw.rglob("*split.csv*")):
         edit(table, dicom_id, "../../../../../secret")
-    with pytest.raises(BuildError, match=r"row 2: its film is not inside"):
+    with pytest.raises(BuildError, match=r"row 2: its image is not inside"):
         listing("mimic_cxr", raw)
 
 
 def link_tree(raw, secret):
-    """A film, and links: to a film outside, to a folder outside, within, to itself."""
-    Image.fromarray(film(1)).save(raw / "own.png")
-    (raw / "film.png").symlink_to(secret)
+    """An image, and links: to an image outside, to a folder outside, within, to itself."""
+    Image.fromarray(draw_image(1)).save(raw / "own.png")
+    (raw / "image.png").symlink_to(secret)
     (raw / "folder").symlink_to(secret.parent)
     (raw / "within.png").symlink_to("own.png")
     (raw / "itself.png").symlink_to("itself.png")
@@ -136,31 +136,31 @@ def test_links_that_lead_out_are_skipped_and_listed(raw, secret):
     folder, splits = build_beside("image_folder", raw)
     assert by_image(splits).keys() == {"own", "within"}
     skipped = skipped_of(folder, parts=2)
-    assert skipped.keys() == {"film.png", "folder/hidden.png", "itself.png"}
-    for name in ("film.png", "folder/hidden.png"):
+    assert skipped.keys() == {"image.png", "folder/hidden.png", "itself.png"}
+    for name in ("image.png", "folder/hidden.png"):
         assert "leads out of its folder (--follow_links" in skipped[name]
 
 
 def test_ones_own_links_are_followed_on_request(raw, secret):
     link_tree(raw, secret)
     _, splits = build_beside("image_folder", raw, follow_links=True)
-    assert by_image(splits).keys() == {"own", "within", "film", "folder/hidden"}
+    assert by_image(splits).keys() == {"own", "within", "image", "folder/hidden"}
 
 
 def test_a_folder_of_links_alone_says_how_to_allow_them(raw, secret):
-    (raw / "film.png").symlink_to(secret)
+    (raw / "image.png").symlink_to(secret)
     with pytest.raises(BuildError, match="allow them with --follow_links"):
         listing("image_folder", raw)
 
 
 def test_the_folder_itself_may_be_a_link(tmp_path, raw, secret):
-    Image.fromarray(film(1)).save(raw / "own.png")
+    Image.fromarray(draw_image(1)).save(raw / "own.png")
     (tmp_path / "link").symlink_to(raw)
     assert len(listing("image_folder", tmp_path / "link").records) == 1
 
 
 def test_pipes_sockets_and_devices_are_not_waited_for(raw):
-    Image.fromarray(film(1)).save(raw / "own.png")
+    Image.fromarray(draw_image(1)).save(raw / "own.png")
     os.mkfifo(raw / "pipe.dcm")
     (raw / "zeros.dcm").symlink_to("/dev/zero")
     (raw / "led.dcm").symlink_to("pipe.dcm")
@@ -179,7 +179,7 @@ def test_pipes_sockets_and_devices_are_not_waited_for(raw):
 
 
 def test_a_data_folder_named_by_a_strangers_name_is_refused(raw):
-    image_folder.write(raw / "films")
+    image_folder.write(raw / "images")
     for name in ("../x", "a/b", ".", "/tmp/x"):
         with pytest.raises(BuildError, match="use letters"):
             listing("image_folder", raw, name=name)

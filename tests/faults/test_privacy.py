@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from cxr_jax.data import tokenizer
 from cxr_jax.io import image_io
-from cxr_jax.io.image_error import FilmError
+from cxr_jax.io.image_error import ImageError
 from tests.fakes.dataset import read
 from tests.faults import canaries, hospital, planted
 from tests.faults.canaries import (
@@ -45,7 +45,7 @@ def test_commands_did_what_they_were_to_do(world):
     refused = [name for name in world.codes if name not in succeeded]
     assert len(refused) == 15 and all(world.codes[name] == 1 for name in refused)
     examples = read(world.data / "image_folder/ward/1.0.0")
-    assert sum(map(len, examples.values())) > planted.NUM_FILMS
+    assert sum(map(len, examples.values())) > planted.NUM_IMAGES
     assert list(world.tracebacks.glob("cxr_jax-*.txt"))
 
 
@@ -80,14 +80,14 @@ def test_a_tokenizer_holds_words_of_ten_sentences_and_no_piece_of_a_name_in_nine
     assert sum(said) == planted.NUM_REPORTED < len(said)
 
 
-def test_a_list_of_overlaps_holds_names_of_films_and_no_patient(world):
+def test_a_list_of_overlaps_holds_names_of_images_and_no_patient(world):
     listed = (world.data / "overlap/overlap.csv").read_text()
-    assert "ward-seven/film-001" in listed and "ward-seven/twin" in listed
+    assert "ward-seven/image-001" in listed and "ward-seven/twin" in listed
     assert canaries.search_files(world.data / "overlap", ALL) == []
 
 
 def test_no_result_holds_an_id_of_the_dataset(world):
-    wanted = {b"ward-seven": "path", b"film-0": "name", b"_im-0": "film of Open-i"}
+    wanted = {b"ward-seven": "path", b"image-0": "name", b"_im-0": "image of Open-i"}
     assert canaries.search_files(world.workdir.parent, wanted) == []
     with np.load(world.features) as held:
         assert canaries.search(repr(held["image_id"].tolist()).encode(), wanted) == set()
@@ -117,25 +117,25 @@ def test_a_built_dataset_holds_hashed_patients_and_reports_own_text_alone(world)
     )  # by design: a dataset of reports has them
 
 
-def test_stored_films_are_coded_anew_without_what_files_held_beside_pixels(world):
+def test_stored_images_are_coded_anew_without_what_files_held_beside_pixels(world):
     for path in world.data.rglob("*.array_record*"):
         content = path.read_bytes()
         assert canaries.search(content, canaries.needles()) == set()
 
 
-def test_errors_of_films_hold_no_tag(world):
+def test_errors_of_images_hold_no_tag(world):
     refused = 0
     for path in sorted((world.raw / "broken").iterdir()):
         try:
-            image_io.read_film(path, shorter_side=32)
-        except FilmError as error:
+            image_io.read_image(path, shorter_side=32)
+        except ImageError as error:
             refused += 1
             assert canaries.search(str(error).encode(), canaries.needles()) == set(), path
     assert refused >= 9
 
 
 def test_canaries_are_where_they_were_planted_and_the_search_finds_them(world, tmp_path):
-    header = pydicom.dcmread(world.raw / "ward-seven/film-000.dcm")
+    header = pydicom.dcmread(world.raw / "ward-seven/image-000.dcm")
     texts = [element for element in header.iterall() if SURNAME in str(element.value)]
     assert len(list(header.iterall())) > 3000 and len(texts) > 2000
     assert canaries.search_files(world.raw / "ward-seven", canaries.needles())

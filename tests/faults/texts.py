@@ -92,14 +92,14 @@ def read_report(folder: Path, data: bytes, index: int) -> str:
     """A study's report, and its sentences."""
     from cxr_jax.data import reports as sentences
     from data_builders.mimic_cxr import reports
-    from data_builders.mimic_cxr.release import Film, subject_folder
+    from data_builders.mimic_cxr.release import Radiograph, subject_folder
 
-    film = Film("a", "10000032", "50000000", "PA", "row 1")
-    path = subject_folder(folder, film.subject_id) / f"s{film.study_id}.txt"
+    image = Radiograph("a", "10000032", "50000000", "PA", "row 1")
+    path = subject_folder(folder, image.subject_id) / f"s{image.study_id}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     try:
-        text = reports.Reports(folder).read(film)
+        text = reports.Reports(folder).read(image)
     finally:
         shutil.rmtree(folder / "files", ignore_errors=True)
     for sections in ((), ("findings", "impression")):

@@ -90,7 +90,7 @@ def _read(workdir: Path, kind: str, anew: bool) -> None:
             origin.rows(workdir)
             config.load_saved(workdir, beside, [])
             if not anew and seen_images.read(workdir).phash.tolist() != [1, 2, 3]:
-                raise Broken("a ledger of other films")
+                raise Broken("a ledger of other images")
         case "scores":
             encoder = weights.Encoder("simclr step 7", _MODEL, {}, 16)
             model_card(encoder, Exported({}, {}, "", False), str(beside / "run"), workdir, "")
@@ -140,8 +140,8 @@ def _sound(folder: Path) -> dict[str, bytes]:
         write_parquet(predictions(seed), cell / "predictions.parquet")
         cells.append(
             dict(encoder=encoder, dataset="phantom", task="", protocol="linear", fraction=0.5)
-            | dict(seed=0, folder=f"cells/{encoder}", state="done", num_films=10, error="")
-            | dict(exposure=dict(patients=None, films=2, test_films=8))
+            | dict(seed=0, folder=f"cells/{encoder}", state="done", num_images=10, error="")
+            | dict(exposure=dict(patients=None, images=2, test_images=8))
         )
     _write(grid / "cells.json", {"reference": "ours", "num_resamples": 10, "cells": cells})
     for workdir in (run, grid):
@@ -156,7 +156,7 @@ def _write(path: Path, value: Any) -> None:
 
 
 def predictions(seed: int) -> Any:
-    """Eight films, two labels, one target missing."""
+    """Eight images, two labels, one target missing."""
     from cxr_jax.transfer.predictions import Predictions
 
     targets = np.tile(np.array([[0, 1], [1, 0]], np.float32), (4, 1))
@@ -168,14 +168,14 @@ def predictions(seed: int) -> Any:
 
 
 def parquets() -> list[bytes]:
-    """A file of predictions, and one of films."""
+    """A file of predictions, and one of images."""
     import tempfile
 
     from cxr_jax.transfer import image_table
     from cxr_jax.transfer.predictions import write_parquet
 
     given = predictions(0)
-    table = image_table.FilmTable(
+    table = image_table.ImageTable(
         given.image_id,
         np.array(["F", "M"] * 4),
         np.arange(20, 28).astype(np.float32),
@@ -190,7 +190,7 @@ def parquets() -> list[bytes]:
 
 
 def read_parquet(folder: Path, data: bytes, index: int) -> str:
-    """Predictions against sound ones, or the table of their films."""
+    """Predictions against sound ones, or the table of their images."""
     from cxr_jax.transfer import image_table
     from cxr_jax.transfer.predictions import align, read_parquet
 
@@ -201,7 +201,7 @@ def read_parquet(folder: Path, data: bytes, index: int) -> str:
         if index % 2:
             table = image_table.in_order(image_table.read_parquet(path), predictions(0).image_id)
             if len(table.age) != 8 or table.age.dtype != np.float32:
-                raise Broken(f"{len(table.age)} films")
+                raise Broken(f"{len(table.age)} images")
         else:
             read = align(predictions(0), read_parquet(path))
             if read.scores.shape != (8, 2) or not np.isfinite(read.scores).all():

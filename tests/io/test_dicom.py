@@ -6,13 +6,13 @@ import pytest
 
 from cxr_jax.io import dicom
 from tests.fakes.dicom_files import write_dicom
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 
 def test_tags_hold_hashes_and_nothing_else_of_the_person(tmp_path):
     write_dicom(
         tmp_path / "a.dcm",
-        film(0),
+        draw_image(0),
         patient="MRN0042",
         PatientAge="018M",
         PatientSex="F",
@@ -30,7 +30,7 @@ def test_hash_is_fixed_for_ever():
 
 
 def test_absent_tags_are_empty(tmp_path):
-    write_dicom(tmp_path / "a.dcm", film(0), patient="")
+    write_dicom(tmp_path / "a.dcm", draw_image(0), patient="")
     tags = dicom.read_tags(tmp_path / "a.dcm")
     assert tags.patient_id == tags.view == tags.sex == "" and math.isnan(tags.age)
 

@@ -1,4 +1,4 @@
-"""Films as they should look, from every kind of file, and one sentence for those without."""
+"""Images as they should look, from every kind of file, and one sentence for those without."""
 
 import io
 import struct
@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from cxr_jax.io import image_io
-from cxr_jax.io.image_error import FilmError
+from cxr_jax.io.image_error import ImageError
 from tests.fakes import dicom_files, image_folder
-from tests.fakes.pictures import deep, film, stretch
+from tests.fakes.pictures import deep, draw_image, stretch
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ LOSSY = ("jpeg/plain.jpg", "jpeg/rotated.jpeg", "dicom/jpeg.dcm")
 def test_every_kind_of_file_looks_as_it_should(export):
     folder, expected = export
     for name, picture in expected.items():
-        read = image_io.read_film(folder / name)
+        read = image_io.read_image(folder / name)
         assert read.dtype == np.uint8 and read.shape == (*picture.shape, 1), name
         difference = np.abs(read[..., 0].astype(int) - picture)
         # Palettes hold 256 colours of which Pillow picks near ones; JPEG loses a little.
@@ -42,27 +42,27 @@ def test_broken_files_say_why_and_nothing_of_the_patient(export):
     for name, reason in image_folder.SKIPPED.items():
         if name.endswith(".tif"):
             reason = "not a PNG, JPEG or DICOM"
-        with pytest.raises(FilmError, match=reason) as error:
-            image_io.read_film(folder / name)
+        with pytest.raises(ImageError, match=reason) as error:
+            image_io.read_image(folder / name)
         message = str(error.value)
         assert dicom_files.NAME not in message and dicom_files.BIRTH not in message
         assert "MRN" not in message and "\n" not in message
 
 
 def test_missing_and_empty_files(tmp_path):
-    with pytest.raises(FilmError, match="no such file"):
-        image_io.read_film(tmp_path / "none.png")
+    with pytest.raises(ImageError, match="no such file"):
+        image_io.read_image(tmp_path / "none.png")
     (tmp_path / "empty.png").touch()
-    with pytest.raises(FilmError, match="empty"):
-        image_io.read_film(tmp_path / "empty.png")
+    with pytest.raises(ImageError, match="empty"):
+        image_io.read_image(tmp_path / "empty.png")
 
 
 def test_truncated_png(tmp_path):
     stream = io.BytesIO()
-    Image.fromarray(film(0, 200, 200)).save(stream, "PNG")
+    Image.fromarray(draw_image(0, 200, 200)).save(stream, "PNG")
     (tmp_path / "cut.png").write_bytes(stream.getvalue()[: stream.tell() // 2])
-    with pytest.raises(FilmError, match="cut off"):
-        image_io.read_film(tmp_path / "cut.png")
+    with pytest.raises(ImageError, match="cut off"):
+        image_io.read_image(tmp_path / "cut.png")
 
 
 @pytest.mark.parametrize("side", [60_000, 12_000, 3])
@@ -72,13 +72,13 @@ def test_absurd_sizes_are_refused_before_they_are_decoded(tmp_path, side):
     data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk
     data += struct.pack(">I", zlib.crc32(chunk)) + struct.pack(">I", 0) + b"IDAT"
     (tmp_path / "absurd.png").write_bytes(data + struct.pack(">I", zlib.crc32(b"IDAT")))
-    with pytest.raises(FilmError, match="absurd size"):
-        image_io.read_film(tmp_path / "absurd.png")
+    with pytest.raises(ImageError, match="absurd size"):
+        image_io.read_image(tmp_path / "absurd.png")
 
 
 def test_dicom_absurd_size(tmp_path):
     path = tmp_path / "absurd.dcm"
-    dicom_files.write_dicom(path, film(0))
+    dicom_files.write_dicom(path, draw_image(0))
     data = path.read_bytes()
     # Rows (0028,0010) US, 2 bytes: claims 65,535 of them.
     data = data.replace(
@@ -88,8 +88,8 @@ def test_dicom_absurd_size(tmp_path):
         b"\x28\x00\x11\x00US\x02\x00\x3c\x00", b"\x28\x00\x11\x00US\x02\x00\xff\xff"
     )
     path.write_bytes(data)
-    with pytest.raises(FilmError, match="absurd size of 65535 x 65535"):
-        image_io.read_film(path)
+    with pytest.raises(ImageError, match="absurd size of 65535 x 65535"):
+        image_io.read_image(path)
 
 
 def test_dicom_window_is_the_standards_linear_one(tmp_path):
@@ -107,7 +107,7 @@ def test_dicom_window_is_the_standards_linear_one(tmp_path):
     # PS3.3 C.11.2.1.2.1, with output 0 to 1.
     x = stored * slope + intercept
     window = np.clip((x - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
-    read = image_io.read_film(tmp_path / "window.dcm")[..., 0]
+    read = image_io.read_image(tmp_path / "window.dcm")[..., 0]
     assert np.abs(read - 255 * window).max() <= 0.51
     assert (read == 0).mean() > 0.1 and (read == 255).mean() > 0.1
 
@@ -119,19 +119,19 @@ def test_monochrome1_is_inverted_after_the_window(tmp_path):
     dicom_files.write_dicom(
         tmp_path / "one.dcm", stored, bits=12, photometric="MONOCHROME1", **window
     )
-    two = image_io.read_film(tmp_path / "two.dcm").astype(int)
-    one = image_io.read_film(tmp_path / "one.dcm").astype(int)
+    two = image_io.read_image(tmp_path / "two.dcm").astype(int)
+    one = image_io.read_image(tmp_path / "one.dcm").astype(int)
     assert np.abs(one - (255 - two)).max() <= 1
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_padding_is_black_and_does_not_compress_the_film(tmp_path, photometric):
+def test_padding_is_black_and_does_not_compress_the_image(tmp_path, photometric):
     stored = deep(3, 1000, 2000)
     stored[:, :5] = 0
     dicom_files.write_dicom(
         tmp_path / "padded.dcm", stored, bits=12, photometric=photometric, PixelPaddingValue=0
     )
-    read = image_io.read_film(tmp_path / "padded.dcm")[..., 0]
+    read = image_io.read_image(tmp_path / "padded.dcm")[..., 0]
     inner = stretch(stored[:, 5:])
     expected = inner if photometric == "MONOCHROME2" else 255 - inner
     assert np.abs(read[:, 5:].astype(int) - expected).max() <= 1
@@ -139,18 +139,18 @@ def test_padding_is_black_and_does_not_compress_the_film(tmp_path, photometric):
 
 
 def test_colour_dicom_becomes_luminance_as_colour_png_does(tmp_path):
-    colours = np.stack([film(1), film(2), film(3)], axis=-1)
+    colours = np.stack([draw_image(1), draw_image(2), draw_image(3)], axis=-1)
     dicom_files.write_dicom(tmp_path / "colour.dcm", colours, photometric="RGB")
     Image.fromarray(colours).save(tmp_path / "colour.png")
-    from_dicom = image_io.read_film(tmp_path / "colour.dcm").astype(int)
-    assert np.abs(from_dicom - image_io.read_film(tmp_path / "colour.png")).max() <= 1
+    from_dicom = image_io.read_image(tmp_path / "colour.dcm").astype(int)
+    assert np.abs(from_dicom - image_io.read_image(tmp_path / "colour.png")).max() <= 1
 
 
 def test_palette_dicom_is_refused(tmp_path):
-    # Its pixels are indices, which would look like a film and be none.
-    dicom_files.write_dicom(tmp_path / "palette.dcm", film(1), photometric="PALETTE COLOR")
-    with pytest.raises(FilmError, match="in colours that are no shades of grey"):
-        image_io.read_film(tmp_path / "palette.dcm")
+    # Its pixels are indices, which would look like an image and be none.
+    dicom_files.write_dicom(tmp_path / "palette.dcm", draw_image(1), photometric="PALETTE COLOR")
+    with pytest.raises(ImageError, match="in colours that are no shades of grey"):
+        image_io.read_image(tmp_path / "palette.dcm")
 
 
 @pytest.mark.parametrize(
@@ -159,10 +159,12 @@ def test_palette_dicom_is_refused(tmp_path):
 @pytest.mark.parametrize("shorter_side", [None, 16])
 def test_corrupt_dicom_pixels_name_no_tag(tmp_path, coding, tail, shorter_side):
     path = tmp_path / "corrupt.dcm"
-    dicom_files.write_dicom(path, film(0), coding=coding)
+    dicom_files.write_dicom(path, draw_image(0), coding=coding)
     path.write_bytes(path.read_bytes()[:-700] + bytes(tail))
-    with pytest.raises(FilmError, match=r"DICOM file (that cannot be decoded|without pixels)") as e:
-        image_io.read_film(path, shorter_side)
+    with pytest.raises(
+        ImageError, match=r"DICOM file (that cannot be decoded|without pixels)"
+    ) as e:
+        image_io.read_image(path, shorter_side)
     assert dicom_files.NAME not in str(e.value)
 
 
@@ -177,7 +179,7 @@ def test_corrupt_dicom_pixels_name_no_tag(tmp_path, coding, tail, shorter_side):
     ],
 )
 def test_shrink_sets_the_shorter_side_and_never_enlarges(shape, resolution, expected):
-    assert image_io.shrink(film(0, *shape)[..., None], resolution).shape == (*expected, 1)
+    assert image_io.shrink(draw_image(0, *shape)[..., None], resolution).shape == (*expected, 1)
 
 
 def test_shrink_averages_what_is_too_fine():
@@ -187,8 +189,8 @@ def test_shrink_averages_what_is_too_fine():
     assert np.abs(small.astype(int) - 127).max() <= 3
 
 
-def test_encodings_decode_to_the_film():
-    picture = film(1)[..., None]
+def test_encodings_decode_to_the_image():
+    picture = draw_image(1)[..., None]
     png = np.asarray(Image.open(io.BytesIO(image_io.encode(picture, "png"))))
     jpeg = Image.open(io.BytesIO(image_io.encode(picture, "jpeg")))
     assert (png == picture[..., 0]).all()
@@ -216,20 +218,20 @@ def deep_png(path, pixels: np.ndarray, colour: int) -> None:
 def test_a_deep_png_with_colours_is_refused_since_it_would_turn_black(tmp_path):
     grey = deep(1, 0, 4095)
     deep_png(tmp_path / "grey.png", grey[..., None], colour=0)
-    picture = image_io.read_film(tmp_path / "grey.png")[..., 0]
+    picture = image_io.read_image(tmp_path / "grey.png")[..., 0]
     assert np.abs(picture.astype(int) - stretch(grey)).max() <= 1
     for name, channels, colour in (("rgb", 3, 2), ("alpha", 2, 4), ("rgba", 4, 6)):
         deep_png(tmp_path / f"{name}.png", np.repeat(grey[..., None], channels, 2), colour)
-        with pytest.raises(FilmError, match="16-bit PNG with colours or transparency"):
-            image_io.read_film(tmp_path / f"{name}.png")
+        with pytest.raises(ImageError, match="16-bit PNG with colours or transparency"):
+            image_io.read_image(tmp_path / f"{name}.png")
 
 
 def test_a_side_that_jpeg_cannot_store_is_refused(tmp_path):
     Image.new("L", (16, 70_000)).save(tmp_path / "long.png")
-    with pytest.raises(FilmError, match="an absurd size of 16 x 70000 pixels"):
-        image_io.read_film(tmp_path / "long.png")
+    with pytest.raises(ImageError, match="an absurd size of 16 x 70000 pixels"):
+        image_io.read_image(tmp_path / "long.png")
 
 
 def test_a_name_that_no_file_can_have():
-    with pytest.raises(FilmError, match="no such file"):
-        image_io.read_film(Path("a\0b.png"))
+    with pytest.raises(ImageError, match="no such file"):
+        image_io.read_image(Path("a\0b.png"))

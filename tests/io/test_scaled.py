@@ -1,18 +1,18 @@
-"""JPEGs decoded at a reduced scale against the full decode, on films with noise and edges."""
+"""JPEGs decoded at a reduced scale against the full decode, on images with noise and edges."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cxr_jax.io import downscale, image_io
-from tests.fakes.pictures import film
+from tests.fakes.pictures import draw_image
 
 TARGET = 64
 
 
 def noisy(seed: int, height: int, width: int) -> np.ndarray:
-    """A uint8 [h w] film with grain, a bright collimator edge and a letter-like marker."""
-    picture = film(seed, height, width).astype(float)
+    """A uint8 [h w] image with grain, a bright collimator edge and a letter-like marker."""
+    picture = draw_image(seed, height, width).astype(float)
     picture[:, : width // 9] = 0
     picture[height // 12 : height // 8, width // 6 : width // 3] = 255
     picture += np.random.default_rng(seed).normal(0, 7, picture.shape)
@@ -36,9 +36,9 @@ def plainly(path, target: int) -> np.ndarray:
 def test_within_a_grey_level_of_the_full_decode(tmp_path, width, n, colour):
     size = (width, round(1.2 * width))
     assert downscale.reduction(size, TARGET) == downscale.reduction(size[::-1], TARGET) == n
-    path = tmp_path / "film.jpg"
+    path = tmp_path / "image.jpg"
     Image.fromarray(noisy(width, *size[::-1])).convert(colour).save(path, quality=90)
-    read = image_io.read_film(path, TARGET)[..., 0]
+    read = image_io.read_image(path, TARGET)[..., 0]
     assert read.shape == (round(1.2 * width * TARGET / width), TARGET)
     difference = np.abs(read.astype(int) - plainly(path, TARGET))
     assert difference.mean() < 1
@@ -46,25 +46,27 @@ def test_within_a_grey_level_of_the_full_decode(tmp_path, width, n, colour):
 
 
 def test_colours_become_the_same_luminance(tmp_path):
-    colours = np.stack([film(1, 300, 240), film(2, 300, 240), film(3, 300, 240)], axis=-1)
+    colours = np.stack(
+        [draw_image(1, 300, 240), draw_image(2, 300, 240), draw_image(3, 300, 240)], axis=-1
+    )
     Image.fromarray(colours).save(tmp_path / "colour.jpg", quality=95, subsampling=0)
-    difference = image_io.read_film(tmp_path / "colour.jpg", TARGET)[..., 0].astype(int)
+    difference = image_io.read_image(tmp_path / "colour.jpg", TARGET)[..., 0].astype(int)
     difference -= plainly(tmp_path / "colour.jpg", TARGET)
     assert np.abs(difference).mean() < 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_of_a_reduced_film(tmp_path, orientation):
+def test_orientation_of_a_reduced_image(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(noisy(0, 611, 583)).save(tmp_path / "turned.jpg", quality=90, exif=exif)
-    reduced = image_io.read_film(tmp_path / "turned.jpg", TARGET).astype(int)
-    whole = image_io.shrink(image_io.read_film(tmp_path / "turned.jpg"), TARGET)
+    reduced = image_io.read_image(tmp_path / "turned.jpg", TARGET).astype(int)
+    whole = image_io.shrink(image_io.read_image(tmp_path / "turned.jpg"), TARGET)
     assert reduced.shape == whole.shape
     assert np.abs(reduced - whole).mean() < 1
 
 
-def test_films_below_the_target_are_left_as_they_are(tmp_path):
-    Image.fromarray(film(0, 70, 60)).save(tmp_path / "small.jpg", quality=95)
-    read = image_io.read_film(tmp_path / "small.jpg", TARGET)
-    assert (read == image_io.read_film(tmp_path / "small.jpg")).all() and read.shape == (70, 60, 1)
+def test_images_below_the_target_are_left_as_they_are(tmp_path):
+    Image.fromarray(draw_image(0, 70, 60)).save(tmp_path / "small.jpg", quality=95)
+    read = image_io.read_image(tmp_path / "small.jpg", TARGET)
+    assert (read == image_io.read_image(tmp_path / "small.jpg")).all() and read.shape == (70, 60, 1)

@@ -12,8 +12,8 @@ def _tiny(monkeypatch):
 
 
 def _shapes(net):
-    films = jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32)
-    return jax.eval_shape(lambda x: net.init(jax.random.key(0), x, False), films)
+    images = jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32)
+    return jax.eval_shape(lambda x: net.init(jax.random.key(0), x, False), images)
 
 
 @pytest.mark.parametrize(
@@ -32,13 +32,13 @@ def test_bfloat16_computes_near_float32_and_training_changes_the_statistics():
     variables = jax.tree.map(
         lambda s: jnp.asarray(rng.uniform(0.02, 0.2, s.shape), jnp.float32), _shapes(half)
     )
-    films = jax.random.uniform(jax.random.key(0), (3, 64, 48, 1))
+    images = jax.random.uniform(jax.random.key(0), (3, 64, 48, 1))
 
     def run(net, train):
         call = jax.jit(lambda v, x: net.apply(v, x, train, mutable=["batch_stats"]))
-        return call(variables, films)
+        return call(variables, images)
 
-    maps = jax.jit(lambda v, x: net.apply(v, x, False, method="maps"))(variables, films)
+    maps = jax.jit(lambda v, x: net.apply(v, x, False, method="maps"))(variables, images)
     assert maps.shape[1:3] == (8, 6)
     full, kept = run(net, False)
     np.testing.assert_allclose(full, np.asarray(maps).mean((1, 2)), rtol=1e-4)

@@ -10,7 +10,7 @@ from cxr_jax.models import _layers
 from cxr_jax.training import xla
 
 
-def _films(*shape, seed=0):
+def _images(*shape, seed=0):
     return jax.random.normal(jax.random.key(seed), shape) * 3 + 1
 
 
@@ -32,7 +32,7 @@ def _value_and_gradients(net, variables, x):
     [(3, 1, (6, 5)), (3, 2, (8, 7)), (1, 2, (7, 6)), (7, 4, (16, 19)), (1, 1, (3, 3))],
 )
 def test_convolution_and_its_gradients_are_flaxs(kernel, stride, size):
-    x = _films(2, *size, 3)
+    x = _images(2, *size, 3)
     ours = _layers.Conv(4, kernel, stride)
     pad = kernel // 2
     flax = nn.Conv(4, (kernel, kernel), stride, padding=((pad, pad), (pad, pad)), use_bias=False)
@@ -45,7 +45,7 @@ def test_convolution_and_its_gradients_are_flaxs(kernel, stride, size):
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("shape", [(6, 5, 4, 3), (7, 3)])
 def test_batch_norm_its_statistics_and_gradients_are_flaxs(shape, use_bias):
-    x = _films(*shape)
+    x = _images(*shape)
     ours = _layers.BatchNorm(False, use_bias=use_bias)
     flax = nn.BatchNorm(False, momentum=0.9, epsilon=1e-5, use_bias=use_bias)
     variables = flax.init(jax.random.key(1), x)
@@ -62,7 +62,7 @@ def test_batch_norm_its_statistics_and_gradients_are_flaxs(shape, use_bias):
 
 
 def test_batch_norm_in_bfloat16_keeps_float32_statistics():
-    x = _films(64, 3).astype(jnp.bfloat16)
+    x = _images(64, 3).astype(jnp.bfloat16)
     net = _layers.BatchNorm(False, dtype="bfloat16")
     variables = net.init(jax.random.key(0), x)
     (_, (y, new)), (by_params, by_x) = _value_and_gradients(net, variables, x)
@@ -84,7 +84,7 @@ def test_batch_norm_of_a_constant_channel_is_its_bias_with_a_finite_gradient():
 
 def test_the_options_keep_barriers_until_programs_are_fused():
     """Without the barriers a step recomputes activations inside transposes (layers.Conv)."""
-    x = _films(2, 8, 8, 3)
+    x = _images(2, 8, 8, 3)
     net = _layers.Conv(4, 3)
     variables = net.init(jax.random.key(0), x)
     program = jax.jit(net.apply, compiler_options=xla.options()).lower(variables, x).compile()

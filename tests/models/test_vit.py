@@ -7,7 +7,7 @@ from cxr_jax.models import vit
 
 TINY = {"variant": "64x2", "patch": 8, "image_size": 32}
 evaluate = jax.jit(
-    lambda net, variables, films: net.apply(variables, films, False), static_argnums=0
+    lambda net, variables, images: net.apply(variables, images, False), static_argnums=0
 )
 call = jax.jit(
     lambda net, method, variables, x: net.apply(variables, x, method=method),
@@ -16,13 +16,13 @@ call = jax.jit(
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-def _films(batch=2, height=32, width=32):
+def _images(batch=2, height=32, width=32):
     return jax.random.uniform(jax.random.key(0), (batch, height, width, 1))
 
 
 def _variables(net):
     """Random everywhere, so that no part can be left out unseen."""
-    shapes = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, False), _films())
+    shapes = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, False), _images())
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.3, s.shape), jnp.float32), shapes)
 
@@ -40,7 +40,7 @@ def _variables(net):
 )
 def test_as_many_parameters_as_published(options, total):
     net = vit.make(**options, **IMAGENET)
-    shapes = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, False), _films())
+    shapes = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, False), _images())
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert count + net.width == total
 
@@ -55,16 +55,16 @@ def test_as_many_parameters_as_published(options, total):
 )
 def test_features_are_the_pooled_maps_and_do_not_depend_on_the_batch(options):
     net = vit.make(**TINY, **options)
-    films, variables = _films(3, 48, 32), _variables(net)
-    features = evaluate(net, variables, films)
+    images, variables = _images(3, 48, 32), _variables(net)
+    features = evaluate(net, variables, images)
     assert features.dtype == jnp.float32
-    maps = jax.jit(lambda v, x: net.apply(v, x, False, method="maps"))(variables, films)
+    maps = jax.jit(lambda v, x: net.apply(v, x, False, method="maps"))(variables, images)
     prefix = net.class_token + net.registers
     assert maps.shape == (3, 6, 4, 64 * (1 + prefix)) and maps.dtype == jnp.float32
     tolerance = 0.02 if net.dtype == "bfloat16" else 1e-5
     pooled = call(net, "pool", variables, maps)
     np.testing.assert_allclose(pooled, features, atol=tolerance)
-    alone = evaluate(net, variables, films.at[:2].set(0))
+    alone = evaluate(net, variables, images.at[:2].set(0))
     np.testing.assert_allclose(alone[2], features[2], atol=tolerance)
     if prefix:
         # Behind the patches the same at every place; gradients go to the patches alone.
@@ -74,11 +74,11 @@ def test_features_are_the_pooled_maps_and_do_not_depend_on_the_batch(options):
 
 
 def test_rematerialised_blocks_have_the_same_gradients():
-    films = _films()
+    images = _images()
 
     def gradients(remat):
         net = vit.make(**TINY, remat=remat)
-        loss = jax.jit(jax.grad(lambda v: (net.apply(v, films, True) ** 2).sum()))
+        loss = jax.jit(jax.grad(lambda v: (net.apply(v, images, True) ** 2).sum()))
         return loss(_variables(net))
 
     plain, again = gradients(False), gradients(True)
@@ -87,20 +87,20 @@ def test_rematerialised_blocks_have_the_same_gradients():
 
 def test_bfloat16_computes_near_float32_and_keeps_float32_parameters():
     net, half = vit.make(**TINY), vit.make(**TINY, dtype="bfloat16")
-    shapes = jax.eval_shape(lambda x: half.init(jax.random.key(0), x, False), _films())
+    shapes = jax.eval_shape(lambda x: half.init(jax.random.key(0), x, False), _images())
     assert {leaf.dtype.name for leaf in jax.tree.leaves(shapes)} == {"float32"}
     variables = _variables(net)
-    full, low = evaluate(net, variables, _films()), evaluate(half, variables, _films())
+    full, low = evaluate(net, variables, _images()), evaluate(half, variables, _images())
     assert 0 < np.linalg.norm(low - full) < 0.05 * np.linalg.norm(full)
 
 
 def test_encoding_all_patches_or_some_of_them():
     net = vit.make(**TINY, registers=1)
-    variables, films = _variables(net), _films()
-    patches = call(net, "embed", variables, films).reshape(2, 16, 64)
+    variables, images = _variables(net), _images()
+    patches = call(net, "embed", variables, images).reshape(2, 16, 64)
     tokens = call(net, "encode", variables, patches)
     assert tokens.shape == (2, 18, 64)
-    np.testing.assert_allclose(tokens[:, 0], evaluate(net, variables, films), atol=1e-5)
+    np.testing.assert_allclose(tokens[:, 0], evaluate(net, variables, images), atol=1e-5)
     # Positions are in the patches: their order does not matter, their absence does.
     order = np.random.default_rng(0).permutation(16)
     mixed = call(net, "encode", variables, patches[:, order])

@@ -64,7 +64,7 @@ def tiny(monkeypatch):
 
 @pytest.fixture
 def batch():
-    """Eight films of 32 x 32 with different blocks, so that the tiny encoder can tell them.
+    """Eight images of 32 x 32 with different blocks, so that the tiny encoder can tell them.
 
     And a text for each, of different lengths, which only image-text objectives read.
     """

@@ -25,15 +25,15 @@ def test_values_that_any_right_implementation_gives():
     for weight in (0.75, 1.0):
         loss = image_text_loss(5 * eye, 2 * eye, 0.1, weight)
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    # Two films of one direction, texts apart: to its text each has two alike films' logits, and
-    # from its film each text has one of two equal films.
-    films, texts = jnp.array([[1.0, 0.0], [1.0, 0.0]]), jnp.eye(2)
+    # Two images of one direction, texts apart: to its text each has two alike images' logits, and
+    # from its image each text has one of two equal images.
+    images, texts = jnp.array([[1.0, 0.0], [1.0, 0.0]]), jnp.eye(2)
     to_text = (np.log1p(np.exp(-10)) + np.log1p(np.exp(10))) / 2
     for weight in (0.0, 0.75):
         expected = weight * to_text + (1 - weight) * np.log(2)
-        loss = image_text_loss(films, texts, 0.1, weight)
+        loss = image_text_loss(images, texts, 0.1, weight)
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    assert image_text_loss(films[:1], texts[:1], 0.1, 0.75) == 0
+    assert image_text_loss(images[:1], texts[:1], 0.1, 0.75) == 0
 
 
 def test_loss_and_gradients_are_pytorchs():
@@ -64,11 +64,11 @@ def test_retrieval_counts_hits_and_no_copies():
     assert accuracy(eye, eye, different) == 1
     assert accuracy(eye, jnp.ones((4, 4)), different) == 0  # collapsed: ties are misses
     assert accuracy(eye, eye[jnp.array([0, 2, 1, 3])], different) == 0.5
-    # Films 0 and 1 have the same text, which is right for both.
+    # Images 0 and 1 have the same text, which is right for both.
     texts, ids = eye[jnp.array([0, 0, 2, 3])], jnp.array([0.0, 0, 2, 3])
-    films = eye.at[1].set(eye[0])
-    assert accuracy(films, texts, ids) == 1
-    assert accuracy(films, texts, different) == 0.5
+    images = eye.at[1].set(eye[0])
+    assert accuracy(images, texts, ids) == 1
+    assert accuracy(images, texts, different) == 0.5
 
 
 def test_texts_are_told_apart_by_tokens_and_length():

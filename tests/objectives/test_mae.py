@@ -1,4 +1,4 @@
-"""MAE against PyTorch as the paper's code has it, and what each side may see of a film."""
+"""MAE against PyTorch as the paper's code has it, and what each side may see of an image."""
 
 from functools import partial
 
@@ -17,9 +17,9 @@ PATCHES, VISIBLE = 16, 4
 
 @pytest.fixture
 def noisy():
-    """Films that differ in every pixel."""
-    films = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 1), dtype=np.uint8)
-    return {"image": jnp.asarray(films)}
+    """Images that differ in every pixel."""
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 1), dtype=np.uint8)
+    return {"image": jnp.asarray(images)}
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def plain(tiny, noisy):
     return objective, params, aux
 
 
-def orders(films=8):
+def orders(images=8):
     """Those that `embed` draws from KEY."""
-    return np.asarray(mae.draw_orders(jax.random.split(KEY)[1], films, PATCHES))
+    return np.asarray(mae.draw_orders(jax.random.split(KEY)[1], images, PATCHES))
 
 
 def hidden_pixels(order):
@@ -41,7 +41,7 @@ def hidden_pixels(order):
     return ~seen.reshape(-1, 4, 4).repeat(8, axis=1).repeat(8, axis=2)[..., None]
 
 
-def test_orders_are_every_films_own_and_the_keys():
+def test_orders_are_every_images_own_and_the_keys():
     order = mae.draw_orders(KEY, 2000, PATCHES)
     np.testing.assert_array_equal(np.sort(order, axis=1), np.tile(np.arange(PATCHES), (2000, 1)))
     np.testing.assert_array_equal(order, mae.draw_orders(KEY, 2000, PATCHES))
@@ -53,27 +53,27 @@ def test_orders_are_every_films_own_and_the_keys():
 
 
 def test_drawing_nothing_costs_one_and_flat_patches_nothing():
-    films = jax.random.uniform(KEY, (4, 32, 32, 1))
-    np.testing.assert_allclose(jnp.mean(mae.targets(films, 8) ** 2), 63 / 64, rtol=1e-3)
-    halved = mae.targets(0.3 + films / 2, 8)
-    np.testing.assert_allclose(halved, mae.targets(films, 8), atol=1e-3)
-    flat = jax.value_and_grad(lambda x: jnp.sum(mae.targets(x, 8) ** 2))(jnp.full_like(films, 0.7))
+    images = jax.random.uniform(KEY, (4, 32, 32, 1))
+    np.testing.assert_allclose(jnp.mean(mae.targets(images, 8) ** 2), 63 / 64, rtol=1e-3)
+    halved = mae.targets(0.3 + images / 2, 8)
+    np.testing.assert_allclose(halved, mae.targets(images, 8), atol=1e-3)
+    flat = jax.value_and_grad(lambda x: jnp.sum(mae.targets(x, 8) ** 2))(jnp.full_like(images, 0.7))
     assert flat[0] < 1e-3 and np.all(np.isfinite(flat[1]))
 
 
 def test_hidden_pixels_do_not_reach_the_encoder(plain, noisy):
     objective, params, aux = plain
-    jitted = jax.jit(lambda params, films: objective.embed(params, aux, {"image": films}, KEY)[0])
+    jitted = jax.jit(lambda params, images: objective.embed(params, aux, {"image": images}, KEY)[0])
     embed = partial(jitted, params)
-    films, where = noisy["image"], hidden_pixels(orders())
+    images, where = noisy["image"], hidden_pixels(orders())
     assert where.mean() == 0.75
-    before = embed(films)
-    behind = embed(jnp.where(where, 255 - films, films))
+    before = embed(images)
+    behind = embed(jnp.where(where, 255 - images, images))
     np.testing.assert_array_equal(behind["embedding"], before["embedding"])
     assert np.all(behind["error"] != before["error"])
-    # One pixel of a visible patch does, in its own film.
+    # One pixel of a visible patch does, in its own image.
     row, column = np.argwhere(~where[2, :, :, 0])[5]
-    seen = embed(films.at[2, row, column].add(100))
+    seen = embed(images.at[2, row, column].add(100))
     changed = np.abs(seen["embedding"] - before["embedding"]).max(axis=1) > 1e-5
     np.testing.assert_array_equal(changed, np.arange(8) == 2)
 
@@ -82,15 +82,15 @@ def test_visible_pixels_are_no_target(plain, noisy):
     objective, params, aux = plain
     # A decoder that draws nothing at all: what is left of the loss is its target.
     params["decoder"]["pixels"] = jax.tree.map(jnp.zeros_like, params["decoder"]["pixels"])
-    jitted = jax.jit(lambda params, films: objective.embed(params, aux, {"image": films}, KEY)[0])
+    jitted = jax.jit(lambda params, images: objective.embed(params, aux, {"image": images}, KEY)[0])
 
-    def embed(films):
-        return jitted(params, films)["error"]
+    def embed(images):
+        return jitted(params, images)["error"]
 
-    films, where = noisy["image"], hidden_pixels(orders())
-    np.testing.assert_allclose(embed(films), 63 / 64, rtol=1e-3)
-    np.testing.assert_allclose(embed(jnp.where(where, films, 0)), embed(films), rtol=1e-5)
-    assert np.all(embed(jnp.where(where, 0, films)) < 1e-3)
+    images, where = noisy["image"], hidden_pixels(orders())
+    np.testing.assert_allclose(embed(images), 63 / 64, rtol=1e-3)
+    np.testing.assert_allclose(embed(jnp.where(where, images, 0)), embed(images), rtol=1e-5)
+    assert np.all(embed(jnp.where(where, 0, images)) < 1e-3)
 
 
 def test_positions_are_fixed_and_sines_and_cosines(plain, noisy):
@@ -209,8 +209,8 @@ def test_loss_is_pytorchs_whatever_is_drawn_for_visible_patches(tiny, plain, noi
     params = jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape).astype(np.float32), params)
     value, _ = jax.jit(objective.loss)(params, aux, noisy, KEY)
     outputs, _ = jax.jit(objective.embed)(params, aux, noisy, KEY)
-    films = torch.tensor(np.asarray(noisy["image"]) / 255)
-    pixels = films.reshape(8, 4, 8, 4, 8).permute(0, 1, 3, 2, 4).reshape(8, 16, 64)
+    images = torch.tensor(np.asarray(noisy["image"]) / 255)
+    pixels = images.reshape(8, 4, 8, 4, 8).permute(0, 1, 3, 2, 4).reshape(8, 16, 64)
     model = models.build(tiny("mae")["model"])
     drawn, tokens = torch_mae(torch, params, model)(pixels, orders())
     mean, variance = pixels.mean(dim=-1, keepdim=True), pixels.var(dim=-1, keepdim=True)

@@ -9,7 +9,7 @@ from cxr_jax import objectives
 from cxr_jax.training import microbatch
 
 KEY = jax.random.PRNGKey(3)
-SIZE = 4  # of a part; moco's batch norm sees two films of one
+SIZE = 4  # of a part; moco's batch norm sees two images of one
 
 
 def assert_alike(one, other, rtol, atol):
@@ -21,17 +21,17 @@ def test_parts_give_the_gradient_of_the_whole_loss(tiny, batch, name):
     config = tiny(name, tiny.plain)
     if "b" in config["views"]:
         config["views"]["b"]["flip"] = 1.0
-    if name != "mae":  # in float32 batch norm of so few films rounds by .001
+    if name != "mae":  # in float32 batch norm of so few images rounds by .001
         config["model"]["dtype"] = "float64"
     objective = objectives.build(config)
 
     def whole(params, aux):
-        """All parts in one graph, for JAX to differentiate; part j takes every count-th film."""
+        """All parts in one graph, for JAX to differentiate; part j takes every count-th image."""
         parts, count = [], 8 // SIZE
         for j in range(count):
-            films = jax.tree.map(lambda x: x[j::count], batch)  # noqa: B023 (used at once)
+            images = jax.tree.map(lambda x: x[j::count], batch)  # noqa: B023 (used at once)
             key = jax.random.fold_in(KEY, j)
-            part, aux = objective.embed(params, aux, films, key)
+            part, aux = objective.embed(params, aux, images, key)
             parts.append(part)
         return objective.compare(jax.tree.map(lambda *x: jnp.concatenate(x), *parts), aux)
 
@@ -47,7 +47,7 @@ def test_parts_give_the_gradient_of_the_whole_loss(tiny, batch, name):
         )(params, aux)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert_alike(metrics, expected_metrics, rtol=1e-4, atol=1e-6)
-    if name == "moco":  # whose queue takes the films in the batch's order, here by parts
+    if name == "moco":  # whose queue takes the images in the batch's order, here by parts
         order = np.arange(8).reshape(2, 4).T.ravel()
         expected_after["queue"] = expected_after["queue"].at[:8].set(expected_after["queue"][order])
     assert_alike(after, expected_after, rtol=1e-4, atol=1e-6)
@@ -58,7 +58,7 @@ def test_parts_give_the_gradient_of_the_whole_loss(tiny, batch, name):
 def test_one_part_is_the_ordinary_step_and_statistics_follow_every_part(tiny, batch):
     objective = objectives.build(tiny("simclr"))
     params, aux = jax.jit(objective.init)(jax.random.PRNGKey(1), batch)
-    embed = jax.jit(lambda aux, films, key: objective.embed(params, aux, films, key)[1])
+    embed = jax.jit(lambda aux, images, key: objective.embed(params, aux, images, key)[1])
 
     def in_parts(size):
         return jax.jit(microbatch.value_and_grad(objective, size))(params, aux, batch, KEY)

@@ -23,7 +23,7 @@ def test_isotropic_embeddings_are_spread_over_all_dimensions():
     np.testing.assert_allclose(effective_rank(z), 16, atol=0.05)
 
 
-def test_fewer_films_than_dimensions():
+def test_fewer_images_than_dimensions():
     # n isotropic points in many dimensions span n - 1 directions about equally.
     np.testing.assert_allclose(effective_rank(gaussian(10, 5000)), 9, atol=0.1)
 

@@ -1,4 +1,4 @@
-"""What MoCo and DINO keep between steps, and which films share batch norm's statistics."""
+"""What MoCo and DINO keep between steps, and which images share batch norm's statistics."""
 
 import jax
 import jax.numpy as jnp
@@ -18,28 +18,28 @@ def moco(tiny, batch):
     return objective, *jax.jit(objective.init)(jax.random.PRNGKey(1), batch)
 
 
-def test_no_film_but_its_own_helps_a_query_to_its_key(moco, batch):
-    """Which films' pixels reach which embeddings, in training mode: through batch norm alone."""
+def test_no_image_but_its_own_helps_a_query_to_its_key(moco, batch):
+    """Which images' pixels reach which embeddings, in training mode: through batch norm alone."""
     objective, params, aux = moco
-    embed = jax.jit(lambda films, key: objective.embed(params, aux, {"image": films}, key)[0])
-    films, key = batch["image"], KEY
-    before = embed(films, key)
+    embed = jax.jit(lambda images, key: objective.embed(params, aux, {"image": images}, key)[0])
+    images, key = batch["image"], KEY
+    before = embed(images, key)
     reached = {"query": np.zeros((8, 8), bool), "key": np.zeros((8, 8), bool)}
     for j in range(8):
-        after = embed(films.at[j].set(255 - films[j]), key)
+        after = embed(images.at[j].set(255 - images[j]), key)
         for name in reached:
             change = np.abs(after[name] - before[name]).max(axis=1)
             reached[name][:, j] = change > 1e-6
     np.testing.assert_array_equal(reached["query"], np.kron(np.eye(4), np.ones((2, 2))))
-    # Its own film on the diagonal: keys come back in the films' order. Each shares with one film
+    # Its own image on the diagonal: keys come back in the images' order. Each shares with one image
     # more, drawn anew at every step, and seldom the one that its query shares with.
     assert np.all(reached["key"].sum(axis=1) == 2) and np.all(np.diag(reached["key"]))
     assert not np.array_equal(reached["key"], reached["query"])
     orders = jax.random.split(KEY, 200)
     same = jnp.all(
-        jax.lax.map(lambda key: embed(films, key)["key"], orders) == before["key"], axis=(1, 2)
+        jax.lax.map(lambda key: embed(images, key)["key"], orders) == before["key"], axis=(1, 2)
     )
-    assert same.mean() < 0.1  # of 105 ways to pair eight films
+    assert same.mean() < 0.1  # of 105 ways to pair eight images
 
 
 def test_moco_queue_starts_random_and_takes_the_keys(moco, batch):
@@ -92,8 +92,8 @@ def test_medaug_is_moco_whose_keys_are_of_the_pairs(tiny, moco, batch):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(bn_group=8), "bn_group=8 must divide the 8 films .* into two groups or more"),
-        (dict(bn_group=3), "bn_group=3 must divide the 8 films .* Fitting: 2, 4$"),
+        (dict(bn_group=8), "bn_group=8 must divide the 8 images .* into two groups or more"),
+        (dict(bn_group=3), "bn_group=3 must divide the 8 images .* Fitting: 2, 4$"),
         (dict(queue_size=7), r"queue_size=7 is smaller than config\.batch_size=8"),
         (dict(momentum=1.1), "momentum is 1.1"),
     ],
@@ -107,7 +107,7 @@ def test_wrong_moco_fields_are_named(tiny, change, message):
 
 def test_moco_groups_must_divide_what_is_embedded_at_a_time(tiny):
     config = tiny("moco") | dict(microbatch_size=2)
-    with pytest.raises(ValueError, match="must divide the 2 films that are embedded at a time"):
+    with pytest.raises(ValueError, match="must divide the 2 images that are embedded at a time"):
         objectives.build(config)
 
 
@@ -145,7 +145,7 @@ def test_dino_takes_crops_of_two_sizes_through_one_vit(tiny, batch):
     objective = objectives.build(config)
     params, aux = jax.jit(objective.init)(jax.random.PRNGKey(1), batch)
     outputs, _ = jax.jit(objective.embed)(params, aux, batch, KEY)
-    # All small crops are the whole film here, at 16 px: four patches, with positions of their own.
+    # All small crops are the whole image here, at 16 px: four patches, with positions of their own.
     small = augment_view(KEY, batch["image"], config["views"]["local"])
     x = models.build(tiny.vit).apply({"params": params["encoder"]}, small, train=True)
     z = dino.Bottleneck((12,), 5, "float32").apply({"params": params["bottleneck"]}, x, True)

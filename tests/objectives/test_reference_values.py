@@ -11,7 +11,7 @@ CONSTANT = jnp.tile(jnp.array([[3.0, -4.0, 1.0]]), (16, 1))
 
 
 def hadamard():
-    """Eight films whose four dimensions are standardised and independent."""
+    """Eight images whose four dimensions are standardised and independent."""
     signs = np.array([[1, 1], [1, -1]])
     return jnp.asarray(np.kron(np.kron(signs, signs), signs)[:, 1:5], jnp.float32)
 

@@ -52,13 +52,13 @@ def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
     signals = {"simclr": 2.0, "imagenet": 1.0, "<b>&": 1.0}
     cells = fake.grid(folder, signals, ("jsrt", "phantom"))
-    cells[2].update(state="failed", error=fake.ERROR, num_films=None, exposure=None)
-    cells[-1].update(state="missing", num_films=None, exposure=None)
+    cells[2].update(state="failed", error=fake.ERROR, num_images=None, exposure=None)
+    cells[-1].update(state="missing", num_images=None, exposure=None)
     for cell in cells:
         if cell["encoder"] == "simclr":
             cell["exposure"] = None
         elif cell["encoder"] == "<b>&" and cell["exposure"]:
-            cell["exposure"].update(patients=0, films=0)
+            cell["exposure"].update(patients=0, images=0)
     fake.write_cells(folder, cells)
     assert benchmark.write(folder, 100) == folder / "report.html"
     return folder
@@ -86,13 +86,13 @@ def test_page_says_what_it_must(workdir):
         "2 of 24 cells have no result",
         "ValueError: image '…' has no row for label 'Mass'",
         "was not run",
-        "2 of 80 films (2.5 %)",
-        "none of 80 films",
+        "2 of 80 images (2.5 %)",
+        "none of 80 images",
         "not known",
         "same tuning budget",
         "Holm-corrected over the datasets",
         "With simclr 101 labels do what",
-        "80 films of 40 patients",
+        "80 images of 40 patients",
         "REFERS, study",
         "<b>&",
     ):
@@ -125,16 +125,18 @@ def test_verdicts_file_has_every_comparison(workdir):
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory):
-    """A grid whose scores are log-odds but for one encoder's, and whose films are known."""
+    """A grid whose scores are log-odds but for one encoder's, and whose images are known."""
     folder = tmp_path_factory.mktemp("facts")
     signals = {"simclr": 2.0, "imagenet": 1.0, "knn": 1.0}
     cells = fake.grid(folder, signals, ("jsrt", "phantom"), score_kind="log-odds", fractions=(1.0,))
     for cell in cells:
-        cell["exposure"].update(patients=None, films=0)
+        cell["exposure"].update(patients=None, images=0)
         if cell["encoder"] == "knn":
             path = folder / cell["folder"] / "predictions.parquet"
             write_parquet(read_parquet(path)._replace(score_kind=""), path)
-    fake.write_films(folder, [cell for cell in cells if cell["dataset"] == "jsrt"], {"simclr": [3]})
+    fake.write_images(
+        folder, [cell for cell in cells if cell["dataset"] == "jsrt"], {"simclr": [3]}
+    )
     fake.write_cells(folder, cells)
     benchmark.write(folder, 100)
     return folder
@@ -144,14 +146,14 @@ def test_calibration_and_subgroups_are_on_the_page(facts):
     text = Reader((facts / "report.html").read_text()).text
     for words in (
         "Calibration",
-        "Left out: knn, whose scores rank films but are not known to be probabilities.",
+        "Left out: knn, whose scores rank images but are not known to be probabilities.",
         "chance within bins adds to it",
         "Subgroups: sex, age and view",
         "do not show that groups are alike",
         "sex F",
         "age unknown: not estimable",
-        "No table of films stands beside the predictions on phantom.",
-        "Scores without the films that were seen",
+        "No table of images stands beside the predictions on phantom.",
+        "Scores without the images that were seen",
         "What imagenet, knn saw is not known: for them",
     ):
         assert words in text, words
@@ -175,15 +177,15 @@ def test_calibration_file_has_every_label_of_the_first_seed(facts):
     assert [float(line["brier"]) for line in lines[:3]] == pytest.approx([*errors, np.mean(errors)])
 
 
-def test_no_id_is_in_what_is_said_of_films(facts):
+def test_no_id_is_in_what_is_said_of_images(facts):
     written = [facts / "report.html", facts / "benchmark.md", *(facts / "tables").iterdir()]
     assert not any("secret" in path.read_text() for path in written)
 
 
 def test_grids_of_old_have_neither_file_nor_diagram(workdir):
     text = Reader((workdir / "report.html").read_text()).text
-    assert "Left out: imagenet, simclr, <b>&, whose scores rank films" in text
-    assert "No table of films stands beside the predictions on jsrt, phantom." in text
+    assert "Left out: imagenet, simclr, <b>&, whose scores rank images" in text
+    assert "No table of images stands beside the predictions on jsrt, phantom." in text
     written = {path.name for path in (workdir / "tables").iterdir()}
     assert not {"calibration.csv", "subgroups.csv", "unexposed.csv"} & written
 
@@ -191,7 +193,7 @@ def test_grids_of_old_have_neither_file_nor_diagram(workdir):
 def test_a_grid_with_nothing_done_is_still_a_page(tmp_path):
     cells = fake.grid(tmp_path, {"imagenet": 1.0, "simclr": 1.0}, ("phantom",), seeds=(0,), n=8)
     for cell in cells:
-        cell.update(state="missing", num_films=None, exposure=None)
+        cell.update(state="missing", num_images=None, exposure=None)
     fake.write_cells(tmp_path, cells)
     text = Reader(benchmark.write(tmp_path, 20).read_text()).text
     assert "There is nothing to compare." in text and "4 of 4 cells have no result" in text

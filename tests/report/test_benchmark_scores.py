@@ -33,7 +33,7 @@ def written_out(workdir, cells, num_resamples):
     """Mean over seeds of the macro AUROC, and the same in resamples of patients and seeds."""
     files = [read_parquet(workdir / cell["folder"] / "predictions.parquet") for cell in cells]
     mean = np.mean([macro(file.targets, file.scores) for file in files])
-    patients = np.array(list(dict.fromkeys(files[0].patient_id)))  # in the order of their films
+    patients = np.array(list(dict.fromkeys(files[0].patient_id)))  # in the order of their images
     rng = np.random.default_rng(0)
     seeds = np.random.default_rng(0).integers(len(files), size=(len(files), num_resamples))
     replicates = []
@@ -52,13 +52,13 @@ def test_scores_and_verdicts_are_those_of_loops(tmp_path):
     by_hand, p_values = {}, {}
     for dataset in DATASETS:
         place = found.places["linear", dataset, 1.0]
-        assert (place.films, place.patients, place.labels) == (80, 40, ("Mass", "Nodule"))
+        assert (place.images, place.patients, place.labels) == (80, 40, ("Mass", "Nodule"))
         loops = {}
         for encoder in SIGNALS:
             chosen = of(cells, encoder=encoder, dataset=dataset)
             mean, replicates = loops[encoder] = written_out(tmp_path, chosen, 100)
             score = place.scores[encoder]
-            assert score.seeds == (0, 1) and score.films == 1001  # of 1000 and 1001, half up
+            assert score.seeds == (0, 1) and score.images == 1001  # of 1000 and 1001, half up
             assert score.mean == pytest.approx(mean, abs=1e-12)
             assert score.interval == pytest.approx(np.quantile(replicates, [0.025, 0.975]))
         differences = loops["simclr"][1] - loops["imagenet"][1]
@@ -78,7 +78,7 @@ def test_scores_and_verdicts_are_those_of_loops(tmp_path):
         assert one.verdict == "win"  # the signal is twice as strong
 
 
-def test_rows_in_another_order_are_the_same_films(tmp_path):
+def test_rows_in_another_order_are_the_same_images(tmp_path):
     cells = fake.grid(tmp_path, SIGNALS, DATASETS[:1], fractions=(1.0,))
     _, before = measured(tmp_path, cells)
     path = tmp_path / cells[0]["folder"] / "predictions.parquet"
@@ -95,7 +95,7 @@ def test_rows_in_another_order_are_the_same_films(tmp_path):
 def test_comparison_takes_the_seeds_that_both_have(tmp_path):
     cells = fake.grid(tmp_path, SIGNALS, DATASETS[:1], fractions=(1.0,))
     lost = of(cells, encoder="simclr", seed=0)[0]
-    lost.update(state="failed", error=fake.ERROR, num_films=None, exposure=None)
+    lost.update(state="failed", error=fake.ERROR, num_images=None, exposure=None)
     grid, found = measured(tmp_path, cells)
     place = found.places["linear", DATASETS[0], 1.0]
     assert place.scores["imagenet"].seeds == (0, 1) and place.scores["simclr"].seeds == (1,)
@@ -111,7 +111,7 @@ def rewrite(workdir, cell, change):
     write_parquet(change(read_parquet(path)), path)
 
 
-def test_other_films_and_unreadable_files_are_refused_alone(tmp_path):
+def test_other_images_and_unreadable_files_are_refused_alone(tmp_path):
     cells = fake.grid(tmp_path, SIGNALS | {"byol": 1.0}, DATASETS[:1], fractions=(1.0,))
     stranger, broken = of(cells, encoder="simclr", seed=0)[0], of(cells, encoder="byol", seed=0)[0]
     rewrite(
@@ -150,7 +150,7 @@ def test_label_that_one_cell_lacks_is_left_out_for_all(tmp_path):
     curve = found.curves["linear", name, 1.0]["simclr"]
     assert curve.auroc[0] == pytest.approx(roc_auc_score(own.targets[:, 0], own.scores[:, 0]))
     assert any("Nodule is left out for all encoders: simclr" in note for note in found.notes)
-    assert any("curves over films leave out Nodule" in note for note in found.notes)
+    assert any("curves over images leave out Nodule" in note for note in found.notes)
 
 
 def test_label_with_one_class_is_named_and_in_no_mean(tmp_path):
@@ -169,7 +169,7 @@ def test_label_with_one_class_is_named_and_in_no_mean(tmp_path):
 
 def test_label_equivalence_finds_ten_times(tmp_path):
     cells = fake.grid(tmp_path, SIGNALS, DATASETS[:1], seeds=(0,), n=600)
-    # simclr with 100 films says what imagenet says with 1,000.
+    # simclr with 100 images says what imagenet says with 1,000.
     source = tmp_path / of(cells, encoder="imagenet", fraction=1.0)[0]["folder"]
     target = tmp_path / of(cells, encoder="simclr", fraction=0.1)[0]["folder"]
     held = (source / "predictions.parquet").read_bytes()
@@ -216,7 +216,7 @@ def test_ratio_in_words(given, words):
     ("change", "message"),
     [
         (dict(state="lost"), "is 'lost', not done, failed, missing"),
-        (dict(num_films=7), "trained on"),
+        (dict(num_images=7), "trained on"),
         (dict(encoder="imagenet"), "is there twice"),
     ],
 )
@@ -242,12 +242,12 @@ def test_ids_are_taken_out_of_errors():
     assert without_ids(message) == "image '…' belongs to patients '…' and '…' (see row 4)"
     assert without_ids("image_id 'x' appears twice") == "image_id '…' appears twice"
     assert without_ids("KeyError: 'P1_0'") == "KeyError: '…'"
-    assert without_ids("film P1_0 of label 'Mass'") == "film '…' of label 'Mass'"
+    assert without_ids("image P1_0 of label 'Mass'") == "image '…' of label 'Mass'"
     assert without_ids("image \"O'Neil\", images 'a', 'b'") == "image '…', images '…', '…'"
     assert without_ids("") == "" and len(without_ids("x" * 999)) == 300
     # Long ones are cut first, maybe through an id.
     assert without_ids(f"images '{'P1' * 900}', '{'P 2' * 900}'") == "images '…', '…'"
-    assert without_ids(f"images '{'P1' * 990}', film {'P' * 900}2'") == "images '…', film"
+    assert without_ids(f"images '{'P1' * 990}', image {'P' * 900}2'") == "images '…', image"
     assert without_ids("'a" * 10**5) == ""
     assert len(without_ids("' a" * 10**5)) == 300
 

@@ -1,4 +1,4 @@
-"""Scores without films that were seen, against the same films taken out by hand."""
+"""Scores without images that were seen, against the same images taken out by hand."""
 
 import csv
 import re
@@ -37,12 +37,12 @@ def words(blocks):
     )
 
 
-def test_scores_and_verdicts_are_those_of_films_taken_out_by_hand(tmp_path):
+def test_scores_and_verdicts_are_those_of_images_taken_out_by_hand(tmp_path):
     cells = fake.grid(tmp_path, SIGNALS, DATASETS, fractions=(0.1, 1.0), seeds=(0,))
-    fake.write_films(tmp_path, cells, {"simclr": range(0, 20), "imagenet": range(10, 30)})
+    fake.write_images(tmp_path, cells, {"simclr": range(0, 20), "imagenet": range(10, 30)})
     _, found, blocks = read(tmp_path, cells)
     assert [one.largest.dataset for one in found] == list(DATASETS)
-    left = [f"secret-film-{i}" for i in range(30, 80)]
+    left = [f"secret-image-{i}" for i in range(30, 80)]
     by_hand = {name: [] for name in ("simclr", "random")}
     for one in found:
         held = {}
@@ -60,7 +60,7 @@ def test_scores_and_verdicts_are_those_of_films_taken_out_by_hand(tmp_path):
         for name, comparisons in by_hand.items():
             targets, scores, patients = held[name]
             comparisons.append(compare_auroc(targets, scores, held["imagenet"][1], patients, 100))
-        assert (one.films, one.patients, one.total) == (50, 25, 80)
+        assert (one.images, one.patients, one.total) == (50, 25, 80)
         assert one.exposed == ("simclr", "imagenet") and one.unknown == ()
     for name, comparisons in by_hand.items():
         for one, expected in zip(found, correct_verdicts(comparisons)):
@@ -70,15 +70,15 @@ def test_scores_and_verdicts_are_those_of_films_taken_out_by_hand(tmp_path):
                 assert getattr(got, field) == pytest.approx(getattr(expected, field))
     tables = [block for block in blocks if isinstance(block, Table)]
     assert [row[0] for row in tables[0].rows] == ["imagenet", "simclr", "random"]
-    assert tables[0].header[1:3] == ["all 80 films", "50 films seen by none"]
+    assert tables[0].header[1:3] == ["all 80 images", "50 images seen by none"]
     lines = list(csv.DictReader((tmp_path / "tables" / "unexposed.csv").open()))
-    assert len(lines) == 6 and lines[0]["verdict"] == "" and lines[0]["films_left"] == "50"
+    assert len(lines) == 6 and lines[0]["verdict"] == "" and lines[0]["images_left"] == "50"
     assert float(lines[0]["auroc_left"]) == found[0].scores["imagenet"].mean
 
 
 def test_encoders_of_which_nothing_is_known_are_named_but_random_is_not(tmp_path):
     cells = fake.grid(tmp_path, SIGNALS, ("jsrt",), fractions=(1.0,))
-    fake.write_films(tmp_path, cells, {"simclr": range(20)})
+    fake.write_images(tmp_path, cells, {"simclr": range(20)})
     _, found, blocks = read(tmp_path, cells)
     assert found[0].unknown == ("imagenet",) and found[0].scores["simclr"].seeds == (0, 1)
     assert "What imagenet saw is not known: for it nobody" in words(blocks)
@@ -89,29 +89,29 @@ def test_encoders_of_which_nothing_is_known_are_named_but_random_is_not(tmp_path
 def test_as_many_hashes_as_agree_by_chance_make_no_table(tmp_path):
     cells = fake.grid(tmp_path, SIGNALS, ("jsrt",), fractions=(1.0,), seeds=(0,), n=300)
     for cell in cells:
-        cell["exposure"].update(films=3, patients=0)
-    fake.write_films(tmp_path, cells, {"simclr": range(3)}, n=300)
+        cell["exposure"].update(images=3, patients=0)
+    fake.write_images(tmp_path, cells, {"simclr": range(3)}, n=300)
     _, found, blocks = read(tmp_path, cells)
     assert not found and not blocks and not list((tmp_path / "tables").iterdir())
     assert unseen.summary(found) == []
 
 
 @pytest.mark.parametrize(("kept", "why"), [(0, "none is left"), (1, "has both classes")])
-def test_too_few_films_left_are_said_and_not_scored(tmp_path, kept, why):
+def test_too_few_images_left_are_said_and_not_scored(tmp_path, kept, why):
     cells = fake.grid(tmp_path, SIGNALS, ("jsrt",), fractions=(1.0,), seeds=(0,))
-    fake.write_films(tmp_path, cells, {"simclr": range(kept, 80)})
+    fake.write_images(tmp_path, cells, {"simclr": range(kept, 80)})
     _, found, blocks = read(tmp_path, cells)
     assert not found[0].scores
-    assert f"{kept} of 80 test films had been seen by no encoder" in words(blocks)
+    assert f"{kept} of 80 test images had been seen by no encoder" in words(blocks)
     assert why in words(blocks) and not any(isinstance(block, Table) for block in blocks)
     assert "jsrt" in words(unseen.summary(found))
 
 
-def test_a_label_of_one_class_among_the_films_left_leaves_both_columns(tmp_path):
+def test_a_label_of_one_class_among_the_images_left_leaves_both_columns(tmp_path):
     cells = fake.grid(tmp_path, SIGNALS, ("jsrt",), fractions=(1.0,), seeds=(0,))
     file = read_parquet(tmp_path / cells[0]["folder"] / "predictions.parquet")
     with_mass = np.flatnonzero(file.targets[:, 0] == 1)
-    fake.write_films(tmp_path, cells, {"simclr": with_mass.tolist()})
+    fake.write_images(tmp_path, cells, {"simclr": with_mass.tolist()})
     _, found, blocks = read(tmp_path, cells)
     assert found[0].labels == ("Nodule",)
     expected = roc_auc_score(file.targets[:, 1], file.scores[:, 1])
@@ -119,16 +119,16 @@ def test_a_label_of_one_class_among_the_films_left_leaves_both_columns(tmp_path)
     assert "means over 1 of 2 labels" in words(blocks)
 
 
-def test_films_that_were_seen_but_not_kept_are_said(tmp_path):
+def test_images_that_were_seen_but_not_kept_are_said(tmp_path):
     cells = fake.grid(tmp_path, SIGNALS, ("jsrt",), fractions=(1.0,))
     _, found, blocks = read(tmp_path, cells)
     assert not found
-    assert len(re.findall("which films simclr had seen is not kept", words(blocks))) == 1
+    assert len(re.findall("which images simclr had seen is not kept", words(blocks))) == 1
 
 
-def test_a_table_that_lacks_a_film_becomes_a_note_without_ids(tmp_path):
+def test_a_table_that_lacks_a_image_becomes_a_note_without_ids(tmp_path):
     cells = fake.grid(tmp_path, SIGNALS, ("jsrt",), fractions=(1.0,), seeds=(0,))
-    fake.write_films(tmp_path, cells[:1], {"simclr": range(9)}, n=79)
+    fake.write_images(tmp_path, cells[:1], {"simclr": range(9)}, n=79)
     measured, found, _ = read(tmp_path, cells)
-    note = "jsrt, simclr: the table of films is not used: image '…' is not in the table of films."
+    note = "jsrt, simclr: the table of images is not used: image '…' is not in the table of images."
     assert measured.notes == [note] and not found

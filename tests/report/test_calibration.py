@@ -41,7 +41,7 @@ def test_rows_are_those_of_scikit_learn():
 def test_limits_are_those_of_resampled_patients():
     given = probabilities()
     low_high = calibration.calibrate(given, given.label_names, 60)[-1][2:4]
-    patients = np.array(list(dict.fromkeys(given.patient_id)))  # in the order of their films
+    patients = np.array(list(dict.fromkeys(given.patient_id)))  # in the order of their images
     rng = np.random.default_rng(0)
     replicates = []
     for _ in range(60):

@@ -22,16 +22,16 @@ def test_files_of_one_name_are_told_apart_by_folder(tmp_path):
         command.compare_files(paths, tmp_path / "out", 50)
 
 
-def test_films_and_score_kind_of_other_software(tmp_path):
+def test_images_and_score_kind_of_other_software(tmp_path):
     given = fake.predictions(1.0, 1, "phantom")
     write_parquet(given, tmp_path / "ours.parquet")
-    image_table.write_parquet(fake.films(), tmp_path / "films.parquet")
+    image_table.write_parquet(fake.images(), tmp_path / "films.parquet")
     arguments = [str(tmp_path / "ours.parquet"), f"--out={tmp_path}", "--num_resamples=50"]
-    films = [f"--films={tmp_path / 'films.parquet'}"]
+    images = [f"--films={tmp_path / 'films.parquet'}"]
     plain = command.main(arguments).read_text()
     assert "Calibration needs probabilities" in plain and "Subgroups" not in plain
     assert not (tmp_path / "reliability.png").exists()
-    text = command.main([*arguments, *films, "--score_kind=log-odds"]).read_text()
+    text = command.main([*arguments, *images, "--score_kind=log-odds"]).read_text()
     assert "| age 18-39 | " in text and "secret" not in text and "To know" not in text
     assert (tmp_path / "reliability.png").exists()
     with pytest.raises(
@@ -42,11 +42,11 @@ def test_films_and_score_kind_of_other_software(tmp_path):
         command.main([*arguments, "--score_kind=log-probability"])
     write_parquet(given._replace(score_kind="log-odds"), tmp_path / "ours.parquet")
     assert "Left out" not in command.main([*arguments, "--score_kind=probability"]).read_text()
-    image_table.write_parquet(fake.films(79), tmp_path / "films.parquet")
-    with pytest.raises(ValueError, match=r"films.parquet: image 'secret-film-79' is not in"):
-        command.main([*arguments, *films])
+    image_table.write_parquet(fake.images(79), tmp_path / "films.parquet")
+    with pytest.raises(ValueError, match=r"films.parquet: image 'secret-image-79' is not in"):
+        command.main([*arguments, *images])
     with pytest.raises(ValueError, match="neither a predictions file nor the workdir"):
-        command.main([str(tmp_path), *films])
+        command.main([str(tmp_path), *images])
     (tmp_path / "cells.json").write_text("{}")
     with pytest.raises(SystemExit):
-        command.main([str(tmp_path), *films])
+        command.main([str(tmp_path), *images])

@@ -110,9 +110,9 @@ def test_views_grid_pairs_the_views():
     assert (grid[4:6] == 128).all() and (grid[:, 5:7] == 128).all()
 
 
-def test_contact_sheet_places_every_film(tmp_path):
-    films = np.arange(5, dtype=np.uint8)[:, None, None] * np.ones((1, 6, 4), np.uint8)
-    figures.contact_sheet(tmp_path / "sheet.png", films, columns=3)
+def test_contact_sheet_places_every_image(tmp_path):
+    images = np.arange(5, dtype=np.uint8)[:, None, None] * np.ones((1, 6, 4), np.uint8)
+    figures.contact_sheet(tmp_path / "sheet.png", images, columns=3)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape == (2 * 6 + 2, 3 * 4 + 2 * 2)
     for index in range(5):

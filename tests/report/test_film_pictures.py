@@ -1,4 +1,4 @@
-"""Pictures of films: readable under their heat, true in words, small enough for a page."""
+"""Pictures of images: readable under their heat, true in words, small enough for a page."""
 
 import json
 
@@ -10,13 +10,13 @@ from cxr_jax.report import panels, panels_section
 from cxr_jax.report.panels import Case, Neighbour
 
 
-def _case(number=1, heat=None, boxes=(), label="Mass", film=None, target=1.0):
-    if film is None:
-        film = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
+def _case(number=1, heat=None, boxes=(), label="Mass", image=None, target=1.0):
+    if image is None:
+        image = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
     if heat is None:
         heat = np.eye(4)
     boxes = np.array(boxes, float).reshape(-1, 4)
-    return Case(number, film, label, target, 0.98, "the highest score of all", heat, boxes)
+    return Case(number, image, label, target, 0.98, "the highest score of all", heat, boxes)
 
 
 def _pixels(path):
@@ -30,26 +30,28 @@ def _like(pixels, colour):
     return int((np.abs(pixels - wanted).max(axis=-1) < 20).sum())
 
 
-def test_a_film_without_heat_is_itself_and_under_heat_keeps_light_and_dark():
-    film = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))
-    clear = panels.overlay(film, np.zeros((4, 4)), 1.0)
-    np.testing.assert_array_equal(clear, np.repeat(film[..., None], 3, axis=2))
-    np.testing.assert_array_equal(panels.overlay(film, np.zeros((4, 4)), 0.0), clear)
-    full = panels.overlay(film, np.ones((4, 4)), 1.0).astype(int)
+def test_a_image_without_heat_is_itself_and_under_heat_keeps_light_and_dark():
+    image = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))
+    clear = panels.overlay(image, np.zeros((4, 4)), 1.0)
+    np.testing.assert_array_equal(clear, np.repeat(image[..., None], 3, axis=2))
+    np.testing.assert_array_equal(panels.overlay(image, np.zeros((4, 4)), 0.0), clear)
+    full = panels.overlay(image, np.ones((4, 4)), 1.0).astype(int)
     assert (np.diff(full[32].sum(axis=-1)) > 0).all()
     assert (full[..., 0] > full[..., 2]).all()  # orange everywhere, on black and on white
-    half = panels.overlay(film, np.array([[1.0, 0.0]]), 1.0).astype(int)
+    half = panels.overlay(image, np.array([[1.0, 0.0]]), 1.0).astype(int)
     np.testing.assert_array_equal(half[:, -8:], clear[:, -8:])
     assert (half[:, :8, 0] > half[:, :8, 2]).all()
 
 
-def test_films_of_one_label_share_the_scale(tmp_path):
+def test_images_of_one_label_share_the_scale(tmp_path):
     strong, weak = np.full((4, 4), 8.0), np.full((4, 4), 0.8)
     grey = np.full((64, 64), 128, np.uint8)
     path = tmp_path / "a.png"
-    panels.saliency(path, [_case(1, strong, film=grey), _case(2, weak, film=grey)])
+    panels.saliency(path, [_case(1, strong, image=grey), _case(2, weak, image=grey)])
     together = _pixels(path)
-    panels.saliency(path, [_case(1, strong, film=grey), _case(2, weak, film=grey, label="Oedema")])
+    panels.saliency(
+        path, [_case(1, strong, image=grey), _case(2, weak, image=grey, label="Oedema")]
+    )
     apart = _pixels(path)
     first, second = (slice(60, 180), slice(320, 440)), (slice(320, 430), slice(320, 440))
     np.testing.assert_array_equal(together[first], apart[first])
@@ -60,7 +62,7 @@ def test_films_of_one_label_share_the_scale(tmp_path):
 def test_boxes_are_drawn_around_their_place(tmp_path):
     black, none = np.zeros((64, 64), np.uint8), np.zeros((2, 2))
     for name, boxes in (("with", [(0.25, 0.5, 0.75, 1.0)]), ("without", ())):
-        panels.saliency(tmp_path / f"{name}.png", [_case(1, none, boxes, film=black)])
+        panels.saliency(tmp_path / f"{name}.png", [_case(1, none, boxes, image=black)])
     held, empty = (_pixels(tmp_path / f"{name}.png") for name in ("with", "without"))
     (left, right), (top, bottom) = (
         np.flatnonzero((held != empty)[:, :240].any(axis=(1 - axis, 2)))[[0, -1]] for axis in (1, 0)
@@ -75,20 +77,22 @@ def test_neighbours_are_framed_by_their_target(tmp_path):
     blue, vermillion = "#0072B2", "#D55E00"
     for target, few, many in ((1.0, blue, vermillion), (0.0, vermillion, blue)):
         found = [Neighbour(grey, target, 0.97), Neighbour(grey, target, 0.9)]
-        panels.neighbours(path, [_case(target=target, film=grey)], [found])
+        panels.neighbours(path, [_case(target=target, image=grey)], [found])
         pixels = _pixels(path)
         assert _like(pixels, few) == 0 and _like(pixels, many) > 3 * 4 * 150 * 4
     unknown = [Neighbour(grey, float("nan"), 0.5)]
-    panels.neighbours(path, [_case(film=grey, target=float("nan"))], [unknown])
+    panels.neighbours(path, [_case(image=grey, target=float("nan"))], [unknown])
     assert _like(_pixels(path), blue) == _like(_pixels(path), vermillion) == 0
 
 
-def test_films_of_noise_stay_below_a_megabyte(tmp_path):
-    film = np.random.default_rng(0).integers(0, 256, (256, 256), np.uint8)
-    cases = [_case(number, film=film) for number in range(1, 10)]
+def test_images_of_noise_stay_below_a_megabyte(tmp_path):
+    original = np.random.default_rng(0).integers(0, 256, (256, 256), np.uint8)
+    cases = [_case(number, image=original) for number in range(1, 10)]
     panels.saliency(tmp_path / "s.png", cases)
     panels.neighbours(
-        tmp_path / "n.png", cases, [[Neighbour(film, 1.0, 0.9) for _ in range(5)] for _ in cases]
+        tmp_path / "n.png",
+        cases,
+        [[Neighbour(original, 1.0, 0.9) for _ in range(5)] for _ in cases],
     )
     for name in ("s.png", "n.png"):
         assert (tmp_path / name).stat().st_size <= 1_000_000
@@ -113,38 +117,38 @@ def test_the_map_has_a_panel_for_each_of_six_labels(tmp_path):
 @pytest.mark.parametrize(
     ("lower", "words"),
     [
-        (1.0, "scored higher than all other test films"),
-        (0.999, "scored higher than 99 % of the test films"),
-        (0.98, "scored higher than 98 % of the test films"),
-        (0.004, "fewer than 1 % of the test films scored lower"),
-        (0.0, "no test film scored lower"),
+        (1.0, "scored higher than all other test images"),
+        (0.999, "scored higher than 99 % of the test images"),
+        (0.98, "scored higher than 98 % of the test images"),
+        (0.004, "fewer than 1 % of the test images scored lower"),
+        (0.0, "no test image scored lower"),
     ],
 )
 def test_ranks_in_words(lower, words):
     assert panels.rank_in_words(lower) == words
 
 
-def test_a_page_says_that_it_shows_films_and_only_then(tmp_path):
+def test_a_page_says_that_it_shows_images_and_only_then(tmp_path):
     assert panels_section.section(tmp_path) == []
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "neighbours.png").write_bytes(b"")
     heading, sentence, caption, picture = panels_section.section(tmp_path)
-    assert heading == "## Films" and "This page shows films of the test set" in sentence
+    assert heading == "## Images" and "This page shows images of the test set" in sentence
     assert caption.startswith("**What the encoder finds alike.**")
     assert picture == "![What the encoder finds alike](pictures/neighbours.png)"
 
 
 @pytest.mark.parametrize(
-    ("films", "said", "unsaid"),
+    ("images", "said", "unsaid"),
     [("", "chosen label by label", "named"), ("a,b", "named", "chosen label by label")],
 )
-def test_a_page_says_which_way_its_films_came_there(tmp_path, films, said, unsaid):
+def test_a_page_says_which_way_its_images_came_there(tmp_path, images, said, unsaid):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "neighbours.png").write_bytes(b"")
-    (tmp_path / "config.json").write_text(json.dumps({"pictures": {"films": films}}))
+    (tmp_path / "config.json").write_text(json.dumps({"pictures": {"images": images}}))
     sentence = panels_section.section(tmp_path)[1]
     assert said in sentence and unsaid not in sentence and "films.csv" not in sentence
     (tmp_path / "pictures" / "films.csv").write_text("number,image_id\n1,secret\n")
     sentences = " ".join(panels_section.section(tmp_path))
-    assert "pictures/films.csv says which films these are." in sentences
+    assert "pictures/films.csv says which images these are." in sentences
     assert "secret" not in sentences

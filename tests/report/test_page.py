@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from cxr_jax.report import tables, transfer
-from cxr_jax.transfer.image_table import FilmTable
+from cxr_jax.transfer.image_table import ImageTable
 from cxr_jax.transfer.metrics import compare, metric_rows
 from cxr_jax.transfer.predictions import Predictions
 
@@ -19,7 +19,7 @@ def predictions(signal, seed, names=("Effusion", "Mass", "Nodule")):
     targets[:, 1:2] = 0  # the second label cannot be estimated
     noise = np.random.default_rng(seed).normal(size=targets.shape)
     return Predictions(
-        np.array([f"film-{i}" for i in range(200)]),
+        np.array([f"image-{i}" for i in range(200)]),
         np.array([f"person-{i // 2}" for i in range(200)]),
         names,
         targets,
@@ -65,7 +65,7 @@ def test_report_has_its_parts_and_pictures(tmp_path):
         "To know",
         "Provenance",
     ]
-    assert "200 films of 100 patients" in text
+    assert "200 images of 100 patients" in text
     assert "- Scored once." in text and "- Read with care." in text and "| seed | 7 |" in text
     assert "Mass (not estimable: no positives in the test set)" in text
     assert "Hernia (not scored: no positives among the training labels)" in text
@@ -80,7 +80,7 @@ def test_report_has_its_parts_and_pictures(tmp_path):
 def test_verdict_comes_first_and_no_patient_is_named(tmp_path):
     text = write(tmp_path, {"byol": 2.0, "random": 0.5})
     assert text.split("\n\n")[1].startswith("**Pretraining helped (byol):** macro AUROC .")
-    assert "person-" not in text and "film-" not in text
+    assert "person-" not in text and "image-" not in text
 
 
 def test_one_label_is_named_and_its_mean_left_out(tmp_path):
@@ -107,10 +107,10 @@ def test_report_of_nothing_estimable_says_so(tmp_path):
     assert "cannot be estimated:** not estimable: no label can be estimated." in text
 
 
-def films(n=200, seen=()):
+def draw_images(n=200, seen=()):
     number = np.arange(n)
-    return FilmTable(
-        np.array([f"film-{i}" for i in number[::-1]]),
+    return ImageTable(
+        np.array([f"image-{i}" for i in number[::-1]]),
         np.where(number[::-1] % 2, "F", "M"),
         np.full(n, np.nan, np.float32),
         np.full(n, "PA"),
@@ -119,16 +119,18 @@ def films(n=200, seen=()):
     )
 
 
-def test_report_with_films_and_probabilities(tmp_path):
+def test_report_with_images_and_probabilities(tmp_path):
     runs = []
     for seed, name in enumerate(("byol", "random")):
         given = predictions(2.0 - seed, seed)._replace(score_kind="log-odds")
-        runs.append(transfer.Run(name, given, metric_rows(given, 50), films(seen=range(seed, 60))))
+        runs.append(
+            transfer.Run(name, given, metric_rows(given, 50), draw_images(seen=range(seed, 60)))
+        )
     other = compare(runs[0].predictions, runs[1].predictions, ("byol", "random"), 50)
     # As a transfer holds them.
     plain = {field: tuple(getattr(given, field)) for field in ("image_id", "patient_id")}
-    runs[1] = runs[1]._replace(films=None, predictions=given._replace(**plain))
-    warned = ["**60 films were seen.**"]
+    runs[1] = runs[1]._replace(images=None, predictions=given._replace(**plain))
+    warned = ["**60 images were seen.**"]
     text = transfer.write_report(tmp_path, "t", runs, [other], [], [], {}, warned, 50).read_text()
     parts = text.split("\n\n")
     place = parts.index(warned[0])
@@ -143,7 +145,7 @@ def test_report_with_films_and_probabilities(tmp_path):
         for run in runs
     ]
     assert parts[place + 1].startswith(
-        "**Without test films that were seen in pretraining:** 140 of the 200 test films, of 70 "
+        "**Without test images that were seen in pretraining:** 140 of the 200 test images, of 70 "
         f"patients, had been seen by none. On these, macro AUROC: byol {tables.number(means[0])} ["
     )
     assert f", random {tables.number(means[1])} [" in parts[place + 1]
@@ -155,17 +157,17 @@ def test_report_with_films_and_probabilities(tmp_path):
     error = brier_score_loss(given.targets[:, 2], 1 / (1 + np.exp(-given.scores[:, 2])))
     assert f"| Nodule | byol | {tables.number(error)} [" in text
     assert "| sex F | 100 | ." in text
-    assert "All films: view PA. Age is not known of any film." in text
-    assert "person-" not in text and "film-" not in text
+    assert "All images: view PA. Age is not known of any image." in text
+    assert "person-" not in text and "image-" not in text
 
 
 @pytest.mark.parametrize(
-    ("kept", "words"), [((), "0 of the 200 test films are left"), ((7,), "no label has both")]
+    ("kept", "words"), [((), "0 of the 200 test images are left"), ((7,), "no label has both")]
 )
-def test_too_few_unseen_films_are_said(tmp_path, kept, words):
+def test_too_few_unseen_images_are_said(tmp_path, kept, words):
     given = predictions(2.0, 0)
     seen = sorted(set(range(200)) - set(kept))
-    run = transfer.Run("byol", given, metric_rows(given, 20), films(seen=seen))
+    run = transfer.Run("byol", given, metric_rows(given, 20), draw_images(seen=seen))
     text = transfer.write_report(tmp_path, "t", [run], [], [], [], {}, (), 20).read_text()
     assert words in text
 
@@ -173,17 +175,17 @@ def test_too_few_unseen_films_are_said(tmp_path, kept, words):
 def test_hashes_that_agree_by_chance_and_unknown_encoders(tmp_path):
     given = predictions(2.0, 0)
     rows = metric_rows(given, 20)
-    run = transfer.Run("byol", given, rows, films(seen=range(2)))
+    run = transfer.Run("byol", given, rows, draw_images(seen=range(2)))
     text = transfer.write_report(tmp_path, "t", [run], [], [], [], {}, (), 20).read_text()
-    assert "Without test films" not in text
+    assert "Without test images" not in text
     runs = [
-        transfer.Run("byol", given, rows, films(seen=range(3))),
+        transfer.Run("byol", given, rows, draw_images(seen=range(3))),
         transfer.Run("imagenet", given, rows),
     ]
     text = transfer.write_report(tmp_path, "t", runs, [], [], [], {}, (), 20).read_text()
     assert "What imagenet saw is not known: for it nobody" in text
-    lacking = transfer.Run("byol", given, rows, films(199))
-    with pytest.raises(ValueError, match="image 'film-199' is not in the table"):
+    lacking = transfer.Run("byol", given, rows, draw_images(199))
+    with pytest.raises(ValueError, match="image 'image-199' is not in the table"):
         transfer.write_report(tmp_path, "t", [lacking], [], [], [], {}, (), 20)
 
 
@@ -209,14 +211,14 @@ def comparison(low, high, b="imagenet", labels=("Effusion", "Mass"), verdict="wi
         (
             comparison(-0.002, 0.14, verdict="underpowered"),
             "**The data cannot tell byol from imagenet:** macro AUROC .912 against .843 from "
-            "imagenet, difference +.069 (95 % interval −.002 to +.140); these films could "
+            "imagenet, difference +.069 (95 % interval −.002 to +.140); these images could "
             "have shown a difference of .100.",
         ),
         (
             comparison(-0.002, 0.14, "random", verdict="underpowered"),
             "**The data cannot tell whether pretraining helped (byol):** macro AUROC .912 against "
             ".843 from random initialisation, difference +.069 (95 % interval −.002 to +.140); "
-            "these films could have shown a difference of .100.",
+            "these images could have shown a difference of .100.",
         ),
         (
             comparison(-0.01, 0.014, verdict="tie"),

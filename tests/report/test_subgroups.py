@@ -1,4 +1,4 @@
-"""Tables of subgroups against scikit-learn on films chosen by hand."""
+"""Tables of subgroups against scikit-learn on images chosen by hand."""
 
 import numpy as np
 import pytest
@@ -16,10 +16,10 @@ def runs(*signals, labels=("Mass",)):
     ]
 
 
-def test_numbers_are_those_of_the_films_chosen_by_hand():
+def test_numbers_are_those_of_the_images_chosen_by_hand():
     given = runs(1.0, 2.0, labels=("Mass", "Nodule"))
-    films = image_table.in_order(fake.films(), given[0][1].image_id)
-    found, sentences = subgroups.groups(given, films, 50)
+    images = image_table.in_order(fake.images(), given[0][1].image_id)
+    found, sentences = subgroups.groups(given, images, 50)
     number = np.arange(80)
     by_hand = {
         "sex F": number % 4 < 2,
@@ -35,7 +35,7 @@ def test_numbers_are_those_of_the_films_chosen_by_hand():
     assert [group.name for group in found] == list(by_hand) and sentences == []
     for group in found:
         rows = by_hand[group.name]
-        assert group.films == rows.sum() and group.positives is None
+        assert group.images == rows.sum() and group.positives is None
         for (_, predictions), row in zip(given, group.rows):
             if rows.sum() == 1:
                 assert np.isnan(row.auroc)
@@ -45,23 +45,23 @@ def test_numbers_are_those_of_the_films_chosen_by_hand():
             assert row.auroc == pytest.approx(mean)
 
 
-def test_facts_that_do_not_part_the_films_are_sentences():
+def test_facts_that_do_not_part_the_images_are_sentences():
     given = runs(1.0)
-    films = image_table.in_order(fake.films(), given[0][1].image_id)
-    same = films._replace(sex=np.full(80, ""), age=np.full(80, np.nan), view=np.full(80, "PA"))
+    images = image_table.in_order(fake.images(), given[0][1].image_id)
+    same = images._replace(sex=np.full(80, ""), age=np.full(80, np.nan), view=np.full(80, "PA"))
     assert subgroups.groups(given, same, 10) == (
         [],
-        ["All films: view PA.", "Sex and age are not known of any film."],
+        ["All images: view PA.", "Sex and age are not known of any image."],
     )
 
 
 def test_table_and_notes():
     given = runs(1.0, 2.0)
-    films = image_table.in_order(fake.films(), given[0][1].image_id)
-    found, _ = subgroups.groups(given, films, 50)
+    images = image_table.in_order(fake.images(), given[0][1].image_id)
+    found, _ = subgroups.groups(given, images, 50)
     names = [name for name, _ in given]
     header, rows = subgroups.table(names, found)
-    assert header == ["group", "films", *names]
+    assert header == ["group", "images", *names]
     positives = int(given[0][1].targets[np.arange(80) % 4 < 2].sum())
     assert rows[0][:2] == ["sex F", f"40\n({positives} positive)"]
     assert rows[0][2].startswith(".") and "\n[." in rows[0][2]

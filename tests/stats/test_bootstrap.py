@@ -16,11 +16,11 @@ from cxr_jax.stats.bootstrap import (
 )
 
 
-def films(rng, num_patients=40, num_films=150, num_labels=3, levels=30, prevalence=0.3):
+def draw_images(rng, num_patients=40, num_images=150, num_labels=3, levels=30, prevalence=0.3):
     patients = np.concatenate(
-        [np.arange(num_patients), rng.integers(0, num_patients, num_films - num_patients)]
+        [np.arange(num_patients), rng.integers(0, num_patients, num_images - num_patients)]
     )
-    targets = (rng.random((num_films, num_labels)) < prevalence).astype(float)
+    targets = (rng.random((num_images, num_labels)) < prevalence).astype(float)
     targets[rng.random(targets.shape) < 0.1] = np.nan
     scores = rng.normal(size=targets.shape) + np.nan_to_num(targets)
     return patients, targets, np.round(scores * levels) / levels
@@ -40,7 +40,7 @@ def brute_force(targets, scores, patients, counts):
 @pytest.mark.parametrize(("levels", "prevalence"), [(1, 0.3), (5, 0.5), (1e9, 0.3), (5, 0.03)])
 def test_weighted_auroc_equals_repeated_rows(levels, prevalence):
     rng = np.random.default_rng(3)
-    patients, targets, scores = films(rng, levels=levels, prevalence=prevalence, num_labels=1)
+    patients, targets, scores = draw_images(rng, levels=levels, prevalence=prevalence, num_labels=1)
     counts = cluster_counts(40, 60, rng)
     ranked = rank_label(targets[:, 0], scores[:, 0], patients, 40)
     expected = brute_force(targets[:, 0], scores[:, 0], patients, counts)
@@ -61,7 +61,7 @@ def test_draws_are_with_replacement_and_uniform():
 
 def test_intervals_are_those_of_the_brute_force():
     rng = np.random.default_rng(5)
-    patients, targets, scores = films(rng)
+    patients, targets, scores = draw_images(rng)
     rivals = scores + rng.normal(size=scores.shape)
     names = np.array([f"patient {p:02d}" for p in patients])
     counts = cluster_counts(40, 200, np.random.default_rng(11))
@@ -88,7 +88,7 @@ def test_intervals_are_those_of_the_brute_force():
 def test_replicates_are_paired_by_the_seed():
     """Each row is of the same drawn patients whatever the model, the labels or their number."""
     rng = np.random.default_rng(5)
-    patients, targets, scores = films(rng)
+    patients, targets, scores = draw_images(rng)
     targets[:, 1] = 0
     values = resampled_auroc(targets, scores, patients, 60, seed=3)
     assert values.shape == (60, 3) and np.isnan(values[:, 1]).all()
@@ -113,28 +113,28 @@ def test_replicates_refuse_unusable_input_also_where_a_class_is_absent():
 
 
 def test_one_label_of_one_column_agrees_with_one_vector():
-    patients, targets, scores = films(np.random.default_rng(2), num_labels=1)
+    patients, targets, scores = draw_images(np.random.default_rng(2), num_labels=1)
     matrix = bootstrap_auroc(targets, scores, patients, 50)
     vector = bootstrap_auroc(targets[:, 0], scores[:, 0], patients, 50)
     assert matrix.labels == (vector,) and matrix[:5] == vector[:5]
 
 
 def test_seed_decides():
-    patients, targets, scores = films(np.random.default_rng(2))
+    patients, targets, scores = draw_images(np.random.default_rng(2))
     first = bootstrap_auroc(targets, scores, patients, 100, seed=4)
     assert bootstrap_auroc(targets, scores, patients, 100, seed=4) == first
     assert bootstrap_auroc(targets, scores, patients, 100, seed=5).low != first.low
 
 
 def test_result_does_not_depend_on_the_chunks(monkeypatch):
-    patients, targets, scores = films(np.random.default_rng(2))
+    patients, targets, scores = draw_images(np.random.default_rng(2))
     whole = bootstrap_auroc(targets, scores, patients, 100)
     monkeypatch.setattr("cxr_jax.stats.bootstrap._CHUNK_ELEMENTS", 7 * len(targets))
     assert bootstrap_auroc(targets, scores, patients, 100) == whole
 
 
 def test_duplicated_rows_do_not_narrow_the_interval():
-    """Five copies of every film add nothing when they are known to be one patient's."""
+    """Five copies of every image add nothing when they are known to be one patient's."""
     rng = np.random.default_rng(6)
     targets = rng.integers(0, 2, 120).astype(float)
     scores = rng.normal(size=120) + targets
@@ -162,7 +162,7 @@ def test_resamples_with_one_class_are_excluded_and_counted():
 
 
 def test_labels_of_one_class_stay_out_of_the_macro():
-    patients, targets, scores = films(np.random.default_rng(9))
+    patients, targets, scores = draw_images(np.random.default_rng(9))
     targets[:, 1] = np.where(np.isnan(targets[:, 1]), np.nan, 0)
     interval = bootstrap_auroc(targets, scores, patients, 100)
     kept = bootstrap_auroc(targets[:, [0, 2]], scores[:, [0, 2]], patients, 100)
@@ -176,7 +176,7 @@ def test_labels_of_one_class_stay_out_of_the_macro():
 
 
 def test_same_scores_differ_by_nothing():
-    patients, targets, scores = films(np.random.default_rng(1))
+    patients, targets, scores = draw_images(np.random.default_rng(1))
     assert paired_bootstrap(targets, scores, scores, patients, 50)[:3] == (0.0, 0.0, 0.0)
 
 
@@ -187,21 +187,21 @@ def test_one_patient_has_an_estimate_but_no_limits():
     assert (interval.num_resamples, interval.num_excluded) == (0, 50)
 
 
-@pytest.mark.parametrize("films_per_patient", [1, 3])
-def test_coverage_is_near_nominal(films_per_patient):
+@pytest.mark.parametrize("images_per_patient", [1, 3])
+def test_coverage_is_near_nominal(images_per_patient):
     """In 400 simulated test sets the 95 % interval holds the true AUROC about 95 times in 100.
 
-    Films of one patient share half of their variance; scores are normal with shift 1, so the true
+    Images of one patient share half of their variance; scores are normal with shift 1, so the true
     AUROC is Phi(1 / sqrt 2). The Monte Carlo standard error of the coverage is 1.1 points.
     """
     rng = np.random.default_rng(12)
     truth = scipy.stats.norm.cdf(1 / np.sqrt(2))
     num_patients, num_simulations = 80, 400
-    patients = np.repeat(np.arange(num_patients), films_per_patient)
-    shared = np.sqrt(0.5) if films_per_patient > 1 else 0.0
+    patients = np.repeat(np.arange(num_patients), images_per_patient)
+    shared = np.sqrt(0.5) if images_per_patient > 1 else 0.0
     held = 0
     for simulation in range(num_simulations):
-        sick = np.repeat(rng.integers(0, 2, num_patients), films_per_patient)
+        sick = np.repeat(rng.integers(0, 2, num_patients), images_per_patient)
         own = np.sqrt(1 - shared**2) * rng.normal(size=len(sick))
         scores = sick + own + shared * rng.normal(size=num_patients)[patients]
         interval = bootstrap_auroc(sick, scores, patients, num_resamples=300, seed=simulation)

@@ -19,14 +19,14 @@ from cxr_jax.stats.calibration import (
 )
 
 
-def films(seed, n=600):
+def draw_images(seed, n=600):
     rng = np.random.default_rng(seed)
     probabilities = rng.beta(0.6, 2, n)
     return (rng.random(n) < probabilities**1.3).astype(np.float32), probabilities
 
 
 def error_row_by_row(targets, probabilities, edges):
-    """|rate - mean| of each bin (low, high], weighted by its films, with nothing vectorised."""
+    """|rate - mean| of each bin (low, high], weighted by its images, with nothing vectorised."""
     total = 0.0
     for low, high in pairwise(edges):
         rows = [i for i, p in enumerate(probabilities) if low < p <= high]
@@ -41,7 +41,7 @@ def error_row_by_row(targets, probabilities, edges):
 @pytest.mark.parametrize(("equal", "strategy"), [("mass", "quantile"), ("width", "uniform")])
 def test_table_is_that_of_scikit_learn(num_bins, equal, strategy):
     for seed in range(5):
-        targets, probabilities = films(seed)
+        targets, probabilities = draw_images(seed)
         table = reliability(targets, probabilities, num_bins, equal)
         rate, mean = calibration_curve(targets, probabilities, n_bins=num_bins, strategy=strategy)
         np.testing.assert_allclose(table.observed_rate, rate, atol=1e-12)
@@ -53,7 +53,7 @@ def test_table_is_that_of_scikit_learn(num_bins, equal, strategy):
 
 def test_brier_is_that_of_scikit_learn():
     for seed in range(5):
-        targets, probabilities = films(seed)
+        targets, probabilities = draw_images(seed)
         expected = brier_score_loss(targets, probabilities)
         assert brier(targets, probabilities) == pytest.approx(expected, abs=1e-12)
     always = np.full(4, 0.25)
@@ -63,7 +63,7 @@ def test_brier_is_that_of_scikit_learn():
 @pytest.mark.parametrize("num_bins", [1, 7, 15])
 def test_error_is_the_definition_row_by_row(num_bins):
     for seed in range(5):
-        targets, probabilities = films(seed, n=210)
+        targets, probabilities = draw_images(seed, n=210)
         edges = [-1, *np.linspace(0, 1, num_bins + 1)[1:]]
         value = expected_calibration_error(targets, probabilities, num_bins, "width")
         assert value == pytest.approx(error_row_by_row(targets, probabilities, edges), abs=1e-12)
@@ -98,7 +98,7 @@ def test_ties_are_never_parted(equal):
             np.testing.assert_allclose(mine, other, rtol=1e-14)
 
 
-def test_equal_mass_differs_by_one_film_at_most():
+def test_equal_mass_differs_by_one_image_at_most():
     rng = np.random.default_rng(2)
     for n in range(10, 60):
         table = reliability(np.zeros(n), rng.permutation(n) / n, 7)
@@ -112,7 +112,7 @@ def test_interval_is_that_of_scipy(level):
             expected = scipy.stats.binomtest(successes, trials).proportion_ci(level, "wilson")
             low, high = wilson_interval(np.array([successes]), np.array([trials]), level)
             np.testing.assert_allclose([low[0], high[0]], expected, atol=1e-12)
-    targets, probabilities = films(3)
+    targets, probabilities = draw_images(3)
     table = reliability(targets, probabilities, 10, "mass", level)
     expected = scipy.stats.binomtest(round(table.observed_rate[4] * 60), 60)
     assert (table.low[4], table.high[4]) == pytest.approx(
@@ -121,7 +121,7 @@ def test_interval_is_that_of_scipy(level):
 
 
 def test_missing_targets_are_left_out():
-    targets, probabilities = films(4)
+    targets, probabilities = draw_images(4)
     masked, holes = targets.copy(), probabilities.copy()
     masked[:100], holes[:50] = np.nan, np.nan
     assert brier(masked, holes) == brier(targets[100:], probabilities[100:])
@@ -154,7 +154,7 @@ def test_unusable_rows_are_named(measure, targets, probabilities, words):
 
 
 def test_unusable_bins_are_refused():
-    targets, probabilities = films(0)
+    targets, probabilities = draw_images(0)
     with pytest.raises(ValueError, match=r'equal is "size".*"mass" or "width"'):
         reliability(targets, probabilities, 10, "size")
     with pytest.raises(ValueError, match="num_bins is 0"):
@@ -162,7 +162,7 @@ def test_unusable_bins_are_refused():
 
 
 def test_skill_is_the_share_saved_of_always_saying_the_prevalence():
-    targets, probabilities = films(3)
+    targets, probabilities = draw_images(3)
     rate = np.full(len(targets), targets.mean(dtype=float))
     expected = 1 - brier_score_loss(targets, probabilities) / brier_score_loss(targets, rate)
     assert brier_skill(targets, probabilities) == pytest.approx(expected)
@@ -175,12 +175,12 @@ def test_skill_is_the_share_saved_of_always_saying_the_prevalence():
 
 
 def test_resamples_are_rows_repeated_and_those_of_auroc():
-    targets, probabilities = (np.stack([one, one[::-1]], axis=1) for one in films(4, 90))
+    targets, probabilities = (np.stack([one, one[::-1]], axis=1) for one in draw_images(4, 90))
     targets[:10, 1] = np.nan
     clusters = np.array([f"person {i // 3}" for i in range(90)])
     values = bootstrap_brier(targets, probabilities, clusters, 40, 5)
     rng = np.random.default_rng(5)
-    names = np.array(list(dict.fromkeys(clusters.tolist())))  # in the order of their films
+    names = np.array(list(dict.fromkeys(clusters.tolist())))  # in the order of their images
     for row in values:
         drawn = names[rng.integers(0, len(names), len(names))]
         rows = np.concatenate([np.flatnonzero(clusters == name) for name in drawn])

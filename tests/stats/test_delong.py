@@ -35,7 +35,7 @@ def brute_covariance(targets, models):
     return s10 / (targets == 1).sum() + s01 / (targets == 0).sum()
 
 
-def films(rng, n=120, levels=12, prevalence=0.3):
+def draw_images(rng, n=120, levels=12, prevalence=0.3):
     targets = (rng.random(n) < prevalence).astype(float)
     targets[:4] = 0, 0, 1, 1
     a = np.round((rng.normal(size=n) + targets) * levels) / levels
@@ -48,7 +48,7 @@ def films(rng, n=120, levels=12, prevalence=0.3):
 def test_it_is_the_definition_pair_by_pair(levels, prevalence):
     rng = np.random.default_rng(7)
     for _ in range(20):
-        targets, a, b = films(rng, levels=levels, prevalence=prevalence)
+        targets, a, b = draw_images(rng, levels=levels, prevalence=prevalence)
         covariance = brute_covariance(targets, (a, b))
         assert delong_variance(targets, a) == pytest.approx(covariance[0, 0], rel=1e-10)
         test = delong_test(targets, a, b)
@@ -89,7 +89,7 @@ def test_published_example():
 def test_swapped_models_and_transformed_scores():
     rng = np.random.default_rng(3)
     for _ in range(10):
-        targets, a, b = films(rng)
+        targets, a, b = draw_images(rng)
         test, swapped = delong_test(targets, a, b), delong_test(targets, b, a)
         assert swapped.difference == -test.difference and swapped.p_value == test.p_value
         assert delong_test(targets, np.exp(a), 3 * b - 1) == test
@@ -100,7 +100,7 @@ def test_swapped_models_and_transformed_scores():
 
 def test_scores_that_rank_alike_have_p_one():
     rng = np.random.default_rng(3)
-    targets, a, _ = films(rng)
+    targets, a, _ = draw_images(rng)
     test = delong_test(targets, a, np.exp(a))
     assert test[2:] == (0, 0, 0, 1, 0, 0)
     one_positive = np.array([0, 0, 1])
@@ -109,7 +109,7 @@ def test_scores_that_rank_alike_have_p_one():
 
 def test_missing_targets_are_left_out():
     rng = np.random.default_rng(4)
-    targets, a, b = films(rng)
+    targets, a, b = draw_images(rng)
     missing = rng.random(120) < 0.2
     masked = np.where(missing, np.nan, targets)
     a_holes, patients = np.where(missing, np.nan, a), rng.integers(0, 50, 120)
@@ -125,7 +125,7 @@ def test_what_cannot_be_estimated_is_nan():
     assert np.isnan(one_class).all()
     one_positive = delong_test(np.array([0, 0, 1]), np.arange(3), np.array([0, 3, 1]))
     assert one_positive[:3] == (1.0, 0.5, 0.5) and np.isnan(one_positive[3:]).all()
-    # Right about every film against wrong about every film: no spread, but no certainty either.
+    # Right about every image against wrong about every image: no spread, but no certainty either.
     targets = np.array([0, 0, 1, 1])
     opposite = delong_test(targets, targets, 1 - targets)
     assert opposite[:4] == (1, 0, 1, 0) and np.isnan(opposite[4:]).all()
@@ -143,15 +143,15 @@ def test_interval_stays_within_its_range():
 
 def test_every_row_its_own_patient_is_no_clustering():
     rng = np.random.default_rng(5)
-    targets, a, b = films(rng)
+    targets, a, b = draw_images(rng)
     own = np.array([f"p{i}" for i in range(120)])
     assert delong_test(targets, a, b, own) == delong_test(targets, a, b)
 
 
 @pytest.mark.parametrize("copies", [2, 5])
-def test_copies_of_films_of_known_patients_change_nothing(copies):
+def test_copies_of_images_of_known_patients_change_nothing(copies):
     rng = np.random.default_rng(6)
-    targets, a, b = films(rng)
+    targets, a, b = draw_images(rng)
     once = delong_test(targets, a, b)
     tiled = [np.tile(values, copies) for values in (targets, a, b)]
     clustered = delong_test(*tiled, np.tile(np.arange(120), copies))
@@ -162,7 +162,7 @@ def test_copies_of_films_of_known_patients_change_nothing(copies):
 
 
 def test_clustered_error_is_that_of_the_patient_bootstrap():
-    """2,000 films of 500 patients, some with both classes; patients share half of the variance."""
+    """2,000 images of 500 patients, some with both classes; patients share half of the variance."""
     rng = np.random.default_rng(8)
     patients = rng.integers(0, 500, 2000)
     targets = (rng.random(2000) < rng.beta(0.5, 1, 500)[patients]).astype(float)

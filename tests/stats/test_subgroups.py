@@ -1,4 +1,4 @@
-"""Subgroup tables: every row is what its own films alone would give."""
+"""Subgroup tables: every row is what its own images alone would give."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from cxr_jax.stats.bootstrap import bootstrap_auroc
 from cxr_jax.stats.subgroups import age_band, subgroup_auroc
 
 
-def films(n=400, labels=2):
+def draw_images(n=400, labels=2):
     rng = np.random.default_rng(0)
     patients = np.array([f"p{i:03d}" for i in rng.integers(0, 120, n)])
     targets = (rng.random((n, labels)) < 0.3).astype(float)
@@ -19,7 +19,7 @@ def films(n=400, labels=2):
 
 @pytest.mark.parametrize("labels", [1, 2])
 def test_rows_are_those_of_the_group_alone(labels):
-    targets, scores, patients, groups = films(labels=labels)
+    targets, scores, patients, groups = draw_images(labels=labels)
     if labels == 1:
         targets, scores = targets[:, 0], scores[:, 0]
     rows = subgroup_auroc(targets, scores, patients, groups, num_resamples=50, seed=3)
@@ -33,7 +33,7 @@ def test_rows_are_those_of_the_group_alone(labels):
 
 
 def test_groups_may_be_numbers_and_patients_unknown():
-    targets, scores, _, _ = films()
+    targets, scores, _, _ = draw_images()
     rows = subgroup_auroc(targets, scores, None, np.arange(400) % 2, num_resamples=20)
     assert [row.group for row in rows] == ["0", "1"]
     assert rows[0][3:6] == bootstrap_auroc(targets[::2], scores[::2], None, 20)[:3]
@@ -72,7 +72,7 @@ def test_every_shortcoming_is_noted():
 
 
 def test_labels_of_one_class_stay_out_of_the_mean_and_the_counts():
-    targets, scores, patients, groups = films()
+    targets, scores, patients, groups = draw_images()
     targets[groups == "AP", 1] = 0
     targets[groups == "PA", 0], targets[groups == "PA", 1] = 0, 1
     rows = {row.group: row for row in subgroup_auroc(targets, scores, patients, groups, 50)}

@@ -10,7 +10,7 @@ from cxr_jax.stats.delong import delong_test
 from cxr_jax.stats.verdict import compare_auroc, correct_verdicts, judge
 
 
-def films(rng, n=300, labels=2, gain=0.0):
+def draw_images(rng, n=300, labels=2, gain=0.0):
     """Two models whose errors are half shared; `gain` moves a's positives up."""
     patients = rng.integers(0, n // 2, n)
     targets = (rng.random((n, labels)) < 0.4).astype(float)
@@ -84,7 +84,7 @@ def test_detectable_difference_is_found_with_power_eighty_per_cent():
 
 def test_comparison_is_the_paired_bootstrap():
     rng = np.random.default_rng(2)
-    targets, a, b, patients = films(rng, labels=3)
+    targets, a, b, patients = draw_images(rng, labels=3)
     targets[:, 1] = np.where(rng.random(300) < 0.5, np.nan, 0)
     got = compare_auroc(targets, a, b, patients, 200, seed=5)
     interval = paired_bootstrap(targets, a, b, patients, 200, seed=5)
@@ -102,7 +102,7 @@ def test_comparison_is_the_paired_bootstrap():
 
 def test_swapping_the_models_swaps_the_verdict():
     rng = np.random.default_rng(3)
-    targets, a, b, patients = films(rng, gain=1.0)
+    targets, a, b, patients = draw_images(rng, gain=1.0)
     forth = compare_auroc(targets, a, b, patients, 400)
     back = compare_auroc(targets, b, a, patients, 400)
     assert (forth.verdict, back.verdict) == ("win", "loss")
@@ -112,13 +112,13 @@ def test_swapping_the_models_swaps_the_verdict():
 
 
 def test_same_scores_tie_with_p_one():
-    targets, a, _, patients = films(np.random.default_rng(4))
+    targets, a, _, patients = draw_images(np.random.default_rng(4))
     got = compare_auroc(targets, a, a, patients, 100)
     assert got.verdict == "tie" and got.p_value == 1
     assert got[3:7] == (0, 0, 0, 0) and np.isnan(got.detectable)
 
 
-def test_two_perfect_models_of_six_films_are_not_a_tie():
+def test_two_perfect_models_of_six_images_are_not_a_tie():
     targets = np.array([0, 0, 0, 1, 1, 1])
     got = compare_auroc(targets, targets, 2 * targets + np.arange(6) / 10, None, 200)
     assert got.auroc_a == got.auroc_b == 1
@@ -126,7 +126,7 @@ def test_two_perfect_models_of_six_films_are_not_a_tie():
 
 
 def test_nothing_to_compare_is_not_estimable():
-    targets, a, b, patients = films(np.random.default_rng(5))
+    targets, a, b, patients = draw_images(np.random.default_rng(5))
     for none in (np.zeros_like(targets), np.full_like(targets, np.nan)):
         got = compare_auroc(none, a, b, patients, 20)
         assert got.verdict == "not estimable" and np.isnan(got[1:10]).all()
@@ -140,7 +140,7 @@ def test_equal_models_rarely_win_or_lose_and_errors_agree_with_delong():
     rng = np.random.default_rng(6)
     verdicts, ratios = [], []
     for simulation in range(300):
-        targets, a, b, _ = films(rng, n=160, labels=1)
+        targets, a, b, _ = draw_images(rng, n=160, labels=1)
         targets, a, b = targets[:, 0], a[:, 0], b[:, 0]
         got = compare_auroc(targets, a, b, None, 200, seed=simulation)
         verdicts.append(got.verdict)

@@ -104,9 +104,9 @@ def test_progress_line_says_what_a_person_wants_to_know(capsys):
 def test_the_projector_finds_what_its_config_names(tmp_path):
     """TensorBoard reads the paths of projector_config.pbtxt relative to it."""
     rng = np.random.default_rng(0)
-    points, films = rng.normal(size=(5, 3)), rng.integers(0, 256, (5, 8, 8), np.uint8)
+    points, images = rng.normal(size=(5, 3)), rng.integers(0, 256, (5, 8, 8), np.uint8)
     columns = {"Mass\t": ["present", "absent", "unknown", "absent", "a\nb"], "age": list("12345")}
-    write_projector(tmp_path / "p", points, columns, films)
+    write_projector(tmp_path / "p", points, columns, images)
     assert len(list((tmp_path / "p").glob("events.out.tfevents.*"))) == 1  # makes it a run
     assert not (tmp_path / "p" / "metrics.jsonl").exists()
     config = (tmp_path / "p" / "projector_config.pbtxt").read_text()
@@ -121,6 +121,6 @@ def test_the_projector_finds_what_its_config_names(tmp_path):
     with Image.open(sprite) as image:
         held = np.asarray(image.convert("L"))
     assert held.shape == (24, 24)  # three thumbnails a row, and square
-    for index, film in enumerate(films):
+    for index, original in enumerate(images):
         top, left = 8 * (index // 3), 8 * (index % 3)
-        np.testing.assert_allclose(held[top : top + 8, left : left + 8], film, atol=1)
+        np.testing.assert_allclose(held[top : top + 8, left : left + 8], original, atol=1)

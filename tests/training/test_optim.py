@@ -127,8 +127,8 @@ def test_default_exclusions_of_a_vit_are_tokens_positions_and_layer_scales_too()
     model = models.build(
         dict(name="vit", variant="64x1", image_size=32, registers=2, layer_scale=0.1)
     )
-    films = jnp.zeros((1, 32, 32, 1))
-    shapes = jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), films, train=False))
+    images = jnp.zeros((1, 32, 32, 1))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), images, train=False))
     encoder = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes["params"])
     params = {"encoder": encoder, "decoder": {"mask_token": np.ones(8, np.float32)}}
     config = dict(name="adamw", learning_rate=1.0, weight_decay=0.5, schedule="constant")

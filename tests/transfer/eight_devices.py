@@ -12,7 +12,7 @@ from tests.fakes.bars import MICRO, bars, micro_encoder
 
 
 def run(config):
-    """{"loss": one per step, "scores": of the test films}."""
+    """{"loss": one per step, "scores": of the test images}."""
     config.protocol, config.batch_size = "finetune", 20
     config.finetune.update(
         learning_rates=(1e-3,),

@@ -72,7 +72,7 @@ def test_a_missing_target_has_no_gradient(model, variables, batch):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
 
 
-def test_softmax_loss_is_the_mean_over_films_that_have_a_class():
+def test_softmax_loss_is_the_mean_over_images_that_have_a_class():
     logits = np.array([[0.5, -1.0, 0.0], [2.0, 3.0, 1.0], [1.0, 1.0, 9.0]])
     targets = np.array([[1, 0, 0], [np.nan] * 3, [0, 1, 0]])
     loss, gradient = jax.value_and_grad(_classifier.masked_softmax_loss)(
@@ -136,4 +136,4 @@ def test_a_step_moves_weights_and_statistics_and_draws_anew(model, variables, ba
     scores = jax.jit(_classifier.make_scores(model))
     whole = scores(then.params, then.batch_stats, batch["image"])
     alone = scores(then.params, then.batch_stats, batch["image"][:1])
-    np.testing.assert_allclose(alone, whole[:1], rtol=1e-4)  # film by film
+    np.testing.assert_allclose(alone, whole[:1], rtol=1e-4)  # image by image

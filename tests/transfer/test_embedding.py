@@ -15,7 +15,7 @@ def test_principal_components_keep_distances_and_are_few():
     assert principal(rng.normal(size=(70, 90))).shape == (70, 50)
 
 
-def test_films_of_two_kinds_stand_apart_and_equal_runs_agree():
+def test_images_of_two_kinds_stand_apart_and_equal_runs_agree():
     rng = np.random.default_rng(0)
     kind = np.arange(60) % 2
     components = principal(rng.normal(size=(60, 20)) + 6 * kind[:, None])

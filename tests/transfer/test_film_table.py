@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxr_jax.transfer import image_table
-from cxr_jax.transfer.image_table import FilmTable
+from cxr_jax.transfer.image_table import ImageTable
 
 
 def table(**changes):
@@ -16,7 +16,7 @@ def table(**changes):
         seen_film=np.array([True, False, False]),
         seen_patient=None,
     )
-    return FilmTable(**fields | changes)
+    return ImageTable(**fields | changes)
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -29,18 +29,18 @@ def test_what_is_written_is_read_back(tmp_path):
             np.testing.assert_array_equal(mine, theirs)
 
 
-def test_films_are_put_in_order_by_name():
+def test_images_are_put_in_order_by_name():
     ordered = image_table.in_order(table(), np.array(["c", "a"]))
     assert ordered.sex.tolist() == ["", "F"] and ordered.seen_film.tolist() == [False, True]
     assert ordered.seen_patient is None
-    with pytest.raises(ValueError, match="image 'd' is not in the table of films"):
+    with pytest.raises(ValueError, match="image 'd' is not in the table of images"):
         image_table.in_order(table(), np.array(["c", "d"]))
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"film": ["a"]}, "has no column image_id"),
+        ({"image": ["a"]}, "has no column image_id"),
         ({"image_id": ["a", None]}, "row 1: image_id is empty"),
         ({"image_id": ["a", "b", "a"]}, r"image_id 'a' appears twice \(rows 0 and 2\)"),
         ({"image_id": ["a", "b"], "seen_film": [True, None]}, "row 1: seen_film is empty"),
@@ -61,24 +61,24 @@ def test_what_is_unknown_may_be_left_out(tmp_path):
     assert known.seen_film is None
 
 
-def test_films_are_seen_by_their_looks_or_their_patient():
+def test_images_are_seen_by_their_looks_or_their_patient():
     both = table(seen_patient=np.array([False, False, True]))
     assert both.seen.tolist() == [True, False, True]
     assert table().seen.tolist() == [True, False, False]
     unknown = table(seen_film=None)
     assert unknown.seen is None and not unknown.exposed
     other = table(seen_film=np.array([False, True, False]))
-    assert image_table.unseen_films([table(), unknown, other]).tolist() == [False, False, True]
-    assert image_table.unseen_films([unknown]).tolist() == [True] * 3
+    assert image_table.unseen_images([table(), unknown, other]).tolist() == [False, False, True]
+    assert image_table.unseen_images([unknown]).tolist() == [True] * 3
 
 
 def test_hashes_alone_alarm_only_beyond_one_in_a_hundred():
-    def seen(films, patients, total=200):
+    def seen(images, patients, total=200):
         numbers = np.arange(total)
         nothing = np.full(total, "")
         known = None if patients is None else numbers < patients
         age = np.full(total, np.nan, np.float32)
-        return FilmTable(numbers.astype(str), nothing, age, nothing, numbers < films, known)
+        return ImageTable(numbers.astype(str), nothing, age, nothing, numbers < images, known)
 
     assert not seen(2, None).exposed and not seen(2, 0).exposed
     assert seen(3, None).exposed and seen(3, 0).exposed and seen(0, 1).exposed

@@ -97,7 +97,7 @@ def test_exclusive_classes_share_a_softmax(config):
 
 
 def exclusive(splits):
-    """Every fifth training film without class."""
+    """Every fifth training image without class."""
     splits.train.targets[::5] = np.nan
     return _protocol.Splits(
         *(split._replace(task=split.task._replace(exclusive=True)) for split in splits)
@@ -113,7 +113,7 @@ def few_labels(splits, others):
     return inputs.cut(splits._replace(train=train._replace(targets=targets)), labelled)
 
 
-def test_a_mean_teacher_learns_from_other_films_and_never_reads_their_labels(config):
+def test_a_mean_teacher_learns_from_other_images_and_never_reads_their_labels(config):
     splits = bars(sizes=(64, 24, 24))
     splits = _protocol.Splits(
         *(split._replace(task=split.task._replace(exclusive=True)) for split in splits)
@@ -132,7 +132,7 @@ def test_a_mean_teacher_learns_from_other_films_and_never_reads_their_labels(con
     np.testing.assert_array_equal(Run(config, few_labels(splits, np.nan)).result.scores, on.scores)
     fewer = plain._replace(train=plain.train._replace(rest=plain.train.rest[:8]))
     assert not np.array_equal(Run(config, fewer).result.scores, on.scores, equal_nan=True)
-    assert on.facts["unlabelled_films"] == 48 and "48 more without labels" in on.summary
+    assert on.facts["unlabelled_images"] == 48 and "48 more without labels" in on.summary
     assert "whose labels nothing reads" in " ".join(_protocol.build(config).method(True))
 
 

@@ -144,6 +144,6 @@ def test_bad_fields_are_named(knn, words):
 def test_votes_for_exclusive_classes_sum_to_one():
     train, targets, test = sets()
     classes = np.eye(3)[(targets * [1, 2, 3]).argmax(axis=1)]
-    classes[::5] = np.nan  # films without class do not vote
+    classes[::5] = np.nan  # images without class do not vote
     scores = knn_scores(train, classes, test)
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)

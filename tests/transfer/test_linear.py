@@ -46,5 +46,5 @@ def test_exclusive_classes_are_said_to_be_fitted_together():
     np.testing.assert_allclose(np.exp(result.scores).sum(axis=1), 1)
     assert len(set(result.facts["strength"].values())) == 1
     assert "multinomial logistic regression" in protocol.method(True)[0]
-    assert "AUROC of a class: its films against those of all the others." in protocol.method(True)
+    assert "AUROC of a class: its images against those of all the others." in protocol.method(True)
     assert "chosen per label" in protocol.method(False)[0] and len(protocol.method(False)) == 1

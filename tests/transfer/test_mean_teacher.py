@@ -1,4 +1,4 @@
-"""Mean teacher: its formulas, one step, and films without labels that teach."""
+"""Mean teacher: its formulas, one step, and images without labels that teach."""
 
 import jax
 import jax.numpy as jnp
@@ -49,8 +49,8 @@ def test_disagreement_is_that_of_probabilities_and_moves_the_student_alone(exclu
 def test_a_step_moves_the_teacher_by_the_average_and_at_weight_zero_is_plain_fine_tuning():
     rng = np.random.default_rng(0)
     blocks = rng.integers(0, 256, (10, 4, 4, 1), dtype=np.uint8)
-    films = blocks.repeat(4, axis=1).repeat(4, axis=2)
-    batch = {"image": films[:6], "target": rng.integers(0, 2, (6, 2)).astype(np.float32)}
+    images = blocks.repeat(4, axis=1).repeat(4, axis=2)
+    batch = {"image": images[:6], "target": rng.integers(0, 2, (6, 2)).astype(np.float32)}
     model, optimizer, view = Tiny(), optax.sgd(0.5), PLAIN | {"size": 16}
     variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)), train=False)
     start = _classifier.create(variables, optimizer, 8, np.array([[0.0, 1], [1, 0]]), 1.0, 0)
@@ -77,8 +77,8 @@ def test_a_step_moves_the_teacher_by_the_average_and_at_weight_zero_is_plain_fin
         )
     alike = (state.student.params, state.student.batch_stats), (plain.params, plain.batch_stats)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *alike)
-    # Films without labels reach the student through the disagreement alone, and its statistics.
-    more = batch | {"unlabelled": films[6:]}
+    # Images without labels reach the student through the disagreement alone, and its statistics.
+    more = batch | {"unlabelled": images[6:]}
     (still, _), (moved, _) = (step_at(weight)(state, more) for weight in (0.0, 5.0))
     heads = [each.student.params["head"]["kernel"] for each in (still, moved)]
     assert np.abs(heads[0] - heads[1]).max() > 1e-4
@@ -97,27 +97,27 @@ class Pixels(nn.Module):
 
 
 def steps_up_or_down(rng, count, brighter):
-    """Films labelled by which pixel is the brighter one; `brighter`: so is the whole film."""
+    """Images labelled by which pixel is the brighter one; `brighter`: so is the whole image."""
     label = np.arange(count) % 2
     light = np.where(label, 0.7, 0.3) if brighter else rng.uniform(0.2, 0.8, count)
     step = 0.12 * (2 * label - 1)
-    films = np.zeros((count, 2, 2, 1), np.uint8)
-    films[:, 0, :, 0] = 255 * light[:, None] * (1 + np.stack([step, -step], axis=1))
-    return films, np.stack([label, 1 - label], axis=1).astype(np.float32)
+    images = np.zeros((count, 2, 2, 1), np.uint8)
+    images[:, 0, :, 0] = 255 * light[:, None] * (1 + np.stack([step, -step], axis=1))
+    return images, np.stack([label, 1 - label], axis=1).astype(np.float32)
 
 
-def test_agreement_on_films_without_labels_lifts_the_auroc():
-    # The labels alone say that bright films are positive; that a film's brightness says nothing of
-    # its answer, other films teach in views of other brightness.
+def test_agreement_on_images_without_labels_lifts_the_auroc():
+    # The labels alone say that bright images are positive; that an image's brightness says nothing of
+    # its answer, other images teach in views of other brightness.
     rng = np.random.default_rng(0)
-    films, targets = steps_up_or_down(rng, 8, brighter=True)
+    images, targets = steps_up_or_down(rng, 8, brighter=True)
     others, _ = steps_up_or_down(rng, 64, brighter=False)
     test, truth = steps_up_or_down(rng, 200, brighter=False)
     model, optimizer, steps = Pixels(), optax.adam(0.05), 200
     view = PLAIN | {"size": 2, "brightness": 0.4, "jitter_prob": 1.0}
     variables = model.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)), False)
     start = _classifier.create({"batch_stats": {}, **variables}, optimizer, 2, targets, 1.0, 0)
-    labelled = {"image": films, "target": jnp.asarray(targets)}
+    labelled = {"image": images, "target": jnp.asarray(targets)}
 
     def auroc(weight, batch):
         fields = FIELDS | {"weight": weight, "decay": 0.9, "ramp_up": 0.3}

@@ -69,7 +69,7 @@ def test_two_classes_are_logistic_regression_at_twice_the_strength():
     np.testing.assert_allclose(fit.intercept[:, 1], plain.intercept[:, 0] / 2, atol=1e-4)
 
 
-def test_films_without_class_are_as_rows_left_out():
+def test_images_without_class_are_as_rows_left_out():
     features, targets = problem(150, 12)
     missing = np.random.default_rng(2).random(150) < 0.4
     holes = np.where(missing[:, None], np.nan, targets)

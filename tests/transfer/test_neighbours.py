@@ -14,7 +14,7 @@ def test_as_scikit_learn_finds_them():
     np.testing.assert_allclose(cosine, 1 - distance, atol=1e-5)
 
 
-def test_few_films_ties_and_an_empty_feature():
+def test_few_images_ties_and_an_empty_feature():
     train = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 0.0]])
     rows, cosine = nearest(train, np.array([[3.0, 0.0]]), 9)
     assert rows.tolist() == [[0, 1, 2]] and cosine.tolist() == [[1.0, 1.0, 0.0]]

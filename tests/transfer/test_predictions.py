@@ -12,7 +12,7 @@ def some_predictions(n=6, names=("effusion", "nodule")):
     targets = rng.integers(0, 2, (n, len(names))).astype(np.float32)
     targets[1, 0] = np.nan
     return Predictions(
-        image_id=np.array([f"film {i}" for i in range(n)][::-1]),
+        image_id=np.array([f"image {i}" for i in range(n)][::-1]),
         patient_id=np.array([f"patient {i // 2}" for i in range(n)]),
         label_names=names,
         targets=targets,
@@ -36,7 +36,7 @@ def test_file_is_one_row_per_image_and_label(tmp_path):
     frame = pd.read_parquet(write_parquet(predictions, tmp_path / "p.parquet"))
     assert list(frame.columns) == ["image_id", "patient_id", "label", "target", "score"]
     assert len(frame) == 12 and frame["target"].isna().sum() == 1
-    row = frame[(frame["image_id"] == "film 3") & (frame["label"] == "nodule")].iloc[0]
+    row = frame[(frame["image_id"] == "image 3") & (frame["label"] == "nodule")].iloc[0]
     assert row["score"] == predictions.scores[2, 1] and row["patient_id"] == "patient 1"
 
 
@@ -73,11 +73,17 @@ def with_value(field, place, value):
 @pytest.mark.parametrize(
     ("predictions", "words"),
     [
-        (with_value("scores", (2, 1), np.nan), r"'film 3' \(row 2\), label 'nodule': score is nan"),
+        (
+            with_value("scores", (2, 1), np.nan),
+            r"'image 3' \(row 2\), label 'nodule': score is nan",
+        ),
         (with_value("scores", (0, 0), -np.inf), "score is -inf"),
-        (with_value("targets", (4, 0), -1), r"'film 1' \(row 4\).*target is -1"),
-        (with_value("image_id", 3, "film 5"), r"image_id 'film 5' appears twice \(rows 0 and 3\)"),
-        (with_value("patient_id", 2, ""), "'film 3' has no patient_id"),
+        (with_value("targets", (4, 0), -1), r"'image 1' \(row 4\).*target is -1"),
+        (
+            with_value("image_id", 3, "image 5"),
+            r"image_id 'image 5' appears twice \(rows 0 and 3\)",
+        ),
+        (with_value("patient_id", 2, ""), "'image 3' has no patient_id"),
         (changed(label_names=("nodule", "nodule")), "label 'nodule' appears twice"),
         (changed(label_names=("nodule", "macro")), "rename the label"),
         (changed(label_names=("nodule",)), "6 images and 1 labels need"),
@@ -96,9 +102,9 @@ def test_wrong_predictions_are_refused_and_not_written(predictions, words, tmp_p
     ("spoil", "words"),
     [
         (lambda f: f.drop(columns="score"), "has no column score"),
-        (lambda f: f.drop(index=3), "'film 4' has no row for label 'nodule'"),
-        (lambda f: pd.concat([f, f[4:5]]), r"'film 3', label 'effusion' appears twice.*4 and 12"),
-        (lambda f: f.assign(patient_id=[f"p{i}" for i in range(12)]), "'film 5' belongs to"),
+        (lambda f: f.drop(index=3), "'image 4' has no row for label 'nodule'"),
+        (lambda f: pd.concat([f, f[4:5]]), r"'image 3', label 'effusion' appears twice.*4 and 12"),
+        (lambda f: f.assign(patient_id=[f"p{i}" for i in range(12)]), "'image 5' belongs to"),
         (lambda f: f.assign(image_id=[None, *f["image_id"][1:]]), "row 0: image_id is empty"),
         (lambda f: f.assign(score=[*f["score"][:5], np.nan, *f["score"][6:]]), "score is nan"),
         (lambda f: f.assign(score="high"), "theirs.parquet"),
@@ -134,10 +140,10 @@ def test_align_puts_rows_and_labels_in_order():
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (with_value("image_id", 0, "film 9"), r"image 'film 5' is only in the first"),
-        (with_value("targets", (2, 1), 1), "film 3"),
-        (with_value("targets", (1, 0), 1), "image 'film 4' has different targets"),
-        (with_value("patient_id", 5, "someone"), "image 'film 0' has different patients"),
+        (with_value("image_id", 0, "image 9"), r"image 'image 5' is only in the first"),
+        (with_value("targets", (2, 1), 1), "image 3"),
+        (with_value("targets", (1, 0), 1), "image 'image 4' has different targets"),
+        (with_value("patient_id", 5, "someone"), "image 'image 0' has different patients"),
         (changed(label_names=("effusion", "mass")), "label 'mass' is in one"),
     ],
 )

@@ -205,7 +205,7 @@ def test_probe_of_exclusive_classes_is_that_of_scikit_learn():
     assert not result.notes and all("regularisation tried" in line for line in result.remarks)
 
 
-def test_a_class_without_films_is_named_and_the_others_are_fitted_without_it():
+def test_a_class_without_images_is_named_and_the_others_are_fitted_without_it():
     train, validation, (test_features, _) = (classes(part) for part in splits(num_labels=4))
     is_third = validation[1][:, 2] == 1
     checked = validation[0][~is_third], validation[1][~is_third]
@@ -231,7 +231,7 @@ def test_a_class_without_films_is_named_and_the_others_are_fitted_without_it():
 def test_one_class_left_is_an_error():
     train, validation, (test_features, _) = (classes(part) for part in splits(num_labels=3))
     first, second = train[1][:, 2] == 0, validation[1][:, 1] == 0
-    with pytest.raises(ValueError, match="of 3 exclusive classes only 1 has films"):
+    with pytest.raises(ValueError, match="of 3 exclusive classes only 1 has images"):
         linear_probe(
             (train[0][first], train[1][first]),
             (validation[0][second], validation[1][second]),

@@ -16,7 +16,7 @@ from cxr_jax.weights.export import main, write_folder
 from cxr_jax.weights.exporters import safetensors
 
 IMAGENET = Path(__file__).parents[3] / "shared/realdata/weights/resnet50_imagenet_v1_fp16.npz"
-FILMS = np.random.default_rng(0).uniform(size=(2, 32, 32, 1)).astype(np.float32)
+IMAGES = np.random.default_rng(0).uniform(size=(2, 32, 32, 1)).astype(np.float32)
 VIT = {"name": "vit", "variant": "64x2", "patch": 8, "image_size": 32}
 
 
@@ -32,7 +32,7 @@ def saved(tmp_path):
 
     def save(config):
         model = models.build(config)
-        shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), FILMS)
+        shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), IMAGES)
         rng = np.random.default_rng(0)
         variables = {"batch_stats": {}} | jax.tree.map(
             lambda s: rng.uniform(0.05, 0.3, s.shape).astype(np.float32), dict(shapes)
@@ -64,7 +64,7 @@ def test_our_own_format_holds_the_same_encoder(saved, config):
 
 
 def _features(encoder):
-    return np.asarray(weights.features(encoder)(FILMS))
+    return np.asarray(weights.features(encoder)(IMAGES))
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_a_grey_resnet_gives_torchvisions_module_the_same_features(saved, tmp_pa
     net = torch_cnn.SmallResNet()
     net.load_state_dict(load_file(out / "model.safetensors"))
     with torch.no_grad():
-        films = torch.from_numpy(FILMS.transpose(0, 3, 1, 2)).repeat(1, 3, 1, 1)
-        reference = net((films - 0.4) / 0.3).numpy()
+        images = torch.from_numpy(IMAGES.transpose(0, 3, 1, 2)).repeat(1, 3, 1, 1)
+        reference = net((images - 0.4) / 0.3).numpy()
     np.testing.assert_allclose(_features(encoder), reference, atol=1e-4 * np.abs(reference).max())
 
 
@@ -165,8 +165,8 @@ def test_a_resnet_gives_hugging_faces_module_the_same_features(saved, tmp_path):
     assert facts["crop_size"] == {"height": 32, "width": 32}
     (mean,), (std,) = facts["image_mean"], facts["image_std"]
     with torch.no_grad():
-        films = torch.from_numpy(FILMS.transpose(0, 3, 1, 2))
-        reference = net.eval()((films - mean) / std).numpy()
+        images = torch.from_numpy(IMAGES.transpose(0, 3, 1, 2))
+        reference = net.eval()((images - mean) / std).numpy()
     np.testing.assert_allclose(_features(encoder), reference, atol=1e-4 * np.abs(reference).max())
 
 

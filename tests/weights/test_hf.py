@@ -29,15 +29,15 @@ def cached(tmp_path, monkeypatch):
 def test_names_of_the_hub_are_read_from_its_cache(cached):
     model = {"name": "vit", "variant": "64x1", "patch": 8, "image_size": 16}
     encoder = random_encoder(model | {"mean": (0.4,), "std": (0.3,)}, image_size=24, seed=0)
-    cached("someone/dino-films", huggingface.export(encoder))
+    cached("someone/dino-images", huggingface.export(encoder))
     cached("someone/vit.of-timm", timm.export(encoder))
     # Larger than its positions were learnt for: they go out resampled.
-    films = np.random.default_rng(0).uniform(size=(2, 24, 24, 1)).astype(np.float32)
-    reference = weights.features(encoder)(films)
-    for name in ("dino-films", "vit.of-timm"):
+    images = np.random.default_rng(0).uniform(size=(2, 24, 24, 1)).astype(np.float32)
+    reference = weights.features(encoder)(images)
+    for name in ("dino-images", "vit.of-timm"):
         again = weights.load(f"hf:someone/{name}")
         assert (again.name, again.image_size) == (name, 24)
-        np.testing.assert_allclose(weights.features(again)(films), reference, atol=1e-5)
+        np.testing.assert_allclose(weights.features(again)(images), reference, atol=1e-5)
 
 
 def test_what_the_cache_lacks_or_has_of_another_kind_is_named(cached):

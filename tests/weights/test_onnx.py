@@ -36,7 +36,7 @@ CASES = {
 
 
 def _encoder(config, size):
-    """With weights that keep a film's values about one, and no scale or statistic neutral."""
+    """With weights that keep an image's values about one, and no scale or statistic neutral."""
     model, rng = models.build(config), np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -47,8 +47,8 @@ def _encoder(config, size):
         low, high = (0.5, 1.5) if name in ("scale", "var") else (-0.5, 0.5)
         return rng.uniform(low, high, leaf.shape).astype(np.float32)
 
-    films = jax.ShapeDtypeStruct((1, size, size, 1), np.float32)
-    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), films)
+    images = jax.ShapeDtypeStruct((1, size, size, 1), np.float32)
+    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), images)
     variables = jax.tree_util.tree_map_with_path(draw, dict(shapes))
     return Encoder("mine", config, {"batch_stats": {}} | variables, size)
 
@@ -70,22 +70,22 @@ def exported(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_onnxruntime_gives_the_same_features_of_any_number_of_films(exported, case):
+def test_onnxruntime_gives_the_same_features_of_any_number_of_images(exported, case):
     pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
     config, size = CASES[case]
     encoder = _encoder(config, size)
     session = onnxruntime.InferenceSession(exported(encoder) / "model.onnx")
-    films = np.random.default_rng(1).uniform(size=(3, size, size, 1)).astype(np.float32)
-    ours = np.asarray(weights.features(encoder)(films))
+    images = np.random.default_rng(1).uniform(size=(3, size, size, 1)).astype(np.float32)
+    ours = np.asarray(weights.features(encoder)(images))
     assert ours.std() > 0.05  # or near to nothing would be near to all
     for count in (3, 1):
-        channels_first = films[:count].transpose(0, 3, 1, 2)
-        (theirs,) = session.run(["features"], {"films": channels_first})
+        channels_first = images[:count].transpose(0, 3, 1, 2)
+        (theirs,) = session.run(["features"], {"images": channels_first})
         np.testing.assert_allclose(theirs, ours[:count], atol=1e-5 * np.abs(ours).max())
 
 
-def test_its_card_runs_and_says_that_films_are_normalised_inside(exported):
+def test_its_card_runs_and_says_that_images_are_normalised_inside(exported):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     config, size = CASES["small"]
@@ -93,9 +93,9 @@ def test_its_card_runs_and_says_that_films_are_normalised_inside(exported):
     card = (folder / "README.md").read_text()
     assert "pixels in [0, 1], as they are: (pixel - mean) / std with mean 0.5" in card
     assert not (folder / "model.safetensors").exists()
-    films = np.zeros((2, 1, size, size), np.float32)
+    images = np.zeros((2, 1, size, size), np.float32)
     lines = card.partition("```python\n")[2].partition("```")[0]
-    names = {"films": films}
+    names = {"images": images}
     exec(lines.replace("model.onnx", str(folder / "model.onnx")), names)
     assert names["features"].shape == (2, 128)
     content = onnx.load(folder / "model.onnx")

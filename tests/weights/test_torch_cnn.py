@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from tests.weights import torch_cnn  # noqa: E402 (needs torch)
 
-FILMS = np.random.default_rng(0).uniform(size=(2, 65, 64, 1)).astype(np.float32)
+IMAGES = np.random.default_rng(0).uniform(size=(2, 65, 64, 1)).astype(np.float32)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -21,12 +21,12 @@ def _tiny(monkeypatch):
 
 
 def _assert_equal_features(spec, net, mean, std):
-    grey = torch.from_numpy(FILMS.transpose(0, 3, 1, 2)).repeat(1, len(mean), 1, 1)
+    grey = torch.from_numpy(IMAGES.transpose(0, 3, 1, 2)).repeat(1, len(mean), 1, 1)
     mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
     with torch.no_grad():
         reference = net((grey - mean) / std).numpy()
     encoder = weights.load(spec)
-    ours = np.asarray(weights.features(encoder)(jnp.asarray(FILMS)))
+    ours = np.asarray(weights.features(encoder)(jnp.asarray(IMAGES)))
     assert ours.shape == reference.shape
     assert np.abs(ours - reference).max() < 1e-4 * np.abs(reference).max()
     return encoder

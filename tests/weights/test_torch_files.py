@@ -102,10 +102,10 @@ def test_features_equal_torchs(tmp_path, name):
     sizes, kwargs, source = CASES[name]
     net = _network(sizes, **kwargs)
     _save(net, tmp_path / name)
-    films = np.random.default_rng(0).uniform(size=(2, 97, 64, 1)).astype(np.float32)
+    images = np.random.default_rng(0).uniform(size=(2, 97, 64, 1)).astype(np.float32)
     with torch.no_grad():
-        reference = net.features(torch.from_numpy(films.transpose(0, 3, 1, 2))).numpy()
-    ours = weights.features(weights.load(f"{source}:{tmp_path / name}"))(jax.numpy.asarray(films))
+        reference = net.features(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    ours = weights.features(weights.load(f"{source}:{tmp_path / name}"))(jax.numpy.asarray(images))
     np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-4 * np.abs(reference).max())
 
 

@@ -15,15 +15,15 @@ from tests.weights import torch_vit  # noqa: E402 (needs torch)
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-FILMS = np.random.default_rng(0).uniform(size=(2, 32, 32, 1)).astype(np.float32)
+IMAGES = np.random.default_rng(0).uniform(size=(2, 32, 32, 1)).astype(np.float32)
 CLIPS_OWN = {"clip": True, "eps": 1e-5}
 
 
-def _assert_equal_features(spec, net, mean, std, films=FILMS):
+def _assert_equal_features(spec, net, mean, std, images=IMAGES):
     with torch.no_grad():
-        reference = net.features(torch.from_numpy(films.transpose(0, 3, 1, 2)), mean, std).numpy()
+        reference = net.features(torch.from_numpy(images.transpose(0, 3, 1, 2)), mean, std).numpy()
     encoder = weights.load(spec)
-    ours = np.asarray(weights.features(encoder)(jnp.asarray(films)))
+    ours = np.asarray(weights.features(encoder)(jnp.asarray(images)))
     assert ours.shape == reference.shape
     assert np.abs(ours - reference).max() < 1e-4 * np.abs(reference).max()
     return encoder
@@ -81,14 +81,14 @@ def test_timms_kinds_of_vit(tmp_path, options, layout):
 
 
 @pytest.mark.parametrize("registers", [0, 2])
-def test_a_film_of_another_size_and_a_folder_of_the_hub(tmp_path, registers):
+def test_a_image_of_another_size_and_a_folder_of_the_hub(tmp_path, registers):
     net = torch_vit.ViT(layer_scale=True, registers=registers)
     tensors = torch_vit.hugging_face_dinov2(net)
     save_file({key: t.numpy() for key, t in tensors.items()}, tmp_path / "model.safetensors")
     facts = {"image_mean": HALF[0], "image_std": HALF[1], "crop_size": {"height": 48, "width": 48}}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(facts))
-    films = np.random.default_rng(1).uniform(size=(2, 48, 24, 1)).astype(np.float32)
-    encoder = _assert_equal_features(f"dinov2:{tmp_path}", net, *HALF, films)
+    images = np.random.default_rng(1).uniform(size=(2, 48, 24, 1)).astype(np.float32)
+    encoder = _assert_equal_features(f"dinov2:{tmp_path}", net, *HALF, images)
     assert (encoder.name, encoder.image_size) == (tmp_path.name, 48)
     facts = {"pretrained_cfg": {"mean": HALF[0], "std": HALF[1], "input_size": [3, 40, 40]}}
     (tmp_path / "config.json").write_text(json.dumps(facts))

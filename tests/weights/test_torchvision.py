@@ -9,7 +9,7 @@ from cxr_jax.weights.importers import torchvision, torchvision_v1
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
-def reference_features(tensors, films, v1=False):
+def reference_features(tensors, images, v1=False):
     """torchvision's forward pass in NumPy, channels first: grey repeated, then normalised."""
 
     def conv(x, name, stride):
@@ -29,7 +29,7 @@ def reference_features(tensors, films, v1=False):
         )
         return (x - mean) / np.sqrt(var + 1e-5) * weight + bias
 
-    x = np.repeat(np.asarray(films, np.float64).transpose(0, 3, 1, 2), 3, axis=1)
+    x = np.repeat(np.asarray(images, np.float64).transpose(0, 3, 1, 2), 3, axis=1)
     x = (x - MEAN[:, None, None]) / STD[:, None, None]
     x = np.maximum(norm(conv(x, "conv1", 2), "bn1"), 0)
     x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
@@ -49,7 +49,7 @@ def reference_features(tensors, films, v1=False):
     return x.mean((2, 3))
 
 
-def _films(height=72, width=56):
+def _images(height=72, width=56):
     return jax.random.uniform(jax.random.key(1), (2, height, width, 1))
 
 
@@ -72,8 +72,8 @@ def test_features_are_those_of_the_documented_network(make_weights, tmp_path, va
     np.savez(tmp_path / "weights.npz", **tensors)
     encoder = source.load(tmp_path / "weights.npz")
     assert encoder.model["variant"] == variant
-    ours = weights.features(encoder)(_films())
-    reference = reference_features(tensors, _films(), v1=source is torchvision_v1)
+    ours = weights.features(encoder)(_images())
+    reference = reference_features(tensors, _images(), v1=source is torchvision_v1)
     _assert_close(ours, reference)
 
 

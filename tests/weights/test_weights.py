@@ -37,22 +37,22 @@ def test_random_encoder_is_the_model_as_initialised_and_differs_by_seed():
     config = {"name": "resnet", "variant": "small"}
     encoder = weights.random_encoder(config, image_size=32, seed=3)
     assert (encoder.name, encoder.image_size) == ("random", 32)
-    films = jax.random.uniform(jax.random.key(0), (2, 32, 32, 1))
+    images = jax.random.uniform(jax.random.key(0), (2, 32, 32, 1))
     net = models.build(config)
     init = jax.jit(
         net.init, static_argnums=2, compiler_options={"xla_backend_optimization_level": 0}
     )
-    expected = init(jax.random.key(3), films, True)
+    expected = init(jax.random.key(3), images, True)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), encoder.variables, expected)
-    ours = weights.features(encoder)(films)
-    np.testing.assert_allclose(ours, net.apply(expected, films, False), rtol=1e-5, atol=1e-6)
+    ours = weights.features(encoder)(images)
+    np.testing.assert_allclose(ours, net.apply(expected, images, False), rtol=1e-5, atol=1e-6)
     other = weights.random_encoder(config, image_size=32, seed=4)
     drawn, redrawn = (e.variables["params"]["conv1"]["kernel"] for e in (encoder, other))
     assert np.abs(drawn - redrawn).max() > 0.01
 
 
 @pytest.mark.skipif(not IMAGENET.exists(), reason="the shared real data are not here")
-def test_imagenet_features_tell_a_bright_from_a_dark_and_a_smooth_from_a_striped_film():
+def test_imagenet_features_tell_a_bright_from_a_dark_and_a_smooth_from_a_striped_image():
     encoder = weights.load(f"torchvision_v1:{IMAGENET}")
     with np.load(IMAGENET) as file:
         used = [np.asarray(leaf) for leaf in jax.tree.leaves(encoder.variables)]
@@ -65,8 +65,8 @@ def test_imagenet_features_tell_a_bright_from_a_dark_and_a_smooth_from_a_striped
     ramp = jnp.linspace(0, 1, 96)[None, :, None]
     noise = jax.random.uniform(jax.random.key(0), (6, 96, 96, 1)) * 0.1
     stripes = (jnp.arange(96) // 4 % 2)[None, :, None]
-    films = jnp.clip(noise + jnp.stack([ramp, stripes])[jnp.arange(6) % 2] * 0.9, 0, 1)
-    features = weights.features(encoder)(films)
+    images = jnp.clip(noise + jnp.stack([ramp, stripes])[jnp.arange(6) % 2] * 0.9, 0, 1)
+    features = weights.features(encoder)(images)
     assert features.shape == (6, 2048)
     assert np.isfinite(features).all()
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)

@@ -22,7 +22,7 @@ from cxr_jax.stats.verdict import Comparison
 
 
 def label_curves(path: Path, title: str, curves: Mapping[str, Sequence[Score]]) -> None:
-    """Macro AUROC against training films (log scale), to a PNG: a line and a band per encoder.
+    """Macro AUROC against training images (log scale), to a PNG: a line and a band per encoder.
 
     Every encoder is in `curves`, in the order that decides its colour, also one without a score.
     """
@@ -30,19 +30,19 @@ def label_curves(path: Path, title: str, curves: Mapping[str, Sequence[Score]]) 
     axes = grid[0, 0]
     for index, scores in enumerate(curves.values()):
         colour, marker, line = style(index)
-        films = [score.films for score in scores]
+        images = [score.images for score in scores]
         limits = np.array([score.interval for score in scores]).reshape(-1, 2)
-        axes.fill_between(films, limits[:, 0], limits[:, 1], color=colour, alpha=0.13, linewidth=0)
+        axes.fill_between(images, limits[:, 0], limits[:, 1], color=colour, alpha=0.13, linewidth=0)
         means = [score.mean for score in scores]
-        axes.plot(films, means, line, marker=marker, color=colour, linewidth=1.8, markersize=6)
-    ticks = sorted({score.films for scores in curves.values() for score in scores})
+        axes.plot(images, means, line, marker=marker, color=colour, linewidth=1.8, markersize=6)
+    ticks = sorted({score.images for scores in curves.values() for score in scores})
     axes.set_xscale("log")
     axes.set_xticks(ticks)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda films, _: f"{films:,.0f}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda images, _: f"{images:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(axis="y", color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.set(xlabel="labelled training films", ylabel="AUROC, 95 % interval")
+    axes.set(xlabel="labelled training images", ylabel="AUROC, 95 % interval")
     axes.set_title(title, fontsize=11, loc="left")
     bare(axes)
     for line, name in zip(axes.get_lines(), curves):

@@ -26,18 +26,18 @@ _MOST_RESAMPLES = 1_000_000
 class Exposure(NamedTuple):
     """How much of the test set the encoder saw while it was pretrained.
 
-    `films` by their looks, `patients` films by their patient; None where that cannot be known.
+    `images` by their looks, `patients` images by their patient; None where that cannot be known.
     """
 
     patients: int | None
-    films: int
-    test_films: int
+    images: int
+    test_images: int
 
 
 class Cell(NamedTuple):
     """One encoder trained and scored once. `dataset` names the task too, where there is one.
 
-    `num_films` were trained on (0 where the cell never began); `exposure` is None where it is not
+    `num_images` were trained on (0 where the cell never began); `exposure` is None where it is not
     known. `error` is fit to print: one line, without ids.
     """
 
@@ -46,7 +46,7 @@ class Cell(NamedTuple):
     protocol: str
     fraction: float
     seed: int
-    num_films: int
+    num_images: int
     folder: str
     state: str
     error: str
@@ -91,7 +91,7 @@ def read_grid(workdir: Path) -> Grid:
 
     Raises ValueError, naming the cell, for a field that is absent, an unknown state, a cell that
     appears twice, a reference that is no encoder of the grid, and encoders that were trained on
-    different numbers of films under one fraction and seed.
+    different numbers of images under one fraction and seed.
     """
     path = workdir / "cells.json"
     held = read_json(path, most=_MAX_BYTES)
@@ -108,7 +108,7 @@ def read_grid(workdir: Path) -> Grid:
         raise ValueError(f"{path}: the reference is no text")
     if grid.reference not in {cell.encoder for cell in grid.cells}:
         raise ValueError(f"{path}: the reference '{grid.reference}' is the encoder of no cell")
-    films, seen = {}, set()
+    images, seen = {}, set()
     for cell in grid.cells:
         if cell.state not in _STATES:
             raise ValueError(f"{path}: {cell.folder} is '{cell.state}', not {', '.join(_STATES)}")
@@ -116,10 +116,10 @@ def read_grid(workdir: Path) -> Grid:
         if (*place, cell.encoder) in seen:
             raise ValueError(f"{path}: {cell.folder} is there twice")
         seen.add((*place, cell.encoder))
-        if cell.state == "done" and films.setdefault(place, cell.num_films) != cell.num_films:
+        if cell.state == "done" and images.setdefault(place, cell.num_images) != cell.num_images:
             raise ValueError(
-                f"{path}: {cell.folder} was trained on {cell.num_films} films, another encoder in "
-                f"its place on {films[place]}: encoders are compared on the same training films"
+                f"{path}: {cell.folder} was trained on {cell.num_images} images, another encoder in "
+                f"its place on {images[place]}: encoders are compared on the same training images"
             )
     return grid
 
@@ -130,7 +130,7 @@ def _cell(entry: dict) -> Cell:
         patients = exposure["patients"]
         exposure = Exposure(
             None if patients is None else int(patients),
-            int(exposure["films"]),
+            int(exposure["images"]),
             int(exposure["test_films"]),
         )
     names = ("encoder", "dataset", "task", "protocol", "folder", "state")
@@ -148,7 +148,7 @@ def _cell(entry: dict) -> Cell:
         protocol=entry["protocol"],
         fraction=float(entry["fraction"]),
         seed=int(entry["seed"]),
-        num_films=int(entry["num_films"] or 0),
+        num_images=int(entry["num_films"] or 0),
         folder=entry["folder"],
         state=entry["state"],
         error=without_ids(entry.get("error") or ""),
@@ -164,7 +164,7 @@ def without_ids(message: str) -> str:
     """The first line of an error, cut short, with all that may be an id taken out.
 
     Everything in quotes may be one, but what a word before calls the name of something else; and
-    what holds a digit behind "film", "image", "patient" or "study".
+    what holds a digit behind "image", "image", "patient" or "study".
     """
     line = (message.strip().splitlines() or [""])[0]
     end = r"(?=[\s,:;.)\]]|$)"
@@ -173,17 +173,17 @@ def without_ids(message: str) -> str:
         line = line[:_MAX_READ].rpartition(" ")[0]
         quoted = rf"({quoted}|['\"].*)"
     line = re.sub(rf"(?<!label )(?<!column )(?<!split )(?<!task ){quoted}", "'…'", line)
-    line = re.sub(r"\b(image|film|patient|study)(s?|_id)(:? )[^\s']*\d\S*", r"\1\2\3'…'", line)
+    line = re.sub(r"\b(image|image|patient|study)(s?|_id)(:? )[^\s']*\d\S*", r"\1\2\3'…'", line)
     return line if len(line) <= _MAX_ERROR else line[: _MAX_ERROR - 1] + "…"
 
 
 def read_group(
     workdir: Path, cells: Sequence[Cell], reference: str
 ) -> tuple[dict[Cell, Predictions], list[Cell]]:
-    """Predictions of the cells done of one protocol and dataset, films in one order for all.
+    """Predictions of the cells done of one protocol and dataset, images in one order for all.
 
     Second, the cells whose file cannot be used, as failed ones with the reason: it is unreadable or
-    is not of the films of the first usable cell, where possible one of the reference. Labels may
+    is not of the images of the first usable cell, where possible one of the reference. Labels may
     differ from cell to cell, but not wholly.
     """
     read, refused = {}, []
@@ -207,7 +207,7 @@ def read_group(
 
 
 def _in_order(predictions: Predictions, other: Predictions) -> Predictions:
-    """With the films in the other's order."""
+    """With the images in the other's order."""
     place = {image: row for row, image in enumerate(predictions.image_id.tolist())}
     order = np.array([place[image] for image in other.image_id.tolist()])
     return predictions._replace(
@@ -243,8 +243,8 @@ def take_labels(predictions: Predictions, names: Sequence[str]) -> Predictions:
     )
 
 
-def take_films(predictions: Predictions, rows: Bool[np.ndarray, " n"]) -> Predictions:
-    """The predictions of these films alone."""
+def take_images(predictions: Predictions, rows: Bool[np.ndarray, " n"]) -> Predictions:
+    """The predictions of these images alone."""
     return predictions._replace(
         image_id=predictions.image_id[rows],
         patient_id=predictions.patient_id[rows],
@@ -264,6 +264,6 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:g} %"
 
 
-def number_of_films(values: Sequence[int]) -> int:
-    """The mean over seeds, to the nearest film."""
+def number_of_images(values: Sequence[int]) -> int:
+    """The mean over seeds, to the nearest image."""
     return math.floor(float(np.mean(values)) + 0.5)

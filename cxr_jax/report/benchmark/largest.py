@@ -1,4 +1,4 @@
-"""What is shown at the largest fraction alone: predictions, and what is known of the films."""
+"""What is shown at the largest fraction alone: predictions, and what is known of the images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,14 +8,14 @@ from cxr_jax.report.benchmark.grid import Cell, Grid, percent, read_group, take_
 from cxr_jax.report.benchmark.scores import Measured, Place
 from cxr_jax.report.benchmark.tables import TITLES
 from cxr_jax.transfer import image_table
-from cxr_jax.transfer.image_table import FilmTable
+from cxr_jax.transfer.image_table import ImageTable
 from cxr_jax.transfer.predictions import Predictions
 
 
 class Largest(NamedTuple):
-    """One protocol and dataset at the largest fraction; all films stand in one order.
+    """One protocol and dataset at the largest fraction; all images stand in one order.
 
-    `read` holds the predictions of the place's labels, of all seeds. `films` holds the films of
+    `read` holds the predictions of the place's labels, of all seeds. `images` holds the images of
     each encoder that has a usable table of them, of whatever cell.
     """
 
@@ -24,7 +24,7 @@ class Largest(NamedTuple):
     fraction: float
     place: Place
     read: dict[Cell, Predictions]
-    films: dict[str, FilmTable]
+    images: dict[str, ImageTable]
 
     @property
     def title(self) -> str:
@@ -47,7 +47,7 @@ class Largest(NamedTuple):
 
 
 def read_largest(workdir: Path, grid: Grid, measured: Measured) -> list[Largest]:
-    """Dataset by dataset, protocol by protocol; film tables that cannot be used become notes."""
+    """Dataset by dataset, protocol by protocol; image tables that cannot be used become notes."""
     refused = {cell.folder for cell in measured.failed}
     held = []
     for dataset in grid.datasets:
@@ -60,27 +60,27 @@ def read_largest(workdir: Path, grid: Grid, measured: Measured) -> list[Largest]
             read, _ = read_group(workdir, cells, grid.reference)
             read = {cell: take_labels(one, place.labels) for cell, one in read.items()}
             image_ids = next(iter(read.values())).image_id
-            films, notes = _films(workdir, grid, dataset, image_ids)
+            images, notes = _images(workdir, grid, dataset, image_ids)
             measured.notes.extend(notes)
-            held.append(Largest(*key, place, read, films))
+            held.append(Largest(*key, place, read, images))
     return held
 
 
-def _films(
+def _images(
     workdir: Path, grid: Grid, dataset: str, image_ids
-) -> tuple[dict[str, FilmTable], list[str]]:
-    """By encoder the first usable table of these films, and why others cannot be used."""
-    films, notes = {}, []
+) -> tuple[dict[str, ImageTable], list[str]]:
+    """By encoder the first usable table of these images, and why others cannot be used."""
+    images, notes = {}, []
     for cell in grid.cells:
         path = workdir / cell.folder / "films.parquet"
-        if (cell.dataset, cell.state) != (dataset, "done") or cell.encoder in films:
+        if (cell.dataset, cell.state) != (dataset, "done") or cell.encoder in images:
             continue
         if not path.exists():  # a folder that was made before these tables were
             continue
         try:
             table = image_table.read_parquet(path)
-            films[cell.encoder] = image_table.in_order(table, image_ids)
+            images[cell.encoder] = image_table.in_order(table, image_ids)
         except (ValueError, OSError) as error:
             reason = without_ids(str(error).replace(str(workdir), "."))
-            notes.append(f"{dataset}, {cell.encoder}: the table of films is not used: {reason}.")
-    return films, notes
+            notes.append(f"{dataset}, {cell.encoder}: the table of images is not used: {reason}.")
+    return images, notes

@@ -100,7 +100,7 @@ def _summary(grid: Grid, measured: Measured, found: _Verdicts) -> list[Block]:
         sentences += words.summary(held, grid.reference, protocol)
     blocks: list[Block] = [
         Text(
-            f"Every encoder against **{grid.reference}**, on the same films, with the same tuning "
+            f"Every encoder against **{grid.reference}**, on the same images, with the same tuning "
             f"budget and {' or '.join(dict.fromkeys(shares))} of the training patients. In "
             "brackets the difference in macro AUROC."
         )
@@ -128,7 +128,7 @@ def _verdicts(workdir: Path, grid: Grid, found: _Verdicts) -> list[Block]:
         Heading(f"Verdicts against {grid.reference}"),
         Text(
             "In each cell the verdict, the difference in AUROC with its 95 % interval, and the "
-            "smallest difference that these films would have shown."
+            "smallest difference that these images would have shown."
         ),
     ]
     for protocol in grid.protocols:
@@ -168,7 +168,7 @@ def _curves(workdir: Path, grid: Grid, measured: Measured) -> list[Block]:
         title = f"{dataset}: {bt.TITLES.get(protocol, protocol).lower()}"
         path = workdir / "figures" / f"curves-{protocol}-{plain(grid, dataset)}.png"
         benchmark_figures.label_curves(path, title, lines)
-        blocks += [Heading(title, 3), Picture(path, f"{title}, AUROC against training films.")]
+        blocks += [Heading(title, 3), Picture(path, f"{title}, AUROC against training images.")]
         blocks += _equivalences(grid, measured, protocol, dataset)
     if not blocks:
         return []
@@ -176,7 +176,7 @@ def _curves(workdir: Path, grid: Grid, measured: Measured) -> list[Block]:
 
 
 def _equivalences(grid: Grid, measured: Measured, protocol: str, dataset: str) -> list[Block]:
-    """In words for the fewest films that were tried, and a table for all numbers of them."""
+    """In words for the fewest images that were tried, and a table for all numbers of them."""
     sentences, rows = [], []
     for encoder in grid.encoders[1:]:
         every = equivalences(measured, grid, protocol, dataset, encoder)
@@ -208,15 +208,15 @@ def _rocs(workdir: Path, grid: Grid, largest: Sequence[Largest]) -> list[Block]:
 def _test_sets(grid: Grid, measured: Measured) -> list[Block]:
     sizes = {}
     for (_, dataset, _), place in measured.places.items():
-        sizes[dataset] = f"{dataset}: {place.films:,} films of {place.patients:,} patients."
+        sizes[dataset] = f"{dataset}: {place.images:,} images of {place.patients:,} patients."
     return [
         Heading("Test sets, and what the encoders had seen of them"),
         Bullets([sizes[name] for name in grid.datasets if name in sizes]),
         Text(
-            "An encoder that saw test films while it was pretrained has an advantage that new "
-            "patients will not give it. Films count as seen where they look like one that was "
-            "trained on, by hashes; those of up to one film in a hundred agree by chance. The "
-            "small line counts films of patients who were seen with any film."
+            "An encoder that saw test images while it was pretrained has an advantage that new "
+            "patients will not give it. Images count as seen where they look like one that was "
+            "trained on, by hashes; those of up to one image in a hundred agree by chance. The "
+            "small line counts images of patients who were seen with any image."
         ),
         bt.exposure_block(grid),
     ]
@@ -239,7 +239,7 @@ def _method(grid: Grid, measured: Measured, num_resamples: int) -> list[Block]:
 
 
 def _origin(workdir: Path) -> list[Block]:
-    """The code, packages and films of the results; nothing of a workdir that does not say."""
+    """The code, packages and images of the results; nothing of a workdir that does not say."""
     found = origin.rows(workdir)
     return [Heading("Provenance"), Table(["what", "value"], list(found.items()))] if found else []
 

@@ -1,4 +1,4 @@
-"""The films of a benchmark's page: what cells of the largest fraction left beside their results."""
+"""The images of a benchmark's page: what cells of the largest fraction left beside their results."""
 
 from pathlib import Path
 
@@ -21,4 +21,4 @@ def blocks(workdir: Path, grid: Grid) -> list[Block]:
                     found.append(Heading(title, 3))
                     plain = [(path, caption.replace("**", "")) for path, caption in pictures]
                     found += [Picture(*picture) for picture in plain]
-    return [Heading("Films"), Text(SENTENCE), *found] if found else []
+    return [Heading("Images"), Text(SENTENCE), *found] if found else []

@@ -17,7 +17,7 @@ from cxr_jax.report.benchmark.grid import (
     Cell,
     Grid,
     common_labels,
-    number_of_films,
+    number_of_images,
     percent,
     read_group,
     take_labels,
@@ -36,11 +36,11 @@ class Score(NamedTuple):
     """One encoder under one protocol on one dataset at one fraction, over s seeds.
 
     `auroc` and `replicates` are macro means over the same labels; a replicate is NaN where a class
-    is absent from the resample. `films` is the mean number of training films.
+    is absent from the resample. `images` is the mean number of training images.
     """
 
     seeds: tuple[int, ...]
-    films: int
+    images: int
     auroc: Float[np.ndarray, " s"]
     replicates: Float[np.ndarray, "s r"]
 
@@ -52,7 +52,7 @@ class Score(NamedTuple):
     def resampled(self) -> Float[np.ndarray, " r"]:
         """The mean over seeds in every resample, of seeds that were drawn with replacement.
 
-        A seed draws the training films and the training's randomness: an encoder that wins by one
+        A seed draws the training images and the training's randomness: an encoder that wins by one
         draw alone must not look sure. Scores of as many seeds draw alike.
         """
         count, total = self.replicates.shape
@@ -82,12 +82,12 @@ class Score(NamedTuple):
 class Place(NamedTuple):
     """Where encoders stand beside each other: one protocol, dataset and fraction.
 
-    `labels` are those of the mean; `films` and `patients` count the test set.
+    `labels` are those of the mean; `images` and `patients` count the test set.
     """
 
     scores: dict[str, Score]
     labels: tuple[str, ...]
-    films: int
+    images: int
     patients: int
 
 
@@ -166,7 +166,7 @@ def _measure_curve(
     dropped = sorted({name for labels in held for name in labels} - set(shared))
     if dropped:
         measured.notes.append(
-            f"{dataset}, {protocol}: curves over films leave out {', '.join(dropped)}, which "
+            f"{dataset}, {protocol}: curves over images leave out {', '.join(dropped)}, which "
             "cannot be scored at every fraction."
         )
     for fraction, (found, _) in by_fraction.items():
@@ -200,7 +200,7 @@ def macro_scores(
             rows = [[found[cell][label] for label in labels] for cell in cells]
             scores[encoder] = Score(
                 tuple(cell.seed for cell in cells),
-                number_of_films([cell.num_films for cell in cells]),
+                number_of_images([cell.num_images for cell in cells]),
                 np.array([np.mean([label.auroc for label in row]) for row in rows]),
                 np.array([np.mean([label.replicates for label in row], axis=0) for row in rows]),
             )
@@ -242,19 +242,19 @@ def verdicts(
 def equivalences(
     measured: Measured, grid: Grid, protocol: str, dataset: str, encoder: str
 ) -> list[LabelEquivalence]:
-    """At each number of films that the encoder was trained on, how many the reference needs.
+    """At each number of images that the encoder was trained on, how many the reference needs.
 
     Empty where fewer than two fractions have scores of both.
     """
-    films, pairs = [], []
+    images, pairs = [], []
     for fraction in grid.fractions(protocol):
         scores = measured.curves.get((protocol, dataset, fraction), {})
         both = paired(scores, encoder, grid.reference)
-        if both and both[1].films > max(films, default=0):
-            films.append(both[1].films)
+        if both and both[1].images > max(images, default=0):
+            images.append(both[1].images)
             pairs.append(both)
-    if len(films) < 2:
+    if len(images) < 2:
         return []
     means = [np.array([both[which].mean for both in pairs]) for which in (0, 1)]
     replicates = [np.stack([both[which].resampled for both in pairs], axis=1) for which in (0, 1)]
-    return [label_equivalence(np.array(films), *means, *replicates, at) for at in films]
+    return [label_equivalence(np.array(images), *means, *replicates, at) for at in images]

@@ -17,14 +17,14 @@ def blocks(
     parts: list[Block] = []
     lines, without = [], []
     for held in largest:
-        if not held.films:
+        if not held.images:
             without.append(held.dataset)
             continue
         runs = held.runs(grid.encoders)
         names = [name for name, _ in runs]
-        # Sex, age and view are of the films, the same whatever the encoder.
-        films = next(iter(held.films.values()))
-        found, sentences = subgroups.groups(runs, films, num_resamples)
+        # Sex, age and view are of the images, the same whatever the encoder.
+        images = next(iter(held.images.values()))
+        found, sentences = subgroups.groups(runs, images, num_resamples)
         parts.append(Heading(held.title, 3))
         if found:
             parts.append(Table(*subgroups.table(names, found), _caption(held)))
@@ -36,12 +36,12 @@ def blocks(
             for name, row in zip(names, group.rows):
                 line = dict(protocol=held.protocol, dataset=held.dataset, fraction=held.fraction)
                 line |= dict(seed=held.seed, encoder=name, fact=group.facet, group=row.group)
-                lines.append(line | dict(films=group.films) | row._asdict())
+                lines.append(line | dict(images=group.images) | row._asdict())
     if lines:
         (workdir / "tables" / "subgroups.csv").write_text(to_csv(list(lines[0]), lines))
     if without:
         where = ", ".join(dict.fromkeys(without))
-        parts.append(Text(f"No table of films stands beside the predictions on {where}."))
+        parts.append(Text(f"No table of images stands beside the predictions on {where}."))
     if not parts:
         return []
     return [Heading(subgroups.TITLE), *([Text(subgroups.METHOD)] if lines else []), *parts]

@@ -201,11 +201,11 @@ def scores_csv(measured: Measured) -> str:
         for encoder, score in place.scores.items():
             low, high = score.interval
             line = dict(protocol=protocol, dataset=dataset, fraction=fraction, encoder=encoder)
-            line |= dict(films=score.films, seeds=len(score.seeds), auroc=score.mean)
+            line |= dict(images=score.images, seeds=len(score.seeds), auroc=score.mean)
             spread = float(np.std(score.auroc, ddof=1)) if len(score.seeds) > 1 else None
             line |= dict(low=low, high=high, sd_over_seeds=spread, labels=";".join(place.labels))
             lines.append(line)
-    fields = ["protocol", "dataset", "fraction", "encoder", "films", "seeds", "auroc", "low"]
+    fields = ["protocol", "dataset", "fraction", "encoder", "images", "seeds", "auroc", "low"]
     return to_csv([*fields, "high", "sd_over_seeds", "labels"], lines)
 
 
@@ -269,11 +269,11 @@ def _exposure_cell(cell: Cell | None) -> str:
     if cell.exposure is None:
         return "not known"
     seen = cell.exposure
-    if not seen.films and not seen.patients:  # None: no patient can be compared
-        return f"none of {seen.test_films:,} films"
-    share = 100 * seen.films / seen.test_films
-    text = f"{seen.films:,} of {seen.test_films:,} films ({share:.1f} %)\n"
-    if not beyond_chance(seen.films, seen.patients, seen.test_films):
+    if not seen.images and not seen.patients:  # None: no patient can be compared
+        return f"none of {seen.test_images:,} images"
+    share = 100 * seen.images / seen.test_images
+    text = f"{seen.images:,} of {seen.test_images:,} images ({share:.1f} %)\n"
+    if not beyond_chance(seen.images, seen.patients, seen.test_images):
         return text + "so few agree by chance"
     if seen.patients is None:
         return text + "patients not known"

@@ -10,29 +10,29 @@ from cxr_jax.stats.verdict import Comparison
 
 METHOD = (
     "All choices (strength of a probe, learning rate, number of steps, number of neighbours) were "
-    "made on validation films, of other patients than the test films. Every encoder had the same "
-    "tuning budget: the same grid of choices, training films, seeds and number of evaluations. The "
-    "test films were scored once, with what validation chose.",
+    "made on validation images, of other patients than the test images. Every encoder had the same "
+    "tuning budget: the same grid of choices, training images, seeds and number of evaluations. The "
+    "test images were scored once, with what validation chose.",
     "A score is the AUROC averaged over labels that have both classes in the test set and that "
     "every encoder could be trained for, then over seeds, which draw the training patients and the "
     "randomness of training.",
     "Intervals are 95 % percentile intervals over {resamples:,} resamples of the test patients, "
     "the same for every encoder; in each resample seeds are drawn too, with replacement, before "
     "the mean over them. They hold the uncertainty of the test set and, as far as so few seeds can "
-    "show it (too little, where there are two or three), that of other training films; with one "
+    "show it (too little, where there are two or three), that of other training images; with one "
     "seed not at all. They do not hold that of pretraining again. The spread over seeds is in "
     "tables/scores.csv.",
-    "Comparisons are paired: same test films, same resamples, the seeds that both encoders have. "
+    "Comparisons are paired: same test images, same resamples, the seeds that both encoders have. "
     "p-values are Holm-corrected over the datasets of one encoder, protocol and fraction, not over "
     "encoders, protocols or fractions.",
     '"win" and "loss": the interval of the difference excludes zero and the corrected p is at most '
     '.05. "tie": it lies within ± {margin}, the margin below which a difference does not matter. '
-    '"underpowered": neither, these films cannot tell. "found from" is the smallest true '
+    '"underpowered": neither, these images cannot tell. "found from" is the smallest true '
     "difference that would have been found with power .8 (before the correction).",
     "Label equivalence reads both encoders' curves, made monotone, as straight lines over the "
-    'logarithm of the number of films. "At least" and "at most": the answer lies beyond the '
-    "numbers of films that were tried.",
-    "Scores without the films that were seen leave out, for every encoder alike, the films that "
+    'logarithm of the number of images. "At least" and "at most": the answer lies beyond the '
+    "numbers of images that were tried.",
+    "Scores without the images that were seen leave out, for every encoder alike, the images that "
     "any encoder of the grid had seen, by their looks or by their patient; seeds, resamples, "
     "verdicts and Holm's correction are as above.",
 )
@@ -68,10 +68,7 @@ def summary(
 def equivalence(found: LabelEquivalence, encoder: str, reference: str) -> str:
     """ "With simclr 34 labels do what 120 do from imagenet (3.4 times, 2.1 to 5.6)." """
     needed = _bounded(found.bound, f"{found.labels_b:,.0f}")
-    return (
-        f"With {encoder} {found.labels_a:,.0f} labels do what {needed} do from {reference} "
-        f"({ratio(found)})."
-    )
+    return f"With {encoder} {found.labels_a:,.0f} labels do what {needed} do from {reference} ({ratio(found)})."
 
 
 def ratio(found: LabelEquivalence) -> str:

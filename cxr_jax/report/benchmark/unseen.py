@@ -1,4 +1,4 @@
-"""The score on test films that no encoder of the grid had seen, beside that on all."""
+"""The score on test images that no encoder of the grid had seen, beside that on all."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from cxr_jax.report.benchmark.grid import RANDOM, Grid, percent, take_films, take_labels
+from cxr_jax.report.benchmark.grid import RANDOM, Grid, percent, take_images, take_labels
 from cxr_jax.report.benchmark.largest import Largest
 from cxr_jax.report.benchmark.scores import (
     MARGIN,
@@ -21,22 +21,22 @@ from cxr_jax.report.benchmark.tables import known, to_csv, value_of, verdict_cel
 from cxr_jax.report.blocks import Block, Heading, Table, Text
 from cxr_jax.report.transfer_images import not_vouched
 from cxr_jax.stats.verdict import Comparison, correct_verdicts, judge
-from cxr_jax.transfer.image_table import beyond_chance, unseen_films
+from cxr_jax.transfer.image_table import beyond_chance, unseen_images
 
 
 class Unexposed(NamedTuple):
-    """One protocol and dataset at the largest fraction, where an encoder had seen test films.
+    """One protocol and dataset at the largest fraction, where an encoder had seen test images.
 
-    `films` (of `patients`) of `total` are left, and `labels` can be scored on them; without any
+    `images` (of `patients`) of `total` are left, and `labels` can be scored on them; without any
     there are no scores. `everywhere` and `scores`: by encoder the macro AUROC over these labels, on
-    all films and on those left. `exposed` are the encoders that had seen films, `unknown` those of
-    which it is not known. `comparisons` are with the reference, on the films left.
+    all images and on those left. `exposed` are the encoders that had seen images, `unknown` those of
+    which it is not known. `comparisons` are with the reference, on the images left.
     """
 
     largest: Largest
     exposed: tuple[str, ...]
     unknown: tuple[str, ...]
-    films: int
+    images: int
     patients: int
     total: int
     labels: tuple[str, ...]
@@ -62,20 +62,20 @@ def measure(largest: Sequence[Largest], grid: Grid, num_resamples: int) -> list[
 
 
 def _exposed(held: Largest) -> tuple[str, ...]:
-    return tuple(name for name, table in held.films.items() if table.exposed)
+    return tuple(name for name, table in held.images.items() if table.exposed)
 
 
 def _of(held: Largest, grid: Grid, num_resamples: int) -> Unexposed:
     def score(chosen: Bool[np.ndarray, " n"], labels: Sequence[str]) -> dict[str, Score]:
         of_cells = {
-            cell: label_scores(take_labels(take_films(one, chosen), labels), num_resamples)
+            cell: label_scores(take_labels(take_images(one, chosen), labels), num_resamples)
             for cell, one in held.read.items()
         }
         return macro_scores(of_cells, labels, grid.encoders)
 
-    rows = unseen_films(list(held.films.values()))
+    rows = unseen_images(list(held.images.values()))
     first = next(iter(held.read.values()))
-    left = take_films(first, rows)
+    left = take_images(first, rows)
     labels = estimable(left) if rows.any() else ()
     scores, everywhere, comparisons = {}, {}, {}
     if labels:
@@ -92,7 +92,7 @@ def _of(held: Largest, grid: Grid, num_resamples: int) -> Unexposed:
         for name in grid.encoders
         if name != RANDOM
         and name in held.place.scores
-        and (name not in held.films or held.films[name].seen is None)
+        and (name not in held.images or held.images[name].seen is None)
     )
     return Unexposed(
         held,
@@ -120,17 +120,17 @@ def blocks(
     return [Heading(_TITLE, 3), *parts] if parts else []
 
 
-_TITLE = "Scores without the films that were seen"
+_TITLE = "Scores without the images that were seen"
 
 
 def summary(found: Sequence[Unexposed]) -> list[Block]:
-    """One sentence for the top of the page; nothing where no test film was seen."""
+    """One sentence for the top of the page; nothing where no test image was seen."""
     if not found:
         return []
     where = dict.fromkeys(one.largest.dataset for one in found)
     return [
         Text(
-            f"On {', '.join(where)} test films, or others of their patients, seem to have been in "
+            f"On {', '.join(where)} test images, or others of their patients, seem to have been in "
             f"the pretraining of an encoder: see “{_TITLE}”."
         )
     ]
@@ -138,10 +138,10 @@ def summary(found: Sequence[Unexposed]) -> list[Block]:
 
 def _blocks(one: Unexposed, grid: Grid) -> list[Block]:
     held = one.largest
-    left = f"{one.films:,} of {one.total:,} test films"
+    left = f"{one.images:,} of {one.total:,} test images"
     vouched = f" {not_vouched(one.unknown)}" if one.unknown else ""
     if not one.labels:
-        why = "none of the labels has both classes among them" if one.films else "none is left"
+        why = "none of the labels has both classes among them" if one.images else "none is left"
         return [
             Text(
                 f"**{held.title}:** {left} had been seen by no encoder; {why}, so that nothing "
@@ -150,16 +150,16 @@ def _blocks(one: Unexposed, grid: Grid) -> list[Block]:
         ]
     caption = (
         f"{held.title}, {percent(held.fraction)} of the training patients, mean over seeds. "
-        f"{', '.join(one.exposed)} had seen some of the films; {left}, of {one.patients:,} "
+        f"{', '.join(one.exposed)} had seen some of the images; {left}, of {one.patients:,} "
         "patients, had been seen by no encoder, by their looks or by their patient. Every encoder "
-        f"is scored on these same films.{vouched}"
+        f"is scored on these same images.{vouched}"
     )
     if len(one.labels) < len(held.place.labels):
         caption += (
             f" Both columns are means over {len(one.labels)} of {len(held.place.labels)} labels, "
-            f"those with both classes among the films left."
+            f"those with both classes among the images left."
         )
-    header = ["encoder", f"all {one.total:,} films", f"{one.films:,} films seen by none"]
+    header = ["encoder", f"all {one.total:,} images", f"{one.images:,} images seen by none"]
     header.append(f"on these, against {grid.reference}")
     rows = []
     for name, score in one.scores.items():
@@ -170,17 +170,17 @@ def _blocks(one: Unexposed, grid: Grid) -> list[Block]:
 
 
 def _not_kept(grid: Grid, largest: Sequence[Largest]) -> list[str]:
-    """Sentences on encoders that saw test films, of which no table says which."""
-    tables = {(name, held.dataset) for held in largest for name in held.films}
+    """Sentences on encoders that saw test images, of which no table says which."""
+    tables = {(name, held.dataset) for held in largest for name in held.images}
     sentences = {}
     for cell in grid.cells:
         seen = cell.exposure
         if cell.state != "done" or seen is None or (cell.encoder, cell.dataset) in tables:
             continue
-        if beyond_chance(seen.films, seen.patients, seen.test_films):
+        if beyond_chance(seen.images, seen.patients, seen.test_images):
             sentences.setdefault(
                 (cell.encoder, cell.dataset),
-                f"{cell.dataset}: which films {cell.encoder} had seen is not kept beside its "
+                f"{cell.dataset}: which images {cell.encoder} had seen is not kept beside its "
                 "predictions (films.parquet), so that they cannot be left out.",
             )
     return list(sentences.values())
@@ -192,7 +192,7 @@ def _lines(one: Unexposed) -> list[dict]:
     for name, score in one.scores.items():
         line = dict(protocol=held.protocol, dataset=held.dataset, fraction=held.fraction)
         line |= dict(encoder=name, exposure_known=name == RANDOM or name not in one.unknown)
-        line |= dict(films=one.total, films_left=one.films, patients_left=one.patients)
+        line |= dict(images=one.total, images_left=one.images, patients_left=one.patients)
         for which, value in (("all", one.everywhere[name]), ("left", score)):
             numbers = value_of(value)._asdict()
             line |= {f"{field}_{which}": number for field, number in numbers.items()}

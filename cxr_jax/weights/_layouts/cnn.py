@@ -26,7 +26,7 @@ def cnn_encoder(
     stride_in_1x1: bool = False,
     negative_slope: float = 0.0,
 ) -> Encoder:
-    """The encoder of `arrays`, named after `path`, for films of `image_size`.
+    """The encoder of `arrays`, named after `path`, for images of `image_size`.
 
     `heads`: how the keys of what stands behind the features begin, which an encoder lacks.
 

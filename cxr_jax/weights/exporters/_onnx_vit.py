@@ -10,7 +10,7 @@ _END = np.iinfo(np.int64).max
 
 
 def vit(graph: Graph, model: Any, variables: dict[str, Any], pixels: str) -> str:
-    """models.vit.ViT, for films of the size that its position embeddings were learnt for."""
+    """models.vit.ViT, for images of the size that its position embeddings were learnt for."""
     params = variables["params"]
     prefix = [params["cls"][None]] if model.class_token else []
     prefix += [params["register_tokens"]] if model.registers else []

@@ -72,7 +72,7 @@ def cnn(encoder: Encoder) -> Arrays:
 
 
 def at_its_size(encoder: Encoder) -> Encoder:
-    """A ViT with positions for the films that it reads: tools differ in how they resample them."""
+    """A ViT with positions for the images that it reads: tools differ in how they resample them."""
     if encoder.model["name"] != "vit":
         return encoder
     model, params = models.build(encoder.model), encoder.variables["params"]
@@ -93,5 +93,5 @@ def has_clips_parts(model: Any) -> bool:
 
 def width(encoder: Encoder) -> int:
     """How many features it gives."""
-    model, films = models.build(encoder.model), jax.ShapeDtypeStruct((1, 64, 64, 1), np.float32)
-    return jax.eval_shape(lambda v, x: model.apply(v, x, False), encoder.variables, films).shape[1]
+    model, images = models.build(encoder.model), jax.ShapeDtypeStruct((1, 64, 64, 1), np.float32)
+    return jax.eval_shape(lambda v, x: model.apply(v, x, False), encoder.variables, images).shape[1]

@@ -71,8 +71,7 @@ def _sizes(model: Any) -> dict[str, Any]:
 def _dinov2(encoder: Encoder, model: Any) -> tuple[Arrays, dict[str, Any]]:
     if model.pooling != "class":
         raise ValueError(
-            "transformers' Dinov2Model gives the class token, this ViT a mean; --format=timm and "
-            "onnx have it"
+            "transformers' Dinov2Model gives the class token, this ViT a mean; --format=timm and onnx have it"
         )
     registers = {"num_register_tokens": model.registers} if model.registers else {}
     config = {

@@ -25,9 +25,9 @@ _ARCHITECTURES: dict[str, Callable[[Graph, Any, dict[str, Any], str], str]] = {
 
 
 def export(encoder: Encoder) -> Exported:
-    """model.onnx: "films", float32 [batch 1 size size] in [0, 1], to "features" [batch d].
+    """model.onnx: "images", float32 [batch 1 size size] in [0, 1], to "features" [batch d].
 
-    It normalises the films itself and computes in float32.
+    It normalises the images itself and computes in float32.
 
     Raises ValueError without the package onnx.
     """
@@ -45,18 +45,18 @@ def export(encoder: Encoder) -> Exported:
     model, size, channels = models.build(encoder.model), encoder.image_size, width(encoder)
     graph = Graph()
     mean, std = (np.reshape(values, (1, -1, 1, 1)) for values in (model.mean, model.std))
-    pixels = graph.node("Div", graph.node("Sub", "films", mean), std)
+    pixels = graph.node("Div", graph.node("Sub", "images", mean), std)
     features = _ARCHITECTURES[encoder.model["name"]](graph, model, encoder.variables, pixels)
     graph.node("Identity", features, output="features")
     reads = (
-        f"Films: grey, white = dense, shorter side brought to {size} px, the centre cropped, "
+        f"Images: grey, white = dense, shorter side brought to {size} px, the centre cropped, "
         "pixels in [0, 1]. They are normalised inside."
     )
     content = onnx.helper.make_model(
         onnx.helper.make_graph(
             [onnx.helper.make_node(*node, **attributes) for node, attributes in graph.nodes],
             encoder.name,
-            [_float("films", ["batch", 1, size, size])],
+            [_float("images", ["batch", 1, size, size])],
             [_float("features", ["batch", channels])],
             [onnx.numpy_helper.from_array(a, name) for name, a in graph.constants.items()],
         ),
@@ -69,8 +69,8 @@ def export(encoder: Encoder) -> Exported:
     onnx.checker.check_model(content, full_check=True)
     usage = f"""import onnxruntime
 session = onnxruntime.InferenceSession("model.onnx")
-# films: float32 [n 1 {size} {size}] in [0, 1]; the program normalises them itself
-(features,) = session.run(["features"], {{"films": films}})  # [n {channels}]"""
+# images: float32 [n 1 {size} {size}] in [0, 1]; the program normalises them itself
+(features,) = session.run(["features"], {{"images": images}})  # [n {channels}]"""
     return Exported({}, {"model.onnx": content.SerializeToString()}, usage, normalises=True)
 
 

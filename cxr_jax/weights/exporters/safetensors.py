@@ -14,5 +14,5 @@ def export(encoder: Encoder) -> Exported:
     facts = {"name": encoder.name, "model": encoder.model, "image_size": encoder.image_size}
     usage = """import cxr_jax
 encoder = cxr_jax.load_encoder("safetensors:FOLDER")
-features = encoder(films)  # paths or arrays"""
+features = encoder(images)  # paths or arrays"""
     return Exported(tensors, {"cxr_jax.json": facts}, usage, normalises=True)

@@ -27,8 +27,7 @@ def export(encoder: Encoder) -> Exported:
     if encoder.model["name"] == "vit":
         if has_clips_parts(model):
             raise ValueError(
-                "what goes out to timm is no ViT with CLIP's parts; --format=huggingface and onnx "
-                "have them"
+                "what goes out to timm is no ViT with CLIP's parts; --format=huggingface and onnx have them"
             )
         arguments |= {
             **{"img_size": model.image_size, "patch_size": model.patch, "embed_dim": model.width},
@@ -61,7 +60,7 @@ from safetensors.torch import load_file
 arguments = json.load(open("config.json"))["model_args"]
 net = timm.create_model("{architecture}", num_classes=0, global_pool="{pooling}", **arguments)
 net.load_state_dict(load_file("model.safetensors"))
-net.eval()  # features = net(films), [n {size[0]} h w], normalised as below"""
+net.eval()  # features = net(images), [n {size[0]} h w], normalised as below"""
     return Exported(tensors, {"config.json": config}, usage)
 
 

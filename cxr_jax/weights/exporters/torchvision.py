@@ -10,7 +10,7 @@ from cxr_jax.weights.exporters._tensors import cnn
 def export(encoder: Encoder) -> Exported:
     """For the module there of the same name, whose first convolution reads three channels.
 
-    A grey encoder's first kernel is spread over the three, a third each: of a film repeated in
+    A grey encoder's first kernel is spread over the three, a third each: of an image repeated in
     three channels and normalised by the card's numbers it makes the same.
     """
     tensors = cnn(encoder)
@@ -31,5 +31,5 @@ from safetensors.torch import load_file
 net = torchvision.models.{name}()
 net.{head} = torch.nn.Identity(){v1}
 net.load_state_dict(load_file("model.safetensors"))
-net.eval()  # features = net(films), [n 3 h w], grey repeated, normalised as below"""
+net.eval()  # features = net(images), [n 3 h w], grey repeated, normalised as below"""
     return Exported(tensors, {}, usage)

@@ -1,6 +1,6 @@
 """CheXzero (Tiu et al. 2022) and CXR-RePaiR-CLIP (Endo et al. 2021): CLIP trained on MIMIC-CXR.
 
-OpenAI's layout, with the pixels' mean and standard deviation of their own training films.
+OpenAI's layout, with the pixels' mean and standard deviation of their own training images.
 """
 
 from pathlib import Path

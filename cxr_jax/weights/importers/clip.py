@@ -34,7 +34,7 @@ def load(path: str | Path) -> Encoder:
 
 
 def load_clip(path: str | Path, mean: Sequence[float], std: Sequence[float]) -> Encoder:
-    """As `load`, for films normalised by `mean` and `std`."""
+    """As `load`, for images normalised by `mean` and `std`."""
     arrays = read_arrays(path)
     with of_file(path):
         arrays = below(arrays, ("visual.",), _TEXT)

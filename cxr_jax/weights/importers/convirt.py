@@ -1,7 +1,7 @@
 """ConVIRT (arXiv:2010.00747): the image encoder, a ResNet-50 under torchvision's keys.
 
 Its code saves it under `image_encoder`, beside text encoder and projectors; the study of thirteen
-datasets, by itself. Films of 224 px with ImageNet's mean and deviation.
+datasets, by itself. Images of 224 px with ImageNet's mean and deviation.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """GLoRIA (Huang et al., ICCV 2021): the image encoder, a ResNet-18 or 50, of its checkpoints.
 
 Its code enlarges a crop of 224 px to 299 and normalises by a mean and deviation of a half; here
-films are brought to 299 px at once. Its .ckpt files hold, beside `state_dict`, a pickled config,
+images are brought to 299 px at once. Its .ckpt files hold, beside `state_dict`, a pickled config,
 which is refused: save `torch.load(path, weights_only=False)["state_dict"]` by itself, if you trust
 the file.
 """

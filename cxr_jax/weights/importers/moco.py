@@ -1,7 +1,7 @@
 """MoCo v1 and v2 (arXiv:2003.04297): the query encoder of a checkpoint of its official code.
 
 The checkpoint holds its weights under `state_dict`. ImageNet's mean and deviation, 224 px; for
-MoCo-CXR and MedAug, which saw films, the source is `moco_cxr`.
+MoCo-CXR and MedAug, which saw images, the source is `moco_cxr`.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def load_moco(
     std: Sequence[float] = IMAGENET_STD,
     negative_slope: float = 0.0,
 ) -> Encoder:
-    """As `load`, for films of `image_size` normalised by `mean` and `std`."""
+    """As `load`, for images of `image_size` normalised by `mean` and `std`."""
     arrays = read_arrays(path, containers=("state_dict",))
     with of_file(path):
         others = [

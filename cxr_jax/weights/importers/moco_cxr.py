@@ -1,6 +1,6 @@
 """MoCo-CXR (arXiv:2010.05352) and MedAug (arXiv:2102.10663), which builds on its code.
 
-MoCo's layout; films of 320 px with the mean and deviation of that code. ResNet-18 and 50,
+MoCo's layout; images of 320 px with the mean and deviation of that code. ResNet-18 and 50,
 DenseNet-121.
 """
 

@@ -1,6 +1,6 @@
-"""RAD-DINO (Pérez-García et al. 2025, arXiv:2401.10815): DINOv2's ViT-B/14 trained on films.
+"""RAD-DINO (Pérez-García et al. 2025, arXiv:2401.10815): DINOv2's ViT-B/14 trained on images.
 
-DINOv2's layout; films of 518 px with the mean and deviation of its preprocessing.
+DINOv2's layout; images of 518 px with the mean and deviation of its preprocessing.
 """
 
 from pathlib import Path

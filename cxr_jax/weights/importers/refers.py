@@ -1,6 +1,6 @@
 """REFERS (Zhou et al. 2022, Nature Machine Intelligence 4): a ViT-B/16 trained with reports.
 
-The layout is that of its fine-tuning code. Films of 224 px with ImageNet's mean and deviation.
+The layout is that of its fine-tuning code. Images of 224 px with ImageNet's mean and deviation.
 """
 
 from pathlib import Path

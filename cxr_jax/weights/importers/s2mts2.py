@@ -1,6 +1,6 @@
 """S2MTS2 (arXiv:2103.03629): MoCo's layout with a DenseNet-121 whose ReLUs leak by 0.1.
 
-Films of 224 px, as the study of thirteen datasets read them, with ImageNet's mean and deviation.
+Images of 224 px, as the study of thirteen datasets read them, with ImageNet's mean and deviation.
 """
 
 from pathlib import Path

@@ -47,7 +47,7 @@ def load(path: str | Path) -> Encoder:
 
 
 def _facts(facts: Any) -> tuple[tuple[float, ...], tuple[float, ...], int | None]:
-    """Pixels' mean and deviation, and the films' size; None where nothing says it."""
+    """Pixels' mean and deviation, and the images' size; None where nothing says it."""
     try:
         mean = tuple(map(float, facts.get("mean", IMAGENET_MEAN)))
         std = tuple(map(float, facts.get("std", IMAGENET_STD)))

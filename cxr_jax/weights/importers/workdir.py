@@ -16,7 +16,7 @@ from cxr_jax.weights.encoder import Encoder, check_facts
 
 
 def load(path: str) -> Encoder:
-    """The encoder of the run in folder `path`, for films of its config.image_size.
+    """The encoder of the run in folder `path`, for images of its config.image_size.
 
     Raises:
       FileNotFoundError: no such run, or it has not saved a checkpoint yet.
