@@ -14,6 +14,12 @@ from ml_collections import ConfigDict, config_flags
 from cxr_jax.io.json import read_json
 
 _ROOT = Path(__file__).parents[1]
+# Fields of older configs and what they are called now, by experiment: dotted old name -> new name.
+RENAMED: dict[str, dict[str, str]] = {
+    "pretrain": {},
+    "transfer": {"pictures.films": "pictures.images"},
+    "benchmark": {},
+}
 
 
 def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
@@ -38,6 +44,7 @@ def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
                 f"unknown option {name!r}; fields are given as --config.FIELD=VALUE, and "
                 "python run.py --help lists the options"
             )
+        _check_renamed(config, name.removeprefix("--config."))
         _check_field(config, name.removeprefix("--config."))
     holder = flags.FlagValues()
     value = config_flags.DEFINE_config_dict(
@@ -60,7 +67,7 @@ def load_saved(workdir: Path, new: Path, overrides: Sequence[str]) -> ConfigDict
     if not path.is_file():
         raise FileNotFoundError(f"--reproduce={workdir} is no workdir: it has no config.json")
     try:
-        config = ConfigDict(_with_tuples(read_json(path)))
+        config = ConfigDict(_with_tuples(with_new_names(read_json(path))))
         sections = [config, config.transfer] if "transfer" in config else [config]
         known = config.experiment in ("pretrain", "transfer", "benchmark")
         if not known or not all(isinstance(one.data.dir, str) for one in sections):
@@ -83,6 +90,28 @@ def load_saved(workdir: Path, new: Path, overrides: Sequence[str]) -> ConfigDict
     return config
 
 
+def with_new_names(saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns a saved config with the names that its fields have now.
+
+    A transfer inside of another experiment (`transfer`) is renamed as one alone.
+    """
+    new = {name: dict(value) if isinstance(value, dict) else value for name, value in saved.items()}
+    for old, name in RENAMED.get(str(saved.get("experiment")), {}).items():
+        _move(new, old.split("."), name.split("."))
+    if isinstance(new.get("transfer"), dict) and new.get("experiment") != "transfer":
+        new["transfer"] = with_new_names(new["transfer"])
+    return new
+
+
+def _move(tree: dict[str, Any], old: Sequence[str], new: Sequence[str]) -> None:
+    for part in old[:-1]:
+        tree = tree.get(part)
+        if not isinstance(tree, dict):
+            return
+    if old[-1] in tree and new[-1] not in tree:
+        tree[new[-1]] = tree.pop(old[-1])
+
+
 def _with_tuples(value: Any) -> Any:
     """As configs have it: JSON knows lists alone."""
     if isinstance(value, dict):
@@ -98,6 +127,16 @@ def list_configs() -> str:
             first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
             lines.append(f"  configs/{path.name:<14} {first}")
     return "\n".join(lines)
+
+
+def _check_renamed(config: ConfigDict, name: str) -> None:
+    """Raises ValueError, with the new name, for a field that an older version had."""
+    inner = name.removeprefix("transfer.")
+    experiment = "transfer" if inner != name else config.experiment
+    for old, new in RENAMED[experiment].items():
+        if inner == old or inner.startswith(f"{old}."):
+            now = name.removesuffix(inner) + new + inner.removeprefix(old)
+            raise ValueError(f"config.{name} is now called config.{now}")
 
 
 def _check_field(config: ConfigDict, name: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import ml_collections
 
+from cxr_jax.config import with_new_names
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
 
@@ -40,7 +41,7 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
         _write(path, as_json(config))
         return
     try:
-        saved = read_json(path)
+        saved = with_new_names(read_json(path))
     except ValueError as error:
         raise ValueError(f"{error}; choose another --workdir") from error
     given = as_json(config)
