@@ -13,7 +13,9 @@ from ml_collections import ConfigDict, config_flags
 
 from cxr_jax.io.json import read_json
 
-_ROOT = Path(__file__).parents[1]
+# Holds configs/: the clone, or what a wheel brings.
+_CLONE, _BUNDLED = Path(__file__).parents[1], Path(__file__).parent / "_bundled"
+_ROOT = _BUNDLED if _BUNDLED.is_dir() else _CLONE
 # Fields of older configs and what they are called now, by experiment: dotted old name -> new name.
 RENAMED: dict[str, dict[str, str]] = {
     "pretrain": {},

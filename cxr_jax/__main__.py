@@ -1,0 +1,232 @@
+"""cxr_jax: pretrain on unlabelled chest X-rays, transfer, compare.
+
+`python run.py` in a clone, `cxr-jax` where the package is installed:
+
+  python run.py --config=configs/byol.py:demo
+      pretrain on drawn images and report: minutes on a CPU, nothing to download
+  python run.py --config=configs/simclr.py:small --config.data.name=image_folder
+      pretrain a ResNet-50 on your own images, on one GPU
+  python run.py --config=configs/transfer.py --config.encoder=WORKDIR --config.dataset=NAME
+      what an encoder is worth on labelled images
+  python run.py --reproduce=WORKDIR
+      runs it again in a workdir of its own and says whether the results are the same
+
+Options:
+  --config=FILE[:PRESET]  what to run; the files are listed below, their presets in their heads
+  --config.FIELD=VALUE    changes one field; `--config=FILE --help` lists a config's fields
+  --workdir=FOLDER        where results go (default runs/<config>-<time>); an existing one resumes
+  --help                  this text
+
+Several processes as one run (docs/cluster.md):
+  --distributed=auto|on|off  auto: where srun, mpirun, Cloud TPU or Kubernetes started several tasks
+  --coordinator=HOST:PORT --num_processes=N --process_id=I
+                          without them; I from 0, HOST is where process 0 runs
+  --connect_timeout=SECONDS  how long the processes wait for each other at the start (default 50)
+  --heartbeat_timeout=SECONDS  of silence after which a process counts as dead (default 45)
+"""
+
+import argparse
+import datetime
+import errno
+import importlib
+import os
+import platform
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import ConfigDict
+
+from cxr_jax import config as config_file
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one experiment and returns the exit code.
+
+    0: done; 1: failed, or not reproduced; 2: a wrong command line; 75: stopped by a signal with its
+    state saved, to be started again (training/preemption.py). `arguments` are sys.argv's if None.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage="see --help")
+    parser.add_argument("--config")
+    parser.add_argument("--workdir")
+    parser.add_argument("--reproduce", type=Path)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--distributed", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument("--coordinator")
+    parser.add_argument("--num_processes", type=int)
+    parser.add_argument("--process_id", type=int)
+    parser.add_argument("--connect_timeout", type=int, default=50)
+    parser.add_argument("--heartbeat_timeout", type=int, default=45)
+    own, overrides = parser.parse_known_args(arguments)
+    if own.help and not own.config:
+        print(__doc__ + "\nConfigs:\n" + config_file.list_configs())
+        return 0
+    workdir = Path(own.workdir or _default_workdir(own.config, own.reproduce)).expanduser()
+    try:
+        if own.reproduce and own.config:
+            raise ValueError("--reproduce goes without --config: the workdir has its own")
+        if own.reproduce:
+            config = config_file.load_saved(own.reproduce, workdir, overrides)
+        else:
+            config = config_file.load(own.config, overrides)
+    except (ValueError, OSError, flags.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if own.help:
+        print(f"Fields of {own.config}, as --config.FIELD=VALUE (see configs/common.py):\n")
+        print("\n".join(f"{name}={value!r}" for name, value in _fields(config.to_dict())))
+        return 0
+    _keep_compiled_programs()
+    try:
+        shared = _meet(own, config)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return _run(config, workdir, shared, own.reproduce)
+
+
+def _meet(own: argparse.Namespace, config: ConfigDict) -> bool:
+    """Meets the other processes of this run; whether there are any.
+
+    Raises ValueError for options that do not fit each other, the environment or the config, and
+    OSError as `hosts.join`.
+    """
+    given = {name: getattr(own, name) for name in ("coordinator", "num_processes", "process_id")}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if own.distributed == "off":
+        if len(missing) < len(given):
+            raise ValueError("--distributed=off goes without --coordinator and its companions")
+        return False
+    if 0 < len(missing) < len(given):
+        raise ValueError(f"{', '.join(missing)} missing: the three belong together")
+    from cxr_jax.training import distributed
+
+    if not missing:
+        if not 0 <= own.process_id < own.num_processes:
+            raise ValueError(
+                f"--process_id={own.process_id}: from 0 to {own.num_processes - 1}, as "
+                f"--num_processes={own.num_processes}"
+            )
+        if not re.fullmatch(r".+:\d+", own.coordinator):
+            raise ValueError(f"--coordinator={own.coordinator} is not HOST:PORT")
+    place = distributed.find_place(own.connect_timeout) if missing else distributed.Place(**given)
+    if place is None:
+        if own.distributed == "on":
+            raise ValueError(
+                "--distributed=on, but no scheduler says where the others are; give --coordinator, "
+                "--num_processes and --process_id"
+            )
+        return False
+    if config.experiment != "pretrain":
+        raise ValueError(
+            f"a {config.experiment} runs as one process, and here are several; "
+            "--distributed=off where they have nothing to do with each other"
+        )
+    if not own.workdir:
+        raise ValueError("--workdir is missing: processes of one run share a folder")
+    distributed.join(place, own.connect_timeout, own.heartbeat_timeout)
+    if not distributed.is_first():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries speak there too
+    return True
+
+
+def _run(config: ConfigDict, workdir: Path, shared: bool, reproduced: Path | None) -> int:
+    from cxr_jax.training import distributed, preemption, xla
+
+    code, go_on = 0, f"To go on: the same command with --workdir={workdir}"
+    try:
+        preemption.listen(go_on)
+        print(f"workdir: {workdir}", flush=True)
+        flags.FLAGS(["run.py"])  # Grain reads its own flags, which nobody else parses
+        logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
+        if shared:
+            command = {"--workdir": workdir, "--num_processes": distributed.count()}
+            command |= dict(_fields(config.to_dict()))
+            distributed.agree("command or versions", command | distributed.versions())
+        elif config.experiment == "pretrain":
+            xla.split_cpu(config.microbatch_size or config.batch_size)
+        # Late, so that --help, wrong command lines and hosts that differ answer at once.
+        experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
+        if reproduced:
+            from cxr_jax.experiments import reproduce
+
+            reproduce.check(config, reproduced)
+        experiment.run(config, workdir)
+        if reproduced and distributed.is_first():
+            code = int(not reproduce.report(config, reproduced, workdir))
+        if shared:
+            distributed.leave()
+    except preemption.Preempted as notice:
+        print(f"{notice}. {go_on}", flush=True)
+        if shared and not notice.saved:
+            distributed.fail(str(notice), preemption.EXIT_CODE)
+        if shared:
+            distributed.leave()
+        return preemption.EXIT_CODE
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. {go_on}")
+        if shared:
+            distributed.fail("interrupted", 130)
+        return 130
+    except Exception as error:
+        expected = isinstance(error, (ValueError, OSError, FloatingPointError))
+        message = f"{'' if expected else type(error).__name__ + ': '}{error}"
+        if shared and not expected:
+            message += "\n(If its connection to another host broke, that one's messages say why.)"
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            message += (
+                f"\nFree space for {workdir}, and give the same command: what it saved stands."
+            )
+        who = f"{distributed.name()}: " if shared else ""
+        print(f"{who}error: {message}\n({_keep_traceback()})", file=sys.stderr, flush=True)
+        if shared:
+            distributed.fail(message)
+        return 1
+    return code
+
+
+def _keep_traceback() -> str:
+    """The message is for a person; the traceback is kept for a developer: where, in words."""
+    text = traceback.format_exc()
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="cxr_jax-", suffix=".txt", delete=False
+        ) as file:
+            file.write(text)
+    except OSError as error:  # a full disk may be why we are here
+        return f"traceback not kept: {error}"
+    return f"traceback: {file.name}"
+
+
+def _keep_compiled_programs() -> None:
+    """A run that resumes, or is like the last one, does not compile again.
+
+    By machine, because programs for CPUs use what one CPU can and another cannot.
+    """
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    folder = caches / "cxr_jax" / "compiled" / platform.node()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+
+
+def _default_workdir(spec: str | None, reproduced: Path | None) -> str:
+    if reproduced:
+        return f"{reproduced}-reproduced-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    path, _, preset = (spec or "").partition(":")
+    name = "-".join(part for part in (Path(path).stem, preset) if part)
+    return f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _fields(section: dict, prefix: str = "--config") -> Iterator[tuple[str, object]]:
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _fields(value, f"{prefix}.{name}")
+        else:
+            yield f"{prefix}.{name}", value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
