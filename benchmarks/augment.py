@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import command, timing, work
+from benchmarks import _command, _timing, _work
 from cxr_jax.augment.views import augment_view
 from cxr_jax.training import step as training
 
@@ -31,7 +31,7 @@ def theirs(
 ) -> dict[str, Callable[[], Any]]:
     import torch
 
-    from benchmarks.torch_augment import augment
+    from benchmarks._torch_augment import augment
 
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
     images = torch.from_numpy(originals).permute(0, 3, 1, 2).contiguous().to(device)
@@ -52,8 +52,8 @@ def measure(
     config: ConfigDict, repetitions: int, compiling: tuple[bool, ...] = (False, True)
 ) -> dict[str, Any]:
     """The figures of one config; prints them. `compiling`: with torch.compile, without, or both."""
-    made = training.prepare(config, work.EPOCH)
-    batch = work.invent_batch(config, made)
+    made = training.prepare(config, _work.EPOCH)
+    batch = _work.invent_batch(config, made)
     images = np.asarray(batch["image"])
     views = config.views.to_dict()
     state = made.create()
@@ -75,17 +75,17 @@ def measure(
             others = {}
         rivals |= {f"view {name}: {what}": run for what, run in others.items()}
     if len(rivals) == 1 + len(views):
-        print(command.NO_TORCH)
+        print(_command.NO_TORCH)
     for _ in range(2):
         for run in rivals.values():
             run()
-    times = timing.in_turns(rivals, repetitions)
+    times = _timing.in_turns(rivals, repetitions)
     rows = [
         {
             "what": name,
             "images/s": config.batch_size / time.median,
             "spread": time.spread,
-            "share of our step": timing.ratio(time.seconds, times["step"].seconds),
+            "share of our step": _timing.ratio(time.seconds, times["step"].seconds),
         }
         for name, time in times.items()
     ]
@@ -93,7 +93,7 @@ def measure(
         f"\n{config.objective.name}: {config.batch_size} images of {config.data.image_size} px to "
         f"views of {config.views.a.size} px; {repetitions} readings in turns\n"
     )
-    command.print_table(
+    _command.print_table(
         rows, {"what": "", "images/s": ",.0f", "spread": ".0%", "share of our step": ".1%"}
     )
     own = [times[f"view {name}: cxr_jax"].median for name in views]
@@ -119,14 +119,14 @@ def measure(
 
 
 def main() -> None:
-    made = command.parser(__doc__)
+    made = _command.parser(__doc__)
     made.add_argument("--repetitions", type=int, default=15)
 
     def run(arguments: argparse.Namespace, changes: list[str]) -> dict[str, Any]:
-        configs = command.load_configs(arguments.config, changes)
+        configs = _command.load_configs(arguments.config, changes)
         return {name: measure(config, arguments.repetitions) for name, config in configs.items()}
 
-    command.main(made, run)
+    _command.main(made, run)
 
 
 if __name__ == "__main__":

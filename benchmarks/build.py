@@ -157,7 +157,7 @@ def processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.build", description=__doc__)
-    parser.add_argument("--films", type=Path, help="a folder of real images; default: drawn ones")
+    parser.add_argument("--images", type=Path, help="a folder of real images; default: drawn ones")
     parser.add_argument("--count", type=int, default=3, help="images of every kind")
     parser.add_argument("--repeats", type=int, default=3, help="readings of every image")
     parser.add_argument("--json", type=Path, help="where to write the figures")

@@ -1,4 +1,4 @@
-"""Which copies of an image the overlap finds: python -m benchmarks.copies --films=FOLDER
+"""Which copies of an image the overlap finds: python -m benchmarks.copies --images=FOLDER
 
 Every image is changed in one way and compared with itself, by the limits that overlap.py and the
 ledgers use.
@@ -63,7 +63,7 @@ def found(image: Image.Image, change: Change) -> tuple[bool, bool]:
 def main() -> None:
     """Prints the share of images whose copies are found, one line a change."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.copies")
-    parser.add_argument("--films", required=True, help="folder of images")
+    parser.add_argument("--images", required=True, help="folder of images")
     parser.add_argument("--count", type=int, default=400, help="images to try (default: 400)")
     args = parser.parse_args()
     paths = [

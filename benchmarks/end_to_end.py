@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from benchmarks import command, images, timing, work
+from benchmarks import _command, _images, _timing, _work
 from cxr_jax.data.source import Source, load_source
 from cxr_jax.experiments import feed
 from cxr_jax.training import step
@@ -58,7 +58,7 @@ class _Again:
 
 def measure(config: ConfigDict, source: Source, repetitions: int, steps: int) -> dict[str, Any]:
     """The figures of one config; prints them. A cache that does not fit is left out and named."""
-    made = step.prepare(config, work.EPOCH)
+    made = step.prepare(config, _work.EPOCH)
     loops, refused = {}, {}
     for cache in CACHES:
         chosen = config.copy_and_resolve_references()
@@ -73,7 +73,7 @@ def measure(config: ConfigDict, source: Source, repetitions: int, steps: int) ->
     loops[_MODEL_ONLY] = Loop(made, _Again(batch))
     for loop in loops.values():
         loop.run(3)
-    times = timing.in_turns(
+    times = _timing.in_turns(
         {name: partial(loop.run, steps) for name, loop in loops.items()}, repetitions
     )
     model = times[_MODEL_ONLY].seconds
@@ -82,7 +82,7 @@ def measure(config: ConfigDict, source: Source, repetitions: int, steps: int) ->
             "what": name,
             "images/s": config.batch_size * steps / time.median,
             "spread": time.spread,
-            "share of model only": timing.ratio(model, time.seconds),
+            "share of model only": _timing.ratio(model, time.seconds),
         }
         for name, time in times.items()
     ]
@@ -91,7 +91,7 @@ def measure(config: ConfigDict, source: Source, repetitions: int, steps: int) ->
         f"{config.data.image_size} px by {config.data.num_workers} workers; {repetitions} x {steps}"
         f" steps of {config.batch_size} in turns\n"
     )
-    command.print_table(
+    _command.print_table(
         rows, {"what": "", "images/s": ",.0f", "spread": ".0%", "share of model only": ".1%"}
     )
     shares = ", ".join(f"{row['share of model only']:.0%} with {row['what']}" for row in rows[:-1])
@@ -111,12 +111,12 @@ def measure(config: ConfigDict, source: Source, repetitions: int, steps: int) ->
 
 
 def main() -> None:
-    made = command.parser(__doc__)
+    made = _command.parser(__doc__)
     made.add_argument("--repetitions", type=int, default=7)
     made.add_argument("--steps", type=int, default=10, help="in each")
 
     def run(arguments: argparse.Namespace, changes: list[str]) -> dict[str, Any]:
-        configs = command.load_configs(arguments.config, changes, ("simclr",))
+        configs = _command.load_configs(arguments.config, changes, ("simclr",))
         named = any(change.startswith("--config.data.name=") for change in changes)
         with tempfile.TemporaryDirectory(prefix="cxr_jax-bench-") as folder:
             figures = {}
@@ -124,7 +124,7 @@ def main() -> None:
                 if config.data.get("reports"):
                     raise ValueError(f"--config={name} reads reports, which is not measured here")
                 if not named:
-                    config.data.name, config.data.dir = images.drawn(
+                    config.data.name, config.data.dir = _images.drawn(
                         Path(folder), size=256, count=1000
                     )
                 source = load_source(
@@ -133,7 +133,7 @@ def main() -> None:
                 figures[name] = measure(config, source, arguments.repetitions, arguments.steps)
         return figures
 
-    command.main(made, run)
+    _command.main(made, run)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import command, cpu_time, images, timing
+from benchmarks import _command, _images, _timing
 from cxr_jax.data import loader
 from cxr_jax.data.images import stored_size
 from cxr_jax.data.source import Source, load_source
@@ -43,18 +43,18 @@ def measure(
     }
     with tempfile.TemporaryDirectory(prefix="cxr_jax-bench-") as folder:
         try:
-            from benchmarks import torch_loader
+            from benchmarks import _torch_loader
         except ModuleNotFoundError as error:
             if error.name != "torch":
                 raise
-            print(command.NO_TORCH)
+            print(_command.NO_TORCH)
         else:
-            paths = images.write_files(source, Path(folder) / "images", count=4096)
+            paths = _images.write_files(source, Path(folder) / "images", count=4096)
             for name, workers, reduced in (
                 ("PyTorch DataLoader", num_workers, False),
                 ("PyTorch DataLoader, reduced JPEG decoding", num_workers, True),
             ):
-                rivals[name] = torch_loader.batches(paths, *order[:2], workers, reduced)
+                rivals[name] = _torch_loader.batches(paths, *order[:2], workers, reduced)
         seconds = read_in_turns(rivals, repetitions, max(images_read // batch_size, 1))
     count = max(images_read // batch_size, 1) * batch_size
     rows = [
@@ -66,7 +66,7 @@ def measure(
         f"\n{len(source):,} images of {source.name}, {stored} px, read at {image_size} px; batches "
         f"of {batch_size}, {num_workers} workers, {repetitions} x {count} images in turns\n"
     )
-    command.print_table(rows, {"what": "", "images/s per core": ",.0f", "spread": ".0%"})
+    _command.print_table(rows, {"what": "", "images/s per core": ",.0f", "spread": ".0%"})
     figures = {
         "dataset": source.name,
         "stored_size": stored,
@@ -79,8 +79,8 @@ def measure(
     if "PyTorch DataLoader" in seconds:
         ours = seconds["cxr_jax"].seconds
         plain, reduced = (taken.seconds for taken in list(seconds.values())[2:])
-        figures["ratio"] = timing.ratio(plain, ours)
-        figures["ratio_reduced"] = timing.ratio(reduced, ours)
+        figures["ratio"] = _timing.ratio(plain, ours)
+        figures["ratio_reduced"] = _timing.ratio(reduced, ours)
         print(
             f"\nIn words: per core our pipeline reads {figures['ratio']:.2f} times as many images "
             f"as the DataLoader, {figures['ratio_reduced']:.2f} times where that decodes at "
@@ -91,24 +91,24 @@ def measure(
 
 def read_in_turns(
     rivals: dict[str, Iterator[Any]], repetitions: int, num_batches: int
-) -> dict[str, timing.Timing]:
+) -> dict[str, _timing.Timing]:
     """CPU seconds of all processes for `num_batches`, by rival and repetition."""
     for batches in rivals.values():
         next(batches)
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
-    before = cpu_time.settle()
+    before = _timing.settle()
     for _ in range(repetitions):
         for name, batches in rivals.items():
             for _ in range(num_batches):
                 next(batches)
-            after = cpu_time.settle()
+            after = _timing.settle()
             seconds[name].append(after - before)
             before = after
-    return {name: timing.Timing(tuple(taken)) for name, taken in seconds.items()}
+    return {name: _timing.Timing(tuple(taken)) for name, taken in seconds.items()}
 
 
 def main() -> None:
-    made = command.parser(__doc__)
+    made = _command.parser(__doc__)
     made.add_argument("--dataset", help="a built dataset; without it images are drawn")
     made.add_argument("--data_dir", default="data")
     made.add_argument("--image_size", type=int, default=256, help="the square, in pixels")
@@ -126,12 +126,12 @@ def main() -> None:
         figures = {}
         with tempfile.TemporaryDirectory(prefix="cxr_jax-bench-") as folder:
             for stored, size, images_read in _DRAWN:
-                name, data_dir = images.drawn(Path(folder), stored, count=512)
+                name, data_dir = _images.drawn(Path(folder), stored, count=512)
                 source = load_source(name, data_dir, "train", ("image",))
                 figures[name] = measure(source, size, *common, images_read)
         return figures
 
-    command.main(made, run)
+    _command.main(made, run)
 
 
 if __name__ == "__main__":

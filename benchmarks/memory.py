@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from benchmarks import command, work
+from benchmarks import _command, _work
 from cxr_jax.training import step
 
 _SHARE = 0.9  # of the device's memory: the rest goes to the images, fragments and the runtime
@@ -27,7 +27,7 @@ def step_bytes(config: ConfigDict, batch_size: int) -> int:
     """Peak of what one step holds on one device, as the compiler plans it."""
     config = config.copy_and_resolve_references()
     config.batch_size = batch_size
-    made = step.prepare(config, work.EPOCH)
+    made = step.prepare(config, _work.EPOCH)
     account = made.step.lower(*made.shapes(config)).compile().memory_analysis()
     return (
         account.argument_size_in_bytes
@@ -94,7 +94,7 @@ def measure(
         f"against {budget / 1e9:.1f} GB a device\n"
     )
     formats = {"microbatch_size": "", "largest batch": ",", "GB": ".1f", "one step": ""}
-    command.print_table(rows, formats)
+    _command.print_table(rows, formats)
     best = max(rows, key=lambda row: row["largest batch"])
     print(
         f"\nIn words: batches of up to {best['largest batch']:,} fit by the compiler's account, "
@@ -108,9 +108,9 @@ def measure(
 def _one_step(config: ConfigDict, batch_size: int) -> str:
     config = config.copy_and_resolve_references()
     config.batch_size = batch_size
-    made = step.prepare(config, work.EPOCH)
+    made = step.prepare(config, _work.EPOCH)
     try:
-        batch = work.invent_batch(config, made)
+        batch = _work.invent_batch(config, made)
         _, metrics = made.step(made.create(), batch)
         return f"ran, loss {float(metrics['loss']):.3f}"
     except jax.errors.JaxRuntimeError as error:
@@ -129,7 +129,7 @@ def device_budget() -> int:
 
 
 def main() -> None:
-    made = command.parser(__doc__)
+    made = _command.parser(__doc__)
     made.add_argument("--budget_gb", type=float, help="a device's memory for the step, in 10^9 B")
     made.add_argument("--microbatch", default="0,64", help="sizes of parts to try, by commas")
     made.add_argument("--confirm", action="store_true", help="makes one step at the batch found")
@@ -137,13 +137,13 @@ def main() -> None:
     def run(arguments: argparse.Namespace, changes: list[str]) -> dict[str, Any]:
         budget = int(arguments.budget_gb * 1e9) if arguments.budget_gb else device_budget()
         parts = [int(part) for part in arguments.microbatch.split(",")]
-        configs = command.load_configs(arguments.config, changes, ("simclr",))
+        configs = _command.load_configs(arguments.config, changes, ("simclr",))
         return {
             name: measure(config, budget, parts, arguments.confirm)
             for name, config in configs.items()
         }
 
-    command.main(made, run)
+    _command.main(made, run)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import command, work
+from benchmarks import _command, _work
 from cxr_jax.training import step
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -47,8 +47,8 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
 
 def measure(config: ConfigDict, steps: int) -> dict[str, Any]:
     """The figures on the devices that there are; prints nothing."""
-    made = step.prepare(config, work.EPOCH)
-    batch = work.invent_batch(config, made)
+    made = step.prepare(config, _work.EPOCH)
+    batch = _work.invent_batch(config, made)
     state = made.create()
     compiled = made.step.lower(state, batch).compile()
     seconds = []
@@ -100,7 +100,7 @@ def print_figures(config: ConfigDict, results: list[dict[str, Any]]) -> None:
         f"\n{config.objective.name}, {config.batch_size} images of {config.data.image_size} px over "
         "virtual devices, which share the cores of this machine\n"
     )
-    command.print_table(
+    _command.print_table(
         rows,
         {"devices": "", "ms/step": ",.1f", "last loss": ".4f"}
         | dict.fromkeys(kinds, "")
@@ -116,26 +116,26 @@ def print_figures(config: ConfigDict, results: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    made = command.parser(__doc__)
+    made = _command.parser(__doc__)
     made.add_argument("--devices", default="1,2,4,8", help="how many, by commas")
     made.add_argument("--steps", type=int, default=5)
     made.add_argument("--here", action="store_true", help="this process's devices, as JSON")
 
     def run(arguments: argparse.Namespace, changes: list[str]) -> dict[str, Any]:
         if arguments.here:
-            config = next(iter(command.load_configs(arguments.config, changes).values()))
+            config = next(iter(_command.load_configs(arguments.config, changes).values()))
             figures = measure(config, arguments.steps)
             print(json.dumps(figures))
             return figures
         spec = arguments.config or "configs/simclr.py:cpu"
-        config = command.load_configs(spec, changes)[spec]
+        config = _command.load_configs(spec, changes)[spec]
         passed = [f"--config={spec}", f"--steps={arguments.steps}", *changes]
         counts = [int(count) for count in arguments.devices.split(",")]
         results = [measure_apart(count, passed) for count in counts]
         print_figures(config, results)
         return {spec: {"objective": config.objective.name, "devices": results}}
 
-    command.main(made, run)
+    _command.main(made, run)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import command
+from benchmarks import _command
 from cxr_jax import config as config_file
 from cxr_jax.experiments import pretrain
 
@@ -84,11 +84,11 @@ def measure(arguments: argparse.Namespace, changes: list[str]) -> dict[str, Any]
     if len(samples) < 3 * _ROWS:
         raise ValueError(f"only {len(samples)} seconds: raise config.num_train_steps")
     chosen = np.linspace(0, len(samples) - 1, _ROWS).astype(int)
-    command.print_table([samples[i] for i in chosen], _FORMATS)
+    _command.print_table([samples[i] for i in chosen], _FORMATS)
     grown = growth(samples)
     print("Growth: " + ", ".join(f"{name} {value:+.1f}" for name, value in grown.items()))
     return {"samples": samples, "growth": grown}
 
 
 if __name__ == "__main__":
-    command.main(command.parser(__doc__), measure)
+    _command.main(_command.parser(__doc__), measure)

@@ -3,7 +3,7 @@
     python -m benchmarks.step                                       # SimCLR and BYOL
     python -m benchmarks.step --config=configs/simclr.py:small      # one of them, any config
 
-The rival (torch_step.py) starts from the same weights, sees the same images and does the same work
+The rival (_torch_step.py) starts from the same weights, sees the same images and does the same work
 but our monitors. It runs eager and compiled, channels last (on a CPU without that too), in the
 config's dtype; its fastest counts. All run in turns.
 """
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import command, timing, work
+from benchmarks import _command, _timing, _work
 from cxr_jax.objectives import _networks
 from cxr_jax.training import step as training
 from cxr_jax.training.state import TrainState
@@ -60,7 +60,7 @@ def theirs(
     """PyTorch's steps, by what they were tried with; on a GPU all are channels last."""
     import torch
 
-    from benchmarks import torch_model, torch_step
+    from benchmarks import _torch_model, _torch_step
 
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
     if device == "cuda":
@@ -74,15 +74,15 @@ def theirs(
     layouts = (True,) if device == "cuda" else (False, True)
     rivals = {}
     for compiled, last in itertools.product(compiling, layouts):
-        nets = torch_model.make_networks(chain, params, stats)
+        nets = _torch_model.make_networks(chain, params, stats)
         if config.objective.name == "byol":
             names = {name: chain[name] for name in ("encoder", "projector")}
-            target = torch_model.make_networks(names, params, stats)
-            module = torch_step.BYOL(nets, target, config)
+            target = _torch_model.make_networks(names, params, stats)
+            module = _torch_step.BYOL(nets, target, config)
         else:
-            module = torch_step.SimCLR(nets, config)
+            module = _torch_step.SimCLR(nets, config)
         module = module.to(device).train()
-        step = torch_step.make_step(
+        step = _torch_step.make_step(
             module,
             images,
             config.optimizer.to_dict(),
@@ -135,8 +135,8 @@ def measure(
     profile: Path | None = None,
 ) -> dict[str, Any]:
     """The figures of one config; prints them. `compiling`: with torch.compile, without, or both."""
-    made = training.prepare(config, work.EPOCH)
-    batch = work.invent_batch(config, made)
+    made = training.prepare(config, _work.EPOCH)
+    batch = _work.invent_batch(config, made)
     images = np.asarray(batch["image"])
     state = made.create()
     # Fetched before the first step, which takes the state's memory.
@@ -147,7 +147,7 @@ def measure(
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        print(command.NO_TORCH)
+        print(_command.NO_TORCH)
     first = {name: rival.run(1) for name, rival in rivals.items()}  # PyTorch compiles here
     for rival in rivals.values():
         rival.run(2)
@@ -155,12 +155,12 @@ def measure(
         with jax.profiler.trace(str(profile)):
             rivals["cxr_jax"].run(3)
         print(f"Trace of three of our steps: {profile}")
-    times = timing.in_turns(
+    times = _timing.in_turns(
         {name: partial(rival.run, steps) for name, rival in rivals.items()}, repetitions
     )
     last = {name: rival.run(1) for name, rival in rivals.items()}
     dtype = config.model.get("dtype", "float32")
-    ceiling, flops = matmul_ceiling(dtype, matmul_size), work.step_flops(config)
+    ceiling, flops = matmul_ceiling(dtype, matmul_size), _work.step_flops(config)
     rows = [
         {
             "what": name,
@@ -198,7 +198,7 @@ def _print(config: ConfigDict, figures: dict[str, Any], rows: list[dict[str, Any
         f"{config.data.image_size} px, views of {config.views.a.size} px; "
         f"{len(figures['seconds']['cxr_jax'])} x {figures['steps']} steps in turns\n"
     )
-    command.print_table(
+    _command.print_table(
         rows,
         {"what": "", "images/s": ",.0f", "spread": ".0%", "ms/step": ",.1f"}
         | {"share of ceiling": ".0%", "parameters": ",", "first loss": ".3f", "last loss": ".3f"},
@@ -209,10 +209,10 @@ def _print(config: ConfigDict, figures: dict[str, Any], rows: list[dict[str, Any
     )
 
 
-def _compare(times: dict[str, timing.Timing], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _compare(times: dict[str, _timing.Timing], rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The ratio to the fastest rival, and whether the two did the same; prints both in words."""
     fastest = min(rows[1:], key=lambda row: row["ms/step"])
-    ratio = timing.ratio(times[fastest["what"]].seconds, times["cxr_jax"].seconds)
+    ratio = _timing.ratio(times[fastest["what"]].seconds, times["cxr_jax"].seconds)
     alike = rows[0]["parameters"] == fastest["parameters"]
     close = abs(rows[0]["first loss"] / fastest["first loss"] - 1) < _CLOSE
     print(
@@ -227,7 +227,7 @@ def _compare(times: dict[str, timing.Timing], rows: list[dict[str, Any]]) -> dic
 
 
 def main() -> None:
-    made = command.parser(__doc__)
+    made = _command.parser(__doc__)
     made.add_argument("--repetitions", type=int, default=7)
     made.add_argument("--steps", type=int, help="in each; default 5, on an accelerator 20")
     made.add_argument("--eager", action="store_true", help="tries PyTorch without torch.compile")
@@ -240,10 +240,10 @@ def main() -> None:
         order = (arguments.repetitions, steps, matmul_size, compiling, arguments.profile)
         return {
             name: measure(config, *order)
-            for name, config in command.load_configs(arguments.config, changes).items()
+            for name, config in _command.load_configs(arguments.config, changes).items()
         }
 
-    command.main(made, run)
+    _command.main(made, run)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "--num_resamples", type=int, help="default: 1000, of a WORKDIR its own number"
     )
     parser.add_argument(
-        "--films",
+        "--images",
+        "--films",  # its name of before
         type=Path,
         help="of A B …: films.parquet with image_id and any of sex, age (years), view, seen_film "
         "and seen_patient (by A in its pretraining), for tables of subgroups",
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     given = parser.parse_args(arguments)
     if len(given.paths) == 1 and (given.paths[0] / "cells.json").is_file():
         if given.images or given.score_kind:
-            parser.error("--films and --score_kind are for files of predictions, not for a WORKDIR")
+            parser.error("--images and --score_kind are for files of predictions, not for a WORKDIR")
         return benchmark.write(given.paths[0], given.num_resamples)
     resamples = given.num_resamples or 1000
     return compare_files(given.paths, given.out, resamples, given.images, given.score_kind)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import cpu_time, end_to_end, images, input
+from benchmarks import _images, _timing, end_to_end, input
 from cxr_jax.data.source import load_source
 
 
@@ -49,12 +49,12 @@ def test_the_whole_command_without_pytorch_gives_our_own_numbers(data_dir, tmp_p
 
 
 def test_the_loader_reads_the_same_squares(data_dir, tmp_path):
-    torch_loader = pytest.importorskip("benchmarks.torch_loader", exc_type=ImportError)
+    torch_loader = pytest.importorskip("benchmarks._torch_loader", exc_type=ImportError)
     from cxr_jax.data.images import decode_square
 
-    name, folder = images.drawn(tmp_path, size=80, count=3)
+    name, folder = _images.drawn(tmp_path, size=80, count=3)
     source = load_source(name, folder, "train", fields=("image",))
-    paths = images.write_files(source, tmp_path / "files", count=10)
+    paths = _images.write_files(source, tmp_path / "files", count=10)
     assert [path.read_bytes() for path in paths] == [source.records[i]["image"] for i in range(3)]
     for size in (80, 50):
         theirs = torch_loader.Images(paths, size, reduced=True)[1].numpy()[0]
@@ -64,9 +64,9 @@ def test_the_loader_reads_the_same_squares(data_dir, tmp_path):
 
 
 def test_cpu_time_is_this_familys():
-    before = cpu_time.settle()
+    before = _timing.settle()
     total = sum(i * i for i in range(6_000_000))
-    after = cpu_time.family_seconds()
+    after = _timing.family_seconds()
     assert total and after - before > 0.02
 
 

@@ -7,7 +7,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from benchmarks import augment, command, memory, scaling, work
+from benchmarks import _command, _work, augment, memory, scaling
 from configs import medaug
 from cxr_jax import models
 from cxr_jax.training import step
@@ -93,8 +93,8 @@ def test_batches_are_invented_as_the_step_takes_them(monkeypatch):
     config.model = ConfigDict(dict(name="tiny", width=16))
     config.data.image_size, config.batch_size = 40, 8
     config.objective.update(hidden=8, out=4, queue_size=16, bn_group=4)
-    made = step.prepare(config, work.EPOCH)
-    batch = work.invent_batch(config, made)
+    made = step.prepare(config, _work.EPOCH)
+    batch = _work.invent_batch(config, made)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), batch) == jax.tree.map(
         lambda x: (x.shape, x.dtype), made.shapes(config)[1]
     )
@@ -103,5 +103,5 @@ def test_batches_are_invented_as_the_step_takes_them(monkeypatch):
 
 
 def test_a_table_has_a_cell_for_what_is_missing(capsys):
-    command.print_table([{"a": 1.25}, {"a": 2.0, "b": 3}], {"a": ".1f", "b": ""})
+    _command.print_table([{"a": 1.25}, {"a": 2.0, "b": 3}], {"a": ".1f", "b": ""})
     assert capsys.readouterr().out.splitlines()[2:] == ["| 1.2 | – |", "| 2.0 | 3 |"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from benchmarks import command, step, work
+from benchmarks import _command, _work, step
 
 
 def test_our_step_and_the_rivals_are_timed_and_are_the_same_work(tiny_config, tmp_path):
@@ -33,7 +33,7 @@ def test_the_work_of_a_step_is_that_of_its_networks(tiny_config):
     # SimCLR embeds two views, forward and backward: three times the forward pass, and the stem,
     # whose input needs no gradient, twice.
     config = tiny_config()
-    flops = work.step_flops(config)
+    flops = _work.step_flops(config)
     size, count = config.views.a.size, 2 * config.batch_size
     stem = 2 * 49 * 32 * (size // 4) ** 2 * count
     encoder = step._chain(config)["encoder"]
@@ -43,12 +43,12 @@ def test_the_work_of_a_step_is_that_of_its_networks(tiny_config):
     expected = 3 * forward.lower(variables, images).cost_analysis()["flops"] - stem
     assert flops == pytest.approx(expected, rel=0.1)
     config.microbatch_size = 8
-    assert work.step_flops(config) == flops
+    assert _work.step_flops(config) == flops
 
 
 def test_a_config_that_is_no_pretraining_is_refused():
     with pytest.raises(ValueError, match=r"transfer\.py is of a transfer; .* step of pretraining"):
-        command.load_configs("configs/transfer.py", [])
+        _command.load_configs("configs/transfer.py", [])
 
 
 def test_bad_input_ends_in_a_sentence():

@@ -17,7 +17,7 @@ from tests.fakes.plain_view import PLAIN
 
 torch = pytest.importorskip("torch")
 
-from benchmarks import torch_augment, torch_model, torch_step  # noqa: E402
+from benchmarks import _torch_augment, _torch_model, _torch_step  # noqa: E402
 
 _QUICKLY = {"xla_backend_optimization_level": 0}
 
@@ -58,7 +58,7 @@ def test_the_networks_give_the_same_with_the_same_weights(net, train):
             compiler_options=_QUICKLY,
         )
         x = ours[name] = np.asarray(apply(variables, x))
-    rival = torch_model.make_networks(chain, params, stats).train(train)
+    rival = _torch_model.make_networks(chain, params, stats).train(train)
     with torch.no_grad():
         features = rival["encoder"](torch.from_numpy(images).permute(0, 3, 1, 2))
         projections = rival["projector"](features)
@@ -69,17 +69,17 @@ def test_the_networks_give_the_same_with_the_same_weights(net, train):
 
 
 def test_another_shape_is_refused():
-    module = torch_model.MLP(3, _heads.MLP(hidden=(), out=2))
+    module = _torch_model.MLP(3, _heads.MLP(hidden=(), out=2))
     with pytest.raises(ValueError, match=r"no dense_out.weight \(2, 5\)"):
-        torch_model.copy_variables(module, {"dense_out": {"kernel": np.zeros((5, 2), "f")}})
+        _torch_model.copy_variables(module, {"dense_out": {"kernel": np.zeros((5, 2), "f")}})
     with pytest.raises(ValueError, match=r"has more: dense_out.weight"):
-        torch_model.copy_variables(module, {})
+        _torch_model.copy_variables(module, {})
 
 
 def test_nt_xent_is_ours():
     z = np.random.default_rng(0).normal(size=(12, 5)).astype("f")
     expected = nt_xent(jnp.asarray(z[:6]), jnp.asarray(z[6:]), 0.2)
-    assert float(torch_step.nt_xent(torch.from_numpy(z), 0.2)) == pytest.approx(float(expected))
+    assert float(_torch_step.nt_xent(torch.from_numpy(z), 0.2)) == pytest.approx(float(expected))
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_three_updates_are_ours(fields):
     fields |= dict(schedule="cosine", warmup=1)
     ours, schedule = optim.make_optimizer(fields, num_train_steps=4, batch_size=8)
     module = torch.nn.Linear(3, 2)
-    torch_model.copy_variables(module, params)
-    rival = torch_step.make_optimizer(module, fields)
+    _torch_model.copy_variables(module, params)
+    rival = _torch_step.make_optimizer(module, fields)
     state = ours.init(params)
     for step, slope in enumerate(slopes):
         updates, state = ours.update(slope, state, params)
@@ -116,7 +116,7 @@ def test_three_updates_are_ours(fields):
 
 def _rival_view(originals, **changes):
     images = torch.from_numpy(originals).permute(0, 3, 1, 2)
-    return torch_augment.augment(images, PLAIN | changes).permute(0, 2, 3, 1).numpy()
+    return _torch_augment.augment(images, PLAIN | changes).permute(0, 2, 3, 1).numpy()
 
 
 def test_a_view_that_changes_nothing_but_the_size_is_ours():

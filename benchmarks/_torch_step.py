@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.torch_augment import augment
+from benchmarks._torch_augment import augment
 from cxr_jax.fields import Section
 
 
