@@ -30,7 +30,7 @@ from cxr_jax.data.source import Source
 from cxr_jax.experiments.workdir import as_json
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
-from cxr_jax.stats.bootstrap import numbered
+from cxr_jax.stats.bootstrap import cluster_index
 from cxr_jax.training import distributed
 from cxr_jax.weights.encoder import Encoder
 
@@ -125,7 +125,9 @@ def mark_images(
     info = json.loads((source.folder / "dataset_info.json").read_text())
     digest = hashlib.sha256(json.dumps([info["version"], info["splits"]]).encode())
     digest.update(images.phash[rows].tobytes())
-    digest.update(numbered(np.array(patients or images.patient[rows], str), len(rows))[0].tobytes())
+    digest.update(
+        cluster_index(np.array(patients or images.patient[rows], str), len(rows))[0].tobytes()
+    )
     if targets is not None:
         digest.update(targets.tobytes())
     return digest.hexdigest()[:16]

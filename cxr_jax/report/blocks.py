@@ -50,7 +50,7 @@ class Picture(NamedTuple):
 
 Block = Heading | Text | Bullets | Table | Picture
 
-MARKED = {"win": "win", "loss": "loss", "tie": "tie", "underpowered": "open"}
+MARKED = {"win": "win", "loss": "loss", "tie": "tie", "inconclusive": "open"}
 
 _STYLE = """
 :root { --ink: #222; --grey: #666; --line: #d8d8d8; --band: #f6f6f4; --link: #00568a; }

@@ -82,7 +82,7 @@ _PAIRED = (
     "Both encoders scored the same images, and each resample of patients was scored by both. "
     '"win" and "loss": the 95 % interval of A − B excludes zero, and p is at most .05; "tie": it '
     "lies within ± the margin, .02, below which a difference does not matter; "
-    '"underpowered": neither: with power .8 a difference could have been found only from the size '
+    '"inconclusive": neither: with power .8 a difference could have been found only from the size '
     "shown on. The verdict is on the mean over labels; single labels are not corrected for their "
     "number."
 )

@@ -1,8 +1,8 @@
-"""Patient-clustered bootstrap intervals for AUROC and for paired differences of it.
+"""Patient-clustered bootstrap of AUROC: intervals, and replicates for paired differences.
 
 Patients, not images, are drawn with replacement, because images of one patient are not independent
-(Field and Welsh 2007). A resample is then nothing but a whole-number weight for each patient, and
-the weighted AUROCs of all resamples follow from one sort of the scores.
+(Field and Welsh 2007). A resample is then a whole-number weight for each patient, and the weighted
+AUROCs of all resamples follow from one sort of the scores.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def bootstrap_auroc(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Interval of the AUROC, drawing clusters (patients) with replacement.
+    """Returns the interval of the AUROC, drawing clusters (patients) with replacement.
 
     Targets are 0, 1 or NaN (missing), [n] for one label or [n k] for k labels, whose intervals and
     macro come from the same resamples. `clusters` holds each row's patient, as strings or numbers;
@@ -53,25 +53,25 @@ def bootstrap_auroc(
     that label and for the macro, so that the macro is always a mean over the same labels. With
     fewer than two clusters there is nothing to resample: no resample is used and the limits are
     NaN. Raises ValueError for shapes that differ and unusable targets or scores (naming the row).
+
+    >>> targets, scores = np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.3, 0.8])
+    >>> interval = bootstrap_auroc(targets, scores, clusters=np.array(["p1", "p2", "p3", "p4"]))
+    >>> interval.estimate, interval.num_resamples + interval.num_excluded
+    (0.75, 1000)
     """
-    return _intervals(targets, (scores,), clusters, num_resamples, seed, level)
-
-
-def paired_bootstrap(
-    targets: Shaped[np.ndarray, "n *k"],
-    scores_a: Shaped[np.ndarray, "..."],
-    scores_b: Shaped[np.ndarray, "..."],
-    clusters: Shaped[np.ndarray, " rows"] | None,
-    num_resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
-    """Interval of AUROC(a) - AUROC(b) on the same images, both scored in the same resamples.
-
-    Shapes, missing targets, exclusions and errors as in `bootstrap_auroc`; the macro's difference
-    is the difference of the macro means.
-    """
-    return _intervals(targets, (scores_a, scores_b), clusters, num_resamples, seed, level)
+    estimates = label_auroc(targets, scores)
+    values = resampled_auroc(targets, scores, clusters, num_resamples, seed)
+    labels = tuple(
+        _percentile(estimate, values[:, k], level) for k, estimate in enumerate(estimates)
+    )
+    if targets.ndim == 1:
+        return labels[0]
+    estimable = ~np.isnan(estimates)
+    if not estimable.any():
+        return _percentile(float("nan"), np.full(len(values), np.nan), level, labels)
+    # A NaN in any label makes the resample's mean NaN: excluded for the macro too.
+    means = values[:, estimable].mean(axis=1)
+    return _percentile(estimates[estimable].mean(), means, level, labels)
 
 
 def resampled_auroc(
@@ -81,7 +81,7 @@ def resampled_auroc(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> Float[np.ndarray, "r k"]:
-    """AUROC of each label in every resample; NaN where a class is absent. One vector is one label.
+    """Returns the AUROC of each label in every resample; NaN where a class is absent.
 
     The draws depend on the clusters, the number of resamples and the seed alone. So two calls for
     the same test images are paired: row r of both is of the same drawn patients, whatever the model,
@@ -91,7 +91,7 @@ def resampled_auroc(
     columns, scores = _columns(targets, scores)
     if num_resamples < 1:
         raise ValueError(f"num_resamples is {num_resamples}: at least 1 is needed")
-    index, num_clusters = numbered(clusters, len(targets))
+    index, num_clusters = cluster_index(clusters, len(targets))
     values = np.full((num_resamples, columns.shape[1]), np.nan)
     ranked = {}
     for k in range(columns.shape[1]):
@@ -113,7 +113,7 @@ def resampled_auroc(
 def cluster_counts(
     num_clusters: int, num_resamples: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "c r"]:
-    """How often each cluster is drawn when as many as there are are drawn with replacement."""
+    """Returns how often each cluster is drawn when num_clusters are drawn with replacement."""
     counts = np.empty((num_clusters, num_resamples))
     for resample in range(num_resamples):
         drawn = rng.integers(0, num_clusters, num_clusters)
@@ -134,7 +134,7 @@ def rank_label(
     clusters: Int[np.ndarray, " n"],
     num_clusters: int,
 ) -> RankedLabel:
-    """Sort one label's known rows; clusters are numbered 0 to num_clusters - 1.
+    """Sorts one label's known rows; clusters are numbered 0 to num_clusters - 1.
 
     Raises ValueError where no row has a known target, and as `binary_rows` does.
     """
@@ -154,10 +154,10 @@ def rank_label(
 
 
 def weighted_auroc(label: RankedLabel, counts: Float[np.ndarray, "c r"]) -> Float[np.ndarray, " r"]:
-    """AUROC of every resample, given how often each cluster was drawn; NaN where a class is absent.
+    """Returns the AUROC of every resample, given how often it drew each cluster.
 
-    Equals the AUROC of rows repeated as often as their cluster was drawn: sums stay whole numbers
-    below 2**53, where float64 is exact.
+    It equals the AUROC of rows repeated as often as their cluster was drawn: sums stay whole
+    numbers below 2**53, where float64 is exact. NaN where a class is absent.
     """
     positives, negatives = label.positives @ counts, label.negatives @ counts
     up_to = np.cumsum(negatives, axis=0)
@@ -169,7 +169,7 @@ def weighted_auroc(label: RankedLabel, counts: Float[np.ndarray, "c r"]) -> Floa
 def label_auroc(
     targets: Shaped[np.ndarray, "n *k"], scores: Shaped[np.ndarray, "..."]
 ) -> Float[np.ndarray, " k"]:
-    """AUROC of each label; NaN where it cannot be estimated. Raises ValueError as `auroc` does."""
+    """Returns each label's AUROC, NaN where it has one class only. Raises as `auroc` does."""
     columns, scores = _columns(targets, scores)
     return np.array([auroc(columns[:, k], scores[:, k]) for k in range(columns.shape[1])])
 
@@ -181,7 +181,7 @@ def _chunks(num_clusters: int, num_rows: int, num_resamples: int) -> Iterator[in
 
 
 def _columns(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Targets and scores as [n k], one vector as k = 1; refuses shapes that do not agree."""
+    """Returns targets and scores as [n k], one vector as k = 1; refuses shapes that differ."""
     if targets.ndim not in (1, 2):
         raise ValueError(f"targets have shape {targets.shape}: give [n] or [n labels]")
     if scores.shape != targets.shape:
@@ -191,11 +191,14 @@ def _columns(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
     return targets[:, None], scores[:, None]
 
 
-def numbered(clusters: np.ndarray | None, num_rows: int) -> tuple[Int[np.ndarray, " n"], int]:
-    """The cluster of each row as a number from 0, and how many clusters there are.
+def cluster_index(clusters: np.ndarray | None, num_rows: int) -> tuple[Int[np.ndarray, " n"], int]:
+    """Returns the cluster of each row as a number from 0, and the number of clusters.
 
-    In the order of their first rows, so that draws do not depend on what clusters are called: ids
-    are hashed with a secret that every project has of its own.
+    Clusters are numbered in the order of their first rows, so that draws do not depend on their
+    names: ids are hashed with a secret that every project has of its own. None: each row its own.
+
+    >>> cluster_index(np.array(["p7", "p2", "p7"]), 3)
+    (array([0, 1, 0]), 2)
     """
     if clusters is None:
         return np.arange(num_rows), num_rows
@@ -205,40 +208,6 @@ def numbered(clusters: np.ndarray | None, num_rows: int) -> tuple[Int[np.ndarray
     number = np.empty(len(names), np.int64)
     number[np.argsort(first)] = np.arange(len(names))
     return number[index], len(names)
-
-
-def _intervals(
-    targets: np.ndarray,
-    models: tuple[np.ndarray, ...],
-    clusters: np.ndarray | None,
-    num_resamples: int,
-    seed: int,
-    level: float,
-) -> Interval:
-    """Intervals of the first model's AUROC, less the second's where there are two."""
-    estimates = label_auroc(targets, models[0])
-    values = resampled_auroc(targets, models[0], clusters, num_resamples, seed)
-    for scores in models[1:]:
-        estimates = estimates - label_auroc(targets, scores)
-        values = values - resampled_auroc(targets, scores, clusters, num_resamples, seed)
-    return _summary(targets.ndim, estimates, values, level)
-
-
-def _summary(
-    ndim: int, estimates: Float[np.ndarray, " k"], values: Float[np.ndarray, "r k"], level: float
-) -> Interval:
-    """Interval of the one label; for targets [n k] that of the macro, with those of all labels."""
-    labels = tuple(
-        _percentile(estimate, values[:, k], level) for k, estimate in enumerate(estimates)
-    )
-    if ndim == 1:
-        return labels[0]
-    estimable = ~np.isnan(estimates)
-    if not estimable.any():
-        return _percentile(float("nan"), np.full(len(values), np.nan), level, labels)
-    # A NaN in any label makes the resample's mean NaN: excluded for the macro too.
-    means = values[:, estimable].mean(axis=1)
-    return _percentile(estimates[estimable].mean(), means, level, labels)
 
 
 def _percentile(

@@ -7,7 +7,7 @@ import scipy.stats
 from jaxtyping import Float, Int, Shaped
 
 from cxr_jax.stats.auroc import binary_rows
-from cxr_jax.stats.bootstrap import cluster_counts, numbered
+from cxr_jax.stats.bootstrap import cluster_counts, cluster_index
 
 _CHUNK_RESAMPLES = 16  # at a time, so that the counts of many patients do not fill the memory
 
@@ -23,12 +23,15 @@ class Reliability(NamedTuple):
 
 
 def brier(targets: Shaped[np.ndarray, " n"], probabilities: Shaped[np.ndarray, "..."]) -> float:
-    """Mean squared difference of probability and outcome (Brier 1950); 0 is best.
+    """Returns the mean squared difference of probability and outcome (Brier 1950); 0 is best.
 
     Targets are 0, 1 or NaN (missing: left out), probabilities [n] in [0, 1]. It judges ranking and
     calibration together and depends on prevalence: always saying the prevalence p scores p (1 - p).
     NaN where no target is known. Raises ValueError, naming the row, as `binary_rows` does and for
     a probability outside [0, 1].
+
+    >>> brier(np.array([0, 0, 1, 1]), np.full(4, 0.5))
+    0.25
     """
     outcome, probability = _known(targets, probabilities)
     return float(np.mean((probability - outcome) ** 2)) if outcome.size else float("nan")
@@ -37,7 +40,7 @@ def brier(targets: Shaped[np.ndarray, " n"], probabilities: Shaped[np.ndarray, "
 def brier_skill(
     targets: Shaped[np.ndarray, " n"], probabilities: Shaped[np.ndarray, "..."]
 ) -> float:
-    """1 - Brier / (p (1 - p)), p the targets' own prevalence: 1 is perfect, 0 as always saying p.
+    """Returns 1 - Brier / (p (1 - p)), p the prevalence: 1 is perfect, 0 as always saying p.
 
     Arguments and errors as in `brier`; NaN where only one class is known.
     """
@@ -56,13 +59,13 @@ def bootstrap_brier(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> Float[np.ndarray, "r k"]:
-    """Brier score of each label in every resample of clusters (patients).
+    """Returns the Brier score of each label in every resample of clusters (patients).
 
     The draws are those of `resampled_auroc` with the same clusters and seed. NaN in a resample
     without a known target, and throughout where there are fewer than two clusters. Errors as in
     `brier`.
     """
-    index, count = numbered(clusters, len(targets))
+    index, count = cluster_index(clusters, len(targets))
     errors, known = np.zeros((2, count, targets.shape[1]))
     for k in range(targets.shape[1]):
         rows = ~np.isnan(targets[:, k].astype(float))
@@ -88,13 +91,17 @@ def reliability(
     equal: str = "mass",
     level: float = 0.95,
 ) -> Reliability:
-    """Mean probability and observed rate in bins of probability, with Wilson's interval.
+    """Returns mean probability and observed rate in bins of probability, with Wilson's interval.
 
     `equal` says what bins share: "mass", as equal counts as ties allow, or "width". A bin holds its
-    upper edge. Images with the same probability are never parted, so the order of rows is of no
-    matter, and empty bins are left out. The interval takes images as independent: with many images of
-    a patient it is too narrow. Arguments and errors as in `brier`; ValueError too for fewer than
+    upper edge. Images with the same probability are never parted, so the order of rows does not
+    matter, and empty bins are left out. The interval takes images as independent: with many images
+    of a patient it is too narrow. Arguments and errors as in `brier`; ValueError too for fewer than
     one bin and an unknown `equal`.
+
+    >>> table = reliability(np.array([0, 1, 1, 1]), np.array([0.2, 0.2, 0.9, 0.9]), num_bins=2)
+    >>> table.observed_rate, table.count
+    (array([0.5, 1. ]), array([2, 2]))
     """
     outcome, probability = _known(targets, probabilities)
     bins = np.searchsorted(_inner_edges(probability, num_bins, equal), probability)
@@ -112,7 +119,7 @@ def expected_calibration_error(
     num_bins: int = 10,
     equal: str = "mass",
 ) -> float:
-    """Mean over images of |observed rate - mean probability| of their bin (Naeini et al. 2015).
+    """Returns the images' mean |observed rate - mean probability| of their bin (Naeini 2015).
 
     Bins, arguments and errors as in `reliability`. Bins of equal width are the usual choice in the
     literature and misjudge rare findings, whose probabilities fall into one bin; hence equal mass.
@@ -129,7 +136,7 @@ def expected_calibration_error(
 def wilson_interval(
     successes: Int[np.ndarray, " bins"], trials: Int[np.ndarray, " bins"], level: float = 0.95
 ) -> tuple[Float[np.ndarray, " bins"], Float[np.ndarray, " bins"]]:
-    """Wilson's (1927) score interval of a proportion; it stays within [0, 1], also at 0 and n."""
+    """Returns Wilson's (1927) score interval of a proportion; it stays in [0, 1], also at 0 and n."""
     z = scipy.stats.norm.ppf((1 + level) / 2)
     centre = (successes + z**2 / 2) / (trials + z**2)
     half = z / (trials + z**2) * np.sqrt(successes * (1 - successes / trials) + z**2 / 4)

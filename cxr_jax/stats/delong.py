@@ -1,4 +1,4 @@
-"""DeLong's standard errors of AUROC and his test of two models on the same images."""
+"""DeLong's standard errors of AUROC and the test of two models on the same images."""
 
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class DeLongTest(NamedTuple):
 def placements(
     positives: Float[np.ndarray, " m"], negatives: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " n"]]:
-    """For each positive the number of negatives below it, for each negative of positives above it.
+    """Counts the negatives below each positive and the positives above each negative.
 
     A tie counts half. These are the structural components of DeLong et al. (1988, equation 4), not
     yet divided by the size of the other class so that they stay exact halves of whole numbers. A
@@ -52,7 +52,7 @@ def delong_variance(
     scores: Shaped[np.ndarray, "..."],
     clusters: Shaped[np.ndarray, " rows"] | None = None,
 ) -> float:
-    """Variance of the AUROC (DeLong et al. 1988).
+    """Returns the variance of the AUROC (DeLong et al. 1988).
 
     Targets are 0, 1 or NaN (missing: the row is left out), scores any number that can be ranked.
     Images of one patient are not independent: `clusters`, each row's patient, gives the variance of
@@ -70,10 +70,14 @@ def delong_interval(
     clusters: Shaped[np.ndarray, " rows"] | None = None,
     level: float = 0.95,
 ) -> DeLongInterval:
-    """Normal interval of one AUROC, cut at 0 and 1; arguments as in `delong_variance`.
+    """Returns the normal interval of one AUROC, cut at 0 and 1; arguments as in `delong_variance`.
 
     Near 0 and 1 and with few rows of a class it is too narrow: prefer `bootstrap_auroc` there. With
     a variance of zero (perfect separation) there are no limits: NaN.
+
+    >>> found = delong_interval(np.array([0, 0, 1, 1]), np.array([1, 3, 2, 4]))
+    >>> found.auroc, round(found.standard_error, 3), round(found.low, 3), found.high
+    (0.75, 0.354, 0.057, 1.0)
     """
     error = np.sqrt(delong_variance(targets, scores, clusters))
     estimate = auroc(targets, scores)
@@ -89,7 +93,7 @@ def delong_test(
     clusters: Shaped[np.ndarray, " rows"] | None = None,
     level: float = 0.95,
 ) -> DeLongTest:
-    """Are two models' AUROCs on the same images different? Two-sided, for one label.
+    """Tests whether two models' AUROCs on the same images differ: two-sided, for one label.
 
     Arguments and errors as in `delong_variance`; both models are scored on the rows whose target is
     known. Scores that place every image alike have difference 0, standard error 0, z 0 and p 1. A
@@ -127,9 +131,9 @@ def _half_width(error: float, level: float) -> float:
 def _known(
     models: tuple[np.ndarray, ...], targets: np.ndarray, clusters: np.ndarray | None
 ) -> tuple[tuple[np.ndarray, ...], np.ndarray | None]:
-    """Targets and each model's scores at the rows whose target is known, and these rows' clusters.
+    """Returns targets and scores of the rows whose target is known, and these rows' clusters.
 
-    No clusters where each of these rows has its own.
+    The clusters are None where each of these rows has its own.
     """
     checked = [binary_rows(targets, scores) for scores in models]
     known = ~np.isnan(checked[0][0])
@@ -154,7 +158,7 @@ def _variance(
     clusters: np.ndarray | None,
     positive: np.ndarray,
 ) -> float:
-    """Variance of an AUROC, or of a difference given the differences of the components.
+    """Returns the variance of an AUROC, or of a difference given that of the components.
 
     With clusters (Obuchowski 1997) the components, less their mean, are summed in each cluster
     first, and clusters that hold both classes add a covariance.
@@ -180,5 +184,5 @@ def _variance(
 
 
 def _spread(values: Float[np.ndarray, " m"]) -> float:
-    """Sample variance; exactly zero for equal values, which rounding would spoil."""
+    """Returns the sample variance; exactly zero for equal values, which rounding would spoil."""
     return float(np.var(values, ddof=1)) if np.ptp(values) else 0.0

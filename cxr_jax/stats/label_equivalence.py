@@ -6,7 +6,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Float, Shaped
 
-# How a number stands to the truth where the measured range of labels ends before it.
+# What a number says of the truth where the measured range of labels ends before it.
 _MEASURED, _AT_LEAST, _AT_MOST = "", "at least", "at most"
 
 
@@ -40,7 +40,7 @@ def label_equivalence(
     at: float | int,
     level: float = 0.95,
 ) -> LabelEquivalence:
-    """The number of labels with which B reaches the AUROC that A has with `at` labels.
+    """Finds the number of labels with which B reaches the AUROC that A has with `at` labels.
 
     `labels` [f] are the numbers of labels at which both were trained, rising, all above 0; AUROCs
     [f] are means over seeds where there are several. Each curve is made monotone (isotonic
@@ -56,6 +56,11 @@ def label_equivalence(
 
     Raises ValueError for labels that do not rise or are not above 0, fewer than two of them, `at`
     outside their range, arrays of other lengths and a NaN in an AUROC, naming the place.
+
+    >>> none = np.zeros((0, 3))
+    >>> curves = np.array([0.7, 0.8, 0.9]), np.array([0.6, 0.7, 0.8])
+    >>> round(label_equivalence(np.array([10, 100, 1000]), *curves, none, none, at=100).labels_b)
+    1000
     """
     labels = np.asarray(labels, np.float64)
     _check(labels, auroc_a, auroc_b, replicates_a, replicates_b, at)
@@ -98,7 +103,7 @@ def _equal_place(
     auroc_b: Float[np.ndarray, " f"],
     at: float | np.floating,
 ) -> tuple[float, int]:
-    """Log number of labels at which B equals A at `at`; -1, 0, 1: below, in or above the range."""
+    """Returns the log number of labels where B equals A at `at`; -1, 0, 1: below, in, above range."""
     curve_a = scipy.optimize.isotonic_regression(auroc_a).x
     curve_b = scipy.optimize.isotonic_regression(auroc_b).x
     target = np.interp(at, place, curve_a)

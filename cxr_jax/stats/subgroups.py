@@ -1,4 +1,4 @@
-"""AUROC in subgroups of the test images: sex, age band, view."""
+"""AUROC in subgroups of the test images: sex, age band, projection."""
 
 from typing import NamedTuple
 
@@ -19,8 +19,8 @@ class SubgroupRow(NamedTuple):
     """One group's AUROC (macro mean over labels where there are several) with its interval.
 
     The counts are of images with a known target, summed over the labels that can be estimated in the
-    group; where none can, over all labels. `note` is "" or says why numbers are NaN or of what
-    they are: a reader must not take a missing number for a bad one.
+    group; where none can, over all labels. `note` is "" or says why numbers are NaN or what
+    they are of: a reader must not take a missing number for a bad one.
     """
 
     group: str
@@ -40,7 +40,7 @@ def subgroup_auroc(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[SubgroupRow, ...]:
-    """One row per group, by name; images whose group is "" are "unknown", the last row.
+    """Returns one row per group, by name; images whose group is "" are "unknown", the last row.
 
     Each group is scored and resampled (by its own patients) on its own images, with targets, scores
     and `clusters` as in `bootstrap_auroc`. Intervals of two groups that overlap do not show that
@@ -67,7 +67,11 @@ def subgroup_auroc(
 
 
 def age_band(age: float) -> str:
-    """The band of an age in years; "" where it is unknown: NaN, negative or above 120."""
+    """Returns the band of an age in years; "" where it is unknown: NaN, negative or above 120.
+
+    >>> age_band(57.0), age_band(414)
+    ('40-59', '')
+    """
     if not 0 <= age <= _OLDEST:
         return ""
     return next(name for end, name in _BANDS if age < end)
@@ -100,7 +104,8 @@ def _row(
         notes.append("no interval: no resample of patients holds both classes")
     elif interval.num_resamples < _FEW_RESAMPLES * total:
         notes.append(
-            f"interval from {interval.num_resamples} of {total} resamples; in the others a class is absent"
+            f"interval from {interval.num_resamples} of {total} resamples; in the others a class "
+            "is absent"
         )
     if interval.num_resamples and interval.estimate == 1 and interval.low == 1:
         notes.append("perfect separation: resampling cannot show the uncertainty")

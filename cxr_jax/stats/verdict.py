@@ -1,4 +1,4 @@
-"""Is model A better than B on this test set: win, loss, tie, or too few images to tell.
+"""Verdicts on model A against model B on one test set: win, loss, tie or inconclusive.
 
 The quantity is the difference of AUROC, A less B, on the same images; for several labels that of the
 macro means over the labels that have both classes. Its replicates come from resampling patients
@@ -8,11 +8,12 @@ macro means over the labels that have both classes. Its replicates come from res
   1 - level. However small: read it beside the margin.
 - "tie": neither, and the interval lies within ± margin. The models are as good as equal, where
   `margin` is the largest difference that does not matter. This is equivalence, shown by the data.
-- "underpowered": neither of these. A difference that matters may exist or not; this test set, or
-  this pair of models on it, could not show it.
+- "inconclusive": neither of these. A difference that matters may exist or not; this test set, or
+  this pair of models on it, could not show it. (Older files say
+  "underpowered".)
 - "not estimable": no label has both classes, or no resample does.
 
-`detectable` is the smallest true difference that would have been found with power .8 in a
+`detectable`, the minimum detectable difference, would have been found with power .8 in a
 two-sided test at .05: (1.96 + .84) standard errors, from the spread of the replicates. The p-value
 counts the r replicates d on the far side of zero: 2 (1 + min(#{d <= 0}, #{d >= 0})) / (r + 1), at
 most 1. It is the two-sided percentile p; the added one keeps r resamples from claiming a p of 0
@@ -28,14 +29,13 @@ import scipy.stats
 from jaxtyping import Float, Shaped
 
 from cxr_jax.stats.bootstrap import label_auroc, resampled_auroc
-from cxr_jax.stats.holm import holm
 
 _POWER = 0.8
 _TWO_SIDED_ALPHA = 0.05
 
 
 class Comparison(NamedTuple):
-    """A against B on one test set; the module says what the fields mean.
+    """A against B on one test set; the module's docstring says what the fields mean.
 
     `p_adjusted`, on which the verdict rests, is `p_value` until `correct_verdicts` has seen all
     datasets of a study. `low`, `high` are of this dataset alone, at `level`. NaN where a number
@@ -70,11 +70,16 @@ def compare_auroc(
     margin: float = 0.02,
     level: float = 0.95,
 ) -> Comparison:
-    """Verdict on A against B from their scores for the same images.
+    """Returns the verdict on A against B from their scores for the same images.
 
     Targets are 0, 1 or NaN (missing), [n] or [n k]; `clusters` holds each row's patient, None takes
     every row as its own. The verdicts of the labels are not corrected for there being several.
     Raises ValueError as `bootstrap_auroc` and `judge` do.
+
+    >>> targets, a = np.tile([0, 1], 20), np.arange(40) / 40 + np.tile([0, 1], 20)
+    >>> found = compare_auroc(targets, a, -a, clusters=None)
+    >>> found.verdict, found.difference
+    ('win', 1.0)
     """
     alone = [label_auroc(targets, scores) for scores in (scores_a, scores_b)]
     replicates = [
@@ -104,11 +109,11 @@ def judge(
     level: float = 0.95,
     labels: tuple[Comparison, ...] = (),
 ) -> Comparison:
-    """Verdict from two AUROCs and the bootstrap replicates of their difference, A less B.
+    """Returns the verdict from two AUROCs and the bootstrap replicates of their difference, A less B.
 
     Replicates that are NaN are left out and counted. Replicates that are all equal say nothing
     about uncertainty: `detectable` is then NaN, and two models that both separate the classes
-    perfectly are underpowered, not tied. Raises ValueError for a margin that is not above 0.
+    perfectly are inconclusive, not tied. Raises ValueError for a margin that is not above 0.
     """
     if not margin > 0:
         raise ValueError(f"margin is {margin}: give the largest difference that does not matter")
@@ -145,10 +150,10 @@ def judge(
 
 
 def correct_verdicts(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
-    """The same comparisons with `p_adjusted` by Holm over all of them, and the verdicts by it.
+    """Returns the comparisons with `p_adjusted` by Holm over all of them, and verdicts by it.
 
     For one question asked of several datasets: a win or loss must survive the correction, else it
-    becomes what its interval says, a tie or underpowered. Datasets that are not estimable are not
+    becomes what its interval says, a tie or inconclusive. Datasets that are not estimable are not
     counted. Comparisons of single labels stay as they are. Raises ValueError where so few resamples
     were drawn that no p-value could have passed: the verdicts would speak of the software.
     """
@@ -169,6 +174,28 @@ def correct_verdicts(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...
     return tuple(corrected)
 
 
+def holm(p_values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+    """Returns adjusted p-values, in the order given: at most alpha where Holm rejects at alpha.
+
+    The k-th smallest of m p-values is multiplied by m - k + 1, and no adjusted value may be below
+    that of a smaller p-value (Holm 1979). The chance of one false rejection or more stays below
+    alpha whatever the dependence between the tests. A NaN is a test that was not done: it stays NaN
+    and is not counted among the m. Raises ValueError, naming the place, for a value outside [0, 1].
+
+    >>> holm(np.array([0.04, 0.01, np.nan, 0.3]))
+    array([0.08, 0.03,  nan, 0.3 ])
+    """
+    bad = np.flatnonzero((p_values < 0) | (p_values > 1))
+    if bad.size:
+        raise ValueError(f"p-value {bad[0]} is {p_values[bad[0]]}: p-values lie in [0, 1]")
+    done = np.flatnonzero(~np.isnan(p_values))
+    order = done[np.argsort(p_values[done], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    adjusted = np.full(len(p_values), np.nan)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p_values[order] * factors))
+    return adjusted
+
+
 def _verdict(comparison: Comparison) -> str:
     low, high, margin = comparison.low, comparison.high, comparison.margin
     if math.isnan(low) or math.isnan(comparison.difference):
@@ -179,5 +206,5 @@ def _verdict(comparison: Comparison) -> str:
         if high < 0:
             return "loss"
     if comparison.auroc_a == comparison.auroc_b == 1 and low == high:
-        return "underpowered"
-    return "tie" if -margin <= low and high <= margin else "underpowered"
+        return "inconclusive"
+    return "tie" if -margin <= low and high <= margin else "inconclusive"

@@ -9,11 +9,11 @@ from cxr_jax.stats.auroc import auroc
 from cxr_jax.stats.bootstrap import (
     bootstrap_auroc,
     cluster_counts,
-    paired_bootstrap,
     rank_label,
     resampled_auroc,
     weighted_auroc,
 )
+from cxr_jax.stats.verdict import compare_auroc
 
 
 def draw_images(rng, num_patients=40, num_images=150, num_labels=3, levels=30, prevalence=0.3):
@@ -70,7 +70,7 @@ def test_intervals_are_those_of_the_brute_force():
         for s in (scores, rivals)
     )
     alone = bootstrap_auroc(targets, scores, names, num_resamples=200, seed=11)
-    paired = paired_bootstrap(targets, scores, rivals, names, num_resamples=200, seed=11)
+    paired = compare_auroc(targets, scores, rivals, names, num_resamples=200, seed=11)
     for interval, values in ((alone, a), (paired, a - b)):
         assert interval.num_resamples == 200
         columns = [*values.T, values.mean(axis=1)]
@@ -80,7 +80,7 @@ def test_intervals_are_those_of_the_brute_force():
     each = [auroc(targets[:, k], scores[:, k]) for k in range(3)]
     assert [label.estimate for label in alone.labels] == each
     assert alone.estimate == pytest.approx(np.mean(each))
-    assert paired.estimate == pytest.approx(
+    assert paired.difference == pytest.approx(
         alone.estimate - bootstrap_auroc(targets, rivals, names, 2).estimate
     )
 
@@ -171,13 +171,8 @@ def test_labels_of_one_class_stay_out_of_the_macro():
     assert interval.labels[1].num_resamples == 0
     nothing = bootstrap_auroc(targets[:, 1], scores[:, 1], patients, 100)
     assert np.isnan(nothing.estimate) and np.isnan(nothing.high)
-    nothing = paired_bootstrap(targets[:, [1]], scores[:, [1]], scores[:, [1]], patients, 100)
-    assert np.isnan(nothing.estimate) and np.isnan(nothing.labels[0].estimate)
-
-
-def test_same_scores_differ_by_nothing():
-    patients, targets, scores = draw_images(np.random.default_rng(1))
-    assert paired_bootstrap(targets, scores, scores, patients, 50)[:3] == (0.0, 0.0, 0.0)
+    nothing = compare_auroc(targets[:, [1]], scores[:, [1]], scores[:, [1]], patients, 100)
+    assert np.isnan(nothing.difference) and np.isnan(nothing.labels[0].difference)
 
 
 def test_one_patient_has_an_estimate_but_no_limits():

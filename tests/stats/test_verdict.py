@@ -1,13 +1,15 @@
 """Verdicts: their definitions, their error rates in simulation, and Holm over datasets."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import scipy.stats
 
 from cxr_jax.stats.auroc import auroc
-from cxr_jax.stats.bootstrap import paired_bootstrap
+from cxr_jax.stats.bootstrap import resampled_auroc
 from cxr_jax.stats.delong import delong_test
-from cxr_jax.stats.verdict import compare_auroc, correct_verdicts, judge
+from cxr_jax.stats.verdict import compare_auroc, correct_verdicts, holm, judge
 
 
 def draw_images(rng, n=300, labels=2, gain=0.0):
@@ -33,9 +35,9 @@ def replicates(mean, error, r=999):
         (0.01, 0.001, "win"),  # below the margin, and yet a difference
         (0.0, 0.005, "tie"),
         (0.005, 0.006, "tie"),
-        (0.0, 0.02, "underpowered"),
-        (0.015, 0.01, "underpowered"),  # the interval holds 0 and passes the margin
-        (-0.015, 0.01, "underpowered"),
+        (0.0, 0.02, "inconclusive"),
+        (0.015, 0.01, "inconclusive"),  # the interval holds 0 and passes the margin
+        (-0.015, 0.01, "inconclusive"),
     ],
 )
 def test_verdicts_by_definition(mean, error, verdict):
@@ -55,7 +57,7 @@ def test_verdicts_by_definition(mean, error, verdict):
 
 def test_margin_and_level_are_fields_that_decide():
     values = replicates(0.0, 0.005)
-    assert judge(0.8, 0.8, values, margin=0.005).verdict == "underpowered"
+    assert judge(0.8, 0.8, values, margin=0.005).verdict == "inconclusive"
     assert judge(0.8, 0.8, values, margin=0.015).verdict == "tie"
     values = replicates(0.01, 0.005)
     assert judge(0.81, 0.8, values, margin=0.03, level=0.9).verdict == "win"
@@ -82,17 +84,19 @@ def test_detectable_difference_is_found_with_power_eighty_per_cent():
     assert found / 1000 == pytest.approx(0.8, abs=0.04)
 
 
-def test_comparison_is_the_paired_bootstrap():
+def test_comparison_reads_the_replicates_of_both_models_row_by_row():
     rng = np.random.default_rng(2)
     targets, a, b, patients = draw_images(rng, labels=3)
     targets[:, 1] = np.where(rng.random(300) < 0.5, np.nan, 0)
     got = compare_auroc(targets, a, b, patients, 200, seed=5)
-    interval = paired_bootstrap(targets, a, b, patients, 200, seed=5)
-    for mine, other in ((got, interval), *zip(got.labels, interval.labels, strict=True)):
-        np.testing.assert_allclose(
-            [mine.difference, mine.low, mine.high], other[:3], rtol=0, atol=1e-12
-        )
-        assert (mine.num_resamples, mine.num_excluded) == other[3:5]
+    of_a, of_b = (resampled_auroc(targets, scores, patients, 200, seed=5) for scores in (a, b))
+    usable = (of_a - of_b)[:, [0, 2]]
+    for mine, values in ((got, usable.mean(axis=1)), *zip(got.labels[::2], usable.T, strict=True)):
+        limits = np.quantile(values, [0.025, 0.975])
+        np.testing.assert_allclose([mine.low, mine.high], limits, rtol=0, atol=1e-12)
+        assert mine.difference == pytest.approx(mine.auroc_a - mine.auroc_b)
+        assert (mine.num_resamples, mine.num_excluded) == (200, 0)
+    assert (got.labels[1].num_resamples, got.labels[1].num_excluded) == (0, 200)
     each = [auroc(targets[:, k], a[:, k]) for k in (0, 2)]
     assert got.auroc_a == np.mean(each)
     assert got.labels[1].verdict == "not estimable" and np.isnan(got.labels[1].p_value)
@@ -122,7 +126,7 @@ def test_two_perfect_models_of_six_images_are_not_a_tie():
     targets = np.array([0, 0, 0, 1, 1, 1])
     got = compare_auroc(targets, targets, 2 * targets + np.arange(6) / 10, None, 200)
     assert got.auroc_a == got.auroc_b == 1
-    assert got.verdict == "underpowered" and np.isnan(got.detectable)
+    assert got.verdict == "inconclusive" and np.isnan(got.detectable)
 
 
 def test_nothing_to_compare_is_not_estimable():
@@ -162,7 +166,7 @@ def test_correction_takes_wins_away():
         "not estimable",
     ]
     corrected = correct_verdicts([strong, none, weak, small])
-    assert [c.verdict for c in corrected] == ["win", "not estimable", "underpowered", "tie"]
+    assert [c.verdict for c in corrected] == ["win", "not estimable", "inconclusive", "tie"]
     assert corrected[0].p_adjusted == pytest.approx(3 * strong.p_value)
     assert np.isnan(corrected[1].p_adjusted)
     for before, after in zip([strong, none, weak, small], corrected, strict=True):
@@ -213,3 +217,80 @@ def test_unusable_input_is_refused(change, words):
     }
     with pytest.raises(ValueError, match=words):
         compare_auroc(**(given | change))
+
+
+def closed_bonferroni(p_values):
+    """Adjusted p of i: the largest Bonferroni p-value of any set of hypotheses that holds i.
+
+    Holm's procedure is the closure of Bonferroni's test (Marcus, Peritz and Gabriel 1976).
+    """
+    m = len(p_values)
+    adjusted = np.zeros(m)
+    for size in range(1, m + 1):
+        for chosen in combinations(range(m), size):
+            p = min(1.0, size * min(p_values[i] for i in chosen))
+            for i in chosen:
+                adjusted[i] = max(adjusted[i], p)
+    return adjusted
+
+
+def rejected(p_values, alpha):
+    """Step down: reject the smallest while it is at most alpha / hypotheses left."""
+    left, out = list(range(len(p_values))), set()
+    while left:
+        i = min(left, key=lambda j: p_values[j])
+        if p_values[i] > alpha / len(left):
+            break
+        out.add(i)
+        left.remove(i)
+    return out
+
+
+def test_holm_is_the_closure_of_bonferroni_and_rejects_as_the_procedure_does():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        p_values = rng.random(rng.integers(1, 8)) ** 3
+        if rng.random() < 0.5:
+            p_values = np.round(p_values, 1)  # ties, zeros and ones
+        adjusted = holm(p_values)
+        np.testing.assert_allclose(adjusted, closed_bonferroni(p_values), rtol=1e-14)
+        for alpha in (0.013, 0.051, 0.217):
+            assert set(np.flatnonzero(adjusted <= alpha)) == rejected(p_values, alpha)
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(
+        holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02], rtol=1e-14
+    )
+    np.testing.assert_array_equal(holm(np.array([0.2])), [0.2])
+    np.testing.assert_array_equal(holm(np.array([0.6, 0.7])), [1, 1])
+    assert holm(np.array([])).shape == (0,)
+
+
+def test_holm_does_not_count_a_test_that_was_not_done():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        p_values = rng.random(6)
+        holes = np.insert(p_values, [0, 3, 6], np.nan)
+        adjusted = holm(holes)
+        np.testing.assert_array_equal(np.isnan(adjusted), np.isnan(holes))
+        np.testing.assert_array_equal(adjusted[~np.isnan(holes)], holm(p_values))
+    assert np.isnan(holm(np.array([np.nan, np.nan]))).all()
+
+
+def test_holm_never_falls_below_a_smaller_p_or_passes_bonferroni():
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        p_values = rng.random(rng.integers(1, 20))
+        adjusted = holm(p_values)
+        assert (p_values <= adjusted).all() and (adjusted <= 1).all()
+        assert (adjusted <= np.minimum(1, p_values * len(p_values))).all()  # Bonferroni's
+        assert (np.diff(adjusted[np.argsort(p_values)]) >= 0).all()
+        order = rng.permutation(len(p_values))
+        np.testing.assert_array_equal(holm(p_values[order]), adjusted[order])
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.5, np.inf])
+def test_holm_refuses_what_is_not_a_probability(value):
+    with pytest.raises(ValueError, match="p-value 1 is"):
+        holm(np.array([0.5, value]))

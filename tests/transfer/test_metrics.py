@@ -4,13 +4,16 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cxr_jax.stats.bootstrap import bootstrap_auroc, paired_bootstrap
+from cxr_jax.stats.bootstrap import bootstrap_auroc
+from cxr_jax.stats.delong import delong_interval, delong_test
+from cxr_jax.stats.verdict import compare_auroc
 from cxr_jax.transfer.metrics import compare, metric_rows
 from cxr_jax.transfer.predictions import Predictions
 
 FIELDS = ["label", "n_pos", "n_neg", "auroc", "low", "high"]
+FIELDS += ["average_precision", "delong_low", "delong_high"]
 
 
 def predictions(seed=0, n=200, noise=1.0):
@@ -38,8 +41,15 @@ def test_rows_hold_counts_auroc_and_the_patient_interval():
         assert row["auroc"] == pytest.approx(expected)
         assert (row["low"], row["high"]) == (interval.labels[k].low, interval.labels[k].high)
         assert row["low"] < row["auroc"] < row["high"]
+        expected = average_precision_score(given.targets[known, k], given.scores[known, k])
+        assert row["average_precision"] == pytest.approx(expected)
+        expected = delong_interval(given.targets[:, k], given.scores[:, k], given.patient_id)
+        assert (row["delong_low"], row["delong_high"]) == expected[2:]
     assert rows[3]["auroc"] == pytest.approx(np.mean([row["auroc"] for row in rows[:3]]))
     assert (rows[3]["low"], rows[3]["high"]) == (interval.low, interval.high)
+    of_labels = [row["average_precision"] for row in rows[:3]]
+    assert rows[3]["average_precision"] == pytest.approx(np.mean(of_labels))
+    assert rows[3]["delong_low"] is None and rows[3]["delong_high"] is None
     assert rows[3]["n_pos"] == sum(row["n_pos"] for row in rows[:3])
 
 
@@ -93,6 +103,15 @@ def test_one_patient_has_no_interval():
     assert row["auroc"] > 0.5 and row["low"] is None and "no interval" in row["note"]
 
 
+def test_the_mean_of_one_label_has_its_delong_numbers():
+    one = predictions()
+    one.targets[:, 1:] = 0
+    rows, other = metric_rows(one, 50), predictions(1)._replace(targets=one.targets)
+    assert rows[-1]["delong_low"] == rows[0]["delong_low"] > 0
+    got = compare(one, other, num_resamples=50)
+    assert got["delong_p"] == got["labels"][0]["delong_p"] <= 1
+
+
 def test_perfect_separation_is_noted():
     given = predictions(noise=0.0)
     assert "perfect separation" in metric_rows(given, 50)[0]["note"]
@@ -108,14 +127,16 @@ def test_comparison_is_paired_and_aligned():
         scores=b.scores[back],
     )
     got = compare(a, turned, ("ours", "theirs"), 300, 5)
-    expected = paired_bootstrap(a.targets, a.scores, b.scores, a.patient_id, 300, 5)
+    expected = compare_auroc(a.targets, a.scores, b.scores, a.patient_id, 300, 5)
     assert (got["a"], got["b"], got["verdict"]) == ("ours", "theirs", "win")
-    assert (got["difference"], got["low"], got["high"]) == pytest.approx(expected[:3], rel=1e-12)
+    assert (got["difference"], got["low"], got["high"]) == expected[3:6]
     assert got["auroc_a"] - got["auroc_b"] == pytest.approx(got["difference"])
     assert [row["label"] for row in got["labels"]] == ["effusion", "mass", "nodule"]
-    assert got["labels"][1]["low"] == pytest.approx(expected.labels[1].low, rel=1e-12)
+    assert got["labels"][1]["low"] == expected.labels[1].low
+    test = delong_test(a.targets[:, 1], a.scores[:, 1], b.scores[:, 1], a.patient_id)
+    assert got["labels"][1]["delong_p"] == test.p_value and got["delong_p"] is None
     assert compare(turned, a, num_resamples=300)["verdict"] == "loss"
-    assert compare(a, predictions(7, noise=0.7), num_resamples=300)["verdict"] == "underpowered"
+    assert compare(a, predictions(7, noise=0.7), num_resamples=300)["verdict"] == "inconclusive"
 
 
 def test_comparison_leaves_out_labels_of_one_class():

@@ -27,7 +27,7 @@ METHOD = (
     "encoders, protocols or fractions.",
     '"win" and "loss": the interval of the difference excludes zero and the corrected p is at most '
     '.05. "tie": it lies within ± {margin}, the margin below which a difference does not matter. '
-    '"underpowered": neither, these images cannot tell. "found from" is the smallest true '
+    '"inconclusive": neither. "found from" is the smallest true '
     "difference that would have been found with power .8 (before the correction).",
     "Label equivalence reads both encoders' curves, made monotone, as straight lines over the "
     'logarithm of the number of images. "At least" and "at most": the answer lies beyond the '
@@ -54,7 +54,7 @@ def summary(
         "win": f"better than {reference} on",
         "loss": f"worse than {reference} on",
         "tie": f"as good as {reference} on",
-        "underpowered": "underpowered on",
+        "inconclusive": "inconclusive on",
         "not estimable": "not estimable on",
     }
     return [
