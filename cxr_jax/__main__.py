@@ -149,6 +149,7 @@ def _run(config: ConfigDict, workdir: Path, shared: bool, reproduced: Path | Non
             distributed.agree("command or versions", command | distributed.versions())
         elif config.experiment == "pretrain":
             xla.split_cpu(config.microbatch_size or config.batch_size)
+        _draw_missing(config)
         # Late, so that --help, wrong command lines and hosts that differ answer at once.
         experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
         if reproduced:
@@ -187,6 +188,19 @@ def _run(config: ConfigDict, workdir: Path, shared: bool, reproduced: Path | Non
             distributed.fail(message)
         return 1
     return code
+
+
+def _draw_missing(config: ConfigDict) -> None:
+    """Builds the drawn dataset where the config names it and it is not there."""
+    from data_builders import build
+
+    which = ("dataset", "datasets", "data.name", "data.exclude")
+    fields = dict(_fields(config.to_dict(), ""))
+    lists = [
+        value for name, value in fields.items() if name.endswith(tuple(f".{w}" for w in which))
+    ]
+    names = [name.partition(":")[0].strip() for value in lists for name in value.split(",")]
+    build.draw_missing(names, config.data.dir)
 
 
 def _keep_traceback() -> str:

@@ -6,6 +6,7 @@ images, which import this module again, do not load TFDS.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from cxr_jax.io.spelling import did_you_mean
 from data_builders.base import build_lock, skip_report, summary
-from data_builders.base.records import BuildError
+from data_builders.base.records import AlreadyBuilt, BuildError
 
 HERE = Path(__file__).parent
 SUFFIX = "_dataset_builder.py"
@@ -109,6 +110,29 @@ def build(
         if then is not None:
             then(folder)
     return folder
+
+
+def draw_missing(names: Iterable[str], data_dir: str | Path) -> None:
+    """Builds those of the datasets that are not built and need no raw files: the drawn ones.
+
+    Args:
+      names: as in configs, "phantom" or "phantom/tiny"; others are left to their readers, whose
+        messages say what is missing.
+
+    Raises:
+      BuildError: a drawn dataset has no such config.
+    """
+    root = Path(data_dir).expanduser()
+    for name in dict.fromkeys(names):
+        dataset, _, config = name.partition("/")
+        if dataset not in builder_names():
+            continue
+        if any(root.glob(f"{dataset}/{config or '*'}/*/dataset_info.json")):
+            continue
+        if builder_class(dataset).MANUAL_DOWNLOAD_INSTRUCTIONS:
+            continue
+        with contextlib.suppress(AlreadyBuilt):  # by another process meanwhile
+            build(dataset, root, config_name=config or None)
 
 
 def check(

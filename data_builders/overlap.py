@@ -23,6 +23,7 @@ from cxr_jax.data import seen_images as ledger
 from cxr_jax.io.atomic import atomic_write
 from data_builders.base import overlap_images
 from data_builders.base.parallel import Progress
+from data_builders.build import draw_missing
 
 # On NIH's images (docs/results/datasets.md): every copy that was recompressed, rescaled or
 # reshaped is within both limits, and pairs of different images are not.
@@ -144,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", help="folder of the list and the picture (overlap/A_B)")
     args = parser.parse_args(arguments)
     try:
+        draw_missing((args.a, args.b), args.data_dir)
         side_a, side_b = (open_side(name, args.data_dir) for name in (args.a, args.b))
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)

@@ -40,7 +40,8 @@ def load_boxes(name: str, data_dir: str, split: str) -> Boxed:
     if "boxes" not in source.fields:
         raise ValueError(
             f"dataset {name} has no boxes. Datasets under {Path(data_dir).resolve()} that have: "
-            f"{', '.join(_with_boxes(data_dir)) or 'none'}; phantom has, and is drawn on first use"
+            f"{', '.join(_with_boxes(data_dir)) or 'none'}. The drawn one has: "
+            f"python -m data_builders.build phantom --data_dir={data_dir}"
         )
     corners, labels, owners = _read(source, split)
     whole = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])

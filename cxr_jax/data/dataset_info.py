@@ -11,9 +11,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from cxr_jax.data.record_files import RESTORE
+from cxr_jax.data.schema import make_features
 from cxr_jax.io.json import read_json
 from cxr_jax.io.text import plain
-from data_builders.base.examples import make_features
 
 LABEL_SCALES = ("presence", "certainty", "grade")
 # Of features.json: TFDS imports what it names, which may be any module, and TensorFlow for a dtype
@@ -107,7 +107,7 @@ def _is_feature(node: Any, depth: int = 0) -> bool:
 
 
 def _check_features(path: Path, stored: Any, label_names: list[str]) -> None:
-    """Refuses features other than those that examples.make_features gives."""
+    """Refuses features other than those that schema.make_features gives."""
     if not isinstance(stored, dict):
         raise ValueError(f"{path} is not what our builders write. {RESTORE}")
     has = [name in stored for name in ("readers", "boxes", "report")]

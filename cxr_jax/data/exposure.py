@@ -48,7 +48,7 @@ def of_source(source: Source) -> seen_images.Ledger:
         of_split = np.flatnonzero(whole.split == part.splitname)
         if not np.array_equal(whole.row[of_split], np.arange(infos[part.splitname].num_examples)):
             raise ValueError(
-                f"{source.folder / ledger.FILE} does not list the {part.splitname} images one by "
+                f"{source.folder / seen_images.FILE} does not list the {part.splitname} images one by "
                 f"one as dataset_info.json counts them. {RESTORE}"
             )
         rows.append(of_split[part.from_ : part.to])

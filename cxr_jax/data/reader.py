@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import importlib.util
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from cxr_jax.data.record_files import RESTORE, RecordFiles
 from cxr_jax.io.spelling import did_you_mean
-from data_builders.base.records import AlreadyBuilt
 
 _BLOCK = 1024  # examples read at a time
 _VERSION = r"\d+\.\d+\.\d+"
+BUILDER_FILE = "_dataset_builder.py"  # of data_builders/<name>/<name>_dataset_builder.py
 
 
 class Records:
@@ -159,13 +159,11 @@ def _values(feature: Any, kind: str) -> list[Any] | None:
 
 
 def find_folder(name: str, data_dir: str) -> Path:
-    """The version folder of dataset `name` ("nih_chestxray14" or "nih_chestxray14/512").
-
-    Datasets that need no download (the phantom) are drawn on first use.
+    """Finds the version folder of dataset `name` ("nih_chestxray14" or "nih_chestxray14/512").
 
     Raises:
       FileNotFoundError: not built; the message gives the command.
-      ValueError: several configs are built and `name` does not choose one.
+      ValueError: several resolutions are built and `name` does not choose one.
     """
     if not re.fullmatch(r"\w+(/[\w.-]+)?", name):
         raise ValueError(
@@ -175,36 +173,40 @@ def find_folder(name: str, data_dir: str) -> Path:
     root = Path(data_dir).expanduser()
     dataset, _, config = name.partition("/")
     built = _built(root, dataset, config)
-    if not built and dataset == "phantom":
-        from data_builders.build import build
-
-        with contextlib.suppress(AlreadyBuilt):  # by another process meanwhile
-            build("phantom", data_dir=str(root), config_name=config or None)
-        built = _built(root, dataset, config)
     if not built:
-        from data_builders.build import builder_names
-
-        others = {folder.parts[-3] for folder in _built(root, "*", "")} & set(builder_names())
-        where = f"{root} (there: {', '.join(sorted(others)) or 'no dataset of ours'})"
-        if dataset not in builder_names():
-            hint = did_you_mean(dataset, {*others, *builder_names()})
-            raise FileNotFoundError(
-                f"dataset {name!r} is not built under {where}, and has no builder.{hint} There "
-                f"are builders for {', '.join(builder_names())}."
-            )
-        named = dataset == "image_folder" and not re.fullmatch(r"\d+|full", config)
-        form = f" --{'name' if named else 'resolution'}={config}" if config else ""
-        raise FileNotFoundError(
-            f"dataset {name!r} is not built under {where}. Build it:\n"
-            f"  python -m data_builders.build {dataset} --manual_dir=<its files> "
-            f"--data_dir={root}{form}\n"
-            "or point config.data.dir at the folder that holds it."
-        )
+        raise FileNotFoundError(_not_built(name, root))
     configs = sorted({folder.parent.name for folder in built})
     if len(configs) > 1:
         choices = ", ".join(f"{dataset}/{c}" for c in configs)
         raise ValueError(f"dataset {dataset!r} is built in several forms; choose one of: {choices}")
     return max(built, key=lambda folder: [int(part) for part in folder.name.split(".")])
+
+
+def _not_built(name: str, root: Path) -> str:
+    dataset, _, config = name.partition("/")
+    known = dataset_names()
+    others = {folder.parts[-3] for folder in _built(root, "*", "")} & set(known)
+    where = f"{root} (there: {', '.join(sorted(others)) or 'no dataset of ours'})"
+    if dataset not in known:
+        return (
+            f"dataset {name!r} is not built under {where}, and has no builder."
+            f"{did_you_mean(dataset, {*others, *known})} There are builders for {', '.join(known)}."
+        )
+    files = "" if dataset == "phantom" else " --manual_dir=<its files>"
+    named = dataset == "image_folder" and not re.fullmatch(r"\d+|full", config)
+    form = f" --{'name' if named else 'resolution'}={config}" if config else ""
+    return (
+        f"dataset {name!r} is not built under {where}. Build it:\n"
+        f"  python -m data_builders.build {dataset}{files} --data_dir={root}{form}\n"
+        "or point config.data.dir at the folder that holds it."
+    )
+
+
+def dataset_names() -> list[str]:
+    """Lists the datasets that can be built: the folders of data_builders, which is not imported."""
+    spec = importlib.util.find_spec("data_builders")
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
+    return sorted(path.parent.name for root in folders for path in root.glob(f"*/*{BUILDER_FILE}"))
 
 
 def _built(root: Path, dataset: str, config: str) -> list[Path]:

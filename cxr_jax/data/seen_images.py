@@ -7,7 +7,7 @@ it saw. Row i of a split's rows is the split's example i.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,6 @@ from jaxtyping import Bool, Float, Int, UInt64
 from cxr_jax.io import parquet
 from cxr_jax.io.atomic import atomic_write
 from cxr_jax.io.text import plain
-from data_builders.base.records import Record
 
 FILE = "exposure.parquet"
 # Images whose hashes differ in more bits are, mostly, different images (docs/results/datasets.md).
@@ -60,21 +59,23 @@ class Ledger(NamedTuple):
         return Ledger(*(column[which] for column in self))
 
 
-def patient_hash(owner: str, record: Record) -> str:
-    """A patient's mark, the same in every dataset that uses `owner`'s patient numbers."""
-    if not record.patient_known or record.patient_id == record.image_id:
-        return ""  # an image of nobody known is a patient of its own
-    return hashlib.sha256(f"{owner}/{record.patient_id}".encode()).hexdigest()[:16]
+def patient_hash(owner: str, patient_id: str) -> str:
+    """Returns 16 hex digits, equal in every dataset that uses `owner`'s patient numbers."""
+    return hashlib.sha256(f"{owner}/{patient_id}".encode()).hexdigest()[:16]
 
 
-def of_images(
-    dataset: str, owner: str, images: Iterable[tuple[str, Iterable[tuple[Record, str]]]]
-) -> Ledger:
-    """The ledger of a dataset from its stored images in order: (split, (record, phash)s)."""
-    columns: list[tuple[str, str, int, str, int]] = []
-    for split, of_split in images:
-        for row, (record, phash) in enumerate(of_split):
-            columns.append((dataset, split, row, patient_hash(owner, record), int(phash, 16)))
+def of_images(dataset: str, owner: str, images: Mapping[str, Iterable[tuple[str, str]]]) -> Ledger:
+    """Lists the images of a dataset.
+
+    Args:
+      images: split -> (patient id or "" where unknown, perceptual hash in hex) of each stored
+        image, in order.
+    """
+    columns = [
+        (dataset, split, row, patient and patient_hash(owner, patient), int(phash, 16))
+        for split, of_split in images.items()
+        for row, (patient, phash) in enumerate(of_split)
+    ]
     of_type = (np.str_, np.str_, np.int64, np.str_, np.uint64)
     values = zip(*columns) if columns else [()] * len(of_type)
     return Ledger(*(np.array(list(v), t) for v, t in zip(values, of_type)))

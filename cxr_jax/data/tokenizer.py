@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_jax.io.json import read_json
-from cxr_jax.io.text import plain
-from data_builders.base import text_file
+from cxr_jax.io.text import plain, read_bytes
 
 FILE = "tokenizer.json"  # in a run's workdir: the one it uses
 # The largest of the public ones, of 250,000 pieces in a hundred languages, has 17 MB.
@@ -61,7 +60,7 @@ def load(path: Path) -> Any:
         return _of_vocabulary(path)
     _refuse_programs(path, read_json(path, most=_MAX_BYTES))
     with _naming(f"{path} is no tokenizer.json of Hugging Face's"):
-        return _library().Tokenizer.from_str(text_file.read(path, _MAX_BYTES).decode())
+        return _library().Tokenizer.from_str(read_bytes(path, _MAX_BYTES).decode())
 
 
 def _refuse_programs(path: Path, tree: Any) -> None:
@@ -141,7 +140,7 @@ def encode(tokenizer: Any, sentences: Sequence[str], max_tokens: int) -> list[li
 
 def _of_vocabulary(path: Path) -> Any:
     try:
-        text = text_file.read(path).decode()
+        text = read_bytes(path).decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no vocabulary of BERT's: not UTF-8 ({error})") from error
     # Not splitlines, for which a token may be the end of a line.

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cxr_jax.io.text import plain
-from data_builders.base import text_file
+from cxr_jax.io.text import plain, read_bytes
 
 # Empty objects take 25 times as much memory as text. Those of metrics, curves, counts of a
 # thousand labels or ImageNet's names are shorter than 1 MB.
@@ -21,7 +20,7 @@ def read_json(path: Path, kind: type = dict, most: int = MAX_BYTES) -> Any:
       ValueError: it is no JSON, or another kind, or longer than `most` bytes; names the file.
       OSError: it cannot be read.
     """
-    text = text_file.read(path, most)
+    text = read_bytes(path, most)
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:

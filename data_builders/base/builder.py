@@ -40,7 +40,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import file_adapters
 from tensorflow_datasets.core import splits as tfds_splits
 
-from cxr_jax.data import seen_images
+from cxr_jax.data import schema, seen_images
 from data_builders.base import (
     beam,
     contact_sheet,
@@ -168,7 +168,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _info(self) -> tfds.core.DatasetInfo:
         has = self.READERS, self.HAS_BOXES, self.HAS_REPORTS
-        features = examples.make_features(self.label_names(), *has, self.ENCODING)
+        features = schema.make_features(self.label_names(), *has, self.ENCODING)
         metadata = tfds.core.MetadataDict(
             label_names=list(self.label_names()),
             label_scale=self.LABEL_SCALE,
@@ -264,7 +264,12 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         seen_images.write(
             folder / seen_images.FILE,
             seen_images.of_images(
-                f"{self.name}/{self.builder_config.name}", self.PARENT or self.name, stored.items()
+                f"{self.name}/{self.builder_config.name}",
+                self.PARENT or self.name,
+                {
+                    split: [(_known_patient(record), phash) for record, phash in images]
+                    for split, images in stored.items()
+                },
             ),
         )
         kept = [record for images in stored.values() for record, _ in images]
@@ -299,3 +304,9 @@ def splits_of(records: Iterable[Record]) -> list[str]:
     """The splits that have images, in their usual order."""
     present = {record.split for record in records}
     return [split for split in SPLITS if split in present]
+
+
+def _known_patient(record: Record) -> str:
+    """The patient's id; "" where an image of an unknown patient counts as a patient of its own."""
+    known = record.patient_known and record.patient_id != record.image_id
+    return record.patient_id if known else ""

@@ -20,8 +20,8 @@ SHARD = "phantom-{}.array_record-00000-of-00001"
 
 
 @pytest.fixture
-def draw_images(data_dir, tmp_path):
-    """The version folder of a copy of phantom/tiny, called "images" so that it is not redrawn."""
+def images(data_dir, tmp_path):
+    """The version folder of a copy of phantom/tiny."""
     (drawn,) = (data_dir / "phantom" / "tiny").iterdir()
     return shutil.copytree(drawn, tmp_path / "images" / "tiny" / drawn.name)
 

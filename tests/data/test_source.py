@@ -6,6 +6,7 @@ import tensorflow_datasets as tfds
 
 from cxr_jax.data import seen_images
 from cxr_jax.data.source import find_folder, fingerprint, load_source
+from data_builders.build import draw_missing
 
 
 def test_examples_equal_those_that_tfds_reads(data_dir):
@@ -34,8 +35,14 @@ def test_only_the_fields_asked_for_are_parsed(data_dir):
     assert source.records[0].keys() == {"patient_id"}
 
 
-def test_phantom_draws_itself_on_first_use(tmp_path):
+def test_drawn_dataset_is_built_where_it_is_missing_and_no_other_is(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"data_builders\.build phantom --data_dir"):
+        load_source("phantom/tiny", str(tmp_path), "train")
+    draw_missing(["phantom/tiny", "jsrt", "no_dataset"], tmp_path)
     assert len(load_source("phantom/tiny", str(tmp_path), "train")) > 0
+    assert [folder.name for folder in tmp_path.iterdir()] == ["phantom"]
+    draw_missing(["phantom", "phantom/tiny"], tmp_path)  # nothing is left to do
+    assert len(list(tmp_path.glob("phantom/*/*/dataset_info.json"))) == 1
 
 
 def test_splits_join_and_slice_as_in_tfds(data_dir):
