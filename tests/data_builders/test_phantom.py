@@ -1,4 +1,4 @@
-"""The builder: built without raw data, in TFDS's layout, patients apart, labels balanced enough."""
+"""The phantom as a dataset: built without raw data, patients apart; reports say what is drawn."""
 
 import io
 import json
@@ -10,10 +10,18 @@ from PIL import Image
 
 from data_builders import build
 from data_builders.phantom import drawing
-from data_builders.phantom.findings import LABEL_NAMES
-from data_builders.phantom.phantom_dataset_builder import Builder
+from data_builders.phantom.phantom_dataset_builder import Builder, write_report
+from data_builders.phantom.radiograph import LABEL_NAMES
 
 SPLITS = ("train", "validation", "test")
+IMAGES = 300
+WORDS = {
+    "Cardiomegaly": ("enlarged", "cardiomegaly"),
+    "Effusion": ("effusion", "pleural fluid"),
+    "Pneumothorax": ("pneumothorax",),
+    "Nodule": ("nodul",),
+    "Consolidation": ("consolidation", "airspace"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +51,7 @@ def test_stored_images_are_the_drawn_ones(folder):
         image = np.asarray(Image.open(io.BytesIO(row["image"])))
         np.testing.assert_array_equal(image, drawing.render(anatomy, taken, 96))
         assert row["labels"] == drawing.labels(anatomy, taken)
-        assert (row["view"].decode(), row["sex"].decode()) == (taken.view, anatomy.sex)
+        assert (row["view"].decode(), row["sex"].decode()) == (taken.projection, anatomy.sex)
         assert row["age"] == anatomy.age
         boxes = drawing.boxes(anatomy, taken, 96)
         assert [label.decode() for label in row["boxes"]["label"]] == [box.label for box in boxes]
@@ -79,3 +87,51 @@ def test_sizes_of_the_default_config():
     assert Builder.BUILDER_CONFIGS[0].name == "96"
     sizes = {split: 3 * count for split, count in Builder.BUILDER_CONFIGS[0].patients}
     assert sizes == {"train": 3000, "validation": 501, "test": 999}
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """(label -> value, parameters, report) of each image."""
+    found = []
+    for patient in range(IMAGES):
+        anatomy, image = drawing.image_parameters(0, patient, 0)
+        report = write_report(np.random.default_rng([0, patient, 1, 1]), anatomy, image)
+        found.append((drawing.labels(anatomy, image), image, report))
+    return found
+
+
+def sentences(report: str) -> list[str]:
+    lines = [line.partition(": ")[2] for line in report.lower().split("\n")]
+    return [sentence for line in lines for sentence in line.rstrip(".").split(". ")]
+
+
+def test_reports_have_both_sections_and_vary(drawn):
+    texts = [report for *_, report in drawn]
+    assert all(text.startswith("FINDINGS: ") and "\nIMPRESSION: " in text for text in texts)
+    assert len(set(texts)) > 0.95 * IMAGES
+    assert {len(sentences(text)) for text in texts} >= {3, 4, 5, 6, 7}
+
+
+def test_what_is_present_is_said_and_what_is_absent_only_denied(drawn):
+    denied = dict.fromkeys(WORDS, 0)
+    for labels, _, report in drawn:
+        for label, words in WORDS.items():
+            about = [s for s in sentences(report) if any(word in s for word in words)]
+            negated = [s.startswith(("no ", "there is no ")) or " no " in s for s in about]
+            if labels[label]:
+                assert about and not any(negated), (label, report)
+            else:
+                assert all(negated), (label, report)
+                denied[label] += len(about) > 0
+    shares = {label: count / IMAGES for label, count in denied.items()}
+    assert shares["Effusion"] > 0.4 > shares["Nodule"] > 0.1  # some absence is left unsaid
+
+
+def test_sides_are_the_findings(drawn):
+    for _, image, report in drawn:
+        for finding in image.findings:
+            across = finding.x if hasattr(finding, "x") else finding.side
+            side = "left" if across > 0 else "right"
+            assert side in report.lower() or "bilateral" in report.lower()
+        if not image.findings:
+            assert "left" not in report.lower() and "right" not in report.lower()
