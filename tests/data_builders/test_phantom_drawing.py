@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from data_builders.phantom import anatomy, densities, drawing, radiograph
-from data_builders.phantom.anatomy import Anatomy
+from data_builders.phantom import densities, drawing, radiograph
+from data_builders.phantom.anatomy import Anatomy, interpolate
 from data_builders.phantom.phantom_dataset_builder import Builder
 from data_builders.phantom.radiograph import Radiograph
 
@@ -56,7 +56,7 @@ def test_interpolate_is_linear_spline_interpolation():
     grid = rng.random((5, 5), np.float32)
     row, column = rng.uniform(-1, 6, (2, 20, 20)).astype(np.float32)
     expected = ndimage.map_coordinates(grid, np.clip([row, column], 0, 4), order=1)
-    np.testing.assert_allclose(anatomy.interpolate(grid, column, row), expected, atol=2e-3)
+    np.testing.assert_allclose(interpolate(grid, column, row), expected, atol=2e-3)
 
 
 def test_scattered_points_land_where_the_grid_says_and_keep_their_mass():
