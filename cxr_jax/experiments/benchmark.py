@@ -16,9 +16,9 @@ import ml_collections
 from cxr_jax import weights
 from cxr_jax.data import exposure, labelled, tasks
 from cxr_jax.data.source import load_source
-from cxr_jax.experiments import inputs, provenance, transfer
-from cxr_jax.experiments.benchmark_grid import Cell, grid
-from cxr_jax.experiments.workdir import as_json, open_workdir, release
+from cxr_jax.experiments import _provenance, inputs, transfer
+from cxr_jax.experiments._benchmark_grid import Cell, grid
+from cxr_jax.experiments._workdir import as_json, open_workdir, release
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
 from cxr_jax.report.benchmark import page as report
@@ -43,7 +43,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     with saved.unlocked():
         del saved.dry_run  # a grid that was looked at is the same grid
     open_workdir(workdir, saved)
-    provenance.write(workdir, saved, marks(config))
+    _provenance.write(workdir, saved, fingerprints(config))
     states: dict[Cell, dict[str, Any]] = {}
     held = _Held()
     groups, fresh = _groups(config, cells, shape, workdir, held), set()
@@ -70,14 +70,14 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     print(f"Read the report: {path}")
 
 
-def marks(config: ml_collections.ConfigDict) -> dict[str, str | None]:
+def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str | None]:
     """The images of all datasets that can be read, whole, as provenance.json marks them."""
     found = {}
     for dataset, task in dict.fromkeys((cell.dataset, cell.task) for cell in grid(config)):
         of_cell = config.transfer.copy_and_resolve_references()
         of_cell.update(dataset=dataset, task=task or of_cell.task)
         try:
-            found |= inputs.mark_splits(of_cell, inputs.load_whole_splits(of_cell))
+            found |= inputs.fingerprint_splits(of_cell, inputs.load_whole_splits(of_cell))
         except (ValueError, OSError):  # its cells will fail, and say why
             continue
     return found
@@ -222,9 +222,9 @@ def _facts(folder: Path, cell: Cell, config) -> dict[str, Any]:
         exposed = {
             "patients": None if seen.patient is None else int(seen.patient.sum()),
             "images": int(seen.image.sum()),
-            "test_films": len(test),
+            "test_images": len(test),
         }
-    return {"state": "done", "num_films": facts["num_films"], "exposure": exposed}
+    return {"state": "done", "num_images": facts.get("num_images", facts.get("num_films")), "exposure": exposed}
 
 
 def _write(config, workdir: Path, cells: list[Cell], states: dict[Cell, dict[str, Any]]) -> None:
@@ -233,7 +233,7 @@ def _write(config, workdir: Path, cells: list[Cell], states: dict[Cell, dict[str
         {
             **cell._asdict(),
             "folder": cell.folder.as_posix(),
-            "num_films": None,
+            "num_images": None,
             "exposure": None,
             **states.get(cell, missing),
             "error": without_ids(states.get(cell, missing).get("error", "")),

@@ -14,7 +14,7 @@ from cxr_jax.data import splits as fractions
 from cxr_jax.data import tasks
 from cxr_jax.data.labelled import load_split
 from cxr_jax.data.source import mark_build
-from cxr_jax.experiments import provenance
+from cxr_jax.experiments import _provenance
 from cxr_jax.transfer import _protocol
 from cxr_jax.transfer._protocol import Splits
 from cxr_jax.weights.encoder import Encoder, random_encoder
@@ -100,10 +100,10 @@ def check_disjoint(splits: Splits) -> None:
                 )
 
 
-def mark_splits(config: ml_collections.ConfigDict, splits: Splits) -> dict[str, str | None]:
+def fingerprint_splits(config: ml_collections.ConfigDict, splits: Splits) -> dict[str, str | None]:
     """Each split's images, targets and patients, as provenance.json marks them."""
     return {
-        f"{config.dataset} {name}": provenance.mark_images(
+        f"{config.dataset} {name}": _provenance.fingerprint_images(
             split.source, split.rows, split.targets, split.patient_ids
         )
         for name, split in splits._asdict().items()

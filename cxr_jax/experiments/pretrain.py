@@ -20,12 +20,11 @@ from cxr_jax.experiments import (
     initial,
     monitor,
     pretrain_inputs,
-    provenance,
     text_start,
     transfer,
 )
+from cxr_jax.experiments._workdir import as_json, open_workdir
 from cxr_jax.experiments.pretrain_inputs import Inputs
-from cxr_jax.experiments.workdir import as_json, open_workdir
 from cxr_jax.fields import check_positive
 from cxr_jax.training import checkpoint, distributed, intact, preemption
 from cxr_jax.training import state as train_state
@@ -171,7 +170,7 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, given: Input
     if distributed.is_first():
         open_workdir(workdir, config)
         intact.set_damaged_aside(workdir / checkpoint.FOLDER)
-        provenance.write(workdir, config, given.marks, given.encoders, given.texts)
+        _provenance.write(workdir, config, given.marks, given.encoders, given.texts)
         if given.start or not config.init:  # what that had seen may be gone when a run goes on
             num_images = config.num_train_steps * config.batch_size
             seen = exposure.seen(given.source, num_images, config.seed, config.data.pairs)
@@ -188,7 +187,7 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, given: Input
         )
 
 
-def marks(config: ml_collections.ConfigDict) -> dict[str, str | None]:
+def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str | None]:
     """The images that the config trains on, as provenance.json marks them."""
     return pretrain_inputs.mark(config, pretrain_inputs.load_images(config))
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from cxr_jax.data import exposure
 from cxr_jax.data.reports import Reports, open_reports
 from cxr_jax.data.source import Source, load_source
-from cxr_jax.experiments import initial, provenance, text_start
+from cxr_jax.experiments import _provenance, initial, text_start
 from cxr_jax.training import checkpoint
 from cxr_jax.weights.encoder import Encoder
 
@@ -50,8 +50,8 @@ def open_inputs(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Inputs]:
     if config.data.get("reports"):
         source, reports = open_reports(source, config.data.reports, workdir)
     text = text_start.read(config, workdir)
-    encoders = {config.init: provenance.mark_weights(start)} if start else {}
-    texts = {config.objective.text.weights: provenance.mark_arrays(text)} if text else {}
+    encoders = {config.init: _provenance.fingerprint_weights(start)} if start else {}
+    texts = {config.objective.text.weights: _provenance.fingerprint_arrays(text)} if text else {}
     return config, Inputs(source, marks, reports, start, text, encoders, texts)
 
 
@@ -68,11 +68,11 @@ def _check_resumed(workdir: Path, marks: dict[str, str | None]) -> None:
             f"{workdir} has checkpoints, but its config.json is missing: restore it, or copy it "
             f"from {workdir / checkpoint.FOLDER}/<step>/config/metadata"
         )
-    if not (workdir / provenance.FILE).is_file():
+    if not (workdir / _provenance.FILE).is_file():
         return
-    before = provenance.read(workdir)["starts"][-1]["dataset"]
+    before = _provenance.read(workdir)["starts"][-1]["dataset"]
     if list(before.values()) != list(marks.values()):
-        lines = "\n".join(f"  {line}" for line in provenance.differences(before, marks))
+        lines = "\n".join(f"  {line}" for line in _provenance.differences(before, marks))
         raise ValueError(
             f"the images are no longer those that {workdir} was begun with:\n{lines}\n"
             "Bring that dataset back, or begin anew in another --workdir"
@@ -93,4 +93,4 @@ def load_images(config: ConfigDict) -> Source:
 
 def mark(config: ConfigDict, source: Source) -> dict[str, str | None]:
     """Of the images before those without a report are left out: a dataset that is the same."""
-    return {f"{config.data.name} {config.data.split}": provenance.mark_images(source)}
+    return {f"{config.data.name} {config.data.split}": _provenance.fingerprint_images(source)}

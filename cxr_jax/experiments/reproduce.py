@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxr_jax import weights
-from cxr_jax.experiments import provenance
+from cxr_jax.experiments import _provenance
 from cxr_jax.objectives import convirt
 from cxr_jax.training import checkpoint
 from cxr_jax.weights.importers import _bert
@@ -50,11 +50,11 @@ def check(config: ml_collections.ConfigDict, old: Path) -> None:
         raise ValueError(f"{old} has not finished: there is no end to compare with; resume it")
     last = _check_dataset(config, old)
     for spec, mark in last["encoders"].items():
-        if spec != "random" and provenance.mark_weights(weights.load(spec)) != mark:
+        if spec != "random" and _provenance.fingerprint_weights(weights.load(spec)) != mark:
             raise ValueError(f"the encoder {spec} has other weights than when {old} was made")
     for path, mark in last.get("texts", {}).items():
         text = _bert.load_text(path, convirt.text_encoder(config))
-        if provenance.mark_arrays(text) != mark:
+        if _provenance.fingerprint_arrays(text) != mark:
             raise ValueError(f"the text encoder {path} has other weights than when {old} was made")
     if config.experiment == "pretrain" and config.transfer.dataset:
         _check_dataset(config.transfer, old / "transfer")
@@ -62,17 +62,17 @@ def check(config: ml_collections.ConfigDict, old: Path) -> None:
 
 def _check_dataset(config, old: Path) -> dict[str, Any]:
     """The last start of `old`, whose dataset must be that of now."""
-    last = provenance.read(old)["starts"][-1]
+    last = _provenance.read(old)["starts"][-1]
     experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
-    now = experiment.marks(config)
+    now = experiment.fingerprints(config)
     if not last["dataset"] or None in last["dataset"].values():
         raise ValueError(
-            f"{old / provenance.FILE} has no mark of its dataset, so that nobody can tell whether "
+            f"{old / _provenance.FILE} has no mark of its dataset, so that nobody can tell whether "
             "that of now is the same. Datasets built before ledgers were kept have none: build it "
             "again (--overwrite) and run anew"
         )
     if last["dataset"] != now:
-        lines = provenance.differences(last["dataset"], now)
+        lines = _provenance.differences(last["dataset"], now)
         raise ValueError(
             f"the dataset is not the one that {old} was made of:\n"
             + "\n".join(f"  {line}" for line in lines)
@@ -86,8 +86,8 @@ def report(config: ml_collections.ConfigDict, old: Path, new: Path) -> bool:
     findings = [
         found for folder in _folders(config, old) for found in _compare(old / folder, new / folder)
     ]
-    before, now = (provenance.read(folder)["starts"] for folder in (old, new))
-    conditions = provenance.differences(before[-1], now[-1])
+    before, now = (_provenance.read(folder)["starts"] for folder in (old, new))
+    conditions = _provenance.differences(before[-1], now[-1])
     differing = [found for found in findings if found.difference]
     if not differing:
         lines = [f"{old}: reproduced bit for bit ({len(findings)} results compared)."]

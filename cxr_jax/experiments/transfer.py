@@ -19,10 +19,10 @@ from jaxtyping import Float
 from cxr_jax import weights
 from cxr_jax.data import exposure
 from cxr_jax.data.exposure import Exposure
-from cxr_jax.experiments import account, inputs, pictures, provenance
+from cxr_jax.experiments import _provenance, account, inputs, pictures
+from cxr_jax.experiments._workdir import open_workdir
 from cxr_jax.experiments.account import Outcome
 from cxr_jax.experiments.features import extract, extract_once
-from cxr_jax.experiments.workdir import open_workdir
 from cxr_jax.fields import check_positive
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
@@ -47,9 +47,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     _run(config, workdir, chosen, inputs.load_encoders(config), inputs.load_splits(config))
 
 
-def marks(config: ml_collections.ConfigDict) -> dict[str, str | None]:
+def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str | None]:
     """The images that the config trains and tests on, as provenance.json marks them."""
-    return inputs.mark_splits(config, inputs.load_splits(config))
+    return inputs.fingerprint_splits(config, inputs.load_splits(config))
 
 
 def can_share(config: ml_collections.ConfigDict) -> bool:
@@ -82,8 +82,8 @@ def run_together(configs: Sequence[ml_collections.ConfigDict], workdirs: Sequenc
 def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], splits: Splits) -> None:
     pictures.check(config, splits.test)
     open_workdir(workdir, config)
-    of_encoders = zip(inputs.specs(config), map(provenance.mark_weights, encoders))
-    provenance.write(workdir, config, inputs.mark_splits(config, splits), dict(of_encoders))
+    of_encoders = zip(inputs.specs(config), map(_provenance.fingerprint_weights, encoders))
+    _provenance.write(workdir, config, inputs.fingerprint_splits(config, splits), dict(of_encoders))
     print(
         f"{chosen.title} on {config.dataset}: {len(splits.train.rows):,} training, "
         f"{len(splits.validation.rows):,} validation and {len(splits.test.rows):,} test images; "

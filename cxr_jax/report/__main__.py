@@ -51,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     given = parser.parse_args(arguments)
     if len(given.paths) == 1 and (given.paths[0] / "cells.json").is_file():
         if given.images or given.score_kind:
-            parser.error("--images and --score_kind are for files of predictions, not for a WORKDIR")
+            parser.error(
+                "--images and --score_kind are for files of predictions, not for a WORKDIR"
+            )
         return benchmark.write(given.paths[0], given.num_resamples)
     resamples = given.num_resamples or 1000
     return compare_files(given.paths, given.out, resamples, given.images, given.score_kind)

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cxr_jax.report import figures, panels_section, tables, transfer_images
-from cxr_jax.report.benchmark.grid import RANDOM, take_images, take_labels
+from cxr_jax.report.benchmark.grid import RANDOM
 from cxr_jax.transfer import image_table
 from cxr_jax.transfer.image_table import ImageTable, unseen_images
 from cxr_jax.transfer.metrics import compare, metric_rows
-from cxr_jax.transfer.predictions import Predictions, align, validate
+from cxr_jax.transfer.predictions import Predictions, align, take_images, take_labels, validate
 
 
 class Run(NamedTuple):

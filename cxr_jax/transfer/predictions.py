@@ -6,6 +6,7 @@ patient_id, label, target (null: missing) and score. Its metadata may say of wha
 a file that other software wrote.
 """
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -249,3 +250,23 @@ def align(reference: Predictions, other: Predictions) -> Predictions:
                 "predictions: they are not of the same test set"
             )
     return aligned
+
+
+def take_labels(predictions: Predictions, names: Sequence[str]) -> Predictions:
+    """Returns the predictions for these labels alone, in this order."""
+    columns = [predictions.label_names.index(name) for name in names]
+    return predictions._replace(
+        label_names=tuple(names),
+        targets=predictions.targets[:, columns],
+        scores=predictions.scores[:, columns],
+    )
+
+
+def take_images(predictions: Predictions, rows: Shaped[np.ndarray, " m"]) -> Predictions:
+    """Returns the predictions of these images alone; `rows` are numbers or a mask."""
+    return predictions._replace(
+        image_id=predictions.image_id[rows],
+        patient_id=predictions.patient_id[rows],
+        targets=predictions.targets[rows],
+        scores=predictions.scores[rows],
+    )

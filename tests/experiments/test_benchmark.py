@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import benchmark as config_file
-from cxr_jax.experiments import benchmark, benchmark_grid, pretrain, transfer
+from cxr_jax.experiments import _benchmark_grid, benchmark, pretrain, transfer
 from cxr_jax.transfer.predictions import read_parquet
 
 
@@ -27,7 +27,7 @@ def config(data_dir):
 def test_the_grid_holds_every_cell_once(config):
     config.encoders, config.protocols = "random,simclr=runs/a", "linear,finetune"
     config.datasets = "phantom/tiny,nih_chestxray14:any_finding"
-    cells = benchmark_grid.grid(config)
+    cells = _benchmark_grid.grid(config)
     assert len({cell.folder for cell in cells}) == len(cells)
     linear = [cell for cell in cells if cell.protocol == "linear"]
     # A probe of all labels does not depend on the seed; a fine-tuning does.
@@ -55,7 +55,7 @@ def test_the_grid_holds_every_cell_once(config):
 def test_a_grid_that_makes_no_sense_is_refused(config, field, value, message):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=message):
-        benchmark_grid.grid(config)
+        _benchmark_grid.grid(config)
 
 
 def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp_path, capsys):
@@ -131,7 +131,7 @@ def test_cells_that_run_together_are_those_of_single_transfers(config, tiny_conf
     config.encoders, config.reference = f"simclr={tmp_path / 'simclr'}", "simclr"
     config.transfer.pictures.draw = False
     benchmark.run(config, tmp_path / "grid")
-    for cell in benchmark_grid.grid(config):
+    for cell in _benchmark_grid.grid(config):
         folder = tmp_path / "grid" / cell.folder
         alone = tmp_path / "alone" / cell.folder
         saved = json.loads((folder / "config.json").read_text())

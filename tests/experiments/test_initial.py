@@ -10,8 +10,8 @@ import pytest
 from cxr_jax import objectives, weights
 from cxr_jax.data import exposure, seen_images
 from cxr_jax.data.source import load_source
-from cxr_jax.experiments import account, initial, pretrain, provenance
-from cxr_jax.experiments.workdir import as_json
+from cxr_jax.experiments import _provenance, account, initial, pretrain
+from cxr_jax.experiments._workdir import as_json
 from cxr_jax.models import resnet
 from cxr_jax.training.state import TrainState
 from cxr_jax.weights.encoder import features, random_encoder
@@ -100,9 +100,9 @@ def test_it_is_loaded_once_and_the_ledger_holds_what_the_start_had_seen(
     with pytest.raises(FileNotFoundError, match="no workdir or weights file"):
         pretrain.train(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
-    (start_of_run,) = provenance.read(second)["starts"]  # kept when the weights were gone
+    (start_of_run,) = _provenance.read(second)["starts"]  # kept when the weights were gone
     assert start_of_run["encoders"] == {
-        config.init: provenance.mark_weights(weights.load(str(tmp_path / "gone")))
+        config.init: _provenance.fingerprint_weights(weights.load(str(tmp_path / "gone")))
     }
 
     assert (second / seen_images.FILE).read_bytes() == kept

@@ -12,7 +12,7 @@ import pytest
 
 from cxr_jax import objectives, weights
 from cxr_jax.experiments import pretrain
-from cxr_jax.experiments.workdir import as_json, open_workdir
+from cxr_jax.experiments._workdir import as_json, open_workdir
 from cxr_jax.training import optim
 from cxr_jax.training import state as train_state
 
@@ -234,7 +234,7 @@ def test_a_workdir_takes_another_bound_of_skips_and_the_full_name_of_its_dataset
 
 def test_a_second_process_in_the_workdir_is_refused(tmp_path):
     script = (
-        "import pathlib, sys, ml_collections; from cxr_jax.experiments import workdir\n"
+        "import pathlib, sys, ml_collections; from cxr_jax.experiments import _workdir as workdir\n"
         "try: workdir.open_workdir(pathlib.Path(sys.argv[1]), ml_collections.ConfigDict())\n"
         "except BlockingIOError as error: print(error)"
     )

@@ -25,7 +25,7 @@ def test_files_of_one_name_are_told_apart_by_folder(tmp_path):
 def test_images_and_score_kind_of_other_software(tmp_path):
     given = fake.predictions(1.0, 1, "phantom")
     write_parquet(given, tmp_path / "ours.parquet")
-    image_table.write_parquet(fake.images(), tmp_path / "films.parquet")
+    image_table.write_parquet(fake.draw_images(), tmp_path / "films.parquet")
     arguments = [str(tmp_path / "ours.parquet"), f"--out={tmp_path}", "--num_resamples=50"]
     images = [f"--films={tmp_path / 'films.parquet'}"]
     plain = command.main(arguments).read_text()
@@ -42,7 +42,7 @@ def test_images_and_score_kind_of_other_software(tmp_path):
         command.main([*arguments, "--score_kind=log-probability"])
     write_parquet(given._replace(score_kind="log-odds"), tmp_path / "ours.parquet")
     assert "Left out" not in command.main([*arguments, "--score_kind=probability"]).read_text()
-    image_table.write_parquet(fake.images(79), tmp_path / "films.parquet")
+    image_table.write_parquet(fake.draw_images(79), tmp_path / "films.parquet")
     with pytest.raises(ValueError, match=r"films.parquet: image 'secret-image-79' is not in"):
         command.main([*arguments, *images])
     with pytest.raises(ValueError, match="neither a predictions file nor the workdir"):

@@ -18,7 +18,7 @@ def runs(*signals, labels=("Mass",)):
 
 def test_numbers_are_those_of_the_images_chosen_by_hand():
     given = runs(1.0, 2.0, labels=("Mass", "Nodule"))
-    images = image_table.in_order(fake.images(), given[0][1].image_id)
+    images = image_table.in_order(fake.draw_images(), given[0][1].image_id)
     found, sentences = subgroups.groups(given, images, 50)
     number = np.arange(80)
     by_hand = {
@@ -47,7 +47,7 @@ def test_numbers_are_those_of_the_images_chosen_by_hand():
 
 def test_facts_that_do_not_part_the_images_are_sentences():
     given = runs(1.0)
-    images = image_table.in_order(fake.images(), given[0][1].image_id)
+    images = image_table.in_order(fake.draw_images(), given[0][1].image_id)
     same = images._replace(sex=np.full(80, ""), age=np.full(80, np.nan), view=np.full(80, "PA"))
     assert subgroups.groups(given, same, 10) == (
         [],
@@ -57,7 +57,7 @@ def test_facts_that_do_not_part_the_images_are_sentences():
 
 def test_table_and_notes():
     given = runs(1.0, 2.0)
-    images = image_table.in_order(fake.images(), given[0][1].image_id)
+    images = image_table.in_order(fake.draw_images(), given[0][1].image_id)
     found, _ = subgroups.groups(given, images, 50)
     names = [name for name, _ in given]
     header, rows = subgroups.table(names, found)

@@ -7,14 +7,20 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
 from cxr_jax.io.json import read_json
 from cxr_jax.io.text import plain as terminal_plain
-from cxr_jax.transfer.predictions import Predictions, align, read_parquet
+from cxr_jax.transfer.predictions import (
+    Predictions,
+    align,
+    read_parquet,
+    take_images,
+    take_labels,
+)
 
 RANDOM = "random"  # the name of the encoder that was not pretrained
 _STATES = ("done", "failed", "missing")
+_RENAMED = {"films": "images", "test_films": "test_images", "num_films": "num_images"}
 _MAX_ERROR = 300
 # Of a stranger's error: the time to look through it grows with the square of its length.
 _MAX_READ = 2000
@@ -125,13 +131,15 @@ def read_grid(workdir: Path) -> Grid:
 
 
 def _cell(entry: dict) -> Cell:
+    entry = _with_new_names(entry)
     exposure = entry["exposure"]
     if exposure is not None:
+        exposure = _with_new_names(exposure)
         patients = exposure["patients"]
         exposure = Exposure(
             None if patients is None else int(patients),
             int(exposure["images"]),
-            int(exposure["test_films"]),
+            int(exposure["test_images"]),
         )
     names = ("encoder", "dataset", "task", "protocol", "folder", "state")
     if odd := [name for name in names if not _is_word(entry[name])]:
@@ -148,12 +156,17 @@ def _cell(entry: dict) -> Cell:
         protocol=entry["protocol"],
         fraction=float(entry["fraction"]),
         seed=int(entry["seed"]),
-        num_images=int(entry["num_films"] or 0),
+        num_images=int(entry["num_images"] or 0),
         folder=entry["folder"],
         state=entry["state"],
         error=without_ids(entry.get("error") or ""),
         exposure=exposure,
     )
+
+
+def _with_new_names(entry: dict) -> dict:
+    """Returns the entry with the names of today for fields that were called otherwise before."""
+    return {_RENAMED.get(name, name): value for name, value in entry.items()}
 
 
 def _is_word(value: object) -> bool:
@@ -164,7 +177,7 @@ def without_ids(message: str) -> str:
     """The first line of an error, cut short, with all that may be an id taken out.
 
     Everything in quotes may be one, but what a word before calls the name of something else; and
-    what holds a digit behind "image", "image", "patient" or "study".
+    what holds a digit behind "image", "film", "patient" or "study".
     """
     line = (message.strip().splitlines() or [""])[0]
     end = r"(?=[\s,:;.)\]]|$)"
@@ -173,7 +186,7 @@ def without_ids(message: str) -> str:
         line = line[:_MAX_READ].rpartition(" ")[0]
         quoted = rf"({quoted}|['\"].*)"
     line = re.sub(rf"(?<!label )(?<!column )(?<!split )(?<!task ){quoted}", "'…'", line)
-    line = re.sub(r"\b(image|image|patient|study)(s?|_id)(:? )[^\s']*\d\S*", r"\1\2\3'…'", line)
+    line = re.sub(r"\b(image|film|patient|study)(s?|_id)(:? )[^\s']*\d\S*", r"\1\2\3'…'", line)
     return line if len(line) <= _MAX_ERROR else line[: _MAX_ERROR - 1] + "…"
 
 
@@ -198,24 +211,14 @@ def read_group(
                 if not common:
                     raise ValueError(f"no label in common with {other.folder}")
                 align(take_labels(first, common), take_labels(own, common))
-                own = _in_order(own, first)
+                place = {image: row for row, image in enumerate(own.image_id.tolist())}
+                rows = [place[image] for image in first.image_id.tolist()]
+                own = take_images(own, np.array(rows))
             read[cell] = own
         except (ValueError, OSError) as error:
             reason = f"not usable: {without_ids(str(error).replace(str(workdir), '.'))}"
             refused.append(cell._replace(state="failed", error=reason))
     return read, refused
-
-
-def _in_order(predictions: Predictions, other: Predictions) -> Predictions:
-    """With the images in the other's order."""
-    place = {image: row for row, image in enumerate(predictions.image_id.tolist())}
-    order = np.array([place[image] for image in other.image_id.tolist()])
-    return predictions._replace(
-        image_id=predictions.image_id[order],
-        patient_id=predictions.patient_id[order],
-        targets=predictions.targets[order],
-        scores=predictions.scores[order],
-    )
 
 
 def common_labels(read: Mapping[Cell, Predictions]) -> tuple[list[str], list[str]]:
@@ -231,26 +234,6 @@ def common_labels(read: Mapping[Cell, Predictions]) -> tuple[list[str], list[str
         else:
             common.append(name)
     return common, notes
-
-
-def take_labels(predictions: Predictions, names: Sequence[str]) -> Predictions:
-    """The predictions for these labels alone, in this order."""
-    columns = [predictions.label_names.index(name) for name in names]
-    return predictions._replace(
-        label_names=tuple(names),
-        targets=predictions.targets[:, columns],
-        scores=predictions.scores[:, columns],
-    )
-
-
-def take_images(predictions: Predictions, rows: Bool[np.ndarray, " n"]) -> Predictions:
-    """The predictions of these images alone."""
-    return predictions._replace(
-        image_id=predictions.image_id[rows],
-        patient_id=predictions.patient_id[rows],
-        targets=predictions.targets[rows],
-        scores=predictions.scores[rows],
-    )
 
 
 def plain(grid: Grid, dataset: str) -> str:

@@ -27,7 +27,7 @@ import numpy as np
 
 from cxr_jax.data import exposure, seen_images
 from cxr_jax.data.source import Source
-from cxr_jax.experiments.workdir import as_json
+from cxr_jax.experiments._workdir import as_json
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
 from cxr_jax.stats.bootstrap import cluster_index
@@ -104,7 +104,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
     return lines
 
 
-def mark_images(
+def fingerprint_images(
     source: Source,
     rows: np.ndarray | None = None,
     targets: np.ndarray | None = None,
@@ -133,12 +133,12 @@ def mark_images(
     return digest.hexdigest()[:16]
 
 
-def mark_weights(encoder: Encoder) -> str:
+def fingerprint_weights(encoder: Encoder) -> str:
     """16 hex digits of an encoder's architecture and parameters."""
-    return mark_arrays(encoder.variables, repr((encoder.model, encoder.image_size)))
+    return fingerprint_arrays(encoder.variables, repr((encoder.model, encoder.image_size)))
 
 
-def mark_arrays(tree: Any, said: str = "") -> str:
+def fingerprint_arrays(tree: Any, said: str = "") -> str:
     """16 hex digits of the arrays in a tree, and of what is said of them."""
     digest = hashlib.sha256(said.encode())
     for leaf in jax.tree.leaves(tree):
