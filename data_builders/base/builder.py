@@ -3,9 +3,7 @@
 A dataset is one file, data_builders/<name>/<name>_dataset_builder.py, with a class `Builder` that
 fills in the class attributes of `CxrBuilder` and lists its images:
 
-    class Builder(cxr_builder.CxrBuilder):
-        VERSION = tfds.core.Version("1.0.0")
-        BUILDER_CONFIGS = cxr_builder.resolution_configs()
+    class Builder(builder.CxrBuilder):
         LABEL_NAMES = ("Pneumonia",)
         TASK = "binary"
         LICENCE = "CC BY 4.0"
@@ -101,8 +99,13 @@ class Listing(NamedTuple):
 
 
 class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Base of every builder; a subclass fills in the attributes and `records`."""
+    """Base of every builder; a subclass fills in the attributes and `records`.
 
+    A change of what a dataset holds needs a new VERSION.
+    """
+
+    VERSION: ClassVar[tfds.core.Version] = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar[Sequence[CxrConfig]] = resolution_configs()
     LABEL_NAMES: ClassVar[tuple[str, ...]] = ()
     # "presence": 1, 0, -1 uncertain, NaN not mentioned. "certainty": 0 (absent) to 5 (consistent
     # with). "grade": whole numbers.
@@ -137,6 +140,13 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """The folder given as --`name`; manual_dir itself where it was not, since people put both
         there."""
         return self.settings.inputs.get(name, manual_dir)
+
+    def read_tags(self, files: Mapping[str, Path], wanted: Iterable[str]) -> dict[str, dicom.Tags]:
+        """Reads the DICOM headers of the `wanted` files; NO_TAGS where there is none to read."""
+        wanted = list(wanted)
+        present = [(name, files[name]) for name in wanted if name in files]
+        found = dict(parallel.parallel_map(dicom.read_tags, present, self.settings.num_workers))
+        return {name: found.get(name) or dicom.NO_TAGS for name in wanted}
 
     @classmethod
     def make_config(cls, resolution: str | None, options: Mapping[str, str]) -> CxrConfig:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import collections
 import filecmp
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_builders.base.records import BuildError
+from data_builders.base.records import BuildError, Skipped
 
 # Pictures that a folder may hold and that no reader here understands.
 OTHER_PICTURES = frozenset({".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".nii", ".mha"})
@@ -110,6 +110,14 @@ def by_stem(root: Path, suffixes: Collection[str]) -> dict[str, Path]:
     """
     images = (path for path in files_below(root) if path.suffix.lower() in suffixes)
     return unique(images, lambda path: path.stem)
+
+
+def not_listed(
+    files: Mapping[str, Path], listed: Container[str], root: Path, reason: str
+) -> Iterator[Skipped]:
+    """Yields the files whose keys are not in `listed`, named below `root`, as skipped."""
+    for key in sorted(key for key in files if key not in listed):
+        yield Skipped(files[key].relative_to(root).as_posix(), reason)
 
 
 def is_dropping(name: str) -> bool:

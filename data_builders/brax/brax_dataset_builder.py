@@ -7,8 +7,6 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
 from cxr_jax.data.tasks import CHEXPERT_LABELS
 from cxr_jax.io import dicom, projections
 from data_builders.base import builder, csv_table, folders, splits
@@ -27,8 +25,6 @@ _AGE = re.compile(r"(\d+(?:\.0)?)(?: or more)?")
 class Builder(builder.CxrBuilder):
     """The PNG images; splits are made by patient, since the owner has none."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Download from https://physionet.org/content/brax/ master_spreadsheet_update.csv and "
         "images/ into manual_dir (Anonymized_DICOMs is not needed)."

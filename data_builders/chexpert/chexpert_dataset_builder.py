@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
 from cxr_jax.data.tasks import CHEXPERT_LABELS
 from cxr_jax.io import dicom, projections
 from data_builders.base import builder, csv_table, folders
@@ -34,8 +32,6 @@ _STUDY = re.compile(r"(?:.*/)?test/(patient\d+/study\d+)")
 class Builder(builder.CxrBuilder):
     """The full or the small release, in one tree or in the folders of Stanford's zips."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Register at https://stanfordaimi.azurewebsites.net, download CheXpert (v1.0 or "
         "v1.0-small) and unpack it, so that train.csv, valid.csv and patient…/study…/view….jpg lie "

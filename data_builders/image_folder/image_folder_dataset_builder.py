@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
 from cxr_jax.data import pseudonyms
 from cxr_jax.io import dicom, image_io, projections
 from data_builders.base import builder, folders, parallel, splits
@@ -38,7 +36,7 @@ class ImageFolderConfig(builder.CxrConfig):
 class Builder(builder.CxrBuilder):
     """Images of a folder; without labels all are for pretraining, with labels split by patient."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = []  # a config is made for each folder
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "manual_dir is your folder of PNG, JPEG or DICOM images, with any folders inside."
     )

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
 from cxr_jax.io import dicom
 from cxr_jax.io import projections as views
 from data_builders.base import builder, csv_table, folders, parallel, splits
@@ -23,8 +21,6 @@ VIEWS = ("FRONTAL", "LATERAL")
 class Builder(builder.CxrBuilder):
     """NLM's XML reports and PNGs, or Kaggle's two tables and PNGs; a patient has one report."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Unpack into manual_dir either NLMCXR_reports.tgz (ecgen-radiology/*.xml) and "
         "NLMCXR_png.tgz from https://openi.nlm.nih.gov/faq, or Kaggle's raddar/"

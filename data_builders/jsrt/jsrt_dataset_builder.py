@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
 from data_builders.base import builder, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.jsrt.clinical_tables import MALIGNANT, NODULE, read_nodules, read_normals
@@ -19,8 +17,6 @@ TABLES = {"CLNDAT_EN.txt": read_nodules, "CNNDAT_EN.TXT": read_normals}
 class Builder(builder.CxrBuilder):
     """The owner's raw images and two tables, at any depth; each image is another patient."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Register at http://db.jsrt.or.jp/eng.php and unpack All247images.zip (or "
         "Nodule154images.zip and NonNodule93images.zip; JPCLN001.IMG …) and "

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-import tensorflow_datasets as tfds
-
 from cxr_jax.data.labels import NIH_FINDINGS
 from data_builders.base import builder, folders
 from data_builders.base.records import BuildError, Record, Skipped
@@ -71,7 +69,6 @@ def configs() -> list[MedMnistConfig]:
 class Builder(builder.CxrBuilder):
     """One .npz a config; an image's place in the file is all that is known of it."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Put the file that is called as the config (pneumoniamnist.npz, chestmnist.npz, or with "

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-import tensorflow_datasets as tfds
-
 from cxr_jax.data.tasks import CHEXPERT_LABELS
 from data_builders.base import builder, csv_table, folders
 from data_builders.base.records import BuildError, Record, Skipped
@@ -21,8 +19,6 @@ REPORTS_FOLDER = "mimic-cxr-reports"
 class Builder(builder.CxrBuilder):
     """Release 2.0.0 or 2.1.0 with the owner's splits; labels are of a study, records of an image."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = f"manual_dir is {release.WHERE_TO_GET}, and {release.CHEXPERT}. For reports give --reports_dir."
     HOMEPAGE: ClassVar = "https://physionet.org/content/mimic-cxr-jpg/"
     LABEL_NAMES: ClassVar = CHEXPERT_LABELS

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
 from cxr_jax.data.labels import NIH_FINDINGS
 from cxr_jax.io import dicom, projections
 from data_builders.base import boxes, builder, csv_table, folders, splits, text_file
@@ -41,8 +39,6 @@ LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
 class Builder(builder.CxrBuilder):
     """NIH's or Kaggle's folder; the owner's lists split it by patient."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Download from https://nihcc.app.box.com/v/ChestXray-NIHCC (or Kaggle's nih-chest-xrays/"
         "data) Data_Entry_2017_v2020.csv, train_val_list.txt, test_list.txt, "

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
 from cxr_jax.io import projections
 from data_builders.base import builder, csv_table, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
@@ -25,8 +23,6 @@ OLDEST = 120
 class Builder(builder.CxrBuilder):
     """The owner's table and PNGs, in the archives' numbered folders or all in one."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         f"After BIMCV's terms (https://bimcv.cipf.es/bimcv-projects/padchest/) put {TABLE} (or "
         ".csv.gz) and the unpacked archives (0/ … 50/, 54/, or all PNGs in one folder) into "

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
 from cxr_jax.io import image_io
 from data_builders.base import builder, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
@@ -28,8 +26,6 @@ _PATIENT = re.compile(r"(person\d+)_|((?:NORMAL2-)?IM-\d+)-")
 class Builder(builder.CxrBuilder):
     """Kaggle's or Mendeley's folder tree; the class is the folder, the patient is in the name."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Unpack Kaggle's paultimothymooney/chest-xray-pneumonia or Mendeley's ChestXRay2017.zip "
         "(doi:10.17632/rscbjbr9sj.2), so that chest_xray/train/NORMAL/*.jpeg exists below "

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-import tensorflow_datasets as tfds
-
 from data_builders.base import builder, csv_table, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.mimic_cxr import release
@@ -25,8 +23,6 @@ VALIDATION_SHARE = 0.1
 class Builder(builder.CxrBuilder):
     """Labels only; the images are MIMIC-CXR-JPG's."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Download from https://physionet.org/content/mimic-cxr-pe-severity/ "
         f"{CONSENSUS}, {' and '.join(OF_STUDIES)} into manual_dir; the images are "

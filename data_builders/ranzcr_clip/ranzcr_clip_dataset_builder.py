@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
 from data_builders.base import boxes, builder, csv_table, folders, splits
 from data_builders.base.boxes import BoxRow
 from data_builders.base.records import BuildError, Record, Skipped
@@ -35,8 +33,6 @@ _PATIENT = re.compile(r"[0-9a-f]{9}", re.IGNORECASE)
 class Builder(builder.CxrBuilder):
     """Kaggle's folder; only its train part has labels, and is split here by patient."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Accept the rules of Kaggle's ranzcr-clip-catheter-line-classification, download it and "
         "unpack train.csv, train_annotations.csv (optional) and train/*.jpg into manual_dir."

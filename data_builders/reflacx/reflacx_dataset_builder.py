@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
 from data_builders.base import builder, folders
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.mimic_cxr import release
@@ -19,8 +17,6 @@ from data_builders.reflacx.readings import Reading
 class Builder(builder.CxrBuilder):
     """Labels and boxes only; the images are MIMIC-CXR-JPG's. An image's readings are its readers."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Download main_data of https://physionet.org/content/reflacx-xray-localization/ (gaze_data "
         "is not needed) into manual_dir; the images are MIMIC-CXR-JPG's: give its folder with "

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
 from cxr_jax.io import dicom, projections
 from data_builders.base import builder, folders, parallel, splits
 from data_builders.base.records import Record, Skipped
@@ -17,8 +15,6 @@ from data_builders.rsna_pneumonia import labels
 class Builder(builder.CxrBuilder):
     """Kaggle's folder; only stage_2_train_images has labels, and is split here by patient."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Accept the rules of Kaggle's rsna-pneumonia-detection-challenge, download it and unpack "
         "stage_2_train_labels.csv, stage_2_detailed_class_info.csv (optional) and "

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-import tensorflow_datasets as tfds
-
 from data_builders.base import builder, folders, splits, text_file
 from data_builders.base.records import BuildError, Record, Skipped
 
@@ -27,8 +25,6 @@ _UNITS = {"": 1.0, "y": 1.0, "m": 12.0, "w": 52.18, "d": 365.25}
 class Builder(builder.CxrBuilder):
     """Both sets pooled, or the one that is there; the label is in the file's name."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Unpack NLM's Shenzhen set (ChinaSet_AllFiles.zip, or the folder Shenzhen-Hospital-CXR-Set)"
         " and Montgomery set (NLM-MontgomeryCXRSet.zip or MontgomerySet.zip) from "

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
 from cxr_jax.io import dicom, projections
 from data_builders.base import builder, folders, parallel, splits
 from data_builders.base.records import BuildError, Record, Skipped
@@ -22,8 +20,6 @@ VALIDATION_SHARE = 1 / 8
 class Builder(builder.CxrBuilder):
     """The competition's DICOM files with outlines as run lengths, or the copy in PNG on Kaggle."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Put into manual_dir either train-rle.csv (or stage_2_train.csv) with dicom-images-train/ "
         "and dicom-images-test/ of the SIIM-ACR Pneumothorax Segmentation competition, or Kaggle's "

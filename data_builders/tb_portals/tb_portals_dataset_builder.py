@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
 from cxr_jax.io import dicom, projections
 from data_builders.base import builder, csv_table, folders, parallel, splits
 from data_builders.base.records import BuildError, Record, Skipped
@@ -27,8 +25,6 @@ OUTLIER = "OUTLIER"
 class Builder(builder.CxrBuilder):
     """One release's tables and its unpacked DICOM files, at any depth."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "After the data-use agreement (https://tbportals.niaid.nih.gov/download-data) unpack one "
         "release into manual_dir: TB_Portals_CXRs_<Month>_<Year>.csv, "

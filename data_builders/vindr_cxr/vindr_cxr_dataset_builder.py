@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
 from cxr_jax.io import dicom
 from data_builders.base import builder, csv_table, folders, parallel, splits
 from data_builders.base.boxes import BoxRow
@@ -75,8 +73,6 @@ PICTURES = (".png", ".jpg", ".jpeg")
 class Builder(builder.CxrBuilder):
     """PhysioNet's folder, or Kaggle's VinBigData, whose test images have no labels."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "With PhysioNet's credentials download vindr-cxr 1.0.0, so that manual_dir holds "
         "annotations/, train/*.dicom and test/*.dicom; or put there train.csv and train/ of "

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
 from cxr_jax.io import dicom, projections
 from data_builders.base import builder, folders, parallel, splits
 from data_builders.base.boxes import BoxRow
@@ -41,8 +39,6 @@ VIEW = "PA"
 class Builder(builder.CxrBuilder):
     """PhysioNet's folder; one reader an image."""
 
-    VERSION: ClassVar = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar = builder.resolution_configs()
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Sign the agreement of PhysioNet's vindr-pcxr 1.0.0 and download it, so that manual_dir "
         "holds image_labels_train.csv, image_labels_test.csv, annotations_train.csv, "
