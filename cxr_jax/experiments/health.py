@@ -35,13 +35,13 @@ class Health:
         workdir: Path,
         writer: Writer | NoWriter,
         skipped: int,
-        against_collapse: str,
+        collapse_advice: str,
     ):
         """`skipped`: up to the checkpoint from which the run goes on."""
         self.skipped = skipped
         self._config, self._source, self._writer = config, source, writer
         self._path, self._before = workdir / FILE, {}
-        self._against_collapse = against_collapse
+        self._collapse_advice = collapse_advice
 
     def forget_after(self, step: int) -> None:
         """Takes back the images of steps after `step`, which are run again. The first process."""
@@ -81,8 +81,8 @@ class Health:
         return False
 
     def warn_of_collapse(self, step: int, values: Mapping[str, float]) -> None:
-        for words in collapse(values) if self._against_collapse else ():
-            self._writer.warn(step, f"{words}: {self._against_collapse}")
+        for words in collapse(values) if self._collapse_advice else ():
+            self._writer.warn(step, f"{words}: {self._collapse_advice}")
 
     def _list_images(self, step: int, values: dict[str, float]) -> str:
         """Writes down the batch's images; the likely cause and where they stand, in words."""

@@ -13,9 +13,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cxr_jax import models, objectives, plugins, weights
+from cxr_jax import models, plugins, weights
 from cxr_jax.data import seen_images
 from cxr_jax.io.json import read_json
+from cxr_jax.objectives import Objective
 from cxr_jax.training import checkpoint, sharding
 from cxr_jax.training.state import TrainState
 from cxr_jax.weights.encoder import Encoder
@@ -81,7 +82,7 @@ def check_same(config: ConfigDict, encoder: Encoder) -> None:
         )
 
 
-def put(state: TrainState, encoder: Encoder) -> TrainState:
+def put(state: TrainState, encoder: Encoder, objective: Objective) -> TrainState:
     """The state with the encoder's variables wherever it holds an encoder's; heads stay as drawn.
 
     Copies that an objective keeps (a target, a teacher) are found by their name and their shapes.
@@ -102,7 +103,7 @@ def put(state: TrainState, encoder: Encoder) -> TrainState:
         return walk(tree)
 
     filled = state._replace(params=walk(state.params), aux=walk(state.aux))
-    exported = objectives.export_encoder(filled.params, filled.aux)
+    exported = objective.exported(filled.params, filled.aux)
     if _shapes(exported) != _shapes(dict(encoder.variables)):
         raise ValueError(
             f"the variables of {encoder.name} do not have the shapes of the objective's encoder"

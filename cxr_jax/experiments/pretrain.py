@@ -10,7 +10,6 @@ import jax
 import ml_collections
 import orbax.checkpoint as ocp
 
-from cxr_jax import objectives
 from cxr_jax.data import exposure, seen_images
 from cxr_jax.data.reports import keep_tokenizer
 from cxr_jax.data.source import fingerprint
@@ -103,14 +102,14 @@ def _train(
     elif config.init and not given.start:
         raise ValueError(f"{workdir / checkpoint.FOLDER} holds no whole checkpoint; remove it")
     else:
-        state = initial.put(state, given.start) if given.start else state
+        state = initial.put(state, given.start, made.objective) if given.start else state
         state = text_start.put(state, given.text) if given.text else state
     first_step = int(state.step)
     distributed.agree("last checkpoint", {"step": first_step})
     _announce(config, source, state.params, made.mesh)
     writer = Writer(workdir, first_step) if distributed.is_first() else NoWriter()
     watchdog = health.Health(
-        config, source, workdir, writer, skipped, made.objective.against_collapse
+        config, source, workdir, writer, skipped, made.objective.collapse_advice
     )
     if distributed.is_first():
         watchdog.forget_after(first_step)
@@ -122,7 +121,7 @@ def _train(
     def save() -> None:
         log(*pending)
         writer.sync()
-        encoder = objectives.export_encoder(state.params, state.aux)
+        encoder = made.objective.exported(state.params, state.aux)
         where = batches.get_state() | {_SKIPPED: watchdog.skipped}
         checkpoint.save(manager, state, encoder, where, as_json(config))
 

@@ -6,6 +6,9 @@ from jaxtyping import Array, Float
 
 from cxr_jax.objectives import l2_normalise
 
+METRICS = ("embedding_std", "effective_rank")  # what `collapse_metrics` gives
+ASSIGNMENT_METRICS = ("target_entropy", "prototypes_used")
+
 
 def embedding_std(embeddings: Float[Array, "n d"]) -> Float[Array, ""]:
     """Spread of the directions: 1 when isotropic, 0 when all are equal.

@@ -1,5 +1,6 @@
 """Encoder and heads run one after the other, with their variables kept apart by name."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from cxr_jax import models
 from cxr_jax.augment.views import check_view
 from cxr_jax.fields import Section
 from cxr_jax.models._heads import MLP
-from cxr_jax.objectives import export_encoder
+from cxr_jax.objectives import online_encoder
 
 Chain = dict[str, nn.Module]  # "encoder" first; each module reads what the one before it gave
 
@@ -68,17 +69,21 @@ def apply_in_groups(
     )
 
 
-def follow(target: Any, params: Any, rate: Float[Array, ""] | float) -> Any:
-    """Moving average: a target's modules go the share `rate` of the way to those of `params`."""
+def ema_update(target: Any, params: Any, rate: Float[Array, ""] | float) -> Any:
+    """Moves an exponential moving average: the target's modules go the share `rate` of the way to those of `params`."""
     online = {name: params[name] for name in target}
     return jax.tree.map(lambda old, new: old + rate * (new - old), target, online)
 
 
 def features(
-    chain: Chain, params: Any, aux: Any, images: Float[Array, "b h w 1"]
+    chain: Chain,
+    params: Any,
+    aux: Any,
+    images: Float[Array, "b h w 1"],
+    exported: Callable[[Any, Any], dict[str, Any]] = online_encoder,
 ) -> Float[Array, "b d"]:
     """The exported encoder in evaluation mode: an image's features do not depend on its batch."""
-    return chain["encoder"].apply(export_encoder(params, aux), images, train=False)
+    return chain["encoder"].apply(exported(params, aux), images, train=False)
 
 
 def two_views(config: Section) -> tuple[Section, Section]:

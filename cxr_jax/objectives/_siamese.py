@@ -8,14 +8,15 @@ import jax
 
 from cxr_jax.augment.views import augment_view
 from cxr_jax.fields import Section
-from cxr_jax.objectives import Objective, _networks
+from cxr_jax.objectives import Objective, _collapse, _networks, no_change
 
 
 def objective(
     chain: _networks.Chain,
     views: tuple[Section, Section],
     kept: Sequence[str],
-    compare: Callable[..., Any],
+    loss_from_outputs: Callable[..., Any],
+    metrics: Sequence[str] = (),
 ) -> Objective:
     """The objective whose outputs are {"a": …, "b": …}, each the modules `kept` of one view.
 
@@ -35,7 +36,6 @@ def objective(
             outputs[name] = {module: given[module] for module in kept}
         return outputs, aux | {"batch_stats": batch_stats}
 
-    def after_update(params: Any, aux: Any, step: Any) -> Any:
-        return aux
-
-    return Objective(init, embed, compare, after_update, partial(_networks.features, chain))
+    features = partial(_networks.features, chain)
+    metrics = (*_collapse.METRICS, *metrics)
+    return Objective(init, embed, loss_from_outputs, no_change, features, metrics)

@@ -79,7 +79,7 @@ def make(config: Section) -> Objective:
         }
         return {"first": outputs[0], "second": outputs[1]}, new_aux
 
-    def compare(outputs, aux):
+    def loss_from_outputs(outputs, aux):
         first, second = outputs["first"], outputs["second"]
         value = byol_loss(first["prediction"], second["target"])
         value += byol_loss(second["prediction"], first["target"])
@@ -88,9 +88,12 @@ def make(config: Section) -> Objective:
 
     def after_update(params: Any, aux: Any, step: Any) -> Any:
         rate = 1 - tau(step, config["num_train_steps"], fields["tau_base"])
-        followed = _networks.follow(aux["target"]["params"], params, rate)
+        followed = _networks.ema_update(aux["target"]["params"], params, rate)
         return aux | {"target": aux["target"] | {"params": followed}}
 
     features = partial(_networks.features, online_chain)
     advice = "lower config.optimizer.learning_rate, or raise config.objective.tau_base"
-    return Objective(init, embed, compare, after_update, features, against_collapse=advice)
+    return Objective(
+        *(init, embed, loss_from_outputs, after_update, features, _collapse.METRICS),
+        collapse_advice=advice,
+    )

@@ -33,7 +33,7 @@ from cxr_jax.augment.views import augment_view, check_view
 from cxr_jax.fields import Section, check_fields
 from cxr_jax.models._heads import MLP
 from cxr_jax.models.bert import Bert, make_text_encoder
-from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise
+from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise, no_change
 
 _FIELDS = ("name", "temperature", "image_weight", "hidden", "out", "head_bn", "text")
 _START = ("weights", "frozen_layers")
@@ -119,7 +119,7 @@ def make(config: Section) -> Objective:
         }
         return outputs, aux | {"batch_stats": text_stats}
 
-    def compare(outputs, aux):
+    def loss_from_outputs(outputs, aux):
         images, texts = outputs["image"], outputs["text"]
         metrics = _collapse.collapse_metrics(images) | {
             "text_std": _collapse.embedding_std(texts),
@@ -128,10 +128,9 @@ def make(config: Section) -> Objective:
         value = image_text_loss(images, texts, fields["temperature"], fields["image_weight"])
         return value, (aux, metrics)
 
-    def after_update(params: Any, aux: Any, step: Any) -> Any:
-        return aux
-
-    return Objective(init, embed, compare, after_update, partial(_networks.features, chain))
+    features = partial(_networks.features, chain)
+    metrics = (*_collapse.METRICS, "text_std", "retrieval_accuracy")
+    return Objective(init, embed, loss_from_outputs, no_change, features, metrics)
 
 
 def text_encoder(config: Section) -> Bert:

@@ -34,6 +34,8 @@ _FIELDS = (
     *("teacher_temperature", "teacher_warmup", "centre_momentum", "tau_base"),
 )
 
+_METRICS = (*_collapse.METRICS, *_collapse.ASSIGNMENT_METRICS, "teacher_temperature")
+
 
 class Bottleneck(nn.Module):
     """Linear(-BN)-GELU for each width in `hidden`, then Linear to `out` and length one, float32."""
@@ -103,6 +105,11 @@ def teacher_temperature(
     return ends[0] + (ends[1] - ends[0]) * progress
 
 
+def teacher_encoder(params: Any, aux: Any) -> dict[str, Any]:
+    """Returns the teacher's encoder, which is better than the student's."""
+    return {name: aux["teacher"][name]["encoder"] for name in ("params", "batch_stats")}
+
+
 def make(config: Section) -> Objective:
     """Raises ValueError for fields of config.objective or config.views that do not fit."""
     fields, views = config["objective"], config["views"]
@@ -150,7 +157,7 @@ def make(config: Section) -> Objective:
             "teacher": teacher | {"batch_stats": teacher_stats},
         }
 
-    def compare(outputs, aux):
+    def loss_from_outputs(outputs, aux):
         ends, warmup = fields["teacher_temperature"], fields["teacher_warmup"]
         sharpness = teacher_temperature(aux["step"], config["num_train_steps"], ends, warmup)
         teacher, centre = jax.lax.stop_gradient(outputs["teacher"]), aux["centre"]
@@ -166,12 +173,16 @@ def make(config: Section) -> Objective:
 
     def after_update(params: Any, aux: Any, step: Any) -> Any:
         rate = 1 - byol.tau(step, config["num_train_steps"], fields["tau_base"])
-        followed = _networks.follow(aux["teacher"]["params"], params, rate)
+        followed = _networks.ema_update(aux["teacher"]["params"], params, rate)
         return aux | {"teacher": aux["teacher"] | {"params": followed}, "step": step + 1}
 
-    features = partial(_networks.features, chain)
+    features = partial(_networks.features, chain, exported=teacher_encoder)
     advice = "lower config.optimizer.learning_rate, or config.objective.centre_momentum"
-    return Objective(init, embed, compare, after_update, features, against_collapse=advice)
+    return Objective(
+        *(init, embed, loss_from_outputs, after_update, features, _METRICS),
+        exported=teacher_encoder,
+        collapse_advice=advice,
+    )
 
 
 def _by_image(

@@ -25,7 +25,7 @@ from cxr_jax.augment.views import augment_view, check_view
 from cxr_jax.fields import Section, check_fields, check_positive
 from cxr_jax.models._positions import sincos
 from cxr_jax.models.vit import Block, ViT
-from cxr_jax.objectives import Objective, _collapse, _networks
+from cxr_jax.objectives import Objective, _collapse, _networks, no_change
 
 _FIELDS = ("mask_ratio", "decoder_width", "decoder_blocks", "decoder_heads")
 
@@ -139,16 +139,16 @@ def make(config: Section) -> Objective:
             pooled = tokens[:, encoder.num_prefix :].mean(axis=1)
         return {"error": jnp.mean((drawn - hidden) ** 2, axis=(1, 2)), "embedding": pooled}, aux
 
-    def compare(outputs, aux):
+    def loss_from_outputs(outputs, aux):
         # Of the encoder, from the visible patches alone.
         metrics = _collapse.collapse_metrics(jax.lax.stop_gradient(outputs["embedding"]))
         return outputs["error"].mean(), (aux, metrics)
 
-    def after_update(params: Any, aux: Any, step: Any) -> Any:
-        return aux
-
     features = partial(_networks.features, {"encoder": encoder})
-    return Objective(init, embed, compare, after_update, features, against_collapse="")
+    return Objective(
+        *(init, embed, loss_from_outputs, no_change, features, _collapse.METRICS),
+        collapse_advice="",
+    )
 
 
 def _glorot(key: PRNGKeyArray, params: Any) -> Any:

@@ -28,8 +28,13 @@ def make(config: Section) -> Objective:
         outputs, aux = objective.embed(params, aux, batch, key)
         return outputs | {"paired": batch["paired"].astype(jnp.float32)}, aux
 
-    def compare(outputs, aux):
-        value, (aux, metrics) = objective.compare(outputs, aux)
+    def loss_from_outputs(outputs, aux):
+        value, (aux, metrics) = objective.loss_from_outputs(outputs, aux)
         return value, (aux, metrics | {"true_pairs": outputs["paired"].mean()})
 
-    return objective._replace(init=init, embed=embed, compare=compare)
+    return objective._replace(
+        init=init,
+        embed=embed,
+        loss_from_outputs=loss_from_outputs,
+        metrics=(*objective.metrics, "true_pairs"),
+    )

@@ -98,7 +98,7 @@ def with_keys_of(config: Section, originals: str) -> Objective:
         }
         return outputs, aux | {"batch_stats": batch_stats}
 
-    def compare(outputs, aux):
+    def loss_from_outputs(outputs, aux):
         positive, negatives = similarities(outputs["query"], outputs["key"], aux["queue"])
         metrics = _collapse.collapse_metrics(outputs["query"]) | {
             "contrastive_accuracy": (positive > negatives.max(axis=1)).mean(dtype=jnp.float32)
@@ -109,9 +109,11 @@ def with_keys_of(config: Section, originals: str) -> Objective:
         return value, (aux | {"queue": queue, "place": place}, metrics)
 
     def after_update(params: Any, aux: Any, step: Any) -> Any:
-        return aux | {"target": _networks.follow(aux["target"], params, 1 - fields["momentum"])}
+        return aux | {"target": _networks.ema_update(aux["target"], params, 1 - fields["momentum"])}
 
-    return Objective(init, embed, compare, after_update, partial(_networks.features, chain))
+    features = partial(_networks.features, chain)
+    metrics = (*_collapse.METRICS, "contrastive_accuracy")
+    return Objective(init, embed, loss_from_outputs, after_update, features, metrics)
 
 
 def _check(config: Section) -> None:

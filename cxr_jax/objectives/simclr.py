@@ -6,7 +6,6 @@ hidden (the projector's hidden widths; the paper's ResNet-50: (2048, 2048)), out
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from jaxtyping import Array, Float
 
 from cxr_jax.augment.views import augment_view
 from cxr_jax.fields import Section, check_fields
-from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise
+from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise, no_change
 
 _MASKED = -1e9  # instead of -inf, whose gradient is NaN where an image has no negatives (n = 1)
 
@@ -88,14 +87,13 @@ def make(config: Section) -> Objective:
         z_a, z_b = z[:, 0], z[:, 1]
         return {"a": z_a, "b": z_b}, aux | {"batch_stats": batch_stats}
 
-    def compare(outputs, aux):
+    def loss_from_outputs(outputs, aux):
         z_a, z_b = outputs["a"], outputs["b"]
         metrics = _collapse.collapse_metrics(jnp.concatenate([z_a, z_b])) | {
             "contrastive_accuracy": contrastive_accuracy(z_a, z_b)
         }
         return nt_xent(z_a, z_b, fields["temperature"]), (aux, metrics)
 
-    def after_update(params: Any, aux: Any, step: Any) -> Any:
-        return aux
-
-    return Objective(init, embed, compare, after_update, partial(_networks.features, chain))
+    features = partial(_networks.features, chain)
+    metrics = (*_collapse.METRICS, "contrastive_accuracy")
+    return Objective(init, embed, loss_from_outputs, no_change, features, metrics)

@@ -50,12 +50,12 @@ def make(config: Section) -> Objective:
     predictor = heads.pop("predictor")
     chain = heads | {"output_norm": OutputNorm(), "predictor": predictor}
 
-    def compare(outputs, aux):
+    def loss_from_outputs(outputs, aux):
         a, b = outputs["a"], outputs["b"]
         value = negative_cosine(a["predictor"], b["output_norm"]) / 2
         value += negative_cosine(b["predictor"], a["output_norm"]) / 2
         projections = jnp.concatenate([a["output_norm"], b["output_norm"]])
         return value, (aux, _collapse.collapse_metrics(projections))
 
-    kept = ("output_norm", "predictor")
-    return _siamese.objective(chain, _networks.two_views(config), kept, compare)
+    views, kept = _networks.two_views(config), ("output_norm", "predictor")
+    return _siamese.objective(chain, views, kept, loss_from_outputs)

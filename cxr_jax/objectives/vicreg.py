@@ -51,10 +51,11 @@ def make(config: Section) -> Objective:
     projector = {"hidden": _networks.widths(fields["hidden"]), "out": fields["out"]}
     chain = _networks.encoder_and_heads(config, projector=projector)
 
-    def compare(outputs, aux):
+    def loss_from_outputs(outputs, aux):
         z_a, z_b = outputs["a"]["projector"], outputs["b"]["projector"]
         terms = vicreg_terms(z_a, z_b)
         metrics = _collapse.collapse_metrics(jnp.concatenate([z_a, z_b])) | terms
         return sum(fields[name] * terms[name] for name in _TERMS), (aux, metrics)
 
-    return _siamese.objective(chain, _networks.two_views(config), ("projector",), compare)
+    views = _networks.two_views(config)
+    return _siamese.objective(chain, views, ("projector",), loss_from_outputs, _TERMS)

@@ -38,9 +38,9 @@ def value_and_grad(objective: Objective, microbatch_size: int = 0) -> Callable[.
             return aux, outputs
 
         new_aux, outputs = jax.lax.scan(forward, aux, (parts, keys))
-        (value, (new_aux, metrics)), slopes = jax.value_and_grad(objective.compare, has_aux=True)(
-            jax.tree.map(_join, outputs), new_aux
-        )
+        (value, (new_aux, metrics)), slopes = jax.value_and_grad(
+            objective.loss_from_outputs, has_aux=True
+        )(jax.tree.map(_join, outputs), new_aux)
         slopes = jax.tree.map(lambda x: _split(x, microbatch_size), slopes)
 
         def backward(gradient, part):

@@ -135,7 +135,7 @@ def test_a_warning_reaches_the_terminal_and_tensorboard(watch, tmp_path, capsys)
 
 
 def test_an_objective_that_cannot_collapse_is_not_warned_of(watch, tiny_config, capsys):
-    advice = objectives.build(tiny_config("mae")).against_collapse
+    advice = objectives.build(tiny_config("mae")).collapse_advice
     watch(advice=advice).warn_of_collapse(7, _HEALTHY | {"embedding_std": 0.01})
     assert capsys.readouterr().out == ""
 
@@ -143,13 +143,13 @@ def test_an_objective_that_cannot_collapse_is_not_warned_of(watch, tiny_config, 
 def test_a_skipped_step_leaves_the_state_as_it_was_and_another_is_not_touched():
     """Least squares by AdamW, with running statistics; the second batch holds a NaN."""
 
-    def compare(outputs, aux):
+    def loss_from_outputs(outputs, aux):
         return jnp.mean(outputs**2), ({"mean": 0.9 * aux["mean"] + outputs.mean()}, {})
 
     objective = objectives.Objective(
         init=lambda key, batch: ({"w": jnp.ones(3)}, {"mean": jnp.zeros(())}),
         embed=lambda params, aux, batch, key: (batch @ params["w"], aux),
-        compare=compare,
+        loss_from_outputs=loss_from_outputs,
         after_update=lambda params, aux, step: aux,
         features=lambda params, aux, images: images,
     )

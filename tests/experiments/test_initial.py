@@ -57,7 +57,7 @@ def test_the_first_state_has_the_encoders_features_and_its_own_heads(
     pieces = objectives.build(taken)
     params, aux = jax.jit(pieces.init, compiler_options=QUICKLY)(jax.random.key(1), {})
     fresh = TrainState(0, params, aux, (), jax.random.PRNGKey(0))
-    state = initial.put(fresh, found)
+    state = initial.put(fresh, found, pieces)
     images = jax.random.uniform(jax.random.key(0), (3, 32, 32, 1))
     np.testing.assert_allclose(
         jax.jit(pieces.features)(state.params, state.aux, images),
@@ -65,7 +65,7 @@ def test_the_first_state_has_the_encoders_features_and_its_own_heads(
         rtol=1e-5,
         atol=1e-5,
     )
-    exported = objectives.export_encoder(state.params, state.aux)
+    exported = pieces.exported(state.params, state.aux)
     jax.tree.map(np.testing.assert_array_equal, exported, encoder.variables)
     copies = 1 if objective == "simclr" else 2  # the network, and what follows it
     stem = encoder.variables["params"]["conv1"]["kernel"]

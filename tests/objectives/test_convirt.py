@@ -88,7 +88,7 @@ def test_only_the_image_encoder_is_exported(tiny, batch):
     image = jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32)
     encoder = models.build(config["model"])
     alone = jax.eval_shape(lambda x: encoder.init(KEY, x, train=False), image)
-    assert objectives.export_encoder(params, aux) == alone
+    assert objectives.build(config).exported(params, aux) == alone
 
 
 def test_batch_norm_in_the_heads_keeps_statistics_of_both(tiny, batch):

@@ -65,7 +65,7 @@ def test_features_are_the_encoders_in_evaluation_mode(tiny, batch, name):
     np.testing.assert_allclose(
         objective.features(params, aux, images[:1]), features[:1], rtol=1e-5, atol=1e-6
     )
-    exported = objectives.export_encoder(params, aux)
+    exported = objective.exported(params, aux)
     again = models.build(tiny(name)["model"]).apply(exported, images, train=False)
     np.testing.assert_array_equal(again, features)
     assert features.shape == (8, 16)

@@ -81,10 +81,10 @@ def test_medaug_is_moco_whose_keys_are_of_the_pairs(tiny, moco, batch):
     theirs, _ = jax.jit(plain.embed)(params, aux, {"image": other}, KEY)
     np.testing.assert_allclose(outputs["query"], ours["query"], atol=1e-4)
     np.testing.assert_allclose(outputs["key"], theirs["key"], atol=1e-4)
-    value, (_, metrics) = objective.compare(outputs, aux)
+    value, (_, metrics) = objective.loss_from_outputs(outputs, aux)
     np.testing.assert_allclose(metrics["true_pairs"], 0.75, rtol=1e-6)
     mixed = {"query": ours["query"], "key": theirs["key"]}
-    np.testing.assert_allclose(value, plain.compare(mixed, aux)[0], rtol=1e-4)
+    np.testing.assert_allclose(value, plain.loss_from_outputs(mixed, aux)[0], rtol=1e-4)
     with pytest.raises(ValueError, match=r"needs batches of pairs; set config\.data\.pairs"):
         objective.init(KEY, batch)
 
@@ -121,7 +121,7 @@ def test_dino_steps_keep_centre_and_teacher(tiny, batch):
     # The teacher starts as the student, and all views are the same here.
     np.testing.assert_allclose(outputs["student"][:, :2], outputs["teacher"], atol=1e-5)
     np.testing.assert_allclose(outputs["student"][:, 2:4], outputs["teacher"], atol=1e-5)
-    _, (compared, metrics) = objective.compare(outputs, embedded)
+    _, (compared, metrics) = objective.loss_from_outputs(outputs, embedded)
     np.testing.assert_allclose(
         compared["centre"], 0.1 * np.asarray(outputs["teacher"]).mean(axis=(0, 1)), atol=1e-6
     )
@@ -133,7 +133,7 @@ def test_dino_steps_keep_centre_and_teacher(tiny, batch):
         after["teacher"]["params"],
         aux["teacher"]["params"],
     )
-    _, (_, later) = objective.compare(outputs, after | {"step": jnp.int32(5)})
+    _, (_, later) = objective.loss_from_outputs(outputs, after | {"step": jnp.int32(5)})
     np.testing.assert_allclose(metrics["teacher_temperature"], 0.04, rtol=1e-6)
     np.testing.assert_allclose(later["teacher_temperature"], 0.07, rtol=1e-6)
 
