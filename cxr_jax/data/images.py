@@ -10,8 +10,7 @@ import simplejpeg
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from cxr_jax.io.image_error import ImageError
-from cxr_jax.io.image_limits import MAX_PIXELS, check_scans
+from cxr_jax.io.limits import MAX_PIXELS, ImageError, check_scans
 
 _JPEG = b"\xff\xd8\xff"
 _FORMATS = ("PNG", "JPEG")

@@ -1,4 +1,4 @@
-"""DICOM headers: the few tags that a dataset may keep."""
+"""DICOM headers: the few tags that a dataset may keep, and one word for each projection."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ from pydicom import filereader
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from cxr_jax.io import projections
-from cxr_jax.io.image_error import ImageError
-from cxr_jax.io.image_limits import BoundedFile
+from cxr_jax.io.limits import BoundedFile, ImageError
 
-# Its warnings quote tags and would be one an image.
+# Its warnings quote tags, and there would be one for each image.
 logging.getLogger("pydicom").setLevel(logging.ERROR)
 
-# What pydicom and the pylibjpeg decoders raise on broken or unusual files.
+# What pydicom and the decoders of pylibjpeg raise on broken or unusual files.
 BROKEN = (
     ArithmeticError,
     AssertionError,
@@ -46,24 +44,39 @@ BROKEN = (
 
 
 class Tags(NamedTuple):
-    """What leaves a DICOM header; the patient's id only as a hash."""
+    """All that leaves a DICOM header; the ids of patient and study only as hashes."""
 
     patient_id: str
     study_id: str
-    view: str
+    projection: str
     sex: str
-    age: float  # years, NaN unknown or above 120, which is a slip
+    age: float  # years; NaN where unknown, or above 120, which is a slip
     height: int = 0  # pixels, 0 unknown
     width: int = 0
 
 
 NO_TAGS = Tags("", "", "", "", float("nan"))
-# Beyond this a header's age is a slip.
 OLDEST = 120.0
+
+_WORDS = {
+    "PA": {"PA", "P-A", "POSTEROANTERIOR", "POSTERO-ANTERIOR"},
+    "AP": {"AP", "A-P", "ANTEROPOSTERIOR", "ANTERO-POSTERIOR", "AP_HORIZONTAL", "AP SUPINE"},
+    "FRONTAL": {"FRONTAL"},
+    "LATERAL": {"LATERAL", "LAT", "L", "LL", "RL", "LEFT LATERAL", "RIGHT LATERAL"},
+}
+_STANDARD = {word: projection for projection, words in _WORDS.items() for word in words}
+# Other projections and marks that owners use, kept as they are.
+_KEPT = frozenset(
+    {
+        *("", "AP AXIAL", "AP LLD", "AP RLD", "PA LLD", "PA RLD", "LLD", "RLD", "LLO", "RLO"),
+        *("LT-DECUB", "RT-DECUB", "DECUBITUS", "LORDOTIC", "AP LORDOTIC", "OBLIQUE", "LAO", "RAO"),
+        *("LPO", "RPO", "XTABLE LATERAL", "SWIMMERS", "COSTAL", "EXCLUDE", "UNK", "OUTLIER"),
+    }
+)
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file has DICOM's magic: "DICM" after 128 bytes."""
+    """Checks for DICOM's magic: "DICM" after 128 bytes."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False  # a pipe would be waited for
@@ -74,12 +87,16 @@ def is_dicom(path: Path) -> bool:
 
 
 def hashed(identifier: str, prefix: str = "p") -> str:
-    """A record number as prefix and 16 hex digits of its SHA-256, so that it does not leave."""
+    """Returns a prefix and 16 hex digits of a record number's SHA-256, so that it does not leave.
+
+    >>> hashed("MRN0042")
+    'p6a12db43474fbc05'
+    """
     return prefix + hashlib.sha256(identifier.encode("utf-8")).hexdigest()[:16]
 
 
 def read_tags(path: Path) -> Tags | None:
-    """The tags that a dataset may keep; None if the header cannot be read."""
+    """Reads the tags that a dataset may keep; None if the header cannot be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -92,7 +109,7 @@ def read_tags(path: Path) -> Tags | None:
             return Tags(
                 patient_id=hashed(patient) if patient else "",
                 study_id=hashed(study, "s") if study else "",
-                view=projections.standard(text(header, "ViewPosition")),
+                projection=standard_projection(text(header, "ViewPosition")),
                 sex=sex if sex in ("M", "F") else "",
                 age=age if age <= OLDEST else float("nan"),
                 height=int(header.get("Rows") or 0),
@@ -103,11 +120,7 @@ def read_tags(path: Path) -> Tags | None:
 
 
 def refuse_deflated(file: io.BufferedIOBase) -> None:
-    """Refuses a deflated file, a few kilobytes of which may unfold to gigabytes.
-
-    Raises:
-      ImageError: it is one.
-    """
+    """Raises ImageError for a deflated file, a few kilobytes of which may unfold to gigabytes."""
     filereader.read_preamble(file, force=False)
     meta = filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, size: tag.group > 2)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
@@ -116,7 +129,11 @@ def refuse_deflated(file: io.BufferedIOBase) -> None:
 
 
 def years(age: str) -> float:
-    """DICOM's age string ("062Y", "018M", "62") in years; NaN if absent or strange."""
+    """Converts DICOM's age string to years; NaN if absent or strange.
+
+    >>> years("062Y"), years("018M"), years("62"), years("1961")
+    (62.0, 1.5, 62.0, nan)
+    """
     match = re.fullmatch(r"(\d{1,3})([YMWD]?)", age.strip().upper())
     if match is None:
         return float("nan")
@@ -124,6 +141,19 @@ def years(age: str) -> float:
 
 
 def text(dataset: pydicom.Dataset, keyword: str) -> str:
-    """A tag's value without blanks around it; "" if it is absent."""
+    """Returns a tag's value without blanks around it; "" if it is absent."""
     value = dataset.get(keyword)
     return "" if value is None else str(value).strip()
+
+
+def standard_projection(word: str) -> str:
+    """Returns one word for an image's projection, whatever its owner calls it.
+
+    "PA", "AP", "FRONTAL" (one of the two), "LATERAL", "" (unknown), another known word, or "OTHER":
+    in DICOM the field is free for typing, so that an unknown word could be a name.
+
+    >>> [standard_projection(word) for word in ("postero-anterior", "LL", "ap  axial", "Smith")]
+    ['PA', 'LATERAL', 'AP AXIAL', 'OTHER']
+    """
+    word = " ".join(word.upper().split())
+    return _STANDARD.get(word) or (word if word in _KEPT else "OTHER")

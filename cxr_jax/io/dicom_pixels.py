@@ -27,11 +27,9 @@ from pydicom.uid import (
     JPEGTransferSyntaxes,
 )
 
-from cxr_jax.io import windowing
 from cxr_jax.io.dicom import BROKEN, refuse_deflated, text
-from cxr_jax.io.downscale import Scaled, draft_jpeg, reduction, unscaled
-from cxr_jax.io.image_error import ImageError
-from cxr_jax.io.image_limits import MAX_STORED_BYTES, BoundedFile, check_coded, check_size
+from cxr_jax.io.limits import MAX_STORED_BYTES, BoundedFile, ImageError, check_coded, check_size
+from cxr_jax.io.pixels import Scaled, Show, draft_jpeg, reduction, stretched, to_uint8, unscaled
 
 # The reversible wavelet's rounding lifts each level by some 0.4 of the smallest stored step, at 8
 # bits too much.
@@ -39,7 +37,7 @@ LEAST_BITS = 10
 
 
 def read_pixels(path: Path, shorter_side: int | None = None) -> Scaled:
-    """An image as 8-bit grey with rescale and window applied, and white = dense.
+    """Reads an image as 8-bit grey with rescale and window applied, and white = dense.
 
     Args:
       shorter_side: if given, JPEG and JPEG 2000 may be decoded at a scale that suffices for it.
@@ -65,7 +63,7 @@ def read_pixels(path: Path, shorter_side: int | None = None) -> Scaled:
 
 def _check(dataset: pydicom.Dataset) -> None:
     if "PixelData" not in dataset:
-        # pydicom drops an element that ends too early.
+        # The latter because pydicom drops an element that ends too early.
         raise ImageError("a DICOM file without pixels, or cut off within them")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
@@ -84,7 +82,7 @@ def _check(dataset: pydicom.Dataset) -> None:
         raise ImageError("a DICOM image whose bits are not where its header says (HighBit)")
     width = _first(dataset.get("WindowWidth"))
     if width is not None and float(width) <= 0:
-        del dataset.WindowWidth  # it says nothing: the image's own range is shown
+        del dataset.WindowWidth  # it is empty: the image's own range is shown
     coded = _coded_size(dataset)
     if coded is not None and coded != (columns, rows):
         raise ImageError("a DICOM image of another size than its header says")
@@ -95,14 +93,14 @@ def _first(value: Any) -> Any:
 
 
 def _coded_size(dataset: pydicom.Dataset) -> tuple[int, int] | None:
-    """Columns and rows as a JPEG or JPEG-LS frame itself says, before anything is decoded."""
+    """Returns columns and rows as a JPEG or JPEG-LS frame claims, before anything is decoded."""
     if dataset.file_meta.TransferSyntaxUID not in JPEGTransferSyntaxes + JPEGLSTransferSyntaxes:
         return None
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     at = 2
     while at + 9 <= len(frame) and frame[at] == 0xFF:
         marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
-        # Start of frame, of any of JPEG's processes or of JPEG-LS.
+        # Start of frame, in any of JPEG's processes or JPEG-LS.
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             height, width = struct.unpack(">HH", frame[at + 5 : at + 9])
             return width, height
@@ -119,19 +117,19 @@ def _displayed(dataset: pydicom.Dataset, shorter_side: int | None) -> Scaled:
     if stored.ndim == 3:
         # ITU-R 601, as Pillow does for colour PNG and JPEG; pydicom has made YBR into RGB.
         luminance = np.round(stored[..., :3] @ [0.299, 0.587, 0.114]).astype(stored.dtype)
-        return unscaled(luminance if luminance.dtype == np.uint8 else windowing.to_uint8(luminance))
+        return unscaled(luminance if luminance.dtype == np.uint8 else to_uint8(luminance))
     photometric = text(dataset, "PhotometricInterpretation")
     if not photometric.startswith("MONOCHROME"):
-        raise ImageError("a DICOM file in colours that are no shades of grey")
+        raise ImageError("a DICOM file in colours that are not shades of grey")
     # Padding lies outside the image's range, would compress it, and is shown black.
-    image = windowing.to_uint8(stored, show, _padding(dataset))
+    image = to_uint8(stored, show, _padding(dataset))
     if image.min() == image.max() and stored.min() != stored.max():
         raise ImageError("a DICOM image of which its window shows one grey only")
     return unscaled(image)
 
 
 def _padding(dataset: pydicom.Dataset) -> tuple[int, int] | None:
-    """The lowest and highest stored value that lie outside the image."""
+    """Returns the lowest and highest stored value that lie outside the image."""
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if value is None:
         return None
@@ -139,7 +137,7 @@ def _padding(dataset: pydicom.Dataset) -> tuple[int, int] | None:
 
 
 def _greys(values: Num[np.ndarray, " n"], dataset: pydicom.Dataset) -> Num[np.ndarray, " n"]:
-    """Stored values to what is displayed for them, white = dense, of any range."""
+    """Maps stored values to what is displayed for them, white = dense, of any range."""
     greys = values
     slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
     # An identity would only turn integers into floats.
@@ -153,10 +151,8 @@ def _greys(values: Num[np.ndarray, " n"], dataset: pydicom.Dataset) -> Num[np.nd
     return greys
 
 
-def _reduced(
-    dataset: pydicom.Dataset, show: windowing.Show, shorter_side: int | None
-) -> Scaled | None:
-    """The image decoded at the scale that suffices; None where that would change it.
+def _reduced(dataset: pydicom.Dataset, show: Show, shorter_side: int | None) -> Scaled | None:
+    """Decodes the image at the scale that suffices; None where that would change it.
 
     What is shown as it is stored, or as its negative, can be reduced first. Everything else is
     stretched between the image's extremes, which a reduced scale averages away, so that they must
@@ -190,14 +186,14 @@ def _reduced(
     if as_stored:
         return original._replace(pixels=shown)
     spans = float(np.ptp(shown)) >= (1 - 0.5 / 255) * float(np.ptp(greys))
-    return original._replace(pixels=windowing.stretched(greys)[original.pixels]) if spans else None
+    return original._replace(pixels=stretched(greys)[original.pixels]) if spans else None
 
 
 def _open_frame(dataset: pydicom.Dataset) -> ImageFile | None:
-    """The header of a JPEG or JPEG 2000 frame; None for others and what Pillow does not open.
+    """Opens a JPEG or JPEG 2000 frame; None for others and for what Pillow does not open.
 
     Raises:
-      ImageError: the frame is of another size than the dataset, as absurd as it may be.
+      ImageError: the frame has another size than the dataset.
     """
     kind = _FRAMES.get(dataset.file_meta.TransferSyntaxUID)
     if kind is None:
@@ -212,7 +208,7 @@ def _open_frame(dataset: pydicom.Dataset) -> ImageFile | None:
 
 
 def _reduced_jpeg(image: JpegImageFile, bits: int, n: int) -> Scaled | None:
-    """A grey baseline JPEG at 1/n."""
+    """Decodes a grey baseline JPEG at 1/n."""
     if image.mode != "L" or bits != 8:
         return None
     size, box = image.size, draft_jpeg(image, n)
@@ -220,7 +216,7 @@ def _reduced_jpeg(image: JpegImageFile, bits: int, n: int) -> Scaled | None:
 
 
 def _reduced_jpeg2000(image: Jpeg2KImageFile, bits: int, n: int) -> Scaled | None:
-    """Grey JPEG 2000 at 1/n or more: the coarser levels of its wavelet."""
+    """Decodes grey JPEG 2000 at 1/n or more: the coarser levels of its wavelet."""
     size, container = image.size, {"L": 8, "I;16": 16}.get(image.mode)
     coded = get_j2k_parameters(image.fp.getvalue())
     if (coded.get("precision"), coded.get("is_signed")) != (bits, False) or bits < LEAST_BITS:

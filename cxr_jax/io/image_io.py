@@ -14,9 +14,15 @@ from jaxtyping import Num, UInt8
 from PIL import Image, ImageOps
 from PIL.ExifTags import Base
 
-from cxr_jax.io import dicom, dicom_pixels, downscale, png, windowing
-from cxr_jax.io.image_error import ImageError
-from cxr_jax.io.image_limits import BoundedFile, check_coded, check_scans, check_size
+from cxr_jax.io import dicom, dicom_pixels, pixels
+from cxr_jax.io.limits import (
+    MAX_PNG_PIXELS_A_BYTE,
+    BoundedFile,
+    ImageError,
+    check_coded,
+    check_scans,
+    check_size,
+)
 
 JPEG_QUALITY = 95
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
@@ -29,7 +35,11 @@ _BROKEN += (struct.error, EOFError)
 
 
 def without_suffix(name: str) -> str:
-    """An image's path as ids of image_folder have it: without an extension that is one of ours."""
+    """Returns an image's path as ids of image_folder have it: without an extension of ours.
+
+    >>> without_suffix("ward/7.PNG"), without_suffix("ward/1.2.840")
+    ('ward/7', 'ward/1.2.840')
+    """
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in SUFFIXES else name
 
@@ -60,7 +70,7 @@ def read_image(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray,
         raise ImageError("the file is empty")
     if dicom.is_dicom(path):
         image = dicom_pixels.read_pixels(path, shorter_side)
-        return np.ascontiguousarray(downscale.shrink(image, shorter_side))[..., None]
+        return np.ascontiguousarray(pixels.shrink(image, shorter_side))[..., None]
     try:
         with warnings.catch_warnings():
             # What Pillow only warns about is within MAX_PIXELS or refused below.
@@ -78,53 +88,53 @@ def read_image(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray,
 
 def _read_picture(path: Path, shorter_side: int | None) -> UInt8[np.ndarray, "h w 1"]:
     with BoundedFile(path) as file:
-        _check(file)
         with Image.open(file, formats=_FORMATS) as image:
-            return _pixels(image, file.num_bytes, shorter_side)
+            _check(image, file)
+        file.seek(0)  # `_check` has read on
+        with Image.open(file, formats=_FORMATS) as image:
+            return _pixels(image, shorter_side)
 
 
-def _check(file: BoundedFile) -> None:
-    """Looks at what Pillow does not look at."""
-    if file.read(len(png.SIGNATURE)) == png.SIGNATURE:
-        header = png.check(file)
-        if header.depth == 16 and header.colour != 0:
-            raise ImageError(
-                "a 16-bit PNG with colours or transparency, which Pillow cuts to 8 bits; save it "
-                "as 16-bit grey"
-            )
-    else:
-        file.seek(0)
-        check_scans(file.read())
-    file.seek(0)
-
-
-def _pixels(
-    image: Image.Image, num_bytes: int, shorter_side: int | None
-) -> UInt8[np.ndarray, "h w 1"]:
+def _check(image: Image.Image, file: BoundedFile) -> None:
+    """Raises ImageError for what Pillow would decode all the same."""
     check_size(*image.size)
-    if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
+    if image.format != "PNG":
+        check_coded(*image.size, file.num_bytes)
+        file.seek(0)
+        return check_scans(file.read())
+    if image.n_frames > 1:
         raise ImageError(f"{image.n_frames} frames, expected one image")
+    if not image.tile:
+        raise ImageError("a PNG without pixels")
+    if image.mode != "I;16" and str(image.tile[0].args).endswith(";16B"):
+        raise ImageError(
+            "a 16-bit PNG with colours or transparency, which Pillow cuts to 8 bits; save it "
+            "as 16-bit grey"
+        )
+    check_coded(*image.size, file.num_bytes, MAX_PNG_PIXELS_A_BYTE)
+    try:
+        # The checksums of the pixels, at which `load` does not look: a flipped bit would be shown.
+        image.verify()
+    except OSError as error:
+        raise ImageError("a PNG that is cut off") from error
+    except _BROKEN as error:
+        raise ImageError("a damaged PNG: a chunk or its checksum is wrong") from error
+
+
+def _pixels(image: Image.Image, shorter_side: int | None) -> UInt8[np.ndarray, "h w 1"]:
     size, box = image.size, (0, 0, *image.size)
     if image.format == "JPEG":
-        check_coded(*size, num_bytes)
-        box = downscale.draft_jpeg(image, downscale.reduction(size, shorter_side))
+        box = pixels.draft_jpeg(image, pixels.reduction(size, shorter_side))
     image.load()
-    pixels = to_uint8(_grey(image))[..., 0]
-    original = downscale.shrink(downscale.Scaled(pixels, size, box), shorter_side)
-    return _upright(original, image.getexif().get(_ORIENTATION, 1))
-
-
-def to_uint8(pixels: Num[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 1"]:
-    """8-bit pixels as they are, others stretched from their minimum to 0 and maximum to 255."""
-    image = pixels if pixels.dtype == np.uint8 else windowing.to_uint8(pixels)
-    return np.ascontiguousarray(image)[..., None]
+    original = pixels.Scaled(pixels.to_uint8(_grey(image)), size, box)
+    return _upright(pixels.shrink(original, shorter_side), image.getexif().get(_ORIENTATION, 1))
 
 
 def shrink(
     image: UInt8[np.ndarray, "h w 1"], resolution: int | None
 ) -> UInt8[np.ndarray, "h2 w2 1"]:
     """Makes the shorter side `resolution` pixels, antialiased, aspect kept; never enlarges."""
-    return downscale.shrink(downscale.unscaled(image[..., 0]), resolution)[..., None]
+    return pixels.shrink(pixels.unscaled(image[..., 0]), resolution)[..., None]
 
 
 def encode(image: UInt8[np.ndarray, "h w 1"], encoding: str) -> bytes:
@@ -135,7 +145,7 @@ def encode(image: UInt8[np.ndarray, "h w 1"], encoding: str) -> bytes:
 
 
 def _grey(image: Image.Image) -> Num[np.ndarray, "h w"]:
-    """Pixels as one channel: deep modes as they are, alpha dropped, colours to luminance."""
+    """Returns one channel: deep modes as they are, alpha dropped, colours to luminance."""
     if image.mode in ("L", "I", "I;16", "I;16B", "I;16L", "F"):
         return np.asarray(image)
     # Via RGB: palettes are looked up and alpha is dropped, not multiplied in; grey stays exact.
@@ -144,7 +154,7 @@ def _grey(image: Image.Image) -> Num[np.ndarray, "h w"]:
 
 
 def _upright(original: UInt8[np.ndarray, "h w"], orientation: int) -> UInt8[np.ndarray, "h2 w2 1"]:
-    """The image turned as EXIF says that it is to be shown."""
+    """Turns the image as its EXIF orientation says."""
     image = Image.fromarray(original)
     image.getexif()[_ORIENTATION] = orientation
     return np.asarray(ImageOps.exif_transpose(image))[..., None]

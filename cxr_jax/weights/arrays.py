@@ -10,7 +10,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load_file
 
-from cxr_jax.io.npy_header import read_header
+from cxr_jax.io.limits import read_npy_header
 from cxr_jax.io.text import plain
 from cxr_jax.weights.torch_zip import read_torch_zip
 from cxr_jax.weights.zip_bounds import open_zip
@@ -62,7 +62,7 @@ def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     """
     with archive.open(entry) as stream:
         try:
-            shape, fortran, dtype = read_header(stream)
+            shape, fortran, dtype = read_npy_header(stream)
         except ValueError as error:
             raise ValueError(f"{entry.filename!r} is {error}") from error
         size = math.prod(shape) * dtype.itemsize

@@ -1,6 +1,6 @@
 """contact_sheet.png: some images of a dataset as they are stored, to see polarity and windowing.
 
-A caption gives split, view and positive labels; no id, no age, nothing of a person.
+A caption gives split, projection and positive labels; no id, no age, nothing of a person.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _PAPER, _INK, _BEHIND = 255, 40, 128
 
 
 def choose(records: Sequence[Record], scale: str) -> list[Record]:
-    """Images for a sheet: first one of every label and view, then any, in the records' order."""
+    """Images for a sheet: first one of every label and projection, then any, in the records' order."""
     chosen: dict[str, Record] = {}
     seen: set[str] = set()
     for record in records:
-        kinds = {f"view {record.view}", *_positives(record, scale)}
+        kinds = {f"projection {record.projection}", *_positives(record, scale)}
         if kinds - seen:
             seen |= kinds
             chosen[record.image_id] = record
@@ -35,7 +35,7 @@ def choose(records: Sequence[Record], scale: str) -> list[Record]:
         if len(chosen) >= COLUMNS * ROWS:
             break
         chosen.setdefault(record.image_id, record)
-    return sorted(list(chosen.values())[: COLUMNS * ROWS], key=lambda record: record.view)
+    return sorted(list(chosen.values())[: COLUMNS * ROWS], key=lambda record: record.projection)
 
 
 def write(
@@ -70,7 +70,7 @@ def write(
             picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2)
         )
         findings = ", ".join(_positives(record, scale)) or ("none" if record.labels else "")
-        lines = (f"{record.split} {record.view}", findings)
+        lines = (f"{record.split} {record.projection}", findings)
         for number, line in enumerate(lines):
             where = (left, top + SIDE + 1 + 13 * number)
             draw.text(where, _cut(line, font), fill=_INK, font=font)

@@ -51,7 +51,7 @@ class Record:
         1, 0, -1 (uncertain) or NaN (not mentioned); a certainty; or a grade. Where the builder has
         READERS, a tuple with one value a reader.
       readers: who said it, one name a value, where the builder has READERS.
-      view: as views.standard writes it.
+      projection: as `dicom.standard_projection` writes it.
       age: years, NaN if unknown.
       report: the image's report, where the builder has reports; free of names.
       row: where the record was listed ("Data_Entry_2017.csv, row 17"), for error messages.
@@ -64,7 +64,7 @@ class Record:
     labels: Mapping[str, float | tuple[float, ...]] = dataclasses.field(default_factory=dict)
     readers: tuple[str, ...] = ()
     study_id: str = ""
-    view: str = ""
+    projection: str = ""
     sex: str = ""
     age: float = float("nan")
     boxes: tuple[Box, ...] = ()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cxr_jax.data.tasks import CHEXPERT_LABELS
-from cxr_jax.io import dicom, projections
+from cxr_jax.io import dicom
 from data_builders.base import builder, csv_table, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.chexpert import labels
@@ -61,7 +61,7 @@ class Builder(builder.CxrBuilder):
                 image=images.get(name, root / name),
                 labels=cells.read(row),
                 study_id=study,
-                view=projections.standard(view),
+                projection=dicom.standard_projection(view),
                 sex=sex if sex in ("M", "F") else "",
                 age=parse_age(age, row.where),
                 row=row.where,

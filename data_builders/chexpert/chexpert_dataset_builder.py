@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cxr_jax.data.tasks import CHEXPERT_LABELS
-from cxr_jax.io import dicom, projections
+from cxr_jax.io import dicom
 from data_builders.base import builder, csv_table, folders
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.chexpert import labels
@@ -141,7 +141,7 @@ def read_part(
             image=_image(images, match["image"], table.path.parent / part),
             labels=cells.read(row),
             study_id=match["study"],
-            view=image_view(direction, projection),
+            projection=image_view(direction, projection),
             sex=SEXES.get(sex, ""),
             age=parse_age(age, row.where),
             row=row.where,
@@ -175,7 +175,7 @@ def read_test(table: csv_table.Table, images: Mapping[str, Path]) -> Iterator[Re
                 image=_image(images, image_id, table.path.parent / "test"),
                 labels=cells.read(row),
                 study_id=study_id,
-                view=projections.standard(image_id.rpartition("_")[2]),
+                projection=dicom.standard_projection(image_id.rpartition("_")[2]),
                 row=row.where,
             )
 
@@ -200,7 +200,7 @@ def image_view(direction: str, projection: str) -> str:
     """
     if direction.lower() == "frontal" and projection in ("AP", "PA"):
         return projection
-    return projections.standard(direction)
+    return dicom.standard_projection(direction)
 
 
 def parse_age(age: str, where: str) -> float:

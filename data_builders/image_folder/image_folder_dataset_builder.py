@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cxr_jax.data import pseudonyms
-from cxr_jax.io import dicom, image_io, projections
+from cxr_jax.io import dicom, image_io
 from data_builders.base import builder, folders, parallel, splits
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.image_folder.label_table import LabelRow, LabelTable
@@ -195,7 +195,7 @@ def make_record(row: LabelRow, path: Path, tags: dicom.Tags | None, split: str) 
         image=path,
         labels=row.labels,
         study_id=dicom.hashed(row.study, "s") if row.study else tags.study_id,
-        view=projections.standard(row.view or tags.view),
+        projection=dicom.standard_projection(row.view or tags.projection),
         sex=row.sex or tags.sex,
         age=row.age if row.age == row.age else tags.age,
         row=row.where,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from cxr_jax.io import dicom
-from cxr_jax.io import projections as views
 from data_builders.base import builder, csv_table, folders, parallel, splits
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.indiana_university import reports
@@ -68,7 +67,7 @@ class Builder(builder.CxrBuilder):
                 image=images.get(image, manual_dir / f"{image}.png"),
                 labels=report.labels,
                 study_id=f"CXR{report.uid}",
-                view=image_views.get(image, ""),
+                projection=image_views.get(image, ""),
                 report=report.text,
                 row=report.where,
             )
@@ -78,7 +77,7 @@ class Builder(builder.CxrBuilder):
     def _read_views(self, headers: Mapping[str, Path]) -> dict[str, str]:
         """Image id -> view, from the DICOM copies where they were unpacked too."""
         tags = parallel.parallel_map(dicom.read_tags, headers.items(), self.settings.num_workers)
-        return {image: views.standard(tag.view) for image, tag in tags if tag is not None}
+        return {image: dicom.standard_projection(tag.projection) for image, tag in tags if tag is not None}
 
 
 def table_name(path: Path) -> str:
@@ -122,7 +121,7 @@ def read_projections(path: Path) -> dict[str, tuple[str, str, str]]:
                 f"{row.where}: uid does not fit filename, which begins with it. The rows or "
                 "columns have been moved against each other."
             )
-        view = views.standard(projection)
+        view = dicom.standard_projection(projection)
         if view not in VIEWS:
             raise BuildError(f"{row.where}: projection is none of Frontal, Lateral.")
         if image in found:

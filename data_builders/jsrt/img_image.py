@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from cxr_jax.io import image_io
-from cxr_jax.io.image_error import ImageError
-from cxr_jax.io.image_limits import MIN_SIDE, BoundedFile
+from cxr_jax.io import pixels as greys
+from cxr_jax.io.limits import MIN_SIDE, BoundedFile, ImageError
 
 SIDE = 2048
 # Twelve bits, high byte first.
@@ -48,4 +47,4 @@ class ImgImage:
         pixels = np.frombuffer(stored, ">u2").reshape(side, side)
         if pixels.max() > BRIGHTEST:
             raise ImageError(f"a value of {pixels.max()}, beyond 12 bits: its bytes are swapped")
-        return image_io.to_uint8((BRIGHTEST - pixels).astype(np.uint16))
+        return greys.to_uint8((BRIGHTEST - pixels).astype(np.uint16))[..., None]

@@ -51,7 +51,7 @@ class Builder(builder.CxrBuilder):
                     patient_id=patient.name,
                     image=ImgImage(images.get(patient.name, manual_dir / f"{patient.name}.IMG")),
                     labels=patient.labels,
-                    view="PA",
+                    projection="PA",
                     sex=patient.sex,
                     age=patient.age,
                     boxes=patient.boxes,

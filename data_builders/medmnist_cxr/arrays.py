@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from cxr_jax.io.npy_header import read_header
+from cxr_jax.io.limits import read_npy_header
 from data_builders.base.records import BuildError
 
 # NumPy writes headers of 128 bytes, and labels of at most 8 each.
@@ -89,7 +89,7 @@ def _check(
         )
     with archive.open(entry) as stream:
         try:
-            shape, fortran, dtype = read_header(stream)
+            shape, fortran, dtype = read_npy_header(stream)
         except ValueError as error:
             raise BuildError(f"{path.name}: {name} is {error}. Download it again.") from error
         size = stream.tell() + math.prod(shape) * dtype.itemsize

@@ -121,6 +121,6 @@ class Builder(builder.CxrBuilder):
                     patient_id=image_id,
                     image=functools.partial(arrays.read_image, images, index),
                     labels=dict(zip(subset.labels, map(float, values), strict=True)),
-                    view=subset.view,
+                    projection=subset.view,
                     row=f"{name}, {part}_labels[{index}]",
                 )

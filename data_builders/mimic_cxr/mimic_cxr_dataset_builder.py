@@ -67,7 +67,7 @@ class Builder(builder.CxrBuilder):
                 image=path,
                 labels=study.labels if study else labels.UNMENTIONED,
                 study_id=f"s{image.study_id}",
-                view=image.view,
+                projection=image.view,
                 report=reports.read(image) if reports else "",
                 row=image.where,
             )

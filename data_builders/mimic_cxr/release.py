@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cxr_jax.io import projections
+from cxr_jax.io import dicom
 from data_builders.base import csv_table, folders
 from data_builders.base.records import BuildError
 
@@ -23,7 +23,7 @@ WHERE_TO_GET = (
 
 
 class Radiograph(NamedTuple):
-    """A row of the metadata; `view` as views.standard writes it."""
+    """A row of the metadata; `view` as dicom.standard_projection writes it."""
 
     dicom_id: str
     subject_id: str
@@ -55,7 +55,7 @@ def read_images(root: Path) -> Iterator[Radiograph]:
         dicom_id, subject_id, study_id, view = [row.fields[i] for i in at]
         check_ids(subject_id, study_id, row.where)
         if view not in standard:
-            standard[view] = projections.standard(view)
+            standard[view] = dicom.standard_projection(view)
         yield Radiograph(dicom_id, subject_id, study_id, standard[view], row.where)
 
 

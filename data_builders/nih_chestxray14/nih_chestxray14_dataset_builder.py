@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cxr_jax.data.labels import NIH_FINDINGS
-from cxr_jax.io import dicom, projections
+from cxr_jax.io import dicom
 from data_builders.base import boxes, builder, csv_table, folders, splits, text_file
 from data_builders.base.boxes import BoxRow
 from data_builders.base.records import Box, BuildError, Record, Skipped
@@ -88,7 +88,7 @@ class Builder(builder.CxrBuilder):
                 image=images.get(name, root / "images" / name),
                 labels=known[findings],
                 study_id=f"{patient}/{follow_up}",
-                view=projections.standard(view),
+                projection=dicom.standard_projection(view),
                 sex=sex if sex in ("M", "F") else "",
                 age=parse_age(age),
                 boxes=tuple(placed.get(name, ())),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from cxr_jax.io import projections
+from cxr_jax.io import dicom
 from data_builders.base import builder, csv_table, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.padchest.label_lists import LABEL_NAMES, parse_labels
@@ -68,7 +68,7 @@ class Builder(builder.CxrBuilder):
                 or Path(f"{manual_dir}/{folder_of(place, row.where)}/{name}"),
                 labels=_labels(labels, row.where),
                 study_id=study,
-                view="" if projection == "UNK" else projections.standard(projection),
+                projection="" if projection == "UNK" else dicom.standard_projection(projection),
                 sex=sex if sex in ("M", "F") else "",
                 age=age_at(date, birth),
                 report=report,

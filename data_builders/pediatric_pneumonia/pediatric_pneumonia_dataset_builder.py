@@ -65,7 +65,7 @@ class Builder(builder.CxrBuilder):
                 patient_id=patient,
                 image=path,
                 labels={LABEL: CLASSES[kind]},
-                view="AP",
+                projection="AP",
                 row=name,
             )
 

@@ -79,7 +79,7 @@ def _record(seed: int, size: int, place: tuple[str, int, int]) -> Record:
         study_id=f"p{patient:05d}_{image}",
         image=functools.partial(drawing.draw, seed, patient, image, size),
         labels=drawing.labels(anatomy, taken),
-        view=taken.projection,
+        projection=taken.projection,
         sex=anatomy.sex,
         age=float(anatomy.age),
         boxes=drawing.boxes(anatomy, taken, size),

@@ -134,6 +134,6 @@ def make_record(mimic: Path, image: release.Radiograph, grade: Grade, split: str
         image=release.image_path(mimic, image),
         labels={LABEL: grade.value},
         study_id=f"s{image.study_id}",
-        view=image.view,
+        projection=image.view,
         row=grade.where,
     )

@@ -65,7 +65,7 @@ class Builder(builder.CxrBuilder):
                 labels=merge_labels(of_one),
                 readers=tuple(reading.reading_id for reading in of_one),
                 study_id=f"s{image.study_id}",
-                view=image.view,
+                projection=image.view,
                 boxes=tuple(
                     box for reading in of_one for box in readings.read_boxes(root, reading, present)
                 ),

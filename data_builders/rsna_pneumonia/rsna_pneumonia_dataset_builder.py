@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from cxr_jax.io import dicom, projections
+from cxr_jax.io import dicom
 from data_builders.base import builder, folders, parallel, splits
 from data_builders.base.records import Record, Skipped
 from data_builders.rsna_pneumonia import labels
@@ -48,7 +48,7 @@ class Builder(builder.CxrBuilder):
                 image=images.get(image, folder / f"{image}.dcm"),
                 labels=finding.labels,
                 study_id=tags.study_id,
-                view=projections.standard(tags.view),
+                projection=dicom.standard_projection(tags.projection),
                 sex=tags.sex,
                 age=tags.age,
                 boxes=finding.boxes,

@@ -77,7 +77,7 @@ class Builder(builder.CxrBuilder):
                 patient_id=patient,
                 image=path,
                 labels={LABEL: float(digit)},
-                view="FRONTAL",
+                projection="FRONTAL",
                 sex=reading.sex,
                 age=reading.age,
                 row=f"{name}.png",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from scipy import ndimage
 
 from cxr_jax.io import image_io
-from cxr_jax.io.image_error import ImageError
+from cxr_jax.io.limits import ImageError
 from data_builders.base import csv_table, folders
 from data_builders.base.records import Box, BuildError
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from cxr_jax.io import dicom, projections
+from cxr_jax.io import dicom
 from data_builders.base import builder, folders, parallel, splits
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.siim_acr_pneumothorax import png_copy, rle
@@ -61,7 +61,7 @@ class Builder(builder.CxrBuilder):
                 image=images.get(image, root / "dicom-images-train" / f"{image}.dcm"),
                 labels={LABEL: float(bool(outline.boxes))},
                 study_id=tags.study_id,
-                view=projections.standard(tags.view),
+                projection=dicom.standard_projection(tags.projection),
                 sex=tags.sex,
                 age=tags.age,
                 boxes=outline.boxes,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from cxr_jax.io import dicom, projections
+from cxr_jax.io import dicom
 from data_builders.base import builder, csv_table, folders, parallel, splits
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.tb_portals import cases
@@ -74,7 +74,7 @@ class Builder(builder.CxrBuilder):
                 image=images.get(key, manual_dir / f"{key}.dcm"),
                 labels=cases.nothing_known().labels if apart else case.labels,
                 study_id=study,
-                view=OUTLIER if apart else image_views.get(key, ""),
+                projection=OUTLIER if apart else image_views.get(key, ""),
                 sex=case.sex,
                 age=case.age,
                 row=row.where,
@@ -108,7 +108,7 @@ class Builder(builder.CxrBuilder):
     def _read_views(self, images: Mapping[str, Path]) -> dict[str, str]:
         """Key -> view. No table has it, so every image's header is read."""
         tags = parallel.parallel_map(dicom.read_tags, images.items(), self.settings.num_workers)
-        return {key: projections.standard(tag.view) for key, tag in tags if tag is not None}
+        return {key: dicom.standard_projection(tag.projection) for key, tag in tags if tag is not None}
 
 
 def plain_name(path: Path) -> str:

@@ -142,7 +142,7 @@ class Builder(builder.CxrBuilder):
                 image=images.get(image, root / part / f"{image}.dicom"),
                 labels={name: tuple(one.labels[name] for one in said) for name in LABELS},
                 readers=tuple(one.reader or CONSENSUS for one in said),
-                view="PA",
+                projection="PA",
                 sex=tags.sex,
                 age=tags.age,
                 boxes=vindr_tables.boxes_on(tags, places.get(image, ())),

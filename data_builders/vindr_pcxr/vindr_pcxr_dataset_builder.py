@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from cxr_jax.io import dicom, projections
+from cxr_jax.io import dicom
 from data_builders.base import builder, folders, parallel, splits
 from data_builders.base.boxes import BoxRow
 from data_builders.base.records import Record, Skipped
@@ -83,7 +83,7 @@ class Builder(builder.CxrBuilder):
                     patient_id=row.image,
                     image=images.get(row.image, root / part / f"{row.image}.dicom"),
                     labels=row.labels,
-                    view=projections.standard(tags.view) or VIEW,
+                    projection=dicom.standard_projection(tags.projection) or VIEW,
                     sex=tags.sex,
                     age=tags.age,
                     boxes=vindr_tables.boxes_on(tags, places.get(row.image, ())),

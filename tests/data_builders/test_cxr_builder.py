@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from cxr_jax.io.image_error import ImageError
+from cxr_jax.io.limits import ImageError
 from data_builders.base import builder as cxr_builder
 from data_builders.base import parallel, write
 from data_builders.base.records import BuildError, Record, Skipped

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxr_jax.io.image_error import ImageError
+from cxr_jax.io.limits import ImageError
 from data_builders.base import splits as split_rule
 from data_builders.jsrt.img_image import ImgImage
 from tests.fakes import jsrt as fake

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from cxr_jax.data import tokenizer
 from cxr_jax.io import image_io
-from cxr_jax.io.image_error import ImageError
+from cxr_jax.io.limits import ImageError
 from tests.fakes.dataset import read
 from tests.faults import canaries, hospital, planted
 from tests.faults.canaries import (

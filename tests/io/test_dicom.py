@@ -20,7 +20,7 @@ def test_tags_hold_hashes_and_nothing_else_of_the_person(tmp_path):
     )
     tags = dicom.read_tags(tmp_path / "a.dcm")
     assert tags.patient_id == dicom.hashed("MRN0042")
-    assert (tags.view, tags.sex, tags.age) == ("PA", "F", 1.5)
+    assert (tags.projection, tags.sex, tags.age) == ("PA", "F", 1.5)
     assert tags.study_id.startswith("s") and "MRN" not in str(tags) and "DOE" not in str(tags)
 
 
@@ -32,7 +32,7 @@ def test_hash_is_fixed_for_ever():
 def test_absent_tags_are_empty(tmp_path):
     write_dicom(tmp_path / "a.dcm", draw_image(0), patient="")
     tags = dicom.read_tags(tmp_path / "a.dcm")
-    assert tags.patient_id == tags.view == tags.sex == "" and math.isnan(tags.age)
+    assert tags.patient_id == tags.projection == tags.sex == "" and math.isnan(tags.age)
 
 
 def test_not_dicom(tmp_path):

@@ -19,7 +19,7 @@ from pydicom.uid import (
 )
 
 from cxr_jax.io import dicom, dicom_pixels, image_io
-from cxr_jax.io.image_error import ImageError
+from cxr_jax.io.limits import ImageError
 from tests.fakes.dicom_files import write_dicom
 from tests.fakes.pictures import deep, draw_image, stretch
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cxr_jax.io import image_io
-from cxr_jax.io.image_error import ImageError
+from cxr_jax.io.limits import ImageError
 from tests.fakes import dicom_files, image_folder
 from tests.fakes.pictures import deep, draw_image, stretch
 
@@ -149,7 +149,7 @@ def test_colour_dicom_becomes_luminance_as_colour_png_does(tmp_path):
 def test_palette_dicom_is_refused(tmp_path):
     # Its pixels are indices, which would look like an image and be none.
     dicom_files.write_dicom(tmp_path / "palette.dcm", draw_image(1), photometric="PALETTE COLOR")
-    with pytest.raises(ImageError, match="in colours that are no shades of grey"):
+    with pytest.raises(ImageError, match="in colours that are not shades of grey"):
         image_io.read_image(tmp_path / "palette.dcm")
 
 
