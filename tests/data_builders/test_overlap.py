@@ -19,7 +19,7 @@ def draw(seed: int, change: str = "") -> np.ndarray:
     # Organs and ribs: a hash needs more than a few smooth waves.
     coarse = np.random.default_rng(seed).integers(0, 256, (12, 12), dtype=np.uint8)
     texture = np.asarray(Image.fromarray(coarse).resize((300, 320), Image.Resampling.BICUBIC))
-    image = Image.fromarray((original(seed, 320, 300) // 2 + texture // 2).astype(np.uint8))
+    image = Image.fromarray((draw_image(seed, 320, 300) // 2 + texture // 2).astype(np.uint8))
     if change == "copy":  # smaller, another shape, recompressed, more contrast
         stream = io.BytesIO()
         image.resize((230, 260)).point(lambda v: min(255, int(1.2 * v))).save(

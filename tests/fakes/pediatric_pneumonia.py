@@ -20,7 +20,7 @@ def write(folder: Path) -> dict[str, np.ndarray]:
     pictures: dict[str, np.ndarray] = {}
 
     def add(name: str, colour: bool = False) -> None:
-        picture = original(len(pictures), 90 + len(pictures) % 7, 80)
+        picture = draw_image(len(pictures), 90 + len(pictures) % 7, 80)
         path = folder / "chest_xray" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(picture)
