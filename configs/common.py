@@ -31,11 +31,11 @@ def transfer() -> ConfigDict:
             # A named task of the dataset, or labels by commas; "" is its default: every label.
             task="",
             # How raw labels become targets; "" and 0 leave it to the task (cxr_jax/data/tasks.py).
-            uncertain="",  # -1 counts as: zeros, ones, ignore
-            unmentioned="",  # a blank counts as: zeros, ones, ignore
+            uncertain_as="",  # -1 counts as: zeros, ones, ignore
+            missing_as="",  # a blank counts as: zeros, ones, ignore
             readers="",  # of several readers: majority, any, all
             certainty=0.0,  # certainties from here on count as present
-            views="",  # images that take part: PA,AP or any
+            projections="",  # images that take part: PA,AP or any
             exclusive=False,  # the labels are classes of which every image has exactly one
             protocol="linear",  # linear, finetune or knn: a file of cxr_jax/evaluate
             label_fraction=1.0,  # of the training patients; validation and test stay whole

@@ -19,7 +19,12 @@ _ROOT = _BUNDLED if _BUNDLED.is_dir() else _CLONE
 # Fields of older configs and what they are called now, by experiment: dotted old name -> new name.
 RENAMED: dict[str, dict[str, str]] = {
     "pretrain": {},
-    "transfer": {"pictures.films": "pictures.images"},
+    "transfer": {
+        "pictures.films": "pictures.images",
+        "uncertain": "uncertain_as",
+        "unmentioned": "missing_as",
+        "views": "projections",
+    },
     "benchmark": {},
 }
 

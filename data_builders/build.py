@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -133,6 +134,28 @@ def draw_missing(names: Iterable[str], data_dir: str | Path) -> None:
             continue
         with contextlib.suppress(AlreadyBuilt):  # by another process meanwhile
             build(dataset, root, config_name=config or None)
+
+
+def refresh(name: str, data_dir: str | Path) -> Path:
+    """Writes a dataset's tasks, as its builder declares them now, into the built dataset.
+
+    Neither raw files nor images are read; the images, labels and splits stay.
+
+    Args:
+      name: of a built dataset, "nih_chestxray14" or "nih_chestxray14/512".
+
+    Raises:
+      FileNotFoundError, ValueError: it is not built, or is damaged.
+    """
+    from cxr_jax.data import dataset_info, reader, tasks
+    from cxr_jax.io.atomic import atomic_write_text
+
+    folder = reader.find_folder(name, str(data_dir))
+    metadata = dataset_info.read_metadata(folder)
+    cls = builder_class(metadata.get("builder", folder.parents[1].name))
+    metadata["tasks"] = tasks.to_json(cls.TASKS)
+    atomic_write_text(folder / "metadata.json", json.dumps(metadata))
+    return folder
 
 
 def check(

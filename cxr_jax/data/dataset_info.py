@@ -22,7 +22,7 @@ _CLASS = r"tensorflow_datasets\.core\.features\.\w+\.\w+"
 _DEEPEST = 4
 _NAME = "[A-Za-z0-9_]{1,99}"
 _TEMPLATES = (None, "", "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}")
-_OPTIONAL = {"phash"}  # datasets built before ledgers were kept have none
+_OPTIONAL = {"phash"}  # the first datasets that were built have none
 
 
 def open_built(folder: Path) -> tfds.core.DatasetBuilder:
@@ -57,6 +57,11 @@ def open_built(folder: Path) -> tfds.core.DatasetBuilder:
                 f"write. {RESTORE}"
             )
     return builder
+
+
+def projection_field(builder: tfds.core.DatasetBuilder) -> str:
+    """Returns the name under which examples store the projection: older datasets have `view`."""
+    return "projection" if "projection" in builder.info.features else "view"
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
@@ -112,6 +117,8 @@ def _check_features(path: Path, stored: Any, label_names: list[str]) -> None:
         raise ValueError(f"{path} is not what our builders write. {RESTORE}")
     has = [name in stored for name in ("readers", "boxes", "report")]
     expected = make_features(label_names, *has, "png").get_tensor_info()
+    if "projection" not in stored:  # its name in older datasets
+        expected["view"] = expected.pop("projection")
     for name in expected.keys() | stored.keys():
         if name in _OPTIONAL and name not in stored:
             continue

@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from cxr_jax.data import images, order
-from cxr_jax.data.labelled import LabelledSplit
 from cxr_jax.data.pairs import Partners
 from cxr_jax.data.reports import Reports
 from cxr_jax.data.source import Source
+from cxr_jax.data.splits import LabelledSplit
 
 _IMAGES = ("image", "pair")  # fields of a batch
 _CHUNK = 16  # images that a thread decodes at a time

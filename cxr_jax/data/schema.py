@@ -27,7 +27,7 @@ def make_features(
         "image_id": text,
         "patient_id": text,
         "study_id": text,
-        "view": text,
+        "projection": text,
         "sex": text,
         "age": number,
         "phash": text,

@@ -1,18 +1,175 @@
-"""Label budgets: nested, patient-wise subsets of the training images."""
+"""Labelled splits for evaluation: every image once, in order, with its targets and ids."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int, UInt8
+
+from cxr_jax.data import images, labels, tasks
+from cxr_jax.data.dataset_info import open_built, projection_field
+from cxr_jax.data.reader import read_columns
+from cxr_jax.data.source import Source, load_source
+
+
+class LabelledSplit(NamedTuple):
+    """Row i of every field belongs to record rows[i] of the source: labels travel with images."""
+
+    source: Source
+    rows: np.ndarray  # int [n]
+    targets: Float[np.ndarray, "n k"]  # 1, 0, NaN: no target; exclusive: labels.to_exclusive
+    uncertain: Bool[np.ndarray, "n k"]  # -1 in the dataset, whatever the policy made of it
+    image_ids: tuple[str, ...]
+    patient_ids: tuple[str, ...]
+    label_names: tuple[str, ...]
+    task: tasks.Task
+    other_projections: int  # images left out because the task does not ask for their projection
+    sexes: tuple[str, ...] = ()  # "" unknown; these three are empty where nobody read them
+    ages: tuple[float, ...] = ()  # years, NaN unknown
+    projections: tuple[str, ...] = ()  # "" unknown
+    # Images of the split that a label fraction left out, by their records' places: int [m].
+    rest: np.ndarray = np.zeros(0, int)
+
+    def hashed_ids(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Returns image and patient ids for files that may leave the machine.
+
+        `python -m data_builders.reidentify` finds whose they are.
+        """
+        hashed = self.source.hashed
+        return hashed("image", self.image_ids), hashed("patient", self.patient_ids)
+
+    def take(self, rows: np.ndarray) -> "LabelledSplit":
+        """Returns the split with these rows alone, in this order."""
+        return self._replace(
+            rows=self.rows[rows],
+            targets=self.targets[rows],
+            uncertain=self.uncertain[rows],
+            image_ids=tuple(self.image_ids[i] for i in rows),
+            patient_ids=tuple(self.patient_ids[i] for i in rows),
+            **{
+                field: tuple(getattr(self, field)[i] for i in rows)
+                for field in ("sexes", "ages", "projections")
+                if getattr(self, field)
+            },
+        )
+
+
+def load_split(
+    name: str,
+    data_dir: str,
+    split: str,
+    task: str = "",
+    changes: Mapping[str, Any] | None = None,
+) -> LabelledSplit:
+    """Reads ids and labels of a whole split (not its pixels).
+
+    Args:
+      task, changes: as of tasks.find_task.
+
+    Raises:
+      ValueError: the dataset has no labels, or lacks those of the task, or has no image of the
+        task's projections; an image of an exclusive task has two classes or none.
+    """
+    source = load_source(name, data_dir, split, fields=("image",))
+    if not source.label_names:
+        raise ValueError(
+            f"dataset {name} has no labels, so nothing can be scored on it; build image_folder "
+            "with --labels_csv, or choose another config.dataset"
+        )
+    named = tasks.stored_tasks(source.folder, source.metadata)
+    chosen = tasks.find_task(name, source.label_names, named, task, changes)
+    _check_changes(source, changes or {})
+    builder = open_built(source.folder)
+    stored_labels = [f"labels/{label}" for label in source.label_names]
+    names = ("image_id", "patient_id", projection_field(builder), "sex", "age", *stored_labels)
+    columns = read_columns(builder, split, names)
+    projections = columns[projection_field(builder)]
+    wanted = chosen.projections
+    rows = np.array([i for i, one in enumerate(projections) if not wanted or one in wanted])
+    if not len(rows):
+        there = ", ".join(sorted({repr(projection) for projection in projections}))
+        raise ValueError(
+            f"{name} {split!r} has no image of the projections {', '.join(wanted)} that the task "
+            f"asks for; it has {there} ('' is unknown). Choose with --config.projections=PA,AP or "
+            "--config.projections=any"
+        )
+    columns = {name: [column[i] for i in rows] for name, column in columns.items()}
+    raw = {label: columns[f"labels/{label}"] for label in source.label_names}
+    scale = source.metadata.get("label_scale", "presence")
+    targets = labels.targets(raw, chosen, scale)
+    if chosen.exclusive:
+        targets = _to_exclusive(targets, chosen, rows, f"{name} {split!r}")
+    return LabelledSplit(
+        source=source,
+        rows=rows,
+        targets=targets,
+        uncertain=labels.uncertain(raw, chosen, scale),
+        image_ids=tuple(columns["image_id"]),
+        patient_ids=tuple(columns["patient_id"]),
+        label_names=tuple(chosen.labels),
+        task=chosen,
+        other_projections=len(projections) - len(rows),
+        sexes=tuple(columns["sex"]),
+        ages=tuple(columns["age"]),
+        projections=tuple(columns[projection_field(builder)]),
+    )
+
+
+def _to_exclusive(
+    targets: Float[np.ndarray, "n k"], task: tasks.Task, rows: np.ndarray, where: str
+) -> Float[np.ndarray, "n k"]:
+    found = np.full((rows.max() + 1, targets.shape[1]), np.nan, targets.dtype)
+    found[rows] = targets  # errors then name the dataset's own rows
+    try:
+        return labels.to_exclusive(found, tuple(task.labels))[rows]
+    except ValueError as error:
+        raise ValueError(
+            f"{where}, {error}. Correct the labels; where a policy made them so, change it "
+            "(--config.uncertain_as=ignore, --config.missing_as=ignore); or score the labels each on "
+            "its own (by commas in --config.task, without --config.exclusive)"
+        ) from error
+
+
+def _check_changes(source: Source, changes: Mapping[str, Any]) -> None:
+    """Refuses a change of a policy that would change nothing for this dataset's labels."""
+    scale = source.metadata.get("label_scale", "presence")
+    lacking = {
+        "readers": "" if "readers" in source.fields else "several readers",
+        "certainty": "" if scale == "certainty" else "certainties",
+        "uncertain_as": "" if scale == "presence" else "-1",
+    }
+    for field, what in lacking.items():
+        if what and changes.get(field):
+            raise ValueError(
+                f"config.{field}={changes[field]} would change nothing: the labels of "
+                f"{source.name} hold no {what}"
+            )
+
+
+def image_batches(
+    split: LabelledSplit, batch_size: int, image_size: int
+) -> Iterator[UInt8[np.ndarray, "batch size size 1"]]:
+    """Yields every image of the split once, in order; the last batch may be short."""
+
+    def read(row: np.integer) -> np.ndarray:
+        return images.decode_square(split.source.records[int(row)]["image"], image_size)
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(split.rows), batch_size):
+            yield np.stack(list(pool.map(read, split.rows[start : start + batch_size])))
 
 
 def patient_subset(
     patient_ids: Sequence[str], fraction: float, seed: int
-) -> Int[np.ndarray, "kept"]:
-    """Rows of the first `fraction` of the patients, in an order that a hash of the seed fixes.
+) -> Int[np.ndarray, " kept"]:
+    """Returns the rows of the first `fraction` of the patients, in an order fixed by the seed.
 
     The same seed nests: the rows at 1 % are among those at 10 %. At least one patient is kept.
+
+    >>> patient_subset(["p1", "p1", "p2", "p3"], 0.5, seed=0)
+    array([0, 1, 3])
 
     Raises:
       ValueError: fraction outside (0, 1].

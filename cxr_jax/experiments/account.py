@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cxr_jax.data.exposure import Exposure
-from cxr_jax.data.labelled import LabelledSplit
+from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.report import origin
 from cxr_jax.transfer._protocol import Protocol, Splits
 from cxr_jax.transfer.image_table import ImageTable, beyond_chance
@@ -47,7 +47,7 @@ def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) 
             counts = [int(split.uncertain[:, k].sum()) for split in splits]
             lines.append(
                 f"{label}: uncertain (−1) in {counts[0]} training, {counts[1]} validation and "
-                f"{counts[2]} test images, counted as {splits.test.task.uncertain}."
+                f"{counts[2]} test images, counted as {splits.test.task.uncertain_as}."
             )
     lines += [f"{outcome.name}: {outcome.facts['summary']}." for outcome in outcomes]
     return lines
@@ -61,7 +61,7 @@ def image_table(test: LabelledSplit, seen: Exposure | None) -> ImageTable:
         np.array(test.hashed_ids()[0], str),
         np.array(test.sexes or ("",) * count, str),
         _capped(np.array(test.ages or (np.nan,) * count, np.float32)),
-        np.array(test.views or ("",) * count, str),
+        np.array(test.projections or ("",) * count, str),
         *(None if flags is None else flags[test.rows] for flags in known),
     )
 
@@ -118,13 +118,14 @@ def exposure_lines(
 def _policies(splits: Splits) -> list[str]:
     """What the task does beyond taking a label as it is."""
     task, lines = splits.test.task, []
-    if task.views:
-        left_out = sum(split.other_views for split in splits)
-        lines.append(f"Views: {', '.join(task.views)}; {left_out:,} images of others left out.")
+    if task.projections:
+        left_out = sum(split.other_projections for split in splits)
+        named = ", ".join(task.projections)
+        lines.append(f"Projections: {named}; {left_out:,} images of others left out.")
     if task.exclusive:
         lines.append("The labels are classes of which every image has exactly one.")
-    if task.unmentioned != "ignore":
-        lines.append(f"Findings that are not mentioned count as {task.unmentioned}.")
+    if task.missing_as != "ignore":
+        lines.append(f"Findings that are not mentioned count as {task.missing_as}.")
     if "readers" in splits.test.source.fields:
         lines.append(f"Of several readers, {task.readers} decides.")
     if splits.test.source.metadata.get("label_scale") == "certainty":

@@ -14,7 +14,7 @@ from typing import Any
 import ml_collections
 
 from cxr_jax import weights
-from cxr_jax.data import exposure, labelled, tasks
+from cxr_jax.data import exposure, splits, tasks
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import _provenance, inputs, transfer
 from cxr_jax.experiments._benchmark_grid import Cell, grid
@@ -224,7 +224,11 @@ def _facts(folder: Path, cell: Cell, config) -> dict[str, Any]:
             "images": int(seen.image.sum()),
             "test_images": len(test),
         }
-    return {"state": "done", "num_images": facts.get("num_images", facts.get("num_films")), "exposure": exposed}
+    return {
+        "state": "done",
+        "num_images": facts.get("num_images", facts.get("num_films")),
+        "exposure": exposed,
+    }
 
 
 def _write(config, workdir: Path, cells: list[Cell], states: dict[Cell, dict[str, Any]]) -> None:
@@ -262,7 +266,7 @@ def _obstacles(config, cells: list[Cell]) -> list[str]:
     for dataset, task in dict.fromkeys((cell.dataset, cell.task) for cell in cells):
         wanted, changes = task or config.transfer.task, tasks.changes_of(config.transfer)
         where = (dataset, config.data.dir, "test", wanted, changes)
-        lines += missing(dataset, labelled.load_split, *where)
+        lines += missing(dataset, splits.load_split, *where)
     return lines
 
 

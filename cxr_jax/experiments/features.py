@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from cxr_jax.data.labelled import LabelledSplit, image_batches
 from cxr_jax.data.source import mark_build
+from cxr_jax.data.splits import LabelledSplit, image_batches
 from cxr_jax.weights.encoder import Encoder, features
 
 _QUIET_SECONDS = 5.0

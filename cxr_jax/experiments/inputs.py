@@ -10,10 +10,9 @@ import numpy as np
 from jaxtyping import Int
 
 from cxr_jax import weights
-from cxr_jax.data import splits as fractions
 from cxr_jax.data import tasks
-from cxr_jax.data.labelled import load_split
 from cxr_jax.data.source import mark_build
+from cxr_jax.data.splits import load_split, patient_subset
 from cxr_jax.experiments import _provenance
 from cxr_jax.transfer import _protocol
 from cxr_jax.transfer._protocol import Splits
@@ -80,7 +79,7 @@ def load_whole_splits(config: ml_collections.ConfigDict) -> Splits:
 
 def training_rows(config: ml_collections.ConfigDict, whole: Splits) -> Int[np.ndarray, " n"]:
     """The rows of the whole training split that the label fraction and the seed leave."""
-    return fractions.patient_subset(whole.train.patient_ids, config.label_fraction, config.seed)
+    return patient_subset(whole.train.patient_ids, config.label_fraction, config.seed)
 
 
 def check_disjoint(splits: Splits) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cxr_jax.augment import views
-from cxr_jax.data import labelled
+from cxr_jax.data.splits import image_batches, load_split
 from cxr_jax.objectives import Objective
 from cxr_jax.report.figures import views_grid
 from cxr_jax.stats.auroc import auroc
@@ -69,13 +69,12 @@ def _make_picture(config) -> Callable[[int, TrainState, dict[str, jax.Array]], n
 def _make_knn(config, objective: Objective, mesh: Mesh) -> Callable[[TrainState], float]:
     """Macro AUROC of kNN on the validation split, training images as neighbours."""
     splits = [
-        labelled.load_split(config.knn.dataset, config.data.dir, split, config.knn.task)
+        load_split(config.knn.dataset, config.data.dir, split, config.knn.task)
         for split in ("train", "validation")
     ]
     size = config.image_size
     pixels = [
-        np.concatenate(list(labelled.image_batches(split, config.batch_size, size)))
-        for split in splits
+        np.concatenate(list(image_batches(split, config.batch_size, size))) for split in splits
     ]
     embed = jax.jit(
         lambda params, aux, images: objective.features(params, aux, images / np.float32(255)),

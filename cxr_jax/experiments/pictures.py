@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from cxr_jax.data import images, labels
-from cxr_jax.data.labelled import LabelledSplit, image_batches
 from cxr_jax.data.source import load_source
+from cxr_jax.data.splits import LabelledSplit, image_batches
 from cxr_jax.experiments.features import extract
 from cxr_jax.report import panels
 from cxr_jax.report.panels import Case, Neighbour
@@ -120,7 +120,7 @@ def _named(config, test: LabelledSplit) -> list[int]:
             f"as number {', '.join(map(str, unknown))}. Images are named by the image_id of "
             "predictions.parquet, which is hashed: a config goes into files that are sent on "
             f"(python -m cxr_jax.data.ids {config.dataset} --data_dir={config.data.dir} lists "
-            "them; the images of the task's views take part)"
+            "them; the images of the task's projections take part)"
         )
     rows = list(dict.fromkeys(place[name] for name in wanted))
     if len(rows) > _MAX_CASES:
@@ -288,5 +288,5 @@ def _metadata(images: LabelledSplit) -> dict[str, list[str]]:
     ages = images.ages or (np.nan,) * len(images.rows)
     # A band: great ages point to people.
     columns["age"] = [age_band(age) or "unknown" for age in ages]
-    columns["view"] = [view or "unknown" for view in images.views or unknown]
+    columns["projection"] = [one or "unknown" for one in images.projections or unknown]
     return columns

@@ -57,7 +57,7 @@ def linear_probe(
     """Fit on train (features, targets), choose each label's strength on validation, score test.
 
     Targets are 0, 1 or NaN (missing); of exclusive classes they must be as data/labels.py's
-    one_class gives them, and one strength is chosen for all, by the mean of the classes' AUROC.
+    to_exclusive gives them, and one strength is chosen for all, by the mean of the classes' AUROC.
     Ties in validation AUROC go to the smaller validation log-loss, then to the stronger
     regularisation. A label with one class only in train or in validation is not scored, with its
     reason. Raises ValueError, naming the split and the row, for features that are not finite, other

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from cxr_jax import plugins
-from cxr_jax.data.labelled import LabelledSplit
+from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.fields import Section
 from cxr_jax.stats.auroc import auroc, binary_rows
 from cxr_jax.weights.encoder import Encoder
@@ -124,7 +124,7 @@ def usable_classes(
     validation: Shaped[np.ndarray, "v k"],
     label_names: tuple[str, ...] = (),
 ) -> tuple[Int[np.ndarray, " u"], dict[int, str]]:
-    """As `usable_labels`, of exclusive classes (data/labels.py, one_class).
+    """As `usable_labels`, of exclusive classes (data/labels.py, to_exclusive).
 
     A class without images in train or in validation is not scored. Its images teach nothing about
     the others (`targets_of`): probabilities are those among the scored classes. Raises ValueError

@@ -13,8 +13,8 @@ from jaxtyping import Float, Shaped, UInt8
 from ml_collections import ConfigDict
 
 from cxr_jax import models
-from cxr_jax.data.labelled import LabelledSplit
 from cxr_jax.data.loader import batches, labelled_batches
+from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.training import optim, sharding, xla
 from cxr_jax.transfer import _classifier, _mean_teacher
 from cxr_jax.weights.encoder import Encoder
@@ -52,7 +52,7 @@ def plan(fields: ConfigDict, num_images: int, num_devices: int) -> Plan:
 class Trainer:
     """One encoder's compiled step and scores, for every learning rate.
 
-    Where the task of `train` is exclusive, its targets must be as data/labels.py's one_class gives
+    Where the task of `train` is exclusive, its targets must be as data/labels.py's to_exclusive gives
     them: the loss and the scores are then those of a softmax over the classes.
     """
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Shaped
 
-from cxr_jax.data.labelled import LabelledSplit
+from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.io.atomic import atomic_write
 
 

@@ -62,6 +62,11 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
         "--overwrite", action="store_true", help="build again what is already there"
     )
     parser.add_argument(
+        "--refresh",
+        action="store_true",
+        help="store the tasks of NAME in a dataset that an older version built; needs no raw files",
+    )
+    parser.add_argument(
         "--beam_runner",
         help="build through Apache Beam on many machines: DirectRunner, FlinkRunner, SparkRunner …",
     )
@@ -124,6 +129,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         args, own = parse(arguments)
+        if args.refresh:
+            print(f"Wrote the tasks of {args.name} into {build.refresh(args.name, args.data_dir)}")
+            return 0
         if args.check:
             where = args.manual_dir, args.resolution, own
             print(build.check(args.name, *where, args.num_workers, args.follow_links))

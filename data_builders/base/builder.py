@@ -38,7 +38,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import file_adapters
 from tensorflow_datasets.core import splits as tfds_splits
 
-from cxr_jax.data import schema, seen_images
+from cxr_jax.data import schema, seen_images, tasks
 from data_builders.base import (
     beam,
     contact_sheet,
@@ -112,6 +112,9 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     LABEL_SCALE: ClassVar[str] = "presence"
     READERS: ClassVar[bool] = False  # whether a label holds one value a reader
     TASK: ClassVar[str] = "none"  # "binary", "multilabel", "multiclass" or "none"
+    # What is scored, by name; "default" is what a transfer does unasked, and is every label unless
+    # it is given here.
+    TASKS: ClassVar[Mapping[str, tasks.Task]] = {}
     PARENT: ClassVar[str] = ""  # the dataset whose images and patients these are, if not its own
     # What the owner (or who counted the owner's files) says of the whole: "images", "patients",
     # "studies", the same of splits ("train+validation images") or a label's positives -> number.
@@ -183,6 +186,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             label_names=list(self.label_names()),
             label_scale=self.LABEL_SCALE,
             task=self.task(),
+            tasks=tasks.to_json(self.TASKS),
             parent=self.PARENT,
             licence=self.LICENCE,
             resolution=self.builder_config.resolution,

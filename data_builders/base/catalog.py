@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from cxr_jax.data.labels import Task
-from cxr_jax.data.tasks import FRONTAL, TASKS
+from cxr_jax.data.tasks import FRONTAL, Task, as_stored
 
 HEAD = ("NAME", "what", "default task", "other tasks", "splits")
 _MOST_LABELS = 5
@@ -19,9 +18,9 @@ def what(cls: type) -> str:
 
 def row(name: str, cls: type) -> tuple[str, ...]:
     """One dataset's cells."""
-    named = TASKS.get(name, {})
+    named = cls.TASKS
     labels = cls.LABEL_NAMES if isinstance(cls.LABEL_NAMES, tuple) else ()
-    task = named.get("default", Task({label: label for label in labels}))
+    task = named.get("default", Task(as_stored(labels)))
     others = ", ".join(f"`{task}`" for task in named if task != "default")
     return (name, what(cls), words(task, cls), others or "–", splits(cls.SPLIT_RULE))
 
@@ -39,14 +38,15 @@ def words(task: Task, cls: type) -> str:
 def policies(task: Task, cls: type) -> list[str]:
     """What a task does beyond taking a label as it is."""
     parts = []
-    if task.unmentioned != "ignore":
-        parts.append(f"−1 as {task.uncertain}, blanks as {task.unmentioned}")
+    if task.missing_as != "ignore":
+        parts.append(f"−1 as {task.uncertain_as}, blanks as {task.missing_as}")
     if cls.READERS:
         parts.append(f"{task.readers} of the readers")
     if cls.LABEL_SCALE == "certainty":
         parts.append(f"certainty from {task.certainty:g} on")
-    if task.views:
-        parts.append("frontal views" + (" and unknown ones" if task.views != FRONTAL else ""))
+    if task.projections:
+        unknown = " and unknown ones" if task.projections != FRONTAL else ""
+        parts.append("frontal images" + unknown)
     return parts
 
 
@@ -78,7 +78,7 @@ def details(name: str, cls: type) -> str:
     labels = cls.LABEL_NAMES if isinstance(cls.LABEL_NAMES, tuple) else ()
     if labels:
         lines += ["", f"Labels ({cls.LABEL_SCALE}): {', '.join(labels)}"]
-    for title, task in TASKS.get(name, {}).items():
+    for title, task in cls.TASKS.items():
         flag = "unasked" if title == "default" else f"--config.task={title}"
         named = [
             label if label == stored else f"{label} ({stored})"

@@ -25,7 +25,7 @@ class Serializer:
             "image_id": record.image_id,
             "patient_id": record.patient_id,
             "study_id": record.study_id,
-            "view": record.projection,
+            "projection": record.projection,
             "sex": record.sex,
             "age": record.age,
             "phash": image.phash,

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from cxr_jax.data.tasks import CHEXPERT_LABELS
+from cxr_jax.data.tasks import Task, as_stored
 from cxr_jax.io import dicom
 from data_builders.base import builder, csv_table, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
@@ -30,8 +30,9 @@ class Builder(builder.CxrBuilder):
         "images/ into manual_dir (Anonymized_DICOMs is not needed)."
     )
     HOMEPAGE: ClassVar = "https://physionet.org/content/brax/"
-    LABEL_NAMES: ClassVar = CHEXPERT_LABELS
+    LABEL_NAMES: ClassVar = labels.CHEXPERT_LABELS
     TASK: ClassVar = "multilabel"
+    TASKS: ClassVar = {"default": Task(as_stored(labels.CHEXPERT_LABELS), **labels.FROM_REPORTS)}
     LICENCE: ClassVar = "PhysioNet Credentialed Health Data License 1.5.0"
     SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
     OWNER_COUNTS: ClassVar = {"images": 40_967, "patients": 19_351, "studies": 24_959}
@@ -49,7 +50,7 @@ class Builder(builder.CxrBuilder):
             if path.suffix.lower() == ".png"
         }
         listed = set()
-        for row in table.rows((*columns, *CHEXPERT_LABELS)):
+        for row in table.rows((*columns, *labels.CHEXPERT_LABELS)):
             name, patient, sex, age, study, view = (row.fields[i] for i in at)
             patient_id = patient_of(name, patient, row.where)
             name = find_image(name, images)

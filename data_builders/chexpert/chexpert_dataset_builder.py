@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from cxr_jax.data.tasks import CHEXPERT_LABELS
+from cxr_jax.data.tasks import Task, as_stored
 from cxr_jax.io import dicom
 from data_builders.base import builder, csv_table, folders
 from data_builders.base.records import BuildError, Record, Skipped
@@ -39,8 +39,12 @@ class Builder(builder.CxrBuilder):
         "groundtruth.csv) beside it becomes the test split."
     )
     HOMEPAGE: ClassVar = "https://stanfordmlgroup.github.io/competitions/chexpert/"
-    LABEL_NAMES: ClassVar = CHEXPERT_LABELS
+    LABEL_NAMES: ClassVar = labels.CHEXPERT_LABELS
     TASK: ClassVar = "multilabel"
+    TASKS: ClassVar = {
+        "default": Task(as_stored(labels.COMPETITION), **labels.FROM_REPORTS),
+        "all": Task(as_stored(labels.CHEXPERT_LABELS), **labels.FROM_REPORTS),
+    }
     LICENCE: ClassVar = "Stanford University research use agreement"
     SPLIT_RULE: ClassVar = (
         "The owner's train; the owner's valid (read by radiologists) is validation; the owner's "
@@ -126,7 +130,7 @@ def read_part(
     columns = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA")
     at = [table.index(column) for column in columns]
     cells = labels.LabelCells(table)
-    for row in table.rows((*columns, *CHEXPERT_LABELS)):
+    for row in table.rows((*columns, *labels.CHEXPERT_LABELS)):
         name, sex, age, direction, projection = (row.fields[i] for i in at)
         match = _match(name, part, row.where)
         if direction.lower() != match["view"]:
@@ -160,7 +164,7 @@ def read_test(table: csv_table.Table, images: Mapping[str, Path]) -> Iterator[Re
     of_study = collections.defaultdict(list)
     for image_id in sorted(images):
         of_study[image_id.rpartition("/")[0]].append(image_id)
-    for row in table.rows((key, *CHEXPERT_LABELS)):
+    for row in table.rows((key, *labels.CHEXPERT_LABELS)):
         name = row.fields[at]
         study = _STUDY.fullmatch(name)
         image_ids = of_study[study[1]] if study else [_match(name, "test", row.where)["image"]]

@@ -5,9 +5,20 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 
-from cxr_jax.data.tasks import CHEXPERT_LABELS
+from cxr_jax.data.tasks import FRONTAL
 from data_builders.base.csv_table import Row, Table
 from data_builders.base.records import BuildError
+
+# Shared with MIMIC-CXR and BRAX.
+CHEXPERT_LABELS = (
+    *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion"),
+    *("Edema", "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion"),
+    *("Pleural Other", "Fracture", "Support Devices"),
+)
+# The five labels of the CheXpert competition.
+COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+# Reports that were read for findings say what they found: a blank is a finding that is absent.
+FROM_REPORTS = {"missing_as": "zeros", "projections": FRONTAL}
 
 UNMENTIONED: Mapping[str, float] = dict.fromkeys(CHEXPERT_LABELS, float("nan"))
 

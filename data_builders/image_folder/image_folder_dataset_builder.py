@@ -195,7 +195,7 @@ def make_record(row: LabelRow, path: Path, tags: dicom.Tags | None, split: str) 
         image=path,
         labels=row.labels,
         study_id=dicom.hashed(row.study, "s") if row.study else tags.study_id,
-        projection=dicom.standard_projection(row.view or tags.projection),
+        projection=dicom.standard_projection(row.projection or tags.projection),
         sex=row.sex or tags.sex,
         age=row.age if row.age == row.age else tags.age,
         row=row.where,

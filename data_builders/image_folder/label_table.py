@@ -23,7 +23,7 @@ SPLIT_NAMES = {
     "test": "test",
 }
 _LISTED = 10  # wrong cells
-KNOWN = ("study_id", "split", "view", "sex", "age")
+KNOWN = ("study_id", "split", "projection", "view", "sex", "age")
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 
 
@@ -36,7 +36,7 @@ class LabelRow:
     patient: str = ""
     split: str = ""
     study: str = ""
-    view: str = ""
+    projection: str = ""
     sex: str = ""
     age: float = float("nan")  # years
     labels: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -46,7 +46,7 @@ class LabelTable:
     """Errors name the row and the column, never a value: that could be a patient's.
 
     Columns: the image (relative path), and if there are any the patient's id, split, study_id,
-    view, sex, age; all others are labels with the values 1, 0, -1 (uncertain) and blank.
+    projection (or view, its former name), sex, age; all others are labels with the values 1, 0, -1 (uncertain) and blank.
 
     Attributes:
       path: the CSV file.
@@ -88,7 +88,8 @@ class LabelTable:
             "image": image_column,
             "patient": patient_column or "patient_id",
             "study": "study_id",
-            **{name: name for name in ("split", "view", "sex", "age")},
+            "projection": "projection" if "projection" in columns else "view",
+            **{name: name for name in ("split", "sex", "age")},
         }
         self._known = {field: name for field, name in self._known.items() if name in columns}
         self.image_column = image_column
@@ -153,7 +154,7 @@ class LabelTable:
             patient=known.get("patient", ""),
             split=SPLIT_NAMES.get(split, ""),
             study=known.get("study", ""),
-            view=known.get("view", "").upper(),
+            projection=known.get("projection", "").upper(),
             sex=SEXES.get(known.get("sex", "").casefold(), ""),
             age=_age(known.get("age", ""), row.where),
             labels={name: VALUES.get(row.fields[place], NAN) for name, place in self._label_places},

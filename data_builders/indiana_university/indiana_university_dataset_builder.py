@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from cxr_jax.data.tasks import FRONTAL, Task, as_stored
 from cxr_jax.io import dicom
 from data_builders.base import builder, csv_table, folders, parallel, splits
 from data_builders.base.records import BuildError, Record, Skipped
@@ -15,6 +16,12 @@ from data_builders.indiana_university.reports import Report
 
 TABLES = REPORTS, PROJECTIONS = "indiana_reports.csv", "indiana_projections.csv"
 VIEWS = ("FRONTAL", "LATERAL")
+# Findings with at least six positive images in the hash's test split.
+FREQUENT = (
+    *("Cardiomegaly", "Pulmonary Atelectasis", "Pleural Effusion", "Opacity", "Nodule"),
+    *("Calcified Granuloma", "Emphysema", "Infiltrate", "Pneumonia", "Consolidation"),
+    *("Pulmonary Edema", "Pneumothorax", "Hiatal Hernia", "Bone Fractures"),
+)
 
 
 class Builder(builder.CxrBuilder):
@@ -29,6 +36,10 @@ class Builder(builder.CxrBuilder):
     HOMEPAGE: ClassVar = "https://openi.nlm.nih.gov/faq"
     LABEL_NAMES: ClassVar = tuple(reports.HEADINGS)
     TASK: ClassVar = "multilabel"
+    TASKS: ClassVar = {
+        "default": Task(as_stored(FREQUENT), projections=FRONTAL),
+        "any_finding": Task({"Any finding": "not No Finding"}, projections=FRONTAL),
+    }
     LICENCE: ClassVar = "CC BY-NC-ND 4.0"
     SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
     HAS_REPORTS: ClassVar = True
@@ -77,7 +88,11 @@ class Builder(builder.CxrBuilder):
     def _read_views(self, headers: Mapping[str, Path]) -> dict[str, str]:
         """Image id -> view, from the DICOM copies where they were unpacked too."""
         tags = parallel.parallel_map(dicom.read_tags, headers.items(), self.settings.num_workers)
-        return {image: dicom.standard_projection(tag.projection) for image, tag in tags if tag is not None}
+        return {
+            image: dicom.standard_projection(tag.projection)
+            for image, tag in tags
+            if tag is not None
+        }
 
 
 def table_name(path: Path) -> str:

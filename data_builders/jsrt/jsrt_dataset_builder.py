@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from cxr_jax.data.tasks import Task
 from data_builders.base import builder, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.jsrt.clinical_tables import MALIGNANT, NODULE, read_nodules, read_normals
@@ -25,6 +26,10 @@ class Builder(builder.CxrBuilder):
     HOMEPAGE: ClassVar = "http://db.jsrt.or.jp/eng.php"
     LABEL_NAMES: ClassVar = (NODULE, MALIGNANT)
     TASK: ClassVar = "multilabel"
+    TASKS: ClassVar = {
+        "default": Task({NODULE: NODULE}),
+        "malignant": Task({MALIGNANT: MALIGNANT}),
+    }
     LICENCE: ClassVar = "research use, on registration with JSRT"
     SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
     HAS_BOXES: ClassVar = True

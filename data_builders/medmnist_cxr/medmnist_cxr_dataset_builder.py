@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from cxr_jax.data.labels import NIH_FINDINGS
 from data_builders.base import builder, folders
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.medmnist_cxr import arrays
+from data_builders.nih_chestxray14.nih_chestxray14_dataset_builder import NIH_FINDINGS
 
 PARTS = {"train": "train", "val": "validation", "test": "test"}
 SIDES = (28, 64, 128, 224)

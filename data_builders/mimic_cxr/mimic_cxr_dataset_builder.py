@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from cxr_jax.data.tasks import CHEXPERT_LABELS
+from cxr_jax.data.tasks import Task, as_stored
 from data_builders.base import builder, csv_table, folders
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.chexpert import labels
@@ -21,8 +21,12 @@ class Builder(builder.CxrBuilder):
 
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = f"manual_dir is {release.WHERE_TO_GET}, and {release.CHEXPERT}. For reports give --reports_dir."
     HOMEPAGE: ClassVar = "https://physionet.org/content/mimic-cxr-jpg/"
-    LABEL_NAMES: ClassVar = CHEXPERT_LABELS
+    LABEL_NAMES: ClassVar = labels.CHEXPERT_LABELS
     TASK: ClassVar = "multilabel"
+    TASKS: ClassVar = {
+        "default": Task(as_stored(labels.CHEXPERT_LABELS), **labels.FROM_REPORTS),
+        "competition": Task(as_stored(labels.COMPETITION), **labels.FROM_REPORTS),
+    }
     LICENCE: ClassVar = "PhysioNet Credentialed Health Data License 1.5.0"
     SPLIT_RULE: ClassVar = "The owner's split file; validate is validation."
     HAS_REPORTS: ClassVar = True
@@ -109,7 +113,7 @@ def read_labels(root: Path) -> dict[str, Study]:
       BuildError: a study listed twice, an id or a label value that is none.
     """
     table = csv_table.Table(folders.require(root, release.CHEXPERT))
-    columns = ("subject_id", "study_id", *CHEXPERT_LABELS)
+    columns = ("subject_id", "study_id", *labels.CHEXPERT_LABELS)
     at_subject, at_study = table.index("subject_id"), table.index("study_id")
     cells = labels.LabelCells(table)
     studies: dict[str, Study] = {}

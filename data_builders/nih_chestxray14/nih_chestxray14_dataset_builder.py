@@ -7,12 +7,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from cxr_jax.data.labels import NIH_FINDINGS
+from cxr_jax.data.tasks import Task, as_stored
 from cxr_jax.io import dicom
 from data_builders.base import boxes, builder, csv_table, folders, splits, text_file
 from data_builders.base.boxes import BoxRow
 from data_builders.base.records import Box, BuildError, Record, Skipped
 
+NIH_FINDINGS = (
+    *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia"),
+    *("Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis"),
+    *("Pleural_Thickening", "Hernia"),
+)
 NO_FINDING = "No Finding"
 # The box list calls one finding by another name.
 BOX_NAMES = {"Infiltrate": "Infiltration"}
@@ -48,6 +53,10 @@ class Builder(builder.CxrBuilder):
     HOMEPAGE: ClassVar = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
     LABEL_NAMES: ClassVar = (*NIH_FINDINGS, NO_FINDING)
     TASK: ClassVar = "multilabel"
+    TASKS: ClassVar = {
+        "default": Task(as_stored(NIH_FINDINGS)),
+        "any_finding": Task({"Any finding": f"not {NO_FINDING}"}),
+    }
     LICENCE: ClassVar = "open; NIH asks to be cited and linked to"
     SPLIT_RULE: ClassVar = (
         "The owner's test_list.txt; one eighth of the patients of the owner's train_val_list.txt, "

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from cxr_jax.data.tasks import FRONTAL, Task
 from cxr_jax.io import dicom
 from data_builders.base import builder, csv_table, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
@@ -18,6 +19,15 @@ COLUMNS = (
     *("PatientSex_DICOM", "Projection", "Report", "Labels"),
 )
 OLDEST = 120
+# TorchXRayVision's names for PadChest's own, where NIH ChestX-ray14 has the finding too.
+NIH_NAMES = {
+    **{"Atelectasis": "atelectasis", "Cardiomegaly": "cardiomegaly"},
+    **{"Consolidation": "consolidation", "Edema": "pulmonary edema"},
+    **{"Effusion": "pleural effusion", "Emphysema": "emphysema", "Fibrosis": "pulmonary fibrosis"},
+    **{"Hernia": "hiatal hernia", "Infiltration": "infiltrates", "Mass": "mass"},
+    **{"Nodule": "nodule", "Pleural_Thickening": "pleural thickening"},
+    **{"Pneumonia": "pneumonia", "Pneumothorax": "pneumothorax"},
+}
 
 
 class Builder(builder.CxrBuilder):
@@ -31,6 +41,7 @@ class Builder(builder.CxrBuilder):
     HOMEPAGE: ClassVar = "https://bimcv.cipf.es/bimcv-projects/padchest/"
     LABEL_NAMES: ClassVar = LABEL_NAMES
     TASK: ClassVar = "multilabel"
+    TASKS: ClassVar = {"default": Task(NIH_NAMES, projections=FRONTAL)}
     LICENCE: ClassVar = "PadChest Dataset Research Use Agreement"
     SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
     HAS_REPORTS: ClassVar = True

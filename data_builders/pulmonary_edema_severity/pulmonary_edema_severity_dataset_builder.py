@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from cxr_jax.data.tasks import Task
 from data_builders.base import builder, csv_table, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.mimic_cxr import release
@@ -32,6 +33,18 @@ class Builder(builder.CxrBuilder):
     LABEL_NAMES: ClassVar = (LABEL,)
     LABEL_SCALE: ClassVar = "grade"
     TASK: ClassVar = "multiclass"
+    TASKS: ClassVar = {
+        "default": Task(
+            {
+                "No edema": "Edema severity = 0",
+                "Vascular congestion": "Edema severity = 1",
+                "Interstitial edema": "Edema severity = 2",
+                "Alveolar edema": "Edema severity = 3",
+            },
+            exclusive=True,
+        ),
+        "any_edema": Task({"Any edema": "Edema severity >= 1"}),
+    }
     PARENT: ClassVar = "mimic_cxr"
     LICENCE: ClassVar = "PhysioNet restricted access licence"
     SPLIT_RULE: ClassVar = (

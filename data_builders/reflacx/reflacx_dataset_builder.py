@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from cxr_jax.data.tasks import Task, as_stored
 from data_builders.base import builder, folders
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.mimic_cxr import release
@@ -27,6 +28,7 @@ class Builder(builder.CxrBuilder):
     LABEL_SCALE: ClassVar = "certainty"
     READERS: ClassVar = True
     TASK: ClassVar = "multilabel"
+    TASKS: ClassVar = {"default": Task(as_stored(readings.PHASES[3]), certainty=3.0)}
     PARENT: ClassVar = "mimic_cxr"
     LICENCE: ClassVar = "PhysioNet restricted access licence"
     SPLIT_RULE: ClassVar = "MIMIC-CXR's split file; validate is validation."

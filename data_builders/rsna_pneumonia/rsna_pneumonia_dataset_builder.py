@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from cxr_jax.data.tasks import Task
 from cxr_jax.io import dicom
 from data_builders.base import builder, folders, parallel, splits
 from data_builders.base.records import Record, Skipped
@@ -23,6 +24,7 @@ class Builder(builder.CxrBuilder):
     HOMEPAGE: ClassVar = "https://www.kaggle.com/c/rsna-pneumonia-detection-challenge"
     LABEL_NAMES: ClassVar = labels.CLASSES
     TASK: ClassVar = "multilabel"
+    TASKS: ClassVar = {"default": Task({labels.OPACITY: labels.OPACITY})}
     PARENT: ClassVar = "nih_chestxray14"
     LICENCE: ClassVar = "the rules of the RSNA challenge"
     SPLIT_RULE: ClassVar = (

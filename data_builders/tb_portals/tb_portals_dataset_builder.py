@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from cxr_jax.data.tasks import FRONTAL, Task
 from cxr_jax.io import dicom
 from data_builders.base import builder, csv_table, folders, parallel, splits
 from data_builders.base.records import BuildError, Record, Skipped
@@ -35,6 +36,11 @@ class Builder(builder.CxrBuilder):
     HOMEPAGE: ClassVar = "https://tbportals.niaid.nih.gov"
     LABEL_NAMES: ClassVar = cases.LABEL_NAMES
     TASK: ClassVar = "multilabel"
+    TASKS: ClassVar = {
+        # Headers often leave the projection blank; lateral images and the owner's outliers name
+        # theirs.
+        "default": Task({"Drug resistant": "Drug resistant"}, projections=(*FRONTAL, ""))
+    }
     LICENCE: ClassVar = "NIAID TB Portals data-use agreement"
     SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
 
@@ -108,7 +114,9 @@ class Builder(builder.CxrBuilder):
     def _read_views(self, images: Mapping[str, Path]) -> dict[str, str]:
         """Key -> view. No table has it, so every image's header is read."""
         tags = parallel.parallel_map(dicom.read_tags, images.items(), self.settings.num_workers)
-        return {key: dicom.standard_projection(tag.projection) for key, tag in tags if tag is not None}
+        return {
+            key: dicom.standard_projection(tag.projection) for key, tag in tags if tag is not None
+        }
 
 
 def plain_name(path: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from cxr_jax.data.tasks import Task, as_stored
 from cxr_jax.io import dicom
 from data_builders.base import builder, csv_table, folders, parallel, splits
 from data_builders.base.boxes import BoxRow
@@ -45,6 +46,7 @@ LABELS = (
     "Other diseases",
     NO_FINDING,
 )
+GLOBAL = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", NO_FINDING)
 # Kaggle's table has the boxes of these, and who found nothing.
 KAGGLE_LABELS = (
     "Aortic enlargement",
@@ -82,6 +84,7 @@ class Builder(builder.CxrBuilder):
     LABEL_NAMES: ClassVar = LABELS
     READERS: ClassVar = True
     TASK: ClassVar = "multilabel"
+    TASKS: ClassVar = {"global": Task(as_stored(GLOBAL))}
     LICENCE: ClassVar = "PhysioNet Credentialed Health Data License 1.5.0"
     SPLIT_RULE: ClassVar = (
         "PhysioNet: the owner's test; 10 % of the owner's train images, by a fixed hash of the "

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from cxr_jax.data.labels import Task, one_class, targets, uncertain
+from cxr_jax.data.labels import targets, to_exclusive, uncertain
+from cxr_jax.data.tasks import Task
 
 NAN = np.nan
 RAW = {"Edema": np.array([1, 0, -1, NAN]), "No Finding": np.array([0, 1, 0, NAN])}
@@ -12,10 +13,10 @@ def one(raw, expression, scale="presence", **policies):
 
 
 @pytest.mark.parametrize(("policy", "value"), [("zeros", 0.0), ("ones", 1.0), ("ignore", NAN)])
-def test_uncertain_and_unmentioned_each_follow_their_policy(policy, value):
-    np.testing.assert_array_equal(one(RAW, "Edema", uncertain=policy), [1, 0, value, NAN])
-    np.testing.assert_array_equal(one(RAW, "Edema", unmentioned=policy), [1, 0, 0, value])
-    marked = uncertain(RAW, Task({"a": "Edema", "b": "No Finding"}, uncertain=policy))
+def test_uncertain_and_missing_each_follow_their_policy(policy, value):
+    np.testing.assert_array_equal(one(RAW, "Edema", uncertain_as=policy), [1, 0, value, NAN])
+    np.testing.assert_array_equal(one(RAW, "Edema", missing_as=policy), [1, 0, 0, value])
+    marked = uncertain(RAW, Task({"a": "Edema", "b": "No Finding"}, uncertain_as=policy))
     np.testing.assert_array_equal(marked, [[0, 0], [0, 0], [1, 0], [0, 0]])
 
 
@@ -79,8 +80,8 @@ def test_each_readers_certainty_is_judged_before_they_vote():
 
 
 def test_unknown_policies_and_values_outside_the_vocabulary_are_refused():
-    for field in ("uncertain", "unmentioned", "readers"):
-        with pytest.raises(ValueError, match=rf"config.{field}='maybe' is not a policy; there are"):
+    for field in ("uncertain_as", "missing_as", "readers"):
+        with pytest.raises(ValueError, match=rf"config.{field}='maybe' is not a policy; choose"):
             one(RAW, "Edema", **{field: "maybe"})
     with pytest.raises(ValueError, match=r"'Edema' holds 3\.0"):
         one({"Edema": np.array([3.0])}, "Edema")
@@ -91,7 +92,7 @@ def test_unknown_policies_and_values_outside_the_vocabulary_are_refused():
 def test_of_exclusive_classes_one_present_settles_the_others():
     known = [[1, 0, 0], [NAN, 1, NAN], [0, 0, NAN], [NAN, NAN, NAN]]
     expected = [[1, 0, 0], [0, 1, 0], [NAN] * 3, [NAN] * 3]
-    np.testing.assert_array_equal(one_class(np.float32(known), "abc"), expected)
+    np.testing.assert_array_equal(to_exclusive(np.float32(known), "abc"), expected)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_of_exclusive_classes_one_present_settles_the_others():
 )
 def test_a_image_of_two_exclusive_classes_or_none_is_refused(row, words):
     with pytest.raises(ValueError, match=words):
-        one_class(np.float32([[1, 0, 0], [NAN] * 3, row, [1, 1, 1]]), "abc")
+        to_exclusive(np.float32([[1, 0, 0], [NAN] * 3, row, [1, 1, 1]]), "abc")
 
 
 def test_one_exclusive_class_alone_is_refused():

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from cxr_jax.data import images, labelled, loader, pairs
+from cxr_jax.data import images, loader, pairs, splits
 from cxr_jax.data.source import load_source
 
 
@@ -93,10 +93,10 @@ def test_impossible_batches_are_refused(source):
 
 
 def test_targets_travel_with_their_images_and_no_image_is_dropped(data_dir):
-    split = labelled.load_split("phantom/tiny", str(data_dir), "train")
+    split = splits.load_split("phantom/tiny", str(data_dir), "train")
     split = split.take(np.array([30, 2, 5, 17, 8, 11, 29]))
     split = split._replace(targets=np.arange(14, dtype=np.float32).reshape(7, 2))
-    (images,) = labelled.image_batches(split, 7, 32)
+    (images,) = splits.image_batches(split, 7, 32)
     batches = loader.labelled_batches(split, 3, 32, seed=0)
     given = [next(batches) for _ in range(7)]  # three epochs in batches that run over their ends
     targets = np.concatenate([batch["target"] for batch in given])

@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from cxr_jax.data import ids, pseudonyms
-from cxr_jax.data.labelled import load_split
+from cxr_jax.data.splits import load_split
 from tests.fakes.dataset import build_and_read
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cxr_jax.data import labelled, seen_images, tasks
+from cxr_jax.data import seen_images, tasks
+from cxr_jax.data.splits import load_split
 from data_builders import build
 from data_builders.base import counts
 from tests.fakes import every
@@ -50,7 +51,7 @@ def test_examples_have_the_shape_all_share(built):
         assert example["image"].dtype == np.uint8 and example["image"].shape[2] == 1
         assert example["sex"] in ("M", "F", "")
         assert np.isnan(example["age"]) or 0 <= example["age"] <= 120
-        assert example["view"] == example["view"].strip().upper()
+        assert example["projection"] == example["projection"].strip().upper()
         assert ("boxes" in example, "report" in example, "readers" in example) == (
             cls.HAS_BOXES,
             cls.HAS_REPORTS,
@@ -142,15 +143,17 @@ def test_check_lists_what_the_build_stores(built):
 
 def test_the_default_task_can_be_scored(built):
     name, _, data, folder, splits, _ = built
-    # The fake of Open-i's own layout says nothing of views, and the task wants frontal ones.
-    lift = {"views": ("any",)} if name == "indiana_university" else {}
-    names = json.loads((folder / "metadata.json").read_text())["label_names"]
-    task = tasks.find_task(name, names, changes=lift)
+    # The fake of Open-i's own layout says nothing of projections, and the task wants frontal ones.
+    lift = {"projections": ("any",)} if name == "indiana_university" else {}
+    metadata = json.loads((folder / "metadata.json").read_text())
+    named = tasks.stored_tasks(folder, metadata)
+    assert named == build.builder_class(name).TASKS
+    task = tasks.find_task(name, metadata["label_names"], named, changes=lift)
     split = max(splits, key=lambda split: len(splits[split]))
-    loaded = labelled.load_split(name, str(data), split, changes=lift)
+    loaded = load_split(name, str(data), split, changes=lift)
     assert loaded.label_names == tuple(task.labels)
     assert np.isin(loaded.targets[~np.isnan(loaded.targets)], (0, 1)).all()
     assert not np.isnan(loaded.targets).all()
-    views = [example["view"] for example in splits[split]]
-    kept = [view for view in views if not task.views or view in task.views]
+    projections = [example["projection"] for example in splits[split]]
+    kept = [one for one in projections if not task.projections or one in task.projections]
     assert len(loaded.rows) == len(kept)

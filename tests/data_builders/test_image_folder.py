@@ -50,7 +50,7 @@ def test_without_labels_everything_readable_is_train(raw, tmp_path):
     inverted = examples["dicom/inverted"]
     assert inverted["patient_id"] == sealed(tmp_path, "MRN0008")
     assert inverted["patient_id"] == examples["dicom/twelve"]["patient_id"]
-    assert (inverted["view"], inverted["sex"], inverted["age"]) == ("PA", "F", 61.0)
+    assert (inverted["projection"], inverted["sex"], inverted["age"]) == ("PA", "F", 61.0)
     unknown = [e["patient_id"] for e in examples.values() if not e["image_id"].startswith("dicom")]
     assert len(set(unknown)) == len(unknown)
     with open(version / "skipped.csv") as stream:

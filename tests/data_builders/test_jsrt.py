@@ -26,7 +26,7 @@ def test_pixels_labels_and_ids_belong_together(built):
     for image_id, image, example in built.paired():
         labels = [example["labels"]["Nodule"], example["labels"]["Malignant"]]
         np.testing.assert_array_equal(labels, [image.nodule, image.malignant])
-        assert (example["patient_id"], example["view"]) == (image_id, "PA")
+        assert (example["patient_id"], example["projection"]) == (image_id, "PA")
         assert example["sex"] == image.sex
         np.testing.assert_array_equal(example["age"], image.age)
         assert example["split"] == split_rule.by_patient(image_id)

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from cxr_jax.data.labels import NIH_FINDINGS
+from data_builders.nih_chestxray14.nih_chestxray14_dataset_builder import NIH_FINDINGS
 from tests.fakes import medmnist_cxr as fake
 from tests.fakes.dataset import assert_build_stops, build_beside, build_layout, by_image
 
@@ -35,7 +35,7 @@ def test_pixels_labels_and_splits_belong_together(built):
         assert len(example["labels"]) == len(label_names)
         part = image_id.split("/")[0]
         assert example["split"] == ("validation" if part == "val" else part)
-        assert (example["patient_id"], example["view"]) == (image_id, view)
+        assert (example["patient_id"], example["projection"]) == (image_id, view)
 
 
 def test_the_dataset_says_what_it_was_made_from(built):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cxr_jax.data.labels import NIH_FINDINGS
+from data_builders.nih_chestxray14.nih_chestxray14_dataset_builder import NIH_FINDINGS
 from tests.fakes import nih_chestxray14 as fake
 from tests.fakes.dataset import (
     assert_build_stops,
@@ -37,7 +37,7 @@ def test_pixels_labels_and_ids_belong_together(built):
         assert example["patient_id"] == str(image.patient)
         assert (example["split"] == "test") == image.test
     first = built.examples["00000001_000"]
-    assert (first["age"], first["sex"], first["view"]) == (21.0, "F", "PA")
+    assert (first["age"], first["sex"], first["projection"]) == (21.0, "F", "PA")
     assert np.isnan(built.examples[fake.IMPOSSIBLE_AGE.removesuffix(".png")]["age"])
 
 

@@ -13,6 +13,7 @@ from cxr_jax.data import seen_images
 from data_builders import overlap
 from data_builders.base import builder as cxr_builder
 from data_builders.base.records import Record
+from tests.fakes.pictures import draw_image
 
 
 def draw(seed: int, change: str = "") -> np.ndarray:

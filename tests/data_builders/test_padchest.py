@@ -24,7 +24,7 @@ def built(request, tmp_path_factory):
 
 def test_pixels_labels_and_ids_belong_together(built):
     for image_id, image, example in built.paired():
-        for fact in ("view", "sex", "report"):
+        for fact in ("projection", "sex", "report"):
             assert example[fact] == getattr(image, fact), (image_id, fact)
         assert (example["patient_id"], example["study_id"]) == (image.patient, image.study)
         np.testing.assert_array_equal(example["age"], image.age)

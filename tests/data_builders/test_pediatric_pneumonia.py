@@ -29,7 +29,7 @@ def test_pixels_and_labels_belong_together(built):
     for image_id, example in built.examples.items():
         assert grey_levels_apart(example, built.images[image_id]) < 3, image_id
         assert example["labels"] == {"Pneumonia": float("PNEUMONIA" in image_id)}
-        assert len(example["phash"]) == 16 and example["view"] == "AP"
+        assert len(example["phash"]) == 16 and example["projection"] == "AP"
 
 
 def test_splits_are_the_owners_and_patients_stay_together(built):

@@ -51,7 +51,7 @@ def test_stored_images_are_the_drawn_ones(folder):
         image = np.asarray(Image.open(io.BytesIO(row["image"])))
         np.testing.assert_array_equal(image, drawing.render(anatomy, taken, 96))
         assert row["labels"] == drawing.labels(anatomy, taken)
-        assert (row["view"].decode(), row["sex"].decode()) == (taken.projection, anatomy.sex)
+        assert (row["projection"].decode(), row["sex"].decode()) == (taken.projection, anatomy.sex)
         assert row["age"] == anatomy.age
         boxes = drawing.boxes(anatomy, taken, 96)
         assert [label.decode() for label in row["boxes"]["label"]] == [box.label for box in boxes]

@@ -35,7 +35,7 @@ def built(request, tmp_path_factory):
 
 def test_pixels_readers_and_their_certainties_belong_together(built):
     for _, (image, readings, _), example in built.paired():
-        said = (example["patient_id"], example["study_id"], example["view"], example["split"])
+        said = (example["patient_id"], example["study_id"], example["projection"], example["split"])
         assert said == (image.subject, f"s{image.study}", image.view, image.split)
         readers = [reader.decode() for reader in example["readers"]]
         assert readers == sorted(readings)
@@ -79,7 +79,7 @@ def test_datasets_on_the_same_images_agree_and_keep_patients_apart(tmp_path):
     parent = by_image(mimic)
     for child in (reflacx, edema):
         for dicom_id, example in by_image(child).items():
-            for name in ("patient_id", "study_id", "view", "phash"):
+            for name in ("patient_id", "study_id", "projection", "phash"):
                 assert example[name] == parent[dicom_id][name]
     for dicom_id, example in by_image(reflacx).items():
         assert example["split"] == parent[dicom_id]["split"]

@@ -31,7 +31,7 @@ def test_pixels_labels_boxes_and_ids_belong_together(built):
             expected |= dict.fromkeys(fake.CLASSES[1:], np.nan)
         np.testing.assert_equal(example["labels"], expected)
         assert boxes_of(example) == rounded(image.boxes)
-        said = (example["patient_id"], example["sex"], example["view"])
+        said = (example["patient_id"], example["sex"], example["projection"])
         assert said == (image_id, image.sex, image.view)
         np.testing.assert_equal(example["age"], np.float32(image.age))
         assert example["split"] == split_rule.by_patient(image_id)

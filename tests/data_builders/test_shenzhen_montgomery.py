@@ -20,7 +20,7 @@ def test_pixels_labels_and_ids_belong_together(built):
     for image_id, image, example in built.paired():
         assert example["labels"] == {"Tuberculosis": image.tuberculosis}
         assert example["patient_id"] == image.patient
-        assert (example["view"], example["sex"]) == ("FRONTAL", image.sex), image_id
+        assert (example["projection"], example["sex"]) == ("FRONTAL", image.sex), image_id
         np.testing.assert_allclose(example["age"], image.age, rtol=1e-6, err_msg=image_id)
         assert example["split"] == split_rule.by_patient(image.patient)
     assert len(built.splits) > 1

@@ -32,7 +32,7 @@ def test_pixels_boxes_and_every_readers_labels_belong_together(built):
         for name, values in image.labels.items():
             np.testing.assert_equal(list(example["labels"][name]), np.float32(values))
         assert sorted(boxes_of(example)) == sorted(rounded(image.boxes))
-        assert (example["patient_id"], example["view"]) == (image_id, "PA")
+        assert (example["patient_id"], example["projection"]) == (image_id, "PA")
         assert example["sex"] == image.sex
         np.testing.assert_equal(example["age"], np.float32(image.age))
     examples = built.examples.values()

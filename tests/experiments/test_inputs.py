@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from cxr_jax.data.labelled import load_split
+from cxr_jax.data.splits import load_split
 from cxr_jax.experiments import inputs
 from cxr_jax.transfer._protocol import Splits
 

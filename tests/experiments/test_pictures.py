@@ -68,7 +68,7 @@ def test_finetuning_leaves_pictures_of_what_it_trained_and_no_ids(config, tmp_pa
     assert report.count("](pictures/") == 3
     (metadata,) = folder.rglob("metadata.tsv")
     header, *rows = metadata.read_text().splitlines()
-    assert header.split("\t") == [*splits.test.label_names, "sex", "age", "view"]
+    assert header.split("\t") == [*splits.test.label_names, "sex", "age", "projection"]
     assert len(rows) == len(splits.test.rows)
     written = report + "".join(
         path.read_bytes().decode("latin1") for path in folder.rglob("*") if path.is_file()

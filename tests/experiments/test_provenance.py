@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from cxr_jax.data.labelled import load_split
+from cxr_jax.data.splits import load_split
 from cxr_jax.experiments import _provenance
 from cxr_jax.report import origin
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cxr_jax.data.labelled import LabelledSplit
-from cxr_jax.data.labels import Task
 from cxr_jax.data.source import Source
+from cxr_jax.data.splits import LabelledSplit
+from cxr_jax.data.tasks import Task
 from cxr_jax.transfer._protocol import Splits
 from cxr_jax.weights.encoder import Encoder, random_encoder
 
@@ -51,7 +51,7 @@ def _split(rng: np.random.Generator, name: str, count: int) -> LabelledSplit:
         patient_ids=tuple(f"{name}{i // 2}" for i in range(count)),
         label_names=("rising", "falling", "never"),
         task=Task({}),
-        other_views=0,
+        other_projections=0,
     )
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests.fakes.pictures import draw_image
+
 LAYOUTS = {"kaggle": {}}
 NUM_PATIENTS = 40
 TRUNCATED = "train/PNEUMONIA/person7_bacteria_701.jpeg"

@@ -120,8 +120,8 @@ def _images(data_dir: Path, split: str) -> dict[str, Any]:
     """All that runs read of a split, by image."""
     from cxr_jax.data import boxes as boxed
     from cxr_jax.data import dataset_info, exposure, images, reader
-    from cxr_jax.data.labelled import load_split
     from cxr_jax.data.source import load_source
+    from cxr_jax.data.splits import load_split
 
     source = load_source("images", str(data_dir), split)
     records = [source.records[row] for row in range(len(source))]

@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from cxr_jax.data.labelled import LabelledSplit
-from cxr_jax.data.labels import Task
+from cxr_jax.data.splits import LabelledSplit
+from cxr_jax.data.tasks import Task
 from cxr_jax.transfer._protocol import Splits, Tools, build
 from cxr_jax.transfer.knn import knn_scores
 from cxr_jax.weights.encoder import Encoder

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from cxr_jax.data.labelled import LabelledSplit
-from cxr_jax.data.labels import Task
+from cxr_jax.data.splits import LabelledSplit
+from cxr_jax.data.tasks import Task
 from cxr_jax.transfer._protocol import Splits, Tools, build
 from cxr_jax.weights.encoder import Encoder
 

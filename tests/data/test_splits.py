@@ -3,7 +3,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from cxr_jax.data import images
-from cxr_jax.data.labelled import image_batches, load_split
+from cxr_jax.data.splits import image_batches, load_split
 from tests.fakes import image_folder
 from tests.fakes.dataset import build_and_read
 
@@ -38,7 +38,7 @@ def test_unlabelled_dataset_cannot_be_scored(tmp_path):
         load_split("image_folder", str(tmp_path / "data"), "train")
 
 
-def test_uncertain_and_unmentioned_labels_are_counted_apart(tmp_path):
+def test_uncertain_and_missing_labels_are_counted_apart(tmp_path):
     images = image_folder.write(tmp_path / "images")
     names = sorted(images)
     rows = image_folder.write_labels(
@@ -53,7 +53,7 @@ def test_uncertain_and_unmentioned_labels_are_counted_apart(tmp_path):
     policies = {"zeros": 0.0, "ones": 1.0, "ignore": np.nan}
     for policy, value in policies.items():
         split = load_split(
-            "image_folder", str(tmp_path / "data"), "train", changes={"uncertain": policy}
+            "image_folder", str(tmp_path / "data"), "train", changes={"uncertain_as": policy}
         )
         raw = {row["image"].rsplit(".", 1)[0]: row for row in rows}
         raw |= {row["image"]: row for row in rows}  # an id may end in a number that is no suffix
