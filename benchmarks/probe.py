@@ -1,6 +1,6 @@
 """How fast are the probes? `python -m benchmarks.probe` prints them beside scikit-learn.
 
-A label budget of a benchmark: 14 labels held by 3 to 30 % of images, 11 strengths, 3 draws of 2,000
+A label budget of a benchmark: 14 labels held by 3 to 30 % of images, 11 values of C, 3 draws of 2,000
 training images of 512 features. The rival is the loop that most code has, one LogisticRegression
 after another, with the solver that was fastest here of those that reach the tolerance
 (newton-cholesky). It is timed on a few of the same problems, spread over labels and draws, and
@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from cxr_jax.transfer._logistic import LogisticFit, fit_logistic
+from cxr_jax.transfer._regression import Fit, fit_logistic
 
 
 class Problems(NamedTuple):
-    """Standardised features [g n d] and targets [g n k] of g draws, and strengths C [s]."""
+    """Standardised features [g n d] and targets [g n k] of g draws, and the values of C [s]."""
 
     features: Float[np.ndarray, "g n d"]
     targets: Float[np.ndarray, "g n k"]
-    strengths: Float[np.ndarray, " s"]
+    C: Float[np.ndarray, " s"]
 
 
 def invent(draws: int, rows: int, width: int, labels: int, seed: int = 0) -> Problems:
@@ -42,25 +42,25 @@ def invent(draws: int, rows: int, width: int, labels: int, seed: int = 0) -> Pro
 
 
 def one_by_one(problems: Problems, chosen: Sequence[tuple[int, int]]) -> Float[np.ndarray, "c s d"]:
-    """Weights by scikit-learn for the chosen (draw, label), at every strength."""
+    """Weights by scikit-learn for the chosen (draw, label), at every C."""
     from sklearn.linear_model import LogisticRegression
 
     found = []
     for draw, label in chosen:
         features, target = problems.features[draw], problems.targets[draw, :, label]
-        for strength in problems.strengths:
-            model = LogisticRegression(C=strength, solver="newton-cholesky", tol=1e-8, max_iter=200)
+        for C in problems.C:
+            model = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-8, max_iter=200)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # rounding before tol: `apart` decides
                 found.append(model.fit(features, target).coef_[0])
-    return np.array(found).reshape(len(chosen), len(problems.strengths), -1)
+    return np.array(found).reshape(len(chosen), len(problems.C), -1)
 
 
 def measure(problems: Problems, num_timed: int) -> dict[str, Any]:
     """Seconds for all problems by each way, and how far the weights lie apart, as a share.
 
     Ours: best of two after the compilation, which is given apart. scikit-learn: `num_timed` of the
-    pairs of draw and label, each at every strength, scaled.
+    pairs of draw and label, each at every C, scaled.
     """
     _, first = _timed(lambda: _every(problems))
     (fits, seconds), again = (_timed(lambda: _every(problems)) for _ in range(2))
@@ -77,14 +77,14 @@ def measure(problems: Problems, num_timed: int) -> dict[str, Any]:
     }
 
 
-def _every(problems: Problems) -> list[LogisticFit]:
+def _every(problems: Problems) -> list[Fit]:
     return [
-        fit_logistic(features, targets, problems.strengths)
+        fit_logistic(features, targets, problems.C)
         for features, targets in zip(problems.features, problems.targets)
     ]
 
 
-def _apart(fits: list[LogisticFit], weights: Float[np.ndarray, "c s d"], chosen) -> float:
+def _apart(fits: list[Fit], weights: Float[np.ndarray, "c s d"], chosen) -> float:
     mine = np.array([fits[draw].weights[:, label] for draw, label in chosen])
     size = np.linalg.norm(weights, axis=-1)
     return float(np.max(np.linalg.norm(mine - weights, axis=-1) / size))
@@ -99,11 +99,11 @@ def main() -> None:
     problems, num_timed = invent(draws=3, rows=2000, width=512, labels=14), 3
     found = measure(problems, num_timed)
     draws, rows, width = problems.features.shape
-    labels, strengths = problems.targets.shape[2], len(problems.strengths)
+    labels, values = problems.targets.shape[2], len(problems.C)
     print(
-        f"{draws} draws x {labels} labels x {strengths} strengths on {rows:,} images of {width} "
+        f"{draws} draws x {labels} labels x {values} values of C on {rows:,} images of {width} "
         f"features; {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; scikit-learn timed "
-        f"on {num_timed * strengths} of {draws * labels * strengths} problems and scaled"
+        f"on {num_timed * values} of {draws * labels * values} problems and scaled"
     )
     ours, loop = found["ours"], found["loop"]
     print(f"{'':34} {'seconds':>8} {'times ours':>11}")

@@ -21,6 +21,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "pretrain": {},
     "transfer": {
         "pictures.films": "pictures.images",
+        "strengths": "C",
         "uncertain": "uncertain_as",
         "unmentioned": "missing_as",
         "views": "projections",

@@ -24,8 +24,7 @@ from cxr_jax.report import panels
 from cxr_jax.report.panels import Case, Neighbour
 from cxr_jax.stats.subgroups import age_band
 from cxr_jax.training.log import write_projector
-from cxr_jax.transfer import _embedding, saliency
-from cxr_jax.transfer import _neighbours as neighbours
+from cxr_jax.transfer import _features, saliency
 from cxr_jax.transfer._protocol import Result, Splits
 from cxr_jax.weights.encoder import Encoder
 
@@ -65,7 +64,7 @@ def draw(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     chosen = choose(splits.test.targets, result.scores, result.scored, _named(config, splits.test))
-    features = _features(config, encoder, splits, result, frozen)
+    features = _of_trained(config, encoder, splits, result, frozen)
     _write_ids(folder / "films.csv", splits.test, result, chosen)
     cases = _cases(config, splits, result, chosen, features)
     if result.head is not None:
@@ -130,7 +129,7 @@ def _named(config, test: LabelledSplit) -> list[int]:
     return rows
 
 
-def _features(
+def _of_trained(
     config, encoder: Encoder, splits: Splits, result: Result, frozen: Features
 ) -> Features:
     """Of the encoder as the protocol left it."""
@@ -222,7 +221,7 @@ def _neighbours(
     splits: Splits, features: Features, chosen: Sequence[_Chosen]
 ) -> list[list[Neighbour]]:
     of_chosen = np.asarray(features("test"))[[one.row for one in chosen]]
-    rows, cosines = neighbours.nearest(features("train"), of_chosen, _NUM_NEIGHBOURS)
+    rows, cosines = _features.nearest(features("train"), of_chosen, _NUM_NEIGHBOURS)
     images = _read(splits.train, rows.ravel(), _SHOWN)[..., 0].reshape(*rows.shape, _SHOWN, _SHOWN)
     return [
         [
@@ -243,8 +242,8 @@ def _draw_embedding(
 ) -> None:
     """The map of at most 2,000 test images, the chosen ones among them, and TensorBoard's files."""
     rows = _some(len(test.rows), [one.row for one in chosen], config.seed)
-    components = _embedding.principal(np.asarray(features)[rows])
-    points = _embedding.tsne(components)
+    components = _features.principal(np.asarray(features)[rows])
+    points = _features.tsne(components)
     names, scored = test.label_names, np.flatnonzero(result.scored).tolist()
     if points is not None:
         numbers, place = _numbers(chosen), {row: k for k, row in enumerate(rows.tolist())}

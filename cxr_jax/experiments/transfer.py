@@ -28,8 +28,8 @@ from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
 from cxr_jax.report import tables, transfer
 from cxr_jax.training.log import Writer
+from cxr_jax.transfer import _features as feature_file
 from cxr_jax.transfer import _protocol, image_table
-from cxr_jax.transfer import features as feature_file
 from cxr_jax.transfer._protocol import Protocol, Splits, Tools
 from cxr_jax.transfer.metrics import compare, metric_rows
 from cxr_jax.transfer.predictions import Predictions, read_parquet, write_parquet

@@ -1,7 +1,7 @@
 """Newton's method for a linear model of logits under an L2 penalty, solved to convergence.
 
 Minimises f(W, b) = C sum_i loss(W x_i + b, y_i) + |W|^2 / 2, intercepts b free, for a convex loss
-of the logits: logistic.py and multinomial.py give theirs. The inner system is solved by conjugate
+of the logits, as _regression.py has two. The inner system is solved by conjugate
 gradients (Nocedal and Wright 2006, ch. 7.1), in the basis of the features' principal directions.
 There the Hessian of a badly conditioned problem is nearly diagonal, so that its diagonal
 preconditions well and a few products with the features replace factoring a d x d matrix for every
@@ -28,7 +28,7 @@ _CONVERGED = 1e-5
 
 
 class Link(NamedTuple):
-    """How k logits a row become chances and a loss; arrays are [k n], classes first.
+    """The functions that turn k logits a row into chances and a loss; arrays [k n], classes first.
 
     chance: logits -> the chance of each class. loss: (logits, targets in {0, 1}) -> loss of every
     row [n]; its gradient must be chance - target. curvature: (chance, v) -> the loss's Hessian
@@ -45,7 +45,7 @@ class Link(NamedTuple):
 def principal_directions(
     features: Float[Array, "n d"],
 ) -> tuple[Float[Array, "n r"], Callable[[Float[Array, "... r"]], Float[Array, "... d"]]]:
-    """Features in the basis of their principal directions, r = min(n, d), and the way back."""
+    """Returns features in the basis of their principal directions, r = min(n, d), and the way back."""
     n, d = features.shape
     if n >= d:
         # Any orthogonal basis near this one serves: eigenvectors in float32 (a quarter of the
@@ -71,7 +71,7 @@ def certificate(
     strength: Float[Array, ""],
     link: Link,
 ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
-    """The gradient's norm at (weights, intercept), and whether that is the optimum."""
+    """Returns the gradient's norm at (weights, intercept), and whether that is the optimum."""
     chance = link.chance(weights @ features.T + intercept[:, None])
     residual = strength * known * (chance - target)
     size = jnp.sqrt(jnp.sum((residual @ features + weights) ** 2) + jnp.sum(residual.sum(1) ** 2))
@@ -88,7 +88,7 @@ def minimise(
     link: Link,
     max_steps: Int[Array, ""],
 ) -> Float[Array, "k r1"]:
-    """The optimum, (intercept, weights) of every class; rows count where `known` is 1.
+    """Returns the optimum, (intercept, weights) of every class; rows count where `known` is 1.
 
     Features as `principal_directions` gives them; `start` is a first guess.
     """
@@ -157,7 +157,7 @@ def _newton_direction(
     slope: Float[Array, "k r1"],
     link: Link,
 ) -> Float[Array, "k r1"]:
-    """Solve H direction = -slope by conjugate gradients, preconditioned by H's diagonal.
+    """Solves H direction = -slope by conjugate gradients, preconditioned by H's diagonal.
 
     Works in the features' precision and stops at a residual that shrinks with the slope: the
     forcing term of superlinear convergence (Nocedal and Wright 2006, eq. 7.3), but not below what

@@ -47,7 +47,7 @@ class Head(NamedTuple):
 class Result(NamedTuple):
     """What a protocol found for m test images and k labels.
 
-    scores grow with the chance of the label; score_kind says how (evaluate/predictions.py). A label
+    scores grow with the chance of the label; score_kind says how (predictions.py). A label
     that could not be scored has NaN scores, is False in `scored`, and has its reason in
     `not_scored` (by label index). `notes`: by label index, what a reader should know of a scored
     label. `remarks`: sentences about the whole. `summary`: in a few words what was chosen, for the

@@ -163,21 +163,22 @@ def test_a_result_of_other_settings_is_not_taken_up(config, protocol, field, val
         return inputs.fingerprint(config, encoder, splits)
 
     linear = fingerprint()
-    config.strengths = (1.0,)
+    config.C = (1.0,)
     assert fingerprint() != linear
     config.protocol = protocol
     before = fingerprint()
-    config.strengths, config.finetune.num_workers = (2.0,), 3  # of no effect on this protocol
+    config.C, config.finetune.num_workers = (2.0,), 3  # of no effect on this protocol
     assert fingerprint() == before != linear
     config.update_from_flattened_dict({field: value})
     assert fingerprint() != before
 
 
-def test_an_unknown_protocol_is_named_with_those_there_are(config, tmp_path):
-    config.protocol = "lineal"
+@pytest.mark.parametrize("name", ["lineal", "metrics", "_features"])
+def test_an_unknown_protocol_is_named_with_those_there_are(config, tmp_path, name):
+    config.protocol = name
     with pytest.raises(
         ValueError,
-        match="no protocol 'lineal' in cxr_jax/evaluate; it holds: finetune, knn, linear",
+        match=f"no protocol '{name}' in cxr_jax/transfer; it holds: finetune, knn, linear$",
     ):
         transfer.run(config, tmp_path)
 
@@ -195,7 +196,7 @@ def test_nearest_neighbours_choose_on_validation_and_report(config, tmp_path):
 
 @pytest.mark.parametrize("suffix", ["npz", "parquet"])
 def test_exported_features_are_those_that_were_probed(config, suffix, tmp_path):
-    config.strengths = (0.01,)
+    config.C = (0.01,)
     config.export_features = str(tmp_path / "out" / f"features.{suffix}")
     transfer.run(config, tmp_path / "run")
     if suffix == "npz":
@@ -272,7 +273,7 @@ def graded(tmp_path_factory):
 )
 def test_exclusive_classes_through_a_whole_transfer(config, graded, tmp_path, protocol, said):
     finetune(config)
-    config.protocol, config.strengths, config.knn.k = protocol, (0.01, 1.0), (5,)
+    config.protocol, config.C, config.knn.k = protocol, (0.01, 1.0), (5,)
     config.dataset, config.data.dir, config.exclusive = "image_folder", str(graded), True
     transfer.run(config, tmp_path)
     report = (tmp_path / "report.md").read_text()

@@ -103,7 +103,7 @@ def _commands(world: World, table: Path, kaggle: Path, bad: dict[str, Path]):
                 "--config.transfer.dataset=image_folder/ward",
                 "--config.transfer.num_resamples=20",
                 "--config.transfer.baselines=",
-                "--config.transfer.strengths=(1e-2,)",
+                "--config.transfer.C=(1e-2,)",
                 f"--config.transfer.export_features={world.features}",
                 "--config.model.variant=small",
                 *("--config.num_train_steps=2", "--config.checkpoint_every_steps=2"),

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.evaluate import eight_devices
 
 from configs import common
 from cxr_jax.experiments import inputs
@@ -16,6 +15,7 @@ from cxr_jax.experiments.features import extract
 from cxr_jax.models import resnet
 from cxr_jax.transfer import _protocol, finetune
 from tests.fakes.bars import MICRO, bars, micro_encoder
+from tests.transfer import eight_devices
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import optax
 import pytest
 from flax import linen as nn
 from sklearn.metrics import roc_auc_score
-from tests.evaluate.test_classifier import Tiny
 
 from cxr_jax.transfer import _classifier, _mean_teacher
 from tests.fakes.plain_view import PLAIN
+from tests.transfer.test_classifier import Tiny
 
 FIELDS = {"weight": 0.0, "decay": 0.6, "ramp_up": 0.5, "unlabelled_batch_size": 4}
 

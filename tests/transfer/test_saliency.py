@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from cxr_jax.models import build, resnet
-from cxr_jax.transfer._probe import linear_probe
 from cxr_jax.transfer._protocol import Head
+from cxr_jax.transfer.linear import linear_probe
 from cxr_jax.transfer.saliency import contributions, grad_cam
 from cxr_jax.weights.encoder import features, random_encoder
 from tests.fakes.bars import MICRO, micro_encoder
