@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cxr_jax.io.spelling import did_you_mean
+from cxr_jax.io.text import did_you_mean
 from data_builders.base import build_lock, skip_report, summary
 from data_builders.base.records import AlreadyBuilt, BuildError
 

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
 from cxr_jax.data.record_files import RESTORE, RecordFiles
-from cxr_jax.io.spelling import did_you_mean
+from cxr_jax.io.text import did_you_mean
 
 _BLOCK = 1024  # examples read at a time
 _VERSION = r"\d+\.\d+\.\d+"

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process is killed or the disk full."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A path to write to; when all is written the file takes the place of `path`."""
+    """Yields a path to write to; when all is written, that file takes the place of `path`.
+
+    So `path` is there whole or not at all, whenever the process is killed or the disk is full.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_write(Path(folder) / "a.json") as temporary:
+    ...         _ = temporary.write_text("{}")
+    ...     (Path(folder) / "a.json").read_text()
+    '{}'
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
@@ -20,6 +30,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Writes a file of text in UTF-8."""
+    """Writes a text file in UTF-8, whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

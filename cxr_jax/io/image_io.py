@@ -73,8 +73,8 @@ def read_image(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray,
         return np.ascontiguousarray(pixels.shrink(image, shorter_side))[..., None]
     try:
         with warnings.catch_warnings():
-            # What Pillow only warns about is within MAX_PIXELS or refused below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # What Pillow only warns about is within our limits, or refused below.
+            warnings.simplefilter("ignore")
             return _read_picture(path, shorter_side)
     except ImageError:
         raise

@@ -1,4 +1,4 @@
-"""A small JSON file that may be damaged, or a stranger's."""
+"""Small JSON files, which may be damaged or a stranger's: read within bounds."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ MAX_BYTES = 5_000_000
 
 
 def read_json(path: Path, kind: type = dict, most: int = MAX_BYTES) -> Any:
-    """What it holds: a `kind`, dict or list.
+    """Reads a JSON file that holds a `kind`, dict or list.
 
     Raises:
-      ValueError: it is no JSON, or another kind, or longer than `most` bytes; names the file.
+      ValueError: not JSON, of another kind, or longer than `most` bytes; names the file.
       OSError: it cannot be read.
     """
     text = read_bytes(path, most)
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: it is no JSON ({plain(str(error))})") from error
+        raise ValueError(f"{path} is damaged: it is not JSON ({plain(str(error))})") from error
     if not isinstance(found, kind):
         word = {dict: "object", list: "list"}[kind]
-        raise ValueError(f"{path} is damaged: it holds no JSON {word}")
+        raise ValueError(f"{path} is damaged: it does not hold a JSON {word}")
     return found

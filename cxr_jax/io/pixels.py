@@ -14,8 +14,8 @@ from cxr_jax.io.limits import ImageError
 
 # Rows looked up at once: few enough that their indices stay in the processor's cache.
 ROWS = 32
-# An image is decoded at 1/n if that leaves its shorter side this many times the target. Nearer to it
-# grain is left in that the full decode averages away: the more, the less 1/n has averaged.
+# An image is decoded at 1/n if that leaves its shorter side this many times the target. Nearer to
+# it, grain stays that the full decode averages away: the more, the less 1/n has averaged.
 LEAST = {8: 1.1, 4: 1.3, 2: 1.6}
 
 Box = tuple[float, float, float, float]  # left, upper, right, lower

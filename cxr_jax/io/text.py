@@ -1,19 +1,39 @@
-"""What a stranger's file says, made fit to be shown: a name in it may hold anything."""
+"""Text that a stranger may have written: read within bounds, and made fit to be shown."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
-_HALF = 900
 # The longest small text file that is read whole, NIH's list of images, has 2 MB.
 MAX_BYTES = 50_000_000
+_HALF = 900
 
 
 def plain(text: str) -> str:
-    """`text` with what would move a terminal's cursor escaped, and the middle of pages left out."""
+    """Escapes what would move a terminal's cursor, and leaves out the middle of pages.
+
+    >>> print(plain("a name\\x1b[2J"))
+    a name\\x1b[2J
+    """
     if len(text) > 2 * _HALF:
         text = f"{text[:_HALF]} … {text[-_HALF:]}"
     if text.isprintable():
         return text
     return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns a hint at the known word that is nearest to `word` or begins alike, else "".
+
+    >>> did_you_mean("simclar", ["simclr", "byol"]), did_you_mean("vit", ["simclr", "byol"])
+    (" Did you mean 'simclr'?", '')
+    """
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    close += [other for other in known if len(word) > 2 and other.startswith(word)]
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from cxr_jax.io.spelling import did_you_mean
+from cxr_jax.io.text import did_you_mean
 from data_builders import build
 from data_builders.base import summary
 from data_builders.base.records import BuildError

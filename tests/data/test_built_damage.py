@@ -84,7 +84,7 @@ DAMAGE = {
     "module": (rewrite("features.json", of_another_module), r"features\.json is not what our"),
     "template": (rewrite("dataset_info.json", out_of_the_folder), "says of 'train' what our"),
     "labels": (rewrite("metadata.json", other_labels), r"features\.json: labels is not as our"),
-    "no JSON": (lambda f: (f / "metadata.json").write_text("[" * 100_000), "is no JSON"),
+    "no JSON": (lambda f: (f / "metadata.json").write_text("[" * 100_000), "is not JSON"),
     "long JSON": (
         lambda f: (f / "metadata.json").write_text(f'{{"a": [{"{}," * 1_700_000}{{}}]}}'),
         r"metadata\.json is longer than 5,000,000 bytes",

@@ -98,7 +98,7 @@ def test_a_image_of_another_size_and_a_folder_of_the_hub(tmp_path, registers):
     encoder = weights.load(f"timm:{tmp_path}")
     assert (encoder.model["mean"], encoder.image_size) == (HALF[0], 40)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is damaged: it is no JSON"):
+    with pytest.raises(ValueError, match=r"config\.json is damaged: it is not JSON"):
         weights.load(f"timm:{tmp_path}")
 
 
