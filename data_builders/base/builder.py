@@ -39,6 +39,7 @@ from tensorflow_datasets.core import file_adapters
 from tensorflow_datasets.core import splits as tfds_splits
 
 from cxr_jax.data import schema, seen_images, tasks
+from cxr_jax.io import dicom
 from data_builders.base import (
     beam,
     contact_sheet,

@@ -8,62 +8,26 @@ from pathlib import Path
 from typing import ClassVar
 
 from cxr_jax.data.tasks import Task, as_stored
-from cxr_jax.io import dicom
-from data_builders.base import builder, csv_table, folders, parallel, splits
+from data_builders.base import builder, csv_table, folders, splits
 from data_builders.base.boxes import BoxRow
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.vindr_cxr import vindr_tables
 from data_builders.vindr_cxr.vindr_tables import NO_FINDING, Labelled
 
-# The first 22 are boxed where they lie, the others said of the whole image.
+# The first 22 are boxed where they are, the others said of the whole image.
 LABELS = (
-    "Aortic enlargement",
-    "Atelectasis",
-    "Calcification",
-    "Cardiomegaly",
-    "Clavicle fracture",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Enlarged PA",
-    "ILD",
-    "Infiltration",
-    "Lung Opacity",
-    "Lung cavity",
-    "Lung cyst",
-    "Mediastinal shift",
-    "Nodule/Mass",
-    "Pleural effusion",
-    "Pleural thickening",
-    "Pneumothorax",
-    "Pulmonary fibrosis",
-    "Rib fracture",
-    "Other lesion",
-    "COPD",
-    "Lung tumor",
-    "Pneumonia",
-    "Tuberculosis",
-    "Other diseases",
-    NO_FINDING,
+    *("Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Clavicle fracture"),
+    *("Consolidation", "Edema", "Emphysema", "Enlarged PA", "ILD", "Infiltration", "Lung Opacity"),
+    *("Lung cavity", "Lung cyst", "Mediastinal shift", "Nodule/Mass", "Pleural effusion"),
+    *("Pleural thickening", "Pneumothorax", "Pulmonary fibrosis", "Rib fracture", "Other lesion"),
+    *("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", NO_FINDING),
 )
 GLOBAL = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", NO_FINDING)
 # Kaggle's table has the boxes of these, and who found nothing.
 KAGGLE_LABELS = (
-    "Aortic enlargement",
-    "Atelectasis",
-    "Calcification",
-    "Cardiomegaly",
-    "Consolidation",
-    "ILD",
-    "Infiltration",
-    "Lung Opacity",
-    "Nodule/Mass",
-    "Other lesion",
-    "Pleural effusion",
-    "Pleural thickening",
-    "Pneumothorax",
-    "Pulmonary fibrosis",
-    NO_FINDING,
+    *("Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Consolidation", "ILD"),
+    *("Infiltration", "Lung Opacity", "Nodule/Mass", "Other lesion", "Pleural effusion"),
+    *("Pleural thickening", "Pneumothorax", "Pulmonary fibrosis", NO_FINDING),
 )
 NUM_READERS = 3
 CONSENSUS = "consensus"
@@ -129,15 +93,14 @@ class Builder(builder.CxrBuilder):
         suffixes = vindr_tables.SUFFIXES + (PICTURES if kaggle else ())
         images = folders.by_stem(root / part, suffixes)
         by_image = group(readings, NUM_READERS if part == "train" else 1)
-        present = [(image, images[image]) for image in by_image if image in images]
-        headers = dict(parallel.parallel_map(dicom.read_tags, present, self.settings.num_workers))
+        headers = self.read_tags(images, by_image)
         for image, said in by_image.items():
             if kaggle:
                 split = splits.by_patient(image)
             else:
                 carved = splits.carve_validation(image, VALIDATION_SHARE)
                 split = carved if part == "train" else part
-            tags = headers.get(image) or dicom.NO_TAGS
+            tags = headers[image]
             yield Record(
                 split=split,
                 image_id=image,
@@ -151,17 +114,16 @@ class Builder(builder.CxrBuilder):
                 boxes=vindr_tables.boxes_on(tags, places.get(image, ())),
                 row=said[0].where,
             )
-        for image in sorted(images.keys() - by_image.keys()):
-            yield Skipped(images[image].relative_to(root).as_posix(), f"no row in {table.name}")
+        yield from folders.not_listed(images, by_image, root, f"no row in {table.name}")
 
 
 def marked_by_reader(row: BoxRow, said: Labelled) -> bool:
-    """Whether the reader who drew a box has its finding among the image's labels."""
+    """Returns whether the reader who drew a box has its finding among the image's labels."""
     return said.labels[row.label] == 1
 
 
 def group(readings: Iterable[Labelled], num_readers: int) -> dict[str, list[Labelled]]:
-    """Image -> what its readers say, in the table's order.
+    """Returns image -> what its readers say, in the table's order.
 
     Raises:
       BuildError: an image has more or fewer readers, or one of them twice.
@@ -179,20 +141,17 @@ def group(readings: Iterable[Labelled], num_readers: int) -> dict[str, list[Labe
 
 
 def kaggle_readings(path: Path) -> Iterator[Labelled]:
-    """What each reader of an image boxed, as labels; NaN for those that Kaggle does not have.
+    """Yields what each reader of an image boxed, as labels; NaN for those that Kaggle lacks.
 
     Raises:
       BuildError: an unknown class, or a reader who found something and nothing in one image.
     """
-    table = csv_table.Table(path)
-    columns = ("image_id", "rad_id", "class_name")
-    at = [table.index(column) for column in columns]
     found: dict[tuple[str, str], set[str]] = defaultdict(set)
     first: dict[tuple[str, str], str] = {}
-    for row in table.rows(columns):
-        image, reader, name = (row.fields[i] for i in at)
-        found[image, reader].add(vindr_tables.known(name, KAGGLE_LABELS, row.where))
-        first.setdefault((image, reader), row.where)
+    for where, fields in csv_table.Table(path).select(("image_id", "rad_id", "class_name")):
+        image, reader, name = fields
+        found[image, reader].add(vindr_tables.known(name, KAGGLE_LABELS, where))
+        first.setdefault((image, reader), where)
     for (image, reader), names in found.items():
         where = first[image, reader]
         if NO_FINDING in names and len(names) > 1:

@@ -1,4 +1,4 @@
-"""The two kinds of table that VinDr's datasets have: labels of images, and boxes on them."""
+"""VinDr's two kinds of table, which VinDr-PCXR shares: labels of images, and boxes on them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Labelled(NamedTuple):
 
 
 def read_labels(path: Path, names: Sequence[str], reader_column: str = "") -> Iterator[Labelled]:
-    """The rows of image_labels_train.csv or image_labels_test.csv.
+    """Yields the rows of image_labels_train.csv or image_labels_test.csv.
 
     Args:
       names: the labels; of SPELLINGS, either may head the column.
@@ -41,18 +41,16 @@ def read_labels(path: Path, names: Sequence[str], reader_column: str = "") -> It
     table = csv_table.Table(path)
     others = [spelling for spelling in SPELLINGS if spelling in table.columns]
     columns = [others[0] if name in SPELLINGS and others else name for name in names]
-    at = [table.index(column) for column in columns]
-    image, reader = table.index("image_id"), table.index(reader_column or "image_id")
-    for row in table.rows(["image_id", *([reader_column] if reader_column else []), *columns]):
-        labels = csv_table.flags(names, [row.fields[i] for i in at], row.where)
-        who = row.fields[reader] if reader_column else ""
-        yield Labelled(row.fields[image], who, labels, row.where)
+    for where, fields in table.select(["image_id", reader_column or "image_id", *columns]):
+        image, reader, *values = fields
+        labels = csv_table.flags(names, values, where)
+        yield Labelled(image, reader if reader_column else "", labels, where)
 
 
 def read_places(
     path: Path | None, names: Collection[str] | None = None, reader_column: str = ""
 ) -> dict[str, tuple[BoxRow, ...]]:
-    """image_id -> the boxes of all its readers; empty where there is no table.
+    """Returns image_id -> the boxes of all its readers; empty where there is no table.
 
     A row whose four corners are blank says that there is nothing to box.
 
@@ -66,30 +64,26 @@ def read_places(
     """
     if path is None:
         return {}
-    table = csv_table.Table(path)
-    columns = ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max")
-    at = [table.index(column) for column in columns]
-    at_reader = table.index(reader_column) if reader_column else None
+    columns = ["image_id", "class_name", "x_min", "y_min", "x_max", "y_max"]
     places = defaultdict(list)
-    for row in table.rows(columns):
-        image, name, *corners = (row.fields[i] for i in at)
+    for where, fields in csv_table.Table(path).select([*columns, reader_column or "image_id"]):
+        image, name, *corners, reader = fields
         if names is not None:
-            name = known(name, names, row.where)
+            name = known(name, names, where)
         if not any(corners):
             continue
         if name == NO_FINDING:
-            raise BuildError(f"{row.where}: {NO_FINDING!r} has a box. Restore the owner's file.")
+            raise BuildError(f"{where}: {NO_FINDING!r} has a box. Restore the owner's file.")
         numbers = [csv_table.number(corner) for corner in corners]
         if None in numbers or not math.isfinite(sum(numbers)):
-            raise BuildError(f"{row.where}: the box's corners are no numbers.")
-        x0, y0, x1, y1 = numbers
-        reader = "" if at_reader is None else row.fields[at_reader]
-        places[image].append(BoxRow(image, name, (x0, y0, x1, y1), row.where, reader))
+            raise BuildError(f"{where}: the box's corners are no numbers.")
+        reader = reader if reader_column else ""
+        places[image].append(BoxRow(image, name, tuple(numbers), where, reader))
     return {image: tuple(found) for image, found in places.items()}
 
 
 def known(name: str, names: Collection[str], where: str) -> str:
-    """A class's name as `names` has it.
+    """Returns a class's name as `names` has it.
 
     Raises:
       BuildError: it is none of them.
@@ -112,7 +106,7 @@ def check_places(
     Args:
       path: the table of the boxes; None where there is none.
       places: the boxes, image by image.
-      fits: whether a box and its reader's labels agree.
+      fits: returns whether a box and its reader's labels agree.
 
     Raises:
       BuildError: as boxes.check_rows.
@@ -127,12 +121,12 @@ def check_places(
         return one is not None and fits(row, one)
 
     if path is not None:
-        rows = [row for of_image in places for row in of_image]
+        rows = [row for on_image in places for row in on_image]
         yield from boxes.check_rows(rows, agrees, path.name)
 
 
 def boxes_on(image: dicom.Tags, places: Sequence[BoxRow]) -> tuple[Box, ...]:
-    """The boxes as fractions of an image; none if its size is unknown, as of one that is missing."""
+    """Returns the boxes as fractions of an image; none if its size is unknown (a missing image)."""
     if not (image.height and image.width):
         return ()
     size = image.height, image.width

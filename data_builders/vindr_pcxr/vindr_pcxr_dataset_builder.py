@@ -7,29 +7,17 @@ from pathlib import Path
 from typing import ClassVar
 
 from cxr_jax.data.tasks import Task, as_stored
-from cxr_jax.io import dicom
-from data_builders.base import builder, folders, parallel, splits
+from data_builders.base import builder, folders, splits
 from data_builders.base.boxes import BoxRow
 from data_builders.base.records import Record, Skipped
 from data_builders.vindr_cxr import vindr_tables
 from data_builders.vindr_cxr.vindr_tables import NO_FINDING, Labelled
 
-# With the owner's own slips of the pen.
+# The misspellings are the owner's.
 LABELS = (
-    "No finding",
-    "Bronchitis",
-    "Brocho-pneumonia",
-    "Other disease",
-    "Bronchiolitis",
-    "Situs inversus",
-    "Pneumonia",
-    "Pleuro-pneumonia",
-    "Diagphramatic hernia",
-    "Tuberculosis",
-    "Congenital emphysema",
-    "CPAM",
-    "Hyaline membrane disease",
-    "Mediastinal tumor",
+    *("No finding", "Bronchitis", "Brocho-pneumonia", "Other disease", "Bronchiolitis"),
+    *("Situs inversus", "Pneumonia", "Pleuro-pneumonia", "Diagphramatic hernia", "Tuberculosis"),
+    *("Congenital emphysema", "CPAM", "Hyaline membrane disease", "Mediastinal tumor"),
     "Lung tumor",
 )
 # The other labels have at most 19 positive images in train and 3 in test.
@@ -38,7 +26,7 @@ FREQUENT = (
     "Other disease",
 )
 VALIDATION_SHARE = 0.1
-# The authors say so of all images; headers, where they say more, go first.
+# The authors say so of all images; a header that says more goes first.
 VIEW = "PA"
 
 
@@ -77,13 +65,10 @@ class Builder(builder.CxrBuilder):
             places = vindr_tables.read_places(annotations)
             rows = list(vindr_tables.read_labels(table, LABELS))
             images = folders.by_stem(root / part, vindr_tables.SUFFIXES)
-            present = [(row.image, images[row.image]) for row in rows if row.image in images]
-            headers = dict(
-                parallel.parallel_map(dicom.read_tags, present, self.settings.num_workers)
-            )
+            headers = self.read_tags(images, (row.image for row in rows))
             for row in rows:
                 carved = splits.carve_validation(row.image, VALIDATION_SHARE)
-                tags = headers.get(row.image) or dicom.NO_TAGS
+                tags = headers[row.image]
                 yield Record(
                     split=carved if part == "train" else part,
                     image_id=row.image,
@@ -96,11 +81,11 @@ class Builder(builder.CxrBuilder):
                     boxes=vindr_tables.boxes_on(tags, places.get(row.image, ())),
                     row=row.where,
                 )
-            for image in sorted(images.keys() - {row.image for row in rows}):
-                yield Skipped(images[image].relative_to(root).as_posix(), f"no row in {table.name}")
+            listed = {row.image for row in rows}
+            yield from folders.not_listed(images, listed, root, f"no row in {table.name}")
             yield from vindr_tables.check_places(annotations, places.values(), may_be_boxed, rows)
 
 
 def may_be_boxed(row: BoxRow, said: Labelled) -> bool:
-    """Whether an image's labels allow a box: the label itself, or for others any finding."""
+    """Returns whether an image's labels allow a box: its label, or for other boxes any finding."""
     return said.labels.get(row.label, 1.0) == 1 and said.labels[NO_FINDING] == 0
