@@ -27,7 +27,7 @@ FREQUENT = (
 )
 VALIDATION_SHARE = 0.1
 # The authors say so of all images; a header that says more goes first.
-VIEW = "PA"
+PROJECTION = "PA"
 
 
 class Builder(builder.CxrBuilder):
@@ -75,7 +75,7 @@ class Builder(builder.CxrBuilder):
                     patient_id=row.image,
                     image=images.get(row.image, root / part / f"{row.image}.dicom"),
                     labels=row.labels,
-                    projection=dicom.standard_projection(tags.projection) or VIEW,
+                    projection=tags.projection or PROJECTION,
                     sex=tags.sex,
                     age=tags.age,
                     boxes=vindr_tables.boxes_on(tags, places.get(row.image, ())),
