@@ -29,7 +29,7 @@ def drawn(folder: Path, size: int, count: int) -> tuple[str, str]:
         num_workers=0,
         progress=False,
     )
-    return f"image_folder/{name}", str(folder / "data")
+    return name, str(folder / "data")
 
 
 def write_files(source: Source, folder: Path, count: int) -> list[Path]:

@@ -82,7 +82,8 @@ def build(
     from data_builders.base import beam
     from data_builders.base import builder as cxr_builder
 
-    folder = Path(data_dir).absolute() / name / chosen.config.name / str(chosen.builder.VERSION)
+    place = Path(data_dir).absolute() / (chosen.config.dataset or name) / chosen.config.name
+    folder = place / str(chosen.builder.VERSION)
     settings = cxr_builder.BuildSettings(
         max_skipped, num_workers, progress, chosen.inputs, follow_links
     )

@@ -11,8 +11,9 @@ import argparse
 import csv
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cxr_jax.data import dataset_info, pseudonyms, reader
 from cxr_jax.io import image_io
@@ -21,16 +22,19 @@ from cxr_jax.io.text import plain
 COLUMNS = ("split", "image_id", "patient_id", "hashed_image_id", "hashed_patient_id")
 
 
-def owner(folder: Path, parent: str) -> str:
-    """Whose ids a dataset's are: its parent's, if it is made of another's images, else its own."""
-    return parent or folder.parents[1].name
+def owner(folder: Path, metadata: Mapping[str, Any]) -> str:
+    """Returns the dataset whose ids a built one's are: its parent, where it has another's images.
+
+    All folders of a person's own are one: the same patient is the same in each.
+    """
+    return metadata["parent"] or metadata.get("builder") or folder.parents[1].name
 
 
 def rows(folder: Path) -> Iterator[tuple[str, ...]]:
     """COLUMNS of every image of the version folder of a dataset."""
     builder = dataset_info.open_built(folder)
-    parent = dataset_info.read_metadata(folder)["parent"]
-    key, whose = pseudonyms.read(folder.parents[2]), owner(folder, parent)
+    whose = owner(folder, dataset_info.read_metadata(folder))
+    key = pseudonyms.read(folder.parents[2])
     for split in builder.info.splits:
         ids = reader.read_columns(builder, split, ("image_id", "patient_id"))
         hashes = [

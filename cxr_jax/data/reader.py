@@ -176,6 +176,10 @@ def find_folder(name: str, data_dir: str) -> Path:
     if not built:
         raise FileNotFoundError(_not_built(name, root))
     configs = sorted({folder.parent.name for folder in built})
+    sizes = [name for name in configs if re.fullmatch(r"\d+|full", name)]
+    if len(sizes) == 1:  # beside folders that older versions put there by name
+        configs = sizes
+        built = [folder for folder in built if folder.parent.name == sizes[0]]
     if len(configs) > 1:
         choices = ", ".join(f"{dataset}/{c}" for c in configs)
         raise ValueError(f"dataset {dataset!r} is built in several forms; choose one of: {choices}")
@@ -183,21 +187,24 @@ def find_folder(name: str, data_dir: str) -> Path:
 
 
 def _not_built(name: str, root: Path) -> str:
+    """Says that a dataset is not there, what is, and how to get it."""
     dataset, _, config = name.partition("/")
     known = dataset_names()
-    others = {folder.parts[-3] for folder in _built(root, "*", "")} & set(known)
-    where = f"{root} (there: {', '.join(sorted(others)) or 'no dataset of ours'})"
+    there = sorted({folder.parts[-3] for folder in _built(root, "*", "")})
+    message = f"dataset {name!r} is not built under {root} (there: {', '.join(there) or 'nothing'})"
+    build = "python -m data_builders.build"
+    if older := _built(root, "*", dataset):  # where older versions put folders with a name
+        return f"{message}; did you mean '{older[0].parts[-3]}/{dataset}'?"
     if dataset not in known:
         return (
-            f"dataset {name!r} is not built under {where}, and has no builder."
-            f"{did_you_mean(dataset, {*others, *known})} There are builders for {', '.join(known)}."
+            f"{message}, and has no builder.{did_you_mean(dataset, {*there, *known})} There are "
+            f"builders for {', '.join(known)}. A folder of your own:\n"
+            f"  {build} image_folder --name={dataset} --manual_dir=<your images> --data_dir={root}"
         )
     files = "" if dataset == "phantom" else " --manual_dir=<its files>"
-    named = dataset == "image_folder" and not re.fullmatch(r"\d+|full", config)
-    form = f" --{'name' if named else 'resolution'}={config}" if config else ""
+    size = f" --resolution={config}" if config else ""
     return (
-        f"dataset {name!r} is not built under {where}. Build it:\n"
-        f"  python -m data_builders.build {dataset}{files} --data_dir={root}{form}\n"
+        f"{message}. Build it:\n  {build} {dataset}{files} --data_dir={root}{size}\n"
         "or point config.data.dir at the folder that holds it."
     )
 

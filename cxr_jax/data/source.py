@@ -67,7 +67,7 @@ class Source(NamedTuple):
     def hashed(self, what: str, of: Sequence[str]) -> tuple[str, ...]:
         """Ids of this dataset ("image" or "patient") as they may stand in files and messages."""
         key = pseudonyms.read(self.folder.parents[2])
-        owner = ids.owner(self.folder, self.metadata["parent"])
+        owner = ids.owner(self.folder, self.metadata)
         return pseudonyms.hashed(key, what, owner, of)
 
     @property

@@ -62,6 +62,7 @@ class CxrConfig(tfds.core.BuilderConfig):
     """A TFDS config whose images have `resolution` pixels on the shorter side (None: their own)."""
 
     resolution: int | None = 256
+    dataset: str = ""  # the dataset's name, where it is not the builder's
 
 
 def resolution_configs() -> list[CxrConfig]:
@@ -132,6 +133,10 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     settings: BuildSettings = BuildSettings()
 
+    def __init__(self, **settings: Any):
+        self.name = getattr(settings.get("config"), "dataset", "") or type(self).name
+        super().__init__(**settings)
+
     @abc.abstractmethod
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         """Lists every image once, and every file or row that gives none as `Skipped`.
@@ -168,6 +173,10 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             )
         return configs[resolution]
 
+    def owner(self) -> str:
+        """Whose patients and images these are: ids are hashed with it."""
+        return self.PARENT or type(self).name
+
     def label_names(self) -> tuple[str, ...]:
         """The labels in order; a dataset with labels of its own (image_folder) overrides it."""
         return self.LABEL_NAMES
@@ -188,6 +197,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             label_scale=self.LABEL_SCALE,
             task=self.task(),
             tasks=tasks.to_json(self.TASKS),
+            builder=type(self).name,
             parent=self.PARENT,
             licence=self.LICENCE,
             resolution=self.builder_config.resolution,
@@ -280,7 +290,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             folder / seen_images.FILE,
             seen_images.of_images(
                 f"{self.name}/{self.builder_config.name}",
-                self.PARENT or self.name,
+                self.owner(),
                 {
                     split: [(_known_patient(record), phash) for record, phash in images]
                     for split, images in stored.items()

@@ -55,7 +55,7 @@ def require(root: Path, *names: str) -> Path:
     raise BuildError(f"{root / names[0]} is missing" + "".join(f" (or {n})" for n in names[1:]))
 
 
-def files_below(root: Path, leave_out: Path | None = None) -> Iterator[Path]:
+def files_below(root: Path, leave_out: Iterable[Path] = ()) -> Iterator[Path]:
     """Every file of the tree, without macOS's and hidden ones; none if there is no such tree.
 
     Links to folders are followed, but a folder is read once: in sorted order, first those that lie
@@ -63,7 +63,7 @@ def files_below(root: Path, leave_out: Path | None = None) -> Iterator[Path]:
     nowhere new and is not followed.
 
     Args:
-      leave_out: a folder whose files are left out.
+      leave_out: folders whose files are left out.
 
     Raises:
       BuildError: a name that is not UTF-8, which no list of the dataset could hold.
@@ -71,8 +71,7 @@ def files_below(root: Path, leave_out: Path | None = None) -> Iterator[Path]:
     if not root.is_dir():
         return
     seen = {_identity(folder) for folder in root.resolve().parents}
-    if leave_out is not None and leave_out.is_dir():
-        seen.add(_identity(leave_out))
+    seen |= {_identity(folder) for folder in leave_out if folder.is_dir()}
     linked = collections.deque([os.fspath(root)])
     while linked:
         waiting = [linked.popleft()]

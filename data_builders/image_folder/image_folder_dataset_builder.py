@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cxr_jax.data import pseudonyms
+from cxr_jax.data.reader import dataset_names
 from cxr_jax.io import dicom, image_io
 from data_builders.base import builder, folders, parallel, splits
 from data_builders.base.records import BuildError, Record, Skipped
@@ -42,7 +43,7 @@ class Builder(builder.CxrBuilder):
     )
     LICENCE: ClassVar = "the owner's"
     OPTIONS: ClassVar = {
-        "name": "a name for this folder (default: 256)",
+        "name": "the name of the dataset that is built (default: image_folder)",
         "labels_csv": "CSV with one row per image; its columns are labels",
         "image_column": "column with the image's path (default: image)",
         "patient_column": "column with the patient (default: patient_id)",
@@ -55,12 +56,19 @@ class Builder(builder.CxrBuilder):
         if resolution not in sizes:
             raise BuildError(f"No resolution {resolution!r}; there are {', '.join(sizes)}.")
         settings = dict(options)
-        name = settings.pop("name", resolution)
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise BuildError(f"--name={name!r}: use letters, digits, '_', '-' and '.' only.")
+        name = settings.pop("name", "")
+        if name and not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,98}", name):
+            raise BuildError(
+                f"--name={name!r}: a dataset's name begins with a letter and has letters, digits and "
+                "'_' only."
+            )
+        if name.casefold() in dataset_names():
+            raise BuildError(f"--name={name}: there is a dataset of that name. Choose another one.")
         if not settings.get("labels_csv") and settings:
             raise BuildError(f"--{next(iter(settings))} names a column of --labels_csv; give both.")
-        return ImageFolderConfig(name=name, resolution=sizes[resolution], **settings)
+        return ImageFolderConfig(
+            name=resolution, resolution=sizes[resolution], dataset=name, **settings
+        )
 
     @functools.cached_property
     def table(self) -> LabelTable | None:
@@ -88,7 +96,7 @@ class Builder(builder.CxrBuilder):
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         found = {}
-        for path in folders.files_below(manual_dir, leave_out=self._built_folder(manual_dir)):
+        for path in folders.files_below(manual_dir, leave_out=self._built_folders(manual_dir)):
             name = path.relative_to(manual_dir).as_posix()
             if is_image(path):
                 found[name] = path
@@ -119,11 +127,16 @@ class Builder(builder.CxrBuilder):
             # A few labelled images among many are what such a table is for.
             yield Skipped(name, f"no row in {table.path.name}", expected=True)
 
-    def _built_folder(self, manual_dir: Path) -> Path:
-        """Where built sets lie, whose contact sheets are no images: the data folder, or if that is
-        `manual_dir` itself, this dataset's part of it."""
+    def _built_folders(self, manual_dir: Path) -> list[Path]:
+        """Returns where built datasets are, whose contact sheets are not images of the folder.
+
+        That is the data folder, or the datasets in it where it is `manual_dir` itself.
+        """
         data = Path(self.data_dir_root)
-        return data / self.name if data.resolve() == manual_dir.resolve() else data
+        if data.resolve() != manual_dir.resolve():
+            return [data]
+        finished = [info.parent for info in data.glob("*/*/*/dataset_info.json")]
+        return [*finished, *data.glob("*/*/incomplete.*")]
 
     @functools.cached_property
     def _key(self) -> bytes:
@@ -136,7 +149,7 @@ class Builder(builder.CxrBuilder):
         """
 
         def seal(what: str, value: str) -> str:
-            return pseudonyms.hashed(self._key, what, self.name, [value])[0] if value else ""
+            return pseudonyms.hashed(self._key, what, self.owner(), [value])[0] if value else ""
 
         return dataclasses.replace(
             record,

@@ -63,7 +63,6 @@ def test_dataset_that_is_not_built_is_refused_with_the_command(data_dir):
 @pytest.mark.parametrize(
     "name, option",
     [
-        ("image_folder/stem", "--name=stem"),
         ("image_folder/512", "--resolution=512"),
         ("jsrt/full", "--resolution=full"),
     ],
@@ -71,6 +70,11 @@ def test_dataset_that_is_not_built_is_refused_with_the_command(data_dir):
 def test_the_command_that_builds_it_names_its_form(data_dir, name, option):
     with pytest.raises(FileNotFoundError, match=f" {option}\n"):
         load_source(name, str(data_dir), "train")
+
+
+def test_a_folder_of_ones_own_that_is_not_built_is_refused_with_its_command(data_dir):
+    with pytest.raises(FileNotFoundError, match=r"build image_folder --name=pool --manual_dir"):
+        find_folder("pool", str(data_dir))
 
 
 def test_unknown_split_is_refused(data_dir):

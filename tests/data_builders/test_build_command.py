@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from tensorflow_datasets.core import dataset_metadata
 
+from cxr_jax.data.reader import find_folder
+from cxr_jax.data.source import load_source
 from data_builders import build
 from data_builders.base import summary
 from data_builders.base.records import AlreadyBuilt, BuildError
@@ -121,9 +124,41 @@ def run(raw, data, **settings):
 def test_unlabelled_summary_names_the_pretraining_command(export, tmp_path):
     folder = run(export, tmp_path / "data", options={"name": "ward7"})
     text = summary.of_dataset(folder)
-    assert "--config=configs/simclr.py:small --config.data.name=image_folder " in text
+    assert "--config=configs/simclr.py:small --config.data.name=ward7 " in text
     run(export, tmp_path / "data", options={"name": "ward8"})
-    assert "--config.data.name=image_folder/ward7 " in summary.of_dataset(folder)
+    assert "--config.data.name=ward7 " in summary.of_dataset(folder)
+    run(export, tmp_path / "data", options={"name": "ward7"}, config_name="full")
+    assert "--config.data.name=ward7/256 " in summary.of_dataset(folder)
+
+
+def test_a_persons_folders_are_datasets_of_their_own_with_patients_in_common(export, tmp_path):
+    data = tmp_path / "data"
+    pool = run(export, data, options={"name": "pool"})
+    assert find_folder("pool", str(data)) == pool == data / "pool/256/1.0.0"
+    other = run(export, data, options={"name": "other"}, config_name="512")
+    assert find_folder("pool", str(data)) == pool
+    assert find_folder("other/512", str(data)) == find_folder("other", str(data)) == other
+    unnamed = run(export, data)
+    assert find_folder("image_folder", str(data)) == unnamed
+    sources = [load_source(name, str(data), "train") for name in ("pool", "image_folder")]
+    ids = [[image["patient_id"].decode() for image in source.records] for source in sources]
+    assert sorted(ids[0]) == sorted(ids[1])
+    hashed = [source.hashed("patient", of) for source, of in zip(sources, ids)]
+    assert set(hashed[0]) == set(hashed[1])
+
+
+def test_folders_that_an_older_version_put_beside_the_sizes_are_found(export, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(run(export, data, options={"name": "pool"}), data / "image_folder/pool/1.0.0")
+    shutil.rmtree(data / "pool")
+    old = data / "image_folder/pool/1.0.0"
+    assert find_folder("image_folder/pool", str(data)) == old
+    assert find_folder("image_folder", str(data)) == old
+    with pytest.raises(FileNotFoundError, match="did you mean 'image_folder/pool'"):
+        find_folder("pool", str(data))
+    new = run(export, data)
+    assert find_folder("image_folder", str(data)) == new
+    assert find_folder("image_folder/pool", str(data)) == old
 
 
 def test_overwrite_keeps_the_old_dataset_if_the_new_one_fails(export, tmp_path):
@@ -155,6 +190,10 @@ def test_a_folder_that_is_no_dataset_is_not_taken_for_one(export, tmp_path):
         ("pediatric_pneumonia", {"config_name": "128"}, "no resolution '128'; it has 256, 512"),
         ("pediatric_pneumonia", {"options": {"labels_csv": "x"}}, "has no option --labels_csv"),
         ("image_folder", {"config_name": "128"}, "No resolution '128'"),
+        ("image_folder", {"options": {"name": "a-b"}}, "letters, digits and '_' only"),
+        ("image_folder", {"options": {"name": "7b"}}, "begins with a letter"),
+        ("image_folder", {"options": {"name": "jsrt"}}, "there is a dataset of that name"),
+        ("image_folder", {"options": {"name": "Phantom"}}, "there is a dataset of that name"),
         ("image_folder", {"options": {"image_column": "x"}}, "--image_column names a column of"),
     ],
 )

@@ -99,8 +99,8 @@ def _commands(world: World, table: Path, kaggle: Path, bad: dict[str, Path]):
                 "--config=configs/simclr.py:cpu",
                 f"--workdir={world.workdir}",
                 data,
-                "--config.data.name=image_folder/ward",
-                "--config.transfer.dataset=image_folder/ward",
+                "--config.data.name=ward",
+                "--config.transfer.dataset=ward",
                 "--config.transfer.num_resamples=20",
                 "--config.transfer.baselines=",
                 "--config.transfer.C=(1e-2,)",
@@ -132,7 +132,7 @@ def _commands(world: World, table: Path, kaggle: Path, bad: dict[str, Path]):
     if TEXTS:
         yield "pretrain with reports", run.main(_with_reports(world))
         export.main([str(world.workdir.parent / "texts"), "--format=safetensors"])
-    same = ["image_folder/ward", "image_folder/ward", f"--data_dir={world.data}"]
+    same = ["ward", "ward", f"--data_dir={world.data}"]
     yield "overlap", overlap.main([*same, f"--output={world.data / 'overlap'}"])
     scores = world.workdir / "transfer/predictions.parquet"
     of_images = ("--films", str(world.workdir / "transfer/films.parquet"))
@@ -144,7 +144,7 @@ def _commands(world: World, table: Path, kaggle: Path, bad: dict[str, Path]):
             [
                 *transfer,
                 f"--workdir={world.tracebacks / 'none'}",
-                "--config.dataset=image_folder/ward",
+                "--config.dataset=ward",
                 "--config.pictures.images=ward-seven/image-006",
             ]
         ),

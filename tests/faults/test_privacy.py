@@ -44,7 +44,7 @@ def test_commands_did_what_they_were_to_do(world):
     assert succeeded == expected, world.said
     refused = [name for name in world.codes if name not in succeeded]
     assert len(refused) == 15 and all(world.codes[name] == 1 for name in refused)
-    examples = read(world.data / "image_folder/ward/1.0.0")
+    examples = read(world.data / "ward/256/1.0.0")
     assert sum(map(len, examples.values())) > planted.NUM_IMAGES
     assert list(world.tracebacks.glob("cxr_jax-*.txt"))
 
@@ -100,11 +100,11 @@ def test_no_result_holds_an_id_of_the_dataset(world):
 
 
 def test_a_built_dataset_holds_hashed_patients_and_reports_own_text_alone(world):
-    for folder in (world.data / "image_folder/ward/1.0.0", world.data / "indiana_university"):
+    for folder in (world.data / "ward/256/1.0.0", world.data / "indiana_university"):
         found = canaries.search_files(folder, ALL)
         assert [one for one in found if "array_record" not in one] == []
     kept = {FINDINGS: 0}
-    for name in ("image_folder/ward", "indiana_university/256"):
+    for name in ("ward", "indiana_university/256"):
         for examples in read(world.data / name / "1.0.0").values():
             for example in examples:
                 report = example.pop("report", "")
