@@ -19,7 +19,7 @@ from cxr_jax.data import seen_images
 from cxr_jax.io import image_io
 from data_builders import overlap
 from data_builders.base import folders, overlap_images
-from data_builders.base.phash import phash
+from data_builders.base.parallel import phash
 
 Change = Callable[[Image.Image], Image.Image]
 

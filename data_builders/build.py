@@ -79,8 +79,8 @@ def build(
     chosen = choose(name, manual_dir, config_name, options)
     import tensorflow_datasets as tfds
 
-    from data_builders.base import beam
     from data_builders.base import builder as cxr_builder
+    from data_builders.base import write
 
     place = Path(data_dir).absolute() / (chosen.config.dataset or name) / chosen.config.name
     folder = place / str(chosen.builder.VERSION)
@@ -95,7 +95,7 @@ def build(
                 manual_dir=Path(manual_dir).absolute() if manual_dir else None,
                 try_download_gcs=False,
                 beam_runner=beam_runner,
-                beam_options=beam.pipeline_options(beam_options) if beam_runner else None,
+                beam_options=write.beam_options(beam_options) if beam_runner else None,
             )
             # Nothing is downloaded; TFDS wants the folder nevertheless.
             with tempfile.TemporaryDirectory() as downloads:

@@ -41,13 +41,11 @@ from tensorflow_datasets.core import splits as tfds_splits
 from cxr_jax.data import schema, seen_images, tasks
 from cxr_jax.io import dicom
 from data_builders.base import (
-    beam,
     contact_sheet,
     counts,
-    examples,
+    folders,
     own_info,
     parallel,
-    path_containment,
     skip_report,
     write,
 )
@@ -234,12 +232,12 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if manual_dir is None:
             return listing
         roots = (manual_dir, Path(self.data_path), *self.settings.inputs.values())
-        within, linked = path_containment.separate(
+        within, linked = folders.separate(
             listing.records, roots, self.settings.follow_links
         )
         names = (skip_report.relative_name(record.image, manual_dir) for record in linked)
         return Listing(
-            within, listing.skipped + [Skipped(n, path_containment.LEADS_OUT) for n in names]
+            within, listing.skipped + [Skipped(n, folders.LEADS_OUT) for n in names]
         )
 
     def count(self, records: Iterable[Record], splits: Sequence[str] = ()) -> dict[str, Any]:
@@ -263,14 +261,14 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         plan = write.plan(listing.records, self.builder_config.resolution)
         job = write.Job(
             folder,
-            examples.Serializer(self.info.features),
+            write.Serializer(self.info.features),
             file_adapters.ADAPTER_FOR_FORMAT[self.info.file_format],
             self.builder_config.resolution,
             self.ENCODING,
         )
         if download_config.beam_runner:
             runner, options = download_config.beam_runner, download_config.beam_options
-            written = beam.run(plan, job, runner, options)
+            written = write.write_with_beam(plan, job, runner, options)
         else:
             shown = self.settings.progress
             progress = parallel.Progress(self.name, len(listing.records), shown)

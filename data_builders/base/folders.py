@@ -1,27 +1,33 @@
-"""Finding things in a person's download: wrapping folders, droppings, missing files."""
+"""Finding and reading files in a person's download: wrapping folders, leftovers, missing files.
+
+Images stay inside the folders that were given, whatever a table or a link in a download says.
+"""
 
 from __future__ import annotations
 
 import collections
 import filecmp
+import functools
 import os
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_builders.base.records import BuildError, Skipped
+from cxr_jax.io import text
+from data_builders.base.records import BuildError, Record, Skipped
 
 # Pictures that a folder may hold and that no reader here understands.
 OTHER_PICTURES = frozenset({".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".nii", ".mha"})
+LEADS_OUT = "a link that leads out of its folder (--follow_links, if the links are yours)"
 
 
 def find_root(manual_dir: Path, names: Sequence[str], what: str) -> Path:
-    """The folder that holds one of `names` or its .gz: `manual_dir` or up to two folders below it.
+    """Finds the folder with one of `names` or its .gz: `manual_dir` or up to two folders below it.
 
     Archives unpack with and without a wrapping folder, and some with the folder nested twice.
 
     Raises:
-      BuildError: nowhere; says `what` should be there.
+      BuildError: there is none; the message ends with `what` should be there.
     """
     level = [manual_dir]
     for _ in range(3):
@@ -36,7 +42,7 @@ def find_root(manual_dir: Path, names: Sequence[str], what: str) -> Path:
 
 
 def optional(root: Path, *names: str) -> Path | None:
-    """The first of `names` that exists in `root`, also as .gz; None if there is none."""
+    """Returns the first of `names` that exists in `root`, also as .gz; None if none does."""
     for name in names:
         for path in (root / name, root / f"{name}.gz"):
             if path.is_file():
@@ -45,7 +51,7 @@ def optional(root: Path, *names: str) -> Path | None:
 
 
 def require(root: Path, *names: str) -> Path:
-    """The first of `names` that exists in `root`, also as .gz.
+    """Returns the first of `names` that exists in `root`, also as .gz.
 
     Raises:
       BuildError: none exists.
@@ -56,7 +62,7 @@ def require(root: Path, *names: str) -> Path:
 
 
 def files_below(root: Path, leave_out: Iterable[Path] = ()) -> Iterator[Path]:
-    """Every file of the tree, without macOS's and hidden ones; none if there is no such tree.
+    """Yields every file of the tree but macOS's and hidden ones; none if there is no such tree.
 
     Links to folders are followed, but a folder is read once: in sorted order, first those that lie
     in the tree, then those that only links lead to. A link to a folder around the tree leads
@@ -85,7 +91,7 @@ def files_below(root: Path, leave_out: Iterable[Path] = ()) -> Iterator[Path]:
 
 
 def unique(paths: Iterable[Path], key: Callable[[Path], str]) -> dict[str, Path]:
-    """Key -> file, the first where several identical copies have the same key.
+    """Maps keys to files: the first where several identical copies have the same key.
 
     Raises:
       BuildError: files that differ have the same key, so that one would pass for the other.
@@ -102,7 +108,7 @@ def unique(paths: Iterable[Path], key: Callable[[Path], str]) -> dict[str, Path]
 
 
 def by_stem(root: Path, suffixes: Collection[str]) -> dict[str, Path]:
-    """File name without suffix -> file, for the files of the tree with one of `suffixes` (".png").
+    """Maps names without suffix to files, for the tree's files with one of `suffixes` (".png").
 
     Raises:
       BuildError: as `unique`.
@@ -120,12 +126,67 @@ def not_listed(
 
 
 def is_dropping(name: str) -> bool:
-    """Whether a name is one that archives and desktops leave behind (__MACOSX, .DS_Store, ._x)."""
+    """Checks for a name that archives and desktops leave behind.
+
+    >>> is_dropping("__MACOSX"), is_dropping("._image.png"), is_dropping("image.png")
+    (True, True, False)
+    """
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
+def read_bytes(path: Path) -> bytes:
+    """Reads a small text file whole: a report, a list of names.
+
+    Raises:
+      BuildError: longer than 50 MB.
+      OSError: it cannot be read.
+    """
+    try:
+        return text.read_bytes(path)
+    except ValueError as error:
+        raise BuildError(str(error)) from error
+
+
+def separate(
+    records: Iterable[Record], roots: Sequence[Path], follow_links: bool
+) -> tuple[list[Record], list[Record]]:
+    """Parts images inside `roots` from those that links lead to (none with `follow_links`).
+
+    Raises:
+      BuildError: a path names another place or climbs out by ".."; or links lead to all images.
+    """
+    within: list[Record] = []
+    linked: list[Record] = []
+    for record in records:
+        _check_inside(record, roots)
+        outside = not follow_links and leads_out(record, roots)
+        (linked if outside else within).append(record)
+    if linked and not within:
+        raise BuildError(
+            f"All images of {roots[0]} are reached through links that lead out of it. If the links "
+            "are yours, allow them with --follow_links."
+        )
+    return within, linked
+
+
+def leads_out(record: Record, roots: Sequence[Path]) -> bool:
+    """Checks for an image that is, or is reached through, a link to a place outside all `roots`."""
+    path = path_of(record)
+    if path is None:
+        return False
+    folder = _resolved(os.path.dirname(path))
+    real = os.path.realpath(path) if os.path.islink(path) else folder
+    return not _is_below(real, (_resolved(os.fspath(root)) for root in roots))
+
+
+def path_of(record: Record) -> Path | None:
+    """Returns an image's file, also where a function with a `path` reads it; None if drawn."""
+    image = getattr(record.image, "path", record.image)
+    return image if isinstance(image, Path) else None
+
+
 class _Content(NamedTuple):
-    """Paths of what lies in a folder, each in sorted order."""
+    """Sorted paths of a folder's content."""
 
     files: list[str]
     folders: list[str]
@@ -163,7 +224,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _is_special(entry: os.DirEntry) -> bool:
-    """Whether it is a pipe, a socket or a device, which to open may wait for ever."""
+    """Checks for a pipe, a socket or a device: to open one may wait for ever."""
     return not (
         entry.is_symlink()
         or entry.is_file(follow_symlinks=False)
@@ -172,7 +233,7 @@ def _is_special(entry: os.DirEntry) -> bool:
 
 
 def _is_new(folder: str, seen: set[tuple[int, int]]) -> bool:
-    """Whether a folder that can be read is not in `seen`, to which it is added."""
+    """Checks that a folder can be read and is not in `seen`, to which it is added."""
     try:
         identity = _identity(folder)
     except OSError:
@@ -184,7 +245,7 @@ def _is_new(folder: str, seen: set[tuple[int, int]]) -> bool:
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:
-    """Device and inode, the same by whatever path or link."""
+    """Returns device and inode, the same by whatever path or link."""
     status = os.stat(folder)
     return status.st_dev, status.st_ino
 
@@ -195,3 +256,23 @@ def _same_content(first: Path, second: Path) -> bool:
         return filecmp.cmp(first, second, shallow=False)
     except OSError:  # a link that leads nowhere
         return False
+
+
+def _check_inside(record: Record, roots: Sequence[Path]) -> None:
+    path = path_of(record)
+    if path is not None and not _is_below(os.path.abspath(path), map(os.path.abspath, roots)):
+        raise BuildError(
+            f"{record.row or record.image_id}: its image is not inside "
+            f"{' or '.join(map(str, roots))}. A table names the images of its own folder; get the "
+            "owner's."
+        )
+
+
+def _is_below(path: str, roots: Iterable[str]) -> bool:
+    return any(path == root or path.startswith(root.rstrip("/") + "/") for root in roots)
+
+
+# Images share their folders, and to resolve one costs a look at each of its parents.
+@functools.lru_cache(maxsize=100_000)
+def _resolved(folder: str) -> str:
+    return os.path.realpath(folder)

@@ -1,9 +1,10 @@
-"""Images read, shrunk and encoded on all cores, in order, with memory bounded."""
+"""Images read, shrunk, encoded and hashed on all cores, in order, with memory bounded."""
 
 from __future__ import annotations
 
 import collections
 import concurrent.futures
+import functools
 import itertools
 import multiprocessing
 import os
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from jaxtyping import Float64, UInt8
+from PIL import Image
 
 from cxr_jax.io import image_io
-from data_builders.base import phash
 from data_builders.base.records import BuildError
 
 Tag = TypeVar("Tag")
@@ -38,7 +40,7 @@ class EncodedImage(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """Why an image gives no example."""
+    """An image that gives no example, with the reason."""
 
     reason: str
 
@@ -46,7 +48,7 @@ class Unreadable(NamedTuple):
 def prepare_image(
     source: Path | Callable[[], np.ndarray], resolution: int | None, encoding: str
 ) -> EncodedImage | Unreadable:
-    """Reads (or draws) one image, shrinks its shorter side to `resolution`, encodes, hashes."""
+    """Reads (or draws) one image, shrinks its shorter side to `resolution`, encodes and hashes."""
     try:
         if callable(source):
             image = source()
@@ -56,7 +58,29 @@ def prepare_image(
     except image_io.ImageError as error:
         return Unreadable(str(error))
     image = image_io.shrink(image, resolution)
-    return EncodedImage(image_io.encode(image, encoding), phash.phash(image))
+    return EncodedImage(image_io.encode(image, encoding), phash(image))
+
+
+def phash(image: UInt8[np.ndarray, "h w 1"]) -> str:
+    """Hashes an image to 16 hex digits, most significant bit first (row 0, column 0).
+
+    The image is averaged down to 32 x 32, cosine-transformed, and each of the 8 x 8 lowest
+    frequencies gives a bit: above the median of the 64 or not (Zauner 2010, section 3.2.1).
+    """
+    small = Image.fromarray(image[..., 0]).resize((32, 32), Image.Resampling.BOX)
+    basis = _dct_basis()
+    low = basis @ np.asarray(small, np.float64) @ basis.T
+    bits = (low > np.median(low)).ravel()
+    return np.packbits(bits).tobytes().hex()
+
+
+@functools.cache
+def _dct_basis() -> Float64[np.ndarray, "8 32"]:
+    """The first 8 rows of the orthonormal DCT-II of length 32."""
+    frequency, position = np.mgrid[:8, :32]
+    basis = np.cos(np.pi * frequency * (2 * position + 1) / 64) * np.sqrt(2 / 32)
+    basis[0] /= np.sqrt(2)
+    return basis
 
 
 def parallel_map(
@@ -70,8 +94,8 @@ def parallel_map(
     so a parent with threads (JAX) is safe; `function` and the items must be picklable.
 
     Args:
-      function: raises nothing that is expected; its errors end the build.
-      items: pairs of a tag, which stays here, and an item, which travels.
+      function: its errors end the build; it must return, not raise, what is expected.
+      items: pairs of a tag, which stays in this process, and an item, which is sent to another.
       num_workers: None takes all cores; 0 computes in this process.
 
     Raises:
@@ -117,7 +141,7 @@ def _map_chunk(function: Callable[[Item], Result], items: list[Item]) -> list[Re
 
 
 def _follow_parent() -> None:
-    """Leaves interrupts to the parent, and ends when it does, however it ends."""
+    """Leaves interrupts to the parent, and ends this process when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
@@ -129,14 +153,14 @@ def _follow_parent() -> None:
 
 
 def available_cores() -> int:
-    """The cores this process may run on, which in a container are fewer than the machine's."""
+    """Counts the cores this process may run on: in a container fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class Progress:
-    """A line on stderr: how many of how many, images/s, time left."""
+    """Shows a line on stderr: how many of how many images, images/s, time left."""
 
     def __init__(self, name: str, total: int, shown: bool = True):
         self._name, self._total, self._shown = name, total, shown
@@ -170,7 +194,11 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """1:02:03 or 2:03."""
+    """Formats seconds for people.
+
+    >>> duration(3723.4), duration(123)
+    ('1:02:03', '2:03')
+    """
     minutes, secs = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_jax.io.atomic import atomic_write
-from data_builders.base import path_containment
+from data_builders.base import folders
 from data_builders.base.records import BuildError, Record, Skipped
 
 
@@ -59,7 +59,7 @@ def check(
 
 def absent(records: Iterable[Record], manual_dir: Path | None) -> list[Skipped]:
     """The listed images that are not there, by `name_of`."""
-    paths = ((record, path_containment.path_of(record)) for record in records)
+    paths = ((record, folders.path_of(record)) for record in records)
     return [
         Skipped(name_of(record, manual_dir), "no such file")
         for record, path in paths
@@ -70,7 +70,7 @@ def absent(records: Iterable[Record], manual_dir: Path | None) -> list[Skipped]:
 def name_of(record: Record, manual_dir: Path | None) -> str:
     """The image's name in skipped.csv; where there is no such file, its row: the name that a table
     gives could be another column's value, and a patient's."""
-    path = path_containment.path_of(record)
+    path = folders.path_of(record)
     if record.row and (path is None or not os.path.exists(path)):
         return record.row
     return relative_name(path or record.image, manual_dir)

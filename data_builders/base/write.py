@@ -1,8 +1,8 @@
-"""Record files: which images go into which file, and how one file is written.
+"""Record files: which images go into which file, and how files are written.
 
 The images of a split are put in the order of a hash of their ids and cut into shards before any of
 them is read. So one machine, which reads images on all cores and writes one shard after another,
-and a Beam pipeline, whose workers take a shard each, write the same files byte for byte.
+and an Apache Beam pipeline, whose workers take a shard each, write the same files byte for byte.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ import dataclasses
 import functools
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import example_serializer
 from tensorflow_datasets.core import splits as tfds_splits
 
-from data_builders.base import examples, parallel
+from data_builders.base import parallel
 from data_builders.base.records import SPLITS, BuildError, Record
 
 # Small enough that hosts can share the shards of a dataset, large enough to be few.
 SHARD_BYTES = 128 << 20
-# An image at its own size, and a pixel of a smaller one, as JPEG of quality 95: what they may take.
+# Estimates of an image at its own size, and of a pixel of a smaller one, as JPEG of quality 95.
 FULL_IMAGE_BYTES = 1 << 20
 PIXEL_BYTES = 0.5
 
@@ -37,18 +40,18 @@ class Shard:
     records: tuple[Record, ...]
 
     def path(self, folder: Path) -> Path:
-        """Where it is written; its final name needs the number of shards that have images."""
+        """Returns where it is written; its final name needs the number of shards with images."""
         return folder / f"{self.split}.shard-{self.number}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """What became of a shard.
+    """A shard that was written.
 
     Attributes:
       num_bytes: of the serialized examples.
-      phashes: one a record; "" for an image that could not be read.
-      reasons: one a record; "" for an image that stands in the file.
+      phashes: one per record; "" for an image that could not be read.
+      reasons: one per record, why it could not be read; "" for an image that is in the file.
     """
 
     num_bytes: int
@@ -57,7 +60,7 @@ class Written:
 
     @property
     def length(self) -> int:
-        """Images in the file."""
+        """Number of images in the file."""
         return sum(not reason for reason in self.reasons)
 
     def save(self, path: Path) -> None:
@@ -94,6 +97,40 @@ def plan(records: Iterable[Record], resolution: int | None) -> list[Shard]:
     return shards
 
 
+class Serializer:
+    """Makes examples into bytes; picklable, so that other machines can."""
+
+    def __init__(self, features: tfds.features.FeaturesDict):
+        self._features = features
+
+    def __call__(self, record: Record, image: EncodedImage) -> bytes:
+        every = {
+            "image": image.image,
+            "image_id": record.image_id,
+            "patient_id": record.patient_id,
+            "study_id": record.study_id,
+            "projection": record.projection,
+            "sex": record.sex,
+            "age": record.age,
+            "phash": image.phash,
+            "labels": dict(record.labels),
+            "readers": list(record.readers),
+            "boxes": [dataclasses.asdict(box) for box in record.boxes],
+            "report": record.report,
+        }
+        example = {name: every[name] for name in self._features}
+        proto = self._serializer.get_tf_example(self._features.encode_example(example))
+        # A map's fields have no order of their own: without this, equal builds differ in bytes.
+        return proto.SerializeToString(deterministic=True)
+
+    @functools.cached_property
+    def _serializer(self) -> example_serializer.ExampleSerializer:
+        return example_serializer.ExampleSerializer(self._features.get_serialized_info())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_features": self._features}
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """How shards are written, in this process or on another machine.
@@ -102,23 +139,23 @@ class Job:
       folder: where they go.
       adapter: TFDS's file adapter for the format.
       resolution: pixels on the images' shorter side; None: their own size.
-      encoding: of the stored images, "jpeg" or "png".
+      encoding: "jpeg" or "png".
     """
 
     folder: Path
-    serializer: examples.Serializer
+    serializer: Serializer
     adapter: Any
     resolution: int | None
     encoding: str
 
     def prepare(self, image: Any) -> parallel.EncodedImage | parallel.Unreadable:
-        """Reads an image and makes it as it is stored."""
+        """Reads an image and encodes it as it is stored."""
         return parallel.prepare_image(image, self.resolution, self.encoding)
 
     def write(
         self, shard: Shard, images: Iterator[parallel.EncodedImage | parallel.Unreadable]
     ) -> Written:
-        """Writes a shard; takes as many of `images`, prepared, as it has records."""
+        """Writes a shard; takes as many prepared `images` as it has records."""
         sizes: list[int] = []
         phashes: list[str] = []
         reasons: list[str] = []
@@ -141,7 +178,7 @@ class Job:
         return Written(sum(sizes), tuple(phashes), tuple(reasons))
 
     def write_alone(self, shard: Shard) -> None:
-        """Reads and writes a shard in this process; leaves beside it what became of its images."""
+        """Reads and writes a shard in this process; leaves a `Written` beside it."""
         written = self.write(shard, (self.prepare(record.image) for record in shard.records))
         written.save(shard.path(self.folder))
 
@@ -164,16 +201,58 @@ def write_all(
         return [job.write(shard, prepared) for shard in plan]
 
 
+def write_with_beam(plan: Sequence[Shard], job: Job, runner: str, options: Any) -> list[Written]:
+    """Writes every shard through a Beam pipeline and waits for the last.
+
+    The workers need this package, and the raw images and the data folder under the same paths.
+
+    Args:
+      runner: a Beam runner's name, e.g. "DirectRunner", "FlinkRunner", "SparkRunner".
+      options: Beam's PipelineOptions, or None.
+
+    Raises:
+      BuildError: Beam is not installed, the runner is unknown, or a worker's shard is missing from
+        the data folder.
+    """
+    beam = _import_beam()
+    try:
+        pipeline = beam.Pipeline(runner=runner, options=options)
+    except ValueError as error:
+        raise BuildError(f"--beam_runner={runner}: {error}") from error
+    with pipeline:
+        # Reshuffled, or Beam would fuse listing and writing into one worker's work.
+        pipeline | beam.Create(list(plan)) | beam.Reshuffle() | beam.Map(job.write_alone)
+    missing = [shard for shard in plan if not shard.path(job.folder).exists()]
+    if missing:
+        raise BuildError(
+            f"{len(missing)} of {len(plan)} shards are not in {job.folder} after the Beam "
+            "pipeline: its workers must see the data folder under the same path."
+        )
+    return [Written.load(shard.path(job.folder)) for shard in plan]
+
+
+def beam_options(flags: str) -> Any:
+    """Parses flags as on a command line into Beam's PipelineOptions.
+
+    Raises:
+      BuildError: Beam is not installed.
+    """
+    _import_beam()
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    return PipelineOptions(shlex.split(flags))
+
+
 def finish(
     plan: Sequence[Shard], written: Sequence[Written], folder: Path, template_of: Any
 ) -> tuple[list[tfds_splits.SplitInfo], dict[str, list[tuple[Record, str]]]]:
-    """Gives the files their final names; those without an image go.
+    """Gives the files their final names and removes those without an image.
 
     Args:
       template_of: TFDS's filename template of a split_name.
 
     Returns:
-      TFDS's account of the splits, and the stored images of each in order, with their hashes.
+      TFDS's SplitInfos, and the stored images of each split in order, with their hashes.
 
     Raises:
       BuildError: a split of which no image could be read.
@@ -205,6 +284,14 @@ def finish(
             )
         )
     return infos, stored
+
+
+def _import_beam() -> Any:
+    try:
+        import apache_beam
+    except ImportError as error:
+        raise BuildError("--beam_runner needs Apache Beam: pip install -e '.[beam]'.") from error
+    return apache_beam
 
 
 def _shuffle_key(record: Record) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data_builders.base import csv_table, text_file
+from data_builders.base import csv_table, folders
 from data_builders.base.records import Box, BuildError
 from data_builders.jsrt.img_image import SIDE
 
@@ -79,7 +79,7 @@ def read_normals(path: Path) -> Iterator[Patient]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    text = text_file.read(path).decode("utf-8-sig", errors="replace")
+    text = folders.read_bytes(path).decode("utf-8-sig", errors="replace")
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         if line.strip():
             yield f"{path.name}, row {number}", line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_builders.base import text_file
+from data_builders.base import folders
 from data_builders.base.records import BuildError
 from data_builders.mimic_cxr import release
 
@@ -22,7 +22,7 @@ class Reports:
             folder = release.subject_folder(self._root, image.subject_id)
             try:
                 path = folder / f"s{image.study_id}.txt"
-                text = text_file.read(path).decode("utf-8", "replace")
+                text = folders.read_bytes(path).decode("utf-8", "replace")
             except FileNotFoundError:
                 text = ""
             self._known[image.study_id] = text

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from cxr_jax.data.tasks import Task, as_stored
 from cxr_jax.io import dicom
-from data_builders.base import boxes, builder, csv_table, folders, splits, text_file
+from data_builders.base import boxes, builder, csv_table, folders, splits
 from data_builders.base.boxes import BoxRow
 from data_builders.base.records import Box, BuildError, Record, Skipped
 
@@ -119,7 +119,7 @@ def read_lists(root: Path) -> dict[str, str]:
     for part, list_name in LISTS.items():
         path = folders.require(root, list_name)
         try:
-            text = text_file.read(path).decode("utf-8-sig")
+            text = folders.read_bytes(path).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise BuildError(f"{path} is not UTF-8 text; restore the owner's file.") from None
         for number, line in enumerate(text.splitlines(), start=1):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from data_builders.base import builder, folders, splits, text_file
+from data_builders.base import builder, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
 
 LABEL = "Tuberculosis"
@@ -93,7 +93,7 @@ class Reading(NamedTuple):
 
 def read_reading(path: Path) -> Reading:
     """Reads ClinicalReadings/<name>.txt, however it is punctuated and encoded."""
-    return parse_reading(text_file.read(path).decode("utf-8", errors="replace"))
+    return parse_reading(folders.read_bytes(path).decode("utf-8", errors="replace"))
 
 
 def parse_reading(text: str) -> Reading:

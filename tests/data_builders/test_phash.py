@@ -6,7 +6,7 @@ import numpy as np
 import scipy.fft
 from PIL import Image
 
-from data_builders.base.phash import phash
+from data_builders.base.parallel import phash
 from tests.fakes.pictures import draw_image
 
 
