@@ -11,7 +11,11 @@ from cxr_jax.data.tasks import Task, as_stored
 from cxr_jax.io import dicom
 from data_builders.base import builder, csv_table, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
-from data_builders.chexpert import labels
+from data_builders.chexpert.chexpert_dataset_builder import (
+    CHEXPERT_LABELS,
+    FROM_REPORTS,
+    parse_labels,
+)
 
 # Release 1.1.0's name, and the one of 1.0.0's documentation.
 TABLES = ("master_spreadsheet_update.csv", "master_spreadsheet.csv")
@@ -30,9 +34,9 @@ class Builder(builder.CxrBuilder):
         "images/ into manual_dir (Anonymized_DICOMs is not needed)."
     )
     HOMEPAGE: ClassVar = "https://physionet.org/content/brax/"
-    LABEL_NAMES: ClassVar = labels.CHEXPERT_LABELS
+    LABEL_NAMES: ClassVar = CHEXPERT_LABELS
     TASK: ClassVar = "multilabel"
-    TASKS: ClassVar = {"default": Task(as_stored(labels.CHEXPERT_LABELS), **labels.FROM_REPORTS)}
+    TASKS: ClassVar = {"default": Task(as_stored(CHEXPERT_LABELS), **FROM_REPORTS)}
     LICENCE: ClassVar = "PhysioNet Credentialed Health Data License 1.5.0"
     SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
     OWNER_COUNTS: ClassVar = {"images": 40_967, "patients": 19_351, "studies": 24_959}
@@ -40,19 +44,17 @@ class Builder(builder.CxrBuilder):
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         root = folders.find_root(manual_dir, TABLES, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
         table = csv_table.Table(folders.require(root, *TABLES))
-        columns = ("PngPath", "PatientID", "PatientSex", "PatientAge", "AccessionNumber")
-        columns += ("ViewPosition",)
-        at = [table.index(column) for column in columns]
-        cells = labels.LabelCells(table)
         images = {
             path.relative_to(root).as_posix(): path
             for path in folders.files_below(root / IMAGES)
             if path.suffix.lower() == ".png"
         }
         listed = set()
-        for row in table.rows((*columns, *labels.CHEXPERT_LABELS)):
-            name, patient, sex, age, study, view = (row.fields[i] for i in at)
-            patient_id = patient_of(name, patient, row.where)
+        columns = ("PngPath", "PatientID", "PatientSex", "PatientAge", "AccessionNumber")
+        columns += ("ViewPosition", *CHEXPERT_LABELS)
+        for where, fields in table.select(columns):
+            name, patient, sex, age, study, projection, *cells = fields
+            patient_id = patient_of(name, patient, where)
             name = find_image(name, images)
             listed.add(name)
             yield Record(
@@ -60,22 +62,21 @@ class Builder(builder.CxrBuilder):
                 image_id=re.sub(r"\.png$", "", name, flags=re.IGNORECASE).partition("/")[2],
                 patient_id=patient_id,
                 image=images.get(name, root / name),
-                labels=cells.read(row),
+                labels=parse_labels(cells, where),
                 study_id=study,
-                projection=dicom.standard_projection(view),
+                projection=dicom.standard_projection(projection),
                 sex=sex if sex in ("M", "F") else "",
-                age=parse_age(age, row.where),
-                row=row.where,
+                age=parse_age(age, where),
+                row=where,
             )
-        for name in sorted(images.keys() - listed):
-            yield Skipped(name, f"no row in {table.path.name}")
+        yield from folders.not_listed(images, listed, root, f"no row in {table.path.name}")
 
 
 def patient_of(name: str, patient: str, where: str) -> str:
-    """The patient's folder, "id_…", which PatientID must name with or without "id_".
+    """Returns the patient's folder, "id_…", which PatientID must name with or without "id_".
 
     Raises:
-      BuildError: PngPath is no image of images/, or of another patient.
+      BuildError: PngPath is not an image of images/, or is of another patient.
     """
     parts = name.split("/")
     if len(parts) < 3 or parts[0] != IMAGES:
@@ -89,13 +90,13 @@ def patient_of(name: str, patient: str, where: str) -> str:
 
 
 def find_image(name: str, images: Container[str]) -> str:
-    """The image's name below the root: PngPath, cut if only that names a file."""
+    """Returns the image's name below the root: PngPath, cut if only that names a file."""
     cut = name[:-ODD_ENDING]
     return cut if name not in images and cut in images else name
 
 
 def parse_age(age: str, where: str) -> float:
-    """Years, the lower end of a group of five ("85 or more" is 85); NaN if blank or above 120.
+    """Returns years, the lower end of a group of five ("85 or more" is 85); NaN if blank or above 120.
 
     Raises:
       BuildError: something else.

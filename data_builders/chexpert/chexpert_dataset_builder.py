@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import collections
+import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from cxr_jax.data.tasks import Task, as_stored
+from cxr_jax.data.tasks import FRONTAL, Task, as_stored
 from cxr_jax.io import dicom
 from data_builders.base import builder, csv_table, folders
 from data_builders.base.records import BuildError, Record, Skipped
-from data_builders.chexpert import labels
+
+# Shared with MIMIC-CXR and BRAX.
+CHEXPERT_LABELS = (
+    *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion"),
+    *("Edema", "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion"),
+    *("Pleural Other", "Fracture", "Support Devices"),
+)
+# The five labels of the CheXpert competition.
+COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+# Reports that were read for findings say what they found: a blank is a finding that is absent.
+FROM_REPORTS = {"missing_as": "zeros", "projections": FRONTAL}
+_VALUES = {"": float("nan"), "1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0}
 
 # The owner's lists of images: table -> its part of the tree, our split.
 PARTS = {"train.csv": ("train", "train"), "valid.csv": ("valid", "validation")}
@@ -20,11 +32,10 @@ PARTS = {"train.csv": ("train", "train"), "valid.csv": ("valid", "validation")}
 TEST_TABLES = ("test_labels.csv", "groundtruth.csv")
 # CheXlocalize packs a second copy of valid.
 SECOND_COPY = "val"
-SEXES = {"Female": "F", "Male": "M"}
 
 _IMAGE = re.compile(
     r"(?:.*/)?(?P<part>[^/]+)/(?P<image>(?P<study>(?P<patient>patient\d+)/study\d+)"
-    r"/view\d+_(?P<view>frontal|lateral))\.(?i:jpe?g)"
+    r"/view\d+_(?P<direction>frontal|lateral))\.(?i:jpe?g)"
 )
 _STUDY = re.compile(r"(?:.*/)?test/(patient\d+/study\d+)")
 
@@ -39,11 +50,11 @@ class Builder(builder.CxrBuilder):
         "groundtruth.csv) beside it becomes the test split."
     )
     HOMEPAGE: ClassVar = "https://stanfordmlgroup.github.io/competitions/chexpert/"
-    LABEL_NAMES: ClassVar = labels.CHEXPERT_LABELS
+    LABEL_NAMES: ClassVar = CHEXPERT_LABELS
     TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {
-        "default": Task(as_stored(labels.COMPETITION), **labels.FROM_REPORTS),
-        "all": Task(as_stored(labels.CHEXPERT_LABELS), **labels.FROM_REPORTS),
+        "default": Task(as_stored(COMPETITION), **FROM_REPORTS),
+        "all": Task(as_stored(CHEXPERT_LABELS), **FROM_REPORTS),
     }
     LICENCE: ClassVar = "Stanford University research use agreement"
     SPLIT_RULE: ClassVar = (
@@ -67,19 +78,38 @@ class Builder(builder.CxrBuilder):
             if isinstance(entry, Record):
                 listed.add(entry.image_id)
             yield entry
-        for image_id in sorted(images.keys() - listed):
-            name = images[image_id].relative_to(manual_dir).as_posix()
-            yield Skipped(name, f"no row in {' or '.join(sorted(lists))}")
+        reason = f"no row in {' or '.join(sorted(lists))}"
+        yield from folders.not_listed(images, listed, manual_dir, reason)
+
+
+def parse_labels(cells: Sequence[str], where: str) -> Mapping[str, float]:
+    """Returns label -> 1, 0, -1 or NaN (blank) for cells in the order of CHEXPERT_LABELS.
+
+    Raises:
+      BuildError: another value.
+    """
+    try:
+        return _labels(tuple(cells))
+    except KeyError:
+        wrong = next(n for n, cell in zip(CHEXPERT_LABELS, cells) if cell not in _VALUES)
+        raise BuildError(
+            f"{where}: {wrong} is neither 1, 0, -1 nor blank. Restore the owner's file."
+        ) from None
+
+
+@functools.cache  # among hundreds of thousands of rows few differ: they share one mapping
+def _labels(cells: tuple[str, ...]) -> Mapping[str, float]:
+    return {name: _VALUES[cell] for name, cell in zip(CHEXPERT_LABELS, cells, strict=True)}
 
 
 def scan(manual_dir: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The images by image id ("patient00001/study1/view1_frontal") and the tables by name.
+    """Returns images by id ("patient00001/study1/view1_frontal") and tables by name.
 
     The zips unpack to folders of their own with the patients directly inside, so that only the
-    tail of a path tells which image it is.
+    tail of a path says which image it is.
 
     Raises:
-      BuildError: a table lies in two folders, or images that differ have one image id.
+      BuildError: a table is in two folders, or images that differ have one image id.
     """
     images: list[Path] = []
     lists: dict[str, Path] = {}
@@ -100,12 +130,12 @@ def scan(manual_dir: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 
 
 def image_id_of(image: Path) -> str:
-    """The tail of an image's path, without the suffix."""
+    """Returns the tail of an image's path, without the suffix."""
     return "/".join((*image.parts[-3:-1], image.stem))
 
 
 def read_all(lists: Mapping[str, Path], images: Mapping[str, Path]) -> Iterator[Record | Skipped]:
-    """All rows of all tables."""
+    """Yields the images of all tables."""
     for name, (part, split) in PARTS.items():
         if name in lists:
             yield from read_part(csv_table.Table(lists[name]), part, split, images)
@@ -122,65 +152,60 @@ def read_all(lists: Mapping[str, Path], images: Mapping[str, Path]) -> Iterator[
 def read_part(
     table: csv_table.Table, part: str, split: str, images: Mapping[str, Path]
 ) -> Iterator[Record]:
-    """One record a row of the owner's train.csv or valid.csv.
+    """Yields one record a row of the owner's train.csv or valid.csv.
 
     Raises:
       BuildError: a path of another part, or one that its row's Frontal/Lateral contradicts.
     """
-    columns = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA")
-    at = [table.index(column) for column in columns]
-    cells = labels.LabelCells(table)
-    for row in table.rows((*columns, *labels.CHEXPERT_LABELS)):
-        name, sex, age, direction, projection = (row.fields[i] for i in at)
-        match = _match(name, part, row.where)
-        if direction.lower() != match["view"]:
+    columns = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS)
+    for where, (name, sex, age, direction, projection, *cells) in table.select(columns):
+        match = _match(name, part, where)
+        if direction.lower() != match["direction"]:
             raise BuildError(
-                f"{row.where}: Frontal/Lateral does not fit Path. The columns have been moved "
-                "against each other."
+                f"{where}: Frontal/Lateral does not fit Path. The columns have been moved against "
+                "each other."
             )
+        # 17 frontal images have LL or RL, elsewhere lateral, where AP or PA should be.
+        precise = direction.lower() == "frontal" and projection in ("AP", "PA")
         yield Record(
             split=split,
             image_id=match["image"],
             patient_id=match["patient"],
             image=_image(images, match["image"], table.path.parent / part),
-            labels=cells.read(row),
+            labels=parse_labels(cells, where),
             study_id=match["study"],
-            projection=image_view(direction, projection),
-            sex=SEXES.get(sex, ""),
-            age=parse_age(age, row.where),
-            row=row.where,
+            projection=projection if precise else dicom.standard_projection(direction),
+            sex={"Female": "F", "Male": "M"}.get(sex, ""),
+            age=parse_age(age, where),
+            row=where,
         )
 
 
 def read_test(table: csv_table.Table, images: Mapping[str, Path]) -> Iterator[Record | Skipped]:
-    """The test images of a table whose rows are studies (`Study`) or images (`Path`).
+    """Yields the test images of a table whose rows are studies (`Study`) or images (`Path`).
 
     Raises:
       BuildError: a cell that names neither.
     """
     key = "Study" if "Study" in table.columns else "Path"
-    at = table.index(key)
-    cells = labels.LabelCells(table)
-    of_study = collections.defaultdict(list)
+    by_study = collections.defaultdict(list)
     for image_id in sorted(images):
-        of_study[image_id.rpartition("/")[0]].append(image_id)
-    for row in table.rows((key, *labels.CHEXPERT_LABELS)):
-        name = row.fields[at]
+        by_study[image_id.rpartition("/")[0]].append(image_id)
+    for where, (name, *cells) in table.select((key, *CHEXPERT_LABELS)):
         study = _STUDY.fullmatch(name)
-        image_ids = of_study[study[1]] if study else [_match(name, "test", row.where)["image"]]
+        image_ids = by_study[study[1]] if study else [_match(name, "test", where)["image"]]
         if not image_ids:
-            yield Skipped(row.where, "a study without an image")
+            yield Skipped(where, "a study without an image")
         for image_id in image_ids:
-            study_id = image_id.rpartition("/")[0]
             yield Record(
                 split="test",
                 image_id=image_id,
                 patient_id=image_id.partition("/")[0],
                 image=_image(images, image_id, table.path.parent / "test"),
-                labels=cells.read(row),
-                study_id=study_id,
+                labels=parse_labels(cells, where),
+                study_id=image_id.rpartition("/")[0],
                 projection=dicom.standard_projection(image_id.rpartition("_")[2]),
-                row=row.where,
+                row=where,
             )
 
 
@@ -188,7 +213,8 @@ def _match(name: str, part: str, where: str) -> re.Match[str]:
     match = _IMAGE.fullmatch(name)
     if match is None or match["part"] != part:
         raise BuildError(
-            f"{where}: its path is no image's of {part}, like …/{part}/patient…/study…/view…_frontal.jpg."
+            f"{where}: its path is not an image of {part}, like "
+            f"…/{part}/patient…/study…/view…_frontal.jpg."
         )
     return match
 
@@ -197,18 +223,8 @@ def _image(images: Mapping[str, Path], image_id: str, folder: Path) -> Path:
     return images.get(image_id) or folder / f"{image_id}.jpg"
 
 
-def image_view(direction: str, projection: str) -> str:
-    """The view of an image that is "Frontal" or "Lateral".
-
-    17 frontal images have LL or RL, which elsewhere mean lateral, where AP or PA should stand.
-    """
-    if direction.lower() == "frontal" and projection in ("AP", "PA"):
-        return projection
-    return dicom.standard_projection(direction)
-
-
 def parse_age(age: str, where: str) -> float:
-    """Years; NaN where blank, above 120 or 0 (three rows of a dataset of adults).
+    """Returns years; NaN where blank, above 120 or 0 (three rows of a dataset of adults).
 
     Raises:
       BuildError: not a number.

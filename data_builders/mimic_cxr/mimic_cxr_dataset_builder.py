@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from cxr_jax.data.tasks import Task, as_stored
+from cxr_jax.io import dicom
 from data_builders.base import builder, csv_table, folders
 from data_builders.base.records import BuildError, Record, Skipped
-from data_builders.chexpert import labels
-from data_builders.mimic_cxr import release
-from data_builders.mimic_cxr.reports import Reports
+from data_builders.chexpert.chexpert_dataset_builder import (
+    CHEXPERT_LABELS,
+    COMPETITION,
+    FROM_REPORTS,
+    parse_labels,
+)
 
+# The names keep "2.0.0" in release 2.1.0.
+METADATA = "mimic-cxr-2.0.0-metadata.csv"
+SPLIT = "mimic-cxr-2.0.0-split.csv"
+CHEXPERT = "mimic-cxr-2.0.0-chexpert.csv"
+SPLITS = {"train": "train", "validate": "validation", "test": "test"}
 REPORTS_FOLDER = "mimic-cxr-reports"
+WHERE_TO_GET = (
+    "MIMIC-CXR-JPG, from https://physionet.org/content/mimic-cxr-jpg/: the folder with "
+    f"{METADATA}, {SPLIT} (or .gz) and files/p10/p1…/s5…/….jpg"
+)
+NOT_LABELLED: Mapping[str, float] = dict.fromkeys(CHEXPERT_LABELS, float("nan"))
 
 
 class Builder(builder.CxrBuilder):
     """Release 2.0.0 or 2.1.0 with the owner's splits; labels are of a study, records of an image."""
 
-    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = f"manual_dir is {release.WHERE_TO_GET}, and {release.CHEXPERT}. For reports give --reports_dir."
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        f"manual_dir is {WHERE_TO_GET}, and {CHEXPERT}. For reports give --reports_dir."
+    )
     HOMEPAGE: ClassVar = "https://physionet.org/content/mimic-cxr-jpg/"
-    LABEL_NAMES: ClassVar = labels.CHEXPERT_LABELS
+    LABEL_NAMES: ClassVar = CHEXPERT_LABELS
     TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {
-        "default": Task(as_stored(labels.CHEXPERT_LABELS), **labels.FROM_REPORTS),
-        "competition": Task(as_stored(labels.COMPETITION), **labels.FROM_REPORTS),
+        "default": Task(as_stored(CHEXPERT_LABELS), **FROM_REPORTS),
+        "competition": Task(as_stored(COMPETITION), **FROM_REPORTS),
     }
     LICENCE: ClassVar = "PhysioNet Credentialed Health Data License 1.5.0"
     SPLIT_RULE: ClassVar = "The owner's split file; validate is validation."
@@ -37,23 +54,20 @@ class Builder(builder.CxrBuilder):
         )
     }
     OWNER_COUNTS: ClassVar = {
-        "images": 377_110,
-        "patients": 65_379,
-        "studies": 227_835,
+        **{"images": 377_110, "patients": 65_379, "studies": 227_835},
         "train images": 368_960,
     }
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        root = release.find_root(manual_dir)
-        splits = release.read_splits(root)
+        root = find_root(manual_dir)
+        splits = read_splits(root)
         studies = read_labels(root)
         reports = self._reports(manual_dir)
         listed, labelled = set(), set()
-        for image in release.read_images(root):
+        for image in read_images(root):
             listed.add(image.dicom_id)
-            path = release.image_path(root, image)
             if image.dicom_id not in splits:
-                yield Skipped(image.where, f"not in {release.SPLIT}")
+                yield Skipped(image.where, f"not in {SPLIT}")
                 continue
             split = splits[image.dicom_id]
             study = studies.get(image.study_id)
@@ -68,10 +82,10 @@ class Builder(builder.CxrBuilder):
                 split=split.name,
                 image_id=image.dicom_id,
                 patient_id=image.subject_id,
-                image=path,
-                labels=study.labels if study else labels.UNMENTIONED,
+                image=image_path(root, image),
+                labels=study.labels if study else NOT_LABELLED,
                 study_id=f"s{image.study_id}",
-                projection=image.view,
+                projection=image.projection,
                 report=reports.read(image) if reports else "",
                 row=image.where,
             )
@@ -86,7 +100,7 @@ class Builder(builder.CxrBuilder):
                 yield Skipped(path.relative_to(root).as_posix(), "not in the metadata")
 
     def _reports(self, manual_dir: Path) -> Reports | None:
-        """The reports, if they were given.
+        """Returns the reports, if they were given.
 
         Raises:
           BuildError: --reports_dir holds no files/.
@@ -94,35 +108,136 @@ class Builder(builder.CxrBuilder):
         given = self.input_dir("reports_dir", manual_dir / REPORTS_FOLDER)
         if "reports_dir" not in self.settings.inputs and not given.is_dir():
             return None
-        root = folders.find_root(given, ("files",), f"{self.INPUTS['reports_dir']}.")
-        return Reports(root)
+        return Reports(folders.find_root(given, ("files",), f"{self.INPUTS['reports_dir']}."))
+
+
+class Radiograph(NamedTuple):
+    """A row of the metadata; `projection` in standard words."""
+
+    dicom_id: str
+    subject_id: str
+    study_id: str
+    projection: str
+    where: str
+
+
+class Split(NamedTuple):
+    """A row of the split file; `name` is our split's."""
+
+    name: str
+    subject_id: str
+    where: str
 
 
 class Study(NamedTuple):
-    """A row of the labels, which are the 14 of CheXpert."""
+    """A row of the labels, which are CheXpert's 14."""
 
     subject_id: str
     labels: Mapping[str, float]
     where: str
 
 
+def find_root(mimic_dir: Path) -> Path:
+    """Returns the folder with the tables, `mimic_dir` or up to two folders below it.
+
+    Raises:
+      BuildError: nowhere.
+    """
+    return folders.find_root(mimic_dir, (METADATA,), f"{WHERE_TO_GET}.")
+
+
+def read_images(root: Path) -> Iterator[Radiograph]:
+    """Yields the images that the metadata lists.
+
+    Raises:
+      BuildError: an id that is none, as after a program has rewritten it as a number.
+    """
+    standard = functools.cache(dicom.standard_projection)
+    table = csv_table.Table(folders.require(root, METADATA))
+    columns = ("dicom_id", "subject_id", "study_id", "ViewPosition")
+    for where, (dicom_id, subject_id, study_id, projection) in table.select(columns):
+        check_ids(subject_id, study_id, where)
+        yield Radiograph(dicom_id, subject_id, study_id, standard(projection), where)
+
+
+def read_splits(root: Path) -> dict[str, Split]:
+    """Returns dicom_id -> its row of the split file.
+
+    Raises:
+      BuildError: an unknown split, or an image listed twice.
+    """
+    table = csv_table.Table(folders.require(root, SPLIT))
+    splits: dict[str, Split] = {}
+    for where, (dicom_id, subject_id, split) in table.select(("dicom_id", "subject_id", "split")):
+        if split not in SPLITS:
+            raise BuildError(f"{where}: split is none of {', '.join(SPLITS)}.")
+        if dicom_id in splits:
+            raise BuildError(
+                f"{where}: its image is listed twice, in {splits[dicom_id].where} too. Keep one row."
+            )
+        splits[dicom_id] = Split(SPLITS[split], subject_id, where)
+    return splits
+
+
 def read_labels(root: Path) -> dict[str, Study]:
-    """study_id -> its row.
+    """Returns study_id -> its row of the labels.
 
     Raises:
       BuildError: a study listed twice, an id or a label value that is none.
     """
-    table = csv_table.Table(folders.require(root, release.CHEXPERT))
-    columns = ("subject_id", "study_id", *labels.CHEXPERT_LABELS)
-    at_subject, at_study = table.index("subject_id"), table.index("study_id")
-    cells = labels.LabelCells(table)
+    table = csv_table.Table(folders.require(root, CHEXPERT))
     studies: dict[str, Study] = {}
-    for row in table.rows(columns):
-        subject_id, study_id = row.fields[at_subject], row.fields[at_study]
-        release.check_ids(subject_id, study_id, row.where)
+    for where, fields in table.select(("subject_id", "study_id", *CHEXPERT_LABELS)):
+        subject_id, study_id, *cells = fields
+        check_ids(subject_id, study_id, where)
         if study_id in studies:
             raise BuildError(
-                f"{row.where}: its study is listed twice, in {studies[study_id].where} too. Keep one row."
+                f"{where}: its study is listed twice, in {studies[study_id].where} too. Keep one row."
             )
-        studies[study_id] = Study(subject_id, cells.read(row), row.where)
+        studies[study_id] = Study(subject_id, parse_labels(cells, where), where)
     return studies
+
+
+def check_ids(subject_id: str, study_id: str, where: str) -> None:
+    """Raises BuildError for ids that are not eight digits."""
+    for name, value in (("subject_id", subject_id), ("study_id", study_id)):
+        if not (len(value) == 8 and value.isascii() and value.isdigit()):
+            raise BuildError(f"{where}: {name} has not eight digits. Restore the owner's file.")
+
+
+@functools.lru_cache
+def subject_folder(root: Path, subject_id: str) -> Path:
+    """Returns where a patient's images (or reports) are; cached, since making paths is slow."""
+    return root / "files" / f"p{subject_id[:2]}" / f"p{subject_id}"
+
+
+def image_path(root: Path, image: Radiograph) -> Path:
+    """Returns the image's path, whether it is there or not."""
+    return subject_folder(root, image.subject_id) / f"s{image.study_id}/{image.dicom_id}.jpg"
+
+
+class Reports:
+    """MIMIC-CXR's reports below `root`, one text file a study, each read once."""
+
+    def __init__(self, root: Path):
+        self._root = root
+        self._known: dict[str, str] = {}
+
+    def read(self, image: Radiograph) -> str:
+        """Returns the report of the image's study, its ___ included; "" if there is none."""
+        if image.study_id not in self._known:
+            path = subject_folder(self._root, image.subject_id) / f"s{image.study_id}.txt"
+            try:
+                text = folders.read_bytes(path).decode("utf-8", "replace")
+            except FileNotFoundError:
+                text = ""
+            self._known[image.study_id] = text
+        return self._known[image.study_id]
+
+    def check(self) -> None:
+        """Raises BuildError if no study had its report; says where the first should have been."""
+        if not any(self._known.values()):
+            raise BuildError(
+                f"{self._root} holds no report of any of the {len(self._known)} studies; expected "
+                "files/p10/p1…/s5….txt, as mimic-cxr-reports.zip unpacks."
+            )

@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 from cxr_jax.data.tasks import Task
 from data_builders.base import builder, csv_table, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
-from data_builders.mimic_cxr import release
+from data_builders.mimic_cxr import mimic_cxr_dataset_builder as mimic_cxr
 
 LABEL = "Edema severity"
 GRADES = {str(grade): float(grade) for grade in range(4)}
@@ -51,12 +51,12 @@ class Builder(builder.CxrBuilder):
         "The owner's consensus set is test; of the other patients, graded from reports, 10 %, by "
         "a fixed hash of the patient, are validation. MIMIC's own splits play no part."
     )
-    INPUTS: ClassVar = {"mimic_dir": release.WHERE_TO_GET}
+    INPUTS: ClassVar = {"mimic_dir": mimic_cxr.WHERE_TO_GET}
     OWNER_COUNTS: ClassVar = {"test images": 141}
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         root = folders.find_root(manual_dir, (CONSENSUS,), self.MANUAL_DOWNLOAD_INSTRUCTIONS)
-        mimic = release.find_root(self.input_dir("mimic_dir", manual_dir))
+        mimic = mimic_cxr.find_root(self.input_dir("mimic_dir", manual_dir))
         consensus = read_grades(root / CONSENSUS, "dicom_id")
         of_studies: dict[str, Grade] = {}
         for name in reversed(OF_STUDIES):
@@ -71,7 +71,7 @@ class Builder(builder.CxrBuilder):
             yield make_record(mimic, by_id[dicom_id], grade, "test")
         for study_id, grade in of_studies.items():
             images = by_study.get(study_id, [])
-            frontal = [image for image in images if image.view in FRONTAL]
+            frontal = [image for image in images if image.projection in FRONTAL]
             if grade.subject_id in tested:
                 yield Skipped(grade.where, "its patient is in the test set", expected=True)
             elif not images:
@@ -94,36 +94,34 @@ class Grade(NamedTuple):
 
 
 def read_grades(path: Path, key: str) -> dict[str, Grade]:
-    """The rows of a table by the column `key`, "dicom_id" or "study_id".
+    """Returns the rows of a table by the column `key`, "dicom_id" or "study_id".
 
     Raises:
       BuildError: no such file; a grade or id that is none, an image or study listed twice.
     """
     table = csv_table.Table(folders.require(path.parent, path.name))
     columns = ("subject_id", "study_id", "edema_severity", key)
-    at = [table.index(column) for column in columns]
     grades: dict[str, Grade] = {}
-    for row in table.rows(columns):
-        subject_id, study_id, severity, name = (row.fields[i] for i in at)
-        release.check_ids(subject_id, study_id, row.where)
+    for where, (subject_id, study_id, severity, name) in table.select(columns):
+        mimic_cxr.check_ids(subject_id, study_id, where)
         if severity not in GRADES:
-            raise BuildError(f"{row.where}: edema_severity is none of 0, 1, 2 and 3.")
+            raise BuildError(f"{where}: edema_severity is none of 0, 1, 2 and 3.")
         if name in grades:
-            raise BuildError(f"{row.where}: its {key} is graded in {grades[name].where} too.")
-        grades[name] = Grade(subject_id, study_id, GRADES[severity], row.where)
+            raise BuildError(f"{where}: its {key} is graded in {grades[name].where} too.")
+        grades[name] = Grade(subject_id, study_id, GRADES[severity], where)
     return grades
 
 
 def read_images(
     mimic: Path, of_images: Mapping[str, Grade], of_studies: Mapping[str, Grade]
-) -> tuple[dict[str, release.Radiograph], dict[str, list[release.Radiograph]]]:
-    """MIMIC's images that are graded: dicom_id -> image, and study_id -> images.
+) -> tuple[dict[str, mimic_cxr.Radiograph], dict[str, list[mimic_cxr.Radiograph]]]:
+    """Returns MIMIC's graded images: dicom_id -> image, and study_id -> images.
 
     Raises:
-      BuildError: MIMIC knows an image or study under another patient or study.
+      BuildError: MIMIC has an image or study under another patient or study.
     """
     by_id, by_study = {}, collections.defaultdict(list)
-    for image in release.read_images(mimic):
+    for image in mimic_cxr.read_images(mimic):
         theirs = (image.subject_id, image.study_id)
         for grade in (of_images.get(image.dicom_id), of_studies.get(image.study_id)):
             if grade is not None and (grade.subject_id, grade.study_id) != theirs:
@@ -138,15 +136,15 @@ def read_images(
     return by_id, dict(by_study)
 
 
-def make_record(mimic: Path, image: release.Radiograph, grade: Grade, split: str) -> Record:
-    """One graded image."""
+def make_record(mimic: Path, image: mimic_cxr.Radiograph, grade: Grade, split: str) -> Record:
+    """Returns the record of one graded image."""
     return Record(
         split=split,
         image_id=image.dicom_id,
         patient_id=image.subject_id,
-        image=release.image_path(mimic, image),
+        image=mimic_cxr.image_path(mimic, image),
         labels={LABEL: grade.value},
         study_id=f"s{image.study_id}",
-        projection=image.view,
+        projection=image.projection,
         row=grade.where,
     )

@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Sequence
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from cxr_jax.data.tasks import Task, as_stored
-from data_builders.base import builder, folders
-from data_builders.base.records import BuildError, Record, Skipped
-from data_builders.mimic_cxr import release
-from data_builders.reflacx import readings
-from data_builders.reflacx.readings import Reading
+from data_builders.base import boxes, builder, csv_table, folders
+from data_builders.base.records import Box, BuildError, Record, Skipped
+from data_builders.mimic_cxr import mimic_cxr_dataset_builder as mimic_cxr
+
+# Phases 2 and 3 ask for these, …
+LATER_CERTAINTIES = (
+    *("Abnormal mediastinal contour", "Acute fracture", "Atelectasis", "Consolidation"),
+    *("Enlarged cardiac silhouette", "Enlarged hilum", "Groundglass opacity", "Hiatal hernia"),
+    *("High lung volume / emphysema", "Interstitial lung disease", "Lung nodule or mass"),
+    *("Pleural abnormality", "Pneumothorax", "Pulmonary edema"),
+)
+# … phase 1 for these.
+FIRST_CERTAINTIES = (
+    *("Airway wall thickening", "Atelectasis", "Consolidation", "Emphysema"),
+    *("Enlarged cardiac silhouette", "Fibrosis", "Fracture", "Groundglass opacity", "Mass"),
+    *("Nodule", "Pleural effusion", "Pleural thickening", "Pneumothorax", "Pulmonary edema"),
+    "Wide mediastinum",
+)
+# Yes or no, not a certainty.
+FIRST_FLAGS, LATER_FLAGS = ("Quality issue", "Support devices"), ("Support devices",)
+PHASES = {
+    1: (*FIRST_CERTAINTIES, *FIRST_FLAGS),
+    2: (*LATER_CERTAINTIES, *LATER_FLAGS),
+    3: (*LATER_CERTAINTIES, *LATER_FLAGS),
+}
+LABELS = tuple(dict.fromkeys((*PHASES[3], *PHASES[1])))
+TABLES = {phase: f"metadata_phase_{phase}.csv" for phase in PHASES}
+ELLIPSES = "anomaly_location_ellipses.csv"
+
+_SIDE = re.compile(r"[1-9][0-9]{0,4}")  # pixels
+_CERTAINTIES = {text: float(text[0]) for n in range(6) for text in (str(n), f"{n}.0")}
+_YES_NO = {"True": 5.0, "TRUE": 5.0, "False": 0.0, "FALSE": 0.0}
+_MARKS = {
+    **dict.fromkeys(("True", "TRUE", "1", "1.0"), True),
+    **dict.fromkeys(("False", "FALSE", "0", "0.0"), False),
+}
 
 
 class Builder(builder.CxrBuilder):
@@ -24,79 +57,165 @@ class Builder(builder.CxrBuilder):
         "--mimic_dir, or put both into manual_dir."
     )
     HOMEPAGE: ClassVar = "https://physionet.org/content/reflacx-xray-localization/"
-    LABEL_NAMES: ClassVar = readings.LABELS
+    LABEL_NAMES: ClassVar = LABELS
     LABEL_SCALE: ClassVar = "certainty"
     READERS: ClassVar = True
     TASK: ClassVar = "multilabel"
-    TASKS: ClassVar = {"default": Task(as_stored(readings.PHASES[3]), certainty=3.0)}
+    TASKS: ClassVar = {"default": Task(as_stored(PHASES[3]), certainty=3.0)}
     PARENT: ClassVar = "mimic_cxr"
     LICENCE: ClassVar = "PhysioNet restricted access licence"
     SPLIT_RULE: ClassVar = "MIMIC-CXR's split file; validate is validation."
     HAS_BOXES: ClassVar = True
-    INPUTS: ClassVar = {"mimic_dir": release.WHERE_TO_GET}
+    INPUTS: ClassVar = {"mimic_dir": mimic_cxr.WHERE_TO_GET}
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        root = folders.find_root(
-            manual_dir, tuple(readings.TABLES.values()), self.MANUAL_DOWNLOAD_INSTRUCTIONS
-        )
-        mimic = release.find_root(self.input_dir("mimic_dir", manual_dir))
-        of_image: dict[str, list[Reading]] = collections.defaultdict(list)
-        for reading in readings.read_readings(root):
-            of_image[reading.dicom_id].append(reading)
+        tables = tuple(TABLES.values())
+        root = folders.find_root(manual_dir, tables, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        mimic = mimic_cxr.find_root(self.input_dir("mimic_dir", manual_dir))
+        by_image: dict[str, list[Reading]] = collections.defaultdict(list)
+        for reading in read_readings(root):
+            by_image[reading.dicom_id].append(reading)
         images = {
             image.dicom_id: image
-            for image in release.read_images(mimic)
-            if image.dicom_id in of_image
+            for image in mimic_cxr.read_images(mimic)
+            if image.dicom_id in by_image
         }
-        splits = release.read_splits(mimic)
-        present = readings.reading_folders(root)
-        for dicom_id, of_one in of_image.items():
-            of_one.sort(key=lambda reading: reading.reading_id)
+        splits = mimic_cxr.read_splits(mimic)
+        # The readings that have a folder.
+        present = frozenset(entry.name for entry in os.scandir(root) if entry.is_dir())
+        for dicom_id, readings in by_image.items():
+            readings.sort(key=lambda reading: reading.reading_id)
             if dicom_id not in images or dicom_id not in splits:
                 table = "split file" if dicom_id in images else "metadata"
-                yield Skipped(of_one[0].where, f"not in MIMIC's {table}")
+                yield Skipped(readings[0].where, f"not in MIMIC's {table}")
                 continue
             image, split = images[dicom_id], splits[dicom_id].name
-            for reading in of_one:
+            for reading in readings:
                 check_image(reading, image, split)
             yield Record(
                 split=split,
                 image_id=dicom_id,
                 patient_id=image.subject_id,
-                image=release.image_path(mimic, image),
-                labels=merge_labels(of_one),
-                readers=tuple(reading.reading_id for reading in of_one),
+                image=mimic_cxr.image_path(mimic, image),
+                labels={  # one value a reading; NaN where its phase does not ask for the label
+                    name: tuple(reading.labels.get(name, float("nan")) for reading in readings)
+                    for name in LABELS
+                },
+                readers=tuple(reading.reading_id for reading in readings),
                 study_id=f"s{image.study_id}",
-                projection=image.view,
-                boxes=tuple(
-                    box for reading in of_one for box in readings.read_boxes(root, reading, present)
-                ),
-                row=of_one[0].where,
+                projection=image.projection,
+                boxes=tuple(box for one in readings for box in read_boxes(root, one, present)),
+                row=readings[0].where,
             )
 
 
-def merge_labels(of_one: Sequence[Reading]) -> dict[str, tuple[float, ...]]:
-    """Label -> one value a reading; NaN where its phase does not ask for the label."""
-    unasked = float("nan")
-    return {
-        name: tuple(reading.labels.get(name, unasked) for reading in of_one)
-        for name in readings.LABELS
-    }
+class Reading(NamedTuple):
+    """One reader's reading; `labels` holds those that its phase asks, `image` the DICOM's path."""
+
+    reading_id: str
+    dicom_id: str
+    subject_id: str
+    image: str
+    split: str
+    size: tuple[int, int]  # height and width in pixels
+    labels: Mapping[str, float]
+    where: str
 
 
-def check_image(reading: Reading, image: release.Radiograph, split: str) -> None:
-    """Refuses a reading that MIMIC knows under another patient, study or split.
+def read_readings(root: Path) -> Iterator[Reading]:
+    """Yields the readings of all phases whose metadata is in `root`, the folder main_data.
 
     Raises:
-      BuildError: names the row and both.
+      BuildError: a column or value that is none, a reading listed twice.
     """
+    seen: dict[str, str] = {}
+    for phase, name in TABLES.items():
+        path = folders.optional(root, name)
+        if path is None:
+            continue
+        for reading in read_phase(csv_table.Table(path), PHASES[phase]):
+            twin = seen.setdefault(reading.reading_id, reading.where)
+            if twin != reading.where:
+                raise BuildError(
+                    f"A reading is listed twice: {twin} and {reading.where}. Keep one."
+                )
+            yield reading
+
+
+def read_phase(table: csv_table.Table, names: Collection[str]) -> Iterator[Reading]:
+    """Yields the readings of one phase, which asks for the labels `names`."""
+    columns = ("id", "dicom_id", "subject_id", "image", "split", "image_size_x", "image_size_y")
+    for where, fields in table.select((*columns, *names)):
+        reading_id, dicom_id, subject_id, image, split, width, height, *cells = fields
+        if not (_SIDE.fullmatch(width) and _SIDE.fullmatch(height)):
+            raise BuildError(f"{where}: image_size_x, image_size_y are no pixels.")
+        size = int(height), int(width)
+        labels = {name: parse_label(name, cell, where) for name, cell in zip(names, cells)}
+        yield Reading(reading_id, dicom_id, subject_id, image, split, size, labels, where)
+
+
+def parse_label(name: str, cell: str, where: str) -> float:
+    """Returns a certainty, 0 (absent) to 5 (consistent with); of yes-or-no labels 5 is yes.
+
+    Raises:
+      BuildError: another value.
+    """
+    flag = name in FIRST_FLAGS
+    values = _YES_NO if flag else _CERTAINTIES
+    if cell not in values:
+        expected = "True or False" if flag else "a certainty from 0 to 5"
+        raise BuildError(f"{where}: {name} is not {expected}.")
+    return values[cell]
+
+
+def read_boxes(root: Path, reading: Reading, present: Collection[str]) -> tuple[Box, ...]:
+    """Returns the bounding boxes of a reading's ellipses, one for each label an ellipse has.
+
+    An ellipse of a finding in the reader's own words (`Other`) gives none.
+
+    Args:
+      present: the readings that have a folder in `root`.
+
+    Raises:
+      BuildError: no folder of the reading; an ellipse without four numbers, or a label that is
+        neither True nor False.
+    """
+    if reading.reading_id not in present:
+        raise BuildError(
+            f"{reading.where}: {root} has no folder of its id. Download main_data with the "
+            "readings' folders (gaze_data is not needed)."
+        )
+    path = root / reading.reading_id / ELLIPSES
+    if not path.exists():
+        return ()
+    table = csv_table.Table(path)
+    corners = [table.index(column) for column in ("xmin", "ymin", "xmax", "ymax")]
+    labels = {name: table.columns.index(name) for name in LABELS if name in table.columns}
+    found = []
+    for row in table.rows(table.columns):
+        where = f"{reading.reading_id}/{row.where}"
+        numbers = [csv_table.number(row.fields[i]) for i in corners]
+        if None in numbers:
+            raise BuildError(f"{where}: expected numbers in xmin, ymin, xmax, ymax.")
+        x0, y0, x1, y1 = numbers
+        for name, i in labels.items():
+            mark = row.fields[i]
+            if mark not in _MARKS:
+                raise BuildError(f"{where}: {name} is not True or False.")
+            if _MARKS[mark]:
+                found.append(boxes.from_pixels(name, (x0, y0, x1, y1), reading.size, where))
+    return tuple(found)
+
+
+def check_image(reading: Reading, image: mimic_cxr.Radiograph, split: str) -> None:
+    """Raises BuildError for a reading that MIMIC has under another patient, study or split."""
     place = f"/p{image.subject_id}/s{image.study_id}/{image.dicom_id}."
     if reading.subject_id != image.subject_id or place not in reading.image:
         raise BuildError(
             f"{reading.where}: subject_id and image are not those that MIMIC has for its image "
             f"({image.where}). The rows or columns have been moved against each other."
         )
-    if release.SPLITS.get(reading.split) != split:
+    if mimic_cxr.SPLITS.get(reading.split) != split:
         raise BuildError(
             f"{reading.where}: in MIMIC's split file the image is in {split}, not in the split "
             "here. Restore both tables."

@@ -59,7 +59,7 @@ def test_what_does_not_fit_together_is_listed(built):
         ("train.csv", ",-1.0,", ",-2.0,", r"train.csv, row \d+: .* is neither 1, 0, -1"),
         ("train.csv", "Lung Lesion", "Lung lesions", "no column 'Lung Lesion' .* Is it column 10,"),
         ("train.csv", ",Lateral,", ",Frontal,", r"row 3: Frontal/Lateral does not fit Path"),
-        ("train.csv", "/train/", "/valid/", "row 2: its path is no image's of train"),
+        ("train.csv", "/train/", "/valid/", "row 2: its path is not an image of train"),
         ("train.csv", "view2_lateral", "view1_frontal", "row 3: Frontal/Lateral does not fit Path"),
         ("train.csv", "study2/view1", "study1/view1", "listed twice: train.csv, row 2 and"),
         ("train.csv", ",Frontal,AP", ",Frontal", r"train.csv, row \d+ has 18 fields"),

@@ -91,15 +91,18 @@ def reports() -> list[bytes]:
 def read_report(folder: Path, data: bytes, index: int) -> str:
     """A study's report, and its sentences."""
     from cxr_jax.data import reports as sentences
-    from data_builders.mimic_cxr import reports
-    from data_builders.mimic_cxr.release import Radiograph, subject_folder
+    from data_builders.mimic_cxr.mimic_cxr_dataset_builder import (
+        Radiograph,
+        Reports,
+        subject_folder,
+    )
 
     image = Radiograph("a", "10000032", "50000000", "PA", "row 1")
     path = subject_folder(folder, image.subject_id) / f"s{image.study_id}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     try:
-        text = reports.Reports(folder).read(image)
+        text = Reports(folder).read(image)
     finally:
         shutil.rmtree(folder / "files", ignore_errors=True)
     for sections in ((), ("findings", "impression")):
