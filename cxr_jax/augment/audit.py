@@ -41,7 +41,7 @@ from cxr_jax.augment.examples import examples
 from cxr_jax.augment.views import check_view
 from cxr_jax.data.boxes import Boxed, load_boxes
 from cxr_jax.report import survival as picture
-from cxr_jax.report.tables import markdown
+from cxr_jax.report.blocks import markdown_table
 
 MINIMA = (0.08, 0.2, 0.4, 0.6, 0.8)  # of crop_scale, for the curve
 ENOUGH = 0.5  # of the pairs: below it most pairs teach to ignore the finding
@@ -243,7 +243,7 @@ def _table(rows: Rows) -> str:
         ]
         for row in rows
     ]
-    return markdown(header, body)
+    return markdown_table(header, body)
 
 
 def _percent(share: float | None) -> str:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from cxr_jax.data.exposure import Exposure
 from cxr_jax.data.splits import LabelledSplit
-from cxr_jax.report import origin
+from cxr_jax.report import tables
 from cxr_jax.transfer._protocol import Protocol, Splits
 from cxr_jax.transfer.image_table import ImageTable, beyond_chance
 from cxr_jax.transfer.predictions import Predictions
@@ -178,5 +178,5 @@ def provenance(config, splits: Splits, workdir: Path) -> dict[str, str]:
         "licence of the images": metadata["licence"],
         "images skipped when it was built": str(metadata["skipped"]),
         "seed": str(config.seed),
-        **origin.rows(workdir),
+        **tables.provenance_rows(workdir),
     }

@@ -227,7 +227,7 @@ def _facts(folder: Path, cell: Cell, config) -> dict[str, Any]:
     return {
         "state": "done",
         "num_images": facts.get("num_images", facts.get("num_films")),
-        "exposure": exposed,
+        "seen": exposed,
     }
 
 
@@ -238,7 +238,7 @@ def _write(config, workdir: Path, cells: list[Cell], states: dict[Cell, dict[str
             **cell._asdict(),
             "folder": cell.folder.as_posix(),
             "num_images": None,
-            "exposure": None,
+            "seen": None,
             **states.get(cell, missing),
             "error": without_ids(states.get(cell, missing).get("error", "")),
         }

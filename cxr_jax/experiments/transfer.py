@@ -27,6 +27,7 @@ from cxr_jax.fields import check_positive
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
 from cxr_jax.report import tables, transfer
+from cxr_jax.report.blocks import markdown_table
 from cxr_jax.training.log import Writer
 from cxr_jax.transfer import _features as feature_file
 from cxr_jax.transfer import _protocol, image_table
@@ -290,7 +291,8 @@ def report(
         warnings,
         config.num_resamples,
     )
-    print("\n" + tables.auroc_table([(run.name, run.rows) for run in runs]))
+    table = tables.auroc_table([(run.name, run.rows) for run in runs])
+    print("\n" + markdown_table(table.header, table.rows))
     for comparison in comparisons:
         print("\n" + transfer.verdict(comparison).replace("**", ""))
     for warning in warnings:

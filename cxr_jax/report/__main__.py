@@ -1,8 +1,9 @@
 """Reports from predictions alone, without JAX.
 
-python -m cxr_jax.report WORKDIR                 a benchmark's, again: WORKDIR/report.html
+python -m cxr_jax.report WORKDIR                 a benchmark's report again: WORKDIR/report.html
 python -m cxr_jax.report A.parquet B.parquet …   A against the others, whatever software made them:
-                                                 OUT/report.md
+                                                 OUT/report.html. A transfer's WORKDIR stands for
+                                                 its predictions.
 """
 
 import argparse
@@ -13,11 +14,16 @@ from pathlib import Path
 
 from cxr_jax.report import transfer
 from cxr_jax.report.benchmark import page as benchmark
-from cxr_jax.report.benchmark.grid import take_labels
 from cxr_jax.transfer import image_table
 from cxr_jax.transfer.image_table import ImageTable
 from cxr_jax.transfer.metrics import compare, metric_rows
-from cxr_jax.transfer.predictions import SCORE_KINDS, Predictions, read_parquet, validate
+from cxr_jax.transfer.predictions import (
+    SCORE_KINDS,
+    Predictions,
+    read_parquet,
+    take_labels,
+    validate,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -38,15 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "--images",
         "--films",  # its name of before
         type=Path,
-        help="of A B …: films.parquet with image_id and any of sex, age (years), view, seen_film "
+        help="of A B …: films.parquet with image_id and any of sex, age (years), projection, seen_film "
         "and seen_patient (by A in its pretraining), for tables of subgroups",
     )
     parser.add_argument(
         "--score_kind",
         choices=SCORE_KINDS[1:],
         default="",
-        help="of A B …: what the scores are in files that do not say it; else they only rank images "
-        "and calibration cannot be judged",
+        help="of A B …: what the scores are in files that do not say it; without it they only rank images "
+        "and calibration is not judged",
     )
     given = parser.parse_args(arguments)
     if len(given.paths) == 1 and (given.paths[0] / "cells.json").is_file():
@@ -66,7 +72,7 @@ def compare_files(
     images: Path | None = None,
     score_kind: str = "",
 ) -> Path:
-    """report.md in `out`: the first predictions file is the encoder in question.
+    """Writes the report into `out`; the first predictions file is the encoder in question.
 
     Compared are the labels that all files have. `images` is a table of the test images, whose seen_*
     are of the first file's encoder; `score_kind` is that of files that do not say it. Raises

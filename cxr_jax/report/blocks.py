@@ -1,7 +1,7 @@
-"""A page as a list of blocks, written as Markdown or as one HTML file that needs nothing else.
+"""Pages made of blocks, written as Markdown and as one HTML file that needs nothing else.
 
-Text may hold **bold**; all else is printed as it stands. Nothing is fetched: pictures are inlined,
-there is no script, and the style below is the whole of it.
+Text may hold **bold**; everything else is printed as it is. The HTML file fetches nothing: pictures
+are inlined, there is no script, and the style below is all of it.
 """
 
 import base64
@@ -13,9 +13,6 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from cxr_jax.report import tables
-from cxr_jax.report.figures import DPI
-
 
 class Heading(NamedTuple):
     """A section of the contents list (level 2) or a part of one (level 3)."""
@@ -25,17 +22,21 @@ class Heading(NamedTuple):
 
 
 class Text(NamedTuple):
+    """A paragraph."""
+
     text: str
 
 
 class Bullets(NamedTuple):
+    """A list of sentences."""
+
     items: Sequence[str]
 
 
 class Table(NamedTuple):
-    """`rows` of cells as wide as `header`. The lines of a cell after its first are set small.
+    """`rows` of cells as wide as `header`; the lines of a cell after its first are set small.
 
-    A cell whose first line is one of the words of `html_page.MARKED` has its own colour.
+    A cell whose first line is a verdict has the verdict's colour.
     """
 
     header: Sequence[str]
@@ -44,13 +45,17 @@ class Table(NamedTuple):
 
 
 class Picture(NamedTuple):
+    """A PNG and its caption; `title` is a short name for readers who do not see it."""
+
     path: Path
     caption: str
+    title: str = ""
 
 
 Block = Heading | Text | Bullets | Table | Picture
 
-MARKED = {"win": "win", "loss": "loss", "tie": "tie", "inconclusive": "open"}
+_VERDICTS = {"win": "win", "loss": "loss", "tie": "tie", "inconclusive": "open"}
+_DPI = 160  # of pictures that do not say theirs
 
 _STYLE = """
 :root { --ink: #222; --grey: #666; --line: #d8d8d8; --band: #f6f6f4; --link: #00568a; }
@@ -91,8 +96,16 @@ figcaption { color: var(--grey); font-size: .88rem; max-width: 46rem; }
 """
 
 
+def write(folder: Path, name: str, title: str, blocks: Sequence[Block]) -> Path:
+    """Writes the page to folder/name (Markdown) and folder/report.html; returns the latter's path."""
+    (folder / name).write_text(to_markdown(title, blocks, folder))
+    path = folder / "report.html"
+    path.write_text(to_html(title, blocks))
+    return path
+
+
 def to_html(title: str, blocks: Sequence[Block]) -> str:
-    """One HTML document, with a list of contents; reads the pictures from their paths."""
+    """Returns one HTML document with a list of contents; reads the pictures from their paths."""
     heads = [block for block in blocks if isinstance(block, Heading)]
     places = {id(head): f"part-{number}" for number, head in enumerate(heads, 1)}
     contents = "".join(
@@ -135,11 +148,12 @@ def _html(block: Block, place: str) -> str:
                 f'{above}<div class="wide"><table><thead><tr>{head}</tr></thead>'
                 f"<tbody>{body}</tbody></table></div>"
             )
-        case Picture(path, caption):
+        case Picture(path, caption, name):
             held = base64.b64encode(path.read_bytes()).decode()
-            alt = html.escape(caption, quote=True)
+            alt = html.escape(name or caption, quote=True)
             with Image.open(path) as picture:
-                width = round(picture.width * 96 / DPI)  # a browser's inch has 96 pixels
+                dpi = picture.info.get("dpi", (_DPI,))[0]
+                width = round(picture.width * 96 / dpi)  # a browser's inch has 96 pixels
             return (
                 f'<figure><img width="{width}" alt="{alt}" src="data:image/png;base64,{held}">'
                 f"<figcaption>{_inline(caption)}</figcaption></figure>"
@@ -154,8 +168,8 @@ def _row(row: Sequence[str]) -> str:
 def _cell(text: str) -> str:
     first, *others = text.split("\n")
     small = "".join(f"<small>{_inline(line)}</small>" for line in others)
-    if first in MARKED:
-        return f'<td class="{MARKED[first]}"><b>{first}</b>{small}</td>'
+    if first in _VERDICTS:
+        return f'<td class="{_VERDICTS[first]}"><b>{first}</b>{small}</td>'
     return f"<td>{_inline(first)}{small}</td>"
 
 
@@ -164,7 +178,15 @@ def _inline(text: str) -> str:
 
 
 def to_markdown(title: str, blocks: Sequence[Block], folder: Path) -> str:
-    """The same page as Markdown that stands in `folder`; pictures are named relative to it."""
+    """Returns the same page as Markdown for a file in `folder`; picture paths are relative to it.
+
+    >>> print(to_markdown("Scores", [Heading("AUROC"), Text("Of one model.")], Path(".")), end="")
+    # Scores
+    <BLANKLINE>
+    ## AUROC
+    <BLANKLINE>
+    Of one model.
+    """
     return "\n\n".join([f"# {title}", *(_markdown(block, folder) for block in blocks)]) + "\n"
 
 
@@ -177,8 +199,21 @@ def _markdown(block: Block, folder: Path) -> str:
         case Bullets(items):
             return "\n".join(f"- {item}" for item in items)
         case Table(header, rows, caption):
-            flat = [[cell.replace("\n", " ") for cell in row] for row in rows]
-            table = tables.markdown(header, flat)
+            table = markdown_table(header, rows)
             return f"{caption}\n\n{table}" if caption else table
-        case Picture(path, caption):
-            return f"![{caption}]({path.relative_to(folder).as_posix()})"
+        case Picture(path, caption, name):
+            above = f"{caption}\n\n" if name else ""
+            return f"{above}![{name or caption}]({path.relative_to(folder).as_posix()})"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a Markdown table; the lines of a cell become one.
+
+    >>> print(markdown_table(["label", "AUROC"], [["Mass", ".812\\n[.790, .834]"]]))
+    | label | AUROC |
+    | --- | --- |
+    | Mass | .812 [.790, .834] |
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    cells = [[str(cell).replace("\n", " ").replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -1,4 +1,4 @@
-"""Calibration of predictions that are probabilities: rows of numbers, and reliability diagrams."""
+"""Calibration of predictions that are probabilities: numbers and reliability diagrams."""
 
 import math
 from collections.abc import Sequence
@@ -9,32 +9,29 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from cxr_jax.report import tables
-from cxr_jax.report.figures import DPI, GREY, LINE, bare, legend, new_figure, style
+from cxr_jax.report.blocks import Block, Picture, Table, Text
+from cxr_jax.report.figures import DPI, GREY, LINE, bare, label_panels, legend, style
 from cxr_jax.stats import calibration
 from cxr_jax.stats.calibration import Reliability
 from cxr_jax.transfer.predictions import Predictions
 
-NUM_BINS = 10
-_MAX_LABELS = 6
-
-METHOD = (
-    "Brier: mean squared difference of probability and outcome, 0 is best. Skill: by which share "
-    "it is better than always saying the label's share among these test images (0: no better; "
-    "below 0: worse). ECE, the expected calibration error, is the mean distance of observed rate "
-    f"and probability in {NUM_BINS} bins of equally many images; chance within bins adds to it, so "
-    "that it is never 0 and is larger with fewer images: compare it only between models on the same "
-    "images. The probabilities are as the model gives them, without recalibration."
-)
+_NUM_BINS = 10
 
 READING = (
     "Do images that are given a probability of .3 have the finding three times in ten? The nearer "
-    "to the diagonal, the better; above it a model says too little, below it too much. Each point "
-    f"is one of {NUM_BINS} bins of equally many images (fewer points where probabilities are equal);"
-    " light lines are Wilson's 95 % intervals of the observed rates, which take images as "
-    "independent. AUROC sees nothing of this: it asks only how scores rank images."
+    "to the diagonal, the better. Above it a model says too little, below it too much. Each point "
+    f"is one of {_NUM_BINS} bins of equally many images (fewer where probabilities are equal). "
+    "Light lines are Wilson's 95 % intervals of the observed rates, which take images as "
+    "independent. AUROC says nothing about this: it only asks how scores rank images.",
+    "Brier: the mean squared difference of probability and outcome; 0 is best. Skill: how much "
+    "better than always giving the label's share among these test images (0: no better, below 0: "
+    "worse). ECE, the expected calibration error: the mean distance of observed rate and "
+    f"probability in {_NUM_BINS} bins of equally many images. Chance alone keeps it above 0, more "
+    "so with fewer images: compare it only between models on the same images. Probabilities are as "
+    "the model gives them, not recalibrated.",
 )
 
-HEADER = ("Brier, 95 % interval", "skill", "ECE", "mean probability", "observed rate")
+_HEADER = ("Brier, 95 % interval", "skill", "ECE", "mean probability", "observed rate")
 
 
 class Calibration(NamedTuple):
@@ -75,7 +72,7 @@ def calibrate(
                 calibration.brier(target, probability),
                 *_limits(replicates[:, k]),
                 calibration.brier_skill(target, probability),
-                calibration.expected_calibration_error(target, probability, NUM_BINS),
+                calibration.expected_calibration_error(target, probability, _NUM_BINS),
                 float(probability[known].mean()),
                 float(target[known].mean()),
             )
@@ -93,8 +90,51 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def cells(row: Calibration) -> list[str]:
-    """Under HEADER; the interval on a second line."""
+def blocks(
+    path: Path,
+    runs: Sequence[tuple[str, Predictions]],
+    labels: Sequence[str],
+    num_resamples: int,
+    caption: str,
+    every_label: bool = True,
+) -> tuple[list[Block], dict[str, list[Calibration]]]:
+    """Returns a diagram (drawn to `path`) and a table, and by name the rows of `calibrate`.
+
+    `runs` are (name, predictions) in the order that decides colours; those that only rank images
+    are named and left out. `caption` goes on with the labels drawn. The table has every label and
+    the mean, or the mean alone.
+    """
+    ranking = [name for name, predictions in runs if predictions.probabilities is None]
+    parts: list[Block] = []
+    if ranking:
+        names = ", ".join(ranking)
+        what = "whose scores rank images but are not known to be probabilities"
+        parts.append(Text(f"Left out: {names}, {what}."))
+    found = {
+        name: calibrate(predictions, labels, num_resamples)
+        for name, predictions in runs
+        if name not in ranking
+    }
+    if not found:
+        return parts, found
+    drawn = reliability(path, runs, labels)
+    parts.append(Picture(path, f"{caption}: {tables.listed(drawn, labels)}"))
+    if every_label:
+        rows = [
+            ["**mean**" if place == len(labels) else labels[place], name, *_cells(of[place])]
+            for place in range(len(labels) + (len(labels) > 1))
+            for name, of in found.items()
+        ]
+        return [*parts, Table(["label", "model", *_HEADER], rows)], found
+    rows = [[name, *_cells(of[-1])] for name, of in found.items()]
+    title = ""
+    if len(labels) > 1:
+        title = f"Means over {len(labels)} labels; each in tables/calibration.csv."
+    return [*parts, Table(["model", *_HEADER], rows, title)], found
+
+
+def _cells(row: Calibration) -> list[str]:
+    """Under _HEADER; the interval on a second line."""
     limits = f"\n[{tables.number(row.low)}, {tables.number(row.high)}]"
     return [
         tables.number(row.brier) + ("" if math.isnan(row.low) else limits),
@@ -103,33 +143,16 @@ def cells(row: Calibration) -> list[str]:
     ]
 
 
-def left_out(ranking: Sequence[str]) -> str:
-    """The sentence on those that `ranking_only` names."""
-    return f"Left out: {', '.join(ranking)}, whose scores rank images but are not known to be probabilities."
-
-
-def ranking_only(runs: Sequence[tuple[str, Predictions]]) -> list[str]:
-    """The names of those whose scores are no probabilities."""
-    return [name for name, predictions in runs if predictions.probabilities is None]
-
-
 def reliability(
     path: Path, runs: Sequence[tuple[str, Predictions]], labels: Sequence[str]
 ) -> list[str]:
-    """Observed rate against probability of the first labels, one panel each, to a PNG.
+    """Draws observed rate against probability of the first labels, one panel each, to a PNG.
 
     Vertical lines are Wilson's intervals of the bins. `runs` are (name, predictions), in the order
     that decides colours; those that only rank are left out. Returns the labels drawn.
     """
-    shown = list(labels[:_MAX_LABELS])
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
-    width = 3.5 * columns + 0.5 if columns > 1 else 4.8
-    height = 3.5 * rows + 0.7 if columns > 1 else 4.8
-    figure, grid = new_figure(width, height, nrows=rows, ncols=columns)
-    for axes in grid.flat[len(shown) :]:
-        axes.set_visible(False)
-    for axes, label in zip(grid.flat, shown):
+    figure, panels = label_panels(labels, 3.5 if len(labels) > 1 else 4.3)
+    for label, axes in panels.items():
         bins = {
             index: _bins(predictions, label)
             for index, (_, predictions) in enumerate(runs)
@@ -165,13 +188,13 @@ def reliability(
         axes.set_axisbelow(True)
         bare(axes)
     names = [name for name, predictions in runs if predictions.probabilities is not None]
-    legend(figure, grid.flat[0], names, width)
+    legend(figure, next(iter(panels.values())), names)
     figure.savefig(path, dpi=DPI)
-    return shown
+    return list(panels)
 
 
 def _bins(predictions: Predictions, label: str) -> Reliability:
     column = predictions.label_names.index(label)
     return calibration.reliability(
-        predictions.targets[:, column], predictions.probabilities[:, column], NUM_BINS
+        predictions.targets[:, column], predictions.probabilities[:, column], _NUM_BINS
     )

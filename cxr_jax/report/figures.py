@@ -1,4 +1,4 @@
-"""Pictures: AUROC with intervals, ROC curves, grids of images. Matplotlib without a display."""
+"""Pictures: AUROC with intervals, ROC curves, label curves, grids of images; without a display."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +10,11 @@ from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from PIL import Image
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from cxr_jax.report import tables
 from cxr_jax.stats.auroc import auroc, binary_rows
+from cxr_jax.stats.verdict import Comparison
 
 # A label may hold dollar signs; it is no mathematics.
 matplotlib.rcParams["text.parse_math"] = False
@@ -24,7 +24,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", ":", "-.")
 INK, GREY, LINE, BAND = "#333333", "#777777", "#e5e5e5", "#f5f5f5"
-_MAX_ROC_LABELS = 6
+_MAX_PANELS = 6
 DPI = 160
 _GAP = 2  # pixels between images, mid-grey: neither an image's black nor its white
 
@@ -38,7 +38,7 @@ class Style(NamedTuple):
 
 
 def style(index: int) -> Style:
-    """How the run with this number is drawn: 28 differ, in two ways or more beyond the seventh."""
+    """Returns how the run with this number is drawn; 28 differ, all in at least two ways."""
     turn, place = divmod(index, len(COLOURS))
     marker = _MARKERS[(place + turn) % len(_MARKERS)]
     return Style(COLOURS[place], marker, _LINES[turn % len(_LINES)])
@@ -58,23 +58,38 @@ def bare(axes: Axes) -> None:
     axes.tick_params(color=GREY)
 
 
-def legend(figure: Figure, axes: Axes, names: Sequence[str], width: float) -> None:
-    """The runs' names above the figure, as many beside each other as its width (inches) holds."""
+def legend(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
+    """Writes the runs' names above the figure, as many beside each other as its width holds."""
     if len(names) == 1:
         return
+    width = figure.get_figwidth()
     columns = max(1, min(len(names), int(width / (0.6 + 0.085 * max(map(len, names))))))
     handles, _ = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False)
 
 
+def label_panels(labels: Sequence[str], side: float) -> tuple[Figure, dict[str, Axes]]:
+    """Returns a figure with a titled panel, `side` inches wide, for each of the first six labels."""
+    shown = list(labels[:_MAX_PANELS])
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure, grid = new_figure(side * columns + 0.5, side * rows + 0.7, nrows=rows, ncols=columns)
+    for axes in grid.flat[len(shown) :]:
+        axes.set_visible(False)
+    panels = dict(zip(shown, grid.flat))
+    for label, axes in panels.items():
+        axes.set_title(label)
+    return figure, panels
+
+
 def forest(
     path: Path, runs: Sequence[tuple[str, Rows]], comparisons: Sequence[Mapping[str, Any]] = ()
 ) -> bool:
-    """AUROC and 95 % interval of every label (rows) by every run (colours), to a PNG.
+    """Draws AUROC and 95 % interval of every label (rows) by every run (colours) to a PNG.
 
     `runs` are (name, metric rows). With comparisons of the first run a second panel shows its
-    paired differences. The mean of several labels stands last, set apart; labels without an AUROC
-    are left out. False, and no file, where no label has one.
+    paired differences. The mean of several labels comes last, set apart; labels without an AUROC
+    are left out. Returns False, and draws no file, where no label has one.
     """
     by_run = [{row["label"]: row for row in rows if row["auroc"] is not None} for _, rows in runs]
     labels = [row["label"] for row in tables.shown(runs[0][1]) if row["label"] in by_run[0]]
@@ -98,7 +113,7 @@ def forest(
     axes.set_xlim(max(-0.01, min(left, 0.93)), 1.005)
     axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
     axes.set_xlabel("AUROC, 95 % interval")
-    legend(figure, axes, [name for name, _ in runs], width)
+    legend(figure, axes, [name for name, _ in runs])
     if comparisons:
         axes = grid[0, 1]
         names = [name for name, _ in runs]
@@ -123,7 +138,7 @@ def draw_intervals(
     colours: Sequence[int],
     num_runs: int,
 ) -> None:
-    """One row a label: each series' point and interval, and the numbers in words at the right."""
+    """Draws one row a label: each series' point and interval, with the numbers at the right."""
     step = 0.24 / (0.22 + 0.24 * num_runs)
     for place in range(0, len(labels) if len(labels) > 2 else 0, 2):
         axes.axhspan(place - 0.5, place + 0.5, color=BAND, linewidth=0, zorder=0)  # below the grid
@@ -158,23 +173,17 @@ def draw_intervals(
 
 
 def _limits(row: Mapping[str, Any], field: str) -> tuple[float, float]:
-    """The interval, or the point itself where there is none: it then stands alone."""
+    """The interval, or the point itself where there is none."""
     return tuple(row[field] if row[end] is None else row[end] for end in ("low", "high"))
 
 
 def roc(path: Path, runs: Sequence[tuple[str, Any]], labels: Sequence[str]) -> list[str]:
-    """ROC curves of the first labels, one panel each, to a PNG; returns the labels drawn.
+    """Draws ROC curves of the first labels, one panel each, to a PNG; returns the labels drawn.
 
     `runs` are (name, Predictions) that all have these labels, with both classes.
     """
-    shown = list(labels[:_MAX_ROC_LABELS])
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
-    width = 3.5 * columns + 0.5
-    figure, grid = new_figure(width, 3.5 * rows + 0.7, nrows=rows, ncols=columns)
-    for axes in grid.flat[len(shown) :]:
-        axes.set_visible(False)
-    for axes, label in zip(grid.flat, shown):
+    figure, panels = label_panels(labels, 3.5)
+    for label, axes in panels.items():
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
         for index, (name, predictions) in enumerate(runs):
             column = predictions.label_names.index(label)
@@ -188,21 +197,25 @@ def roc(path: Path, runs: Sequence[tuple[str, Any]], labels: Sequence[str]) -> l
                 color=colour,
                 horizontalalignment="right",
             )
-        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", title=label)
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
         axes.set_xlabel("1 − specificity")
         axes.set_ylabel("sensitivity")
         bare(axes)
-    legend(figure, grid.flat[0], [name for name, _ in runs], width)
+    legend(figure, next(iter(panels.values())), [name for name, _ in runs])
     figure.savefig(path, dpi=DPI)
-    return shown
+    return list(panels)
 
 
 def roc_curve(
     targets: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    """(false positive rate, true positive rate) at every threshold, from (0, 0) to (1, 1).
+    """Returns (false positive rate, true positive rate) at every threshold, (0, 0) to (1, 1).
 
     Tied scores step together, so that the area below is the AUROC with ties counted half.
+
+    >>> false_rate, true_rate = roc_curve(np.array([0.0, 1.0, 1.0]), np.array([0.2, 0.1, 0.9]))
+    >>> false_rate.tolist(), true_rate.tolist()
+    ([0.0, 0.0, 1.0, 1.0], [0.0, 0.5, 0.5, 1.0])
     """
     targets, scores = binary_rows(targets, scores)
     known = ~np.isnan(targets)
@@ -218,25 +231,81 @@ def roc_curve(
     )
 
 
+def label_curves(path: Path, title: str, curves: Mapping[str, Sequence[Any]]) -> None:
+    """Draws macro AUROC against training images (log scale) to a PNG: a line and band per encoder.
+
+    Every encoder is in `curves`, in the order that decides its colour, even without a score; a score
+    has `images`, `mean` and `interval`.
+    """
+    figure, grid = new_figure(7.0, 4.6)
+    axes = grid[0, 0]
+    for index, scores in enumerate(curves.values()):
+        colour, marker, line = style(index)
+        images = [score.images for score in scores]
+        limits = np.array([score.interval for score in scores]).reshape(-1, 2)
+        axes.fill_between(images, limits[:, 0], limits[:, 1], color=colour, alpha=0.13, linewidth=0)
+        means = [score.mean for score in scores]
+        axes.plot(images, means, line, marker=marker, color=colour, linewidth=1.8, markersize=6)
+    axes.set_xscale("log")
+    axes.set_xticks(sorted({score.images for scores in curves.values() for score in scores}))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda images, _: f"{images:,.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(axis="y", color=LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set(xlabel="labelled training images", ylabel="AUROC, 95 % interval")
+    axes.set_title(title, fontsize=11, loc="left")
+    bare(axes)
+    for line, name in zip(axes.get_lines(), curves):
+        line.set_label(name)
+    legend(figure, axes, list(curves))
+    figure.savefig(path, dpi=DPI)
+
+
+def differences(
+    path: Path,
+    verdicts: Mapping[tuple[str, str], Comparison],
+    encoders: Sequence[str],
+    datasets: Sequence[str],
+) -> None:
+    """Draws the difference from the reference, `encoders[0]`, on every dataset (rows) to a PNG.
+
+    `verdicts` are by encoder and dataset. The band around zero is the margin, within which a
+    difference does not matter.
+    """
+    shown = [name for name in datasets if any((other, name) in verdicts for other in encoders)]
+    others = [name for name in encoders[1:] if any((name, place) in verdicts for place in shown)]
+    rows = [
+        {
+            name: {
+                field: None if np.isnan(value := getattr(verdicts[other, name], field)) else value
+                for field in ("difference", "low", "high")
+            }
+            for name in shown
+            if (other, name) in verdicts
+        }
+        for other in others
+    ]
+    figure, grid = new_figure(8.5, 1.4 + len(shown) * (0.22 + 0.24 * len(others)))
+    axes = grid[0, 0]
+    margin = next(iter(verdicts.values())).margin
+    axes.axvspan(-margin, margin, color=GREY, alpha=0.2, linewidth=0, zorder=0.5)
+    axes.axvline(0, color=GREY, linewidth=1)
+    colours = [list(encoders).index(name) for name in others]
+    draw_intervals(axes, shown, rows, "difference", tables.with_signs, colours, len(others))
+    axes.set_yticks(range(len(shown)), shown)
+    whose = f" of {others[0]}" if len(others) == 1 else ""
+    axes.set_xlabel(f"AUROC{whose} less that of {encoders[0]}, 95 % interval")
+    legend(figure, axes, others)
+    figure.savefig(path, dpi=DPI)
+
+
 def views_grid(
     view_a: Float[np.ndarray, "n h w 1"], view_b: Float[np.ndarray, "n h w 1"]
 ) -> UInt8[np.ndarray, "height width 1"]:
-    """The two views of n images, one pair above the other, from grey values in [0, 1]."""
-    images = np.concatenate([view_a, view_b])[..., 0]
-    return _tile(np.round(255 * np.clip(images, 0, 1)).astype(np.uint8), len(view_a))[..., None]
-
-
-def contact_sheet(path: Path, images: UInt8[np.ndarray, "n h w"], columns: int = 8) -> None:
-    """The images in rows of `columns`, to a PNG."""
-    Image.fromarray(_tile(images, columns)).save(path)
-
-
-def _tile(images: UInt8[np.ndarray, "n h w"], columns: int) -> UInt8[np.ndarray, "height width"]:
-    count, height, width = images.shape
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    sheet = np.full((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP), 128, np.uint8)
-    for index, image in enumerate(images):
-        top, left = index // columns * (height + _GAP), index % columns * (width + _GAP)
-        sheet[top : top + height, left : left + width] = image
-    return sheet
+    """Returns the two views of n images, one pair above the other, from grey values in [0, 1]."""
+    rows = [
+        np.round(255 * np.clip(view[..., 0], 0, 1)).astype(np.uint8) for view in (view_a, view_b)
+    ]
+    gaps = ((0, 0), (0, _GAP), (0, _GAP))
+    rows = [np.hstack(list(np.pad(row, gaps, constant_values=128))) for row in rows]
+    return np.vstack(rows)[:-_GAP, :-_GAP, None]

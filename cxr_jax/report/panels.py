@@ -1,6 +1,7 @@
 """Pictures of single images: where a score comes from, what resembles an image, where images lie.
 
-Images have numbers here, never ids.
+`saliency`, `neighbours` and `embedding` draw them into a transfer's folder, `drawn` and `blocks` show
+them on a page. Images have numbers here, never ids.
 """
 
 import textwrap
@@ -16,7 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from cxr_jax.report.figures import COLOURS, DPI, GREY, INK, LINE, new_figure
+from cxr_jax.io.json import read_json
+from cxr_jax.report.blocks import Block, Heading, Picture, Text
+from cxr_jax.report.figures import COLOURS, DPI, GREY, INK, LINE, label_panels
 
 # The same in all pictures: a label that is present, absent, or not known.
 _PRESENT, _ABSENT = COLOURS[1], COLOURS[0]
@@ -24,7 +27,6 @@ _BOX = COLOURS[5]
 _IMAGE, _GAP = 1.5, 0.08  # inches
 _HEAT = COLOURS[4]  # of one hue, so that light and dark stay the image's own
 _MOST = 0.75  # of the image's grey, at most so much gives way to the heat
-_MAX_PANELS = 6
 _MAX_BYTES = 1_000_000  # pages hold their pictures
 
 
@@ -53,7 +55,7 @@ class Neighbour(NamedTuple):
 
 
 def saliency(path: Path, cases: Sequence[Case]) -> None:
-    """A row per case: the image, the image under its heat, and what it is, to a PNG.
+    """Draws a row per case to a PNG: the image, the image under its heat, and what it is.
 
     Images of one label share the scale of the heat. Every case has its heat.
     """
@@ -78,7 +80,7 @@ def saliency(path: Path, cases: Sequence[Case]) -> None:
 def overlay(
     image: UInt8[np.ndarray, "h w"], heat: Float[np.ndarray, "i j"], most: float
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image tinted by the heat, which is clear at 0 and strongest from `most` on."""
+    """Returns the image tinted by the heat, which is clear at 0 and strongest from `most` on."""
     size = image.shape[::-1]
     grown = Image.fromarray(np.asarray(heat, np.float32)).resize(size, Image.Resampling.BICUBIC)
     share = np.clip(np.asarray(grown) / most, 0, 1) if most > 0 else np.zeros(image.shape)
@@ -90,7 +92,7 @@ def overlay(
 
 
 def neighbours(path: Path, cases: Sequence[Case], found: Sequence[Sequence[Neighbour]]) -> None:
-    """A row per case: the image and its nearest training images, to a PNG."""
+    """Draws a row per case to a PNG: the image and its nearest training images."""
     side, step, frame = 1.05, 1.05 + 0.52, 0.03
     figure = _new_sheet((1 + max(map(len, found))) * (side + _GAP), len(cases) * step)
     for row, (case, near) in enumerate(zip(cases, found)):
@@ -118,19 +120,13 @@ def embedding(
     names: Sequence[str],
     marks: Sequence[dict[int, int]] = (),
 ) -> None:
-    """The images on a plane, a panel for each of the first six labels, coloured by it, to a PNG.
+    """Draws images on a plane to a PNG: a panel for each of the first six labels, coloured by it.
 
     marks: of each label, number of an image -> its row of `points`.
     """
-    shown = list(names[:_MAX_PANELS])
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
-    side = 3.2 if columns > 1 else 4.5
-    figure, grid = new_figure(side * columns, (side + 0.1) * rows + 0.4, nrows=rows, ncols=columns)
-    for axes in grid.flat[len(shown) :]:
-        axes.set_visible(False)
+    figure, panels = label_panels(names, 3.2 if len(names) > 1 else 4.5)
     size = float(np.clip(6000 / len(points), 5, 30))
-    for k, (axes, label) in enumerate(zip(grid.flat, shown)):
+    for k, axes in enumerate(panels.values()):
         target = targets[:, k]
         kinds = (("unknown", np.isnan(target)), ("absent", target == 0), ("present", target == 1))
         for (name, rows_of), colour in zip(kinds, (GREY, _ABSENT, _PRESENT)):
@@ -145,7 +141,6 @@ def embedding(
                 )
         for number, row in (marks[k] if k < len(marks) else {}).items():
             _mark(axes, points[row], number)
-        axes.set_title(label, loc="left", fontsize=10)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color(LINE)
         axes.legend(
@@ -163,12 +158,16 @@ def embedding(
 
 
 def word(target: float) -> str:
-    """ "present", "absent" or "unknown"."""
+    """Returns "present", "absent" or "unknown"."""
     return {1.0: "present", 0.0: "absent"}.get(float(target), "unknown")
 
 
 def rank_in_words(lower: float) -> str:
-    """Where a score stands; `lower` is the share of the other images that scored lower."""
+    """Returns a score's rank in words; `lower` is the share of the other images that scored lower.
+
+    >>> rank_in_words(0.981)
+    'scored higher than 98 % of the test images'
+    """
     if lower >= 1:
         return "scored higher than all other test images"
     if lower <= 0:
@@ -257,3 +256,54 @@ def _save(figure: Figure, path: Path) -> None:
         figure.savefig(path, dpi=dpi)
         size = path.stat().st_size
         dpi *= 0.97 * min(1, _MAX_BYTES / size) ** 0.5
+
+
+_TITLES = {
+    "saliency.png": "**Where the score comes from.** Left the image, right the same image with, in "
+    "orange, what makes it score higher than the average training image (Grad-CAM, Selvaraju et al. "
+    "2017, of the features less those of the average training image). Parts that lower the score "
+    "are not shown, so an image of low score can have orange too. The map is coarse, a few parts a "
+    "side, and shows what the score rests on, which need not be the finding. Blue rectangles, "
+    "where there are any, are the dataset's boxes.",
+    "neighbours.png": "**What the encoder finds alike.** Each image and the five images nearest to "
+    "it by cosine of their features, with what the dataset says of the label there. They are "
+    "looked for among the labelled training images of the budget.",
+    "embedding.png": "**Where the test images lie.** t-SNE of their features: images that the "
+    "encoder finds alike stand close to each other; distances across the map mean little.",
+}
+_SHOWN = "This page shows images of the test set and, beside them, of the training set. "
+_CHOSEN = (
+    "They are chosen label by label: of the images with it the one that scored highest and the one "
+    "that scored lowest, of those without it the one that scored highest"
+)
+_NAMED = "Those of the test set were named (config.pictures.images)."
+EITHER_WAY = f"{_SHOWN}{_CHOSEN}; or they were named."
+_IDS = "pictures/films.csv"
+
+
+def drawn(workdir: Path) -> list[Picture]:
+    """Returns the pictures that a transfer left in its folder."""
+    paths = {workdir / "pictures" / name: caption for name, caption in _TITLES.items()}
+    return [
+        Picture(path, caption, caption.split("**")[1].rstrip("."))
+        for path, caption in paths.items()
+        if path.is_file()
+    ]
+
+
+def blocks(workdir: Path) -> list[Block]:
+    """Returns the section that shows them; empty where there are none."""
+    pictures = drawn(workdir)
+    if not pictures:
+        return []
+    ids = f" {_IDS} says which images these are." if (workdir / _IDS).is_file() else ""
+    return [Heading("Images"), Text(_how_chosen(workdir) + ids), *pictures]
+
+
+def _how_chosen(workdir: Path) -> str:
+    config = workdir / "config.json"
+    if not config.is_file():
+        return EITHER_WAY
+    pictures = read_json(config).get("pictures")
+    named = isinstance(pictures, dict) and pictures.get("images")
+    return _SHOWN + (_NAMED if named else f"{_CHOSEN}.")

@@ -1,4 +1,4 @@
-"""AUROC by sex, age band and view of the test images, for tables."""
+"""AUROC by sex, age band and projection of the test images."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -7,19 +7,20 @@ import numpy as np
 from jaxtyping import Shaped
 
 from cxr_jax.report import tables
+from cxr_jax.report.blocks import Block, Bullets, Table, Text
 from cxr_jax.stats.subgroups import SubgroupRow, age_band, subgroup_auroc
 from cxr_jax.transfer.image_table import ImageTable
 from cxr_jax.transfer.predictions import Predictions
 
-TITLE = "Subgroups: sex, age and view"
+TITLE = "Subgroups: sex, age and projection"
 
 METHOD = (
     "Groups differ in how common findings are and in what else is on the images, not only in how "
-    "well a model reads them; intervals that overlap do not show that groups are alike, and one "
-    "group of many stands out by chance. Nothing here is corrected for the number of groups."
+    "well a model reads them. Intervals that overlap do not show that groups are alike, and among "
+    "many groups one differs by chance. Nothing here is corrected for the number of groups."
 )
 
-_FACETS = ("sex", "age", "view")
+_FACETS = ("sex", "age", "projection")
 _FEWEST = 5  # images of either class, below which a number would only mislead
 
 
@@ -42,7 +43,7 @@ class Group(NamedTuple):
 def groups(
     runs: Sequence[tuple[str, Predictions]], images: ImageTable, num_resamples: int
 ) -> tuple[list[Group], list[str]]:
-    """Groups of each fact that parts the images, and sentences on the facts that do not.
+    """Returns groups by each fact in which images differ, and sentences on the other facts.
 
     `runs` are (name, predictions) of the same images in one order, that of `images`.
     """
@@ -74,23 +75,37 @@ def _facets(images: ImageTable) -> Mapping[str, Shaped[np.ndarray, " n"]]:
     return dict(zip(_FACETS, (images.sex, bands, images.view)))
 
 
-def table(names: Sequence[str], found: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, a column for each name; intervals on a second line."""
+def blocks(
+    runs: Sequence[tuple[str, Predictions]],
+    images: ImageTable,
+    num_resamples: int,
+    caption: str,
+) -> tuple[list[Block], list[Group]]:
+    """Returns the table with what a reader must know of it, and its groups; see `groups`."""
+    names = [name for name, _ in runs]
+    found, sentences = groups(runs, images, num_resamples)
+    parts: list[Block] = [table(names, found, caption)] if found else []
+    if care := notes(names, found):
+        parts.append(Bullets(care))
+    if sentences:
+        parts.append(Text(" ".join(sentences)))
+    return parts, found
+
+
+def table(names: Sequence[str], found: Sequence[Group], caption: str = "") -> Table:
+    """Returns groups by models, intervals on a second line."""
     rows = []
     for group in found:
         images = f"{group.images:,}"
         if group.positives is not None:
             images += f"\n({group.positives:,} positive)"
-        cells = [tables.with_interval(_numbers(row)).replace(" [", "\n[") for row in group.rows]
+        cells = [tables.two_lines(tables.with_interval(_numbers(row))) for row in group.rows]
         rows.append([group.name, images, *cells])
-    return ["group", "images", *names], rows
+    return Table(["group", "images", *names], rows, caption)
 
 
 def notes(names: Sequence[str], found: Sequence[Group]) -> list[str]:
-    """Sentences on groups whose numbers are absent or need care.
-
-    What is to be said of every model alike stands once, else with the model's name.
-    """
+    """Returns sentences on groups whose numbers are absent or need care, once if alike for all."""
     sentences = []
     for group in found:
         said = [row.note for row in group.rows]

@@ -1,96 +1,193 @@
-"""Markdown tables of AUROC and of comparisons."""
+"""Numbers in words, and the tables that several reports share."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from cxr_jax.io.json import read_json
+from cxr_jax.report.blocks import Table
+
+RANDOM = "random"  # the name of the encoder that was not pretrained
+_PROVENANCE = "provenance.json"
+
+Rows = Sequence[Mapping[str, Any]]  # of metrics.json
 
 
 def number(value: float | None) -> str:
-    """Three decimals without the leading zero, as AUROC is printed; a dash where there is none."""
+    """Returns three decimals without the leading zero, as AUROC is printed; a dash for None.
+
+    >>> number(0.9124), number(1.0), number(None)
+    ('.912', '1.000', '–')
+    """
     if value is None:
         return "–"
     text = f"{value:.3f}"
     return text[1:] if text.startswith("0") else text
 
 
-def with_interval(row: Mapping[str, Any]) -> str:
-    """ ".912 [.889, .931]" of a metric row; without limits the number alone."""
-    if row["auroc"] is None or row["low"] is None:
-        return number(row["auroc"])
-    return f"{number(row['auroc'])} [{number(row['low'])}, {number(row['high'])}]"
-
-
 def signed(value: float | None) -> str:
-    """As `number`, with its sign; the sign of what rounds to zero is kept, it decides verdicts."""
+    """Returns `number` with its sign; a value that rounds to zero keeps its sign.
+
+    >>> signed(0.069), signed(-0.0004)
+    ('+.069', '−.000')
+    """
     if value is None:
         return "–"
     return ("+" if value >= 0 else "−") + number(abs(value))
 
 
+def with_interval(row: Mapping[str, Any]) -> str:
+    """Returns ".912 [.889, .931]" for a metric row; the number alone where it has no limits."""
+    if row["auroc"] is None or row["low"] is None:
+        return number(row["auroc"])
+    return f"{number(row['auroc'])} [{number(row['low'])}, {number(row['high'])}]"
+
+
 def with_signs(row: Mapping[str, Any]) -> str:
-    """ "+.069 [+.051, +.088]" of a comparison; without limits the difference alone."""
+    """Returns "+.069 [+.051, +.088]" for a comparison; without limits the difference alone."""
     if row["difference"] is None or row["low"] is None:
         return signed(row["difference"])
     return f"{signed(row['difference'])} [{signed(row['low'])}, {signed(row['high'])}]"
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; cells must not hold line breaks."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
+def two_lines(text: str) -> str:
+    """Puts the interval on a second line, which tables set small."""
+    return text.replace(" [", "\n[")
 
 
-def auroc_table(runs: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> str:
-    """Labels by runs; `runs` are (name, metric rows). Counts are those of the first run."""
-    by_name = [(name, {row["label"]: row for row in rows}) for name, rows in runs]
+def listed(drawn: Sequence[str], labels: Sequence[str]) -> str:
+    """Returns the labels drawn, and that there are more where a picture has no room for all.
+
+    >>> listed(["Mass", "Nodule"], ["Mass", "Nodule", "Oedema"])
+    'Mass, Nodule. The first 2 of 3 labels.'
+    """
+    more = f" The first {len(drawn)} of {len(labels)} labels." if len(drawn) < len(labels) else ""
+    return f"{', '.join(drawn)}.{more}"
+
+
+def shown(rows: Rows) -> Rows:
+    """Returns the rows to show: the mean of a single label would only repeat it."""
+    return rows[:-1] if len(rows) == 2 else rows
+
+
+def auroc_table(runs: Sequence[tuple[str, Rows]]) -> Table:
+    """Returns labels by runs, which are (name, metric rows); counts are those of the first run."""
+    by_name = [{row["label"]: row for row in rows} for _, rows in runs]
     body = []
     for row in shown(runs[0][1]):
-        label = "**mean (macro)**" if row["label"] == "macro" else row["label"]
+        label = row["label"]
         # Sums over labels would look like a number of images.
-        counts = [_count(row[n]) if row["label"] != "macro" else "" for n in ("n_pos", "n_neg")]
+        counts = [_count(row[n]) if label != "macro" else "" for n in ("n_pos", "n_neg")]
         cells = [
-            with_interval(rows[row["label"]]) if row["label"] in rows else "–"
-            for _, rows in by_name
+            two_lines(with_interval(rows[label])) if label in rows else "–" for rows in by_name
         ]
-        body.append([label, *counts, *cells])
-    return markdown(["label", "positive", "negative", *(name for name, _ in by_name)], body)
+        body.append([_label(row), *counts, *cells])
+    return Table(["label", "positive", "negative", *(name for name, _ in runs)], body)
 
 
-def shown(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """The rows to show: the mean of a single label would only repeat it."""
-    return rows[:-1] if len(rows) == 2 else rows
+def precision_table(runs: Sequence[tuple[str, Rows]]) -> Table | None:
+    """Returns average precision, labels by runs; None where no run has it."""
+    by_name = [{row["label"]: row.get("average_precision") for row in rows} for _, rows in runs]
+    body = []
+    for row in shown(runs[0][1]):
+        if row["auroc"] is not None and any(rows.get(row["label"]) for rows in by_name):
+            share = "" if row["label"] == "macro" else row["n_pos"] / (row["n_pos"] + row["n_neg"])
+            cells = [number(rows.get(row["label"])) for rows in by_name]
+            body.append([_label(row), number(share) if share else "", *cells])
+    header = ["label", "share positive", *(name for name, _ in runs)]
+    return Table(header, body, _PRECISION) if body else None
+
+
+_PRECISION = (
+    "Average precision, the mean of precision over all levels of sensitivity. A model that guesses "
+    "has the share of positive images; unlike AUROC it is lower for rarer findings."
+)
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    return "**mean (macro)**" if row["label"] == "macro" else row["label"]
 
 
 def _count(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
 
 
-def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """Each comparison's mean AUROCs, their paired difference A - B, and the verdict on A."""
+def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns each comparison's mean AUROCs, their paired difference A − B, and the verdict on A."""
+    header = ["A", "B", "AUROC of A", "AUROC of B", "A − B [95 % interval]", "verdict on A"]
+    header.append("minimum detectable difference")
     body = [
         [
-            row["a"],
-            row["b"],
-            number(row["auroc_a"]),
-            number(row["auroc_b"]),
-            with_signs(row),
+            *(row["a"], row["b"], number(row["auroc_a"]), number(row["auroc_b"])),
+            with_p(row),
             row["verdict"],
             number(row["detectable"]),
         ]
         for row in comparisons
     ]
-    header = ["A", "B", "AUROC of A", "AUROC of B", "A − B [95 % interval]", "A against B"]
-    header.append("could be found from")
-    return markdown(header, body)
+    return Table(header, body)
 
 
-def difference_table(comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """Paired differences label by label, a column for each comparison (all of the same A)."""
-    labels = [row["label"] for row in comparisons[0]["labels"]]
+def difference_table(comparisons: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns differences label by label, a column for each comparison (all of the same A)."""
     by_comparison = [{row["label"]: row for row in c["labels"]} for c in comparisons]
     body = [
-        [label, *(with_signs(rows[label]) if label in rows else "–" for rows in by_comparison)]
-        for label in labels
+        [label, *(with_p(rows[label]) if label in rows else "–" for rows in by_comparison)]
+        for label in (row["label"] for row in comparisons[0]["labels"])
     ]
-    return markdown(["label", *(f"less {c['b']}" for c in comparisons)], body)
+    return Table(["label", *(f"less {c['b']}" for c in comparisons)], body)
+
+
+def with_p(row: Mapping[str, Any]) -> str:
+    """Returns a difference with its interval and, below, DeLong's p where there is one."""
+    text, p_value = two_lines(with_signs(row)), row.get("delong_p")
+    if p_value is None:
+        return text
+    return f"{text}\nDeLong's p {number(p_value) if p_value >= 0.0005 else '< .001'}"
+
+
+def not_vouched(names: Sequence[str]) -> str:
+    """Returns the sentence on encoders whose pretraining images are not known."""
+    whom = "it" if len(names) == 1 else "them"
+    return (
+        f"What {', '.join(names)} saw is not known: these images may not have been new for {whom}."
+    )
+
+
+def provenance_table(found: Mapping[str, str]) -> Table:
+    """Returns the table at the foot of a report."""
+    return Table(["what", "value"], list(found.items()))
+
+
+def provenance_rows(workdir: Path) -> dict[str, str]:
+    """Returns what made the results, by the last start in provenance.json; empty without the file.
+
+    Raises ValueError for a damaged file.
+    """
+    path = workdir / _PROVENANCE
+    if not path.is_file():
+        return {}
+    held = read_json(path)
+    try:
+        starts = list(held["starts"])
+        last = starts[-1]
+        found = {
+            "code": _code(last["code"]),
+            "versions": ", ".join(f"{name} {found}" for name, found in last["packages"].items()),
+            "machine": f"{last['machine']['processor']}; {last['machine']['devices']}",
+            "fingerprints of the images": ", ".join(
+                f"{split} {mark or 'unknown'}" for split, mark in last["dataset"].items()
+            ),
+        }
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path} is damaged; move it away to report without it") from error
+    if len(starts) > 1:
+        found["starts"] = f"{len(starts)} that differ; this is the last ({_PROVENANCE} has all)"
+    return found
+
+
+def _code(code: dict) -> str:
+    if "commit" not in code:
+        return f"cxr_jax {code['version']}, sources {code['sources']}"
+    changes = " with changes that are not committed" if code["changed"] else ""
+    return f"cxr_jax {code['version']}, commit {code['commit'][:12]}{changes}"

@@ -1,11 +1,12 @@
-"""report.md of one transfer: the verdict in words, then tables, pictures and how it was made."""
+"""The report of one transfer: the verdict in words, then tables, pictures and how it was made."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cxr_jax.report import figures, panels_section, tables, transfer_images
-from cxr_jax.report.benchmark.grid import RANDOM
+from cxr_jax.report import blocks, calibration, figures, panels, subgroups, tables
+from cxr_jax.report.blocks import Block, Bullets, Heading, Picture, Text
+from cxr_jax.report.tables import RANDOM
 from cxr_jax.transfer import image_table
 from cxr_jax.transfer.image_table import ImageTable, unseen_images
 from cxr_jax.transfer.metrics import compare, metric_rows
@@ -31,65 +32,86 @@ def write_report(
     provenance: Mapping[str, str],
     warnings: Sequence[str] = (),
     num_resamples: int = 1000,
-    untrained: str = "random",
+    untrained: str = RANDOM,
 ) -> Path:
-    """Writes report.md and its pictures into `workdir`; returns the path of report.md.
+    """Writes report.html, report.md and their pictures into `workdir`; returns report.html's path.
 
     The first run is the encoder in question, the others its baselines; `comparisons` are
     `compare`'s of the first run with others. `protocol` and `notes` are sentences, each a line of a
-    list; `warnings` stand under the verdict. No image or patient id is written. Where nothing can
+    list; `warnings` come below the verdict. No image or patient id is written. Where nothing can
     be estimated there are no pictures. `num_resamples` of patients are drawn for what is measured
-    here: calibration, subgroups and the score without test images that were seen. Raises ValueError,
-    naming the image, where a run's table of images lacks one of its predictions. `untrained` as of
-    `verdict`.
+    here: calibration, subgroups and the score without test images that were seen. `untrained` is
+    the name of the run with random weights. Raises ValueError, naming the image, where a run's
+    table of images lacks one of its predictions.
     """
     runs = [run._replace(predictions=validate(run.predictions)) for run in runs]
     labels = _shared_labels(runs)
+    page: list[Block] = [Text(verdict(comparison, untrained)) for comparison in comparisons]
+    page += [] if comparisons else [Text(_alone(runs[0]))]
+    page += map(Text, warnings)
+    page += _unseen(runs, num_resamples, untrained)
+    images, patients = len(runs[0].predictions.image_id), len(set(runs[0].predictions.patient_id))
+    page.append(Text(f"Test set: {images:,} images of {patients:,} patients."))
+    page += _scores(workdir, runs, comparisons)
+    page += _comparisons(runs, comparisons)
+    if labels:
+        named = [(run.name, run.predictions) for run in runs]
+        path = workdir / "roc.png"
+        caption = f"ROC curves of {tables.listed(figures.roc(path, named, labels), labels)}"
+        page += [Heading("ROC curves"), Picture(path, caption)]
+        path, caption = workdir / "reliability.png", "Observed rate against probability"
+        parts, found = calibration.blocks(path, named, labels, num_resamples, caption)
+        reading = map(Text, calibration.READING if found else ())
+        page += [Heading("Calibration"), *reading, *parts]
+    page += _subgroups(runs, labels, num_resamples)
+    page += panels.blocks(workdir)
+    page += [Heading("How it was measured"), Bullets(protocol)]
+    page += [Heading("To know"), Bullets(notes)] if notes else []
+    page += [Heading("Provenance"), tables.provenance_table(provenance)]
+    page += [Heading("What to do next"), Bullets(_next_steps(comparisons, labels))]
+    return blocks.write(workdir, "report.md", title, page)
+
+
+def _scores(
+    workdir: Path, runs: Sequence[Run], comparisons: Sequence[Mapping[str, Any]]
+) -> list[Block]:
     named = [(run.name, run.rows) for run in runs]
-    several = len(tables.shown(runs[0].rows)) > 1
-    parts = [f"# {title}", *(verdict(comparison, untrained) for comparison in comparisons)]
-    if not comparisons:
-        parts.append(_alone(runs[0]))
-    parts += [*warnings, *_unseen(runs, num_resamples, untrained), _test_set(runs[0])]
-    if figures.forest(workdir / "auroc.png", named, comparisons):
-        parts.append("![AUROC and 95 % interval of every label and encoder](auroc.png)")
-    parts += ["## AUROC", "With 95 % intervals.", tables.auroc_table(named)]
+    path, parts = workdir / "auroc.png", []
+    if figures.forest(path, named, comparisons):
+        parts.append(Picture(path, "AUROC and 95 % interval of every label and encoder"))
+    parts += [Heading("AUROC"), Text("With 95 % intervals."), tables.auroc_table(named)]
     missing = [row for row in runs[0].rows if row["auroc"] is None and row["label"] != "macro"]
     if missing:
         reasons = "; ".join(f"{row['label']} ({row['note']})" for row in missing)
-        parts.append(f"Without a score, and not in any mean: {reasons}.")
-    if comparisons:
-        parts += ["## Comparisons", _PAIRED, tables.comparison_table(comparisons)]
-        if several and comparisons[0]["labels"]:
-            parts += [
-                f"Label by label, AUROC of {comparisons[0]['a']} less that of the other:",
-                tables.difference_table(comparisons),
-            ]
-    parts += _curves(workdir, runs, labels)
-    predictions = [(run.name, run.predictions) for run in runs]
-    parts += transfer_images.calibration_section(workdir, predictions, labels, num_resamples)
-    parts += _subgroups(runs, labels, num_resamples)
-    parts += panels_section.section(workdir)
-    parts += ["## How it was measured", _list(protocol)]
-    parts += ["## To know", _list(notes)] if notes else []
-    parts += ["## Provenance", tables.markdown(["what", "value"], list(provenance.items()))]
-    path = workdir / "report.md"
-    path.write_text("\n\n".join(parts) + "\n")
-    return path
+        parts.append(Text(f"Without a score, and not in any mean: {reasons}."))
+    precision = tables.precision_table(named)
+    return [*parts, precision] if precision else parts
+
+
+def _comparisons(runs: Sequence[Run], comparisons: Sequence[Mapping[str, Any]]) -> list[Block]:
+    if not comparisons:
+        return []
+    parts = [Heading("Comparisons"), Text(_PAIRED), tables.comparison_table(comparisons)]
+    if len(tables.shown(runs[0].rows)) > 1 and comparisons[0]["labels"]:
+        a = comparisons[0]["a"]
+        parts.append(Text(f"Label by label, AUROC of {a} less that of the other:"))
+        parts.append(tables.difference_table(comparisons))
+    return parts
 
 
 _PAIRED = (
     "Both encoders scored the same images, and each resample of patients was scored by both. "
-    '"win" and "loss": the 95 % interval of A − B excludes zero, and p is at most .05; "tie": it '
-    "lies within ± the margin, .02, below which a difference does not matter; "
-    '"inconclusive": neither: with power .8 a difference could have been found only from the size '
-    "shown on. The verdict is on the mean over labels; single labels are not corrected for their "
-    "number."
+    '"win" and "loss": the 95 % interval of A − B excludes zero, and p is at most .05. "tie": the '
+    "interval lies within ± the margin, .02, below which a difference does not matter. "
+    '"inconclusive": none of these. The minimum detectable difference is the smallest true '
+    "difference that this test would have found with power .8. The verdict is on the mean over "
+    "labels; single labels are not corrected for their number. DeLong's p, where it is given, "
+    "comes from DeLong's test with patients as clusters."
 )
 
 
-def verdict(comparison: Mapping[str, Any], untrained: str = "random") -> str:
-    """The comparison in one sentence of plain words, Markdown.
+def verdict(comparison: Mapping[str, Any], untrained: str = RANDOM) -> str:
+    """Returns the comparison in one sentence of plain words, Markdown.
 
     Against the run called `untrained`, random initialisation, the question is whether pretraining
     helped.
@@ -98,33 +120,28 @@ def verdict(comparison: Mapping[str, Any], untrained: str = "random") -> str:
     if comparison["low"] is None:
         return f"**Not estimable: {a} against {b}.** The test set allows no interval."
     trained = b == untrained and a != untrained
-    numbers = (
-        f"{_what(comparison)} {tables.number(comparison['auroc_a'])} against "
-        f"{tables.number(comparison['auroc_b'])} from {'random initialisation' if trained else b}, "
-        f"difference {tables.signed(comparison['difference'])} (95 % interval "
+    margin = tables.number(comparison["margin"])
+    claim = {
+        ("win", True): f"Pretraining helped ({a})",
+        ("win", False): f"{a} is better than {b}",
+        ("loss", True): f"Pretraining made it worse ({a})",
+        ("loss", False): f"{a} is worse than {b}",
+        ("tie", True): f"Pretraining made no difference ({a}) within {margin}",
+        ("tie", False): f"{a} and {b} are equal within {margin}",
+        ("inconclusive", True): f"Inconclusive whether pretraining helped ({a})",
+        ("inconclusive", False): f"Inconclusive: {a} against {b}",
+    }[comparison["verdict"], trained]
+    labels = [row["label"] for row in comparison["labels"]]
+    text = (
+        f"**{claim}:** {f'AUROC for {labels[0]}' if len(labels) == 1 else 'macro AUROC'} "
+        f"{tables.number(comparison['auroc_a'])} against {tables.number(comparison['auroc_b'])} "
+        f"from {'random initialisation' if trained else b}, difference "
+        f"{tables.signed(comparison['difference'])} (95 % interval "
         f"{tables.signed(comparison['low'])} to {tables.signed(comparison['high'])})"
     )
-    if comparison["verdict"] == "win":
-        claim = f"Pretraining helped ({a})" if trained else f"{a} is better than {b}"
-        return f"**{claim}:** {numbers}."
-    if comparison["verdict"] == "loss":
-        claim = f"Pretraining made it worse ({a})" if trained else f"{a} is worse than {b}"
-        return f"**{claim}:** {numbers}."
-    margin = tables.number(comparison["margin"])
-    if comparison["verdict"] == "tie":
-        claim = f"Pretraining made no difference ({a})" if trained else f"{a} and {b} are equal"
-        return f"**{claim} within {margin}:** {numbers}."
-    whether = f"whether pretraining helped ({a})" if trained else f"{a} from {b}"
-    could = ""
-    if comparison["detectable"] is not None:
-        smallest = tables.number(comparison["detectable"])
-        could = f"; these images could have shown a difference of {smallest}"
-    return f"**The data cannot tell {whether}:** {numbers}{could}."
-
-
-def _what(comparison: Mapping[str, Any]) -> str:
-    labels = [row["label"] for row in comparison["labels"]]
-    return f"AUROC for {labels[0]}" if len(labels) == 1 else "macro AUROC"
+    if comparison["verdict"] == "inconclusive" and comparison["detectable"] is not None:
+        text += f"; minimum detectable difference {tables.number(comparison['detectable'])}"
+    return f"{text}."
 
 
 def _alone(run: Run) -> str:
@@ -136,11 +153,6 @@ def _alone(run: Run) -> str:
     return f"**{what} of {run.name}: {tables.with_interval(row)}.** Nothing to compare it with."
 
 
-def _test_set(run: Run) -> str:
-    images, patients = len(run.predictions.image_id), len(set(run.predictions.patient_id))
-    return f"Test set: {images:,} images of {patients:,} patients."
-
-
 def _shared_labels(runs: Sequence[Run]) -> list[str]:
     """Labels with both classes that every run scored."""
     estimable = [row["label"] for row in runs[0].rows if row["auroc"] is not None]
@@ -148,7 +160,7 @@ def _shared_labels(runs: Sequence[Run]) -> list[str]:
     return [label for label in estimable if all(label in of_run for of_run in names)]
 
 
-def _unseen(runs: Sequence[Run], num_resamples: int, untrained: str) -> list[str]:
+def _unseen(runs: Sequence[Run], num_resamples: int, untrained: str) -> list[Block]:
     """The scores without test images that one of the encoders had seen, where any had."""
     images = [_images(run) for run in runs]
     if not any(table is not None and table.exposed for table in images):
@@ -162,12 +174,13 @@ def _unseen(runs: Sequence[Run], num_resamples: int, untrained: str) -> list[str
     count = f"{int(rows.sum()):,} of the {len(rows):,} test images"
     text = f"**Without test images that were seen in pretraining:** {count}"
     if not rows.any():
-        return [f"{text} are left, so that there is no score."]
+        return [Text(f"{text} are left, so that there is no score.")]
     left = [take_images(align(first, run.predictions), rows) for run in runs]
     scored = [tables.shown(metric_rows(one, num_resamples))[-1] for one in left]
     text += f", of {len(set(left[0].patient_id)):,} patients, had been seen by none"
     if scored[0]["auroc"] is None:
-        return [f"{text}; among them no label has both classes, so that nothing can be scored."]
+        why = "among them no label has both classes, so that nothing can be scored"
+        return [Text(f"{text}; {why}.")]
     what = "macro AUROC" if scored[0]["label"] == "macro" else "AUROC"
     numbers = [f"{run.name} {tables.with_interval(row)}" for run, row in zip(runs, scored)]
     text += f". On these, {what}: {', '.join(numbers)}."
@@ -177,38 +190,54 @@ def _unseen(runs: Sequence[Run], num_resamples: int, untrained: str) -> list[str
         if run.name != RANDOM and (table is None or table.seen is None)
     ]
     if unknown:
-        text += f" {transfer_images.not_vouched(unknown)}"
+        text += f" {tables.not_vouched(unknown)}"
     verdicts = [
         verdict(compare(left[0], other, (runs[0].name, run.name), num_resamples), untrained)
         for run, other in zip(runs[1:], left[1:])
     ]
-    return [text, *([_list(verdicts)] if verdicts else [])]
+    return [Text(text), *([Bullets(verdicts)] if verdicts else [])]
 
 
 def _images(run: Run) -> ImageTable | None:
     return run.images and image_table.in_order(run.images, run.predictions.image_id)
 
 
-def _subgroups(runs: Sequence[Run], labels: Sequence[str], num_resamples: int) -> list[str]:
+def _subgroups(runs: Sequence[Run], labels: Sequence[str], num_resamples: int) -> list[Block]:
     images = next((run.images for run in runs if run.images is not None), None)
     if images is None or not labels:
         return []
     first = take_labels(runs[0].predictions, labels)
     aligned = [(run.name, align(first, take_labels(run.predictions, labels))) for run in runs]
     images = image_table.in_order(images, first.image_id)
-    return transfer_images.subgroup_section(aligned, images, num_resamples)
+    caption = f"{'Macro ' if len(labels) > 1 else ''}AUROC within each group, with 95 % intervals."
+    parts, found = subgroups.blocks(aligned, images, num_resamples, caption)
+    return [Heading(subgroups.TITLE), *([Text(subgroups.METHOD)] if found else []), *parts]
 
 
-def _curves(workdir: Path, runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
-    """The ROC section; empty where there are no labels."""
+def _next_steps(comparisons: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[str]:
+    """What a person would do after reading the page."""
     if not labels:
-        return []
-    drawn = figures.roc(workdir / "roc.png", [(run.name, run.predictions) for run in runs], labels)
-    parts = ["## ROC curves", f"![ROC curves of {', '.join(drawn)}](roc.png)"]
-    if len(drawn) < len(labels):
-        parts.append(f"The first {len(drawn)} of {len(labels)} labels.")
-    return parts
-
-
-def _list(sentences: Sequence[str]) -> str:
-    return "\n".join(f"- {sentence}" for sentence in sentences)
+        return ["Test on more images: no label has both classes here."]
+    if not comparisons:
+        return [
+            "Compare with another encoder: name it in config.baselines, or give the predictions of "
+            "both: python -m cxr_jax.report OURS.parquet THEIRS.parquet."
+        ]
+    steps = []
+    found = {comparison["verdict"]: comparison for comparison in comparisons}
+    if "inconclusive" in found:
+        smallest = tables.number(found["inconclusive"]["detectable"])
+        steps.append(
+            f"Where the verdict is inconclusive, test on more patients: here only a difference of "
+            f"about {smallest} could be found. Four times the patients halve that."
+        )
+    if "loss" in found:
+        steps.append(
+            "Where it is a loss, keep the better encoder, or pretrain for longer or on more images "
+            "and run this transfer again."
+        )
+    steps.append(
+        "See whether it holds on other datasets, label fractions and seeds: "
+        "python run.py --config=configs/benchmark.py (its first lines say how to name encoders)."
+    )
+    return steps

@@ -8,7 +8,7 @@ import pytest
 
 from cxr_jax.data.splits import load_split
 from cxr_jax.experiments import _provenance
-from cxr_jax.report import origin
+from cxr_jax.report import tables
 
 CONFIG = ml_collections.ConfigDict({"experiment": "pretrain", "seed": 3, "data": {"name": "a"}})
 MARKS = {"a train": "0123456789abcdef"}
@@ -23,7 +23,7 @@ def test_a_start_under_other_conditions_is_added_and_said(tmp_path, capsys):
     assert held["config"] == CONFIG.to_dict() and start["seed"] == 3
     assert {"jax", "numpy", "python"} <= start["packages"].keys()
     assert len(start["code"]["sources"]) == 16 and start["dataset"] == MARKS
-    assert origin.rows(tmp_path)["images, as marked"] == "a train 0123456789abcdef"
+    assert tables.provenance_rows(tmp_path)["fingerprints of the images"] == "a train 0123456789abcdef"
     start["packages"]["jax"], start["code"]["commit"] = "0.1", "f" * 40
     (tmp_path / _provenance.FILE).write_text(json.dumps(held))
     _provenance.write(tmp_path, CONFIG, MARKS)
@@ -31,7 +31,7 @@ def test_a_start_under_other_conditions_is_added_and_said(tmp_path, capsys):
     assert "was begun under other conditions" in said and "packages.jax: was 0.1, now " in said
     starts = _provenance.read(tmp_path)["starts"]
     assert starts[0] == start and len(starts) == 2 and starts[1]["packages"]["jax"] != "0.1"
-    assert origin.rows(tmp_path)["starts"].startswith("2 that differ")
+    assert tables.provenance_rows(tmp_path)["starts"].startswith("2 that differ")
 
 
 def test_no_host_and_no_user_is_named(tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ def grid(
                             dict(encoder=encoder, dataset=dataset, task="", protocol=protocol)
                             | dict(fraction=fraction, seed=seed, folder=folder, state="done")
                             | dict(num_images=round(1000 * fraction) + seed, error="")
-                            | dict(exposure=dict(patients=4, images=2, test_images=n))
+                            | dict(seen=dict(patients=4, images=2, test_images=n))
                         )
     return cells
 

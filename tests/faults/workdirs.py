@@ -73,7 +73,7 @@ def _read(workdir: Path, kind: str, anew: bool) -> None:
     from cxr_jax import config, weights
     from cxr_jax.data import seen_images
     from cxr_jax.experiments import _provenance
-    from cxr_jax.report import origin, panels_section
+    from cxr_jax.report import panels, tables
     from cxr_jax.report.benchmark.grid import read_grid, read_group
     from cxr_jax.weights.exporters import Exported
     from cxr_jax.weights.model_card import model_card
@@ -87,14 +87,14 @@ def _read(workdir: Path, kind: str, anew: bool) -> None:
             model_card(encoder, Exported({}, {}, "", False), str(workdir), None, "")
             seen_images.read_unknown_start(workdir)
             _provenance.read(workdir)
-            origin.rows(workdir)
+            tables.provenance_rows(workdir)
             config.load_saved(workdir, beside, [])
             if not anew and seen_images.read(workdir).phash.tolist() != [1, 2, 3]:
                 raise Broken("a ledger of other images")
         case "scores":
             encoder = weights.Encoder("simclr step 7", _MODEL, {}, 16)
             model_card(encoder, Exported({}, {}, "", False), str(beside / "run"), workdir, "")
-            panels_section._how_chosen(workdir)
+            panels._how_chosen(workdir)
         case "grid":
             grid = read_grid(workdir)
             for protocol in grid.protocols:
@@ -103,7 +103,7 @@ def _read(workdir: Path, kind: str, anew: bool) -> None:
                         c for c in grid.cells if (c.protocol, c.dataset) == (protocol, dataset)
                     ]
                     read_group(workdir, cells, grid.reference)
-            origin.rows(workdir)
+            tables.provenance_rows(workdir)
 
 
 @functools.lru_cache(maxsize=1)

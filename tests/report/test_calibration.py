@@ -54,9 +54,9 @@ def test_limits_are_those_of_resampled_patients():
 
 def test_cells_in_words():
     row = calibration.Calibration("Mass", 0.1, 0.05, 0.2, -0.3, 0.04, 0.5, 0.25)
-    assert calibration.cells(row) == [".100\n[.050, .200]", "−.300", ".040", ".500", ".250"]
+    assert calibration._cells(row) == [".100\n[.050, .200]", "−.300", ".040", ".500", ".250"]
     bare = row._replace(low=float("nan"), high=float("nan"))
-    assert calibration.cells(bare)[0] == ".100"
+    assert calibration._cells(bare)[0] == ".100"
 
 
 def test_picture_of_the_first_labels_and_of_those_that_give_probabilities(tmp_path):
@@ -65,7 +65,9 @@ def test_picture_of_the_first_labels_and_of_those_that_give_probabilities(tmp_pa
     rare = rare._replace(scores=rare.scores - 6, score_kind="log-odds")
     ranks = rare._replace(score_kind="")
     runs = [("ranks", ranks), ("rare", rare)]
-    assert calibration.ranking_only(runs) == ["ranks"]
+    parts, found = calibration.blocks(tmp_path / "b.png", runs, labels, 10, "Shown")
+    assert parts[0].text.startswith("Left out: ranks,") and list(found) == ["rare"]
+    assert "The first 6 of 8 labels." in parts[1].caption and len(parts[2].rows) == 9
     assert calibration.reliability(tmp_path / "a.png", runs, labels) == labels[:6]
     image = np.asarray(Image.open(tmp_path / "a.png").convert("L"))
     assert min(image.shape) > 600 and image.std() > 10

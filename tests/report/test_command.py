@@ -8,13 +8,18 @@ from cxr_jax.transfer.predictions import read_parquet, write_parquet
 from tests.fakes import benchmark as fake
 
 
+def report(arguments):
+    return command.main(arguments).with_suffix(".md").read_text()
+
+
 def test_files_of_one_name_are_told_apart_by_folder(tmp_path):
     paths = []
     for place, name in enumerate(("byol", "random")):
         (tmp_path / name).mkdir()
         given = fake.predictions(1.0, place, "phantom", ("Mass",))
         paths.append(write_parquet(given, tmp_path / name / "predictions.parquet"))
-    text = command.compare_files(paths, tmp_path / "out", 50).read_text()
+    command.compare_files(paths, tmp_path / "out", 50)
+    text = (tmp_path / "out" / "report.md").read_text()
     assert "(byol)" in text or "byol" in text.splitlines()[0]
     other = read_parquet(paths[1])._replace(label_names=("Hernia",))
     write_parquet(other, paths[1])
@@ -28,10 +33,10 @@ def test_images_and_score_kind_of_other_software(tmp_path):
     image_table.write_parquet(fake.draw_images(), tmp_path / "films.parquet")
     arguments = [str(tmp_path / "ours.parquet"), f"--out={tmp_path}", "--num_resamples=50"]
     images = [f"--films={tmp_path / 'films.parquet'}"]
-    plain = command.main(arguments).read_text()
+    plain = report(arguments)
     assert "Calibration needs probabilities" in plain and "Subgroups" not in plain
     assert not (tmp_path / "reliability.png").exists()
-    text = command.main([*arguments, *images, "--score_kind=log-odds"]).read_text()
+    text = report([*arguments, *images, "--score_kind=log-odds"])
     assert "| age 18-39 | " in text and "secret" not in text and "To know" not in text
     assert (tmp_path / "reliability.png").exists()
     with pytest.raises(
@@ -41,7 +46,7 @@ def test_images_and_score_kind_of_other_software(tmp_path):
     with pytest.raises(ValueError, match=r"ours.parquet: .*score is .* no log-probability lies"):
         command.main([*arguments, "--score_kind=log-probability"])
     write_parquet(given._replace(score_kind="log-odds"), tmp_path / "ours.parquet")
-    assert "Left out" not in command.main([*arguments, "--score_kind=probability"]).read_text()
+    assert "Left out" not in report([*arguments, "--score_kind=probability"])
     image_table.write_parquet(fake.draw_images(79), tmp_path / "films.parquet")
     with pytest.raises(ValueError, match=r"films.parquet: image 'secret-image-79' is not in"):
         command.main([*arguments, *images])

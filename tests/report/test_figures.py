@@ -108,14 +108,3 @@ def test_views_grid_pairs_the_views():
     assert grid.shape == (2 * 4 + 2, 3 * 5 + 2 * 2, 1)
     assert (grid[:4, :5] == 0).all() and (grid[-4:, -5:] == 255).all()
     assert (grid[4:6] == 128).all() and (grid[:, 5:7] == 128).all()
-
-
-def test_contact_sheet_places_every_image(tmp_path):
-    images = np.arange(5, dtype=np.uint8)[:, None, None] * np.ones((1, 6, 4), np.uint8)
-    figures.contact_sheet(tmp_path / "sheet.png", images, columns=3)
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    assert sheet.shape == (2 * 6 + 2, 3 * 4 + 2 * 2)
-    for index in range(5):
-        top, left = index // 3 * 8, index % 3 * 6
-        assert (sheet[top : top + 6, left : left + 4] == index).all()
-    assert (sheet[8:, 12:] == 128).all()

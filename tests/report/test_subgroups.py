@@ -28,9 +28,9 @@ def test_numbers_are_those_of_the_images_chosen_by_hand():
         "age 40-59": (number % 50 >= 20) & (number % 50 < 40),
         "age 60-79": number % 50 >= 40,
         "age unknown": number == 5,
-        "view AP": (number % 3 == 0) & (number != 6),
-        "view PA": number % 3 != 0,
-        "view unknown": number == 6,
+        "projection AP": (number % 3 == 0) & (number != 6),
+        "projection PA": number % 3 != 0,
+        "projection unknown": number == 6,
     }
     assert [group.name for group in found] == list(by_hand) and sentences == []
     for group in found:
@@ -51,7 +51,7 @@ def test_facts_that_do_not_part_the_images_are_sentences():
     same = images._replace(sex=np.full(80, ""), age=np.full(80, np.nan), view=np.full(80, "PA"))
     assert subgroups.groups(given, same, 10) == (
         [],
-        ["All images: view PA.", "Sex and age are not known of any image."],
+        ["All images: projection PA.", "Sex and age are not known of any image."],
     )
 
 
@@ -60,7 +60,7 @@ def test_table_and_notes():
     images = image_table.in_order(fake.draw_images(), given[0][1].image_id)
     found, _ = subgroups.groups(given, images, 50)
     names = [name for name, _ in given]
-    header, rows = subgroups.table(names, found)
+    header, rows, _ = subgroups.table(names, found)
     assert header == ["group", "images", *names]
     positives = int(given[0][1].targets[np.arange(80) % 4 < 2].sum())
     assert rows[0][:2] == ["sex F", f"40\n({positives} positive)"]

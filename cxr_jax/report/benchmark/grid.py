@@ -1,4 +1,4 @@
-"""The grid that a benchmark leaves behind: cells.json, and the predictions of the cells done."""
+"""The grid of a benchmark: cells.json, and the predictions of the cells done."""
 
 import math
 import re
@@ -18,9 +18,14 @@ from cxr_jax.transfer.predictions import (
     take_labels,
 )
 
-RANDOM = "random"  # the name of the encoder that was not pretrained
 _STATES = ("done", "failed", "missing")
-_RENAMED = {"films": "images", "test_films": "test_images", "num_films": "num_images"}
+# Fields of cells.json that had another name before.
+_RENAMED = {
+    "exposure": "seen",
+    "films": "images",
+    "num_films": "num_images",
+    "test_films": "test_images",
+}
 _MAX_ERROR = 300
 # Of a stranger's error: the time to look through it grows with the square of its length.
 _MAX_READ = 2000
@@ -29,10 +34,10 @@ _MAX_BYTES = 20_000_000
 _MOST_RESAMPLES = 1_000_000
 
 
-class Exposure(NamedTuple):
-    """How much of the test set the encoder saw while it was pretrained.
+class Seen(NamedTuple):
+    """How many test images the encoder saw while it was pretrained.
 
-    `images` by their looks, `patients` images by their patient; None where that cannot be known.
+    `images` by their looks, `patients` by their patient; None where that cannot be known.
     """
 
     patients: int | None
@@ -43,8 +48,8 @@ class Exposure(NamedTuple):
 class Cell(NamedTuple):
     """One encoder trained and scored once. `dataset` names the task too, where there is one.
 
-    `num_images` were trained on (0 where the cell never began); `exposure` is None where it is not
-    known. `error` is fit to print: one line, without ids.
+    `num_images` were trained on (0 where the cell never began); `seen` is None where it is not known.
+    `error` can be printed: one line, without ids.
     """
 
     encoder: str
@@ -56,7 +61,7 @@ class Cell(NamedTuple):
     folder: str
     state: str
     error: str
-    exposure: Exposure | None
+    seen: Seen | None
 
     @property
     def group(self) -> tuple[str, str, float]:
@@ -132,15 +137,11 @@ def read_grid(workdir: Path) -> Grid:
 
 def _cell(entry: dict) -> Cell:
     entry = _with_new_names(entry)
-    exposure = entry["exposure"]
-    if exposure is not None:
-        exposure = _with_new_names(exposure)
-        patients = exposure["patients"]
-        exposure = Exposure(
-            None if patients is None else int(patients),
-            int(exposure["images"]),
-            int(exposure["test_images"]),
-        )
+    seen = entry["seen"]
+    if seen is not None:
+        seen = _with_new_names(seen)
+        patients = None if seen["patients"] is None else int(seen["patients"])
+        seen = Seen(patients, int(seen["images"]), int(seen["test_images"]))
     names = ("encoder", "dataset", "task", "protocol", "folder", "state")
     if odd := [name for name in names if not _is_word(entry[name])]:
         raise ValueError(f"a cell's {odd[0]} is no text")
@@ -160,7 +161,7 @@ def _cell(entry: dict) -> Cell:
         folder=entry["folder"],
         state=entry["state"],
         error=without_ids(entry.get("error") or ""),
-        exposure=exposure,
+        seen=seen,
     )
 
 

@@ -1,19 +1,21 @@
-"""What is shown at the largest fraction alone: predictions, and what is known of the images."""
+"""What a benchmark shows at the largest fraction alone: ROC curves, calibration, subgroups, images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from cxr_jax.report.benchmark.grid import Cell, Grid, percent, read_group, take_labels, without_ids
+from cxr_jax.report import calibration, figures, panels, subgroups, tables
+from cxr_jax.report.benchmark.grid import Cell, Grid, percent, plain, read_group, without_ids
 from cxr_jax.report.benchmark.scores import Measured, Place
-from cxr_jax.report.benchmark.tables import TITLES
+from cxr_jax.report.benchmark.tables import title_of, write_csv
+from cxr_jax.report.blocks import Block, Heading, Picture, Text
 from cxr_jax.transfer import image_table
 from cxr_jax.transfer.image_table import ImageTable
-from cxr_jax.transfer.predictions import Predictions
+from cxr_jax.transfer.predictions import Predictions, take_labels
 
 
 class Largest(NamedTuple):
-    """One protocol and dataset at the largest fraction; all images stand in one order.
+    """One protocol and dataset at the largest fraction; all images are in one order.
 
     `read` holds the predictions of the place's labels, of all seeds. `images` holds the images of
     each encoder that has a usable table of them, of whatever cell.
@@ -28,7 +30,7 @@ class Largest(NamedTuple):
 
     @property
     def title(self) -> str:
-        return f"{self.dataset}: {TITLES.get(self.protocol, self.protocol).lower()}"
+        return f"{self.dataset}: {title_of(self.protocol).lower()}"
 
     @property
     def seed(self) -> int:
@@ -36,18 +38,23 @@ class Largest(NamedTuple):
         return min(cell.seed for cell in self.read)
 
     @property
-    def how(self) -> str:
-        """Of what one training's numbers are, for captions."""
-        return f"{percent(self.fraction)} of the training patients, seed {self.seed}"
+    def caption(self) -> str:
+        """The training that the numbers of one seed come from."""
+        return f"{self.title}, {percent(self.fraction)} of the training patients, seed {self.seed}"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The first columns of a line in tables/."""
+        return dict(protocol=self.protocol, dataset=self.dataset, fraction=self.fraction)
 
     def runs(self, encoders: Sequence[str]) -> list[tuple[str, Predictions]]:
-        """The first seed's predictions, in the encoders' order."""
+        """Returns the first seed's predictions, in the encoders' order."""
         by_name = {cell.encoder: held for cell, held in self.read.items() if cell.seed == self.seed}
         return [(name, by_name[name]) for name in encoders if name in by_name]
 
 
 def read_largest(workdir: Path, grid: Grid, measured: Measured) -> list[Largest]:
-    """Dataset by dataset, protocol by protocol; image tables that cannot be used become notes."""
+    """Reads dataset by dataset, protocol by protocol; unusable image tables become notes."""
     refused = {cell.folder for cell in measured.failed}
     held = []
     for dataset in grid.datasets:
@@ -75,7 +82,7 @@ def _images(
         path = workdir / cell.folder / "films.parquet"
         if (cell.dataset, cell.state) != (dataset, "done") or cell.encoder in images:
             continue
-        if not path.exists():  # a folder that was made before these tables were
+        if not path.exists():  # the folder is older than these tables
             continue
         try:
             table = image_table.read_parquet(path)
@@ -84,3 +91,92 @@ def _images(
             reason = without_ids(str(error).replace(str(workdir), "."))
             notes.append(f"{dataset}, {cell.encoder}: the table of images is not used: {reason}.")
     return images, notes
+
+
+def sections(
+    workdir: Path, grid: Grid, largest: Sequence[Largest], num_resamples: int
+) -> list[Block]:
+    """Returns ROC curves, calibration and subgroups of the first seed; writes two tables of them."""
+    rocs: list[Block] = []
+    for held in largest:
+        path, labels = _path(workdir, grid, "roc", held), held.place.labels
+        drawn = tables.listed(figures.roc(path, held.runs(grid.encoders), labels), labels)
+        rocs += [Heading(held.title, 3), Picture(path, f"{held.caption}: {drawn}")]
+    return [
+        *([Heading("ROC curves"), *rocs] if rocs else []),
+        *_calibration(workdir, grid, largest, num_resamples),
+        *_subgroups(workdir, grid, largest, num_resamples),
+    ]
+
+
+def _path(workdir: Path, grid: Grid, kind: str, held: Largest) -> Path:
+    return workdir / "figures" / f"{kind}-{held.protocol}-{plain(grid, held.dataset)}.png"
+
+
+def _calibration(
+    workdir: Path, grid: Grid, largest: Sequence[Largest], num_resamples: int
+) -> list[Block]:
+    parts: list[Block] = []
+    lines = []
+    for held in largest:
+        path, labels = _path(workdir, grid, "calibration", held), held.place.labels
+        runs = held.runs(grid.encoders)
+        shown, found = calibration.blocks(
+            path, runs, labels, num_resamples, held.caption, every_label=False
+        )
+        parts += [Heading(held.title, 3), *shown]
+        for name, rows in found.items():
+            # The mean of a single label would only repeat it.
+            rows = [row._asdict() for row in rows[: -1 if len(rows) == 2 else None]]
+            lines += _lines(held, name, rows)
+    write_csv(workdir, "calibration", lines)
+    reading = map(Text, calibration.READING if lines else ())
+    return [Heading("Calibration"), *reading, *parts] if parts else []
+
+
+def _subgroups(
+    workdir: Path, grid: Grid, largest: Sequence[Largest], num_resamples: int
+) -> list[Block]:
+    parts: list[Block] = []
+    lines = []
+    for held in largest:
+        if not held.images:
+            continue
+        runs, labels = held.runs(grid.encoders), held.place.labels
+        what = f"AUROC for {labels[0]}" if len(labels) == 1 else "macro AUROC"
+        # Sex, age and projection are of the images, the same whatever the encoder.
+        shown, found = subgroups.blocks(
+            runs,
+            next(iter(held.images.values())),
+            num_resamples,
+            f"{held.caption}: {what} within each group, 95 % interval.",
+        )
+        parts += [Heading(held.title, 3), *shown]
+        for group in found:
+            for (name, _), row in zip(runs, group.rows):
+                row = row._asdict()
+                line = dict(fact=group.facet, group=row.pop("group"), images=group.images) | row
+                lines += _lines(held, name, [line])
+    write_csv(workdir, "subgroups", lines)
+    if without := dict.fromkeys(held.dataset for held in largest if not held.images):
+        parts.append(Text(f"Sex, age and projection are not known on {', '.join(without)}."))
+    method = [Text(subgroups.METHOD)] if lines else []
+    return [Heading(subgroups.TITLE), *method, *parts] if parts else []
+
+
+def _lines(held: Largest, encoder: str, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [held.key | dict(seed=held.seed, encoder=encoder) | row for row in rows]
+
+
+def images(workdir: Path, grid: Grid) -> list[Block]:
+    """Returns the images that cells of the largest fraction left; empty where none are drawn."""
+    found: list[Block] = []
+    for dataset in grid.datasets:
+        for protocol in grid.protocols:
+            key = (protocol, dataset, grid.fractions(protocol)[-1])
+            for cell in grid.cells:
+                pictures = panels.drawn(workdir / cell.folder) if cell.group == key else []
+                if cell.state == "done" and pictures:
+                    title = f"{dataset}: {title_of(protocol).lower()}, {cell.encoder}"
+                    found += [Heading(title, 3), *pictures]
+    return [Heading("Images"), Text(panels.EITHER_WAY), *found] if found else []

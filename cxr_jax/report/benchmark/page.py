@@ -1,33 +1,22 @@
 """The report of a benchmark, from cells.json and predictions alone.
 
-Written into the benchmark's workdir: report.html, one page that needs no other file; benchmark.md,
+It goes into the benchmark's workdir: report.html, one page that needs no other file; benchmark.md,
 the same for reading beside the code; tables/ with the study's tables as Markdown, LaTeX and CSV and
-all scores and verdicts as CSV; figures/. Both folders are made anew. No image or patient id is in
-any of them.
+all scores and verdicts as CSV; figures/. Both folders are made anew. None holds an image or patient
+id.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from cxr_jax.report import figures, origin, tables
-from cxr_jax.report.benchmark import calibration, pictures, subgroups, unseen
-from cxr_jax.report.benchmark import figures as benchmark_figures
+from cxr_jax.report import blocks, figures, tables
+from cxr_jax.report.benchmark import largest as at_largest
 from cxr_jax.report.benchmark import tables as bt
-from cxr_jax.report.benchmark import text as words
+from cxr_jax.report.benchmark import text, unseen
 from cxr_jax.report.benchmark.grid import Grid, percent, plain, read_grid
-from cxr_jax.report.benchmark.largest import Largest, read_largest
 from cxr_jax.report.benchmark.scores import MARGIN, Measured, equivalences, measure, verdicts
-from cxr_jax.report.blocks import (
-    Block,
-    Bullets,
-    Heading,
-    Picture,
-    Table,
-    Text,
-    to_html,
-    to_markdown,
-)
+from cxr_jax.report.blocks import Block, Bullets, Heading, Picture, Table, Text
 
 _Verdicts = Mapping[tuple[str, float], bt.Verdicts]  # by protocol and fraction
 
@@ -48,41 +37,39 @@ def write(workdir: Path, num_resamples: int | None = None) -> Path:
         for protocol in grid.protocols
         for fraction in grid.fractions(protocol)
     }
-    largest = read_largest(workdir, grid, measured)
-    unexposed = unseen.measure(largest, grid, num_resamples)
+    largest = at_largest.read_largest(workdir, grid, measured)
+    without_seen = unseen.measure(largest, grid, num_resamples)
     for name in ("tables", "figures"):
         shutil.rmtree(workdir / name, ignore_errors=True)
         (workdir / name).mkdir()
     studies = {protocol: bt.study_table(measured, grid, protocol) for protocol in grid.protocols}
     _write_tables(workdir / "tables", measured, found, studies)
-    several = "s" if len(grid.datasets) > 1 else ""
-    title = f"{len(grid.encoders)} encoders on {len(grid.datasets)} chest X-ray dataset{several}"
-    blocks = [
+    judged = [one for held in found.values() for one in held.values()]
+    page = [
         *_summary(grid, measured, found),
-        *unseen.summary(unexposed),
+        *unseen.summary(without_seen),
         *_studies(studies),
         *_verdicts(workdir, grid, found),
         *_curves(workdir, grid, measured),
-        *_rocs(workdir, grid, largest),
-        *calibration.blocks(workdir, grid, largest, num_resamples),
-        *subgroups.blocks(workdir, grid, largest, num_resamples),
+        *at_largest.sections(workdir, grid, largest, num_resamples),
         *_test_sets(grid, measured),
-        *unseen.blocks(workdir, grid, largest, unexposed),
+        *unseen.blocks(workdir, grid, largest, without_seen),
+        *at_largest.images(workdir, grid),
         *_method(grid, measured, num_resamples),
-        *_origin(workdir),
-        *pictures.blocks(workdir, grid),  # last: they are long
+        *_provenance(workdir),
+        Heading("What to do next"),
+        Bullets(text.next_steps(judged, bool(measured.failed))),
     ]
-    (workdir / "benchmark.md").write_text(to_markdown(title, blocks, workdir))
-    path = workdir / "report.html"
-    path.write_text(to_html(title, blocks))
-    return path
+    several = "s" if len(grid.datasets) > 1 else ""
+    title = f"{len(grid.encoders)} encoders on {len(grid.datasets)} chest X-ray dataset{several}"
+    return blocks.write(workdir, "benchmark.md", title, page)
 
 
 def _write_tables(
     folder: Path, measured: Measured, found: _Verdicts, studies: Mapping[str, bt.StudyTable]
 ) -> None:
     for protocol, table in studies.items():
-        page = to_markdown(bt.TITLES.get(protocol, protocol), [bt.study_block(table)], folder)
+        page = blocks.to_markdown(bt.title_of(protocol), [bt.study_block(table)], folder)
         (folder / f"{protocol}.md").write_text(page)
         (folder / f"{protocol}.tex").write_text(bt.study_latex(table))
         (folder / f"{protocol}.csv").write_text(bt.study_csv(table))
@@ -97,38 +84,38 @@ def _summary(grid: Grid, measured: Measured, found: _Verdicts) -> list[Block]:
         largest = grid.fractions(protocol)[-1]
         shares.append(percent(largest))
         held = found[protocol, largest]
-        sentences += words.summary(held, grid.reference, protocol)
-    blocks: list[Block] = [
+        sentences += text.summary(held, grid.reference, protocol)
+    page: list[Block] = [
         Text(
             f"Every encoder against **{grid.reference}**, on the same images, with the same tuning "
             f"budget and {' or '.join(dict.fromkeys(shares))} of the training patients. In "
             "brackets the difference in macro AUROC."
         )
     ]
-    blocks.append(Bullets(sentences) if sentences else Text("**There is nothing to compare.**"))
+    page.append(Bullets(sentences) if sentences else Text("**There is nothing to compare.**"))
     if measured.failed:
-        blocks.append(
+        page.append(
             Text(
                 f"**{len(measured.failed)} of {len(grid.cells)} cells have no result**; they are "
                 "listed under “Cells without a result”."
             )
         )
-    return blocks
+    return page
 
 
 def _studies(studies: Mapping[str, bt.StudyTable]) -> list[Block]:
-    blocks = []
+    page = []
     for protocol, table in studies.items():
-        blocks += [Heading(bt.TITLES.get(protocol, protocol)), bt.study_block(table)]
-    return blocks
+        page += [Heading(bt.title_of(protocol)), bt.study_block(table)]
+    return page
 
 
 def _verdicts(workdir: Path, grid: Grid, found: _Verdicts) -> list[Block]:
-    blocks: list[Block] = [
+    page: list[Block] = [
         Heading(f"Verdicts against {grid.reference}"),
         Text(
-            "In each cell the verdict, the difference in AUROC with its 95 % interval, and the "
-            "smallest difference that these images would have shown."
+            "In each cell: the verdict, the difference in AUROC with its 95 % interval, and the "
+            "minimum detectable difference, below which these images would have shown nothing."
         ),
     ]
     for protocol in grid.protocols:
@@ -136,23 +123,23 @@ def _verdicts(workdir: Path, grid: Grid, found: _Verdicts) -> list[Block]:
         held = {fraction: found[protocol, fraction] for fraction in fractions}
         if not any(held.values()):
             continue
-        title = bt.TITLES.get(protocol, protocol)
-        blocks += [Heading(title, 3), bt.verdict_block(held, grid, grid.datasets)]
+        title = bt.title_of(protocol)
+        page += [Heading(title, 3), bt.verdict_block(held, grid, grid.datasets)]
         largest = held[fractions[-1]]
         if any(comparison.verdict != "not estimable" for comparison in largest.values()):
             path = workdir / "figures" / f"differences-{protocol}.png"
-            benchmark_figures.differences(path, largest, grid.encoders, grid.datasets)
+            figures.differences(path, largest, grid.encoders, grid.datasets)
             caption = (
                 f"{title}, {percent(fractions[-1])} of the training patients: AUROC less that of "
             )
             caption += f"{grid.reference}. Grey: differences too small to matter."
-            blocks.append(Picture(path, caption))
-    return blocks if len(blocks) > 2 else []
+            page.append(Picture(path, caption))
+    return page if len(page) > 2 else []
 
 
 def _curves(workdir: Path, grid: Grid, measured: Measured) -> list[Block]:
     """Label efficiency, where a protocol has two fractions or more."""
-    blocks: list[Block] = []
+    page: list[Block] = []
     for protocol, dataset in _places(grid):
         fractions = [
             fraction
@@ -165,14 +152,14 @@ def _curves(workdir: Path, grid: Grid, measured: Measured) -> list[Block]:
         lines = {
             name: [scores[name] for scores in held if name in scores] for name in grid.encoders
         }
-        title = f"{dataset}: {bt.TITLES.get(protocol, protocol).lower()}"
+        title = f"{dataset}: {bt.title_of(protocol).lower()}"
         path = workdir / "figures" / f"curves-{protocol}-{plain(grid, dataset)}.png"
-        benchmark_figures.label_curves(path, title, lines)
-        blocks += [Heading(title, 3), Picture(path, f"{title}, AUROC against training images.")]
-        blocks += _equivalences(grid, measured, protocol, dataset)
-    if not blocks:
+        figures.label_curves(path, title, lines)
+        page += [Heading(title, 3), Picture(path, f"{title}, AUROC against training images.")]
+        page += _equivalences(grid, measured, protocol, dataset)
+    if not page:
         return []
-    return [Heading("How many labels an encoder saves"), *blocks]
+    return [Heading("How many labels an encoder saves"), *page]
 
 
 def _equivalences(grid: Grid, measured: Measured, protocol: str, dataset: str) -> list[Block]:
@@ -181,28 +168,14 @@ def _equivalences(grid: Grid, measured: Measured, protocol: str, dataset: str) -
     for encoder in grid.encoders[1:]:
         every = equivalences(measured, grid, protocol, dataset, encoder)
         if every:
-            sentences.append(words.equivalence(every[0], encoder, grid.reference))
+            sentences.append(text.equivalence(every[0], encoder, grid.reference))
             for one in every:
                 number = f"{one.bound} {one.labels_b:,.0f}".strip()
-                rows.append([encoder, f"{one.labels_a:,.0f}", number, words.ratio(one)])
+                rows.append([encoder, f"{one.labels_a:,.0f}", number, text.ratio(one)])
     if not rows:
         return []
     header = ["encoder", "labels", f"labels from {grid.reference}", "ratio, 95 % interval"]
     return [Bullets(sentences), Table(header, rows)]
-
-
-def _rocs(workdir: Path, grid: Grid, largest: Sequence[Largest]) -> list[Block]:
-    """ROC curves at the largest fraction, of the first seed that has a result."""
-    blocks: list[Block] = []
-    for held in largest:
-        path = workdir / "figures" / f"roc-{held.protocol}-{plain(grid, held.dataset)}.png"
-        labels = held.place.labels
-        drawn = figures.roc(path, held.runs(grid.encoders), labels)
-        caption = f"{held.title}, {held.how}: {', '.join(drawn)}."
-        if len(drawn) < len(labels):
-            caption += f" The first {len(drawn)} of {len(labels)} labels."
-        blocks += [Heading(held.title, 3), Picture(path, caption)]
-    return [Heading("ROC curves"), *blocks] if blocks else []
 
 
 def _test_sets(grid: Grid, measured: Measured) -> list[Block]:
@@ -214,34 +187,33 @@ def _test_sets(grid: Grid, measured: Measured) -> list[Block]:
         Bullets([sizes[name] for name in grid.datasets if name in sizes]),
         Text(
             "An encoder that saw test images while it was pretrained has an advantage that new "
-            "patients will not give it. Images count as seen where they look like one that was "
-            "trained on, by hashes; those of up to one image in a hundred agree by chance. The "
-            "small line counts images of patients who were seen with any image."
+            "patients will not give it. An image counts as seen where its hash equals that of a "
+            "pretraining image; up to one in a hundred agrees by chance. The small line counts "
+            "images of patients of whom any image was seen."
         ),
-        bt.exposure_block(grid),
+        bt.seen_block(grid),
     ]
 
 
 def _method(grid: Grid, measured: Measured, num_resamples: int) -> list[Block]:
-    sentences = [
-        text.format(resamples=num_resamples, margin=tables.number(MARGIN)) for text in words.METHOD
-    ]
-    blocks: list[Block] = []
+    margin = tables.number(MARGIN)
+    sentences = [one.format(resamples=num_resamples, margin=margin) for one in text.METHOD]
+    page: list[Block] = []
     if measured.failed:
         header = ["encoder", "dataset", "protocol", "patients", "seeds", "state", "reason"]
-        blocks += [
+        page += [
             Heading("Cells without a result"),
-            Table(header, words.problems(measured.failed)),
+            Table(header, text.problems(measured.failed)),
         ]
     if measured.notes:
-        blocks += [Heading("To know"), Bullets(list(dict.fromkeys(measured.notes)))]
-    return [*blocks, Heading("How it was measured"), Bullets(sentences)]
+        page += [Heading("To know"), Bullets(list(dict.fromkeys(measured.notes)))]
+    return [*page, Heading("How it was measured"), Bullets(sentences)]
 
 
-def _origin(workdir: Path) -> list[Block]:
-    """The code, packages and images of the results; nothing of a workdir that does not say."""
-    found = origin.rows(workdir)
-    return [Heading("Provenance"), Table(["what", "value"], list(found.items()))] if found else []
+def _provenance(workdir: Path) -> list[Block]:
+    """Code, packages and images of the results; nothing for a workdir that does not say."""
+    found = tables.provenance_rows(workdir)
+    return [Heading("Provenance"), tables.provenance_table(found)] if found else []
 
 
 def _places(grid: Grid) -> list[tuple[str, str]]:

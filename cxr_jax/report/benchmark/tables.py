@@ -1,20 +1,21 @@
-"""The tables of a benchmark: as blocks of the page, and as Markdown, LaTeX and CSV files."""
+"""The tables of a benchmark: blocks of the page, and Markdown, LaTeX and CSV files."""
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cxr_jax.report import published, tables
-from cxr_jax.report.benchmark.grid import RANDOM, Cell, Grid, percent
-from cxr_jax.report.benchmark.scores import Measured, Place, Score
+from cxr_jax.report.benchmark.grid import Cell, Grid, percent
+from cxr_jax.report.benchmark.scores import Measured, Score
 from cxr_jax.report.blocks import Table
 from cxr_jax.stats.verdict import Comparison
 from cxr_jax.transfer.image_table import beyond_chance
 
-TITLES = {"linear": "Linear probe", "finetune": "Fine-tuning", "knn": "Nearest neighbours"}
+_TITLES = {"linear": "Linear probe", "finetune": "Fine-tuning", "knn": "Nearest neighbours"}
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -24,6 +25,15 @@ _TEX = {
     "−": "$-$",
     "±": r"$\pm$",
 } | {sign: f"\\{sign}" for sign in "&%$#_{}"}
+
+
+def title_of(protocol: str) -> str:
+    """Returns the protocol's name for a reader.
+
+    >>> title_of("linear")
+    'Linear probe'
+    """
+    return _TITLES.get(protocol, protocol)
 
 
 class Value(NamedTuple):
@@ -36,7 +46,7 @@ class Value(NamedTuple):
     @property
     def words(self) -> str:
         """The interval on a second line."""
-        return tables.with_interval(self._asdict()).replace(" [", "\n[")
+        return tables.two_lines(tables.with_interval(self._asdict()))
 
 
 class StudyTable(NamedTuple):
@@ -76,7 +86,12 @@ def study_table(measured: Measured, grid: Grid, protocol: str) -> StudyTable:
     ]
     ours = {}
     for encoder in grid.encoders:
-        found = {name: _value(place, encoder) for name, place in places.items()}
+        found = {
+            name: value_of(place.scores[encoder])
+            if place and encoder in place.scores
+            else Value(None)
+            for name, place in places.items()
+        }
         ours[encoder] = _with_mean(found, averaged)
     theirs = {}
     for encoder, figures in published.beside(protocol, datasets).items():
@@ -89,13 +104,6 @@ def study_table(measured: Measured, grid: Grid, protocol: str) -> StudyTable:
 
 def value_of(score: Score) -> Value:
     return Value(known(score.mean), *map(known, score.interval))
-
-
-def _value(place: Place | None, encoder: str) -> Value:
-    if place is None or encoder not in place.scores:
-        return Value(None)
-    score = place.scores[encoder]
-    return value_of(score)
 
 
 def _with_mean(found: Mapping[str, Value], averaged: Sequence[str]) -> list[Value]:
@@ -116,7 +124,7 @@ def study_block(table: StudyTable) -> Table:
 
 def caption(table: StudyTable) -> str:
     """What the table shows, for a reader who sees it alone."""
-    title = TITLES.get(table.protocol, table.protocol)
+    title = title_of(table.protocol)
     text = (
         f"{title}, {percent(table.fraction)} of the training patients: macro AUROC, mean over "
         "seeds, with 95 % interval (patients and seeds resampled)."
@@ -184,7 +192,12 @@ def study_csv(table: StudyTable) -> str:
 
 
 def to_csv(fields: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> str:
-    """None and NaN become empty."""
+    """Returns the lines as CSV; None and NaN become empty.
+
+    >>> print(to_csv(["label", "auroc"], [{"label": "Mass", "auroc": None}]), end="")
+    label,auroc
+    Mass,
+    """
     held = io.StringIO()
     writer = csv.DictWriter(held, fields, lineterminator="\n")
     writer.writeheader()
@@ -192,6 +205,12 @@ def to_csv(fields: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> str:
         # NaN is the only value that is not itself.
         writer.writerow({field: "" if value != value else value for field, value in line.items()})
     return held.getvalue()
+
+
+def write_csv(workdir: Path, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Writes tables/NAME.csv of lines with the same fields; no file where there are none."""
+    if lines:
+        (workdir / "tables" / f"{name}.csv").write_text(to_csv(list(lines[0]), lines))
 
 
 def scores_csv(measured: Measured) -> str:
@@ -229,12 +248,9 @@ def verdict_cell(comparison: Comparison | None) -> str:
         return "–"
     if comparison.verdict == "not estimable":
         return comparison.verdict
-    limits = (comparison.low, comparison.high)
-    difference = tables.with_signs(
-        {"difference": comparison.difference, "low": limits[0], "high": limits[1]}
-    )
-    found = tables.number(known(comparison.detectable))
-    return f"{comparison.verdict}\n{difference}\nfound from {found}"
+    difference = tables.with_signs(comparison._asdict())
+    smallest = tables.number(known(comparison.detectable))
+    return f"{comparison.verdict}\n{difference}\ndetectable from {smallest}"
 
 
 def verdicts_csv(verdicts: Mapping[tuple[str, float], Verdicts]) -> str:
@@ -248,8 +264,8 @@ def verdicts_csv(verdicts: Mapping[tuple[str, float], Verdicts]) -> str:
     return to_csv(["protocol", "fraction", "encoder", "dataset", *numbers], lines)
 
 
-def exposure_block(grid: Grid) -> Table:
-    """Of every test set the share that each encoder saw while it was pretrained."""
+def seen_block(grid: Grid) -> Table:
+    """Returns the share of every test set that each encoder saw while it was pretrained."""
     known: dict[tuple[str, str], Cell] = {}
     for cell in grid.cells:
         if cell.state == "done":
@@ -257,18 +273,18 @@ def exposure_block(grid: Grid) -> Table:
     rows = []
     for encoder in grid.encoders:
         cells = [known.get((encoder, dataset)) for dataset in grid.datasets]
-        rows.append([encoder, *map(_exposure_cell, cells)])
+        rows.append([encoder, *map(_seen_cell, cells)])
     return Table(["encoder", *grid.datasets], rows)
 
 
-def _exposure_cell(cell: Cell | None) -> str:
+def _seen_cell(cell: Cell | None) -> str:
     if cell is None:
         return "–"
-    if cell.encoder == RANDOM:
+    if cell.encoder == tables.RANDOM:
         return "not pretrained"
-    if cell.exposure is None:
+    if cell.seen is None:
         return "not known"
-    seen = cell.exposure
+    seen = cell.seen
     if not seen.images and not seen.patients:  # None: no patient can be compared
         return f"none of {seen.test_images:,} images"
     share = 100 * seen.images / seen.test_images
@@ -277,4 +293,4 @@ def _exposure_cell(cell: Cell | None) -> str:
         return text + "so few agree by chance"
     if seen.patients is None:
         return text + "patients not known"
-    return text + f"{seen.patients:,} by a patient who was seen"
+    return text + f"{seen.patients:,} of patients who were seen"

@@ -1,26 +1,26 @@
-"""What a benchmark found, in sentences."""
+"""Sentences on what a benchmark found and how it was measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cxr_jax.report import tables
 from cxr_jax.report.benchmark.grid import Cell, percent
-from cxr_jax.report.benchmark.tables import TITLES
+from cxr_jax.report.benchmark.tables import known, title_of
 from cxr_jax.stats.label_equivalence import LabelEquivalence
 from cxr_jax.stats.verdict import Comparison
 
 METHOD = (
-    "All choices (strength of a probe, learning rate, number of steps, number of neighbours) were "
-    "made on validation images, of other patients than the test images. Every encoder had the same "
-    "tuning budget: the same grid of choices, training images, seeds and number of evaluations. The "
-    "test images were scored once, with what validation chose.",
+    "All choices (C of a probe, learning rate, number of steps, number of neighbours) were made on "
+    "validation images, of other patients than the test images. Every encoder had the same tuning "
+    "budget: the same grid of choices, training images, seeds and number of evaluations. The test "
+    "images were scored once, with what validation chose.",
     "A score is the AUROC averaged over labels that have both classes in the test set and that "
     "every encoder could be trained for, then over seeds, which draw the training patients and the "
     "randomness of training.",
     "Intervals are 95 % percentile intervals over {resamples:,} resamples of the test patients, "
     "the same for every encoder; in each resample seeds are drawn too, with replacement, before "
-    "the mean over them. They hold the uncertainty of the test set and, as far as so few seeds can "
-    "show it (too little, where there are two or three), that of other training images; with one "
-    "seed not at all. They do not hold that of pretraining again. The spread over seeds is in "
+    "the mean over them. They include the uncertainty of the test set and that of other training "
+    "images as far as the seeds can show it: too little with two or three seeds, nothing with one. "
+    "They do not include that of another pretraining. The spread over seeds is in "
     "tables/scores.csv.",
     "Comparisons are paired: same test images, same resamples, the seeds that both encoders have. "
     "p-values are Holm-corrected over the datasets of one encoder, protocol and fraction, not over "
@@ -41,15 +41,16 @@ METHOD = (
 def summary(
     verdicts: Mapping[tuple[str, str], Comparison], reference: str, protocol: str
 ) -> list[str]:
-    """One sentence per encoder: on which datasets it wins, loses, ties, and which cannot tell."""
+    """Returns one sentence per encoder: on which datasets it wins, loses, ties or is inconclusive."""
     by_encoder: dict[str, dict[str, list[str]]] = {}
     for (encoder, dataset), comparison in verdicts.items():
-        by_encoder.setdefault(encoder, {}).setdefault(comparison.verdict, []).append(
-            f"{dataset} ({tables.signed(comparison.difference)})"
-            if comparison.verdict != "not estimable"
-            else dataset
-        )
-    title = TITLES.get(protocol, protocol)
+        held = by_encoder.setdefault(encoder, {}).setdefault(comparison.verdict, [])
+        numbers = [tables.signed(comparison.difference)]
+        if comparison.verdict == "inconclusive":
+            smallest = tables.number(known(comparison.detectable))
+            numbers.append(f"minimum detectable difference {smallest}")
+        estimable = comparison.verdict != "not estimable"
+        held.append(f"{dataset} ({', '.join(numbers)})" if estimable else dataset)
     claims = {
         "win": f"better than {reference} on",
         "loss": f"worse than {reference} on",
@@ -58,21 +59,46 @@ def summary(
         "not estimable": "not estimable on",
     }
     return [
-        f"**{encoder}**, {title.lower()}: "
+        f"**{encoder}**, {title_of(protocol).lower()}: "
         + "; ".join(f"{said} {', '.join(held[key])}" for key, said in claims.items() if key in held)
         + "."
         for encoder, held in by_encoder.items()
     ]
 
 
+def next_steps(verdicts: Iterable[Comparison], failed: bool) -> list[str]:
+    """Returns what a person would do after reading the page."""
+    steps = []
+    if failed:
+        steps.append("Run the same command again: it tries the cells without a result once more.")
+    found = {comparison.verdict for comparison in verdicts}
+    if "inconclusive" in found:
+        steps.append(
+            "Where a verdict is inconclusive, add seeds (config.seeds) or datasets with more test "
+            "patients: four times the patients halve the minimum detectable difference."
+        )
+    if "loss" in found:
+        steps.append(
+            "Where an encoder loses, pretrain it for longer or on more images, and run the same "
+            "command with the new one added to config.encoders: finished cells are kept."
+        )
+    if "win" in found:
+        steps.append(
+            "Before you rely on a win, see above whether it had seen test images and whether it "
+            "holds in every subgroup; then use the encoder: cxr_jax.load_encoder(WORKDIR), or "
+            "python -m cxr_jax.weights.export for other software."
+        )
+    return steps or ["Add encoders (config.encoders) or datasets to compare."]
+
+
 def equivalence(found: LabelEquivalence, encoder: str, reference: str) -> str:
-    """ "With simclr 34 labels do what 120 do from imagenet (3.4 times, 2.1 to 5.6)." """
+    """Returns "With simclr 34 labels do what 120 do from imagenet (3.4 times, 2.1 to 5.6)." """
     needed = _bounded(found.bound, f"{found.labels_b:,.0f}")
     return f"With {encoder} {found.labels_a:,.0f} labels do what {needed} do from {reference} ({ratio(found)})."
 
 
 def ratio(found: LabelEquivalence) -> str:
-    """ "3.4 times, 2.1 to 5.6"; without limits where there are none or they say the same again."""
+    """Returns "3.4 times, 2.1 to 5.6"; without limits that are absent or say the same again."""
     text = f"{_bounded(found.bound, times(found.ratio))} times"
     if found.bound and found.bound == found.low_bound == found.high_bound:
         return text
@@ -84,7 +110,11 @@ def ratio(found: LabelEquivalence) -> str:
 
 
 def times(value: float) -> str:
-    """Two significant digits, never 0.0."""
+    """Returns two significant digits, never 0.0.
+
+    >>> times(3.44), times(0.0378)
+    ('3.4', '0.038')
+    """
     return f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
 
 
@@ -93,7 +123,7 @@ def _bounded(bound: str, text: str) -> str:
 
 
 def problems(failed: Sequence[Cell]) -> list[list[str]]:
-    """Rows for cells without a result; seeds that failed alike share one."""
+    """Returns rows for cells without a result; seeds that failed alike share one."""
     alike: dict[tuple[str, ...], list[str]] = {}
     for cell in failed:
         why = cell.error or {"missing": "was not run"}.get(cell.state, "no reason given")

@@ -1,4 +1,4 @@
-"""The score on test images that no encoder of the grid had seen, beside that on all."""
+"""Scores on the test images that no encoder of the grid had seen, beside those on all."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from cxr_jax.report.benchmark.grid import RANDOM, Grid, percent, take_images, take_labels
+from cxr_jax.report.benchmark.grid import Grid, percent
 from cxr_jax.report.benchmark.largest import Largest
 from cxr_jax.report.benchmark.scores import (
     MARGIN,
@@ -17,24 +17,25 @@ from cxr_jax.report.benchmark.scores import (
     macro_scores,
     paired,
 )
-from cxr_jax.report.benchmark.tables import known, to_csv, value_of, verdict_cell
+from cxr_jax.report.benchmark.tables import known, value_of, verdict_cell, write_csv
 from cxr_jax.report.blocks import Block, Heading, Table, Text
-from cxr_jax.report.transfer_images import not_vouched
+from cxr_jax.report.tables import RANDOM, not_vouched
 from cxr_jax.stats.verdict import Comparison, correct_verdicts, judge
 from cxr_jax.transfer.image_table import beyond_chance, unseen_images
+from cxr_jax.transfer.predictions import take_images, take_labels
 
 
-class Unexposed(NamedTuple):
+class Unseen(NamedTuple):
     """One protocol and dataset at the largest fraction, where an encoder had seen test images.
 
     `images` (of `patients`) of `total` are left, and `labels` can be scored on them; without any
     there are no scores. `everywhere` and `scores`: by encoder the macro AUROC over these labels, on
-    all images and on those left. `exposed` are the encoders that had seen images, `unknown` those of
+    all images and on those left. `seen_by` are the encoders that had seen images, `unknown` those of
     which it is not known. `comparisons` are with the reference, on the images left.
     """
 
     largest: Largest
-    exposed: tuple[str, ...]
+    seen_by: tuple[str, ...]
     unknown: tuple[str, ...]
     images: int
     patients: int
@@ -45,9 +46,9 @@ class Unexposed(NamedTuple):
     comparisons: dict[str, Comparison]
 
 
-def measure(largest: Sequence[Largest], grid: Grid, num_resamples: int) -> list[Unexposed]:
-    """Verdicts are Holm-corrected over the datasets of one encoder and protocol."""
-    found = [_of(held, grid, num_resamples) for held in largest if _exposed(held)]
+def measure(largest: Sequence[Largest], grid: Grid, num_resamples: int) -> list[Unseen]:
+    """Scores what no encoder had seen; verdicts are Holm-corrected over the datasets of one encoder."""
+    found = [_of(held, grid, num_resamples) for held in largest if _seen_by(held)]
     for protocol in grid.protocols:
         for encoder in grid.encoders[1:]:
             of = [
@@ -61,11 +62,11 @@ def measure(largest: Sequence[Largest], grid: Grid, num_resamples: int) -> list[
     return found
 
 
-def _exposed(held: Largest) -> tuple[str, ...]:
+def _seen_by(held: Largest) -> tuple[str, ...]:
     return tuple(name for name, table in held.images.items() if table.exposed)
 
 
-def _of(held: Largest, grid: Grid, num_resamples: int) -> Unexposed:
+def _of(held: Largest, grid: Grid, num_resamples: int) -> Unseen:
     def score(chosen: Bool[np.ndarray, " n"], labels: Sequence[str]) -> dict[str, Score]:
         of_cells = {
             cell: label_scores(take_labels(take_images(one, chosen), labels), num_resamples)
@@ -94,9 +95,9 @@ def _of(held: Largest, grid: Grid, num_resamples: int) -> Unexposed:
         and name in held.place.scores
         and (name not in held.images or held.images[name].seen is None)
     )
-    return Unexposed(
+    return Unseen(
         held,
-        _exposed(held),
+        _seen_by(held),
         unknown,
         int(rows.sum()),
         len(np.unique(left.patient_id)),
@@ -109,12 +110,10 @@ def _of(held: Largest, grid: Grid, num_resamples: int) -> Unexposed:
 
 
 def blocks(
-    workdir: Path, grid: Grid, largest: Sequence[Largest], found: Sequence[Unexposed]
+    workdir: Path, grid: Grid, largest: Sequence[Largest], found: Sequence[Unseen]
 ) -> list[Block]:
-    """Writes tables/unexposed.csv where there is something in it; no block where none was seen."""
-    lines = [line for one in found for line in _lines(one)]
-    if lines:
-        (workdir / "tables" / "unexposed.csv").write_text(to_csv(list(lines[0]), lines))
+    """Returns their section and writes tables/unseen.csv; nothing where no image was seen."""
+    write_csv(workdir, "unseen", [line for one in found for line in _lines(one)])
     parts: list[Block] = [block for one in found for block in _blocks(one, grid)]
     parts += [Text(sentence) for sentence in _not_kept(grid, largest)]
     return [Heading(_TITLE, 3), *parts] if parts else []
@@ -123,8 +122,8 @@ def blocks(
 _TITLE = "Scores without the images that were seen"
 
 
-def summary(found: Sequence[Unexposed]) -> list[Block]:
-    """One sentence for the top of the page; nothing where no test image was seen."""
+def summary(found: Sequence[Unseen]) -> list[Block]:
+    """Returns a sentence for the top of the page; nothing where no test image was seen."""
     if not found:
         return []
     where = dict.fromkeys(one.largest.dataset for one in found)
@@ -136,7 +135,7 @@ def summary(found: Sequence[Unexposed]) -> list[Block]:
     ]
 
 
-def _blocks(one: Unexposed, grid: Grid) -> list[Block]:
+def _blocks(one: Unseen, grid: Grid) -> list[Block]:
     held = one.largest
     left = f"{one.images:,} of {one.total:,} test images"
     vouched = f" {not_vouched(one.unknown)}" if one.unknown else ""
@@ -150,7 +149,7 @@ def _blocks(one: Unexposed, grid: Grid) -> list[Block]:
         ]
     caption = (
         f"{held.title}, {percent(held.fraction)} of the training patients, mean over seeds. "
-        f"{', '.join(one.exposed)} had seen some of the images; {left}, of {one.patients:,} "
+        f"{', '.join(one.seen_by)} had seen some of the images; {left}, of {one.patients:,} "
         "patients, had been seen by no encoder, by their looks or by their patient. Every encoder "
         f"is scored on these same images.{vouched}"
     )
@@ -174,7 +173,7 @@ def _not_kept(grid: Grid, largest: Sequence[Largest]) -> list[str]:
     tables = {(name, held.dataset) for held in largest for name in held.images}
     sentences = {}
     for cell in grid.cells:
-        seen = cell.exposure
+        seen = cell.seen
         if cell.state != "done" or seen is None or (cell.encoder, cell.dataset) in tables:
             continue
         if beyond_chance(seen.images, seen.patients, seen.test_images):
@@ -186,12 +185,11 @@ def _not_kept(grid: Grid, largest: Sequence[Largest]) -> list[str]:
     return list(sentences.values())
 
 
-def _lines(one: Unexposed) -> list[dict]:
+def _lines(one: Unseen) -> list[dict]:
     held = one.largest
     lines = []
     for name, score in one.scores.items():
-        line = dict(protocol=held.protocol, dataset=held.dataset, fraction=held.fraction)
-        line |= dict(encoder=name, exposure_known=name == RANDOM or name not in one.unknown)
+        line = held.key | dict(encoder=name, seen_known=name == RANDOM or name not in one.unknown)
         line |= dict(images=one.total, images_left=one.images, patients_left=one.patients)
         for which, value in (("all", one.everywhere[name]), ("left", score)):
             numbers = value_of(value)._asdict()

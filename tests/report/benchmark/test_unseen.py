@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from cxr_jax.report.benchmark import largest as at_largest
 from cxr_jax.report.benchmark import unseen
 from cxr_jax.report.benchmark.grid import read_grid
-from cxr_jax.report.benchmark.largest import read_largest
 from cxr_jax.report.benchmark.scores import measure
 from cxr_jax.report.blocks import Table, Text
 from cxr_jax.stats.verdict import compare_auroc, correct_verdicts
@@ -24,7 +24,7 @@ def read(workdir, cells, num_resamples=100):
     fake.write_cells(workdir, cells)
     grid = read_grid(workdir)
     measured = measure(workdir, grid, num_resamples)
-    largest = read_largest(workdir, grid, measured)
+    largest = at_largest.read_largest(workdir, grid, measured)
     found = unseen.measure(largest, grid, num_resamples)
     (workdir / "tables").mkdir()
     blocks = unseen.blocks(workdir, grid, largest, found)
@@ -61,7 +61,7 @@ def test_scores_and_verdicts_are_those_of_images_taken_out_by_hand(tmp_path):
             targets, scores, patients = held[name]
             comparisons.append(compare_auroc(targets, scores, held["imagenet"][1], patients, 100))
         assert (one.images, one.patients, one.total) == (50, 25, 80)
-        assert one.exposed == ("simclr", "imagenet") and one.unknown == ()
+        assert one.seen_by == ("simclr", "imagenet") and one.unknown == ()
     for name, comparisons in by_hand.items():
         for one, expected in zip(found, correct_verdicts(comparisons)):
             got = one.comparisons[name]
@@ -71,7 +71,7 @@ def test_scores_and_verdicts_are_those_of_images_taken_out_by_hand(tmp_path):
     tables = [block for block in blocks if isinstance(block, Table)]
     assert [row[0] for row in tables[0].rows] == ["imagenet", "simclr", "random"]
     assert tables[0].header[1:3] == ["all 80 images", "50 images seen by none"]
-    lines = list(csv.DictReader((tmp_path / "tables" / "unexposed.csv").open()))
+    lines = list(csv.DictReader((tmp_path / "tables" / "unseen.csv").open()))
     assert len(lines) == 6 and lines[0]["verdict"] == "" and lines[0]["images_left"] == "50"
     assert float(lines[0]["auroc_left"]) == found[0].scores["imagenet"].mean
 
@@ -81,15 +81,17 @@ def test_encoders_of_which_nothing_is_known_are_named_but_random_is_not(tmp_path
     fake.write_images(tmp_path, cells, {"simclr": range(20)})
     _, found, blocks = read(tmp_path, cells)
     assert found[0].unknown == ("imagenet",) and found[0].scores["simclr"].seeds == (0, 1)
-    assert "What imagenet saw is not known: for it nobody" in words(blocks)
-    lines = list(csv.DictReader((tmp_path / "tables" / "unexposed.csv").open()))
-    assert [line["exposure_known"] for line in lines] == ["False", "True", "True"]
+    assert "What imagenet saw is not known: these images may not have been new for it." in words(
+        blocks
+    )
+    lines = list(csv.DictReader((tmp_path / "tables" / "unseen.csv").open()))
+    assert [line["seen_known"] for line in lines] == ["False", "True", "True"]
 
 
 def test_as_many_hashes_as_agree_by_chance_make_no_table(tmp_path):
     cells = fake.grid(tmp_path, SIGNALS, ("jsrt",), fractions=(1.0,), seeds=(0,), n=300)
     for cell in cells:
-        cell["exposure"].update(images=3, patients=0)
+        cell["seen"].update(images=3, patients=0)
     fake.write_images(tmp_path, cells, {"simclr": range(3)}, n=300)
     _, found, blocks = read(tmp_path, cells)
     assert not found and not blocks and not list((tmp_path / "tables").iterdir())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr_jax.report import panels, panels_section
+from cxr_jax.report import blocks, panels
 from cxr_jax.report.panels import Case, Neighbour
 
 
@@ -129,13 +129,14 @@ def test_ranks_in_words(lower, words):
 
 
 def test_a_page_says_that_it_shows_images_and_only_then(tmp_path):
-    assert panels_section.section(tmp_path) == []
+    assert panels.blocks(tmp_path) == []
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "neighbours.png").write_bytes(b"")
-    heading, sentence, caption, picture = panels_section.section(tmp_path)
-    assert heading == "## Images" and "This page shows images of the test set" in sentence
-    assert caption.startswith("**What the encoder finds alike.**")
-    assert picture == "![What the encoder finds alike](pictures/neighbours.png)"
+    heading, sentence, picture = panels.blocks(tmp_path)
+    assert heading.text == "Images" and "This page shows images of the test set" in sentence.text
+    assert picture.caption.startswith("**What the encoder finds alike.**")
+    markdown = blocks.to_markdown("t", [picture], tmp_path)
+    assert "![What the encoder finds alike](pictures/neighbours.png)" in markdown
 
 
 @pytest.mark.parametrize(
@@ -146,9 +147,9 @@ def test_a_page_says_which_way_its_images_came_there(tmp_path, images, said, uns
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "neighbours.png").write_bytes(b"")
     (tmp_path / "config.json").write_text(json.dumps({"pictures": {"images": images}}))
-    sentence = panels_section.section(tmp_path)[1]
+    sentence = panels.blocks(tmp_path)[1].text
     assert said in sentence and unsaid not in sentence and "films.csv" not in sentence
     (tmp_path / "pictures" / "films.csv").write_text("number,image_id\n1,secret\n")
-    sentences = " ".join(panels_section.section(tmp_path))
+    sentences = blocks.to_markdown("t", panels.blocks(tmp_path), tmp_path)
     assert "pictures/films.csv says which images these are." in sentences
     assert "secret" not in sentences

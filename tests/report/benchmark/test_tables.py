@@ -42,7 +42,7 @@ def study(tmp_path, datasets=("pediatric_pneumonia", "jsrt"), lose=()):
     cells = fake.grid(tmp_path, SIGNALS, datasets, seeds=(0,))
     for cell in cells:
         if (cell["encoder"], cell["dataset"]) in lose:
-            cell.update(state="missing", num_images=None, exposure=None)
+            cell.update(state="missing", num_images=None, seen=None)
     fake.write_cells(tmp_path, cells)
     grid = read_grid(tmp_path)
     measured = measure(tmp_path, grid, 50)
@@ -112,7 +112,7 @@ def test_csv_reads_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "exposure", "words"),
+    ("encoder", "seen", "words"),
     [
         ("simclr", None, "not known"),
         ("random", None, "not pretrained"),
@@ -120,12 +120,11 @@ def test_csv_reads_back(tmp_path):
         ("simclr", (None, 0), "none of 200 images"),
         ("simclr", (None, 2), "2 of 200 images (1.0 %)\nso few agree by chance"),
         ("simclr", (None, 3), "3 of 200 images (1.5 %)\npatients not known"),
-        ("simclr", (5, 2), "2 of 200 images (1.0 %)\n5 by a patient who was seen"),
+        ("simclr", (5, 2), "2 of 200 images (1.0 %)\n5 of patients who were seen"),
     ],
 )
-def test_exposure_in_words(tmp_path, encoder, exposure, words):
+def test_seen_images_in_words(tmp_path, encoder, seen, words):
     cells = fake.grid(tmp_path, {encoder: 1.0}, ("jsrt",), fractions=(1.0,), seeds=(0,))
-    seen = exposure and dict(patients=exposure[0], images=exposure[1], test_images=200)
-    cells[0]["exposure"] = seen
+    cells[0]["seen"] = seen and dict(patients=seen[0], images=seen[1], test_images=200)
     fake.write_cells(tmp_path, cells, encoder)
-    assert bt.exposure_block(read_grid(tmp_path)).rows == [[encoder, words]]
+    assert bt.seen_block(read_grid(tmp_path)).rows == [[encoder, words]]

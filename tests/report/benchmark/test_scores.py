@@ -95,7 +95,7 @@ def test_rows_in_another_order_are_the_same_images(tmp_path):
 def test_comparison_takes_the_seeds_that_both_have(tmp_path):
     cells = fake.grid(tmp_path, SIGNALS, DATASETS[:1], fractions=(1.0,))
     lost = of(cells, encoder="simclr", seed=0)[0]
-    lost.update(state="failed", error=fake.ERROR, num_images=None, exposure=None)
+    lost.update(state="failed", error=fake.ERROR, num_images=None, seen=None)
     grid, found = measured(tmp_path, cells)
     place = found.places["linear", DATASETS[0], 1.0]
     assert place.scores["imagenet"].seeds == (0, 1) and place.scores["simclr"].seeds == (1,)

@@ -17,7 +17,7 @@ from cxr_jax.report.benchmark import page as benchmark
 from cxr_jax.transfer.predictions import read_parquet, write_parquet
 from tests.fakes import benchmark as fake
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 _VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
@@ -52,13 +52,13 @@ def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
     signals = {"simclr": 2.0, "imagenet": 1.0, "<b>&": 1.0}
     cells = fake.grid(folder, signals, ("jsrt", "phantom"))
-    cells[2].update(state="failed", error=fake.ERROR, num_images=None, exposure=None)
-    cells[-1].update(state="missing", num_images=None, exposure=None)
+    cells[2].update(state="failed", error=fake.ERROR, num_images=None, seen=None)
+    cells[-1].update(state="missing", num_images=None, seen=None)
     for cell in cells:
         if cell["encoder"] == "simclr":
-            cell["exposure"] = None
-        elif cell["encoder"] == "<b>&" and cell["exposure"]:
-            cell["exposure"].update(patients=0, images=0)
+            cell["seen"] = None
+        elif cell["encoder"] == "<b>&" and cell["seen"]:
+            cell["seen"].update(patients=0, images=0)
     fake.write_cells(folder, cells)
     assert benchmark.write(folder, 100) == folder / "report.html"
     return folder
@@ -103,6 +103,7 @@ def test_markdown_has_the_same_parts_and_its_pictures(workdir):
     text = (workdir / "benchmark.md").read_text()
     heads = re.findall(r"^## (.*)$", text, re.MULTILINE)
     page = (workdir / "report.html").read_text()
+    assert heads[-1] == "What to do next"
     assert heads == [re.sub("<.*?>", "", head) for head in re.findall(r"<h2.*?>(.*?)</h2>", page)]
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert len(pictures) == 5 and all((workdir / name).is_file() for name in pictures)
@@ -130,7 +131,7 @@ def facts(tmp_path_factory):
     signals = {"simclr": 2.0, "imagenet": 1.0, "knn": 1.0}
     cells = fake.grid(folder, signals, ("jsrt", "phantom"), score_kind="log-odds", fractions=(1.0,))
     for cell in cells:
-        cell["exposure"].update(patients=None, images=0)
+        cell["seen"].update(patients=None, images=0)
         if cell["encoder"] == "knn":
             path = folder / cell["folder"] / "predictions.parquet"
             write_parquet(read_parquet(path)._replace(score_kind=""), path)
@@ -147,19 +148,19 @@ def test_calibration_and_subgroups_are_on_the_page(facts):
     for words in (
         "Calibration",
         "Left out: knn, whose scores rank images but are not known to be probabilities.",
-        "chance within bins adds to it",
-        "Subgroups: sex, age and view",
+        "Chance alone keeps it above 0",
+        "Subgroups: sex, age and projection",
         "do not show that groups are alike",
         "sex F",
         "age unknown: not estimable",
-        "No table of images stands beside the predictions on phantom.",
+        "Sex, age and projection are not known on phantom.",
         "Scores without the images that were seen",
-        "What imagenet, knn saw is not known: for them",
+        "What imagenet, knn saw is not known: these images may not have been new for them.",
     ):
         assert words in text, words
     assert "Calibration is not judged" not in text
     written = {path.name for path in (facts / "tables").iterdir()}
-    assert {"calibration.csv", "subgroups.csv", "unexposed.csv"} < written
+    assert {"calibration.csv", "subgroups.csv", "unseen.csv"} < written
     names = {path.name for path in (facts / "figures").iterdir()}
     assert {"calibration-linear-0-jsrt.png", "calibration-linear-1-phantom.png"} < names
 
@@ -185,15 +186,15 @@ def test_no_id_is_in_what_is_said_of_images(facts):
 def test_grids_of_old_have_neither_file_nor_diagram(workdir):
     text = Reader((workdir / "report.html").read_text()).text
     assert "Left out: imagenet, simclr, <b>&, whose scores rank images" in text
-    assert "No table of images stands beside the predictions on jsrt, phantom." in text
+    assert "Sex, age and projection are not known on jsrt, phantom." in text
     written = {path.name for path in (workdir / "tables").iterdir()}
-    assert not {"calibration.csv", "subgroups.csv", "unexposed.csv"} & written
+    assert not {"calibration.csv", "subgroups.csv", "unseen.csv"} & written
 
 
 def test_a_grid_with_nothing_done_is_still_a_page(tmp_path):
     cells = fake.grid(tmp_path, {"imagenet": 1.0, "simclr": 1.0}, ("phantom",), seeds=(0,), n=8)
     for cell in cells:
-        cell.update(state="missing", num_images=None, exposure=None)
+        cell.update(state="missing", num_images=None, seen=None)
     fake.write_cells(tmp_path, cells)
     text = Reader(benchmark.write(tmp_path, 20).read_text()).text
     assert "There is nothing to compare." in text and "4 of 4 cells have no result" in text
@@ -253,7 +254,7 @@ def test_command_compares_files(tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "page/report.md"
+    assert done.stdout.strip() == "page/report.html"
     text = (tmp_path / "page" / "report.md").read_text()
     assert "ours is better than theirs:** AUROC for Mass" in text
     assert "- Nodule is left out: not in theirs." in text and "secret" not in text

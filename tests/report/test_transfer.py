@@ -1,4 +1,4 @@
-"""report.md: the right words for the numbers, everything named, and no patient in it."""
+"""A transfer's report: the right words for the numbers, everything named, and no patient in it."""
 
 import re
 
@@ -45,7 +45,13 @@ def write(folder, models, names=("Effusion", "Mass", "Nodule"), not_scored=None)
         notes=["Read with care."],
         provenance={"encoder": "runs/byol", "seed": "7"},
     )
-    return path.read_text()
+    assert path == folder / "report.html"
+    return (folder / "report.md").read_text()
+
+
+def report(folder, *arguments):
+    transfer.write_report(folder, *arguments)
+    return (folder / "report.md").read_text()
 
 
 def test_report_has_its_parts_and_pictures(tmp_path):
@@ -64,6 +70,7 @@ def test_report_has_its_parts_and_pictures(tmp_path):
         "How it was measured",
         "To know",
         "Provenance",
+        "What to do next",
     ]
     assert "200 images of 100 patients" in text
     assert "- Scored once." in text and "- Read with care." in text and "| seed | 7 |" in text
@@ -74,7 +81,11 @@ def test_report_has_its_parts_and_pictures(tmp_path):
     for picture in pictures:
         image = np.asarray(Image.open(tmp_path / picture).convert("L"))
         assert min(image.shape) > 300 and image.std() > 10
-    assert (tmp_path / "report.md").read_text() == text
+    page = (tmp_path / "report.html").read_text()
+    heads = [re.sub("<.*?>", "", head) for head in re.findall(r"<h[12].*?>(.*?)</h[12]>", page)]
+    assert heads == headings
+    assert page.count("data:image/png;base64,") == len(pictures) and "http" not in page
+    assert "Label by label" in text and "DeLong's p" in text and "Average precision" in text
 
 
 def test_verdict_comes_first_and_no_patient_is_named(tmp_path):
@@ -100,10 +111,13 @@ def test_report_of_nothing_estimable_says_so(tmp_path):
     empty = empty._replace(targets=np.zeros_like(empty.targets))
     run = transfer.Run("byol", empty, metric_rows(empty, 20))
     other = compare(empty, empty, ("byol", "random"), 20)
-    text = transfer.write_report(tmp_path, "t", [run, run], [other], [], [], {}).read_text()
+    text = report(tmp_path, "t", [run, run], [other], [], [], {})
     assert "**Not estimable: byol against random.**" in text
-    assert "png" not in text and [p.name for p in tmp_path.iterdir()] == ["report.md"]
-    text = transfer.write_report(tmp_path, "t", [run], [], [], [], {}).read_text()
+    assert "png" not in text and sorted(p.name for p in tmp_path.iterdir()) == [
+        "report.html",
+        "report.md",
+    ]
+    text = report(tmp_path, "t", [run], [], [], [], {})
     assert "cannot be estimated:** not estimable: no label can be estimated." in text
 
 
@@ -131,7 +145,7 @@ def test_report_with_images_and_probabilities(tmp_path):
     plain = {field: tuple(getattr(given, field)) for field in ("image_id", "patient_id")}
     runs[1] = runs[1]._replace(images=None, predictions=given._replace(**plain))
     warned = ["**60 images were seen.**"]
-    text = transfer.write_report(tmp_path, "t", runs, [other], [], [], {}, warned, 50).read_text()
+    text = report(tmp_path, "t", runs, [other], [], [], {}, warned, 50)
     parts = text.split("\n\n")
     place = parts.index(warned[0])
     left = np.arange(200) >= 60
@@ -151,13 +165,13 @@ def test_report_with_images_and_probabilities(tmp_path):
     assert f", random {tables.number(means[1])} [" in parts[place + 1]
     assert "not known" not in parts[place + 1]  # random was not pretrained
     assert parts[place + 2].startswith("- **Pretraining helped (byol):** macro AUROC .")
-    assert "![Observed rate against probability of Effusion, Nodule](reliability.png)" in text
+    assert "![Observed rate against probability: Effusion, Nodule.](reliability.png)" in text
     assert (tmp_path / "reliability.png").exists()
     given = runs[0].predictions
     error = brier_score_loss(given.targets[:, 2], 1 / (1 + np.exp(-given.scores[:, 2])))
     assert f"| Nodule | byol | {tables.number(error)} [" in text
     assert "| sex F | 100 | ." in text
-    assert "All images: view PA. Age is not known of any image." in text
+    assert "All images: projection PA. Age is not known of any image." in text
     assert "person-" not in text and "image-" not in text
 
 
@@ -168,7 +182,7 @@ def test_too_few_unseen_images_are_said(tmp_path, kept, words):
     given = predictions(2.0, 0)
     seen = sorted(set(range(200)) - set(kept))
     run = transfer.Run("byol", given, metric_rows(given, 20), draw_images(seen=seen))
-    text = transfer.write_report(tmp_path, "t", [run], [], [], [], {}, (), 20).read_text()
+    text = report(tmp_path, "t", [run], [], [], [], {}, (), 20)
     assert words in text
 
 
@@ -176,14 +190,14 @@ def test_hashes_that_agree_by_chance_and_unknown_encoders(tmp_path):
     given = predictions(2.0, 0)
     rows = metric_rows(given, 20)
     run = transfer.Run("byol", given, rows, draw_images(seen=range(2)))
-    text = transfer.write_report(tmp_path, "t", [run], [], [], [], {}, (), 20).read_text()
+    text = report(tmp_path, "t", [run], [], [], [], {}, (), 20)
     assert "Without test images" not in text
     runs = [
         transfer.Run("byol", given, rows, draw_images(seen=range(3))),
         transfer.Run("imagenet", given, rows),
     ]
-    text = transfer.write_report(tmp_path, "t", runs, [], [], [], {}, (), 20).read_text()
-    assert "What imagenet saw is not known: for it nobody" in text
+    text = report(tmp_path, "t", runs, [], [], [], {}, (), 20)
+    assert "What imagenet saw is not known: these images may not" in text
     lacking = transfer.Run("byol", given, rows, draw_images(199))
     with pytest.raises(ValueError, match="image 'image-199' is not in the table"):
         transfer.write_report(tmp_path, "t", [lacking], [], [], [], {}, (), 20)
@@ -209,16 +223,16 @@ def comparison(low, high, b="imagenet", labels=("Effusion", "Mass"), verdict="wi
             "difference +.069 (95 % interval +.051 to +.088).",
         ),
         (
-            comparison(-0.002, 0.14, verdict="underpowered"),
-            "**The data cannot tell byol from imagenet:** macro AUROC .912 against .843 from "
-            "imagenet, difference +.069 (95 % interval −.002 to +.140); these images could "
-            "have shown a difference of .100.",
+            comparison(-0.002, 0.14, verdict="inconclusive"),
+            "**Inconclusive: byol against imagenet:** macro AUROC .912 against .843 from "
+            "imagenet, difference +.069 (95 % interval −.002 to +.140); minimum detectable "
+            "difference .100.",
         ),
         (
-            comparison(-0.002, 0.14, "random", verdict="underpowered"),
-            "**The data cannot tell whether pretraining helped (byol):** macro AUROC .912 against "
+            comparison(-0.002, 0.14, "random", verdict="inconclusive"),
+            "**Inconclusive whether pretraining helped (byol):** macro AUROC .912 against "
             ".843 from random initialisation, difference +.069 (95 % interval −.002 to +.140); "
-            "these images could have shown a difference of .100.",
+            "minimum detectable difference .100.",
         ),
         (
             comparison(-0.01, 0.014, verdict="tie"),
