@@ -43,7 +43,7 @@ def transfer() -> ConfigDict:
             knn=dict(k=(5, 20, 100), temperature=(0.07,)),  # the best on validation, per label
             finetune=finetune(),
             # Images in the report, and TensorBoard's projector; False keeps images out of all files.
-            # images: test images by commas, by their hashed image_id (python -m cxr_jax.data.ids);
+            # images: test images by commas, by their hashed image_id (python -m data_builders.reidentify);
             # "" chooses, label by label. Of config.encoder, not of its baselines.
             pictures=dict(draw=True, images=""),
             export_features="",  # a file: frozen features of config.encoder as .npz or .parquet

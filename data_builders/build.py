@@ -148,10 +148,10 @@ def refresh(name: str, data_dir: str | Path) -> Path:
     Raises:
       FileNotFoundError, ValueError: it is not built, or is damaged.
     """
-    from cxr_jax.data import dataset_info, reader, tasks
+    from cxr_jax.data import dataset_info, tasks
     from cxr_jax.io.atomic import atomic_write_text
 
-    folder = reader.find_folder(name, str(data_dir))
+    folder = dataset_info.find_folder(name, str(data_dir))
     metadata = dataset_info.read_metadata(folder)
     cls = builder_class(metadata.get("builder", folder.parents[1].name))
     metadata["tasks"] = tasks.to_json(cls.TASKS)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cxr_jax.data import reader
 from cxr_jax.data import seen_images as ledger
+from cxr_jax.data.dataset_info import find_folder
 from cxr_jax.io.atomic import atomic_write
 from data_builders.base import overlap_images
 from data_builders.base.parallel import Progress
@@ -75,7 +75,7 @@ def open_side(name: str, data_dir: str) -> Side:
     folder = Path(name).expanduser()
     if (folder / ledger.FILE).is_file() and not (folder / "dataset_info.json").is_file():
         return Side(name, ledger.read(folder), None)
-    folder = reader.find_folder(name, data_dir)
+    folder = find_folder(name, data_dir)
     return Side(name, ledger.read(folder), overlap_images.Images(folder))
 
 

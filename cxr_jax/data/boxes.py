@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from cxr_jax.data import images
 from cxr_jax.data.dataset_info import open_built
 from cxr_jax.data.reader import read_columns
-from cxr_jax.data.record_files import RESTORE
+from cxr_jax.data.schema import RESTORE
 from cxr_jax.data.source import Source, load_source
 
 _CORNERS = ("y0", "x0", "y1", "x1")

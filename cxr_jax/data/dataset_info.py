@@ -1,32 +1,98 @@
-"""The JSON of a built dataset, checked: it may be damaged, or a stranger's."""
+"""Built datasets: their folders (data_dir/name/config/version) and what their JSON says.
+
+The JSON is checked before use: it may be damaged, or a stranger's.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from cxr_jax.data.record_files import RESTORE
-from cxr_jax.data.schema import make_features
+from cxr_jax.data.schema import RESTORE, check_features
 from cxr_jax.io.json import read_json
-from cxr_jax.io.text import plain
+from cxr_jax.io.text import did_you_mean, plain
 
+BUILDER_FILE = "_dataset_builder.py"  # of data_builders/<name>/<name>_dataset_builder.py
 LABEL_SCALES = ("presence", "certainty", "grade")
 # Of features.json: TFDS imports what it names, which may be any module, and TensorFlow for a dtype
 # that it does not know.
 _CLASS = r"tensorflow_datasets\.core\.features\.\w+\.\w+"
 _DEEPEST = 4
 _NAME = "[A-Za-z0-9_]{1,99}"
+_VERSION = r"\d+\.\d+\.\d+"
 _TEMPLATES = (None, "", "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}")
-_OPTIONAL = {"phash"}  # the first datasets that were built have none
+
+
+def find_folder(name: str, data_dir: str) -> Path:
+    """Finds the version folder of dataset `name` ("nih_chestxray14" or "nih_chestxray14/512").
+
+    Raises:
+      FileNotFoundError: not built; the message gives the command.
+      ValueError: several resolutions are built and `name` does not choose one.
+    """
+    if not re.fullmatch(r"\w+(/[\w.-]+)?", name):
+        raise ValueError(
+            f"{name!r} is not a dataset's name, such as nih_chestxray14 or nih_chestxray14/512; "
+            "the folder that holds it goes into config.data.dir"
+        )
+    root = Path(data_dir).expanduser()
+    dataset, _, config = name.partition("/")
+    built = _built(root, dataset, config)
+    if not built:
+        raise FileNotFoundError(_not_built(name, root))
+    configs = sorted({folder.parent.name for folder in built})
+    sizes = [name for name in configs if re.fullmatch(r"\d+|full", name)]
+    if len(sizes) == 1:  # beside folders that older versions put there by name
+        configs = sizes
+        built = [folder for folder in built if folder.parent.name == sizes[0]]
+    if len(configs) > 1:
+        choices = ", ".join(f"{dataset}/{c}" for c in configs)
+        raise ValueError(f"dataset {dataset!r} is built in several forms; choose one of: {choices}")
+    return max(built, key=lambda folder: [int(part) for part in folder.name.split(".")])
+
+
+def _not_built(name: str, root: Path) -> str:
+    """Says that a dataset is not there, what is, and how to get it."""
+    dataset, _, config = name.partition("/")
+    known = dataset_names()
+    there = sorted({folder.parts[-3] for folder in _built(root, "*", "")})
+    message = f"dataset {name!r} is not built under {root} (there: {', '.join(there) or 'nothing'})"
+    build = "python -m data_builders.build"
+    if older := _built(root, "*", dataset):  # where older versions put folders with a name
+        return f"{message}; did you mean '{older[0].parts[-3]}/{dataset}'?"
+    if dataset not in known:
+        return (
+            f"{message}, and has no builder.{did_you_mean(dataset, {*there, *known})} There are "
+            f"builders for {', '.join(known)}. A folder of your own:\n"
+            f"  {build} image_folder --name={dataset} --manual_dir=<your images> --data_dir={root}"
+        )
+    files = "" if dataset == "phantom" else " --manual_dir=<its files>"
+    size = f" --resolution={config}" if config else ""
+    return (
+        f"{message}. Build it:\n  {build} {dataset}{files} --data_dir={root}{size}\n"
+        "or point config.data.dir at the folder that holds it."
+    )
+
+
+def dataset_names() -> list[str]:
+    """Lists the datasets that can be built: the folders of data_builders, which is not imported."""
+    spec = importlib.util.find_spec("data_builders")
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
+    return sorted(path.parent.name for root in folders for path in root.glob(f"*/*{BUILDER_FILE}"))
+
+
+def _built(root: Path, dataset: str, config: str) -> list[Path]:
+    infos = root.glob(f"{dataset}/{config or '*'}/*/dataset_info.json")
+    return [info.parent for info in infos if re.fullmatch(_VERSION, info.parent.name)]
 
 
 def open_built(folder: Path) -> tfds.core.DatasetBuilder:
-    """TFDS's builder of a version folder, whose info says what our builders write.
+    """Opens a version folder, checks its JSON and returns TFDS's builder of it.
 
     Raises:
       FileNotFoundError: a file is missing.
@@ -46,26 +112,21 @@ def open_built(folder: Path) -> tfds.core.DatasetBuilder:
         raise ValueError(
             f"{folder}: dataset_info.json or features.json is damaged ({plain(str(error))}). {RESTORE}"
         ) from error
-    _check_features(folder / "features.json", stored, metadata["label_names"])
+    check_features(folder / "features.json", stored, metadata["label_names"])
     if not re.fullmatch(_NAME, builder.name):
-        raise ValueError(f"{folder}/dataset_info.json says no dataset's name. {RESTORE}")
+        raise ValueError(f"{folder}/dataset_info.json has no dataset's name. {RESTORE}")
     for split, info in splits.items():
         known = info.filename_template.template in _TEMPLATES and re.fullmatch(_NAME, split)
         if not known or min(info.shard_lengths, default=0) < 1:
             raise ValueError(
-                f"{folder}/dataset_info.json says of {plain(repr(split))} what our builders do not "
-                f"write. {RESTORE}"
+                f"{folder}/dataset_info.json describes split {plain(repr(split))} in a way that our "
+                f"builders do not. {RESTORE}"
             )
     return builder
 
 
-def projection_field(builder: tfds.core.DatasetBuilder) -> str:
-    """Returns the name under which examples store the projection: older datasets have `view`."""
-    return "projection" if "projection" in builder.info.features else "view"
-
-
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """metadata.json of a version folder; raises as `open_built`."""
+    """Reads and checks metadata.json of a version folder; raises as `open_built`."""
     path = folder / "metadata.json"
     metadata = read_info(path)
     names = metadata.get("label_names")
@@ -84,7 +145,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def read_info(path: Path) -> dict[str, Any]:
-    """A small file with a JSON object; raises as `open_built`."""
+    """Reads a small file with a JSON object; raises as `open_built`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the dataset is not whole. {RESTORE}")
     try:
@@ -94,7 +155,7 @@ def read_info(path: Path) -> dict[str, Any]:
 
 
 def _is_feature(node: Any, depth: int = 0) -> bool:
-    """Whether TFDS can make a feature of a part of features.json without importing anything."""
+    """Returns whether TFDS can make this part of features.json without importing anything."""
     match node:
         case {"featuresDict": {"features": dict(inner)}}:
             known = all(_is_feature(feature, depth + 1) for feature in inner.values())
@@ -109,28 +170,3 @@ def _is_feature(node: Any, depth: int = 0) -> bool:
     name = node.get("pythonClassName")
     named = isinstance(name, str) and re.fullmatch(_CLASS, name)
     return bool(known and named and len(node) == 2 and depth < _DEEPEST)
-
-
-def _check_features(path: Path, stored: Any, label_names: list[str]) -> None:
-    """Refuses features other than those that schema.make_features gives."""
-    if not isinstance(stored, dict):
-        raise ValueError(f"{path} is not what our builders write. {RESTORE}")
-    has = [name in stored for name in ("readers", "boxes", "report")]
-    expected = make_features(label_names, *has, "png").get_tensor_info()
-    if "projection" not in stored:  # its name in older datasets
-        expected["view"] = expected.pop("projection")
-    for name in expected.keys() | stored.keys():
-        if name in _OPTIONAL and name not in stored:
-            continue
-        if name not in stored or name not in expected or not _alike(stored[name], expected[name]):
-            raise ValueError(
-                f"{path}: {plain(name)} is not as our builders write it, or as metadata.json says. {RESTORE}"
-            )
-
-
-def _alike(a: Any, b: Any) -> bool:
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_alike(a[key], b[key]) for key in a)
-    if isinstance(a, dict) or isinstance(b, dict):
-        return False
-    return a.shape == b.shape and np.dtype(a.np_dtype) == np.dtype(b.np_dtype)

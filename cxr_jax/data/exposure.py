@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool
 
-from cxr_jax.data import order, pairs, reader, seen_images
-from cxr_jax.data.dataset_info import open_built
+from cxr_jax.data import order, pairs, seen_images
+from cxr_jax.data.dataset_info import find_folder, open_built
 from cxr_jax.data.reader import Records, open_records
-from cxr_jax.data.record_files import RESTORE
+from cxr_jax.data.schema import RESTORE
 from cxr_jax.data.source import Source
 
 
@@ -80,7 +80,7 @@ def without(source: Source, excluded: Sequence[str], data_dir: str) -> Source:
     own = of_source(source)
     keep = np.ones(len(own.row), bool)
     for name in excluded:
-        other = seen_images.read(reader.find_folder(name, data_dir))
+        other = seen_images.read(find_folder(name, data_dir))
         shared = compare(own, other)
         keep &= ~shared.image
         if shared.patient is not None:

@@ -1,8 +1,8 @@
-"""A project's secret, with which ids are hashed where they leave the built datasets.
+"""Hashes ids with a project's secret before they leave the built datasets.
 
-It stands beside them, in data_dir/.salt, and is made when it is first needed. With one secret,
-equal ids give equal hashes in every encoder's, dataset's and run's results; without it nobody finds
-an id by hashing all that there could be, as of record numbers anybody can.
+The secret is beside the datasets, in data_dir/.salt, and is made when it is first needed. With one
+secret, equal ids give equal hashes in the results of every encoder, dataset and run. Without it
+nobody finds an id by hashing all possible ones, which is easy with record numbers.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 FILE = ".salt"
 _LENGTH = 64  # hex digits
 
 
 def read(data_dir: Path) -> bytes:
-    """The secret of the datasets in `data_dir`, which is made if there is none.
+    """Reads the secret of the datasets in `data_dir`, and makes it first if there is none.
 
     Raises:
       OSError: it cannot be made or read; says what to do.
@@ -36,20 +37,31 @@ def read(data_dir: Path) -> bytes:
     except OSError as error:
         raise type(error)(
             f"{path}: {error.strerror}. It holds the secret with which ids in results are hashed; "
-            "whoever owns the folder makes it once (python -m cxr_jax.data.ids NAME --data_dir="
-            f"{data_dir}) and lets its group read it (chmod 640)"
+            "whoever owns the folder makes it once (python -m data_builders.reidentify NAME "
+            f"--data_dir={data_dir}) and lets its group read it (chmod 640)"
         ) from error
     if len(text) < _LENGTH:
         raise ValueError(
-            f"{path} is no secret of {_LENGTH} hex digits: put the project's own back. With "
-            "another one, ids of new results match none of those before; where there are none yet, "
-            "remove the file."
+            f"{path} is not a secret of {_LENGTH} hex digits: put the project's own back. With "
+            "another secret, ids in new results match none in older results. If there are no "
+            "results yet, remove the file."
         )
     return text.encode()
 
 
+def owner(folder: Path, metadata: Mapping[str, Any]) -> str:
+    """Returns the dataset whose ids a built one's are: its parent, where it has another's images.
+
+    All folders of a person's own are one: the same patient is the same in each.
+    """
+    return metadata["parent"] or metadata.get("builder") or folder.parents[1].name
+
+
 def hashed(key: bytes, what: str, owner: str, ids: Iterable[str]) -> tuple[str, ...]:
-    """Each id as the first letter of `what` and 16 hex digits of its HMAC-SHA256.
+    """Returns each id as the first letter of `what` and 16 hex digits of its HMAC-SHA256.
+
+    >>> hashed(b"secret", "image", "jsrt", ["JPCLN001"])
+    ('idd3a4bfe07550224',)
 
     Args:
       what: "image", "patient" or "study"; an image and a patient of one number differ.

@@ -1,24 +1,147 @@
-"""Built datasets: where they stand (data_dir/name/config/version) and their examples."""
+"""Reads the examples of built datasets, whole or field by field.
+
+ArrayRecord keeps a hash of every record and of the table at the file's end that says where records
+are: changed bytes raise, or the table is not found and the file seems to be empty. How many records
+there have to be only dataset_info.json knows.
+"""
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import operator
 import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordReader
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
-from cxr_jax.data.record_files import RESTORE, RecordFiles
-from cxr_jax.io.text import did_you_mean
+from cxr_jax.data.schema import RESTORE
+from cxr_jax.io.text import plain
 
 _BLOCK = 1024  # examples read at a time
-_VERSION = r"\d+\.\d+\.\d+"
-BUILDER_FILE = "_dataset_builder.py"  # of data_builders/<name>/<name>_dataset_builder.py
+_OPENED_AT_A_TIME = 16  # files
+
+
+class RecordFiles:
+    """Serialized examples by position, as ArrayRecordDataSource gives them.
+
+    Args:
+      instructions: TFDS's FileInstructions of a split, a slice or a sum of splits.
+      folder: the version folder, in which all of the files must be.
+
+    Raises:
+      FileNotFoundError: a file is not there.
+      ValueError: a file is cut, damaged or of another build; here or when a record is read.
+    """
+
+    def __init__(self, instructions: Sequence[Any], folder: Path):
+        for instruction in instructions:
+            if Path(instruction.filename).parent != folder:
+                raise ValueError(
+                    f"{folder}/dataset_info.json names a file outside of it. {RESTORE}"
+                )
+        with ThreadPoolExecutor(_OPENED_AT_A_TIME) as pool:
+            self._identities = list(pool.map(_check, instructions))
+        self._instructions = tuple(instructions)
+        self._starts = np.cumsum([0, *(one.take for one in instructions)])[:-1]
+        self._source = ArrayRecordDataSource(self._instructions) if instructions else ()
+        self._opened: set[int] = set()  # files by number: what is open stays as it was
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, row: SupportsIndex) -> bytes:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Iterable[SupportsIndex]) -> list[bytes]:
+        wanted = [operator.index(row) for row in rows]
+        files = np.unique(np.searchsorted(self._starts, wanted, "right") - 1).tolist()
+        opened = set(files) - self._opened
+        try:
+            read = list(self._source.__getitems__(wanted)) if wanted else []
+        except MemoryError:
+            raise
+        except Exception as error:  # ArrayRecord's are RuntimeErrors, and others
+            raise self._explain(wanted, error) from error
+        for number in opened:  # labels, which were read before, may be of other records
+            path = Path(self._instructions[number].filename)
+            if _identity(path) != self._identities[number]:
+                raise ValueError(
+                    f"{path} was replaced while this runs: the dataset was built again. Start anew"
+                )
+        self._opened |= opened
+        return read
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": set()}  # another process opens files of its own
+
+    @property
+    def first_rows(self) -> list[int]:
+        """The first row of each file."""
+        return self._starts.tolist()
+
+    def _explain(self, rows: Sequence[int], error: Exception) -> Exception:
+        for row in rows:
+            if not 0 <= row < len(self):
+                return IndexError(f"row {row} of {len(self)}")
+            try:
+                self._source[row]
+            except Exception as of_one:
+                return ValueError(f"{self.place(row)} is damaged ({plain(str(of_one))}). {RESTORE}")
+        return ValueError(f"records cannot be read ({plain(str(error))}). {RESTORE}")
+
+    def place(self, row: int) -> str:
+        """Returns where a row is: its file and its number there."""
+        number = int(np.searchsorted(self._starts, row, "right")) - 1
+        instruction, start = self._instructions[number], int(self._starts[number])
+        return f"{instruction.filename}, record {row - start + instruction.skip}"
+
+
+def _check(instruction: Any) -> tuple[int, ...]:
+    """Checks that a file is there with all its records; returns its identity."""
+    path = Path(instruction.filename)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: the dataset is not whole. {RESTORE}")
+    identity = _identity(path)
+    found = _count(str(path), *identity)
+    if found != instruction.examples_in_shard:
+        raise ValueError(
+            f"{path} holds {found:,} records, dataset_info.json says "
+            f"{instruction.examples_in_shard:,}: it is damaged, cut short or of another build. "
+            f"{RESTORE}"
+        )
+    return identity
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return ()
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=10_000)  # a run opens its splits several times
+def _count(path: str, device: int, inode: int, size: int, changed: int) -> int:
+    if not size:
+        return 0
+    try:
+        reader = ArrayRecordReader(
+            path, options="readahead_buffer_size:0", file_reader_buffer_size=32768
+        )
+        try:
+            return reader.num_records()
+        finally:
+            reader.close()
+    except Exception:  # ArrayRecord's are RuntimeErrors, and others
+        return 0
 
 
 class Records:
@@ -45,15 +168,15 @@ class Records:
 
     @property
     def first_rows(self) -> list[int]:
-        """The rows with which record files begin."""
+        """The first row of each record file."""
         return self._raw.first_rows
 
     def place(self, row: int) -> str:
-        """Where a row stands: its file and its number there."""
+        """Returns where a row is: its file and its number there."""
         return self._raw.place(row)
 
     def hashes(self, rows: Sequence[int]) -> list[int | None]:
-        """The images' perceptual hashes; None in datasets of before they were kept."""
+        """Returns the images' perceptual hashes; None in the first datasets, which had none."""
         found = []
         for row, serialized in zip(rows, self._raw.__getitems__(rows), strict=True):
             values = _values(_fields(self._raw, row, serialized)["phash"], "bytes_list")
@@ -63,7 +186,7 @@ class Records:
         return found
 
     def encoded(self, rows: Iterable[SupportsIndex]) -> list[bytes]:
-        """The images' stored bytes alone, which TFDS would take three times as long to give."""
+        """Returns the images' stored bytes alone, in a third of the time that TFDS takes."""
         wanted = [int(row) for row in rows]
         images = []
         for row, serialized in zip(wanted, self._raw.__getitems__(wanted), strict=True):
@@ -77,7 +200,7 @@ class Records:
 def open_records(
     builder: tfds.core.DatasetBuilder, split: str, fields: Sequence[str] | None = None
 ) -> Records:
-    """The examples of a split; `fields` limits what is parsed of each (all if None)."""
+    """Opens the examples of a split; `fields` limits what is parsed of each (all if None)."""
     stored = builder.info.features
     chosen = tfds.features.FeaturesDict({key: stored[key] for key in fields or stored.keys()})
     return Records(_files(builder, split), chosen)
@@ -86,7 +209,7 @@ def open_records(
 def read_columns(
     builder: tfds.core.DatasetBuilder, split: str, names: Sequence[str]
 ) -> dict[str, list[Any]]:
-    """Fields of every example of a split: name -> one value an example, in their order.
+    """Reads fields of every example of a split: name -> one value an example, in their order.
 
     TFDS makes an array of every field of every example; here the wanted ones alone are looked at,
     which reads the labels of 100,000 images in seconds.
@@ -146,7 +269,7 @@ def _kind(features: tfds.features.FeaturesDict, name: str) -> str:
 
 
 def _values(feature: Any, kind: str) -> list[Any] | None:
-    """The values; [] where there are none, None where they are of another kind."""
+    """Returns the values; [] where there are none, None where they are of another kind."""
     found = feature.WhichOneof("kind")
     if found not in (kind, None):
         return None
@@ -156,66 +279,3 @@ def _values(feature: Any, kind: str) -> list[Any] | None:
         return [value.decode() for value in feature.bytes_list.value]
     except UnicodeDecodeError:
         return None
-
-
-def find_folder(name: str, data_dir: str) -> Path:
-    """Finds the version folder of dataset `name` ("nih_chestxray14" or "nih_chestxray14/512").
-
-    Raises:
-      FileNotFoundError: not built; the message gives the command.
-      ValueError: several resolutions are built and `name` does not choose one.
-    """
-    if not re.fullmatch(r"\w+(/[\w.-]+)?", name):
-        raise ValueError(
-            f"{name!r} is not a dataset's name, such as nih_chestxray14 or nih_chestxray14/512; "
-            "the folder that holds it goes into config.data.dir"
-        )
-    root = Path(data_dir).expanduser()
-    dataset, _, config = name.partition("/")
-    built = _built(root, dataset, config)
-    if not built:
-        raise FileNotFoundError(_not_built(name, root))
-    configs = sorted({folder.parent.name for folder in built})
-    sizes = [name for name in configs if re.fullmatch(r"\d+|full", name)]
-    if len(sizes) == 1:  # beside folders that older versions put there by name
-        configs = sizes
-        built = [folder for folder in built if folder.parent.name == sizes[0]]
-    if len(configs) > 1:
-        choices = ", ".join(f"{dataset}/{c}" for c in configs)
-        raise ValueError(f"dataset {dataset!r} is built in several forms; choose one of: {choices}")
-    return max(built, key=lambda folder: [int(part) for part in folder.name.split(".")])
-
-
-def _not_built(name: str, root: Path) -> str:
-    """Says that a dataset is not there, what is, and how to get it."""
-    dataset, _, config = name.partition("/")
-    known = dataset_names()
-    there = sorted({folder.parts[-3] for folder in _built(root, "*", "")})
-    message = f"dataset {name!r} is not built under {root} (there: {', '.join(there) or 'nothing'})"
-    build = "python -m data_builders.build"
-    if older := _built(root, "*", dataset):  # where older versions put folders with a name
-        return f"{message}; did you mean '{older[0].parts[-3]}/{dataset}'?"
-    if dataset not in known:
-        return (
-            f"{message}, and has no builder.{did_you_mean(dataset, {*there, *known})} There are "
-            f"builders for {', '.join(known)}. A folder of your own:\n"
-            f"  {build} image_folder --name={dataset} --manual_dir=<your images> --data_dir={root}"
-        )
-    files = "" if dataset == "phantom" else " --manual_dir=<its files>"
-    size = f" --resolution={config}" if config else ""
-    return (
-        f"{message}. Build it:\n  {build} {dataset}{files} --data_dir={root}{size}\n"
-        "or point config.data.dir at the folder that holds it."
-    )
-
-
-def dataset_names() -> list[str]:
-    """Lists the datasets that can be built: the folders of data_builders, which is not imported."""
-    spec = importlib.util.find_spec("data_builders")
-    folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
-    return sorted(path.parent.name for root in folders for path in root.glob(f"*/*{BUILDER_FILE}"))
-
-
-def _built(root: Path, dataset: str, config: str) -> list[Path]:
-    infos = root.glob(f"{dataset}/{config or '*'}/*/dataset_info.json")
-    return [info.parent for info in infos if re.fullmatch(_VERSION, info.parent.name)]

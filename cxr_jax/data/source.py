@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from cxr_jax.data import ids, pseudonyms, seen_images
-from cxr_jax.data.dataset_info import open_built, read_metadata
-from cxr_jax.data.reader import Records, find_folder, open_records
+from cxr_jax.data import pseudonyms, seen_images
+from cxr_jax.data.dataset_info import find_folder, open_built, read_metadata
+from cxr_jax.data.reader import Records, open_records
 
 
 class ChosenRecords:
@@ -67,7 +67,7 @@ class Source(NamedTuple):
     def hashed(self, what: str, of: Sequence[str]) -> tuple[str, ...]:
         """Ids of this dataset ("image" or "patient") as they may stand in files and messages."""
         key = pseudonyms.read(self.folder.parents[2])
-        owner = ids.owner(self.folder, self.metadata)
+        owner = pseudonyms.owner(self.folder, self.metadata)
         return pseudonyms.hashed(key, what, owner, of)
 
     @property
@@ -99,16 +99,16 @@ def load_source(
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
-    """What is equal for two sources exactly if they hold the same images in the same order."""
+    """Returns a value that is equal for two sources if they hold the same images in the same order."""
     rows = getattr(source.records, "rows", np.arange(0))
     chosen = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
-    whole = mark_build(source.folder)
+    whole = fingerprint_build(source.folder)
     return {"images": len(source), "split": source.split, "chosen": chosen, "dataset": whole}
 
 
-def mark_build(folder: Path) -> str:
-    """16 hex digits of a version folder: its images, told apart by perceptual hashes and the bytes
-    of all, their order and which are of one patient."""
+def fingerprint_build(folder: Path) -> str:
+    """Returns 16 hex digits for a version folder: equal if its images, their order and their
+    patients are equal, as far as perceptual hashes and the number of bytes tell."""
     digest = hashlib.sha256()
     for name in ("dataset_info.json", seen_images.FILE):
         path = folder / name  # datasets built before ledgers were kept have none

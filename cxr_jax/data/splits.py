@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from cxr_jax.data import images, labels, tasks
-from cxr_jax.data.dataset_info import open_built, projection_field
+from cxr_jax.data.dataset_info import open_built
 from cxr_jax.data.reader import read_columns
+from cxr_jax.data.schema import projection_field
 from cxr_jax.data.source import Source, load_source
 
 
@@ -169,7 +170,7 @@ def patient_subset(
     The same seed nests: the rows at 1 % are among those at 10 %. At least one patient is kept.
 
     >>> patient_subset(["p1", "p1", "p2", "p3"], 0.5, seed=0)
-    array([0, 1, 3])
+    array([2, 3])
 
     Raises:
       ValueError: fraction outside (0, 1].

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from cxr_jax.data.source import mark_build
+from cxr_jax.data.source import fingerprint_build
 from cxr_jax.data.splits import LabelledSplit, image_batches
 from cxr_jax.weights.encoder import Encoder, features
 
@@ -76,6 +76,6 @@ def feature_key(encoder: Encoder, split: LabelledSplit) -> str:
     digest = hashlib.sha256(repr((encoder.model, encoder.image_size)).encode())
     for leaf in jax.tree.leaves(encoder.variables):
         digest.update(np.asarray(leaf).tobytes())
-    digest.update(mark_build(split.source.folder).encode())
+    digest.update(fingerprint_build(split.source.folder).encode())
     digest.update(split.source.split.encode())
     return digest.hexdigest()[:32]

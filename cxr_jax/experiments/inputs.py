@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from cxr_jax import weights
 from cxr_jax.data import tasks
-from cxr_jax.data.source import mark_build
+from cxr_jax.data.source import fingerprint_build
 from cxr_jax.data.splits import load_split, patient_subset
 from cxr_jax.experiments import _provenance
 from cxr_jax.transfer import _protocol
@@ -119,7 +119,7 @@ def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Spl
     for leaf in jax.tree.leaves(encoder.variables):
         digest.update(np.asarray(leaf).tobytes())
     for split in splits:
-        digest.update(mark_build(split.source.folder).encode())
+        digest.update(fingerprint_build(split.source.folder).encode())
         # Hashed, as results hold them: with another secret they no longer fit those before.
         for ids in split.hashed_ids():
             digest.update("\n".join(ids).encode())

@@ -118,7 +118,7 @@ def _named(config, test: LabelledSplit) -> list[int]:
             f"config.pictures.images: no test image of {config.dataset} has the id that stands there "
             f"as number {', '.join(map(str, unknown))}. Images are named by the image_id of "
             "predictions.parquet, which is hashed: a config goes into files that are sent on "
-            f"(python -m cxr_jax.data.ids {config.dataset} --data_dir={config.data.dir} lists "
+            f"(python -m data_builders.reidentify {config.dataset} --data_dir={config.data.dir} lists "
             "them; the images of the task's projections take part)"
         )
     rows = list(dict.fromkeys(place[name] for name in wanted))

@@ -232,13 +232,9 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if manual_dir is None:
             return listing
         roots = (manual_dir, Path(self.data_path), *self.settings.inputs.values())
-        within, linked = folders.separate(
-            listing.records, roots, self.settings.follow_links
-        )
+        within, linked = folders.separate(listing.records, roots, self.settings.follow_links)
         names = (skip_report.relative_name(record.image, manual_dir) for record in linked)
-        return Listing(
-            within, listing.skipped + [Skipped(n, folders.LEADS_OUT) for n in names]
-        )
+        return Listing(within, listing.skipped + [Skipped(n, folders.LEADS_OUT) for n in names])
 
     def count(self, records: Iterable[Record], splits: Sequence[str] = ()) -> dict[str, Any]:
         """Images, patients, studies and positives of some splits together; () is all."""

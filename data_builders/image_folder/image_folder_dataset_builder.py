@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cxr_jax.data import pseudonyms
-from cxr_jax.data.reader import dataset_names
+from cxr_jax.data.dataset_info import dataset_names
 from cxr_jax.io import dicom, image_io
 from data_builders.base import builder, folders, parallel, splits
 from data_builders.base.records import BuildError, Record, Skipped

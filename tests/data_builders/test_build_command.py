@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tensorflow_datasets.core import dataset_metadata
 
-from cxr_jax.data.reader import find_folder
+from cxr_jax.data.dataset_info import find_folder
 from cxr_jax.data.source import load_source
 from data_builders import build
 from data_builders.base import summary

@@ -12,8 +12,9 @@ import threading
 
 import pytest
 
-from cxr_jax.data import ids, pseudonyms
+from cxr_jax.data import pseudonyms
 from cxr_jax.data.splits import load_split
+from data_builders import reidentify
 from tests.fakes.dataset import build_and_read
 
 
@@ -32,7 +33,7 @@ def test_the_secret_is_made_once_and_for_its_owner_alone(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert pseudonyms.read(tmp_path / "another") != found[0]
     path.write_text("0123")
-    with pytest.raises(ValueError, match="is no secret of 64 hex digits"):
+    with pytest.raises(ValueError, match="is not a secret of 64 hex digits"):
         pseudonyms.read(folder)
 
 
@@ -73,13 +74,13 @@ def test_whose_an_id_is_can_be_asked_where_the_data_is(data_dir, capsys):
     test = load_split("phantom/tiny", str(data_dir), "test")
     images, patients = test.hashed_ids()
     wanted = [images[3], test.image_ids[5]]
-    assert ids.main(["phantom/tiny", *wanted, f"--data_dir={data_dir}"]) == 0
+    assert reidentify.main(["phantom/tiny", *wanted, f"--data_dir={data_dir}"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["image_id"] for row in rows] == [test.image_ids[row] for row in (3, 5)]
     assert [row["patient_id"] for row in rows] == [test.patient_ids[row] for row in (3, 5)]
     assert [row["hashed_patient_id"] for row in rows] == [patients[row] for row in (3, 5)]
     asked = ["nobody", f"{test.image_ids[5]}.PNG", "no-image.jpg"]
-    assert ids.main(["phantom/tiny", f"--data_dir={data_dir}", *asked]) == 1
+    assert reidentify.main(["phantom/tiny", f"--data_dir={data_dir}", *asked]) == 1
     said = capsys.readouterr()
     assert said.err == "2 of 3 ids are not in phantom/tiny: nobody, no-image.jpg\n"
     (row,) = csv.DictReader(io.StringIO(said.out))
@@ -92,7 +93,7 @@ def test_a_reader_that_has_seen_enough_of_the_ids_is_no_error(data_dir, monkeypa
     os.close(end)
     with os.fdopen(start, "w") as stream:
         monkeypatch.setattr("sys.stdout", stream)
-        assert ids.main(["phantom/tiny", f"--data_dir={data_dir}"]) == 0
+        assert reidentify.main(["phantom/tiny", f"--data_dir={data_dir}"]) == 0
 
 
 def test_datasets_of_one_folder_know_each_others_patients_and_splits_ignore_the_secret(tmp_path):

@@ -1,8 +1,8 @@
-"""Whose is a hashed id of a result: python -m cxr_jax.data.ids NAME [ID …] --data_dir=data
+"""Finds whose the hashed ids of results are: python -m data_builders.reidentify NAME [ID …]
 
 Prints the images of a built dataset as CSV: split, image_id and patient_id as the dataset has them,
-and as predictions.parquet, films.parquet, pictures/films.csv, nonfinite.csv and exported features
-have them. Keep what it prints where the data is.
+and hashed as predictions.parquet, films.parquet, pictures/films.csv, nonfinite.csv and exported
+features have them. Keep what it prints where the data is.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import argparse
 import csv
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from cxr_jax.data import dataset_info, pseudonyms, reader
 from cxr_jax.io import image_io
@@ -22,18 +21,10 @@ from cxr_jax.io.text import plain
 COLUMNS = ("split", "image_id", "patient_id", "hashed_image_id", "hashed_patient_id")
 
 
-def owner(folder: Path, metadata: Mapping[str, Any]) -> str:
-    """Returns the dataset whose ids a built one's are: its parent, where it has another's images.
-
-    All folders of a person's own are one: the same patient is the same in each.
-    """
-    return metadata["parent"] or metadata.get("builder") or folder.parents[1].name
-
-
 def rows(folder: Path) -> Iterator[tuple[str, ...]]:
-    """COLUMNS of every image of the version folder of a dataset."""
+    """Yields the COLUMNS of every image in the version folder of a dataset."""
     builder = dataset_info.open_built(folder)
-    whose = owner(folder, dataset_info.read_metadata(folder))
+    whose = pseudonyms.owner(folder, dataset_info.read_metadata(folder))
     key = pseudonyms.read(folder.parents[2])
     for split in builder.info.splits:
         ids = reader.read_columns(builder, split, ("image_id", "patient_id"))
@@ -45,15 +36,17 @@ def rows(folder: Path) -> Iterator[tuple[str, ...]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; returns the exit status: 1 where an ID was not found."""
-    parser = argparse.ArgumentParser(prog="python -m cxr_jax.data.ids", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m data_builders.reidentify", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="a built dataset")
     parser.add_argument(
         "ids", metavar="ID", nargs="*", help="hashed or not, or an image's file; none: every image"
     )
-    parser.add_argument("--data_dir", default="data", help="where datasets stand (default: data)")
+    parser.add_argument(
+        "--data_dir", default="data", help="folder of the built datasets (default: data)"
+    )
     args = parser.parse_intermixed_args(arguments)
     try:
-        listed = list(rows(reader.find_folder(args.name, args.data_dir)))
+        listed = list(rows(dataset_info.find_folder(args.name, args.data_dir)))
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
