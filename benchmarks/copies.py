@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from cxr_jax.data import seen_images
 from cxr_jax.io import image_io
 from data_builders import overlap
-from data_builders.base import folders, overlap_images
+from data_builders.base import folders
 from data_builders.base.parallel import phash
 
 Change = Callable[[Image.Image], Image.Image]
@@ -55,7 +55,7 @@ def found(image: Image.Image, change: Change) -> tuple[bool, bool]:
     pair = (image, change(image))
     hashes = [int(phash(np.asarray(one)[..., None]), 16) for one in pair]
     bits = (hashes[0] ^ hashes[1]).bit_count()
-    alike = float(np.dot(*(overlap_images.thumbnail(one) for one in pair)))
+    alike = float(np.dot(*(overlap.thumbnail(one) for one in pair)))
     both = bits <= overlap.MAX_DISTANCE and alike >= overlap.MIN_CORRELATION
     return both, bits <= seen_images.MAX_DISTANCE
 

@@ -109,7 +109,11 @@ def trace(root: Path) -> dict[str, int]:
             [
                 *("--config=configs/transfer.py:cpu", "--config.encoder=random"),
                 *("--config.dataset=image_folder", f"--config.data.dir={data}"),
-                *("--config.image_size=64", "--config.num_resamples=20", f"--workdir={scratch}/run"),
+                *(
+                    "--config.image_size=64",
+                    "--config.num_resamples=20",
+                    f"--workdir={scratch}/run",
+                ),
                 "--config.baselines=",
             ]
         )
@@ -117,7 +121,10 @@ def trace(root: Path) -> dict[str, int]:
         threading.setprofile(None)
     if code:
         raise SystemExit(code)
-    return {"files on the path of one image": len(called), "of them with the config": len(with_config)}
+    return {
+        "files on the path of one image": len(called),
+        "of them with the config": len(with_config),
+    }
 
 
 def main() -> None:

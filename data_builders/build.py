@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cxr_jax.io.text import did_you_mean
-from data_builders.base import build_lock, skip_report, summary
+from data_builders.base import build_lock, counts, records
 from data_builders.base.records import AlreadyBuilt, BuildError
 
 HERE = Path(__file__).parent
@@ -68,7 +68,7 @@ def build(
         own; None or "" is its default.
       options: the dataset's own: its class's OPTIONS and INPUTS.
       overwrite: replace a dataset that stands already; it stays if the new build fails.
-      max_skipped, num_workers, progress, follow_links: see cxr_builder.BuildSettings.
+      max_skipped, num_workers, progress, follow_links: see config.BuildSettings.
       beam_runner, beam_options: build through Apache Beam, with its options as on a command line.
       then: is given the folder while no other build can take its place.
 
@@ -186,12 +186,14 @@ def check(
         manual_dir = Path(manual_dir).absolute() if manual_dir else None
         listing = builder.list_images(manual_dir)
         listed = listing.records
-        return summary.of_listing(
+        present = {record.split for record in listed}
+        splits = [split for split in records.SPLITS if split in present]
+        return counts.describe_listing(
             name,
-            {split: builder.count(listed, (split,)) for split in cxr_builder.splits_of(listed)},
+            {split: builder.count(listed, (split,)) for split in splits},
             builder.against_owner(listed),
             [f"{entry.file} ({entry.reason})" for entry in listing.skipped],
-            [entry.file for entry in skip_report.absent(listed, manual_dir)],
+            [entry.file for entry in records.absent(listed, manual_dir)],
             builder.split_rule(),
         )
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
+import io
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,17 +19,57 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
+from PIL import Image, ImageDraw, ImageFont
 
 from cxr_jax.data import seen_images as ledger
-from cxr_jax.data.dataset_info import find_folder
+from cxr_jax.data.dataset_info import find_folder, open_built
+from cxr_jax.data.reader import Records, open_records
 from cxr_jax.io.atomic import atomic_write
-from data_builders.base import overlap_images
 from data_builders.base.parallel import Progress
 from data_builders.build import draw_missing
 
 # On NIH's images (docs/results/datasets.md): every copy that was recompressed, rescaled or
 # reshaped is within both limits, and pairs of different images are not.
 MAX_DISTANCE, MIN_CORRELATION = 6, 0.98
+THUMBNAIL = 32
+PAIRS, COLUMNS = 24, 4
+SIDE, CAPTION, GAP = 160, 18, 8  # of the picture of pairs
+
+
+class Images:
+    """Images of a built dataset by split and row."""
+
+    def __init__(self, folder: Path):
+        self._builder = open_built(Path(folder))
+
+    @functools.lru_cache(maxsize=100_000)  # noqa: B019 (lives as long as the command)
+    def thumbnail(self, split: str, row: int) -> Float[np.ndarray, " pixels"]:
+        """Returns the image as `thumbnail` makes it."""
+        return thumbnail(self.picture(split, row))
+
+    def picture(self, split: str, row: int) -> Image.Image:
+        """Returns the image as stored."""
+        return Image.open(io.BytesIO(self._example(split, row)["image"]))
+
+    def image_id(self, split: str, row: int) -> str:
+        """Returns the image's name in its dataset."""
+        return self._example(split, row)["image_id"].decode()
+
+    def _example(self, split: str, row: int) -> dict:
+        return self._source(str(split))[row]
+
+    @functools.cache  # noqa: B019
+    def _source(self, split: str) -> Records:
+        return open_records(self._builder, split, ("image", "image_id"))
+
+
+def thumbnail(picture: Image.Image) -> Float[np.ndarray, " pixels"]:
+    """Returns an image at 32 x 32 pixels, mean 0 and length 1: dot products are correlations."""
+    small = picture.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    values = np.asarray(small, np.float64).ravel()
+    values -= values.mean()
+    return values / max(float(np.linalg.norm(values)), 1e-9)
 
 
 def table(a: ledger.Ledger, b: ledger.Ledger, pairs: ledger.Pairs, same: bool) -> list[str]:
@@ -63,7 +105,7 @@ class Side(NamedTuple):
 
     name: str
     ledger: ledger.Ledger
-    images: overlap_images.Images | None
+    images: Images | None
 
 
 def open_side(name: str, data_dir: str) -> Side:
@@ -76,7 +118,7 @@ def open_side(name: str, data_dir: str) -> Side:
     if (folder / ledger.FILE).is_file() and not (folder / "dataset_info.json").is_file():
         return Side(name, ledger.read(folder), None)
     folder = find_folder(name, data_dir)
-    return Side(name, ledger.read(folder), overlap_images.Images(folder))
+    return Side(name, ledger.read(folder), Images(folder))
 
 
 def compare(side_a: Side, side_b: Side, progress: bool = True) -> ledger.Pairs:
@@ -176,8 +218,8 @@ def report(
         )
     lines += ["", f"The pairs: {output / 'overlap.csv'}"]
     if len(pairs.a) and side_a.images and side_b.images:
-        shown = overlap_images.spread(len(pairs.a))
-        overlap_images.write_picture(
+        shown = _spread(len(pairs.a))
+        _write_picture(
             output / "overlap.png",
             [
                 (
@@ -204,6 +246,27 @@ def report(
 
 def _share_patients(side_a: Side, side_b: Side) -> bool:
     return bool(ledger.shared_patients(side_a.ledger, side_b.ledger))
+
+
+def _spread(count: int) -> Int[np.ndarray, " n"]:
+    """Returns up to 24 places of a list, from its first to its last: the most and least alike."""
+    return np.unique(np.linspace(0, count - 1, min(count, PAIRS)).round().astype(int))
+
+
+def _write_picture(path: Path, pairs: Sequence[tuple[Image.Image, Image.Image, str]]) -> None:
+    """Draws pairs of images side by side (A left, B right) with captions; no ids."""
+    rows = -(-len(pairs) // COLUMNS)
+    width, height = 2 * SIDE + 3 * GAP, SIDE + CAPTION + GAP
+    sheet = Image.new("L", (COLUMNS * width, rows * height + GAP), 255)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for place, (*images, caption) in enumerate(pairs):
+        row, column = divmod(place, COLUMNS)
+        left, top = column * width + GAP, row * height + GAP
+        for number, image in enumerate(images):
+            small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+            sheet.paste(small, (left + number * (SIDE + 2), top))
+        draw.text((left, top + SIDE + 2), caption, fill=40, font=font)
+    sheet.save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 
 from cxr_jax.io.text import did_you_mean
 from data_builders import build
-from data_builders.base import summary
+from data_builders.base import counts
 from data_builders.base.records import BuildError
 
 
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             follow_links=args.follow_links,
             beam_runner=args.beam_runner,
             beam_options=args.beam_options,
-            then=lambda folder: said.append(summary.of_dataset(folder)),
+            then=lambda folder: said.append(counts.describe_dataset(folder)),
         )
     except (BuildError, OSError) as error:
         print(f"{error}", file=sys.stderr)

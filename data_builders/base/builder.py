@@ -26,7 +26,6 @@ once, in order: memory stays bounded and nothing imports TensorFlow.
 from __future__ import annotations
 
 import abc
-import dataclasses
 import functools
 import gc
 import shutil
@@ -44,51 +43,15 @@ from data_builders.base import (
     contact_sheet,
     counts,
     folders,
-    own_info,
     parallel,
-    skip_report,
+    records,
     write,
 )
-from data_builders.base.records import SPLITS, BuildError, Record, Skipped, check_records
+from data_builders.base.config import BuildSettings, CxrConfig, make_info, resolution_configs
+from data_builders.base.records import BuildError, Record, Skipped
 
 # Below a build's folder: what `records` unpacks there goes when the build ends.
 SCRATCH = "scratch"
-
-
-@dataclasses.dataclass(eq=False, kw_only=True)
-class CxrConfig(tfds.core.BuilderConfig):
-    """A TFDS config whose images have `resolution` pixels on the shorter side (None: their own)."""
-
-    resolution: int | None = 256
-    dataset: str = ""  # the dataset's name, where it is not the builder's
-
-
-def resolution_configs() -> list[CxrConfig]:
-    """The three sizes every dataset of real images comes in; the first is the default."""
-    return [
-        CxrConfig(name="256", resolution=256, description="shorter side 256 pixels"),
-        CxrConfig(name="512", resolution=512, description="shorter side 512 pixels"),
-        CxrConfig(name="full", resolution=None, description="the images' own size"),
-    ]
-
-
-@dataclasses.dataclass(frozen=True)
-class BuildSettings:
-    """How to build, as opposed to what.
-
-    Attributes:
-      max_skipped: largest fraction of the listed images that may be skipped.
-      num_workers: processes that read images; 0 reads in this one; None takes all cores.
-      follow_links: whether images may be reached through links that lead out of their folder.
-      progress: whether a progress line is written to stderr.
-      inputs: the builder's INPUTS that were given: option's name -> folder.
-    """
-
-    max_skipped: float = 0.01
-    num_workers: int | None = None
-    progress: bool = True
-    inputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
-    follow_links: bool = False
 
 
 class Listing(NamedTuple):
@@ -201,7 +164,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             resolution=self.builder_config.resolution,
             split_rule=self.split_rule(),
         )
-        return own_info.make(self, features, metadata)
+        return make_info(self, features, metadata)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         raise NotImplementedError("Images are written by _generate_splits.")
@@ -226,14 +189,14 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             records=[entry for entry in listed if isinstance(entry, Record)],
             skipped=[entry for entry in listed if isinstance(entry, Skipped)],
         )
-        check_records(listing.records, self.label_names())
+        records.check_records(listing.records, self.label_names())
         if not listing.records:
             raise BuildError(f"{self.name}: no image was found in {manual_dir}.")
         if manual_dir is None:
             return listing
         roots = (manual_dir, Path(self.data_path), *self.settings.inputs.values())
         within, linked = folders.separate(listing.records, roots, self.settings.follow_links)
-        names = (skip_report.relative_name(record.image, manual_dir) for record in linked)
+        names = (records.relative_name(record.image, manual_dir) for record in linked)
         return Listing(within, listing.skipped + [Skipped(n, folders.LEADS_OUT) for n in names])
 
     def count(self, records: Iterable[Record], splits: Sequence[str] = ()) -> dict[str, Any]:
@@ -251,7 +214,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         folder = Path(self.data_path)
         manual_dir = Path(dl_manager.manual_dir) if self.MANUAL_DOWNLOAD_INSTRUCTIONS else None
         listing = self.list_images(manual_dir)
-        absent = skip_report.absent(listing.records, manual_dir)
+        absent = records.absent(listing.records, manual_dir)
         # Before hours of reading the others.
         self._check_losses([*listing.skipped, *absent], len(listing.records) + len(listing.skipped))
         plan = write.plan(listing.records, self.builder_config.resolution)
@@ -271,13 +234,13 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             written = write.write_all(plan, job, self.settings.num_workers, progress)
             progress.close()
         skipped = listing.skipped + [
-            Skipped(skip_report.name_of(record, manual_dir), reason)
+            Skipped(records.name_of(record, manual_dir), reason)
             for shard, result in zip(plan, written)
             for record, reason in zip(shard.records, result.reasons)
             if reason
         ]
         self._check_losses(skipped, len(listing.records) + len(listing.skipped))
-        skip_report.write(folder / "skipped.csv", skipped)
+        records.write_skipped(folder / "skipped.csv", skipped)
         template = self._get_filename_template
         infos, stored = write.finish(plan, written, folder, template)
         seen_images.write(
@@ -293,7 +256,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
         kept = [record for images in stored.values() for record, _ in images]
         contact_sheet.write(
-            folder / contact_sheet.FILE,
+            folder / records.CONTACT_SHEET,
             f"{self.name}/{self.builder_config.name}: some of {len(kept):,} images",
             contact_sheet.choose(kept, self.LABEL_SCALE),
             self.LABEL_SCALE,
@@ -310,19 +273,13 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _check_losses(self, skipped: Sequence[Skipped], num_listed: int) -> None:
         name = f"{self.name}-{self.builder_config.name}-skipped.csv"
         path = Path(self.data_dir_root) / name
-        skip_report.check(self.name, skipped, num_listed, self.settings.max_skipped, path)
+        records.check_skipped(self.name, skipped, num_listed, self.settings.max_skipped, path)
 
     def _log_download_bytes(self) -> None:
         """TFDS would announce a download; nothing is downloaded."""
 
     def _log_download_done(self) -> None:
         """The build command says what it wrote."""
-
-
-def splits_of(records: Iterable[Record]) -> list[str]:
-    """The splits that have images, in their usual order."""
-    present = {record.split for record in records}
-    return [split for split in SPLITS if split in present]
 
 
 def _known_patient(record: Record) -> str:

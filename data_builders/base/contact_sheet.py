@@ -16,7 +16,6 @@ from data_builders.base import counts
 from data_builders.base.parallel import EncodedImage, Unreadable
 from data_builders.base.records import Record
 
-FILE = "contact_sheet.png"
 COLUMNS, ROWS = 8, 4
 SIDE, CAPTION, GAP = 168, 30, 6
 _PAPER, _INK, _BEHIND = 255, 40, 128

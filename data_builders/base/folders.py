@@ -171,18 +171,12 @@ def separate(
 
 def leads_out(record: Record, roots: Sequence[Path]) -> bool:
     """Checks for an image that is, or is reached through, a link to a place outside all `roots`."""
-    path = path_of(record)
+    path = record.path
     if path is None:
         return False
     folder = _resolved(os.path.dirname(path))
     real = os.path.realpath(path) if os.path.islink(path) else folder
     return not _is_below(real, (_resolved(os.fspath(root)) for root in roots))
-
-
-def path_of(record: Record) -> Path | None:
-    """Returns an image's file, also where a function with a `path` reads it; None if drawn."""
-    image = getattr(record.image, "path", record.image)
-    return image if isinstance(image, Path) else None
 
 
 class _Content(NamedTuple):
@@ -259,7 +253,7 @@ def _same_content(first: Path, second: Path) -> bool:
 
 
 def _check_inside(record: Record, roots: Sequence[Path]) -> None:
-    path = path_of(record)
+    path = record.path
     if path is not None and not _is_below(os.path.abspath(path), map(os.path.abspath, roots)):
         raise BuildError(
             f"{record.row or record.image_id}: its image is not inside "

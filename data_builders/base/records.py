@@ -1,17 +1,27 @@
-"""What a builder knows about an image before it is read: the label travels with the path."""
+"""What a builder knows about an image before it is read, and lists of images that are skipped.
+
+A record holds an image's path and its labels together, so that they cannot part.
+"""
 
 from __future__ import annotations
 
+import collections
+import csv
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from cxr_jax.io.atomic import atomic_write
 from cxr_jax.io.text import plain
 
 SPLITS = ("train", "validation", "test")
+CONTACT_SHEET = "contact_sheet.png"  # beside the images of a built dataset
 
 
 class BuildError(ValueError):
@@ -72,6 +82,12 @@ class Record:
     patient_known: bool = True
     row: str = ""
 
+    @property
+    def path(self) -> Path | None:
+        """The image's file, also where a function with a `path` reads it; None if it is drawn."""
+        image = getattr(self.image, "path", self.image)
+        return image if isinstance(image, Path) else None
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Skipped:
@@ -125,3 +141,71 @@ def check_records(records: Iterable[Record], label_names: Iterable[str]) -> None
 def _where(record: Record) -> str:
     """Where an image is listed; its id, which a table may have given, only if no table did."""
     return record.row or record.image_id
+
+
+def write_skipped(path: Path, skipped: Iterable[Skipped]) -> None:
+    """Writes skipped.csv: columns file, reason."""
+    with (
+        atomic_write(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as stream,
+    ):
+        writer = csv.writer(stream)
+        writer.writerow(("file", "reason"))
+        writer.writerows((entry.file, entry.reason) for entry in skipped)
+
+
+def check_skipped(
+    name: str, skipped: Sequence[Skipped], num_listed: int, max_skipped: float, path: Path
+) -> None:
+    """Refuses a build that would lose too many images, and leaves the list of them at `path`.
+
+    What is left out as expected does not count.
+
+    Args:
+      num_listed: images and rows that the raw dataset lists.
+      max_skipped: fraction of them that may be skipped.
+
+    Raises:
+      BuildError: more are; names the commonest reasons and the first files.
+    """
+    path.unlink(missing_ok=True)  # an earlier build's
+    skipped = [entry for entry in skipped if not entry.expected]
+    if len(skipped) <= max_skipped * num_listed:
+        return
+    write_skipped(path, skipped)
+    share = len(skipped) / num_listed
+    reasons = collections.Counter(entry.reason for entry in skipped).most_common(3)
+    first = "; ".join(f"{entry.file} ({entry.reason})" for entry in skipped[:3])
+    raise BuildError(
+        f"{name}: {len(skipped):,} of {num_listed:,} images ({share:.1%}) cannot be used, more than "
+        f"max_skipped={max_skipped:g} allows, so nothing was built. Most often: "
+        f"{', '.join(f'{reason} ({count:,})' for reason, count in reasons)}. The first: {first}. "
+        f"All of them are listed in {path}. Repair them, or allow this with "
+        f"--max_skipped={math.ceil(100 * share) / 100:g}."
+    )
+
+
+def absent(records: Iterable[Record], manual_dir: Path | None) -> list[Skipped]:
+    """The listed images that are not there, by `name_of`."""
+    paths = ((record, record.path) for record in records)
+    return [
+        Skipped(name_of(record, manual_dir), "no such file")
+        for record, path in paths
+        if path is not None and not os.path.exists(path)
+    ]
+
+
+def name_of(record: Record, manual_dir: Path | None) -> str:
+    """The image's name in skipped.csv; where there is no such file, its row: the name that a table
+    gives could be another column's value, and a patient's."""
+    path = record.path
+    if record.row and (path is None or not os.path.exists(path)):
+        return record.row
+    return relative_name(path or record.image, manual_dir)
+
+
+def relative_name(image: Any, manual_dir: Path | None) -> str:
+    """The image's name in skipped.csv: its path below the manual folder where it has one."""
+    if isinstance(image, Path) and manual_dir is not None and image.is_relative_to(manual_dir):
+        return image.relative_to(manual_dir).as_posix()
+    return str(image)

@@ -14,7 +14,7 @@ from tensorflow_datasets.core import dataset_metadata
 from cxr_jax.data.dataset_info import find_folder
 from cxr_jax.data.source import load_source
 from data_builders import build
-from data_builders.base import summary
+from data_builders.base import counts
 from data_builders.base.records import AlreadyBuilt, BuildError
 from tests.fakes import image_folder, nih_chestxray14
 from tests.fakes.dataset import read
@@ -123,12 +123,12 @@ def run(raw, data, **settings):
 
 def test_unlabelled_summary_names_the_pretraining_command(export, tmp_path):
     folder = run(export, tmp_path / "data", options={"name": "ward7"})
-    text = summary.of_dataset(folder)
+    text = counts.describe_dataset(folder)
     assert "--config=configs/simclr.py:small --config.data.name=ward7 " in text
     run(export, tmp_path / "data", options={"name": "ward8"})
-    assert "--config.data.name=ward7 " in summary.of_dataset(folder)
+    assert "--config.data.name=ward7 " in counts.describe_dataset(folder)
     run(export, tmp_path / "data", options={"name": "ward7"}, config_name="full")
-    assert "--config.data.name=ward7/256 " in summary.of_dataset(folder)
+    assert "--config.data.name=ward7/256 " in counts.describe_dataset(folder)
 
 
 def test_a_persons_folders_are_datasets_of_their_own_with_patients_in_common(export, tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from data_builders import build
-from data_builders.base import build_lock, summary
+from data_builders.base import build_lock, counts
 from data_builders.base.records import AlreadyBuilt
 from tests.fakes.dataset import read
 
@@ -148,7 +148,7 @@ def test_what_is_made_of_a_build_is_made_while_nothing_can_replace_it(tmp_path):
         with pytest.raises(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(descriptor)
-        seen.append(summary.of_dataset(folder))
+        seen.append(counts.describe_dataset(folder))
 
     folder = tiny(tmp_path, then=look)
     tiny(tmp_path, overwrite=True, then=look)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_builders import build
-from data_builders.base import skip_report, summary
+from data_builders.base import counts, records
 from data_builders.base.records import BuildError
 from tests.fakes.dataset import read_text, write_text
 from tests.faults import canaries
@@ -31,7 +31,7 @@ def said_of(layout: Layout, data: Path) -> tuple[str, bool]:
     try:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             listed = listing(layout, data)
-            skipped = [*listed.skipped, *skip_report.absent(listed.records, layout.raw)]
+            skipped = [*listed.skipped, *records.absent(listed.records, layout.raw)]
             log.writelines(f"{entry.file} {entry.reason}\n" for entry in skipped)
     except BuildError as error:
         refused = True
@@ -113,7 +113,7 @@ def test_what_is_built_holds_nothing_of_other_columns(tmp_path, full):
                 max_skipped=1.0,
                 num_workers=0,
             )
-            print(summary.of_dataset(folder))
+            print(counts.describe_dataset(folder))
         assert canaries.search_files(data, NEEDLES) == [], layout
         assert canaries.search(said.getvalue().encode(), NEEDLES) == set(), layout
         shutil.rmtree(data)
