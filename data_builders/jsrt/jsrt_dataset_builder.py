@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from cxr_jax.data.tasks import Task
-from data_builders.base import builder, folders, splits
-from data_builders.base.records import BuildError, Record, Skipped
-from data_builders.jsrt.clinical_tables import MALIGNANT, NODULE, read_nodules, read_normals
-from data_builders.jsrt.img_image import ImgImage
+import numpy as np
+from jaxtyping import UInt8
 
-TABLES = {"CLNDAT_EN.txt": read_nodules, "CNNDAT_EN.TXT": read_normals}
+from cxr_jax.data.tasks import Task
+from cxr_jax.io import dicom
+from cxr_jax.io import pixels as greys
+from cxr_jax.io.limits import MIN_SIDE, BoundedFile, ImageError
+from data_builders.base import builder, csv_table, folders, splits
+from data_builders.base.records import Box, BuildError, Record, Skipped
+
+NODULE, MALIGNANT = "Nodule", "Malignant"
+NODULES, NORMALS = TABLES = ("CLNDAT_EN.txt", "CNNDAT_EN.TXT")
+SIDE, PIXEL_MM = 2048, 0.175
+BRIGHTEST = 4095  # of twelve bits
+UNKNOWN = float("nan")
+BLANKS = ("?", "")  # what the owner writes for what is not known
+STATES = {"malignant": 1.0, "benign": 0.0}
+SEXES = {"male": "M", "female": "F"}
 
 
 class Builder(builder.CxrBuilder):
@@ -39,30 +52,156 @@ class Builder(builder.CxrBuilder):
         files = list(folders.files_below(manual_dir))
         imgs = (path for path in files if path.suffix.upper() == ".IMG")
         images = folders.unique(imgs, lambda path: path.stem.upper())
-        names = [name.casefold() for name in TABLES]
+        names = {name.casefold(): name for name in TABLES}
         lists = (path for path in files if path.name.casefold() in names)
-        tables = folders.unique(lists, lambda path: path.name.casefold())
+        tables = folders.unique(lists, lambda path: names[path.name.casefold()])
         listed = set()
-        for name, read in TABLES.items():
-            if name.casefold() not in tables:
+        for name in TABLES:
+            if name not in tables:
                 raise BuildError(
                     f"{manual_dir} holds no {name}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
                 )
-            for patient in read(tables[name.casefold()]):
-                listed.add(patient.name)
-                yield Record(
-                    split=splits.by_patient(patient.name),
-                    image_id=patient.name,
-                    patient_id=patient.name,
-                    image=ImgImage(images.get(patient.name, manual_dir / f"{patient.name}.IMG")),
-                    labels=patient.labels,
-                    projection="PA",
-                    sex=patient.sex,
-                    age=patient.age,
-                    boxes=patient.boxes,
-                    row=patient.where,
-                )
-        for name in sorted(images.keys() - listed):
-            yield Skipped(
-                images[name].relative_to(manual_dir).as_posix(), f"no row in {' or '.join(TABLES)}"
+            for where, line in _lines(tables[name]):
+                patient = read_nodule(line, where) if name == NODULES else read_normal(line, where)
+                listed.add(patient.image_id)
+                file = images.get(patient.image_id, manual_dir / f"{patient.image_id}.IMG")
+                yield dataclasses.replace(patient, image=ImgImage(file))
+        reason = f"no row in {' or '.join(TABLES)}"
+        yield from folders.not_listed(images, listed, manual_dir, reason)
+
+
+def read_nodule(line: str, where: str) -> Record:
+    """Reads a row of CLNDAT_EN.txt: name, subtlety, size in mm, age, sex, x, y, malignant or benign.
+
+    Raises:
+      BuildError: a row of other fields.
+    """
+    fields = [field.strip() for field in line.split("\t")]
+    if len(fields) < 8:
+        raise BuildError(
+            f"{where} has {len(fields)} fields between tabs, expected 10 or more: a file name, "
+            "subtlety, size, age, sex, x, y, malignant or benign, location, diagnosis."
+        )
+    name, _, size, age, sex, x, y, state = fields[:8]
+    if state.casefold() not in STATES:
+        raise BuildError(f"{where}: its eighth field is neither malignant nor benign.")
+    labels = {NODULE: 1.0, MALIGNANT: STATES[state.casefold()]}
+    boxes = _boxes(size, x, y, where)
+    return _record(_name(name, "JPCLN", where), labels, boxes, sex, age, where)
+
+
+def read_normal(line: str, where: str) -> Record:
+    """Reads a row of CNNDAT_EN.TXT: name, age, sex, "non-nodule", separated by spaces.
+
+    Raises:
+      BuildError: a row of other fields.
+    """
+    fields = line.split()
+    if len(fields) != 4 or fields[3].casefold() != "non-nodule":
+        raise BuildError(f"{where} is not a file name, age, sex and 'non-nodule'.")
+    name, age, sex, _ = fields
+    labels = {NODULE: 0.0, MALIGNANT: UNKNOWN}
+    return _record(_name(name, "JPCNN", where), labels, (), sex, age, where)
+
+
+def _record(
+    name: str, labels: dict[str, float], boxes: tuple[Box, ...], sex: str, age: str, where: str
+) -> Record:
+    return Record(
+        split=splits.by_patient(name),
+        image_id=name,
+        patient_id=name,
+        image=ImgImage(Path(f"{name}.IMG")),
+        labels=labels,
+        projection="PA",
+        sex=_sex(sex, where),
+        age=_age(age, where),
+        boxes=boxes,
+        row=where,
+    )
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    text = folders.read_bytes(path).decode("utf-8-sig", errors="replace")
+    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
+        if line.strip():
+            yield f"{path.name}, row {number}", line
+
+
+def _name(file: str, prefix: str, where: str) -> str:
+    name = file.upper().removesuffix(".IMG")
+    number = name.removeprefix(prefix)
+    if number == name or not (number.isascii() and number.isdigit()):
+        raise BuildError(f"{where}: its first field is no file name like {prefix}001.IMG.")
+    return name
+
+
+def _boxes(size: str, x: str, y: str, where: str) -> tuple[Box, ...]:
+    """Returns a square as wide as the nodule around its centre, given on the 2048 grid."""
+    if any(value in BLANKS for value in (size, x, y)):
+        return ()
+    radius = _number(size, "size", where) / PIXEL_MM / 2
+    column, row = _number(x, "x", where), _number(y, "y", where)
+    if not (0 < 2 * radius < SIDE and 0 <= column < SIDE and 0 <= row < SIDE):
+        raise BuildError(
+            f"{where}: a nodule of its size, x and y is not on an image of {SIDE} x {SIDE} pixels. "
+            "The columns have been moved against each other."
+        )
+    y0, x0, y1, x1 = (
+        min(1.0, max(0.0, corner / SIDE))
+        for corner in (row - radius, column - radius, row + radius, column + radius)
+    )
+    return (Box(NODULE, y0=y0, x0=x0, y1=y1, x1=x1),)
+
+
+def _number(value: str, field: str, where: str) -> float:
+    number = csv_table.number(value)
+    if number is None:
+        raise BuildError(f"{where}: {field} is not a number.")
+    return number
+
+
+def _age(value: str, where: str) -> float:
+    age = UNKNOWN if value in BLANKS else _number(value, "age", where)
+    return age if age <= dicom.OLDEST else UNKNOWN
+
+
+def _sex(value: str, where: str) -> str:
+    if value in BLANKS:
+        return ""
+    if value.casefold() not in SEXES:
+        raise BuildError(f"{where}: sex is none of male, female and ?.")
+    return SEXES[value.casefold()]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImgImage:
+    """Reads one .IMG file when called: raw pixels without a header, high byte first, a negative."""
+
+    path: Path
+
+    def __str__(self) -> str:  # for messages
+        return self.path.name
+
+    def __call__(self) -> UInt8[np.ndarray, "h w 1"]:
+        """Returns the image as displayed, stretched from its darkest to its brightest value.
+
+        Raises:
+          ImageError: no such file, of another length, or with values beyond 12 bits.
+        """
+        try:
+            with BoundedFile(self.path) as file:
+                stored = file.read()
+        except OSError as error:
+            raise ImageError("no such file") from error
+        # 2048, or a copy halved from it.
+        side = math.isqrt(len(stored) // 2)
+        if len(stored) != 2 * side * side or side < MIN_SIDE or SIDE % side:
+            raise ImageError(
+                f"{len(stored):,} bytes, expected {2 * SIDE * SIDE:,} ({SIDE} x {SIDE} pixels of "
+                "two bytes): cut off, or another format"
             )
+        pixels = np.frombuffer(stored, ">u2").reshape(side, side)
+        if pixels.max() > BRIGHTEST:
+            raise ImageError(f"a value of {pixels.max()}, beyond 12 bits: its bytes are swapped")
+        return greys.to_uint8((BRIGHTEST - pixels).astype(np.uint16))[..., None]

@@ -5,7 +5,7 @@ import pytest
 
 from cxr_jax.io.limits import ImageError
 from data_builders.base import splits as split_rule
-from data_builders.jsrt.img_image import ImgImage
+from data_builders.jsrt.jsrt_dataset_builder import ImgImage
 from tests.fakes import jsrt as fake
 from tests.fakes.dataset import (
     assert_build_stops,

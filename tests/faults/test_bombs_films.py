@@ -13,7 +13,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELos
 
 from cxr_jax.data import images
 from cxr_jax.io import dicom, image_io
-from data_builders.jsrt.img_image import ImgImage
+from data_builders.jsrt.jsrt_dataset_builder import ImgImage
 from tests.fakes.dicom_files import write_dicom
 from tests.fakes.pictures import draw_image
 from tests.faults import readers, seeds
