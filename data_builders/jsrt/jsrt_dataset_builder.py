@@ -71,7 +71,7 @@ class Builder(builder.CxrBuilder):
 
 
 def read_nodule(line: str, where: str) -> Record:
-    """Reads a row of CLNDAT_EN.txt: name, subtlety, size in mm, age, sex, x, y, malignant or benign.
+    """Reads a row of CLNDAT_EN.txt: name, subtlety, size (mm), age, sex, x, y, malignant or benign.
 
     Raises:
       BuildError: a row of other fields.

@@ -32,7 +32,7 @@ NOT_LABELLED: Mapping[str, float] = dict.fromkeys(CHEXPERT_LABELS, float("nan"))
 
 
 class Builder(builder.CxrBuilder):
-    """Release 2.0.0 or 2.1.0 with the owner's splits; labels are of a study, records of an image."""
+    """Release 2.0.0 or 2.1.0 with the owner's splits; a label is a study's, a record an image's."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         f"manual_dir is {WHERE_TO_GET}, and {CHEXPERT}. For reports give --reports_dir."
@@ -173,7 +173,8 @@ def read_splits(root: Path) -> dict[str, Split]:
             raise BuildError(f"{where}: split is none of {', '.join(SPLITS)}.")
         if dicom_id in splits:
             raise BuildError(
-                f"{where}: its image is listed twice, in {splits[dicom_id].where} too. Keep one row."
+                f"{where}: its image is listed twice, in {splits[dicom_id].where} too. "
+                "Keep one row."
             )
         splits[dicom_id] = Split(SPLITS[split], subject_id, where)
     return splits
@@ -192,7 +193,8 @@ def read_labels(root: Path) -> dict[str, Study]:
         check_ids(subject_id, study_id, where)
         if study_id in studies:
             raise BuildError(
-                f"{where}: its study is listed twice, in {studies[study_id].where} too. Keep one row."
+                f"{where}: its study is listed twice, in {studies[study_id].where} too. "
+                "Keep one row."
             )
         studies[study_id] = Study(subject_id, parse_labels(cells, where), where)
     return studies

@@ -24,7 +24,6 @@ BOX_NAMES = {"Infiltrate": "Infiltration"}
 # Boxes are in pixels of the released images, whatever size a copy has.
 BOX_SIZE = (1024, 1024)
 VALIDATION_SHARE = 1 / 8
-OLDEST = 120.0
 
 # Of the complete dataset; positives counted in Data_Entry_2017_v2020.csv.
 OWNER_COUNTS = {
@@ -73,44 +72,41 @@ class Builder(builder.CxrBuilder):
         placed = place(box_rows)
         pngs = (path for path in folders.files_below(root) if path.suffix.lower() == ".png")
         images = folders.unique(pngs, lambda path: path.name)
-        columns = ("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age")
-        columns += ("Patient Gender", "View Position")
-        at = [table.index(column) for column in columns]
         listed: dict[str, str] = {}
         known: dict[str, dict[str, float]] = {}  # rows with the same findings share their labels
-        for row in table.rows(columns):
-            name, findings, follow_up, patient, age, sex, view = (row.fields[i] for i in at)
+        columns = ("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age")
+        for where, fields in table.select((*columns, "Patient Gender", "View Position")):
+            name, findings, follow_up, patient, age, sex, projection = fields
             listed[name] = findings
-            patient = patient_of(name, patient, row.where)
-            part = parts.get(name)
-            if part is None:
-                yield Skipped(row.where, f"in neither {' nor '.join(LISTS.values())}")
+            patient = patient_of(name, patient, where)
+            if name not in parts:
+                yield Skipped(where, f"in neither {' nor '.join(LISTS.values())}")
                 continue
+            split = parts[name]
+            if split == "train":
+                split = splits.carve_validation(patient, VALIDATION_SHARE)
             if findings not in known:
-                known[findings] = parse_findings(findings, row.where)
+                known[findings] = parse_findings(findings, where)
             yield Record(
-                split=splits.carve_validation(patient, VALIDATION_SHARE)
-                if part == "train"
-                else part,
+                split=split,
                 image_id=name.removesuffix(".png"),
                 patient_id=patient,
                 image=images.get(name, root / "images" / name),
                 labels=known[findings],
                 study_id=f"{patient}/{follow_up}",
-                projection=dicom.standard_projection(view),
+                projection=dicom.standard_projection(projection),
                 sex=sex if sex in ("M", "F") else "",
                 age=parse_age(age),
                 boxes=tuple(placed.get(name, ())),
-                row=row.where,
+                row=where,
             )
-        for name in sorted(images.keys() - listed.keys()):
-            yield Skipped(images[name].relative_to(root).as_posix(), f"no row in {table.path.name}")
+        yield from folders.not_listed(images, listed, root, f"no row in {table.path.name}")
         # In the owner's files all 984 boxes are on listed images that have the finding.
         yield from boxes.check_rows(box_rows, lambda row: has_finding(row, listed), BOXES)
 
 
 def read_lists(root: Path) -> dict[str, str]:
-    """File name -> the owner's part, "train" or "test".
+    """Returns file name -> the owner's part, "train" or "test".
 
     Raises:
       BuildError: a list is missing or no text, or an image is in both.
@@ -133,7 +129,7 @@ def read_lists(root: Path) -> dict[str, str]:
 
 
 def patient_of(name: str, patient: str, where: str) -> str:
-    """The patient's number without leading zeros; the file's name must begin with it.
+    """Returns the patient's number without leading zeros; the file's name must begin with it.
 
     Raises:
       BuildError: the name belongs to another patient, as when a column has slid.
@@ -148,7 +144,7 @@ def patient_of(name: str, patient: str, where: str) -> str:
 
 
 def parse_findings(findings: str, where: str) -> dict[str, float]:
-    """Finding Labels ("Edema|Effusion") as 1.0 or 0.0 for each label.
+    """Returns Finding Labels ("Edema|Effusion") as 1.0 or 0.0 for each label.
 
     Raises:
       BuildError: a finding outside the vocabulary, or "No Finding" beside another.
@@ -157,7 +153,8 @@ def parse_findings(findings: str, where: str) -> dict[str, float]:
     for name in names:
         if name not in NIH_FINDINGS and name != NO_FINDING:
             raise BuildError(
-                f"{where}: Finding Labels holds one that is none of {', '.join((*NIH_FINDINGS, NO_FINDING))}."
+                f"{where}: Finding Labels holds one that is none of "
+                f"{', '.join((*NIH_FINDINGS, NO_FINDING))}."
             )
     if NO_FINDING in names and len(names) > 1:
         raise BuildError(f"{where}: Finding Labels has {NO_FINDING} beside a finding.")
@@ -165,13 +162,13 @@ def parse_findings(findings: str, where: str) -> dict[str, float]:
 
 
 def parse_age(age: str) -> float:
-    """Years, from "58" or the older "058Y"; NaN above 120, where the owner's file has slips."""
+    """Returns years, from "58" or the older "058Y"; NaN above 120, which are the owner's slips."""
     years = dicom.years(age)
-    return years if years <= OLDEST else float("nan")
+    return years if years <= dicom.OLDEST else float("nan")
 
 
 def read_boxes(root: Path) -> list[BoxRow]:
-    """The rows of BBox_List_2017.csv, if it is there.
+    """Returns the rows of BBox_List_2017.csv, if it is there.
 
     Its header has three fields more than its rows, so fields count by position: name, finding,
     x, y, w, h.
@@ -198,19 +195,18 @@ def read_boxes(root: Path) -> list[BoxRow]:
 
 
 def place(rows: list[BoxRow]) -> dict[str, list[Box]]:
-    """File name -> its boxes.
+    """Returns file name -> its boxes.
 
     Raises:
       BuildError: a box without a size or place.
     """
     placed = collections.defaultdict(list)
     for row in rows:
-        box = boxes.from_pixels(row.label, row.corners, BOX_SIZE, row.where)
-        placed[row.image].append(box)
+        placed[row.image].append(boxes.from_pixels(row.label, row.corners, BOX_SIZE, row.where))
     return placed
 
 
 def has_finding(row: BoxRow, findings_of: Mapping[str, str]) -> bool | None:
-    """Whether a box's finding is among its image's Finding Labels; None if the image has no row."""
+    """Returns whether a box's finding is among its image's; None if the image has no row."""
     findings = findings_of.get(row.image)
     return None if findings is None else row.label in findings.split("|")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -11,14 +13,8 @@ from cxr_jax.data.tasks import FRONTAL, Task
 from cxr_jax.io import dicom
 from data_builders.base import builder, csv_table, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
-from data_builders.padchest.label_lists import LABEL_NAMES, parse_labels
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
-COLUMNS = (
-    *("ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth"),
-    *("PatientSex_DICOM", "Projection", "Report", "Labels"),
-)
-OLDEST = 120
 # TorchXRayVision's names for PadChest's own, where NIH ChestX-ray14 has the finding too.
 NIH_NAMES = {
     **{"Atelectasis": "atelectasis", "Cardiomegaly": "cardiomegaly"},
@@ -28,6 +24,30 @@ NIH_NAMES = {
     **{"Nodule": "nodule", "Pleural_Thickening": "pleural thickening"},
     **{"Pneumonia": "pneumonia", "Pneumothorax": "pneumothorax"},
 }
+# Of the owner's 193 strings those that are frequent or that other datasets label too.
+LABEL_NAMES = (
+    "normal",
+    *("adenopathy", "air trapping", "alveolar pattern", "aortic atheromatosis"),
+    *("aortic elongation", "apical pleural thickening", "atelectasis", "bronchiectasis"),
+    *("calcified granuloma", "callus rib fracture", "cardiomegaly"),
+    *("central venous catheter via jugular vein", "central venous catheter via subclavian vein"),
+    *("chronic changes", "consolidation", "COPD signs", "costophrenic angle blunting"),
+    *("emphysema", "endotracheal tube", "fibrotic band", "flattened diaphragm"),
+    *("heart insufficiency", "hemidiaphragm elevation", "hiatal hernia", "hilar congestion"),
+    *("increased density", "infiltrates", "interstitial pattern", "kyphosis"),
+    *("laminar atelectasis", "mass", "nodule", "NSG tube", "pacemaker", "pleural effusion"),
+    *("pleural thickening", "pneumonia", "pneumothorax", "pseudonodule", "pulmonary edema"),
+    *("pulmonary fibrosis", "pulmonary mass", "rib fracture", "scoliosis", "sternotomy"),
+    *("tuberculosis", "tuberculosis sequelae", "vascular hilar enlargement"),
+    *("vertebral degenerative changes", "volume loss"),
+)
+# An image that the owner excludes says nothing, nor does one of which only this is said.
+EXCLUDE = "exclude"
+NOTHING_SAID = frozenset({"unchanged", "suboptimal study"})
+
+_LIST = re.compile(r"""\[\s*(?:(?:'[^'\\]*'|"[^"\\]*")\s*(?:,\s*|(?=\])))*\]""")
+_ENTRY = re.compile(r"""'([^']*)'|"([^"]*)\"""")
+_NAMES = {name.casefold(): name for name in LABEL_NAMES}
 
 
 class Builder(builder.CxrBuilder):
@@ -56,49 +76,61 @@ class Builder(builder.CxrBuilder):
         if not lists:
             raise BuildError(f"{manual_dir} holds no {TABLE}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
         table = csv_table.Table(folders.unique(lists, lambda path: TABLE)[TABLE])
-        at = [table.index(column) for column in COLUMNS]
+        columns = ("ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth")
+        columns += ("PatientSex_DICOM", "Projection", "Report", "Labels")
         listed = set()
-        for row in table.rows(COLUMNS, prose=("Report",)):
-            name, place, date, study, patient, birth, sex, projection, report, labels = (
-                row.fields[i] for i in at
-            )
+        for where, fields in table.select(columns, prose=("Report",)):
+            name, place, date, study, patient, birth, sex, projection, report, labels = fields
             listed.add(name)
             if not patient:
-                yield Skipped(row.where, "no PatientID")
+                yield Skipped(where, "no PatientID")
                 continue
             if "e+" in patient.casefold():
                 raise BuildError(
-                    f"{row.where}: PatientID was rounded by a spreadsheet, which makes several "
+                    f"{where}: PatientID was rounded by a spreadsheet, which makes several "
                     "patients one. Use the owner's file as it was downloaded."
                 )
+            folder = folder_of(place, where)
             yield Record(
                 split=splits.by_patient(patient),
                 image_id=name.removesuffix(".png"),
                 patient_id=patient,
-                image=images.get(name)
-                or Path(f"{manual_dir}/{folder_of(place, row.where)}/{name}"),
-                labels=_labels(labels, row.where),
+                image=images.get(name) or Path(f"{manual_dir}/{folder}/{name}"),
+                labels=parse_labels(labels, where),
                 study_id=study,
                 projection="" if projection == "UNK" else dicom.standard_projection(projection),
                 sex=sex if sex in ("M", "F") else "",
                 age=age_at(date, birth),
                 report=report,
-                row=row.where,
+                row=where,
             )
-        for name in sorted(images.keys() - listed):
-            file = images[name].relative_to(manual_dir).as_posix()
-            yield Skipped(file, f"no row in {table.path.name}")
+        yield from folders.not_listed(images, listed, manual_dir, f"no row in {table.path.name}")
 
 
-def _labels(cell: str, where: str) -> dict[str, float]:
-    labels = parse_labels(cell)
-    if labels is None:
+def parse_labels(cell: str, where: str) -> dict[str, float]:
+    """Returns 1.0 or 0.0 for each of LABEL_NAMES; NaN if the cell says nothing of findings.
+
+    Raises:
+      BuildError: the cell is not a list of strings.
+    """
+    if cell and not _LIST.fullmatch(cell):
         raise BuildError(f"{where}: Labels is no list like ['normal'].")
+    return _labels(cell)
+
+
+@functools.cache  # the 160,861 cells repeat themselves; equal ones share a dict
+def _labels(cell: str) -> dict[str, float]:
+    entries = (single or double for single, double in _ENTRY.findall(cell))
+    said = {" ".join(entry.split()).casefold() for entry in entries} - {""}
+    if EXCLUDE in said or said <= NOTHING_SAID:
+        return dict.fromkeys(LABEL_NAMES, float("nan"))
+    labels = dict.fromkeys(LABEL_NAMES, 0.0)
+    labels.update((_NAMES[entry], 1.0) for entry in said & _NAMES.keys())
     return labels
 
 
 def folder_of(place: str, where: str) -> str:
-    """The archive's number from ImageDir, which some copies of the table write as "0.0".
+    """Returns the archive's number from ImageDir, which some copies of the table write as "0.0".
 
     Raises:
       BuildError: no number.
@@ -110,10 +142,12 @@ def folder_of(place: str, where: str) -> str:
 
 
 def age_at(date: str, birth: str) -> float:
-    """Years between the study's date (YYYYMMDD) and the year of birth ("1930.0"), give or take one;
-    NaN where one is missing or the difference is strange."""
+    """Returns years from birth ("1930.0") to the study's date (YYYYMMDD), give or take one.
+
+    NaN where one is missing or the difference is strange.
+    """
     try:
         age = float(date[:4]) - float(birth)
     except ValueError:
         return float("nan")
-    return age if 0 <= age <= OLDEST else float("nan")
+    return age if 0 <= age <= dicom.OLDEST else float("nan")

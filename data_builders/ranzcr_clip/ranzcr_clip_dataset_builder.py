@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import re
+import struct
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
-from data_builders.base import boxes, builder, csv_table, folders, splits
+from PIL import Image
+from PIL.ExifTags import Base
+
+from data_builders.base import boxes, builder, csv_table, folders, parallel, splits
 from data_builders.base.boxes import BoxRow
-from data_builders.base.records import BuildError, Record, Skipped
-from data_builders.ranzcr_clip import lines
+from data_builders.base.records import Box, BuildError, Record, Skipped
 
 LABELS = (
-    "ETT - Abnormal",
-    "ETT - Borderline",
-    "ETT - Normal",
-    "NGT - Abnormal",
-    "NGT - Borderline",
-    "NGT - Incompletely Imaged",
-    "NGT - Normal",
-    "CVC - Abnormal",
-    "CVC - Borderline",
-    "CVC - Normal",
-    "Swan Ganz Catheter Present",
+    *("ETT - Abnormal", "ETT - Borderline", "ETT - Normal"),
+    *("NGT - Abnormal", "NGT - Borderline", "NGT - Incompletely Imaged", "NGT - Normal"),
+    *("CVC - Abnormal", "CVC - Borderline", "CVC - Normal", "Swan Ganz Catheter Present"),
 )
-SUFFIXES = (".jpg", ".jpeg")
+LINES = "train_annotations.csv"
 
 _PATIENT = re.compile(r"[0-9a-f]{9}", re.IGNORECASE)
+# What Pillow raises on broken headers, beyond OSError.
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, struct.error)
 
 
 class Builder(builder.CxrBuilder):
@@ -51,41 +50,37 @@ class Builder(builder.CxrBuilder):
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         root = folders.find_root(manual_dir, ("train.csv",), self.MANUAL_DOWNLOAD_INSTRUCTIONS)
         table = csv_table.Table(folders.require(root, "train.csv"))
-        images = folders.by_stem(root / "train", SUFFIXES)
-        drawn = lines.read_lines(root, LABELS)
-        placed = lines.place(drawn, images, self.settings.num_workers)
-        columns = ("StudyInstanceUID", "PatientID", *LABELS)
-        at = [table.index(column) for column in columns]
+        images = folders.by_stem(root / "train", (".jpg", ".jpeg"))
+        drawn = read_lines(root)
+        placed = place(drawn, images, self.settings.num_workers)
         listed: dict[str, Mapping[str, float]] = {}
-        for row in table.rows(columns):
-            image, patient, *values = (row.fields[i] for i in at)
-            listed[image] = csv_table.flags(LABELS, values, row.where)
+        for where, fields in table.select(("StudyInstanceUID", "PatientID", *LABELS)):
+            image, patient, *values = fields
+            listed[image] = csv_table.flags(LABELS, values, where)
             yield Record(
-                split=splits.by_patient(check_patient(patient, row.where)),
+                split=splits.by_patient(check_patient(patient, where)),
                 image_id=image,
                 patient_id=patient,
                 image=images.get(image, root / "train" / f"{image}.jpg"),
                 labels=listed[image],
                 study_id=image,
                 boxes=placed.get(image, ()),
-                row=row.where,
+                row=where,
             )
-        for image in sorted(images.keys() - listed.keys()):
-            name = images[image].relative_to(root).as_posix()
-            yield Skipped(name, f"no row in {table.path.name}")
-        yield from boxes.check_rows(drawn, lambda row: has_label(row, listed), lines.FILE)
+        yield from folders.not_listed(images, listed, root, f"no row in {table.path.name}")
+        yield from boxes.check_rows(drawn, lambda row: has_label(row, listed), LINES)
 
 
 def has_label(row: BoxRow, labels_of: Mapping[str, Mapping[str, float]]) -> bool | None:
-    """Whether a line's label is positive on its image; None if the image has no row."""
+    """Returns whether a line's label is positive on its image; None if the image has no row."""
     return None if row.image not in labels_of else labels_of[row.image][row.label] == 1
 
 
 def check_patient(patient: str, where: str) -> str:
-    """The patient's id itself.
+    """Returns the patient's id itself.
 
     Raises:
-      BuildError: it has not the nine hexadecimal digits that all have. Spreadsheets read 12e456789
+      BuildError: it does not have the nine hexadecimal digits of all. Spreadsheets read 12e456789
         as a number and 000123456 without its zeros, and so join patients.
     """
     if not _PATIENT.fullmatch(patient):
@@ -94,3 +89,88 @@ def check_patient(patient: str, where: str) -> str:
             "the file; restore the owner's."
         )
     return patient
+
+
+class Frame(NamedTuple):
+    """How a picture is stored: its height and width, and the EXIF orientation that shows it."""
+
+    size: tuple[int, int]
+    orientation: int
+
+
+def read_lines(root: Path) -> list[BoxRow]:
+    """Returns the corners around each line of train_annotations.csv; none without the file.
+
+    Raises:
+      BuildError: a line of an unknown label, or one that is no list of points.
+    """
+    path = folders.optional(root, LINES)
+    if path is None:
+        return []
+    found = []
+    columns = ("StudyInstanceUID", "label", "data")
+    for where, (image, label, data) in csv_table.Table(path).select(columns):
+        if label not in LABELS:
+            raise BuildError(f"{where}: the line's label is unknown.")
+        found.append(BoxRow(image, label, corners(data, where), where))
+    return found
+
+
+def place(
+    lines: list[BoxRow], images: Mapping[str, Path], num_workers: int | None
+) -> dict[str, tuple[Box, ...]]:
+    """Returns image -> the boxes around its lines, for images that are there.
+
+    Args:
+      images: image -> its JPEG, whose header gives the size that the lines' pixels refer to.
+
+    Raises:
+      BuildError: a line with a point that is no number.
+    """
+    by_image = defaultdict(list)
+    for line in lines:
+        by_image[line.image].append(line)
+    lined = [(image, images[image]) for image in by_image if image in images]
+    return {
+        image: tuple(as_shown(line, frame) for line in by_image[image])
+        for image, frame in parallel.parallel_map(read_frame, lined, num_workers)
+        if frame is not None
+    }
+
+
+def corners(data: str, where: str) -> tuple[float, float, float, float]:
+    """Returns x0, y0, x1, y1 of a line written as "[[x, y], [x, y], …]".
+
+    Raises:
+      BuildError: it is written otherwise, or has no point.
+    """
+    try:
+        points = [(float(x), float(y)) for x, y in json.loads(data)]
+    except (TypeError, ValueError, RecursionError):  # which quote
+        points = []
+    if not points:
+        raise BuildError(f"{where}: data is no list of points [[x, y], …].")
+    xs, ys = zip(*points)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def read_frame(path: Path) -> Frame | None:
+    """Reads size and orientation from a picture's header; None if it has none that can be read."""
+    try:
+        with Image.open(path) as image:
+            return Frame((image.height, image.width), image.getexif().get(Base.Orientation, 1))
+    except (*_BROKEN, Image.DecompressionBombError):
+        return None
+
+
+def as_shown(line: BoxRow, frame: Frame) -> Box:
+    """Returns the box around a line, given in stored pixels, on the image as it is shown."""
+    stored = boxes.from_pixels(line.label, line.corners, frame.size, line.where)
+    ys, xs = (stored.y0, stored.y1), (stored.x0, stored.x1)
+    if frame.orientation in (2, 3, 7, 8):
+        xs = 1 - xs[1], 1 - xs[0]
+    if frame.orientation in (3, 4, 6, 7):
+        ys = 1 - ys[1], 1 - ys[0]
+    if frame.orientation in (5, 6, 7, 8):
+        ys, xs = xs, ys
+    return Box(line.label, y0=ys[0], x0=xs[0], y1=ys[1], x1=xs[1])

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from cxr_jax.data.tasks import Task
-from cxr_jax.io import dicom
-from data_builders.base import builder, folders, parallel, splits
-from data_builders.base.records import Record, Skipped
-from data_builders.rsna_pneumonia import labels
+from data_builders.base import boxes, builder, csv_table, folders, splits
+from data_builders.base.records import Box, BuildError, Record, Skipped
+
+TARGETS = "stage_2_train_labels.csv"
+INFO = "stage_2_detailed_class_info.csv"
+OPACITY = "Lung Opacity"
+CLASSES = (OPACITY, "Normal", "No Lung Opacity / Not Normal")
+# Boxes are in pixels of the released images.
+SIZE = (1024, 1024)
 
 
 class Builder(builder.CxrBuilder):
@@ -18,13 +23,13 @@ class Builder(builder.CxrBuilder):
 
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Accept the rules of Kaggle's rsna-pneumonia-detection-challenge, download it and unpack "
-        "stage_2_train_labels.csv, stage_2_detailed_class_info.csv (optional) and "
+        "stage_2_train_csv, stage_2_detailed_class_info.csv (optional) and "
         "stage_2_train_images/*.dcm into manual_dir."
     )
     HOMEPAGE: ClassVar = "https://www.kaggle.com/c/rsna-pneumonia-detection-challenge"
-    LABEL_NAMES: ClassVar = labels.CLASSES
+    LABEL_NAMES: ClassVar = CLASSES
     TASK: ClassVar = "multilabel"
-    TASKS: ClassVar = {"default": Task({labels.OPACITY: labels.OPACITY})}
+    TASKS: ClassVar = {"default": Task({OPACITY: OPACITY})}
     PARENT: ClassVar = "nih_chestxray14"
     LICENCE: ClassVar = "the rules of the RSNA challenge"
     SPLIT_RULE: ClassVar = (
@@ -32,17 +37,16 @@ class Builder(builder.CxrBuilder):
         "stage-2 test images have no labels and are not part."
     )
     HAS_BOXES: ClassVar = True
-    OWNER_COUNTS: ClassVar = {"images": 26_684, "patients": 26_684, labels.OPACITY: 6_012}
+    OWNER_COUNTS: ClassVar = {"images": 26_684, "patients": 26_684, OPACITY: 6_012}
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        root = folders.find_root(manual_dir, (labels.TARGETS,), self.MANUAL_DOWNLOAD_INSTRUCTIONS)
-        findings = labels.read(root)
+        root = folders.find_root(manual_dir, (TARGETS,), self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        findings = read_findings(root)
         folder = root / "stage_2_train_images"
         images = folders.by_stem(folder, (".dcm", ".dicom"))
-        present = [(image, images[image]) for image in findings if image in images]
-        headers = dict(parallel.parallel_map(dicom.read_tags, present, self.settings.num_workers))
+        headers = self.read_tags(images, findings)
         for image, finding in findings.items():
-            tags = headers.get(image) or dicom.NO_TAGS
+            tags = headers[image]
             yield Record(
                 split=splits.by_patient(image),
                 image_id=image,
@@ -50,12 +54,102 @@ class Builder(builder.CxrBuilder):
                 image=images.get(image, folder / f"{image}.dcm"),
                 labels=finding.labels,
                 study_id=tags.study_id,
-                projection=dicom.standard_projection(tags.projection),
+                projection=tags.projection,
                 sex=tags.sex,
                 age=tags.age,
                 boxes=finding.boxes,
                 row=finding.where,
             )
-        for image in sorted(images.keys() - findings.keys()):
-            name = images[image].relative_to(root).as_posix()
-            yield Skipped(name, f"no row in {labels.TARGETS}")
+        yield from folders.not_listed(images, findings, root, f"no row in {TARGETS}")
+
+
+class Finding(NamedTuple):
+    """What the tables say of an image."""
+
+    labels: dict[str, float]  # the classes, 1 or 0; NaN where the table that tells is missing
+    boxes: tuple[Box, ...]
+    where: str
+
+
+def read_findings(root: Path) -> dict[str, Finding]:
+    """Returns patientId -> its finding, in the order of stage_2_train_labels.csv.
+
+    Raises:
+      BuildError: an image with and without an opacity, a box without an opacity or the reverse, or
+        a class that contradicts it.
+    """
+    classes = read_classes(root)
+    table = csv_table.Table(folders.require(root, TARGETS))
+    findings: dict[str, Finding] = {}
+    columns = ("patientId", "x", "y", "width", "height", "Target")
+    for where, (image, *place, target) in table.select(columns):
+        positive = csv_table.flags(("Target",), (target,), where)["Target"] == 1
+        if any(place) != positive:
+            raise BuildError(
+                f"{where}: Target does not fit x, y, width, height; an opacity has a box, and only "
+                "an opacity. Restore the owner's file."
+            )
+        found = (opacity(place, where),) if positive else ()
+        earlier = findings.get(image)
+        if earlier is None:
+            findings[image] = Finding(classify(image, positive, classes, where), found, where)
+        elif positive and earlier.boxes:
+            findings[image] = earlier._replace(boxes=earlier.boxes + found)
+        else:
+            raise BuildError(
+                f"An image without an opacity has one row, but here {earlier.where} and {where}. "
+                "Restore the owner's file."
+            )
+    return findings
+
+
+def opacity(place: list[str], where: str) -> Box:
+    """Returns the box at x, y, width, height.
+
+    Raises:
+      BuildError: these are not four numbers.
+    """
+    numbers = [csv_table.number(field) for field in place]
+    if None in numbers:
+        raise BuildError(f"{where}: x, y, width, height are no numbers.")
+    x, y, width, height = numbers
+    return boxes.from_pixels(OPACITY, (x, y, x + width, y + height), SIZE, where)
+
+
+def classify(
+    image: str, positive: bool, classes: dict[str, str] | None, where: str
+) -> dict[str, float]:
+    """Returns the image's classes as 1 or 0; without their table only the opacity is known.
+
+    Raises:
+      BuildError: the image has no class, or one that contradicts its Target.
+    """
+    if classes is None:
+        return {name: float(positive) if name == OPACITY else float("nan") for name in CLASSES}
+    if image not in classes:
+        raise BuildError(f"{where}: its patientId has no row in {INFO}. Restore the owner's files.")
+    if (classes[image] == OPACITY) != positive:
+        raise BuildError(
+            f"{where}: Target does not fit the image's class in {INFO}. Restore the owner's files."
+        )
+    return {name: float(classes[image] == name) for name in CLASSES}
+
+
+def read_classes(root: Path) -> dict[str, str] | None:
+    """Returns patientId -> class; None if the table of classes is not there.
+
+    Raises:
+      BuildError: a class that is none of the three, or two of an image.
+    """
+    path = folders.optional(root, INFO)
+    if path is None:
+        return None
+    classes: dict[str, str] = {}
+    for where, (image, name) in csv_table.Table(path).select(("patientId", "class")):
+        if name not in CLASSES:
+            raise BuildError(f"{where}: class is none of {', '.join(CLASSES)}.")
+        if classes.setdefault(image, name) != name:
+            raise BuildError(
+                f"{where}: the image's class is another one than above. Restore the owner's file."
+            )
+    return classes

@@ -25,7 +25,7 @@ def test_pixels_labels_and_ids_belong_together(built):
         expected = {name: float(cell or "nan") for name, cell in image.labels.items()}
         np.testing.assert_equal({k: float(v) for k, v in example["labels"].items()}, expected)
         said = (example["patient_id"], example["study_id"], example["projection"], example["sex"])
-        assert said == (image.patient, image.study, image.view, image.sex)
+        assert said == (image.patient, image.study, image.projection, image.sex)
         np.testing.assert_equal(float(example["age"]), image.age)
         assert example["split"] == split_rule.by_patient(image.patient)
     assert built.splits.keys() == {"train", "validation", "test"}

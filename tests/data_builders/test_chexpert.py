@@ -27,7 +27,7 @@ def test_pixels_labels_and_ids_belong_together(built):
         assert example["patient_id"] == image_id.split("/")[0]
         assert example["study_id"] == "/".join(image_id.split("/")[:2])
         said = (example["split"], example["projection"], example["sex"])
-        assert said == (image.split, image.view, image.sex), image_id
+        assert said == (image.split, image.projection, image.sex), image_id
         np.testing.assert_equal(float(example["age"]), image.age)
 
 

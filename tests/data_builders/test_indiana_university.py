@@ -33,7 +33,7 @@ def test_pixels_labels_and_ids_belong_together(built):
     for image_id, image, example in built.paired():
         assert example["patient_id"] == str(image.uid)
         assert example["study_id"] == f"CXR{image.uid}"
-        assert example["projection"] == image.view, image_id
+        assert example["projection"] == image.projection, image_id
         assert example["labels"].keys() == reports.HEADINGS.keys()
         if image.report.positive is None:
             assert np.isnan(list(example["labels"].values())).all()

@@ -28,14 +28,14 @@ def built(request, tmp_path_factory):
 
 
 def test_pixels_labels_and_splits_belong_together(built):
-    label_names, _, _, view = FACTS[config_of(built.layout).split("_")[0]]
+    label_names, _, _, projection = FACTS[config_of(built.layout).split("_")[0]]
     for image_id, image, example in built.paired():
         np.testing.assert_array_equal(example["image"][..., 0], image.picture)
         assert tuple(example["labels"][label] for label in label_names) == image.labels
         assert len(example["labels"]) == len(label_names)
         part = image_id.split("/")[0]
         assert example["split"] == ("validation" if part == "val" else part)
-        assert (example["patient_id"], example["projection"]) == (image_id, view)
+        assert (example["patient_id"], example["projection"]) == (image_id, projection)
 
 
 def test_the_dataset_says_what_it_was_made_from(built):

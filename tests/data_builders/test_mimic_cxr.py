@@ -28,7 +28,7 @@ def test_pixels_labels_reports_and_ids_belong_together(built):
         expected = {name: float(cell or "nan") for name, cell in image.labels.items()}
         np.testing.assert_equal({k: float(v) for k, v in example["labels"].items()}, expected)
         said = (example["split"], example["projection"], example["patient_id"], example["study_id"])
-        assert said == (image.split, image.view, image.subject, f"s{image.study}")
+        assert said == (image.split, image.projection, image.subject, f"s{image.study}")
         assert example["report"] == image.report
         assert example["sex"] == "" and np.isnan(example["age"])
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_builders.base import splits as split_rule
-from data_builders.padchest.label_lists import LABEL_NAMES
+from data_builders.padchest.padchest_dataset_builder import LABEL_NAMES
 from tests.fakes import padchest as fake
 from tests.fakes.dataset import (
     assert_build_stops,

@@ -26,7 +26,7 @@ def test_pixels_grades_and_ids_belong_together(built):
     for _, (image, grade, test), example in built.paired():
         assert example["labels"]["Edema severity"] == grade
         assert (example["patient_id"], example["study_id"]) == (image.subject, f"s{image.study}")
-        assert example["projection"] == image.view
+        assert example["projection"] == image.projection
         assert (example["split"] == "test") == test
     assert {graded.grade for graded in built.images.values()} == {0, 1, 2, 3}
 

@@ -6,7 +6,7 @@ from PIL import Image
 from PIL.ExifTags import Base
 
 from data_builders.base import splits as split_rule
-from data_builders.ranzcr_clip import lines
+from data_builders.ranzcr_clip.ranzcr_clip_dataset_builder import LINES
 from tests.fakes import ranzcr_clip as fake
 from tests.fakes.dataset import (
     assert_build_stops,
@@ -74,10 +74,10 @@ def test_what_gives_no_example_is_listed_and_the_hold_out_is_not(built):
 
 def test_lines_on_images_or_under_labels_that_are_not_theirs(raw):
     fake.write(raw)
-    path = raw / lines.FILE
+    path = raw / LINES
     edit(path, fake.TRUNCATED, "1.2.3")
     folder, _ = build_beside("ranzcr_clip", raw)
-    row = row_of(raw, lines.FILE, "1.2.3,")
+    row = row_of(raw, LINES, "1.2.3,")
     assert skipped_of(folder)[row] == "a box on an image that is in no table of images"
     edit(path, "CVC - Normal", "CVC - Abnormal")
     message = r"1 of the 4 boxes .*of findings .* first is train_annotations.csv, row 2"

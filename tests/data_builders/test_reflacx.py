@@ -36,7 +36,7 @@ def built(request, tmp_path_factory):
 def test_pixels_readers_and_their_certainties_belong_together(built):
     for _, (image, readings, _), example in built.paired():
         said = (example["patient_id"], example["study_id"], example["projection"], example["split"])
-        assert said == (image.subject, f"s{image.study}", image.view, image.split)
+        assert said == (image.subject, f"s{image.study}", image.projection, image.split)
         readers = [reader.decode() for reader in example["readers"]]
         assert readers == sorted(readings)
         for name, values in example["labels"].items():

@@ -32,7 +32,7 @@ def test_pixels_labels_boxes_and_ids_belong_together(built):
         np.testing.assert_equal(example["labels"], expected)
         assert boxes_of(example) == rounded(image.boxes)
         said = (example["patient_id"], example["sex"], example["projection"])
-        assert said == (image_id, image.sex, image.view)
+        assert said == (image_id, image.sex, image.projection)
         np.testing.assert_equal(example["age"], np.float32(image.age))
         assert example["split"] == split_rule.by_patient(image_id)
     assert built.splits.keys() == {"train", "validation", "test"}

@@ -34,7 +34,7 @@ def test_pixels_label_boxes_and_ids_belong_together(built):
         assert example["labels"] == {"Pneumothorax": float(image.positive)}
         assert boxes_of(example) == rounded(("Pneumothorax", *box) for box in image.boxes)
         hashed = dicom.hashed(image.patient) if image.patient else image_id
-        assert (example["patient_id"], example["projection"]) == (hashed, image.view)
+        assert (example["patient_id"], example["projection"]) == (hashed, image.projection)
         assert example["sex"] == image.sex
         np.testing.assert_equal(example["age"], np.float32(image.age))
 

@@ -24,7 +24,7 @@ def built(request, tmp_path_factory):
 def test_pixels_labels_and_ids_belong_together(built):
     for image_id, image, example in built.paired():
         assert (example["patient_id"], example["study_id"]) == (image.patient, image.study)
-        assert (example["projection"], example["sex"]) == (image.view, image.sex), image_id
+        assert (example["projection"], example["sex"]) == (image.projection, image.sex), image_id
         np.testing.assert_array_equal(example["age"], image.age)
         labels = example["labels"]
         if not image.resistance:

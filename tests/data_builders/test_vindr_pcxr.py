@@ -25,7 +25,7 @@ def test_pixels_labels_boxes_and_ids_belong_together(built):
     for image_id, image, example in built.paired():
         assert example["labels"] == {name: float(name in image.positive) for name in fake.LABELS}
         assert boxes_of(example) == rounded(image.boxes)
-        assert (example["patient_id"], example["projection"]) == (image_id, image.view)
+        assert (example["patient_id"], example["projection"]) == (image_id, image.projection)
         assert example["sex"] == image.sex
         np.testing.assert_equal(example["age"], np.float32(image.age))
         assert (example["split"] == "test") == (image.part == "test")

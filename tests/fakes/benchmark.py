@@ -64,7 +64,7 @@ def grid(
 
 
 def draw_images(n: int = 80) -> ImageTable:
-    """Of the images of `predictions`, in another order; an age and a view are unknown."""
+    """Of the images of `predictions`, in another order; an age and a projection are unknown."""
     rng = np.random.default_rng(7)
     table = ImageTable(
         np.array([f"secret-image-{i}" for i in range(n)]),

@@ -2,7 +2,7 @@
 
 Quirks: a leading column of row numbers, or none; the table's two names; PatientID with or without
 "id_"; a PngPath with a longer ending than the file's; age groups and "85 or more", sex O; odd and
-blank views; blank, -1, integer and decimal cells; a 16-bit PNG, an unreadable image, a row without a
+blank projections; blank, -1, integer and decimal cells; a 16-bit PNG, an unreadable image, a row without a
 image, an image without a row, DICOM files that nobody reads.
 """
 
@@ -23,8 +23,8 @@ HEADER = (
     *("DicomPath", "PngPath", "PatientID", "PatientSex", "PatientAge", "AccessionNumber"),
     *("StudyDate", *LABELS, "ViewPosition", "Rows", "Columns", "Manufacturer"),
 )
-VIEWS = {"PA": "PA", "L": "LATERAL", "AP": "AP", "": "", "AP LLD": "AP LLD", "RL": "LATERAL"}
-VIEWS |= {"LT-DECUB": "LT-DECUB", "RLO": "RLO"}
+PROJECTIONS = {"PA": "PA", "L": "LATERAL", "AP": "AP", "": "", "AP LLD": "AP LLD", "RL": "LATERAL"}
+PROJECTIONS |= {"LT-DECUB": "LT-DECUB", "RLO": "RLO"}
 AGES = {"45": 45.0, "85 or more": 85.0, "0": 0.0, "": float("nan"), "20": 20.0}
 SEXES = {"F": "F", "M": "M", "O": ""}
 NUM_PATIENTS = 15
@@ -51,7 +51,7 @@ class FakeImage(NamedTuple):
     labels: dict[str, str]
     patient: str
     study: str
-    view: str
+    projection: str
     sex: str
     age: float
 
@@ -79,7 +79,9 @@ def write(
     for number in range(NUM_PATIENTS * IMAGES_EACH):
         patient = f"{number // IMAGES_EACH:04x}beef"
         image_id = f"id_{patient}/Study_1.{number // 2}/Series_2.{number}/image-3.{number}"
-        view, age, sex = (list(choices)[number % len(choices)] for choices in (VIEWS, AGES, SEXES))
+        projection, age, sex = (
+            list(choices)[number % len(choices)] for choices in (PROJECTIONS, AGES, SEXES)
+        )
         labels = dict.fromkeys(LABELS, "")
         labels[LABELS[number % 14]] = "1.0" if number % 2 else "1"
         labels[LABELS[(number + 3) % 14]] = "-1.0"
@@ -91,7 +93,7 @@ def write(
             f"images/{image_id}{ending}",
             patient if bare_ids else f"id_{patient}",
             *(sex, age, study, "20100101"),
-            *(*labels.values(), view, "64", "72", "1"),
+            *(*labels.values(), projection, "64", "72", "1"),
         )
         lines.append(",".join(cells))
         if number == ROW_WITHOUT_FILE:
@@ -103,7 +105,7 @@ def write(
             path.write_bytes(path.read_bytes()[:100])
             continue
         images[image_id] = FakeImage(
-            picture, labels, f"id_{patient}", study, VIEWS[view], SEXES[sex], AGES[age]
+            picture, labels, f"id_{patient}", study, PROJECTIONS[projection], SEXES[sex], AGES[age]
         )
     _save(root / FILE_WITHOUT_ROW, draw_image(0, 64, 72))
     (root / "Anonymized_DICOMs" / "id_x").mkdir(parents=True)

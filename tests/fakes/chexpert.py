@@ -47,7 +47,7 @@ class FakeImage(NamedTuple):
     picture: np.ndarray
     labels: dict[str, str]
     split: str
-    view: str
+    projection: str
     sex: str
     age: float
 
@@ -119,15 +119,15 @@ def _image(image_id: str, part: str, seed: int) -> FakeImage:
         picture=draw_image(seed, 64, 72),
         labels=cells,
         split={"train": "train", "valid": "validation", "test": "test"}[part],
-        view=projection if frontal else "LATERAL",
+        projection=projection if frontal else "LATERAL",
         sex="" if image_id == UNKNOWN_SEX else "FM"[seed % 2],
         age=float("nan") if image_id == AGE_0 else 20.0 + seed % 71,
     )
 
 
 def _row(path: str, image_id: str, made: FakeImage) -> tuple[str, ...]:
-    frontal = made.view != "LATERAL"
-    projection = "LL" if image_id == LL else made.view
+    frontal = made.projection != "LATERAL"
+    projection = "LL" if image_id == LL else made.projection
     return (
         path,
         {"F": "Female", "M": "Male", "": "Unknown"}[made.sex],
@@ -147,7 +147,7 @@ def _write_test(home: Path, by_study: bool) -> dict[str, FakeImage]:
             made = _image(image_id, "test", patient)
             made = made._replace(
                 picture=draw_image(patient + len(images), 64, 72),
-                view="LATERAL" if "lateral" in name else "FRONTAL",
+                projection="LATERAL" if "lateral" in name else "FRONTAL",
                 sex="",
                 age=float("nan"),
             )

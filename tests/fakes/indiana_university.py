@@ -3,7 +3,7 @@
 Quirks: report 1's doubled name and an id with a third group, RGB PNGs, qualified headings, headings
 with commas and one with a trailing space, a report that was never indexed, two without images, empty
 findings, "XXXX"; an image that is cut off, one in no report, one in a report but absent; MONOCHROME1
-copies with a view, without one and without a header.
+copies with a projection, without one and without a header.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.fakes.pictures import draw_image
 
 LAYOUTS = {
     "nlm": {},
-    "nlm in a folder, with Kaggle's views": {"folder_of_images": True, "projections": True},
+    "nlm in a folder, with Kaggle's projections": {"folder_of_images": True, "projections": True},
     "nlm with DICOM": {"dicom": True},
     "kaggle": {"kaggle": True},
 }
@@ -94,12 +94,12 @@ VIEW_OF_LAST_DIGITS = {"1001": "Frontal", "3001": "Frontal", "0002": "Frontal"}
 
 
 class FakeImage(NamedTuple):
-    """What the fake says of one image; the view as each layout should give it."""
+    """What the fake says of one image; the projection as each layout should give it."""
 
     picture: np.ndarray
     uid: int
     report: Report
-    view: str
+    projection: str
 
 
 def write(
@@ -115,7 +115,7 @@ def write(
     Args:
       kaggle: Kaggle's tables and names instead of NLM's reports.
       folder_of_images: NLM's PNGs in a folder of their own.
-      projections: Kaggle's table of views beside NLM's reports.
+      projections: Kaggle's table of projections beside NLM's reports.
       dicom: the DICOM copies too.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,10 +138,10 @@ def write(
             if image_id == CORRUPT:
                 path.write_bytes(path.read_bytes()[:300])
                 continue
-            view = projection.upper() if kaggle or projections else ""
-            if dicom and image_id not in NO_DICOM_VIEW:
-                view = {"Frontal": "PA", "Lateral": "LATERAL"}[projection]
-            images[image_id] = FakeImage(picture, uid, report, view)
+            expected = projection.upper() if kaggle or projections else ""
+            if dicom and image_id not in NO_DICOM_PROJECTION:
+                expected = {"Frontal": "PA", "Lateral": "LATERAL"}[projection]
+            images[image_id] = FakeImage(picture, uid, report, expected)
     extra = IN_NO_REPORT.removeprefix("CXR") + ".dcm.png" if kaggle else f"{IN_NO_REPORT}.png"
     Image.fromarray(draw_image(0, 64, 56)).save(place / extra)
     if kaggle or projections:
@@ -156,21 +156,20 @@ def write(
 
 
 KAGGLE_HEADER = "uid,MeSH,Problems,image,indication,comparison,findings,impression"
-# One copy names no view, one is no DICOM at all.
-NO_DICOM_VIEW = ("CXR10_IM-0010-1001", "CXR11_IM-0011-1001")
+# One copy names no projection, one is no DICOM at all.
+NO_DICOM_PROJECTION = ("CXR10_IM-0010-1001", "CXR11_IM-0011-1001")
 
 
 def _write_dicom(path: Path, picture: np.ndarray, projection: str) -> None:
-    view = {"Frontal": "PA", "Lateral": "LL"}[projection]
-    blank = f"CXR{path.stem}" in NO_DICOM_VIEW
+    blank = f"CXR{path.stem}" in NO_DICOM_PROJECTION
     write_dicom(
         path,
         (255 - picture).astype(np.uint16) * 16,
         photometric="MONOCHROME1",
         bits=12,
-        ViewPosition="" if blank else view,
+        ViewPosition="" if blank else {"Frontal": "PA", "Lateral": "LL"}[projection],
     )
-    if f"CXR{path.stem}" == NO_DICOM_VIEW[1]:
+    if f"CXR{path.stem}" == NO_DICOM_PROJECTION[1]:
         path.write_bytes(b"no DICOM at all")
 
 

@@ -1,7 +1,7 @@
 """MIMIC-CXR-JPG in miniature, release 2.0.0 or 2.1.0, with reports on request.
 
 Quirks: gzipped tables that keep "2.0.0" in their names; labels of studies, not images, in another
-order than CheXpert's, blank and -1 cells, a study without a row and one with a blank row; views
+order than CheXpert's, blank and -1 cells, a study without a row and one with a blank row; projections
 blank, LL and odd; times without their leading zeros, an extra column; a study with a report and one
 without; an unreadable image, a row without an image, an image without a row, an image that the split file
 lacks.
@@ -36,7 +36,7 @@ UNLABELLED_STUDY, BLANK_STUDY, STUDY_WITHOUT_REPORT = "50001000", "50011000", "5
 # Subject, study, image.
 CORRUPT, ROW_WITHOUT_FILE, NOT_IN_SPLIT = ("10000035", 1, 1), ("10000036", 1, 0), ("10000037", 1, 1)
 FILE_WITHOUT_ROW = "files/p19/p19999999/s59999999/00000000-00000000-00000000-00000000-00000000.jpg"
-VIEWS = ("AP", "PA", "", "AP", "LL", "PA", "LATERAL", "AP RLD")
+PROJECTIONS = ("AP", "PA", "", "AP", "LL", "PA", "LATERAL", "AP RLD")
 
 LAYOUTS = {
     "2.0.0": {},
@@ -51,7 +51,7 @@ class FakeImage(NamedTuple):
     picture: np.ndarray
     labels: dict[str, str]
     split: str
-    view: str
+    projection: str
     subject: str
     study: str
     report: str
@@ -88,10 +88,10 @@ def write(
                 _write(folder / "mimic-cxr-reports" / f"{_place(subject, study)}.txt", report)
             for number in range(2):
                 seed = 4 * place + 2 * study_number + number
-                view = VIEWS[seed % len(VIEWS)]
+                projection = PROJECTIONS[seed % len(PROJECTIONS)]
                 dicom_id = dicom_id_of(seed)
                 metadata.append(
-                    f"{dicom_id},{subject},{study},CHEST (PORTABLE AP),{view},"
+                    f"{dicom_id},{subject},{study},CHEST (PORTABLE AP),{projection},"
                     f"{SHAPE[0]},{SHAPE[1]},21901015,93412.406,CHEST (PORTABLE AP),"
                     "antero-posterior,Erect,"
                 )
@@ -110,7 +110,7 @@ def write(
                         picture=picture,
                         labels=labels,
                         split={"validate": "validation"}.get(split, split),
-                        view={"LL": "LATERAL"}.get(view, view),
+                        projection={"LL": "LATERAL"}.get(projection, projection),
                         subject=subject,
                         study=study,
                         report=report if reports and study != STUDY_WITHOUT_REPORT else "",

@@ -64,10 +64,10 @@ def write(
             if name == BOXED:
                 findings = "Infiltration|Mass"
             age = 411 if name == IMPOSSIBLE_AGE else 20 + patient
-            sex, view = "MF"[patient % 2], ("PA", "AP")[follow_up]
+            sex, projection = "MF"[patient % 2], ("PA", "AP")[follow_up]
             age_text = f"{age:03}Y" if old else age
             lines.append(
-                f"{name},{findings},{follow_up},{patient},{age_text},{sex},{view},"
+                f"{name},{findings},{follow_up},{patient},{age_text},{sex},{projection},"
                 f"2894,2729,0.14300000000000002,0.14300000000000002{end}"
             )
             lists["test" if test else "train_val"].append(name)

@@ -69,7 +69,7 @@ class FakeImage(NamedTuple):
     positive: frozenset[str] | None
     patient: str
     study: str
-    view: str
+    projection: str
     sex: str
     age: float
     report: str
@@ -156,7 +156,7 @@ def write(
                 positive=positive,
                 patient=patient,
                 study=row["StudyID"],
-                view=PROJECTIONS[projection],
+                projection=PROJECTIONS[projection],
                 sex="" if sex == "O" else sex,
                 age=age,
                 report=report,

@@ -61,7 +61,9 @@ def write(
         (expert if by_expert else regex).append((subject, study, grade))
         if study == GRADED_TWICE:
             regex.append((subject, study, (grade + 2) % 4))
-        frontal = {name: image for name, image in of_study.items() if image.view in ("AP", "PA")}
+        frontal = {
+            name: image for name, image in of_study.items() if image.projection in ("AP", "PA")
+        }
         if subject in TESTED or not frontal:
             skipped.add(f"s{study}")
         else:

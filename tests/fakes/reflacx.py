@@ -84,7 +84,7 @@ def write(
       The readable images by dicom_id.
     """
     mimic = mimic_cxr.write(folder / mimic_name)
-    frontal = sorted(name for name, image in mimic.items() if image.view in ("AP", "PA"))
+    frontal = sorted(name for name, image in mimic.items() if image.projection in ("AP", "PA"))
     # From both ends: all of MIMIC's splits are wanted.
     waiting = [*frontal[:6], *frontal[:5:-1]]
     root, images, number = folder / "raw" / "main_data", {}, 0

@@ -53,7 +53,7 @@ class FakeImage(NamedTuple):
     boxes: list[tuple[str, float, float, float, float]]  # label, y0, x0, y1, x1
     sex: str
     age: float
-    view: str
+    projection: str
 
 
 def write(
@@ -78,16 +78,18 @@ def write(
             continue
         picture = draw_image(number, 64, 64)
         age = 155 if name == IMPOSSIBLE_AGE else 20 + number
-        sex, view = "FM"[number % 2], ("PA", "AP")[number % 2]
+        sex, projection = "FM"[number % 2], ("PA", "AP")[number % 2]
         path = root / "stage_2_train_images" / f"{name}{'.DCM' if repacked else '.dcm'}"
         pixels = None if name == NO_PIXELS else picture
-        write_image(path, pixels, name, sex, age, view)
+        write_image(path, pixels, name, sex, age, projection)
         if name == BROKEN:
             path.write_bytes(path.read_bytes()[:150])
         if name in (NO_PIXELS, BROKEN, FILE_WITHOUT_ROW):
             continue
         places = [as_fractions(*box) for box in boxes]
-        images[name] = FakeImage(picture, finding, places, sex, age if age < 120 else np.nan, view)
+        images[name] = FakeImage(
+            picture, finding, places, sex, age if age < 120 else np.nan, projection
+        )
     picture = draw_image(91, 64, 64)
     write_image(root / "stage_2_test_images" / "91.dcm", picture, patient_id(91), "F", 50, "PA")
     tables = {"stage_2_train_labels": targets}
@@ -104,7 +106,7 @@ def write(
 
 
 def write_image(
-    path: Path, pixels: np.ndarray | None, patient: str, sex: str, age: int, view: str
+    path: Path, pixels: np.ndarray | None, patient: str, sex: str, age: int, projection: str
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom misses the age's Y
@@ -116,7 +118,7 @@ def write_image(
             Modality="CR",
             PatientSex=sex,
             PatientAge=str(age),
-            ViewPosition=view,
+            ViewPosition=projection,
         )
 
 

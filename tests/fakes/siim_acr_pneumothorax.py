@@ -52,7 +52,7 @@ class FakeImage(NamedTuple):
     patient: str = ""  # DICOM: "" if unknown
     sex: str = ""
     age: float = float("nan")
-    view: str = ""
+    projection: str = ""
 
 
 def uid(number: int, kind: int = 4) -> str:
@@ -109,7 +109,7 @@ def _write_dicom(root: Path, stage_2: bool) -> dict[str, FakeImage]:
                 patient=patient,
                 sex="FM"[number % 2],
                 age=float("nan") if number == IMPOSSIBLE_AGE else 20.0 + number,
-                view=("PA", "AP")[number % 2],
+                projection=("PA", "AP")[number % 2],
             )
     name, end = ("stage_2_train.csv", "\r") if stage_2 else ("train-rle.csv", "\n")
     (root / name).write_bytes(end.join([*lines, ""]).encode())

@@ -32,7 +32,7 @@ class FakeImage(NamedTuple):
     resistance: str
     patient: str
     study: str
-    view: str
+    projection: str
     sex: str
     age: float
 
@@ -98,8 +98,8 @@ def write(
             picture = draw_image(10 * number + condition, 64, 60)
             place = f"part{number % 2 + 1}" if parts else "GlobalBucket"
             path = folder / place / f"{image_id}.dcm"
-            view = ("PA", "AP", "LL", "")[number % 4]
-            _save(path, picture, view, inverted=number % 5 == 2)
+            projection = ("PA", "AP", "LL", "")[number % 4]
+            _save(path, picture, projection, inverted=number % 5 == 2)
             if number == CUT_OFF:
                 path.write_bytes(path.read_bytes()[:-2000])
             elif number != ANGIOGRAM:
@@ -109,7 +109,9 @@ def write(
                     resistance=resistance if known and resistance != "Not specified" else "",
                     patient=patient_id(number),
                     study=row["imagingstudy_id"],
-                    view="OUTLIER" if number == OUTLIER else {"LL": "LATERAL"}.get(view, view),
+                    projection="OUTLIER"
+                    if number == OUTLIER
+                    else {"LL": "LATERAL"}.get(projection, projection),
                     sex="" if number == NO_CASE and not merged else sex[0],
                     age=np.nan if age == "" or (number == NO_CASE and not merged) else age,
                 )
@@ -136,7 +138,7 @@ def _write_csv(path: Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def _save(path: Path, picture: np.ndarray, view: str = "", inverted: bool = False) -> None:
+def _save(path: Path, picture: np.ndarray, projection: str = "", inverted: bool = False) -> None:
     stored = np.round((255 - picture if inverted else picture) / 255 * 4095).astype(np.uint16)
     photometric = "MONOCHROME1" if inverted else "MONOCHROME2"
-    write_dicom(path, stored, photometric=photometric, bits=12, ViewPosition=view)
+    write_dicom(path, stored, photometric=photometric, bits=12, ViewPosition=projection)

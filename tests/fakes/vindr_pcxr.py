@@ -1,7 +1,7 @@
 """VinDr-PCXR in miniature, as PhysioNet packs it.
 
 Quirks: tables beside the folders of images, rad_ID in capitals, misspelled labels, boxes of classes
-that are no labels, "No finding" with blank corners, infants' ages in months and days, view only in
+that are no labels, "No finding" with blank corners, infants' ages in months and days, projection only in
 some headers, the four forms of VinDr-CXR's images; an image without pixels, a row without an image, a
 image without a row. On request .csv.gz, CRLF, .DICOM and a wrapping folder, or no boxes.
 """
@@ -51,7 +51,7 @@ class FakeImage(NamedTuple):
     boxes: list[tuple[str, float, float, float, float]]  # label, y0, x0, y1, x1
     sex: str
     age: float
-    view: str
+    projection: str
 
 
 def write(folder: Path, *, repacked: bool = False, with_boxes: bool = True) -> dict[str, FakeImage]:
@@ -77,14 +77,16 @@ def write(folder: Path, *, repacked: bool = False, with_boxes: bool = True) -> d
             boxes[part].extend(f"{name},R{1 + number % 3},{line}" for line in lines)
         if name == ROW_WITHOUT_FILE:
             continue
-        age, view = list(AGES)[number % 4], ("AP", "")[number % 2]
+        age, projection = list(AGES)[number % 4], ("AP", "")[number % 2]
         path = root / part / f"{name}{'.DICOM' if repacked else '.dicom'}"
-        tags = {"PatientAge": age, "ViewPosition": view}
+        tags = {"PatientAge": age, "ViewPosition": projection}
         picture = write_image(path, number, pixels=name != NO_PIXELS, **tags)
         if name not in (NO_PIXELS, FILE_WITHOUT_ROW):
             drawn = [as_fractions(*place) for place in places] if with_boxes else []
             sex = "MF"[number % 2]
-            images[name] = FakeImage(picture, part, positive, drawn, sex, AGES[age], view or "PA")
+            images[name] = FakeImage(
+                picture, part, positive, drawn, sex, AGES[age], projection or "PA"
+            )
     for part in labels:
         tables = {"image_labels": labels[part]} | (
             {"annotations": boxes[part]} if with_boxes else {}
