@@ -1,4 +1,4 @@
-"""The cells of a benchmark: encoders x datasets x protocols x label fractions x seeds."""
+"""The cells of a benchmark (encoders x datasets x protocols x fractions x seeds) and its plan."""
 
 import itertools
 import re
@@ -7,6 +7,11 @@ from typing import NamedTuple
 
 import ml_collections
 
+from cxr_jax import weights
+from cxr_jax.data import tasks
+from cxr_jax.data.source import load_source
+
+LAST = "seconds.json"  # how long a cell took; the last file that it writes
 _NAME = re.compile(r"[\w.-]*[\w-][\w.-]*")  # not "..", which is a folder
 
 
@@ -30,13 +35,11 @@ class Cell(NamedTuple):
 
 
 def grid(config: ml_collections.ConfigDict) -> list[Cell]:
-    """The cells in the order in which they run: those that share features follow each other.
+    """Returns the cells in the order in which they run; those that share features are neighbours.
 
-    A probe of all labels draws nothing and stands once, with the first seed.
-
-    Raises:
-      ValueError: a field that is empty, malformed or says something twice, a reference that is not
-        among the encoders, images named for pictures.
+    A probe of all labels draws nothing, so it has one cell, with the first seed. Raises ValueError
+    for a field that is empty, malformed or repeats itself, a reference that is not among the
+    encoders, and images named for pictures.
     """
     named = [_named(spec) for spec in _list(config.encoders, "encoders")]
     _once([name for name, _ in named], "encoders")
@@ -86,10 +89,62 @@ def _once(parts: list[str], field: str) -> None:
 
 
 def _named(spec: str) -> tuple[str, str]:
-    """ "simclr=runs/simclr" -> ("simclr", "runs/simclr"); "random" names itself."""
+    """Splits "simclr=runs/simclr" into ("simclr", "runs/simclr"); "random" names itself."""
     name, separator, path = spec.partition("=")
     if not separator and spec != "random":
         raise ValueError(f"config.encoders: {spec!r}: write NAME=SPEC, as in simclr={spec}")
     if not _NAME.fullmatch(name):
         raise ValueError(f"config.encoders: {name!r}: a name has letters, digits, '_', '-' and '.'")
     return name, path if separator else "random"
+
+
+def _obstacles(config, cells: list[Cell]) -> list[str]:
+    """Returns what cells would fail for: encoders, datasets and tasks that are not there (yet)."""
+
+    def missing(name, load, *arguments):
+        try:
+            load(*arguments)
+        except (ValueError, OSError) as error:
+            return [f"  WOULD FAIL: {name}: {error}"]
+        return []
+
+    lines = []
+    for name, spec in dict.fromkeys((cell.encoder, cell.spec) for cell in cells):
+        if spec != "random":
+            lines += missing(name, weights.load, spec)
+    for dataset, task in dict.fromkeys((cell.dataset, cell.task) for cell in cells):
+        wanted, changes = task or config.transfer.task, tasks.changes_of(config.transfer)
+        where = (dataset, config.data.dir, "test", wanted, changes)
+        lines += missing(dataset, splits.load_split, *where)
+    return lines
+
+
+def plan(config: ml_collections.ConfigDict, cells: list[Cell], workdir: Path) -> str:
+    """Returns the grid in words: what is done, what would fail, and the seconds that are left."""
+    lines = [f"{len(cells)} cells (with all patients, frozen features need one seed):"]
+    for protocol in dict.fromkeys(cell.protocol for cell in cells):
+        for name in dict.fromkeys(cell.encoder for cell in cells):
+            of = [cell for cell in cells if (cell.protocol, cell.encoder) == (protocol, name)]
+            files = [workdir / cell.folder / LAST for cell in of]
+            taken = [_seconds(path) for path in files if path.is_file()]
+            left = len(of) - len(taken)
+            cost = "cost unknown"
+            if taken:
+                cost = f"about {left * sum(taken) / len(taken):,.0f} s left"
+            lines.append(f"  {protocol:<10}{name:<16}{len(of):>4} cells, {len(taken)} done, {cost}")
+    obstacles = _obstacles(config, cells)
+    for dataset in dict.fromkeys(cell.dataset for cell in cells) if not obstacles else ():
+        sizes = ", ".join(
+            f"{len(load_source(dataset, config.data.dir, split, fields=('image',))):,} {split}"
+            for split in ("train", "validation", "test")
+        )
+        lines.append(f"  {dataset}: {sizes} images, read once per encoder for all linear probes")
+    last = "fix these, or run the rest as it is" if obstacles else "the same command"
+    return "\n".join([*lines, *obstacles, "", f"Next: {last}, without --config.dry_run."])
+
+
+def _seconds(path: Path) -> float:
+    try:
+        return float(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged; remove it to run that cell again") from error

@@ -2,7 +2,7 @@
 
 The workdir holds cells/<dataset>/<protocol>/<fraction>/<seed>/<encoder>/, each the workdir of a
 transfer, cells.json with the state of the grid, and the report, which is made from these alone
-(`python -m cxr_jax.report WORKDIR` makes it again). The same command goes on where it was stopped
+(`python -m cxr_jax.report WORKDIR` makes it again). The same command continues a stopped benchmark
 and tries failed cells again.
 """
 
@@ -14,10 +14,10 @@ from typing import Any
 import ml_collections
 
 from cxr_jax import weights
-from cxr_jax.data import exposure, splits, tasks
+from cxr_jax.data import exposure
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import _provenance, inputs, transfer
-from cxr_jax.experiments._benchmark_grid import Cell, grid
+from cxr_jax.experiments._benchmark_grid import LAST, Cell, grid, plan
 from cxr_jax.experiments._workdir import as_json, open_workdir, release
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
@@ -25,23 +25,21 @@ from cxr_jax.report.benchmark import page as report
 from cxr_jax.report.benchmark.grid import without_ids
 from cxr_jax.transfer.predictions import read_parquet
 
-_LAST = "seconds.json"  # how long a cell took; written when all else of it is
-
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Runs the cells that are not done and writes the report.
 
-    Raises:
-      ValueError: the grid makes no sense; nothing has been run then.
+    Raises ValueError, before anything runs, for a grid that makes no sense, and at the end where
+    all cells failed.
     """
     cells = grid(config)
     shape = _shape(config, cells)
     if config.dry_run:
-        print(_plan(config, cells, workdir))
+        print(plan(config, cells, workdir))
         return
     saved = config.copy_and_resolve_references()
     with saved.unlocked():
-        del saved.dry_run  # a grid that was looked at is the same grid
+        del saved.dry_run  # a dry run does not make it another grid
     open_workdir(workdir, saved)
     _provenance.write(workdir, saved, fingerprints(config))
     states: dict[Cell, dict[str, Any]] = {}
@@ -71,7 +69,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str | None]:
-    """The images of all datasets that can be read, whole, as provenance.json marks them."""
+    """Returns the fingerprints of all datasets that can be read, whole, for provenance.json."""
     found = {}
     for dataset, task in dict.fromkeys((cell.dataset, cell.task) for cell in grid(config)):
         of_cell = config.transfer.copy_and_resolve_references()
@@ -84,7 +82,7 @@ def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str | None]:
 
 
 def _shape(config, cells: list[Cell]) -> dict[str, Any]:
-    """Architecture and image size of the random encoder: the first workdir's, else the config's."""
+    """Returns model and image size of the random encoder: the first workdir's, else the config's."""
     for spec in dict.fromkeys(cell.spec for cell in cells):
         if Path(spec).expanduser().is_dir():
             encoder = weights.load(spec)
@@ -115,9 +113,9 @@ def _config_of(config, cell: Cell, shape: dict[str, Any], workdir: Path):
 def _groups(
     config, cells: list[Cell], shape: dict[str, Any], workdir: Path, held: "_Held"
 ) -> dict[Cell, list[Cell]]:
-    """First cell of a group -> the cells that are not done and can be fitted together: 2 or more.
+    """Returns first cell of a group -> the cells, two or more, that can be fitted together.
 
-    Equal but for label fraction and seed; random weights are others with every seed.
+    They are not done and equal except for label fraction and seed; random weights differ by seed.
     """
     together: dict[Cell, list[Cell]] = {}
     for cell in cells:
@@ -130,16 +128,13 @@ def _groups(
 
 
 def _run_group(config, group: list[Cell], shape: dict[str, Any], workdir: Path) -> list[Cell]:
-    """Runs the transfers of a group together; returns the cells that are done then.
-
-    Those are all or none: where one fails they are left to be run one by one.
-    """
+    """Runs the transfers of a group together; returns all its cells, or none where one failed."""
     start = time.monotonic()
     folders = [workdir / cell.folder for cell in group]
     try:
         configs = [_config_of(config, cell, shape, workdir) for cell in group]
         transfer.run_together(configs, folders)
-    except Exception as error:  # one cell may be at fault: alone, the others do not suffer from it
+    except Exception as error:  # one cell may be at fault: run alone, the others finish
         print(f"not together: {error}; now one by one", flush=True)
         return []
     for folder in folders:
@@ -150,7 +145,7 @@ def _run_group(config, group: list[Cell], shape: dict[str, Any], workdir: Path) 
 def _run_cell(
     config, cell: Cell, shape: dict[str, Any], workdir: Path, held: "_Held"
 ) -> dict[str, Any]:
-    """Runs one transfer, or takes up its result; says in what state it is then."""
+    """Runs one transfer, or takes its result from before; returns its state for cells.json."""
     folder, of_cell = workdir / cell.folder, _config_of(config, cell, shape, workdir)
     if _is_done(folder, of_cell, held):
         print("done before")
@@ -167,13 +162,13 @@ def _run_cell(
 
 
 class _Held:
-    """Encoders and splits that were loaded to see whether results are still theirs."""
+    """Encoders and splits, loaded once to check whether results were made from them."""
 
     def __init__(self):
         self._encoders, self._splits = {}, {}
 
     def fingerprint(self, of_cell) -> str:
-        """That of a transfer, as inputs.fingerprint."""
+        """Returns inputs.fingerprint of a transfer."""
         drawn = of_cell.seed if of_cell.encoder == "random" else 0
         encoder, dataset = (of_cell.encoder, drawn), (of_cell.dataset, of_cell.task)
         if encoder not in self._encoders:
@@ -186,8 +181,8 @@ class _Held:
 
 
 def _is_done(folder: Path, of_cell, held: _Held) -> bool:
-    """Whether the cell ran to its end, with this config, encoder and dataset as they are now."""
-    if not (folder / _LAST).is_file():
+    """Checks that the cell ran to its end, with this config, encoder and dataset as they are now."""
+    if not (folder / LAST).is_file():
         return False
     try:
         if read_json(folder / "config.json") != as_json(of_cell):
@@ -200,16 +195,9 @@ def _is_done(folder: Path, of_cell, held: _Held) -> bool:
         return False
 
 
-def _seconds(path: Path) -> float:
-    try:
-        return float(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged; remove it to run that cell again") from error
-
-
 def _finish(folder: Path, seconds: float) -> None:
-    """Says that the cell ran to its end, and lets go of its folder."""
-    atomic_write_text(folder / _LAST, json.dumps(round(seconds, 1)))
+    """Marks the cell as run to its end, and releases its folder."""
+    atomic_write_text(folder / LAST, json.dumps(round(seconds, 1)))
     release(folder)
 
 
@@ -247,51 +235,3 @@ def _write(config, workdir: Path, cells: list[Cell], states: dict[Cell, dict[str
     resamples = config.transfer.num_resamples
     held = {"reference": config.reference, "num_resamples": resamples, "cells": entries}
     atomic_write_text(workdir / "cells.json", json.dumps(held, indent=2))
-
-
-def _obstacles(config, cells: list[Cell]) -> list[str]:
-    """What cells would fail for: encoders, datasets and tasks that are not there (yet)."""
-
-    def missing(name, load, *arguments):
-        try:
-            load(*arguments)
-        except (ValueError, OSError) as error:
-            return [f"  WOULD FAIL: {name}: {error}"]
-        return []
-
-    lines = []
-    for name, spec in dict.fromkeys((cell.encoder, cell.spec) for cell in cells):
-        if spec != "random":
-            lines += missing(name, weights.load, spec)
-    for dataset, task in dict.fromkeys((cell.dataset, cell.task) for cell in cells):
-        wanted, changes = task or config.transfer.task, tasks.changes_of(config.transfer)
-        where = (dataset, config.data.dir, "test", wanted, changes)
-        lines += missing(dataset, splits.load_split, *where)
-    return lines
-
-
-def _plan(config, cells: list[Cell], workdir: Path) -> str:
-    """The grid in words, what is done, and how long finished cells of its kind took."""
-    lines = [
-        f"{len(cells)} cells (of all patients nothing is drawn: one seed for frozen features):"
-    ]
-    for protocol in dict.fromkeys(cell.protocol for cell in cells):
-        for name in dict.fromkeys(cell.encoder for cell in cells):
-            of = [cell for cell in cells if (cell.protocol, cell.encoder) == (protocol, name)]
-            taken = [
-                _seconds(path) for cell in of if (path := workdir / cell.folder / _LAST).is_file()
-            ]
-            left = len(of) - len(taken)
-            cost = "cost unknown"
-            if taken:
-                cost = f"about {left * sum(taken) / len(taken):,.0f} s left"
-            lines.append(f"  {protocol:<10}{name:<16}{len(of):>4} cells, {len(taken)} done, {cost}")
-    obstacles = _obstacles(config, cells)
-    for dataset in dict.fromkeys(cell.dataset for cell in cells) if not obstacles else ():
-        sizes = ", ".join(
-            f"{len(load_source(dataset, config.data.dir, split, fields=('image',))):,} {split}"
-            for split in ("train", "validation", "test")
-        )
-        lines.append(f"  {dataset}: {sizes} images, read once an encoder for all linear probes")
-    last = "mend these, or run the rest as it is" if obstacles else "the same command"
-    return "\n".join([*lines, *obstacles, "", f"Next: {last}, without --config.dry_run."])

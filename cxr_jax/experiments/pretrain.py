@@ -14,6 +14,7 @@ from cxr_jax.data import exposure, seen_images
 from cxr_jax.data.reports import keep_tokenizer
 from cxr_jax.data.source import fingerprint
 from cxr_jax.experiments import (
+    _provenance,
     feed,
     health,
     initial,

@@ -76,6 +76,7 @@ def label_panels(labels: Sequence[str], side: float) -> tuple[Figure, dict[str, 
     figure, grid = new_figure(side * columns + 0.5, side * rows + 0.7, nrows=rows, ncols=columns)
     for axes in grid.flat[len(shown) :]:
         axes.set_visible(False)
+    figure.get_layout_engine().set(h_pad=0.12)  # titles away from the axes above
     panels = dict(zip(shown, grid.flat))
     for label, axes in panels.items():
         axes.set_title(label)

@@ -10,6 +10,11 @@ from cxr_jax.report.blocks import Table
 RANDOM = "random"  # the name of the encoder that was not pretrained
 _PROVENANCE = "provenance.json"
 
+AUROC = (
+    "AUROC is the chance that an image with the finding scores higher than one without it: 1 is "
+    "perfect, .5 is guessing. Macro AUROC is its mean over findings."
+)
+
 Rows = Sequence[Mapping[str, Any]]  # of metrics.json
 
 

@@ -66,7 +66,7 @@ def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp
     benchmark.run(config, workdir)
     said = capsys.readouterr().out
     assert "9 cells (" in said and not workdir.exists()
-    assert said.count("WOULD FAIL: late:") == 1 and "mend these" in said
+    assert said.count("WOULD FAIL: late:") == 1 and "fix these" in said
 
     config.dry_run = False
     benchmark.run(config, workdir)

@@ -89,7 +89,7 @@ def _summary(grid: Grid, measured: Measured, found: _Verdicts) -> list[Block]:
         Text(
             f"Every encoder against **{grid.reference}**, on the same images, with the same tuning "
             f"budget and {' or '.join(dict.fromkeys(shares))} of the training patients. In "
-            "brackets the difference in macro AUROC."
+            f"brackets the difference in macro AUROC. {tables.AUROC}"
         )
     ]
     page.append(Bullets(sentences) if sentences else Text("**There is nothing to compare.**"))
@@ -115,7 +115,7 @@ def _verdicts(workdir: Path, grid: Grid, found: _Verdicts) -> list[Block]:
         Heading(f"Verdicts against {grid.reference}"),
         Text(
             "In each cell: the verdict, the difference in AUROC with its 95 % interval, and the "
-            "minimum detectable difference, below which these images would have shown nothing."
+            "smallest difference that these images would have shown (detectable from)."
         ),
     ]
     for protocol in grid.protocols:
