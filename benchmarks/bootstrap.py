@@ -92,8 +92,8 @@ def main() -> None:
     ours = rows[0]["seconds"]
     print(
         f"{num_resamples:,} patient-clustered resamples of {images.targets.shape[1]} labels on "
-        f"{len(images.targets):,} images; {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f};"
-        f" scikit-learn timed on {num_timed} resamples and scaled"
+        f"{len(images.targets):,} images; {os.cpu_count()} processors, load "
+        f"{os.getloadavg()[0]:.1f}; scikit-learn timed on {num_timed} resamples and scaled"
     )
     print(f"{'':34} {'seconds':>8} {'times ours':>11} {'AUROC apart':>12}")
     for row in rows:

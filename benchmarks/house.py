@@ -4,8 +4,8 @@
     python -m benchmarks.house --root=FOLDER    # another commit's checkout
 
 Benchmarks and tests do not count. The path of an image: a folder of twelve drawn PNG files with
-labels is built and an encoder with random weights transferred to it; a file is on the path if one of
-its functions is called. The config's path: the files whose functions look at a config meanwhile.
+labels is built and an encoder with random weights transferred to it; a file is on the path if one
+of its functions is called.
 """
 
 import argparse
@@ -77,14 +77,12 @@ def trace(root: Path) -> dict[str, int]:
     from PIL import Image
 
     sys.path.insert(0, str(root))
-    called, with_config = set(), set()
+    called = set()
 
     def look(frame, event, _):
         name = frame.f_code.co_filename
         if event == "call" and name.startswith(str(root)) and frame.f_code.co_name != "<module>":
             called.add(name)
-            if any(type(value).__name__ == "ConfigDict" for value in frame.f_locals.values()):
-                with_config.add(name)
 
     with tempfile.TemporaryDirectory() as scratch:
         raw = Path(scratch, "raw")
@@ -109,22 +107,15 @@ def trace(root: Path) -> dict[str, int]:
             [
                 *("--config=configs/transfer.py:cpu", "--config.encoder=random"),
                 *("--config.dataset=image_folder", f"--config.data.dir={data}"),
-                *(
-                    "--config.image_size=64",
-                    "--config.num_resamples=20",
-                    f"--workdir={scratch}/run",
-                ),
-                "--config.baselines=",
+                *("--config.image_size=64", "--config.num_resamples=20", "--config.baselines="),
+                f"--workdir={scratch}/run",
             ]
         )
         sys.setprofile(None)
         threading.setprofile(None)
     if code:
         raise SystemExit(code)
-    return {
-        "files on the path of one image": len(called),
-        "of them with the config": len(with_config),
-    }
+    return {"files on the path of one image": len(called)}
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """How fast are the probes? `python -m benchmarks.probe` prints them beside scikit-learn.
 
-A label budget of a benchmark: 14 labels held by 3 to 30 % of images, 11 values of C, 3 draws of 2,000
+A label budget of a benchmark: 14 labels of 3 to 30 % of images, 11 values of C, 3 draws of 2,000
 training images of 512 features. The rival is the loop that most code has, one LogisticRegression
 after another, with the solver that was fastest here of those that reach the tolerance
 (newton-cholesky). It is timed on a few of the same problems, spread over labels and draws, and

@@ -97,7 +97,7 @@ def print_figures(config: ConfigDict, results: list[dict[str, Any]]) -> None:
     ]
     kinds = [kind for kind in _KINDS if any(kind in row for row in rows)]
     print(
-        f"\n{config.objective.name}, {config.batch_size} images of {config.data.image_size} px over "
+        f"\n{config.objective.name}, {config.batch_size} images of {config.data.image_size} px on "
         "virtual devices, which share the cores of this machine\n"
     )
     _command.print_table(

@@ -17,12 +17,12 @@ def choose(config: ConfigDict, preset: str, presets: Mapping[str, Preset]) -> Co
 
 
 def transfer() -> ConfigDict:
-    """What configs/transfer.py runs, and what a pretraining runs at its end if asked to."""
+    """Returns the config of a transfer, which a pretraining may also run at its end."""
     return ConfigDict(
         dict(
             experiment="transfer",
             seed=0,
-            # A pretraining workdir, a weights file as SOURCE:PATH (README.md lists them), random.
+            # A pretraining workdir, a weights file as SOURCE:PATH (docs/weights.md), random.
             encoder="random",
             # Encoders to compare with, same format, separated by commas.
             baselines="random",
@@ -42,9 +42,9 @@ def transfer() -> ConfigDict:
             C=tuple(10.0**power for power in range(-6, 5)),  # linear: the best on validation
             knn=dict(k=(5, 20, 100), temperature=(0.07,)),  # the best on validation, per label
             finetune=finetune(),
-            # Images in the report, and TensorBoard's projector; False keeps images out of all files.
-            # images: test images by commas, by their hashed image_id (python -m data_builders.reidentify);
-            # "" chooses, label by label. Of config.encoder, not of its baselines.
+            # Images in the report and in TensorBoard's projector; draw=False keeps them out of all
+            # files. images: hashed image_ids of test images by commas (data_builders.reidentify);
+            # "" chooses, label by label. Only config.encoder's are drawn, not its baselines'.
             pictures=dict(draw=True, images=""),
             export_features="",  # a file: frozen features of config.encoder as .npz or .parquet
             batch_size=64,  # where nothing is trained: speed and memory alone
@@ -113,7 +113,7 @@ def pretrain() -> ConfigDict:
             keep_checkpoints=2,
             log_every_steps=20,
             # So many steps may have a loss or gradient that is not finite, and are skipped: the
-            # state stays as it was. 0: the first one ends the run. The images are listed either way.
+            # state stays as it was. 0: the first one ends the run. Images are listed either way.
             skip_nonfinite=0,
             data=dict(
                 name="image_folder",
@@ -199,7 +199,7 @@ def on_cpu(config: ConfigDict) -> None:
     """A small encoder at 64 px and one process, for two cores."""
     config.model = small_encoder()
     config.data.image_size = 96
-    # Crops show organs larger than whole images do; images are read larger to match (Touvron et al.,
+    # Crops show organs larger than whole images do, so these are read larger (Touvron et al.,
     # arXiv:1906.06423). Validation AUROC on ../shared/realdata is higher than at 64 px.
     config.image_size = 96
     config.batch_size = 128

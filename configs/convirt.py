@@ -13,7 +13,7 @@ Default  the paper's recipe: ResNet-50, 224 px, Adam, batch 32, and BERT's base 
 :small   ResNet-50, and a BERT of four blocks trained from random numbers with a vocabulary made of
          the reports, meant for one GPU and an afternoon (not run here: no GPU).
 :cpu     your own images and reports on two CPU cores in minutes (score: not run here).
-:demo    drawn images with drawn reports, 10 minutes on two CPU cores beside other work, no download;
+:demo    drawn images with drawn reports, 10 minutes on two busy CPU cores, no download;
          ends with a transfer report: expect macro AUROC .86 against .59 from random
          initialisation. The loss stays at log 64 = 4.2 for the first 300 steps.
 """

@@ -1,4 +1,4 @@
-"""MAE: an encoder sees a quarter of an image's patches, a decoder draws the rest (arXiv:2111.06377).
+"""MAE: an encoder sees a quarter of the patches, a decoder draws the rest (arXiv:2111.06377).
 
 python run.py --config=configs/mae.py --config.data.name=… --config.data.dir=…
 
@@ -8,8 +8,7 @@ Default  the paper's recipe: ViT-B/16, 224 px, 75 % hidden, AdamW, batch 4096, 4
 :small   ViT-S/16, 224 px, batch 256, meant for one GPU and a day (not run here: no GPU).
 :cpu     your own images on two CPU cores: 18 minutes beside other work; expect what
          docs/results/objectives.md shows.
-:demo    drawn images, minutes on two CPU cores, no download; ends with a transfer report (score: not
-         run here).
+:demo    drawn images, minutes on two CPU cores, no download; ends with a transfer report (not run).
 """
 
 from ml_collections import ConfigDict

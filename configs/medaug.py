@@ -8,8 +8,8 @@ Default  the paper's recipe, MoCo-CXR's: ResNet-50, 320 px, Adam, batch 16, 20 e
          at 512 px, and keep its lateral images (not run here: no GPU).
 :small   ResNet-50, 224 px, queue of 16,384, meant for one GPU and an afternoon (not run here).
 :cpu     your own images on two CPU cores in minutes; expect what docs/results/objectives.md shows.
-A dataset in which no study has two images is refused; `--config.data.pairs=patient` pairs images of a
-patient instead.
+A dataset in which no study has two images is refused; `--config.data.pairs=patient` pairs images
+of a patient instead.
 """
 
 from ml_collections import ConfigDict
@@ -28,6 +28,6 @@ def get_config(preset: str = ""):
 
 def cpu(config: ConfigDict) -> None:
     moco.cpu(config)
-    # Few images have partners: of 3,745 a queue of 2,048 held most patients of a batch as negatives,
-    # and the embeddings shrank to one direction.
+    # Few images have partners: of 3,745 a queue of 2,048 held most patients of a batch as
+    # negatives, and the embeddings shrank to one direction.
     config.objective.queue_size = 512

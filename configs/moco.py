@@ -4,12 +4,12 @@ python run.py --config=configs/moco.py --config.data.name=… --config.data.dir=
 
 Default    the paper's recipe: ResNet-50, 224 px, SGD, batch 256, cosine, queue of 65,536. Meant for
            several GPUs (not run here).
-:moco_cxr  MoCo-CXR (Sowrirajan et al., arXiv:2010.05352): 320 px, mirrored and rotated images, Adam,
+:moco_cxr  MoCo-CXR (Sowrirajan et al., arXiv:2010.05352): 320 px, mirrored, rotated, Adam,
            batch 16, 20 epochs of CheXpert. The paper starts from ImageNet's weights:
            --config.init=torchvision:/weights/resnet50.pth (random weights without). Build the
            dataset at 512 px (not run here: no GPU).
-:small     ResNet-50, 224 px, queue of 16,384, meant for one GPU and an afternoon (not run here).
-:cpu       your own images on two CPU cores in minutes; expect what docs/results/objectives.md shows.
+:small     ResNet-50, 224 px, queue of 16,384, meant for one GPU, an afternoon (not run here).
+:cpu       your own images on two CPU cores in minutes; expect docs/results/objectives.md.
 :demo      drawn images, minutes on two CPU cores, no download; ends with a transfer report.
 """
 

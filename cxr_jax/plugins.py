@@ -1,4 +1,4 @@
-"""Finds the one file that a name stands for: to add a file to a room is to add a choice."""
+"""Finds a file by the name that a user gives: to add a file to a room is to add a choice."""
 
 import importlib
 import pkgutil
@@ -7,10 +7,13 @@ from typing import Any
 
 
 def find(room: str, name: str | None, function: str, kind: str) -> Callable[..., Any]:
-    """`function` of the module `name` in package `room` ("cxr_jax.models").
+    """Returns `function` of the module `name` in the package `room`; helpers (`_x.py`) do not count.
 
-    Raises ValueError where the room has no such module or it no such function, naming the modules
-    that have; `kind` ("model") is what the message calls them.
+    Raises ValueError, naming the choices, if there is no such module or it has no such function;
+    `kind` is what the message calls them.
+
+    >>> find("cxr_jax.models", "resnet", "make", "model").__module__
+    'cxr_jax.models.resnet'
     """
     package = importlib.import_module(room)
     found = [file.name for file in pkgutil.iter_modules(package.__path__)]

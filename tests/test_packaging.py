@@ -1,4 +1,4 @@
-"""Installed forms: the wheel brings the configs and the command, a clone's parent folder hides nothing."""
+"""What is installed: the wheel brings configs and command, and no folder hides the package."""
 
 import os
 import subprocess

@@ -82,7 +82,10 @@ DAMAGE = {
     "one bit": (flip_a_bit, r"00001, record \d+ is damaged \(.*hash mismatch"),
     "ledger": (another_build, r"does not list the test images one by one as dataset_info\.json"),
     "module": (rewrite("features.json", of_another_module), r"features\.json is not what our"),
-    "template": (rewrite("dataset_info.json", out_of_the_folder), "describes split 'train' in a way that our"),
+    "template": (
+        rewrite("dataset_info.json", out_of_the_folder),
+        "describes split 'train' in a way that our",
+    ),
     "labels": (rewrite("metadata.json", other_labels), r"features\.json: labels is not as our"),
     "no JSON": (lambda f: (f / "metadata.json").write_text("[" * 100_000), "is not JSON"),
     "long JSON": (

@@ -23,7 +23,9 @@ def test_a_start_under_other_conditions_is_added_and_said(tmp_path, capsys):
     assert held["config"] == CONFIG.to_dict() and start["seed"] == 3
     assert {"jax", "numpy", "python"} <= start["packages"].keys()
     assert len(start["code"]["sources"]) == 16 and start["dataset"] == MARKS
-    assert tables.provenance_rows(tmp_path)["fingerprints of the images"] == "a train 0123456789abcdef"
+    assert (
+        tables.provenance_rows(tmp_path)["fingerprints of the images"] == "a train 0123456789abcdef"
+    )
     start["packages"]["jax"], start["code"]["commit"] = "0.1", "f" * 40
     (tmp_path / _provenance.FILE).write_text(json.dumps(held))
     _provenance.write(tmp_path, CONFIG, MARKS)
