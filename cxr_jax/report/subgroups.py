@@ -72,7 +72,7 @@ def groups(
 
 def _facets(images: ImageTable) -> Mapping[str, Shaped[np.ndarray, " n"]]:
     bands = np.array([age_band(age) for age in images.age.tolist()], str)
-    return dict(zip(_FACETS, (images.sex, bands, images.view)))
+    return dict(zip(_FACETS, (images.sex, bands, images.projection)))
 
 
 def blocks(

@@ -1,8 +1,8 @@
 """What is known of test images beside their labels, and the Parquet file that holds it.
 
 films.parquet stands beside predictions.parquet, for tables of subgroups and of images that an
-encoder had not seen; columns image_id, sex, age (years; ours end at 90), view, seen_film and
-seen_patient (true, false, null: not known).
+encoder had not seen; columns image_id, sex, age (years; ours end at 90), projection (view in
+older files), seen_film and seen_patient (true, false, null: not known).
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _SCHEMA = pa.schema(
         ("image_id", pa.string()),
         ("sex", pa.string()),
         ("age", pa.float32()),
-        ("view", pa.string()),
+        ("projection", pa.string()),
         ("seen_film", pa.bool_()),
         ("seen_patient", pa.bool_()),
     ]
@@ -34,7 +34,7 @@ _SCHEMA = pa.schema(
 
 
 class ImageTable(NamedTuple):
-    """Of n images; sex and view are "" and age is NaN where they are unknown.
+    """Of n images; sex and projection are "" and age is NaN where they are unknown.
 
     seen_film: the encoder was pretrained on an image that looks like this one; seen_patient: on any
     image of its patient. None where that is not known of the whole set.
@@ -43,7 +43,7 @@ class ImageTable(NamedTuple):
     image_id: Shaped[np.ndarray, " n"]
     sex: Shaped[np.ndarray, " n"]
     age: Float[np.ndarray, " n"]
-    view: Shaped[np.ndarray, " n"]
+    projection: Shaped[np.ndarray, " n"]
     seen_film: Bool[np.ndarray, " n"] | None = None
     seen_patient: Bool[np.ndarray, " n"] | None = None
 
@@ -81,7 +81,7 @@ def write_parquet(table: ImageTable, path: str | PathLike[str]) -> None:
         "image_id": table.image_id.astype(str),
         "sex": table.sex.astype(str),
         "age": pa.array(table.age, pa.float32(), from_pandas=True),
-        "view": table.view.astype(str),
+        "projection": table.projection.astype(str),
         "seen_film": nothing if table.seen_film is None else table.seen_film,
         "seen_patient": nothing if table.seen_patient is None else table.seen_patient,
     }
@@ -95,12 +95,14 @@ def read_parquet(path: str | PathLike[str]) -> ImageTable:
     empty or repeated image_id, a column of another type, and seen_* known of some images only.
     """
     try:
-        return _from_arrow(parquet.read(Path(path), ("image_id",), _SCHEMA.names[1:]))
+        return _from_arrow(parquet.read(Path(path), ("image_id",), (*_SCHEMA.names[1:], "view")))
     except (ValueError, pa.ArrowException) as error:
         raise ValueError(f"images file {Path(path)}: {plain(str(error))}") from error
 
 
 def _from_arrow(table: pa.Table) -> ImageTable:
+    if "projection" not in table.column_names and "view" in table.column_names:
+        table = table.rename_columns({"view": "projection"})
     for field in _SCHEMA:
         if field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))
@@ -118,7 +120,7 @@ def _from_arrow(table: pa.Table) -> ImageTable:
         images.astype(str),
         table["sex"].fill_null("").to_numpy().astype(str),
         table["age"].to_numpy().astype(np.float32),
-        table["view"].fill_null("").to_numpy().astype(str),
+        table["projection"].fill_null("").to_numpy().astype(str),
         _known(table, "seen_film"),
         _known(table, "seen_patient"),
     )

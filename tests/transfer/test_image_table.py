@@ -12,7 +12,7 @@ def table(**changes):
         image_id=np.array(["a", "b", "c"]),
         sex=np.array(["F", "M", ""]),
         age=np.array([40, np.nan, 71.5], np.float32),
-        view=np.array(["PA", "", "AP"]),
+        projection=np.array(["PA", "", "AP"]),
         seen_film=np.array([True, False, False]),
         seen_patient=None,
     )
@@ -83,3 +83,9 @@ def test_hashes_alone_alarm_only_beyond_one_in_a_hundred():
     assert not seen(2, None).exposed and not seen(2, 0).exposed
     assert seen(3, None).exposed and seen(3, 0).exposed and seen(0, 1).exposed
     assert image_table.beyond_chance(3, None, 200) and not image_table.beyond_chance(2, 0, 200)
+
+
+def test_projections_of_older_files_are_in_the_column_view(tmp_path):
+    path = tmp_path / "films.parquet"
+    pq.write_table(pa.table({"image_id": ["a", "b"], "view": ["PA", None]}), path)
+    assert image_table.read_parquet(path).projection.tolist() == ["PA", ""]
