@@ -1,4 +1,4 @@
-"""One fine-tuning of an encoder: batches, steps, moments at which it is judged, scores."""
+"""One fine-tuning of an encoder: batches, steps, the moments at which it is judged, scores."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -8,15 +8,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import scipy.special
+from flax import linen as nn
 from jaxtyping import Float, Shaped, UInt8
 from ml_collections import ConfigDict
 
 from cxr_jax import models
 from cxr_jax.data.loader import batches, labelled_batches
 from cxr_jax.data.splits import LabelledSplit
+from cxr_jax.objectives import mean_teacher, supervised
 from cxr_jax.training import optim, sharding, xla
-from cxr_jax.transfer import _classifier, _mean_teacher
+from cxr_jax.training.state import TrainState, make_train_step
 from cxr_jax.weights.encoder import Encoder
 
 # Images go to the device larger than the views cut from them, as 256 to 224.
@@ -35,7 +38,7 @@ class Plan(NamedTuple):
 
 
 def plan(fields: ConfigDict, num_images: int, num_devices: int) -> Plan:
-    """Steps and batches for `num_images` training images.
+    """Returns steps and batches for `num_images` training images.
 
     A set smaller than a batch is trained on in batches of the largest power of two that it fills,
     whatever the number of devices, or of one image per device.
@@ -49,11 +52,46 @@ def plan(fields: ConfigDict, num_images: int, num_devices: int) -> Plan:
     return Plan(batch_size, steps, tuple(steps * (i + 1) // count for i in range(count)))
 
 
+def with_rate(optimizer: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
+    """Multiplies what `optimizer` gives by `rate`, which is part of the optimizer's state.
+
+    So one compiled step serves every rate: that of the state decides.
+    """
+
+    def scale(updates: Any, rate: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.tree.map(lambda update: rate * update, updates), rate
+
+    scaled = optax.GradientTransformation(lambda params: jnp.float32(rate), scale)
+    return optax.chain(optimizer, scaled)
+
+
+def with_layer_decay(
+    optimizer: optax.GradientTransformation, model: nn.Module, layer_decay: float
+) -> optax.GradientTransformation:
+    """Multiplies the rate of `optimizer` by layer_decay for every depth below the head.
+
+    The model's `depth` says how deep its parameters lie; the head is one deeper than the deepest.
+    """
+    if layer_decay == 1:
+        return optimizer
+
+    def scale(updates, _):
+        depths = {name: model.depth(name) for name in updates["encoder"]}
+        head = 1 + max(depths.values())
+        encoder = {
+            name: jax.tree.map(lambda u, n=name: layer_decay ** (head - depths[n]) * u, below)
+            for name, below in updates["encoder"].items()
+        }
+        return {"encoder": encoder, "head": updates["head"]}
+
+    return optax.chain(optimizer, optax.stateless(scale))
+
+
 class Trainer:
     """One encoder's compiled step and scores, for every learning rate.
 
-    Where the task of `train` is exclusive, its targets must be as data/labels.py's to_exclusive gives
-    them: the loss and the scores are then those of a softmax over the classes.
+    Where the task of `train` is exclusive, its targets must be as data/labels.py's to_exclusive
+    gives them: the loss and the scores are then those of a softmax over the classes.
     """
 
     def __init__(self, config, encoder: Encoder, train: LabelledSplit, planned: Plan, mesh):
@@ -62,62 +100,56 @@ class Trainer:
         self._config, self._encoder, self._train = config, encoder, train
         self._plan, self._mesh = planned, mesh
         model = models.build({**encoder.model, "dtype": fields.dtype})
-        optimizer, _ = optim.make_optimizer(
+        optimizer, schedule = optim.make_optimizer(
             {
                 "name": fields.optimizer,
-                "learning_rate": 1.0,  # the state's rate multiplies it
+                "learning_rate": 1.0,  # with_rate multiplies it
                 "warmup": round(fields.warmup * planned.num_steps),
                 "weight_decay": fields.weight_decay,
             },
             planned.num_steps,
             planned.batch_size,
         )
-        self._optimizer = _classifier.with_layer_decay(optimizer, model, fields.layer_decay)
+        self._optimizer = with_layer_decay(optimizer, model, fields.layer_decay)
         size = encoder.image_size
         image = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
         features = jax.eval_shape(partial(model.apply, train=False), encoder.variables, image)
         self.num_features = features.shape[1]
         view = {**fields.view, "size": size}
-        loss = _classifier.masked_softmax_loss if self._exclusive else _classifier.masked_loss
+        start = (encoder.variables, self.num_features, train.targets)
+        self._objective = supervised.objective(model, *start, view, self._exclusive)
         self._unlabelled_size = 0
         if fields.mean_teacher.weight:
             most = min(fields.mean_teacher.unlabelled_batch_size, len(train.rest))
             self._unlabelled_size = most // mesh.size * mesh.size
             kind = (self._exclusive, fields.mean_teacher, planned.num_steps)
-            step = _mean_teacher.make_step(model, self._optimizer, view, loss, *kind)
-        else:
-            step = _classifier.make_step(model, self._optimizer, view, loss)
+            self._objective = mean_teacher.objective(self._objective, model, view, *kind)
+        step = make_train_step(self._objective, with_rate(self._optimizer, 1.0), schedule)
         options = xla.options()
         self._step = jax.jit(step, donate_argnums=0, compiler_options=options)
-        self._scores = jax.jit(_classifier.make_scores(model), compiler_options=options)
+        self._scores = jax.jit(supervised.make_scores(model), compiler_options=options)
 
     def train(
         self, rate: float, say: Callable[[str], None]
-    ) -> Iterator[tuple[int, float, _classifier.Weights]]:
-        """(step, mean loss since the last, weights to score) at every moment of the plan.
+    ) -> Iterator[tuple[int, float, dict[str, Any]]]:
+        """Yields (step, mean loss since the last, network to score) at every moment of the plan.
 
-        The next step takes the weights' memory. Raises FloatingPointError where a loss is not
+        The next step takes the network's memory. Raises FloatingPointError where a loss is not
         finite.
         """
-        config, planned = self._config, self._plan
-        state = _classifier.create(
-            *(self._encoder.variables, self._optimizer, self.num_features),
-            *(self._train.targets, rate, config.seed, self._exclusive),
-        )
-        if config.finetune.mean_teacher.weight:
-            state = _mean_teacher.create(state)
-        state = sharding.put_replicated(state, self._mesh)
+        planned = self._plan
+        state = sharding.put_replicated(self._create(rate), self._mesh)
         feed = self._batches()
         losses, start, done = [], None, 0
         for step in range(1, planned.num_steps + 1):
-            state, loss = self._step(state, sharding.put_batch(next(feed), self._mesh))
-            losses.append(loss)
+            state, metrics = self._step(state, sharding.put_batch(next(feed), self._mesh))
+            losses.append(metrics["loss"])
             done += planned.batch_size
             if step == 1:
-                loss.block_until_ready()  # compiled now: what follows is the speed
+                losses[0].block_until_ready()  # compiled now: what follows is the speed
                 start, done = time.monotonic(), 0
             elif time.monotonic() - start > _QUIET_SECONDS:
-                value = float(loss)  # waits for the step, so that the speed is true
+                value = float(losses[-1])  # waits for the step, so that the speed is true
                 speed = done / (time.monotonic() - start)
                 say(f"step {step}/{planned.num_steps}  loss {value:.4f}  {speed:,.0f} images/s")
                 start, done = time.monotonic(), 0
@@ -126,11 +158,17 @@ class Trainer:
                 mean = np.mean(jax.device_get(losses))
                 check_finite(step, "loss", mean)
                 losses = []
-                yield step, float(mean), _scored(state)
+                yield step, float(mean), supervised.scored_network(state.params, state.aux)
                 start += time.monotonic() - paused
 
+    def _create(self, rate: float) -> TrainState:
+        key = jax.random.PRNGKey(self._config.seed)
+        params, aux = self._objective.init(key, None)
+        opt_state = with_rate(self._optimizer, rate).init(params)
+        return TrainState(jnp.zeros((), jnp.int32), params, aux, opt_state, key)
+
     def _batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """Endless, of labelled images and, where the step takes them, of others of the split."""
+        """Returns endless batches of labelled images and, where the step takes them, of others."""
         train, seed = self._train, self._config.seed
         size = round(self._encoder.image_size * _MARGIN)
 
@@ -150,9 +188,9 @@ class Trainer:
         return (one | {"unlabelled": other["image"]} for one, other in zip(feed, others))
 
     def scores(
-        self, params: Any, batch_stats: Any, images: Iterable[UInt8[np.ndarray, "b h w 1"]]
+        self, network: dict[str, Any], images: Iterable[UInt8[np.ndarray, "b h w 1"]]
     ) -> Float[np.ndarray, "n k"]:
-        """Log-odds, or log-probabilities of exclusive classes, image by image in evaluation mode."""
+        """Returns log-odds, or log-probabilities of exclusive classes, image by image."""
         devices = self._mesh.size
         size = -(-self._config.batch_size // devices) * devices
         rows = []
@@ -161,18 +199,12 @@ class Trainer:
                 part = chunk[start : start + size]
                 padded = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
                 batch = sharding.put_batch({"image": padded}, self._mesh)
-                logits = self._scores(params, batch_stats, batch["image"])
-                rows.append(np.asarray(logits)[: len(part)])
+                rows.append(np.asarray(self._scores(network, batch["image"]))[: len(part)])
         logits = np.concatenate(rows).astype(np.float64)
         return scipy.special.log_softmax(logits, axis=1) if self._exclusive else logits
 
 
-def _scored(state: _classifier.State | _mean_teacher.State) -> _classifier.Weights:
-    if isinstance(state, _mean_teacher.State):
-        return state.teacher
-    return _classifier.Weights(state.params, state.batch_stats)
-
-
 def check_finite(step: int, what: str, values: Shaped[np.ndarray, "..."] | np.floating) -> None:
+    """Raises FloatingPointError unless all values are finite."""
     if not np.isfinite(values).all():
         raise FloatingPointError(f"at step {step} its {what} is no longer finite")

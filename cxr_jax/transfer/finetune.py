@@ -18,7 +18,7 @@ max_steps
 evaluations     how many moments of a training are judged on validation, the last step being one
 batch_size      images per step; fewer where there are fewer images
 dtype           of the computation, "float32" or "bfloat16"; weights are float32
-mean_teacher    images without labels take part (cxr_jax/transfer/_mean_teacher.py); weight 0 is off
+mean_teacher    images without labels take part (cxr_jax/objectives/mean_teacher.py); weight 0 is off
 num_workers     decoding processes, for sets large enough to repay their start; 0: threads alone
 view            the augmentation (cxr_jax/augment/views.py); its size is the encoder's image_size
 """
@@ -35,8 +35,8 @@ from ml_collections import ConfigDict
 from cxr_jax.augment.views import check_view
 from cxr_jax.data.splits import image_batches
 from cxr_jax.fields import check_fields, check_positive
+from cxr_jax.objectives import mean_teacher
 from cxr_jax.training import sharding
-from cxr_jax.transfer import _mean_teacher
 from cxr_jax.transfer._protocol import (
     Head,
     Protocol,
@@ -129,7 +129,7 @@ def _check(config: ConfigDict) -> tuple[float, ...]:
             "config.finetune.view has no field 'size': views are as large as the images that the "
             "encoder reads (its image_size)"
         )
-    _mean_teacher.check(fields.mean_teacher, "config.finetune.mean_teacher")
+    mean_teacher.check(fields.mean_teacher, "config.finetune.mean_teacher")
     check_view({**fields.view, "size": 1}, "config.finetune.view")
     return rates
 
@@ -138,8 +138,7 @@ class _Best(NamedTuple):
     auroc: float
     rate: float
     step: int
-    params: Any
-    batch_stats: Any
+    network: dict[str, Any]
 
 
 def _run(
@@ -161,10 +160,11 @@ def _run(
     best, curve, remarks = _search(trainer, rates, images, validation.targets, encoder.name, tools)
     batches = image_batches(splits.test, config.batch_size, encoder.image_size)
     scores = np.full((len(splits.test.rows), len(names)), np.nan)
-    scores[:, labels] = trainer.scores(best.params, best.batch_stats, batches)
-    trained = {"params": best.params["encoder"], "batch_stats": best.batch_stats}
+    scores[:, labels] = trainer.scores(best.network, batches)
+    trained = {name: part["encoder"] for name, part in best.network.items()}
+    head = best.network["params"]["head"]
     kernel, bias = np.full((trainer.num_features, len(names)), np.nan), np.full(len(names), np.nan)
-    kernel[:, labels], bias[labels] = (best.params["head"][part] for part in ("kernel", "bias"))
+    kernel[:, labels], bias[labels] = (head["kernel"], head["bias"])
     unlabelled = len(train.rest) if fields.mean_teacher.weight else 0
     if fields.mean_teacher.weight and not unlabelled:
         remarks.append(
@@ -185,7 +185,7 @@ def _run(
             "step": best.step,
             "num_steps": planned.num_steps,
             "batch_size": planned.batch_size,
-            "unlabelled_images": unlabelled,
+            "unlabelled_films": unlabelled,
             "curve": curve,
         },
         score_kind="log-probability" if exclusive else "log-odds",
@@ -211,16 +211,16 @@ def _search(
         head = f"{name}, learning rate {rate:g} ({index + 1} of {len(rates)}): "
         try:
             moments = trainer.train(rate, lambda line, h=head: tools.say(h + line))
-            for step, loss, weights in moments:
-                scores = trainer.scores(*weights, [images])
+            for step, loss, network in moments:
+                scores = trainer.scores(network, [images])
                 check_finite(step, "scores", scores)
                 score = macro_auroc(targets, scores)
                 tools.say(f"{head}step {step}  loss {loss:.4f}  validation AUROC {score:.3f}")
                 tools.log(step, {f"loss/rate_{rate:g}": loss, f"auroc/rate_{rate:g}": score})
                 curve.append({"rate": rate, "step": step, "loss": loss, "validation_auroc": score})
                 if best is None or score > best.auroc:
-                    # The next step is given the weights' memory.
-                    best = _Best(score, rate, step, *jax.tree.map(jnp.copy, weights))
+                    # The next step is given the network's memory.
+                    best = _Best(score, rate, step, jax.tree.map(jnp.copy, network))
         except FloatingPointError as error:
             remarks.append(f"Learning rate {rate:g} was given up: {error}.")
             tools.say(f"{head}given up, {error}")

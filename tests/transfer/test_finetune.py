@@ -132,7 +132,7 @@ def test_a_mean_teacher_learns_from_other_images_and_never_reads_their_labels(co
     np.testing.assert_array_equal(Run(config, few_labels(splits, np.nan)).result.scores, on.scores)
     fewer = plain._replace(train=plain.train._replace(rest=plain.train.rest[:8]))
     assert not np.array_equal(Run(config, fewer).result.scores, on.scores, equal_nan=True)
-    assert on.facts["unlabelled_images"] == 48 and "48 more without labels" in on.summary
+    assert on.facts["unlabelled_films"] == 48 and "48 more without labels" in on.summary
     assert "whose labels nothing reads" in " ".join(_protocol.build(config).method(True))
 
 

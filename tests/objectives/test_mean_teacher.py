@@ -8,28 +8,29 @@ import pytest
 from flax import linen as nn
 from sklearn.metrics import roc_auc_score
 
-from cxr_jax.transfer import _classifier, _mean_teacher
+from cxr_jax.objectives import mean_teacher, supervised
+from cxr_jax.training.state import make_train_step
 from tests.fakes.plain_view import PLAIN
-from tests.transfer.test_classifier import Tiny
+from tests.objectives.test_supervised import TARGETS, Tiny, first_state, jitted_step
 
 FIELDS = {"weight": 0.0, "decay": 0.6, "ramp_up": 0.5, "unlabelled_batch_size": 4}
 
 
 def test_the_weight_rises_by_the_papers_sigmoid():
-    assert _mean_teacher.ramp_up(0, 10) == pytest.approx(np.exp(-5))
-    assert _mean_teacher.ramp_up(jnp.int32(5), 10) == pytest.approx(np.exp(-1.25))
-    assert _mean_teacher.ramp_up(10, 10) == _mean_teacher.ramp_up(99, 10) == 1
-    assert _mean_teacher.ramp_up(0, 0) == 1
+    assert mean_teacher.ramp_up(0, 10) == pytest.approx(np.exp(-5))
+    assert mean_teacher.ramp_up(jnp.int32(5), 10) == pytest.approx(np.exp(-1.25))
+    assert mean_teacher.ramp_up(10, 10) == mean_teacher.ramp_up(99, 10) == 1
+    assert mean_teacher.ramp_up(0, 0) == 1
 
 
 def test_the_average_is_a_plain_mean_until_the_decay_is_reached():
     students = np.array([5.0, 1.0, 4.0, -2.0])
     teacher = students[0]
     for step, student in enumerate(students[1:], start=1):
-        kept = float(_mean_teacher.decay(step, 0.999))
+        kept = float(mean_teacher.decay(step, 0.999))
         teacher = kept * teacher + (1 - kept) * student
         assert teacher == pytest.approx(students[: step + 1].mean(), rel=1e-6)
-    assert _mean_teacher.decay(10**6, 0.999) == pytest.approx(0.999)
+    assert mean_teacher.decay(10**6, 0.999) == pytest.approx(0.999)
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
@@ -39,7 +40,7 @@ def test_disagreement_is_that_of_probabilities_and_moves_the_student_alone(exclu
         chances = [np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (a, b)]
     else:
         chances = [1 / (1 + np.exp(-x)) for x in (a, b)]
-    value, gradients = jax.value_and_grad(_mean_teacher.consistency, (0, 1))(
+    value, gradients = jax.value_and_grad(mean_teacher.consistency, (0, 1))(
         jnp.asarray(a), jnp.asarray(b), exclusive
     )
     assert value == pytest.approx(np.mean((chances[0] - chances[1]) ** 2), rel=1e-5)
@@ -53,38 +54,40 @@ def test_a_step_moves_the_teacher_by_the_average_and_at_weight_zero_is_plain_fin
     batch = {"image": images[:6], "target": rng.integers(0, 2, (6, 2)).astype(np.float32)}
     model, optimizer, view = Tiny(), optax.sgd(0.5), PLAIN | {"size": 16}
     variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)), train=False)
-    start = _classifier.create(variables, optimizer, 8, np.array([[0.0, 1], [1, 0]]), 1.0, 0)
-    plain_step = jax.jit(_classifier.make_step(model, optimizer, view))
+    alone = supervised.objective(model, variables, 8, TARGETS, view)
+    plain, plain_step = first_state(alone, optimizer), jitted_step(alone, optimizer)
 
-    def step_at(weight):
-        loss = _classifier.masked_loss
+    def taught(weight):
         fields = FIELDS | {"weight": weight, "ramp_up": 0.0}
-        made = _mean_teacher.make_step(model, optimizer, view, loss, False, fields, 10)
-        return jax.jit(made)
+        return mean_teacher.objective(alone, model, view, False, fields, 10)
 
-    plain, state, step = start, _mean_teacher.create(start), step_at(0.0)
+    state, step = first_state(taught(0.0), optimizer), jitted_step(taught(0.0), optimizer)
     for number in (1, 2):
-        before = state.teacher
-        state, loss = step(state, batch)
+        before = state.aux["teacher"]
+        state, metrics = step(state, batch)
         plain, expected = plain_step(plain, batch)
-        assert loss == pytest.approx(float(expected), rel=1e-5)
+        assert metrics["loss"] == pytest.approx(float(expected["loss"]), rel=1e-5)
         kept = min(1 - 1 / (number + 1), 0.6)
         jax.tree.map(
             lambda now, old, new, kept=kept: np.testing.assert_allclose(
                 now, kept * old + (1 - kept) * new, rtol=1e-5, atol=1e-6
             ),
-            *(state.teacher.params, before.params, state.student.params),
+            *(state.aux["teacher"]["params"], before["params"], state.params),
         )
-    alike = (state.student.params, state.student.batch_stats), (plain.params, plain.batch_stats)
+    alike = ((each.params, each.aux["batch_stats"]) for each in (state, plain))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *alike)
     # Images without labels reach the student through the disagreement alone, and its statistics.
     more = batch | {"unlabelled": images[6:]}
-    (still, _), (moved, _) = (step_at(weight)(state, more) for weight in (0.0, 5.0))
-    heads = [each.student.params["head"]["kernel"] for each in (still, moved)]
+    still, moved = (jitted_step(taught(w), optimizer)(state, more)[0] for w in (0.0, 5.0))
+    heads = [each.params["head"]["kernel"] for each in (still, moved)]
     assert np.abs(heads[0] - heads[1]).max() > 1e-4
-    stats = [each.student.batch_stats["norm"]["mean"] for each in (state, still)]
-    alone = step(state, batch)[0].student.batch_stats["norm"]["mean"]
-    assert np.abs(stats[1] - alone).max() > 1e-4
+    stats = [each.aux["batch_stats"]["encoder"]["norm"]["mean"] for each in (state, still)]
+    without = step(state, batch)[0].aux["batch_stats"]["encoder"]["norm"]["mean"]
+    assert np.abs(stats[1] - without).max() > 1e-4
+    # What is scored and exported is the teacher.
+    network = supervised.scored_network(state.params, state.aux)
+    exported = taught(0.0).exported(state.params, state.aux)
+    assert network == state.aux["teacher"] and exported["params"] == network["params"]["encoder"]
 
 
 class Pixels(nn.Module):
@@ -116,20 +119,20 @@ def test_agreement_on_images_without_labels_lifts_the_auroc():
     model, optimizer, steps = Pixels(), optax.adam(0.05), 200
     view = PLAIN | {"size": 2, "brightness": 0.4, "jitter_prob": 1.0}
     variables = model.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)), False)
-    start = _classifier.create({"batch_stats": {}, **variables}, optimizer, 2, targets, 1.0, 0)
+    plain = supervised.objective(model, {"batch_stats": {}, **variables}, 2, targets, view)
     labelled = {"image": images, "target": jnp.asarray(targets)}
 
     def auroc(weight, batch):
         fields = FIELDS | {"weight": weight, "decay": 0.9, "ramp_up": 0.3}
-        loss = _classifier.masked_loss
-        step = _mean_teacher.make_step(model, optimizer, view, loss, False, fields, steps)
+        made = mean_teacher.objective(plain, model, view, False, fields, steps)
+        step = make_train_step(made, optimizer, lambda step: 1.0)
 
         @jax.jit
         def train(state):
             return jax.lax.scan(lambda s, _: step(s, batch), state, None, length=steps)[0]
 
-        teacher = train(_mean_teacher.create(start)).teacher
-        scores = _classifier.make_scores(model)(*teacher, test)
+        teacher = train(first_state(made, optimizer)).aux["teacher"]
+        scores = supervised.make_scores(model)(teacher, test)
         return roc_auc_score(truth[:, 0], scores[:, 0])
 
     without, alone, beside = (
