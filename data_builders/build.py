@@ -117,6 +117,8 @@ def build(
 def draw_missing(names: Iterable[str], data_dir: str | Path) -> None:
     """Builds those of the datasets that are not built and need no raw files: the drawn ones.
 
+    To drawn ones that an older version built it adds their tasks.
+
     Args:
       names: as in configs, "phantom" or "phantom/tiny"; others are left to their readers, whose
         messages say what is missing.
@@ -129,9 +131,13 @@ def draw_missing(names: Iterable[str], data_dir: str | Path) -> None:
         dataset, _, config = name.partition("/")
         if dataset not in builder_names():
             continue
-        if any(root.glob(f"{dataset}/{config or '*'}/*/dataset_info.json")):
+        built = list(root.glob(f"{dataset}/{config or '*'}/*/metadata.json"))
+        if built and all(b'"tasks"' in path.read_bytes() for path in built):
             continue
         if builder_class(dataset).MANUAL_DOWNLOAD_INSTRUCTIONS:
+            continue
+        if built:  # drawn by an older version
+            refresh(name, root)
             continue
         with contextlib.suppress(AlreadyBuilt):  # by another process meanwhile
             build(dataset, root, config_name=config or None)
