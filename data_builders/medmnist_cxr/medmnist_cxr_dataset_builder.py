@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
+import math
+import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+import numpy as np
+from jaxtyping import UInt8
+
+from cxr_jax.io.limits import read_npy_header
 from data_builders.base import builder, folders
 from data_builders.base.records import BuildError, Record, Skipped
-from data_builders.medmnist_cxr import arrays
 from data_builders.nih_chestxray14.nih_chestxray14_dataset_builder import NIH_FINDINGS
 
 PARTS = {"train": "train", "val": "validation", "test": "test"}
 SIDES = (28, 64, 128, 224)
+# NumPy writes headers of 128 bytes, and labels of at most 8 each.
+MAX_HEADER, MAX_ITEM = 10_000, 8
 
 
 class Subset(NamedTuple):
-    """One of MedMNIST's sets: labels in its order, whose images, their view, and how many."""
+    """One of MedMNIST's sets: labels in its order, whose images, their projection, how many."""
 
     labels: tuple[str, ...]
     task: str
     parent: str
-    view: str
+    projection: str
     counts: tuple[int, int, int]  # train, val, test
 
 
@@ -53,7 +63,7 @@ class MedMnistConfig(builder.CxrConfig):
 
 
 def configs() -> list[MedMnistConfig]:
-    """A config for each file, called as the file is; the first is the default."""
+    """Returns a config for each file, named as the file is; the first is the default."""
     return [
         MedMnistConfig(
             name=subset if side == 28 else f"{subset}_{side}",
@@ -111,16 +121,120 @@ class Builder(builder.CxrBuilder):
         scratch = Path(self.data_path) / builder.SCRATCH
         scratch.mkdir(parents=True, exist_ok=True)
         for (part, split), count in zip(PARTS.items(), subset.counts, strict=True):
-            wanted = arrays.Wanted(part, count, config.side, len(subset.labels))
-            images, labels = arrays.unpack(path, wanted, scratch)
+            wanted = Wanted(part, count, config.side, len(subset.labels))
+            images, labels = unpack(path, wanted, scratch)
             for index, values in enumerate(labels):
                 image_id = f"{part}/{index}"
                 yield Record(
                     split=split,
                     image_id=image_id,
                     patient_id=image_id,
-                    image=functools.partial(arrays.read_image, images, index),
+                    image=functools.partial(read_image, images, index),
                     labels=dict(zip(subset.labels, map(float, values), strict=True)),
-                    projection=subset.view,
+                    projection=subset.projection,
                     row=f"{name}, {part}_labels[{index}]",
                 )
+
+
+class Wanted(NamedTuple):
+    """What one part of an .npz should hold."""
+
+    part: str  # "train", "val" or "test"
+    num_images: int  # the owner's; a file may have fewer
+    side: int  # pixels of an image's sides
+    num_labels: int
+
+
+class Part(NamedTuple):
+    """One part of an .npz: images unpacked to `images` (an .npy), labels [n k] as lists."""
+
+    images: Path
+    labels: list[list[int]]
+
+
+def unpack(path: Path, wanted: Wanted, folder: Path) -> Part:
+    """Unpacks one part's images into `folder` and reads its labels; unpickles nothing.
+
+    Args:
+      folder: exists; takes n * side² bytes.
+
+    Raises:
+      BuildError: not such a file, images or labels of another shape or type, or more than wanted.
+    """
+    part, most, side, num_labels = wanted
+    try:
+        with zipfile.ZipFile(path) as archive:
+            images = _check(archive, path, f"{part}_images", most, (side, side))
+            labels = _check(archive, path, f"{part}_labels", most, (num_labels,))
+            if images[0] != labels[0]:
+                raise BuildError(
+                    f"{path.name} has {images[0]:,} images in {part}_images and {labels[0]:,} rows "
+                    f"in {part}_labels. Download it again."
+                )
+            copy = folder / f"{part}_images.npy"
+            with archive.open(f"{part}_images.npy") as source, open(copy, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            with archive.open(f"{part}_labels.npy") as source:
+                values = np.lib.format.read_array(source, allow_pickle=False)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # the disk's, not the file's, whose places may lie before its start
+        raise BuildError(f"{path} is broken or cut off ({error}). Download it again.") from error
+    if not np.isin(values, (0, 1)).all():
+        raise BuildError(f"{path.name}: {part}_labels holds other values than 0 and 1.")
+    return Part(copy, values.tolist())
+
+
+def _check(
+    archive: zipfile.ZipFile, path: Path, name: str, most: int, each: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Returns the shape of a member that has at most `most` entries of bytes in the shape `each`.
+
+    Labels may be other whole numbers than bytes.
+    """
+    member = f"{name}.npy"
+    if member not in archive.namelist():
+        raise BuildError(
+            f"{path} has no {name}; it holds {', '.join(archive.namelist()[:8]) or 'nothing'}."
+        )
+    entry = archive.getinfo(member)
+    if entry.file_size > MAX_HEADER + most * math.prod(each) * MAX_ITEM:
+        raise BuildError(
+            f"{path.name}: {name} unpacks to {entry.file_size:,} bytes, more than the owner's "
+            f"{most:,} entries can take. Download it again."
+        )
+    with archive.open(entry) as stream:
+        try:
+            shape, fortran, dtype = read_npy_header(stream)
+        except ValueError as error:
+            raise BuildError(f"{path.name}: {name} is {error}. Download it again.") from error
+        size = stream.tell() + math.prod(shape) * dtype.itemsize
+    wanted = f"[n, {', '.join(map(str, each))}]"
+    if len(shape) != 1 + len(each) or shape[1:] != each or fortran:
+        raise BuildError(
+            f"{path.name}: {name} has the shape {list(shape)}, expected {wanted}. Is it another of "
+            "MedMNIST's files under this name?"
+        )
+    if shape[0] > most:
+        raise BuildError(
+            f"{path.name}: {name} has {shape[0]:,} entries, the owner's {most:,}. Download it "
+            "again."
+        )
+    if dtype != np.uint8 and (len(each) > 1 or dtype.kind not in "iu"):
+        raise BuildError(f"{path.name}: {name} is of type {dtype}, expected uint8.")
+    if entry.file_size != size:
+        raise BuildError(
+            f"{path.name}: {name} has {entry.file_size:,} bytes, but its header says {size:,}. "
+            "Download it again."
+        )
+    return shape
+
+
+def read_image(images: Path, index: int) -> UInt8[np.ndarray, "h w"]:
+    """Reads one image of an unpacked .npy, which is mapped: images in any order cost no more."""
+    return np.array(_mapped(images)[index])
+
+
+@functools.lru_cache(maxsize=3)  # one a part
+def _mapped(images: Path) -> np.ndarray:
+    return np.lib.format.open_memmap(images, mode="r")

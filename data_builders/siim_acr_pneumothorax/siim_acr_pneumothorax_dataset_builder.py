@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
-from cxr_jax.io import dicom
-from data_builders.base import builder, folders, parallel, splits
-from data_builders.base.records import BuildError, Record, Skipped
-from data_builders.siim_acr_pneumothorax import png_copy, rle
+import numpy as np
+from scipy import ndimage
+
+from cxr_jax.io import image_io
+from cxr_jax.io.limits import ImageError
+from data_builders.base import boxes, builder, csv_table, folders, parallel, splits
+from data_builders.base.records import Box, BuildError, Record, Skipped
 
 LABEL = "Pneumothorax"
+# The later table goes first: it has the images of the earlier one and more.
+OUTLINES = ("stage_2_train.csv", "train-rle.csv")
 HELD_OUT = "dicom-images-test/"
+SIDE = 1024  # pixels of a mask's sides
+# The copy in PNG.
+PNG_IMAGES, PNG_MASKS = "png_images", "png_masks"
+PNG_TABLES = {"train": "stage_1_train_images.csv", "test": "stage_1_test_images.csv"}
 # As many of the owner's stage-1 training images as others hold back for validation.
 VALIDATION_SHARE = 1 / 8
+
+_PNG_NAME = re.compile(r"(\d+)_(train|test)_([01])_")
 
 
 class Builder(builder.CxrBuilder):
@@ -38,21 +50,19 @@ class Builder(builder.CxrBuilder):
     OWNER_COUNTS: ClassVar = {"images": 12_047, LABEL: 2_669}
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        root = folders.find_root(
-            manual_dir, (*rle.TABLES, png_copy.IMAGES), self.MANUAL_DOWNLOAD_INSTRUCTIONS
-        )
-        if (root / png_copy.IMAGES).is_dir():
+        names = (*OUTLINES, PNG_IMAGES)
+        root = folders.find_root(manual_dir, names, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        if (root / PNG_IMAGES).is_dir():
             return self._png_records(root)
         return self._dicom_records(root)
 
     def _dicom_records(self, root: Path) -> Iterator[Record | Skipped]:
-        path = folders.require(root, *rle.TABLES)
-        outlines = rle.read(path, LABEL)
+        path = folders.require(root, *OUTLINES)
+        outlines = read_outlines(path)
         images = folders.by_stem(root, (".dcm", ".dicom"))
-        present = [(image, images[image]) for image in outlines if image in images]
-        headers = dict(parallel.parallel_map(dicom.read_tags, present, self.settings.num_workers))
+        headers = self.read_tags(images, outlines)
         for image, outline in outlines.items():
-            tags = headers.get(image) or dicom.NO_TAGS
+            tags = headers[image]
             patient = tags.patient_id or image
             yield Record(
                 split=splits.by_patient(patient),
@@ -61,47 +71,161 @@ class Builder(builder.CxrBuilder):
                 image=images.get(image, root / "dicom-images-train" / f"{image}.dcm"),
                 labels={LABEL: float(bool(outline.boxes))},
                 study_id=tags.study_id,
-                projection=dicom.standard_projection(tags.projection),
+                projection=tags.projection,
                 sex=tags.sex,
                 age=tags.age,
                 boxes=outline.boxes,
                 row=outline.where,
             )
-        for image in sorted(images.keys() - outlines.keys()):
-            name = images[image].relative_to(root).as_posix()
-            if HELD_OUT not in name:  # the competition's test images had no outlines at first
-                yield Skipped(name, f"no row in {path.name}")
+        for skipped in folders.not_listed(images, outlines, root, f"no row in {path.name}"):
+            if HELD_OUT not in skipped.file:  # at first the competition's test had no outlines
+                yield skipped
 
     def _png_records(self, root: Path) -> Iterator[Record | Skipped]:
-        images = folders.by_stem(root / png_copy.IMAGES, (".png",))
-        masks = folders.by_stem(root / png_copy.MASKS, (".png",))
-        rows = list(png_copy.rows(root, images))
+        images = folders.by_stem(root / PNG_IMAGES, (".png",))
+        masks = folders.by_stem(root / PNG_MASKS, (".png",))
+        rows = list(png_rows(root, images))
         outlined = [(row.stem, masks[row.stem]) for row in rows if row.label and row.stem in masks]
-        boxes = dict(
-            parallel.parallel_map(png_copy.mask_boxes, outlined, self.settings.num_workers)
-        )
+        found = dict(parallel.parallel_map(mask_boxes, outlined, self.settings.num_workers))
         for row in rows:
-            places = boxes.get(row.stem, ())
+            places = found.get(row.stem, ())
             if places is None:
                 name = masks[row.stem].relative_to(root).as_posix()
                 yield Skipped(name, "a mask that cannot be read; its image has no boxes")
-            elif row.stem in boxes and not places:
+            elif row.stem in found and not places:
                 raise BuildError(
                     f"{masks[row.stem]} is empty, but {row.where} says that its image shows a "
                     "pneumothorax. Restore the owner's file."
                 )
-            image_id = f"{row.number}_{row.part}"
-            part = row.part
+            image_id, split = f"{row.number}_{row.part}", row.part
+            if split == "train":
+                split = splits.carve_validation(image_id, VALIDATION_SHARE)
             yield Record(
-                split=splits.carve_validation(image_id, VALIDATION_SHARE)
-                if part == "train"
-                else part,
+                split=split,
                 image_id=image_id,
                 patient_id=image_id,
-                image=images.get(row.stem, root / png_copy.IMAGES / f"{row.stem}.png"),
+                image=images.get(row.stem, root / PNG_IMAGES / f"{row.stem}.png"),
                 labels={LABEL: float(row.label)},
-                boxes=tuple(png_copy.as_boxes(LABEL, places or ())),
+                boxes=tuple(places or ()),
                 row=row.where,
             )
-        for stem in sorted(images.keys() - {row.stem for row in rows}):
-            yield Skipped(images[stem].relative_to(root).as_posix(), "no row in the stage-1 tables")
+        listed = {row.stem for row in rows}
+        yield from folders.not_listed(images, listed, root, "no row in the stage-1 tables")
+
+
+class Outline(NamedTuple):
+    """What the table says of an image: a box for each of its rows, none for an image without."""
+
+    boxes: tuple[Box, ...]
+    where: str
+
+
+def read_outlines(path: Path) -> dict[str, Outline]:
+    """Returns ImageId -> its outline, in the table's order.
+
+    Raises:
+      BuildError: run lengths that cannot be, or an image with and without pneumothorax.
+    """
+    outlines: dict[str, Outline] = {}
+    for where, (image, runs) in csv_table.Table(path).select(("ImageId", "EncodedPixels")):
+        found = () if runs == "-1" else (run_length_box(runs, where),)
+        earlier = outlines.setdefault(image, Outline(found, where))
+        if bool(earlier.boxes) != bool(found):
+            raise BuildError(
+                f"An image has a pneumothorax in one of {earlier.where} and {where} and none in "
+                "the other. Restore the owner's file."
+            )
+        if earlier.where != where:
+            outlines[image] = Outline(earlier.boxes + found, earlier.where)
+    return outlines
+
+
+def run_length_box(runs: str, where: str) -> Box:
+    """Returns the smallest box around a mask, without making the mask.
+
+    A mask's 1024 x 1024 pixels are numbered down the columns. It is written as pairs: the pixels
+    to skip since the last run's end, and the run's length.
+
+    Raises:
+      BuildError: not pairs of whole numbers, an empty mask, or one that leaves the image.
+    """
+    words = runs.split()
+    if not words or len(words) % 2 or not (runs.isascii() and "".join(words).isdigit()):
+        raise BuildError(f"{where}: EncodedPixels is neither -1 nor pairs of skip and length.")
+    numbers = [int(word[:8]) for word in words]  # eight digits are too many already
+    if sum(numbers) > SIDE * SIDE or not any(numbers[1::2]):
+        raise BuildError(
+            f"{where}: EncodedPixels marks nothing or more than {SIDE} x {SIDE} pixels. Are the "
+            "run lengths relative, as the owner's are?"
+        )
+    skips_and_lengths = np.array(numbers)
+    ends = np.cumsum(skips_and_lengths)[1::2]
+    lengths = skips_and_lengths[1::2]
+    first = (ends - lengths)[lengths > 0]
+    last = ends[lengths > 0] - 1
+    x0, x1 = first[0] // SIDE, last[-1] // SIDE
+    # A run that goes on in the next column touches the image's lower and upper edge.
+    wraps = bool((first // SIDE != last // SIDE).any())
+    y0, y1 = (0, SIDE - 1) if wraps else ((first % SIDE).min(), (last % SIDE).max())
+    corners = (float(x0), float(y0), float(x1 + 1), float(y1 + 1))
+    return boxes.from_pixels(LABEL, corners, (SIDE, SIDE), where)
+
+
+class PngRow(NamedTuple):
+    """One image: the file's name without .png, and what that name says."""
+
+    stem: str
+    number: str
+    part: str  # "train" or "test"
+    label: bool
+    where: str
+
+
+def png_rows(root: Path, stems: Iterable[str]) -> Iterator[PngRow]:
+    """Yields what the stage-1 tables list; without tables, what the files' names say.
+
+    Raises:
+      BuildError: a name of another form, or a table that contradicts the name.
+    """
+    if folders.optional(root, *PNG_TABLES.values()) is None:
+        yield from (
+            parse_png_name(f"{stem}.png", f"{PNG_IMAGES}/{stem}.png") for stem in sorted(stems)
+        )
+        return
+    for part, table_name in PNG_TABLES.items():
+        table = csv_table.Table(folders.require(root, table_name))
+        for where, (name, label) in table.select(("new_filename", "has_pneumo")):
+            parsed = parse_png_name(name, where)
+            if (part, csv_table.FLAGS.get(label)) != (parsed.part, parsed.label):
+                raise BuildError(
+                    f"{where} contradicts the name of its image in part, which is {part!r}, or "
+                    "has_pneumo. Restore the owner's file."
+                )
+            yield parsed
+
+
+def parse_png_name(name: str, where: str) -> PngRow:
+    """Reads an image's name: "12_train_1_.png" is number 12, in train, with pneumothorax.
+
+    Raises:
+      BuildError: the name has another form.
+    """
+    stem = name.removesuffix(".png")
+    match = _PNG_NAME.fullmatch(stem)
+    if match is None:
+        raise BuildError(f"{where}: the image is not named like 12_train_1_.png.")
+    return PngRow(stem, match[1], match[2], match[3] == "1", where)
+
+
+def mask_boxes(path: Path) -> list[Box] | None:
+    """Returns a box for each connected part of a mask; None if it cannot be read."""
+    try:
+        mask = image_io.read_image(path)[..., 0] > 0
+    except ImageError:
+        return None
+    parts, _ = ndimage.label(mask, structure=[[1] * 3] * 3)
+    height, width = mask.shape
+    return [
+        Box(LABEL, y.start / height, x.start / width, y.stop / height, x.stop / width)
+        for y, x in ndimage.find_objects(parts)
+    ]

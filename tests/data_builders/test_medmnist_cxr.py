@@ -74,7 +74,7 @@ def test_worker_processes_read_the_images(raw):
         ({"test_labels": np.zeros((5, 1), np.uint8)}, "has 4 images in test_images and 5 rows"),
         (
             {"test_labels": np.full((4, 1), 3, np.uint8)},
-            "test_labels holds something else than 0 and 1",
+            "test_labels holds other values than 0 and 1",
         ),
         ({"val_images": np.zeros((525, 28, 28), np.uint8)}, "has 525 entries, the owner's 524"),
         ({"val_images": np.zeros((5000, 28, 28), np.uint8)}, "unpacks to 3,920,128 bytes, more"),

@@ -5,7 +5,7 @@ import pytest
 
 from cxr_jax.io import dicom
 from data_builders.base import splits as split_rule
-from data_builders.siim_acr_pneumothorax import rle
+from data_builders.siim_acr_pneumothorax.siim_acr_pneumothorax_dataset_builder import run_length_box
 from tests.fakes import siim_acr_pneumothorax as fake
 from tests.fakes.dataset import (
     assert_build_stops,
@@ -77,7 +77,7 @@ def test_run_lengths_of_any_shape_give_the_box_around_the_mask():
         mask = np.concatenate([np.full(n, i % 2) for i, n in enumerate(numbers)])
         mask = np.pad(mask, (0, 1024 * 1024 - len(mask))).reshape(1024, 1024).T
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box = rle.box("Pneumothorax", " ".join(map(str, numbers)), "row 2")
+        box = run_length_box(" ".join(map(str, numbers)), "row 2")
         assert (box.y0 * 1024, box.y1 * 1024) == (rows[0], rows[-1] + 1)
         assert (box.x0 * 1024, box.x1 * 1024) == (columns[0], columns[-1] + 1)
 

@@ -12,7 +12,8 @@ EXTRA_BYTES = 256 << 20
 MODULES = (
     *("cxr_jax.data.images", "cxr_jax.weights.arrays", "cxr_jax.io.image_io"),
     *("data_builders.base.csv_table", "data_builders.indiana_university.reports", "pydicom.pixels"),
-    *("data_builders.jsrt.jsrt_dataset_builder", "data_builders.medmnist_cxr.arrays", "tests.faults.readers"),
+    *("data_builders.jsrt.jsrt_dataset_builder", "tests.faults.readers"),
+    "data_builders.medmnist_cxr.medmnist_cxr_dataset_builder",
 )
 
 

@@ -115,10 +115,10 @@ def read_weights(folder: Path, data: bytes, index: int, suffix: str) -> str:
 
 
 def _read_medmnist(path: Path) -> str:
-    from data_builders.medmnist_cxr import arrays
+    from data_builders.medmnist_cxr import medmnist_cxr_dataset_builder as medmnist
 
     for part, most in (("train", 6), ("val", 3), ("test", 4)):
-        unpacked = arrays.unpack(path, arrays.Wanted(part, most, 28, 1), path.parent)
+        unpacked = medmnist.unpack(path, medmnist.Wanted(part, most, 28, 1), path.parent)
         for index in range(len(unpacked.labels)):
             image = np.lib.format.open_memmap(unpacked.images, mode="r")[index]
             if image.shape != (28, 28) or image.dtype != np.uint8:

@@ -8,7 +8,7 @@ import pytest
 
 from cxr_jax.weights.arrays import read_arrays
 from data_builders.indiana_university import reports
-from data_builders.medmnist_cxr import arrays
+from data_builders.medmnist_cxr import medmnist_cxr_dataset_builder as medmnist
 from tests.faults import readers, seeds
 from tests.faults.bombs import assert_refused
 
@@ -49,8 +49,8 @@ def test_npz_of_images(process, tmp_path):
         "train_labels.npy": npy((1,)),
     }
     path = zipped(tmp_path / "bomb.npz", members)
-    wanted = arrays.Wanted("train", 10, 28, 1)
-    assert_refused(process, "unpacks to 73,400", arrays.unpack, path, wanted, tmp_path)
+    wanted = medmnist.Wanted("train", 10, 28, 1)
+    assert_refused(process, "unpacks to 73,400", medmnist.unpack, path, wanted, tmp_path)
 
 
 def tensor(shape, strides):

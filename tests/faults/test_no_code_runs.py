@@ -20,7 +20,7 @@ from cxr_jax.training import checkpoint
 from cxr_jax.training.state import TrainState
 from cxr_jax.weights.arrays import read_arrays
 from cxr_jax.weights.encoder import random_encoder
-from data_builders.medmnist_cxr import arrays
+from data_builders.medmnist_cxr import medmnist_cxr_dataset_builder as medmnist
 
 ROOT = Path(__file__).parents[2]
 # Called by a full name ("np.load") or imported by it; `load` of NumPy is judged by its arguments.
@@ -158,7 +158,7 @@ def test_a_pickle_in_any_weights_file_is_refused_and_not_run(tmp_path):
             read_arrays(path)
         if path.suffix == ".npz":
             with pytest.raises(ValueError):
-                arrays.unpack(path, arrays.Wanted("train", 9, 28, 1), folder)
+                medmnist.unpack(path, medmnist.Wanted("train", 9, 28, 1), folder)
     assert not canary.exists()
 
 
