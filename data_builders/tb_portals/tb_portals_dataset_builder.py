@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from cxr_jax.data.tasks import FRONTAL, Task
 from cxr_jax.io import dicom
-from data_builders.base import builder, csv_table, folders, parallel, splits
+from data_builders.base import builder, csv_table, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
-from data_builders.tb_portals import cases
-from data_builders.tb_portals.cases import Case
 
 IMAGES, CASES = "tb_portals_cxrs", "tb_portals_patient_cases"
 # Tables of the same beginning that list something else.
 OTHERS = ("manifest", "annotation", "qure", "index")
 URL = "series_instance_content_url"
-NEEDED = ("patient_id", "condition_id", URL)
-OPTIONAL = ("imagingstudy_id", "series_modality_cd", "cxr_outlier")
 RADIOGRAPHS = ("CR", "DX", "XC")
 OUTLIER = "OUTLIER"
+RESISTANCE = "type_of_resistance"
+KEYS, FACTS = ("patient_id", "condition_id"), (RESISTANCE, "gender", "age_of_onset")
+OPTIONAL = ("imagingstudy_id", "series_modality_cd", "cxr_outlier")
+DRUG_RESISTANT, SENSITIVE = "Drug resistant", "Sensitive"
+# The owner's classes, from least to most.
+CLASSES = ("Mono DR", "Poly DR", "MDR non XDR", "Pre-XDR", "XDR")
+LABEL_NAMES = (DRUG_RESISTANT, *CLASSES)
+# What is written where it was not tested.
+UNKNOWN = frozenset({"", "unknown", "not specified", "not reported", "not available", "nan", "na"})
+SEXES = {"male": "M", "female": "F", "m": "M", "f": "F"}
 
 
 class Builder(builder.CxrBuilder):
@@ -34,12 +41,12 @@ class Builder(builder.CxrBuilder):
         "numbered parts of 2025 and 2026."
     )
     HOMEPAGE: ClassVar = "https://tbportals.niaid.nih.gov"
-    LABEL_NAMES: ClassVar = cases.LABEL_NAMES
+    LABEL_NAMES: ClassVar = LABEL_NAMES
     TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {
         # Headers often leave the projection blank; lateral images and the owner's outliers name
         # theirs.
-        "default": Task({"Drug resistant": "Drug resistant"}, projections=(*FRONTAL, ""))
+        "default": Task({DRUG_RESISTANT: DRUG_RESISTANT}, projections=(*FRONTAL, ""))
     }
     LICENCE: ClassVar = "NIAID TB Portals data-use agreement"
     SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
@@ -51,49 +58,45 @@ class Builder(builder.CxrBuilder):
         if URL not in table.columns:
             raise BuildError(
                 f"{table.path} has no column {URL!r}, which is how the releases of 2023 to 2026 "
-                f"link a row to its image. Looked for: {', '.join((*NEEDED, *OPTIONAL))}."
+                f"link a row to its image. Looked for: {', '.join((*KEYS, URL, *OPTIONAL))}."
             )
-        merged = cases.RESISTANCE in table.columns
+        merged = RESISTANCE in table.columns
         by_condition: Mapping[tuple[str, str], Case] = {}
         if not merged:
-            by_condition = cases.read_cases(csv_table.Table(self._find(manual_dir, files, CASES)))
-        image_views = self._read_views(images)
-        of_case = (cases.RESISTANCE, "gender", "age_of_onset")
-        read = cases.ColumnReader(table, NEEDED, (*OPTIONAL, *of_case))
+            by_condition = read_cases(csv_table.Table(self._find(manual_dir, files, CASES)))
+        headers = self.read_tags(images, images)  # no table has the projection
         listed = set()
-        for row in table.rows(NEEDED):
-            patient, condition, url, study, modality, outlier, *facts = read(row.fields)
-            key = key_of_url(url, patient, row.where)
+        for where, fields in select(table, (*KEYS, URL), (*OPTIONAL, *FACTS)):
+            patient, condition, url, study, modality, outlier, *facts = fields
+            key = key_of_url(url, patient, where)
             listed.add(key)
             if modality and modality.upper() not in RADIOGRAPHS:
-                yield Skipped(row.where, "its modality is no radiograph's", expected=True)
+                yield Skipped(where, "its modality is no radiograph's", expected=True)
                 continue
             if merged:
-                case = cases.parse_case(*facts, row.where)
+                case = parse_case(*facts, where)
             else:
-                case = by_condition.get((patient, condition), cases.nothing_known())
+                case = by_condition.get((patient, condition), NOTHING_KNOWN)
             apart = outlier.casefold() == "outlier"
             yield Record(
                 split=splits.by_patient(patient),
                 image_id=key,
                 patient_id=patient,
                 image=images.get(key, manual_dir / f"{key}.dcm"),
-                labels=cases.nothing_known().labels if apart else case.labels,
+                labels=NOTHING_KNOWN.labels if apart else case.labels,
                 study_id=study,
-                projection=OUTLIER if apart else image_views.get(key, ""),
+                projection=OUTLIER if apart else headers.get(key, dicom.NO_TAGS).projection,
                 sex=case.sex,
                 age=case.age,
-                row=row.where,
+                row=where,
             )
+        # A series is listed once, by one of its files.
         series = {key.rpartition("/")[0] for key in listed}
-        for key in sorted(images.keys() - listed):
-            # A series is listed once, by one of its files.
-            if key.rpartition("/")[0] not in series:
-                file = images[key].relative_to(manual_dir).as_posix()
-                yield Skipped(file, f"no row in {table.path.name}")
+        others = {key: path for key, path in images.items() if key.rpartition("/")[0] not in series}
+        yield from folders.not_listed(others, (), manual_dir, f"no row in {table.path.name}")
 
     def _find(self, manual_dir: Path, files: list[Path], beginning: str) -> Path:
-        """The one table whose name begins so, whatever its spaces, month and year."""
+        """Returns the one table whose name begins so, whatever its spaces, month and year."""
         releases = []
         for path in files:
             rest = plain_name(path).removeprefix(beginning)
@@ -111,26 +114,19 @@ class Builder(builder.CxrBuilder):
             )
         return next(iter(found.values()))
 
-    def _read_views(self, images: Mapping[str, Path]) -> dict[str, str]:
-        """Key -> view. No table has it, so every image's header is read."""
-        tags = parallel.parallel_map(dicom.read_tags, images.items(), self.settings.num_workers)
-        return {
-            key: dicom.standard_projection(tag.projection) for key, tag in tags if tag is not None
-        }
-
 
 def plain_name(path: Path) -> str:
-    """A table's name without .gz, case, and spaces for underscores."""
+    """Returns a table's name without .gz, case, and spaces for underscores."""
     return "_".join(path.name.casefold().removesuffix(".gz").replace("_", " ").split())
 
 
 def key_of(path: Path) -> str:
-    """ "<patient>/<study>/<series>/<instance>" of an image's path."""
+    """Returns "<patient>/<study>/<series>/<instance>" of an image's path."""
     return "/".join((*path.parts[-4:-1], path.stem))
 
 
 def key_of_url(url: str, patient: str, where: str) -> str:
-    """The same of a row's path, with or without the bucket's name before it.
+    """Returns the same of a row's path, with or without the bucket's name before it.
 
     Raises:
       BuildError: another path, or another patient's.
@@ -144,3 +140,75 @@ def key_of_url(url: str, patient: str, where: str) -> str:
             "against each other."
         )
     return "/".join(parts[-4:])[: -len(".dcm")]
+
+
+class Case(NamedTuple):
+    """One condition of a patient; the age (years) is that of its onset."""
+
+    labels: dict[str, float]
+    sex: str
+    age: float
+
+
+def parse_case(resistance: str, sex: str, age: str, where: str) -> Case:
+    """Reads a case from type_of_resistance, gender and age_of_onset.
+
+    Raises:
+      BuildError: a class of resistance that is not one of the owner's.
+    """
+    said = " ".join(resistance.split()).casefold()
+    known = {name.casefold(): name for name in (SENSITIVE, *CLASSES)}
+    if said in known:
+        labels = {name: float(name == known[said]) for name in CLASSES}
+        labels = {DRUG_RESISTANT: float(known[said] != SENSITIVE), **labels}
+    elif said in UNKNOWN:
+        labels = dict.fromkeys(LABEL_NAMES, math.nan)
+    else:
+        raise BuildError(
+            f"{where}: {RESISTANCE} is none of {', '.join((SENSITIVE, *CLASSES))} nor blank."
+        )
+    return Case(labels, SEXES.get(sex.casefold(), ""), _years(age))
+
+
+NOTHING_KNOWN = Case(dict.fromkeys(LABEL_NAMES, math.nan), "", math.nan)
+
+
+def _years(text: str) -> float:
+    years = csv_table.number(text)
+    return years if years is not None and 0 <= years <= dicom.OLDEST else math.nan
+
+
+def read_cases(table: csv_table.Table) -> dict[tuple[str, str], Case]:
+    """Returns (patient_id, condition_id) -> case.
+
+    Raises:
+      BuildError: two rows of one condition that say different things.
+    """
+    cases: dict[tuple[str, str], Case] = {}
+    said: dict[tuple[str, str], tuple[list[str], str]] = {}
+    others = set(table.columns) - {*KEYS, *FACTS}  # some 200, also of notes
+    rows = select(table, (*KEYS, RESISTANCE), FACTS[1:], prose=tuple(others))
+    for where, (patient, condition, *facts) in rows:
+        key = (patient, condition)
+        earlier, first = said.setdefault(key, (facts, where))
+        if earlier != facts:
+            raise BuildError(
+                f"{where}: {first} has the same patient and condition, but says something else of "
+                "it. Keep the right one."
+            )
+        cases[key] = parse_case(*facts, where)
+    return cases
+
+
+def select(
+    table: csv_table.Table,
+    needed: Sequence[str],
+    optional: Sequence[str],
+    prose: Sequence[str] = (),
+) -> Iterator[csv_table.Row]:
+    """Yields rows with the fields of some columns; an optional one that is absent gives ""."""
+    present = [column for column in optional if column in table.columns]
+    for where, fields in table.select((*needed, *present), prose):
+        known = dict(zip(present, fields[len(needed) :]))
+        wanted = [known.get(column, "") for column in optional]
+        yield csv_table.Row(where, fields[: len(needed)] + wanted)

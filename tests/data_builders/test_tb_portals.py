@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_builders.base import splits as split_rule
-from data_builders.tb_portals.cases import CLASSES, DRUG_RESISTANT, LABEL_NAMES
+from data_builders.tb_portals.tb_portals_dataset_builder import CLASSES, DRUG_RESISTANT, LABEL_NAMES
 from tests.fakes import tb_portals as fake
 from tests.fakes.dataset import (
     assert_build_stops,
