@@ -8,7 +8,7 @@ from typing import NamedTuple
 import ml_collections
 
 from cxr_jax import weights
-from cxr_jax.data import tasks
+from cxr_jax.data import splits, tasks
 from cxr_jax.data.source import load_source
 
 LAST = "seconds.json"  # how long a cell took; the last file that it writes
