@@ -12,7 +12,7 @@ from typing import ClassVar
 from cxr_jax.data import pseudonyms
 from cxr_jax.data.dataset_info import dataset_names
 from cxr_jax.io import dicom, image_io
-from data_builders.base import builder, folders, parallel, splits
+from data_builders.base import builder, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.image_folder.label_table import LabelRow, LabelTable
 
@@ -21,7 +21,7 @@ VALIDATION_SHARE = 0.1
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class ImageFolderConfig(builder.CxrConfig):
-    """Where a folder's labels stand.
+    """Where a folder's labels are.
 
     Attributes:
       labels_csv: a CSV file, or "" for none.
@@ -59,8 +59,8 @@ class Builder(builder.CxrBuilder):
         name = settings.pop("name", "")
         if name and not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,98}", name):
             raise BuildError(
-                f"--name={name!r}: a dataset's name begins with a letter and has letters, digits and "
-                "'_' only."
+                f"--name={name!r}: a dataset's name begins with a letter and has letters, digits "
+                "and '_' only."
             )
         if name.casefold() in dataset_names():
             raise BuildError(f"--name={name}: there is a dataset of that name. Choose another one.")
@@ -104,28 +104,29 @@ class Builder(builder.CxrBuilder):
                 yield Skipped(name, f"{path.suffix} is not PNG, JPEG or DICOM")
         if not found:
             raise BuildError(f"{manual_dir} holds no PNG, JPEG or DICOM file.")
-        tags = self._read_tags(found)
-        table = self.table
-        if table is None:
+        # Before the images are read, since patients decide the splits.
+        dicoms = (name for name, path in found.items() if dicom.is_dicom(path))
+        tags = self.read_tags(found, dicoms)
+        if self.table is None:
             _check_ids(found)
             for name, path in found.items():
                 row = LabelRow(where=name, image=name)
-                yield self._sealed(make_record(row, path, tags.get(name), "train"))
+                yield self._sealed(make_record(row, path, tags.get(name, dicom.NO_TAGS)))
             return
-        rows = table.match(found)
+        rows = self.table.match(found)
         _check_ids(name for name in rows if name in found)
-        carve = table.has_splits and all(row.split != "validation" for row in rows.values())
+        carve = self.table.has_splits and all(row.split != "validation" for row in rows.values())
         for name, row in rows.items():
             if name not in found:
                 # Not by its name there: a field moved into this column may be anything.
-                yield Skipped(row.where, f"its {table.image_column} is no file of the folder")
+                yield Skipped(row.where, f"its {self.table.image_column} is no file of the folder")
                 continue
-            record = make_record(row, found[name], tags.get(name), "train")
+            record = make_record(row, found[name], tags.get(name, dicom.NO_TAGS))
             split = self._split(record.patient_id, row, carve)
             yield self._sealed(dataclasses.replace(record, split=split))
         for name in sorted(found.keys() - rows.keys()):
             # A few labelled images among many are what such a table is for.
-            yield Skipped(name, f"no row in {table.path.name}", expected=True)
+            yield Skipped(name, f"no row in {self.table.path.name}", expected=True)
 
     def _built_folders(self, manual_dir: Path) -> list[Path]:
         """Returns where built datasets are, whose contact sheets are not images of the folder.
@@ -143,7 +144,7 @@ class Builder(builder.CxrBuilder):
         return pseudonyms.read(Path(self.data_dir_root))
 
     def _sealed(self, record: Record) -> Record:
-        """With patient and study hashed by the project's secret, not only by what all know.
+        """Returns the record with patient and study hashed by the project's secret.
 
         Splits are made before, so that they are the same in every project.
         """
@@ -164,14 +165,9 @@ class Builder(builder.CxrBuilder):
             return row.split
         return splits.by_patient(patient_id) if self.label_names() else "train"
 
-    def _read_tags(self, found: Mapping[str, Path]) -> dict[str, dicom.Tags | None]:
-        """The headers of the DICOM files, which are needed before images can be split."""
-        headers = ((name, path) for name, path in found.items() if dicom.is_dicom(path))
-        return dict(parallel.parallel_map(dicom.read_tags, headers, self.settings.num_workers))
-
 
 def is_image(path: Path) -> bool:
-    """Whether a file is one of ours: by its suffix, or by DICOM's magic under any other name."""
+    """Returns whether a file is an image we read: by its suffix, or by DICOM's magic."""
     suffix = path.suffix.lower()
     if suffix in image_io.SUFFIXES:
         return True
@@ -180,28 +176,27 @@ def is_image(path: Path) -> bool:
 
 
 def _check_ids(names: Iterable[str]) -> None:
-    """Refuses images whose paths differ in their suffixes alone."""
+    """Raises BuildError for images whose paths differ in their suffixes alone."""
     taken: dict[str, str] = {}
     for name in names:
         twin = taken.setdefault(image_io.without_suffix(name), name)
         if twin is not name:
             raise BuildError(
-                f"Two images would have one id, which is the path without its extension: {twin} and "
-                f"{name}. If they show the same, remove one; else rename one, in the CSV of labels "
-                "too."
+                "Two images would have one id, which is the path without its extension: "
+                f"{twin} and {name}. If they show the same, remove one; else rename one, in the "
+                "CSV of labels too."
             )
 
 
-def make_record(row: LabelRow, path: Path, tags: dicom.Tags | None, split: str) -> Record:
+def make_record(row: LabelRow, path: Path, tags: dicom.Tags) -> Record:
     """Joins what the CSV says with what the DICOM header says; the CSV goes first.
 
-    Patient and study ids are stored as hashes; an image of nobody known is its own patient.
+    Patient and study ids are hashed; an image of an unknown patient is a patient of its own.
     """
     image_id = image_io.without_suffix(row.image)
-    tags = tags or dicom.Tags("", "", "", "", float("nan"))
     patient_id = dicom.hashed(row.patient) if row.patient else tags.patient_id
     return Record(
-        split=split,
+        split="train",
         image_id=image_id,
         patient_id=patient_id or dicom.hashed(image_id),
         patient_known=bool(patient_id),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cxr_jax.io import image_io
@@ -16,11 +16,8 @@ from data_builders.base.records import BuildError
 NAN = float("nan")
 VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": NAN}
 SPLIT_NAMES = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "test": "test",
+    **{"train": "train", "test": "test"},
+    **dict.fromkeys(("validation", "valid", "val"), "validation"),
 }
 _LISTED = 10  # wrong cells
 KNOWN = ("study_id", "split", "projection", "view", "sex", "age")
@@ -43,10 +40,11 @@ class LabelRow:
 
 
 class LabelTable:
-    """Errors name the row and the column, never a value: that could be a patient's.
+    """A CSV of labels. Errors name the row and the column, never a value: it could be a patient's.
 
     Columns: the image (relative path), and if there are any the patient's id, split, study_id,
-    projection (or view, its former name), sex, age; all others are labels with the values 1, 0, -1 (uncertain) and blank.
+    projection (or view, its former name), sex, age; all others are labels with the values 1, 0, -1
+    (uncertain) and blank.
 
     Attributes:
       path: the CSV file.
@@ -98,10 +96,10 @@ class LabelTable:
         self.has_splits = "split" in self._known
 
     def match(self, found: Mapping[str, Path]) -> dict[str, LabelRow]:
-        """File name -> its row, in the CSV's order; also rows whose file does not exist.
+        """Returns file name -> its row, in the CSV's order; also rows whose file does not exist.
 
         Args:
-          found: the folder's images by relative path; a row may leave out one of images.SUFFIXES.
+          found: the folder's images by relative path; a row may leave out its image_io.SUFFIXES.
 
         Raises:
           BuildError: a value that is none of those allowed, a path that leaves the folder or fits
@@ -113,9 +111,13 @@ class LabelTable:
             if f".{suffix}".lower() in image_io.SUFFIXES:
                 stems[stem].append(name)
         rows: dict[str, LabelRow] = {}
-        wrong = _WrongLabels()
+        wrong, count = [], 0  # labels, which are mended more quickly together than one a build
         for row in self._table.rows(self._table.columns):
-            wrong.look_at(row, self._label_places)
+            for name, place in self._label_places:
+                if row.fields[place] not in VALUES:
+                    count += 1
+                    if count <= _LISTED:
+                        wrong.append(f"{row.where}: label {name!r}")
             parsed = self._parse(row)
             name = parsed.image
             if name not in found and name in stems:
@@ -127,10 +129,11 @@ class LabelTable:
                     )
             if name in rows:
                 raise BuildError(
-                    f"An image has two rows in {self.path}: {rows[name].where} and {parsed.where}. Keep one."
+                    f"An image has two rows in {self.path}: {rows[name].where} and "
+                    f"{parsed.where}. Keep one."
                 )
             rows[name] = dataclasses.replace(parsed, image=name)
-        wrong.refuse()
+        _refuse(wrong, count)
         if not rows.keys() & found.keys():
             raise BuildError(
                 f"No row of {self.path} names an image of the folder, whose first is "
@@ -161,36 +164,19 @@ class LabelTable:
         )
 
 
-class _WrongLabels:
-    """Cells of labels that are none, which people mend more quickly together than one a build."""
-
-    def __init__(self):
-        self._count, self._first = 0, []
-
-    def look_at(self, row: csv_table.Row, places: Iterable[tuple[str, int]]) -> None:
-        for name, place in places:
-            if row.fields[place] not in VALUES:
-                self._count += 1
-                if self._count <= _LISTED:
-                    self._first.append(f"{row.where}: label {name!r}")
-
-    def refuse(self) -> None:
-        """Raises BuildError if there were any."""
-        if not self._count:
-            return
-        more = f"; … ({self._count:,} cells)" if self._count > _LISTED else ""
+def _refuse(wrong: Sequence[str], count: int) -> None:
+    """Raises BuildError if there are wrong labels; the first are named in `wrong`."""
+    if count:
+        more = f"; … ({count:,} cells)" if count > len(wrong) else ""
         raise BuildError(
-            f"{'; '.join(self._first)}{more} {'is' if self._count == 1 else 'are'} neither 1, 0, "
-            "-1 (uncertain) nor blank (not mentioned). A column that is no label: remove it, or "
-            "name it with --patient_column or --image_column."
+            f"{'; '.join(wrong)}{more} {'is' if count == 1 else 'are'} neither 1, 0, -1 (uncertain) "
+            "nor blank (not mentioned). A column that is no label: remove it, or name it with "
+            "--patient_column or --image_column."
         )
 
 
 def _age(value: str, where: str) -> float:
-    try:
-        years = float(value or "nan")
-    except ValueError:
-        years = -1.0
-    if years < 0 or years > OLDEST:  # a date, perhaps
+    years = csv_table.number(value or "nan")
+    if years is None or years < 0 or years > OLDEST:  # a date, perhaps
         raise BuildError(f"{where}: the age is not a number of years from 0 to {OLDEST:g}.")
     return years
