@@ -24,12 +24,12 @@ SUFFIX = "_dataset_builder.py"
 
 
 def builder_names() -> list[str]:
-    """The datasets that can be built: the folders beside this file."""
+    """Lists the datasets that can be built: the folders beside this file."""
     return sorted(p.parent.name for p in HERE.glob(f"*/*{SUFFIX}"))
 
 
 def builder_class(name: str) -> type:
-    """The TFDS builder class of a dataset.
+    """Imports the TFDS builder class of a dataset.
 
     Raises:
       BuildError: no such dataset; lists those there are.
@@ -62,19 +62,19 @@ def build(
 
     Args:
       name: a folder of data_builders.
-      data_dir: where datasets stand, in TFDS's layout.
+      data_dir: the folder of built datasets, in TFDS's layout.
       manual_dir: the raw dataset, for datasets that are not drawn.
       config_name: "256", "512" or "full" (image_folder: a size too), or one of the dataset's
         own; None or "" is its default.
       options: the dataset's own: its class's OPTIONS and INPUTS.
-      overwrite: replace a dataset that stands already; it stays if the new build fails.
+      overwrite: replace a dataset that is built already; it stays if the new build fails.
       max_skipped, num_workers, progress, follow_links: see config.BuildSettings.
       beam_runner, beam_options: build through Apache Beam, with its options as on a command line.
       then: is given the folder while no other build can take its place.
 
     Raises:
-      AlreadyBuilt: it stands already.
-      BuildError: anything else the person has to mend.
+      AlreadyBuilt: it is built already.
+      BuildError: anything else that the person has to fix.
     """
     chosen = choose(name, manual_dir, config_name, options)
     import tensorflow_datasets as tfds
@@ -173,10 +173,10 @@ def check(
     num_workers: int | None = None,
     follow_links: bool = False,
 ) -> str:
-    """Reads the owner's tables, looks whether their images are there, builds nothing.
+    """Reads the owner's tables and checks that their images are there; builds nothing.
 
     Returns:
-      What they list, split by split, beside what the owner publishes.
+      In words, what they list, split by split, beside what the owner publishes.
 
     Raises:
       BuildError: as `build`, as far as tables tell.
@@ -218,7 +218,7 @@ def choose(
     config_name: str | None,
     options: Mapping[str, str] | None,
 ) -> Chosen:
-    """What `build`'s arguments of these names mean.
+    """Checks and interprets `build`'s arguments of these names.
 
     Raises:
       BuildError: no such dataset, config or option, or a folder is missing.
@@ -239,7 +239,7 @@ def choose(
 
 
 def check_options(cls: type, options: Iterable[str]) -> None:
-    """Refuses options that are neither every dataset's nor this one's."""
+    """Refuses options that this dataset does not have."""
     known = (*cls.OPTIONS, *cls.INPUTS)
     for name in options:
         if name not in known:
@@ -250,11 +250,11 @@ def check_options(cls: type, options: Iterable[str]) -> None:
 
 
 def check_folder(name: str, option: str, folder: str | Path | None, instructions: str) -> None:
-    """Refuses a missing folder, with what belongs into it."""
+    """Refuses a missing or empty folder; says what belongs in it."""
     if folder is None:
         raise BuildError(f"{name} needs --{option}. {instructions}")
     if not Path(folder).is_dir():
-        raise BuildError(f"--{option}: {folder} is no folder. {instructions}")
+        raise BuildError(f"--{option}: {folder} is not a folder. {instructions}")
     if not any(Path(folder).iterdir()):
         raise BuildError(f"--{option}: {folder} is empty. {instructions}")
 

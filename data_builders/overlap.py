@@ -1,4 +1,4 @@
-"""What two datasets share: python -m data_builders.overlap A B --data_dir=data
+"""Finds what two datasets share: python -m data_builders.overlap A B --data_dir=data
 
 A and B are built datasets or the workdirs of pretraining runs (which keep a ledger of the images
 they saw, but not the images). Patients are shared where the datasets use the same patient numbers
@@ -73,10 +73,10 @@ def thumbnail(picture: Image.Image) -> Float[np.ndarray, " pixels"]:
 
 
 def table(a: ledger.Ledger, b: ledger.Ledger, pairs: ledger.Pairs, same: bool) -> list[str]:
-    """What is shared, split by split.
+    """Tabulates what is shared, split by split.
 
     Args:
-      same: a and b are the same images; each pair of splits then stands once.
+      same: a and b are the same images; each pair of splits is then listed once.
     """
     rows = [("split of A", "split of B", "patients of both", "near-identical pairs")]
     for split_a in np.unique(a.split):
@@ -109,7 +109,7 @@ class Side(NamedTuple):
 
 
 def open_side(name: str, data_dir: str) -> Side:
-    """A pretraining's workdir or a built dataset.
+    """Opens a pretraining's workdir or a built dataset.
 
     Raises:
       FileNotFoundError, ValueError: neither; or a dataset without a ledger.
@@ -122,7 +122,7 @@ def open_side(name: str, data_dir: str) -> Side:
 
 
 def compare(side_a: Side, side_b: Side, progress: bool = True) -> ledger.Pairs:
-    """The near-identical images of two sides, the most alike first."""
+    """Finds the near-identical images of two sides, the most alike first."""
     a, b = side_a.ledger, side_b.ledger
     at_hand = side_a.images is not None and side_b.images is not None
     shown = Progress("hashes", len(a.phash), progress)
@@ -154,7 +154,7 @@ def _correlations(
 
 
 def write_csv(path: Path, side_a: Side, side_b: Side, pairs: ledger.Pairs) -> None:
-    """The pairs, image by image; ids are those of the datasets, blank where only a ledger is left."""
+    """Writes the pairs, image by image, with the datasets' ids where the images are at hand."""
     with (
         atomic_write(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8") as stream,
@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def report(
     side_a: Side, side_b: Side, pairs: ledger.Pairs, output: Path, data_dir: str
 ) -> list[str]:
-    """What was found in words, and the picture of the pairs."""
+    """Says in words what was found, and draws the pairs."""
     same = side_a.name == side_b.name
     lines = [
         f"A: {side_a.name}, {len(side_a.ledger.row):,} images",

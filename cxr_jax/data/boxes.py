@@ -1,4 +1,4 @@
-"""The boxes of a built dataset: which findings stand where on the square images."""
+"""Boxes of a built dataset: where findings are on the square images."""
 
 import contextlib
 from pathlib import Path
@@ -17,7 +17,7 @@ _CORNERS = ("y0", "x0", "y1", "x1")
 
 
 class Boxed(NamedTuple):
-    """Boxes one by one; `boxes` are y0, x0, y1, x1 in fractions of the square image."""
+    """Boxes of a split; `boxes` are y0, x0, y1, x1 in fractions of the square image."""
 
     source: Source
     boxes: Float[np.ndarray, "n 4"]
@@ -26,12 +26,12 @@ class Boxed(NamedTuple):
     flat: int  # boxes left out because they have no area
 
     def image(self, box: int, size: int) -> UInt8[np.ndarray, "size size 1"]:
-        """The square image that a box is on."""
+        """Returns the square image that a box is on."""
         return images.decode_square(self.source.records[int(self.images[box])]["image"], size)
 
 
 def load_boxes(name: str, data_dir: str, split: str) -> Boxed:
-    """All boxes of a split.
+    """Reads all boxes of a split.
 
     Raises:
       FileNotFoundError, ValueError: as load_source; or the dataset has no boxes, or none there.
@@ -63,7 +63,7 @@ def load_boxes(name: str, data_dir: str, split: str) -> Boxed:
 def _read(
     source: Source, split: str
 ) -> tuple[Float[np.ndarray, "n 4"], list[str], Int[np.ndarray, " n"]]:
-    """Corners in fractions of the stored images, labels, images."""
+    """Reads the corners in fractions of the stored images, the labels, and the images' rows."""
     columns = read_columns(
         open_built(source.folder), split, [f"boxes/{part}" for part in (*_CORNERS, "label")]
     )
@@ -77,7 +77,7 @@ def _read(
 
 
 def _with_boxes(data_dir: str) -> list[str]:
-    """The built datasets that have boxes, as --dataset names them."""
+    """Lists the built datasets that have boxes, as --dataset names them."""
     found = {}
     for info in Path(data_dir).expanduser().glob("*/*/*.*.*/features.json"):
         name, form, version = info.parts[-4:-1]

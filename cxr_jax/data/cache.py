@@ -1,4 +1,4 @@
-"""All images of a dataset decoded once, for training that then reads memory alone."""
+"""Decodes all images of a dataset once, for training that then reads memory alone."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ _BLOCK = 256  # images after which it looks whether it is still wanted
 def decode_all(
     source: Source, image_size: int, say: Callable[[str], None], stopped: threading.Event
 ) -> UInt8[np.ndarray, "n size size 1"]:
-    """Row i is image i of the source, as training without a cache decodes it.
+    """Decodes all images of a source, as training without a cache does.
 
     Raises InterruptedError once `stopped` is set, ValueError as pipeline.read_images.
     """
@@ -45,7 +45,7 @@ def decode_all(
 
 
 def check_fits(num_images: int, image_size: int, free: int, where: str) -> None:
-    """Raises ValueError, with the sizes, where the images need more than most of `free` bytes."""
+    """Raises ValueError, with the sizes, if the images need more than 80 % of `free` bytes."""
     needed = num_images * image_size**2
     if needed > _SHARE * free:
         raise ValueError(
@@ -56,7 +56,7 @@ def check_fits(num_images: int, image_size: int, free: int, where: str) -> None:
 
 
 def free_memory(where: str) -> int:
-    """Bytes free on the "host" or on each "device", which on a CPU is the host's."""
+    """Returns the bytes free on the "host" or on each "device", which on a CPU is the host."""
     if where == "device":
         sizes = [device.memory_stats() for device in jax.local_devices()]
         if all(sizes):

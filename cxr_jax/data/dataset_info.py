@@ -110,7 +110,8 @@ def open_built(folder: Path) -> tfds.core.DatasetBuilder:
         raise
     except Exception as error:  # TFDS and protobuf raise many kinds
         raise ValueError(
-            f"{folder}: dataset_info.json or features.json is damaged ({plain(str(error))}). {RESTORE}"
+            f"{folder}: dataset_info.json or features.json is damaged ({plain(str(error))}). "
+            f"{RESTORE}"
         ) from error
     check_features(folder / "features.json", stored, metadata["label_names"])
     if not re.fullmatch(_NAME, builder.name):
@@ -119,8 +120,8 @@ def open_built(folder: Path) -> tfds.core.DatasetBuilder:
         known = info.filename_template.template in _TEMPLATES and re.fullmatch(_NAME, split)
         if not known or min(info.shard_lengths, default=0) < 1:
             raise ValueError(
-                f"{folder}/dataset_info.json describes split {plain(repr(split))} in a way that our "
-                f"builders do not. {RESTORE}"
+                f"{folder}/dataset_info.json describes split {plain(repr(split))} in a way that "
+                f"our builders do not. {RESTORE}"
             )
     return builder
 

@@ -1,4 +1,4 @@
-"""Stored image bytes to fixed squares: decode, shorter side to `size`, centre crop."""
+"""Decodes stored images to squares: shorter side to `size`, centre crop."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ _BROKEN += (struct.error, Image.DecompressionBombError)
 
 
 def decode_square(encoded: bytes, size: int) -> UInt8[np.ndarray, "size size 1"]:
-    """The central square of a stored grey image, resampled (antialiased, triangle filter) to `size`.
+    """Returns the central square of a stored grey image, resampled (triangle filter) to `size`.
 
     An image whose shorter side is `size` is cropped, to whole pixels. A JPEG is decoded at the
     largest DCT reduction (1/2, 1/4, 1/8) that leaves at least `size`: a third less time at 224 px,
@@ -42,7 +42,7 @@ def decode_square(encoded: bytes, size: int) -> UInt8[np.ndarray, "size size 1"]
 
 
 def _decode(encoded: bytes, least: int) -> tuple[UInt8[np.ndarray, "i j"], int, int, int]:
-    """(pixels, height and width of the stored image, by how much they are reduced).
+    """Returns (pixels, height and width of the stored image, by how much it is reduced).
 
     A JPEG is reduced as far as it keeps `least` pixels a side.
     """
@@ -66,7 +66,7 @@ def _decode(encoded: bytes, least: int) -> tuple[UInt8[np.ndarray, "i j"], int, 
 
 
 def stored_size(encoded: bytes) -> tuple[int, int]:
-    """Height and width of a stored image, from its header.
+    """Returns height and width of a stored image, from its header.
 
     Raises:
       ValueError: as `decode_square`.
@@ -77,7 +77,7 @@ def stored_size(encoded: bytes) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _opened(encoded: bytes) -> Iterator[Image.Image]:
-    """A stored image, its size checked; whatever goes wrong with it is a ValueError."""
+    """Opens a stored image and checks its size; whatever is wrong with it is a ValueError."""
     try:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             _check_size(image.height, image.width)
@@ -94,9 +94,15 @@ def _check_size(height: int, width: int) -> None:
 
 
 def to_square(boxes: Float[np.ndarray, "n 4"], height: int, width: int) -> Float[np.ndarray, "n 4"]:
-    """Boxes (y0, x0, y1, x1) from fractions of a stored image to fractions of its central square.
+    """Returns boxes (y0, x0, y1, x1) as fractions of the central square of a stored image.
 
-    What `decode_square` cuts off lies outside [0, 1] afterwards.
+    What `decode_square` cuts off is outside [0, 1] afterwards.
+
+    >>> to_square(np.array([[0.0, 0.25, 1.0, 0.5]]), height=100, width=200)
+    array([[0. , 0. , 1. , 0.5]])
+
+    Args:
+      boxes: in fractions of the stored image, whose sides are `height` and `width` pixels.
     """
     sides = np.array([height, width, height, width])
     return (boxes * sides - (sides - sides.min()) / 2) / sides.min()

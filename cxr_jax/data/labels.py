@@ -2,7 +2,7 @@
 
 Datasets store what their owner says: 1 present, 0 absent, -1 uncertain, NaN not mentioned; or a
 certainty from 0 to 5; or a grade; one value, or one a reader. A Task (tasks.py) turns that into
-targets: 1, 0, or NaN for "no target: leave this image out for this label". Nothing here imports JAX.
+targets: 1, 0, or NaN for "no target: leave this image out for this label".
 """
 
 from collections.abc import Mapping, Sequence
@@ -133,7 +133,7 @@ def _either(values: Float[np.ndarray, "terms v"]) -> Float[np.ndarray, " v"]:
 def _of_readers(
     votes: Float[np.ndarray, " v"], images: Int[np.ndarray, " v"], num_images: int, rule: str
 ) -> Float[np.ndarray, " n"]:
-    """Returns one target an image from its readers' votes; readers without an opinion do not count."""
+    """Returns one target an image from its readers' votes; NaN is no vote."""
     count = np.bincount(images, ~np.isnan(votes), num_images)
     positive = np.bincount(images, votes == 1, num_images)
     agreed = {"majority": 2 * positive > count, "any": positive > 0, "all": positive == count}[rule]

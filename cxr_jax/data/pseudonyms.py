@@ -73,7 +73,7 @@ def hashed(key: bytes, what: str, owner: str, ids: Iterable[str]) -> tuple[str, 
 
 
 def _make(path: Path) -> None:
-    """Makes the file, whole or not at all; where another process is faster, its secret stays."""
+    """Makes the file whole or not at all; if another process is faster, its secret stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = secrets.token_hex(_LENGTH // 2) + "\n"
     descriptor, name = tempfile.mkstemp(prefix=f"{FILE}.", dir=path.parent)  # of mode 600
@@ -101,7 +101,7 @@ def _name(made: Path, path: Path) -> None:
 
 
 def _whole(path: Path) -> str:
-    """The file's text; waits for a process that has made it and not yet written it."""
+    """Returns the file's text; waits for a process that has made the file but not written it."""
     deadline = time.monotonic() + 2
     while len(text := path.read_text(encoding="ascii", errors="replace").strip()) < _LENGTH:
         if time.monotonic() > deadline:

@@ -74,7 +74,8 @@ def check_features(path: Path, stored: Any, label_names: list[str]) -> None:
             continue
         if name not in stored or name not in expected or not _alike(stored[name], expected[name]):
             raise ValueError(
-                f"{path}: {plain(name)} is not as our builders write it, or as metadata.json says. {RESTORE}"
+                f"{path}: {plain(name)} is not as our builders write it, or as metadata.json says. "
+                f"{RESTORE}"
             )
 
 

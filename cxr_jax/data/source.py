@@ -46,11 +46,11 @@ class Source(NamedTuple):
         return len(self.records)
 
     def encoded(self, rows: Sequence[int] | Int[np.ndarray, "n"]) -> list[bytes]:
-        """The stored bytes of these rows' images: much faster than record by record."""
+        """Returns the stored bytes of these rows' images: much faster than record by record."""
         return self.records.encoded(rows)
 
     def choose(self, rows: Int[np.ndarray, "n"]) -> "Source":
-        """The same split with these records alone."""
+        """Returns the same split with these records alone."""
         chosen = ChosenRecords(self.records, rows)
         # Not _replace, which a NamedTuple with a length of its own confuses.
         return Source(
@@ -65,7 +65,7 @@ class Source(NamedTuple):
         return np.arange(len(self))
 
     def hashed(self, what: str, of: Sequence[str]) -> tuple[str, ...]:
-        """Ids of this dataset ("image" or "patient") as they may stand in files and messages."""
+        """Returns "image" or "patient" ids as files and messages may show them."""
         key = pseudonyms.read(self.folder.parents[2])
         owner = pseudonyms.owner(self.folder, self.metadata)
         return pseudonyms.hashed(key, what, owner, of)
@@ -91,7 +91,8 @@ def load_source(
     unknown = [part for part in parts if part.split("[")[0] not in splits]
     if unknown:
         raise ValueError(
-            f"dataset {name} has no split {', '.join(map(repr, unknown))}; it has {', '.join(splits)}"
+            f"dataset {name} has no split {', '.join(map(repr, unknown))}; it has "
+            f"{', '.join(splits)}"
         )
     records = open_records(builder, split, fields)
     fields_there = tuple(builder.info.features)
@@ -99,7 +100,7 @@ def load_source(
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
-    """Returns a value that is equal for two sources if they hold the same images in the same order."""
+    """Returns what is equal for two sources with the same images in the same order."""
     rows = getattr(source.records, "rows", np.arange(0))
     chosen = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
     whole = fingerprint_build(source.folder)

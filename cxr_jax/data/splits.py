@@ -128,8 +128,8 @@ def _to_exclusive(
     except ValueError as error:
         raise ValueError(
             f"{where}, {error}. Correct the labels; where a policy made them so, change it "
-            "(--config.uncertain_as=ignore, --config.missing_as=ignore); or score the labels each on "
-            "its own (by commas in --config.task, without --config.exclusive)"
+            "(--config.uncertain_as=ignore, --config.missing_as=ignore); or score the labels each "
+            "on its own (by commas in --config.task, without --config.exclusive)"
         ) from error
 
 

@@ -123,8 +123,8 @@ def stored_tasks(folder: Path, metadata: Mapping[str, Any]) -> dict[str, Task]:
         return {name: _from_json(tree) for name, tree in metadata["tasks"].items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{folder}/metadata.json: its tasks are damaged ({plain(str(error))}). Write them again:\n"
-            f"  {refresh}"
+            f"{folder}/metadata.json: its tasks are damaged ({plain(str(error))}). Write them "
+            f"again:\n  {refresh}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Tokens of a report's sentences: a tokenizer from the user's disk, or one made of the reports.
+"""Tokenizes the sentences of reports, with a tokenizer of the user's or one made of the reports.
 
 The package `tokenizers` does the work. It is an extra ("text") and imported only here, when it is
 needed: encoders are transferred without it.
@@ -19,7 +19,7 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def open_tokenizer(given: str, sentences: Sequence[str], size: int, workdir: Path) -> Any:
-    """The tokenizer of a run: that of its workdir, else the one `given`, else one of `sentences`.
+    """Opens the tokenizer of a run: that of its workdir, else `given`, else one of `sentences`.
 
     Args:
       given: a tokenizer.json, a vocab.txt, a folder that holds one of them; or "".
@@ -44,7 +44,7 @@ def open_tokenizer(given: str, sentences: Sequence[str], size: int, workdir: Pat
 
 
 def load(path: Path) -> Any:
-    """A Hugging Face tokenizer.json, or BERT's vocab.txt; of a folder the first that is there.
+    """Reads a Hugging Face tokenizer.json or BERT's vocab.txt, in a folder the first of them.
 
     A vocab.txt does not say whether text becomes lower case: tokenizer_config.json beside it does
     (`do_lower_case`), and without that it does unless some token has a capital.
@@ -59,12 +59,12 @@ def load(path: Path) -> Any:
     if path.suffix == ".txt":
         return _of_vocabulary(path)
     _refuse_programs(path, read_json(path, most=_MAX_BYTES))
-    with _naming(f"{path} is no tokenizer.json of Hugging Face's"):
+    with _naming(f"{path} is not a tokenizer.json of Hugging Face's"):
         return _library().Tokenizer.from_str(read_bytes(path, _MAX_BYTES).decode())
 
 
 def _refuse_programs(path: Path, tree: Any) -> None:
-    """Regular expressions can take forever, and tables of unknown bytes anything."""
+    """Refuses regular expressions, which can take forever, and precompiled tables."""
     waiting = [tree]
     while waiting:
         part = waiting.pop()
@@ -81,7 +81,7 @@ def _refuse_programs(path: Path, tree: Any) -> None:
 
 @contextlib.contextmanager
 def _naming(what: str) -> Iterator[None]:
-    """Errors of the library as ours; those of its Rust are no Exceptions."""
+    """Raises ValueError for the library's errors; those of its Rust code are not Exceptions."""
     try:
         yield
     except (MemoryError, KeyboardInterrupt, SystemExit):
@@ -91,7 +91,7 @@ def _naming(what: str) -> Iterator[None]:
 
 
 def train(sentences: Sequence[str], size: int) -> Any:
-    """WordPiece (Wu et al., arXiv:1609.08144), lower case, of at most `size` pieces.
+    """Makes a WordPiece tokenizer (Wu et al., arXiv:1609.08144) of at most `size` pieces.
 
     Equal sentences give equal pieces. Raises ValueError where `size` does not hold their letters.
     """
@@ -118,7 +118,7 @@ def train(sentences: Sequence[str], size: int) -> Any:
 
 
 def encode(tokenizer: Any, sentences: Sequence[str], max_tokens: int) -> list[list[int]]:
-    """The numbers of each sentence's tokens, those of its beginning and end included.
+    """Returns the numbers of each sentence's tokens, including those of its beginning and end.
 
     Of a longer sentence the first `max_tokens`, its end kept. Raises ValueError for a tokenizer
     that gives none, or numbers beyond its vocabulary.
@@ -142,21 +142,21 @@ def _of_vocabulary(path: Path) -> Any:
     try:
         text = read_bytes(path).decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no vocabulary of BERT's: not UTF-8 ({error})") from error
+        raise ValueError(f"{path} is not a vocabulary of BERT's: not UTF-8 ({error})") from error
     # Not splitlines, for which a token may be the end of a line.
     tokens = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
     if len(set(tokens)) < len(tokens):
-        raise ValueError(f"{path} is no vocabulary of BERT's: it has a token twice")
+        raise ValueError(f"{path} is not a vocabulary of BERT's: it has a token twice")
     missing = [name for name in ("[UNK]", "[CLS]", "[SEP]") if name not in tokens]
     if missing:
-        raise ValueError(f"{path} is no vocabulary of BERT's: it lacks {', '.join(missing)}")
+        raise ValueError(f"{path} is not a vocabulary of BERT's: it lacks {', '.join(missing)}")
     config = path.parent / "tokenizer_config.json"
     said = _said(config).get("do_lower_case")
     if said is not None and not isinstance(said, bool):
         raise ValueError(f"{config}: do_lower_case is neither true nor false")
     capitals = any(token != token.lower() for token in tokens if not token.startswith("["))
     lower = not capitals if said is None else said
-    with _naming(f"{path} is no vocabulary of BERT's"):
+    with _naming(f"{path} is not a vocabulary of BERT's"):
         return _word_piece({token: index for index, token in enumerate(tokens)}, lower)
 
 
@@ -165,7 +165,7 @@ def _said(facts: Path) -> dict[str, Any]:
 
 
 def _word_piece(vocabulary: dict[str, int], lower: bool) -> Any:
-    """BERT's tokenizer: words and marks, then pieces of words, between [CLS] and [SEP]."""
+    """Makes BERT's tokenizer: words and marks, then pieces of words, between [CLS] and [SEP]."""
     tokenizers = _library()
     tokenizer = tokenizers.Tokenizer(
         tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)

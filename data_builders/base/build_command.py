@@ -17,7 +17,7 @@ from data_builders.base.records import BuildError
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, str]]:
-    """The command line; what is not an option of every dataset is for the dataset itself."""
+    """Reads the command line: the options of every dataset, and those of this one."""
     parser = argparse.ArgumentParser(
         prog="python -m data_builders.build",
         usage="%(prog)s NAME --manual_dir=FOLDER [--data_dir=data] [options]",
@@ -36,7 +36,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     parser.add_argument(
         "--check",
         action="store_true",
-        help="read the tables, count, compare with the owner's counts, look for every image; build nothing",
+        help="read the tables, count, compare with the owner's counts, look for every image; build "
+        "nothing",
     )
     parser.add_argument(
         "--resolution",
@@ -87,14 +88,14 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
         parser.print_help()
         sys.exit(0 if args.help else 2)
     if not 0 <= args.max_skipped <= 1:
-        parser.error(f"--max_skipped={args.max_skipped} is no fraction from 0 to 1")
+        parser.error(f"--max_skipped={args.max_skipped} is not a fraction from 0 to 1")
     if args.num_workers is not None and args.num_workers < 0:
         parser.error(f"--num_workers={args.num_workers}: 0 reads in one process, more in so many")
     return args, _own(parser, rest)
 
 
 def _own(parser: argparse.ArgumentParser, rest: Sequence[str]) -> dict[str, str]:
-    """The options that are not every dataset's: name -> value."""
+    """Returns the options that not every dataset has: name -> value."""
     everybodys = [option for action in parser._actions for option in action.option_strings]
     own: dict[str, str] = {}
     for word in rest:
@@ -112,7 +113,7 @@ def _own(parser: argparse.ArgumentParser, rest: Sequence[str]) -> dict[str, str]
 
 
 def own_options(name: str) -> str:
-    """What only this dataset has: raw files, options, labels, tasks."""
+    """Describes what only this dataset has: raw files, options, labels, tasks."""
     from data_builders.base import catalog
 
     return catalog.details(name, build.builder_class(name))

@@ -1,4 +1,4 @@
-"""One build at a time of a dataset, and nothing lost if it is killed."""
+"""Lets one build at a time into a dataset's folder, and loses nothing if it is killed."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def _check(folder: Path, overwrite: bool) -> None:
     if _is_whole(folder):
         raise AlreadyBuilt(f"{folder} is built already. To build it again: --overwrite.")
     raise BuildError(
-        f"{folder} exists but is no finished dataset (dataset_info.json is missing). Remove it, or "
-        "build it again with --overwrite."
+        f"{folder} exists but is not a finished dataset (dataset_info.json is missing). Remove it, "
+        "or build it again with --overwrite."
     )
 
 

@@ -1,4 +1,4 @@
-"""What all builders share: example schema, listing, parallel reading, skip report, metadata.
+"""The base class of all builders: lists images, reads them in parallel, writes the dataset.
 
 A dataset is one file, data_builders/<name>/<name>_dataset_builder.py, with a class `Builder` that
 fills in the class attributes of `CxrBuilder` and lists its images:
@@ -14,7 +14,7 @@ fills in the class attributes of `CxrBuilder` and lists its images:
                 split="train", image_id=…, patient_id=…, image=path, labels={"Pneumonia": 1.0}
             )
 
-Beside it stand README.md, CITATIONS.bib and TAGS.txt, which TFDS reads. A dataset that is drawn
+Beside it are README.md, CITATIONS.bib and TAGS.txt, which TFDS reads. A dataset that is drawn
 instead of read gives `image=functools.partial(draw, seed)`, with `draw` in a module that does not
 import TFDS, because the worker processes import it.
 
@@ -107,8 +107,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
 
     def input_dir(self, name: str, manual_dir: Path) -> Path:
-        """The folder given as --`name`; manual_dir itself where it was not, since people put both
-        there."""
+        """Returns the folder given as --`name`, or manual_dir, since people put both there."""
         return self.settings.inputs.get(name, manual_dir)
 
     def read_tags(self, files: Mapping[str, Path], wanted: Iterable[str]) -> dict[str, dicom.Tags]:
@@ -120,7 +119,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @classmethod
     def make_config(cls, resolution: str | None, options: Mapping[str, str]) -> CxrConfig:
-        """The config for `--resolution` (None: the default) and the dataset's own OPTIONS.
+        """Returns the config for `--resolution` (None: the default) and the dataset's own OPTIONS.
 
         Raises:
           BuildError: no such config, or an option that this dataset does not have.
@@ -135,19 +134,19 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return configs[resolution]
 
     def owner(self) -> str:
-        """Whose patients and images these are: ids are hashed with it."""
+        """Returns the dataset whose patients and images these are: ids are hashed with it."""
         return self.PARENT or type(self).name
 
     def label_names(self) -> tuple[str, ...]:
-        """The labels in order; a dataset with labels of its own (image_folder) overrides it."""
+        """Returns the labels in order; image_folder, whose labels a person names, overrides it."""
         return self.LABEL_NAMES
 
     def task(self) -> str:
-        """What the labels are: "binary", "multilabel", or "none" where there are none."""
+        """Returns what the labels are: "binary", "multilabel", "multiclass" or "none"."""
         return self.TASK
 
     def split_rule(self) -> str:
-        """How images came into splits, in one sentence."""
+        """Says in a sentence how images are split."""
         return self.SPLIT_RULE
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -200,12 +199,12 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return Listing(within, listing.skipped + [Skipped(n, folders.LEADS_OUT) for n in names])
 
     def count(self, records: Iterable[Record], splits: Sequence[str] = ()) -> dict[str, Any]:
-        """Images, patients, studies and positives of some splits together; () is all."""
+        """Counts images, patients, studies and positives of some splits together; () is all."""
         chosen = (record for record in records if not splits or record.split in splits)
         return counts.of_records(chosen, self.label_names(), self.LABEL_SCALE)
 
     def against_owner(self, records: Sequence[Record]) -> dict[str, list[int]]:
-        """The owner's published counts beside ours: name -> [owner's, ours]."""
+        """Returns the owner's published counts beside ours: name -> [owner's, ours]."""
         return counts.against_owner(self.OWNER_COUNTS, functools.partial(self.count, records))
 
     def _generate_splits(
@@ -276,13 +275,13 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         records.check_skipped(self.name, skipped, num_listed, self.settings.max_skipped, path)
 
     def _log_download_bytes(self) -> None:
-        """TFDS would announce a download; nothing is downloaded."""
+        """Says nothing: TFDS would announce a download, and there is none."""
 
     def _log_download_done(self) -> None:
-        """The build command says what it wrote."""
+        """Says nothing: the build command says what it wrote."""
 
 
 def _known_patient(record: Record) -> str:
-    """The patient's id; "" where an image of an unknown patient counts as a patient of its own."""
+    """Returns the patient's id; "" for an image whose patient is not known."""
     known = record.patient_known and record.patient_id != record.image_id
     return record.patient_id if known else ""

@@ -1,4 +1,4 @@
-"""The table of datasets: what each is, its default task and its splits, as README.md shows it."""
+"""The table of datasets, as docs/datasets.md shows it, and the details of one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _MOST_LABELS = 5
 
 
 def what(cls: type) -> str:
-    """The dataset in a line: its builder's first."""
+    """Returns the dataset in a line: the first of its builder's docstring."""
     return sys.modules[cls.__module__].__doc__.splitlines()[0].rstrip(".")
 
 
 def row(name: str, cls: type) -> tuple[str, ...]:
-    """One dataset's cells."""
+    """Returns one dataset's cells."""
     named = cls.TASKS
     labels = cls.LABEL_NAMES if isinstance(cls.LABEL_NAMES, tuple) else ()
     task = named.get("default", Task(as_stored(labels)))
@@ -26,7 +26,7 @@ def row(name: str, cls: type) -> tuple[str, ...]:
 
 
 def words(task: Task, cls: type) -> str:
-    """A task in words: its first labels, then every policy that is not plain."""
+    """Says a task in words: its first labels, then every policy that is not the default."""
     labels = list(task.labels)
     if not labels:
         return "your labels, if any" if cls.name == "image_folder" else "every label"
@@ -36,7 +36,7 @@ def words(task: Task, cls: type) -> str:
 
 
 def policies(task: Task, cls: type) -> list[str]:
-    """What a task does beyond taking a label as it is."""
+    """Lists what a task does beyond taking a label as it is."""
     parts = []
     if task.missing_as != "ignore":
         parts.append(f"−1 as {task.uncertain_as}, blanks as {task.missing_as}")
@@ -51,7 +51,7 @@ def policies(task: Task, cls: type) -> list[str]:
 
 
 def splits(rule: str) -> str:
-    """Who made the splits, in few words; the whole rule stands in each dataset's README."""
+    """Says in few words who made the splits; each dataset's README has the whole rule."""
     hashed, owners = "70 % train" in rule, "owner's test" in rule or "split file" in rule
     if hashed and "no labels" in rule:
         return "by patient, 70/10/20"
@@ -63,13 +63,13 @@ def splits(rule: str) -> str:
 
 
 def markdown(classes: Mapping[str, type]) -> str:
-    """The table of builder classes, one line a dataset."""
+    """Returns the table of builder classes, one line a dataset."""
     rows = [HEAD, tuple("---" for _ in HEAD), *(row(name, cls) for name, cls in classes.items())]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
 def details(name: str, cls: type) -> str:
-    """Everything that is a dataset's own: raw files, options, labels, tasks, splits."""
+    """Describes one dataset: raw files, options, labels, tasks, splits."""
     lines = [f"{name}: {what(cls)}", "", cls.MANUAL_DOWNLOAD_INSTRUCTIONS or "Needs no raw files."]
     own = {**cls.INPUTS, **cls.OPTIONS}
     lines += [f"  --{option}  {text}" for option, text in own.items()]

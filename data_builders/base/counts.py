@@ -18,7 +18,7 @@ _SHOWN = 4  # of the owner's counts, in words
 
 
 def is_positive(value: float | tuple[float, ...], scale: str) -> bool:
-    """Whether a raw value counts as positive; of the readers who were asked, more than half."""
+    """Returns whether a raw value counts as positive, for more than half of the readers asked."""
     threshold = POSITIVE_FROM[scale]
     if isinstance(value, tuple):
         asked = [vote for vote in value if not np.isnan(vote)]
@@ -27,7 +27,7 @@ def is_positive(value: float | tuple[float, ...], scale: str) -> bool:
 
 
 def of_records(records: Iterable[Record], label_names: Iterable[str], scale: str) -> dict[str, Any]:
-    """{"images", "patients", "studies", "positives": {label: n}}, as metadata.json holds it.
+    """Returns {"images", "patients", "studies", "positives": {label: n}}, for metadata.json.
 
     Where labels are grades, "positives" has an entry "<label> = <grade>" for every grade.
     """
@@ -61,7 +61,7 @@ def of_records(records: Iterable[Record], label_names: Iterable[str], scale: str
 def against_owner(
     owner: Mapping[str, int], count: Callable[[tuple[str, ...]], Mapping[str, Any]]
 ) -> dict[str, list[int]]:
-    """What the owner says and what is listed here: name -> [owner's, ours].
+    """Returns the owner's counts beside those listed here: name -> [owner's, ours].
 
     Args:
       owner: a builder's OWNER_COUNTS: "images", "patients", "studies", each also of a split
@@ -81,7 +81,7 @@ def against_owner(
 
 
 def owner_lines(compared: Mapping[str, list[int]]) -> list[str]:
-    """The comparison in words, one line each; empty where the owner publishes nothing."""
+    """Says the comparison in lines; none where the owner publishes nothing."""
     differing = {name: pair for name, pair in compared.items() if pair[0] != pair[1]}
     if not compared:
         return []
@@ -97,7 +97,7 @@ def owner_lines(compared: Mapping[str, list[int]]) -> list[str]:
 
 
 def counts_table(counts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Images, patients and positives of every split, splits side by side."""
+    """Tabulates images, patients and positives, splits side by side."""
     rows = [("", *counts)]
     for word, key in (("images", "images"), ("patients", "patients"), ("studies", "studies")):
         if any(of[key] for of in counts.values()):
@@ -118,7 +118,7 @@ def counts_table(counts: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def describe_dataset(folder: Path) -> str:
-    """What stands in a version folder, and the command that uses it."""
+    """Says what a version folder holds, and the command that uses it."""
     import tensorflow_datasets as tfds
 
     metadata = tfds.builder_from_directory(folder).info.metadata
@@ -145,7 +145,7 @@ def describe_listing(
     missing: Sequence[str],
     split_rule: str,
 ) -> str:
-    """What a raw dataset lists, before anything is built.
+    """Says what a raw dataset lists, before anything is built.
 
     Args:
       skipped: "file (reason)" of what gives no image; missing: listed images that are not there.
@@ -171,7 +171,7 @@ def describe_listing(
 def notes(
     counts: Mapping[str, Mapping[str, Any]], owner_counts: Mapping[str, Sequence[int]]
 ) -> list[str]:
-    """The owner's counts beside ours, and whether patients are known."""
+    """Says how the owner's counts compare with ours, and whether patients are known."""
     lines = [f"  {line}" for line in owner_lines(owner_counts)]
     if all(of["patients"] == of["images"] for of in counts.values()):
         lines.append("  as many patients as images: each image counts as a patient of its own")

@@ -25,14 +25,14 @@ CONTACT_SHEET = "contact_sheet.png"  # beside the images of a built dataset
 
 
 class BuildError(ValueError):
-    """Something the person who builds must mend; the message says what, where and how."""
+    """Something the person who builds must fix; the message says what, where and how."""
 
     def __str__(self) -> str:
         return plain(super().__str__())
 
 
 class AlreadyBuilt(BuildError):
-    """The dataset stands already and --overwrite was not given."""
+    """The dataset is built already and --overwrite was not given."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Skipped:
 
 
 def check_records(records: Iterable[Record], label_names: Iterable[str]) -> None:
-    """Refuses what no later step could repair.
+    """Refuses records that no later step could repair.
 
     Raises:
       BuildError: a split or label that does not exist, an image listed twice, a patient in two
@@ -139,7 +139,7 @@ def check_records(records: Iterable[Record], label_names: Iterable[str]) -> None
 
 
 def _where(record: Record) -> str:
-    """Where an image is listed; its id, which a table may have given, only if no table did."""
+    """Returns where an image is listed, or its id if no table listed it."""
     return record.row or record.image_id
 
 
@@ -177,8 +177,8 @@ def check_skipped(
     reasons = collections.Counter(entry.reason for entry in skipped).most_common(3)
     first = "; ".join(f"{entry.file} ({entry.reason})" for entry in skipped[:3])
     raise BuildError(
-        f"{name}: {len(skipped):,} of {num_listed:,} images ({share:.1%}) cannot be used, more than "
-        f"max_skipped={max_skipped:g} allows, so nothing was built. Most often: "
+        f"{name}: {len(skipped):,} of {num_listed:,} images ({share:.1%}) cannot be used, more "
+        f"than max_skipped={max_skipped:g} allows, so nothing was built. Most often: "
         f"{', '.join(f'{reason} ({count:,})' for reason, count in reasons)}. The first: {first}. "
         f"All of them are listed in {path}. Repair them, or allow this with "
         f"--max_skipped={math.ceil(100 * share) / 100:g}."
@@ -186,7 +186,7 @@ def check_skipped(
 
 
 def absent(records: Iterable[Record], manual_dir: Path | None) -> list[Skipped]:
-    """The listed images that are not there, by `name_of`."""
+    """Lists the images that are not there, by `name_of`."""
     paths = ((record, record.path) for record in records)
     return [
         Skipped(name_of(record, manual_dir), "no such file")
@@ -196,8 +196,10 @@ def absent(records: Iterable[Record], manual_dir: Path | None) -> list[Skipped]:
 
 
 def name_of(record: Record, manual_dir: Path | None) -> str:
-    """The image's name in skipped.csv; where there is no such file, its row: the name that a table
-    gives could be another column's value, and a patient's."""
+    """Returns the image's name in skipped.csv, or its row where there is no such file.
+
+    The name that a table gives could be another column's value, and a patient's.
+    """
     path = record.path
     if record.row and (path is None or not os.path.exists(path)):
         return record.row
@@ -205,7 +207,7 @@ def name_of(record: Record, manual_dir: Path | None) -> str:
 
 
 def relative_name(image: Any, manual_dir: Path | None) -> str:
-    """The image's name in skipped.csv: its path below the manual folder where it has one."""
+    """Returns the image's path below the manual folder, if it is there."""
     if isinstance(image, Path) and manual_dir is not None and image.is_relative_to(manual_dir):
         return image.relative_to(manual_dir).as_posix()
     return str(image)

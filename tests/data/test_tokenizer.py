@@ -92,10 +92,10 @@ def test_what_is_no_tokenizer_is_refused(tmp_path, sentences):
     with pytest.raises(FileNotFoundError, match=r"no tokenizer .*none: it is a tokenizer\.json"):
         opened(tmp_path / "none")
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer\.json of Hugging"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer\.json of Hugging"):
         opened(tmp_path)
     (tmp_path / "vocab.txt").write_text("a\n[CLS]\n")
-    with pytest.raises(ValueError, match=r"no vocabulary of BERT's: it lacks \[UNK\], \[SEP\]"):
+    with pytest.raises(ValueError, match=r"not a vocabulary of BERT's: it lacks \[UNK\], \[SEP\]"):
         opened(tmp_path / "vocab.txt")
     (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY))
     with pytest.raises(ValueError, match=r"has 10 tokens, .*vocabulary=9; set it to 10"):
@@ -124,7 +124,7 @@ ODD = {
     "a gap in the numbers": (_gap, "has 91 tokens, config.data.reports.vocabulary=80"),
     "a number of no token": (_beyond, "numbered up to 90; its vocabulary has"),
     "an expression": (_expression, r"tokenizer\.json has a regular expression"),
-    "another kind": (_nothing, r"tokenizer\.json is no tokenizer\.json of Hugging Face's"),
+    "another kind": (_nothing, r"tokenizer\.json is not a tokenizer\.json of Hugging Face's"),
 }
 
 
@@ -143,6 +143,6 @@ def test_a_vocabulary_with_a_token_twice_or_in_latin_1_is_refused(tmp_path):
     for content, message in ((b"[UNK]\n[CLS]\n[SEP]\na\na\n", "twice"), (b"\xe9\n", "not UTF-8")):
         (tmp_path / "vocab.txt").write_bytes(content)
         with pytest.raises(
-            ValueError, match=rf"vocab\.txt is no vocabulary of BERT's: .*{message}"
+            ValueError, match=rf"vocab\.txt is not a vocabulary of BERT's: .*{message}"
         ):
             tokenizer.load(tmp_path)
