@@ -1,12 +1,12 @@
-"""provenance.json: what a workdir's results were made of, by which code, on which machine.
+"""provenance.json: the images, code and machine that made a workdir's results.
 
     config  as in config.json
-    starts  one entry a start: time, seed, code (version, commit, changed: whether the checkout
-            holds changes that are not committed, sources: a hash of all of our modules), packages,
-            machine, dataset (split -> mark), encoders (spec -> hash of the weights), texts (the
-            same of text encoders). A run that goes on reads no weights and keeps these marks.
+    starts  one entry per start: time, seed, code (version, commit, changed: the checkout has edits
+            that are not committed, sources: a hash of all our modules), packages, machine, dataset
+            (split -> fingerprint), encoders (spec -> fingerprint of the weights), texts (the same
+            for text encoders). A resumed run reads no weights and keeps their fingerprints.
 
-A start that is like the last one is not written again. No host or user is named.
+A start like the last one is not written again. No host or user is named.
 """
 
 import datetime
@@ -70,30 +70,32 @@ def write(
 
 
 def read(workdir: Path) -> dict[str, Any]:
-    """What `write` wrote.
+    """Reads what `write` wrote.
 
-    Raises:
-      FileNotFoundError: it is not there: the results are older than it.
-      ValueError: it is damaged.
+    Raises FileNotFoundError where it is missing (old results) and ValueError where it is damaged.
     """
     path = workdir / FILE
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is missing: which dataset and which code made these results is not known"
+            f"{path} is missing: the dataset and the code that made these results are not known"
         )
     try:
         held = read_json(path)
         read = {"config": held["config"], "starts": list(held["starts"])}
         for start in read["starts"]:
             if not isinstance(start, dict) or not isinstance(start.get("dataset"), dict):
-                raise ValueError("a start is no account of one")
+                raise ValueError("a start lacks its dataset")
         return read
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged; move it away to go on without it") from error
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The fields, but for the time, in which two starts differ: "packages.jax: was 1, now 2"."""
+    """Returns the fields in which two starts differ; the time does not count.
+
+    >>> differences({"packages": {"jax": 1}, "seed": 0}, {"packages": {"jax": 2}, "seed": 0})
+    ['packages.jax: was 1, now 2']
+    """
     lines = []
     for name in dict.fromkeys([*before, *now]):
         old, new = before.get(name), now.get(name)
@@ -110,13 +112,12 @@ def fingerprint_images(
     targets: np.ndarray | None = None,
     patients: tuple[str, ...] = (),
 ) -> str | None:
-    """16 hex digits, equal for equal images in equal order with equal targets and patients.
+    """Returns 16 hex digits, equal for equal images in equal order with equal targets and patients.
 
-    No id goes into it, but which images are of one patient does. Images are told apart by their
-    hashes and the bytes that all take together. None for a dataset without a ledger.
-
-    Args:
-      rows: those of the source that take part; all by default. The others are of these rows.
+    No id goes into it, but it knows which images share a patient. Images are told apart by their
+    hashes and the bytes that all take together. `rows` are those of the source that take part (all
+    by default); targets and patients are of these rows. None for an old dataset without
+    seen_images.parquet.
     """
     if not (source.folder / seen_images.FILE).is_file():
         return None
@@ -134,12 +135,12 @@ def fingerprint_images(
 
 
 def fingerprint_weights(encoder: Encoder) -> str:
-    """16 hex digits of an encoder's architecture and parameters."""
+    """Returns 16 hex digits of an encoder's architecture and parameters."""
     return fingerprint_arrays(encoder.variables, repr((encoder.model, encoder.image_size)))
 
 
 def fingerprint_arrays(tree: Any, said: str = "") -> str:
-    """16 hex digits of the arrays in a tree, and of what is said of them."""
+    """Returns 16 hex digits of the arrays in a tree and of the text `said`."""
     digest = hashlib.sha256(said.encode())
     for leaf in jax.tree.leaves(tree):
         digest.update(np.asarray(leaf).tobytes())
@@ -169,7 +170,7 @@ def _surroundings() -> dict[str, Any]:
 
 
 def _commit() -> dict[str, Any]:
-    """Of the checkout that this code runs from; nothing where it was installed or Git is not."""
+    """The commit of the checkout that runs; nothing for an installed package or without Git."""
     if not (_ROOT / ".git").exists():
         return {}
 
@@ -185,7 +186,7 @@ def _commit() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Its name, on which the last bits of a CPU's sums depend."""
+    """The CPU's name, on which the last bits of sums depend."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

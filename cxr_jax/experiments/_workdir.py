@@ -1,4 +1,4 @@
-"""A run's folder: its saved config decides whether a second start resumes or is refused."""
+"""A run's folder: its lock, and its saved config, which decides whether a second start resumes."""
 
 import fcntl
 import json
@@ -13,11 +13,11 @@ from cxr_jax.io.json import read_json
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The config as it reads back from config.json (tuples become lists)."""
+    """Returns the config as it reads back from config.json (tuples become lists)."""
     return json.loads(config.to_json())
 
 
-# What a run may go on with otherwise: no state that was saved depends on it.
+# Fields that a resumed run may change: no saved state depends on them.
 _MAY_CHANGE = ("skip_nonfinite",)
 _locks = {}  # open files hold their lock until they are released or the process ends
 
@@ -25,12 +25,9 @@ _locks = {}  # open files hold their lock until they are released or the process
 def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Makes the folder and config.json, or checks that the config there is this one.
 
-    The folder then belongs to this process until it ends or releases it.
-
-    Raises:
-      ValueError: the folder belongs to a run with another config; the fields are listed.
-      BlockingIOError: another process is running in it.
-      NotADirectoryError: the path is a file.
+    The folder then belongs to this process until it ends or releases it. Raises ValueError, with
+    the fields, for a folder of another config, BlockingIOError where another process is running in
+    it, and NotADirectoryError for a file.
     """
     if workdir.exists() and not workdir.is_dir():
         raise NotADirectoryError(f"--workdir={workdir} is a file; name a folder")
@@ -64,7 +61,7 @@ def _write(path: Path, config: dict[str, Any]) -> None:
 
 
 def release(workdir: Path) -> None:
-    """Lets go of a folder before the process ends: open files are not many."""
+    """Releases a folder before the process ends: a process may hold few open files."""
     file = _locks.pop(workdir.resolve(), None)
     if file is not None:
         file.close()
@@ -93,8 +90,7 @@ def _differences(saved: Any, given: Any, prefix: str = ""):
 
 
 def _same_dataset(saved: Any, given: Any) -> bool:
-    """ "image_folder" is "image_folder/256" while that is the only one. Whether the images are the
-    same, their marks say."""
+    """ "pool" is "pool/256" while that is the only one; fingerprints check the images."""
     if not (isinstance(saved, str) and isinstance(given, str)):
         return False
     return given.startswith(f"{saved}/") or saved.startswith(f"{given}/")

@@ -1,11 +1,10 @@
 """Runs a workdir's config again and compares: python run.py --reproduce=WORKDIR.
 
-What is compared: metrics.jsonl line by line, every parameter of the last checkpoint, and of
-transfers each score, metric and comparison. The findings are printed and kept in the new workdir's
+It compares metrics.jsonl line by line, every parameter of the last checkpoint, and each score,
+metric and comparison of transfers. The findings are printed and kept in the new workdir's
 reproduction.json.
 """
 
-import hashlib
 import importlib
 import json
 from collections.abc import Iterator, Mapping
@@ -30,31 +29,27 @@ _COMPARED = ("metrics.jsonl", "metrics.json", "comparisons.json", "predictions.p
 
 
 class Finding(NamedTuple):
-    """What became of one file: "" where it is the same bit for bit."""
+    """One file and how it differs: "" where it is the same bit for bit."""
 
     name: str
     difference: str
 
 
 def check(config: ml_collections.ConfigDict, old: Path) -> None:
-    """Refuses to repeat what could not come out the same.
+    """Checks that a run of `config`, which is `old`'s, can come out the same.
 
-    Args:
-      config: `old`'s, as it will run now.
-
-    Raises:
-      FileNotFoundError: it is not known what `old` was made of.
-      ValueError: it has not finished, or its dataset or an encoder is no longer what it was.
+    Raises FileNotFoundError where it is not known what `old` was made of, and ValueError where it
+    has not finished or its dataset or an encoder is no longer what it was.
     """
     if not _finished(config, old):
         raise ValueError(f"{old} has not finished: there is no end to compare with; resume it")
     last = _check_dataset(config, old)
-    for spec, mark in last["encoders"].items():
-        if spec != "random" and _provenance.fingerprint_weights(weights.load(spec)) != mark:
+    for spec, fingerprint in last["encoders"].items():
+        if spec != "random" and _provenance.fingerprint_weights(weights.load(spec)) != fingerprint:
             raise ValueError(f"the encoder {spec} has other weights than when {old} was made")
-    for path, mark in last.get("texts", {}).items():
+    for path, fingerprint in last.get("texts", {}).items():
         text = _bert.load_text(path, convirt.text_encoder(config))
-        if _provenance.fingerprint_arrays(text) != mark:
+        if _provenance.fingerprint_arrays(text) != fingerprint:
             raise ValueError(f"the text encoder {path} has other weights than when {old} was made")
     if config.experiment == "pretrain" and config.transfer.dataset:
         _check_dataset(config.transfer, old / "transfer")
@@ -67,8 +62,8 @@ def _check_dataset(config, old: Path) -> dict[str, Any]:
     now = experiment.fingerprints(config)
     if not last["dataset"] or None in last["dataset"].values():
         raise ValueError(
-            f"{old / _provenance.FILE} has no mark of its dataset, so that nobody can tell whether "
-            "that of now is the same. Datasets built before ledgers were kept have none: build it "
+            f"{old / _provenance.FILE} has no fingerprint of its dataset, so that it cannot be "
+            "compared with that of now. Old datasets lack seen_images.parquet: build the dataset "
             "again (--overwrite) and run anew"
         )
     if last["dataset"] != now:
@@ -76,13 +71,13 @@ def _check_dataset(config, old: Path) -> dict[str, Any]:
         raise ValueError(
             f"the dataset is not the one that {old} was made of:\n"
             + "\n".join(f"  {line}" for line in lines)
-            + "\nBring that one back, or name the folder that has it by --config.data.dir"
+            + "\nRestore that dataset, or name the folder that has it: --config.data.dir"
         )
     return last
 
 
 def report(config: ml_collections.ConfigDict, old: Path, new: Path) -> bool:
-    """Compares, prints and keeps what was found; whether all is equal bit for bit."""
+    """Compares, prints and keeps the findings; returns whether all is equal bit for bit."""
     findings = [
         found for folder in _folders(config, old) for found in _compare(old / folder, new / folder)
     ]
@@ -96,15 +91,15 @@ def report(config: ml_collections.ConfigDict, old: Path, new: Path) -> bool:
         lines += [f"  {found.name}: {found.difference}" for found in differing]
     if any("image_id" in found.difference for found in differing):
         lines.append(
-            "Images have other ids: the data folder's .salt is not the one of then; with that file "
-            "from the old data folder they would be the same."
+            "Images have other ids: the data folder's .salt has changed. Copy that file from the "
+            "old data folder to get the same ids."
         )
     if conditions:
         lines += ["What differs in code, packages or machine:", *(f"  {one}" for one in conditions)]
     elif differing:
         lines.append("Code, packages and machine are the same; on GPUs see docs/determinism.md.")
     if len(before) > 1:
-        lines.append(f"{old} was begun and resumed under conditions that differ; the last count.")
+        lines.append(f"{old} was resumed under other conditions; compared with the last ones.")
     print("\n" + "\n".join(lines))
     held = {"of": str(old), "equal": not differing, "results": dict(findings)}
     (new / FILE).write_text(json.dumps(held | {"conditions": conditions}, indent=2) + "\n")
@@ -122,7 +117,7 @@ def _finished(config, folder: Path) -> bool:
 
 
 def _folders(config, old: Path) -> Iterator[str]:
-    """The folders of a workdir, below it, that hold results of the run itself."""
+    """The folders of a workdir that hold results of the run itself, relative to it."""
     if config.experiment == "benchmark":
         yield from sorted(
             path.parent.relative_to(old).as_posix()
@@ -180,7 +175,7 @@ def _largest(old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]) -> st
     """The largest difference of numbers, and what else differs; "" for nothing."""
     odd = sorted(old.keys() ^ new.keys())
     if odd:
-        return f"{len(odd)} values stand in one only, the first {odd[0]}"
+        return f"{len(odd)} values are in one of the two only, the first {odd[0]}"
     worst, where, others = 0.0, "", []
     for name in old:
         a, b = np.asarray(old[name]), np.asarray(new[name])
@@ -202,10 +197,7 @@ def _parameters(old: Path, new: Path) -> str:
     steps = _last_step(old), _last_step(new)
     if steps[0] != steps[1]:
         return f"the last is of step {steps[0]}, now of {steps[1]}"
-    states = [_state(folder, step) for folder, step in zip((old, new), steps)]
-    if _digest(states[0]) == _digest(states[1]):
-        return ""
-    return _largest(*states)
+    return _largest(*(_state(folder, step) for folder, step in zip((old, new), steps)))
 
 
 def _state(workdir: Path, step: int | None) -> dict[str, np.ndarray]:
@@ -217,13 +209,6 @@ def _state(workdir: Path, step: int | None) -> dict[str, np.ndarray]:
         state = checkpointer.restore(item, restore_args=as_numpy)
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def _digest(state: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name, leaf in sorted(state.items()):
-        digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode() + leaf.tobytes())
-    return digest.hexdigest()
 
 
 def _last_step(workdir: Path) -> int | None:

@@ -116,9 +116,9 @@ def read_grid(workdir: Path) -> Grid:
     if not 1 <= grid.num_resamples <= _MOST_RESAMPLES:
         raise ValueError(f"{path}: num_resamples is {grid.num_resamples}")
     if not _is_word(grid.reference):
-        raise ValueError(f"{path}: the reference is no text")
+        raise ValueError(f"{path}: the reference is not text")
     if grid.reference not in {cell.encoder for cell in grid.cells}:
-        raise ValueError(f"{path}: the reference '{grid.reference}' is the encoder of no cell")
+        raise ValueError(f"{path}: the reference '{grid.reference}' is not the encoder of any cell")
     images, seen = {}, set()
     for cell in grid.cells:
         if cell.state not in _STATES:
@@ -144,7 +144,7 @@ def _cell(entry: dict) -> Cell:
         seen = Seen(patients, int(seen["images"]), int(seen["test_images"]))
     names = ("encoder", "dataset", "task", "protocol", "folder", "state")
     if odd := [name for name in names if not _is_word(entry[name])]:
-        raise ValueError(f"a cell's {odd[0]} is no text")
+        raise ValueError(f"a cell's {odd[0]} is not text")
     folder = PurePosixPath(entry["folder"])
     if folder.is_absolute() or ".." in folder.parts:
         raise ValueError("a cell's folder is not in the workdir")

@@ -231,7 +231,7 @@ def test_grid_that_does_not_fit_is_refused(tmp_path, change, message):
     with pytest.raises(ValueError, match="no field 'seed'"):
         read_grid(tmp_path)
     fake.write_cells(tmp_path, cells[1:], reference="elsewhere")
-    with pytest.raises(ValueError, match="'elsewhere' is the encoder of no cell"):
+    with pytest.raises(ValueError, match="'elsewhere' is not the encoder of any cell"):
         read_grid(tmp_path)
 
 
@@ -255,8 +255,8 @@ def test_ids_are_taken_out_of_errors():
 STRANGE = {
     "outside": ({"folder": "../../other"}, "a cell's folder is not in the workdir"),
     "absolute": ({"folder": "/etc"}, "a cell's folder is not in the workdir"),
-    "no text": ({"encoder": ["a"]}, "a cell's encoder is no text"),
-    "a terminal's signs": ({"dataset": "a\x1b[2J"}, "a cell's dataset is no text"),
+    "no text": ({"encoder": ["a"]}, "a cell's encoder is not text"),
+    "a terminal's signs": ({"dataset": "a\x1b[2J"}, "a cell's dataset is not text"),
     "more than all": ({"fraction": 2.0}, r"a cell's fraction is not in \(0, 1\]"),
     "a number of nothing": ({"fraction": [1]}, r"cells\.json is damaged \(float"),
 }
