@@ -169,9 +169,9 @@ def _refuse(wrong: Sequence[str], count: int) -> None:
     if count:
         more = f"; … ({count:,} cells)" if count > len(wrong) else ""
         raise BuildError(
-            f"{'; '.join(wrong)}{more} {'is' if count == 1 else 'are'} neither 1, 0, -1 (uncertain) "
-            "nor blank (not mentioned). A column that is no label: remove it, or name it with "
-            "--patient_column or --image_column."
+            f"{'; '.join(wrong)}{more} {'is' if count == 1 else 'are'} neither 1, 0, -1 "
+            "(uncertain) nor blank (not mentioned). A column that is no label: remove it, or name it "
+            "with --patient_column or --image_column."
         )
 
 

@@ -13,57 +13,36 @@ NO_FINDING = "No Finding"
 # Label -> the MeSH headings that make it positive, with a qualifier where the heading alone is only
 # a part of the body. They are what 40 or more of the 3,955 reports carry, and a few rarer ones that
 # other datasets label. Names hold no comma, because tasks are lists of names between commas.
-HEADINGS: Mapping[str, tuple[str, ...]] = {
-    NO_FINDING: ("normal",),
-    "Airspace Disease": ("Airspace Disease",),
-    "Atherosclerosis": ("Atherosclerosis",),
+_NAMED_ALIKE = (
+    *("Airspace Disease", "Atherosclerosis", "Calcified Granuloma", "Calcinosis", "Cardiomegaly"),
+    *("Cicatrix", "Consolidation", "Deformity", "Density", "Granuloma", "Granulomatous Disease"),
+    *("Implanted Medical Device", "Infiltrate", "Markings", "Mass", "Nodule", "Opacity"),
+    *("Osteophyte", "Pleural Effusion", "Pneumonia", "Pneumothorax", "Pulmonary Atelectasis"),
+    *("Pulmonary Congestion", "Pulmonary Edema", "Pulmonary Fibrosis", "Scoliosis"),
+    *("Spondylosis", "Surgical Instruments", "Thickening"),
+)
+_HEADINGS: Mapping[str, tuple[str, ...]] = {
+    **{name: (name,) for name in _NAMED_ALIKE},
     "Blunted Costophrenic Angle": ("Costophrenic Angle/blunted",),
     "Bone Fractures": ("Fractures, Bone",),
-    "Calcified Granuloma": ("Calcified Granuloma",),
-    "Calcinosis": ("Calcinosis",),
-    "Cardiomegaly": ("Cardiomegaly",),
     "Chronic Obstructive Pulmonary Disease": ("Pulmonary Disease, Chronic Obstructive",),
-    "Cicatrix": ("Cicatrix",),
-    "Consolidation": ("Consolidation",),
-    "Deformity": ("Deformity",),
     "Degenerative Spine": (
-        "Spine/degenerative",
-        "Thoracic Vertebrae/degenerative",
-        "Lumbar Vertebrae/degenerative",
-        "Cervical Vertebrae/degenerative",
+        *("Spine/degenerative", "Thoracic Vertebrae/degenerative"),
+        *("Lumbar Vertebrae/degenerative", "Cervical Vertebrae/degenerative"),
     ),
-    "Density": ("Density",),
     "Elevated Diaphragm": ("Diaphragm/elevated",),
     "Emphysema": ("Emphysema", "Pulmonary Emphysema"),
     "Enlarged Cardiac Shadow": ("Cardiac Shadow/enlarged",),
     "Flattened Diaphragm": ("Diaphragm/flattened",),
-    "Granuloma": ("Granuloma",),
-    "Granulomatous Disease": ("Granulomatous Disease",),
     "Hiatal Hernia": ("Hernia, Hiatal",),
-    "Implanted Medical Device": ("Implanted Medical Device",),
     "Indwelling Catheters": ("Catheters, Indwelling",),
-    "Infiltrate": ("Infiltrate",),
     "Lung Hyperdistention": ("Lung/hyperdistention",),
     "Lung Hypoinflation": ("Lung/hypoinflation",),
-    "Markings": ("Markings",),
-    "Mass": ("Mass",),
-    "Nodule": ("Nodule",),
-    "Opacity": ("Opacity",),
-    "Osteophyte": ("Osteophyte",),
-    "Pleural Effusion": ("Pleural Effusion",),
-    "Pneumonia": ("Pneumonia",),
-    "Pneumothorax": ("Pneumothorax",),
-    "Pulmonary Atelectasis": ("Pulmonary Atelectasis",),
-    "Pulmonary Congestion": ("Pulmonary Congestion",),
-    "Pulmonary Edema": ("Pulmonary Edema",),
-    "Pulmonary Fibrosis": ("Pulmonary Fibrosis",),
-    "Scoliosis": ("Scoliosis",),
-    "Spondylosis": ("Spondylosis",),
-    "Surgical Instruments": ("Surgical Instruments",),
     "Technical Quality Unsatisfactory": ("Technical Quality of Image Unsatisfactory",),
-    "Thickening": ("Thickening",),
     "Tortuous Aorta": ("Aorta/tortuous", "Aorta, Thoracic/tortuous"),
 }
+# In the order in which built datasets store them.
+HEADINGS = {NO_FINDING: ("normal",), **dict(sorted(_HEADINGS.items()))}
 NOT_INDEXED = "no indexing"
 # The longest of the 3,955 files has 9 kB.
 MAX_BYTES = 200_000
@@ -90,7 +69,8 @@ def read_xml(path: Path) -> Report:
     uid = _attribute(tree.find("uId"), "id").removeprefix("CXR")
     if uid != path.stem:
         raise BuildError(
-            f"{path} says it is another report. Its name must be its number; unpack NLMCXR_reports.tgz again."
+            f"{path} says it is another report. Its name must be its number; unpack "
+            "NLMCXR_reports.tgz again."
         )
     images = tuple(_attribute(image, "id") for image in tree.iter("parentImage"))
     for image in images:
@@ -120,7 +100,7 @@ def _parse(path: Path) -> ElementTree.Element:
             raise BuildError(f"{path} declares entities, which NLM's reports never do.")
         return ElementTree.fromstring(text)
     except (UnicodeDecodeError, ElementTree.ParseError):
-        # Their words name what stands there.
+        # What the library says names what is in the file.
         raise BuildError(f"{path} is broken. Unpack NLMCXR_reports.tgz again.") from None
 
 
@@ -129,7 +109,7 @@ def _attribute(element: ElementTree.Element | None, name: str) -> str:
 
 
 def parse_headings(headings: Iterable[str], where: str) -> dict[str, float]:
-    """1.0 or 0.0 for each label, or all NaN where the report was never indexed.
+    """Returns 1.0 or 0.0 for each label, or all NaN where the report was never indexed.
 
     Args:
       headings: MeSH majors, qualified by slashes ("Opacity/lung/base/left").
@@ -162,14 +142,17 @@ _TERMS = {name: {_folded(term) for term in terms} for name, terms in HEADINGS.it
 
 
 def report_text(findings: str, impression: str) -> str:
-    """ "FINDINGS: …" and "IMPRESSION: …" on a line each; what is empty is left out."""
+    """Returns "FINDINGS: …" and "IMPRESSION: …" on a line each; what is empty is left out."""
     parts = {"FINDINGS": findings.strip(), "IMPRESSION": impression.strip()}
     return "\n".join(f"{title}: {text}" for title, text in parts.items() if text)
 
 
 def image_id(stem: str) -> str:
-    """NLM's name of an image, from a file's name without suffixes: NLM's own, the DICOM's or Kaggle's
-    (which lack the "CXR"). Only report 1 has its number twice."""
+    """Returns NLM's name of an image from a file's name without suffixes.
+
+    The file may be NLM's, the DICOM or Kaggle's, which lack the "CXR". Only report 1 has its number
+    twice.
+    """
     if stem.startswith("CXR"):
         return stem
     return f"CXR1_{stem}" if stem.startswith("1_IM-") else f"CXR{stem}"
