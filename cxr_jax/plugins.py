@@ -7,7 +7,7 @@ from typing import Any
 
 
 def find(room: str, name: str | None, function: str, kind: str) -> Callable[..., Any]:
-    """Returns `function` of the module `name` in the package `room`; helpers (`_x.py`) do not count.
+    """Returns `function` of the module `name` in a package; helpers (`_x.py`) do not count.
 
     Raises ValueError, naming the choices, if there is no such module or it has no such function;
     `kind` is what the message calls them.
