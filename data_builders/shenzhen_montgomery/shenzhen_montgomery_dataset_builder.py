@@ -6,14 +6,14 @@ import collections
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
+from cxr_jax.io import dicom
 from data_builders.base import builder, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
 
 LABEL = "Tuberculosis"
 IMAGES, READINGS = "CXR_png", "ClinicalReadings"
-OLDEST = 120.0
 UNKNOWN = float("nan")
 
 # Set, number, and 1 for tuberculosis: CHNCXR is Shenzhen's, MCUCXR Montgomery's.
@@ -50,19 +50,18 @@ class Builder(builder.CxrBuilder):
         readings = folders.unique(by_kind[READINGS.casefold(), ".txt"], lambda path: path.stem)
         if not images and not readings:
             raise BuildError(
-                f"{manual_dir} holds no folder {IMAGES} with images. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+                f"{manual_dir} holds no folder {IMAGES} with images. "
+                f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             )
         names: dict[str, str] = {}
         for name in sorted(images.keys() | readings.keys()):
-            path = images.get(name) or readings[name].parents[1] / IMAGES / f"{name}.png"
+            file = images.get(name) or readings[name]
             match = _NAME.fullmatch(name)
             if match is None:
-                file = images.get(name) or readings[name]
-                yield Skipped(
-                    file.relative_to(manual_dir).as_posix(),
-                    "its name is not like CHNCXR_0001_0 or MCUCXR_0001_0, so it has no label",
-                )
+                reason = "its name is not like CHNCXR_0001_0 or MCUCXR_0001_0, so it has no label"
+                yield Skipped(file.relative_to(manual_dir).as_posix(), reason)
                 continue
+            path = images.get(name) or file.parents[1] / IMAGES / f"{name}.png"
             patient, digit = match.groups()
             if patient in names:
                 raise BuildError(
@@ -70,7 +69,8 @@ class Builder(builder.CxrBuilder):
                     "other does not. Remove the one that the owner's archive does not have."
                 )
             names[patient] = name
-            reading = read_reading(readings[name]) if name in readings else Reading()
+            text = folders.read_bytes(readings[name]) if name in readings else b""
+            sex, age = parse_reading(text.decode("utf-8", errors="replace"))
             yield Record(
                 split=splits.by_patient(patient),
                 image_id=name,
@@ -78,28 +78,19 @@ class Builder(builder.CxrBuilder):
                 image=path,
                 labels={LABEL: float(digit)},
                 projection="FRONTAL",
-                sex=reading.sex,
-                age=reading.age,
+                sex=sex,
+                age=age,
                 row=f"{name}.png",
             )
 
 
-class Reading(NamedTuple):
-    """What a clinical reading says of the patient; its diagnosis stays where it is."""
-
-    sex: str = ""
-    age: float = UNKNOWN  # years
-
-
-def read_reading(path: Path) -> Reading:
-    """Reads ClinicalReadings/<name>.txt, however it is punctuated and encoded."""
-    return parse_reading(folders.read_bytes(path).decode("utf-8", errors="replace"))
-
-
-def parse_reading(text: str) -> Reading:
-    """Sex and age from Shenzhen's first line ("male 45yrs") or Montgomery's labelled lines.
+def parse_reading(text: str) -> tuple[str, float]:
+    """Reads sex and age from Shenzhen's first line ("male 45yrs") or Montgomery's labelled lines.
 
     What is missing or strange is unknown: the texts were typed by hand, and neither is a label.
+
+    >>> parse_reading("male 45yrs\\nnormal")
+    ('M', 45.0)
     """
     lines = [line.strip().casefold() for line in text.splitlines() if line.strip()]
     labelled = dict(
@@ -108,10 +99,7 @@ def parse_reading(text: str) -> Reading:
         if line.startswith("patient's ") and ":" in line
     )
     first = lines[0] if lines and not labelled else ""
-    return Reading(
-        sex=_sex(labelled.get("sex", first)),
-        age=_years(labelled.get("age", first)),
-    )
+    return _sex(labelled.get("sex", first)), _years(labelled.get("age", first))
 
 
 def _sex(text: str) -> str:
@@ -126,4 +114,4 @@ def _years(text: str) -> float:
     if match is None or match[2][:1] not in _UNITS:
         return UNKNOWN
     age = int(match[1]) / _UNITS[match[2][:1]]
-    return age if age <= OLDEST else UNKNOWN
+    return age if age <= dicom.OLDEST else UNKNOWN

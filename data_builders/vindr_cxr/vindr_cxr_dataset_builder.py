@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from cxr_jax.data.tasks import Task, as_stored
-from data_builders.base import builder, csv_table, folders, splits
+from cxr_jax.io import dicom
+from data_builders.base import boxes, builder, csv_table, folders, splits
 from data_builders.base.boxes import BoxRow
-from data_builders.base.records import BuildError, Record, Skipped
-from data_builders.vindr_cxr import vindr_tables
-from data_builders.vindr_cxr.vindr_tables import NO_FINDING, Labelled
+from data_builders.base.records import Box, BuildError, Record, Skipped
 
+NO_FINDING = "No finding"
 # The first 22 are boxed where they are, the others said of the whole image.
 LABELS = (
     *("Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Clavicle fracture"),
@@ -33,7 +34,9 @@ NUM_READERS = 3
 CONSENSUS = "consensus"
 VALIDATION_SHARE = 0.1
 KAGGLE = "train.csv"
-PICTURES = (".png", ".jpg", ".jpeg")
+SUFFIXES, PICTURES = (".dicom", ".dcm"), (".png", ".jpg", ".jpeg")
+# One label is spelled in two ways, by table.
+SPELLINGS = ("Other diseases", "Other disease")
 
 
 class Builder(builder.CxrBuilder):
@@ -68,18 +71,16 @@ class Builder(builder.CxrBuilder):
         holding = root / "annotations" if (root / "annotations").is_dir() else root
         if folders.optional(holding, "image_labels_train.csv") is None:
             path = folders.require(root, KAGGLE)
-            places = vindr_tables.read_places(path, KAGGLE_LABELS)
+            places = read_places(path, KAGGLE_LABELS)
             yield from self._part(root, "train", path, kaggle_readings(path), places, kaggle=True)
             return
         for part, reader_column in (("train", "rad_id"), ("test", "")):
             path = folders.require(holding, f"image_labels_{part}.csv")
             annotations = folders.optional(holding, f"annotations_{part}.csv")
-            places = vindr_tables.read_places(annotations, LABELS, reader_column)
-            readings = list(vindr_tables.read_labels(path, LABELS, reader_column))
+            places = read_places(annotations, LABELS, reader_column)
+            readings = list(read_labels(path, LABELS, reader_column))
             yield from self._part(root, part, path, readings, places)
-            yield from vindr_tables.check_places(
-                annotations, places.values(), marked_by_reader, readings
-            )
+            yield from check_places(annotations, places.values(), marked_by_reader, readings)
 
     def _part(
         self,
@@ -90,7 +91,7 @@ class Builder(builder.CxrBuilder):
         places: Mapping[str, Sequence[BoxRow]],
         kaggle: bool = False,
     ) -> Iterator[Record | Skipped]:
-        suffixes = vindr_tables.SUFFIXES + (PICTURES if kaggle else ())
+        suffixes = SUFFIXES + (PICTURES if kaggle else ())
         images = folders.by_stem(root / part, suffixes)
         by_image = group(readings, NUM_READERS if part == "train" else 1)
         headers = self.read_tags(images, by_image)
@@ -111,7 +112,7 @@ class Builder(builder.CxrBuilder):
                 projection="PA",
                 sex=tags.sex,
                 age=tags.age,
-                boxes=vindr_tables.boxes_on(tags, places.get(image, ())),
+                boxes=boxes_on(tags, places.get(image, ())),
                 row=said[0].where,
             )
         yield from folders.not_listed(images, by_image, root, f"no row in {table.name}")
@@ -150,7 +151,7 @@ def kaggle_readings(path: Path) -> Iterator[Labelled]:
     first: dict[tuple[str, str], str] = {}
     for where, fields in csv_table.Table(path).select(("image_id", "rad_id", "class_name")):
         image, reader, name = fields
-        found[image, reader].add(vindr_tables.known(name, KAGGLE_LABELS, where))
+        found[image, reader].add(known(name, KAGGLE_LABELS, where))
         first.setdefault((image, reader), where)
     for (image, reader), names in found.items():
         where = first[image, reader]
@@ -161,3 +162,117 @@ def kaggle_readings(path: Path) -> Iterator[Labelled]:
             )
         labels = {name: float(name in names) for name in KAGGLE_LABELS}
         yield Labelled(image, reader, {**dict.fromkeys(LABELS, float("nan")), **labels}, where)
+
+
+class Labelled(NamedTuple):
+    """What one reader says of an image: label -> 1 or 0."""
+
+    image: str
+    reader: str
+    labels: dict[str, float]
+    where: str
+
+
+def read_labels(path: Path, names: Sequence[str], reader_column: str = "") -> Iterator[Labelled]:
+    """Yields the rows of image_labels_train.csv or image_labels_test.csv.
+
+    Args:
+      names: the labels; of SPELLINGS, either may head the column.
+      reader_column: holds the reader's name, which is "" without it.
+
+    Raises:
+      BuildError: a missing column, or a label that is neither 1 nor 0.
+    """
+    table = csv_table.Table(path)
+    others = [spelling for spelling in SPELLINGS if spelling in table.columns]
+    columns = [others[0] if name in SPELLINGS and others else name for name in names]
+    for where, fields in table.select(["image_id", reader_column or "image_id", *columns]):
+        image, reader, *values = fields
+        labels = csv_table.flags(names, values, where)
+        yield Labelled(image, reader if reader_column else "", labels, where)
+
+
+def read_places(
+    path: Path | None, names: Collection[str] | None = None, reader_column: str = ""
+) -> dict[str, tuple[BoxRow, ...]]:
+    """Returns image_id -> the boxes of all its readers; empty where there is no table.
+
+    A row whose four corners are blank says that there is nothing to box.
+
+    Args:
+      path: annotations_train.csv, annotations_test.csv or Kaggle's train.csv.
+      names: the classes that there are; None allows all.
+      reader_column: holds the reader's name, which is "" without it.
+
+    Raises:
+      BuildError: an unknown class, a corner that is no number, or "No finding" with a box.
+    """
+    if path is None:
+        return {}
+    columns = ["image_id", "class_name", "x_min", "y_min", "x_max", "y_max"]
+    places = defaultdict(list)
+    for where, fields in csv_table.Table(path).select([*columns, reader_column or "image_id"]):
+        image, name, *corners, reader = fields
+        if names is not None:
+            name = known(name, names, where)
+        if not any(corners):
+            continue
+        if name == NO_FINDING:
+            raise BuildError(f"{where}: {NO_FINDING!r} has a box. Restore the owner's file.")
+        numbers = [csv_table.number(corner) for corner in corners]
+        if None in numbers or not math.isfinite(sum(numbers)):
+            raise BuildError(f"{where}: the box's corners are no numbers.")
+        reader = reader if reader_column else ""
+        places[image].append(BoxRow(image, name, tuple(numbers), where, reader))
+    return {image: tuple(found) for image, found in places.items()}
+
+
+def known(name: str, names: Collection[str], where: str) -> str:
+    """Returns a class's name as `names` has it.
+
+    Raises:
+      BuildError: it is none of them.
+    """
+    if name in names:
+        return name
+    if name in SPELLINGS:
+        return next(spelling for spelling in SPELLINGS if spelling in names)
+    raise BuildError(f"{where}: class_name is none of {', '.join(names)}.")
+
+
+def check_places(
+    path: Path | None,
+    places: Iterable[Sequence[BoxRow]],
+    fits: Callable[[BoxRow, Labelled], bool],
+    readings: Iterable[Labelled],
+) -> Iterator[Skipped]:
+    """Compares boxes with what their readers say of the images, as boxes.check_rows does.
+
+    Args:
+      path: the table of the boxes; None where there is none.
+      places: the boxes, image by image.
+      fits: returns whether a box and its reader's labels agree.
+
+    Raises:
+      BuildError: as boxes.check_rows.
+    """
+    said = {(one.image, one.reader): one for one in readings}
+    images = {one.image for one in said.values()}
+
+    def agrees(row: BoxRow) -> bool | None:
+        if row.image not in images:
+            return None
+        one = said.get((row.image, row.reader))
+        return one is not None and fits(row, one)
+
+    if path is not None:
+        rows = [row for on_image in places for row in on_image]
+        yield from boxes.check_rows(rows, agrees, path.name)
+
+
+def boxes_on(image: dicom.Tags, places: Sequence[BoxRow]) -> tuple[Box, ...]:
+    """Returns the boxes as fractions of an image; none if its size is unknown (a missing image)."""
+    if not (image.height and image.width):
+        return ()
+    size = image.height, image.width
+    return tuple(boxes.from_pixels(row.label, row.corners, size, row.where) for row in places)

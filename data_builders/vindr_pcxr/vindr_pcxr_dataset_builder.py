@@ -10,8 +10,8 @@ from cxr_jax.data.tasks import Task, as_stored
 from data_builders.base import builder, folders, splits
 from data_builders.base.boxes import BoxRow
 from data_builders.base.records import Record, Skipped
-from data_builders.vindr_cxr import vindr_tables
-from data_builders.vindr_cxr.vindr_tables import NO_FINDING, Labelled
+from data_builders.vindr_cxr import vindr_cxr_dataset_builder as vindr_cxr
+from data_builders.vindr_cxr.vindr_cxr_dataset_builder import NO_FINDING, Labelled
 
 # The misspellings are the owner's.
 LABELS = (
@@ -62,9 +62,9 @@ class Builder(builder.CxrBuilder):
             table = folders.require(root, f"image_labels_{part}.csv")
             # The boxes' classes are local findings, 36 that no table of labels names.
             annotations = folders.optional(root, f"annotations_{part}.csv")
-            places = vindr_tables.read_places(annotations)
-            rows = list(vindr_tables.read_labels(table, LABELS))
-            images = folders.by_stem(root / part, vindr_tables.SUFFIXES)
+            places = vindr_cxr.read_places(annotations)
+            rows = list(vindr_cxr.read_labels(table, LABELS))
+            images = folders.by_stem(root / part, vindr_cxr.SUFFIXES)
             headers = self.read_tags(images, (row.image for row in rows))
             for row in rows:
                 carved = splits.carve_validation(row.image, VALIDATION_SHARE)
@@ -78,12 +78,12 @@ class Builder(builder.CxrBuilder):
                     projection=tags.projection or PROJECTION,
                     sex=tags.sex,
                     age=tags.age,
-                    boxes=vindr_tables.boxes_on(tags, places.get(row.image, ())),
+                    boxes=vindr_cxr.boxes_on(tags, places.get(row.image, ())),
                     row=row.where,
                 )
             listed = {row.image for row in rows}
             yield from folders.not_listed(images, listed, root, f"no row in {table.name}")
-            yield from vindr_tables.check_places(annotations, places.values(), may_be_boxed, rows)
+            yield from vindr_cxr.check_places(annotations, places.values(), may_be_boxed, rows)
 
 
 def may_be_boxed(row: BoxRow, said: Labelled) -> bool:
