@@ -45,11 +45,10 @@ class Table(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A PNG and its caption; `title` is a short name for readers who do not see it."""
+    """A PNG and its caption."""
 
     path: Path
     caption: str
-    title: str = ""
 
 
 Block = Heading | Text | Bullets | Table | Picture
@@ -148,9 +147,9 @@ def _html(block: Block, place: str) -> str:
                 f'{above}<div class="wide"><table><thead><tr>{head}</tr></thead>'
                 f"<tbody>{body}</tbody></table></div>"
             )
-        case Picture(path, caption, name):
+        case Picture(path, caption):
             held = base64.b64encode(path.read_bytes()).decode()
-            alt = html.escape(name or caption, quote=True)
+            alt = html.escape(caption, quote=True)
             with Image.open(path) as picture:
                 dpi = picture.info.get("dpi", (_DPI,))[0]
                 width = round(picture.width * 96 / dpi)  # a browser's inch has 96 pixels
@@ -201,9 +200,8 @@ def _markdown(block: Block, folder: Path) -> str:
         case Table(header, rows, caption):
             table = markdown_table(header, rows)
             return f"{caption}\n\n{table}" if caption else table
-        case Picture(path, caption, name):
-            above = f"{caption}\n\n" if name else ""
-            return f"{above}![{name or caption}]({path.relative_to(folder).as_posix()})"
+        case Picture(path, caption):
+            return f"![{caption}]({path.relative_to(folder).as_posix()})"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -258,18 +258,27 @@ def _save(figure: Figure, path: Path) -> None:
         dpi *= 0.97 * min(1, _MAX_BYTES / size) ** 0.5
 
 
-_TITLES = {
-    "saliency.png": "**Where the score comes from.** Left the image, right the same image with, in "
-    "orange, what makes it score higher than the average training image (Grad-CAM, Selvaraju et al. "
-    "2017, of the features less those of the average training image). Parts that lower the score "
-    "are not shown, so an image of low score can have orange too. The map is coarse, a few parts a "
-    "side, and shows what the score rests on, which need not be the finding. Blue rectangles, "
-    "where there are any, are the dataset's boxes.",
-    "neighbours.png": "**What the encoder finds alike.** Each image and the five images nearest to "
-    "it by cosine of their features, with what the dataset says of the label there. They are "
-    "looked for among the labelled training images of the budget.",
-    "embedding.png": "**Where the test images lie.** t-SNE of their features: images that the "
-    "encoder finds alike stand close to each other; distances across the map mean little.",
+# Of each file: its title, and how to read it.
+_MEANING = {
+    "saliency.png": (
+        "Where the score comes from",
+        "Left the image, right the same image with, in orange, what makes it score higher than the "
+        "average training image (Grad-CAM, Selvaraju et al. 2017, of the features less those of "
+        "the average training image). Parts that lower the score are not shown, so an image of low "
+        "score can have orange too. The map is coarse, a few parts a side, and shows what the "
+        "score rests on, which need not be the finding. Blue rectangles, where there are any, are "
+        "the dataset's boxes.",
+    ),
+    "neighbours.png": (
+        "What the encoder finds alike",
+        "Each image and the five images nearest to it by cosine of their features, with what the "
+        "dataset says about the label there. They come from the labelled training images.",
+    ),
+    "embedding.png": (
+        "Where the test images lie",
+        "t-SNE of their features: images that the encoder finds alike lie close to each other; "
+        "distances across the map mean little.",
+    ),
 }
 _SHOWN = "This page shows images of the test set and, beside them, of the training set. "
 _CHOSEN = (
@@ -281,14 +290,14 @@ EITHER_WAY = f"{_SHOWN}{_CHOSEN}; or they were named."
 _IDS = "pictures/films.csv"
 
 
-def drawn(workdir: Path) -> list[Picture]:
-    """Returns the pictures that a transfer left in its folder."""
-    paths = {workdir / "pictures" / name: caption for name, caption in _TITLES.items()}
-    return [
-        Picture(path, caption, caption.split("**")[1].rstrip("."))
-        for path, caption in paths.items()
-        if path.is_file()
-    ]
+def drawn(workdir: Path) -> dict[str, Picture]:
+    """Returns the pictures that a transfer left in its folder, by how to read them."""
+    found = {}
+    for name, (title, meaning) in _MEANING.items():
+        path = workdir / "pictures" / name
+        if path.is_file():
+            found[f"**{title}.** {meaning}"] = Picture(path, title)
+    return found
 
 
 def blocks(workdir: Path) -> list[Block]:
@@ -297,7 +306,10 @@ def blocks(workdir: Path) -> list[Block]:
     if not pictures:
         return []
     ids = f" {_IDS} says which images these are." if (workdir / _IDS).is_file() else ""
-    return [Heading("Images"), Text(_how_chosen(workdir) + ids), *pictures]
+    page = [Heading("Images"), Text(_how_chosen(workdir) + ids)]
+    for meaning, picture in pictures.items():
+        page += [Text(meaning), picture]
+    return page
 
 
 def _how_chosen(workdir: Path) -> str:

@@ -79,7 +79,11 @@ def _scores(
     path, parts = workdir / "auroc.png", []
     if figures.forest(path, named, comparisons):
         parts.append(Picture(path, "AUROC and 95 % interval of every label and encoder"))
-    parts += [Heading("AUROC"), Text(f"{tables.AUROC} With 95 % intervals."), tables.auroc_table(named)]
+    parts += [
+        Heading("AUROC"),
+        Text(f"{tables.AUROC} With 95 % intervals."),
+        tables.auroc_table(named),
+    ]
     missing = [row for row in runs[0].rows if row["auroc"] is None and row["label"] != "macro"]
     if missing:
         reasons = "; ".join(f"{row['label']} ({row['note']})" for row in missing)

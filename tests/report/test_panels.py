@@ -132,9 +132,9 @@ def test_a_page_says_that_it_shows_images_and_only_then(tmp_path):
     assert panels.blocks(tmp_path) == []
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "neighbours.png").write_bytes(b"")
-    heading, sentence, picture = panels.blocks(tmp_path)
+    heading, sentence, meaning, picture = panels.blocks(tmp_path)
     assert heading.text == "Images" and "This page shows images of the test set" in sentence.text
-    assert picture.caption.startswith("**What the encoder finds alike.**")
+    assert meaning.text.startswith("**What the encoder finds alike.**")
     markdown = blocks.to_markdown("t", [picture], tmp_path)
     assert "![What the encoder finds alike](pictures/neighbours.png)" in markdown
 

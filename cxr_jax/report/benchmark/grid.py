@@ -223,17 +223,20 @@ def read_group(
 
 
 def common_labels(read: Mapping[Cell, Predictions]) -> tuple[list[str], list[str]]:
-    """Labels that all cells have, and of each label left out a note that says whose fault it is."""
+    """Returns the labels that all cells have, and notes that say which encoder lacks the others."""
     all_names = dict.fromkeys(name for held in read.values() for name in held.label_names)
-    common, notes = [], []
+    common, left_out = [], {}
     for name in all_names:
         lacking = {cell.encoder: 0 for cell, held in read.items() if name not in held.label_names}
         if lacking:
-            notes.append(
-                f"{name} is left out for all encoders: {', '.join(lacking)} has no score for it"
-            )
+            left_out.setdefault(", ".join(lacking), []).append(name)
         else:
             common.append(name)
+    notes = [
+        f"{', '.join(names)} {'are' if len(names) > 1 else 'is'} left out for all encoders: "
+        f"no score from {lacking}"
+        for lacking, names in left_out.items()
+    ]
     return common, notes
 
 

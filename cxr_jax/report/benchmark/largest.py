@@ -8,7 +8,7 @@ from cxr_jax.report import calibration, figures, panels, subgroups, tables
 from cxr_jax.report.benchmark.grid import Cell, Grid, percent, plain, read_group, without_ids
 from cxr_jax.report.benchmark.scores import Measured, Place
 from cxr_jax.report.benchmark.tables import title_of, write_csv
-from cxr_jax.report.blocks import Block, Heading, Picture, Text
+from cxr_jax.report.blocks import Block, Bullets, Heading, Picture, Text
 from cxr_jax.transfer import image_table
 from cxr_jax.transfer.image_table import ImageTable
 from cxr_jax.transfer.predictions import Predictions, take_labels
@@ -171,12 +171,17 @@ def _lines(held: Largest, encoder: str, rows: Iterable[Mapping[str, Any]]) -> li
 def images(workdir: Path, grid: Grid) -> list[Block]:
     """Returns the images that cells of the largest fraction left; empty where none are drawn."""
     found: list[Block] = []
+    meanings = []
     for dataset in grid.datasets:
         for protocol in grid.protocols:
             key = (protocol, dataset, grid.fractions(protocol)[-1])
             for cell in grid.cells:
-                pictures = panels.drawn(workdir / cell.folder) if cell.group == key else []
+                pictures = panels.drawn(workdir / cell.folder) if cell.group == key else {}
                 if cell.state == "done" and pictures:
                     title = f"{dataset}: {title_of(protocol).lower()}, {cell.encoder}"
-                    found += [Heading(title, 3), *pictures]
-    return [Heading("Images"), Text(panels.EITHER_WAY), *found] if found else []
+                    found += [Heading(title, 3), *pictures.values()]
+                    meanings += pictures
+    if not found:
+        return []
+    how_to_read = Bullets(list(dict.fromkeys(meanings)))
+    return [Heading("Images"), Text(panels.EITHER_WAY), how_to_read, *found]

@@ -27,8 +27,8 @@ METHOD = (
     "encoders, protocols or fractions.",
     '"win" and "loss": the interval of the difference excludes zero and the corrected p is at most '
     '.05. "tie": it lies within ± {margin}, the margin below which a difference does not matter. '
-    '"inconclusive": neither. "found from" is the smallest true '
-    "difference that would have been found with power .8 (before the correction).",
+    '"inconclusive": none of these. "detectable from" gives the minimum detectable difference: the '
+    "smallest true difference that would have been found with power .8 (before the correction).",
     "Label equivalence reads both encoders' curves, made monotone, as straight lines over the "
     'logarithm of the number of images. "At least" and "at most": the answer lies beyond the '
     "numbers of images that were tried.",
