@@ -28,7 +28,7 @@ class Cell(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """Below the workdir."""
+        """The cell's folder below the workdir."""
         dataset = "-".join(part for part in (self.dataset.replace("/", "-"), self.task) if part)
         places = (dataset, self.protocol, f"{self.fraction:g}", str(self.seed), self.encoder)
         return Path("cells", *places)

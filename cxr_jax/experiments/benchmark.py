@@ -82,7 +82,7 @@ def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str | None]:
 
 
 def _shape(config, cells: list[Cell]) -> dict[str, Any]:
-    """Returns model and image size of the random encoder: the first workdir's, else the config's."""
+    """Returns model and image size of random encoders: the first workdir's, else the config's."""
     for spec in dict.fromkeys(cell.spec for cell in cells):
         if Path(spec).expanduser().is_dir():
             encoder = weights.load(spec)
@@ -181,7 +181,7 @@ class _Held:
 
 
 def _is_done(folder: Path, of_cell, held: _Held) -> bool:
-    """Checks that the cell ran to its end, with this config, encoder and dataset as they are now."""
+    """Checks that the cell ran to its end, with this config and today's encoder and dataset."""
     if not (folder / LAST).is_file():
         return False
     try:

@@ -96,7 +96,7 @@ figcaption { color: var(--grey); font-size: .88rem; max-width: 46rem; }
 
 
 def write(folder: Path, name: str, title: str, blocks: Sequence[Block]) -> Path:
-    """Writes the page to folder/name (Markdown) and folder/report.html; returns the latter's path."""
+    """Writes folder/name (Markdown) and folder/report.html; returns the path of the latter."""
     (folder / name).write_text(to_markdown(title, blocks, folder))
     path = folder / "report.html"
     path.write_text(to_html(title, blocks))

@@ -50,7 +50,7 @@ class Calibration(NamedTuple):
 def calibrate(
     predictions: Predictions, labels: Sequence[str], num_resamples: int
 ) -> list[Calibration]:
-    """One row per label, and then one of their means; limits as patients are resampled.
+    """Returns one row per label, then one of their means; limits as patients are resampled.
 
     The predictions have all `labels`, with both classes. Raises ValueError where scores only rank.
     """

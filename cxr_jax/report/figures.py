@@ -45,7 +45,7 @@ def style(index: int) -> Style:
 
 
 def new_figure(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
-    """A figure of this size in inches and its array [rows columns] of axes."""
+    """Returns a figure of this size in inches and its array [rows columns] of axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(squeeze=False, **grid)
@@ -69,7 +69,7 @@ def legend(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
 
 
 def label_panels(labels: Sequence[str], side: float) -> tuple[Figure, dict[str, Axes]]:
-    """Returns a figure with a titled panel, `side` inches wide, for each of the first six labels."""
+    """Returns a figure with a panel, `side` inches wide, for each of the first six labels."""
     shown = list(labels[:_MAX_PANELS])
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
@@ -233,7 +233,7 @@ def roc_curve(
 
 
 def label_curves(path: Path, title: str, curves: Mapping[str, Sequence[Any]]) -> None:
-    """Draws macro AUROC against training images (log scale) to a PNG: a line and band per encoder.
+    """Draws macro AUROC against training images (log scale) to a PNG, a line and band each.
 
     Every encoder is in `curves`, in the order that decides its colour, even without a score; a score
     has `images`, `mean` and `interval`.

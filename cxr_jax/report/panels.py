@@ -1,7 +1,7 @@
 """Pictures of single images: where a score comes from, what resembles an image, where images lie.
 
-`saliency`, `neighbours` and `embedding` draw them into a transfer's folder, `drawn` and `blocks` show
-them on a page. Images have numbers here, never ids.
+`saliency`, `neighbours` and `embedding` draw them into a transfer's folder; `drawn` and `blocks`
+show them on a page. Images have numbers here, never ids.
 """
 
 import textwrap

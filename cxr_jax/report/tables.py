@@ -118,7 +118,7 @@ def _count(value: int | None) -> str:
 
 
 def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> Table:
-    """Returns each comparison's mean AUROCs, their paired difference A − B, and the verdict on A."""
+    """Returns each comparison's mean AUROCs, the paired difference A − B, and the verdict on A."""
     header = ["A", "B", "AUROC of A", "AUROC of B", "A − B [95 % interval]", "verdict on A"]
     header.append("minimum detectable difference")
     body = [

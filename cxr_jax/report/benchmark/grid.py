@@ -1,6 +1,5 @@
 """The grid of a benchmark: cells.json, and the predictions of the cells done."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -27,10 +26,9 @@ _RENAMED = {
     "test_films": "test_images",
 }
 _MAX_ERROR = 300
-# Of a stranger's error: the time to look through it grows with the square of its length.
+# Characters of an error that are searched: the time grows with the square of the length.
 _MAX_READ = 2000
-# 50,000 cells.
-_MAX_BYTES = 20_000_000
+_MAX_BYTES = 20_000_000  # 50,000 cells
 _MOST_RESAMPLES = 1_000_000
 
 
@@ -81,7 +79,7 @@ class Grid(NamedTuple):
 
     @property
     def encoders(self) -> list[str]:
-        """The reference first, the others as they first appear."""
+        """The encoders' names, the reference first."""
         return list(dict.fromkeys([self.reference, *(cell.encoder for cell in self.cells)]))
 
     @property
@@ -93,15 +91,15 @@ class Grid(NamedTuple):
         return list(dict.fromkeys(cell.protocol for cell in self.cells))
 
     def fractions(self, protocol: str) -> list[float]:
-        """Those of one protocol, rising."""
+        """Returns those of one protocol, rising."""
         return sorted({cell.fraction for cell in self.cells if cell.protocol == protocol})
 
 
 def read_grid(workdir: Path) -> Grid:
-    """The grid in workdir/cells.json.
+    """Reads the grid in workdir/cells.json.
 
     Raises ValueError, naming the cell, for a field that is absent, an unknown state, a cell that
-    appears twice, a reference that is no encoder of the grid, and encoders that were trained on
+    appears twice, a reference that is not an encoder of the grid, and encoders that were trained on
     different numbers of images under one fraction and seed.
     """
     path = workdir / "cells.json"
@@ -175,10 +173,13 @@ def _is_word(value: object) -> bool:
 
 
 def without_ids(message: str) -> str:
-    """The first line of an error, cut short, with all that may be an id taken out.
+    """Returns the first line of an error, cut short, without anything that may be an id.
 
-    Everything in quotes may be one, but what a word before calls the name of something else; and
-    what holds a digit behind "image", "film", "patient" or "study".
+    That is everything in quotes, except after "label", "column", "split" or "task", and what holds
+    a digit after "image", "film", "patient" or "study".
+
+    >>> without_ids("image 'p1.png' has no row for label 'Mass'")
+    "image '…' has no row for label 'Mass'"
     """
     line = (message.strip().splitlines() or [""])[0]
     end = r"(?=[\s,:;.)\]]|$)"
@@ -194,11 +195,11 @@ def without_ids(message: str) -> str:
 def read_group(
     workdir: Path, cells: Sequence[Cell], reference: str
 ) -> tuple[dict[Cell, Predictions], list[Cell]]:
-    """Predictions of the cells done of one protocol and dataset, images in one order for all.
+    """Reads the done cells of one protocol and dataset, with the images in one order for all.
 
-    Second, the cells whose file cannot be used, as failed ones with the reason: it is unreadable or
-    is not of the images of the first usable cell, where possible one of the reference. Labels may
-    differ from cell to cell, but not wholly.
+    The second value is the cells whose file cannot be used, as failed ones with the reason: it is
+    unreadable, or not of the images of the first usable cell, one of the reference where possible.
+    Labels may differ from cell to cell, but at least one is shared.
     """
     read, refused = {}, []
     for cell in sorted(cells, key=lambda cell: cell.encoder != reference):
@@ -241,16 +242,11 @@ def common_labels(read: Mapping[Cell, Predictions]) -> tuple[list[str], list[str
 
 
 def plain(grid: Grid, dataset: str) -> str:
-    """A file name for a dataset, whose own may hold any sign; its number keeps names apart."""
+    """Returns a file name for a dataset, whose own may hold any sign; its number keeps names apart."""
     kept = "".join(sign if sign.isalnum() or sign in "_-" else "-" for sign in dataset)
     return f"{grid.datasets.index(dataset)}-{kept}"
 
 
 def percent(fraction: float) -> str:
-    """ "1 %" of 0.01."""
+    """Returns "1 %" for 0.01."""
     return f"{100 * fraction:g} %"
-
-
-def number_of_images(values: Sequence[int]) -> int:
-    """The mean over seeds, to the nearest image."""
-    return math.floor(float(np.mean(values)) + 0.5)

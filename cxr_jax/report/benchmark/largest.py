@@ -1,4 +1,4 @@
-"""What a benchmark shows at the largest fraction alone: ROC curves, calibration, subgroups, images."""
+"""The largest fraction of a benchmark: its ROC curves, calibration, subgroups and images."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

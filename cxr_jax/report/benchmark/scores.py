@@ -1,4 +1,4 @@
-"""From the predictions of a benchmark to AUROCs, verdicts and label equivalence, with intervals.
+"""AUROCs, verdicts and label equivalence of a benchmark, with intervals, from its predictions.
 
 Everything is the macro mean over labels, averaged over seeds. Patients of the test set are
 resampled once per dataset, the same draws for every encoder, fraction and seed; in each resample
@@ -6,6 +6,7 @@ seeds are drawn too, with replacement and alike for all encoders, and their mean
 are of that mean, and differences are paired.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,15 +18,13 @@ from cxr_jax.report.benchmark.grid import (
     Cell,
     Grid,
     common_labels,
-    number_of_images,
     percent,
     read_group,
-    take_labels,
 )
 from cxr_jax.stats.bootstrap import label_auroc, resampled_auroc
 from cxr_jax.stats.label_equivalence import LabelEquivalence, label_equivalence
 from cxr_jax.stats.verdict import Comparison, correct_verdicts, judge
-from cxr_jax.transfer.predictions import Predictions
+from cxr_jax.transfer.predictions import Predictions, take_labels
 
 _SEED = 0  # of the draws of patients
 _LEVEL = 0.95
@@ -50,10 +49,10 @@ class Score(NamedTuple):
 
     @property
     def resampled(self) -> Float[np.ndarray, " r"]:
-        """The mean over seeds in every resample, of seeds that were drawn with replacement.
+        """The mean over seeds in every resample, of seeds drawn with replacement.
 
-        A seed draws the training images and the training's randomness: an encoder that wins by one
-        draw alone must not look sure. Scores of as many seeds draw alike.
+        A seed draws the training images and the training's randomness: one lucky draw must not look
+        like a sure win. Scores of equally many seeds draw alike.
         """
         count, total = self.replicates.shape
         if count == 1:
@@ -72,7 +71,7 @@ class Score(NamedTuple):
         return float(low), float(high)
 
     def take(self, seeds: Sequence[int]) -> "Score":
-        """The same of these seeds alone."""
+        """Returns the score of these seeds alone."""
         rows = [self.seeds.index(seed) for seed in seeds]
         return self._replace(
             seeds=tuple(seeds), auroc=self.auroc[rows], replicates=self.replicates[rows]
@@ -80,7 +79,7 @@ class Score(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where encoders stand beside each other: one protocol, dataset and fraction.
+    """The scores of all encoders for one protocol, dataset and fraction.
 
     `labels` are those of the mean; `images` and `patients` count the test set.
     """
@@ -105,7 +104,7 @@ class Measured(NamedTuple):
 
 
 def measure(workdir: Path, grid: Grid, num_resamples: int) -> Measured:
-    """AUROC with replicates of every cell that is done and usable."""
+    """Measures AUROC, with replicates, of every cell that is done and usable."""
     measured = Measured({}, {}, [cell for cell in grid.cells if cell.state != "done"], [])
     for protocol in grid.protocols:
         for dataset in grid.datasets:
@@ -176,13 +175,13 @@ def _measure_curve(
 
 
 def estimable(predictions: Predictions) -> tuple[str, ...]:
-    """Labels with both classes in the test set."""
+    """Returns the labels with both classes in the test set."""
     classes = [{*np.unique(column[~np.isnan(column)])} for column in predictions.targets.T]
     return tuple(name for name, held in zip(predictions.label_names, classes) if held == {0.0, 1.0})
 
 
 def label_scores(predictions: Predictions, num_resamples: int) -> dict[str, LabelScore]:
-    """AUROC of every label, all of which can be estimated, by its name."""
+    """Returns the AUROC of every label by its name; all labels have both classes."""
     _, patients, names, targets, scores, _ = predictions
     alone = label_auroc(targets, scores)
     values = resampled_auroc(targets, scores, patients, num_resamples, _SEED)
@@ -192,7 +191,7 @@ def label_scores(predictions: Predictions, num_resamples: int) -> dict[str, Labe
 def macro_scores(
     found: Mapping[Cell, Mapping[str, LabelScore]], labels: Sequence[str], encoders: Sequence[str]
 ) -> dict[str, Score]:
-    """By encoder the macro mean over `labels`, seed by seed."""
+    """Returns by encoder the macro mean over `labels`, seed by seed."""
     scores = {}
     for encoder in encoders:
         cells = sorted((cell for cell in found if cell.encoder == encoder), key=lambda c: c.seed)
@@ -200,7 +199,7 @@ def macro_scores(
             rows = [[found[cell][label] for label in labels] for cell in cells]
             scores[encoder] = Score(
                 tuple(cell.seed for cell in cells),
-                number_of_images([cell.num_images for cell in cells]),
+                math.floor(float(np.mean([cell.num_images for cell in cells])) + 0.5),
                 np.array([np.mean([label.auroc for label in row]) for row in rows]),
                 np.array([np.mean([label.replicates for label in row], axis=0) for row in rows]),
             )
@@ -208,33 +207,35 @@ def macro_scores(
 
 
 def paired(scores: Mapping[str, Score], a: str, b: str) -> tuple[Score, Score] | None:
-    """Both encoders' scores over the seeds that both have; None where there is none."""
+    """Returns both encoders' scores over the seeds that both have; None where there is none."""
     if a not in scores or b not in scores:
         return None
     seeds = sorted(set(scores[a].seeds) & set(scores[b].seeds))
     return (scores[a].take(seeds), scores[b].take(seeds)) if seeds else None
 
 
+def compared(scores: Mapping[str, Score], a: str, b: str) -> Comparison | None:
+    """Returns encoder a against b over the seeds that both have, not corrected; None without one."""
+    both = paired(scores, a, b)
+    if both is None:
+        return None
+    return judge(both[0].mean, both[1].mean, both[0].resampled - both[1].resampled, MARGIN)
+
+
 def verdicts(
     measured: Measured, grid: Grid, protocol: str, fraction: float
 ) -> dict[tuple[str, str], Comparison]:
-    """(encoder, dataset) -> the encoder against the reference, Holm-corrected over datasets.
+    """Judges (encoder, dataset) against the reference, Holm-corrected over an encoder's datasets.
 
-    The correction is over the datasets of one encoder. Raises ValueError where there were too few
-    resamples for so many datasets.
+    Raises ValueError where there were too few resamples for so many datasets.
     """
     found = {}
-    for encoder in grid.encoders:
-        if encoder == grid.reference:
-            continue
+    for encoder in grid.encoders[1:]:
         judged = {}
         for dataset in grid.datasets:
             place = measured.places.get((protocol, dataset, fraction))
-            both = place and paired(place.scores, encoder, grid.reference)
-            if both:
-                a, b = both
-                difference = a.resampled - b.resampled
-                judged[encoder, dataset] = judge(a.mean, b.mean, difference, MARGIN)
+            if place and (one := compared(place.scores, encoder, grid.reference)):
+                judged[encoder, dataset] = one
         found |= dict(zip(judged, correct_verdicts(list(judged.values()))))
     return found
 
@@ -242,7 +243,7 @@ def verdicts(
 def equivalences(
     measured: Measured, grid: Grid, protocol: str, dataset: str, encoder: str
 ) -> list[LabelEquivalence]:
-    """At each number of images that the encoder was trained on, how many the reference needs.
+    """Returns how many images the reference needs for what the encoder does with each number.
 
     Empty where fewer than two fractions have scores of both.
     """

@@ -45,7 +45,7 @@ class Value(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The interval on a second line."""
+        """The value in words, the interval on a second line."""
         return tables.two_lines(tables.with_interval(self._asdict()))
 
 
@@ -73,7 +73,7 @@ class StudyTable(NamedTuple):
 
 
 def study_table(measured: Measured, grid: Grid, protocol: str) -> StudyTable:
-    """The table of one protocol at its largest fraction."""
+    """Returns the table of one protocol at its largest fraction."""
     fraction = grid.fractions(protocol)[-1]
     datasets = [
         name
@@ -123,7 +123,7 @@ def study_block(table: StudyTable) -> Table:
 
 
 def caption(table: StudyTable) -> str:
-    """What the table shows, for a reader who sees it alone."""
+    """Returns what the table shows, for a reader who sees it alone."""
     title = title_of(table.protocol)
     text = (
         f"{title}, {percent(table.fraction)} of the training patients: macro AUROC, mean over "
@@ -142,7 +142,7 @@ def caption(table: StudyTable) -> str:
 
 
 def study_latex(table: StudyTable) -> str:
-    """A table environment that needs \\usepackage{booktabs}."""
+    """Returns a table environment that needs \\usepackage{booktabs}."""
     body = [_tex_row(name, values) for name, values in table.ours.items()]
     if table.theirs:
         rows = [_tex_row(name, values) for name, values in table.theirs.items()]
@@ -176,12 +176,12 @@ def _tex_row(name: str, values: Sequence[Value]) -> str:
 
 
 def tex(text: str) -> str:
-    """Plain text for LaTeX."""
+    """Returns plain text as LaTeX."""
     return "".join(_TEX.get(sign, sign) for sign in text)
 
 
 def study_csv(table: StudyTable) -> str:
-    """One line per encoder and dataset, and per mean; the numbers in full."""
+    """Returns a line per encoder and dataset, and per mean; the numbers in full."""
     lines = []
     for source, rows in (("ours", table.ours), ("study", table.theirs)):
         for encoder, values in rows.items():
@@ -214,7 +214,7 @@ def write_csv(workdir: Path, name: str, lines: Sequence[Mapping[str, Any]]) -> N
 
 
 def scores_csv(measured: Measured) -> str:
-    """Every score of the grid, also those at smaller fractions."""
+    """Returns every score of the grid, also those at smaller fractions."""
     lines = []
     for (protocol, dataset, fraction), place in measured.places.items():
         for encoder, score in place.scores.items():
@@ -232,7 +232,7 @@ Verdicts = Mapping[tuple[str, str], Comparison]  # by encoder and dataset
 
 
 def verdict_block(verdicts: Mapping[float, Verdicts], grid: Grid, datasets: Sequence[str]) -> Table:
-    """Encoders and fractions by datasets; verdicts by fraction, the largest fraction first."""
+    """Returns encoders and fractions by datasets; verdicts by fraction, the largest fraction first."""
     rows = []
     for encoder in grid.encoders[1:]:
         for fraction in sorted(verdicts, reverse=True):
@@ -243,7 +243,7 @@ def verdict_block(verdicts: Mapping[float, Verdicts], grid: Grid, datasets: Sequ
 
 
 def verdict_cell(comparison: Comparison | None) -> str:
-    """The verdict, and below it the difference and what could have been found."""
+    """Returns the verdict; below it the difference and the minimum detectable difference."""
     if comparison is None:
         return "–"
     if comparison.verdict == "not estimable":
@@ -254,7 +254,7 @@ def verdict_cell(comparison: Comparison | None) -> str:
 
 
 def verdicts_csv(verdicts: Mapping[tuple[str, float], Verdicts]) -> str:
-    """Every comparison; verdicts by protocol and fraction."""
+    """Returns every comparison; verdicts by protocol and fraction."""
     numbers = [name for name in Comparison._fields if name != "labels"]
     lines = []
     for (protocol, fraction), found in verdicts.items():

@@ -41,7 +41,7 @@ METHOD = (
 def summary(
     verdicts: Mapping[tuple[str, str], Comparison], reference: str, protocol: str
 ) -> list[str]:
-    """Returns one sentence per encoder: on which datasets it wins, loses, ties or is inconclusive."""
+    """Returns one sentence per encoder: the datasets on which it wins, loses, ties or neither."""
     by_encoder: dict[str, dict[str, list[str]]] = {}
     for (encoder, dataset), comparison in verdicts.items():
         held = by_encoder.setdefault(encoder, {}).setdefault(comparison.verdict, [])
@@ -94,7 +94,10 @@ def next_steps(verdicts: Iterable[Comparison], failed: bool) -> list[str]:
 def equivalence(found: LabelEquivalence, encoder: str, reference: str) -> str:
     """Returns "With simclr 34 labels do what 120 do from imagenet (3.4 times, 2.1 to 5.6)." """
     needed = _bounded(found.bound, f"{found.labels_b:,.0f}")
-    return f"With {encoder} {found.labels_a:,.0f} labels do what {needed} do from {reference} ({ratio(found)})."
+    return (
+        f"With {encoder} {found.labels_a:,.0f} labels do what {needed} do from {reference} "
+        f"({ratio(found)})."
+    )
 
 
 def ratio(found: LabelEquivalence) -> str:

@@ -10,17 +10,16 @@ from jaxtyping import Bool
 from cxr_jax.report.benchmark.grid import Grid, percent
 from cxr_jax.report.benchmark.largest import Largest
 from cxr_jax.report.benchmark.scores import (
-    MARGIN,
     Score,
+    compared,
     estimable,
     label_scores,
     macro_scores,
-    paired,
 )
 from cxr_jax.report.benchmark.tables import known, value_of, verdict_cell, write_csv
 from cxr_jax.report.blocks import Block, Heading, Table, Text
 from cxr_jax.report.tables import RANDOM, not_vouched
-from cxr_jax.stats.verdict import Comparison, correct_verdicts, judge
+from cxr_jax.stats.verdict import Comparison, correct_verdicts
 from cxr_jax.transfer.image_table import beyond_chance, unseen_images
 from cxr_jax.transfer.predictions import take_images, take_labels
 
@@ -47,7 +46,7 @@ class Unseen(NamedTuple):
 
 
 def measure(largest: Sequence[Largest], grid: Grid, num_resamples: int) -> list[Unseen]:
-    """Scores what no encoder had seen; verdicts are Holm-corrected over the datasets of one encoder."""
+    """Scores what no encoder had seen; verdicts are Holm-corrected over an encoder's datasets."""
     found = [_of(held, grid, num_resamples) for held in largest if _seen_by(held)]
     for protocol in grid.protocols:
         for encoder in grid.encoders[1:]:
@@ -84,10 +83,8 @@ def _of(held: Largest, grid: Grid, num_resamples: int) -> Unseen:
         everywhere = held.place.scores if whole else score(np.ones_like(rows), labels)
         scores = score(rows, labels)
         for encoder in grid.encoders[1:]:
-            if both := paired(scores, encoder, grid.reference):
-                a, b = both
-                difference = a.resampled - b.resampled
-                comparisons[encoder] = judge(a.mean, b.mean, difference, MARGIN)
+            if comparison := compared(scores, encoder, grid.reference):
+                comparisons[encoder] = comparison
     unknown = tuple(
         name
         for name in grid.encoders
