@@ -1,9 +1,10 @@
 """Reports from predictions alone, without JAX.
 
-python -m cxr_jax.report WORKDIR                 a benchmark's report again: WORKDIR/report.html
+python -m cxr_jax.report WORKDIR                 a benchmark's report again: WORKDIR/report.html;
+                                                 of a transfer, its encoder against its baselines:
+                                                 OUT/report.html
 python -m cxr_jax.report A.parquet B.parquet …   A against the others, whatever software made them:
-                                                 OUT/report.html. A transfer's WORKDIR stands for
-                                                 its predictions.
+                                                 OUT/report.html
 """
 
 import argparse
@@ -44,15 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "--images",
         "--films",  # its name of before
         type=Path,
-        help="of A B …: films.parquet with image_id and any of sex, age (years), projection, seen_film "
-        "and seen_patient (by A in its pretraining), for tables of subgroups",
+        help="of A B …: a table (films.parquet) with image_id and any of sex, age (years), "
+        "projection, seen_film and seen_patient (by A in its pretraining), for subgroups",
     )
     parser.add_argument(
         "--score_kind",
         choices=SCORE_KINDS[1:],
         default="",
-        help="of A B …: what the scores are in files that do not say it; without it they only rank images "
-        "and calibration is not judged",
+        help="of A B …: what the scores are in files that do not say it; without it they only rank "
+        "images and calibration is not judged",
     )
     given = parser.parse_args(arguments)
     if len(given.paths) == 1 and (given.paths[0] / "cells.json").is_file():
@@ -61,8 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> Path:
                 "--images and --score_kind are for files of predictions, not for a WORKDIR"
             )
         return benchmark.write(given.paths[0], given.num_resamples)
-    resamples = given.num_resamples or 1000
-    return compare_files(given.paths, given.out, resamples, given.images, given.score_kind)
+    paths, images = given.paths, given.images
+    if len(paths) == 1 and paths[0].is_dir():
+        table = paths[0] / "films.parquet"
+        images = images or (table if table.is_file() else None)
+        paths = [*paths, *sorted(paths[0].glob("baselines/*"))]
+    return compare_files(paths, given.out, given.num_resamples or 1000, images, given.score_kind)
 
 
 def compare_files(
@@ -74,10 +79,10 @@ def compare_files(
 ) -> Path:
     """Writes the report into `out`; the first predictions file is the encoder in question.
 
-    Compared are the labels that all files have. `images` is a table of the test images, whose seen_*
-    are of the first file's encoder; `score_kind` is that of files that do not say it. Raises
+    The labels that all files have are compared. `images` is a table of the test images, whose
+    seen_* are of the first file's encoder; `score_kind` is that of files that do not say it. Raises
     ValueError, naming file, image or label, for files that cannot be used, have no label in common
-    or are not of the same images, and for scores that cannot be of the kind said.
+    or are not of the same images, and for scores that cannot be of the kind given.
     """
     paths = [_file(path) for path in paths]
     if twice := [path for path, count in Counter(paths).items() if count > 1]:

@@ -235,8 +235,8 @@ def roc_curve(
 def label_curves(path: Path, title: str, curves: Mapping[str, Sequence[Any]]) -> None:
     """Draws macro AUROC against training images (log scale) to a PNG, a line and band each.
 
-    Every encoder is in `curves`, in the order that decides its colour, even without a score; a score
-    has `images`, `mean` and `interval`.
+    Every encoder is in `curves`, in the order that decides its colour, even without a score. A
+    score has `images`, `mean` and `interval`.
     """
     figure, grid = new_figure(7.0, 4.6)
     axes = grid[0, 0]

@@ -27,6 +27,19 @@ def test_files_of_one_name_are_told_apart_by_folder(tmp_path):
         command.compare_files(paths, tmp_path / "out", 50)
 
 
+def test_a_transfers_folder_is_its_encoder_against_its_baselines(tmp_path):
+    folders = [tmp_path / "run", tmp_path / "run" / "baselines" / "1-random"]
+    for place, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        given = fake.predictions(2.0 - place, place, "phantom", ("Mass",))
+        write_parquet(given, folder / "predictions.parquet")
+    image_table.write_parquet(fake.draw_images(), folders[0] / "films.parquet")
+    arguments = [str(folders[0]), f"--out={tmp_path / 'out'}", "--num_resamples=50"]
+    text = report(arguments)
+    assert "run against 1-random" in text and "| projection PA | " in text
+    assert not (folders[0] / "report.md").exists()
+
+
 def test_images_and_score_kind_of_other_software(tmp_path):
     given = fake.predictions(1.0, 1, "phantom")
     write_parquet(given, tmp_path / "ours.parquet")

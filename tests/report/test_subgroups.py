@@ -48,7 +48,9 @@ def test_numbers_are_those_of_the_images_chosen_by_hand():
 def test_facts_that_do_not_part_the_images_are_sentences():
     given = runs(1.0)
     images = image_table.in_order(fake.draw_images(), given[0][1].image_id)
-    same = images._replace(sex=np.full(80, ""), age=np.full(80, np.nan), projection=np.full(80, "PA"))
+    same = images._replace(
+        sex=np.full(80, ""), age=np.full(80, np.nan), projection=np.full(80, "PA")
+    )
     assert subgroups.groups(given, same, 10) == (
         [],
         ["All images: projection PA.", "Sex and age are not known of any image."],

@@ -46,8 +46,8 @@ class Seen(NamedTuple):
 class Cell(NamedTuple):
     """One encoder trained and scored once. `dataset` names the task too, where there is one.
 
-    `num_images` were trained on (0 where the cell never began); `seen` is None where it is not known.
-    `error` can be printed: one line, without ids.
+    `num_images` were trained on (0 where the cell never began); `seen` is None where that is not
+    known. `error` can be printed: one line, without ids.
     """
 
     encoder: str
@@ -127,8 +127,8 @@ def read_grid(workdir: Path) -> Grid:
         seen.add((*place, cell.encoder))
         if cell.state == "done" and images.setdefault(place, cell.num_images) != cell.num_images:
             raise ValueError(
-                f"{path}: {cell.folder} was trained on {cell.num_images} images, another encoder in "
-                f"its place on {images[place]}: encoders are compared on the same training images"
+                f"{path}: {cell.folder} was trained on {cell.num_images} images, another encoder "
+                f"there on {images[place]}: encoders are compared on the same training images"
             )
     return grid
 
@@ -242,7 +242,7 @@ def common_labels(read: Mapping[Cell, Predictions]) -> tuple[list[str], list[str
 
 
 def plain(grid: Grid, dataset: str) -> str:
-    """Returns a file name for a dataset, whose own may hold any sign; its number keeps names apart."""
+    """Returns a file name for a dataset, whose own may hold any sign; numbers keep names apart."""
     kept = "".join(sign if sign.isalnum() or sign in "_-" else "-" for sign in dataset)
     return f"{grid.datasets.index(dataset)}-{kept}"
 

@@ -96,7 +96,7 @@ def _images(
 def sections(
     workdir: Path, grid: Grid, largest: Sequence[Largest], num_resamples: int
 ) -> list[Block]:
-    """Returns ROC curves, calibration and subgroups of the first seed; writes two tables of them."""
+    """Returns ROC curves, calibration and subgroups of the first seed; writes tables of the two."""
     rocs: list[Block] = []
     for held in largest:
         path, labels = _path(workdir, grid, "roc", held), held.place.labels

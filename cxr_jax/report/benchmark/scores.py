@@ -215,7 +215,7 @@ def paired(scores: Mapping[str, Score], a: str, b: str) -> tuple[Score, Score] |
 
 
 def compared(scores: Mapping[str, Score], a: str, b: str) -> Comparison | None:
-    """Returns encoder a against b over the seeds that both have, not corrected; None without one."""
+    """Judges encoder a against b over the seeds that both have, not corrected; None without one."""
     both = paired(scores, a, b)
     if both is None:
         return None

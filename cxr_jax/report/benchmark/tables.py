@@ -232,7 +232,7 @@ Verdicts = Mapping[tuple[str, str], Comparison]  # by encoder and dataset
 
 
 def verdict_block(verdicts: Mapping[float, Verdicts], grid: Grid, datasets: Sequence[str]) -> Table:
-    """Returns encoders and fractions by datasets; verdicts by fraction, the largest fraction first."""
+    """Returns encoders and fractions (the largest first) by datasets; verdicts by fraction."""
     rows = []
     for encoder in grid.encoders[1:]:
         for fraction in sorted(verdicts, reverse=True):

@@ -29,8 +29,8 @@ class Unseen(NamedTuple):
 
     `images` (of `patients`) of `total` are left, and `labels` can be scored on them; without any
     there are no scores. `everywhere` and `scores`: by encoder the macro AUROC over these labels, on
-    all images and on those left. `seen_by` are the encoders that had seen images, `unknown` those of
-    which it is not known. `comparisons` are with the reference, on the images left.
+    all images and on those left. `seen_by` are the encoders that had seen images, `unknown` those
+    for which it is not known. `comparisons` are with the reference, on the images left.
     """
 
     largest: Largest

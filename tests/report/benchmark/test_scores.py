@@ -149,7 +149,9 @@ def test_label_that_one_cell_lacks_is_left_out_for_all(tmp_path):
     own = read_parquet(path / "predictions.parquet")
     curve = found.curves["linear", name, 1.0]["simclr"]
     assert curve.auroc[0] == pytest.approx(roc_auc_score(own.targets[:, 0], own.scores[:, 0]))
-    assert any("Nodule is left out for all encoders: no score from simclr" in note for note in found.notes)
+    assert any(
+        "Nodule is left out for all encoders: no score from simclr" in note for note in found.notes
+    )
     assert any("curves over images leave out Nodule" in note for note in found.notes)
 
 
