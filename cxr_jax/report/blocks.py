@@ -148,11 +148,14 @@ def _html(block: Block, place: str) -> str:
                 f"<tbody>{body}</tbody></table></div>"
             )
         case Picture(path, caption):
+            try:
+                with Image.open(path) as picture:
+                    dpi = picture.info.get("dpi", (_DPI,))[0]
+                    width = round(picture.width * 96 / dpi)  # a browser's inch has 96 pixels
+            except (OSError, ValueError, ZeroDivisionError):  # damaged: the rest is still a page
+                return f"<p>{_inline(caption)} (The picture cannot be read.)</p>"
             held = base64.b64encode(path.read_bytes()).decode()
             alt = html.escape(caption, quote=True)
-            with Image.open(path) as picture:
-                dpi = picture.info.get("dpi", (_DPI,))[0]
-                width = round(picture.width * 96 / dpi)  # a browser's inch has 96 pixels
             return (
                 f'<figure><img width="{width}" alt="{alt}" src="data:image/png;base64,{held}">'
                 f"<figcaption>{_inline(caption)}</figcaption></figure>"

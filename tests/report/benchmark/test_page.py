@@ -209,6 +209,12 @@ def test_reference_alone_and_other_protocols(tmp_path):
     assert "Verdicts" not in text and "How many labels" not in text
 
 
+def test_a_damaged_picture_does_not_cost_the_page(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    text = html_page.to_html("A", [html_page.Picture(tmp_path / "a.png", "Curves")])
+    assert "Curves (The picture cannot be read.)" in text and "<img" not in text
+
+
 def test_text_is_escaped_and_marked():
     blocks = [html_page.Text("1 < 2 **& more**"), html_page.Table(["a", "b"], [["x", "win\n+.1"]])]
     text = html_page.to_html("A & B", blocks)
