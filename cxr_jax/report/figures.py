@@ -1,4 +1,4 @@
-"""Pictures: AUROC with intervals, ROC curves, label curves, grids of images; without a display."""
+"""Pictures: AUROC with intervals, ROC curves, label curves, grids of images, without a display."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,6 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
@@ -47,7 +46,6 @@ def style(index: int) -> Style:
 def new_figure(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
     """Returns a figure of this size in inches and its array [rows columns] of axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots(squeeze=False, **grid)
 
 

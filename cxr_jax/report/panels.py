@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -63,7 +62,7 @@ def saliency(path: Path, cases: Sequence[Case]) -> None:
     for case in cases:
         strongest[case.label] = max(strongest[case.label], float(case.heat.max()))
     height = len(cases) * (_IMAGE + _GAP) + 0.8
-    figure = _new_sheet(2 * (_IMAGE + _GAP) + 2.5, height)
+    figure = Figure(figsize=(2 * (_IMAGE + _GAP) + 2.5, height))
     for row, case in enumerate(cases):
         top = _GAP + row * (_IMAGE + _GAP)
         plain = _axes(figure, 0.0, top, _IMAGE, _IMAGE)
@@ -94,7 +93,8 @@ def overlay(
 def neighbours(path: Path, cases: Sequence[Case], found: Sequence[Sequence[Neighbour]]) -> None:
     """Draws a row per case to a PNG: the image and its nearest training images."""
     side, step, frame = 1.05, 1.05 + 0.52, 0.03
-    figure = _new_sheet((1 + max(map(len, found))) * (side + _GAP), len(cases) * step)
+    width = (1 + max(map(len, found))) * (side + _GAP)
+    figure = Figure(figsize=(width, len(cases) * step))
     for row, (case, near) in enumerate(zip(cases, found)):
         images = [(case.image, case.target, "this image")]
         for one in near:
@@ -184,13 +184,6 @@ def _colour(target: float) -> str:
 
 def _state(case: Case) -> str:
     return f"{case.label}: {word(case.target)}"
-
-
-def _new_sheet(width: float, height: float) -> Figure:
-    """An empty figure of this size in inches."""
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
