@@ -1,4 +1,4 @@
-"""Self-supervised pretraining of chest X-ray encoders in JAX, and what it is worth.
+"""Self-supervised pretraining of chest X-ray encoders in JAX, and honest tests of its worth.
 
 encoder = cxr_jax.load_encoder("runs/mine")
 features = encoder(["image.dcm", "image.png"])
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def load_encoder(spec: str) -> ImageEncoder:
-    """What turns images into features: a workdir of a pretraining, or "<source>:<weights file>".
+    """Loads what turns images into features, from a pretraining's workdir or "<source>:<file>".
 
-    See `cxr_jax.weights.featurize.ImageEncoder` for what it takes, `cxr_jax.weights.load` for the errors.
+    See `cxr_jax.weights.featurize.ImageEncoder` for what it takes, `cxr_jax.weights.load` for what
+    it raises.
     """
     # Imported here: JAX and Flax take seconds, and half of the package does without them.
     from cxr_jax.weights import load

@@ -1,4 +1,4 @@
-"""Encoders from files, one source format per file: `load("torchvision_v1:/path/to/file.npz")`."""
+"""Encoders from workdirs and weights files: `load("torchvision_v1:/path/to/file.npz")`."""
 
 import re
 from pathlib import Path
@@ -10,26 +10,39 @@ __all__ = ["Encoder", "features", "load", "parse_spec", "random_encoder"]
 
 
 def parse_spec(spec: str) -> tuple[str | None, str]:
-    """ "torchvision_v1:/path" -> ("torchvision_v1", "/path"); without a source (None, spec).
+    """Splits "<source>:<path>"; the source of a path alone is None.
 
     Only a name can be a source: "gs://bucket/x" and "/a:b.npz" are paths.
+
+    >>> parse_spec("torchvision_v1:/path")
+    ('torchvision_v1', '/path')
     """
     match = re.fullmatch(r"([A-Za-z_]\w*):(?!//)(.*)", spec, re.DOTALL)
     return (match[1], match[2]) if match else (None, spec)
 
 
 def load(spec: str) -> Encoder:
-    """The encoder at `spec`: "<source>:<path>", "hf:<owner>/<name>", or a path alone.
+    """Reads the encoder at `spec`: "<source>:<path>", "hf:<owner>/<name>", or a path alone.
 
-    A folder alone is read as source "workdir", a file alone as source "torchvision".
+    The sources are the files in weights/importers. A folder alone is read as source "workdir", a
+    file alone as source "torchvision".
 
-    Raises ValueError for an unknown source (naming those there are) or a file that does not fit,
+    Raises ValueError for an unknown source (naming those there are) or a file that does not fit;
     FileNotFoundError.
+
+    >>> import tempfile
+    >>> from cxr_jax.weights import export
+    >>> from cxr_jax.weights.exporters import safetensors
+    >>> encoder = random_encoder({"name": "resnet", "variant": "small"}, image_size=32, seed=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export.write_folder(Path(folder), safetensors.export(encoder), card="")
+    ...     load(f"safetensors:{folder}").model
+    {'name': 'resnet', 'variant': 'small'}
     """
     if spec == "random":
         raise ValueError(
-            "'random' is no encoder by itself: a transfer gives it the shape of the encoder beside "
-            "it, or of config.model. In Python: cxr_jax.weights.random_encoder("
+            "'random' is not an encoder by itself: a transfer gives it the shape of the encoder "
+            "beside it, or of config.model. In Python: cxr_jax.weights.random_encoder("
             "{'name': 'resnet', 'variant': '50'}, image_size=224, seed=0), and "
             "cxr_jax.weights.featurize.ImageEncoder of that"
         )

@@ -1,65 +1,139 @@
 """A checkpoint file (.npz, .safetensors, torch's) as a flat dict of arrays, as they were saved."""
 
+import errno
 import math
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 from safetensors.numpy import load_file
 
+from cxr_jax.io.json import read_json
 from cxr_jax.io.limits import read_npy_header
 from cxr_jax.io.text import plain
-from cxr_jax.weights.torch_zip import read_torch_zip
-from cxr_jax.weights.zip_bounds import open_zip
+from cxr_jax.weights import torch_pickle
 
 # What torch.save wrote goes by many names; .tar is the end of .pth.tar, and no tar archive.
-TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+_TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+_SUFFIXES = (".npz", ".safetensors", *_TORCH_SUFFIXES)
+# Weights hardly compress; a zip file that does so better than this is made to exhaust memory. A
+# small file may hold little but zeros.
+_MAX_RATIO, _LEAST_BYTES = 20, 64 << 20
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def read_arrays(path: str | Path, containers: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Arrays by key.
+    """Reads the arrays of a file by key.
 
-    `containers`: under which keys of a training's checkpoint its weights may stand ("state_dict");
-    what stands beside them (epoch, optimizer) is then passed over. A file of bare weights has none.
+    Args:
+      containers: keys under which a training's checkpoint may hold its weights ("state_dict"); what
+        lies beside them (epoch, optimizer) is passed over. A file of bare weights has none.
 
     Raises FileNotFoundError; ValueError for an unknown suffix, a damaged file, or a torch file that
     holds anything but arrays by name at its top level, or in a container.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.savez(f"{folder}/weights.npz", bias=np.ones(2))
+    ...     read_arrays(f"{folder}/weights.npz")
+    {'bias': array([1., 1.])}
     """
     path = Path(path)
-    readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
-    if path.suffix not in (*readers, *TORCH_SUFFIXES):
-        known = ", ".join((*readers, *TORCH_SUFFIXES))
+    if path.suffix not in _SUFFIXES:
+        known = ", ".join(_SUFFIXES)
         raise ValueError(f"{path}: unknown suffix {path.suffix!r}; read are {known}")
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
-    if path.suffix in readers:
-        return readers[path.suffix](path)
-    return _read_torch(path, containers)
+    try:
+        if path.suffix == ".npz":
+            return _read_npz(path)
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        if not zipfile.is_zipfile(path):
+            raise ValueError(_why_not_a_zip(path))
+        with open_zip(path) as archive:
+            return torch_pickle.read(archive, containers, max_bytes(path))
+    except ValueError as error:
+        is_torch = path.suffix in _TORCH_SUFFIXES
+        what = "" if is_torch else f"not a sound {path.suffix} of plain arrays: "
+        raise ValueError(f"{path}: {what}{plain(str(error))}") from error
+
+
+def read_hub_folder(path: str | Path, facts_name: str) -> tuple[Path, dict[str, Any]]:
+    """Finds the weights in a folder as Hugging Face's hub has it, and reads the JSON beside them.
+
+    Args:
+      path: the folder, whose weights are model.safetensors, or a file of weights.
+
+    Returns the weights' file, and what `facts_name` beside it says, {} if it is not there.
+
+    Raises ValueError for a `facts_name` that is no JSON.
+    """
+    path = Path(path)
+    file = path / "model.safetensors" if path.is_dir() else path
+    facts = file.parent / facts_name
+    return file, read_json(facts) if facts.is_file() else {}
+
+
+def max_bytes(path: Path) -> int:
+    """How many bytes of arrays a file may give, by its size."""
+    return max(_LEAST_BYTES, _MAX_RATIO * path.stat().st_size)
+
+
+@contextmanager
+def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Opens a zip file whose directory was checked before anything is unpacked.
+
+    Raises ValueError for damage, also such as is found while it is open, a member that is there
+    twice or packed in an unusual way, and members that would unpack to more than `max_bytes`.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_directory(archive.infolist(), path)
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        what = str(error) or "it ends too early"
+        raise ValueError(f"damaged archive ({what}); copy the file again") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise  # the disk's fault, not the file's, whose places may lie before its start
+        raise ValueError(f"damaged archive ({error}); copy the file again") from error
+
+
+def _check_directory(entries: Sequence[zipfile.ZipInfo], path: Path) -> None:
+    if len({entry.filename for entry in entries}) < len(entries):
+        raise ValueError("an archive with two members of one name")
+    for entry in entries:
+        if entry.compress_type not in _COMPRESSIONS:
+            raise ValueError(f"member {entry.filename!r} is packed in a way that is not read here")
+        if entry.compress_size > path.stat().st_size:  # Python would make room for it
+            raise ValueError(f"member {entry.filename!r} claims {entry.compress_size:,} bytes")
+    unpacked, most = sum(entry.file_size for entry in entries), max_bytes(path)
+    if unpacked > most:
+        raise ValueError(
+            f"unpacks to {unpacked:,} bytes, more than the {most:,} that weights in a file of its "
+            "size take: made to exhaust memory"
+        )
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: not a sound .npz of plain arrays (it is no zip archive)")
-    try:
-        with open_zip(path) as archive:
-            return {
-                entry.filename.removesuffix(".npy"): _read_array(archive, entry)
-                for entry in archive.infolist()
-            }
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: not a sound .npz of plain arrays ({plain(str(error))})"
-        ) from error
+        raise ValueError("it is no zip archive")
+    with open_zip(path) as archive:
+        return {
+            entry.filename.removesuffix(".npy"): _read_npy(archive, entry)
+            for entry in archive.infolist()
+        }
 
 
-def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    """One member, which must have exactly the bytes that its header says.
-
-    Raises ValueError.
-    """
+def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """One member, which must have exactly the bytes that its header says. Raises ValueError."""
     with archive.open(entry) as stream:
         try:
             shape, fortran, dtype = read_npy_header(stream)
@@ -82,29 +156,17 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     # The last two: a dtype that NumPy lacks.
     except (safetensors.SafetensorError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: not a sound .safetensors ({plain(str(error))})") from error
+        raise ValueError(str(error)) from error
 
 
-def _read_torch(path: Path, containers: Sequence[str]) -> dict[str, np.ndarray]:
-    saved = read_torch_zip(path)
-    if not isinstance(saved, dict):
-        raise ValueError(f"{path}: holds a {type(saved).__name__}, not a state_dict")
-    if not all(isinstance(key, str) for key in saved):
-        raise ValueError(f"{path}: has keys that are no text; save the bare state_dict")
-    container = next((key for key in containers if isinstance(saved.get(key), dict)), None)
-    if container:
-        saved = saved[container]
-    nested = [
-        str(key)
-        for key, value in saved.items()
-        if isinstance(value, dict) and any(isinstance(item, np.ndarray) for item in value.values())
-    ]
-    if nested:
-        raise ValueError(
-            f"{path}: the weights are nested under {' and '.join(map(repr, nested))}; save the one "
-            f"you mean by itself, e.g. torch.save(checkpoint[{nested[0]!r}], 'weights.pth')"
+def _why_not_a_zip(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith(b"PK"):
+        return "the archive's end is missing: the file is truncated; copy it again"
+    if start.startswith(b"\x80\x02"):
+        return (
+            "torch's format before 1.6, which is not read here; with torch, save it again: "
+            "torch.save(torch.load(path, weights_only=True), path)"
         )
-    others = [repr(key[:100]) for key, value in saved.items() if not isinstance(value, np.ndarray)]
-    if others:
-        raise ValueError(f"{path}: {', '.join(others[:5])} is no tensor; save the bare state_dict")
-    return saved
+    return "not a file that torch.save wrote"

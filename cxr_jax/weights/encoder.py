@@ -1,4 +1,4 @@
-"""A pretrained encoder whatever its origin: what to build, its variables, and its image size."""
+"""A pretrained encoder of any origin: what to build, its variables, and its image size."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +17,13 @@ _LARGEST = 100_000  # number in a model's config
 
 
 class Encoder(NamedTuple):
-    """`models.build(model)` with `variables` {"params", "batch_stats"}, all float32.
+    """A pretrained encoder.
 
-    Without batch norm "batch_stats" is {}.
-
-    It reads images whose shorter side was brought to `image_size`, centre-cropped to a square.
+    Attributes:
+      model: the config from which `models.build` makes the module.
+      variables: {"params", "batch_stats"}, all float32; without batch norm "batch_stats" is {}.
+      image_size: it reads images whose shorter side was brought to this, centre-cropped to a
+        square.
     """
 
     name: str
@@ -31,13 +33,9 @@ class Encoder(NamedTuple):
 
 
 def check_facts(path: Path, model: Any, image_size: Any) -> None:
-    """Refuses what no config of ours says of an encoder; `path` is the file that says it.
-
-    Raises ValueError.
-    """
-    whole = isinstance(image_size, int) and not isinstance(image_size, bool)
-    if not (isinstance(model, dict) and whole and 1 <= image_size <= _LARGEST):
-        raise ValueError(f"{path} says no model or no image_size of a run")
+    """Checks a model and image size that a stranger's file `path` names. Raises ValueError."""
+    if not (isinstance(model, dict) and _is_size(image_size)):
+        raise ValueError(f"{path} has no model or no image_size of a run")
     if any(not abs(n) <= _LARGEST for n in jax.tree.leaves(model) if isinstance(n, int | float)):
         raise ValueError(f"{path}: model {plain(repr(model))} holds an absurd number")
     try:
@@ -47,19 +45,19 @@ def check_facts(path: Path, model: Any, image_size: Any) -> None:
 
 
 def check_pixels(mean: Sequence[float], std: Sequence[float], image_size: int | None) -> None:
-    """Refuses pixels' mean and deviation, and a size (None: not said), that no encoder has.
-
-    Raises ValueError.
-    """
+    """Checks the pixels' mean and deviation, and the size (None: unknown). Raises ValueError."""
     if not (len(mean) == len(std) in (1, 3) and all(map(math.isfinite, mean)) and min(std) > 0):
         raise ValueError(f"mean {plain(repr(mean))} or deviation {plain(repr(std))} is absurd")
-    whole = isinstance(image_size, int) and not isinstance(image_size, bool)
-    if image_size is not None and not (whole and 1 <= image_size <= _LARGEST):
+    if image_size is not None and not _is_size(image_size):
         raise ValueError(f"images of {plain(repr(image_size))} pixels")
 
 
+def _is_size(number: Any) -> bool:
+    return type(number) is int and 1 <= number <= _LARGEST
+
+
 def features(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
-    """A compiled function from images, float [b h w 1] in [0, 1], to features, float32 [b d].
+    """Compiles the encoder: images, float [b h w 1] in [0, 1], to features, float32 [b d].
 
     In evaluation mode: an image's features do not depend on its batch.
     """
@@ -74,7 +72,11 @@ def features(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
 
 
 def random_encoder(model_config: Mapping[str, Any] | Any, image_size: int, seed: int) -> Encoder:
-    """The baseline of equal architecture: `model_config` as initialised from `seed`, untrained."""
+    """Returns `model_config` as initialised from `seed`: the untrained baseline.
+
+    >>> random_encoder({"name": "resnet", "variant": "small"}, image_size=32, seed=0).name
+    'random'
+    """
     model = models.build(model_config)
     images = jnp.zeros((1, image_size, image_size, 1))
     # Unoptimised, the many random draws compile four times faster.

@@ -1,4 +1,4 @@
-"""Takes an encoder away into other tools.
+"""Exports an encoder for other tools.
 
 python -m cxr_jax.weights.export WORKDIR --format=FORMAT [--out=FOLDER]
 
@@ -19,22 +19,25 @@ import contextlib
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from safetensors.numpy import save
 
-from cxr_jax import plugins, weights
+from cxr_jax import models, plugins, weights
 from cxr_jax.data import seen_images
+from cxr_jax.io.json import read_json
+from cxr_jax.io.text import plain
+from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.exporters import Exported
-from cxr_jax.weights.model_card import model_card
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Writes what the command line asks for; returns the folder.
 
     Raises ValueError for an unknown format, a model that the tool does not have, a folder that is
-    not empty, a package that a format needs and that is not here, and what weights.load refuses;
+    not empty, a package that a format needs and that is missing, and what weights.load refuses;
     FileNotFoundError.
     """
     parser = argparse.ArgumentParser(
@@ -48,36 +51,38 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument("--scores", type=Path, help="a transfer's workdir, for the card's table")
     parser.add_argument("--licence", default="", help="what the card says of it")
     parser.add_argument(
-        "--with_ledger",
+        *("--with_seen_images", "--with_ledger"),  # the second as it was called before
         action="store_true",
-        help="copy exposure.parquet too: hashes of patients and images, by which others see which "
-        "test images the encoder had seen",
+        help=f"copy {seen_images.FILE} too: hashes of patients and images, by which others see "
+        "which test images the encoder had seen",
     )
     args = parser.parse_args(arguments)
     export = plugins.find("cxr_jax.weights.exporters", args.format, "export", "format")
     source = str(Path(weights.parse_spec(args.encoder)[1]).expanduser())
     encoder = weights.load(args.encoder)
     if args.out is None and not Path(source).is_dir():
-        raise ValueError(f"--out=FOLDER is needed: {source} is no folder to write below")
+        raise ValueError(f"--out=FOLDER is needed: {source} is not a folder to write below")
     out = args.out or Path(source) / "export" / args.format
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out={out} is there and not empty; name another folder")
     exported = export(encoder)
     card = model_card(encoder, exported, source, args.scores, args.licence)
-    if args.with_ledger and not (Path(source) / seen_images.FILE).is_file():
-        raise FileNotFoundError(f"--with_ledger: {source} holds no {seen_images.FILE}")
-    with _whole(out) as folder:
+    if args.with_seen_images and not (Path(source) / seen_images.FILE).is_file():
+        raise FileNotFoundError(f"--with_seen_images: {source} holds no {seen_images.FILE}")
+    with _atomic_folder(out) as folder:
         write_folder(folder, exported, card)
-        if args.with_ledger:
+        if args.with_seen_images:
             shutil.copy(Path(source) / seen_images.FILE, folder)
     print(f"{args.format}: {out}; its README.md says how to load it")
     return out
 
 
 @contextlib.contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A folder to write into, which then becomes `out`: a half export, or one without its ledger,
-    would look like one. Replaces what an export that was killed left of it."""
+def _atomic_folder(out: Path) -> Iterator[Path]:
+    """Yields a folder to write into, which then becomes `out`: half an export would look whole.
+
+    Replaces what an export that was killed left of it.
+    """
     out = out.resolve()  # a link to a folder stays one
     if out.is_mount():  # nothing can take its place
         yield out
@@ -94,7 +99,7 @@ def _whole(out: Path) -> Iterator[Path]:
 
 
 def write_folder(out: Path, exported: Exported, card: str) -> None:
-    """What was exported, and `card` as README.md, in the folder `out`."""
+    """Writes what was exported, and `card` as README.md, into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     if exported.tensors:
         # transformers asks for the framework by which a file was written. Not save_file, whose
@@ -106,6 +111,141 @@ def write_folder(out: Path, exported: Exported, card: str) -> None:
         text = (json.dumps(content, indent=2) + "\n").encode() if is_json else content
         (out / name).write_bytes(text)
     (out / "README.md").write_text(card)
+
+
+def model_card(
+    encoder: Encoder, exported: Exported, source: str, scores: Path | None, licence: str
+) -> str:
+    """Writes the README.md that goes out with an encoder, in Markdown.
+
+    Args:
+      source: where the encoder came from; if it is a pretraining's workdir, its config and its seen
+        images say what was done and what was seen.
+      scores: a transfer's workdir, whose metrics.json becomes a table; None: no scores.
+      licence: "": none is stated.
+
+    Raises FileNotFoundError for `scores` without a metrics.json, ValueError for another encoder's.
+    """
+    parts = [
+        f"# {encoder.name}\n\nAn image encoder, exported by cxr_jax.",
+        f"## How to load it\n\n```python\n{exported.usage}\n```",
+        f"## What it reads\n\n{_reads(encoder, exported)}",
+        f"## Architecture\n\n```json\n{json.dumps(encoder.model)}\n```{_rounded(encoder)}",
+        f"## Training\n\n{_training(Path(source), encoder)}",
+        f"## Images seen\n\n{_images_seen(Path(source))}",
+        f"## Scores\n\n{_scores(scores, encoder)}",
+        f"## Licence\n\n{licence or 'None is stated; the training data may have its own terms.'}",
+        "Not a medical device; not for clinical decisions.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _reads(encoder: Encoder, exported: Exported) -> str:
+    model = models.build(encoder.model)
+    images = (
+        f"Grey images, white = dense, shorter side brought to {encoder.image_size} px, the centre "
+        "cropped; pixels in [0, 1]"
+    )
+    numbers = f"(pixel - mean) / std with mean {_listed(model.mean)} and std {_listed(model.std)}"
+    if exported.normalises:
+        return f"{images}, as they are: {numbers} is done inside."
+    repeated = " (the grey image repeated in three channels)" if len(model.mean) == 3 else ""
+    return f"{images}, then {numbers}{repeated}."
+
+
+def _rounded(encoder: Encoder) -> str:
+    if encoder.model.get("dtype", "float32") == "float32":
+        return ""
+    return (
+        f"\n\nTrained and scored in {encoder.model['dtype']}: features of a tool that computes in "
+        "float32 differ by its rounding."
+    )
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.6g}" for value in values)
+
+
+def _training(workdir: Path, encoder: Encoder) -> str:
+    path = workdir / "config.json"
+    if not path.is_file():
+        return f"Not by cxr_jax: the weights were read from `{workdir.name}`."
+    config: dict[str, Any] = read_json(path)
+    with _damage_of(path):
+        return (
+            f"{encoder.name} of {config['num_train_steps']}, batches of {config['batch_size']}, on "
+            f"{config['data']['name']} ({config['data']['split']}), seed {config['seed']}.\n\n"
+            f"```json\n{json.dumps({key: config[key] for key in ('objective', 'optimizer')})}\n```"
+        )
+
+
+@contextlib.contextmanager
+def _damage_of(path: Path) -> Iterator[None]:
+    """Names the file in errors about what it lacks, or has as another type."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: not what a run writes ({error!r})") from error
+
+
+def _images_seen(workdir: Path) -> str:
+    if not (workdir / seen_images.FILE).is_file():
+        return "Not recorded."
+    seen = seen_images.read(workdir)
+    counts = Counter(zip(seen.dataset.tolist(), seen.split.tolist()))
+    lines = [f"| {name} | {split} | {count:,} |" for (name, split), count in counts.items()]
+    table = "\n".join(["| dataset | split | images |", "|---|---|---|", *lines])
+    start = seen_images.read_unknown_start(workdir)
+    return f"{table}\n\nIt started from {start}, whose images are not recorded." if start else table
+
+
+def _scores(workdir: Path | None, encoder: Encoder) -> str:
+    if workdir is None:
+        return "None are given."
+    path = workdir / "metrics.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--scores={workdir}: no metrics.json in it; name a transfer's workdir"
+        )
+    rows = read_json(path, list)
+    with _damage_of(path):
+        lines = [
+            f"| {row['label']} | {row['n_pos']} | {row['n_neg']} | {row['auroc']:.3f} "
+            f"[{row['low']:.3f}, {row['high']:.3f}] |"
+            for row in rows
+            if row["auroc"] is not None
+        ]
+    header = ["| label | positive | negative | test AUROC, 95 % interval |", "|---|---|---|---|"]
+    config = workdir / "config.json"
+    what = ""
+    if config.is_file():
+        facts = read_json(config)
+        with _damage_of(config):
+            what = (
+                f"{facts['dataset']}, protocol {facts['protocol']}, "
+                f"{facts['label_fraction']:.0%} of the labels:\n\n"
+            )
+    return what + "\n".join(header + lines) + _against(workdir, encoder)
+
+
+def _against(workdir: Path, encoder: Encoder) -> str:
+    """The comparisons with the transfer's baselines. Raises ValueError for another encoder's."""
+    path = workdir / "comparisons.json"
+    rows = read_json(path, list) if path.is_file() else []
+    with _damage_of(path):
+        # A transfer adds the path to a name that a baseline has too.
+        others = {row["a"] for row in rows if not row["a"].startswith(encoder.name)}
+        lines = [
+            f"\n\nAgainst {row['b']}, of macro AUROC {row['auroc_b']:.3f}: "
+            f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]."
+            for row in rows
+        ]
+    if others:
+        raise ValueError(
+            f"--scores={workdir}: they are of {plain(', '.join(sorted(others)))}, not of "
+            f"{encoder.name}"
+        )
+    return "".join(lines)
 
 
 if __name__ == "__main__":

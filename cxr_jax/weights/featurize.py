@@ -1,4 +1,4 @@
-"""Images as files or arrays to features, for whoever wants nothing else."""
+"""Features of images that are files or arrays, for programs that want nothing else."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -12,12 +12,18 @@ from cxr_jax.weights.encoder import Encoder, features
 
 
 class ImageEncoder:
-    """`encoder(images)` -> features, float32 [n d], one row per image, in evaluation mode.
+    """Turns images into features, float32 [n d], one row per image, in evaluation mode.
 
-    images: paths of DICOM, PNG or JPEG files (or a single one); or arrays, uint8 or float in [0, 1],
-    white = dense: one [h w], or several, as [n h w], [n h w 1] or a list of [h w] of any sizes.
-    An image's shorter side is brought to the size that the encoder reads, its centre cropped, and
-    the pixels are normalised as the encoder was trained: pass images as they are.
+    Images are paths of DICOM, PNG or JPEG files (or a single one); or arrays, uint8 or float in
+    [0, 1], white = dense: one [h w], or several, as [n h w], [n h w 1] or a list of [h w] of any
+    sizes. Pass them as they are: an image's shorter side is brought to the size that the encoder
+    reads, its centre cropped, and the pixels normalised as the encoder was trained.
+
+    >>> from cxr_jax.weights import random_encoder
+    >>> model = {"name": "vit", "variant": "64x1", "patch": 8, "image_size": 32}
+    >>> encoder = ImageEncoder(random_encoder(model, image_size=32, seed=0))
+    >>> encoder(np.zeros((3, 40, 36), np.uint8)).shape
+    (3, 64)
     """
 
     def __init__(self, encoder: Encoder):
@@ -33,7 +39,7 @@ class ImageEncoder:
         images: str | Path | Num[np.ndarray, "..."] | Sequence[str | Path | Num[np.ndarray, "..."]],
         batch_size: int = 32,
     ) -> Float[np.ndarray, "n d"]:
-        """Raises ValueError for no images, or naming one that cannot be read or has other pixels."""
+        """Raises ValueError for no images, or one that cannot be read or has other pixels."""
         squares = (self._square(image, name) for image, name in _one_by_one(images))
         rows = []
         while batch := list(islice(squares, batch_size)):
@@ -61,7 +67,7 @@ class ImageEncoder:
 
 
 def _one_by_one(images: object) -> Iterator[tuple[str | Path | np.ndarray, str]]:
-    """Every image, and what to call it in an error."""
+    """Every image, and its name in errors."""
     if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim == 2):
         images = [images]
     for index, image in enumerate(images):
@@ -83,7 +89,7 @@ def _unit(image: np.ndarray, name: str) -> Float[np.ndarray, "h w"]:
         return image / np.float32(255)
     if not np.issubdtype(image.dtype, np.floating):
         raise ValueError(
-            f"{name} is of dtype {image.dtype}: where its black and white lie is not known; scale "
+            f"{name} is of dtype {image.dtype}: its values of black and white are unknown; scale "
             "it to [0, 1] as float, or pass the path of its file"
         )
     low, high = image.min(), image.max()

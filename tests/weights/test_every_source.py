@@ -16,14 +16,15 @@ from safetensors.numpy import save_file
 
 from cxr_jax import weights
 from cxr_jax.models import densenet, resnet
+from cxr_jax.weights import importers
 
 # A folder of our own and a name of the hub: test_workdir.py, test_hf.py.
 NO_FILES = {"workdir", "hf"}
 SOURCES = sorted(
     {
         file.name
-        for file in pkgutil.iter_modules(weights.__path__)
-        if hasattr(importlib.import_module(f"cxr_jax.weights.{file.name}"), "load")
+        for file in pkgutil.iter_modules(importers.__path__)
+        if hasattr(importlib.import_module(f"cxr_jax.weights.importers.{file.name}"), "load")
     }
     - NO_FILES
 )

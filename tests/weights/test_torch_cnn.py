@@ -1,8 +1,10 @@
-"""DenseNets and prefixed ResNets of every source against PyTorch (skipped without torch)."""
+"""ResNets and DenseNets of every source against PyTorch (skipped without torch)."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from cxr_jax import weights
 from cxr_jax.models import densenet, resnet
@@ -131,3 +133,44 @@ def test_what_a_source_does_not_expect_is_refused_by_name(tmp_path):
         weights.load(f"torchvision:{path}")
     with pytest.raises(ValueError, match=r"no key begins with 'gloria\.img_encoder\.model\.'"):
         weights.load(f"gloria:{path}")
+
+
+def _save(net, path):
+    arrays = {key: value.numpy() for key, value in net.state_dict().items()}
+    if path.suffix == ".pth":
+        torch.save(net.state_dict(), path)
+    elif path.suffix == ".npz":
+        np.savez(path, **arrays)
+    else:
+        save_file(arrays, path)
+
+
+FULL = {
+    "18.pth": ((2, 2, 2, 2), {}, "torchvision"),
+    "34.safetensors": ((3, 4, 6, 3), {}, "torchvision"),
+    "50.pth": ((3, 4, 6, 3), {"bottleneck": True}, "torchvision"),
+    "50v1.npz": ((3, 4, 6, 3), {"bottleneck": True, "v1": True}, "torchvision_v1"),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_features_of_whole_resnets_equal_torchs(tmp_path, name):
+    sizes, kwargs, source = FULL[name]
+    net = torch_cnn.ResNet(sizes, **kwargs)
+    _save(net, tmp_path / name)
+    images = np.random.default_rng(0).uniform(size=(2, 97, 64, 1)).astype(np.float32)
+    with torch.no_grad():
+        reference = net.features(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    ours = weights.features(weights.load(f"{source}:{tmp_path / name}"))(jnp.asarray(images))
+    np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-4 * np.abs(reference).max())
+
+
+def test_the_three_formats_hold_the_same_encoder(tmp_path):
+    net = torch_cnn.ResNet((2, 2, 2, 2))
+    encoders = []
+    for name in ("a.pth", "b.npz", "c.safetensors"):
+        _save(net, tmp_path / name)
+        encoders.append(weights.load(str(tmp_path / name)))
+    for other in encoders[1:]:
+        same = jax.tree.map(np.array_equal, encoders[0].variables, other.variables)
+        assert jax.tree.all(same)

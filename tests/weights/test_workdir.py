@@ -23,7 +23,7 @@ def test_folders_that_hold_no_encoder_are_refused(tmp_path):
 
 
 def test_random_is_refused_with_what_to_do():
-    with pytest.raises(ValueError, match=r"no encoder by itself.*weights\.random_encoder\("):
+    with pytest.raises(ValueError, match=r"not an encoder by itself.*weights\.random_encoder\("):
         weights.load("random")
 
 
@@ -56,7 +56,7 @@ def test_a_config_that_was_changed_after_the_checkpoint_is_refused(tmp_path):
     for changed, message in (
         ({"model": model | {"std": [0.2]}}, "model is not what checkpoint 7 was saved with"),
         ({"image_size": 17}, "image_size is not what checkpoint 7"),
-        ({"objective": {"name": "sim\nclr"}}, "says no objective's name"),
+        ({"objective": {"name": "sim\nclr"}}, "has no objective's name"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | changed))
         with pytest.raises(ValueError, match=rf"config\.json.*{message}"):

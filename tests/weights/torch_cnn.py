@@ -1,4 +1,4 @@
-"""In PyTorch: torchvision's DenseNet and a small ResNet, and Keras's ResNet-50 with its biases."""
+"""In PyTorch: torchvision's ResNets and DenseNet, small ones too, and Keras's ResNet-50."""
 
 from collections import OrderedDict
 
@@ -158,6 +158,61 @@ class SmallResNet(nn.Module):
             y = torch.relu(block["bn1"](block["conv1"](x)))
             y = block["bn2"](block["conv2"](y))
             x = torch.relu(y + (block["downsample"](x) if "downsample" in block else x))
+        return x.mean((2, 3))
+
+
+def _conv(fan_in, out, size, stride=1):
+    return nn.Conv2d(fan_in, out, size, stride, padding=size // 2, bias=False)
+
+
+class ResNetBlock(nn.Module):
+    def __init__(self, fan_in, width, stride, bottleneck, v1):
+        super().__init__()
+        out = width * (4 if bottleneck else 1)
+        self.relu = nn.ReLU()
+        if bottleneck:
+            self.conv1 = _conv(fan_in, width, 1, stride if v1 else 1)
+            self.conv2 = _conv(width, width, 3, 1 if v1 else stride)
+            self.conv3 = _conv(width, out, 1)
+            self.bn3 = nn.BatchNorm2d(out)
+        else:
+            self.conv1 = _conv(fan_in, width, 3, stride)
+            self.conv2 = _conv(width, width, 3)
+        self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+        self.downsample = None
+        if stride != 1 or fan_in != out:
+            self.downsample = nn.Sequential(_conv(fan_in, out, 1, stride), nn.BatchNorm2d(out))
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        if hasattr(self, "conv3"):
+            y = self.bn3(self.conv3(self.relu(y)))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    def __init__(self, sizes, bottleneck=False, v1=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        fan_in = 64
+        for stage, size in enumerate(sizes):
+            width, layers = 64 * 2**stage, []
+            for index in range(size):
+                stride = 2 if stage and not index else 1
+                layers.append(ResNetBlock(fan_in, width, stride, bottleneck, v1))
+                fan_in = width * (4 if bottleneck else 1)
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
+        self.fc = nn.Linear(fan_in, 1000)
+        randomise(self)
+
+    def features(self, grey):
+        mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+        std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+        x = (grey.repeat(1, 3, 1, 1) - mean) / std
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.mean((2, 3))
 
 

@@ -1,19 +1,29 @@
-"""The encoder in a file of torchvision's ResNet or DenseNet keys, whoever trained it."""
+"""ResNets and DenseNets under torchvision's key names, whoever trained them."""
 
+import re
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cxr_jax.weights._layouts.densenet import is_densenet, read_densenet
-from cxr_jax.weights._layouts.resnet import read_resnet
-from cxr_jax.weights.convert import of_file
+from cxr_jax.models import densenet, resnet
+from cxr_jax.weights.convert import (
+    Source,
+    errors_naming,
+    fill,
+    list_first,
+    refuse_prefix,
+    without,
+)
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.key_prefix import without
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CLASSIFIERS = ("fc.weight", "fc.bias", "classifier.weight", "classifier.bias")
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+_LEAVES |= {"mean": "running_mean", "var": "running_var"}
 
 
 def cnn_encoder(
@@ -26,16 +36,108 @@ def cnn_encoder(
     stride_in_1x1: bool = False,
     negative_slope: float = 0.0,
 ) -> Encoder:
-    """The encoder of `arrays`, named after `path`, for images of `image_size`.
+    """Returns the encoder of `arrays`, named after `path`; its variant is read from the keys.
 
-    `heads`: how the keys of what stands behind the features begin, which an encoder lacks.
+    num_batches_tracked, which no computation reads, is passed over.
 
-    Raises ValueError with all that does not fit (see `fill`), naming the file.
+    Args:
+      heads: how the keys of layers behind the features begin, which an encoder lacks.
+      stride_in_1x1: whether a bottleneck's stride of 2 is in its first 1x1 convolution (v1, not
+        v1.5), which keys cannot tell.
+      negative_slope: that of a DenseNet's leaky ReLUs.
+
+    Raises ValueError, naming the file: as `fill`, for a prefix that all keys carry, and for another
+    architecture.
     """
-    with of_file(path):
-        arrays = without(arrays, *heads)
+    with errors_naming(path):
+        arrays = {
+            key: array
+            for key, array in without(arrays, *heads).items()
+            if not key.endswith(".num_batches_tracked")
+        }
+        pixels = {"mean": tuple(mean), "std": tuple(std)}
         if is_densenet(arrays):
-            model, variables = read_densenet(arrays, mean, std, negative_slope)
+            model, variables = _read_densenet(arrays, pixels, negative_slope)
         else:
-            model, variables = read_resnet(arrays, mean, std, stride_in_1x1)
+            model, variables = _read_resnet(arrays, pixels, stride_in_1x1)
     return Encoder(Path(path).stem, model, variables, image_size)
+
+
+def _read_resnet(
+    arrays: Mapping[str, np.ndarray], pixels: dict[str, Any], stride_in_1x1: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    refuse_prefix(arrays, "conv1.weight", "layer1.0.conv1.weight")
+    variant = _resnet_variant(arrays)
+    model = {"name": "resnet", "variant": variant, **pixels}
+    if stride_in_1x1 and resnet.VARIANTS[variant].get("bottleneck"):
+        model["stride_in_1x1"] = True
+    return model, fill(model, arrays, lambda p: Source((resnet_key(p),)), f"ResNet-{variant}")
+
+
+def _resnet_variant(arrays: Mapping[str, np.ndarray]) -> str:
+    """The variant whose number of blocks and kind of block the keys have."""
+    blocks = {tuple(key.split(".")[:2]) for key in arrays if key.startswith("layer")}
+    if not blocks:
+        raise ValueError(
+            "neither a ResNet nor a DenseNet: no key begins with 'layer' or "
+            f"'features.denseblock' (keys: {list_first(arrays, 3) or 'none'})"
+        )
+    sizes = [sum(stage == s for s, _ in blocks) for stage in sorted({stage for stage, _ in blocks})]
+    bottleneck = any(key.endswith(".conv3.weight") for key in arrays)
+    candidates = [
+        (sum(a != b for a, b in zip(fields["stage_sizes"], sizes, strict=False)), name)
+        for name, fields in resnet.VARIANTS.items()
+        # torchvision's have numbers for names; the others are ours.
+        if name.isdigit() and bool(fields.get("bottleneck")) == bottleneck
+    ]
+    return min(candidates)[1]
+
+
+def resnet_key(path: tuple[str, ...]) -> str:
+    """Names a ResNet's variable as torchvision does.
+
+    >>> resnet_key(("params", "layer1_0", "downsample_conv", "kernel"))
+    'layer1.0.downsample.0.weight'
+    """
+    *modules, leaf = path[1:]
+    renamed = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
+    names = [renamed.get(module, module.replace("_", ".")) for module in modules]
+    return ".".join([*names, _LEAVES[leaf]])
+
+
+def is_densenet(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Returns whether the keys are a DenseNet's."""
+    return any("denseblock1.denselayer1." in key for key in arrays)
+
+
+def _read_densenet(
+    arrays: Mapping[str, np.ndarray], pixels: dict[str, Any], negative_slope: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    refuse_prefix(arrays, "features.conv0.weight", "features.norm0.weight")
+    # torchvision's own files write `norm.1` where its modules are called `norm1`.
+    arrays = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): array
+        for key, array in arrays.items()
+    }
+    layers = {tuple(key.split(".")[1:3]) for key in arrays if ".denselayer" in key}
+    sizes = [sum(block == b for b, _ in layers) for block in sorted({block for block, _ in layers})]
+
+    def difference(variant: str) -> int:
+        known = densenet.VARIANTS[variant]
+        return sum(abs(a - b) for a, b in zip_longest(known, sizes, fillvalue=0))
+
+    variant = min(densenet.VARIANTS, key=difference)
+    model = {"name": "densenet", "variant": variant, **pixels}
+    if negative_slope:
+        model["negative_slope"] = negative_slope
+    return model, fill(model, arrays, lambda p: Source((densenet_key(p),)), f"DenseNet-{variant}")
+
+
+def densenet_key(path: tuple[str, ...]) -> str:
+    """Names a DenseNet's variable as torchvision does.
+
+    >>> densenet_key(("params", "denseblock1_denselayer2", "conv1", "kernel"))
+    'features.denseblock1.denselayer2.conv1.weight'
+    """
+    *modules, leaf = path[1:]
+    return ".".join(["features", *modules, _LEAVES[leaf]]).replace("_denselayer", ".denselayer")

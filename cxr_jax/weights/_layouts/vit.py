@@ -1,4 +1,4 @@
-"""What the ViT layouts of several publishers have in common."""
+"""ViTs under the key names of several publishers."""
 
 import re
 from collections.abc import Mapping
@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 
 from cxr_jax.models.vit import VARIANTS
-from cxr_jax.weights.convert import Source, added, fill
+from cxr_jax.weights.convert import Source, add_alike, fill
 
-# By variable ("cls", "qkv.kernel") its source or key; by layer ("norm1") how its keys begin. In a
-# block's, {} stands for its number.
+# By variable ("cls", "qkv.kernel") its source or key; by layer ("norm1") how its keys begin. In
+# those of blocks, {} is the block's number.
 Names = Mapping[str, str | Source]
 
 
 def shape_of(
     arrays: Mapping[str, np.ndarray], patches: str, positions: str, block: str
 ) -> dict[str, Any]:
-    """What the arrays spell of a ViT's config: {"variant", "patch", "image_size"}.
+    """Reads {"variant", "patch", "image_size"} of a ViT's config from its arrays.
 
     `patches` and `positions` are the keys of the patch embedding [d c p p] and of the position
     embedding [1 n d] or [n d]; `block` a pattern with the block's number as its group.
@@ -58,7 +58,7 @@ def _variant(width: int, numbers: set[int]) -> str:
 def read_vit(
     model: Mapping[str, Any], arrays: Mapping[str, np.ndarray], outer: Names, block: Names
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(config, variables) of the ViT `model` filled from `arrays`.
+    """Returns (config, variables) of the ViT `model`, filled from `arrays`.
 
     `outer` and `block` say where its variables are, those of blocks apart: "norm1":
     "blocks.{}.norm1" reads the first block's scale from `blocks.0.norm1.weight`.
@@ -85,32 +85,34 @@ def read_vit(
 
 
 def tokens(cls: str | None, positions: str, has_place: bool) -> dict[str, Source]:
-    """Sources of "cls" and "positions".
+    """Returns the sources of "cls" and "positions".
 
-    `has_place`: the first position is the class token's; it is added to the token.
+    `has_place`: the first position is the class token's, to which it is added.
     """
     if cls is None:
         return {"positions": Source((positions,), rows)}
     if not has_place:
         return {"cls": Source((cls,), np.ravel), "positions": Source((positions,), rows)}
     return {
-        "cls": Source((cls, positions), lambda token, place: added(token.ravel(), rows(place)[0])),
+        "cls": Source(
+            (cls, positions), lambda token, place: add_alike(token.ravel(), rows(place)[0])
+        ),
         "positions": Source((positions,), lambda place: rows(place)[1:]),
     }
 
 
 def num_rows(arrays: Mapping[str, np.ndarray], key: str) -> int:
-    """n of the array [1 n d] or [n d] called `key`. Raises ValueError for one of another rank."""
+    """Returns n of the array [1 n d] or [n d] called `key`. Raises ValueError for another rank."""
     if arrays[key].ndim not in (2, 3):
         raise ValueError(f"{key} of shape {arrays[key].shape} where [1 n d] is expected")
     return arrays[key].shape[-2]
 
 
 def rows(array: np.ndarray) -> np.ndarray:
-    """[1 n d] -> [n d]; [n d] as it is."""
+    """Returns [n d] of an array [1 n d] or [n d]."""
     return array[0] if array.ndim == 3 else array
 
 
 def stacked(*keys: str) -> Source:
-    """Several arrays one below the other: query, key and value."""
+    """Returns a source that stacks several arrays, as those of query, key and value."""
     return Source(keys, lambda *parts: np.concatenate(parts))

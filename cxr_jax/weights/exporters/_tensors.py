@@ -1,4 +1,4 @@
-"""What the formats share: our variables in PyTorch's order of axes, and torchvision's keys."""
+"""Our variables in PyTorch's order of axes, and under torchvision's keys, for several formats."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 from cxr_jax import models
 from cxr_jax.models._positions import resample
-from cxr_jax.weights._layouts import densenet, resnet
+from cxr_jax.weights._layouts.cnn import densenet_key, resnet_key
 from cxr_jax.weights.convert import to_torch
 from cxr_jax.weights.encoder import Encoder
 
@@ -17,7 +17,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def layer(leaves: Mapping[str, Any], key: str) -> Arrays:
-    """{"kernel", "scale", "bias"} of one layer as `key`.weight and `key`.bias."""
+    """Returns {"kernel", "scale", "bias"} of one layer as `key`.weight and `key`.bias."""
     ending = {"kernel": "weight", "scale": "weight", "bias": "bias"}
     return {f"{key}.{ending[leaf]}": _torch(leaf, array) for leaf, array in leaves.items()}
 
@@ -29,7 +29,7 @@ def _torch(leaf: str, array: Any) -> np.ndarray:
 
 
 def query_key_value(leaves: Mapping[str, Any], key: str) -> Arrays:
-    """The three parts of a block's "qkv", each under `key` with its name ("query") for {}."""
+    """Returns the thirds of a block's "qkv", each under `key` with its name ("query") for {}."""
     return {
         key.format(part) + leaf: np.ascontiguousarray(third)
         for leaf, array in layer(leaves, "").items()
@@ -38,7 +38,7 @@ def query_key_value(leaves: Mapping[str, Any], key: str) -> Arrays:
 
 
 def blocks(encoder: Encoder) -> dict[str, Mapping[str, Any]]:
-    """A ViT's blocks by their number."""
+    """Returns a ViT's blocks by their number."""
     params = encoder.variables["params"].items()
     return {
         name.removeprefix("block_"): block for name, block in params if name.startswith("block_")
@@ -46,12 +46,12 @@ def blocks(encoder: Encoder) -> dict[str, Mapping[str, Any]]:
 
 
 def cnn(encoder: Encoder) -> Arrays:
-    """A ResNet or DenseNet under torchvision's keys."""
+    """Returns a ResNet or DenseNet under torchvision's keys. Raises ValueError for any other."""
     name, variant = encoder.model["name"], encoder.model["variant"]
     if name not in ("resnet", "densenet"):
         raise ValueError(
             f"torchvision's layout is written of ResNets and DenseNets, not of {name}; "
-            "--format=timm, huggingface and onnx are"
+            "try --format=timm, huggingface or onnx"
         )
     if name == "resnet" and not variant.isdigit():
         raise ValueError(
@@ -60,7 +60,7 @@ def cnn(encoder: Encoder) -> Arrays:
         )
     if encoder.model.get("negative_slope"):
         raise ValueError("torchvision's DenseNets have no leaky ReLUs; --format=onnx does")
-    key_of = resnet.key_of if name == "resnet" else densenet.key_of
+    key_of = resnet_key if name == "resnet" else densenet_key
     tensors: Arrays = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.variables):
         names = tuple(entry.key for entry in path)
@@ -72,7 +72,10 @@ def cnn(encoder: Encoder) -> Arrays:
 
 
 def at_its_size(encoder: Encoder) -> Encoder:
-    """A ViT with positions for the images that it reads: tools differ in how they resample them."""
+    """Returns a ViT with positions for the images that it reads, any other encoder as it is.
+
+    Tools differ in how they resample positions.
+    """
     if encoder.model["name"] != "vit":
         return encoder
     model, params = models.build(encoder.model), encoder.variables["params"]
@@ -86,12 +89,12 @@ def at_its_size(encoder: Encoder) -> Encoder:
 
 
 def has_clips_parts(model: Any) -> bool:
-    """Whether a ViT is CLIP's rather than the plain one."""
+    """Returns whether a ViT is CLIP's rather than the plain one."""
     quick = model.activation != "gelu"
     return bool(model.pre_norm or model.projection or quick or model.epsilon != 1e-6)
 
 
 def width(encoder: Encoder) -> int:
-    """How many features it gives."""
+    """Returns how many features it gives."""
     model, images = models.build(encoder.model), jax.ShapeDtypeStruct((1, 64, 64, 1), np.float32)
     return jax.eval_shape(lambda v, x: model.apply(v, x, False), encoder.variables, images).shape[1]

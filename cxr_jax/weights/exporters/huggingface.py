@@ -23,7 +23,7 @@ from cxr_jax.weights.exporters._tensors import (
 
 
 def export(encoder: Encoder) -> Exported:
-    """With config.json and preprocessor_config.json."""
+    """Writes the tensors, config.json and preprocessor_config.json."""
     encoder = at_its_size(encoder)
     model = models.build(encoder.model)
     channels, size = len(model.mean), encoder.image_size
@@ -71,7 +71,8 @@ def _sizes(model: Any) -> dict[str, Any]:
 def _dinov2(encoder: Encoder, model: Any) -> tuple[Arrays, dict[str, Any]]:
     if model.pooling != "class":
         raise ValueError(
-            "transformers' Dinov2Model gives the class token, this ViT a mean; --format=timm and onnx have it"
+            "transformers' Dinov2Model gives the class token, this ViT a mean; --format=timm and "
+            "onnx have it"
         )
     registers = {"num_register_tokens": model.registers} if model.registers else {}
     config = {

@@ -12,9 +12,7 @@ import numpy as np
 from cxr_jax import models
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.exporters import Exported
-from cxr_jax.weights.exporters._onnx_cnn import densenet, resnet
-from cxr_jax.weights.exporters._onnx_graph import Graph
-from cxr_jax.weights.exporters._onnx_vit import vit
+from cxr_jax.weights.exporters._onnx import Graph, densenet, resnet, vit
 from cxr_jax.weights.exporters._tensors import at_its_size, width
 
 _ARCHITECTURES: dict[str, Callable[[Graph, Any, dict[str, Any], str], str]] = {
@@ -25,9 +23,9 @@ _ARCHITECTURES: dict[str, Callable[[Graph, Any, dict[str, Any], str], str]] = {
 
 
 def export(encoder: Encoder) -> Exported:
-    """model.onnx: "images", float32 [batch 1 size size] in [0, 1], to "features" [batch d].
+    """Writes model.onnx: "images", float32 [batch 1 size size] in [0, 1], to "features" [batch d].
 
-    It normalises the images itself and computes in float32.
+    The program normalises the images itself and computes in float32.
 
     Raises ValueError without the package onnx.
     """
@@ -39,7 +37,8 @@ def export(encoder: Encoder) -> Exported:
         ) from error
     if encoder.model["name"] not in _ARCHITECTURES:
         raise ValueError(
-            f"no ONNX is written of a {encoder.model['name']}, only of {', '.join(_ARCHITECTURES)}"
+            f"no ONNX can be written of a {encoder.model['name']}, only of "
+            f"{', '.join(_ARCHITECTURES)}"
         )
     encoder = at_its_size(encoder)
     model, size, channels = models.build(encoder.model), encoder.image_size, width(encoder)

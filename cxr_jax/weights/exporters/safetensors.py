@@ -1,4 +1,4 @@
-"""Ours, for cxr_jax itself: every encoder, read back by the weights source `safetensors`."""
+"""cxr_jax's own format: every encoder, read back by the weights source `safetensors`."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from cxr_jax.weights.exporters import Exported
 
 
 def export(encoder: Encoder) -> Exported:
-    """Our own names, as they are, and the model's config."""
+    """Writes the variables under our own names, and the model's config."""
     leaves = jax.tree_util.tree_leaves_with_path(encoder.variables)
     tensors = {".".join(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves}
     facts = {"name": encoder.name, "model": encoder.model, "image_size": encoder.image_size}

@@ -19,7 +19,7 @@ from cxr_jax.weights.exporters._tensors import (
 
 
 def export(encoder: Encoder) -> Exported:
-    """With config.json as timm's own repositories have it."""
+    """Writes the tensors, and config.json as timm's own repositories have it."""
     encoder = at_its_size(encoder)
     model = models.build(encoder.model)
     arguments: dict[str, Any] = {"in_chans": len(model.mean)}
@@ -27,7 +27,7 @@ def export(encoder: Encoder) -> Exported:
     if encoder.model["name"] == "vit":
         if has_clips_parts(model):
             raise ValueError(
-                "what goes out to timm is no ViT with CLIP's parts; --format=huggingface and onnx have them"
+                "timm has no ViT with CLIP's parts; --format=huggingface and onnx have them"
             )
         arguments |= {
             **{"img_size": model.image_size, "patch_size": model.patch, "embed_dim": model.width},
@@ -42,8 +42,8 @@ def export(encoder: Encoder) -> Exported:
         tensors, architecture = cnn(encoder), f"resnet{encoder.model['variant']}"
     else:
         raise ValueError(
-            "what goes out to timm are ViTs, and ResNets of v1.5; --format=torchvision and onnx "
-            "take the others"
+            "timm's layout is written of ViTs and of ResNets of v1.5; --format=torchvision and "
+            "onnx take the others"
         )
     pixels = {"mean": list(model.mean), "std": list(model.std)}
     size = [len(model.mean), encoder.image_size, encoder.image_size]

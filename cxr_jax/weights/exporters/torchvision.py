@@ -8,10 +8,10 @@ from cxr_jax.weights.exporters._tensors import cnn
 
 
 def export(encoder: Encoder) -> Exported:
-    """For the module there of the same name, whose first convolution reads three channels.
+    """Writes the tensors of the module of the same name, whose first convolution reads RGB.
 
-    A grey encoder's first kernel is spread over the three, a third each: of an image repeated in
-    three channels and normalised by the card's numbers it makes the same.
+    A grey encoder's first kernel is spread over the three channels, a third each: features of an
+    image repeated in three channels, normalised by the card's numbers, are the same.
     """
     tensors = cnn(encoder)
     first = "conv1.weight" if encoder.model["name"] == "resnet" else "features.conv0.weight"

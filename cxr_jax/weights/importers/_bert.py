@@ -1,4 +1,4 @@
-"""BERT as Hugging Face's transformers save it: BioClinicalBERT, CXR-BERT, BERT itself.
+"""BERT as Hugging Face's transformers saves it: BioClinicalBERT, CXR-BERT, BERT itself.
 
 Keys with or without the prefix `bert.`. Passed over: `cls.` and `classifier.` (heads of the tasks
 it was trained on), `pooler.` (a vector of the first token; here all tokens are pooled) and
@@ -15,10 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_jax.models.bert import Bert
-from cxr_jax.weights import key_prefix
 from cxr_jax.weights._layouts.vit import stacked
 from cxr_jax.weights.arrays import read_arrays
-from cxr_jax.weights.convert import Source, fill_variables, of_file
+from cxr_jax.weights.convert import (
+    Source,
+    errors_naming,
+    fill_variables,
+    refuse_prefix,
+    strip_prefix,
+    without,
+)
 
 _HEADS = ("cls.", "classifier.", "pooler.", "embeddings.position_ids")
 _ATTENTION = "encoder.layer.{}.attention"
@@ -32,7 +38,7 @@ _BLOCK = {
 
 
 def load_text(path: str | Path, encoder: Bert) -> dict[str, Any]:
-    """The parameters of `encoder` from a file, or from the folder of the hub that holds it.
+    """Reads the parameters of `encoder` from a file, or from the hub's folder that holds it.
 
     Raises FileNotFoundError; ValueError with all that does not fit.
     """
@@ -41,12 +47,17 @@ def load_text(path: str | Path, encoder: Bert) -> dict[str, Any]:
         files = [path / name for name in ("model.safetensors", "pytorch_model.bin")]
         path = next((file for file in files if file.is_file()), files[0])
     arrays = read_arrays(path)
-    with of_file(path):
+    with errors_naming(path):
         if any(key.startswith("bert.") for key in arrays):
-            arrays = key_prefix.below(arrays, ("bert.",), _HEADS)
-        arrays = {_renamed(key): array for key, array in arrays.items()}
-        arrays = key_prefix.without(arrays, *_HEADS)
-        key_prefix.refuse_prefix(arrays, "embeddings.word_embeddings.weight")
+            arrays = strip_prefix(arrays, ("bert.",), _HEADS)
+        arrays = {
+            key.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
+                "LayerNorm.beta", "LayerNorm.bias"
+            ): array
+            for key, array in arrays.items()
+        }
+        arrays = without(arrays, *_HEADS)
+        refuse_prefix(arrays, "embeddings.word_embeddings.weight")
         expected = jax.eval_shape(
             lambda tokens: encoder.init(jax.random.key(0), tokens, tokens > 0),
             jax.ShapeDtypeStruct((1, 1), jnp.int32),
@@ -54,12 +65,6 @@ def load_text(path: str | Path, encoder: Bert) -> dict[str, Any]:
         size = f"{encoder.vocabulary} tokens, {encoder.positions} positions"
         architecture = f"BERT-{encoder.width}x{encoder.num_blocks} of {size}"
         return fill_variables(expected, arrays, _source, architecture)["params"]
-
-
-def _renamed(key: str) -> str:
-    return key.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-        "LayerNorm.beta", "LayerNorm.bias"
-    )
 
 
 def _source(path: tuple[str, ...]) -> Source:

@@ -10,5 +10,5 @@ from cxr_jax.weights.importers.clip import load_clip
 
 
 def load(path: str | Path) -> Encoder:
-    """As clip.load, errors included."""
+    """Reads the encoder as clip.load does, errors included."""
     return load_clip(path, mean=(101.48761 / 255,) * 3, std=(83.43944 / 255,) * 3)

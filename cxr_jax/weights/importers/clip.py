@@ -13,9 +13,8 @@ import numpy as np
 
 from cxr_jax.weights._layouts.vit import read_vit, shape_of, tokens
 from cxr_jax.weights.arrays import read_arrays
-from cxr_jax.weights.convert import Source, of_file
+from cxr_jax.weights.convert import Source, errors_naming, strip_prefix
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.key_prefix import below
 
 _TEXT = (
     *("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection"),
@@ -25,7 +24,7 @@ _BLOCK = "transformer.resblocks.{}."
 
 
 def load(path: str | Path) -> Encoder:
-    """The encoder below `visual.`; the text tower and its temperature are passed over.
+    """Reads the encoder below `visual.`; the text tower and its temperature are passed over.
 
     Raises FileNotFoundError; ValueError with all that does not fit, and for CLIP's own ResNets.
     """
@@ -34,10 +33,10 @@ def load(path: str | Path) -> Encoder:
 
 
 def load_clip(path: str | Path, mean: Sequence[float], std: Sequence[float]) -> Encoder:
-    """As `load`, for images normalised by `mean` and `std`."""
+    """Reads the encoder as `load` does, for images normalised by `mean` and `std`."""
     arrays = read_arrays(path)
-    with of_file(path):
-        arrays = below(arrays, ("visual.",), _TEXT)
+    with errors_naming(path):
+        arrays = strip_prefix(arrays, ("visual.",), _TEXT)
         if any(key.startswith("attnpool.") for key in arrays):
             raise ValueError(
                 "this is a CLIP with a ResNet of its own kind; read are those with ViT"

@@ -12,5 +12,5 @@ from cxr_jax.weights.encoder import Encoder
 
 
 def load(path: str | Path) -> Encoder:
-    """Raises FileNotFoundError; ValueError with all that does not fit."""
+    """Reads the encoder. Raises FileNotFoundError; ValueError with all that does not fit."""
     return cnn_encoder(path, read_arrays(path, containers=("image_encoder",)), image_size=224)

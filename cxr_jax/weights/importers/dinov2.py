@@ -10,17 +10,15 @@ from pathlib import Path
 
 from cxr_jax.weights._layouts.cnn import IMAGENET_MEAN, IMAGENET_STD
 from cxr_jax.weights._layouts.vit import num_rows, read_vit, rows, shape_of, stacked, tokens
-from cxr_jax.weights.arrays import read_arrays
-from cxr_jax.weights.convert import Source, of_file
+from cxr_jax.weights.arrays import read_arrays, read_hub_folder
+from cxr_jax.weights.convert import Source, errors_naming, refuse_prefix, without
 from cxr_jax.weights.encoder import Encoder, check_pixels
-from cxr_jax.weights.importers._folder import weights_and_facts
-from cxr_jax.weights.key_prefix import refuse_prefix, without
 
 _BLOCK = "encoder.layer.{}."
 
 
 def load(path: str | Path) -> Encoder:
-    """The encoder in a folder of the hub, or in its model.safetensors.
+    """Reads the encoder in a folder of the hub, or in its model.safetensors.
 
     The mask token, which stands for patches hidden in training, is passed over.
 
@@ -32,13 +30,13 @@ def load(path: str | Path) -> Encoder:
 def load_dinov2(
     path: str | Path, image_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> Encoder:
-    """As `load`; the facts given hold where no preprocessor_config.json says others."""
-    file, facts = weights_and_facts(path, "preprocessor_config.json")
+    """Reads the encoder as `load` does, with facts for files without preprocessor_config.json."""
+    file, facts = read_hub_folder(path, "preprocessor_config.json")
     arrays = read_arrays(file)
     if facts:
-        with of_file(file.parent / "preprocessor_config.json"):
+        with errors_naming(file.parent / "preprocessor_config.json"):
             image_size, mean, std = _facts(facts)
-    with of_file(file):
+    with errors_naming(file):
         patches = "embeddings.patch_embeddings.projection"
         refuse_prefix(arrays, patches + ".weight", "embeddings.cls_token")
         arrays = without(arrays, "embeddings.mask_token")

@@ -10,19 +10,18 @@ from pathlib import Path
 
 from cxr_jax.weights._layouts.cnn import cnn_encoder
 from cxr_jax.weights.arrays import read_arrays
-from cxr_jax.weights.convert import of_file
+from cxr_jax.weights.convert import errors_naming, strip_prefix
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.key_prefix import below
 
 
 def load(path: str | Path) -> Encoder:
-    """The encoder below `gloria.img_encoder.model.`; text encoder and embedders are passed over.
+    """Reads the encoder below `gloria.img_encoder.model.`; text and embedders are passed over.
 
     Raises FileNotFoundError; ValueError with all that does not fit.
     """
     arrays = read_arrays(path, containers=("state_dict",))
     image = "gloria.img_encoder."
     others = ("gloria.text_encoder.", image + "global_embedder.", image + "local_embedder.")
-    with of_file(path):
-        arrays = below(arrays, (image + "model.",), others)
+    with errors_naming(path):
+        arrays = strip_prefix(arrays, (image + "model.",), others)
     return cnn_encoder(path, arrays, image_size=299, mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -1,7 +1,7 @@
-"""`hf:OWNER/NAME`: DINOv2's, RAD-DINO's and timm's encoders by their name on Hugging Face's hub.
+"""DINOv2's, RAD-DINO's and timm's encoders by their name on Hugging Face's hub: `hf:OWNER/NAME`.
 
-Looked up in the hub's cache on this machine, as its own tools keep it. What is not there is fetched
-if the package huggingface_hub is installed and HF_HUB_OFFLINE is not set.
+They are looked up in the hub's cache on this machine. What is not there is fetched if the package
+huggingface_hub is installed and HF_HUB_OFFLINE is not set.
 """
 
 import importlib.util
@@ -13,28 +13,23 @@ from cxr_jax.io.json import read_json
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.importers import dinov2, timm
 
-_LAYOUTS = {"dinov2": dinov2.load, "dinov2_with_registers": dinov2.load}
+_DINOV2 = ("dinov2", "dinov2_with_registers")
 
 
 def load(name: str) -> Encoder:
-    """The encoder called OWNER/NAME, with the mean, deviation and size that its JSON files give.
+    """Reads the encoder called OWNER/NAME, with the mean, deviation and size of its JSON files.
 
     Raises ValueError for another spelling, a model of another kind, or what its source refuses;
     FileNotFoundError, with the command that fetches it, where the cache lacks it.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(f"hf:{name} is no name of the hub; write hf:OWNER/NAME")
+        raise ValueError(f"hf:{name} is not a name of the hub; write hf:OWNER/NAME")
     folder = _cached(name) or _fetched(name)
     config = read_json(folder / "config.json")
     kind = config.get("model_type")
-    if "pretrained_cfg" in config:
-        read = timm.load
-    elif kind in _LAYOUTS:
-        read = _LAYOUTS[kind]
-    else:
-        raise ValueError(
-            f"hf:{name} is of kind {kind!r}; read are {', '.join(_LAYOUTS)} and timm's"
-        )
+    if "pretrained_cfg" not in config and kind not in _DINOV2:
+        raise ValueError(f"hf:{name} is of kind {kind!r}; read are {', '.join(_DINOV2)} and timm's")
+    read = timm.load if "pretrained_cfg" in config else dinov2.load
     return read(folder)._replace(name=name.partition("/")[2])
 
 

@@ -1,31 +1,31 @@
 """The ResNet-50 of keras.applications: .h5, .weights.h5, .keras, or its weights as .npz.
 
-Keras's own files are read without Keras and HDF5's library. The .npz, with Keras 3:
-`np.savez("weights.npz", **{w.path: w.numpy() for w in model.weights})`; with Keras 2, `w.name` for
-`w.path`. Its bottlenecks have their stride in the first 1x1 convolution, its
-convolutions a bias, its batch norms an epsilon of 1.001e-5, and its pixels a mean but no deviation
-("caffe" preprocessing, blue first). Biases and epsilons go into the running statistics.
+Keras's own files need the package h5py (`pip install -e '.[keras]'`), not Keras. The .npz needs
+neither; with Keras 3: `np.savez("weights.npz", **{w.path: w.numpy() for w in model.weights})`, with
+Keras 2 `w.name` for `w.path`. Images of 224 px, with a mean but no deviation ("caffe"
+preprocessing, blue first). Its bottlenecks have their stride in the first 1x1 convolution, its
+convolutions a bias, its batch norms an epsilon of 1.001e-5: biases and epsilons go into the running
+statistics.
 """
 
 from pathlib import Path
 
 from cxr_jax.weights.arrays import read_arrays
-from cxr_jax.weights.convert import Source, added, fill, of_file
+from cxr_jax.weights.convert import Source, add_alike, errors_naming, fill, without
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.keras_hdf5 import SUFFIXES, read_keras_hdf5
-from cxr_jax.weights.key_prefix import without
+from cxr_jax.weights.hdf5 import SUFFIXES, read_keras
 
 _PIXEL_MEAN = (103.939 / 255, 116.779 / 255, 123.68 / 255)
 _EPSILON_MORE = 1.001e-5 - 1e-5  # than ours
 
 
 def load(path: str | Path) -> Encoder:
-    """The encoder in the file; the classifier, `predictions`, is passed over.
+    """Reads the encoder in the file; the classifier, `predictions`, is passed over.
 
     Raises FileNotFoundError; ValueError with all that does not fit.
     """
     path = Path(path)
-    read = read_keras_hdf5 if path.suffix in SUFFIXES else read_arrays
+    read = read_keras if path.suffix in SUFFIXES else read_arrays
     arrays = {key.removesuffix(":0"): array for key, array in read(path).items()}
     model = {
         "name": "resnet",
@@ -34,7 +34,7 @@ def load(path: str | Path) -> Encoder:
         "std": (1 / 255,) * 3,
         "stride_in_1x1": True,
     }
-    with of_file(path):
+    with errors_naming(path):
         arrays = without(arrays, "predictions/")
         variables = fill(model, arrays, _source, "Keras's ResNet-50")
     return Encoder(path.stem, model, variables, image_size=224)
@@ -49,7 +49,7 @@ def _source(path: tuple[str, ...]) -> Source:
             return Source((f"{layer}_conv/kernel",), lambda kernel: kernel.transpose(3, 2, 0, 1))
         case "mean":
             keys = (f"{layer}_bn/moving_mean", f"{layer}_conv/bias")
-            return Source(keys, lambda mean, bias: added(mean, -bias))
+            return Source(keys, lambda mean, bias: add_alike(mean, -bias))
         case "var":
             return Source((f"{layer}_bn/moving_variance",), lambda var: var + _EPSILON_MORE)
     return Source((f"{layer}_bn/{'gamma' if leaf == 'scale' else 'beta'}",))

@@ -1,4 +1,4 @@
-"""RAD-DINO (Pérez-García et al. 2025, arXiv:2401.10815): DINOv2's ViT-B/14 trained on images.
+"""RAD-DINO (Pérez-García et al. 2025, arXiv:2401.10815): DINOv2's ViT-B/14 trained on X-rays.
 
 DINOv2's layout; images of 518 px with the mean and deviation of its preprocessing.
 """
@@ -10,5 +10,5 @@ from cxr_jax.weights.importers.dinov2 import load_dinov2
 
 
 def load(path: str | Path) -> Encoder:
-    """As dinov2.load, errors included."""
+    """Reads the encoder as dinov2.load does, errors included."""
     return load_dinov2(path, 518, mean=(0.5307,) * 3, std=(0.2583,) * 3)

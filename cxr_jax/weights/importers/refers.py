@@ -8,21 +8,20 @@ from pathlib import Path
 from cxr_jax.weights._layouts.cnn import IMAGENET_MEAN, IMAGENET_STD
 from cxr_jax.weights._layouts.vit import read_vit, shape_of, stacked, tokens
 from cxr_jax.weights.arrays import read_arrays
-from cxr_jax.weights.convert import of_file
+from cxr_jax.weights.convert import errors_naming, strip_prefix
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.key_prefix import below
 
 _BLOCK = "encoder.layer.{}."
 
 
 def load(path: str | Path) -> Encoder:
-    """The encoder below `transformer.`; the classifier, `head`, is passed over.
+    """Reads the encoder below `transformer.`; the classifier, `head`, is passed over.
 
     Raises FileNotFoundError; ValueError with all that does not fit.
     """
     arrays = read_arrays(path)
-    with of_file(path):
-        arrays = below(arrays, ("transformer.",), ("head.weight", "head.bias"))
+    with errors_naming(path):
+        arrays = strip_prefix(arrays, ("transformer.",), ("head.weight", "head.bias"))
         positions = "embeddings.position_embeddings"
         patches = "embeddings.patch_embeddings"
         shape = shape_of(arrays, patches + ".weight", positions, _BLOCK.format(r"(\d+)"))

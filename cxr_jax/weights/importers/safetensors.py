@@ -3,20 +3,19 @@
 from pathlib import Path
 
 from cxr_jax.io.text import plain
-from cxr_jax.weights.arrays import read_arrays
-from cxr_jax.weights.convert import Source, fill, of_file, to_torch
+from cxr_jax.weights.arrays import read_arrays, read_hub_folder
+from cxr_jax.weights.convert import Source, errors_naming, fill, to_torch
 from cxr_jax.weights.encoder import Encoder, check_facts
-from cxr_jax.weights.importers._folder import weights_and_facts
 
 
 def load(path: str | Path) -> Encoder:
-    """The encoder in the folder, which holds model.safetensors and cxr_jax.json.
+    """Reads the encoder in the folder, which holds model.safetensors and cxr_jax.json.
 
     Raises FileNotFoundError; ValueError with all that does not fit.
     """
-    file, facts = weights_and_facts(path, "cxr_jax.json")
+    file, facts = read_hub_folder(path, "cxr_jax.json")
     arrays = read_arrays(file)
-    with of_file(file):
+    with errors_naming(file):
         if not {"name", "model", "image_size"} <= set(facts):
             raise ValueError("no cxr_jax.json beside it that says what the model is")
         model = facts["model"]

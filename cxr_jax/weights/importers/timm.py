@@ -14,32 +14,30 @@ import numpy as np
 
 from cxr_jax.weights._layouts.cnn import IMAGENET_MEAN, IMAGENET_STD, cnn_encoder
 from cxr_jax.weights._layouts.vit import num_rows, read_vit, rows, shape_of, tokens
-from cxr_jax.weights.arrays import read_arrays
-from cxr_jax.weights.convert import Source, of_file
+from cxr_jax.weights.arrays import read_arrays, read_hub_folder
+from cxr_jax.weights.convert import Source, errors_naming, refuse_prefix, without
 from cxr_jax.weights.encoder import Encoder, check_pixels
-from cxr_jax.weights.importers._folder import weights_and_facts
-from cxr_jax.weights.key_prefix import refuse_prefix, without
 
 _BLOCK = "blocks.{}."
 
 
 def load(path: str | Path) -> Encoder:
-    """The encoder in a folder of the hub, in its model.safetensors, or in a checkpoint.
+    """Reads the encoder in a folder of the hub, in its model.safetensors, or in a checkpoint.
 
     A checkpoint's weights may stand under `model` or `state_dict`. Passed over: the classifier
     (head, head_dist, fc), and the mask token, which stands for patches hidden in training.
 
     Raises FileNotFoundError; ValueError with all that does not fit.
     """
-    file, facts = weights_and_facts(path, "config.json")
+    file, facts = read_hub_folder(path, "config.json")
     mean_of_patches = facts.get("global_pool") == "avg"
     arrays = read_arrays(file, containers=("model", "state_dict"))
     name = Path(path).name if Path(path).is_dir() else file.stem
-    with of_file(file.parent / "config.json"):
+    with errors_naming(file.parent / "config.json"):
         mean, std, size = _facts(facts.get("pretrained_cfg", {}))
     if any(key.startswith("layer1.") for key in arrays):
         return cnn_encoder(file, arrays, size or 224, mean, std)._replace(name=name)
-    with of_file(file):
+    with errors_naming(file):
         refuse_prefix(arrays, "patch_embed.proj.weight", "pos_embed")
         arrays = without(arrays, "head.", "head_dist.", "mask_token")
         model, variables = _read(arrays, {"mean": mean, "std": std}, mean_of_patches)

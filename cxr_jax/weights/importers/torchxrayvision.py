@@ -7,16 +7,14 @@ is refused: with torchxrayvision, `torch.save(torchxrayvision.models.DenseNet(we
 
 from pathlib import Path
 
-from cxr_jax.weights._layouts.cnn import CLASSIFIERS, cnn_encoder
-from cxr_jax.weights._layouts.densenet import is_densenet
+from cxr_jax.weights._layouts.cnn import CLASSIFIERS, cnn_encoder, is_densenet
 from cxr_jax.weights.arrays import read_arrays
-from cxr_jax.weights.convert import of_file
+from cxr_jax.weights.convert import errors_naming, strip_prefix
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.key_prefix import below
 
 
 def load(path: str | Path) -> Encoder:
-    """The encoder in the file; a ResNet's keys may begin with `model.`, as its module's do.
+    """Reads the encoder in the file; a ResNet's keys may begin with `model.`, as its module's do.
 
     The classifier and its thresholds, `op_threshs`, are passed over.
 
@@ -24,8 +22,8 @@ def load(path: str | Path) -> Encoder:
     """
     arrays = read_arrays(path)
     if any(key.startswith("model.") for key in arrays):
-        with of_file(path):
-            arrays = below(arrays, ("model.",), ("op_threshs",))
+        with errors_naming(path):
+            arrays = strip_prefix(arrays, ("model.",), ("op_threshs",))
     return cnn_encoder(
         path,
         arrays,

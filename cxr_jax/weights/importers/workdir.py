@@ -1,4 +1,4 @@
-"""The encoder of one of our own pretraining runs: from its newest checkpoint that is whole."""
+"""The encoder of a pretraining by cxr_jax, from its newest checkpoint that is whole."""
 
 import contextlib
 import re
@@ -16,7 +16,7 @@ from cxr_jax.weights.encoder import Encoder, check_facts
 
 
 def load(path: str) -> Encoder:
-    """The encoder of the run in folder `path`, for images of its config.image_size.
+    """Reads the encoder of the run in folder `path`, for images of its config.image_size.
 
     Raises:
       FileNotFoundError: no such run, or it has not saved a checkpoint yet.
@@ -55,14 +55,11 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _check(config: dict[str, Any], path: Path, checkpoint: Path) -> None:
-    """Refuses a config that is not one of ours: it may come with a stranger's checkpoint.
-
-    Raises ValueError.
-    """
+    """Checks a config that may come with a stranger's checkpoint. Raises ValueError."""
     objective = config.get("objective")
     name = objective.get("name") if isinstance(objective, dict) else None
     if not (isinstance(name, str) and re.fullmatch(r"\w{1,99}", name)):
-        raise ValueError(f"{path} says no objective's name")
+        raise ValueError(f"{path} has no objective's name")
     check_facts(path, config.get("model"), config.get("image_size"))
     # The checkpoint's copy is among its hashed files; config.json has no hash.
     copy = checkpoint / "config" / "metadata"
