@@ -96,7 +96,7 @@ def find_image(name: str, images: Container[str]) -> str:
 
 
 def parse_age(age: str, where: str) -> float:
-    """Returns years, the lower end of a group of five ("85 or more" is 85); NaN if blank or above 120.
+    """Returns years, the lower end of a group of five ("85 or more" is 85); NaN if blank or >120.
 
     Raises:
       BuildError: something else.

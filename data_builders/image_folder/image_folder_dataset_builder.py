@@ -119,7 +119,8 @@ class Builder(builder.CxrBuilder):
         for name, row in rows.items():
             if name not in found:
                 # Not by its name there: a field moved into this column may be anything.
-                yield Skipped(row.where, f"its {self.table.image_column} is no file of the folder")
+                reason = f"its {self.table.image_column} is not a file of the folder"
+                yield Skipped(row.where, reason)
                 continue
             record = make_record(row, found[name], tags.get(name, dicom.NO_TAGS))
             split = self._split(record.patient_id, row, carve)

@@ -147,7 +147,8 @@ class LabelTable:
         known = {field: fields[column] for field, column in self._known.items()}
         image = os.path.normpath(known["image"].replace("\\", "/"))
         if not known["image"] or image.startswith(("/", "..")) or image[1:2] == ":":
-            raise BuildError(f"{row.where}: {self._known['image']} is no path inside manual_dir.")
+            column = self._known["image"]
+            raise BuildError(f"{row.where}: {column} is not a path inside manual_dir.")
         split = known.get("split", "").casefold()
         if self.has_splits and split not in SPLIT_NAMES:
             raise BuildError(f"{row.where}: split is none of {', '.join(SPLIT_NAMES)}.")
@@ -170,8 +171,8 @@ def _refuse(wrong: Sequence[str], count: int) -> None:
         more = f"; … ({count:,} cells)" if count > len(wrong) else ""
         raise BuildError(
             f"{'; '.join(wrong)}{more} {'is' if count == 1 else 'are'} neither 1, 0, -1 "
-            "(uncertain) nor blank (not mentioned). A column that is no label: remove it, or name it "
-            "with --patient_column or --image_column."
+            "(uncertain) nor blank (not mentioned). A column that is no label: remove it, or name "
+            "it with --patient_column or --image_column."
         )
 
 

@@ -132,7 +132,7 @@ def _name(file: str, prefix: str, where: str) -> str:
     name = file.upper().removesuffix(".IMG")
     number = name.removeprefix(prefix)
     if number == name or not (number.isascii() and number.isdigit()):
-        raise BuildError(f"{where}: its first field is no file name like {prefix}001.IMG.")
+        raise BuildError(f"{where}: its first field is not a file name like {prefix}001.IMG.")
     return name
 
 

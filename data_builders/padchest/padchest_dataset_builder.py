@@ -114,7 +114,7 @@ def parse_labels(cell: str, where: str) -> dict[str, float]:
       BuildError: the cell is not a list of strings.
     """
     if cell and not _LIST.fullmatch(cell):
-        raise BuildError(f"{where}: Labels is no list like ['normal'].")
+        raise BuildError(f"{where}: Labels is not a list like ['normal'].")
     return _labels(cell)
 
 

@@ -57,10 +57,9 @@ class Builder(builder.CxrBuilder):
             part, match = PARTS[owners_part], _PATIENT.match(file)
             # Whether numbers go on across train and test is unknown, so they are kept apart.
             patient = f"{part}/{match[1] or match[2]}"
+            split = splits.carve_validation(patient, VALIDATION_SHARE) if part == "train" else part
             yield Record(
-                split=(
-                    splits.carve_validation(patient, VALIDATION_SHARE) if part == "train" else part
-                ),
+                split=split,
                 image_id=name.rpartition(".")[0],
                 patient_id=patient,
                 image=path,
@@ -71,8 +70,10 @@ class Builder(builder.CxrBuilder):
 
 
 def own_name(name: PurePath) -> str:
-    """ "train/NORMAL/x.jpeg" of a file's path below the root; the archive on Kaggle holds the whole
-    tree once more in chest_xray/."""
+    """Returns "train/NORMAL/x.jpeg" of a file's path below the root, without leading chest_xray/.
+
+    Kaggle's archive holds the whole tree once more in that folder.
+    """
     parts = name.parts
     while parts[0] == NESTED and len(parts) > 1:
         parts = parts[1:]
@@ -80,7 +81,7 @@ def own_name(name: PurePath) -> str:
 
 
 def why_no_image(name: str) -> str:
-    """What makes a picture none of the owner's images; "" if it is one."""
+    """Returns why a picture is none of the owner's images; "" if it is one."""
     parts = name.split("/")
     if len(parts) != 3 or parts[0] not in PARTS or parts[1] not in CLASSES:
         return f"not in a folder {' or '.join(PARTS)} with {' or '.join(CLASSES)}"
@@ -90,11 +91,7 @@ def why_no_image(name: str) -> str:
 
 
 def check_complete(root: Path, names: Iterable[str]) -> None:
-    """Refuses a download that broke off.
-
-    Raises:
-      BuildError: a class of the owner's train or test has no image.
-    """
+    """Raises BuildError if a class of the owner's train or test has no image: a broken download."""
     filled = {name.rpartition("/")[0] for name in names if not why_no_image(name)}
     for part in ("train", "test"):
         for kind in CLASSES:

@@ -55,7 +55,7 @@ def _density(anatomy: Anatomy, image: Radiograph, chest: Chest) -> Map:
     for finding in image.findings:
         one = finding.change(chest, anatomy, pose.breath)
         air, added, markings = air * (1 - one.opacity), added + one.density, markings * one.vessels
-    # Heart and great vessels displace the lung; what lies in the lung shows only beside them.
+    # Heart and great vessels displace the lung; what is in the lung shows only beside them.
     lung = np.maximum(1 - np.maximum(0.92 * chest.heart, chest.mediastinum * (chest.y < 0.1)), 0)
     body = densities.trunk(anatomy, chest, pose.arms_down)
     density = body - LUNG_AIR * air * lung + 0.12 * chest.heart

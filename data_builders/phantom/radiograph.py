@@ -114,7 +114,7 @@ class Pose:
     angle: float  # radians
     shift_x: float  # fractions of half the image
     shift_y: float
-    breath: float  # how far the diaphragm stands above full inspiration, body units
+    breath: float  # how far the diaphragm is above full inspiration, body units
     heart_scale: float  # width of the heart against a PA image
     arms_down: bool
 

@@ -102,7 +102,7 @@ def read_lines(root: Path) -> list[BoxRow]:
     """Returns the corners around each line of train_annotations.csv; none without the file.
 
     Raises:
-      BuildError: a line of an unknown label, or one that is no list of points.
+      BuildError: a line of an unknown label, or one that is not a list of points.
     """
     path = folders.optional(root, LINES)
     if path is None:
@@ -125,7 +125,7 @@ def place(
       images: image -> its JPEG, whose header gives the size that the lines' pixels refer to.
 
     Raises:
-      BuildError: a line with a point that is no number.
+      BuildError: a line with a point that is not a number.
     """
     by_image = defaultdict(list)
     for line in lines:
@@ -149,7 +149,7 @@ def corners(data: str, where: str) -> tuple[float, float, float, float]:
     except (TypeError, ValueError, RecursionError):  # which quote
         points = []
     if not points:
-        raise BuildError(f"{where}: data is no list of points [[x, y], …].")
+        raise BuildError(f"{where}: data is not a list of points [[x, y], …].")
     xs, ys = zip(*points)
     return min(xs), min(ys), max(xs), max(ys)
 

@@ -1,4 +1,4 @@
-"""REFLACX (Bigolin Lanfredi et al. 2022): readers' certainties and ellipses for MIMIC-CXR images."""
+"""REFLACX (Bigolin Lanfredi et al. 2022): readers' certainties, ellipses for MIMIC-CXR images."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _MARKS = {
 
 
 class Builder(builder.CxrBuilder):
-    """Labels and boxes only; the images are MIMIC-CXR-JPG's. An image's readings are its readers."""
+    """Labels and boxes alone, for MIMIC-CXR-JPG's images. An image's readings are its readers."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Download main_data of https://physionet.org/content/reflacx-xray-localization/ (gaze_data "

@@ -71,7 +71,7 @@ class Builder(builder.CxrBuilder):
             key = key_of_url(url, patient, where)
             listed.add(key)
             if modality and modality.upper() not in RADIOGRAPHS:
-                yield Skipped(where, "its modality is no radiograph's", expected=True)
+                yield Skipped(where, "its modality is not a radiograph's", expected=True)
                 continue
             if merged:
                 case = parse_case(*facts, where)

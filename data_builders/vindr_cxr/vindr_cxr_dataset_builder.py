@@ -205,7 +205,7 @@ def read_places(
       reader_column: holds the reader's name, which is "" without it.
 
     Raises:
-      BuildError: an unknown class, a corner that is no number, or "No finding" with a box.
+      BuildError: an unknown class, a corner that is not a number, or "No finding" with a box.
     """
     if path is None:
         return {}

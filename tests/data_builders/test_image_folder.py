@@ -147,12 +147,12 @@ BAD = {
     "path out of the folder": (
         {},
         lambda rows: [{**rows[0], "image": "../secret.png"}],
-        r"row 2: image is no path inside",
+        r"row 2: image is not a path inside",
     ),
     "absolute path": (
         {},
         lambda rows: [{**rows[0], "image": "/etc/image.png"}],
-        r"row 2: image is no path inside",
+        r"row 2: image is not a path inside",
     ),
     "no row fits": (
         {},
@@ -226,7 +226,7 @@ def test_a_check_does_not_say_that_absent_images_are_there(tmp_path):
 
     assert "  every listed image is there" in check("a.png", "b.png")
     lines = check("a.png", "b.png", "no.png")
-    assert "  1 give no image: labels.csv, row 4 (its image is no file of the folder)" in lines
+    assert "  1 give no image: labels.csv, row 4 (its image is not a file of the folder)" in lines
     assert "  every other listed image is there" in lines
 
 

@@ -53,9 +53,9 @@ def test_what_gives_no_example_is_listed(built):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("['normal']", "normal", r"csv, row 2: Labels is no list like"),
-        ("['normal']", "[1]", r"row 2: Labels is no list"),
-        ("['normal']", "('normal')", r"row 2: Labels is no list"),
+        ("['normal']", "normal", r"csv, row 2: Labels is not a list like"),
+        ("['normal']", "[1]", r"row 2: Labels is not a list"),
+        ("['normal']", "('normal')", r"row 2: Labels is not a list"),
         (fake.patient_id(2), "8.3E+37", r"row 4: PatientID was rounded"),
         (f"{fake.name_of(1)},50,", f"{fake.name_of(1)},fifty,", r"row 3: ImageDir is not a number"),
         (fake.name_of(1), fake.name_of(2), r"listed twice: .*row 3 and .*row 4"),

@@ -97,7 +97,7 @@ def test_lines_on_images_or_under_labels_that_are_not_theirs(raw):
         ("train.csv", ",0,0,0", ",0,-1,0", r"row 2: 'NGT - Borderline' is neither 1 nor 0"),
         ("train.csv", fake.uid(5), fake.uid(6), r"is listed twice: train.csv, row 7 and .*row 8"),
         ("train_annotations.csv", "CVC - N", "CVC - n", "csv, row 2: the line's label is unknown"),
-        ("train_annotations.csv", "[16, 20]", "[16]", r"csv, row 2: data is no list of points"),
+        ("train_annotations.csv", "[16, 20]", "[16]", r"csv, row 2: data is not a list of points"),
     ],
 )
 def test_errors_in_the_owners_files_stop_the_build(raw, file, old, new, message):

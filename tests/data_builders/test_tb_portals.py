@@ -50,7 +50,7 @@ def test_what_gives_no_example_is_listed(built):
     table = f"TB?Portals?CXRs?{release}.csv"
     assert skipped.pop(row_of(built.raw, table, fake.key(fake.ABSENT))) == "no such file"
     angiogram = skipped.pop(row_of(built.raw, table, fake.key(fake.ANGIOGRAM)))
-    assert angiogram == "its modality is no radiograph's"
+    assert angiogram == "its modality is not a radiograph's"
     expected = {
         fake.key(fake.CUT_OFF): "DICOM",
         fake.WITHOUT_ROW: "no row in TB",

@@ -48,7 +48,7 @@ def test_a_row_of_ones_own_table_cannot_name_a_image_outside(tmp_path, raw, secr
     Image.fromarray(draw_image(1)).save(raw / "a.png")
     with (tmp_path / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image", "Nodule"), ("a.png", "1"), (name, "1")])
-    with pytest.raises(BuildError, match=r"labels.csv, row 3: image is no path inside"):
+    with pytest.raises(BuildError, match=r"labels.csv, row 3: image is not a path inside"):
         listing("image_folder", raw, labels_csv=str(tmp_path / "labels.csv"))
 
 
@@ -69,7 +69,7 @@ def test_odd_names_are_listed_and_open_nothing(tmp_path, raw, secret):
         "image_folder", raw, options={"labels_csv": str(tmp_path / "labels.csv")}
     )
     assert by_image(splits).keys() == {"a"}
-    assert set(skipped_of(folder, parts=9).values()) == {"its image is no file of the folder"}
+    assert set(skipped_of(folder, parts=9).values()) == {"its image is not a file of the folder"}
     assert len(skipped_of(folder, parts=9)) == len(names) - 1
 
 
