@@ -40,10 +40,9 @@ def finished(data_dir, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def process():
-    """One that may not grow much, for bombs."""
-    from tests.faults import bombs
-    from tests.faults.limited import LimitedProcess
+    """A process that may not grow much, for bombs."""
+    from tests.faults import limited
 
-    process = LimitedProcess(bombs.MODULES, bombs.EXTRA_BYTES)
+    process = limited.LimitedProcess(limited.MODULES, limited.EXTRA_BYTES)
     yield process
     process.close()

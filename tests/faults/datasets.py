@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tests.faults import mutations, stored
-from tests.faults.broken import Broken
+from tests.faults.mutations import Broken
 
 _SPLITS = ("train", "validation", "test")
 _FILES = ("dataset_info.json", "features.json", "metadata.json", "exposure.parquet")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tests.faults import containers, mutations
-from tests.faults.broken import Broken
+from tests.faults.mutations import Broken
 
 
 def seeds() -> list[bytes]:

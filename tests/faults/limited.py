@@ -1,14 +1,30 @@
-"""Calls in a process that may not grow: what a bomb would allocate shows as a MemoryError there."""
+"""Calls in a process that may not grow: what a bomb would allocate shows as a MemoryError there.
+
+Bombs are small files that claim or unfold to gigabytes. All are read in one process that may grow
+by 256 MB, a tenth of what the smallest would take.
+"""
 
 import ctypes
 import importlib
 import multiprocessing
 import os
 import resource
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tests.faults.containers import png_chunk
+
+EXTRA_BYTES = 256 << 20
+MODULES = (
+    *("cxr_jax.data.images", "cxr_jax.weights.arrays", "cxr_jax.io.image_io"),
+    *("data_builders.base.csv_table", "data_builders.indiana_university.reports", "pydicom.pixels"),
+    *("data_builders.jsrt.jsrt_dataset_builder", "tests.faults.readers"),
+    "data_builders.medmnist_cxr.medmnist_cxr_dataset_builder",
+)
 
 
 class Answer(NamedTuple):
@@ -84,3 +100,29 @@ def peak_memory() -> int:
     """The largest size of this process since `restart_memory`, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+
+
+def assert_refused(process, message, function, *arguments):
+    """Checks that the call ends in an error of ours with `message`, having allocated next to nothing."""
+    answer = process.ask(function, *arguments)
+    kind, _, text = answer.error.partition(": ")
+    assert kind in ("ImageError", "BuildError", "ValueError"), answer
+    assert message in text
+    assert answer.memory < 64 << 20
+
+
+def png(width, height, *chunks, depth=8, colour=0):
+    """A PNG that claims any size, with these chunks between its header and its end."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    ends = (*chunks, png_chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(ends)
+
+
+def zeros(megabytes):
+    """Deflated zeros: a thousandth of what they unfold to."""
+    packer = zlib.compressobj(9)
+    return b"".join([packer.compress(bytes(1 << 20)) for _ in range(megabytes)] + [packer.flush()])
+
+
+def pixels(content):
+    return png_chunk(b"IDAT", content)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 _BYTES = (0x00, 0x01, 0x7F, 0x80, 0xFE, 0xFF)
 _NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
-# What parsers of text trip over, wherever it lands.
+# What parsers of text trip over, wherever it is put.
 TOKENS = tuple(
     token.encode("utf-8", "surrogatepass")
     for token in (
@@ -29,6 +29,10 @@ TOKENS = tuple(
         *("[", "]", "{", "}", "[" * 2000, "|", ":", "\x1a", "\x0b", "\u2028", "%s", "{0}", "=1+1"),
     )
 )
+
+
+class Broken(Exception):
+    """The program is wrong: it read, or said, something else than it has to."""
 
 
 def mutated(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:

@@ -14,8 +14,7 @@ import numpy as np
 
 from tests.fakes.dicom_files import BIRTH, NAME
 from tests.faults import containers, datasets, hdf5, mutations, seeds, stored, texts, workdirs
-from tests.faults.broken import Broken
-from tests.faults.mutations import Damage
+from tests.faults.mutations import Broken, Damage
 
 
 class Kind(NamedTuple):

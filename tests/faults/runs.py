@@ -1,6 +1,7 @@
 """Runs of run.py on the tiny drawn dataset, in processes that tests kill, signal and starve.
 
-The processes are forked from one that has imported everything: a start costs a second or two.
+The processes are forked from one that has imported everything, `python -m tests.faults.runs`: a
+start costs a second or two.
 """
 
 import atexit
@@ -8,11 +9,14 @@ import contextlib
 import functools
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -28,7 +32,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 class _Forks:
-    """The process of forks.py, started when it is first asked."""
+    """The process that forks, started when it is first asked."""
 
     def ask(self, **question) -> int | None:
         self._process.stdin.write(json.dumps(question) + "\n")
@@ -38,7 +42,7 @@ class _Forks:
     @functools.cached_property
     def _process(self) -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.forks"],
+            [sys.executable, "-m", "tests.faults.runs"],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -179,3 +183,66 @@ def _arrays(item: Path):
         saved = checkpointer.metadata(item.resolve()).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
         return checkpointer.restore(item.resolve(), restore_args=as_numpy)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """The folder as a disk of 64 MB."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "faults", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk: Path, free: int) -> Path:
+    """Leaves so many bytes free; returns the file that takes all others."""
+    filler = disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(disk).free - free))
+    return filler
+
+
+def _fork() -> None:
+    """Reads JSON lines and answers each with one, until its standard input ends.
+
+    {"start": [arguments], "log": file, "limits": {name of `resource`: bytes}} -> process id;
+    {"poll": process id} -> exit code, negative for the signal that ended it, or null while it runs.
+    """
+    import run  # noqa: F401
+    from cxr_jax.experiments import pretrain, transfer  # noqa: F401 (so that no fork imports them)
+
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "poll" in asked:
+            process, status = os.waitpid(asked["poll"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if process else None
+        else:
+            answer = os.fork()
+            if answer == 0:
+                sys.exit(_run(asked["start"], asked["log"], asked["limits"]))
+        print(json.dumps(answer), flush=True)
+
+
+def _run(arguments: list[str], log: str, limits: dict[str, int]) -> int:
+    import run
+
+    os.setsid()  # so that a signal can go to it and to its workers together, as schedulers do
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdout.reconfigure(line_buffering=True)
+    for name, most in limits.items():
+        resource.setrlimit(getattr(resource, name), (most, most))
+    # Compiling without optimization takes half the time; read when the first program is compiled.
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    try:
+        return run.main(arguments)
+    except BaseException:
+        traceback.print_exc()
+        return 99
+
+
+if __name__ == "__main__":
+    _fork()

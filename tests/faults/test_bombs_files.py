@@ -10,7 +10,7 @@ from cxr_jax.weights.arrays import read_arrays
 from data_builders.indiana_university import reports
 from data_builders.medmnist_cxr import medmnist_cxr_dataset_builder as medmnist
 from tests.faults import readers, seeds
-from tests.faults.bombs import assert_refused
+from tests.faults.limited import assert_refused
 
 
 def zipped(path, members, compression=zipfile.ZIP_DEFLATED):

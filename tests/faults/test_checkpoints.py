@@ -9,7 +9,7 @@ import pytest
 
 from cxr_jax import weights
 from cxr_jax.training import intact
-from tests.faults import disks, runs
+from tests.faults import runs
 
 _BEFORE, _LAST = runs.KEPT
 
@@ -122,10 +122,10 @@ def test_a_full_disk_ends_the_run_clearly_and_it_goes_on_when_there_is_room(
     """So many bytes are left when the run goes on from its first checkpoint."""
     if not full:
         pytest.skip("with --full, as root: it mounts a small disk")
-    with disks.small_disk(tmp_path / "disk") as disk:
+    with runs.small_disk(tmp_path / "disk") as disk:
         copied = Path(shutil.copytree(finished, disk / "copied"))
         shutil.rmtree(copied / "checkpoints" / str(_LAST))
-        filler = disks.fill(disk, free)
+        filler = runs.fill(disk, free)
         run = runs.Run(_arguments(finished, copied), tmp_path / "log")
         assert run.end() == 1, run.said()
         assert "No space left on device" in run.said()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import disks, runs
+from tests.faults import runs
 
 _RESULTS = ("predictions.parquet", "metrics.json", "comparisons.json", "*.jsonl", "scores.csv")
 _TINY = ("num_resamples=20", "pictures.draw=False")
@@ -75,9 +75,9 @@ def test_sigterm_ends_it_at_any_moment(undisturbed, tmp_path):
 def test_a_full_disk_ends_it_clearly_and_it_goes_on_when_there_is_room(undisturbed, free, tmp_path):
     arguments, whole, _ = undisturbed
     log = tmp_path / "log"
-    with disks.small_disk(tmp_path / "disk") as disk:
+    with runs.small_disk(tmp_path / "disk") as disk:
         (disk / "run").mkdir()
-        filler = disks.fill(disk, free)
+        filler = runs.fill(disk, free)
         run = runs.Run([*arguments, f"--workdir={disk / 'run'}"], log)
         assert run.end() == 1, run.said()
         assert "No space left on device" in run.said()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults import mutations, stored
-from tests.faults.broken import Broken
+from tests.faults.mutations import Broken
 
 _SENTENCES = ("No acute finding.", "The heart is large; é 12 mm.", "Ⅻ \u202e \0 😀 " + "x" * 300)
 _ROOM = 200  # tokens that the text encoder has room for

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tests.faults import mutations, stored
-from tests.faults.broken import Broken
+from tests.faults.mutations import Broken
 
 _MODEL = {"name": "vit", "variant": "64x1", "patch": 8, "image_size": 16}
 _CONFIG = {

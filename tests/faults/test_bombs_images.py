@@ -17,8 +17,8 @@ from data_builders.jsrt.jsrt_dataset_builder import ImgImage
 from tests.fakes.dicom_files import write_dicom
 from tests.fakes.pictures import draw_image
 from tests.faults import readers, seeds
-from tests.faults.bombs import EXTRA_BYTES, assert_refused, pixels, png, zeros
 from tests.faults.containers import png_chunk
+from tests.faults.limited import EXTRA_BYTES, assert_refused, pixels, png, zeros
 
 SMALL = zlib.compress(bytes(17 * 16))
 PNGS = {
