@@ -18,7 +18,7 @@ from cxr_jax import weights
 from cxr_jax.models import densenet, resnet
 from cxr_jax.weights import importers
 
-# A folder of our own and a name of the hub: test_workdir.py, test_hf.py.
+# A folder of our own and a name of the hub: test_load.py.
 NO_FILES = {"workdir", "hf"}
 SOURCES = sorted(
     {

@@ -81,7 +81,7 @@ def test_timms_kinds_of_vit(tmp_path, options, layout):
 
 
 @pytest.mark.parametrize("registers", [0, 2])
-def test_a_image_of_another_size_and_a_folder_of_the_hub(tmp_path, registers):
+def test_an_image_of_another_size_and_a_folder_of_the_hub(tmp_path, registers):
     net = torch_vit.ViT(layer_scale=True, registers=registers)
     tensors = torch_vit.hugging_face_dinov2(net)
     save_file({key: t.numpy() for key, t in tensors.items()}, tmp_path / "model.safetensors")
