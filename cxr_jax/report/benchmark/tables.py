@@ -136,7 +136,7 @@ def caption(table: StudyTable) -> str:
     if table.theirs:
         text += (
             f" Rows marked study: {published.TABLES[table.protocol]} of {published.CITATION}; "
-            "its label sets and splits are not ours, so that only its order of size compares."
+            "its label sets and splits differ from ours, so compare only roughly."
         )
     return text
 
