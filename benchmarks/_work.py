@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Shaped, UInt8
 from ml_collections import ConfigDict
 
+from cxr_jax import objectives
 from cxr_jax.augment.views import augment_view
 from cxr_jax.training import sharding, step
 
@@ -37,6 +38,11 @@ def invent_batch(config: ConfigDict, made: step.Training) -> dict[str, Shaped[Ar
     return sharding.put_batch(batch, made.mesh)
 
 
+def prepare(config: ConfigDict) -> step.Training:
+    """The training of a config's objective on `EPOCH` images."""
+    return step.prepare(config, objectives.build(config), EPOCH)
+
+
 def step_flops(config: ConfigDict) -> float:
     """Floating-point operations of the networks in one step, forward and backward.
 
@@ -45,7 +51,7 @@ def step_flops(config: ConfigDict) -> float:
     """
     plain = config.copy_and_resolve_references()
     plain.microbatch_size = 0
-    made = step.prepare(plain, EPOCH)
+    made = prepare(plain)
     state, batch = made.shapes(plain)
     whole = made.step.lower(state, batch).cost_analysis()["flops"]
     key = jax.eval_shape(lambda: jax.random.PRNGKey(0))

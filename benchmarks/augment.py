@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 
 from benchmarks import _command, _timing, _work
 from cxr_jax.augment.views import augment_view
-from cxr_jax.training import step as training
 
 
 def ours(images: jax.Array, view: ConfigDict, key: jax.Array) -> Callable[[], Any]:
@@ -52,7 +51,7 @@ def measure(
     config: ConfigDict, repetitions: int, compiling: tuple[bool, ...] = (False, True)
 ) -> dict[str, Any]:
     """The figures of one config; prints them. `compiling`: with torch.compile, without, or both."""
-    made = training.prepare(config, _work.EPOCH)
+    made = _work.prepare(config)
     batch = _work.invent_batch(config, made)
     images = np.asarray(batch["image"])
     views = config.views.to_dict()

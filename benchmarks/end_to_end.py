@@ -21,7 +21,8 @@ from ml_collections import ConfigDict
 
 from benchmarks import _command, _images, _timing, _work
 from cxr_jax.data.source import Source, load_source
-from cxr_jax.experiments import feed
+from cxr_jax.experiments import _feed
+from cxr_jax.experiments._pretrain_inputs import open_fields
 from cxr_jax.training import step
 
 CACHES = ("none", "host", "device")
@@ -49,22 +50,24 @@ class Loop:
 class _Again:
     """One batch, for ever."""
 
-    def __init__(self, batch: feed.Batch):
+    def __init__(self, batch: _feed.Batch):
         self._batch = batch
 
-    def take(self, running: Any) -> tuple[feed.Batch, float]:
+    def take(self, running: Any) -> tuple[_feed.Batch, float]:
         return self._batch, 0.0
 
 
 def measure(config: ConfigDict, source: Source, repetitions: int, steps: int) -> dict[str, Any]:
     """The figures of one config; prints them. A cache that does not fit is left out and named."""
-    made = step.prepare(config, _work.EPOCH)
+    made = _work.prepare(config)
     loops, refused = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        source, fields = open_fields(config, made.objective, source, Path(folder))
     for cache in CACHES:
         chosen = config.copy_and_resolve_references()
         chosen.data.cache = cache
         try:
-            batches = feed.open_feed(chosen, source, made.mesh)
+            batches = _feed.open_feed(chosen, source, made.mesh, fields)
         except ValueError as error:
             refused[cache] = str(error)
             continue

@@ -17,7 +17,6 @@ import jax
 from ml_collections import ConfigDict
 
 from benchmarks import _command, _work
-from cxr_jax.training import step
 
 _SHARE = 0.9  # of the device's memory: the rest goes to the images, fragments and the runtime
 _TOLERANCE = 0.03  # of the batch: a compilation takes up to a minute
@@ -27,7 +26,7 @@ def step_bytes(config: ConfigDict, batch_size: int) -> int:
     """Peak of what one step holds on one device, as the compiler plans it."""
     config = config.copy_and_resolve_references()
     config.batch_size = batch_size
-    made = step.prepare(config, _work.EPOCH)
+    made = _work.prepare(config)
     account = made.step.lower(*made.shapes(config)).compile().memory_analysis()
     return (
         account.argument_size_in_bytes
@@ -108,7 +107,7 @@ def measure(
 def _one_step(config: ConfigDict, batch_size: int) -> str:
     config = config.copy_and_resolve_references()
     config.batch_size = batch_size
-    made = step.prepare(config, _work.EPOCH)
+    made = _work.prepare(config)
     try:
         batch = _work.invent_batch(config, made)
         _, metrics = made.step(made.create(), batch)

@@ -22,7 +22,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import _command, _work
-from cxr_jax.training import step
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # "%x = (f32[8,4]{1,0}, f32[]) all-reduce(": what it gives, then its kind. An asynchronous one is
@@ -47,7 +46,7 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
 
 def measure(config: ConfigDict, steps: int) -> dict[str, Any]:
     """The figures on the devices that there are; prints nothing."""
-    made = step.prepare(config, _work.EPOCH)
+    made = _work.prepare(config)
     batch = _work.invent_batch(config, made)
     state = made.create()
     compiled = made.step.lower(state, batch).compile()

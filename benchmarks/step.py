@@ -135,7 +135,7 @@ def measure(
     profile: Path | None = None,
 ) -> dict[str, Any]:
     """The figures of one config; prints them. `compiling`: with torch.compile, without, or both."""
-    made = training.prepare(config, _work.EPOCH)
+    made = _work.prepare(config)
     batch = _work.invent_batch(config, made)
     images = np.asarray(batch["image"])
     state = made.create()

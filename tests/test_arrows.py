@@ -18,7 +18,7 @@ ARROWS = {
     "data": set(),
     "models": set(),
     "augment": {"data", "report"},  # both for its audit, a command
-    "objectives": {"models", "augment"},
+    "objectives": {"models", "augment", "data"},  # data: what its batches hold beside images
     "training": {"objectives"},  # for the type Objective
     "weights": {"models", "training", "data"},
     "transfer": {"objectives", "models", "augment", "training", "data", "weights", "stats"},

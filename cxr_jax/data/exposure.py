@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool
 
-from cxr_jax.data import order, pairs, seen_images
+from cxr_jax.data import seen_images
 from cxr_jax.data.dataset_info import find_folder, open_built
+from cxr_jax.data.order import NO_FIELDS, Fields
 from cxr_jax.data.reader import Records, open_records
 from cxr_jax.data.schema import RESTORE
 from cxr_jax.data.source import Source
@@ -92,17 +93,16 @@ def without(source: Source, excluded: Sequence[str], data_dir: str) -> Source:
     return source.choose(np.flatnonzero(keep))
 
 
-def seen(source: Source, num_images: int, seed: int, paired: str = "") -> seen_images.Ledger:
+def seen(
+    source: Source, num_images: int, seed: int, fields: Fields = NO_FIELDS
+) -> seen_images.Ledger:
     """The images that the first `num_images` of a pretraining's order hold: all, after an epoch.
 
-    paired: their partners within the same "study" or "patient" (pairs.py) are seen with them.
+    fields: of the batches; their images are seen too.
     """
     rows = np.arange(len(source))
     if num_images < len(source):
-        rows = np.sort(order.rows(len(source), seed, 0, num_images))
-        if paired:
-            partners = pairs.find_partners(source, paired)
-            rows = np.union1d(rows, partners.draw(seed, 0, num_images))
+        rows = np.sort(fields.image_rows(len(source), seed, 0, num_images))
     return of_source(source).take(rows)
 
 

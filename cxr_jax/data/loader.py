@@ -20,12 +20,10 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from cxr_jax.data import images, order
-from cxr_jax.data.pairs import Partners
-from cxr_jax.data.reports import Reports
+from cxr_jax.data.order import NO_FIELDS, Fields
 from cxr_jax.data.source import Source
 from cxr_jax.data.splits import LabelledSplit
 
-_IMAGES = ("image", "pair")  # fields of a batch
 _CHUNK = 16  # images that a thread decodes at a time
 
 Rows = Int[np.ndarray, " n"]
@@ -39,14 +37,11 @@ def batches(
     num_workers: int = 0,
     block: int = 0,
     blocks: int = 1,
-    partners: Partners | None = None,
-    reports: Reports | None = None,
+    fields: Fields = NO_FIELDS,
 ) -> grain.DatasetIterator:
     """An endless iterator of {"image": uint8 [batch_size / blocks, image_size, image_size, 1]}.
 
-    With partners also {"pair": the like, "paired": bool [batch_size / blocks]}: for each image
-    another one of its study, or itself where there is none, and whether it is another one.
-    With reports also {"tokens", "mask"} of a sentence of each image's report, as `Reports.draw`.
+    And of what `fields` draws, images decoded likewise.
 
     Each epoch is shuffled anew. Of each batch, this is block number `block` of `blocks` equal ones
     of consecutive rows: row r of batch k is the same image however many hosts share the batch.
@@ -58,8 +53,7 @@ def batches(
       ValueError: a batch larger than the dataset.
     """
     _check(source, batch_size)
-    rows = partial(_rows, len(source), seed, partners, reports)
-    make = partial(_batch, source, image_size, rows, not num_workers)
+    make = partial(_batch, source, image_size, fields, seed, not num_workers)
     return _iterate(make, batch_size, num_workers, block, blocks)
 
 
@@ -69,24 +63,23 @@ def row_batches(
     seed: int,
     block: int = 0,
     blocks: int = 1,
-    partners: Partners | None = None,
-    reports: Reports | None = None,
+    fields: Fields = NO_FIELDS,
 ) -> grain.DatasetIterator:
     """As `batches`, of images their places in the source alone: int32 [batch_size / blocks].
 
     `look_up` makes the batch of them.
     """
     _check(source, batch_size)
-    make = partial(_rows, len(source), seed, partners, reports)
+    make = partial(fields.batch, len(source), seed)
     return _iterate(make, batch_size, 0, block, blocks)
 
 
-def look_up(rows: dict[str, Any], images: Callable[[Any], Any]) -> dict[str, Any]:
-    """The batch of what `row_batches` gives, NumPy's or JAX's; `images` gives the images at rows."""
-    batch = {name: images(of) if name in _IMAGES else of for name, of in rows.items()}
-    if "pair" in rows:
-        batch["paired"] = rows["pair"] != rows["image"]
-    return batch
+def look_up(rows: dict[str, Any], fields: Fields, images: Callable[[Any], Any]) -> dict[str, Any]:
+    """Returns the batch of what `row_batches` gives, NumPy's or JAX's.
+
+    images: rows -> the images there.
+    """
+    return {name: images(of) if name in fields.images else of for name, of in rows.items()}
 
 
 def labelled_batches(
@@ -163,26 +156,14 @@ def _end_with_parent() -> None:
 def _batch(
     source: Source,
     image_size: int,
-    rows: Callable[[int, int], dict[str, np.ndarray]],
+    fields: Fields,
+    seed: int,
     threaded: bool,
     start: int,
     stop: int,
 ) -> dict[str, np.ndarray]:
-    return look_up(rows(start, stop), partial(read_images, source, image_size, threaded))
-
-
-def _rows(
-    count: int,
-    seed: int,
-    partners: Partners | None,
-    reports: Reports | None,
-    start: int,
-    stop: int,
-) -> dict[str, np.ndarray]:
-    rows = {"image": order.rows(count, seed, start, stop)}
-    if partners:
-        rows["pair"] = partners.draw(seed, start, stop)
-    return rows | reports.draw(seed, start, stop) if reports else rows
+    rows = fields.batch(len(source), seed, start, stop)
+    return look_up(rows, fields, partial(read_images, source, image_size, threaded))
 
 
 def _labelled_batch(

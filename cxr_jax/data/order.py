@@ -1,7 +1,8 @@
 """The endless order in which training sees images: by seed and position alone, whoever asks."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -33,3 +34,35 @@ def _permutation(count: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
 @functools.lru_cache(maxsize=4)
 def _uniform(count: int, seed: int, epoch: int) -> Float[np.ndarray, " n"]:
     return np.random.default_rng((seed, epoch, 1)).random(count)  # independent of _permutation's
+
+
+class Fields(NamedTuple):
+    """What batches hold besides "image", of the images of one source.
+
+    draw: (seed, start, stop) -> name -> array: the values for the images at the positions
+      [start, stop) of `rows`; of a field that is an image, its row in the source.
+    images: which fields are images.
+    fingerprint: field -> value, equal on all hosts of a run.
+    files: name -> text: files that a run keeps in its workdir, to find them when it goes on.
+    """
+
+    draw: Callable[[int, int, int], dict[str, np.ndarray]] | None = None
+    images: tuple[str, ...] = ("image",)
+    fingerprint: Mapping[str, str] = {}
+    files: Mapping[str, str] = {}
+
+    def batch(self, count: int, seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Returns the batch of these positions, of images their rows among the `count`."""
+        images = {"image": rows(count, seed, start, stop)}
+        return images | self.draw(seed, start, stop) if self.draw else images
+
+    def image_rows(self, count: int, seed: int, start: int, stop: int) -> Int[np.ndarray, " n"]:
+        """Returns the rows of all images of that batch; each once, where several fields are images."""
+        batch = self.batch(count, seed, start, stop)
+        of_images = [batch[name] for name in self.images]
+        if len(of_images) == 1:
+            return of_images[0]
+        return np.array(list(dict.fromkeys(np.concatenate(of_images).tolist())))
+
+
+NO_FIELDS = Fields()

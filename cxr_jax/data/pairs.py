@@ -26,18 +26,20 @@ class Partners(NamedTuple):
     place: Int[np.ndarray, " n"]
     size: Int[np.ndarray, " n"]
 
-    def draw(self, seed: int, start: int, stop: int) -> Int[np.ndarray, " b"]:
-        """Partners of the images at the positions [start, stop) of order.rows.
+    def draw(self, seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Draws partners for the images at the positions [start, stop) of order.rows.
 
-        Each is drawn for its position from the other images of the group; an image without others is
-        its own partner.
+        Returns {"pair": int32 [b], the rows of the partners, "paired": bool [b]}. A partner is
+        drawn for its position from the other images of the group; an image without others is its
+        own partner, and not "paired".
         """
         count = len(self.images)
         rows = order.rows(count, seed, start, stop)
         size = self.size[rows]
         # Round the group: from the next image to the one before.
         ahead = 1 + (order.numbers(count, seed, start, stop) * (size - 1)).astype(np.int32)
-        return self.images[self.first[rows] + (self.place[rows] + ahead) % size]
+        pair = self.images[self.first[rows] + (self.place[rows] + ahead) % size]
+        return {"pair": pair, "paired": pair != rows}
 
 
 def find_partners(source: Source, of: str) -> Partners:

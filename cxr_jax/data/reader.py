@@ -220,9 +220,16 @@ def read_columns(
 
     Raises:
       FileNotFoundError, ValueError: a record file is missing or damaged; names it.
+      ValueError: the examples have no such field.
     """
     raw = _files(builder, split)
     stored = builder.info.features
+    missing = [name for name in names if name.partition("/")[0] not in stored]
+    if missing:
+        raise ValueError(
+            f"dataset {builder.info.full_name} has no field {', '.join(missing)}; its examples have "
+            + ", ".join(sorted(stored))
+        )
     sequences = {name: _is_sequence(stored, name) for name in names}
     kinds = {name: _kind(stored, name) for name in names}
     columns: dict[str, list[Any]] = {name: [] for name in names}

@@ -24,7 +24,6 @@ from cxr_jax.data.dataset_info import open_built
 from cxr_jax.data.reader import read_columns
 from cxr_jax.data.source import Source
 from cxr_jax.fields import Section, check_fields
-from cxr_jax.io.atomic import atomic_write_text
 
 _FIELDS = ("sections", "max_tokens", "tokenizer", "vocabulary")
 _HEADING = re.compile(r"^[ \t]*([A-Z][A-Z ,/&()-]*):", re.MULTILINE)
@@ -116,13 +115,6 @@ def open_reports(source: Source, fields: Section, workdir: Path) -> tuple[Source
         tokenizer=words.to_str(),
     )
     return source, made
-
-
-def keep_tokenizer(reports: Reports, workdir: Path) -> None:
-    """Writes the tokenizer into a run's workdir, so that a run that goes on has the same one."""
-    path = workdir / tokenizer.FILE
-    if not path.is_file():
-        atomic_write_text(path, reports.tokenizer)
 
 
 def sentences_of(texts: Sequence[str], sections: Sequence[str]) -> list[tuple[str, ...]]:

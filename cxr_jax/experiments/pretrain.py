@@ -1,35 +1,33 @@
-"""Pretraining: batches, steps, checkpoints, monitors; resumes where its workdir stands."""
+"""Pretraining, top to bottom: config, data, objective, state, steps, checkpoints, what comes next.
+
+A run on the workdir of one that ended goes on from its newest whole checkpoint, bit for bit.
+"""
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
 import orbax.checkpoint as ocp
 
+from cxr_jax import objectives
 from cxr_jax.data import exposure, seen_images
-from cxr_jax.data.reports import keep_tokenizer
-from cxr_jax.data.source import fingerprint
-from cxr_jax.experiments import (
-    _provenance,
-    feed,
-    health,
-    initial,
-    monitor,
-    pretrain_inputs,
-    text_start,
-    transfer,
-)
+from cxr_jax.data import source as sources
+from cxr_jax.data.order import Fields
+from cxr_jax.data.source import Source
+from cxr_jax.experiments import _feed, _health, _monitor, _provenance, transfer
+from cxr_jax.experiments import _pretrain_inputs as inputs
 from cxr_jax.experiments._workdir import as_json, open_workdir
-from cxr_jax.experiments.pretrain_inputs import Inputs
 from cxr_jax.fields import check_positive
+from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.training import checkpoint, distributed, intact, preemption
-from cxr_jax.training import state as train_state
-from cxr_jax.training import step as training
+from cxr_jax.training import step as training_step
 from cxr_jax.training.log import NoWriter, Progress, Writer
+from cxr_jax.training.state import TrainState
 
 _SKIPPED = "skipped_steps"  # beside the position of the data in a checkpoint
 _POSITIVE = (
@@ -63,8 +61,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 def train(
     config: ml_collections.ConfigDict, workdir: Path, stop_after: int | None = None
-) -> train_state.TrainState:
-    """Trains up to config.num_train_steps, or leaves, checkpoint saved, after step `stop_after`.
+) -> TrainState:
+    """Trains up to config.num_train_steps, or ends, checkpoint saved, after step `stop_after`.
 
     Raises:
       ValueError, FileNotFoundError: a config that cannot run, before the workdir is touched.
@@ -72,86 +70,128 @@ def train(
       Preempted: the process was told to end; the state after the last step is saved.
     """
     check_positive(config, _POSITIVE)
-    config, given = pretrain_inputs.open_inputs(config, workdir)
-    made = training.prepare(config, len(given.source))
-    opened = feed.open_feed(config, given.source, made.mesh, given.reports)
-    with contextlib.closing(opened) as batches:
-        return _train(config, workdir, given, made, batches, stop_after)
 
+    # Data and objective. Until all that can be refused has been, the workdir is only looked into.
+    config, start = inputs.read_start(config, workdir)
+    source = inputs.load_images(config)
+    images = inputs.fingerprint(config, source)
+    inputs.check_images(config, source, images, workdir)
+    objective = objectives.build(config)
+    source, fields = inputs.open_fields(config, objective, source, workdir)
 
-def _train(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    given: Inputs,
-    made: training.Training,
-    batches: feed.Feed,
-    stop_after: int | None,
-) -> train_state.TrainState:
-    watch = monitor.make_monitor(config, made.objective, made.mesh)
-    source, reports = given.source, given.reports
-    distributed.agree("dataset", fingerprint(source) | (reports.fingerprint() if reports else {}))
-    distributed.agree("weights to start from", given.encoders | given.texts)
-    _open_workdir(config, workdir, given)
-    state = made.create()
-    manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
-    restored, skipped = checkpoint.restore(manager, state), 0
-    if restored:
-        state, data_state = restored
-        skipped = data_state.pop(_SKIPPED, 0)
-        batches.set_state(data_state)
-        print(f"Resuming {workdir} after step {int(state.step)}.")
-    elif config.init and not given.start:
-        raise ValueError(f"{workdir / checkpoint.FOLDER} holds no whole checkpoint; remove it")
-    else:
-        state = initial.put(state, given.start, made.objective) if given.start else state
-        state = text_start.put(state, given.text) if given.text else state
-    first_step = int(state.step)
-    distributed.agree("last checkpoint", {"step": first_step})
-    _announce(config, source, state.params, made.mesh)
-    writer = Writer(workdir, first_step) if distributed.is_first() else NoWriter()
-    watchdog = health.Health(
-        config, source, workdir, writer, skipped, made.objective.collapse_advice
-    )
-    if distributed.is_first():
-        watchdog.forget_after(first_step)
-    progress = Progress(config.num_train_steps, config.batch_size)
-    log = partial(_log, config, writer, progress, watchdog)
-    end = min(config.num_train_steps, stop_after or config.num_train_steps)
-    pending: tuple[int, dict[str, jax.Array]] | None = None
+    # Optimizer, devices, compiled step; batches in an order that config.seed fixes.
+    training = training_step.prepare(config, objective, len(source))
+    inputs.check_declared(config, training)
+    with contextlib.closing(_feed.open_feed(config, source, training.mesh, fields)) as batches:
+        monitor = _monitor.make_monitor(config, objective, training.mesh)
 
-    def save() -> None:
-        log(*pending)
-        writer.sync()
-        encoder = made.objective.exported(state.params, state.aux)
-        where = batches.get_state() | {_SKIPPED: watchdog.skipped}
-        checkpoint.save(manager, state, encoder, where, as_json(config))
+        # The workdir. From here on files are written, by the first process alone.
+        starts = inputs.fingerprint_start(config, start)
+        distributed.agree("dataset", sources.fingerprint(source) | dict(fields.fingerprint))
+        distributed.agree("weights to start from", starts["encoders"] | starts["texts"])
+        if distributed.is_first():
+            open_workdir(workdir, config)
+            intact.set_damaged_aside(workdir / checkpoint.FOLDER)
+            _provenance.write(workdir, config, images, **starts)
+            _write_inputs(config, workdir, source, fields, start)
+        _check_shared(workdir)
 
-    with preemption.Stop() as stop, _saving(manager):
-        for step in range(first_step + 1, end + 1):
-            if stop.before(step):
-                break
-            batch, waited = batches.take(pending and pending[1])
-            progress.waited(waited)
-            state, metrics = made.step(state, batch)
-            if step == first_step + 1:
-                progress.start(step)  # compiled now: what follows is the speed of the run
-            # Metrics are fetched one step late, so that the next step is under way meanwhile. No
-            # more than these two steps are: each holds a batch.
+        # The state: of the newest checkpoint, or new, with the weights to start from.
+        state = training.create()
+        manager = checkpoint.open_manager(workdir, config.keep_checkpoints)
+        restored, skipped = checkpoint.restore(manager, state), 0
+        if restored:
+            state, data_state = restored
+            skipped = data_state.pop(_SKIPPED, 0)
+            batches.set_state(data_state)
+            print(f"Resuming {workdir} after step {int(state.step)}.")
+        elif config.init and not start.encoder:
+            raise ValueError(f"{workdir / checkpoint.FOLDER} holds no whole checkpoint; remove it")
+        else:
+            state = inputs.put_start(state, start, objective)
+        first_step = int(state.step)
+        distributed.agree("last checkpoint", {"step": first_step})
+        _announce(config, source, state.params, training.mesh)
+
+        # Logs, and the guard that ends or skips steps whose numbers are not finite.
+        writer = Writer(workdir, first_step) if distributed.is_first() else NoWriter()
+        health = _health.Health(
+            config, source, fields, workdir, writer, skipped, objective.collapse_advice
+        )
+        if distributed.is_first():
+            health.forget_after(first_step)
+        progress = Progress(config.num_train_steps, config.batch_size)
+        log = partial(_log, config, writer, progress, health)
+        end = min(config.num_train_steps, stop_after or config.num_train_steps)
+        pending: tuple[int, dict[str, jax.Array]] | None = None
+
+        def save() -> None:
+            log(*pending)
+            writer.sync()
+            encoder = objective.exported(state.params, state.aux)
+            where = batches.get_state() | {_SKIPPED: health.skipped}
+            checkpoint.save(manager, state, encoder, where, as_json(config))
+
+        with preemption.Stop() as stop, _saving(manager):
+            for step in range(first_step + 1, end + 1):
+                if stop.before(step):
+                    break
+                batch, waited = batches.take(pending and pending[1])
+                progress.waited(waited)
+                state, metrics = training.step(state, batch)
+                if step == first_step + 1:
+                    progress.start(step)  # compiled now: what follows is the speed of the run
+                # Metrics are fetched one step late, so that the next step is under way meanwhile.
+                # No more than these two steps are: each holds a batch.
+                if pending:
+                    jax.block_until_ready(pending[1])
+                    log(*pending)
+                pending = (step, metrics | monitor(writer, step, state, batch))
+                if step % config.checkpoint_every_steps == 0 or step == end:
+                    save()
+                    pending = None
             if pending:
-                jax.block_until_ready(pending[1])
-                log(*pending)
-            pending = (step, metrics | watch(writer, step, state, batch))
-            if step % config.checkpoint_every_steps == 0 or step == end:
                 save()
-                pending = None
-        if pending:
-            save()
-        checkpoint.finish(manager)
-        writer.close()
+            checkpoint.finish(manager)
+            writer.close()
     if int(state.step) < end:
         raise preemption.Preempted(f"{workdir}: saved after step {int(state.step)}", saved=True)
     print(f"Pretrained to step {int(state.step)}: {workdir}")
     return state
+
+
+def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str | None]:
+    """Returns the fingerprint of the images that the config trains on, as in provenance.json."""
+    return inputs.fingerprint(config, inputs.load_images(config))
+
+
+def _write_inputs(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    source: Source,
+    fields: Fields,
+    start: inputs.Start,
+) -> None:
+    """Writes the list of images that the encoder will have seen, and the files of the fields."""
+    if start.encoder or not config.init:  # what that had seen may be gone when a run goes on
+        num_images = config.num_train_steps * config.batch_size
+        seen = exposure.seen(source, num_images, config.seed, fields)
+        before, unknown = inputs.seen_before(config.init)
+        seen = seen_images.union(before, seen) if before else seen
+        seen_images.write(workdir / seen_images.FILE, seen, unknown)
+    for name, text in fields.files.items():
+        if not (workdir / name).is_file():
+            atomic_write_text(workdir / name, text)
+
+
+def _check_shared(workdir: Path) -> None:
+    """Waits for the first process to open the workdir, and checks that it is there for this one."""
+    distributed.agree("opening of the workdir", {})
+    if not (workdir / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{workdir} is not the folder that host 0 opened: --workdir must lie on a file system "
+            "that all hosts share"
+        )
 
 
 @contextlib.contextmanager
@@ -165,53 +205,27 @@ def _saving(manager: ocp.CheckpointManager) -> Iterator[None]:
         raise
 
 
-def _open_workdir(config: ml_collections.ConfigDict, workdir: Path, given: Inputs) -> None:
-    """The first process opens it and writes down what will be seen; the others find it there."""
-    if distributed.is_first():
-        open_workdir(workdir, config)
-        intact.set_damaged_aside(workdir / checkpoint.FOLDER)
-        _provenance.write(workdir, config, given.marks, given.encoders, given.texts)
-        if given.start or not config.init:  # what that had seen may be gone when a run goes on
-            num_images = config.num_train_steps * config.batch_size
-            seen = exposure.seen(given.source, num_images, config.seed, config.data.pairs)
-            before, unknown = initial.seen_before(config.init)
-            seen = seen_images.union(before, seen) if before else seen
-            seen_images.write(workdir / seen_images.FILE, seen, unknown)
-        if given.reports:
-            keep_tokenizer(given.reports, workdir)
-    distributed.agree("opening of the workdir", {})
-    if not (workdir / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{workdir} is not the folder that host 0 opened: --workdir must lie on a file system "
-            "that all hosts share"
-        )
-
-
-def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str | None]:
-    """The images that the config trains on, as provenance.json marks them."""
-    return pretrain_inputs.mark(config, pretrain_inputs.load_images(config))
-
-
 def _log(
-    config,
-    writer: Writer,
+    config: ml_collections.ConfigDict,
+    writer: Writer | NoWriter,
     progress: Progress,
-    watchdog: health.Health,
+    health: _health.Health,
     step: int,
-    metrics: dict,
+    metrics: Mapping[str, Any],
 ) -> None:
-    finite = watchdog.check(step, metrics)
+    """Checks a step's numbers, and logs them when they are due."""
+    finite = health.check(step, metrics)
     due = step % config.log_every_steps == 0 or step == config.num_train_steps
     if not due and "knn_auroc" not in metrics:
         return
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     if config.skip_nonfinite:
         values = {name: value for name, value in values.items() if math.isfinite(value)}
-        values["skipped_steps"] = watchdog.skipped
+        values["skipped_steps"] = health.skipped
     writer.scalars(step, values)
     if finite:
         writer.board_scalars(step, progress.report(step, values))
-        watchdog.warn_of_collapse(step, values)
+        health.warn_of_collapse(step, values)
 
 
 def _announce(config, source, params, mesh) -> None:

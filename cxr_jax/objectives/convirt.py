@@ -22,6 +22,7 @@ sentences name sides, both as in the paper.
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,10 +31,21 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cxr_jax.augment.views import augment_view, check_view
+from cxr_jax.data import reports, tokenizer
+from cxr_jax.data.order import Fields
+from cxr_jax.data.source import Source
 from cxr_jax.fields import Section, check_fields
 from cxr_jax.models._heads import MLP
 from cxr_jax.models.bert import Bert, make_text_encoder
-from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise, no_change
+from cxr_jax.objectives import (
+    IMAGE,
+    Field,
+    Objective,
+    _collapse,
+    _networks,
+    l2_normalise,
+    no_change,
+)
 
 _FIELDS = ("name", "temperature", "image_weight", "hidden", "out", "head_bn", "text")
 _START = ("weights", "frozen_layers")
@@ -83,7 +95,7 @@ def make(config: Section) -> Objective:
     """Raises ValueError for fields of config.objective or config.views that do not fit."""
     fields = config["objective"]
     text = text_encoder(config)
-    view = _check(config)
+    view, length = _check(config), _max_tokens(config, text)
     normed = fields["head_bn"]
     head = {"hidden": _networks.widths(fields["hidden"]), "out": fields["out"]}
     head |= {"hidden_bn": normed, "out_bn": normed, "out_bias": not normed}
@@ -92,7 +104,6 @@ def make(config: Section) -> Objective:
     frozen = _frozen_names(fields["text"]["frozen_layers"])
 
     def init(key, batch):
-        _check_batch(batch, text)
         image_key, text_key, head_key = jax.random.split(key, 3)
         params, batch_stats = _networks.init(image_key, chain, view["size"])
         token = jnp.zeros((1, 1), jnp.int32)
@@ -130,7 +141,22 @@ def make(config: Section) -> Objective:
 
     features = partial(_networks.features, chain)
     metrics = (*_collapse.METRICS, "text_std", "retrieval_accuracy")
-    return Objective(init, embed, loss_from_outputs, no_change, features, metrics)
+    batch = {
+        "image": IMAGE,
+        "tokens": Field((length,), np.int32),
+        "mask": Field((length,), np.bool_),
+    }
+
+    def open_fields(source: Source, workdir: Path) -> tuple[Source, Fields]:
+        """The images that have a report, and a sentence of it for each batch."""
+        source, found = reports.open_reports(source, config["data"]["reports"], workdir)
+        return source, Fields(
+            found.draw, fingerprint=found.fingerprint(), files={tokenizer.FILE: found.tokenizer}
+        )
+
+    return Objective(
+        *(init, embed, loss_from_outputs, no_change, features, metrics, batch, open_fields)
+    )
 
 
 def text_encoder(config: Section) -> Bert:
@@ -179,18 +205,21 @@ def _text_ids(tokens: Int[Array, "n l"]) -> Float[Array, "n"]:
     return (mixed >> 8).astype(jnp.float32)
 
 
-def _check_batch(batch: Any, text: Bert) -> None:
-    if "tokens" not in batch:
+def _max_tokens(config: Section, text: Bert) -> int:
+    """The length of config.data.reports' sentences, checked."""
+    given = config["data"].get("reports")
+    if not given:
         raise ValueError(
             "config.objective.name='convirt' needs batches with reports; set config.data.reports, "
             "as configs/convirt.py does"
         )
-    length = batch["tokens"].shape[1]
+    length = given["max_tokens"]
     if length > text.positions:
         raise ValueError(
             f"config.data.reports.max_tokens={length} is more than the "
             f"{text.positions} positions of config.objective.text"
         )
+    return length
 
 
 def _check(config: Section) -> Section:

@@ -6,23 +6,26 @@ holds {"image", "pair", "paired"}: config.data.pairs=study, the paper's best, or
 serves where a study is one image. Metric "true_pairs" is the share of images whose key is of another.
 """
 
-import jax.numpy as jnp
+from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
+
+from cxr_jax.data.order import Fields
+from cxr_jax.data.pairs import find_partners
+from cxr_jax.data.source import Source
 from cxr_jax.fields import Section
-from cxr_jax.objectives import Objective, moco
+from cxr_jax.objectives import IMAGE, Field, Objective, moco
 
 
 def make(config: Section) -> Objective:
-    """Raises ValueError for fields of config.objective or config.views that do not fit."""
-    objective = moco.with_keys_of(config, "pair")
-
-    def init(key, batch):
-        if "pair" not in batch:
-            raise ValueError(
-                "config.objective.name='medaug' needs batches of pairs; "
-                "set config.data.pairs=study (or patient)"
-            )
-        return objective.init(key, batch)
+    """Raises ValueError for fields of config.objective, .views or .data.pairs that do not fit."""
+    objective, of = moco.with_keys_of(config, "pair"), config["data"]["pairs"]
+    if not of:
+        raise ValueError(
+            "config.objective.name='medaug' needs batches of pairs; "
+            "set config.data.pairs=study (or patient)"
+        )
 
     def embed(params, aux, batch, key):
         outputs, aux = objective.embed(params, aux, batch, key)
@@ -32,9 +35,13 @@ def make(config: Section) -> Objective:
         value, (aux, metrics) = objective.loss_from_outputs(outputs, aux)
         return value, (aux, metrics | {"true_pairs": outputs["paired"].mean()})
 
+    def open_fields(source: Source, workdir: Path) -> tuple[Source, Fields]:
+        return source, Fields(find_partners(source, of).draw)
+
     return objective._replace(
-        init=init,
         embed=embed,
         loss_from_outputs=loss_from_outputs,
         metrics=(*objective.metrics, "true_pairs"),
+        batch={"image": IMAGE, "pair": IMAGE, "paired": Field((), np.bool_)},
+        open_fields=open_fields,
     )

@@ -148,12 +148,13 @@ class Progress:
         rate = (step - self._last_step) * self._images / span
         waiting = min(1.0, self._waited / span)
         left = (now - self._start) / max(step - self._first, 1) * (self._total - step)
-        print(
-            f"step {step}/{self._total}  loss {metrics['loss']:.4f}  "
-            f"spread {metrics['embedding_std']:.2f}  rank {metrics['effective_rank']:.1f}  "
-            f"{rate:,.0f} images/s  data wait {waiting:.0%}  {_clock(left)} left",
-            flush=True,
-        )
+        shown = [f"step {step}/{self._total}", f"loss {metrics['loss']:.4f}"]
+        if "embedding_std" in metrics:
+            shown.append(f"spread {metrics['embedding_std']:.2f}")
+        if "effective_rank" in metrics:
+            shown.append(f"rank {metrics['effective_rank']:.1f}")
+        shown += [f"{rate:,.0f} images/s", f"data wait {waiting:.0%}", f"{_clock(left)} left"]
+        print("  ".join(shown), flush=True)
         self._last_time, self._last_step, self._waited = now, step, 0.0
         return {"speed/images_per_second": rate, "speed/data_wait": waiting}
 

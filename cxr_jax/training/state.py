@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from cxr_jax.objectives import Objective
 from cxr_jax.training import microbatch
 
+COMMON_METRICS = ("loss", "gradient_norm", "parameter_norm", "learning_rate")  # of every step
 MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")  # else the training has failed
 
 

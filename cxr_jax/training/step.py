@@ -4,14 +4,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cxr_jax import objectives
 from cxr_jax.fields import check_positive
-from cxr_jax.objectives import Objective
+from cxr_jax.objectives import Objective, batch_shapes
 from cxr_jax.training import optim, sharding, xla
 from cxr_jax.training import state as train_state
 
@@ -22,6 +20,7 @@ class Training(NamedTuple):
     objective: Objective
     schedule: optax.Schedule
     mesh: Mesh
+    batch: dict[str, jax.ShapeDtypeStruct]
     create: Any  # both jitted, so that they can be lowered too
     step: Any
 
@@ -29,24 +28,23 @@ class Training(NamedTuple):
         """(state, batch) as shapes with their places, to compile for without running."""
         state = jax.eval_shape(self.create)
         places = sharding.of_state(state, self.mesh, config.shard_state)
-        batch = _batch(config)
-        split = jax.tree.map(lambda _: sharding.by_example(self.mesh), batch)
-        return _placed(state, places), _placed(batch, split)
+        split = jax.tree.map(lambda _: sharding.by_example(self.mesh), self.batch)
+        return _placed(state, places), _placed(self.batch, split)
 
 
-def prepare(config: ConfigDict, num_images: int) -> Training:
-    """For a config and a number of images in an epoch; nothing is compiled yet.
+def prepare(config: ConfigDict, objective: Objective, num_images: int) -> Training:
+    """Makes the training of an objective on `num_images` an epoch; nothing is compiled yet.
 
-    Raises ValueError for a mesh or a batch that does not fit the devices, and as objectives.build
-    and optim.make_optimizer.
+    Raises ValueError for a mesh or a batch that does not fit the devices, and as
+    optim.make_optimizer.
     """
     mesh = sharding.make_mesh(config.mesh.model)
     _check_batches(config, mesh)
-    objective = objectives.build(config)
+    batch = batch_shapes(objective.batch, config.batch_size, config.data.image_size)
     optimizer, schedule = optim.make_optimizer(
         config.optimizer, config.num_train_steps, config.batch_size, num_images
     )
-    create = partial(train_state.create, objective, optimizer, _batch(config), config.seed)
+    create = partial(train_state.create, objective, optimizer, batch, config.seed)
     places = sharding.of_state(jax.eval_shape(create), mesh, config.shard_state)
     quickly = {"xla_backend_optimization_level": 0}  # it runs once: compiling is all its cost
     step = train_state.make_train_step(
@@ -61,6 +59,7 @@ def prepare(config: ConfigDict, num_images: int) -> Training:
         objective,
         schedule,
         mesh,
+        batch,
         jax.jit(create, out_shardings=places, compiler_options=quickly),
         jax.jit(
             step,
@@ -82,19 +81,6 @@ def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
         raise ValueError(
             f"config.microbatch_size={part} does not divide config.batch_size={config.batch_size}"
         )
-
-
-def _batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    size = config.data.image_size
-    images = jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)
-    batch = {"image": images}
-    if config.data.pairs:
-        batch |= {"pair": images, "paired": jax.ShapeDtypeStruct((config.batch_size,), np.bool_)}
-    if config.data.get("reports"):
-        tokens = (config.batch_size, config.data.reports.max_tokens)
-        batch["tokens"] = jax.ShapeDtypeStruct(tokens, np.int32)
-        batch["mask"] = jax.ShapeDtypeStruct(tokens, np.bool_)
-    return batch
 
 
 def _placed(shapes: Any, places: Any) -> Any:

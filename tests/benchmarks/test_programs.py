@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from benchmarks import _command, _work, augment, memory, scaling
 from configs import medaug
 from cxr_jax import models
-from cxr_jax.training import step
 
 _HLO = """
   %all-reduce.3 = (f32[64]{0}, f32[2,3]{1,0}) all-reduce(%a, %b), channel_id=1
@@ -93,7 +92,7 @@ def test_batches_are_invented_as_the_step_takes_them(monkeypatch):
     config.model = ConfigDict(dict(name="tiny", width=16))
     config.data.image_size, config.batch_size = 40, 8
     config.objective.update(hidden=8, out=4, queue_size=16, bn_group=4)
-    made = step.prepare(config, _work.EPOCH)
+    made = _work.prepare(config)
     batch = _work.invent_batch(config, made)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), batch) == jax.tree.map(
         lambda x: (x.shape, x.dtype), made.shapes(config)[1]

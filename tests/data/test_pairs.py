@@ -25,7 +25,7 @@ def drawn(partners: pairs.Partners, epochs: int) -> dict[int, list[int]]:
     """Row -> the rows that were its partner, epoch by epoch."""
     count = len(partners.images)
     rows = order.rows(count, 4, 0, epochs * count)
-    found = partners.draw(4, 0, epochs * count)
+    found = partners.draw(4, 0, epochs * count)["pair"]
     return {row: found[rows == row].tolist() for row in range(count)}
 
 
@@ -78,8 +78,9 @@ def test_a_dataset_without_studies_of_two_images_is_refused(data_dir):
 
 def test_batches_hold_the_images_of_their_pairs(source):
     numbers, partners = numbers_of(source), pairs.find_partners(source, "study")
-    batches = loader.batches(source, 6, 32, 4, partners=partners)
-    row_batches = loader.row_batches(source, 6, 4, partners=partners)
+    fields = order.Fields(partners.draw, ("image", "pair"))
+    batches = loader.batches(source, 6, 32, 4, fields=fields)
+    row_batches = loader.row_batches(source, 6, 4, fields=fields)
     plain = loader.batches(source, 6, 32, 4)
     for batch, rows in ((next(batches), next(row_batches)) for _ in range(4)):
         np.testing.assert_array_equal(batch["image"], next(plain)["image"])
@@ -91,12 +92,12 @@ def test_batches_hold_the_images_of_their_pairs(source):
 
 
 def test_blocks_joined_are_the_batch_also_from_where_another_number_stood(source):
-    partners = pairs.find_partners(source, "study")
-    whole = loader.row_batches(source, 6, 4, partners=partners)
+    fields = order.Fields(pairs.find_partners(source, "study").draw, ("image", "pair"))
+    whole = loader.row_batches(source, 6, 4, fields=fields)
     for _ in range(5):
         next(whole)
     state = json.loads(json.dumps(whole.get_state()))
-    halves = [loader.row_batches(source, 6, 4, block, 2, partners) for block in range(2)]
+    halves = [loader.row_batches(source, 6, 4, block, 2, fields) for block in range(2)]
     for half in halves:
         half.set_state(state)
     for _ in range(4):
@@ -107,8 +108,9 @@ def test_blocks_joined_are_the_batch_also_from_where_another_number_stood(source
 
 
 def test_partners_count_as_seen(source):
-    rows = next(loader.row_batches(source, 3, 4, partners=pairs.find_partners(source, "study")))
-    seen = exposure.seen(source, 3, seed=4, paired="study")
+    fields = order.Fields(pairs.find_partners(source, "study").draw, ("image", "pair"))
+    rows = next(loader.row_batches(source, 3, 4, fields=fields))
+    seen = exposure.seen(source, 3, seed=4, fields=fields)
     hashes = exposure.of_source(source).phash
     assert set(rows["pair"]) - set(rows["image"])  # else this would test nothing
-    assert set(seen.phash.tolist()) == set(hashes[np.union1d(*rows.values())].tolist())
+    assert set(seen.phash.tolist()) == set(hashes[np.union1d(rows["image"], rows["pair"])].tolist())

@@ -96,8 +96,8 @@ def test_every_image_comes_with_all_sentences_of_its_own_report_equally_often(op
 def test_batches_hold_the_same_rows_whoever_makes_them_and_from_wherever(opened):
     source, made = opened
     own, images = texts(source), loader.read_images(source, 32, False, np.arange(36))
-    whole = loader.batches(source, 12, 32, 5, reports=made)
-    rows = loader.row_batches(source, 12, 5, reports=made)
+    whole = loader.batches(source, 12, 32, 5, fields=order.Fields(made.draw))
+    rows = loader.row_batches(source, 12, 5, fields=order.Fields(made.draw))
     for _ in range(4):
         batch, places = next(whole), next(rows)
         assert batch.keys() == {"image", "tokens", "mask"}
@@ -106,7 +106,10 @@ def test_batches_hold_the_same_rows_whoever_makes_them_and_from_wherever(opened)
         for name in ("tokens", "mask"):
             np.testing.assert_array_equal(batch[name], places[name])
     state = json.loads(json.dumps(rows.get_state()))
-    halves = [loader.row_batches(source, 12, 5, block, 2, reports=made) for block in range(2)]
+    halves = [
+        loader.row_batches(source, 12, 5, block, 2, fields=order.Fields(made.draw))
+        for block in range(2)
+    ]
     for half in halves:
         half.set_state(state)
     expected, parts = next(whole), [next(half) for half in halves]

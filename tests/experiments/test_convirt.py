@@ -9,9 +9,11 @@ import pytest
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
+from cxr_jax import objectives
 from cxr_jax.data import reports, tokenizer
 from cxr_jax.data.source import load_source
-from cxr_jax.experiments import _provenance, feed, pretrain, reproduce
+from cxr_jax.experiments import _feed, _provenance, pretrain, reproduce
+from cxr_jax.experiments._pretrain_inputs import open_fields
 from cxr_jax.training import sharding, step
 from tests.fakes import bert_file
 
@@ -63,9 +65,9 @@ def test_two_halves_equal_one_run_though_tokenizer_and_weights_are_gone(tiny_con
 def test_reports_are_the_same_whatever_the_cache(tiny_config, data_dir, tmp_path):
     config, batches = tiny_config("convirt"), {}
     source = load_source("phantom/tiny", str(data_dir), "train", fields=("image",))
-    source, made = reports.open_reports(source, config.data.reports, tmp_path)
+    source, fields = open_fields(config, objectives.build(config), source, tmp_path)
     for config.data.cache in ("none", "host", "device"):
-        opened = feed.open_feed(config, source, sharding.make_mesh(), made)
+        opened = _feed.open_feed(config, source, sharding.make_mesh(), fields)
         batches[config.data.cache] = [jax.device_get(opened.take()[0]) for _ in range(3)]
         opened.close()
     assert batches["none"][0].keys() == {"image", "tokens", "mask"}
@@ -78,9 +80,9 @@ def test_full_size_recipes_have_a_state(preset):
     config = importlib.import_module("configs.convirt").get_config(preset)
     if not preset:
         with pytest.raises(ValueError, match="name a file of BERT's there"):
-            step.prepare(config, 200_000)
+            objectives.build(config)
         config.objective.text.weights = "bert.safetensors"
-    made = step.prepare(config, 200_000)
+    made = step.prepare(config, objectives.build(config), 200_000)
     state, batch = made.shapes(config)
     assert batch["tokens"].shape == (config.batch_size, 64)
     text = jax.tree.leaves((state.params["text"], state.aux["frozen_text"]))

@@ -7,15 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cxr_jax import objectives
 from cxr_jax.data.source import load_source
-from cxr_jax.experiments import feed
+from cxr_jax.experiments import _feed
+from cxr_jax.experiments._pretrain_inputs import open_fields
 from cxr_jax.training import sharding
 
 
 def opened(config, data_dir, cache):
     config.data.cache = cache
     source = load_source(config.data.name, str(data_dir), "train", fields=("image",))
-    return feed.open_feed(config, source, sharding.make_mesh()), len(source)
+    source, fields = open_fields(config, objectives.build(config), source, data_dir)
+    return _feed.open_feed(config, source, sharding.make_mesh(), fields), len(source)
 
 
 def draw_images(batches, count):
@@ -39,7 +42,7 @@ def test_a_cache_changes_no_batch_and_resumes_at_its_place(cache, tiny_config, d
 
 def test_pairs_are_the_same_whatever_the_cache_and_after_a_resume(tiny_config, studies_dir):
     config = tiny_config("medaug", "cpu")
-    config.data.name, config.batch_size = "image_folder", 4
+    config.data.name, config.batch_size, config.objective.bn_group = "image_folder", 4, 2
     plain, _ = opened(config, studies_dir, "none")
     expected = [jax.device_get(plain.take()[0]) for _ in range(7)]
     assert all(batch["pair"].shape == (4, 40, 40, 1) for batch in expected)
@@ -81,7 +84,7 @@ def test_two_batches_are_ready_ahead_and_the_state_is_of_the_one_handed_out():
             three.set()
         return {"image": jnp.asarray(batch)}
 
-    batches = feed.Feed(Numbers(), remember)
+    batches = _feed.Feed(Numbers(), remember)
     assert batches.take()[0] == {"image": 1}
     assert three.wait(60) and batches.get_state() == {"count": 1}
     batches._thread.submit(lambda: None).result()
@@ -100,7 +103,7 @@ def test_a_batch_that_comes_while_a_step_runs_kept_nothing_waiting():
         released.wait(60)
         return {"image": jnp.asarray(batch)}
 
-    batches = feed.Feed(Numbers(), put)
+    batches = _feed.Feed(Numbers(), put)
     assert batches.take(Step())[0] == {"image": 1} and ends == ["step"]
 
 
@@ -109,4 +112,4 @@ def test_what_fails_in_the_thread_fails_the_step():
         raise OSError("disk gone")
 
     with pytest.raises(OSError, match="disk gone"):
-        feed.Feed(Numbers(), put).take()
+        _feed.Feed(Numbers(), put).take()

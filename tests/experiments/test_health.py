@@ -13,9 +13,10 @@ import pytest
 
 from cxr_jax import objectives
 from cxr_jax.data import order
+from cxr_jax.data.order import NO_FIELDS, Fields
 from cxr_jax.data.pairs import find_partners
 from cxr_jax.data.source import load_source
-from cxr_jax.experiments import health
+from cxr_jax.experiments import _health
 from cxr_jax.training import state
 from cxr_jax.training.log import NoWriter, Writer
 
@@ -33,7 +34,7 @@ _HEALTHY = {"embedding_std": 1.0, "effective_rank": 9.0}
     ],
 )
 def test_collapse_is_named_by_what_shows_it(changed, words):
-    warnings = health.collapse(_HEALTHY | changed)
+    warnings = _health.collapse(_HEALTHY | changed)
     assert len(warnings) == len(words)
     for warning, expected in zip(warnings, words):
         assert expected in warning
@@ -52,7 +53,9 @@ def test_collapse_is_named_by_what_shows_it(changed, words):
 )
 def test_the_likely_cause_follows_from_the_numbers(step, values, before, num_blank, words):
     names = ("loss", "gradient_norm", "parameter_norm")
-    cause = health.likely_cause(step, dict(zip(names, values)), dict(zip(names, before)), num_blank)
+    cause = _health.likely_cause(
+        step, dict(zip(names, values)), dict(zip(names, before)), num_blank
+    )
     assert words in cause
 
 
@@ -68,9 +71,9 @@ def watch(tiny_config, tmp_path, request):
     writer = Writer(tmp_path)
     request.addfinalizer(writer.close)
 
-    def make(allowed: int = 0, skipped: int = 0, advice: str = "stir") -> health.Health:
+    def make(allowed: int = 0, skipped: int = 0, advice: str = "stir") -> _health.Health:
         config.skip_nonfinite = allowed
-        return health.Health(config, source, tmp_path, writer, skipped, advice)
+        return _health.Health(config, source, NO_FIELDS, tmp_path, writer, skipped, advice)
 
     return make
 
@@ -115,12 +118,13 @@ def test_the_images_of_a_step_with_pairs_are_both_of_each_pair(tiny_config, stud
     config.data.name, config.data.dir, config.batch_size = "image_folder", str(studies_dir), 2
     source = load_source(config.data.name, config.data.dir, "train", fields=("image",))
     partners = find_partners(source, "study")
-    watchdog = health.Health(config, source, tmp_path, NoWriter(), 0, "")
+    fields = Fields(partners.draw, ("image", "pair"))
+    watchdog = _health.Health(config, source, fields, tmp_path, NoWriter(), 0, "")
     config.skip_nonfinite = 8
     for step in range(1, 9):
         watchdog.check(step, _NAN)
         places = (config.seed, 2 * (step - 1), 2 * step)
-        images = {*order.rows(8, *places).tolist(), *partners.draw(*places).tolist()}
+        images = {*order.rows(8, *places).tolist(), *partners.draw(*places)["pair"].tolist()}
         listed = [int(row["row"]) for row in _listed(tmp_path) if row["step"] == str(step)]
         assert sorted(listed) == sorted(images)
     assert len(_listed(tmp_path)) > 16  # some images have partners

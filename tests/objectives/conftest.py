@@ -53,6 +53,7 @@ def tiny(monkeypatch):
             model=dict(VIT) if name == "mae" else dict(name="tiny", width=16),
             views={key: dict(view) for key in _VIEWS.get(name, ("a", "b"))},
             objective=copy.deepcopy(OBJECTIVES[name]),
+            data=dict(pairs="study", reports=dict(max_tokens=7)),
             num_train_steps=10,
             batch_size=8,
             microbatch_size=0,

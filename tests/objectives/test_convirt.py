@@ -135,13 +135,14 @@ def test_wrong_fields_are_named(tiny, field, value, message):
         objectives.build(config)
 
 
-def test_batches_and_views_that_do_not_fit_are_named(tiny, batch):
-    objective = objectives.build(tiny("convirt"))
-    with pytest.raises(ValueError, match=r"needs batches with reports; set config\.data\.reports"):
-        objective.init(KEY, {"image": batch["image"]})
-    long = batch | {"tokens": jnp.zeros((8, 9), jnp.int32)}
+def test_batches_and_views_that_do_not_fit_are_named(tiny):
+    config = tiny("convirt")
+    config["data"]["reports"]["max_tokens"] = 9
     with pytest.raises(ValueError, match=r"max_tokens=9 is more than the 8 positions"):
-        objective.init(KEY, long)
+        objectives.build(config)
+    del config["data"]["reports"]
+    with pytest.raises(ValueError, match=r"needs batches with reports; set config\.data\.reports"):
+        objectives.build(config)
     config = tiny("convirt")
     config["views"]["b"] = config["views"]["a"]
     with pytest.raises(ValueError, match="views holds a, b; convirt has one view, 'a'"):

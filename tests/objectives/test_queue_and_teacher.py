@@ -85,8 +85,9 @@ def test_medaug_is_moco_whose_keys_are_of_the_pairs(tiny, moco, batch):
     np.testing.assert_allclose(metrics["true_pairs"], 0.75, rtol=1e-6)
     mixed = {"query": ours["query"], "key": theirs["key"]}
     np.testing.assert_allclose(value, plain.loss_from_outputs(mixed, aux)[0], rtol=1e-4)
+    config["data"]["pairs"] = ""
     with pytest.raises(ValueError, match=r"needs batches of pairs; set config\.data\.pairs"):
-        objective.init(KEY, batch)
+        objectives.build(config)
 
 
 @pytest.mark.parametrize(

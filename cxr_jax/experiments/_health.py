@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from cxr_jax.data import order
 from cxr_jax.data.loader import read_images
-from cxr_jax.data.pairs import find_partners
+from cxr_jax.data.order import Fields
 from cxr_jax.data.source import Source, load_source
 from cxr_jax.io.atomic import atomic_write
 from cxr_jax.training import distributed
@@ -32,6 +31,7 @@ class Health:
         self,
         config: Any,
         source: Source,
+        fields: Fields,
         workdir: Path,
         writer: Writer | NoWriter,
         skipped: int,
@@ -39,7 +39,8 @@ class Health:
     ):
         """`skipped`: up to the checkpoint from which the run goes on."""
         self.skipped = skipped
-        self._config, self._source, self._writer = config, source, writer
+        self._config, self._source, self._fields = config, source, fields
+        self._writer = writer
         self._path, self._before = workdir / FILE, {}
         self._collapse_advice = collapse_advice
 
@@ -89,11 +90,8 @@ class Health:
         config, source = self._config, self._source
         size = config.batch_size
         positions = (config.seed, (step - 1) * size, step * size)
-        rows = order.rows(len(source), *positions)
+        rows = self._fields.image_rows(len(source), *positions)
         try:
-            if config.data.pairs:
-                partners = find_partners(source, config.data.pairs).draw(*positions)
-                rows = np.array(list(dict.fromkeys([*rows, *partners])))  # each image once
             images = read_images(source, config.data.image_size, True, rows)
             blank = np.ptp(images.reshape(len(rows), -1), axis=1) == 0
             ids = _image_ids(source, config.data.dir, rows)
@@ -139,13 +137,13 @@ def likely_cause(
 
 
 def collapse(values: Mapping[str, float]) -> list[str]:
-    """What a step's monitors (objectives/monitors.py) warn of."""
+    """Returns a warning for each sign of collapse in a step's metrics (objectives/_collapse.py)."""
     warnings = []
-    if values["embedding_std"] < _COLLAPSED:
+    if values.get("embedding_std", math.inf) < _COLLAPSED:
         warnings.append(
             f"the embeddings have nearly collapsed (spread {values['embedding_std']:.3f}; 1 is healthy)"
         )
-    elif values["effective_rank"] < _ON_A_LINE:
+    elif values.get("effective_rank", math.inf) < _ON_A_LINE:
         warnings.append(
             f"the embeddings differ in one direction alone (effective rank {values['effective_rank']:.2f})"
         )

@@ -10,7 +10,8 @@ import pytest
 from cxr_jax import objectives, weights
 from cxr_jax.data import exposure, seen_images
 from cxr_jax.data.source import load_source
-from cxr_jax.experiments import _provenance, account, initial, pretrain
+from cxr_jax.experiments import _pretrain_inputs as inputs
+from cxr_jax.experiments import _provenance, account, pretrain
 from cxr_jax.experiments._workdir import as_json
 from cxr_jax.models import resnet
 from cxr_jax.training.state import TrainState
@@ -51,13 +52,13 @@ def test_the_first_state_has_the_encoders_features_and_its_own_heads(
 ):
     encoder, spec = start
     config = config_of(tiny_config, objective, spec)
-    taken, found = initial.find(config, tmp_path / "run")
+    taken, found = inputs.read_start(config, tmp_path / "run")
     assert (tuple(taken.model.mean), tuple(taken.model.std)) == (MEAN, STD)
     assert "mean" not in config.model
     pieces = objectives.build(taken)
     params, aux = jax.jit(pieces.init, compiler_options=QUICKLY)(jax.random.key(1), {})
     fresh = TrainState(0, params, aux, (), jax.random.PRNGKey(0))
-    state = initial.put(fresh, found, pieces)
+    state = inputs.put_start(fresh, found, pieces)
     images = jax.random.uniform(jax.random.key(0), (3, 32, 32, 1))
     np.testing.assert_allclose(
         jax.jit(pieces.features)(state.params, state.aux, images),
@@ -114,7 +115,7 @@ def test_it_is_loaded_once_and_the_ledger_holds_what_the_start_had_seen(
     lines = account.exposure_lines({"runs/b": seen}, np.arange(36), "phantom")[1]
     assert lines[1] == "runs/b started from safetensors:file; what that had seen is not known."
     (second / seen_images.FILE).unlink()  # as of a run before ledgers were kept
-    assert initial.seen_before(f"workdir:{second}") == (None, "workdir:second")
+    assert inputs.seen_before(f"workdir:{second}") == (None, "workdir:second")
 
 
 @pytest.mark.parametrize(

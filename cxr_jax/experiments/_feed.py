@@ -22,8 +22,8 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from cxr_jax.data import cache, loader, pairs
-from cxr_jax.data.reports import Reports
+from cxr_jax.data import cache, loader
+from cxr_jax.data.order import NO_FIELDS, Fields
 from cxr_jax.data.source import Source
 from cxr_jax.training import preemption, sharding
 
@@ -36,10 +36,7 @@ Batch = dict[str, jax.Array]
 class Feed:
     """An endless source of {"image": uint8 [batch_size, size, size, 1]}, split over devices.
 
-    With config.data.pairs also "pair" and "paired", with reports "tokens" and "mask", as
-    `pipeline.batches`.
-
-    Its state is that after the batch last handed out, however many are ready behind it.
+    And of what the objective declares besides. Its state is that after the batch last handed out, however many are ready behind it.
     """
 
     def __init__(
@@ -103,14 +100,11 @@ class Feed:
 
 
 def open_feed(
-    config: ml_collections.ConfigDict, source: Source, mesh: Mesh, reports: Reports | None = None
+    config: ml_collections.ConfigDict, source: Source, mesh: Mesh, fields: Fields = NO_FIELDS
 ) -> Feed:
     """Batches of config.batch_size images of the source, in an order that config.seed fixes.
 
-    `reports` are those of the source's images.
-
-    Raises ValueError for an unknown cache, one that does not fit, and as `pipeline.batches` and
-    `pairs.find_partners`.
+    Raises ValueError for an unknown cache, one that does not fit, and as `loader.batches`.
     """
     data = config.data
     if data.cache not in _CACHES:
@@ -118,8 +112,7 @@ def open_feed(
     which = dict(
         block=jax.process_index(),  # as the mesh has its rows
         blocks=jax.process_count(),
-        partners=pairs.find_partners(source, data.pairs) if data.pairs else None,
-        reports=reports,
+        fields=fields,
     )
     put, stopped = partial(sharding.put_batch, mesh=mesh), threading.Event()
     if data.cache == "none":
@@ -129,7 +122,7 @@ def open_feed(
         free = cache.free_memory(where)
         cache.check_fits(len(source), data.image_size, free, data.cache)
     rows = loader.row_batches(source, config.batch_size, config.seed, **which)
-    # Images lie on this process's devices for themselves: gathering them is no affair of the others.
+    # Every process gathers from the images on its own devices, without the others.
     local = mesh.local_mesh
 
     @functools.cache
@@ -142,13 +135,13 @@ def open_feed(
     if data.cache == "host":
 
         def look_up(batch):
-            return put(loader.look_up(batch, images().__getitem__))
+            return put(loader.look_up(batch, fields, images().__getitem__))
 
         return Feed(rows, look_up, stopped)
 
     @partial(jax.jit, out_shardings=sharding.by_example(local))
     def gather(images, rows):
-        return loader.look_up(rows, lambda of: images[of])
+        return loader.look_up(rows, fields, lambda of: images[of])
 
     def take(batch):
         own = gather(images(), sharding.put_replicated(batch, local))

@@ -1,0 +1,279 @@
+"""What a pretraining reads before it starts: images, other fields of a batch, weights to start from.
+
+Nothing here touches the workdir; it is looked into, because a run that goes on reads no weights.
+"""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cxr_jax import models, plugins, weights
+from cxr_jax.data import exposure, seen_images
+from cxr_jax.data.order import NO_FIELDS, Fields
+from cxr_jax.data.source import Source, load_source
+from cxr_jax.experiments import _provenance
+from cxr_jax.io.json import read_json
+from cxr_jax.objectives import Objective, batch_shapes, convirt
+from cxr_jax.training import checkpoint, sharding
+from cxr_jax.training.state import COMMON_METRICS, TrainState
+from cxr_jax.training.step import Training
+from cxr_jax.weights.encoder import Encoder
+from cxr_jax.weights.importers import _bert
+
+# Fields of config.model that say how an encoder computes, or what it is before it has weights.
+_FREE = ("dtype", "remat", "zero_init_residual")
+
+
+def load_images(config: ConfigDict) -> Source:
+    """Opens the images to train on, without those of config.data.exclude."""
+    data = config.data
+    source = load_source(data.name, data.dir, data.split, fields=("image",))
+    excluded = [name.strip() for name in data.exclude.split(",") if name.strip()]
+    if not excluded:
+        return source
+    kept = exposure.without(source, excluded, data.dir)
+    print(f"Left out {len(source) - len(kept):,} images that {', '.join(excluded)} may share.")
+    return kept
+
+
+def fingerprint(config: ConfigDict, source: Source) -> dict[str, str | None]:
+    """Returns the entry of provenance.json for these images."""
+    return {f"{config.data.name} {config.data.split}": _provenance.fingerprint_images(source)}
+
+
+def check_images(
+    config: ConfigDict, source: Source, images: Mapping[str, str | None], workdir: Path
+) -> None:
+    """Refuses to go on with other images, without the run's config, or with batches of one image.
+
+    The place in the data is a number, and seen_images.parquet says what the encoder had seen: both
+    would be those of the new images.
+
+    Raises ValueError or FileNotFoundError.
+    """
+    if checkpoint.exists(workdir) and not (workdir / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{workdir} has checkpoints, but its config.json is missing: restore it, or copy it "
+            f"from {workdir / checkpoint.FOLDER}/<step>/config/metadata"
+        )
+    if checkpoint.exists(workdir) and (workdir / _provenance.FILE).is_file():
+        before = _provenance.read(workdir)["starts"][-1]["dataset"]
+        if list(before.values()) != list(images.values()):
+            lines = "\n".join(f"  {line}" for line in _provenance.differences(before, images))
+            raise ValueError(
+                f"the images are no longer those that {workdir} was begun with:\n{lines}\n"
+                "Bring that dataset back, or begin anew in another --workdir"
+            )
+    if config.batch_size < 2:
+        raise ValueError(
+            f"config.batch_size={config.batch_size}: a pretraining compares images with each other, "
+            f"so a batch holds two or more ({source.name} {source.split!r} has {len(source):,})"
+        )
+
+
+def open_fields(
+    config: ConfigDict, objective: Objective, source: Source, workdir: Path
+) -> tuple[Source, Fields]:
+    """Opens what the objective's batches hold besides images.
+
+    Returns the images that have all of it, and the fields.
+
+    Raises:
+      ValueError: the dataset does not have it; or what is read is not what the objective declares.
+    """
+    if objective.open_fields is None:
+        source, fields = source, NO_FIELDS
+    else:
+        source, fields = objective.open_fields(source, workdir)
+    images = tuple(name for name, field in objective.batch.items() if field.shape is None)
+    fields = fields._replace(images=images)
+    if not len(source):
+        return source, fields
+    drawn = fields.batch(len(source), config.seed, 0, 1)
+    declared = batch_shapes(objective.batch, 1, config.data.image_size)
+    row = jax.ShapeDtypeStruct((1,), np.int32)
+    expected = {name: _in_words(declared[name] if name not in images else row) for name in declared}
+    found = {name: _in_words(values) for name, values in drawn.items()}
+    if found != expected:
+        raise ValueError(
+            f"config.objective.name={config.objective.name!r} declares a batch of {expected}, and "
+            f"its open_fields reads {found} (of an image its row in the dataset, int32)"
+        )
+    return source, fields
+
+
+def _in_words(array: Any) -> str:
+    return f"{np.dtype(array.dtype).name} {list(array.shape[1:])}"
+
+
+def check_declared(config: ConfigDict, training: Training) -> None:
+    """Raises ValueError for a batch key or a metric that the objective does not declare."""
+    where, objective = f"config.objective.name={config.objective.name!r}", training.objective
+    try:
+        metrics = training.step.eval_shape(*training.shapes(config))[1]
+    except KeyError as error:
+        raise ValueError(
+            f"{where} reads {error}, and its batch holds {', '.join(objective.batch)}: what it "
+            "reads of a batch must be declared (Objective.batch)"
+        ) from error
+    own = set(metrics) - set(COMMON_METRICS)
+    if own != set(objective.metrics):
+        raise ValueError(
+            f"{where} gives the metrics {', '.join(sorted(own)) or '(none)'} and declares "
+            f"{', '.join(sorted(objective.metrics)) or '(none)'} (Objective.metrics)"
+        )
+
+
+class Start(NamedTuple):
+    """The weights to start from; None: random ones, or those of a checkpoint."""
+
+    encoder: Encoder | None  # of config.init
+    text: dict[str, Any] | None  # of config.objective.text.weights, in image-text objectives
+
+
+def read_start(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Start]:
+    """Reads the weights to start from, unless the workdir holds a checkpoint, which has them.
+
+    Returns also the config with what they bring: pixels' mean and std, and whatever else of the
+    encoder's architecture config.model leaves open. A run that goes on has it from config.json.
+
+    Raises:
+      ValueError: the encoder is of another architecture than config.model; as weights.load and
+        _bert.load_text.
+      FileNotFoundError: there are no such weights.
+    """
+    resumed, encoder, text = checkpoint.exists(workdir), None, None
+    saved = workdir / "config.json"
+    if config.init and resumed and saved.is_file():
+        model = read_json(saved).get("model")
+        if not isinstance(model, dict):
+            raise ValueError(f"{saved} is damaged: it says no model; choose another --workdir")
+        config = take_over(config, model)
+    elif config.init == "random":
+        raise ValueError("config.init='random': leave it empty to start from random weights")
+    elif config.init:
+        encoder = weights.load(config.init)
+        check_same(config, encoder)
+        print(f"Starts from {encoder.name} ({config.init}).")
+        config = take_over(config, encoder.model)
+    given = config.objective.get("text")
+    if given and given.weights and not resumed:
+        text = _bert.load_text(given.weights, convirt.text_encoder(config))
+    return config, Start(encoder, text)
+
+
+def take_over(config: ConfigDict, model: Mapping[str, Any]) -> ConfigDict:
+    """Returns the config with those fields of `model` that its own model leaves open."""
+    taken = config.copy_and_resolve_references()
+    brought = {name: value for name, value in model.items() if name not in _FREE}
+    with taken.unlocked():
+        taken.model = ConfigDict(brought | config.model.to_dict())
+    return taken
+
+
+def check_same(config: ConfigDict, encoder: Encoder) -> None:
+    """Raises ValueError, listing the fields that differ, for weights of another architecture."""
+    wanted, given = config.model.to_dict(), encoder.model
+    names = [name for name in wanted if name not in _FREE]
+    if wanted["name"] == given["name"]:
+        make = plugins.find(models.__name__, given["name"], "make", "model")
+        defaults = inspect.signature(make).parameters.values()
+        known = {field.name: field.default for field in defaults} | dict(given)
+    else:
+        names, known = ["name"], {}
+    known["name"] = given["name"]
+    differing = [
+        f"  config.model.{name}: {wanted[name]!r}; in the weights {known.get(name)!r}"
+        for name in names
+        if _plain(wanted[name]) != _plain(known.get(name))
+    ]
+    if differing:
+        raise ValueError(
+            f"config.init={config.init} is of another architecture than config.model:\n"
+            + "\n".join(differing)
+            + "\nGive config.model the weights' values, or other weights"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def fingerprint_start(config: ConfigDict, start: Start) -> dict[str, dict[str, str]]:
+    """Returns the entries "encoders" and "texts" of provenance.json."""
+    encoders, texts = {}, {}
+    if start.encoder:
+        encoders[config.init] = _provenance.fingerprint_weights(start.encoder)
+    if start.text:
+        texts[config.objective.text.weights] = _provenance.fingerprint_arrays(start.text)
+    return {"encoders": encoders, "texts": texts}
+
+
+def put_start(state: TrainState, start: Start, objective: Objective) -> TrainState:
+    """Returns the state with these weights, each where its random one lay; heads stay as drawn."""
+    if start.encoder:
+        state = _put_encoder(state, start.encoder, objective)
+    if start.text:
+        params, aux = convirt.put_text(state.params, state.aux, start.text)
+        params, aux = jax.tree.map(
+            lambda old, new: old if new is old else sharding.put_like(old, new),
+            (state.params, state.aux),
+            (params, aux),
+        )
+        state = state._replace(params=params, aux=aux)
+    return state
+
+
+def _put_encoder(state: TrainState, encoder: Encoder, objective: Objective) -> TrainState:
+    """Puts the variables wherever the state holds an encoder's.
+
+    Copies that an objective keeps (a target, a teacher) are found by their name and their shapes.
+
+    Raises ValueError if the encoder that would be exported is not among them.
+    """
+    sources = [part for part in encoder.variables.values() if part]
+
+    def walk(tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        return {name: _fill(tree[name]) if name == "encoder" else walk(tree[name]) for name in tree}
+
+    def _fill(tree: Any) -> Any:
+        for source in sources:
+            if _shapes(tree) == _shapes(source):
+                return jax.tree.map(sharding.put_like, tree, source)
+        return walk(tree)
+
+    filled = state._replace(params=walk(state.params), aux=walk(state.aux))
+    exported = objective.exported(filled.params, filled.aux)
+    if _shapes(exported) != _shapes(dict(encoder.variables)):
+        raise ValueError(
+            f"the variables of {encoder.name} do not have the shapes of the objective's encoder"
+        )
+    return filled
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(np.shape, tree)
+
+
+def seen_before(spec: str) -> tuple[seen_images.Ledger | None, str]:
+    """Returns what the encoder `spec` had seen, None if it kept no list, and a name.
+
+    The name is that of the encoder whose images are not known: this one's if it kept no list, or
+    that of the one that it started from; "" for none.
+    """
+    if not spec:
+        return None, ""
+    source, path = weights.parse_spec(spec)
+    folder = Path(path).expanduser()
+    if source in (None, "workdir", "safetensors") and (folder / seen_images.FILE).is_file():
+        return seen_images.read(folder), seen_images.read_unknown_start(folder)
+    if source == "hf":
+        return None, spec
+    return None, f"{source}:{folder.name}" if source else folder.name  # no paths: lists travel
