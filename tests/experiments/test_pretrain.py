@@ -162,7 +162,7 @@ def test_one_and_eight_devices_train_alike(tiny_config, tmp_path):
 
 def test_batch_that_does_not_divide_over_the_devices_is_refused():
     script = (
-        "from cxr_jax import sharding\n"
+        "from cxr_jax.training import sharding\n"
         "try: sharding.check_batch(12, sharding.make_mesh())\n"
         "except ValueError as error: print(error)"
     )
