@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from cxr_jax.report import blocks as html_page
 from cxr_jax.report.benchmark import page as benchmark
 from cxr_jax.transfer.predictions import read_parquet, write_parquet
 from tests.fakes import benchmark as fake
@@ -207,22 +206,6 @@ def test_reference_alone_and_other_protocols(tmp_path):
     text = Reader(benchmark.write(tmp_path, 20).read_text()).text
     assert "Nearest neighbours, 100 % of the training patients" in text
     assert "Verdicts" not in text and "How many labels" not in text
-
-
-def test_a_damaged_picture_does_not_cost_the_page(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    text = html_page.to_html("A", [html_page.Picture(tmp_path / "a.png", "Curves")])
-    assert "Curves (The picture cannot be read.)" in text and "<img" not in text
-
-
-def test_text_is_escaped_and_marked():
-    blocks = [html_page.Text("1 < 2 **& more**"), html_page.Table(["a", "b"], [["x", "win\n+.1"]])]
-    text = html_page.to_html("A & B", blocks)
-    assert "<p>1 &lt; 2 <strong>&amp; more</strong></p>" in text
-    assert '<td class="win"><b>win</b><small>+.1</small></td>' in text
-    assert "<title>A &amp; B</title>" in text
-    markdown = html_page.to_markdown("A & B", blocks, Path("."))
-    assert "| x | win +.1 |" in markdown and "1 < 2 **& more**" in markdown
 
 
 def run(*arguments, cwd):

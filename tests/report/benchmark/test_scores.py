@@ -237,6 +237,19 @@ def test_grid_that_does_not_fit_is_refused(tmp_path, change, message):
         read_grid(tmp_path)
 
 
+def test_a_grid_of_before_the_renames_is_read(tmp_path):
+    cells = fake.grid(tmp_path, SIGNALS, DATASETS[:1], fractions=(1.0,), seeds=(0,))
+    fake.write_cells(tmp_path, cells)
+    grid = read_grid(tmp_path)
+    for cell in cells:
+        seen = cell.pop("seen")
+        cell["num_films"] = cell.pop("num_images")
+        cell["exposure"] = {"patients": seen["patients"], "films": seen["images"]}
+        cell["exposure"]["test_films"] = seen["test_images"]
+    fake.write_cells(tmp_path, cells)
+    assert read_grid(tmp_path) == grid and grid.cells[0].seen.images == 2
+
+
 def test_ids_are_taken_out_of_errors():
     message = "image 'a b.png' (row 3), label 'Mass': score is nan"
     assert without_ids(message) == "image '…' (row 3), label 'Mass': score is nan"
@@ -246,6 +259,7 @@ def test_ids_are_taken_out_of_errors():
     assert without_ids("KeyError: 'P1_0'") == "KeyError: '…'"
     assert without_ids("image P1_0 of label 'Mass'") == "image '…' of label 'Mass'"
     assert without_ids("image \"O'Neil\", images 'a', 'b'") == "image '…', images '…', '…'"
+    assert without_ids("film P1_0") == "film '…'"  # as errors called images before
     assert without_ids("") == "" and len(without_ids("x" * 999)) == 300
     # Long ones are cut first, maybe through an id.
     assert without_ids(f"images '{'P1' * 900}', '{'P 2' * 900}'") == "images '…', '…'"
