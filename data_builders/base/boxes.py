@@ -1,4 +1,4 @@
-"""Owners' boxes in pixels as fractions of the image; lists of boxes that fit their images or not."""
+"""Owners' boxes: pixels to fractions of the image, and checks that lists fit their images."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from data_builders.base.records import Box, BuildError, Skipped
 
-# A list whose rows have slid, or whose images have other ids, names unknown images nearly always and
-# is right about a finding by chance only. Below these shares it is the owner's own inconsistency.
+# A list whose rows have slid, or whose images have other ids, nearly always names unknown images
+# and agrees with labels by chance only. Below these shares it is the owner's own inconsistency.
 MAX_UNKNOWN = 0.5
 MAX_CONTRADICTING = 0.2
 
@@ -30,7 +30,7 @@ def from_pixels(
     size: tuple[int, int],
     where: str,
 ) -> Box:
-    """A box as fractions of the image, clipped to it.
+    """Converts a box to fractions of the image, clipped to it.
 
     Args:
       corners: x0, y0, x1, y1 in pixels.
@@ -42,7 +42,7 @@ def from_pixels(
     """
     x0, y0, x1, y1 = corners
     if not all(map(math.isfinite, corners)) or x1 < x0 or y1 < y0:
-        raise BuildError(f"{where}: the corners are no box's x0, y0, x1, y1 in pixels.")
+        raise BuildError(f"{where}: the corners are not a box's x0, y0, x1, y1 in pixels.")
     height, width = size
     return Box(
         label,
@@ -56,9 +56,9 @@ def from_pixels(
 def check_rows(
     rows: Sequence[BoxRow], fits: Callable[[BoxRow], bool | None], table: str
 ) -> Iterator[Skipped]:
-    """Lists the rows whose image is unknown, and how many boxes contradict their image's labels.
+    """Yields the rows whose image is unknown, and how many boxes contradict their image's labels.
 
-    Boxes that contradict are kept, since it is the owner who said both.
+    Boxes that contradict are kept, since the owner said both.
 
     Args:
       fits: whether the image has the box's finding among its labels; None if no table lists it.

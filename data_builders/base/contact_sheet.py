@@ -1,6 +1,6 @@
-"""contact_sheet.png: some images of a dataset as they are stored, to see polarity and windowing.
+"""contact_sheet.png: some images of a dataset as stored, to check polarity and windowing by eye.
 
-A caption gives split, projection and positive labels; no id, no age, nothing of a person.
+A caption gives split, projection and positive labels; no id, no age, nothing about a person.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PAPER, _INK, _BEHIND = 255, 40, 128
 
 
 def choose(records: Sequence[Record], scale: str) -> list[Record]:
-    """Images for a sheet: first one of every label and projection, then any, in the records' order."""
+    """Chooses images: first one of every label and projection, then any, in the records' order."""
     chosen: dict[str, Record] = {}
     seen: set[str] = set()
     for record in records:
@@ -83,7 +83,7 @@ def _positives(record: Record, scale: str) -> list[str]:
 
 
 def _cut(line: str, font: ImageFont.FreeTypeFont) -> str:
-    """The line, cut to the width of an image."""
+    """Cuts a line to the width of an image."""
     if font.getlength(line) <= SIDE:
         return line
     while line and font.getlength(line + "…") > SIDE:

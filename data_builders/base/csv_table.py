@@ -1,6 +1,6 @@
 """Owners' CSV files: columns found by name, rows known by number, everything read as text.
 
-Errors name file, row and column, never what stands there: where columns have slid, or the header is
+Errors name file, row and column, never a cell's text: where columns have slid, or the header is
 missing, it could be a patient's name. What a library says of a cell is not passed on either.
 """
 
@@ -24,14 +24,14 @@ FLAGS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
 
 
 class Row(NamedTuple):
-    """One row: where it stands ("labels.csv, row 17"; the header is row 1) and its fields."""
+    """One row: its place ("labels.csv, row 17"; the header is row 1) and its fields."""
 
     where: str
     fields: list[str]
 
 
 class Table:
-    """A CSV file (or .csv.gz) that is read row by row.
+    """A CSV file (or .csv.gz), read row by row.
 
     Attributes:
       path: the file.
@@ -48,7 +48,7 @@ class Table:
                 length = 0
                 while part := stream.read(1 << 20):
                     if "\0" in part:
-                        raise BuildError(f"{path} holds zero bytes: it is no text, or damaged.")
+                        raise BuildError(f"{path} holds zero bytes: it is not text, or damaged.")
                     length += len(part)
                     if length > MAX_CHARACTERS:
                         raise BuildError(
@@ -58,7 +58,7 @@ class Table:
         except UnicodeDecodeError:
             raise BuildError(f"{path} is not UTF-8 text. Save it as CSV in UTF-8.") from None
         except (EOFError, zlib.error, gzip.BadGzipFile):
-            raise BuildError(f"{path} is cut off, damaged, or no gzip. Get it again.") from None
+            raise BuildError(f"{path} is cut off, damaged, or not gzip. Get it again.") from None
         if not header:
             raise BuildError(f"{path} is empty; expected a header row.")
         self.columns = [name.strip() for name in header]
@@ -68,10 +68,10 @@ class Table:
             self.columns.pop()
 
     def index(self, column: str) -> int:
-        """Where a column stands.
+        """Returns a column's place.
 
         Raises:
-          BuildError: no such column, with where the closest stands; or it is there twice.
+          BuildError: no such column, with the place of the closest; or it is there twice.
         """
         if self.columns.count(column) > 1:
             raise BuildError(f"{self.path} has the column {column!r} twice. Remove the wrong one.")
@@ -84,7 +84,7 @@ class Table:
         )
 
     def _near(self, column: str) -> str:
-        """A hint at the column that could be meant; its name only where it is the same but for case
+        """Hints at the column that could be meant, by name only where it is the same but for case
         and punctuation, since a table without a header has an image's values there."""
         for name in self.columns:
             if _letters(name) == _letters(column):
@@ -94,7 +94,7 @@ class Table:
         return f" Is it column {folded.index(close[0]) + 1}, under another name?" if close else ""
 
     def separator_hint(self) -> str:
-        """A sentence for a table whose fields are parted by something else than commas; or ""."""
+        """Returns a hint for a table whose separators are not commas; else ""."""
         if len(self.columns) == 1:
             for separator, name in ((";", "semicolons"), ("\t", "tabs")):
                 if separator in self.columns[0]:
@@ -102,7 +102,7 @@ class Table:
         return ""
 
     def rows(self, needed: Sequence[str], prose: Sequence[str] = ()) -> Iterator[Row]:
-        """The rows that are not blank, fields stripped.
+        """Yields the rows that are not blank, fields stripped.
 
         Args:
           needed: columns that the table must have.
@@ -158,7 +158,7 @@ def _letters(name: str) -> str:
 
 
 def number(field: str) -> float | None:
-    """What a field says in digits; None if it is no number."""
+    """Converts a field to a number; None if it is not one."""
     try:
         return float(field)
     except ValueError:
@@ -166,7 +166,7 @@ def number(field: str) -> float | None:
 
 
 def flags(names: Sequence[str], values: Sequence[str], where: str) -> dict[str, float]:
-    """Label name -> 1.0 or 0.0, from a row's fields.
+    """Maps label names to 1.0 or 0.0, from a row's fields.
 
     Raises:
       BuildError: a field that is neither 1 nor 0.
@@ -178,13 +178,14 @@ def flags(names: Sequence[str], values: Sequence[str], where: str) -> dict[str, 
 
 
 def _reader(stream: io.TextIOWrapper, path: Path) -> Any:
-    """A CSV reader, which would take a line of any length into memory."""
+    """Makes a CSV reader with a bound on lines, which it would read at any length."""
 
     def lines() -> Iterator[str]:
         while line := stream.readline(MAX_LINE + 1):
             if len(line) > MAX_LINE:
                 raise BuildError(
-                    f"{path} has a line of more than {MAX_LINE:,} characters: no table, or damaged."
+                    f"{path} has a line of more than {MAX_LINE:,} characters: not a table, or "
+                    "damaged."
                 )
             yield line
 

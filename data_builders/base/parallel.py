@@ -76,7 +76,7 @@ def phash(image: UInt8[np.ndarray, "h w 1"]) -> str:
 
 @functools.cache
 def _dct_basis() -> Float64[np.ndarray, "8 32"]:
-    """The first 8 rows of the orthonormal DCT-II of length 32."""
+    """Returns the first 8 rows of the orthonormal DCT-II of length 32."""
     frequency, position = np.mgrid[:8, :32]
     basis = np.cos(np.pi * frequency * (2 * position + 1) / 64) * np.sqrt(2 / 32)
     basis[0] /= np.sqrt(2)
@@ -196,7 +196,7 @@ class Progress:
 def duration(seconds: float) -> str:
     """Formats seconds for people.
 
-    >>> duration(3723.4), duration(123)
+    >>> duration(3723.4), duration(123.0)
     ('1:02:03', '2:03')
     """
     minutes, secs = divmod(round(seconds), 60)

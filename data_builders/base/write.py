@@ -33,7 +33,7 @@ PIXEL_BYTES = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file to be written: its split, its number within it, its images in order."""
+    """A file to be written: its split, its number within the split, its images in order."""
 
     split: str
     number: int
@@ -98,7 +98,7 @@ def plan(records: Iterable[Record], resolution: int | None) -> list[Shard]:
 
 
 class Serializer:
-    """Makes examples into bytes; picklable, so that other machines can."""
+    """Serializes records and their images as stored examples; picklable, for other machines."""
 
     def __init__(self, features: tfds.features.FeaturesDict):
         self._features = features

@@ -51,5 +51,5 @@ def test_boxes_are_clipped_and_no_boxes_refused(corners, expected):
     if expected:
         assert boxes.from_pixels("Mass", corners, (32, 64), "b.csv, row 2") == expected
         return
-    with pytest.raises(BuildError, match=r"b.csv, row 2: .* are no box's x0"):
+    with pytest.raises(BuildError, match=r"b.csv, row 2: .* are not a box's x0"):
         boxes.from_pixels("Mass", corners, (32, 64), "b.csv, row 2")

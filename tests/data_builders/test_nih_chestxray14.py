@@ -123,8 +123,8 @@ TABLE, BOXES = "Data_Entry_2017_v2020.csv", "BBox_List_2017.csv"
         ),
         (TABLE, ",0,7,", ",0,²,", r"row \d+: Patient ID does not fit"),
         (BOXES, "Infiltrate", "Infiltrat", "row 2: the box's finding is unknown"),
-        (BOXES, "512.0", "nan", "row 2: .* are no box's x0"),
-        (BOXES, "512.0", "-512.0", "row 2: .* are no box's x0"),
+        (BOXES, "512.0", "nan", "row 2: .* are not a box's x0"),
+        (BOXES, "512.0", "-512.0", "row 2: .* are not a box's x0"),
         (BOXES, fake.BOXED, "00000003_000.png", r"1 of the 2 boxes .* first is .*row 2"),
     ],
 )

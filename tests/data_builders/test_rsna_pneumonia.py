@@ -61,7 +61,7 @@ LABELS, INFO = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
         (LABELS, ",,,,0", ",,,,", r"row 3: 'Target' is neither 1 nor 0"),
         (LABELS, "256.0,", "wide,", r"row 2: x, y, width, height are no numbers"),
         (LABELS, "256.0,128.0,512.0", "256.0,,512.0", r"row 2: x, y, width, height are no numbers"),
-        (LABELS, "512.0,64.0", "-512.0,64.0", r"row 2: .* are no box's x0, y0, x1, y1"),
+        (LABELS, "512.0,64.0", "-512.0,64.0", r"row 2: .* are not a box's x0, y0, x1, y1"),
         (LABELS, fake.patient_id(1), fake.patient_id(0), r"one row, but here .*row 2 and .*row 3"),
         (LABELS, fake.patient_id(2), fake.patient_id(1), r"one row, but here .*row 3 and .*row 4"),
         (LABELS, fake.patient_id(1), "stranger", f"row 3: its patientId has no row in {INFO}"),

@@ -71,6 +71,6 @@ def test_a_download_that_broke_off_is_named(tmp_path):
     for damaged in (whole[: len(whole) // 2], whole[:40] + b"\xff" * 9 + whole[49:], b"no gzip"):
         path = write(tmp_path, damaged, "labels.csv.gz")
         with pytest.raises(
-            BuildError, match=r"labels.csv.gz is cut off, damaged, or no gzip. Get it again"
+            BuildError, match=r"labels.csv.gz is cut off, damaged, or not gzip. Get it again"
         ):
             read(path)

@@ -103,7 +103,7 @@ def peak_memory() -> int:
 
 
 def assert_refused(process, message, function, *arguments):
-    """Checks that the call ends in an error of ours with `message`, having allocated next to nothing."""
+    """Checks that the call ends in an error of ours with `message`, allocating nearly nothing."""
     answer = process.ask(function, *arguments)
     kind, _, text = answer.error.partition(": ")
     assert kind in ("ImageError", "BuildError", "ValueError"), answer

@@ -1,5 +1,5 @@
-"""A canary in every cell of every dataset's tables: no message, and no entry of skipped.csv, quotes a
-cell; a built dataset holds nothing of columns that say nothing of images."""
+"""A canary in every cell of every dataset's tables: no message and no entry of skipped.csv quotes a
+cell; a built dataset holds nothing of columns that say nothing about images."""
 
 import contextlib
 import csv

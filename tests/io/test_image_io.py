@@ -65,6 +65,22 @@ def test_truncated_png(tmp_path):
         image_io.read_image(tmp_path / "cut.png")
 
 
+def test_no_flipped_bit_of_a_png_passes_for_the_image(tmp_path):
+    stream = io.BytesIO()
+    Image.fromarray(draw_image(0, 200, 200)).save(stream, "PNG")
+    content = stream.getvalue()
+    for place in range(len(content) - 1, 8, -97):  # from IEND's checksum to the header
+        changed = bytearray(content)
+        changed[place] ^= 4
+        (tmp_path / "flipped.png").write_bytes(changed)
+        try:
+            read = image_io.read_image(tmp_path / "flipped.png")
+        except ImageError:
+            continue
+        # IEND has no content, and its own checksum says nothing about pixels.
+        assert place >= len(content) - 4 and (read[..., 0] == draw_image(0, 200, 200)).all()
+
+
 @pytest.mark.parametrize("side", [60_000, 12_000, 3])
 def test_absurd_sizes_are_refused_before_they_are_decoded(tmp_path, side):
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
