@@ -1,6 +1,6 @@
 """Finds what two datasets share: python -m data_builders.overlap A B --data_dir=data
 
-A and B are built datasets or the workdirs of pretraining runs (which keep a ledger of the images
+A and B are built datasets or the workdirs of pretraining runs (which keep the hashes of the images
 they saw, but not the images). Patients are shared where the datasets use the same patient numbers
 (REFLACX and MIMIC-CXR). Images are near-identical where their perceptual hashes differ in few bits
 and, where both are at hand, their 32 x 32 pictures correlate.
@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image, ImageDraw, ImageFont
 
-from cxr_jax.data import seen_images as ledger
+from cxr_jax.data import seen_images
 from cxr_jax.data.dataset_info import find_folder, open_built
 from cxr_jax.data.reader import Records, open_records
 from cxr_jax.io.atomic import atomic_write
@@ -72,7 +72,9 @@ def thumbnail(picture: Image.Image) -> Float[np.ndarray, " pixels"]:
     return values / max(float(np.linalg.norm(values)), 1e-9)
 
 
-def table(a: ledger.Ledger, b: ledger.Ledger, pairs: ledger.Pairs, same: bool) -> list[str]:
+def table(
+    a: seen_images.ImageHashes, b: seen_images.ImageHashes, pairs: seen_images.Pairs, same: bool
+) -> list[str]:
     """Tabulates what is shared, split by split.
 
     Args:
@@ -87,7 +89,7 @@ def table(a: ledger.Ledger, b: ledger.Ledger, pairs: ledger.Pairs, same: bool) -
             both = (a.split[pairs.a] == split_a) & (b.split[pairs.b] == split_b)
             if same:
                 both |= (a.split[pairs.a] == split_b) & (b.split[pairs.b] == split_a)
-            patients = f"{len(ledger.shared_patients(of_a, of_b)):,}"
+            patients = f"{len(seen_images.shared_patients(of_a, of_b)):,}"
             if not (a.patient != "").any() or not (b.patient != "").any():
                 patients = "unknown"
             elif same and split_a == split_b:
@@ -101,10 +103,10 @@ def table(a: ledger.Ledger, b: ledger.Ledger, pairs: ledger.Pairs, same: bool) -
 
 
 class Side(NamedTuple):
-    """One of the two: its name, its ledger, and its images if they are at hand."""
+    """One of the two: its name, its images' hashes, and its images if they are at hand."""
 
     name: str
-    ledger: ledger.Ledger
+    hashes: seen_images.ImageHashes
     images: Images | None
 
 
@@ -112,23 +114,23 @@ def open_side(name: str, data_dir: str) -> Side:
     """Opens a pretraining's workdir or a built dataset.
 
     Raises:
-      FileNotFoundError, ValueError: neither; or a dataset without a ledger.
+      FileNotFoundError, ValueError: neither; or a dataset without a seen_images.
     """
     folder = Path(name).expanduser()
-    if (folder / ledger.FILE).is_file() and not (folder / "dataset_info.json").is_file():
-        return Side(name, ledger.read(folder), None)
+    if seen_images.find(folder) and not (folder / "dataset_info.json").is_file():
+        return Side(name, seen_images.read(folder), None)
     folder = find_folder(name, data_dir)
-    return Side(name, ledger.read(folder), Images(folder))
+    return Side(name, seen_images.read(folder), Images(folder))
 
 
-def compare(side_a: Side, side_b: Side, progress: bool = True) -> ledger.Pairs:
+def compare(side_a: Side, side_b: Side, progress: bool = True) -> seen_images.Pairs:
     """Finds the near-identical images of two sides, the most alike first."""
-    a, b = side_a.ledger, side_b.ledger
+    a, b = side_a.hashes, side_b.hashes
     at_hand = side_a.images is not None and side_b.images is not None
     shown = Progress("hashes", len(a.phash), progress)
-    limit = MAX_DISTANCE if at_hand else ledger.MAX_DISTANCE
+    limit = MAX_DISTANCE if at_hand else seen_images.MAX_DISTANCE
     same = side_a.name == side_b.name
-    pairs = ledger.close_hashes(a.phash, b.phash, limit, same, shown.step)
+    pairs = seen_images.close_hashes(a.phash, b.phash, limit, same, shown.step)
     shown.close()
     if at_hand:
         shown = Progress("candidates", len(pairs.a), progress)
@@ -142,18 +144,18 @@ def compare(side_a: Side, side_b: Side, progress: bool = True) -> ledger.Pairs:
 
 
 def _correlations(
-    side_a: Side, side_b: Side, pairs: ledger.Pairs, step: Callable[[], None]
+    side_a: Side, side_b: Side, pairs: seen_images.Pairs, step: Callable[[], None]
 ) -> Iterator[float]:
     for i, j in zip(pairs.a, pairs.b):
         thumbnails = (
-            side.images.thumbnail(side.ledger.split[row], int(side.ledger.row[row]))
+            side.images.thumbnail(side.hashes.split[row], int(side.hashes.row[row]))
             for side, row in ((side_a, i), (side_b, j))
         )
         step()
         yield float(np.dot(*thumbnails))
 
 
-def write_csv(path: Path, side_a: Side, side_b: Side, pairs: ledger.Pairs) -> None:
+def write_csv(path: Path, side_a: Side, side_b: Side, pairs: seen_images.Pairs) -> None:
     """Writes the pairs, image by image, with the datasets' ids where the images are at hand."""
     with (
         atomic_write(path) as temporary,
@@ -165,11 +167,11 @@ def write_csv(path: Path, side_a: Side, side_b: Side, pairs: ledger.Pairs) -> No
         for i, j, bits, correlation in zip(*pairs):
             cells = []
             for side, row in ((side_a, i), (side_b, j)):
-                of = side.ledger
+                of = side.hashes
                 split, place = of.split[row], int(of.row[row])
                 image_id = side.images.image_id(split, place) if side.images else ""
                 cells += [of.dataset[row], split, place, image_id]
-            patients = side_a.ledger.patient[i], side_b.ledger.patient[j]
+            patients = side_a.hashes.patient[i], side_b.hashes.patient[j]
             same = int(patients[0] == patients[1] != "")
             shown = "" if np.isnan(correlation) else f"{correlation:.4f}"
             writer.writerow((*cells, same, bits, shown))
@@ -202,19 +204,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(
-    side_a: Side, side_b: Side, pairs: ledger.Pairs, output: Path, data_dir: str
+    side_a: Side, side_b: Side, pairs: seen_images.Pairs, output: Path, data_dir: str
 ) -> list[str]:
     """Says in words what was found, and draws the pairs."""
     same = side_a.name == side_b.name
     lines = [
-        f"A: {side_a.name}, {len(side_a.ledger.row):,} images",
-        f"B: {side_b.name}, {len(side_b.ledger.row):,} images",
-        *table(side_a.ledger, side_b.ledger, pairs, same),
+        f"A: {side_a.name}, {len(side_a.hashes.row):,} images",
+        f"B: {side_b.name}, {len(side_b.hashes.row):,} images",
+        *table(side_a.hashes, side_b.hashes, pairs, same),
     ]
     if side_a.images is None or side_b.images is None:
         lines.append(
             f"Only hashes of the pretraining's images are kept: pairs that differ in at most "
-            f"{ledger.MAX_DISTANCE} of 64 bits, not looked at."
+            f"{seen_images.MAX_DISTANCE} of 64 bits, not looked at."
         )
     lines += ["", f"The pairs: {output / 'overlap.csv'}"]
     if len(pairs.a) and side_a.images and side_b.images:
@@ -223,8 +225,8 @@ def report(
             output / "overlap.png",
             [
                 (
-                    side_a.images.picture(side_a.ledger.split[i], int(side_a.ledger.row[i])),
-                    side_b.images.picture(side_b.ledger.split[j], int(side_b.ledger.row[j])),
+                    side_a.images.picture(side_a.hashes.split[i], int(side_a.hashes.row[i])),
+                    side_b.images.picture(side_b.hashes.split[j], int(side_b.hashes.row[j])),
                     f"row {place + 2}: {bits} of 64 bits differ, correlation {correlation:.3f}",
                 )
                 for place, i, j, bits, correlation in zip(shown, *pairs.take(shown))
@@ -245,7 +247,7 @@ def report(
 
 
 def _share_patients(side_a: Side, side_b: Side) -> bool:
-    return bool(ledger.shared_patients(side_a.ledger, side_b.ledger))
+    return bool(seen_images.shared_patients(side_a.hashes, side_b.hashes))
 
 
 def _spread(count: int) -> Int[np.ndarray, " n"]:

@@ -1,6 +1,6 @@
 """What an encoder saw in pretraining, and how much of a test set that is.
 
-A pretraining run leaves exposure.parquet in its workdir: the rows of its dataset's ledger that it
+A pretraining run leaves seen_images.parquet in its workdir: the rows of its dataset's own that it
 trained on (cxr_jax/data/seen_images.py).
 """
 
@@ -33,7 +33,7 @@ class Exposure(NamedTuple):
     unknown_start: str = ""
 
 
-def of_source(source: Source) -> seen_images.Ledger:
+def of_source(source: Source) -> seen_images.ImageHashes:
     """The ledger of a source, row by row; slices, sums and choices of splits included.
 
     Raises:
@@ -49,8 +49,8 @@ def of_source(source: Source) -> seen_images.Ledger:
         of_split = np.flatnonzero(whole.split == part.splitname)
         if not np.array_equal(whole.row[of_split], np.arange(infos[part.splitname].num_examples)):
             raise ValueError(
-                f"{source.folder / seen_images.FILE} does not list the {part.splitname} images one by "
-                f"one as dataset_info.json counts them. {RESTORE}"
+                f"{seen_images.find(source.folder)} does not list the {part.splitname} images one "
+                f"by one as dataset_info.json counts them. {RESTORE}"
             )
         rows.append(of_split[part.from_ : part.to])
     images = whole.take(np.concatenate(rows))
@@ -58,7 +58,7 @@ def of_source(source: Source) -> seen_images.Ledger:
     return images.take(source.rows)
 
 
-def _check_images(source: Source, records: Records, images: seen_images.Ledger) -> None:
+def _check_images(source: Source, records: Records, images: seen_images.ImageHashes) -> None:
     """Refuses a ledger of other images, as one left from an earlier build: looks at each record
     file's first image, which has the same hash in both."""
     first = records.first_rows
@@ -95,7 +95,7 @@ def without(source: Source, excluded: Sequence[str], data_dir: str) -> Source:
 
 def seen(
     source: Source, num_images: int, seed: int, fields: Fields = NO_FIELDS
-) -> seen_images.Ledger:
+) -> seen_images.ImageHashes:
     """The images that the first `num_images` of a pretraining's order hold: all, after an epoch.
 
     fields: of the batches; their images are seen too.
@@ -106,7 +106,7 @@ def seen(
     return of_source(source).take(rows)
 
 
-def compare(images: seen_images.Ledger, known: seen_images.Ledger) -> Exposure:
+def compare(images: seen_images.ImageHashes, known: seen_images.ImageHashes) -> Exposure:
     """Which of `images` are of patients, or look like images, that are in `known`."""
     patients = seen_images.shared_patients(images, known)
     of_patient = None
@@ -118,7 +118,7 @@ def compare(images: seen_images.Ledger, known: seen_images.Ledger) -> Exposure:
 def of_encoder(spec: str, source: Source) -> Exposure | None:
     """How much of a source an encoder saw, if its workdir, or our export of it, keeps a ledger."""
     folder = Path(re.sub("^(workdir|safetensors):", "", spec)).expanduser()
-    if not (folder / seen_images.FILE).is_file():
+    if not seen_images.find(folder):
         return None
     seen = compare(of_source(source), seen_images.read(folder))
     return seen._replace(unknown_start=seen_images.read_unknown_start(folder))

@@ -1,7 +1,8 @@
-"""exposure.parquet: for every image its patient and its looks, both hashed, to find it elsewhere.
+"""Which images an encoder has seen, and how many of a test set's images that are.
 
-It stands with every dataset; a pretraining run leaves beside its encoder the rows of the images that
-it saw. Row i of a split's rows is the split's example i.
+seen_images.parquet has for every image its patient and its looks, both hashed, to find it elsewhere.
+Every built dataset has one of its images, in the order of its examples; a pretraining leaves beside
+its encoder the rows of the images that it saw.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from cxr_jax.io import parquet
 from cxr_jax.io.atomic import atomic_write
 from cxr_jax.io.text import plain
 
-FILE = "exposure.parquet"
+FILE = "seen_images.parquet"
+_OLDER_FILE = "exposure.parquet"  # its name in older datasets and workdirs
 # Images whose hashes differ in more bits are, mostly, different images (docs/results/datasets.md).
 MAX_DISTANCE = 2
 _BLOCK = 1 << 22  # pairs of hashes compared at a time
@@ -38,13 +40,13 @@ _SCHEMA = pa.schema(
 _COLUMNS = tuple(_SCHEMA.names)
 
 
-class Ledger(NamedTuple):
-    """Columns of equal length.
+class ImageHashes(NamedTuple):
+    """Images by their hashes, in columns of equal length.
 
     Attributes:
-      dataset, split, row: where the image stands: dataset "name/config", and its place in the split.
-      patient: 16 hex digits, equal for equal patients of datasets that share their numbers; "" for
-        an image of nobody known.
+      dataset, split, row: where the image is: dataset "name/config", and its place in the split.
+      patient: 16 hex digits, equal for equal patients of datasets that share their numbers; ""
+        where the patient is not known.
       phash: the 64-bit perceptual hash.
     """
 
@@ -54,9 +56,9 @@ class Ledger(NamedTuple):
     patient: np.ndarray  # str [n]
     phash: np.ndarray  # uint64 [n]
 
-    def take(self, which: np.ndarray) -> Ledger:
-        """The rows that an index or a mask chooses."""
-        return Ledger(*(column[which] for column in self))
+    def take(self, which: np.ndarray) -> ImageHashes:
+        """Returns the rows that an index or a mask chooses."""
+        return ImageHashes(*(column[which] for column in self))
 
 
 def patient_hash(owner: str, patient_id: str) -> str:
@@ -64,7 +66,9 @@ def patient_hash(owner: str, patient_id: str) -> str:
     return hashlib.sha256(f"{owner}/{patient_id}".encode()).hexdigest()[:16]
 
 
-def of_images(dataset: str, owner: str, images: Mapping[str, Iterable[tuple[str, str]]]) -> Ledger:
+def of_images(
+    dataset: str, owner: str, images: Mapping[str, Iterable[tuple[str, str]]]
+) -> ImageHashes:
     """Lists the images of a dataset.
 
     Args:
@@ -78,42 +82,47 @@ def of_images(dataset: str, owner: str, images: Mapping[str, Iterable[tuple[str,
     ]
     of_type = (np.str_, np.str_, np.int64, np.str_, np.uint64)
     values = zip(*columns) if columns else [()] * len(of_type)
-    return Ledger(*(np.array(list(v), t) for v, t in zip(values, of_type)))
+    return ImageHashes(*(np.array(list(v), t) for v, t in zip(values, of_type)))
 
 
-def union(a: Ledger, b: Ledger) -> Ledger:
-    """The images of both, each once, those of `a` first."""
-    both = Ledger(*(np.concatenate(columns) for columns in zip(a, b)))
+def union(a: ImageHashes, b: ImageHashes) -> ImageHashes:
+    """Returns the images of both, each once, those of `a` first."""
+    both = ImageHashes(*(np.concatenate(columns) for columns in zip(a, b)))
     first: dict[tuple, int] = {}
     for index, image in enumerate(zip(*(column.tolist() for column in both))):
         first.setdefault(image, index)
     return both.take(np.array(list(first.values()), np.int64))
 
 
-def write(path: Path, ledger: Ledger, unknown_start: str = "") -> None:
-    """Writes a ledger; strings are dictionary-coded, so that an image takes some 25 bytes.
+def write(path: Path, images: ImageHashes, unknown_start: str = "") -> None:
+    """Writes seen_images.parquet; an image takes some 25 bytes.
 
     unknown_start: the encoder that a pretraining started from, if nobody knows what that had seen.
     """
-    table = pa.table(dict(zip(_COLUMNS, ledger)))
+    table = pa.table(dict(zip(_COLUMNS, images)))
     if unknown_start:
         table = table.replace_schema_metadata({_UNKNOWN_START: unknown_start})
     with atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
-def read(folder: Path) -> Ledger:
-    """The ledger in a dataset's version folder or in a pretraining's workdir.
+def find(folder: Path) -> Path | None:
+    """Finds the file in a folder, also by its older name; None if there is none."""
+    return next((path for name in (FILE, _OLDER_FILE) if (path := folder / name).is_file()), None)
+
+
+def read(folder: Path) -> ImageHashes:
+    """Reads seen_images.parquet of a dataset's version folder or a pretraining's workdir.
 
     Raises:
       FileNotFoundError: there is none.
       ValueError: it is damaged.
     """
-    path = folder / FILE
-    if not path.is_file():
+    path = find(folder)
+    if path is None:
         raise FileNotFoundError(
-            f"{path} is missing. Datasets built and encoders trained before ledgers were kept have "
-            "none: build the dataset again (--overwrite)."
+            f"{folder / FILE} is missing. The first datasets and encoders had none: build the "
+            "dataset again (--overwrite)."
         )
     try:
         table = parquet.read(path, _COLUMNS)
@@ -125,17 +134,17 @@ def read(folder: Path) -> Ledger:
             f"{path}: {plain(str(error))}. It is damaged: restore it; of a dataset, build it again "
             "(--overwrite)."
         ) from error
-    return Ledger(*(cast[name].to_numpy() for name in _COLUMNS))
+    return ImageHashes(*(cast[name].to_numpy() for name in _COLUMNS))
 
 
 def read_unknown_start(folder: Path) -> str:
-    """The `unknown_start` of the ledger in a pretraining's workdir; "" if there is none."""
-    metadata = pq.read_schema(folder / FILE).metadata or {}
+    """Reads the `unknown_start` of the file in a pretraining's workdir; "" if there is none."""
+    metadata = pq.read_schema(find(folder)).metadata or {}
     return plain(metadata.get(_UNKNOWN_START, b"").decode(errors="replace"))
 
 
 class Pairs(NamedTuple):
-    """Near-identical images: rows of two ledgers, bits that differ, correlation (NaN: not seen)."""
+    """Near-identical images: rows of two lists, bits that differ, correlation (NaN: not known)."""
 
     a: Int[np.ndarray, " n"]
     b: Int[np.ndarray, " n"]
@@ -143,7 +152,7 @@ class Pairs(NamedTuple):
     correlation: Float[np.ndarray, " n"]
 
     def take(self, which: np.ndarray) -> Pairs:
-        """The pairs that an index or a mask chooses."""
+        """Returns the pairs that an index or a mask chooses."""
         return Pairs(*(column[which] for column in self))
 
 
@@ -154,7 +163,10 @@ def close_hashes(
     within: bool = False,
     step: Callable[[], None] = lambda: None,
 ) -> Pairs:
-    """All pairs of hashes that differ in at most `max_distance` bits; correlations are NaN.
+    """Finds all pairs of hashes that differ in at most `max_distance` bits; correlations are NaN.
+
+    >>> close_hashes(np.uint64([1, 7]), np.uint64([3]), max_distance=1).distance
+    array([1, 1])
 
     Args:
       within: a and b are the same images: each pair once, none with itself.
@@ -173,8 +185,8 @@ def close_hashes(
     return Pairs(i, j, bits, np.full(len(i), np.nan))
 
 
-def looks_known(images: Ledger, known: Ledger) -> Bool[np.ndarray, " n"]:
-    """Which of `images` look like one in `known`: hashes within MAX_DISTANCE bits."""
+def looks_known(images: ImageHashes, known: ImageHashes) -> Bool[np.ndarray, " n"]:
+    """Returns which of `images` look like one in `known`: hashes within MAX_DISTANCE bits."""
     unique, place = np.unique(images.phash, return_inverse=True)
     others = np.unique(known.phash)
     alike = np.zeros(len(unique), bool)
@@ -182,6 +194,6 @@ def looks_known(images: Ledger, known: Ledger) -> Bool[np.ndarray, " n"]:
     return alike[place]
 
 
-def shared_patients(a: Ledger, b: Ledger) -> set[str]:
-    """The patients, as hashes, of whom both have images."""
+def shared_patients(a: ImageHashes, b: ImageHashes) -> set[str]:
+    """Returns the patients, as hashes, of whom both have images."""
     return (set(a.patient.tolist()) & set(b.patient.tolist())) - {""}

@@ -111,7 +111,8 @@ def fingerprint_build(folder: Path) -> str:
     """Returns 16 hex digits for a version folder: equal if its images, their order and their
     patients are equal, as far as perceptual hashes and the number of bytes tell."""
     digest = hashlib.sha256()
-    for name in ("dataset_info.json", seen_images.FILE):
-        path = folder / name  # datasets built before ledgers were kept have none
-        digest.update(path.read_bytes() if path.is_file() else b"")
+    for path in (folder / "dataset_info.json", seen_images.find(folder)):
+        digest.update(
+            path.read_bytes() if path and path.is_file() else b""
+        )  # the first datasets have no second
     return digest.hexdigest()[:16]

@@ -262,7 +262,7 @@ def _shapes(tree: Any) -> Any:
     return jax.tree.map(np.shape, tree)
 
 
-def seen_before(spec: str) -> tuple[seen_images.Ledger | None, str]:
+def seen_before(spec: str) -> tuple[seen_images.ImageHashes | None, str]:
     """Returns what the encoder `spec` had seen, None if it kept no list, and a name.
 
     The name is that of the encoder whose images are not known: this one's if it kept no list, or
@@ -272,7 +272,7 @@ def seen_before(spec: str) -> tuple[seen_images.Ledger | None, str]:
         return None, ""
     source, path = weights.parse_spec(spec)
     folder = Path(path).expanduser()
-    if source in (None, "workdir", "safetensors") and (folder / seen_images.FILE).is_file():
+    if source in (None, "workdir", "safetensors") and seen_images.find(folder):
         return seen_images.read(folder), seen_images.read_unknown_start(folder)
     if source == "hf":
         return None, spec

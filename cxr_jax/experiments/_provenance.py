@@ -119,7 +119,7 @@ def fingerprint_images(
     by default); targets and patients are of these rows. None for an old dataset without
     seen_images.parquet.
     """
-    if not (source.folder / seen_images.FILE).is_file():
+    if not seen_images.find(source.folder):
         return None
     images = exposure.of_source(source)
     rows = np.arange(len(source)) if rows is None else rows

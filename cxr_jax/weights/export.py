@@ -67,12 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         raise ValueError(f"--out={out} is there and not empty; name another folder")
     exported = export(encoder)
     card = model_card(encoder, exported, source, args.scores, args.licence)
-    if args.with_seen_images and not (Path(source) / seen_images.FILE).is_file():
+    if args.with_seen_images and not seen_images.find(Path(source)):
         raise FileNotFoundError(f"--with_seen_images: {source} holds no {seen_images.FILE}")
     with _atomic_folder(out) as folder:
         write_folder(folder, exported, card)
         if args.with_seen_images:
-            shutil.copy(Path(source) / seen_images.FILE, folder)
+            shutil.copy(seen_images.find(Path(source)), folder / seen_images.FILE)
     print(f"{args.format}: {out}; its README.md says how to load it")
     return out
 
@@ -189,7 +189,7 @@ def _damage_of(path: Path) -> Iterator[None]:
 
 
 def _images_seen(workdir: Path) -> str:
-    if not (workdir / seen_images.FILE).is_file():
+    if not seen_images.find(workdir):
         return "Not recorded."
     seen = seen_images.read(workdir)
     counts = Counter(zip(seen.dataset.tolist(), seen.split.tolist()))

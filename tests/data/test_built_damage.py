@@ -78,7 +78,7 @@ def other_labels(tree):
 DAMAGE = {
     "cut": (cut, r"test\.array_record-00000-of-00001 holds 0 records, .* says 24: it is damaged"),
     "emptied": (lambda f: (f / SHARD.format("test")).write_bytes(b""), "holds 0 records"),
-    "exchanged": (exchange, r"record 0 is another image than exposure\.parquet says.*two builds"),
+    "exchanged": (exchange, r"record 0 is another image than seen_images\.parquet says.*two builds"),
     "one bit": (flip_a_bit, r"00001, record \d+ is damaged \(.*hash mismatch"),
     "ledger": (another_build, r"does not list the test images one by one as dataset_info\.json"),
     "module": (rewrite("features.json", of_another_module), r"features\.json is not what our"),

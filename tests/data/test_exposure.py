@@ -1,13 +1,14 @@
 """The ledger of what an encoder saw: against the pipeline's own order, patients and copies."""
 
 import functools
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from cxr_jax.data import exposure, loader, seen_images
-from cxr_jax.data.source import load_source
+from cxr_jax.data.source import fingerprint_build, load_source
 from data_builders.base import builder as cxr_builder
 from data_builders.base.records import Record
 from tests.fakes.pictures import draw_image
@@ -125,3 +126,13 @@ def test_excluded_images_are_neither_trained_on_nor_in_the_ledger(data, capsys):
     )
     with pytest.raises(ValueError, match=r"exclude=strangers leaves no image of images"):
         exposure.without(source, ["strangers"], data)
+
+
+def test_the_file_is_read_by_its_older_name_too(data, tmp_path):
+    folder = open_images(data, "train").folder
+    images = seen_images.read(folder)
+    older = shutil.copytree(folder, tmp_path / "images/256/1.0.0")
+    (older / seen_images.FILE).rename(older / "exposure.parquet")
+    for mine, theirs in zip(images, seen_images.read(older), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert fingerprint_build(folder) == fingerprint_build(older)

@@ -207,12 +207,12 @@ def test_what_a_run_was_begun_with_is_missing_or_changed(tiny_config, tmp_path, 
     (name,) = held["starts"][0]["dataset"]
     held["starts"][0]["dataset"][name] = "0123456789abcdef"
     (tmp_path / "provenance.json").write_text(json.dumps(held))
-    before = (tmp_path / "exposure.parquet").read_bytes()
+    before = (tmp_path / "seen_images.parquet").read_bytes()
     with pytest.raises(
         ValueError, match=r"no longer those that .*\n  phantom/tiny train: was 0123"
     ):
         pretrain.train(config, tmp_path)
-    assert (tmp_path / "exposure.parquet").read_bytes() == before
+    assert (tmp_path / "seen_images.parquet").read_bytes() == before
     (tmp_path / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"config.json is missing: restore it, or copy it"):
         pretrain.train(config, tmp_path)

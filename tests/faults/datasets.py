@@ -12,7 +12,7 @@ from tests.faults import mutations, stored
 from tests.faults.mutations import Broken
 
 _SPLITS = ("train", "validation", "test")
-_FILES = ("dataset_info.json", "features.json", "metadata.json", "exposure.parquet")
+_FILES = ("dataset_info.json", "features.json", "metadata.json", "seen_images.parquet")
 _DISK_BLOCK = 512
 
 

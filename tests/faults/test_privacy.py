@@ -59,7 +59,7 @@ def test_no_result_holds_a_canary(world):
     results = {path.name for path in world.workdir.parent.rglob("*") if path.is_file()}
     assert {
         *("predictions.parquet", "films.parquet", "films.csv", "report.md", "metrics.jsonl"),
-        *("saliency.png", "neighbours.png", "embedding.png", "metadata.tsv", "exposure.parquet"),
+        *("saliency.png", "neighbours.png", "embedding.png", "metadata.tsv", "seen_images.parquet"),
         *("provenance.json", "config.json", "comparisons.json", "report.html", "scores.csv"),
     } <= results
     assert canaries.search_files(world.workdir.parent, ALL) == []

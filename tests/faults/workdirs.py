@@ -128,7 +128,7 @@ def _sound(folder: Path) -> dict[str, bytes]:
     texts = np.array(["phantom/tiny"] * 3), np.array(["train"] * 3)
     rows = np.arange(3), np.array(["a", "b", ""]), np.arange(1, 4).astype(np.uint64)
     seen_images.write(
-        run / seen_images.FILE, seen_images.Ledger(*texts, *rows), unknown_start="hf:a/b"
+        run / seen_images.FILE, seen_images.ImageHashes(*texts, *rows), unknown_start="hf:a/b"
     )
     _write(scores / "metrics.json", [_SCORE, _SCORE | {"label": "b", "auroc": None}])
     _write(scores / "comparisons.json", [_AGAINST])

@@ -177,7 +177,7 @@ def test_the_card_says_what_was_done_seen_and_scored(saved, tmp_path):
     ones = np.ones(3, np.int64)
     names = np.array(["phantom/tiny"] * 3)
     patients = np.array(["0123456789abcdef"] * 3)
-    seen = seen_images.Ledger(
+    seen = seen_images.ImageHashes(
         names, np.array(["train"] * 3), ones, patients, ones.astype(np.uint64)
     )
     for path in folder.iterdir():
@@ -243,7 +243,7 @@ def test_what_a_tool_does_not_have_is_refused(saved, tmp_path, config, form, mes
 def test_an_export_that_ends_too_early_leaves_its_place_free(saved, tmp_path):
     folder, _ = saved(VIT)
     ones, word = np.ones(1, np.int64), np.array(["word"])
-    seen = seen_images.Ledger(word, word, ones, word, ones.astype(np.uint64))
+    seen = seen_images.ImageHashes(word, word, ones, word, ones.astype(np.uint64))
     seen_images.write(folder / seen_images.FILE, seen)
     out = tmp_path / "out"
     arguments = [f"safetensors:{folder}", "--format=safetensors", f"--out={out}", "--with_ledger"]
@@ -263,7 +263,7 @@ def test_an_export_that_ends_too_early_leaves_its_place_free(saved, tmp_path):
     main(arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "out", "real"]
     assert sorted(path.name for path in out.iterdir()) == [
-        *("README.md", "cxr_jax.json", seen_images.FILE, "model.safetensors"),
+        *("README.md", "cxr_jax.json", "model.safetensors", seen_images.FILE),
     ]
 
 
