@@ -130,7 +130,7 @@ def pretrain() -> ConfigDict:
             ),
             # remat: activations are computed again for the gradient, block by block, and not kept.
             model=dict(name="resnet", variant="50", dtype="bfloat16", remat=False),
-            knn=dict(dataset="", task="", every_steps=500),
+            online_knn=dict(dataset="", task="", every_steps=500),
             transfer=transfer(),  # runs at the end if transfer.dataset is set
         )
     )

@@ -18,7 +18,7 @@ _CLONE, _BUNDLED = Path(__file__).parents[1], Path(__file__).parent / "_bundled"
 _ROOT = _BUNDLED if _BUNDLED.is_dir() else _CLONE
 # Fields of older configs and what they are called now, by experiment: dotted old name -> new name.
 RENAMED: dict[str, dict[str, str]] = {
-    "pretrain": {},
+    "pretrain": {"knn": "online_knn"},
     "transfer": {
         "pictures.films": "pictures.images",
         "strengths": "C",

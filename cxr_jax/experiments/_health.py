@@ -105,7 +105,7 @@ class Health:
         return (
             f"Likely cause: {cause}. Its {len(rows)} images are rows {listed} of {source.name} "
             f"{source.split!r}; {self._path} names them (python -m "
-            "python -m data_builders.reidentify tells which files they are). "
+            "data_builders.reidentify tells which files they are). "
         )
 
 

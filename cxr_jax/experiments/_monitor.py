@@ -28,7 +28,7 @@ def make_monitor(config: ml_collections.ConfigDict, objective: Objective, mesh: 
     It draws when a picture is due, and returns {"knn_auroc"} when an evaluation is, else {}.
     """
     picture = _make_picture(config)
-    evaluate_knn = _make_knn(config, objective, mesh) if config.knn.dataset else None
+    evaluate_knn = _make_knn(config, objective, mesh) if config.online_knn.dataset else None
 
     def watch(
         writer: Writer | NoWriter, step: int, state: TrainState, batch: dict[str, jax.Array]
@@ -36,9 +36,9 @@ def make_monitor(config: ml_collections.ConfigDict, objective: Objective, mesh: 
         due = step == 1 or step % config.checkpoint_every_steps == 0
         if due and distributed.is_first():
             writer.image(step, "views", picture(step, state, batch))
-        if evaluate_knn and (step % config.knn.every_steps == 0 or step == config.num_train_steps):
+        if evaluate_knn and (step % config.online_knn.every_steps == 0 or step == config.num_train_steps):
             score = evaluate_knn(state)
-            print(f"step {step}  kNN AUROC on {config.knn.dataset} validation: {score:.3f}")
+            print(f"step {step}  kNN AUROC on {config.online_knn.dataset} validation: {score:.3f}")
             return {"knn_auroc": score}
         return {}
 
@@ -69,7 +69,7 @@ def _make_picture(config) -> Callable[[int, TrainState, dict[str, jax.Array]], n
 def _make_knn(config, objective: Objective, mesh: Mesh) -> Callable[[TrainState], float]:
     """Macro AUROC of kNN on the validation split, training images as neighbours."""
     splits = [
-        load_split(config.knn.dataset, config.data.dir, split, config.knn.task)
+        load_split(config.online_knn.dataset, config.data.dir, split, config.online_knn.task)
         for split in ("train", "validation")
     ]
     size = config.image_size

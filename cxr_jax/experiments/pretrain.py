@@ -32,7 +32,7 @@ from cxr_jax.training.state import TrainState
 _SKIPPED = "skipped_steps"  # beside the position of the data in a checkpoint
 _POSITIVE = (
     *("batch_size", "image_size", "num_train_steps", "checkpoint_every_steps"),
-    *("keep_checkpoints", "log_every_steps", "data.image_size", "knn.every_steps"),
+    *("keep_checkpoints", "log_every_steps", "data.image_size", "online_knn.every_steps"),
 )
 
 

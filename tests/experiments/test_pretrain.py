@@ -73,7 +73,7 @@ def test_another_config_on_the_workdir_is_refused_and_the_fields_are_listed(tiny
         ("microbatch_size", 5, r"microbatch_size=5 does not divide config\.batch_size=16"),
         ("num_train_steps", 0, r"config\.num_train_steps=0 must be at least 1"),
         ("data.name", "/work/images", "is not a dataset's name"),
-        ("knn.dataset", "phantm", "dataset 'phantm' is not built"),
+        ("online_knn.dataset", "phantm", "dataset 'phantm' is not built"),
         ("data.split", "trian", "has no split 'trian'; it has train, "),
         ("data.name", "padchest", "python -m data_builders.build padchest"),
     ],
@@ -101,6 +101,7 @@ def test_every_config_trains_one_tiny_step(objective, preset, tiny_config, tmp_p
 
 def test_medaug_trains_on_pairs_and_refuses_to_without(tiny_config, studies_dir, tmp_path):
     config = tiny_config("medaug", "cpu")
+    drawn = config.data.dir
     config.data.name, config.data.dir = "image_folder", str(studies_dir)
     config.batch_size = 8  # every image, of which five have another in their study
     pretrain.train(config, tmp_path / "run", stop_after=2)
@@ -110,7 +111,7 @@ def test_medaug_trains_on_pairs_and_refuses_to_without(tiny_config, studies_dir,
     with pytest.raises(ValueError, match=r"needs batches of pairs; set config\.data\.pairs=study"):
         pretrain.train(config, tmp_path / "without")
     config.data.pairs, config.batch_size = "study", 16
-    config.data.name, config.data.dir = "phantom/tiny", str(studies_dir)
+    config.data.name, config.data.dir = "phantom/tiny", drawn
     with pytest.raises(ValueError, match=r"no study of phantom/tiny 'train' has two images"):
         pretrain.train(config, tmp_path / "without")
     assert not (tmp_path / "without").exists()
