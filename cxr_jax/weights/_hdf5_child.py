@@ -68,7 +68,7 @@ def _datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Group, h5py.Dataset]]
 
 
 def _check(path: str, dataset: h5py.Dataset, max_bytes: int) -> int:
-    """The bytes of an array that lies in the file as a whole and is of a kind that is read."""
+    """Returns the bytes of an array. Raises ValueError unless the file holds the whole of it."""
     created = dataset.id.get_create_plist()
     if dataset.is_virtual or created.get_external_count():
         raise ValueError(f"{path} lies in another file, which is not opened")

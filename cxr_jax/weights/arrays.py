@@ -73,7 +73,7 @@ def read_hub_folder(path: str | Path, facts_name: str) -> tuple[Path, dict[str, 
 
     Returns the weights' file, and what `facts_name` beside it says, {} if it is not there.
 
-    Raises ValueError for a `facts_name` that is no JSON.
+    Raises ValueError for a `facts_name` that is not JSON.
     """
     path = Path(path)
     file = path / "model.safetensors" if path.is_dir() else path
@@ -82,7 +82,7 @@ def read_hub_folder(path: str | Path, facts_name: str) -> tuple[Path, dict[str, 
 
 
 def max_bytes(path: Path) -> int:
-    """How many bytes of arrays a file may give, by its size."""
+    """Returns how many bytes of arrays a file may give, by its size."""
     return max(_LEAST_BYTES, _MAX_RATIO * path.stat().st_size)
 
 
@@ -124,7 +124,7 @@ def _check_directory(entries: Sequence[zipfile.ZipInfo], path: Path) -> None:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):
-        raise ValueError("it is no zip archive")
+        raise ValueError("it is not a zip archive")
     with open_zip(path) as archive:
         return {
             entry.filename.removesuffix(".npy"): _read_npy(archive, entry)

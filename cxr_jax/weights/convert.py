@@ -90,7 +90,7 @@ def fill_variables(
 def _join(
     source: Source, arrays: Mapping[str, np.ndarray], leaf: str, shape: tuple[int, ...]
 ) -> jax.Array:
-    """The variable called `leaf`, of `shape`. Raises ValueError where its arrays do not give it."""
+    """Returns the variable called `leaf`, of `shape`. Raises ValueError for other arrays."""
     kernel = leaf == "kernel"
     expected = _torch_shape(shape) if kernel else shape
     parts = [arrays[key] for key in source.keys]

@@ -229,7 +229,7 @@ def _scores(workdir: Path | None, encoder: Encoder) -> str:
 
 
 def _against(workdir: Path, encoder: Encoder) -> str:
-    """The comparisons with the transfer's baselines. Raises ValueError for another encoder's."""
+    """Lists the transfer's comparisons with baselines. Raises ValueError for another encoder's."""
     path = workdir / "comparisons.json"
     rows = read_json(path, list) if path.is_file() else []
     with _damage_of(path):

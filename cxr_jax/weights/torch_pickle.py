@@ -122,7 +122,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _unpickle(pickled: bytes) -> Any:
-    """The object, its tensors as `_Tensor`. Raises ValueError."""
+    """Returns the object, its tensors as `_Tensor`. Raises ValueError."""
     try:
         _check_opcodes(pickled)
         return _Unpickler(io.BytesIO(pickled)).load()
@@ -145,12 +145,12 @@ def _check_opcodes(pickled: bytes) -> None:
 
 
 def _find_weights(saved: Any, containers: Sequence[str]) -> Mapping[str, _Tensor]:
-    """The tensors by key, at the top level or in a container. Raises ValueError."""
+    """Returns the tensors by key, at the top level or in a container. Raises ValueError."""
     if not isinstance(saved, dict):
         raise ValueError(f"holds a {type(saved).__name__.strip('_')}, not a state_dict")
     found = dict(dict.items(saved))  # a pickle can put its own `items` on an ordered dict
     if not all(isinstance(key, str) for key in found):
-        raise ValueError("has keys that are no text; save the bare state_dict")
+        raise ValueError("has keys that are not text; save the bare state_dict")
     container = next((key for key in containers if isinstance(found.get(key), dict)), None)
     if container:
         found = dict(dict.items(found[container]))
@@ -170,7 +170,7 @@ def _find_weights(saved: Any, containers: Sequence[str]) -> Mapping[str, _Tensor
         if not (isinstance(key, str) and isinstance(value, _Tensor))
     ]
     if others:
-        raise ValueError(f"{', '.join(others[:5])} is no tensor; save the bare state_dict")
+        raise ValueError(f"{', '.join(others[:5])} is not a tensor; save the bare state_dict")
     return found
 
 
@@ -182,7 +182,7 @@ def _elements(content: bytes, storage: _Storage, name: str) -> np.ndarray:
 
 
 def _check_view(flat: np.ndarray, tensor: _Tensor, shown: str) -> int:
-    """The bytes that a tensor takes. Raises ValueError where it is none, or beyond its storage."""
+    """Returns the bytes that a tensor takes. Raises ValueError for one beyond its storage."""
     _, offset, shape, strides = tensor
     fits = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides)
     numbers = [offset, *shape, *strides] if fits and len(shape) <= _MAX_AXES else [-1]

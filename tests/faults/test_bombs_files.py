@@ -76,7 +76,7 @@ PICKLES = {
         tensor((200,) * 5, (0,) * 5),
         "bytes that a file of its",
     ),
-    "dicts that hold each other": (LAUGHS, "has keys that are no text"),
+    "dicts that hold each other": (LAUGHS, "has keys that are not text"),
     "bytes of 2^62": (b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b".", "but only 1 remain"),
     "a number of 2 GB": (b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b".", "not enough data"),
 }

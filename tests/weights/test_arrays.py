@@ -91,5 +91,5 @@ def test_torchs_files_of_other_kinds_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"holds a Tensor, not a state_dict"):
         read_arrays(path)
     torch.save({"weight": torch.ones(3), "epoch": 3}, path)
-    with pytest.raises(ValueError, match="'epoch' is no tensor"):
+    with pytest.raises(ValueError, match="'epoch' is not a tensor"):
         read_arrays(path)

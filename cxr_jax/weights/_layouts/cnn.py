@@ -75,7 +75,7 @@ def _read_resnet(
 
 
 def _resnet_variant(arrays: Mapping[str, np.ndarray]) -> str:
-    """The variant whose number of blocks and kind of block the keys have."""
+    """Returns the variant whose number of blocks and kind of block the keys have."""
     blocks = {tuple(key.split(".")[:2]) for key in arrays if key.startswith("layer")}
     if not blocks:
         raise ValueError(

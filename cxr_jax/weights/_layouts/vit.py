@@ -43,7 +43,7 @@ def shape_of(
 
 def _variant(width: int, numbers: set[int]) -> str:
     depths = {known: (name, depth) for name, (known, depth) in VARIANTS.items()}
-    # A ViT-S of six blocks is no variant but half a checkpoint.
+    # A ViT-S of six blocks is half a checkpoint, not a variant.
     name, depth = depths.get(width, ("", len(numbers)))
     if not numbers or numbers != set(range(depth)):
         missing = sorted(set(range(depth or 1)) - numbers)
@@ -116,3 +116,12 @@ def rows(array: np.ndarray) -> np.ndarray:
 def stacked(*keys: str) -> Source:
     """Returns a source that stacks several arrays, as those of query, key and value."""
     return Source(keys, lambda *parts: np.concatenate(parts))
+
+
+def query_key_value(layer: str) -> dict[str, Source]:
+    """Returns the sources of "qkv" in three layers, query, key and value for {part}."""
+    layers = [layer.replace("{part}", part) for part in ("query", "key", "value")]
+    return {
+        "qkv.kernel": stacked(*(f"{name}.weight" for name in layers)),
+        "qkv.bias": stacked(*(f"{name}.bias" for name in layers)),
+    }

@@ -1,4 +1,4 @@
-"""The nodes of ONNX that our layers are: (graph, module, variables, pixels) -> features."""
+"""Our layers as nodes of ONNX: (graph, module, variables, pixels) -> features."""
 
 from typing import Any
 

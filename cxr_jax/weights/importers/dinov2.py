@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cxr_jax.weights._layouts.cnn import IMAGENET_MEAN, IMAGENET_STD
-from cxr_jax.weights._layouts.vit import num_rows, read_vit, rows, shape_of, stacked, tokens
+from cxr_jax.weights._layouts.vit import num_rows, query_key_value, read_vit, rows, shape_of, tokens
 from cxr_jax.weights.arrays import read_arrays, read_hub_folder
 from cxr_jax.weights.convert import Source, errors_naming, refuse_prefix, without
 from cxr_jax.weights.encoder import Encoder, check_pixels
@@ -44,7 +44,6 @@ def load_dinov2(
         shape = shape_of(arrays, patches + ".weight", positions, _BLOCK.format(r"(\d+)"))
         if registers in arrays:
             shape |= {"registers": num_rows(arrays, registers), "antialias": True}
-        query_key_value = [_BLOCK + f"attention.attention.{n}" for n in ("query", "key", "value")]
         model, variables = read_vit(
             shape | {"layer_scale": 1.0, "mean": tuple(mean), "std": tuple(std)},
             arrays,
@@ -56,8 +55,7 @@ def load_dinov2(
             },
             {
                 "norm1": _BLOCK + "norm1",
-                "qkv.kernel": stacked(*(key + ".weight" for key in query_key_value)),
-                "qkv.bias": stacked(*(key + ".bias" for key in query_key_value)),
+                **query_key_value(_BLOCK + "attention.attention.{part}"),
                 "proj": _BLOCK + "attention.output.dense",
                 "scale1": _BLOCK + "layer_scale1.lambda1",
                 "norm2": _BLOCK + "norm2",
@@ -79,6 +77,6 @@ def _facts(facts: dict) -> tuple[int, list[float], list[float]]:
     try:
         mean, std = ([float(x) for x in facts[key]] for key in ("image_mean", "image_std"))
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError("image_mean or image_std is no list of numbers") from error
+        raise ValueError("image_mean or image_std is not a list of numbers") from error
     check_pixels(mean, std, size)
     return size, mean, std

@@ -6,7 +6,7 @@ The layout is that of its fine-tuning code. Images of 224 px with ImageNet's mea
 from pathlib import Path
 
 from cxr_jax.weights._layouts.cnn import IMAGENET_MEAN, IMAGENET_STD
-from cxr_jax.weights._layouts.vit import read_vit, shape_of, stacked, tokens
+from cxr_jax.weights._layouts.vit import query_key_value, read_vit, shape_of, tokens
 from cxr_jax.weights.arrays import read_arrays
 from cxr_jax.weights.convert import errors_naming, strip_prefix
 from cxr_jax.weights.encoder import Encoder
@@ -25,7 +25,6 @@ def load(path: str | Path) -> Encoder:
         positions = "embeddings.position_embeddings"
         patches = "embeddings.patch_embeddings"
         shape = shape_of(arrays, patches + ".weight", positions, _BLOCK.format(r"(\d+)"))
-        query_key_value = [_BLOCK + f"attn.{name}" for name in ("query", "key", "value")]
         model, variables = read_vit(
             shape | {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
             arrays,
@@ -33,8 +32,7 @@ def load(path: str | Path) -> Encoder:
             | {"patch_embed": patches, "norm": "encoder.encoder_norm"},
             {
                 "norm1": _BLOCK + "attention_norm",
-                "qkv.kernel": stacked(*(key + ".weight" for key in query_key_value)),
-                "qkv.bias": stacked(*(key + ".bias" for key in query_key_value)),
+                **query_key_value(_BLOCK + "attn.{part}"),
                 "proj": _BLOCK + "attn.out",
                 "norm2": _BLOCK + "ffn_norm",
                 "fc1": _BLOCK + "ffn.fc1",

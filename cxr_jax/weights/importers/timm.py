@@ -24,7 +24,7 @@ _BLOCK = "blocks.{}."
 def load(path: str | Path) -> Encoder:
     """Reads the encoder in a folder of the hub, in its model.safetensors, or in a checkpoint.
 
-    A checkpoint's weights may stand under `model` or `state_dict`. Passed over: the classifier
+    A checkpoint may hold its weights under `model` or `state_dict`. Passed over: the classifier
     (head, head_dist, fc), and the mask token, which stands for patches hidden in training.
 
     Raises FileNotFoundError; ValueError with all that does not fit.

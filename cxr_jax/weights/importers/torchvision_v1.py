@@ -1,4 +1,4 @@
-"""As `torchvision`, for ResNets trained with a bottleneck's stride in its first 1x1 convolution.
+"""torchvision's ResNets trained with a bottleneck's stride in its first 1x1 convolution.
 
 That is the ResNet-50 of the paper (arXiv:1512.03385), of Caffe and of Keras. ResNet-18 and 34,
 which have no bottlenecks, read the same from either source.
