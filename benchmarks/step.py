@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from benchmarks import _command, _timing, _work
 from cxr_jax.objectives import _networks
 from cxr_jax.training import step as training
-from cxr_jax.training.state import TrainState
+from cxr_jax.training.step import TrainState
 
 _CLOSE = 0.1  # of the loss: the two draw other views of the same images
 

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 
 from cxr_jax import models, objectives
 from cxr_jax.training import checkpoint, optim, sharding
-from cxr_jax.training import state as train_state
+from cxr_jax.training import step as train_step
 
 _OPTIMIZER = dict(name="lars", learning_rate=0.1, trust_coefficient=0.1, rate_inside_momentum=True)
 
@@ -27,10 +27,10 @@ def parts(config, mesh: Mesh, split: bool):
     optimizer, schedule = optim.make_optimizer(_OPTIMIZER, 10, 16)
     blocks = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 1), dtype=np.uint8)
     batch = {"image": blocks.repeat(8, axis=1).repeat(8, axis=2)}
-    create = partial(train_state.create, objective, optimizer, batch, 0)
+    create = partial(train_step.create_state, objective, optimizer, batch, 0)
     places = sharding.of_state(jax.eval_shape(create), mesh, split)
     step = jax.jit(
-        train_state.make_train_step(
+        train_step.make_train_step(
             objective, optimizer, schedule, config["microbatch_size"], sharding.gather(mesh)
         ),
         donate_argnums=0,

@@ -15,7 +15,7 @@ from cxr_jax.data.source import Source, load_source
 from cxr_jax.io.atomic import atomic_write
 from cxr_jax.training import distributed
 from cxr_jax.training.log import NoWriter, Writer
-from cxr_jax.training.state import MUST_BE_FINITE
+from cxr_jax.training.step import MUST_BE_FINITE
 
 FILE = "nonfinite.csv"
 _COLUMNS = ("step", "row", "image_id", "blank")

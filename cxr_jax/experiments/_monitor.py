@@ -14,7 +14,7 @@ from cxr_jax.report.figures import views_grid
 from cxr_jax.stats.auroc import auroc
 from cxr_jax.training import distributed, sharding, xla
 from cxr_jax.training.log import NoWriter, Writer
-from cxr_jax.training.state import TrainState
+from cxr_jax.training.step import TrainState
 from cxr_jax.transfer.knn import knn_scores
 
 Watch = Callable[[Writer | NoWriter, int, TrainState, dict[str, jax.Array]], dict[str, float]]

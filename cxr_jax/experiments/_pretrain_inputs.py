@@ -20,8 +20,7 @@ from cxr_jax.experiments import _provenance
 from cxr_jax.io.json import read_json
 from cxr_jax.objectives import Objective, batch_shapes, convirt
 from cxr_jax.training import checkpoint, sharding
-from cxr_jax.training.state import COMMON_METRICS, TrainState
-from cxr_jax.training.step import Training
+from cxr_jax.training.step import COMMON_METRICS, Training, TrainState
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.importers import _bert
 

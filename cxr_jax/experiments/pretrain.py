@@ -24,10 +24,10 @@ from cxr_jax.experiments import _pretrain_inputs as inputs
 from cxr_jax.experiments._workdir import as_json, open_workdir
 from cxr_jax.fields import check_positive
 from cxr_jax.io.atomic import atomic_write_text
-from cxr_jax.training import checkpoint, distributed, intact, preemption
-from cxr_jax.training import step as training_step
+from cxr_jax.training import checkpoint, distributed, preemption
+from cxr_jax.training import step as train_step
 from cxr_jax.training.log import NoWriter, Progress, Writer
-from cxr_jax.training.state import TrainState
+from cxr_jax.training.step import TrainState
 
 _SKIPPED = "skipped_steps"  # beside the position of the data in a checkpoint
 _POSITIVE = (
@@ -80,7 +80,7 @@ def train(
     source, fields = inputs.open_fields(config, objective, source, workdir)
 
     # Optimizer, devices, compiled step; batches in an order that config.seed fixes.
-    training = training_step.prepare(config, objective, len(source))
+    training = train_step.prepare(config, objective, len(source))
     inputs.check_declared(config, training)
     with contextlib.closing(_feed.open_feed(config, source, training.mesh, fields)) as batches:
         monitor = _monitor.make_monitor(config, objective, training.mesh)
@@ -91,7 +91,7 @@ def train(
         distributed.agree("weights to start from", starts["encoders"] | starts["texts"])
         if distributed.is_first():
             open_workdir(workdir, config)
-            intact.set_damaged_aside(workdir / checkpoint.FOLDER)
+            checkpoint.set_damaged_aside(workdir / checkpoint.FOLDER)
             _provenance.write(workdir, config, images, **starts)
             _write_inputs(config, workdir, source, fields, start)
         _check_shared(workdir)

@@ -6,6 +6,7 @@ speeds go to TensorBoard and the progress line.
 
 import json
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from cxr_jax.io.atomic import atomic_write
-from cxr_jax.training import history
 
 
 class Writer:
@@ -31,7 +31,7 @@ class Writer:
         """
         self._path = workdir / "metrics.jsonl"
         if self._path.exists():
-            kept = history.up_to(self._path, first_step)
+            kept = kept_lines(self._path, first_step)
             with atomic_write(self._path) as temporary:
                 temporary.write_bytes(b"".join(line + b"\n" for line in kept))
         self._file = self._path.open("a")
@@ -163,3 +163,59 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+_START = re.compile(rb'\{"step": (\d+),')
+
+
+def kept_lines(path: Path, step: int) -> list[bytes]:
+    """The lines of steps <= `step` of the run in the folder of `path`, without their ends.
+
+    What stands after them may be damaged, as a kill cuts the last line short. A file without any
+    such line is one whose history was moved away.
+
+    Raises:
+      ValueError: a line up to `step` is damaged or missing; names it.
+    """
+    kept, last, damaged = [], 0, 0
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        found, whole = _step_of(line)
+        if found is None:
+            damaged = damaged or number
+        elif found <= step:
+            if damaged or not whole:
+                raise _refusal(path, damaged or number, step)
+            kept.append(line)
+            last = found
+    if (kept or damaged) and last < _last_logged(path.parent, step):
+        raise _refusal(path, damaged or len(kept) + 1, step)
+    return kept
+
+
+def _step_of(line: bytes) -> tuple[int | None, bool]:
+    """The line's step, None where it cannot be read; whether the line is whole."""
+    try:
+        record = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        start = _START.match(line)
+        return (int(start[1][:18]) if start else None), False
+    step = record.get("step") if isinstance(record, dict) else None
+    return (step, True) if type(step) is int else (None, False)
+
+
+def _last_logged(workdir: Path, step: int) -> int:
+    """The last of the steps up to `step` that are logged in any case (experiments/pretrain.py)."""
+    path = workdir / "config.json"
+    config = json.loads(path.read_text()) if path.exists() else {}
+    if step == config.get("num_train_steps"):
+        return step
+    return step - step % config.get("log_every_steps", 1)
+
+
+def _refusal(path: Path, number: int, step: int) -> ValueError:
+    return ValueError(
+        f"{path}, line {number}, is damaged or missing, and the run goes on after step {step}: "
+        "restore the file, or move it away to go on without the history"
+    )

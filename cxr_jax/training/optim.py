@@ -36,6 +36,8 @@ groups         by name: parameters with a rate of their own. `match` holds regul
 A field that its optimizer does not use is allowed, so that --config.optimizer.name can switch.
 """
 
+import functools
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -45,7 +47,6 @@ import jax.numpy as jnp
 import optax
 
 from cxr_jax.fields import Section, check_fields
-from cxr_jax.training import schedules
 
 # Flax calls a norm's factor "scale", and nothing else so.
 BIAS_AND_NORM = (r"(^|/)bias$", r"(^|/)scale$")
@@ -86,10 +87,10 @@ def make_optimizer(
     """
     check_fields(config, "config.optimizer", ("name", "learning_rate"), tuple(_DEFAULTS))
     fields = _DEFAULTS | dict(config)
-    schedules.one_of(fields, "name", ("lars", "sgd", "adam", "adamw"))
+    one_of(fields, "name", ("lars", "sgd", "adam", "adamw"))
     _check_sizes(fields, "config.optimizer")
     lengths = (num_train_steps, batch_size, num_examples)
-    schedule = schedules.learning_rate(fields, *lengths)
+    schedule = learning_rate_schedule(fields, *lengths)
     mask = _decayed(fields["exclude"])
     decay = optax.add_decayed_weights(_weight_decay(fields, num_train_steps), mask)
     rate = _rates(fields, schedule, lengths)
@@ -129,7 +130,7 @@ def _check_sizes(section: Section, where: str) -> None:
 def _weight_decay(fields: Section, num_train_steps: int) -> float | optax.Schedule:
     if fields["final_weight_decay"] is None:
         return fields["weight_decay"]
-    return schedules.cosine(fields["weight_decay"], fields["final_weight_decay"], num_train_steps)
+    return cosine(fields["weight_decay"], fields["final_weight_decay"], num_train_steps)
 
 
 def _clip_each(largest: float | int) -> optax.GradientTransformation:
@@ -155,8 +156,8 @@ def _rates(
         patterns[name] = _patterns(group["match"], f"{where}.match")
         own = fields | {"frozen": 0} | dict(group)
         _check_sizes(own, where)
-        frozen = schedules.in_steps(own, "frozen", *lengths[1:])
-        own_schedule = schedules.learning_rate(own, *lengths)
+        frozen = in_steps(own, "frozen", *lengths[1:])
+        own_schedule = learning_rate_schedule(own, *lengths)
         by_group[name] = optax.scale_by_learning_rate(_zero_before(frozen, own_schedule))
     if not patterns:
         return by_group[""]
@@ -220,3 +221,86 @@ def _check_all_match(patterns: Sequence[str], paths: Sequence[str], where: str) 
             raise ValueError(
                 f"{where} has {pattern!r}, which matches no parameter; they are named like {paths[0]!r}"
             )
+
+
+def learning_rate_schedule(
+    fields: Section, num_train_steps: int, batch_size: int, num_examples: int | None
+) -> optax.Schedule:
+    """Rate of step k = 0, 1, …: peak * k / warmup, then as fields["schedule"] says.
+
+    Raises ValueError for an unknown scaling, schedule or unit, and impossible lengths.
+    """
+    one_of(fields, "scaling", ("none", "linear", "sqrt"))
+    one_of(fields, "schedule", ("cosine", "constant", "step"))
+    factor = {"none": 1.0, "linear": batch_size / 256, "sqrt": math.sqrt(batch_size)}
+    peak = fields["learning_rate"] * factor[fields["scaling"]]
+    final = fields["final_learning_rate"] * factor[fields["scaling"]]
+    warmup = in_steps(fields, "warmup", batch_size, num_examples)
+    if warmup >= num_train_steps > 1:
+        _warn(
+            f"the warm-up of {warmup} steps fills all {num_train_steps} training steps: the rate "
+            "never falls; lower config.optimizer.warmup or raise config.num_train_steps"
+        )
+    if fields["schedule"] == "constant":
+        after = optax.constant_schedule(peak)
+    elif fields["schedule"] == "step":
+        after = _falling(peak, fields["milestones"], num_train_steps, warmup)
+    else:
+        after = cosine(peak, final, max(num_train_steps - warmup, 1))
+    if warmup == 0:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+@functools.cache  # groups of parameters share a warm-up
+def _warn(text: str) -> None:
+    print(f"WARNING: {text}", flush=True)
+
+
+def in_steps(fields: Section, name: str, batch_size: int, num_examples: int | None) -> int:
+    """The length fields[name], in fields["warmup_unit"], as steps, rounded."""
+    one_of(fields, "warmup_unit", ("steps", "epochs", "examples"))
+    length, unit = fields[name], fields["warmup_unit"]
+    if length < 0:
+        raise ValueError(f"config.optimizer.{name} is {length}; it must not be negative")
+    if unit == "steps":
+        return round(length)
+    if unit == "examples":
+        return round(length / batch_size)
+    if num_examples is None:
+        raise ValueError(
+            "config.optimizer.warmup_unit is 'epochs', but the number of examples in an epoch is "
+            "not known here; use 'steps' or 'examples'"
+        )
+    return round(length * num_examples / batch_size)
+
+
+def cosine(start: float, end: float, steps: int) -> optax.Schedule:
+    """Half a cosine from `start` to `end`, up or down, which then stays."""
+    # From the difference, because optax's own takes the end as a share of the start.
+    change = optax.cosine_decay_schedule(start - end, steps)
+    return lambda step: end + change(step)
+
+
+def _falling(peak: float, milestones: tuple[float, ...], steps: int, warmup: int) -> optax.Schedule:
+    """A tenth at each milestone, a share of the training; counted from the end of the warm-up."""
+    if not milestones or not all(0 < share < 1 for share in milestones):
+        raise ValueError(
+            f"config.optimizer.milestones is {milestones}; schedule 'step' needs shares of the "
+            "training, each above 0 and below 1"
+        )
+    falls = [round(share * steps) - warmup for share in sorted(milestones)]
+    if falls[0] <= 0:
+        raise ValueError(
+            f"config.optimizer.milestones is {milestones}: the first lies within the warm-up of "
+            f"{warmup} steps of {steps}"
+        )
+    return optax.piecewise_constant_schedule(peak, dict.fromkeys(falls, 0.1))
+
+
+def one_of(fields: Section, name: str, known: tuple[str, ...]) -> None:
+    """Raises ValueError, naming the choices, unless fields[name] is one of `known`."""
+    if fields[name] not in known:
+        raise ValueError(
+            f"config.optimizer.{name} is {fields[name]!r}; it must be one of {', '.join(known)}"
+        )

@@ -19,7 +19,7 @@ from cxr_jax.data.loader import batches, labelled_batches
 from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.objectives import mean_teacher, supervised
 from cxr_jax.training import optim, sharding, xla
-from cxr_jax.training.state import TrainState, make_train_step
+from cxr_jax.training.step import TrainState, make_train_step
 from cxr_jax.weights.encoder import Encoder
 
 # Images go to the device larger than the views cut from them, as 256 to 224.

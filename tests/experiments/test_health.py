@@ -17,7 +17,7 @@ from cxr_jax.data.order import NO_FIELDS, Fields
 from cxr_jax.data.pairs import find_partners
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import _health
-from cxr_jax.training import state
+from cxr_jax.training import step as train_step
 from cxr_jax.training.log import NoWriter, Writer
 
 _HEALTHY = {"embedding_std": 1.0, "effective_rank": 9.0}
@@ -160,10 +160,12 @@ def test_a_skipped_step_leaves_the_state_as_it_was_and_another_is_not_touched():
     optimizer = optax.adamw(0.1)
     batch = jnp.arange(12.0).reshape(4, 3)
     plain, skipping = (
-        jax.jit(state.make_train_step(objective, optimizer, lambda step: 0.1, skip_nonfinite=skip))
+        jax.jit(
+            train_step.make_train_step(objective, optimizer, lambda step: 0.1, skip_nonfinite=skip)
+        )
         for skip in (False, True)
     )
-    start = state.create(objective, optimizer, batch, 0)
+    start = train_step.create_state(objective, optimizer, batch, 0)
     after, _ = skipping(start, batch)
     jax.tree.map(np.testing.assert_array_equal, after, plain(start, batch)[0])
     skipped, metrics = skipping(after, batch.at[2, 1].set(jnp.nan))

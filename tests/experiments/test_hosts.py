@@ -90,7 +90,11 @@ def _lines(workdir: Path) -> list[dict]:
 
 def test_two_processes_train_as_one_and_one_goes_on_from_their_checkpoint(tiny, tmp_path):
     shared, alone = tmp_path / "shared", tmp_path / "alone"
-    watched = [*tiny, "--config.online_knn.dataset=phantom/tiny", "--config.online_knn.every_steps=4"]
+    watched = [
+        *tiny,
+        "--config.online_knn.dataset=phantom/tiny",
+        "--config.online_knn.every_steps=4",
+    ]
     command = [*watched, f"--workdir={shared}"]
     with _pair(tmp_path / "said", command, command) as run:
         assert run.wait() == [0, 0], run.said("err")

@@ -14,7 +14,7 @@ from cxr_jax import objectives, weights
 from cxr_jax.experiments import pretrain
 from cxr_jax.experiments._workdir import as_json, open_workdir
 from cxr_jax.training import optim
-from cxr_jax.training import state as train_state
+from cxr_jax.training import step as train_step
 
 _ROOT = Path(__file__).parents[2]
 
@@ -128,8 +128,8 @@ def test_full_size_recipe_traces_to_a_state_of_unchanged_shapes(spec):
     )
     size = config.data.image_size
     batch = {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, 1), np.uint8)}
-    before = jax.eval_shape(lambda: train_state.create(pieces, optimizer, batch, 0))
-    step = train_state.make_train_step(pieces, optimizer, schedule)
+    before = jax.eval_shape(lambda: train_step.create_state(pieces, optimizer, batch, 0))
+    step = train_step.make_train_step(pieces, optimizer, schedule)
     after, metrics = jax.eval_shape(step, before, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), before

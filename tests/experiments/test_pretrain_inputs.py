@@ -14,7 +14,7 @@ from cxr_jax.experiments import _pretrain_inputs as inputs
 from cxr_jax.experiments import _provenance, account, pretrain
 from cxr_jax.experiments._workdir import as_json
 from cxr_jax.models import resnet
-from cxr_jax.training.state import TrainState
+from cxr_jax.training.step import TrainState
 from cxr_jax.weights.encoder import features, random_encoder
 from cxr_jax.weights.export import write_folder
 from cxr_jax.weights.exporters import safetensors

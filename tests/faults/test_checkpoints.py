@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cxr_jax import weights
-from cxr_jax.training import intact
+from cxr_jax.training import checkpoint as checkpoints
 from tests.faults import runs
 
 _BEFORE, _LAST = runs.KEPT
@@ -36,8 +36,8 @@ _FAULTS = {
 
 def test_any_fault_in_any_file_of_any_item_is_found(copied, full):
     checkpoint, draw, tried = copied / "checkpoints" / str(_LAST), random.Random(3), 0
-    assert intact.find_damage(checkpoint, intact.ITEMS) == ""
-    for item in intact.ITEMS:
+    assert checkpoints.find_damage(checkpoint, checkpoints.ITEMS) == ""
+    for item in checkpoints.ITEMS:
         for path in sorted(file for file in (checkpoint / item).rglob("*") if file.is_file()):
             whole = path.read_bytes()
             for name, damage in _FAULTS.items():
@@ -45,24 +45,24 @@ def test_any_fault_in_any_file_of_any_item_is_found(copied, full):
                     if not whole and name not in ("made longer", "missing"):
                         continue
                     damage(path, draw)
-                    found = intact.find_damage(checkpoint, intact.ITEMS)
+                    found = checkpoints.find_damage(checkpoint, checkpoints.ITEMS)
                     assert path.name in found or item in found, (path, name)
                     path.write_bytes(whole)
                     tried += 1
         kept = shutil.copytree(checkpoint / item, copied / item)
         shutil.rmtree(checkpoint / item)
-        assert intact.find_damage(checkpoint, intact.ITEMS) == f"{item} is missing or empty"
+        assert checkpoints.find_damage(checkpoint, checkpoints.ITEMS) == f"{item} is missing or empty"
         (checkpoint / item).mkdir()
-        assert intact.find_damage(checkpoint, intact.ITEMS) == f"{item} is missing or empty"
+        assert checkpoints.find_damage(checkpoint, checkpoints.ITEMS) == f"{item} is missing or empty"
         shutil.rmtree(checkpoint / item)
         Path(kept).rename(checkpoint / item)
     for damage in (_FAULTS["cut short"], _FAULTS["emptied"]):
-        path = checkpoint / intact.HASHES
+        path = checkpoint / checkpoints.HASHES
         whole = path.read_bytes()
         damage(path, draw)
-        assert intact.HASHES in intact.find_damage(checkpoint, intact.ITEMS)
+        assert checkpoints.HASHES in checkpoints.find_damage(checkpoint, checkpoints.ITEMS)
         path.write_bytes(whole)
-    assert intact.find_damage(checkpoint, intact.ITEMS) == ""
+    assert checkpoints.find_damage(checkpoint, checkpoints.ITEMS) == ""
     print(f"{tried} faults found")
 
 
@@ -106,7 +106,7 @@ def test_where_files_cannot_grow_the_run_ends_clearly_and_goes_on_later(
         run.said()
     )
     assert runs.saved_steps(copied) == [_BEFORE]
-    assert intact.find_damage(copied / "checkpoints" / str(_BEFORE), intact.ITEMS) == ""
+    assert checkpoints.find_damage(copied / "checkpoints" / str(_BEFORE), checkpoints.ITEMS) == ""
     if full:
         assert runs.Run(_arguments(finished, copied), tmp_path / "log").end() == 0
         runs.assert_equal_ends(finished, copied)
@@ -130,7 +130,7 @@ def test_a_full_disk_ends_the_run_clearly_and_it_goes_on_when_there_is_room(
         assert run.end() == 1, run.said()
         assert "No space left on device" in run.said()
         assert "give the same command" in run.said()
-        assert intact.find_damage(copied / "checkpoints" / str(_BEFORE), intact.ITEMS) == ""
+        assert checkpoints.find_damage(copied / "checkpoints" / str(_BEFORE), checkpoints.ITEMS) == ""
         filler.unlink()
         again = runs.Run(_arguments(finished, copied), tmp_path / "log")
         assert again.end() == 0, again.said()

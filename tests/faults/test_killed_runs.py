@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from cxr_jax.training import intact
+from cxr_jax.training import checkpoint as checkpoints
 from tests.fakes import tiny_config
 from tests.faults import runs
 
@@ -119,7 +119,7 @@ def test_hosts_stop_at_the_same_step_whichever_of_them_is_told(data_dir, tmp_pat
     assert hosts[0].end() == 75, hosts[0].said()
     last = runs.logged(workdir)
     assert runs.saved_steps(workdir)[-1] == last < 500
-    assert intact.find_damage(workdir / "checkpoints" / str(last), intact.ITEMS) == ""
+    assert checkpoints.find_damage(workdir / "checkpoints" / str(last), checkpoints.ITEMS) == ""
     assert f"saved after step {last}" in hosts[0].said()
 
 

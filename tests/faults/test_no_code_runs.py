@@ -17,7 +17,7 @@ import pytest
 
 from cxr_jax import weights
 from cxr_jax.training import checkpoint
-from cxr_jax.training.state import TrainState
+from cxr_jax.training.step import TrainState
 from cxr_jax.weights.arrays import read_arrays
 from cxr_jax.weights.encoder import random_encoder
 from data_builders.medmnist_cxr import medmnist_cxr_dataset_builder as medmnist

@@ -113,7 +113,7 @@ def _sound(folder: Path) -> dict[str, bytes]:
 
     from cxr_jax.data import seen_images
     from cxr_jax.training import checkpoint
-    from cxr_jax.training.state import TrainState
+    from cxr_jax.training.step import TrainState
     from cxr_jax.transfer.predictions import write_parquet
 
     root = folder / "workdirs"

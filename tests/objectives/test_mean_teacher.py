@@ -9,7 +9,7 @@ from flax import linen as nn
 from sklearn.metrics import roc_auc_score
 
 from cxr_jax.objectives import mean_teacher, supervised
-from cxr_jax.training.state import make_train_step
+from cxr_jax.training.step import make_train_step
 from tests.fakes.plain_view import PLAIN
 from tests.objectives.test_supervised import TARGETS, Tiny, first_state, jitted_step
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from cxr_jax import objectives
 from cxr_jax.objectives import supervised
-from cxr_jax.training.state import TrainState, make_train_step
+from cxr_jax.training.step import TrainState, make_train_step
 from cxr_jax.transfer._training import with_layer_decay, with_rate
 from tests.fakes.plain_view import PLAIN
 

@@ -11,7 +11,7 @@ import pytest
 
 from cxr_jax import models, weights
 from cxr_jax.training import checkpoint
-from cxr_jax.training.state import TrainState
+from cxr_jax.training.step import TrainState
 from cxr_jax.weights.encoder import random_encoder
 from cxr_jax.weights.export import write_folder
 from cxr_jax.weights.exporters import huggingface, safetensors, timm

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 
 from cxr_jax.io.json import read_json
 from cxr_jax.io.text import plain
-from cxr_jax.training import intact
+from cxr_jax.training import checkpoint as checkpoints
 from cxr_jax.weights.encoder import Encoder, check_facts
 
 
@@ -28,7 +28,7 @@ def load(path: str) -> Encoder:
     if not config_path.is_file():
         raise FileNotFoundError(f"{path} is not the workdir of a pretraining: no config.json in it")
     config = _read_config(config_path)
-    item = intact.newest_whole(workdir / "checkpoints", "encoder")
+    item = checkpoints.newest_whole(workdir / "checkpoints", "encoder")
     if item is None:
         raise FileNotFoundError(f"{path} has no checkpoint yet; let the pretraining save its first")
     variables, step = _read(item), item.parent.name
@@ -63,7 +63,7 @@ def _check(config: dict[str, Any], path: Path, checkpoint: Path) -> None:
     check_facts(path, config.get("model"), config.get("image_size"))
     # The checkpoint's copy is among its hashed files; config.json has no hash.
     copy = checkpoint / "config" / "metadata"
-    if not copy.is_file() or intact.find_damage(checkpoint, ("config",)):
+    if not copy.is_file() or checkpoints.find_damage(checkpoint, ("config",)):
         return
     saved = read_json(copy)
     for key in ("model", "objective", "image_size"):
