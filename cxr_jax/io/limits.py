@@ -44,11 +44,7 @@ class ImageError(ValueError):
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuses sizes that no image has.
-
-    Raises:
-      ImageError: a side is below 16 or above 65,500 pixels, or the area beyond 100 million.
-    """
+    """Raises ImageError for a side below 16 or above 65,500 pixels, or over 100 million in all."""
     sides = sorted((width, height))
     if sides[0] < MIN_SIDE or sides[1] > MAX_SIDE or width * height > MAX_PIXELS:
         raise ImageError(
@@ -58,11 +54,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def check_coded(width: int, height: int, num_bytes: int, most: int = MAX_PIXELS_A_BYTE) -> None:
-    """Refuses more pixels than so few bytes can hold: a file that was cut off, or a bomb.
-
-    Raises:
-      ImageError: more than `most` pixels a byte.
-    """
+    """Raises ImageError for more than `most` pixels a byte: a file that was cut off, or a bomb."""
     if width * height > most * num_bytes:
         raise ImageError(
             f"{width} x {height} pixels in {num_bytes:,} bytes, fewer than one for "
@@ -71,11 +63,7 @@ def check_coded(width: int, height: int, num_bytes: int, most: int = MAX_PIXELS_
 
 
 def check_scans(jpeg: bytes) -> None:
-    """Refuses a JPEG that would take minutes to decode.
-
-    Raises:
-      ImageError: more than 100 scans.
-    """
+    """Raises ImageError for a JPEG of over 100 scans, which would take minutes to decode."""
     if (scans := jpeg.count(_SCAN)) > MAX_SCANS:
         raise ImageError(f"a JPEG of {scans:,} scans, more than {MAX_SCANS}: made to take forever")
 
