@@ -18,6 +18,8 @@ from cxr_jax.io.json import read_json
 from cxr_jax.io.text import did_you_mean, plain
 
 BUILDER_FILE = "_dataset_builder.py"  # of data_builders/<name>/<name>_dataset_builder.py
+# Of a dataset or a pretraining's workdir; the second is its name in older ones.
+SEEN_IMAGES = ("seen_images.parquet", "exposure.parquet")
 LABEL_SCALES = ("presence", "certainty", "grade")
 # Of features.json: TFDS imports what it names, which may be any module, and TensorFlow for a dtype
 # that it does not know.
@@ -171,3 +173,8 @@ def _is_feature(node: Any, depth: int = 0) -> bool:
     name = node.get("pythonClassName")
     named = isinstance(name, str) and re.fullmatch(_CLASS, name)
     return bool(known and named and len(node) == 2 and depth < _DEEPEST)
+
+
+def find_seen_images(folder: Path) -> Path | None:
+    """Finds seen_images.parquet in a folder, also by its older name; None if there is none."""
+    return next((folder / name for name in SEEN_IMAGES if (folder / name).is_file()), None)

@@ -8,21 +8,27 @@ its encoder the rows of the images that it saw.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, Int, UInt64
 
+from cxr_jax.data.dataset_info import SEEN_IMAGES, find_folder, find_seen_images, open_built
+from cxr_jax.data.order import NO_FIELDS, Fields
+from cxr_jax.data.reader import Records, open_records
+from cxr_jax.data.schema import RESTORE
+from cxr_jax.data.source import Source
 from cxr_jax.io import parquet
 from cxr_jax.io.atomic import atomic_write
 from cxr_jax.io.text import plain
 
-FILE = "seen_images.parquet"
-_OLDER_FILE = "exposure.parquet"  # its name in older datasets and workdirs
+FILE, find = SEEN_IMAGES[0], find_seen_images
 # Images whose hashes differ in more bits are, mostly, different images (docs/results/datasets.md).
 MAX_DISTANCE = 2
 _BLOCK = 1 << 22  # pairs of hashes compared at a time
@@ -61,14 +67,24 @@ class ImageHashes(NamedTuple):
         return ImageHashes(*(column[which] for column in self))
 
 
+class Seen(NamedTuple):
+    """Images of a split that an encoder has seen: by their patients, and by their looks.
+
+    patient is None where one side names no patients. unknown_start: the encoder that this one's
+    pretraining started from, if it is not known what that had seen; "": none.
+    """
+
+    patient: Bool[np.ndarray, n] | None
+    image: Bool[np.ndarray, n]
+    unknown_start: str = ""
+
+
 def patient_hash(owner: str, patient_id: str) -> str:
     """Returns 16 hex digits, equal in every dataset that uses `owner`'s patient numbers."""
     return hashlib.sha256(f"{owner}/{patient_id}".encode()).hexdigest()[:16]
 
 
-def of_images(
-    dataset: str, owner: str, images: Mapping[str, Iterable[tuple[str, str]]]
-) -> ImageHashes:
+def make(dataset: str, owner: str, images: Mapping[str, Iterable[tuple[str, str]]]) -> ImageHashes:
     """Lists the images of a dataset.
 
     Args:
@@ -104,11 +120,6 @@ def write(path: Path, images: ImageHashes, unknown_start: str = "") -> None:
         table = table.replace_schema_metadata({_UNKNOWN_START: unknown_start})
     with atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-
-
-def find(folder: Path) -> Path | None:
-    """Finds the file in a folder, also by its older name; None if there is none."""
-    return next((path for name in (FILE, _OLDER_FILE) if (path := folder / name).is_file()), None)
 
 
 def read(folder: Path) -> ImageHashes:
@@ -197,3 +208,96 @@ def looks_known(images: ImageHashes, known: ImageHashes) -> Bool[np.ndarray, " n
 def shared_patients(a: ImageHashes, b: ImageHashes) -> set[str]:
     """Returns the patients, as hashes, of whom both have images."""
     return (set(a.patient.tolist()) & set(b.patient.tolist())) - {""}
+
+
+def list_images(source: Source) -> ImageHashes:
+    """Lists the images of a source, row by row; it may be a slice, sum or choice of splits.
+
+    Raises:
+      FileNotFoundError: the dataset was built before there was such a list.
+      ValueError: the list is damaged, or of another build than the images.
+    """
+    whole = read(source.folder)
+    builder = open_built(source.folder)
+    infos = builder.info.splits
+    parts = tfds.core.ReadInstruction.from_spec(source.split).to_absolute(infos)
+    rows = []
+    for part in parts:
+        of_split = np.flatnonzero(whole.split == part.splitname)
+        if not np.array_equal(whole.row[of_split], np.arange(infos[part.splitname].num_examples)):
+            raise ValueError(
+                f"{find(source.folder)} does not list the {part.splitname} images one "
+                f"by one as dataset_info.json counts them. {RESTORE}"
+            )
+        rows.append(of_split[part.from_ : part.to])
+    images = whole.take(np.concatenate(rows))
+    _check_images(source, open_records(builder, source.split, ("image_id",)), images)
+    return images.take(source.rows)
+
+
+def _check_images(source: Source, records: Records, images: ImageHashes) -> None:
+    """Refuses a list of other images, as one left from an earlier build.
+
+    Each record file's first image must have the same hash in both.
+    """
+    first = records.first_rows
+    for row, stored in zip(first, records.hashes(first), strict=True):
+        if stored not in (None, int(images.phash[row])):
+            raise ValueError(
+                f"{records.place(row)} is another image than {FILE} says: the folder "
+                f"{source.folder} holds files of two builds. {RESTORE}"
+            )
+
+
+def leave_out(source: Source, excluded: Sequence[str], data_dir: str) -> Source:
+    """Returns the source without images that the datasets `excluded` have too.
+
+    Left out are images of their patients, and images within two bits of one of theirs.
+
+    Raises:
+      ValueError: nothing is left.
+    """
+    own = list_images(source)
+    keep = np.ones(len(own.row), bool)
+    for name in excluded:
+        other = read(find_folder(name, data_dir))
+        shared = compare(own, other)
+        keep &= ~shared.image
+        if shared.patient is not None:
+            keep &= ~shared.patient
+    if not keep.any():
+        raise ValueError(
+            f"config.data.exclude={','.join(excluded)} leaves no image of {source.name}"
+        )
+    return source.choose(np.flatnonzero(keep))
+
+
+def seen_in_training(
+    source: Source, num_images: int, seed: int, fields: Fields = NO_FIELDS
+) -> ImageHashes:
+    """Lists the first `num_images` in a pretraining's order: all images, after an epoch.
+
+    fields: of the batches; their images are seen too.
+    """
+    rows = np.arange(len(source))
+    if num_images < len(source):
+        rows = np.sort(fields.image_rows(len(source), seed, 0, num_images))
+    return list_images(source).take(rows)
+
+
+def compare(images: ImageHashes, known: ImageHashes) -> Seen:
+    """Returns which of `images` are of patients, or look like images, that are in `known`."""
+    patients = shared_patients(images, known)
+    of_patient = None
+    if (images.patient != "").any() and (known.patient != "").any():
+        of_patient = np.array([patient in patients for patient in images.patient], bool)
+    return Seen(of_patient, looks_known(images, known))
+
+
+def seen_by_encoder(spec: str, source: Source) -> Seen | None:
+    """Returns what an encoder saw of a source, if its workdir or our export of it says so."""
+    folder = Path(re.sub("^(workdir|safetensors):", "", spec)).expanduser()
+    if not find(folder):
+        return None
+    seen = compare(list_images(source), read(folder))
+    return seen._replace(unknown_start=read_unknown_start(folder))

@@ -8,8 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from cxr_jax.data import pseudonyms, seen_images
-from cxr_jax.data.dataset_info import find_folder, open_built, read_metadata
+from cxr_jax.data import pseudonyms
+from cxr_jax.data.dataset_info import (
+    find_folder,
+    find_seen_images,
+    open_built,
+    read_metadata,
+)
 from cxr_jax.data.reader import Records, open_records
 
 
@@ -111,7 +116,7 @@ def fingerprint_build(folder: Path) -> str:
     """Returns 16 hex digits for a version folder: equal if its images, their order and their
     patients are equal, as far as perceptual hashes and the number of bytes tell."""
     digest = hashlib.sha256()
-    for path in (folder / "dataset_info.json", seen_images.find(folder)):
+    for path in (folder / "dataset_info.json", find_seen_images(folder)):
         digest.update(
             path.read_bytes() if path and path.is_file() else b""
         )  # the first datasets have no second

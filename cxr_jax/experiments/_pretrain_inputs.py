@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cxr_jax import models, plugins, weights
-from cxr_jax.data import exposure, seen_images
+from cxr_jax.data import seen_images
 from cxr_jax.data.order import NO_FIELDS, Fields
 from cxr_jax.data.source import Source, load_source
 from cxr_jax.experiments import _provenance
@@ -35,7 +35,7 @@ def load_images(config: ConfigDict) -> Source:
     excluded = [name.strip() for name in data.exclude.split(",") if name.strip()]
     if not excluded:
         return source
-    kept = exposure.without(source, excluded, data.dir)
+    kept = seen_images.leave_out(source, excluded, data.dir)
     print(f"Left out {len(source) - len(kept):,} images that {', '.join(excluded)} may share.")
     return kept
 

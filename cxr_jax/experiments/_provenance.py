@@ -25,7 +25,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from cxr_jax.data import exposure, seen_images
+from cxr_jax.data import seen_images
 from cxr_jax.data.source import Source
 from cxr_jax.experiments._workdir import as_json
 from cxr_jax.io.atomic import atomic_write_text
@@ -121,7 +121,7 @@ def fingerprint_images(
     """
     if not seen_images.find(source.folder):
         return None
-    images = exposure.of_source(source)
+    images = seen_images.list_images(source)
     rows = np.arange(len(source)) if rows is None else rows
     info = json.loads((source.folder / "dataset_info.json").read_text())
     digest = hashlib.sha256(json.dumps([info["version"], info["splits"]]).encode())

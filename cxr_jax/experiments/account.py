@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from cxr_jax.data.exposure import Exposure
+from cxr_jax.data.seen_images import Seen
 from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.report import tables
 from cxr_jax.transfer._protocol import Protocol, Splits
@@ -53,7 +53,7 @@ def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) 
     return lines
 
 
-def image_table(test: LabelledSplit, seen: Exposure | None) -> ImageTable:
+def image_table(test: LabelledSplit, seen: Seen | None) -> ImageTable:
     """What is known of the test images, and what an encoder saw of its source's (None: unknown)."""
     count = len(test.rows)
     known = (None, None) if seen is None else (seen.image, seen.patient)
@@ -72,7 +72,7 @@ def _capped(ages: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 
 def exposure_lines(
-    seen: Mapping[str, Exposure | None], rows: Int[np.ndarray, " n"], dataset: str
+    seen: Mapping[str, Seen | None], rows: Int[np.ndarray, " n"], dataset: str
 ) -> tuple[list[str], list[str]]:
     """What encoders saw of the test images in their pretraining: warnings, and how it was looked.
 
@@ -88,7 +88,7 @@ def exposure_lines(
         if of_source is None:
             lines.append(f"{spec} keeps no ledger of what it saw in pretraining.")
             continue
-        of_test = Exposure(
+        of_test = Seen(
             None if of_source.patient is None else of_source.patient[rows],
             of_source.image[rows],
         )

@@ -14,7 +14,7 @@ from typing import Any
 import ml_collections
 
 from cxr_jax import weights
-from cxr_jax.data import exposure
+from cxr_jax.data import seen_images
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import _provenance, inputs, transfer
 from cxr_jax.experiments._benchmark_grid import LAST, Cell, grid, plan
@@ -204,7 +204,7 @@ def _finish(folder: Path, seconds: float) -> None:
 def _facts(folder: Path, cell: Cell, config) -> dict[str, Any]:
     facts = read_json(folder / "probe.json")
     test = load_source(cell.dataset, config.data.dir, "test", fields=("image",))
-    seen = exposure.of_encoder(cell.spec, test)
+    seen = seen_images.seen_by_encoder(cell.spec, test)
     exposed = None
     if seen is not None:
         exposed = {

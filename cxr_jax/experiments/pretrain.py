@@ -15,7 +15,7 @@ import ml_collections
 import orbax.checkpoint as ocp
 
 from cxr_jax import objectives
-from cxr_jax.data import exposure, seen_images
+from cxr_jax.data import seen_images
 from cxr_jax.data import source as sources
 from cxr_jax.data.order import Fields
 from cxr_jax.data.source import Source
@@ -175,7 +175,7 @@ def _write_inputs(
     """Writes the list of images that the encoder will have seen, and the files of the fields."""
     if start.encoder or not config.init:  # what that had seen may be gone when a run goes on
         num_images = config.num_train_steps * config.batch_size
-        seen = exposure.seen(source, num_images, config.seed, fields)
+        seen = seen_images.seen_in_training(source, num_images, config.seed, fields)
         before, unknown = inputs.seen_before(config.init)
         seen = seen_images.union(before, seen) if before else seen
         seen_images.write(workdir / seen_images.FILE, seen, unknown)

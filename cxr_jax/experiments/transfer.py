@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float
 
 from cxr_jax import weights
-from cxr_jax.data import exposure
-from cxr_jax.data.exposure import Exposure
+from cxr_jax.data import seen_images
+from cxr_jax.data.seen_images import Seen
 from cxr_jax.experiments import _provenance, account, inputs, pictures
 from cxr_jax.experiments._workdir import open_workdir
 from cxr_jax.experiments.account import Outcome
@@ -90,7 +90,9 @@ def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], split
         f"{len(splits.validation.rows):,} validation and {len(splits.test.rows):,} test images; "
         f"labels: {', '.join(splits.test.label_names)}"
     )
-    seen = {spec: exposure.of_encoder(spec, splits.test.source) for spec in inputs.specs(config)}
+    seen = {
+        spec: seen_images.seen_by_encoder(spec, splits.test.source) for spec in inputs.specs(config)
+    }
     outcomes = []
     for index, (encoder, exposed) in enumerate(zip(encoders, seen.values(), strict=True)):
         folder = workdir
@@ -269,7 +271,7 @@ def report(
     outcomes: list[Outcome],
     comparisons: list[dict],
     splits: Splits,
-    seen: Mapping[str, Exposure | None],
+    seen: Mapping[str, Seen | None],
 ) -> None:
     """Writes report.md and prints its verdicts, its table and its path."""
     runs = [

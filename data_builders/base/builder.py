@@ -244,7 +244,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         infos, stored = write.finish(plan, written, folder, template)
         seen_images.write(
             folder / seen_images.FILE,
-            seen_images.of_images(
+            seen_images.make(
                 f"{self.name}/{self.builder_config.name}",
                 self.owner(),
                 {

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cxr_jax.data import exposure, seen_images
+from cxr_jax.data import seen_images
 from cxr_jax.data.dataset_info import open_built
 from cxr_jax.data.source import load_source
 from cxr_jax.io import parquet as parquet_file
@@ -27,7 +27,7 @@ def images(data_dir, tmp_path):
 
 def read(folder, split="test"):
     source = load_source("images", str(folder.parents[2]), split)
-    exposure.of_source(source)
+    seen_images.list_images(source)
     return [source.records[row] for row in range(len(source))]
 
 
@@ -78,7 +78,10 @@ def other_labels(tree):
 DAMAGE = {
     "cut": (cut, r"test\.array_record-00000-of-00001 holds 0 records, .* says 24: it is damaged"),
     "emptied": (lambda f: (f / SHARD.format("test")).write_bytes(b""), "holds 0 records"),
-    "exchanged": (exchange, r"record 0 is another image than seen_images\.parquet says.*two builds"),
+    "exchanged": (
+        exchange,
+        r"record 0 is another image than seen_images\.parquet says.*two builds",
+    ),
     "one bit": (flip_a_bit, r"00001, record \d+ is damaged \(.*hash mismatch"),
     "ledger": (another_build, r"does not list the test images one by one as dataset_info\.json"),
     "module": (rewrite("features.json", of_another_module), r"features\.json is not what our"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxr_jax.data import exposure, images, loader, order, pairs
+from cxr_jax.data import images, loader, order, pairs, seen_images
 from cxr_jax.data.source import load_source
 from tests.fakes import studies
 
@@ -110,7 +110,7 @@ def test_blocks_joined_are_the_batch_also_from_where_another_number_stood(source
 def test_partners_count_as_seen(source):
     fields = order.Fields(pairs.find_partners(source, "study").draw, ("image", "pair"))
     rows = next(loader.row_batches(source, 3, 4, fields=fields))
-    seen = exposure.seen(source, 3, seed=4, fields=fields)
-    hashes = exposure.of_source(source).phash
+    seen = seen_images.seen_in_training(source, 3, seed=4, fields=fields)
+    hashes = seen_images.list_images(source).phash
     assert set(rows["pair"]) - set(rows["image"])  # else this would test nothing
     assert set(seen.phash.tolist()) == set(hashes[np.union1d(rows["image"], rows["pair"])].tolist())

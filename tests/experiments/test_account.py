@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxr_jax.data.exposure import Exposure
+from cxr_jax.data.seen_images import Seen
 from cxr_jax.experiments import account
 
 ROWS = np.arange(0, 400, 2)  # 200 images, every other of the split
@@ -15,7 +15,7 @@ def seen(images, patients):
     patient = None if patients is None else np.zeros(400, bool)
     if patients:
         patient[-2 * patients :] = True
-    return Exposure(patient, image)
+    return Seen(patient, image)
 
 
 @pytest.mark.parametrize(

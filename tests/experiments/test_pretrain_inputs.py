@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cxr_jax import objectives, weights
-from cxr_jax.data import exposure, seen_images
+from cxr_jax.data import seen_images
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import _pretrain_inputs as inputs
 from cxr_jax.experiments import _provenance, account, pretrain
@@ -110,7 +110,7 @@ def test_it_is_loaded_once_and_the_ledger_holds_what_the_start_had_seen(
     rows = sorted(seen_images.read(second).row.tolist())
     assert rows == [*range(16), *range(20, 36)]
     source = load_source("phantom/tiny", str(data_dir), "train", fields=("image",))
-    seen = exposure.of_encoder(f"workdir:{second}", source)
+    seen = seen_images.seen_by_encoder(f"workdir:{second}", source)
     assert seen.image[:16].all() and seen.image[20:].all()
     lines = account.exposure_lines({"runs/b": seen}, np.arange(36), "phantom")[1]
     assert lines[1] == "runs/b started from safetensors:file; what that had seen is not known."

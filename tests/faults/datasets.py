@@ -119,7 +119,7 @@ def _sound(folder: Path) -> Sound:
 def _images(data_dir: Path, split: str) -> dict[str, Any]:
     """All that runs read of a split, by image."""
     from cxr_jax.data import boxes as boxed
-    from cxr_jax.data import dataset_info, exposure, images, reader
+    from cxr_jax.data import dataset_info, images, reader, seen_images
     from cxr_jax.data.source import load_source
     from cxr_jax.data.splits import load_split
 
@@ -147,7 +147,7 @@ def _images(data_dir: Path, split: str) -> dict[str, Any]:
         if record["image"] != image:
             raise Broken("two ways of reading give two images")
         images.decode_square(image, 16)
-    ledger = exposure.of_source(source)
+    ledger = seen_images.list_images(source)
     return {
         "images": encoded,
         "ids": [record["image_id"].decode() for record in records],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from cxr_jax.data import exposure, loader, seen_images
+from cxr_jax.data import loader, seen_images
 from cxr_jax.data.source import fingerprint_build, load_source
 from data_builders.base import builder as cxr_builder
 from data_builders.base.records import Record
@@ -73,7 +73,7 @@ def open_images(data, split, name="images"):
 @pytest.mark.parametrize("split", ["train", "test", "train+test", "train[5:20]+test[:50%]"])
 def test_ledger_rows_are_the_examples(data, split):
     source = load_source("images", data, split, ("patient_id", "phash"))
-    rows = exposure.of_source(source)
+    rows = seen_images.list_images(source)
     assert len(rows.row) == len(source)
     for i in range(len(source)):
         example = source.records[i]
@@ -87,7 +87,7 @@ def test_seen_is_what_the_pipeline_gave(data):
     source = open_images(data, "train")
     first = loader.batches(source, 6, 32, seed=3)
     pictures = np.concatenate([next(first)["image"] for _ in range(2)])
-    seen = exposure.seen(source, 12, seed=3)
+    seen = seen_images.seen_in_training(source, 12, seed=3)
     assert len(seen.row) == 12
     stored = next(iter(loader.batches(source, 30, 32, seed=0)))["image"]  # any order: all images
     by_row = {}
@@ -97,35 +97,35 @@ def test_seen_is_what_the_pipeline_gave(data):
     assert len(stored) == len(by_row)
     given = {row for row, image_ in by_row.items() if (pictures == image_).all((1, 2, 3)).any()}
     assert given == set(seen.row.tolist())
-    assert len(exposure.seen(source, 31, seed=3).row) == 30
+    assert len(seen_images.seen_in_training(source, 31, seed=3).row) == 30
 
 
 def test_patients_and_looks_are_found(data):
-    images = exposure.of_source(open_images(data, "train+test"))
+    images = seen_images.list_images(open_images(data, "train+test"))
     copies = seen_images.read(open_images(data, "train", "copies").folder)
-    found = exposure.compare(images, copies)
+    found = seen_images.compare(images, copies)
     # Images 30 to 39 are in both, of patients 15 to 19.
     names = np.array(ids(open_images(data, "train+test").records))
     shared = {f"p{seed}" for seed in range(30, 40)}
     assert set(names[found.patient]) == shared and set(names[found.image]) == shared
     strangers = seen_images.read(open_images(data, "train", "strangers").folder)
-    found = exposure.compare(images, strangers)
+    found = seen_images.compare(images, strangers)
     assert not found.patient.any() and found.image.all()
     nobody = strangers._replace(patient=np.full(len(strangers.row), ""))
-    assert exposure.compare(images, nobody).patient is None
+    assert seen_images.compare(images, nobody).patient is None
 
 
 def test_excluded_images_are_neither_trained_on_nor_in_the_ledger(data, capsys):
     source = open_images(data, "train+test")
-    kept = exposure.without(source, ["copies"], data)
+    kept = seen_images.leave_out(source, ["copies"], data)
     assert sorted(ids(kept.records)) == sorted(f"p{seed}" for seed in range(30))
-    seen = exposure.seen(kept, 1000, seed=0)
-    whole = exposure.of_source(source)
+    seen = seen_images.seen_in_training(kept, 1000, seed=0)
+    whole = seen_images.list_images(source)
     assert set(seen.phash.tolist()) == set(
         whole.phash[[i for i, n in enumerate(ids(source.records)) if int(n[1:]) < 30]].tolist()
     )
     with pytest.raises(ValueError, match=r"exclude=strangers leaves no image of images"):
-        exposure.without(source, ["strangers"], data)
+        seen_images.leave_out(source, ["strangers"], data)
 
 
 def test_the_file_is_read_by_its_older_name_too(data, tmp_path):
