@@ -109,7 +109,7 @@ def test_hosts_stop_at_the_same_step_whichever_of_them_is_told(data_dir, tmp_pat
         probe.bind(("localhost", 0))
         where = [f"--coordinator=localhost:{probe.getsockname()[1]}", "--num_processes=2"]
     where += ["--connect_timeout=600", "--heartbeat_timeout=600"]
-    long = runs.tiny(data_dir, workdir, num_train_steps=500, knn__dataset="")
+    long = runs.tiny(data_dir, workdir, num_train_steps=500, online_knn__dataset="")
     hosts = [
         runs.Run([*long, *where, f"--process_id={index}"], tmp_path / f"log{index}")
         for index in range(2)
@@ -144,7 +144,7 @@ def test_workers_do_not_die_of_the_signal_that_the_run_saves_after(data_dir, tmp
     """Both get it, as from SLURM. And workers whose run was killed -9 end as well."""
     if not full:
         pytest.skip("with --full: every worker imports all anew")
-    long = dict(num_train_steps=2000, knn__dataset="", data__num_workers=2)
+    long = dict(num_train_steps=2000, online_knn__dataset="", data__num_workers=2)
     arguments = runs.tiny(data_dir, tmp_path / "run", **long)
     run = runs.Run(arguments, tmp_path / "log")
     assert run.wait_for(lambda: runs.logged(tmp_path / "run") > 9), run.said()

@@ -60,7 +60,7 @@ def test_too_few_images_to_compare_are_refused_before_anything_is_written(
     count, batch_size, words, tmp_path
 ):
     data = _build(tmp_path / "images", count, lambda number: "p", None)
-    changes = dict(data__name="image_folder", knn__dataset="", batch_size=batch_size)
+    changes = dict(data__name="image_folder", online_knn__dataset="", batch_size=batch_size)
     run = runs.Run(runs.tiny(data, tmp_path / "run", **changes), tmp_path / "log")
     assert run.end() == 1
     assert words in run.said()
@@ -71,7 +71,7 @@ def test_images_of_one_patient_train_and_cannot_be_scored(tmp_path, full):
     if not full:
         pytest.skip("with --full")
     data = _build(tmp_path / "images", 12, lambda number: "p", lambda number: number % 2)
-    changes = dict(data__name="image_folder", knn__dataset="", batch_size=8)
+    changes = dict(data__name="image_folder", online_knn__dataset="", batch_size=8)
     changes["transfer__dataset"] = "image_folder"
     run = runs.Run(runs.tiny(data, tmp_path / "refused", **changes), tmp_path / "log")
     assert run.end() == 1
