@@ -71,7 +71,7 @@ def distance(one, other) -> float:
 
 def main():
     assert len(jax.devices()) == 8
-    models.__path__.append(str(Path(__file__).parent / "objectives" / "tiny"))
+    models.__path__.append(str(Path(__file__).parents[1] / "objectives" / "tiny"))
     config = json.loads(sys.argv[1])
     expected, results = None, {}
     meshes = {
