@@ -2,8 +2,8 @@
 
 Quirks: a leading column of row numbers, or none; the table's two names; PatientID with or without
 "id_"; a PngPath with a longer ending than the file's; age groups and "85 or more", sex O; odd and
-blank projections; blank, -1, integer and decimal cells; a 16-bit PNG, an unreadable image, a row without a
-image, an image without a row, DICOM files that nobody reads.
+blank projections; blank, -1, integer and decimal cells; a 16-bit PNG, an unreadable image, a row
+without a image, an image without a row, DICOM files that nobody reads.
 """
 
 from pathlib import Path

@@ -3,8 +3,8 @@
 Quirks: Path begins with the release's name whatever the folders are called; blank and -1 cells,
 also without decimals; No Finding only 1 or blank in train; sex Unknown, age 0, laterals without
 AP/PA, a frontal image with LL; an upper-case suffix, an unreadable image, a row without an image, a
-image without a row; CheXlocalize's test images, labelled by image or by study, and its second, larger
-copy of valid; a table of other labels and desktop files that nobody reads.
+image without a row; CheXlocalize's test images, labelled by image or by study, and its second,
+larger copy of valid; a table of other labels and desktop files that nobody reads.
 """
 
 import gzip

@@ -1,9 +1,9 @@
 """Indiana University / Open-i in miniature, as NLM or Kaggle pack it.
 
 Quirks: report 1's doubled name and an id with a third group, RGB PNGs, qualified headings, headings
-with commas and one with a trailing space, a report that was never indexed, two without images, empty
-findings, "XXXX"; an image that is cut off, one in no report, one in a report but absent; MONOCHROME1
-copies with a projection, without one and without a header.
+with commas and one with a trailing space, a report that was never indexed, two without images,
+empty findings, "XXXX"; an image that is cut off, one in no report, one in a report but absent;
+MONOCHROME1 copies with a projection, without one and without a header.
 """
 
 from pathlib import Path

@@ -2,8 +2,8 @@
 
 Quirks: big-endian 12-bit numbers without a header; lines that end in CR, CRLF or LF, tabs in one
 table and runs of spaces in the other, "?" for an age, rows with trailing fields; nodules at the
-edge and of an unknown place; file names in lower case; images cut off and with swapped bytes, an image
-without a row, a row without an image.
+edge and of an unknown place; file names in lower case; images cut off and with swapped bytes, an
+image without a row, a row without an image.
 """
 
 from pathlib import Path

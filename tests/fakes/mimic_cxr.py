@@ -1,10 +1,10 @@
 """MIMIC-CXR-JPG in miniature, release 2.0.0 or 2.1.0, with reports on request.
 
 Quirks: gzipped tables that keep "2.0.0" in their names; labels of studies, not images, in another
-order than CheXpert's, blank and -1 cells, a study without a row and one with a blank row; projections
-blank, LL and odd; times without their leading zeros, an extra column; a study with a report and one
-without; an unreadable image, a row without an image, an image without a row, an image that the split file
-lacks.
+order than CheXpert's, blank and -1 cells, a study without a row and one with a blank row;
+projections blank, LL and odd; times without their leading zeros, an extra column; a study with a
+report and one without; an unreadable image, a row without an image, an image without a row, an
+image that the split file lacks.
 """
 
 import gzip

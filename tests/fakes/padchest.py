@@ -1,10 +1,10 @@
 """PadChest in miniature.
 
-Quirks: a leading unnamed column, ids beyond 64 bits, ImageDir as "0" or "0.0", two styles of
-names, lists as text with stray spaces, repeats, quotes and unknown strings; a blank list, an empty
-one, one that excludes the image, one that only says "unchanged"; commas and line breaks within
-quotes; 16-bit PNGs that use a part of their range; images that are cut off or absent, an image without
-a row, a row without a patient.
+Quirks: a leading unnamed column, ids beyond 64 bits, ImageDir as "0" or "0.0", two styles of names,
+lists as text with stray spaces, repeats, quotes and unknown strings; a blank list, an empty one,
+one that excludes the image, one that only says "unchanged"; commas and line breaks within quotes;
+16-bit PNGs that use a part of their range; images that are cut off or absent, an image without a
+row, a row without a patient.
 """
 
 import csv

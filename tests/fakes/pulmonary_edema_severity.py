@@ -1,8 +1,8 @@
 """Pulmonary edema severity in miniature, on the fake of MIMIC-CXR-JPG.
 
 Quirks: grades of studies that cover several images or, of a lateral study, none; a study that both
-experts and regular expressions grade; a study of a test patient; a study and an image that MIMIC does
-not have; a test image of MIMIC's train part; the cohort's metadata, which nobody reads.
+experts and regular expressions grade; a study of a test patient; a study and an image that MIMIC
+does not have; a test image of MIMIC's train part; the cohort's metadata, which nobody reads.
 """
 
 import gzip

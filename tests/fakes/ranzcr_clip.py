@@ -1,10 +1,10 @@
 """RANZCR CLiP in miniature, as Kaggle packs it.
 
 Quirks: PatientIDs that look like numbers (12e456789, 000000012), label names with " - ", a colour
-JPEG, several lines on an image, among them one beyond its edge, lines on an image that is not there, a
-truncated image, a row without an image, an image without a row, unlabelled images in test/ and in a
-sample_submission.csv of zeros, TFRecords that nobody reads; on request CRLF, .csv.gz, .JPG and a
-wrapping folder, or no lines at all.
+JPEG, several lines on an image, among them one beyond its edge, lines on an image that is not
+there, a truncated image, a row without an image, an image without a row, unlabelled images in test/
+and in a sample_submission.csv of zeros, TFRecords that nobody reads; on request CRLF, .csv.gz, .JPG
+and a wrapping folder, or no lines at all.
 """
 
 import gzip

@@ -1,10 +1,11 @@
 """REFLACX in miniature, on the fake of MIMIC-CXR-JPG.
 
-Quirks: five readings of an image in phases 1 and 2, one in phase 3, in rows that do not lie together;
-phases that ask for different labels; certainties as integers or as 3.0; yes or no as True/False;
-CRLF; free text with commas in Other; paths that end in .dcm and are not ours; an ellipse beyond the
-image, one with two labels, one that bears only Other, a reading without ellipses, one whose eye
-tracking was discarded, one without the ellipses' file; an image that MIMIC does not have.
+Quirks: five readings of an image in phases 1 and 2, one in phase 3, in rows that do not lie
+together; phases that ask for different labels; certainties as integers or as 3.0; yes or no as
+True/False; CRLF; free text with commas in Other; paths that end in .dcm and are not ours; an
+ellipse beyond the image, one with two labels, one that bears only Other, a reading without
+ellipses, one whose eye tracking was discarded, one without the ellipses' file; an image that MIMIC
+does not have.
 """
 
 from pathlib import Path

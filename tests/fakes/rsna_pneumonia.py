@@ -1,10 +1,10 @@
 """The RSNA Pneumonia Detection Challenge in miniature, as Kaggle packs it.
 
-Quirks: several rows for an image with several boxes, blank boxes, a box beyond the image's edge, one
-class row for every label row, the class name with a slash, JPEG Baseline DICOM, ages without Y, one
-of them 155; an image without pixels, one whose header is broken, a row without an image, an image without
-a row, unlabelled images in stage_2_test_images/. On request .csv.gz, .DCM and a wrapping folder, or
-no classes.
+Quirks: several rows for an image with several boxes, blank boxes, a box beyond the image's edge,
+one class row for every label row, the class name with a slash, JPEG Baseline DICOM, ages without Y,
+one of them 155; an image without pixels, one whose header is broken, a row without an image, an
+image without a row, unlabelled images in stage_2_test_images/. On request .csv.gz, .DCM and a
+wrapping folder, or no classes.
 """
 
 import gzip

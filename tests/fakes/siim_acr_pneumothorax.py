@@ -3,12 +3,12 @@
 Quirks of the DICOM files: a header with a space before its second name, " -1" and "-1", relative
 run lengths down the columns, several rows for an image, JPEG Baseline, UUIDs as patients, ages
 without Y, one of them impossible, folders named by study and series; an image without pixels, one
-without a patient, a row without an image, an image without a row. On request the later table's name,
-CR line ends, .DCM and a wrapping folder.
+without a patient, a row without an image, an image without a row. On request the later table's
+name, CR line ends, .DCM and a wrapping folder.
 
 Quirks of the PNG copy: part and label in the image's name, two lesions in one mask, a mask that is
-broken, an image without a mask, a broken image, a row without an image, an image without a row; on request
-no tables at all.
+broken, an image without a mask, a broken image, a row without an image, an image without a row; on
+request no tables at all.
 """
 
 import uuid

@@ -3,9 +3,9 @@
 Quirks: images in 12 bits, raw or JPEG 2000, some MONOCHROME1, with windows, with a rescale; taller
 than wide. Three readers a train image, whose rows do not stand together, one row a test image;
 "Other diseases" in one table, "Other disease" in the other; a label with a slash; "No finding" with
-blank corners, a box beyond the image's edge; an image without pixels, a row without an image, which has
-boxes, an image without a row. On request rad_id before image_id, .csv.gz, CRLF, .DICOM and a wrapping
-folder. Kaggle: one table of boxes, fewer classes, an image in PNG, unlabelled test images.
+blank corners, a box beyond the image's edge; an image without pixels, a row without an image, which
+has boxes, an image without a row. On request rad_id before image_id, .csv.gz, CRLF, .DICOM and a
+wrapping folder. Kaggle: one table of boxes, fewer classes, an image in PNG, unlabelled test images.
 """
 
 import gzip

@@ -1,9 +1,10 @@
 """VinDr-PCXR in miniature, as PhysioNet packs it.
 
 Quirks: tables beside the folders of images, rad_ID in capitals, misspelled labels, boxes of classes
-that are no labels, "No finding" with blank corners, infants' ages in months and days, projection only in
-some headers, the four forms of VinDr-CXR's images; an image without pixels, a row without an image, a
-image without a row. On request .csv.gz, CRLF, .DICOM and a wrapping folder, or no boxes.
+that are no labels, "No finding" with blank corners, infants' ages in months and days, projection
+only in some headers, the four forms of VinDr-CXR's images; an image without pixels, a row without
+an image, a image without a row. On request .csv.gz, CRLF, .DICOM and a wrapping folder, or no
+boxes.
 """
 
 import gzip
