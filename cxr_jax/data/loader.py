@@ -1,4 +1,4 @@
-"""Endless shuffled batches for training: ArrayRecord through Grain, for pretraining by blocks.
+"""Loads endless shuffled batches for training, or all images into memory.
 
 The iterator's state is a small JSON document that counts batches, the same for every block and any
 number of them, so that a checkpoint can put the data back exactly where it was.
@@ -10,9 +10,11 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -25,6 +27,9 @@ from cxr_jax.data.source import Source
 from cxr_jax.data.splits import LabelledSplit
 
 _CHUNK = 16  # images that a thread decodes at a time
+_SHARE = 0.8  # of free memory that a cache may take: the rest is the model's, or other programs'
+_QUIET_SECONDS = 5.0
+_BLOCK = 256  # images after which a cache looks whether it is still wanted
 
 Rows = Int[np.ndarray, " n"]
 
@@ -39,7 +44,7 @@ def batches(
     blocks: int = 1,
     fields: Fields = NO_FIELDS,
 ) -> grain.DatasetIterator:
-    """An endless iterator of {"image": uint8 [batch_size / blocks, image_size, image_size, 1]}.
+    """Iterates endlessly over {"image": uint8 [batch_size / blocks, image_size, image_size, 1]}.
 
     And of what `fields` draws, images decoded likewise.
 
@@ -85,7 +90,7 @@ def look_up(rows: dict[str, Any], fields: Fields, images: Callable[[Any], Any]) 
 def labelled_batches(
     split: LabelledSplit, batch_size: int, image_size: int, seed: int, num_workers: int = 0
 ) -> grain.DatasetIterator:
-    """An endless iterator of {"image": uint8 [b image_size image_size 1], "target": float32 [b k]}.
+    """Iterates endlessly over {"image": uint8 [b image_size image_size 1], "target": float32 [b k]}.
 
     Each epoch is shuffled anew and batches run on over its end, so that every epoch holds every
     image once; a batch larger than the split holds images of several epochs. Workers as in `batches`.
@@ -142,7 +147,7 @@ def _element(
 
 @functools.cache
 def _end_with_parent() -> None:
-    """Sees to it that this process does not outlive the one that it works for, kill -9 included."""
+    """Ends this process when the one that it works for ends, kill -9 included."""
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
@@ -177,7 +182,7 @@ def _labelled_batch(
 def read_images(
     source: Source, image_size: int, threaded: bool, rows: Rows
 ) -> UInt8[np.ndarray, "n s s 1"]:
-    """The images of these rows, decoded by the threads of this process or by the caller's alone.
+    """Decodes the images of these rows, by the threads of this process or by the caller's alone.
 
     Raises ValueError, naming the image's place, for one that cannot be decoded.
     """
@@ -201,5 +206,55 @@ def read_images(
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    """Decoders let go of Python's lock, so that threads use all cores."""
+    """Returns the decoding threads: decoders release Python's lock, so that they use all cores."""
     return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="decode")
+
+
+def decode_all(
+    source: Source, image_size: int, say: Callable[[str], None], stopped: threading.Event
+) -> UInt8[np.ndarray, "n size size 1"]:
+    """Decodes all images of a source, as training without a cache does.
+
+    Raises InterruptedError once `stopped` is set, ValueError as pipeline.read_images.
+    """
+    images = np.empty((len(source), image_size, image_size, 1), np.uint8)
+    start = reported = time.monotonic()
+
+    for first in range(0, len(source), _BLOCK):
+        if stopped.is_set():
+            raise InterruptedError("the images are not wanted any more")
+        rows = np.arange(first, min(first + _BLOCK, len(source)))
+        images[rows] = read_images(source, image_size, True, rows)
+        now, done = time.monotonic(), first + len(rows)
+        if now - reported > _QUIET_SECONDS:
+            rate = done / (now - start)
+            say(
+                f"  cache: {done:,} of {len(source):,} images  {rate:,.0f} images/s  "
+                f"{(len(source) - done) / rate:.0f} s left"
+            )
+            reported = now
+    return images
+
+
+def check_fits(num_images: int, image_size: int, free: int, where: str) -> None:
+    """Raises ValueError, with the sizes, if the images need more than 80 % of `free` bytes."""
+    needed = num_images * image_size**2
+    if needed > _SHARE * free:
+        raise ValueError(
+            f"config.data.cache={where}: {num_images:,} images of {image_size} px need "
+            f"{needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free, of which {_SHARE:.0%} may be "
+            "used. Lower config.data.image_size or leave config.data.cache=none"
+        )
+
+
+def free_memory(where: str) -> int:
+    """Returns the bytes free on the "host" or on each "device", which on a CPU is the host."""
+    if where == "device":
+        import jax  # not above: processes that decode images import this module
+
+        sizes = [device.memory_stats() for device in jax.local_devices()]
+        if all(sizes):
+            return min(size["bytes_limit"] - size["bytes_in_use"] for size in sizes)
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    (available,) = (line for line in lines if line.startswith("MemAvailable:"))
+    return int(available.split()[1]) * 1024

@@ -1,20 +1,29 @@
-"""The endless order in which training sees images: by seed and position alone, whoever asks."""
+"""The endless order in which training sees images, by seed and position alone; fields, partners.
+
+Partners are other images of the same study or patient, for MedAug (arXiv:2102.10663).
+"""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from cxr_jax.data.dataset_info import open_built
+from cxr_jax.data.reader import read_columns
+from cxr_jax.data.source import Source
+
+OF = ("study", "patient")  # what two images of a pair may have in common
+
 
 def rows(count: int, seed: int, start: int, stop: int) -> Int[np.ndarray, " n"]:
-    """The rows, of `count`, at the positions [start, stop): every epoch is a permutation anew."""
+    """Returns the rows, of `count`, at the positions [start, stop): every epoch is a permutation anew."""
     return _piece(_permutation, count, seed, start, stop)
 
 
 def numbers(count: int, seed: int, start: int, stop: int) -> Float[np.ndarray, " n"]:
-    """A random number in [0, 1) for each of the positions [start, stop), for a choice there."""
+    """Returns a random number in [0, 1) for each of the positions [start, stop)."""
     return _piece(_uniform, count, seed, start, stop)
 
 
@@ -66,3 +75,66 @@ class Fields(NamedTuple):
 
 
 NO_FIELDS = Fields()
+
+
+class Partners(NamedTuple):
+    """The images of a source by group: those of image i's are the `size[i]` from `first[i]` on.
+
+    A group is a patient's study, or all of a patient. Image i itself is number `place[i]` of its
+    group; of an image whose group is unknown it is the only one.
+    """
+
+    images: Int[np.ndarray, " n"]
+    first: Int[np.ndarray, " n"]
+    place: Int[np.ndarray, " n"]
+    size: Int[np.ndarray, " n"]
+
+    def draw(self, seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Draws partners for the images at the positions [start, stop) of rows.
+
+        Returns {"pair": int32 [b], the rows of the partners, "paired": bool [b]}. A partner is
+        drawn for its position from the other images of the group; an image without others is its
+        own partner, and not "paired".
+        """
+        count = len(self.images)
+        own = rows(count, seed, start, stop)
+        size = self.size[own]
+        # Round the group: from the next image to the one before.
+        ahead = 1 + (numbers(count, seed, start, stop) * (size - 1)).astype(np.int32)
+        pair = self.images[self.first[own] + (self.place[own] + ahead) % size]
+        return {"pair": pair, "paired": pair != own}
+
+
+def find_partners(source: Source, of: str) -> Partners:
+    """Finds partners within the same "study" or "patient", read from the dataset's examples.
+
+    Raises:
+      ValueError: `of` is neither, or no group has two images.
+    """
+    if of not in OF:
+        raise ValueError(f"config.data.pairs={of!r}: choose {' or '.join(OF)}, or '' for no pairs")
+    builder = open_built(source.folder)
+    names = ("patient_id", "study_id")[: 2 if of == "study" else 1]
+    columns = read_columns(builder, source.split, names)
+    found = by_group(*([column[row] for row in source.rows] for column in columns.values()))
+    if (found.size == 1).all():
+        other = "; config.data.pairs=patient pairs images of a patient" if of == "study" else ""
+        raise ValueError(
+            f"no {of} of {source.name} {source.split!r} has two images (or which image is whose is "
+            f"not known): there is no other image to pair one with{other}; "
+            "config.objective.name=moco with config.data.pairs='' needs none"
+        )
+    return found
+
+
+def by_group(*names: Sequence[str]) -> Partners:
+    """Groups images by the names they share (patients, studies), given image by image, "" unknown."""
+    keys = [image if all(image) else row for row, image in enumerate(zip(*names, strict=True))]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    study = np.array([numbers[key] for key in keys], np.int32)
+    images = np.argsort(study, kind="stable").astype(np.int32)
+    sizes = np.bincount(study).astype(np.int32)
+    first = (np.cumsum(sizes, dtype=np.int32) - sizes)[study]
+    place = np.empty_like(images)
+    place[images] = np.arange(len(images), dtype=np.int32)
+    return Partners(images, first, place - first, sizes[study])

@@ -22,7 +22,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from cxr_jax.data import cache, loader
+from cxr_jax.data import loader
 from cxr_jax.data.order import NO_FIELDS, Fields
 from cxr_jax.data.source import Source
 from cxr_jax.training import preemption, sharding
@@ -119,8 +119,8 @@ def open_feed(
         order = (config.batch_size, data.image_size, config.seed, data.num_workers)
         return Feed(loader.batches(source, *order, **which), put, stopped)
     for where in _CACHES[1 : 1 + _CACHES.index(data.cache)]:  # to the device by way of the host
-        free = cache.free_memory(where)
-        cache.check_fits(len(source), data.image_size, free, data.cache)
+        free = loader.free_memory(where)
+        loader.check_fits(len(source), data.image_size, free, data.cache)
     rows = loader.row_batches(source, config.batch_size, config.seed, **which)
     # Every process gathers from the images on its own devices, without the others.
     local = mesh.local_mesh
@@ -129,7 +129,7 @@ def open_feed(
     def images():
         """Decoded when the first batch is asked for: all that can be refused has been by then."""
         say = partial(print, flush=True)
-        decoded = cache.decode_all(source, data.image_size, say, stopped)
+        decoded = loader.decode_all(source, data.image_size, say, stopped)
         return decoded if data.cache == "host" else sharding.put_replicated(decoded, local)
 
     if data.cache == "host":

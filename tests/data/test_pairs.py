@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxr_jax.data import images, loader, order, pairs, seen_images
+from cxr_jax.data import images, loader, order, seen_images
 from cxr_jax.data.source import load_source
 from tests.fakes import studies
 
@@ -21,7 +21,7 @@ def numbers_of(source) -> list[int]:
     return [int(Path(source.records[row]["image_id"].decode()).stem) for row in range(len(source))]
 
 
-def drawn(partners: pairs.Partners, epochs: int) -> dict[int, list[int]]:
+def drawn(partners: order.Partners, epochs: int) -> dict[int, list[int]]:
     """Row -> the rows that were its partner, epoch by epoch."""
     count = len(partners.images)
     rows = order.rows(count, 4, 0, epochs * count)
@@ -30,7 +30,7 @@ def drawn(partners: pairs.Partners, epochs: int) -> dict[int, list[int]]:
 
 
 def test_partners_are_all_the_others_of_the_study_equally_often():
-    partners = pairs.by_group([str(row % 4) for row in range(16)], ["1"] * 16)
+    partners = order.by_group([str(row % 4) for row in range(16)], ["1"] * 16)
     for row, found in drawn(partners, 600).items():
         others = set(range(row % 4, 16, 4)) - {row}
         counts = [found.count(other) for other in others]
@@ -38,7 +38,7 @@ def test_partners_are_all_the_others_of_the_study_equally_often():
 
 
 def test_of_unknown_patients_and_studies_no_image_is_another_ones_partner():
-    partners = pairs.by_group(["a", "", "a", "", "a", "b"], ["1", "1", "", "", "1", "1"])
+    partners = order.by_group(["a", "", "a", "", "a", "b"], ["1", "1", "", "", "1", "1"])
     found = {row: set(partner) for row, partner in drawn(partners, 20).items()}
     assert found == {0: {4}, 1: {1}, 2: {2}, 3: {3}, 4: {0}, 5: {5}}
 
@@ -49,7 +49,7 @@ def test_partners_of_a_dataset_come_from_its_metadata(source):
         numbers = numbers_of(chosen)
         found = {
             numbers[row]: {numbers[partner] for partner in partners}
-            for row, partners in drawn(pairs.find_partners(chosen, "study"), 40).items()
+            for row, partners in drawn(order.find_partners(chosen, "study"), 40).items()
         }
         expected = {number: studies.OTHERS[number] & set(numbers) for number in numbers}
         assert found == {number: others or {number} for number, others in expected.items()}
@@ -57,7 +57,7 @@ def test_partners_of_a_dataset_come_from_its_metadata(source):
 
 def test_partners_of_a_patient_come_from_any_of_its_studies(source):
     numbers = numbers_of(source)
-    found = drawn(pairs.find_partners(source, "patient"), 40)
+    found = drawn(order.find_partners(source, "patient"), 40)
     patients = {number: studies.PATIENTS[number] for number in numbers}
     for row, partners in found.items():
         number = numbers[row]
@@ -67,17 +67,17 @@ def test_partners_of_a_patient_come_from_any_of_its_studies(source):
 
 def test_other_words_for_pairs_are_refused(source):
     with pytest.raises(ValueError, match=r"pairs='visit': choose study or patient, or ''"):
-        pairs.find_partners(source, "visit")
+        order.find_partners(source, "visit")
 
 
 def test_a_dataset_without_studies_of_two_images_is_refused(data_dir):
     images = load_source("phantom/tiny", str(data_dir), "train", fields=("image",))
     with pytest.raises(ValueError, match=r"no study of phantom/tiny 'train' has two images"):
-        pairs.find_partners(images, "study")
+        order.find_partners(images, "study")
 
 
 def test_batches_hold_the_images_of_their_pairs(source):
-    numbers, partners = numbers_of(source), pairs.find_partners(source, "study")
+    numbers, partners = numbers_of(source), order.find_partners(source, "study")
     fields = order.Fields(partners.draw, ("image", "pair"))
     batches = loader.batches(source, 6, 32, 4, fields=fields)
     row_batches = loader.row_batches(source, 6, 4, fields=fields)
@@ -92,7 +92,7 @@ def test_batches_hold_the_images_of_their_pairs(source):
 
 
 def test_blocks_joined_are_the_batch_also_from_where_another_number_stood(source):
-    fields = order.Fields(pairs.find_partners(source, "study").draw, ("image", "pair"))
+    fields = order.Fields(order.find_partners(source, "study").draw, ("image", "pair"))
     whole = loader.row_batches(source, 6, 4, fields=fields)
     for _ in range(5):
         next(whole)
@@ -108,7 +108,7 @@ def test_blocks_joined_are_the_batch_also_from_where_another_number_stood(source
 
 
 def test_partners_count_as_seen(source):
-    fields = order.Fields(pairs.find_partners(source, "study").draw, ("image", "pair"))
+    fields = order.Fields(order.find_partners(source, "study").draw, ("image", "pair"))
     rows = next(loader.row_batches(source, 3, 4, fields=fields))
     seen = seen_images.seen_in_training(source, 3, seed=4, fields=fields)
     hashes = seen_images.list_images(source).phash

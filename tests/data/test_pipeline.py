@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from cxr_jax.data import images, loader, order, pairs, splits
+from cxr_jax.data import images, loader, order, splits
 from cxr_jax.data.source import load_source
 
 
@@ -78,7 +78,7 @@ def test_worker_processes_give_the_same_batches_and_blocks(source):
     from absl import flags
 
     flags.FLAGS.mark_as_parsed()
-    partners = pairs.by_group([str(row // 3) for row in range(36)], ["1"] * 36)
+    partners = order.by_group([str(row // 3) for row in range(36)], ["1"] * 36)
     fields = order.Fields(partners.draw, ("image", "pair"))
     threads = loader.batches(source, 12, 32, 0, fields=fields)
     worker = loader.batches(source, 12, 32, 0, num_workers=1, block=1, blocks=2, fields=fields)

@@ -13,8 +13,7 @@ import pytest
 
 from cxr_jax import objectives
 from cxr_jax.data import order
-from cxr_jax.data.order import NO_FIELDS, Fields
-from cxr_jax.data.pairs import find_partners
+from cxr_jax.data.order import NO_FIELDS, Fields, find_partners
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import _health
 from cxr_jax.training import step as train_step
