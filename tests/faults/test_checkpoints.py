@@ -51,9 +51,13 @@ def test_any_fault_in_any_file_of_any_item_is_found(copied, full):
                     tried += 1
         kept = shutil.copytree(checkpoint / item, copied / item)
         shutil.rmtree(checkpoint / item)
-        assert checkpoints.find_damage(checkpoint, checkpoints.ITEMS) == f"{item} is missing or empty"
+        assert (
+            checkpoints.find_damage(checkpoint, checkpoints.ITEMS) == f"{item} is missing or empty"
+        )
         (checkpoint / item).mkdir()
-        assert checkpoints.find_damage(checkpoint, checkpoints.ITEMS) == f"{item} is missing or empty"
+        assert (
+            checkpoints.find_damage(checkpoint, checkpoints.ITEMS) == f"{item} is missing or empty"
+        )
         shutil.rmtree(checkpoint / item)
         Path(kept).rename(checkpoint / item)
     for damage in (_FAULTS["cut short"], _FAULTS["emptied"]):
@@ -130,7 +134,9 @@ def test_a_full_disk_ends_the_run_clearly_and_it_goes_on_when_there_is_room(
         assert run.end() == 1, run.said()
         assert "No space left on device" in run.said()
         assert "give the same command" in run.said()
-        assert checkpoints.find_damage(copied / "checkpoints" / str(_BEFORE), checkpoints.ITEMS) == ""
+        assert (
+            checkpoints.find_damage(copied / "checkpoints" / str(_BEFORE), checkpoints.ITEMS) == ""
+        )
         filler.unlink()
         again = runs.Run(_arguments(finished, copied), tmp_path / "log")
         assert again.end() == 0, again.said()
