@@ -88,18 +88,20 @@ def parse_labels(cells: Sequence[str], where: str) -> Mapping[str, float]:
     Raises:
       BuildError: another value.
     """
-    try:
-        return _labels(tuple(cells))
-    except KeyError:
-        wrong = next(n for n, cell in zip(CHEXPERT_LABELS, cells) if cell not in _VALUES)
+    labels, wrong = _labels(tuple(cells))
+    if wrong:  # not raised from a KeyError, which would carry the cell's text along
         raise BuildError(
-            f"{where}: {wrong} is neither 1, 0, -1 nor blank. Restore the owner's file."
-        ) from None
+            f"{where}: {wrong[0]} is neither 1, 0, -1 nor blank. Restore the owner's file."
+        )
+    return labels
 
 
 @functools.cache  # among hundreds of thousands of rows few differ: they share one mapping
-def _labels(cells: tuple[str, ...]) -> Mapping[str, float]:
-    return {name: _VALUES[cell] for name, cell in zip(CHEXPERT_LABELS, cells, strict=True)}
+def _labels(cells: tuple[str, ...]) -> tuple[Mapping[str, float], list[str]]:
+    """Returns the labels, and the names of those with another value."""
+    named = list(zip(CHEXPERT_LABELS, cells, strict=True))
+    wrong = [name for name, cell in named if cell not in _VALUES]
+    return {name: _VALUES[cell] for name, cell in named if cell in _VALUES}, wrong
 
 
 def scan(manual_dir: Path) -> tuple[dict[str, Path], dict[str, Path]]:
