@@ -16,7 +16,7 @@ import ml_collections
 from cxr_jax import weights
 from cxr_jax.data import seen_images
 from cxr_jax.data.source import load_source
-from cxr_jax.experiments import _provenance, inputs, transfer
+from cxr_jax.experiments import _provenance, _transfer_inputs, transfer
 from cxr_jax.experiments._benchmark_grid import LAST, Cell, grid, plan
 from cxr_jax.experiments._workdir import as_json, open_workdir, release
 from cxr_jax.io.atomic import atomic_write_text
@@ -75,7 +75,7 @@ def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str | None]:
         of_cell = config.transfer.copy_and_resolve_references()
         of_cell.update(dataset=dataset, task=task or of_cell.task)
         try:
-            found |= inputs.fingerprint_splits(of_cell, inputs.load_whole_splits(of_cell))
+            found |= _transfer_inputs.fingerprint_splits(of_cell, _transfer_inputs.load_whole_splits(of_cell))
         except (ValueError, OSError):  # its cells will fail, and say why
             continue
     return found
@@ -168,16 +168,16 @@ class _Held:
         self._encoders, self._splits = {}, {}
 
     def fingerprint(self, of_cell) -> str:
-        """Returns inputs.fingerprint of a transfer."""
+        """Returns _transfer_inputs.fingerprint of a transfer."""
         drawn = of_cell.seed if of_cell.encoder == "random" else 0
         encoder, dataset = (of_cell.encoder, drawn), (of_cell.dataset, of_cell.task)
         if encoder not in self._encoders:
-            (self._encoders[encoder],) = inputs.load_encoders(of_cell)
+            (self._encoders[encoder],) = _transfer_inputs.load_encoders(of_cell)
         if dataset not in self._splits:
-            self._splits[dataset] = inputs.load_whole_splits(of_cell)
+            self._splits[dataset] = _transfer_inputs.load_whole_splits(of_cell)
         whole = self._splits[dataset]
-        splits = inputs.cut(whole, inputs.training_rows(of_cell, whole))
-        return inputs.fingerprint(of_cell, self._encoders[encoder], splits)
+        splits = _transfer_inputs.cut(whole, _transfer_inputs.training_rows(of_cell, whole))
+        return _transfer_inputs.fingerprint(of_cell, self._encoders[encoder], splits)
 
 
 def _is_done(folder: Path, of_cell, held: _Held) -> bool:

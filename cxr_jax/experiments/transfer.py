@@ -1,8 +1,8 @@
-"""Transfer: encoders, one labelled dataset, one protocol, and what the data can tell.
+"""Transfer: encoders on one labelled dataset by one protocol, compared.
 
-The encoder's results stand in the workdir (predictions.parquet, metrics.json), each baseline's in
-baselines/<n>-<name>/, the comparison in comparisons.json and report.md. What a training logs on its
-way stands in training/ below these folders.
+The encoder's results are in the workdir (predictions.parquet, metrics.json), each baseline's in
+baselines/<n>-<name>/, the comparison in comparisons.json and the report. What a training logs on
+its way is in training/ below these folders.
 """
 
 import functools
@@ -13,21 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
-import numpy as np
-from jaxtyping import Float
 
 from cxr_jax import weights
 from cxr_jax.data import seen_images
-from cxr_jax.data.seen_images import Seen
-from cxr_jax.experiments import _provenance, account, inputs, pictures
+from cxr_jax.experiments import _pictures, _provenance, _transfer_inputs, _transfer_report
+from cxr_jax.experiments._transfer_report import Outcome
 from cxr_jax.experiments._workdir import open_workdir
-from cxr_jax.experiments.account import Outcome
-from cxr_jax.experiments.features import extract, extract_once
 from cxr_jax.fields import check_positive
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
-from cxr_jax.report import tables, transfer
-from cxr_jax.report.blocks import markdown_table
+from cxr_jax.report import tables
 from cxr_jax.training.log import Writer
 from cxr_jax.transfer import _features as feature_file
 from cxr_jax.transfer import _protocol, image_table
@@ -45,16 +40,22 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             f"config.finetune.mean_teacher is not used by config.protocol={config.protocol}; "
             "--config.protocol=finetune does"
         )
-    _run(config, workdir, chosen, inputs.load_encoders(config), inputs.load_splits(config))
+    _run(
+        config,
+        workdir,
+        chosen,
+        _transfer_inputs.load_encoders(config),
+        _transfer_inputs.load_splits(config),
+    )
 
 
 def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str | None]:
-    """The images that the config trains and tests on, as provenance.json marks them."""
-    return inputs.fingerprint_splits(config, inputs.load_splits(config))
+    """Returns the fingerprints, for provenance.json, of the images trained and tested on."""
+    return _transfer_inputs.fingerprint_splits(config, _transfer_inputs.load_splits(config))
 
 
 def can_share(config: ml_collections.ConfigDict) -> bool:
-    """Whether `run_together` can run transfers like this one."""
+    """Returns whether `run_together` can run transfers like this one."""
     try:
         return _protocol.build(config).run_many is not None
     except ValueError:  # whoever runs it alone will hear why
@@ -62,36 +63,45 @@ def can_share(config: ml_collections.ConfigDict) -> bool:
 
 
 def run_together(configs: Sequence[ml_collections.ConfigDict], workdirs: Sequence[Path]) -> None:
-    """As `run` of each config in its workdir, with the results fitted together.
+    """Does what `run` does for each config in its workdir, with the results fitted together.
 
     The configs differ in label fraction and seed alone, and have no baselines; their protocol must
     have `run_many`. The encoder is loaded and the features are read once.
     """
     first = configs[0]
     chosen = _check_fields(first)
-    (encoder,) = encoders = inputs.load_encoders(first)
-    whole = inputs.load_whole_splits(first)
-    subsets = [inputs.training_rows(config, whole) for config in configs]
+    (encoder,) = encoders = _transfer_inputs.load_encoders(first)
+    whole = _transfer_inputs.load_whole_splits(first)
+    subsets = [_transfer_inputs.training_rows(config, whole) for config in configs]
     print(f"{encoder.name}: {chosen.title.lower()} of {len(subsets)} label fractions and seeds")
-    tools = Tools(_features(first, encoder, whole), functools.partial(print, flush=True), None)
+    tools = Tools(
+        _transfer_inputs.frozen_features(first, encoder, whole),
+        functools.partial(print, flush=True),
+        None,
+    )
     results = chosen.run_many(encoder, whole, subsets, tools)
     for config, workdir, rows, result in zip(configs, workdirs, subsets, results, strict=True):
         fitted = chosen._replace(run=lambda *_, found=result: found)
-        _run(config, workdir, fitted, encoders, inputs.cut(whole, rows))
+        _run(config, workdir, fitted, encoders, _transfer_inputs.cut(whole, rows))
 
 
 def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], splits: Splits) -> None:
-    pictures.check(config, splits.test)
+    _pictures.check(config, splits.test)
     open_workdir(workdir, config)
-    of_encoders = zip(inputs.specs(config), map(_provenance.fingerprint_weights, encoders))
-    _provenance.write(workdir, config, inputs.fingerprint_splits(config, splits), dict(of_encoders))
+    of_encoders = zip(
+        _transfer_inputs.specs(config), map(_provenance.fingerprint_weights, encoders)
+    )
+    _provenance.write(
+        workdir, config, _transfer_inputs.fingerprint_splits(config, splits), dict(of_encoders)
+    )
     print(
         f"{chosen.title} on {config.dataset}: {len(splits.train.rows):,} training, "
         f"{len(splits.validation.rows):,} validation and {len(splits.test.rows):,} test images; "
         f"labels: {', '.join(splits.test.label_names)}"
     )
     seen = {
-        spec: seen_images.seen_by_encoder(spec, splits.test.source) for spec in inputs.specs(config)
+        spec: seen_images.seen_by_encoder(spec, splits.test.source)
+        for spec in _transfer_inputs.specs(config)
     }
     outcomes = []
     for index, (encoder, exposed) in enumerate(zip(encoders, seen.values(), strict=True)):
@@ -99,9 +109,9 @@ def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], split
         if index:
             plain = re.sub(r"[^A-Za-z0-9]+", "-", encoder.name)
             folder = workdir / "baselines" / f"{index}-{plain}"
-        features = _features(config, encoder, splits)
+        features = _transfer_inputs.frozen_features(config, encoder, splits)
         outcomes.append(_score(config, chosen, encoder, splits, features, folder, not index))
-        table = account.image_table(splits.test, exposed)
+        table = _transfer_report.image_table(splits.test, exposed)
         image_table.write_parquet(table, folder / "films.parquet")
         if config.export_features and not index:
             _export(Path(config.export_features), splits, features)
@@ -117,16 +127,16 @@ def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], split
     ]
     _write_json(workdir / "comparisons.json", comparisons)
     _log(workdir, outcomes)
-    report(config, workdir, chosen, outcomes, comparisons, splits, seen)
+    _transfer_report.report(config, workdir, chosen, outcomes, comparisons, splits, seen)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError or FileNotFoundError for what would fail apart from the encoder itself."""
     _check_fields(config)
-    for spec in inputs.baselines(config):
+    for spec in _transfer_inputs.baselines(config):
         if spec != "random":
             weights.load(spec)
-    pictures.check(config, inputs.load_splits(config).test)
+    _pictures.check(config, _transfer_inputs.load_splits(config).test)
 
 
 def _check_fields(config: ml_collections.ConfigDict) -> Protocol:
@@ -142,32 +152,17 @@ def _check_fields(config: ml_collections.ConfigDict) -> Protocol:
     return _protocol.build(config)
 
 
-def _features(
-    config, encoder: Encoder, splits: Splits
-) -> Callable[[str], Float[np.ndarray, "n d"]]:
-    """Split name -> frozen features, read once however often they are asked for."""
-
-    @functools.cache
-    def features(name: str) -> Float[np.ndarray, "n d"]:
-        split, size = getattr(splits, name), config.batch_size
-        if config.feature_cache:
-            return extract_once(encoder, split, size, name, Path(config.feature_cache).expanduser())
-        return extract(encoder, split, size, name)
-
-    return features
-
-
 def _score(
     config, chosen: Protocol, encoder: Encoder, splits, features, folder: Path, first: bool
 ) -> Outcome:
-    """One encoder's result, read back if an earlier start of this run finished it."""
+    """Returns one encoder's result, read back if an earlier start of this run finished it."""
     finished = folder / "probe.json"
-    now = inputs.fingerprint(config, encoder, splits)
+    now = _transfer_inputs.fingerprint(config, encoder, splits)
     if finished.exists():
         before = _read_finished(folder, encoder.name, now)
         if before:
             return before
-        finished.unlink()  # it must not stand beside what another result leaves
+        finished.unlink()  # it must not be beside what another result leaves
     folder.mkdir(parents=True, exist_ok=True)
     names = splits.test.label_names
     print(f"{encoder.name}: {chosen.title.lower()}", flush=True)
@@ -201,7 +196,7 @@ def _score(
     _write_json(folder / "metrics.json", rows)
     if config.pictures.draw and first:
         try:
-            pictures.draw(config, encoder, splits, result, features, folder)
+            _pictures.draw(config, encoder, splits, result, features, folder)
         except Exception as error:  # a result, perhaps of hours, is not lost for want of a picture
             print(f"WARNING: {encoder.name} has no pictures: {type(error).__name__}: {error}")
     _write_json(finished, facts)  # last: its presence says that the others are whole
@@ -210,7 +205,7 @@ def _score(
 
 
 def _read_finished(folder: Path, name: str, fingerprint: str) -> Outcome | None:
-    """None for a result of something else, and for a damaged one: it is made again."""
+    """Reads a result; None for one of something else and a damaged one: it is made again."""
     try:
         facts = read_json(folder / "probe.json")
         if facts.get("fingerprint") != fingerprint:
@@ -262,41 +257,3 @@ def _log(workdir: Path, outcomes: list[Outcome]) -> None:
         if macro is not None:
             writer.scalars(0, {f"{outcome.name}/macro_auroc": macro})
     writer.close()
-
-
-def report(
-    config,
-    workdir: Path,
-    chosen: Protocol,
-    outcomes: list[Outcome],
-    comparisons: list[dict],
-    splits: Splits,
-    seen: Mapping[str, Seen | None],
-) -> None:
-    """Writes report.md and prints its verdicts, its table and its path."""
-    runs = [
-        transfer.Run(
-            each.name, each.predictions, each.rows, account.image_table(splits.test, exposed)
-        )
-        for each, exposed in zip(outcomes, seen.values(), strict=True)
-    ]
-    warnings, exposed = account.exposure_lines(seen, splits.test.rows, config.dataset)
-    warnings = [*warnings, *account.one_draw(config, splits)]
-    path = transfer.write_report(
-        workdir,
-        f"{chosen.title} on {config.dataset}",
-        runs,
-        comparisons,
-        [*account.method(config, chosen, outcomes, splits), *exposed],
-        account.notes(outcomes),
-        account.provenance(config, splits, workdir),
-        warnings,
-        config.num_resamples,
-    )
-    table = tables.auroc_table([(run.name, run.rows) for run in runs])
-    print("\n" + markdown_table(table.header, table.rows))
-    for comparison in comparisons:
-        print("\n" + transfer.verdict(comparison).replace("**", ""))
-    for warning in warnings:
-        print("\n" + warning.replace("**", ""))
-    print(f"\nRead the report: {path}")

@@ -8,7 +8,7 @@ import pytest
 
 from configs import benchmark as benchmark_config
 from configs import common
-from cxr_jax.experiments import benchmark, inputs, pictures, transfer
+from cxr_jax.experiments import _pictures, _transfer_inputs, benchmark, transfer
 from cxr_jax.transfer.predictions import read_parquet
 
 
@@ -27,7 +27,7 @@ def test_extremes_of_the_first_three_scored_labels_are_chosen():
     targets = np.array([[1, 1, 1, 1, 1], [0, 0, 0, 1, 0], [1, 1, 0, 0, 0], [0, 0, np.nan, 0, 0]])
     scores = np.array([[0.1, 0, 3, 9, 0], [0.3, 0, 2, 9, 0], [0.2, 0, 1, 9, 0], [0.9, 0, 5, 9, 0]])
     scored = np.array([True, False, True, True, True])
-    chosen = pictures.choose(targets, scores, scored)
+    chosen = _pictures.choose(targets, scores, scored)
     places = [(one.label, one.row, one.kind) for one in chosen]
     assert places == [
         (0, 2, "the highest score of all images with it"),
@@ -39,7 +39,7 @@ def test_extremes_of_the_first_three_scored_labels_are_chosen():
         (3, 0, "the lowest score of all images with it"),
         (3, 2, "the highest score of all images without it"),
     ]
-    named = pictures.choose(targets, scores, scored, [3, 1, 2, 0])
+    named = _pictures.choose(targets, scores, scored, [3, 1, 2, 0])
     assert [(one.label, one.row) for one in named] == [
         *((0, row) for row in (3, 1, 2, 0)),
         *((2, row) for row in (3, 1, 2, 0)),
@@ -57,7 +57,7 @@ def test_finetuning_leaves_pictures_of_what_it_trained_and_no_ids(config, tmp_pa
     folder, said = tmp_path / "pictures", capsys.readouterr().out
     assert f"Pictures of images: {folder}" in said
     assert said.count("for pictures") == 2 and "features of the train images" in said
-    splits = inputs.load_splits(config)
+    splits = _transfer_inputs.load_splits(config)
     assert {path.name for path in folder.iterdir()} == {
         *("saliency.png", "neighbours.png", "embedding.png", "projector", "films.csv")
     }
@@ -75,19 +75,19 @@ def test_finetuning_leaves_pictures_of_what_it_trained_and_no_ids(config, tmp_pa
     )
     assert not [name for name in splits.test.image_ids + splits.train.image_ids if name in written]
     assert [name for name in splits.test.hashed_ids()[0] if name in written]  # of films.csv
-    before = (folder / "saliency.png").read_bytes()
-    (folder / "saliency.png").write_bytes(b"kept")
+    before, other = ((folder / f"{name}.png").read_bytes() for name in ("saliency", "neighbours"))
+    (folder / "saliency.png").write_bytes(other)
     transfer.run(config, tmp_path)  # finished before
-    assert (folder / "saliency.png").read_bytes() == b"kept" != before
+    assert (folder / "saliency.png").read_bytes() == other != before
     assert "](pictures/saliency.png)" in (tmp_path / "report.md").read_text()
 
 
 def test_named_images_are_drawn_and_unknown_ones_refused_at_once(config, tmp_path):
-    test = inputs.load_splits(config).test
+    test = _transfer_inputs.load_splits(config).test
     wanted = test.hashed_ids()[0][:2]
     config.pictures.images = f"{wanted[0]}, {test.image_ids[1]}"
     for start in (lambda: transfer.run(config, tmp_path), lambda: transfer.check(config)):
-        with pytest.raises(ValueError, match="the id that stands there as number 2") as error:
+        with pytest.raises(ValueError, match="the id given there as number 2") as error:
             start()
         assert test.image_ids[1] not in str(error.value)
     assert not list(tmp_path.iterdir())
@@ -115,14 +115,14 @@ def test_named_images_are_drawn_and_unknown_ones_refused_at_once(config, tmp_pat
 
 
 def test_boxes_of_a_label_stand_on_its_image(config, data_dir):
-    splits = inputs.load_splits(config)
+    splits = _transfer_inputs.load_splits(config)
     names = splits.test.label_names
     chosen = [
-        pictures._Chosen(row, label, "")
+        _pictures._Chosen(row, label, "")
         for label in range(len(names))
         for row in range(len(splits.test.rows))
     ]
-    found = pictures._boxes(config, splits.test, chosen)
+    found = _pictures._boxes(config, splits.test, chosen)
     has_box = np.array([len(boxes) > 0 for boxes in found]).reshape(len(names), -1)
     np.testing.assert_array_equal(has_box, splits.test.targets.T == 1)
     corners = np.concatenate(found)
@@ -148,9 +148,9 @@ def test_a_benchmark_draws_its_largest_fraction_and_first_seed_alone(data_dir, t
 
 
 def test_too_many_images_to_draw_are_thinned_and_the_chosen_ones_stay(monkeypatch):
-    monkeypatch.setattr(pictures, "_MAX_POINTS", 20)
-    rows = pictures._some(1000, [999, 5, 5], 0)
+    monkeypatch.setattr(_pictures, "_MAX_POINTS", 20)
+    rows = _pictures._some(1000, [999, 5, 5], 0)
     assert len(rows) == 20 and {5, 999} <= set(rows.tolist())
     assert (np.diff(rows) > 0).all()
-    np.testing.assert_array_equal(rows, pictures._some(1000, [999, 5, 5], 0))
-    np.testing.assert_array_equal(pictures._some(7, [2], 0), np.arange(7))
+    np.testing.assert_array_equal(rows, _pictures._some(1000, [999, 5, 5], 0))
+    np.testing.assert_array_equal(_pictures._some(7, [2], 0), np.arange(7))

@@ -11,7 +11,7 @@ from cxr_jax import objectives, weights
 from cxr_jax.data import seen_images
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import _pretrain_inputs as inputs
-from cxr_jax.experiments import _provenance, account, pretrain
+from cxr_jax.experiments import _provenance, _transfer_report, pretrain
 from cxr_jax.experiments._workdir import as_json
 from cxr_jax.models import resnet
 from cxr_jax.training.step import TrainState
@@ -112,7 +112,7 @@ def test_it_is_loaded_once_and_the_ledger_holds_what_the_start_had_seen(
     source = load_source("phantom/tiny", str(data_dir), "train", fields=("image",))
     seen = seen_images.seen_by_encoder(f"workdir:{second}", source)
     assert seen.image[:16].all() and seen.image[20:].all()
-    lines = account.exposure_lines({"runs/b": seen}, np.arange(36), "phantom")[1]
+    lines = _transfer_report.exposure_lines({"runs/b": seen}, np.arange(36), "phantom")[1]
     assert lines[1] == "runs/b started from safetensors:file; what that had seen is not known."
     (second / seen_images.FILE).unlink()  # as of a run before ledgers were kept
     assert inputs.seen_before(f"workdir:{second}") == (None, "workdir:second")

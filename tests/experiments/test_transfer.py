@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from configs import common
-from cxr_jax.experiments import features, inputs, pretrain, transfer
+from cxr_jax.experiments import _transfer_inputs, pretrain, transfer
 from cxr_jax.transfer.predictions import read_parquet
 from cxr_jax.weights.encoder import random_encoder
 from cxr_jax.weights.export import write_folder
@@ -54,7 +54,7 @@ def test_results_are_not_taken_up_once_images_or_patients_are_others(config, tmp
     for number in range(16):
         Image.fromarray(draw_image(number)).save(raw / f"{number:02}.png")
     config.dataset, config.data.dir = "image_folder", str(tmp_path / "data")
-    encoder = inputs.load_encoders(config)[0]
+    encoder = _transfer_inputs.load_encoders(config)[0]
 
     def built(patient):
         rows = [
@@ -67,10 +67,10 @@ def test_results_are_not_taken_up_once_images_or_patients_are_others(config, tmp
         folder, _ = build_and_read(
             "image_folder", tmp_path / "data", manual_dir=raw, overwrite=True, options=options
         )
-        splits = inputs.load_splits(config)
+        splits = _transfer_inputs.load_splits(config)
         account = (folder / "dataset_info.json").read_bytes()
-        key = features.feature_key(encoder, splits.test)
-        return account, inputs.fingerprint(config, encoder, splits), key
+        key = _transfer_inputs.feature_key(encoder, splits.test)
+        return account, _transfer_inputs.fingerprint(config, encoder, splits), key
 
     first = built(lambda n: f"p{n:02}")
     assert built(lambda n: f"p{n:02}") == first
@@ -89,7 +89,7 @@ def test_encoders_of_one_name_are_told_apart(config, tiny_config, tmp_path):
         pretrain.train(training, tmp_path / name, stop_after=2)
         training.seed += 1
     config.encoder, config.baselines = str(tmp_path / "a"), f"{tmp_path / 'b'}, random"
-    names = [encoder.name for encoder in inputs.load_encoders(config)]
+    names = [encoder.name for encoder in _transfer_inputs.load_encoders(config)]
     assert names == [
         f"simclr step 2 ({tmp_path / 'a'})",
         f"simclr step 2 ({tmp_path / 'b'})",
@@ -109,7 +109,7 @@ def test_a_weights_file_of_another_source_is_probed(config, tmp_path):
 
 def test_random_baseline_has_the_encoders_shape_and_is_not_compared_with_itself(config):
     config.encoder, config.baselines = "random", "random,random"
-    (encoder,) = inputs.load_encoders(config)
+    (encoder,) = _transfer_inputs.load_encoders(config)
     assert (encoder.name, encoder.image_size) == ("random", 32)
     assert encoder.model["variant"] == "small"
 
@@ -156,11 +156,11 @@ def test_finetuning_logs_reports_and_is_not_done_twice(config, tmp_path, capsys)
     ("protocol", "field", "value"), [("finetune", "finetune.epochs", 3.0), ("knn", "knn.k", (7,))]
 )
 def test_a_result_of_other_settings_is_not_taken_up(config, protocol, field, value, tmp_path):
-    splits = inputs.load_splits(config)
-    (encoder,) = inputs.load_encoders(config)
+    splits = _transfer_inputs.load_splits(config)
+    (encoder,) = _transfer_inputs.load_encoders(config)
 
     def fingerprint():
-        return inputs.fingerprint(config, encoder, splits)
+        return _transfer_inputs.fingerprint(config, encoder, splits)
 
     linear = fingerprint()
     config.C = (1.0,)
@@ -209,7 +209,7 @@ def test_exported_features_are_those_that_were_probed(config, suffix, tmp_path):
         table = {name: frame[name].to_numpy() for name in ("image_id", "patient_id", "split")}
         table["features"] = np.stack(frame["features"].to_list())
         table["targets"] = frame[[f"target/{name}" for name in names]].to_numpy()
-    splits = inputs.load_splits(config)
+    splits = _transfer_inputs.load_splits(config)
     assert names == list(splits.test.label_names)
     assert table["features"].dtype == table["targets"].dtype == np.float32
     for name, split in splits._asdict().items():
@@ -293,11 +293,11 @@ def test_exclusive_classes_through_a_whole_transfer(config, graded, tmp_path, pr
 
 def test_exclusive_changes_what_is_taken_up(config, graded):
     config.dataset, config.data.dir = "image_folder", str(graded)
-    (encoder,) = inputs.load_encoders(config)
+    (encoder,) = _transfer_inputs.load_encoders(config)
     marks = []
     for config.exclusive in (False, True):
-        splits = inputs.load_splits(config)
-        marks.append(inputs.fingerprint(config, encoder, splits))
+        splits = _transfer_inputs.load_splits(config)
+        marks.append(_transfer_inputs.fingerprint(config, encoder, splits))
     assert marks[0] != marks[1]
 
 
@@ -306,4 +306,4 @@ def test_images_that_break_exclusiveness_are_named(config, graded):
     config.task = "mild,more"
     message = r"image_folder 'train', row \d+: the image is none of mild, more; .*config.uncertain"
     with pytest.raises(ValueError, match=message):
-        inputs.load_splits(config)
+        _transfer_inputs.load_splits(config)

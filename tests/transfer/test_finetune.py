@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from configs import common
-from cxr_jax.experiments import inputs
-from cxr_jax.experiments.features import extract
+from cxr_jax.experiments import _transfer_inputs
+from cxr_jax.experiments._transfer_inputs import extract
 from cxr_jax.models import resnet
 from cxr_jax.transfer import _protocol, finetune
 from tests.fakes.bars import MICRO, bars, micro_encoder
@@ -110,7 +110,7 @@ def few_labels(splits, others):
     labelled = np.flatnonzero(np.arange(len(train.rows)) % 8 < 2)
     targets = np.full_like(train.targets, others)
     targets[labelled] = train.targets[labelled]
-    return inputs.cut(splits._replace(train=train._replace(targets=targets)), labelled)
+    return _transfer_inputs.cut(splits._replace(train=train._replace(targets=targets)), labelled)
 
 
 def test_a_mean_teacher_learns_from_other_images_and_never_reads_their_labels(config):

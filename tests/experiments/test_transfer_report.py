@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cxr_jax.data.seen_images import Seen
-from cxr_jax.experiments import account
+from cxr_jax.experiments import _transfer_report
 
 ROWS = np.arange(0, 400, 2)  # 200 images, every other of the split
 
@@ -23,7 +23,9 @@ def seen(images, patients):
     [(0, 0, None), (2, 0, None), (3, 0, "3 of the 200"), (0, 1, "1 of"), (3, 5, "8 of")],
 )
 def test_a_warning_needs_patients_or_more_images_than_chance(images, patients, warned):
-    warnings, lines = account.exposure_lines({"runs/a": seen(images, patients)}, ROWS, "nih")
+    warnings, lines = _transfer_report.exposure_lines(
+        {"runs/a": seen(images, patients)}, ROWS, "nih"
+    )
     assert f"Of the 200 test images, {images} look like images that runs/a saw" in lines[0]
     assert f"patients of {patients}." in lines[0]
     assert len(warnings) == bool(warned)
@@ -34,7 +36,7 @@ def test_a_warning_needs_patients_or_more_images_than_chance(images, patients, w
 
 def test_unknown_patients_and_missing_ledgers_are_said():
     ledgers = {"runs/a": seen(1, None), "imagenet": None, "random": None}
-    _, lines = account.exposure_lines(ledgers, ROWS, "nih")
+    _, lines = _transfer_report.exposure_lines(ledgers, ROWS, "nih")
     assert len(lines) == 2  # what is random saw nothing
     assert "its patients are unknown" in lines[0]
-    assert lines[1] == "imagenet keeps no ledger of what it saw in pretraining."
+    assert lines[1] == "imagenet has no list of the images that it saw in pretraining."

@@ -3,20 +3,20 @@ import pytest
 
 from configs import common
 from cxr_jax.data.splits import load_split
-from cxr_jax.experiments import inputs
+from cxr_jax.experiments import _transfer_inputs
 from cxr_jax.transfer._protocol import Splits
 
 
 def test_a_patient_in_train_and_test_is_refused_and_the_images_named(data_dir):
     splits = Splits(*(load_split("phantom/tiny", str(data_dir), name) for name in Splits._fields))
-    inputs.check_disjoint(splits)
+    _transfer_inputs.check_disjoint(splits)
     patients = list(splits.test.patient_ids)
     patients[3] = splits.train.patient_ids[5]
     leaked = splits.test._replace(patient_ids=tuple(patients))
     with pytest.raises(
         ValueError, match="image 3 of test is of the same patient as image"
     ) as error:
-        inputs.check_disjoint(splits._replace(test=leaked))
+        _transfer_inputs.check_disjoint(splits._replace(test=leaked))
     same = splits.train.patient_ids.index(splits.train.patient_ids[5])
     assert f"image {same} of train" in str(error.value)
     assert splits.train.patient_ids[5] not in str(error.value)
@@ -25,7 +25,7 @@ def test_a_patient_in_train_and_test_is_refused_and_the_images_named(data_dir):
 def test_the_images_that_a_label_fraction_leaves_out_are_the_others_of_train(data_dir):
     config = common.transfer()
     config.dataset, config.data.dir, config.label_fraction = "phantom/tiny", str(data_dir), 0.5
-    splits, whole = inputs.load_splits(config), inputs.load_whole_splits(config)
+    splits, whole = _transfer_inputs.load_splits(config), _transfer_inputs.load_whole_splits(config)
     train = splits.train
     assert len(train.rows) == 18 and len(train.rest) == 18
     assert sorted([*train.rows, *train.rest]) == whole.train.rows.tolist()

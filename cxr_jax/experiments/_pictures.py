@@ -1,6 +1,6 @@
-"""Pictures of a transfer's images: which are chosen, and what is drawn of them.
+"""Pictures of a transfer's images: how they are chosen, and what is drawn of them.
 
-They lie in pictures/ of the result's folder: saliency.png (not of a protocol without a head, such
+They are in pictures/ of the result's folder: saliency.png (not of a protocol without a head, such
 as knn), neighbours.png, embedding.png, and projector/ for TensorBoard. films.csv says which images
 these are, by their hashed ids: it alone holds any.
 """
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from cxr_jax.data import images, labels
 from cxr_jax.data.source import load_source
 from cxr_jax.data.splits import LabelledSplit, image_batches
-from cxr_jax.experiments.features import extract
+from cxr_jax.experiments._transfer_inputs import extract
 from cxr_jax.report import panels
 from cxr_jax.report.panels import Case, Neighbour
 from cxr_jax.stats.subgroups import age_band
@@ -81,7 +81,7 @@ def choose(
     scored: Bool[np.ndarray, " k"],
     named: Sequence[int] = (),
 ) -> list[_Chosen]:
-    """Which images to draw, with regard to which label.
+    """Chooses the images to draw, and with regard to which label.
 
     Of each of the first three scored labels: its positive image with the highest score, that with
     the lowest, and its negative image with the highest. Or the `named` rows, with regard to as many
@@ -108,14 +108,14 @@ def choose(
 
 
 def _named(config, test: LabelledSplit) -> list[int]:
-    """The rows of the images that the config names, each once."""
+    """Returns the rows of the images that the config names, each once."""
     wanted = [name.strip() for name in config.pictures.images.split(",") if name.strip()]
     if not wanted:
         return []
     place = {image: row for row, image in enumerate(test.hashed_ids()[0])}
     if unknown := [number for number, name in enumerate(wanted, start=1) if name not in place]:
         raise ValueError(
-            f"config.pictures.images: no test image of {config.dataset} has the id that stands there "
+            f"config.pictures.images: no test image of {config.dataset} has the id given there "
             f"as number {', '.join(map(str, unknown))}. Images are named by the image_id of "
             "predictions.parquet, which is hashed: a config goes into files that are sent on "
             f"(python -m data_builders.reidentify {config.dataset} --data_dir={config.data.dir} lists "
@@ -132,7 +132,7 @@ def _named(config, test: LabelledSplit) -> list[int]:
 def _of_trained(
     config, encoder: Encoder, splits: Splits, result: Result, frozen: Features
 ) -> Features:
-    """Of the encoder as the protocol left it."""
+    """Returns the features of the encoder as the protocol left it."""
     if result.head is None or result.head.encoder is encoder:
         return frozen
 
@@ -145,7 +145,7 @@ def _of_trained(
 
 
 def _read(split: LabelledSplit, rows, size: int) -> UInt8[np.ndarray, "n size size 1"]:
-    """Each image once, whatever order and repetitions `rows` have."""
+    """Reads each image once, whatever order and repetitions `rows` have."""
     once, place = np.unique(rows, return_inverse=True)
     return np.concatenate(list(image_batches(split.take(once), 64, size)))[place]
 
@@ -178,12 +178,12 @@ def _cases(
 
 
 def _numbers(chosen: Sequence[_Chosen]) -> dict[int, int]:
-    """An image's number in the pictures, by its row."""
+    """Returns an image's number in the pictures, by its row."""
     return {row: n for n, row in enumerate(dict.fromkeys(one.row for one in chosen), start=1)}
 
 
 def _write_ids(path: Path, test: LabelledSplit, result: Result, chosen: Sequence[_Chosen]) -> None:
-    """Which image of predictions.parquet bears which number, a row for each label it stands for."""
+    """Writes the number of each image of predictions.parquet, a row for each of its labels."""
     numbers, image_ids = _numbers(chosen), test.hashed_ids()[0]
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
@@ -198,7 +198,7 @@ def _write_ids(path: Path, test: LabelledSplit, result: Result, chosen: Sequence
 def _boxes(
     config, test: LabelledSplit, chosen: Sequence[_Chosen]
 ) -> list[Float[np.ndarray, "n 4"]]:
-    """Of each chosen image the boxes of its label, in fractions of the square image."""
+    """Returns each chosen image's boxes of its label, in fractions of the square image."""
     none = np.zeros((0, 4))
     if "boxes" not in test.source.fields:
         return [none] * len(chosen)
@@ -240,7 +240,7 @@ def _draw_embedding(
     chosen: Sequence[_Chosen],
     folder: Path,
 ) -> None:
-    """The map of at most 2,000 test images, the chosen ones among them, and TensorBoard's files."""
+    """Draws at most 2,000 test images, the chosen ones among them, and TensorBoard's files."""
     rows = _some(len(test.rows), [one.row for one in chosen], config.seed)
     components = _features.principal(np.asarray(features)[rows])
     points = _features.tsne(components)
@@ -268,7 +268,7 @@ def _draw_embedding(
 
 
 def _some(count: int, wanted: Sequence[int], seed: int) -> Int[np.ndarray, " n"]:
-    """The rows of at most 2,000 images of `count`, drawn with `seed`, those `wanted` among them."""
+    """Returns the rows of at most 2,000 of `count` images, drawn with `seed`, with those `wanted`."""
     if count <= _MAX_POINTS:
         return np.arange(count)
     others = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(count), wanted))
@@ -277,7 +277,7 @@ def _some(count: int, wanted: Sequence[int], seed: int) -> Int[np.ndarray, " n"]
 
 
 def _metadata(images: LabelledSplit) -> dict[str, list[str]]:
-    """What TensorBoard can colour and filter images by: no ids."""
+    """Returns what TensorBoard can colour and filter images by: no ids."""
     columns = {
         name: [panels.word(target) for target in images.targets[:, k].tolist()]
         for k, name in enumerate(images.label_names)

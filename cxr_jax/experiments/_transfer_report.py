@@ -1,4 +1,4 @@
-"""What a transfer's report says of its images, its protocol and where all of it came from."""
+"""A transfer's report: what it says of images, protocol and provenance beside the numbers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +10,14 @@ from jaxtyping import Float, Int
 from cxr_jax.data.seen_images import Seen
 from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.report import tables
+from cxr_jax.report import transfer as page
+from cxr_jax.report.blocks import markdown_table
 from cxr_jax.transfer._protocol import Protocol, Splits
 from cxr_jax.transfer.image_table import ImageTable, beyond_chance
 from cxr_jax.transfer.predictions import Predictions
 
 # Years. Few people are older, and could be found by their age; nobody has been older than that.
-_GREAT_AGE, _SLIP = 90, 120
+_GREAT_AGE, _IMPOSSIBLE = 90, 120
 
 
 class Outcome(NamedTuple):
@@ -28,7 +30,7 @@ class Outcome(NamedTuple):
 
 
 def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) -> list[str]:
-    """How it was measured, a sentence or two per line."""
+    """Says how it was measured, a sentence or two per line."""
     sizes = {
         name: f"{len(split.rows):,} images of {len(set(split.patient_ids)):,} patients"
         for name, split in splits._asdict().items()
@@ -54,7 +56,7 @@ def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) 
 
 
 def image_table(test: LabelledSplit, seen: Seen | None) -> ImageTable:
-    """What is known of the test images, and what an encoder saw of its source's (None: unknown)."""
+    """Tabulates the test images, and which of them an encoder saw (`seen`; None: unknown)."""
     count = len(test.rows)
     known = (None, None) if seen is None else (seen.image, seen.patient)
     return ImageTable(
@@ -67,18 +69,18 @@ def image_table(test: LabelledSplit, seen: Seen | None) -> ImageTable:
 
 
 def _capped(ages: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Ages that may leave a dataset: great ones as one, slips as unknown."""
-    return np.where(ages > _SLIP, np.nan, np.minimum(ages, _GREAT_AGE)).astype(np.float32)
+    """Returns ages that may leave a dataset: great ones as one, impossible ones as unknown."""
+    return np.where(ages > _IMPOSSIBLE, np.nan, np.minimum(ages, _GREAT_AGE)).astype(np.float32)
 
 
 def exposure_lines(
     seen: Mapping[str, Seen | None], rows: Int[np.ndarray, " n"], dataset: str
 ) -> tuple[list[str], list[str]]:
-    """What encoders saw of the test images in their pretraining: warnings, and how it was looked.
+    """Says what encoders saw of the test images in pretraining: (warnings, lines on the method).
 
     Args:
       seen: encoder's spec -> its exposure to the images of the test split's source; None where it
-        kept no ledger.
+        kept no list of seen images.
       rows: the source's images that are tested on.
     """
     warnings, lines = [], []
@@ -86,7 +88,7 @@ def exposure_lines(
         if spec == "random":  # which saw nothing
             continue
         if of_source is None:
-            lines.append(f"{spec} keeps no ledger of what it saw in pretraining.")
+            lines.append(f"{spec} has no list of the images that it saw in pretraining.")
             continue
         of_test = Seen(
             None if of_source.patient is None else of_source.patient[rows],
@@ -116,7 +118,7 @@ def exposure_lines(
 
 
 def _policies(splits: Splits) -> list[str]:
-    """What the task does beyond taking a label as it is."""
+    """Says what the task does beyond taking a label as it is."""
     task, lines = splits.test.task, []
     if task.projections:
         left_out = sum(split.other_projections for split in splits)
@@ -134,7 +136,7 @@ def _policies(splits: Splits) -> list[str]:
 
 
 def one_draw(config, splits: Splits) -> list[str]:
-    """What the intervals of a label budget do not hold."""
+    """Says what the intervals of a label budget do not hold."""
     if config.label_fraction == 1:
         return []
     patients = len(set(splits.train.patient_ids))
@@ -154,7 +156,7 @@ def _share(config) -> str:
 
 
 def notes(outcomes: list[Outcome]) -> list[str]:
-    """What a reader must know of single labels, from the protocol and the metric rows."""
+    """Lists what a reader must know of single labels, from the protocol and the metric rows."""
     lines = []
     for outcome in outcomes:
         lines += [f"{outcome.name}: {remark}" for remark in outcome.facts["remarks"]]
@@ -167,7 +169,7 @@ def notes(outcomes: list[Outcome]) -> list[str]:
 
 
 def provenance(config, splits: Splits, workdir: Path) -> dict[str, str]:
-    """The table at the report's end, of a workdir that has its provenance.json."""
+    """Returns the table at the report's end, of a workdir that has its provenance.json."""
     metadata = splits.test.source.metadata
     return {
         "encoder": config.encoder,
@@ -180,3 +182,39 @@ def provenance(config, splits: Splits, workdir: Path) -> dict[str, str]:
         "seed": str(config.seed),
         **tables.provenance_rows(workdir),
     }
+
+
+def report(
+    config,
+    workdir: Path,
+    chosen: Protocol,
+    outcomes: list[Outcome],
+    comparisons: list[dict],
+    splits: Splits,
+    seen: Mapping[str, Seen | None],
+) -> None:
+    """Writes report.md and prints its verdicts, its table and its path."""
+    runs = [
+        page.Run(each.name, each.predictions, each.rows, image_table(splits.test, exposed))
+        for each, exposed in zip(outcomes, seen.values(), strict=True)
+    ]
+    warnings, exposed = exposure_lines(seen, splits.test.rows, config.dataset)
+    warnings = [*warnings, *one_draw(config, splits)]
+    path = page.write_report(
+        workdir,
+        f"{chosen.title} on {config.dataset}",
+        runs,
+        comparisons,
+        [*method(config, chosen, outcomes, splits), *exposed],
+        notes(outcomes),
+        provenance(config, splits, workdir),
+        warnings,
+        config.num_resamples,
+    )
+    table = tables.auroc_table([(run.name, run.rows) for run in runs])
+    print("\n" + markdown_table(table.header, table.rows))
+    for comparison in comparisons:
+        print("\n" + page.verdict(comparison).replace("**", ""))
+    for warning in warnings:
+        print("\n" + warning.replace("**", ""))
+    print(f"\nRead the report: {path}")

@@ -1,0 +1,215 @@
+"""What a transfer works on: its encoders, the splits of its dataset, features and fingerprints."""
+
+import functools
+import hashlib
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+from jaxtyping import Float, Int
+
+from cxr_jax import weights
+from cxr_jax.data import tasks
+from cxr_jax.data.source import fingerprint_build
+from cxr_jax.data.splits import LabelledSplit, image_batches, load_split, patient_subset
+from cxr_jax.experiments import _provenance
+from cxr_jax.transfer import _protocol
+from cxr_jax.transfer._protocol import Splits
+from cxr_jax.weights.encoder import Encoder, features, random_encoder
+
+_QUIET_SECONDS = 5.0
+
+
+def baselines(config: ml_collections.ConfigDict) -> list[str]:
+    """Returns those of config.baselines, as they are written there."""
+    return [spec.strip() for spec in config.baselines.split(",") if spec.strip()]
+
+
+def specs(config: ml_collections.ConfigDict) -> list[str]:
+    """Returns the encoder's and its baselines', each once: random against random says nothing."""
+    return list(dict.fromkeys([config.encoder, *baselines(config)]))
+
+
+def load_encoders(config: ml_collections.ConfigDict) -> list[Encoder]:
+    """Loads the encoder, then its baselines; "random" has the shape of the encoder beside it."""
+    wanted = specs(config)
+    loaded = {spec: weights.load(spec) for spec in wanted if spec != "random"}
+    if loaded:
+        first = next(iter(loaded.values()))
+        shape, size = first.model, first.image_size
+    else:
+        shape, size = config.model.to_dict(), config.image_size
+    if "random" in wanted:  # compiling its initialisation takes seconds
+        loaded["random"] = random_encoder(shape, size, config.seed)
+    count = Counter(loaded[spec].name for spec in wanted)
+    return [
+        encoder._replace(name=f"{encoder.name} ({spec})") if count[encoder.name] > 1 else encoder
+        for spec, encoder in ((spec, loaded[spec]) for spec in wanted)
+    ]
+
+
+def load_splits(config: ml_collections.ConfigDict) -> Splits:
+    """Loads train (cut to the label fraction), validation and test. Raises as check_disjoint."""
+    whole = load_whole_splits(config)
+    return cut(whole, training_rows(config, whole))
+
+
+def cut(whole: Splits, rows: Int[np.ndarray, " n"]) -> Splits:
+    """Returns the splits with these rows of train labelled, and the others as images alone."""
+    train = whole.train
+    rest = np.setdiff1d(np.arange(len(train.rows)), rows)
+    return whole._replace(train=train.take(rows)._replace(rest=train.rows[rest]))
+
+
+def load_whole_splits(config: ml_collections.ConfigDict) -> Splits:
+    """Loads the splits as `load_splits` does, with every training image."""
+    splits = Splits(
+        *(
+            load_split(
+                config.dataset, config.data.dir, split, config.task, tasks.changes_of(config)
+            )
+            for split in ("train", "validation", "test")
+        )
+    )
+    check_disjoint(splits)
+    return splits
+
+
+def training_rows(config: ml_collections.ConfigDict, whole: Splits) -> Int[np.ndarray, " n"]:
+    """Returns the rows of the whole training split that the label fraction and the seed leave."""
+    return patient_subset(whole.train.patient_ids, config.label_fraction, config.seed)
+
+
+def check_disjoint(splits: Splits) -> None:
+    """Raises ValueError, naming two images, where a patient is in two splits.
+
+    Scores would be too good. The images are named by their places in the splits: ids are patients'.
+    """
+    first: dict[str, tuple[str, int]] = {}
+    for name, split in splits._asdict().items():
+        for row, patient in zip(split.rows, split.patient_ids):
+            where, other = first.setdefault(patient, (name, row))
+            if where != name:
+                raise ValueError(
+                    f"{split.source.name}: image {row} of {name} is of the same patient as image "
+                    f"{other} of {where}. Splits must part patients: build the dataset again with "
+                    "splits that do"
+                )
+
+
+def fingerprint_splits(config: ml_collections.ConfigDict, splits: Splits) -> dict[str, str | None]:
+    """Returns each split's fingerprint, of images, targets and patients, for provenance.json."""
+    return {
+        f"{config.dataset} {name}": _provenance.fingerprint_images(
+            split.source, split.rows, split.targets, split.patient_ids
+        )
+        for name, split in splits._asdict().items()
+    }
+
+
+def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Splits) -> str:
+    """Returns the fingerprint of protocol, weights, images and labels.
+
+    A result is taken up again only if none of them changed.
+    """
+    settings = json.dumps(_protocol.build(config).settings, sort_keys=True)
+    what = (config.protocol, settings, encoder.model, encoder.image_size)
+    digest = hashlib.sha256(repr(what).encode())
+    if splits.test.task.exclusive:  # targets may be equal without
+        digest.update(b"exclusive")
+    for leaf in jax.tree.leaves(encoder.variables):
+        digest.update(np.asarray(leaf).tobytes())
+    for split in splits:
+        digest.update(fingerprint_build(split.source.folder).encode())
+        # Hashed, as results hold them: with another secret they no longer fit those before.
+        for ids in split.hashed_ids():
+            digest.update("\n".join(ids).encode())
+        for array in (split.rows, split.targets, split.rest):
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def frozen_features(
+    config: ml_collections.ConfigDict, encoder: Encoder, splits: Splits
+) -> Callable[[str], Float[np.ndarray, "n d"]]:
+    """Returns split name -> frozen features, read once however often they are asked for."""
+
+    @functools.cache
+    def features(name: str) -> Float[np.ndarray, "n d"]:
+        split, size = getattr(splits, name), config.batch_size
+        if config.feature_cache:
+            return extract_once(encoder, split, size, name, Path(config.feature_cache).expanduser())
+        return extract(encoder, split, size, name)
+
+    return features
+
+
+def extract(
+    encoder: Encoder, split: LabelledSplit, batch_size: int, name: str
+) -> Float[np.ndarray, "n d"]:
+    """Computes frozen features, a row per image; progress lines call the split `name`.
+
+    Evaluation mode: an image's features do not depend on the other images of its batch. A short
+    last batch is padded to a power of two and cut, so that few programs serve and little is wasted.
+    """
+    apply = features(encoder)
+    rows, done, total = [], 0, len(split.rows)
+    start = reported = time.monotonic()
+    for images in image_batches(split, batch_size, encoder.image_size):
+        full = min(batch_size, 1 << (len(images) - 1).bit_length())
+        padded = np.pad(images, ((0, full - len(images)), (0, 0), (0, 0), (0, 0)))
+        rows.append(np.asarray(apply(padded / np.float32(255)))[: len(images)])
+        done += len(images)
+        now = time.monotonic()
+        if now - reported > _QUIET_SECONDS and done < total:
+            rate = done / (now - start)
+            print(
+                f"  {encoder.name}, {name}: {done:,} of {total:,} images  {rate:,.1f} images/s  "
+                f"{(total - done) / rate:.0f} s left",
+                flush=True,
+            )
+            reported = now
+    return np.concatenate(rows)
+
+
+def extract_once(
+    encoder: Encoder, split: LabelledSplit, batch_size: int, name: str, cache: Path
+) -> Float[np.ndarray, "n d"]:
+    """Takes what `extract` gives from a file below `cache`, made for the whole split if absent.
+
+    The file is named after weights, dataset and split, so that a change of any makes another.
+    Many label fractions and seeds then cost one pass over the images.
+    """
+    path = cache / f"{feature_key(encoder, split)}.npy"
+    if not _readable(path):
+        whole = split._replace(rows=np.arange(len(split.source)))
+        values = extract(encoder, whole, batch_size, name)
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache, suffix=".tmp", delete=False) as file:
+            np.save(file, values)  # of its own name: other processes may write the same
+        Path(file.name).replace(path)
+    return np.load(path, mmap_mode="r")[split.rows]
+
+
+def _readable(path: Path) -> bool:
+    try:
+        np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):  # not there, or cut short by a full disk
+        return False
+    return True
+
+
+def feature_key(encoder: Encoder, split: LabelledSplit) -> str:
+    """Returns hex digits of weights and images: features are used again only if neither changed."""
+    digest = hashlib.sha256(repr((encoder.model, encoder.image_size)).encode())
+    for leaf in jax.tree.leaves(encoder.variables):
+        digest.update(np.asarray(leaf).tobytes())
+    digest.update(fingerprint_build(split.source.folder).encode())
+    digest.update(split.source.split.encode())
+    return digest.hexdigest()[:32]
