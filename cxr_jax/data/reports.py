@@ -1,4 +1,4 @@
-"""Images with their reports, one sentence at a time, for image-text objectives.
+"""Reads the reports of images, one sentence at a time, for image-text objectives.
 
 Fields of config.data.reports, all required:
 
@@ -48,7 +48,7 @@ class Reports(NamedTuple):
     tokenizer: str  # as JSON
 
     def draw(self, seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
-        """A sentence of each image at the positions [start, stop) of order.rows, drawn uniformly.
+        """Draws a sentence of each image at the positions [start, stop) of order.rows, drawn uniformly.
 
         {"tokens": int32 [b max_tokens], "mask": bool, true where there is a token}
         """
@@ -66,7 +66,7 @@ class Reports(NamedTuple):
     def look_up(
         self, sentences: Int[np.ndarray, " b"]
     ) -> dict[str, Int[np.ndarray, "b l"] | Bool[np.ndarray, "b l"]]:
-        """The tokens of these different sentences, as `draw` gives them."""
+        """Returns the tokens of these different sentences, as `draw` gives them."""
         places = np.arange(self.max_tokens)
         begin = self.start[sentences][:, None]
         mask = places < self.start[sentences + 1][:, None] - begin
@@ -75,7 +75,7 @@ class Reports(NamedTuple):
 
 
 def open_reports(source: Source, fields: Section, workdir: Path) -> tuple[Source, Reports]:
-    """The images that have a report, and their reports, which all pass by for it.
+    """Finds the images that have a report, and reads their reports.
 
     The tokenizer is that of `workdir` if a run left one there. Says how many images are left out.
 
@@ -118,7 +118,7 @@ def open_reports(source: Source, fields: Section, workdir: Path) -> tuple[Source
 
 
 def sentences_of(texts: Sequence[str], sections: Sequence[str]) -> list[tuple[str, ...]]:
-    """The sentences in each report's sections; () for a report with fewer than 3 words and marks.
+    """Returns the sentences in each report's sections; () for a report with fewer than 3 words and marks.
 
     Lines may break anywhere. A sentence ends with a mark before a space; what has no letter beside
     its number ("1.") is none.
@@ -135,7 +135,7 @@ def _sentences(report: str, sections: Sequence[str]) -> tuple[str, ...]:
 
 
 def section_text(report: str, sections: Sequence[str]) -> str:
-    """The text below the headings that contain one of `sections`; all of it for none."""
+    """Returns the text below the headings that contain one of `sections`; all text for ()."""
     if not sections:
         return report
     headings = list(_HEADING.finditer(report))
