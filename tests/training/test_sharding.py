@@ -10,7 +10,7 @@ import pytest
 
 from tests.fakes.plain_view import PLAIN
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
