@@ -90,10 +90,10 @@ def look_up(rows: dict[str, Any], fields: Fields, images: Callable[[Any], Any]) 
 def labelled_batches(
     split: LabelledSplit, batch_size: int, image_size: int, seed: int, num_workers: int = 0
 ) -> grain.DatasetIterator:
-    """Iterates endlessly over {"image": uint8 [b image_size image_size 1], "target": float32 [b k]}.
+    """Iterates endlessly over {"image": uint8 [b size size 1], "target": float32 [b k]}.
 
     Each epoch is shuffled anew and batches run on over its end, so that every epoch holds every
-    image once; a batch larger than the split holds images of several epochs. Workers as in `batches`.
+    image once; a batch larger than the split holds images of several epochs. Workers: `batches`.
     """
     make = partial(_labelled_batch, split, image_size, seed, not num_workers)
     return _iterate(make, batch_size, num_workers)

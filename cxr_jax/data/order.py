@@ -18,7 +18,7 @@ OF = ("study", "patient")  # what two images of a pair may have in common
 
 
 def rows(count: int, seed: int, start: int, stop: int) -> Int[np.ndarray, " n"]:
-    """Returns the rows, of `count`, at the positions [start, stop): every epoch is a permutation anew."""
+    """Returns the rows at the positions [start, stop): every epoch is a new permutation."""
     return _piece(_permutation, count, seed, start, stop)
 
 
@@ -66,7 +66,7 @@ class Fields(NamedTuple):
         return images | self.draw(seed, start, stop) if self.draw else images
 
     def image_rows(self, count: int, seed: int, start: int, stop: int) -> Int[np.ndarray, " n"]:
-        """Returns the rows of all images of that batch; each once, where several fields are images."""
+        """Returns the rows of all images of that batch, of several fields each row once."""
         batch = self.batch(count, seed, start, stop)
         of_images = [batch[name] for name in self.images]
         if len(of_images) == 1:
@@ -128,7 +128,7 @@ def find_partners(source: Source, of: str) -> Partners:
 
 
 def by_group(*names: Sequence[str]) -> Partners:
-    """Groups images by the names they share (patients, studies), given image by image, "" unknown."""
+    """Groups images by the names (patients, studies) that they share; "" is unknown."""
     keys = [image if all(image) else row for row, image in enumerate(zip(*names, strict=True))]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     study = np.array([numbers[key] for key in keys], np.int32)

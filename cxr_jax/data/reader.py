@@ -227,8 +227,8 @@ def read_columns(
     missing = [name for name in names if name.partition("/")[0] not in stored]
     if missing:
         raise ValueError(
-            f"dataset {builder.info.full_name} has no field {', '.join(missing)}; its examples have "
-            + ", ".join(sorted(stored))
+            f"dataset {builder.info.full_name} has no field {', '.join(missing)}; its examples "
+            "have " + ", ".join(sorted(stored))
         )
     sequences = {name: _is_sequence(stored, name) for name in names}
     kinds = {name: _kind(stored, name) for name in names}

@@ -48,7 +48,7 @@ class Reports(NamedTuple):
     tokenizer: str  # as JSON
 
     def draw(self, seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Draws a sentence of each image at the positions [start, stop) of order.rows, drawn uniformly.
+        """Draws a sentence of each image at the positions [start, stop) of order.rows, uniformly.
 
         {"tokens": int32 [b max_tokens], "mask": bool, true where there is a token}
         """
@@ -118,7 +118,7 @@ def open_reports(source: Source, fields: Section, workdir: Path) -> tuple[Source
 
 
 def sentences_of(texts: Sequence[str], sections: Sequence[str]) -> list[tuple[str, ...]]:
-    """Returns the sentences in each report's sections; () for a report with fewer than 3 words and marks.
+    """Returns the sentences in each report's sections; () for fewer than 3 words and marks.
 
     Lines may break anywhere. A sentence ends with a mark before a space; what has no letter beside
     its number ("1.") is none.

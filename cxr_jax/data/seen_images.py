@@ -1,6 +1,6 @@
 """Which images an encoder has seen, and how many of a test set's images that are.
 
-seen_images.parquet has for every image its patient and its looks, both hashed, to find it elsewhere.
+seen_images.parquet has for every image its patient and its looks, hashed, to find it elsewhere.
 Every built dataset has one of its images, in the order of its examples; a pretraining leaves beside
 its encoder the rows of the images that it saw.
 """

@@ -104,7 +104,7 @@ def test_a_built_dataset_holds_hashed_patients_and_reports_own_text_alone(world)
         found = canaries.search_files(folder, ALL)
         assert [one for one in found if "array_record" not in one] == []
     kept = {FINDINGS: 0}
-    for name in ("ward", "indiana_university/256"):
+    for name in ("ward/256", "indiana_university/256"):
         for examples in read(world.data / name / "1.0.0").values():
             for example in examples:
                 report = example.pop("report", "")
