@@ -128,7 +128,7 @@ def test_errors_in_the_owners_tables_stop_the_build(tmp_path, phase, old, new, m
     ("old", "new", "message"),
     [
         ("18.0,", "left,", r"R\d+/anomaly.*csv, row 2: expected numbers in xmin"),
-        ("18.0,", "40.0,", "row 2: .* are no box's"),
+        ("18.0,", "40.0,", "row 2: .* are not a box's"),
         ("False", "maybe", "row 2: .* is not True or False"),
         ("ymax", "bottom", "no column 'ymax'"),
     ],
