@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks._torch_augment import augment
-from cxr_jax.fields import Section
+from cxr_jax.config import Section
 
 
 class SimCLR(nn.Module):

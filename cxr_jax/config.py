@@ -1,10 +1,10 @@
-"""A config as command lines give it: FILE[:PRESET], then changes as --config.FIELD=VALUE."""
+"""Reads configs, as FILE[:PRESET] with changes as --config.FIELD=VALUE, and checks their fields."""
 
 import ast
 import difflib
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,14 @@ RENAMED: dict[str, dict[str, str]] = {
     },
     "benchmark": {},
 }
+Section = Mapping | ConfigDict
 
 
 def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
-    """The config of FILE[:PRESET] with the fields that the command line changes.
+    """Returns the config of FILE[:PRESET] with the fields that the command line changes.
 
-    Raises:
-      ValueError, OSError, flags.Error: no such file or preset, or a change that does not fit it.
+    Raises ValueError, OSError or flags.Error for an unknown file or preset, or a change that does
+    not fit it.
     """
     if not spec:
         raise ValueError("--config is missing; python run.py --help lists the configs")
@@ -63,23 +64,22 @@ def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
 
 
 def load_saved(workdir: Path, new: Path, overrides: Sequence[str]) -> ConfigDict:
-    """The config of a finished run, to run it again in the workdir `new`.
+    """Returns the config of a finished run, to run it again in the workdir `new`.
 
-    What it would read or write elsewhere than in its workdir is changed: features come from no
-    cache, and are exported into `new`. Of the fields only data.dir can be given.
+    What the run read or wrote outside of its workdir is changed: features come from no cache, and
+    are exported into `new`. The command line may change data.dir, no other field.
 
-    Raises:
-      ValueError, OSError: no such run, or another field is given.
+    Raises ValueError or OSError where there is no such run, or another field is given.
     """
     path = workdir / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"--reproduce={workdir} is no workdir: it has no config.json")
+        raise FileNotFoundError(f"--reproduce={workdir} is not a workdir: it has no config.json")
     try:
         config = ConfigDict(_with_tuples(with_new_names(read_json(path))))
         sections = [config, config.transfer] if "transfer" in config else [config]
         known = config.experiment in ("pretrain", "transfer", "benchmark")
         if not known or not all(isinstance(one.data.dir, str) for one in sections):
-            raise ValueError("no experiment of ours")
+            raise ValueError("not an experiment of ours")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged; the run cannot be repeated") from error
     for argument in overrides:
@@ -121,14 +121,14 @@ def _move(tree: dict[str, Any], old: Sequence[str], new: Sequence[str]) -> None:
 
 
 def _with_tuples(value: Any) -> Any:
-    """As configs have it: JSON knows lists alone."""
+    """Turns lists into tuples, which configs have and JSON does not."""
     if isinstance(value, dict):
         return {name: _with_tuples(inner) for name, inner in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def list_configs() -> str:
-    """The config files, a line each."""
+    """Lists the config files, a line each."""
     lines = []
     for path in sorted((_ROOT / "configs").glob("*.py")):
         if path.stem != "common":
@@ -153,10 +153,49 @@ def _check_field(config: ConfigDict, name: str) -> None:
     for part in name.split("."):
         known = list(node) if isinstance(node, ConfigDict) else []
         if part not in known:
-            close = difflib.get_close_matches(part, known, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
             raise ValueError(
-                f"the config has no field config.{name}: {hint}the fields there are "
+                f"the config has no field config.{name}: {_hint(part, known)}the fields there are "
                 f"{', '.join(known) or 'nothing (that is a value)'}"
             )
         node = node[part]
+
+
+def check_fields(
+    section: Section, where: str, required: Iterable[str], optional: Iterable[str] = ()
+) -> None:
+    """Raises ValueError for the first field of `section` that is unknown, or required and absent.
+
+    `where` is the section's name in messages.
+
+    >>> check_fields({"nam": "adamw"}, "config.optimizer", required=["name"])
+    Traceback (most recent call last):
+    ValueError: config.optimizer has no field 'nam'; did you mean 'name'? its fields are 'name'
+    """
+    required = tuple(required)
+    known = [*required, *optional]
+    for name in section.keys():  # noqa: SIM118 (iterating a ConfigDict is not iterating its keys)
+        if name not in known:
+            hint = _hint(str(name), known)
+            raise ValueError(f"{where} has no field {name!r}; {hint}its fields are {_list(known)}")
+    missing = [name for name in required if name not in section]
+    if missing:
+        raise ValueError(f"{where} lacks {_list(missing)}; it needs {_list(required)}")
+
+
+def check_positive(config: Section, names: Iterable[str]) -> None:
+    """Raises ValueError for the first of the dotted fields `names` that is not above zero."""
+    for name in names:
+        value: Any = config
+        for part in name.split("."):
+            value = value[part]
+        if value <= 0:
+            raise ValueError(f"config.{name}={value} must be at least 1")
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}? " if close else ""
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names)

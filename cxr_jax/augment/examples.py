@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from cxr_jax.augment import geometry, survival
 from cxr_jax.augment.views import augment_view, view_geometry
-from cxr_jax.fields import Section
+from cxr_jax.config import Section
 from cxr_jax.report.survival import Shown
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from cxr_jax.augment import ops
-from cxr_jax.fields import Section
+from cxr_jax.config import Section
 
 
 class Geometry(NamedTuple):

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, UInt32
 
 from cxr_jax.augment import geometry
 from cxr_jax.augment.views import view_geometry
-from cxr_jax.fields import Section
+from cxr_jax.config import Section
 
 SMALL = 4  # pixels: a finding below it is smaller than one place of a ResNet's map after the stem
 _AT_ONCE = 2**16  # draws in memory together

@@ -43,7 +43,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from cxr_jax.augment import geometry, ops
-from cxr_jax.fields import Section, check_fields
+from cxr_jax.config import Section, check_fields
 
 _PROBABILITIES = ("flip", "jitter_prob", "blur_prob", "solarise_prob")
 _STRENGTHS = ("rotate", "brightness", "contrast", "gamma", "noise")

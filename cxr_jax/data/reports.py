@@ -19,11 +19,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
+from cxr_jax.config import Section, check_fields
 from cxr_jax.data import order, tokenizer
 from cxr_jax.data.dataset_info import open_built
 from cxr_jax.data.reader import read_columns
 from cxr_jax.data.source import Source
-from cxr_jax.fields import Section, check_fields
 
 _FIELDS = ("sections", "max_tokens", "tokenizer", "vocabulary")
 _HEADING = re.compile(r"^[ \t]*([A-Z][A-Z ,/&()-]*):", re.MULTILINE)

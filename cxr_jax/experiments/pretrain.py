@@ -15,6 +15,7 @@ import ml_collections
 import orbax.checkpoint as ocp
 
 from cxr_jax import objectives
+from cxr_jax.config import check_positive
 from cxr_jax.data import seen_images
 from cxr_jax.data import source as sources
 from cxr_jax.data.order import Fields
@@ -22,7 +23,6 @@ from cxr_jax.data.source import Source
 from cxr_jax.experiments import _feed, _health, _monitor, _provenance, transfer
 from cxr_jax.experiments import _pretrain_inputs as inputs
 from cxr_jax.experiments._workdir import as_json, open_workdir
-from cxr_jax.fields import check_positive
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.training import checkpoint, distributed, preemption
 from cxr_jax.training import step as train_step

@@ -15,11 +15,11 @@ from pathlib import Path
 import ml_collections
 
 from cxr_jax import weights
+from cxr_jax.config import check_positive
 from cxr_jax.data import seen_images
 from cxr_jax.experiments import _pictures, _provenance, _transfer_inputs, _transfer_report
 from cxr_jax.experiments._transfer_report import Outcome
 from cxr_jax.experiments._workdir import open_workdir
-from cxr_jax.fields import check_positive
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
 from cxr_jax.report import tables

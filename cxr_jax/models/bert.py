@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from cxr_jax.fields import Section, check_fields
+from cxr_jax.config import Section, check_fields
 
 _normal = nn.initializers.truncated_normal(0.02)
 _EPSILON = 1e-12

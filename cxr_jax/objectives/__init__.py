@@ -1,7 +1,7 @@
 """Self-supervised objectives, one file each: `build(config)` -> pure functions."""
 
 from cxr_jax import plugins
-from cxr_jax.fields import Section
+from cxr_jax.config import Section
 from cxr_jax.objectives._base import (
     IMAGE,
     Field,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from cxr_jax import models
 from cxr_jax.augment.views import check_view
-from cxr_jax.fields import Section
+from cxr_jax.config import Section
 from cxr_jax.models._heads import MLP
 from cxr_jax.objectives import online_encoder
 

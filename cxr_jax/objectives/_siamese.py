@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from cxr_jax.augment.views import augment_view
-from cxr_jax.fields import Section
+from cxr_jax.config import Section
 from cxr_jax.objectives import Objective, _collapse, _networks, no_change
 
 

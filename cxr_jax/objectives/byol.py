@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cxr_jax.augment.views import augment_view
-from cxr_jax.fields import Section, check_fields
+from cxr_jax.config import Section, check_fields
 from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise
 
 

@@ -31,10 +31,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cxr_jax.augment.views import augment_view, check_view
+from cxr_jax.config import Section, check_fields
 from cxr_jax.data import reports, tokenizer
 from cxr_jax.data.order import Fields
 from cxr_jax.data.source import Source
-from cxr_jax.fields import Section, check_fields
 from cxr_jax.models._heads import MLP
 from cxr_jax.models.bert import Bert, make_text_encoder
 from cxr_jax.objectives import (

@@ -26,7 +26,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from cxr_jax.augment.views import augment_view, check_view
-from cxr_jax.fields import Section, check_fields, check_positive
+from cxr_jax.config import Section, check_fields, check_positive
 from cxr_jax.objectives import Objective, _collapse, _networks, byol, l2_normalise
 
 _FIELDS = (

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from cxr_jax import models
 from cxr_jax.augment.views import augment_view, check_view
-from cxr_jax.fields import Section, check_fields, check_positive
+from cxr_jax.config import Section, check_fields, check_positive
 from cxr_jax.models._positions import sincos
 from cxr_jax.models.vit import Block, ViT
 from cxr_jax.objectives import Objective, _collapse, _networks, no_change

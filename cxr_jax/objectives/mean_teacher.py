@@ -23,7 +23,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from cxr_jax.augment.views import augment_view
-from cxr_jax.fields import Section, check_fields
+from cxr_jax.config import Section, check_fields
 from cxr_jax.objectives import Objective, _networks, supervised
 from cxr_jax.objectives.supervised import make as make  # which says why no pretraining can have it
 

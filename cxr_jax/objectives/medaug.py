@@ -11,9 +11,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from cxr_jax.config import Section
 from cxr_jax.data.order import Fields, find_partners
 from cxr_jax.data.source import Source
-from cxr_jax.fields import Section
 from cxr_jax.objectives import IMAGE, Field, Objective, moco
 
 

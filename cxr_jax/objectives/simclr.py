@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cxr_jax.augment.views import augment_view
-from cxr_jax.fields import Section, check_fields
+from cxr_jax.config import Section, check_fields
 from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise, no_change
 
 _MASKED = -1e9  # instead of -inf, whose gradient is NaN where an image has no negatives (n = 1)

@@ -17,7 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Shaped
 
 from cxr_jax.augment.views import augment_view
-from cxr_jax.fields import Section
+from cxr_jax.config import Section
 from cxr_jax.objectives import IMAGE, Field, Objective, _networks, no_change
 
 

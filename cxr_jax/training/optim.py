@@ -46,7 +46,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cxr_jax.fields import Section, check_fields
+from cxr_jax.config import Section, check_fields
 
 # Flax calls a norm's factor "scale", and nothing else so.
 BIAS_AND_NORM = (r"(^|/)bias$", r"(^|/)scale$")

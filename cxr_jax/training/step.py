@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt32
 from ml_collections import ConfigDict
 
-from cxr_jax.fields import check_positive
+from cxr_jax.config import check_positive
 from cxr_jax.objectives import Objective, batch_shapes
 from cxr_jax.training import microbatch, optim, sharding, xla
 

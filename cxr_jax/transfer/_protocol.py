@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from cxr_jax import plugins
+from cxr_jax.config import Section
 from cxr_jax.data.splits import LabelledSplit
-from cxr_jax.fields import Section
 from cxr_jax.stats.auroc import auroc, binary_rows
 from cxr_jax.weights.encoder import Encoder
 

@@ -33,8 +33,8 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from cxr_jax.augment.views import check_view
+from cxr_jax.config import check_fields, check_positive
 from cxr_jax.data.splits import image_batches
-from cxr_jax.fields import check_fields, check_positive
 from cxr_jax.objectives import mean_teacher
 from cxr_jax.training import sharding
 from cxr_jax.transfer._protocol import (

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float, Int, Shaped
 
-from cxr_jax.fields import Section
+from cxr_jax.config import Section
 from cxr_jax.stats.auroc import auroc
 from cxr_jax.transfer._protocol import (
     Head,
