@@ -5,7 +5,7 @@ python run.py --config=configs/simclr.py --config.data.name=… --config.data.di
 Default  the paper's recipe: ResNet-50, 224 px, LARS, batch 4096, 10 epochs of warm-up, cosine;
          10,000 steps are about 110 epochs of MIMIC-CXR. It needs many accelerators (not run here).
 :small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
-:cpu     your own images on two CPU cores in 4 minutes; expect what docs/results/first_films.md
+:cpu     your own images on two CPU cores in 4 minutes; expect what docs/results/first_images.md
          shows.
 :demo    drawn images, 3 to 4 minutes on two CPU cores, no download; ends with a transfer report.
 """

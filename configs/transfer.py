@@ -11,7 +11,7 @@ python run.py --config=configs/transfer.py --config.encoder=WORKDIR --config.dat
 :cpu  fine-tunes the small encoder on two CPU cores: pediatric pneumonia took 48 s per encoder with
       1 % of its labels and 3.5 minutes with all, on cores shared with other work. Test AUROC .957
       and .984 from random, .968 and .992 from six minutes of SimCLR (configs/simclr.py:cpu).
-Expect of the linear probe: docs/results/first_films.md.
+Expect of the linear probe: docs/results/first_images.md.
 """
 
 from ml_collections import ConfigDict
