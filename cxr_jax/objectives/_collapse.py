@@ -1,4 +1,4 @@
-"""Signs of collapse, for every objective: functions of a batch of embeddings."""
+"""Signs of collapse, measured on a batch of embeddings."""
 
 import jax.numpy as jnp
 from jax.scipy.special import entr
@@ -11,7 +11,7 @@ ASSIGNMENT_METRICS = ("target_entropy", "prototypes_used")
 
 
 def embedding_std(embeddings: Float[Array, "n d"]) -> Float[Array, ""]:
-    """Spread of the directions: 1 when isotropic, 0 when all are equal.
+    """Returns the spread of the directions: 1 when isotropic, 0 when all are equal.
 
     The standard deviation over the batch of each dimension of the l2-normalised embeddings, mean
     over dimensions, times sqrt(d) (Chen and He, SimSiam, arXiv:2011.10566, section 4.1).
@@ -20,10 +20,15 @@ def embedding_std(embeddings: Float[Array, "n d"]) -> Float[Array, ""]:
 
 
 def effective_rank(embeddings: Float[Array, "n d"]) -> Float[Array, ""]:
-    """How many directions the embeddings use, from 1 to min(n - 1, d).
+    """Returns how many directions the embeddings use, from 1 to min(n - 1, d).
 
     The participation ratio tr(C)^2 / tr(C^2) of the embedding covariance C. It sees the collapse
-    to a few dimensions that `embedding_std` misses. 1 where all embeddings are equal.
+    to a few dimensions that `embedding_std` misses.
+
+    >>> effective_rank(jnp.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])).item()
+    2.0
+    >>> effective_rank(jnp.ones((4, 2))).item()  # all embeddings are equal
+    1.0
     """
     embeddings = embeddings.astype(jnp.float32)
     centred = embeddings - embeddings.mean(axis=0)
@@ -37,7 +42,7 @@ def effective_rank(embeddings: Float[Array, "n d"]) -> Float[Array, ""]:
 
 
 def collapse_metrics(projections: Float[Array, "n d"]) -> dict[str, Float[Array, ""]]:
-    """Both, of the projections' directions, which is all that a cosine loss sees."""
+    """Returns both, of the projections' directions, which is all that a cosine loss sees."""
     return {
         "embedding_std": embedding_std(projections),
         "effective_rank": effective_rank(l2_normalise(projections)),
@@ -45,7 +50,7 @@ def collapse_metrics(projections: Float[Array, "n d"]) -> dict[str, Float[Array,
 
 
 def assignment_metrics(probabilities: Float[Array, "*n k"]) -> dict[str, Float[Array, ""]]:
-    """The two collapses of a clustering head (DINO, arXiv:2104.14294, section 5.3).
+    """Returns the two collapses of a clustering head (DINO, arXiv:2104.14294, section 5.3).
 
     "target_entropy", of one assignment, mean over them, in nats: log k where the head collapsed to
     the uniform assignment. "prototypes_used": exp of the entropy of the mean assignment, from 1,

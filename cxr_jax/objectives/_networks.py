@@ -1,6 +1,7 @@
 """Encoder and heads run one after the other, with their variables kept apart by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,25 +10,25 @@ from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from cxr_jax import models
-from cxr_jax.augment.views import check_view
-from cxr_jax.config import Section
+from cxr_jax.augment.views import augment_view, check_view
+from cxr_jax.fields import Section
 from cxr_jax.models._heads import MLP
-from cxr_jax.objectives import online_encoder
+from cxr_jax.objectives import Objective, _collapse, no_change, online_encoder
 
 Chain = dict[str, nn.Module]  # "encoder" first; each module reads what the one before it gave
 
 
 def encoder_and_heads(config: Section, **heads: dict[str, Any]) -> Chain:
-    """The encoder of config.model, then MLPs that compute in the encoder's dtype."""
-    encoder = models.build(config["model"])
-    dtype = getattr(encoder, "dtype", "float32")
-    return {"encoder": encoder} | {
-        name: MLP(**fields, dtype=dtype) for name, fields in heads.items()
-    }
+    """Returns the encoder of config.model, then MLPs that compute in the encoder's dtype."""
+    chain = {"encoder": models.build(config["model"])}
+    dtype = getattr(chain["encoder"], "dtype", "float32")
+    for name, fields in heads.items():
+        chain[name] = MLP(**fields | {"hidden": widths(fields["hidden"])}, dtype=dtype)
+    return chain
 
 
 def init(key: PRNGKeyArray, chain: Chain, size: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(params, batch_stats), each by module name, for images of `size` pixels a side."""
+    """Returns (params, batch_stats), each by module name, for images of `size` pixels a side."""
     params, batch_stats = {}, {}
     x = jnp.zeros((1, size, size, 1))
     for module_key, (name, module) in zip(jax.random.split(key, len(chain)), chain.items()):
@@ -40,7 +41,7 @@ def init(key: PRNGKeyArray, chain: Chain, size: int) -> tuple[dict[str, Any], di
 def apply(
     chain: Chain, params: Any, batch_stats: Any, images: Float[Array, "b *shape"]
 ) -> tuple[dict[str, Float[Array, "b d"]], dict[str, Any]]:
-    """Training mode: (every module's output, new batch_stats), by name.
+    """Returns (every module's output, new batch_stats), by name, in training mode.
 
     `params` and `batch_stats` may hold modules that `chain` lacks; their statistics are kept.
     """
@@ -56,7 +57,7 @@ def apply(
 def apply_in_groups(
     chain: Chain, params: Any, batch_stats: Any, images: Float[Array, "b h w 1"], size: int
 ) -> tuple[dict[str, Float[Array, "b d"]], dict[str, Any]]:
-    """As `apply`, but batch norm takes its statistics from groups of `size` consecutive images.
+    """Does what `apply` does, with batch norm's statistics from groups of `size` images each.
 
     The groups are the same however many devices share the batch; where devices hold whole groups,
     their statistics need no communication. The running statistics take the groups' mean.
@@ -70,7 +71,11 @@ def apply_in_groups(
 
 
 def ema_update(target: Any, params: Any, rate: Float[Array, ""] | float) -> Any:
-    """Moves an exponential moving average: the target's modules go the share `rate` of the way to those of `params`."""
+    """Moves the target's modules the share `rate` of the way to those of `params`.
+
+    >>> ema_update({"encoder": 1.0}, {"encoder": 2.0, "projector": 5.0}, 0.25)
+    {'encoder': 1.25}
+    """
     online = {name: params[name] for name in target}
     return jax.tree.map(lambda old, new: old + rate * (new - old), target, online)
 
@@ -82,15 +87,12 @@ def features(
     images: Float[Array, "b h w 1"],
     exported: Callable[[Any, Any], dict[str, Any]] = online_encoder,
 ) -> Float[Array, "b d"]:
-    """The exported encoder in evaluation mode: an image's features do not depend on its batch."""
+    """Runs the exported encoder in evaluation mode: features do not depend on the batch."""
     return chain["encoder"].apply(exported(params, aux), images, train=False)
 
 
 def two_views(config: Section) -> tuple[Section, Section]:
-    """config.views, a mapping by name (or a sequence) of two views, checked, in order.
-
-    Raises ValueError unless there are two and `check_view` takes both.
-    """
+    """Returns config.views, two by name, in order; ValueError for what `check_view` refuses."""
     views = config["views"]
     if not isinstance(views, Section):
         views = dict(enumerate(views))
@@ -98,10 +100,38 @@ def two_views(config: Section) -> tuple[Section, Section]:
         raise ValueError(f"config.views holds {len(views)} views; this objective needs two")
     for name, view in views.items():
         check_view(view, f"config.views.{name}")
-    first, second = views.values()
-    return first, second
+    return tuple(views.values())
 
 
 def widths(hidden: int | tuple[int, ...]) -> tuple[int, ...]:
-    """A head's hidden widths; a single number is one layer."""
+    """Returns a head's hidden widths; a single number is one layer."""
     return (hidden,) if isinstance(hidden, int) else tuple(hidden)
+
+
+def siamese(
+    chain: Chain,
+    views: tuple[Section, Section],
+    kept: Sequence[str],
+    loss_from_outputs: Callable[..., Any],
+    metrics: Sequence[str] = (),
+) -> Objective:
+    """Returns the objective whose outputs are {"a": …, "b": …}, each the modules `kept` of a view.
+
+    One network embeds both views and nothing else is kept. One forward pass per view, so that batch
+    norm never mixes the views; the running statistics take view a, then view b.
+    """
+
+    def start(key, batch):
+        params, batch_stats = init(key, chain, views[0]["size"])
+        return params, {"batch_stats": batch_stats}
+
+    def embed(params, aux, batch, key):
+        batch_stats, outputs = aux["batch_stats"], {}
+        for name, view_key, view in zip("ab", jax.random.split(key), views):
+            images = augment_view(view_key, batch["image"], view)
+            given, batch_stats = apply(chain, params, batch_stats, images)
+            outputs[name] = {module: given[module] for module in kept}
+        return outputs, aux | {"batch_stats": batch_stats}
+
+    metrics = (*_collapse.METRICS, *metrics)
+    return Objective(start, embed, loss_from_outputs, no_change, partial(features, chain), metrics)

@@ -9,17 +9,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cxr_jax.config import Section, check_fields
-from cxr_jax.objectives import Objective, _collapse, _networks, _siamese
+from cxr_jax.fields import Section, check_fields
+from cxr_jax.objectives import Objective, _collapse, _networks
 
 
 def barlow_loss(
     z_a: Float[Array, "n d"], z_b: Float[Array, "n d"], redundancy: float
 ) -> Float[Array, ""]:
-    """Sum over i of (1 - c_ii)^2 plus redundancy times the sum over i != j of c_ij^2 (eq. 1).
+    """Returns the sum of (1 - c_ii)^2 plus redundancy times that of c_ij^2, i != j (eq. 1).
 
     c, of d x d, is the correlation over the batch of dimension i of `z_a` and j of `z_b`. Equal
     views with independent dimensions: 0; a dimension that is constant adds 1. Float32.
+
+    >>> barlow_loss(jnp.ones((4, 3)), jnp.ones((4, 3)), 0.005).item()
+    3.0
     """
     c = cross_correlation(z_a, z_b)
     diagonal = jnp.diagonal(c)
@@ -28,7 +31,7 @@ def barlow_loss(
 
 
 def cross_correlation(z_a: Float[Array, "n d"], z_b: Float[Array, "n d"]) -> Float[Array, "d d"]:
-    """Of the batch's standardised dimensions: the official code's batch norm without parameters."""
+    """Correlates dimensions that a batch norm without parameters standardises, as officially."""
     z_a, z_b = (_standardise(z.astype(jnp.float32)) for z in (z_a, z_b))
     return jnp.matmul(z_a.T, z_b, precision=jax.lax.Precision.HIGHEST) / z_a.shape[0]
 
@@ -43,8 +46,8 @@ def make(config: Section) -> Objective:
     check_fields(fields, "config.objective", ("name", "hidden", "out", "redundancy"))
     if fields["redundancy"] < 0:
         raise ValueError(f"config.objective.redundancy is {fields['redundancy']}; it must be >= 0")
-    projector = {"hidden": _networks.widths(fields["hidden"]), "out": fields["out"]}
-    chain = _networks.encoder_and_heads(config, projector=projector)
+    head = {"hidden": fields["hidden"], "out": fields["out"]}
+    chain = _networks.encoder_and_heads(config, projector=head)
 
     def loss_from_outputs(outputs, aux):
         z_a, z_b = outputs["a"]["projector"], outputs["b"]["projector"]
@@ -52,4 +55,4 @@ def make(config: Section) -> Objective:
         return barlow_loss(z_a, z_b, fields["redundancy"]), (aux, metrics)
 
     views = _networks.two_views(config)
-    return _siamese.objective(chain, views, ("projector",), loss_from_outputs)
+    return _networks.siamese(chain, views, ("projector",), loss_from_outputs)

@@ -19,17 +19,19 @@ from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise
 
 
 def byol_loss(prediction: Float[Array, "n d"], target: Float[Array, "n d"]) -> Float[Array, ""]:
-    """Squared distance of the directions, 2 - 2 cos (eq. 2), mean over the batch, float32.
+    """Returns the squared distance of the directions, 2 - 2 cos (eq. 2), mean over the batch.
 
-    BYOL's loss is the sum of this over both ways round: 0 where predictions and targets point the
-    same way, 4 where they are orthogonal, 8 where opposite. No gradient flows into `target`.
+    BYOL's loss is the sum of this over both ways round. No gradient flows into `target`. Float32.
+
+    >>> byol_loss(jnp.array([[3.0, 0.0]]), jnp.array([[0.0, 1.0]])).item()  # orthogonal
+    2.0
     """
     difference = l2_normalise(prediction) - l2_normalise(jax.lax.stop_gradient(target))
     return jnp.sum(difference**2, axis=1).mean()
 
 
 def tau(step: Int[Array, ""] | int, total: int, base: float) -> Float[Array, ""]:
-    """The target's decay, 1 - (1 - base) (cos(pi step / total) + 1) / 2: from base to 1."""
+    """Returns the target's decay, 1 - (1 - base) (cos(pi step / total) + 1) / 2: from base to 1."""
     progress = jnp.minimum(step / total, 1.0)
     return 1 - (1 - base) * (jnp.cos(jnp.pi * progress) + 1) / 2
 
@@ -41,7 +43,7 @@ def make(config: Section) -> Objective:
     if not 0 <= fields["tau_base"] <= 1:
         raise ValueError(f"config.objective.tau_base is {fields['tau_base']}; it is in [0, 1]")
     views = _networks.two_views(config)
-    head = {"hidden": _networks.widths(fields["hidden"]), "out": fields["out"]}
+    head = {"hidden": fields["hidden"], "out": fields["out"]}
     online_chain = _networks.encoder_and_heads(config, projector=head, predictor=head)
     target_chain = {name: online_chain[name] for name in ("encoder", "projector")}
 
@@ -59,25 +61,20 @@ def make(config: Section) -> Objective:
         # the running statistics take view 0, then view 1; the target too is in training mode.
         online_stats, target = aux["batch_stats"], aux["target"]
         target_stats = target["batch_stats"]
-        outputs = []
-        for view_key, view in zip(jax.random.split(key), views):
+        outputs = {}
+        for name, view_key, view in zip(("first", "second"), jax.random.split(key), views):
             images = augment_view(view_key, batch["image"], view)
             online, online_stats = _networks.apply(online_chain, params, online_stats, images)
             fixed, target_stats = _networks.apply(
                 target_chain, target["params"], target_stats, images
             )
-            outputs.append(
-                {
-                    "prediction": online["predictor"],
-                    "projection": online["projector"],
-                    "target": fixed["projector"],
-                }
-            )
-        new_aux = aux | {
-            "batch_stats": online_stats,
-            "target": target | {"batch_stats": target_stats},
-        }
-        return {"first": outputs[0], "second": outputs[1]}, new_aux
+            outputs[name] = {
+                "prediction": online["predictor"],
+                "projection": online["projector"],
+                "target": fixed["projector"],
+            }
+        target = target | {"batch_stats": target_stats}
+        return outputs, aux | {"batch_stats": online_stats, "target": target}
 
     def loss_from_outputs(outputs, aux):
         first, second = outputs["first"], outputs["second"]
@@ -92,8 +89,7 @@ def make(config: Section) -> Objective:
         return aux | {"target": aux["target"] | {"params": followed}}
 
     features = partial(_networks.features, online_chain)
-    advice = "lower config.optimizer.learning_rate, or raise config.objective.tau_base"
     return Objective(
         *(init, embed, loss_from_outputs, after_update, features, _collapse.METRICS),
-        collapse_advice=advice,
+        collapse_advice="lower config.optimizer.learning_rate, or raise config.objective.tau_base",
     )

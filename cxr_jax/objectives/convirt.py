@@ -11,13 +11,13 @@ out           the space in which images and sentences meet; 512
 head_bn       batch norm behind every layer of the projectors, which have none in the paper: it
               starts from trained encoders, and from random ones all outputs may grow alike first
 text          the text encoder: fields of cxr_jax/models/bert.py, and
-  weights       a file of BERT's (cxr_jax/weights/importers/_bert.py) to start from; "": random numbers
+  weights       a file of BERT's (weights/importers/_bert.py) to start from; "": random numbers
   frozen_layers how many of its lower layers, and with them its embeddings, stay as they are; the
                 paper's 6. 0: everything is trained
 
-Frozen parameters stand in aux["frozen_text"], where no optimizer sees them. BERT's dropout is left
-out. Sentences that several images of a batch share repel all the same, and images are mirrored though
-sentences name sides, both as in the paper.
+Frozen parameters are in aux["frozen_text"], where no optimizer sees them. BERT's dropout is left
+out. Sentences that several images of a batch share repel all the same, and images are mirrored
+though sentences name sides, both as in the paper.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ from cxr_jax.config import Section, check_fields
 from cxr_jax.data import reports, tokenizer
 from cxr_jax.data.order import Fields
 from cxr_jax.data.source import Source
-from cxr_jax.models._heads import MLP
+from cxr_jax.fields import Section, check_fields
 from cxr_jax.models.bert import Bert, make_text_encoder
 from cxr_jax.objectives import (
     IMAGE,
@@ -57,10 +57,13 @@ def image_text_loss(
     temperature: float,
     image_weight: float,
 ) -> Float[Array, ""]:
-    """Cross entropy of each image's text among the batch's, and of each text's image, float32.
+    """Returns the cross entropy of each image's text among the batch's, and of each text's image.
 
-    Equations 2 to 4: the mean over images of image_weight times the first and 1 - image_weight times
-    the second. All equal: log n. Orthonormal pairs: log(1 + (n - 1) exp(-1 / temperature)).
+    Equations 2 to 4: the mean over images of image_weight times the first and 1 - image_weight
+    times the second, float32.
+
+    >>> image_text_loss(jnp.ones((5, 8)), jnp.ones((5, 8)), 0.1, 0.75).round(3).item()  # log n
+    1.609...
     """
     logits = similarities(images, texts) / temperature
     own = jnp.diagonal(logits)
@@ -73,7 +76,7 @@ def image_text_loss(
 
 
 def similarities(images: Float[Array, "n d"], texts: Float[Array, "n d"]) -> Float[Array, "n n"]:
-    """Cosines of each image, row by row, to every text."""
+    """Returns the cosines of each image, row by row, to every text."""
     # Full float32: the temperature would magnify tf32's rounding.
     highest = jax.lax.Precision.HIGHEST
     return jnp.matmul(l2_normalise(images), l2_normalise(texts).T, precision=highest)
@@ -82,7 +85,7 @@ def similarities(images: Float[Array, "n d"], texts: Float[Array, "n d"]) -> Flo
 def retrieval_accuracy(
     images: Float[Array, "n d"], texts: Float[Array, "n d"], text_ids: Float[Array, "n"]
 ) -> Float[Array, ""]:
-    """Share of the images whose own text is nearer than every other; ties are misses.
+    """Returns the share of images whose own text is nearer than every other; ties are misses.
 
     Texts of equal `text_ids` are the same: another image's copy is neither hit nor miss.
     """
@@ -95,13 +98,18 @@ def make(config: Section) -> Objective:
     """Raises ValueError for fields of config.objective or config.views that do not fit."""
     fields = config["objective"]
     text = text_encoder(config)
-    view, length = _check(config), _max_tokens(config, text)
-    normed = fields["head_bn"]
-    head = {"hidden": _networks.widths(fields["hidden"]), "out": fields["out"]}
+    _check(config, text)
+    view, normed, length = (
+        config["views"]["a"],
+        fields["head_bn"],
+        config["data"]["reports"]["max_tokens"],
+    )
+    head = {"hidden": fields["hidden"], "out": fields["out"]}
     head |= {"hidden_bn": normed, "out_bn": normed, "out_bias": not normed}
     chain = _networks.encoder_and_heads(config, projector=head)
-    text_projector = MLP(**head, dtype=text.dtype)
-    frozen = _frozen_names(fields["text"]["frozen_layers"])
+    text_projector = chain["projector"].clone(dtype=text.dtype)
+    layers = fields["text"]["frozen_layers"]
+    frozen = ("embeddings", *(f"layer_{i}" for i in range(layers))) if layers else ()
 
     def init(key, batch):
         image_key, text_key, head_key = jax.random.split(key, 3)
@@ -118,8 +126,7 @@ def make(config: Section) -> Objective:
         images = augment_view(key, batch["image"], view)
         outputs, batch_stats = _networks.apply(chain, params, aux["batch_stats"], images)
         tokens, mask = batch["tokens"], batch["mask"]
-        whole = {"params": aux["frozen_text"] | params["text"]}
-        vectors = text.apply(whole, tokens, mask)
+        vectors = text.apply({"params": aux["frozen_text"] | params["text"]}, tokens, mask)
         heads, text_stats = _networks.apply(
             {"text_projector": text_projector}, params, batch_stats, vectors
         )
@@ -139,7 +146,6 @@ def make(config: Section) -> Objective:
         value = image_text_loss(images, texts, fields["temperature"], fields["image_weight"])
         return value, (aux, metrics)
 
-    features = partial(_networks.features, chain)
     metrics = (*_collapse.METRICS, "text_std", "retrieval_accuracy")
     batch = {
         "image": IMAGE,
@@ -148,19 +154,19 @@ def make(config: Section) -> Objective:
     }
 
     def open_fields(source: Source, workdir: Path) -> tuple[Source, Fields]:
-        """The images that have a report, and a sentence of it for each batch."""
         source, found = reports.open_reports(source, config["data"]["reports"], workdir)
         return source, Fields(
             found.draw, fingerprint=found.fingerprint(), files={tokenizer.FILE: found.tokenizer}
         )
 
+    features = partial(_networks.features, chain)
     return Objective(
         *(init, embed, loss_from_outputs, no_change, features, metrics, batch, open_fields)
     )
 
 
 def text_encoder(config: Section) -> Bert:
-    """The text encoder that config.objective.text describes; ValueError for what does not fit."""
+    """Returns the encoder of config.objective.text; ValueError for what does not fit."""
     where = "config.objective.text"
     check_fields(config["objective"], "config.objective", _FIELDS)
     text = config["objective"]["text"]
@@ -181,50 +187,28 @@ def text_encoder(config: Section) -> Bert:
 
 
 def split_text(params: Mapping[str, Any], frozen: tuple[str, ...]) -> tuple[dict, dict]:
-    """(trained, frozen) of a text encoder's parameters."""
+    """Returns (trained, frozen) of a text encoder's parameters."""
     trained = {name: part for name, part in params.items() if name not in frozen}
     return trained, {name: params[name] for name in frozen}
 
 
 def put_text(params: Any, aux: Any, text: Mapping[str, Any]) -> tuple[Any, Any]:
-    """(params, aux) with the parameters `text` of a text encoder in place of theirs."""
+    """Returns (params, aux) with the parameters `text` of a text encoder in place of theirs."""
     trained, frozen = split_text(text, tuple(aux["frozen_text"]))
     return params | {"text": trained}, aux | {"frozen_text": frozen}
 
 
-def _frozen_names(layers: int) -> tuple[str, ...]:
-    return ("embeddings", *(f"layer_{i}" for i in range(layers))) if layers else ()
-
-
 def _text_ids(tokens: Int[Array, "n l"]) -> Float[Array, "n"]:
-    """A number for each text; different ones share theirs once in 16 million. 0 is no token."""
+    """Returns a number for each text; two share theirs once in 16 million. 0 is no token."""
     places = range(1, tokens.shape[1] + 1)
     factors = np.array([pow(0x9E3779B1, place, 2**32) for place in places], np.uint32)
     mixed = (tokens.astype(jnp.uint32) * factors).sum(axis=1, dtype=jnp.uint32)
-    # Outputs are differentiated by, so that this is a float: 24 bits fit one exactly.
+    # A float, because gradients are taken by outputs: 24 bits fit one exactly.
     return (mixed >> 8).astype(jnp.float32)
 
 
-def _max_tokens(config: Section, text: Bert) -> int:
-    """The length of config.data.reports' sentences, checked."""
-    given = config["data"].get("reports")
-    if not given:
-        raise ValueError(
-            "config.objective.name='convirt' needs batches with reports; set config.data.reports, "
-            "as configs/convirt.py does"
-        )
-    length = given["max_tokens"]
-    if length > text.positions:
-        raise ValueError(
-            f"config.data.reports.max_tokens={length} is more than the "
-            f"{text.positions} positions of config.objective.text"
-        )
-    return length
-
-
-def _check(config: Section) -> Section:
-    """The view of config.views."""
-    fields, views = config["objective"], config["views"]
+def _check(config: Section, text: Bert) -> None:
+    fields, views, given = config["objective"], config["views"], config["data"].get("reports")
     if fields["temperature"] <= 0:
         raise ValueError(f"config.objective.temperature is {fields['temperature']}; it must be > 0")
     if not 0 <= fields["image_weight"] <= 1:
@@ -234,4 +218,13 @@ def _check(config: Section) -> Section:
     if set(views) != {"a"}:
         raise ValueError(f"config.views holds {', '.join(views)}; convirt has one view, 'a'")
     check_view(views["a"], "config.views.a")
-    return views["a"]
+    if not given:
+        raise ValueError(
+            "config.objective.name='convirt' needs batches with reports; set config.data.reports, "
+            "as configs/convirt.py does"
+        )
+    if given["max_tokens"] > text.positions:
+        raise ValueError(
+            f"config.data.reports.max_tokens={given['max_tokens']} is more than the "
+            f"{text.positions} positions of config.objective.text"
+        )

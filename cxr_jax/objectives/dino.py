@@ -30,10 +30,9 @@ from cxr_jax.config import Section, check_fields, check_positive
 from cxr_jax.objectives import Objective, _collapse, _networks, byol, l2_normalise
 
 _FIELDS = (
-    *("hidden", "bottleneck", "prototypes", "head_bn", "num_local", "student_temperature"),
+    *("name", "hidden", "bottleneck", "prototypes", "head_bn", "num_local", "student_temperature"),
     *("teacher_temperature", "teacher_warmup", "centre_momentum", "tau_base"),
 )
-
 _METRICS = (*_collapse.METRICS, *_collapse.ASSIGNMENT_METRICS, "teacher_temperature")
 
 
@@ -76,10 +75,11 @@ def dino_loss(
     student_temperature: float,
     teacher_temperature: Float[Array, ""] | float,
 ) -> Float[Array, ""]:
-    """Cross entropy of the student's assignment under the teacher's (eqs. 1 to 3), float32.
+    """Returns the cross entropy of the student's assignment under the teacher's (eqs. 1 to 3).
 
     The first t views of the student are the teacher's; a view is not compared with itself. Mean
-    over images and pairs of views. A uniform student: log k. No gradient flows into the teacher.
+    over images and pairs of views, float32. No gradient flows into the teacher.
+    A uniform student: log k.
     """
     target = assignments(jax.lax.stop_gradient(teacher), centre, teacher_temperature)
     logs = jax.nn.log_softmax(student.astype(jnp.float32) / student_temperature)
@@ -93,20 +93,24 @@ def assignments(
     centre: Float[Array, "k"],
     temperature: Float[Array, ""] | float,
 ) -> Float[Array, "n t k"]:
-    """The teacher's probabilities, centred and sharpened."""
+    """Returns the teacher's probabilities, centred and sharpened."""
     return jax.nn.softmax((teacher.astype(jnp.float32) - centre) / temperature)
 
 
 def teacher_temperature(
     step: Int[Array, ""] | int, total: int, ends: tuple[float, float], warmup: float
 ) -> Float[Array, ""]:
-    """Linear from the first to the second of `ends` during the share `warmup` of the training."""
+    """Returns a temperature that goes from `ends[0]` to `ends[1]` in the share `warmup` of steps.
+
+    >>> teacher_temperature(15, 100, (0.04, 0.07), warmup=0.3).round(3).item()
+    0.055...
+    """
     progress = jnp.minimum(step / max(warmup * total, 1), 1.0)
     return ends[0] + (ends[1] - ends[0]) * progress
 
 
 def teacher_encoder(params: Any, aux: Any) -> dict[str, Any]:
-    """Returns the teacher's encoder, which is better than the student's."""
+    """Returns the teacher's encoder, which is what is exported."""
     return {name: aux["teacher"][name]["encoder"] for name in ("params", "batch_stats")}
 
 
@@ -132,7 +136,7 @@ def make(config: Section) -> Objective:
         }
 
     def embed(params, aux, batch, key):
-        # Views of one size go through the encoder together, an image's beside each other, so that
+        # Views of one size go through the encoder together, those of an image side by side, so that
         # the batch stays split over the devices as it came.
         images, teacher = batch["image"], aux["teacher"]
         key_a, key_b, local_key = jax.random.split(key, 3)
@@ -152,10 +156,8 @@ def make(config: Section) -> Objective:
             "teacher": fixed["prototypes"],
             "embedding": fixed["bottleneck"][:, 0],
         }
-        return outputs, aux | {
-            "batch_stats": batch_stats,
-            "teacher": teacher | {"batch_stats": teacher_stats},
-        }
+        teacher = teacher | {"batch_stats": teacher_stats}
+        return outputs, aux | {"batch_stats": batch_stats, "teacher": teacher}
 
     def loss_from_outputs(outputs, aux):
         ends, warmup = fields["teacher_temperature"], fields["teacher_warmup"]
@@ -177,18 +179,17 @@ def make(config: Section) -> Objective:
         return aux | {"teacher": aux["teacher"] | {"params": followed}, "step": step + 1}
 
     features = partial(_networks.features, chain, exported=teacher_encoder)
-    advice = "lower config.optimizer.learning_rate, or config.objective.centre_momentum"
     return Objective(
         *(init, embed, loss_from_outputs, after_update, features, _METRICS),
         exported=teacher_encoder,
-        collapse_advice=advice,
+        collapse_advice="lower config.optimizer.learning_rate, or config.objective.centre_momentum",
     )
 
 
 def _by_image(
     chain: _networks.Chain, params: Any, batch_stats: Any, images: Float[Array, "b v h w 1"]
 ) -> tuple[dict[str, Float[Array, "b v d"]], dict[str, Any]]:
-    """networks.apply of all views of all images at once."""
+    """Applies the chain to all views of all images at once."""
     originals, views = images.shape[:2]
     flat = images.reshape(originals * views, *images.shape[2:])
     outputs, batch_stats = _networks.apply(chain, params, batch_stats, flat)
@@ -196,7 +197,7 @@ def _by_image(
 
 
 def _check(fields: Section, views: Section) -> None:
-    check_fields(fields, "config.objective", ("name", *_FIELDS))
+    check_fields(fields, "config.objective", _FIELDS)
     check_fields(views, "config.views", ("a", "b", "local"))
     for name in ("a", "b", "local"):
         check_view(views[name], f"config.views.{name}")

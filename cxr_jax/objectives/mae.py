@@ -1,4 +1,4 @@
-"""MAE: from a few of its patches an encoder tells an image, and a decoder draws the hidden ones.
+"""MAE: an encoder sees a few of an image's patches, and a decoder draws the hidden ones.
 
 He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv:2111.06377, and its official
 code. config.model is a ViT; config.views holds one view, a, of whole patches. Fields of
@@ -27,14 +27,14 @@ from cxr_jax.models._positions import sincos
 from cxr_jax.models.vit import Block, ViT
 from cxr_jax.objectives import Objective, _collapse, _networks, no_change
 
-_FIELDS = ("mask_ratio", "decoder_width", "decoder_blocks", "decoder_heads")
+_FIELDS = ("name", "mask_ratio", "decoder_width", "decoder_blocks", "decoder_heads")
 
 
 class Decoder(nn.Module):
     """Tokens of the visible patches -> `out` values of every hidden patch, float32.
 
-    The tokens are those that belong to no patch, then those of the patches order[:, :v]; what
-    comes back belongs to order[:, v:]. Attention asks for no order but that of the positions.
+    The tokens are those that belong to no patch, then those of the patches order[:, :v]; the
+    values are those of the patches order[:, v:].
     """
 
     grid: tuple[int, int]
@@ -68,18 +68,18 @@ class Decoder(nn.Module):
 
 
 def draw_orders(key: PRNGKeyArray, images: int, patches: int) -> Int[Array, "b n"]:
-    """A random order of the patches for every image; the first are visible, the rest hidden."""
+    """Draws an order of the patches for every image; the first are visible, the rest hidden."""
     keys = jax.random.split(key, images)
     return jnp.argsort(jax.vmap(lambda key: jax.random.uniform(key, (patches,)))(keys), axis=1)
 
 
 def take(patches: Float[Array, "b n d"], chosen: Int[Array, "b m"]) -> Float[Array, "b m d"]:
-    """Of each image the patches `chosen`, in that order."""
+    """Returns of each image the patches `chosen`, in that order."""
     return jnp.take_along_axis(patches, chosen[..., None], axis=1)
 
 
 def targets(images: Float[Array, "b h w 1"], patch: int) -> Float[Array, "b n p"]:
-    """Every patch's pixels, row by row, with mean 0 and (unbiased) variance 1; float32."""
+    """Returns each patch's pixels, row by row, with mean 0 and (unbiased) variance 1; float32."""
     originals, height, width, _ = images.shape
     rows, columns = height // patch, width // patch
     x = images.reshape(originals, rows, patch, columns, patch).swapaxes(2, 3)
@@ -89,7 +89,11 @@ def targets(images: Float[Array, "b h w 1"], patch: int) -> Float[Array, "b n p"
 
 
 def num_visible(patches: int, mask_ratio: float) -> int:
-    """Rounded down, as in the official code."""
+    """Returns how many patches the encoder sees, rounded down as in the official code.
+
+    >>> num_visible(patches=196, mask_ratio=0.75)
+    49
+    """
     return int(patches * (1 - mask_ratio) + 1e-9)
 
 
@@ -140,7 +144,7 @@ def make(config: Section) -> Objective:
         return {"error": jnp.mean((drawn - hidden) ** 2, axis=(1, 2)), "embedding": pooled}, aux
 
     def loss_from_outputs(outputs, aux):
-        # Of the encoder, from the visible patches alone.
+        # The embeddings are of the visible patches alone.
         metrics = _collapse.collapse_metrics(jax.lax.stop_gradient(outputs["embedding"]))
         return outputs["error"].mean(), (aux, metrics)
 
@@ -152,7 +156,7 @@ def make(config: Section) -> Objective:
 
 
 def _glorot(key: PRNGKeyArray, params: Any) -> Any:
-    """Every kernel anew, Glorot-uniform, that of the patches as the matrix that it is."""
+    """Draws every kernel anew, Glorot-uniform, that of the patches as the matrix that it is."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     start = nn.initializers.glorot_uniform()
 
@@ -168,10 +172,10 @@ def _glorot(key: PRNGKeyArray, params: Any) -> Any:
 def _check(fields: Section, views: Section, encoder: nn.Module) -> None:
     if not isinstance(encoder, ViT):
         raise ValueError("MAE hides patches from a ViT; config.model.name must be 'vit'")
-    check_fields(fields, "config.objective", ("name", *_FIELDS))
+    check_fields(fields, "config.objective", _FIELDS)
     check_fields(views, "config.views", ("a",))
     check_view(views["a"], "config.views.a")
-    check_positive({"objective": fields}, [f"objective.{name}" for name in _FIELDS[1:]])
+    check_positive({"objective": fields}, [f"objective.{name}" for name in _FIELDS[2:]])
     size, patch = views["a"]["size"], encoder.patch
     if size % patch:
         raise ValueError(f"config.views.a.size={size} is no multiple of config.model.patch={patch}")

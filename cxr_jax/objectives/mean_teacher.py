@@ -2,16 +2,16 @@
 
 Tarvainen & Valpola, "Mean teachers are better role models", arXiv:1703.01780, and their official
 code; the second stage of S2MTS2 (Liu et al., arXiv:2103.03629). Student and teacher see every image
-of a step, labelled or not, each in a view of its own; the student learns from the labels that there
-are and from the teacher's answers; the teacher is the moving average of the student, and is what is
-scored. Like supervised.py it serves fine-tuning. Fields of config.finetune.mean_teacher:
+of a step, labelled or not, each in a view of its own; the student learns from the labels and from
+the teacher's answers; the teacher is the moving average of the student, and is what is scored. Like
+supervised.py it serves fine-tuning. Fields of config.finetune.mean_teacher:
 
 weight      of the teacher's answers beside the labels, once it has risen; 0: no teacher
 decay       of the average, per step
 ramp_up     share of the steps in which the weight rises
 unlabelled_batch_size
-            images without labels in a step: training images that the label fraction leaves out; fewer
-            where there are fewer. Where there are none, the labelled ones alone
+            images without labels in a step, of those that the label fraction leaves out; fewer, or
+            none, where there are no more
 """
 
 from functools import partial
@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 from cxr_jax.augment.views import augment_view
 from cxr_jax.config import Section, check_fields
 from cxr_jax.objectives import Objective, _networks, supervised
-from cxr_jax.objectives.supervised import make as make  # which says why no pretraining can have it
+from cxr_jax.objectives.supervised import make as make  # it says why no pretraining can have it
 
 _FIELDS = ("weight", "decay", "ramp_up", "unlabelled_batch_size")
 
@@ -44,7 +44,11 @@ def check(fields: Section, where: str) -> None:
 
 
 def ramp_up(step: Int[Array, ""] | int, length: float | int) -> Float[Array, ""]:
-    """Returns exp(-5 (1 - step / length)^2): .0067 at the start, 1 from step `length` on."""
+    """Returns exp(-5 (1 - step / length)^2).
+
+    >>> ramp_up(0, 100).round(4).item(), ramp_up(100, 100).item()
+    (0.0067..., 1.0)
+    """
     progress = jnp.minimum(step / length, 1.0) if length else 1.0
     return jnp.exp(-5.0 * (1.0 - progress) ** 2)
 
@@ -79,10 +83,9 @@ def objective(
 ) -> Objective:
     """Returns `plain`, of supervised.objective, with a mean teacher.
 
-    A batch may hold "unlabelled" images too. The loss is that of the labels plus the weighted
-    disagreement. Both networks are in training mode, with batch statistics of their own over all
-    images of the step. aux has "teacher" {"params", "batch_stats"}, which starts as the student
-    does, and "step", the steps made.
+    A batch may hold "unlabelled" images too. Both networks are in training mode, with batch
+    statistics of their own over all images of the step. aux has "teacher", which starts as the
+    student does, and "step", the steps made.
     """
 
     def init(key, batch):

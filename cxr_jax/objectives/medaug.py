@@ -1,9 +1,9 @@
-"""MedAug: MoCo whose key is a view of another image of the same study (or patient), if there is one.
+"""MedAug: MoCo whose key is a view of another image of the same study (or patient), if any.
 
 Vu et al., "MedAug: Contrastive learning leveraging patient metadata improves representations for
 chest X-ray interpretation", arXiv:2102.10663. Fields of config.objective as of moco.py. The batch
-holds {"image", "pair", "paired"}: config.data.pairs=study, the paper's best, or patient, which
-serves where a study is one image. Metric "true_pairs" is the share of images whose key is of another.
+holds {"image", "pair", "paired"}: config.data.pairs=study, the paper's best, or patient, where a
+study is one image. Metric "true_pairs" is the share of images whose key is of another.
 """
 
 from pathlib import Path

@@ -5,11 +5,10 @@ Chen et al., "Improved Baselines with Momentum Contrastive Learning", arXiv:2003
 official code. Fields of config.objective: name, temperature (.2), hidden (of the projector: 2048),
 out (128), queue_size (65536), momentum (.999), bn_group (32).
 
-Shuffling batch norm (section 3.3 of the first paper). A query and its key are views of one image.
-Were both normalised with the statistics of the same images, the network could tell the key by those,
-since every key in the queue was normalised with others. So batch norm takes its statistics from
-groups of bn_group images (the papers' share of one GPU), whatever the number of devices, and keys
-are embedded in a random order: the images beside a key in its group are not those beside its query.
+Shuffling batch norm (section 3.3 of the first paper). Were a query and its key normalised with the
+statistics of the same images, the network could tell the key by those, since the queue's keys were
+normalised with others. So batch norm takes its statistics from groups of bn_group images (the
+papers' share of one GPU), whatever the number of devices, and keys are embedded in a random order.
 One group for the whole batch would undo this and is refused.
 """
 
@@ -30,7 +29,7 @@ _FIELDS = ("temperature", "hidden", "out", "queue_size", "momentum", "bn_group")
 def similarities(
     query: Float[Array, "n d"], key: Float[Array, "n d"], queue: Float[Array, "q d"]
 ) -> tuple[Float[Array, "n"], Float[Array, "n q"]]:
-    """Cosines of each query to its key and to the queue, whose rows have length one."""
+    """Returns cosines of each query to its key and to the queue, whose rows have length one."""
     query, key = l2_normalise(query), jax.lax.stop_gradient(l2_normalise(key))
     # Full float32: the temperature would magnify tf32's rounding.
     negatives = jnp.matmul(query, queue.T, precision=jax.lax.Precision.HIGHEST)
@@ -40,9 +39,10 @@ def similarities(
 def info_nce(
     positive: Float[Array, "n"], negatives: Float[Array, "n q"], temperature: float
 ) -> Float[Array, ""]:
-    """Cross entropy of the key against the queue (eq. 1), mean over queries, float32.
+    """Returns the cross entropy of the key against the queue (eq. 1), mean over queries, float32.
 
-    All equal: log(q + 1); key equal and queue orthogonal: log(1 + q exp(-1 / temperature)).
+    >>> info_nce(jnp.ones(2), jnp.ones((2, 4)), 0.2).round(3).item()  # all equal: log(q + 1)
+    1.609...
     """
     contrast = jax.nn.logsumexp(negatives / temperature, axis=1) - positive / temperature
     return jax.nn.softplus(contrast).mean()
@@ -51,7 +51,7 @@ def info_nce(
 def enqueue(
     queue: Float[Array, "q d"], place: Int[Array, ""], keys: Float[Array, "n d"]
 ) -> tuple[Float[Array, "q d"], Int[Array, ""]]:
-    """(queue, next place): the keys, of length one, in place of the oldest, in order and round."""
+    """Returns (queue, next place): the keys, of length one, replace the oldest, in order."""
     rows = (place + jnp.arange(keys.shape[0])) % queue.shape[0]
     return queue.at[rows].set(keys, unique_indices=True), (rows[-1] + 1) % queue.shape[0]
 
@@ -62,13 +62,12 @@ def make(config: Section) -> Objective:
 
 
 def with_keys_of(config: Section, originals: str) -> Objective:
-    """MoCo whose queries are views of batch["image"] and whose keys are views of batch[images]."""
+    """Returns MoCo with queries from views of batch["image"] and keys from batch[originals]."""
     fields = config["objective"]
     _check(config)
     views = _networks.two_views(config)
-    hidden = _networks.widths(fields["hidden"])
-    projector = {"hidden": hidden, "out": fields["out"], "hidden_bn": False, "out_bias": True}
-    chain = _networks.encoder_and_heads(config, projector=projector)
+    head = {"hidden": fields["hidden"], "out": fields["out"], "hidden_bn": False, "out_bias": True}
+    chain = _networks.encoder_and_heads(config, projector=head)
     project = partial(_networks.apply_in_groups, chain, size=fields["bn_group"])
 
     def init(key, batch):
@@ -92,10 +91,7 @@ def with_keys_of(config: Section, originals: str) -> Objective:
         images = augment_view(key_key, batch[originals][order], views[1])
         # Of the target nothing but its output is used: it never runs in evaluation mode.
         keys, _ = project(aux["target"], aux["batch_stats"], images)
-        outputs = {
-            "query": queries["projector"],
-            "key": keys["projector"][jnp.argsort(order)],
-        }
+        outputs = {"query": queries["projector"], "key": keys["projector"][jnp.argsort(order)]}
         return outputs, aux | {"batch_stats": batch_stats}
 
     def loss_from_outputs(outputs, aux):
@@ -131,10 +127,10 @@ def _check(config: Section) -> None:
         )
     part, group = config["microbatch_size"] or batch_size, fields["bn_group"]
     if part % group or part == group:
-        fitting = [str(size) for size in range(2, part) if part % size == 0]
+        fitting = ", ".join(str(size) for size in range(2, part) if part % size == 0)
         raise ValueError(
             f"config.objective.bn_group={group} must divide the {part} images that are embedded at "
             "a time (config.microbatch_size or batch_size) into two groups or more: in one group "
             "batch norm tells a query its key. "
-            + (f"Fitting: {', '.join(fitting)}" if fitting else "None fits: take another number")
+            + (f"Fitting: {fitting}" if fitting else "None fits: take another number")
         )

@@ -21,11 +21,13 @@ _MASKED = -1e9  # instead of -inf, whose gradient is NaN where an image has no n
 def nt_xent(
     z_a: Float[Array, "n d"], z_b: Float[Array, "n d"], temperature: float
 ) -> Float[Array, ""]:
-    """Normalised temperature-scaled cross entropy (eq. 1), mean over the 2n anchors, float32.
+    """Returns the temperature-scaled cross entropy (eq. 1), mean over the 2n anchors, float32.
 
-    Row i of `z_a` and row i of `z_b` are a pair; the 2n - 2 other rows are negatives. All vectors
-    equal: log(2n - 1). (The official code adds the two directions' means: twice this.)
-    Sharded inputs under jit give the loss of the global batch.
+    Row i of `z_a` and row i of `z_b` are a pair; the 2n - 2 other rows are negatives. (The official
+    code adds the two directions' means: twice this.) Sharded inputs give the global batch's loss.
+
+    >>> nt_xent(jnp.ones((3, 8)), jnp.ones((3, 8)), 0.1).round(3).item()  # all equal: log(2n - 1)
+    1.609...
     """
     positive, negatives = similarities(z_a, z_b)
     contrast = jax.nn.logsumexp(negatives / temperature, axis=1) - positive / temperature
@@ -35,7 +37,7 @@ def nt_xent(
 
 
 def contrastive_accuracy(z_a: Float[Array, "n d"], z_b: Float[Array, "n d"]) -> Float[Array, ""]:
-    """Share of the 2n anchors whose other view is nearer than every negative; ties are misses."""
+    """Returns the share of anchors whose other view is nearer than every negative, without ties."""
     positive, negatives = similarities(z_a, z_b)
     return (positive > negatives.max(axis=1)).mean(dtype=jnp.float32)
 
@@ -43,7 +45,7 @@ def contrastive_accuracy(z_a: Float[Array, "n d"], z_b: Float[Array, "n d"]) -> 
 def similarities(
     z_a: Float[Array, "n d"], z_b: Float[Array, "n d"]
 ) -> tuple[Float[Array, "m"], Float[Array, "m m"]]:
-    """Cosines of the m = 2n views: of each to its pair, and to all, itself and its pair masked."""
+    """Returns cosines of m = 2n views: each to its pair, and to all, itself and its pair masked."""
     n = z_a.shape[0]
     z_a, z_b = l2_normalise(z_a), l2_normalise(z_b)
     z = jnp.concatenate([z_a, z_b])
@@ -64,7 +66,7 @@ def make(config: Section) -> Objective:
     if views[0]["size"] != views[1]["size"]:
         sizes = f"{views[0]['size']} and {views[1]['size']}"
         raise ValueError(f"config.views have sizes {sizes}; SimCLR needs views of one size")
-    projector = {"hidden": _networks.widths(fields["hidden"]), "out": fields["out"], "out_bn": True}
+    projector = {"hidden": fields["hidden"], "out": fields["out"], "out_bn": True}
     chain = _networks.encoder_and_heads(config, projector=projector)
 
     def init(key, batch):
@@ -72,20 +74,14 @@ def make(config: Section) -> Objective:
         return params, {"batch_stats": batch_stats}
 
     def embed(params, aux, batch, key):
-        # As in the official code batch norm sees all 2n images at once. An image's views lie side by
-        # side: one after the other, devices that share the batch would have to swap half of it.
-        views_of_images = jnp.stack(
-            [
-                augment_view(view_key, batch["image"], view)
-                for view_key, view in zip(jax.random.split(key), views)
-            ],
-            axis=1,
-        )
-        images = views_of_images.reshape(-1, *views_of_images.shape[2:])
+        # As in the official code batch norm sees all 2n images at once. An image's views lie side
+        # by side: otherwise devices that share the batch would have to swap half of it.
+        keys = jax.random.split(key)
+        both = [augment_view(k, batch["image"], view) for k, view in zip(keys, views)]
+        images = jnp.stack(both, axis=1).reshape(-1, *both[0].shape[1:])
         outputs, batch_stats = _networks.apply(chain, params, aux["batch_stats"], images)
         z = outputs["projector"].reshape(-1, 2, fields["out"])
-        z_a, z_b = z[:, 0], z[:, 1]
-        return {"a": z_a, "b": z_b}, aux | {"batch_stats": batch_stats}
+        return {"a": z[:, 0], "b": z[:, 1]}, aux | {"batch_stats": batch_stats}
 
     def loss_from_outputs(outputs, aux):
         z_a, z_b = outputs["a"], outputs["b"]

@@ -10,16 +10,19 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from cxr_jax.config import Section, check_fields
-from cxr_jax.objectives import Objective, _collapse, _networks, _siamese, l2_normalise
+from cxr_jax.fields import Section, check_fields
+from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise
 
 
 def negative_cosine(
     prediction: Float[Array, "n d"], projection: Float[Array, "n d"]
 ) -> Float[Array, ""]:
-    """-cos (eq. 1), mean over the batch, float32: -1 where the directions agree, 1 where opposite.
+    """Returns -cos (eq. 1), mean over the batch, float32; no gradient flows into `projection`.
 
-    SimSiam's loss is the mean of this over both ways round. No gradient flows into `projection`.
+    SimSiam's loss is the mean of this over both ways round.
+
+    >>> negative_cosine(jnp.array([[2.0, 0.0]]), jnp.array([[-1.0, 0.0]])).item()  # opposite
+    1.0
     """
     projection = jax.lax.stop_gradient(projection)
     return -jnp.sum(l2_normalise(prediction) * l2_normalise(projection), axis=1).mean()
@@ -40,12 +43,8 @@ def make(config: Section) -> Objective:
     out = fields["out"]
     heads = _networks.encoder_and_heads(
         config,
-        projector={"hidden": _networks.widths(fields["hidden"]), "out": out},
-        predictor={
-            "hidden": _networks.widths(fields["predictor_hidden"]),
-            "out": out,
-            "out_bias": True,
-        },
+        projector={"hidden": fields["hidden"], "out": out},
+        predictor={"hidden": fields["predictor_hidden"], "out": out, "out_bias": True},
     )
     predictor = heads.pop("predictor")
     chain = heads | {"output_norm": OutputNorm(), "predictor": predictor}
@@ -58,4 +57,4 @@ def make(config: Section) -> Objective:
         return value, (aux, _collapse.collapse_metrics(projections))
 
     views, kept = _networks.two_views(config), ("output_norm", "predictor")
-    return _siamese.objective(chain, views, kept, loss_from_outputs)
+    return _networks.siamese(chain, views, kept, loss_from_outputs)

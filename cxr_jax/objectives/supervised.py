@@ -1,8 +1,8 @@
 """Supervised: an encoder under a linear head, trained on labels. Fine-tuning's objective.
 
-The protocol "finetune" (cxr_jax/transfer/finetune.py) builds it by `objective`; a pretraining, which
-reads no labels, cannot name it. params = {"encoder", "head": {"kernel" [d k], "bias" [k]}}, float32;
-a batch holds "image" and "target".
+The protocol "finetune" builds it by `objective`; a pretraining, which reads no labels, cannot name
+it. params = {"encoder", "head": {"kernel" [d k], "bias" [k]}}, float32; a batch holds "image" and
+"target".
 """
 
 from collections.abc import Callable
@@ -33,14 +33,13 @@ def make(config: Section) -> NoReturn:
 def masked_loss(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Float[Array, ""]:
     """Returns the mean sigmoid cross-entropy of the known targets (0 or 1; NaN: no loss).
 
-    The mean is over images and labels together: an image counts for each label that it is known for.
-    0 where no target is known.
+    The mean is over images and labels together; 0 where no target is known.
 
     >>> masked_loss(jnp.zeros((2, 1)), jnp.array([[1.0], [jnp.nan]])).round(4).item()
     0.693...
     """
     known = ~jnp.isnan(targets)
-    # Filled in before the loss: a NaN that is masked only behind it still makes the gradient NaN.
+    # Filled in before the loss: a NaN masked only after it still makes the gradient NaN.
     losses = optax.sigmoid_binary_cross_entropy(logits, jnp.where(known, targets, 0))
     return jnp.sum(jnp.where(known, losses, 0)) / jnp.maximum(jnp.sum(known), 1)
 
@@ -74,7 +73,7 @@ def objective(
     chain = {"encoder": model}
 
     def init(key, batch):
-        # Copies: steps give their state away, and the encoder is wanted for the next learning rate.
+        # Copies: steps give their state away, and the next learning rate starts here too.
         encoder, stats = jax.tree.map(jnp.array, (variables["params"], variables["batch_stats"]))
         params = {"encoder": encoder, "head": first_head(num_features, train_targets, exclusive)}
         return params, {"batch_stats": {"encoder": stats}}
@@ -97,7 +96,7 @@ def objective(
 def first_head(
     num_features: int, train_targets: Shaped[np.ndarray, "n k"], exclusive: bool
 ) -> dict[str, Float[Array, "..."]]:
-    """Returns a head that says of every image how common the labels are.
+    """Returns a head that gives every image the labels' prevalence.
 
     Its logits are log-odds or, of exclusive classes, log-probabilities. Its weights start at zero:
     no random direction is sent through the encoder in the first step.
@@ -119,7 +118,7 @@ def train_logits(
 
 
 def scored_network(params: Any, aux: Any) -> dict[str, Any]:
-    """Returns {"params", "batch_stats"} of what scores images: the mean teacher where there is one."""
+    """Returns {"params", "batch_stats"} of what scores: the mean teacher, if there is one."""
     return aux.get("teacher") or {"params": params, "batch_stats": aux["batch_stats"]}
 
 

@@ -9,18 +9,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cxr_jax.config import Section, check_fields
-from cxr_jax.objectives import Objective, _collapse, _networks, _siamese
+from cxr_jax.fields import Section, check_fields
+from cxr_jax.objectives import Objective, _collapse, _networks
 
 _TERMS = ("invariance", "variance", "covariance")
 
 
 def vicreg_terms(z_a: Float[Array, "n d"], z_b: Float[Array, "n d"]) -> dict[str, Float[Array, ""]]:
-    """The three terms before their weights (eqs. 1 to 5), as the official code scales them.
+    """Returns the three terms before their weights (eqs. 1 to 5), as the official code scales them.
 
     invariance: mean squared difference; variance: how far standard deviations fall short of 1, mean
     over dimensions and views; covariance: squared covariances of different dimensions, their sum
-    over d, added up over views. A constant batch: 0, .99, 0. Float32.
+    over d, added up over views. Float32.
+
+    >>> vicreg_terms(jnp.ones((4, 3)), jnp.ones((4, 3)))["variance"].round(2).item()  # collapsed
+    0.99...
     """
     z_a, z_b = z_a.astype(jnp.float32), z_b.astype(jnp.float32)
     return {
@@ -48,8 +51,8 @@ def make(config: Section) -> Objective:
     for name in _TERMS:
         if fields[name] < 0:
             raise ValueError(f"config.objective.{name} is {fields[name]}; a weight must be >= 0")
-    projector = {"hidden": _networks.widths(fields["hidden"]), "out": fields["out"]}
-    chain = _networks.encoder_and_heads(config, projector=projector)
+    head = {"hidden": fields["hidden"], "out": fields["out"]}
+    chain = _networks.encoder_and_heads(config, projector=head)
 
     def loss_from_outputs(outputs, aux):
         z_a, z_b = outputs["a"]["projector"], outputs["b"]["projector"]
@@ -58,4 +61,4 @@ def make(config: Section) -> Objective:
         return sum(fields[name] * terms[name] for name in _TERMS), (aux, metrics)
 
     views = _networks.two_views(config)
-    return _siamese.objective(chain, views, ("projector",), loss_from_outputs, _TERMS)
+    return _networks.siamese(chain, views, ("projector",), loss_from_outputs, _TERMS)
