@@ -1,4 +1,4 @@
-"""What a config's augmentations leave of the findings, measured from a dataset's boxes.
+"""Audits how much of the findings in a dataset's boxes a config's augmentations keep.
 
   python -m cxr_jax.augment.audit --dataset=phantom --config=configs/byol.py
 
@@ -8,10 +8,10 @@ keeps at least --min_kept of its area; its size is the square root of its area i
 pixels. Every box counts alike and gets --num_draws pairs of views, drawn as in pretraining.
 
 Options:
-  --dataset=NAME          a built dataset with boxes, as python -m data_builders.build phantom draws one
+  --dataset=NAME          a built dataset with boxes; python -m data_builders.build phantom draws one
   --config=FILE[:PRESET]  a pretraining config
   --config.FIELD=VALUE    changes one field, e.g. '--config.views.a.crop_scale=(0.4,1.0)'
-  --data_dir=FOLDER       where datasets stand (default: the config's data.dir)
+  --data_dir=FOLDER       where datasets are (default: the config's data.dir)
   --split=NAME            train (default), validation, test; train[:10%] takes a part
   --num_draws=N           pairs of views for each box (default 256)
   --min_kept=SHARE        of its box that a view must keep to hold a finding (default 0.5)
@@ -36,11 +36,9 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from cxr_jax import config as config_file
-from cxr_jax.augment import survival
-from cxr_jax.augment.examples import examples
+from cxr_jax.augment import _pictures, survival
 from cxr_jax.augment.views import check_view
 from cxr_jax.data.boxes import Boxed, load_boxes
-from cxr_jax.report import survival as picture
 from cxr_jax.report.blocks import markdown_table
 
 MINIMA = (0.08, 0.2, 0.4, 0.6, 0.8)  # of crop_scale, for the curve
@@ -49,6 +47,8 @@ _PICTURED = 4  # findings
 
 Groups = Mapping[str, Int[np.ndarray, " n"]]
 Rows = list[dict[str, Any]]
+Shares = Mapping[float, Mapping[str, float]]  # smallest crop -> finding -> held by both views
+Views = Mapping[str, Mapping[str, Any]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,8 +98,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"--min_kept={args.min_kept} is no share above 0 and up to 1")
 
 
-def _views(config: ConfigDict, spec: str) -> dict[str, dict[str, Any]]:
-    """The fields of views a and b; ValueError if the config has none, or impossible ones."""
+def _views(config: ConfigDict, spec: str) -> Views:
+    """Returns the fields of views a and b; ValueError for a config without, or impossible ones."""
     if not isinstance(config.get("views"), ConfigDict):
         raise ValueError(f"{spec} makes no views; audit a pretraining, such as configs/byol.py")
     if set(config.views) != {"a", "b"}:
@@ -112,51 +112,40 @@ def _views(config: ConfigDict, spec: str) -> dict[str, dict[str, Any]]:
 
 
 def _audit(
-    args: argparse.Namespace,
-    overrides: Sequence[str],
-    views: dict[str, dict[str, Any]],
-    image_size: int,
-    boxed: Boxed,
+    args: argparse.Namespace, overrides: Sequence[str], views: Views, image_size: int, boxed: Boxed
 ) -> None:
     key = jax.random.PRNGKey(args.seed)
-    groups = survival.with_smallest(survival.by_finding(boxed.labels), boxed.boxes)
-    swept = [_with_minimum(views, minimum) for minimum in MINIMA]
-    swept = {minimum: changed for minimum, changed in zip(MINIMA, swept) if changed}
+    groups = survival.groups(boxed.labels, boxed.boxes)
+    largest = min(view["crop_scale"][1] for view in views.values())
+    swept = {minimum: _with_minimum(views, minimum) for minimum in MINIMA if minimum <= largest}
     count = len(np.unique(boxed.images))
     print(f"{args.dataset} {args.split!r}: {len(boxed.labels):,} boxes on {count:,} images", end="")
     print(f" ({boxed.flat:,} boxes without area left out)" if boxed.flat else "", flush=True)
     others = sum(changed != views for changed in swept.values())
     progress = _Progress(len(boxed.labels) * args.num_draws * (1 + others))
 
-    def measured(pair: dict[str, dict[str, Any]]) -> Rows:
+    def measured(pair: Views) -> Rows:
         kept = survival.measure(
             key, boxed.boxes, [*pair.values()], image_size, args.num_draws, progress.add
         )
         return survival.summarise(kept, groups, args.min_kept)
 
-    rows = measured(views)
-    sweep = {
-        minimum: rows if changed == views else measured(changed)
-        for minimum, changed in swept.items()
-    }
-    progress.close()
-    by_minimum = {
-        minimum: {row["finding"]: row["held_both"] for row in of} for minimum, of in sweep.items()
-    }
+    rows, by_minimum = measured(views), {}
+    for minimum, changed in swept.items():
+        found = rows if changed == views else measured(changed)
+        by_minimum[minimum] = {row["finding"]: row["held_both"] for row in found}
+    progress.write("pairs of views")
     args.output.mkdir(parents=True, exist_ok=True)
     _write(args, views, image_size, rows, by_minimum)
     chosen = _pictured(rows, boxed, groups)
     shown = list(chosen.values())
     images = np.stack([boxed.image(box, image_size) for box in shown])
-    curves = {
-        name: [shares[name] for shares in by_minimum.values()]
-        for name in (*chosen, *list(groups)[-2:])
-    }
-    picture.draw(
+    names = (*chosen, *list(groups)[-2:])
+    _pictures.draw(
         args.output / "audit.png",
-        examples(key, images, boxed.boxes[shown], list(chosen), views, args.min_kept),
+        _pictures.examples(key, images, boxed.boxes[shown], list(chosen), views, args.min_kept),
         list(by_minimum),
-        curves,
+        {name: [shares[name] for shares in by_minimum.values()] for name in names},
         {f"view {name}": view["crop_scale"][0] for name, view in views.items()},
         ENOUGH,
     )
@@ -171,12 +160,7 @@ def _audit(
     print(_next(args, overrides, views, rows, by_minimum))
 
 
-def _with_minimum(
-    views: dict[str, dict[str, Any]], minimum: float
-) -> dict[str, dict[str, Any]] | None:
-    """The views with this smallest crop and the largest as it is; None if that is smaller."""
-    if any(view["crop_scale"][1] < minimum for view in views.values()):
-        return None
+def _with_minimum(views: Views, minimum: float) -> Views:
     return {
         name: view | {"crop_scale": (minimum, view["crop_scale"][1])}
         for name, view in views.items()
@@ -184,44 +168,35 @@ def _with_minimum(
 
 
 class _Progress:
-    """Pairs of views drawn, pairs/s and time left, on stderr every five seconds."""
+    """Writes pairs of views drawn, pairs/s and time left to stderr every five seconds."""
 
     def __init__(self, total: int):
-        self._total, self._done, self._start = total, 0, time.monotonic()
-        self._next = self._start + 5
+        self._total, self._done = total, 0
+        self._start = self._last = time.monotonic()
 
     def add(self, pairs: int) -> None:
         self._done += pairs
-        if time.monotonic() >= self._next:
-            left = (time.monotonic() - self._start) * (self._total / self._done - 1)
-            self._write(f"of {self._total:,} pairs of views, {left:.0f} s left")
-            self._next = time.monotonic() + 5
+        if (now := time.monotonic()) >= self._last + 5:
+            left = (now - self._start) * (self._total / self._done - 1)
+            self.write(f"of {self._total:,} pairs of views, {left:.0f} s left")
+            self._last = now
 
-    def close(self) -> None:
-        self._write("pairs of views")
-
-    def _write(self, words: str) -> None:
+    def write(self, words: str) -> None:
         seconds = time.monotonic() - self._start
         rate = self._done / max(seconds, 1e-9)
         print(f"{self._done:,} {words} ({seconds:.0f} s, {rate:,.0f}/s)", file=sys.stderr)
 
 
 def _write(
-    args: argparse.Namespace,
-    views: Mapping[str, Mapping[str, Any]],
-    image_size: int,
-    rows: Rows,
-    by_minimum: Mapping[float, Mapping[str, float]],
+    args: argparse.Namespace, views: Views, image_size: int, rows: Rows, by_minimum: Shares
 ) -> None:
-    said = {name: getattr(args, name) for name in ("dataset", "split", "config", "seed")}
-    said |= {name: getattr(args, name) for name in ("num_draws", "min_kept")}
-    sweep = [{"crop_scale_min": k, "held_both": shares} for k, shares in by_minimum.items()]
-    whole = said | {
+    options = ("dataset", "split", "config", "seed", "num_draws", "min_kept")
+    whole = {name: getattr(args, name) for name in options} | {
         "image_size": image_size,
         "small_below_px": survival.SMALL,
         "views": views,
         "findings": rows,
-        "sweep": sweep,
+        "sweep": [{"crop_scale_min": k, "held_both": shares} for k, shares in by_minimum.items()],
     }
     (args.output / "audit.json").write_text(json.dumps(whole, indent=1) + "\n")
     with open(args.output / "audit.csv", "w", newline="", encoding="utf-8") as stream:
@@ -233,29 +208,19 @@ def _write(
 def _table(rows: Rows) -> str:
     header = ["finding", "boxes", "view a held", "view b held", "both held"]
     header += ["median size before → after", f"below {survival.SMALL} px"]
-    body = [
-        [
-            row["finding"],
-            f"{row['boxes']:,}",
-            *(_percent(row[name]) for name in ("held_a", "held_b", "held_both")),
-            f"{row['size_before']:.1f} → {_pixels(row['size_after'])}",
-            _percent(row["share_small"]),
-        ]
-        for row in rows
-    ]
+    body = []
+    for row in rows:
+        held = [f"{100 * row[name]:.0f} %" for name in ("held_a", "held_b", "held_both")]
+        after = small = "–"  # no view holds it
+        if row["size_after"] is not None:
+            after, small = f"{row['size_after']:.1f}", f"{100 * row['share_small']:.0f} %"
+        sizes = f"{row['size_before']:.1f} → {after}"
+        body.append([row["finding"], f"{row['boxes']:,}", *held, sizes, small])
     return markdown_table(header, body)
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.0f} %"
-
-
-def _pixels(size: float | None) -> str:
-    return "–" if size is None else f"{size:.1f}"
-
-
 def _pictured(rows: Rows, boxed: Boxed, groups: Groups) -> dict[str, int]:
-    """Findings from the smallest to the largest, each with its box of median size."""
+    """Returns findings from the smallest to the largest, each with its box of median size."""
     findings = sorted(rows[: len(groups) - 2], key=lambda row: row["size_before"])
     places = np.unique(np.linspace(0, len(findings) - 1, _PICTURED).round().astype(int))
     chosen = {}
@@ -266,13 +231,9 @@ def _pictured(rows: Rows, boxed: Boxed, groups: Groups) -> dict[str, int]:
 
 
 def _next(
-    args: argparse.Namespace,
-    overrides: Sequence[str],
-    views: Mapping[str, Mapping[str, Any]],
-    rows: Rows,
-    by_minimum: Mapping[float, Mapping[str, float]],
+    args: argparse.Namespace, overrides: Sequence[str], views: Views, rows: Rows, by_minimum: Shares
 ) -> str:
-    """What to do: pretrain as it is, or with the smallest crop that lets most pairs share each."""
+    """Says what to do: pretrain as it is, or with crops that let most pairs share each finding."""
     command = ["python", "run.py", f"--config={args.config}"]
     worst = min(rows, key=lambda row: row["held_both"])
     if worst["held_both"] >= ENOUGH:

@@ -1,4 +1,4 @@
-"""Where the pixels of a view lie on its image: drawn at random, and followed by points and boxes.
+"""The geometry of a view on its image: drawn at random, and followed by points and boxes.
 
 `augment_view` draws its geometry here, and the audit follows boxes through the very same draws.
 Positions are (y, x) in pixels, pixel j covering [j, j + 1).
@@ -15,7 +15,7 @@ from cxr_jax.config import Section
 
 
 class Geometry(NamedTuple):
-    """What happens to an image, in this order; fields of many images have an axis in front."""
+    """The changes of an image, in this order; fields of many images have an axis in front."""
 
     degrees: Float[Array, "*images"]  # rotation about the image's centre, counter-clockwise
     crop: Float[Array, "*images 4"]  # top, left, height, width in pixels of the rotated image
@@ -24,11 +24,7 @@ class Geometry(NamedTuple):
 
 
 def draw(key: PRNGKeyArray, height: int, width: int, view: Section) -> Geometry:
-    """The geometry of one view of an image of height x width pixels.
-
-    Args:
-      view: fields as in cxr_jax.augment.views.
-    """
+    """Draws the geometry of one view of an image of height x width pixels."""
     crop_key, flip_key, rotate_key, blur_key, sigma_key = jax.random.split(key, 5)
     # Branches on `view` are Python's: what a config switches off is not drawn.
     degrees = blur = jnp.zeros(())
@@ -48,7 +44,7 @@ def draw(key: PRNGKeyArray, height: int, width: int, view: Section) -> Geometry:
 def follow(
     points: Float[Array, "n 2"], geometry: Geometry, height: int, width: int, size: int
 ) -> Float[Array, "n 2"]:
-    """Where points of an image (y, x) lie in its view of size x size pixels; some lie outside it."""
+    """Returns where points (y, x) of an image are in its view of size x size pixels, or outside."""
     angle = jnp.deg2rad(geometry.degrees)
     middle = jnp.array([height / 2, width / 2])
     y, x = (points - middle).T
@@ -62,13 +58,16 @@ def follow(
 
 
 def corners(box: Float[Array, "4"]) -> Float[Array, "4 2"]:
-    """The corners (y, x) of a box (y0, x0, y1, x1), clockwise from the top left."""
+    """Returns the corners (y, x) of a box (y0, x0, y1, x1), clockwise from the top left."""
     y0, x0, y1, x1 = box
     return jnp.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]])
 
 
 def area_inside(polygon: Float[Array, "n 2"], size: int) -> Float[Array, ""]:
-    """The area of a polygon's part inside [0, size) x [0, size), exactly.
+    """Returns the exact area of a polygon's part inside [0, size) x [0, size).
+
+    >>> area_inside(corners(jnp.array([-1.0, 1.0, 2.0, 3.0])), 4).item()  # rows 0 to 2 of -1 to 2
+    4.0
 
     Moving every point of the outline to the nearest one of the square leaves unchanged how often
     it winds round a point inside (none crosses it on its way), and so the area there. Each side

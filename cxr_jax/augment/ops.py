@@ -24,7 +24,7 @@ def crop_box(
     scale: tuple[Scalar, Scalar],
     ratio: tuple[Scalar, Scalar],
 ) -> Float[Array, "4"]:
-    """A random box (top, left, height, width) inside the image: "random resized crop".
+    """Draws a random box (top, left, height, width) inside the image: "random resized crop".
 
     The share of the image's area is uniform in `scale`. The aspect (width / height) is log-uniform
     in the part of `ratio` that fits inside the image at that area, or the nearest aspect that fits
@@ -84,7 +84,7 @@ def blur_matrix(sigma: Scalar, size: int) -> Float[Array, "{size} {size}"]:
 def resample(
     image: EncodedImage, rows: Float[Array, "i h"], columns: Float[Array, "j w"]
 ) -> Float[Array, "i j 1"]:
-    """`rows @ image @ columns^T`: [h w 1] -> [i j 1]."""
+    """Returns `rows @ image @ columns^T`: [h w 1] -> [i j 1]."""
     return (rows @ image[..., 0] @ columns.T)[..., None]
 
 
@@ -126,12 +126,12 @@ def adjust_contrast(image: EncodedImage, factor: Scalar) -> EncodedImage:
 
 
 def adjust_gamma(image: EncodedImage, exponent: Scalar) -> EncodedImage:
-    """image ** exponent."""
+    """Returns image ** exponent."""
     return _clip(image**exponent)
 
 
 def invert_bright(image: EncodedImage, threshold: Scalar = 0.5) -> EncodedImage:
-    """Solarisation: pixels at or above `threshold` become 1 - pixel."""
+    """Solarises: pixels at or above `threshold` become 1 - pixel."""
     return jnp.where(image >= threshold, 1 - image, image)
 
 
@@ -153,7 +153,7 @@ def gamma(key: PRNGKeyArray, image: EncodedImage, strength: float) -> EncodedIma
 
 
 def solarise(key: PRNGKeyArray, image: EncodedImage, prob: float) -> EncodedImage:
-    """With probability `prob`, inverts the brighter half of the grey scale."""
+    """Inverts the brighter half of the grey scale, with probability `prob`."""
     return jnp.where(jax.random.bernoulli(key, prob), invert_bright(image), image)
 
 

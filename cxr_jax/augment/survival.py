@@ -1,4 +1,4 @@
-"""How much of a finding two random views keep: its box, followed through the draws of both views.
+"""Finds how much two random views keep of a finding, from its box and the draws of both views.
 
 kept   area of the box inside a view / area of the box. What the square that images are cut to
        (cxr_jax/data/images.py) leaves out counts as lost.
@@ -31,7 +31,7 @@ Draws = Float[np.ndarray, "boxes draws views"]
 
 
 class Survival(NamedTuple):
-    """What the views keep of each box, draw by draw; the draws of the views are pairs."""
+    """The part of each box that the views keep, draw by draw; the draws of the views are pairs."""
 
     kept: Draws
     size: Draws
@@ -52,7 +52,7 @@ def measure(
       boxes: y0, x0, y1, x1 in fractions of the square image; may reach beyond it, area above 0.
       views: two views, as cxr_jax.augment.views checks them.
       image_size: pixels per side of the square image.
-      progress: told how many pairs have been drawn since the last time.
+      progress: called with the number of pairs drawn since the last call.
     """
     together = max(1, min(len(boxes), _AT_ONCE // num_draws))
     keys = jax.random.split(key, (len(boxes), len(views)))
@@ -61,10 +61,11 @@ def measure(
         # The last rows fill up with the last box, so that all have one shape.
         rows = np.minimum(np.arange(start, start + together), len(boxes) - 1)
         chosen, count = boxes[rows].astype(np.float32), min(together, len(boxes) - start)
-        of_views = [
-            _many(_fields(view), image_size, num_draws, _areas(view), keys[rows, index], chosen)
-            for index, view in enumerate(views)
-        ]
+        of_views = []
+        for index, view in enumerate(views):
+            areas = np.array(view["crop_scale"], np.float32)
+            fields = _fields(view)
+            of_views.append(_many(fields, image_size, num_draws, areas, keys[rows, index], chosen))
         of_views = jax.device_get(of_views)
         parts.append([np.stack(field, axis=-1)[:count] for field in zip(*of_views)])
         progress(count * num_draws)
@@ -74,10 +75,6 @@ def measure(
 
 # Compiling takes seconds: areas are an argument and other fields that move no pixel are left out,
 # so that one program mostly does for both views and for all smallest crops.
-def _areas(view: Section) -> Float[np.ndarray, "2"]:
-    return np.array(view["crop_scale"], np.float32)
-
-
 def _fields(view: Section) -> tuple[int, tuple[float, float], float, float]:
     low, high = view["crop_ratio"]
     return view["size"], (float(low), float(high)), float(view["flip"]), float(view["rotate"])
@@ -93,13 +90,11 @@ def _many(
     keys: Keys,
     boxes: Float[Array, "n 4"],
 ) -> tuple[Float[Array, "n draws"], Float[Array, "n draws"]]:
-    """Kept shares and sizes of boxes in views drawn as `augment_view` does with their keys."""
+    """Returns kept shares and sizes of boxes in views that `augment_view` draws from their keys."""
     size, ratio, flip, rotate = fields
     view = dict(crop_scale=tuple(areas), crop_ratio=ratio, flip=flip, rotate=rotate, blur_prob=0)
 
-    def one(
-        key: PRNGKeyArray, box: Float[Array, "4"]
-    ) -> tuple[Float[Array, "draws"], Float[Array, "draws"]]:
+    def one(key, box):
         where = view_geometry(key, num_draws, image_size, image_size, view)
         return jax.vmap(partial(survive, box, image_size, size))(where)
 
@@ -107,7 +102,7 @@ def _many(
 
 
 def sizes_before(boxes: Boxes, view_sizes: Sequence[int]) -> Float[np.ndarray, "boxes views"]:
-    """The boxes' sizes with no augmentation: the whole square image scaled to each view's size."""
+    """Returns the boxes' sizes on the whole square image scaled to each view's size."""
     y0, x0, y1, x1 = np.clip(boxes, 0, 1).T
     return np.sqrt((y1 - y0) * (x1 - x0))[:, None] * np.asarray(view_sizes)
 
@@ -115,10 +110,9 @@ def sizes_before(boxes: Boxes, view_sizes: Sequence[int]) -> Float[np.ndarray, "
 def survive(
     box: Float[Array, "4"], image_size: int, size: int, where: geometry.Geometry
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The kept share and the size of a box in one view of size x size pixels.
+    """Returns the kept share and the size of a box in one view of size x size pixels.
 
-    Args:
-      box: y0, x0, y1, x1 in fractions of the square image of `image_size` pixels.
+    `box`: y0, x0, y1, x1 in fractions of the square image of `image_size` pixels.
     """
     outline = geometry.corners(jnp.clip(box, 0, 1) * image_size)
     in_view = geometry.follow(outline, where, image_size, image_size, size)
@@ -129,14 +123,14 @@ def survive(
 
 
 def is_held(kept: Float[np.ndarray, "*draws"], min_kept: float) -> Bool[np.ndarray, "*draws"]:
-    """Whether views hold a finding of which they keep these shares."""
+    """Tells whether views hold a finding of which they keep these shares."""
     return kept >= min_kept - _ROUNDING
 
 
 def summarise(
     survival: Survival, groups: Mapping[str, Int[np.ndarray, " n"]], min_kept: float
 ) -> list[dict[str, Any]]:
-    """One row for each group of boxes, given by their positions; every box counts alike.
+    """Returns one row for each group of boxes, given by their positions; every box counts alike.
 
     Columns: finding, boxes, held_a, held_b, held_both (shares of the draws; both: the two views
     share the finding), size_before (median over boxes), size_after and share_small (median, and
@@ -162,16 +156,15 @@ def summarise(
     return rows
 
 
-def by_finding(labels: Sequence[str]) -> dict[str, Int[np.ndarray, " n"]]:
-    """The boxes of each label, by name."""
+def groups(labels: Sequence[str], boxes: Boxes) -> dict[str, Int[np.ndarray, " n"]]:
+    """Returns the boxes of each label, then all, then the quarter that is smallest on the image.
+
+    >>> boxes = np.array([[0, 0, 0.5, 0.5], [0, 0, 0.1, 0.2]])
+    >>> [f"{name}: {rows}" for name, rows in groups(["mass", "edema"], boxes).items()]
+    ['edema: [1]', 'mass: [0]', 'all: [0 1]', 'smallest quarter of all: [1]']
+    """
     names = np.asarray(labels)
-    return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
-
-
-def with_smallest(
-    groups: Mapping[str, Int[np.ndarray, " n"]], boxes: Boxes
-) -> dict[str, Int[np.ndarray, " n"]]:
-    """The groups, then all boxes, then the quarter of them that is smallest on the image."""
+    found = {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
     order = np.argsort(sizes_before(boxes, [1])[:, 0], kind="stable")
     smallest = order[: max(1, len(order) // 4)]
-    return {**groups, "all": np.arange(len(boxes)), "smallest quarter of all": smallest}
+    return {**found, "all": np.arange(len(boxes)), "smallest quarter of all": smallest}

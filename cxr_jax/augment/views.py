@@ -1,4 +1,4 @@
-"""Which ops make a view. The numbers belong to the configs; this file says what they mean.
+"""Views: the ops that make one, in their order. The numbers are the configs'.
 
 Fields of a view, all required:
 
@@ -76,7 +76,7 @@ def check_view(view: Section, where: str = "view") -> None:
 
 
 def augment_view(key: PRNGKeyArray, images: Images, view: Section) -> Float[Array, "b s s 1"]:
-    """One random view of each image, float32 in [0, 1]; every image draws from a key of its own.
+    """Returns a random view of each image, float32 in [0, 1]; every image draws from its own key.
 
     Raises ValueError for a view that `check_view` refuses.
     """
@@ -88,7 +88,7 @@ def augment_view(key: PRNGKeyArray, images: Images, view: Section) -> Float[Arra
 def view_geometry(
     key: PRNGKeyArray, count: int, height: int, width: int, view: Section
 ) -> geometry.Geometry:
-    """The geometry of `augment_view(key, images, view)` for `count` images of height x width."""
+    """Returns the geometry that `augment_view` draws for `count` images of height x width."""
     keys = jax.random.split(key, count)
     return jax.vmap(lambda k: geometry.draw(_streams(k)["geometry"], height, width, view))(keys)
 

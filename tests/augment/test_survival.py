@@ -108,12 +108,10 @@ def test_rows_by_hand():
     size = np.array([[[10.0, 3.0], [5.0, 8.0]], [[0.0, 0.0], [0.0, 0.0]], [[2.0, 6.0], [1.0, 9.0]]])
     before = np.array([[6.0, 8.0], [1.0, 1.0], [4.0, 4.0]])
     one = survival.Survival(kept, size, before)
-    groups = survival.by_finding(("mass", "edema", "mass"))
-    assert list(groups) == ["edema", "mass"]
     boxes = np.array([[0, 0, 0.5, 0.5], [0, 0, 0.1, 0.2], [0, 0, 0.2, 0.2]])
-    edema, mass, every, smallest = survival.summarise(
-        one, survival.with_smallest(groups, boxes), 0.5
-    )
+    groups = survival.groups(("mass", "edema", "mass"), boxes)
+    assert list(groups) == ["edema", "mass", "all", "smallest quarter of all"]
+    edema, mass, every, smallest = survival.summarise(one, groups, 0.5)
     assert mass == dict(
         finding="mass",
         boxes=2,
