@@ -8,7 +8,7 @@ keeps at least --min_kept of its area; its size is the square root of its area i
 pixels. Every box counts alike and gets --num_draws pairs of views, drawn as in pretraining.
 
 Options:
-  --dataset=NAME          a built dataset with boxes; python -m data_builders.build phantom draws one
+  --dataset=NAME          a dataset with boxes; python -m data_builders.build phantom draws one
   --config=FILE[:PRESET]  a pretraining config
   --config.FIELD=VALUE    changes one field, e.g. '--config.views.a.crop_scale=(0.4,1.0)'
   --data_dir=FOLDER       where datasets are (default: the config's data.dir)

@@ -6,7 +6,7 @@ from 0, the parameters called `name` at its top level lie (for layer-wise learni
 For saliency a module has two methods more: `maps(images, train)`, a map [b i j c] of the image, and
 `pool(maps)`, the features that it makes of it. A ViT offers its patch tokens as they enter the last
 block, with i x j patches; its `pool` is that block and the rest. The image's class token, as it is
-by then, travels behind them and passes no gradient: what it gathered before has no place.
+by then, travels behind them and passes no gradient: what it gathered has no place on the image.
 """
 
 import inspect
@@ -19,9 +19,12 @@ from cxr_jax import plugins
 
 
 def build(model_config: Mapping[str, Any] | Any) -> nn.Module:
-    """The module `cxr_jax.models.<name>.make(**rest)` for a mapping with "name" and the rest.
+    """Returns `cxr_jax.models.<name>.make(**rest)` for a mapping with "name" and the rest.
 
     Raises ValueError for a name that is no file of this folder, or a field `make` does not take.
+
+    >>> build({"name": "resnet", "variant": "50"}).stage_sizes
+    (3, 4, 6, 3)
     """
     fields = dict(model_config)
     name = fields.pop("name", None)

@@ -1,7 +1,7 @@
-"""What models here share: the pixels' normalisation, pooling, convolution and batch norm.
+"""Layers that the models share: the pixels' normalisation, pooling, convolution and batch norm.
 
 The last two are Flax's, but for how XLA's CPU backend runs them: docs/performance.md says what each
-difference is worth. Elsewhere the programs are Flax's.
+difference is worth.
 """
 
 import math
@@ -14,16 +14,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-# torchvision's: normal with variance 2 / (kernel area * output channels).
 _BLOCK = 2048  # rows of a block, of those whose mean is taken
-
+# torchvision's: normal with variance 2 / (kernel area * output channels).
 _kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def normalised(
     images: Float[Array, "b h w 1"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Array, "b h w c"]:
-    """(images - mean) / std, with as many channels as `mean` has entries."""
+    """Returns (images - mean) / std, with as many channels as `mean` has entries."""
     return (images - jnp.asarray(mean)) / jnp.asarray(std)
 
 
@@ -74,12 +73,9 @@ def _convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], stride: int
 ) -> Float[Array, "b i j d"]:
     pad = len(kernel) // 2
+    padding, layout = ((pad, pad), (pad, pad)), ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        ((pad, pad), (pad, pad)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        x, kernel, (stride, stride), padding, dimension_numbers=layout
     )
 
 
@@ -105,9 +101,8 @@ _convolve_strided.defvjp(_strided_forward, _strided_backward)
 def _product_of_patches(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], stride: int
 ) -> Float[Array, "b i j d"]:
-    """What `_convolve` gives, from strided slices of x."""
-    size = len(kernel)
-    pad = size // 2
+    """Does what `_convolve` does, from strided slices of x."""
+    size, pad = len(kernel), len(kernel) // 2
     rows, columns = ((length + 2 * pad - size) // stride + 1 for length in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     slices = [
@@ -121,10 +116,9 @@ def _product_of_patches(
 class BatchNorm(nn.Module):
     """Normalises each channel of [… c] by its batch, or by its running statistics.
 
-    Flax's nn.BatchNorm (variance with the divisor n, momentum .9, float32 statistics and
-    parameters whatever `dtype`, the same variable names), whose sums and their gradients take a
-    fifth of a training step on the CPU; here they are matrix products.
-    Ioffe and Szegedy, arXiv:1502.03167.
+    Flax's nn.BatchNorm (arXiv:1502.03167), with float32 statistics and parameters whatever `dtype`.
+    There the sums and their gradients take a fifth of a training step on the CPU; here they are
+    matrix products.
     """
 
     use_running_average: bool
@@ -159,7 +153,7 @@ class BatchNorm(nn.Module):
 def _standardise(
     x: Float[Array, "*b c"], scale: Float[Array, " c"], bias: Float[Array, " c"], epsilon: float
 ) -> tuple[Float[Array, "*b c"], Float[Array, " c"], Float[Array, " c"]]:
-    """(x standardised, times `scale`, plus `bias`; its mean; its variance), float32 or wider.
+    """Returns (x standardised, times `scale`, plus `bias`; its mean; its variance), float32 or wider.
 
     Gradients flow through the first alone: the others are for the running statistics.
     """
@@ -186,7 +180,7 @@ _standardise.defvjp(_forward, _backward)
 
 
 def _mean(x: Float[Array, "*b c"]) -> Float[Array, " c"]:
-    """Over all axes but the last."""
+    """Returns the mean over all axes but the last."""
     rows = _wide(x).reshape(-1, x.shape[-1])
     if _on_cpu():
         # In blocks: a product that runs over all rows adds up its rounding.

@@ -91,7 +91,7 @@ class Bert(nn.Module):
     def states(
         self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"]
     ) -> Float[Array, "b l width"]:
-        """Every token's vector after the last block, in the compute dtype."""
+        """Returns every token's vector after the last block, in the compute dtype."""
         x = self.embeddings(tokens)
         for block in self.layer:
             x = block(x, mask)
@@ -99,13 +99,11 @@ class Bert(nn.Module):
 
 
 def make_text_encoder(fields: Section, where: str) -> Bert:
-    """The encoder of a section of a config; `where` is its name in messages.
+    """Returns the encoder of a section of a config; ValueError, naming `where`, for a wrong field.
 
     Fields: vocabulary (tokens), width, num_blocks (BERT's base: 768 and 12); optional: heads (0:
     one for 64 channels), hidden (of the MLP; 0: four times the width), positions (the longest
     text, 512), pooling ("max"), dtype ("float32").
-
-    Raises ValueError for fields that do not fit.
     """
     check_fields(fields, where, _REQUIRED, _DEFAULTS)
     given = _DEFAULTS | dict(fields)

@@ -34,9 +34,7 @@ def _conv(features: int, kernel: int, stride: int, dtype: jnp.dtype, name: str) 
 
 
 def _norm(train: bool, dtype: jnp.dtype, name: str) -> nn.BatchNorm:
-    return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
-    )
+    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
 
 
 class DenseLayer(nn.Module):
@@ -72,9 +70,8 @@ class DenseNet(_layers.MeanOfMaps):
     """Grey images [b h w 1], float32 in [0, 1] -> pooled features [b d], float32.
 
     The image is normalised inside, (image - mean) / std; as many channels enter `conv0` as `mean`
-    has entries. `dtype` is the compute dtype; parameters, batch statistics ("batch_stats") and the
-    output are float32. `negative_slope` is that of every ReLU: 0, but 0.1 in S2MTS2. d is 1024 in
-    DenseNet-121.
+    has entries. `dtype` is the compute dtype; all else is float32. `negative_slope` is that of
+    every ReLU: 0, but 0.1 in S2MTS2. d is 1024 in DenseNet-121.
     """
 
     blocks: tuple[int, ...]
@@ -85,7 +82,7 @@ class DenseNet(_layers.MeanOfMaps):
 
     @nn.compact
     def maps(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b i j d"]:
-        """The last feature map after its ReLU, float32."""
+        """Returns the last feature map after its ReLU, float32."""
         dtype = jnp.dtype(self.dtype)
         relu = partial(nn.leaky_relu, negative_slope=self.negative_slope)
         x = _layers.normalised(images, self.mean, self.std)
@@ -101,7 +98,7 @@ class DenseNet(_layers.MeanOfMaps):
         return relu(_norm(train, dtype, "norm5")(x)).astype(jnp.float32)
 
     def depth(self, name: str) -> int:
-        """Of the parameters called `name`: 0 in the stem, k in block k and the transition after."""
+        """Returns the depth of parameters: 0 in the stem, k in block k and the transition after."""
         for prefix in ("denseblock", "transition"):
             if name.startswith(prefix):
                 return int(name.removeprefix(prefix).partition("_")[0])
@@ -118,10 +115,7 @@ def make(
     std: Sequence[float] = (0.25,),
     negative_slope: float = 0.0,
 ) -> DenseNet:
-    """The DenseNet named by `variant`: "121", "169" or "201".
-
-    Raises ValueError for an unknown variant or dtype, or `mean` and `std` of unequal length.
-    """
+    """Returns the DenseNet "121", "169" or "201"; ValueError for fields that make no sense."""
     if variant not in VARIANTS:
         raise ValueError(f"no DenseNet variant {variant!r}; there are {', '.join(VARIANTS)}")
     _layers.check_pixels(mean, std, dtype)

@@ -68,11 +68,9 @@ class ResNet(_layers.MeanOfMaps):
 
     The image is normalised inside, (image - mean) / std; as many channels enter `conv1` as `mean`
     has entries, so three-channel ImageNet weights read a grey image as torchvision would read it
-    repeated. `dtype` is the compute dtype; parameters, batch statistics ("batch_stats") and the
-    output are float32. d is widths[-1], four times that with bottlenecks.
-
-    `remat` keeps only the blocks' inputs for the gradient and computes the rest again: less memory,
-    a third more time, the same gradient.
+    repeated. `dtype` is the compute dtype; all else is float32. d is widths[-1], four times that
+    with bottlenecks. `remat` keeps only the blocks' inputs for the gradient and computes the rest
+    again: less memory, a third more time, the same gradient.
     """
 
     stage_sizes: tuple[int, ...]
@@ -90,10 +88,9 @@ class ResNet(_layers.MeanOfMaps):
 
     @nn.compact
     def maps(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b i j d"]:
-        """The last feature map, float32; i and j run over the image from its upper left corner."""
+        """Returns the last feature map, float32; i and j run from the image's upper left corner."""
         dtype = jnp.dtype(self.dtype)
-        x = _layers.normalised(images, self.mean, self.std)
-        x = x.astype(dtype)
+        x = _layers.normalised(images, self.mean, self.std).astype(dtype)
         x = _layers.Conv(self.widths[0], self.stem_kernel, self.stem_stride, dtype, name="conv1")(x)
         x = nn.relu(_norm(train, dtype, "bn1")(x))
         if self.max_pool:
@@ -112,7 +109,7 @@ class ResNet(_layers.MeanOfMaps):
         return x.astype(jnp.float32)
 
     def depth(self, name: str) -> int:
-        """Of the parameters called `name` ("layer1_0"): 0 in the stem, k in stage k."""
+        """Returns the depth of the parameters `name` ("layer1_0"): 0 in the stem, k in stage k."""
         return int(name[len("layer")]) if name.startswith("layer") else 0
 
 
@@ -142,10 +139,9 @@ def make(
     zero_init_residual: bool = True,
     remat: bool = False,
 ) -> ResNet:
-    """The ResNet named by `variant`: "18", "34", "50", "101", "152" or "small".
+    """Returns the ResNet named by `variant`: "18", "34", "50", "101", "152" or "small".
 
-    Raises ValueError for an unknown variant or dtype, `mean` and `std` of unequal length, or
-    `stride_in_1x1` without bottlenecks (it would change nothing).
+    Raises ValueError for fields that make no sense, as `stride_in_1x1` without bottlenecks.
     """
     if variant not in VARIANTS:
         raise ValueError(f"no ResNet variant {variant!r}; there are {', '.join(VARIANTS)}")

@@ -98,13 +98,9 @@ class ViT(nn.Module):
 
     def setup(self) -> None:
         dtype, grid = jnp.dtype(self.dtype), self.image_size // self.patch
+        square = (self.patch, self.patch)
         self.patch_embed = nn.Conv(
-            self.width,
-            (self.patch, self.patch),
-            (self.patch, self.patch),
-            padding="VALID",
-            use_bias=not self.pre_norm,
-            dtype=dtype,
+            self.width, square, square, padding="VALID", use_bias=not self.pre_norm, dtype=dtype
         )
         self.positions = self.param("positions", _small_normal, (grid * grid, self.width))
         if self.class_token:
@@ -129,7 +125,7 @@ class ViT(nn.Module):
         return self._pooled(self.block[-1](tokens))
 
     def embed(self, images: Float[Array, "b h w 1"]) -> Float[Array, "b i j width"]:
-        """The image's patches, with their position embedding, in the compute dtype."""
+        """Returns the image's patches, with their position embedding, in the compute dtype."""
         x = normalised(images, self.mean, self.std)
         patches = self.patch_embed(x.astype(self.dtype))
         grid = self.image_size // self.patch
@@ -138,14 +134,14 @@ class ViT(nn.Module):
         return patches + positions.astype(self.dtype)
 
     def encode(self, patches: Float[Array, "b n width"]) -> Float[Array, "b t width"]:
-        """All tokens after the last block and the last norm, float32, the prefix first."""
+        """Returns all tokens after the last block and norm, float32, the prefix first."""
         return self.norm(self.block[-1](self._before_last(patches))).astype(jnp.float32)
 
     def maps(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b i j c"]:
-        """The patch tokens as they enter the last block, float32.
+        """Returns the patch tokens as they enter the last block, float32.
 
-        What the class token and the registers are by then stands behind each patch's own channels,
-        the same at every place: `pool` needs it, and it has no place on the image.
+        The class token and the registers, as they are by then, follow each patch's own channels,
+        the same at every place: `pool` needs them, and they have no place on the image.
         """
         patches = self.embed(images)
         batch, rows, columns, _ = patches.shape
@@ -157,7 +153,7 @@ class ViT(nn.Module):
         return jnp.concatenate([patches.reshape(batch, rows, columns, -1), everywhere], axis=-1)
 
     def pool(self, maps: Float[Array, "b i j c"]) -> Float[Array, "b d"]:
-        """The last block and the rest. Gradients go to the patches' own channels alone."""
+        """Applies the last block and the rest. Gradients go to the patches' own channels alone."""
         maps = maps.astype(self.dtype)
         prefix = jax.lax.stop_gradient(maps[:, 0, 0, self.width :])
         patches = maps[..., : self.width].reshape(len(maps), -1, self.width)
@@ -165,14 +161,14 @@ class ViT(nn.Module):
         return self._pooled(self.block[-1](jnp.concatenate(tokens, axis=1)))
 
     def depth(self, name: str) -> int:
-        """Of the parameters called `name` ("block_3"): 0 before the blocks, k + 1 in block k."""
+        """Returns the depth of the parameters `name` ("block_3"): 0 before blocks, k + 1 in block k."""
         if name in ("norm", "project"):
             return self.num_blocks
         return int(name.removeprefix("block_")) + 1 if name.startswith("block_") else 0
 
     @property
     def num_prefix(self) -> int:
-        """Tokens that stand before the patches."""
+        """The number of tokens before the patches."""
         return self.class_token + self.registers
 
     def _before_last(self, patches: Float[Array, "b n width"]) -> Float[Array, "b t width"]:
@@ -226,29 +222,23 @@ def make(
     remat: bool = False,
     dtype: str = "float32",
 ) -> ViT:
-    """The ViT named by `variant`: "S", "B", "L", or a width and a number of blocks: "192x6".
+    """Returns the ViT named by `variant`: "S", "B", "L", or width and number of blocks: "192x6".
 
     Args:
       patch: pixels of a patch's side.
       image_size: pixels of an image's side for which position embeddings are learnt.
-      class_token: whether there is one.
       registers: how many register tokens.
       pooling: "class", the class token, or "mean", of the patches.
       norm_after_pooling: the last norm acts on what was pooled (timm's fc_norm), not on tokens.
-      layer_scale: what a block's output is multiplied by at the start, per channel and learnt;
-        0: not at all.
+      layer_scale: a block's output is multiplied by it, learnt per channel; 0: not at all.
       pre_norm: CLIP's layer norm before the blocks, and a patch embedding without bias.
       projection: CLIP's linear map of the features to that many; 0: none.
       activation: of the MLP, "gelu" or "quick_gelu" (CLIP's).
-      epsilon: of every layer norm.
-      antialias: whether position embeddings are, where they are resampled.
+      antialias: of position embeddings where they are resampled.
       mean, std: of the image's pixels in [0, 1], one each or one per channel of three.
-      remat: blocks are computed again in the backward pass: a fraction of the memory for a third
-        more time.
+      remat: computes blocks again for the gradient: a fraction of the memory, a third more time.
 
-    Raises ValueError for an unknown variant, pooling, activation or dtype, a width that is no
-    multiple of 64, an image that is no whole number of patches, pooling="class" without a class
-    token, `mean` and `std` of unequal length.
+    Raises ValueError for fields that make no sense, alone or together.
     """
     size = re.fullmatch(r"(\d+)x(\d+)", variant)
     width, num_blocks = (int(size[1]), int(size[2])) if size else VARIANTS.get(variant, (0, 0))

@@ -102,8 +102,8 @@ def teacher_temperature(
 ) -> Float[Array, ""]:
     """Returns a temperature that goes from `ends[0]` to `ends[1]` in the share `warmup` of steps.
 
-    >>> teacher_temperature(15, 100, (0.04, 0.07), warmup=0.3).round(3).item()
-    0.055...
+    >>> round(teacher_temperature(15, 100, (0.04, 0.07), warmup=0.3).item(), 3)
+    0.055
     """
     progress = jnp.minimum(step / max(warmup * total, 1), 1.0)
     return ends[0] + (ends[1] - ends[0]) * progress

@@ -41,8 +41,8 @@ def info_nce(
 ) -> Float[Array, ""]:
     """Returns the cross entropy of the key against the queue (eq. 1), mean over queries, float32.
 
-    >>> info_nce(jnp.ones(2), jnp.ones((2, 4)), 0.2).round(3).item()  # all equal: log(q + 1)
-    1.609...
+    >>> round(info_nce(jnp.ones(2), jnp.ones((2, 4)), 0.2).item(), 3)  # all equal: log(q + 1)
+    1.609
     """
     contrast = jax.nn.logsumexp(negatives / temperature, axis=1) - positive / temperature
     return jax.nn.softplus(contrast).mean()
