@@ -153,7 +153,7 @@ class BatchNorm(nn.Module):
 def _standardise(
     x: Float[Array, "*b c"], scale: Float[Array, " c"], bias: Float[Array, " c"], epsilon: float
 ) -> tuple[Float[Array, "*b c"], Float[Array, " c"], Float[Array, " c"]]:
-    """Returns (x standardised, times `scale`, plus `bias`; its mean; its variance), float32 or wider.
+    """Returns (standardised x times `scale` plus `bias`; mean; variance), float32 or wider.
 
     Gradients flow through the first alone: the others are for the running statistics.
     """

@@ -161,7 +161,7 @@ class ViT(nn.Module):
         return self._pooled(self.block[-1](jnp.concatenate(tokens, axis=1)))
 
     def depth(self, name: str) -> int:
-        """Returns the depth of the parameters `name` ("block_3"): 0 before blocks, k + 1 in block k."""
+        """Returns the depth of the parameters `name`: 0 before the blocks, k + 1 in "block_k"."""
         if name in ("norm", "project"):
             return self.num_blocks
         return int(name.removeprefix("block_")) + 1 if name.startswith("block_") else 0

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cxr_jax import plugins
-from cxr_jax.fields import Section
+from cxr_jax.config import Section
 
 
 class Field(NamedTuple):

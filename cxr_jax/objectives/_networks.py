@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from cxr_jax import models
 from cxr_jax.augment.views import augment_view, check_view
-from cxr_jax.fields import Section
+from cxr_jax.config import Section
 from cxr_jax.models._heads import MLP
 from cxr_jax.objectives import Objective, _collapse, no_change, online_encoder
 

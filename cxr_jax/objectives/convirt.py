@@ -35,7 +35,6 @@ from cxr_jax.config import Section, check_fields
 from cxr_jax.data import reports, tokenizer
 from cxr_jax.data.order import Fields
 from cxr_jax.data.source import Source
-from cxr_jax.fields import Section, check_fields
 from cxr_jax.models.bert import Bert, make_text_encoder
 from cxr_jax.objectives import (
     IMAGE,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from cxr_jax.fields import Section, check_fields
+from cxr_jax.config import Section, check_fields
 from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise
 
 

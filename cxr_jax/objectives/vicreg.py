@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cxr_jax.fields import Section, check_fields
+from cxr_jax.config import Section, check_fields
 from cxr_jax.objectives import Objective, _collapse, _networks
 
 _TERMS = ("invariance", "variance", "covariance")
