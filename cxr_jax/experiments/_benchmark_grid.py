@@ -38,8 +38,7 @@ def grid(config: ml_collections.ConfigDict) -> list[Cell]:
     """Returns the cells in the order in which they run; those that share features are neighbours.
 
     A probe of all labels draws nothing, so it has one cell, with the first seed. Raises ValueError
-    for a field that is empty, malformed or repeats itself, a reference that is not among the
-    encoders, and images named for pictures.
+    for fields that are empty, malformed, repeat themselves or do not fit a grid.
     """
     named = [_named(spec) for spec in _list(config.encoders, "encoders")]
     _once([name for name, _ in named], "encoders")
@@ -127,10 +126,8 @@ def plan(config: ml_collections.ConfigDict, cells: list[Cell], workdir: Path) ->
             of = [cell for cell in cells if (cell.protocol, cell.encoder) == (protocol, name)]
             files = [workdir / cell.folder / LAST for cell in of]
             taken = [_seconds(path) for path in files if path.is_file()]
-            left = len(of) - len(taken)
-            cost = "cost unknown"
-            if taken:
-                cost = f"about {left * sum(taken) / len(taken):,.0f} s left"
+            seconds = (len(of) - len(taken)) * sum(taken) / max(len(taken), 1)
+            cost = f"about {seconds:,.0f} s left" if taken else "cost unknown"
             lines.append(f"  {protocol:<10}{name:<16}{len(of):>4} cells, {len(taken)} done, {cost}")
     obstacles = _obstacles(config, cells)
     for dataset in dict.fromkeys(cell.dataset for cell in cells) if not obstacles else ():

@@ -8,6 +8,7 @@ and tries failed cells again.
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +43,20 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         del saved.dry_run  # a dry run does not make it another grid
     open_workdir(workdir, saved)
     _provenance.write(workdir, saved, fingerprints(config))
+    configs = {cell: _config_of(config, cell, shape, workdir) for cell in cells}
     states: dict[Cell, dict[str, Any]] = {}
     held = _Held()
-    groups, fresh = _groups(config, cells, shape, workdir, held), set()
+    groups, fresh = _groups(configs, workdir, held), set()
     for number, cell in enumerate(cells, start=1):
         print(f"\n[{number} of {len(cells)}] {cell.folder}", flush=True)
         if cell in fresh:
             print("done together with an earlier one")
         if cell in groups:
-            fresh.update(_run_group(config, groups[cell], shape, workdir))
-        states[cell] = (
-            _facts(workdir / cell.folder, cell, config)
-            if cell in fresh
-            else _run_cell(config, cell, shape, workdir, held)
-        )
+            fresh.update(_run_group(configs, groups[cell], workdir))
+        if cell in fresh:
+            states[cell] = _facts(workdir / cell.folder, cell, config)
+        else:
+            states[cell] = _run_cell(configs[cell], cell, workdir, held)
         _write(config, workdir, cells, states)
     failed = [cell for cell in cells if states[cell]["state"] == "failed"]
     for cell in failed:
@@ -75,7 +76,8 @@ def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str | None]:
         of_cell = config.transfer.copy_and_resolve_references()
         of_cell.update(dataset=dataset, task=task or of_cell.task)
         try:
-            found |= _transfer_inputs.fingerprint_splits(of_cell, _transfer_inputs.load_whole_splits(of_cell))
+            whole = _transfer_inputs.load_whole_splits(of_cell)
+            found |= _transfer_inputs.fingerprint_splits(of_cell, whole)
         except (ValueError, OSError):  # its cells will fail, and say why
             continue
     return found
@@ -110,30 +112,25 @@ def _config_of(config, cell: Cell, shape: dict[str, Any], workdir: Path):
     return changed
 
 
-def _groups(
-    config, cells: list[Cell], shape: dict[str, Any], workdir: Path, held: "_Held"
-) -> dict[Cell, list[Cell]]:
+def _groups(configs: Mapping[Cell, Any], workdir: Path, held: "_Held") -> dict[Cell, list[Cell]]:
     """Returns first cell of a group -> the cells, two or more, that can be fitted together.
 
     They are not done and equal except for label fraction and seed; random weights differ by seed.
     """
     together: dict[Cell, list[Cell]] = {}
-    for cell in cells:
-        of_cell = _config_of(config, cell, shape, workdir)
-        done = _is_done(workdir / cell.folder, of_cell, held)
-        if not done and transfer.can_share(of_cell):
+    for cell, of_cell in configs.items():
+        if not _is_done(workdir / cell.folder, of_cell, held) and transfer.can_share(of_cell):
             seed = cell.seed if cell.spec == "random" else 0
             together.setdefault(cell._replace(fraction=0.0, seed=seed), []).append(cell)
     return {group[0]: group for group in together.values() if len(group) > 1}
 
 
-def _run_group(config, group: list[Cell], shape: dict[str, Any], workdir: Path) -> list[Cell]:
+def _run_group(configs: Mapping[Cell, Any], group: list[Cell], workdir: Path) -> list[Cell]:
     """Runs the transfers of a group together; returns all its cells, or none where one failed."""
     start = time.monotonic()
     folders = [workdir / cell.folder for cell in group]
     try:
-        configs = [_config_of(config, cell, shape, workdir) for cell in group]
-        transfer.run_together(configs, folders)
+        transfer.run_together([configs[cell] for cell in group], folders)
     except Exception as error:  # one cell may be at fault: run alone, the others finish
         print(f"not together: {error}; now one by one", flush=True)
         return []
@@ -142,14 +139,12 @@ def _run_group(config, group: list[Cell], shape: dict[str, Any], workdir: Path) 
     return group
 
 
-def _run_cell(
-    config, cell: Cell, shape: dict[str, Any], workdir: Path, held: "_Held"
-) -> dict[str, Any]:
+def _run_cell(of_cell, cell: Cell, workdir: Path, held: "_Held") -> dict[str, Any]:
     """Runs one transfer, or takes its result from before; returns its state for cells.json."""
-    folder, of_cell = workdir / cell.folder, _config_of(config, cell, shape, workdir)
+    folder = workdir / cell.folder
     if _is_done(folder, of_cell, held):
         print("done before")
-        return _facts(folder, cell, config)
+        return _facts(folder, cell, of_cell)
     start = time.monotonic()
     try:
         transfer.run(of_cell, folder)
@@ -158,7 +153,7 @@ def _run_cell(
         release(folder)
         return {"state": "failed", "error": f"{type(error).__name__}: {error}"}
     _finish(folder, time.monotonic() - start)
-    return _facts(folder, cell, config)
+    return _facts(folder, cell, of_cell)
 
 
 class _Held:
@@ -168,7 +163,7 @@ class _Held:
         self._encoders, self._splits = {}, {}
 
     def fingerprint(self, of_cell) -> str:
-        """Returns _transfer_inputs.fingerprint of a transfer."""
+        """Returns what _transfer_inputs.fingerprint says of a transfer."""
         drawn = of_cell.seed if of_cell.encoder == "random" else 0
         encoder, dataset = (of_cell.encoder, drawn), (of_cell.dataset, of_cell.task)
         if encoder not in self._encoders:
@@ -202,36 +197,23 @@ def _finish(folder: Path, seconds: float) -> None:
 
 
 def _facts(folder: Path, cell: Cell, config) -> dict[str, Any]:
+    """Returns the state of a cell that is done."""
     facts = read_json(folder / "probe.json")
     test = load_source(cell.dataset, config.data.dir, "test", fields=("image",))
-    seen = seen_images.seen_by_encoder(cell.spec, test)
     exposed = None
-    if seen is not None:
-        exposed = {
-            "patients": None if seen.patient is None else int(seen.patient.sum()),
-            "images": int(seen.image.sum()),
-            "test_images": len(test),
-        }
-    return {
-        "state": "done",
-        "num_images": facts.get("num_images", facts.get("num_films")),
-        "seen": exposed,
-    }
+    if (seen := seen_images.seen_by_encoder(cell.spec, test)) is not None:
+        patients = None if seen.patient is None else int(seen.patient.sum())
+        exposed = dict(patients=patients, images=int(seen.image.sum()), test_images=len(test))
+    num_images = facts.get("num_images", facts.get("num_films"))
+    return {"state": "done", "num_images": num_images, "seen": exposed}
 
 
 def _write(config, workdir: Path, cells: list[Cell], states: dict[Cell, dict[str, Any]]) -> None:
-    missing = {"state": "missing"}
-    entries = [
-        {
-            **cell._asdict(),
-            "folder": cell.folder.as_posix(),
-            "num_images": None,
-            "seen": None,
-            **states.get(cell, missing),
-            "error": without_ids(states.get(cell, missing).get("error", "")),
-        }
-        for cell in cells
-    ]
+    entries = []
+    for cell in cells:
+        blank = {"state": "missing", "num_images": None, "seen": None, "error": ""}
+        entry = cell._asdict() | {"folder": cell.folder.as_posix()} | blank | states.get(cell, {})
+        entries.append(entry | {"error": without_ids(entry["error"])})
     resamples = config.transfer.num_resamples
     held = {"reference": config.reference, "num_resamples": resamples, "cells": entries}
     atomic_write_text(workdir / "cells.json", json.dumps(held, indent=2))

@@ -16,15 +16,10 @@ from pathlib import Path
 from cxr_jax.report import transfer
 from cxr_jax.report.benchmark import page as benchmark
 from cxr_jax.transfer import image_table
+from cxr_jax.transfer import predictions as files
 from cxr_jax.transfer.image_table import ImageTable
 from cxr_jax.transfer.metrics import compare, metric_rows
-from cxr_jax.transfer.predictions import (
-    SCORE_KINDS,
-    Predictions,
-    read_parquet,
-    take_labels,
-    validate,
-)
+from cxr_jax.transfer.predictions import SCORE_KINDS, Predictions
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -43,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     )
     parser.add_argument(
         "--images",
-        "--films",  # its name of before
+        "--films",  # the old name
         type=Path,
         help="of A B …: a table (films.parquet) with image_id and any of sex, age (years), "
         "projection, seen_film and seen_patient (by A in its pretraining), for subgroups",
@@ -90,70 +85,62 @@ def compare_files(
     names = _names(paths)
     every = [_read(path, score_kind) for path in paths]
     table = None if images is None else _images(images, every[0])
-    common = [
-        label for label in every[0].label_names if all(label in one.label_names for one in every)
-    ]
+    common, notes = [], []
+    for label in dict.fromkeys(label for one in every for label in one.label_names):
+        lacking = [name for name, one in zip(names, every) if label not in one.label_names]
+        if lacking:
+            notes.append(f"{label} is left out: not in {', '.join(lacking)}.")
+        else:
+            common.append(label)
     if not common:
         raise ValueError(f"no label is in all of {', '.join(map(str, paths))}")
-    left_out = dict.fromkeys(label for one in every for label in one.label_names)
-    notes = [
-        f"{label} is left out: not in {', '.join(lacking)}."
-        for label in left_out
-        if (lacking := [n for n, one in zip(names, every) if label not in one.label_names])
-    ]
     if any(one.probabilities is None for one in every):
         notes.append(
             "Calibration needs probabilities: --score_kind=probability (or log-odds) says that "
             "scores are such."
         )
-    every = [take_labels(one, common) for one in every]
+    every = [files.take_labels(one, common) for one in every]
+    named = list(zip(names, every))
     comparisons = [
-        compare(every[0], other, (names[0], name), num_resamples)
-        for name, other in zip(names[1:], every[1:])
+        compare(every[0], other, (names[0], name), num_resamples) for name, other in named[1:]
     ]
-    runs = [
-        transfer.Run(name, one, metric_rows(one, num_resamples)) for name, one in zip(names, every)
-    ]
+    runs = [transfer.Run(name, one, metric_rows(one, num_resamples)) for name, one in named]
     runs[0] = runs[0]._replace(images=table)
     out.mkdir(parents=True, exist_ok=True)
-    protocol = [
-        f"95 % intervals from {num_resamples:,} resamples of the test patients.",
-        "Made from predictions alone: how the models were trained and chosen is not known here.",
-    ]
-    provenance = {name: path.as_posix() for name, path in zip(names, paths)}
+    others = names[1:] if len(names) < 4 else [f"{len(names) - 1} others"]
     return transfer.write_report(
         out,
-        " against ".join(names)
-        if len(names) < 4
-        else f"{names[0]} against {len(names) - 1} others",
+        " against ".join([names[0], *others]),
         runs,
         comparisons,
-        protocol,
+        [
+            f"95 % intervals from {num_resamples:,} resamples of the test patients.",
+            "Made from predictions alone: how the models were trained and chosen is not known.",
+        ],
         notes,
-        provenance,
+        {name: path.as_posix() for name, path in zip(names, paths)},
         num_resamples=num_resamples,
         untrained="",  # what somebody calls random is a name like others
     )
 
 
 def _file(path: Path) -> Path:
-    """A predictions file, also of a transfer's workdir."""
+    """Returns the path of a predictions file; `path` may be a transfer's workdir."""
     inside = path / "predictions.parquet"
     if inside.is_file():
         return inside
     if not path.is_file():
-        raise ValueError(
-            f"{path} is neither a predictions file nor the workdir of a transfer or a benchmark"
-        )
+        what = "a predictions file nor the workdir of a transfer or a benchmark"
+        raise ValueError(f"{path} is neither {what}")
     return path
 
 
 def _read(path: Path, score_kind: str) -> Predictions:
-    predictions = read_parquet(path)
+    predictions = files.read_parquet(path)
     if predictions.score_kind or not score_kind:
         return predictions
     try:
-        return validate(predictions._replace(score_kind=score_kind))
+        return files.validate(predictions._replace(score_kind=score_kind))
     except ValueError as error:
         raise ValueError(
             f"predictions file {path}: {error}. Give --score_kind=log-odds (or log-probability) if "
@@ -170,7 +157,7 @@ def _images(path: Path, predictions: Predictions) -> ImageTable:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """File names where they differ, else the names of the folders, else the paths."""
+    """Returns file names where they differ, else the names of the folders, else the paths."""
     for names in ([path.stem for path in paths], [path.absolute().parent.name for path in paths]):
         if max(Counter(names).values()) == 1:
             return names

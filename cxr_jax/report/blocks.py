@@ -22,14 +22,10 @@ class Heading(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A paragraph."""
-
     text: str
 
 
 class Bullets(NamedTuple):
-    """A list of sentences."""
-
     items: Sequence[str]
 
 
@@ -105,17 +101,15 @@ def write(folder: Path, name: str, title: str, blocks: Sequence[Block]) -> Path:
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
     """Returns one HTML document with a list of contents; reads the pictures from their paths."""
-    heads = [block for block in blocks if isinstance(block, Heading)]
-    places = {id(head): f"part-{number}" for number, head in enumerate(heads, 1)}
+    heads = [place for place, block in enumerate(blocks) if isinstance(block, Heading)]
     contents = "".join(
-        f'<li><a href="#{places[id(head)]}">{_inline(head.text)}</a></li>'
-        for head in heads
-        if head.level == 2
+        f'<li><a href="#part-{place}">{_inline(blocks[place].text)}</a></li>'
+        for place in heads
+        if blocks[place].level == 2
     )
+    body = [_html(block, f"part-{place}") for place, block in enumerate(blocks)]
     listed = f'<nav aria-label="Contents"><ul>{contents}</ul></nav>'
-    body = [_html(block, places.get(id(block), "")) for block in blocks]
-    first = next((place for place, block in enumerate(blocks) if isinstance(block, Heading)), 0)
-    body.insert(first, listed)
+    body.insert(heads[0] if heads else 0, listed)
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -142,7 +136,10 @@ def _html(block: Block, place: str) -> str:
             # Above the table, not in it: a wide table scrolls on a phone, words need not.
             above = f'<p class="caption">{_inline(caption)}</p>' if caption else ""
             head = "".join(f'<th scope="col">{_inline(cell)}</th>' for cell in header)
-            body = "".join(f"<tr>{_row(row)}</tr>" for row in rows)
+            body = "".join(
+                f'<tr><th scope="row">{_inline(first)}</th>{"".join(map(_cell, others))}</tr>'
+                for first, *others in rows
+            )
             return (
                 f'{above}<div class="wide"><table><thead><tr>{head}</tr></thead>'
                 f"<tbody>{body}</tbody></table></div>"
@@ -160,11 +157,6 @@ def _html(block: Block, place: str) -> str:
                 f'<figure><img width="{width}" alt="{alt}" src="data:image/png;base64,{held}">'
                 f"<figcaption>{_inline(caption)}</figcaption></figure>"
             )
-
-
-def _row(row: Sequence[str]) -> str:
-    first, *others = row
-    return f'<th scope="row">{_inline(first)}</th>' + "".join(_cell(cell) for cell in others)
 
 
 def _cell(text: str) -> str:

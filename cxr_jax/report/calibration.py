@@ -10,9 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from cxr_jax.report import tables
 from cxr_jax.report.blocks import Block, Picture, Table, Text
-from cxr_jax.report.figures import DPI, GREY, LINE, bare, label_panels, legend, style
+from cxr_jax.report.figures import DPI, GREY, bare, label_panels, legend, style
 from cxr_jax.stats import calibration
-from cxr_jax.stats.calibration import Reliability
 from cxr_jax.transfer.predictions import Predictions
 
 _NUM_BINS = 10
@@ -59,24 +58,22 @@ def calibrate(
         raise ValueError("scores that only rank images cannot be calibrated")
     columns = [predictions.label_names.index(label) for label in labels]
     probabilities, targets = probabilities[:, columns], predictions.targets[:, columns]
-    replicates = calibration.bootstrap_brier(
-        targets, probabilities, predictions.patient_id, num_resamples
-    )
+    patients = predictions.patient_id
+    replicates = calibration.bootstrap_brier(targets, probabilities, patients, num_resamples)
     rows = []
     for k, label in enumerate(labels):
         target, probability = targets[:, k], probabilities[:, k]
         known = ~np.isnan(target)
-        rows.append(
-            Calibration(
-                label,
-                calibration.brier(target, probability),
-                *_limits(replicates[:, k]),
-                calibration.brier_skill(target, probability),
-                calibration.expected_calibration_error(target, probability, _NUM_BINS),
-                float(probability[known].mean()),
-                float(target[known].mean()),
-            )
+        row = Calibration(
+            label,
+            calibration.brier(target, probability),
+            *_limits(replicates[:, k]),
+            calibration.brier_skill(target, probability),
+            calibration.expected_calibration_error(target, probability, _NUM_BINS),
+            float(probability[known].mean()),
+            float(target[known].mean()),
         )
+        rows.append(row)
     means = Calibration("macro", *np.mean([row[1:] for row in rows], axis=0).tolist())
     low, high = _limits(replicates.mean(axis=1))
     return [*rows, means._replace(low=low, high=high)]
@@ -105,11 +102,8 @@ def blocks(
     the mean, or the mean alone.
     """
     ranking = [name for name, predictions in runs if predictions.probabilities is None]
-    parts: list[Block] = []
-    if ranking:
-        names = ", ".join(ranking)
-        what = "whose scores rank images but are not known to be probabilities"
-        parts.append(Text(f"Left out: {names}, {what}."))
+    what = "whose scores rank images but are not known to be probabilities"
+    parts: list[Block] = [Text(f"Left out: {', '.join(ranking)}, {what}.")] if ranking else []
     found = {
         name: calibrate(predictions, labels, num_resamples)
         for name, predictions in runs
@@ -127,17 +121,15 @@ def blocks(
         ]
         return [*parts, Table(["label", "model", *_HEADER], rows)], found
     rows = [[name, *_cells(of[-1])] for name, of in found.items()]
-    title = ""
-    if len(labels) > 1:
-        title = f"Means over {len(labels)} labels; each in tables/calibration.csv."
+    title = f"Means over {len(labels)} labels; each in tables/calibration.csv."
+    title = title if len(labels) > 1 else ""
     return [*parts, Table(["model", *_HEADER], rows, title)], found
 
 
 def _cells(row: Calibration) -> list[str]:
-    """Under _HEADER; the interval on a second line."""
-    limits = f"\n[{tables.number(row.low)}, {tables.number(row.high)}]"
+    """Returns the cells under _HEADER; the interval on a second line."""
     return [
-        tables.number(row.brier) + ("" if math.isnan(row.low) else limits),
+        tables.two_lines(tables.with_interval(row._asdict(), "brier")),
         tables.signed(row.skill),
         *map(tables.number, (row.ece, row.mean_probability, row.observed_rate)),
     ]
@@ -153,48 +145,30 @@ def reliability(
     """
     figure, panels = label_panels(labels, 3.5 if len(labels) > 1 else 4.3)
     for label, axes in panels.items():
-        bins = {
-            index: _bins(predictions, label)
-            for index, (_, predictions) in enumerate(runs)
-            if predictions.probabilities is not None
-        }
+        bins = {}
+        for index, (_, one) in enumerate(runs):
+            if one.probabilities is not None:
+                column = one.label_names.index(label)
+                targets, probabilities = one.targets[:, column], one.probabilities[:, column]
+                bins[index] = calibration.reliability(targets, probabilities, _NUM_BINS)
         # A rare finding's probabilities would all lie in a corner of the unit square.
         farthest = max(max(held.mean_probability.max(), held.high.max()) for held in bins.values())
         end = min(1.0, math.ceil(20 * farthest) / 20)
         axes.plot([0, end], [0, end], color=GREY, linewidth=1, linestyle=":")
         for index, held in bins.items():
             colour, marker, line = style(index)
-            axes.vlines(
-                held.mean_probability, held.low, held.high, color=colour, alpha=0.3, linewidth=2.5
-            )
-            axes.plot(
-                held.mean_probability,
-                held.observed_rate,
-                line,
-                marker=marker,
-                color=colour,
-                linewidth=1.3,
-                markersize=5,
-                label=runs[index][0],
-            )
+            bars = dict(color=colour, alpha=0.3, linewidth=2.5)
+            axes.vlines(held.mean_probability, held.low, held.high, **bars)
+            drawn = dict(marker=marker, color=colour, linewidth=1.3, markersize=5)
+            drawn["label"] = runs[index][0]
+            axes.plot(held.mean_probability, held.observed_rate, line, **drawn)
         limits = (-0.02 * end, 1.02 * end)  # whole markers at the edges
         axes.set(xlim=limits, ylim=limits, aspect="equal")
-        axes.set_title(label)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        axes.set_xlabel("mean probability of the bin")
-        axes.set_ylabel("observed rate")
-        axes.grid(color=LINE, linewidth=0.8)
-        axes.set_axisbelow(True)
-        bare(axes)
+        axes.set(xlabel="mean probability of the bin", ylabel="observed rate")
+        bare(axes, "both")
     names = [name for name, predictions in runs if predictions.probabilities is not None]
     legend(figure, next(iter(panels.values())), names)
     figure.savefig(path, dpi=DPI)
     return list(panels)
-
-
-def _bins(predictions: Predictions, label: str) -> Reliability:
-    column = predictions.label_names.index(label)
-    return calibration.reliability(
-        predictions.targets[:, column], predictions.probabilities[:, column], _NUM_BINS
-    )

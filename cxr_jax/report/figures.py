@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -30,17 +30,15 @@ _GAP = 2  # pixels between images, mid-grey: neither an image's black nor its wh
 Rows = Sequence[dict[str, Any]]
 
 
-class Style(NamedTuple):
-    colour: str
-    marker: str
-    line: str
+def style(index: int) -> tuple[str, str, str]:
+    """Returns colour, marker and line of the run with this number; 28 differ, in two ways or more.
 
-
-def style(index: int) -> Style:
-    """Returns how the run with this number is drawn; 28 differ, all in at least two ways."""
+    >>> style(0), style(7)
+    (('#0072B2', 'o', '-'), ('#0072B2', 's', '--'))
+    """
     turn, place = divmod(index, len(COLOURS))
     marker = _MARKERS[(place + turn) % len(_MARKERS)]
-    return Style(COLOURS[place], marker, _LINES[turn % len(_LINES)])
+    return COLOURS[place], marker, _LINES[turn % len(_LINES)]
 
 
 def new_figure(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
@@ -49,8 +47,11 @@ def new_figure(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
     return figure, figure.subplots(squeeze=False, **grid)
 
 
-def bare(axes: Axes) -> None:
-    """Takes away what frames the axes without saying anything."""
+def bare(axes: Axes, grid: str = "") -> None:
+    """Removes the frame; draws grid lines ("x", "y" or "both") below what is plotted."""
+    if grid:
+        axes.grid(axis=grid, color=LINE, linewidth=0.8)
+        axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.tick_params(color=GREY)
@@ -97,13 +98,13 @@ def forest(
     by_comparison = [
         {row["label"]: row for row in (*c["labels"], {"label": "macro", **c})} for c in comparisons
     ]
+    names = [name for name, _ in runs]
     panels = 2 if comparisons else 1
     width, height = 7.5 + 4.7 * (panels - 1), 1.5 + len(labels) * (0.22 + 0.24 * len(runs))
-    figure, grid = new_figure(
-        width, height, ncols=panels, sharey=True, width_ratios=[3, 2][:panels]
-    )
+    columns = dict(ncols=panels, sharey=True, width_ratios=[3, 2][:panels])
+    figure, grid = new_figure(width, height, **columns)
     axes = grid[0, 0]
-    draw_intervals(axes, labels, by_run, "auroc", tables.with_interval, range(len(runs)), len(runs))
+    _draw_intervals(axes, labels, by_run, "auroc", range(len(runs)), len(runs))
     axes.set_yticks(range(len(labels)), ["mean" if name == "macro" else name for name in labels])
     if labels[-1] == "macro":
         axes.get_yticklabels()[-1].set_fontweight("bold")
@@ -112,28 +113,23 @@ def forest(
     axes.set_xlim(max(-0.01, min(left, 0.93)), 1.005)
     axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
     axes.set_xlabel("AUROC, 95 % interval")
-    legend(figure, axes, [name for name, _ in runs])
+    legend(figure, axes, names)
     if comparisons:
         axes = grid[0, 1]
-        names = [name for name, _ in runs]
         colours = [names.index(c["b"]) if c["b"] in names else k for k, c in enumerate(comparisons)]
-        draw_intervals(
-            axes, labels, by_comparison, "difference", tables.with_signs, colours, len(runs)
-        )
+        _draw_intervals(axes, labels, by_comparison, "difference", colours, len(runs))
         axes.axvline(0, color=GREY, linewidth=1)
-        axes.set_xlabel(
-            f"difference in AUROC, 95 % interval\n({comparisons[0]['a']} less the other)"
-        )
+        what = f"({comparisons[0]['a']} less the other)"
+        axes.set_xlabel(f"difference in AUROC, 95 % interval\n{what}")
     figure.savefig(path, dpi=DPI)
     return True
 
 
-def draw_intervals(
+def _draw_intervals(
     axes: Axes,
     labels: Sequence[str],
     series: Sequence[Mapping[str, Mapping[str, Any]]],
     field: str,
-    words: Any,
     colours: Sequence[int],
     num_runs: int,
 ) -> None:
@@ -149,31 +145,23 @@ def draw_intervals(
         axes.plot([], [], marker, color=colour, label=str(which))  # for the legend
         for place, label in enumerate(labels):
             row = rows.get(label)
-            if row is None or row[field] is None:
+            if row is None or tables.absent(row[field]):
                 continue
             low, high = _limits(row, field)
             axes.plot([low, high], [place + shift] * 2, color=colour, linewidth=2)
             axes.plot(row[field], place + shift, marker, color=colour, markersize=6)
-            axes.text(
-                1.02,
-                place + shift,
-                words(row),
-                transform=axes.get_yaxis_transform(),
-                color=INK,
-                fontsize=8.5,
-                verticalalignment="center",
-            )
+            words = tables.with_interval(row, field)
+            at_right = dict(transform=axes.get_yaxis_transform(), verticalalignment="center")
+            axes.text(1.02, place + shift, words, color=INK, fontsize=8.5, **at_right)
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.grid(axis="x", color=LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.tick_params(axis="y", length=0)
-    bare(axes)
+    bare(axes, "x")
 
 
 def _limits(row: Mapping[str, Any], field: str) -> tuple[float, float]:
-    """The interval, or the point itself where there is none."""
-    return tuple(row[field] if row[end] is None else row[end] for end in ("low", "high"))
+    """Returns the interval, or the point itself where there is none."""
+    return tuple(row[field] if tables.absent(row[end]) else row[end] for end in ("low", "high"))
 
 
 def roc(path: Path, runs: Sequence[tuple[str, Any]], labels: Sequence[str]) -> list[str]:
@@ -189,13 +177,9 @@ def roc(path: Path, runs: Sequence[tuple[str, Any]], labels: Sequence[str]) -> l
             targets, scores = predictions.targets[:, column], predictions.scores[:, column]
             colour, _, line = style(index)
             axes.plot(*roc_curve(targets, scores), line, color=colour, linewidth=1.8, label=name)
-            axes.text(
-                0.97,
-                0.04 + 0.075 * (len(runs) - 1 - index),
-                f"AUROC {tables.number(auroc(targets, scores))}",
-                color=colour,
-                horizontalalignment="right",
-            )
+            words = f"AUROC {tables.number(auroc(targets, scores))}"
+            height = 0.04 + 0.075 * (len(runs) - 1 - index)
+            axes.text(0.97, height, words, color=colour, horizontalalignment="right")
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
         axes.set_xlabel("1 − specificity")
         axes.set_ylabel("sensitivity")
@@ -249,11 +233,9 @@ def label_curves(path: Path, title: str, curves: Mapping[str, Sequence[Any]]) ->
     axes.set_xticks(sorted({score.images for scores in curves.values() for score in scores}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda images, _: f"{images:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.grid(axis="y", color=LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
     axes.set(xlabel="labelled training images", ylabel="AUROC, 95 % interval")
     axes.set_title(title, fontsize=11, loc="left")
-    bare(axes)
+    bare(axes, "y")
     for line, name in zip(axes.get_lines(), curves):
         line.set_label(name)
     legend(figure, axes, list(curves))
@@ -274,14 +256,7 @@ def differences(
     shown = [name for name in datasets if any((other, name) in verdicts for other in encoders)]
     others = [name for name in encoders[1:] if any((name, place) in verdicts for place in shown)]
     rows = [
-        {
-            name: {
-                field: None if np.isnan(value := getattr(verdicts[other, name], field)) else value
-                for field in ("difference", "low", "high")
-            }
-            for name in shown
-            if (other, name) in verdicts
-        }
+        {name: verdicts[other, name]._asdict() for name in shown if (other, name) in verdicts}
         for other in others
     ]
     figure, grid = new_figure(8.5, 1.4 + len(shown) * (0.22 + 0.24 * len(others)))
@@ -290,7 +265,7 @@ def differences(
     axes.axvspan(-margin, margin, color=GREY, alpha=0.2, linewidth=0, zorder=0.5)
     axes.axvline(0, color=GREY, linewidth=1)
     colours = [list(encoders).index(name) for name in others]
-    draw_intervals(axes, shown, rows, "difference", tables.with_signs, colours, len(others))
+    _draw_intervals(axes, shown, rows, "difference", colours, len(others))
     axes.set_yticks(range(len(shown)), shown)
     whose = f" of {others[0]}" if len(others) == 1 else ""
     axes.set_xlabel(f"AUROC{whose} less that of {encoders[0]}, 95 % interval")

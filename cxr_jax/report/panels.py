@@ -58,9 +58,9 @@ def saliency(path: Path, cases: Sequence[Case]) -> None:
 
     Images of one label share the scale of the heat. Every case has its heat.
     """
-    strongest = {case.label: 0.0 for case in cases}
+    strongest: dict[str, float] = {}
     for case in cases:
-        strongest[case.label] = max(strongest[case.label], float(case.heat.max()))
+        strongest[case.label] = max(strongest.get(case.label, 0.0), float(case.heat.max()))
     height = len(cases) * (_IMAGE + _GAP) + 0.8
     figure = Figure(figsize=(2 * (_IMAGE + _GAP) + 2.5, height))
     for row, case in enumerate(cases):
@@ -128,32 +128,21 @@ def embedding(
     size = float(np.clip(6000 / len(points), 5, 30))
     for k, axes in enumerate(panels.values()):
         target = targets[:, k]
-        kinds = (("unknown", np.isnan(target)), ("absent", target == 0), ("present", target == 1))
-        for (name, rows_of), colour in zip(kinds, (GREY, _ABSENT, _PRESENT)):
-            if rows_of.any():
-                axes.scatter(
-                    *points[rows_of].T,
-                    s=size,
-                    color=colour,
-                    alpha=0.65,
-                    linewidth=0,
-                    label=f"{name} ({int(rows_of.sum()):,})",
-                )
+        for value, chosen in ((np.nan, np.isnan(target)), (0.0, target == 0), (1.0, target == 1)):
+            if chosen.any():
+                name = f"{word(value)} ({int(chosen.sum()):,})"
+                dots = dict(color=_colour(value), alpha=0.65, linewidth=0, label=name)
+                axes.scatter(*points[chosen].T, s=size, **dots)
+        ring = dict(markersize=7, markerfacecolor="none", markeredgecolor="black")
         for number, row in (marks[k] if k < len(marks) else {}).items():
-            _mark(axes, points[row], number)
+            axes.plot(*points[row], "o", **ring)
+            bold = dict(textcoords="offset points", fontsize=9, fontweight="bold")
+            axes.annotate(str(number), points[row], (4, 4), **bold)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color(LINE)
-        axes.legend(
-            loc="upper left",
-            bbox_to_anchor=(0, 0),
-            frameon=False,
-            fontsize=8,
-            ncols=3,
-            handletextpad=0.1,
-            columnspacing=1,
-            borderaxespad=0.2,
-            markerscale=1.6,
-        )
+        below = dict(loc="upper left", bbox_to_anchor=(0, 0), borderaxespad=0.2, ncols=3)
+        spaces = dict(handletextpad=0.1, columnspacing=1, markerscale=1.6)
+        axes.legend(**below, **spaces, frameon=False, fontsize=8)
     _save(figure, path)
 
 
@@ -187,10 +176,9 @@ def _state(case: Case) -> str:
 
 
 def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at this place, in inches from the upper left corner: images keep their pixels."""
+    """Returns axes at this place in inches from the upper left corner, so that pixels are kept."""
     wide, high = figure.get_size_inches()
-    place = (left / wide, 1 - (top + height) / high, width / wide, height / high)
-    return figure.add_axes(place)
+    return figure.add_axes((left / wide, 1 - (top + height) / high, width / wide, height / high))
 
 
 def _show(axes: Axes, image: np.ndarray, frame: str = "") -> None:
@@ -202,7 +190,7 @@ def _show(axes: Axes, image: np.ndarray, frame: str = "") -> None:
 
 
 def _describe(axes: Axes, case: Case) -> None:
-    """What the case is, line by line beside it."""
+    """Writes what the case is, line by line beside it."""
     axes.axis("off")
     lines = [(f"Image {case.number}", {"fontweight": "bold"})]
     colour = {"color": _colour(case.target), "fontweight": "bold"}
@@ -223,7 +211,7 @@ def _draw_boxes(axes: Axes, boxes: Float[np.ndarray, "n 4"], size: tuple[int, in
 
 
 def _draw_scale(axes: Axes) -> None:
-    """From clear to the full tint, as it looks on an image of middle grey."""
+    """Draws the scale from clear to the full tint, as it looks on an image of middle grey."""
     colours = overlay(np.full((4, 256), 128, np.uint8), np.linspace(0, 1, 256)[None], 1.0)
     axes.imshow(colours, aspect="auto", extent=(0, 1, 0, 1))
     axes.set(yticks=[], xticks=[])
@@ -235,15 +223,8 @@ def _draw_scale(axes: Axes) -> None:
     axes.text(0.5, -0.4, words, horizontalalignment="center", **style)
 
 
-def _mark(axes: Axes, point: Float[np.ndarray, " 2"], number: int) -> None:
-    axes.plot(*point, "o", markersize=7, markerfacecolor="none", markeredgecolor="black")
-    axes.annotate(
-        str(number), point, (4, 4), textcoords="offset points", fontsize=9, fontweight="bold"
-    )
-
-
 def _save(figure: Figure, path: Path) -> None:
-    """A PNG of less than a megabyte, the smaller the more grain its images have."""
+    """Saves a PNG of less than a megabyte: the more grain its images have, the fewer pixels."""
     dpi, size = DPI, _MAX_BYTES + 1
     while size > _MAX_BYTES:
         figure.savefig(path, dpi=dpi)
@@ -285,12 +266,11 @@ _IDS = "pictures/films.csv"
 
 def drawn(workdir: Path) -> dict[str, Picture]:
     """Returns the pictures that a transfer left in its folder, by how to read them."""
-    found = {}
-    for name, (title, meaning) in _MEANING.items():
-        path = workdir / "pictures" / name
-        if path.is_file():
-            found[f"**{title}.** {meaning}"] = Picture(path, title)
-    return found
+    return {
+        f"**{title}.** {meaning}": Picture(path, title)
+        for name, (title, meaning) in _MEANING.items()
+        if (path := workdir / "pictures" / name).is_file()
+    }
 
 
 def blocks(workdir: Path) -> list[Block]:

@@ -17,7 +17,6 @@ CITATION = (
     "Iyer et al., Self-Supervised Pretraining Enables High-Performance Chest X-Ray Interpretation "
     "Across Clinical Distributions, medRxiv 2022.11.19.22282519"
 )
-_FINE_TUNED = ("linear", "ImageNet")
 
 
 class Published(NamedTuple):
@@ -53,9 +52,9 @@ def beside(protocol: str, datasets: list[str]) -> dict[str, dict[str, Published]
     """
     found = {}
     for (table, encoder), figures in tables().items():
-        own = {name: name.split("/")[0] for name in datasets}
-        row = {name: figures[plain] for name, plain in own.items() if plain in figures}
+        own = {name: figures.get(name.split("/")[0]) for name in datasets}
+        row = {name: figure for name, figure in own.items() if figure}
         if table == protocol and row:
-            tuned = " (fine-tuned)" if (table, encoder) == _FINE_TUNED else ""
+            tuned = " (fine-tuned)" if (table, encoder) == ("linear", "ImageNet") else ""
             found[f"{encoder}{tuned}, study"] = row
     return found

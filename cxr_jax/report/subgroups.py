@@ -1,10 +1,9 @@
 """AUROC by sex, age band and projection of the test images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Shaped
 
 from cxr_jax.report import tables
 from cxr_jax.report.blocks import Block, Bullets, Table, Text
@@ -49,7 +48,8 @@ def groups(
     """
     found, sentences = [], []
     unknown = []
-    for facet, values in _facets(images).items():
+    bands = np.array([age_band(age) for age in images.age.tolist()], str)
+    for facet, values in zip(_FACETS, (images.sex, bands, images.projection)):
         kinds = sorted(set(values.tolist()))
         if kinds == [""]:
             unknown.append(facet)
@@ -70,25 +70,16 @@ def groups(
     return found, sentences
 
 
-def _facets(images: ImageTable) -> Mapping[str, Shaped[np.ndarray, " n"]]:
-    bands = np.array([age_band(age) for age in images.age.tolist()], str)
-    return dict(zip(_FACETS, (images.sex, bands, images.projection)))
-
-
 def blocks(
-    runs: Sequence[tuple[str, Predictions]],
-    images: ImageTable,
-    num_resamples: int,
-    caption: str,
+    runs: Sequence[tuple[str, Predictions]], images: ImageTable, num_resamples: int, caption: str
 ) -> tuple[list[Block], list[Group]]:
     """Returns the table with what a reader must know of it, and its groups; see `groups`."""
     names = [name for name, _ in runs]
     found, sentences = groups(runs, images, num_resamples)
+    care = notes(names, found)
     parts: list[Block] = [table(names, found, caption)] if found else []
-    if care := notes(names, found):
-        parts.append(Bullets(care))
-    if sentences:
-        parts.append(Text(" ".join(sentences)))
+    parts += [Bullets(care)] if care else []
+    parts += [Text(" ".join(sentences))] if sentences else []
     return parts, found
 
 
@@ -99,7 +90,10 @@ def table(names: Sequence[str], found: Sequence[Group], caption: str = "") -> Ta
         images = f"{group.images:,}"
         if group.positives is not None:
             images += f"\n({group.positives:,} positive)"
-        cells = [tables.two_lines(tables.with_interval(_numbers(row))) for row in group.rows]
+        cells = [
+            "–" if _few(row) else tables.two_lines(tables.with_interval(row._asdict()))
+            for row in group.rows
+        ]
         rows.append([group.name, images, *cells])
     return Table(["group", "images", *names], rows, caption)
 
@@ -122,10 +116,3 @@ def notes(names: Sequence[str], found: Sequence[Group]) -> list[str]:
 def _few(row: SubgroupRow) -> bool:
     # Where a class is absent altogether the row's own note says so.
     return not np.isnan(row.auroc) and min(row.n_pos, row.n_neg) < _FEWEST
-
-
-def _numbers(row: SubgroupRow) -> dict[str, float | None]:
-    if _few(row):
-        return {"auroc": None, "low": None, "high": None}
-    held = {"auroc": row.auroc, "low": row.low, "high": row.high}
-    return {name: None if np.isnan(value) else value for name, value in held.items()}

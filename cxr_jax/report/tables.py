@@ -1,5 +1,6 @@
 """Numbers in words, and the tables that several reports share."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ from cxr_jax.io.json import read_json
 from cxr_jax.report.blocks import Table
 
 RANDOM = "random"  # the name of the encoder that was not pretrained
-_PROVENANCE = "provenance.json"
 
 AUROC = (
     "AUROC is the chance that an image with the finding scores higher than one without it: 1 is "
@@ -18,13 +18,18 @@ AUROC = (
 Rows = Sequence[Mapping[str, Any]]  # of metrics.json
 
 
+def absent(value: float | None) -> bool:
+    """Returns True for None and NaN."""
+    return value is None or math.isnan(value)
+
+
 def number(value: float | None) -> str:
-    """Returns three decimals without the leading zero, as AUROC is printed; a dash for None.
+    """Returns three decimals without the leading zero, as AUROC is printed; a dash where absent.
 
     >>> number(0.9124), number(1.0), number(None)
     ('.912', '1.000', '–')
     """
-    if value is None:
+    if absent(value):
         return "–"
     text = f"{value:.3f}"
     return text[1:] if text.startswith("0") else text
@@ -36,23 +41,23 @@ def signed(value: float | None) -> str:
     >>> signed(0.069), signed(-0.0004)
     ('+.069', '−.000')
     """
-    if value is None:
+    if absent(value):
         return "–"
     return ("+" if value >= 0 else "−") + number(abs(value))
 
 
-def with_interval(row: Mapping[str, Any]) -> str:
-    """Returns ".912 [.889, .931]" for a metric row; the number alone where it has no limits."""
-    if row["auroc"] is None or row["low"] is None:
-        return number(row["auroc"])
-    return f"{number(row['auroc'])} [{number(row['low'])}, {number(row['high'])}]"
+def with_interval(row: Mapping[str, Any], field: str = "auroc") -> str:
+    """Returns a number of a row with its limits, alone where it has none; differences are signed.
 
-
-def with_signs(row: Mapping[str, Any]) -> str:
-    """Returns "+.069 [+.051, +.088]" for a comparison; without limits the difference alone."""
-    if row["difference"] is None or row["low"] is None:
-        return signed(row["difference"])
-    return f"{signed(row['difference'])} [{signed(row['low'])}, {signed(row['high'])}]"
+    >>> with_interval(dict(auroc=0.912, low=0.889, high=0.931))
+    '.912 [.889, .931]'
+    >>> with_interval(dict(difference=0.069, low=0.051, high=0.088), "difference")
+    '+.069 [+.051, +.088]'
+    """
+    words = signed if field == "difference" else number
+    if absent(row[field]) or absent(row["low"]):
+        return words(row[field])
+    return f"{words(row[field])} [{words(row['low'])}, {words(row['high'])}]"
 
 
 def two_lines(text: str) -> str:
@@ -70,7 +75,7 @@ def listed(drawn: Sequence[str], labels: Sequence[str]) -> str:
     return f"{', '.join(drawn)}.{more}"
 
 
-def shown(rows: Rows) -> Rows:
+def shown(rows: Sequence[Any]) -> Sequence[Any]:
     """Returns the rows to show: the mean of a single label would only repeat it."""
     return rows[:-1] if len(rows) == 2 else rows
 
@@ -82,7 +87,9 @@ def auroc_table(runs: Sequence[tuple[str, Rows]]) -> Table:
     for row in shown(runs[0][1]):
         label = row["label"]
         # Sums over labels would look like a number of images.
-        counts = [_count(row[n]) if label != "macro" else "" for n in ("n_pos", "n_neg")]
+        counts = ["", ""]
+        if label != "macro":
+            counts = ["–" if row[n] is None else f"{row[n]:,}" for n in ("n_pos", "n_neg")]
         cells = [
             two_lines(with_interval(rows[label])) if label in rows else "–" for rows in by_name
         ]
@@ -113,39 +120,30 @@ def _label(row: Mapping[str, Any]) -> str:
     return "**mean (macro)**" if row["label"] == "macro" else row["label"]
 
 
-def _count(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
-
-
 def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> Table:
     """Returns each comparison's mean AUROCs, the paired difference A − B, and the verdict on A."""
     header = ["A", "B", "AUROC of A", "AUROC of B", "A − B [95 % interval]", "verdict on A"]
-    header.append("minimum detectable difference")
-    body = [
-        [
-            *(row["a"], row["b"], number(row["auroc_a"]), number(row["auroc_b"])),
-            with_p(row),
-            row["verdict"],
-            number(row["detectable"]),
-        ]
-        for row in comparisons
-    ]
-    return Table(header, body)
+    body = []
+    for row in comparisons:
+        both = [number(row["auroc_a"]), number(row["auroc_b"])]
+        smallest = number(row["detectable"])
+        body.append([row["a"], row["b"], *both, _with_p(row), row["verdict"], smallest])
+    return Table([*header, "minimum detectable difference"], body)
 
 
 def difference_table(comparisons: Sequence[Mapping[str, Any]]) -> Table:
     """Returns differences label by label, a column for each comparison (all of the same A)."""
     by_comparison = [{row["label"]: row for row in c["labels"]} for c in comparisons]
     body = [
-        [label, *(with_p(rows[label]) if label in rows else "–" for rows in by_comparison)]
+        [label, *(_with_p(rows[label]) if label in rows else "–" for rows in by_comparison)]
         for label in (row["label"] for row in comparisons[0]["labels"])
     ]
     return Table(["label", *(f"less {c['b']}" for c in comparisons)], body)
 
 
-def with_p(row: Mapping[str, Any]) -> str:
+def _with_p(row: Mapping[str, Any]) -> str:
     """Returns a difference with its interval and, below, DeLong's p where there is one."""
-    text, p_value = two_lines(with_signs(row)), row.get("delong_p")
+    text, p_value = two_lines(with_interval(row, "difference")), row.get("delong_p")
     if p_value is None:
         return text
     return f"{text}\nDeLong's p {number(p_value) if p_value >= 0.0005 else '< .001'}"
@@ -159,17 +157,12 @@ def not_vouched(names: Sequence[str]) -> str:
     )
 
 
-def provenance_table(found: Mapping[str, str]) -> Table:
-    """Returns the table at the foot of a report."""
-    return Table(["what", "value"], list(found.items()))
-
-
 def provenance_rows(workdir: Path) -> dict[str, str]:
     """Returns what made the results, by the last start in provenance.json; empty without the file.
 
     Raises ValueError for a damaged file.
     """
-    path = workdir / _PROVENANCE
+    path = workdir / "provenance.json"
     if not path.is_file():
         return {}
     held = read_json(path)
@@ -187,7 +180,7 @@ def provenance_rows(workdir: Path) -> dict[str, str]:
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{path} is damaged; move it away to report without it") from error
     if len(starts) > 1:
-        found["starts"] = f"{len(starts)} that differ; this is the last ({_PROVENANCE} has all)"
+        found["starts"] = f"{len(starts)} that differ; this is the last ({path.name} has all)"
     return found
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cxr_jax.report import blocks, calibration, figures, panels, subgroups, tables
-from cxr_jax.report.blocks import Block, Bullets, Heading, Picture, Text
+from cxr_jax.report.blocks import Block, Bullets, Heading, Picture, Table, Text
 from cxr_jax.report.tables import RANDOM
 from cxr_jax.transfer import image_table
 from cxr_jax.transfer.image_table import ImageTable, unseen_images
@@ -37,17 +37,16 @@ def write_report(
     """Writes report.html, report.md and their pictures into `workdir`; returns report.html's path.
 
     The first run is the encoder in question, the others its baselines; `comparisons` are
-    `compare`'s of the first run with others. `protocol` and `notes` are sentences, each a line of a
-    list; `warnings` come below the verdict. No image or patient id is written. Where nothing can
-    be estimated there are no pictures. `num_resamples` of patients are drawn for what is measured
-    here: calibration, subgroups and the score without test images that were seen. `untrained` is
-    the name of the run with random weights. Raises ValueError, naming the image, where a run's
-    table of images lacks one of its predictions.
+    `compare`'s of the first run with others. `protocol` and `notes` are sentences for lists;
+    `warnings` come below the verdict. No image or patient id is written. `num_resamples` of
+    patients are drawn for what is measured here: calibration, subgroups and the score without test
+    images that were seen. `untrained` is the name of the run with random weights. Raises
+    ValueError, naming the image, where a run's table of images lacks one of its predictions.
     """
     runs = [run._replace(predictions=validate(run.predictions)) for run in runs]
     labels = _shared_labels(runs)
-    page: list[Block] = [Text(verdict(comparison, untrained)) for comparison in comparisons]
-    page += [] if comparisons else [Text(_alone(runs[0]))]
+    verdicts = [verdict(comparison, untrained) for comparison in comparisons]
+    page: list[Block] = list(map(Text, verdicts or [_alone(runs[0])]))
     page += map(Text, warnings)
     page += _unseen(runs, num_resamples, untrained)
     images, patients = len(runs[0].predictions.image_id), len(set(runs[0].predictions.patient_id))
@@ -67,7 +66,7 @@ def write_report(
     page += panels.blocks(workdir)
     page += [Heading("How it was measured"), Bullets(protocol)]
     page += [Heading("To know"), Bullets(notes)] if notes else []
-    page += [Heading("Provenance"), tables.provenance_table(provenance)]
+    page += [Heading("Provenance"), Table(["what", "value"], list(provenance.items()))]
     page += [Heading("What to do next"), Bullets(_next_steps(comparisons, labels))]
     return blocks.write(workdir, "report.md", title, page)
 
@@ -79,11 +78,8 @@ def _scores(
     path, parts = workdir / "auroc.png", []
     if figures.forest(path, named, comparisons):
         parts.append(Picture(path, "AUROC and 95 % interval of every label and encoder"))
-    parts += [
-        Heading("AUROC"),
-        Text(f"{tables.AUROC} With 95 % intervals."),
-        tables.auroc_table(named),
-    ]
+    meaning = Text(f"{tables.AUROC} With 95 % intervals.")
+    parts += [Heading("AUROC"), meaning, tables.auroc_table(named)]
     missing = [row for row in runs[0].rows if row["auroc"] is None and row["label"] != "macro"]
     if missing:
         reasons = "; ".join(f"{row['label']} ({row['note']})" for row in missing)
@@ -115,11 +111,7 @@ _PAIRED = (
 
 
 def verdict(comparison: Mapping[str, Any], untrained: str = RANDOM) -> str:
-    """Returns the comparison in one sentence of plain words, Markdown.
-
-    Against the run called `untrained`, random initialisation, the question is whether pretraining
-    helped.
-    """
+    """Returns the comparison as a sentence; against `untrained` it says if pretraining helped."""
     a, b = comparison["a"], comparison["b"]
     if comparison["low"] is None:
         return f"**Not estimable: {a} against {b}.** The test set allows no interval."
@@ -149,7 +141,7 @@ def verdict(comparison: Mapping[str, Any], untrained: str = RANDOM) -> str:
 
 
 def _alone(run: Run) -> str:
-    """The headline where there is nothing to compare with."""
+    """Returns the headline where there is nothing to compare with."""
     row = tables.shown(run.rows)[-1]
     what = "Macro AUROC" if row["label"] == "macro" else f"AUROC for {row['label']}"
     if row["auroc"] is None:
@@ -158,23 +150,21 @@ def _alone(run: Run) -> str:
 
 
 def _shared_labels(runs: Sequence[Run]) -> list[str]:
-    """Labels with both classes that every run scored."""
+    """Returns the labels with both classes that every run scored."""
     estimable = [row["label"] for row in runs[0].rows if row["auroc"] is not None]
     names = [run.predictions.label_names for run in runs]
     return [label for label in estimable if all(label in of_run for of_run in names)]
 
 
 def _unseen(runs: Sequence[Run], num_resamples: int, untrained: str) -> list[Block]:
-    """The scores without test images that one of the encoders had seen, where any had."""
-    images = [_images(run) for run in runs]
-    if not any(table is not None and table.exposed for table in images):
-        return []
+    """Returns the scores without test images that one of the encoders had seen, where any had."""
     first = runs[0].predictions
-    # Tables follow the order of their own run's predictions, which need not be the first's.
-    tables_of = [
-        image_table.in_order(table, first.image_id) for table in images if table is not None
-    ]
-    rows = unseen_images(tables_of)
+    # Tables are in the order of their own run's predictions, which may not be the first's.
+    images = [run.images and image_table.in_order(run.images, first.image_id) for run in runs]
+    known = [table for table in images if table is not None]
+    if not any(table.exposed for table in known):
+        return []
+    rows = unseen_images(known)
     count = f"{int(rows.sum()):,} of the {len(rows):,} test images"
     text = f"**Without test images that were seen in pretraining:** {count}"
     if not rows.any():
@@ -183,27 +173,18 @@ def _unseen(runs: Sequence[Run], num_resamples: int, untrained: str) -> list[Blo
     scored = [tables.shown(metric_rows(one, num_resamples))[-1] for one in left]
     text += f", of {len(set(left[0].patient_id)):,} patients, had been seen by none"
     if scored[0]["auroc"] is None:
-        why = "among them no label has both classes, so that nothing can be scored"
-        return [Text(f"{text}; {why}.")]
+        return [Text(f"{text}; no label has both classes among them: nothing can be scored.")]
     what = "macro AUROC" if scored[0]["label"] == "macro" else "AUROC"
     numbers = [f"{run.name} {tables.with_interval(row)}" for run, row in zip(runs, scored)]
     text += f". On these, {what}: {', '.join(numbers)}."
-    unknown = [
-        run.name
-        for run, table in zip(runs, images)
-        if run.name != RANDOM and (table is None or table.seen is None)
-    ]
-    if unknown:
+    unknown = [run.name for run, table in zip(runs, images) if table is None or table.seen is None]
+    if unknown := [name for name in unknown if name != RANDOM]:
         text += f" {tables.not_vouched(unknown)}"
     verdicts = [
         verdict(compare(left[0], other, (runs[0].name, run.name), num_resamples), untrained)
         for run, other in zip(runs[1:], left[1:])
     ]
     return [Text(text), *([Bullets(verdicts)] if verdicts else [])]
-
-
-def _images(run: Run) -> ImageTable | None:
-    return run.images and image_table.in_order(run.images, run.predictions.image_id)
 
 
 def _subgroups(runs: Sequence[Run], labels: Sequence[str], num_resamples: int) -> list[Block]:
@@ -219,7 +200,7 @@ def _subgroups(runs: Sequence[Run], labels: Sequence[str], num_resamples: int) -
 
 
 def _next_steps(comparisons: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[str]:
-    """What a person would do after reading the page."""
+    """Returns what a person would do after reading the page."""
     if not labels:
         return ["Test on more images: no label has both classes here."]
     if not comparisons:

@@ -9,22 +9,11 @@ import numpy as np
 
 from cxr_jax.io.json import read_json
 from cxr_jax.io.text import plain as terminal_plain
-from cxr_jax.transfer.predictions import (
-    Predictions,
-    align,
-    read_parquet,
-    take_images,
-    take_labels,
-)
+from cxr_jax.transfer.predictions import Predictions, align, read_parquet, take_images, take_labels
 
 _STATES = ("done", "failed", "missing")
-# Fields of cells.json that had another name before.
-_RENAMED = {
-    "exposure": "seen",
-    "films": "images",
-    "num_films": "num_images",
-    "test_films": "test_images",
-}
+# Old names of fields of cells.json.
+_RENAMED = dict(exposure="seen", films="images", num_films="num_images", test_films="test_images")
 _MAX_ERROR = 300
 # Characters of an error that are searched: the time grows with the square of the length.
 _MAX_READ = 2000
@@ -90,6 +79,17 @@ class Grid(NamedTuple):
     def protocols(self) -> list[str]:
         return list(dict.fromkeys(cell.protocol for cell in self.cells))
 
+    @property
+    def largest_groups(self) -> list[tuple[str, str, float]]:
+        """Protocol, dataset and the protocol's largest fraction, dataset by dataset."""
+        largest = {protocol: self.fractions(protocol)[-1] for protocol in self.protocols}
+        return [(*each, largest[each[0]]) for each in self.places]
+
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """Protocols and datasets, dataset by dataset."""
+        return [(protocol, dataset) for dataset in self.datasets for protocol in self.protocols]
+
     def fractions(self, protocol: str) -> list[float]:
         """Returns those of one protocol, rising."""
         return sorted({cell.fraction for cell in self.cells if cell.protocol == protocol})
@@ -98,9 +98,8 @@ class Grid(NamedTuple):
 def read_grid(workdir: Path) -> Grid:
     """Reads the grid in workdir/cells.json.
 
-    Raises ValueError, naming the cell, for a field that is absent, an unknown state, a cell that
-    appears twice, a reference that is not an encoder of the grid, and encoders that were trained on
-    different numbers of images under one fraction and seed.
+    Raises ValueError, naming the cell, for a file that is damaged or contradicts itself, and for
+    encoders that were trained on different numbers of images under one fraction and seed.
     """
     path = workdir / "cells.json"
     held = read_json(path, most=_MAX_BYTES)
@@ -164,7 +163,6 @@ def _cell(entry: dict) -> Cell:
 
 
 def _with_new_names(entry: dict) -> dict:
-    """Returns the entry with the names of today for fields that were called otherwise before."""
     return {_RENAMED.get(name, name): value for name, value in entry.items()}
 
 
@@ -202,9 +200,8 @@ def read_group(
     Labels may differ from cell to cell, but at least one is shared.
     """
     read, refused = {}, []
-    for cell in sorted(cells, key=lambda cell: cell.encoder != reference):
-        if cell.state != "done":
-            continue
+    done = [cell for cell in cells if cell.state == "done"]
+    for cell in sorted(done, key=lambda cell: cell.encoder != reference):
         try:
             own = read_parquet(workdir / cell.folder / "predictions.parquet")
             if read:
@@ -225,9 +222,8 @@ def read_group(
 
 def common_labels(read: Mapping[Cell, Predictions]) -> tuple[list[str], list[str]]:
     """Returns the labels that all cells have, and notes that say which encoder lacks the others."""
-    all_names = dict.fromkeys(name for held in read.values() for name in held.label_names)
     common, left_out = [], {}
-    for name in all_names:
+    for name in dict.fromkeys(name for held in read.values() for name in held.label_names):
         lacking = {cell.encoder: 0 for cell, held in read.items() if name not in held.label_names}
         if lacking:
             left_out.setdefault(", ".join(lacking), []).append(name)

@@ -1,6 +1,6 @@
 """The largest fraction of a benchmark: its ROC curves, calibration, subgroups and images."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,10 +42,10 @@ class Largest(NamedTuple):
         """The training that the numbers of one seed come from."""
         return f"{self.title}, {percent(self.fraction)} of the training patients, seed {self.seed}"
 
-    @property
-    def key(self) -> dict[str, Any]:
-        """The first columns of a line in tables/."""
-        return dict(protocol=self.protocol, dataset=self.dataset, fraction=self.fraction)
+    def key(self, encoder: str) -> dict[str, Any]:
+        """Returns the first columns of a line in tables/ on the first seed."""
+        place = dict(protocol=self.protocol, dataset=self.dataset, fraction=self.fraction)
+        return place | dict(seed=self.seed, encoder=encoder)
 
     def runs(self, encoders: Sequence[str]) -> list[tuple[str, Predictions]]:
         """Returns the first seed's predictions, in the encoders' order."""
@@ -57,27 +57,23 @@ def read_largest(workdir: Path, grid: Grid, measured: Measured) -> list[Largest]
     """Reads dataset by dataset, protocol by protocol; unusable image tables become notes."""
     refused = {cell.folder for cell in measured.failed}
     held = []
-    for dataset in grid.datasets:
-        for protocol in grid.protocols:
-            key = (protocol, dataset, grid.fractions(protocol)[-1])
-            place = measured.places.get(key)
-            if place is None:
-                continue
-            cells = [c for c in grid.cells if c.group == key and c.folder not in refused]
-            read, _ = read_group(workdir, cells, grid.reference)
-            read = {cell: take_labels(one, place.labels) for cell, one in read.items()}
-            image_ids = next(iter(read.values())).image_id
-            images, notes = _images(workdir, grid, dataset, image_ids)
-            measured.notes.extend(notes)
-            held.append(Largest(*key, place, read, images))
+    for key in grid.largest_groups:
+        place = measured.places.get(key)
+        if place is None:
+            continue
+        cells = [c for c in grid.cells if c.group == key and c.folder not in refused]
+        read, _ = read_group(workdir, cells, grid.reference)
+        read = {cell: take_labels(one, place.labels) for cell, one in read.items()}
+        images = _images(workdir, grid, key[1], next(iter(read.values())), measured.notes)
+        held.append(Largest(*key, place, read, images))
     return held
 
 
 def _images(
-    workdir: Path, grid: Grid, dataset: str, image_ids
-) -> tuple[dict[str, ImageTable], list[str]]:
-    """By encoder the first usable table of these images, and why others cannot be used."""
-    images, notes = {}, []
+    workdir: Path, grid: Grid, dataset: str, predictions: Predictions, notes: list[str]
+) -> dict[str, ImageTable]:
+    """Returns by encoder the first usable table of the images; notes why others are not used."""
+    images = {}
     for cell in grid.cells:
         path = workdir / cell.folder / "films.parquet"
         if (cell.dataset, cell.state) != (dataset, "done") or cell.encoder in images:
@@ -86,11 +82,11 @@ def _images(
             continue
         try:
             table = image_table.read_parquet(path)
-            images[cell.encoder] = image_table.in_order(table, image_ids)
+            images[cell.encoder] = image_table.in_order(table, predictions.image_id)
         except (ValueError, OSError) as error:
             reason = without_ids(str(error).replace(str(workdir), "."))
             notes.append(f"{dataset}, {cell.encoder}: the table of images is not used: {reason}.")
-    return images, notes
+    return images
 
 
 def sections(
@@ -121,14 +117,11 @@ def _calibration(
     for held in largest:
         path, labels = _path(workdir, grid, "calibration", held), held.place.labels
         runs = held.runs(grid.encoders)
-        shown, found = calibration.blocks(
-            path, runs, labels, num_resamples, held.caption, every_label=False
-        )
+        given = (path, runs, labels, num_resamples, held.caption)
+        shown, found = calibration.blocks(*given, every_label=False)
         parts += [Heading(held.title, 3), *shown]
         for name, rows in found.items():
-            # The mean of a single label would only repeat it.
-            rows = [row._asdict() for row in rows[: -1 if len(rows) == 2 else None]]
-            lines += _lines(held, name, rows)
+            lines += [held.key(name) | row._asdict() for row in tables.shown(rows)]
     write_csv(workdir, "calibration", lines)
     reading = map(Text, calibration.READING if lines else ())
     return [Heading("Calibration"), *reading, *parts] if parts else []
@@ -139,24 +132,17 @@ def _subgroups(
 ) -> list[Block]:
     parts: list[Block] = []
     lines = []
-    for held in largest:
-        if not held.images:
-            continue
+    for held in (one for one in largest if one.images):
         runs, labels = held.runs(grid.encoders), held.place.labels
         what = f"AUROC for {labels[0]}" if len(labels) == 1 else "macro AUROC"
-        # Sex, age and projection are of the images, the same whatever the encoder.
-        shown, found = subgroups.blocks(
-            runs,
-            next(iter(held.images.values())),
-            num_resamples,
-            f"{held.caption}: {what} within each group, 95 % interval.",
-        )
+        caption = f"{held.caption}: {what} within each group, 95 % interval."
+        images = next(iter(held.images.values()))  # sex, age, projection: alike for every encoder
+        shown, found = subgroups.blocks(runs, images, num_resamples, caption)
         parts += [Heading(held.title, 3), *shown]
         for group in found:
             for (name, _), row in zip(runs, group.rows):
-                row = row._asdict()
-                line = dict(fact=group.facet, group=row.pop("group"), images=group.images) | row
-                lines += _lines(held, name, [line])
+                what = dict(fact=group.facet, group=row.group, images=group.images)
+                lines.append(held.key(name) | what | row._asdict())
     write_csv(workdir, "subgroups", lines)
     if without := dict.fromkeys(held.dataset for held in largest if not held.images):
         parts.append(Text(f"Sex, age and projection are not known on {', '.join(without)}."))
@@ -164,24 +150,17 @@ def _subgroups(
     return [Heading(subgroups.TITLE), *method, *parts] if parts else []
 
 
-def _lines(held: Largest, encoder: str, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [held.key | dict(seed=held.seed, encoder=encoder) | row for row in rows]
-
-
 def images(workdir: Path, grid: Grid) -> list[Block]:
     """Returns the images that cells of the largest fraction left; empty where none are drawn."""
     found: list[Block] = []
-    meanings = []
-    for dataset in grid.datasets:
-        for protocol in grid.protocols:
-            key = (protocol, dataset, grid.fractions(protocol)[-1])
-            for cell in grid.cells:
-                pictures = panels.drawn(workdir / cell.folder) if cell.group == key else {}
-                if cell.state == "done" and pictures:
-                    title = f"{dataset}: {title_of(protocol).lower()}, {cell.encoder}"
-                    found += [Heading(title, 3), *pictures.values()]
-                    meanings += pictures
+    meanings: dict[str, Picture] = {}
+    for key in grid.largest_groups:
+        for cell in grid.cells:
+            if cell.group == key and cell.state == "done":
+                pictures = panels.drawn(workdir / cell.folder)
+                title = f"{cell.dataset}: {title_of(cell.protocol).lower()}, {cell.encoder}"
+                found += [Heading(title, 3), *pictures.values()] if pictures else []
+                meanings |= pictures
     if not found:
         return []
-    how_to_read = Bullets(list(dict.fromkeys(meanings)))
-    return [Heading("Images"), Text(panels.EITHER_WAY), how_to_read, *found]
+    return [Heading("Images"), Text(panels.EITHER_WAY), Bullets(list(meanings)), *found]

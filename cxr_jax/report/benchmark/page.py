@@ -48,7 +48,7 @@ def write(workdir: Path, num_resamples: int | None = None) -> Path:
     page = [
         *_summary(grid, measured, found),
         *unseen.summary(without_seen),
-        *_studies(studies),
+        *(block for table in studies.values() for block in bt.study_blocks(table)),
         *_verdicts(workdir, grid, found),
         *_curves(workdir, grid, measured),
         *at_largest.sections(workdir, grid, largest, num_resamples),
@@ -69,7 +69,7 @@ def _write_tables(
     folder: Path, measured: Measured, found: _Verdicts, studies: Mapping[str, bt.StudyTable]
 ) -> None:
     for protocol, table in studies.items():
-        page = blocks.to_markdown(bt.title_of(protocol), [bt.study_block(table)], folder)
+        page = blocks.to_markdown(bt.title_of(protocol), bt.study_blocks(table)[1:], folder)
         (folder / f"{protocol}.md").write_text(page)
         (folder / f"{protocol}.tex").write_text(bt.study_latex(table))
         (folder / f"{protocol}.csv").write_text(bt.study_csv(table))
@@ -79,34 +79,21 @@ def _write_tables(
 
 def _summary(grid: Grid, measured: Measured, found: _Verdicts) -> list[Block]:
     """What was found at the largest fraction of each protocol, before any heading."""
-    sentences, shares = [], []
+    sentences, shares = [], {}
     for protocol in grid.protocols:
         largest = grid.fractions(protocol)[-1]
-        shares.append(percent(largest))
-        held = found[protocol, largest]
-        sentences += text.summary(held, grid.reference, protocol)
-    page: list[Block] = [
-        Text(
-            f"Every encoder against **{grid.reference}**, on the same images, with the same tuning "
-            f"budget and {' or '.join(dict.fromkeys(shares))} of the training patients. In "
-            f"brackets the difference in macro AUROC. {tables.AUROC}"
-        )
-    ]
-    page.append(Bullets(sentences) if sentences else Text("**There is nothing to compare.**"))
+        shares[percent(largest)] = None
+        sentences += text.summary(found[protocol, largest], grid.reference, protocol)
+    opening = (
+        f"Every encoder against **{grid.reference}**, on the same images, with the same tuning "
+        f"budget and {' or '.join(shares)} of the training patients. In brackets the difference "
+        f"in macro AUROC. {tables.AUROC}"
+    )
+    nothing = Text("**There is nothing to compare.**")
+    page: list[Block] = [Text(opening), Bullets(sentences) if sentences else nothing]
     if measured.failed:
-        page.append(
-            Text(
-                f"**{len(measured.failed)} of {len(grid.cells)} cells have no result**; they are "
-                "listed under “Cells without a result”."
-            )
-        )
-    return page
-
-
-def _studies(studies: Mapping[str, bt.StudyTable]) -> list[Block]:
-    page = []
-    for protocol, table in studies.items():
-        page += [Heading(bt.title_of(protocol)), bt.study_block(table)]
+        count = f"{len(measured.failed)} of {len(grid.cells)} cells have no result"
+        page.append(Text(f"**{count}**; they are listed under “Cells without a result”."))
     return page
 
 
@@ -129,26 +116,20 @@ def _verdicts(workdir: Path, grid: Grid, found: _Verdicts) -> list[Block]:
         if any(comparison.verdict != "not estimable" for comparison in largest.values()):
             path = workdir / "figures" / f"differences-{protocol}.png"
             figures.differences(path, largest, grid.encoders, grid.datasets)
-            caption = (
-                f"{title}, {percent(fractions[-1])} of the training patients: AUROC less that of "
-            )
-            caption += f"{grid.reference}. Grey: differences too small to matter."
-            page.append(Picture(path, caption))
+            where = f"{title}, {percent(fractions[-1])} of the training patients"
+            what = f"AUROC less that of {grid.reference}. Grey: differences too small to matter."
+            page.append(Picture(path, f"{where}: {what}"))
     return page if len(page) > 2 else []
 
 
 def _curves(workdir: Path, grid: Grid, measured: Measured) -> list[Block]:
     """Label efficiency, where a protocol has two fractions or more."""
     page: list[Block] = []
-    for protocol, dataset in _places(grid):
-        fractions = [
-            fraction
-            for fraction in grid.fractions(protocol)
-            if (protocol, dataset, fraction) in measured.curves
-        ]
-        if len(fractions) < 2:
+    for protocol, dataset in grid.places:
+        keys = [(protocol, dataset, fraction) for fraction in grid.fractions(protocol)]
+        held = [measured.curves[key] for key in keys if key in measured.curves]
+        if len(held) < 2:
             continue
-        held = [measured.curves[protocol, dataset, fraction] for fraction in fractions]
         lines = {
             name: [scores[name] for scores in held if name in scores] for name in grid.encoders
         }
@@ -157,13 +138,11 @@ def _curves(workdir: Path, grid: Grid, measured: Measured) -> list[Block]:
         figures.label_curves(path, title, lines)
         page += [Heading(title, 3), Picture(path, f"{title}, AUROC against training images.")]
         page += _equivalences(grid, measured, protocol, dataset)
-    if not page:
-        return []
-    return [Heading("How many labels an encoder saves"), *page]
+    return [Heading("How many labels an encoder saves"), *page] if page else []
 
 
 def _equivalences(grid: Grid, measured: Measured, protocol: str, dataset: str) -> list[Block]:
-    """In words for the fewest images that were tried, and a table for all numbers of them."""
+    """Returns sentences for the fewest images that were tried, and a table for all numbers."""
     sentences, rows = [], []
     for encoder in grid.encoders[1:]:
         every = equivalences(measured, grid, protocol, dataset, encoder)
@@ -172,10 +151,8 @@ def _equivalences(grid: Grid, measured: Measured, protocol: str, dataset: str) -
             for one in every:
                 number = f"{one.bound} {one.labels_b:,.0f}".strip()
                 rows.append([encoder, f"{one.labels_a:,.0f}", number, text.ratio(one)])
-    if not rows:
-        return []
     header = ["encoder", "labels", f"labels from {grid.reference}", "ratio, 95 % interval"]
-    return [Bullets(sentences), Table(header, rows)]
+    return [Bullets(sentences), Table(header, rows)] if rows else []
 
 
 def _test_sets(grid: Grid, measured: Measured) -> list[Block]:
@@ -201,21 +178,13 @@ def _method(grid: Grid, measured: Measured, num_resamples: int) -> list[Block]:
     page: list[Block] = []
     if measured.failed:
         header = ["encoder", "dataset", "protocol", "patients", "seeds", "state", "reason"]
-        page += [
-            Heading("Cells without a result"),
-            Table(header, text.problems(measured.failed)),
-        ]
+        page += [Heading("Cells without a result"), Table(header, text.problems(measured.failed))]
     if measured.notes:
         page += [Heading("To know"), Bullets(list(dict.fromkeys(measured.notes)))]
     return [*page, Heading("How it was measured"), Bullets(sentences)]
 
 
 def _provenance(workdir: Path) -> list[Block]:
-    """Code, packages and images of the results; nothing for a workdir that does not say."""
-    found = tables.provenance_rows(workdir)
-    return [Heading("Provenance"), tables.provenance_table(found)] if found else []
-
-
-def _places(grid: Grid) -> list[tuple[str, str]]:
-    """Protocols and datasets, dataset by dataset."""
-    return [(protocol, dataset) for dataset in grid.datasets for protocol in grid.protocols]
+    """Returns code, packages and images of the results; nothing for a workdir that does not say."""
+    found = list(tables.provenance_rows(workdir).items())
+    return [Heading("Provenance"), Table(["what", "value"], found)] if found else []

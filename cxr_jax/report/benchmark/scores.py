@@ -14,13 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from cxr_jax.report.benchmark.grid import (
-    Cell,
-    Grid,
-    common_labels,
-    percent,
-    read_group,
-)
+from cxr_jax.report.benchmark.grid import Cell, Grid, common_labels, percent, read_group
 from cxr_jax.stats.bootstrap import label_auroc, resampled_auroc
 from cxr_jax.stats.label_equivalence import LabelEquivalence, label_equivalence
 from cxr_jax.stats.verdict import Comparison, correct_verdicts, judge
@@ -108,7 +102,10 @@ def measure(workdir: Path, grid: Grid, num_resamples: int) -> Measured:
     measured = Measured({}, {}, [cell for cell in grid.cells if cell.state != "done"], [])
     for protocol in grid.protocols:
         for dataset in grid.datasets:
-            _measure_curve(workdir, grid, protocol, dataset, num_resamples, measured)
+            cells = [cell for cell in grid.cells if cell.group[:2] == (protocol, dataset)]
+            read, refused = read_group(workdir, cells, grid.reference)
+            measured.failed.extend(refused)
+            _measure_curve(read, grid, num_resamples, measured)
     return measured
 
 
@@ -120,58 +117,41 @@ class LabelScore(NamedTuple):
 
 
 def _measure_curve(
-    workdir: Path,
-    grid: Grid,
-    protocol: str,
-    dataset: str,
-    num_resamples: int,
-    measured: Measured,
+    every: Mapping[Cell, Predictions], grid: Grid, num_resamples: int, measured: Measured
 ) -> None:
-    """Adds one dataset under one protocol, at all fractions, to `measured`."""
-    cells = [cell for cell in grid.cells if cell.group[:2] == (protocol, dataset)]
-    all_read, refused = read_group(workdir, cells, grid.reference)
-    measured.failed.extend(refused)
-    by_fraction = {}
-    for fraction in grid.fractions(protocol):
-        read = {cell: held for cell, held in all_read.items() if cell.fraction == fraction}
-        if not read:
-            continue
+    """Adds the cells of one dataset and protocol, at all fractions, to `measured`."""
+    by_group: dict[tuple, dict[Cell, dict[str, LabelScore]]] = {}
+    for group in sorted({cell.group for cell in every}):  # the fractions rise
+        read = {cell: held for cell, held in every.items() if cell.group == group}
         common, notes = common_labels(read)
         first = take_labels(next(iter(read.values())), common)
         labels = estimable(first)
         if len(labels) < len(common):
             absent = ", ".join(name for name in common if name not in labels)
             notes.append(f"the test set has one class only, so that no mean holds it: {absent}")
+        if not labels:
+            notes.append("no label can be scored for every encoder")
+        protocol, dataset, fraction = group
         where = f"{dataset}, {protocol}, {percent(fraction)} of the training patients"
         measured.notes.extend(f"{where}: {note}." for note in notes)
         if labels:
-            found = {
+            by_group[group] = found = {
                 cell: label_scores(take_labels(held, labels), num_resamples)
                 for cell, held in read.items()
             }
-            by_fraction[fraction] = (found, labels)
-            measured.places[protocol, dataset, fraction] = Place(
-                macro_scores(found, labels, grid.encoders),
-                labels,
-                len(first.image_id),
-                len(np.unique(first.patient_id)),
-            )
-        else:
-            measured.notes.append(f"{where}: no label can be scored for every encoder.")
-    if not by_fraction:
-        return
-    held = [labels for _, labels in by_fraction.values()]
-    shared = tuple(name for name in held[0] if all(name in labels for labels in held))
-    dropped = sorted({name for labels in held for name in labels} - set(shared))
-    if dropped:
+            scores = macro_scores(found, labels, grid.encoders)
+            size = len(first.image_id), len(np.unique(first.patient_id))
+            measured.places[group] = Place(scores, labels, *size)
+    held = [measured.places[group].labels for group in by_group]
+    shared = tuple(name for name in held[0] if all(name in names for names in held)) if held else ()
+    if dropped := sorted({name for names in held for name in names} - set(shared)):
         measured.notes.append(
             f"{dataset}, {protocol}: curves over images leave out {', '.join(dropped)}, which "
             "cannot be scored at every fraction."
         )
-    for fraction, (found, _) in by_fraction.items():
+    for group, found in by_group.items():
         if shared:
-            scores = macro_scores(found, shared, grid.encoders)
-            measured.curves[protocol, dataset, fraction] = scores
+            measured.curves[group] = macro_scores(found, shared, grid.encoders)
 
 
 def estimable(predictions: Predictions) -> tuple[str, ...]:
@@ -216,10 +196,10 @@ def paired(scores: Mapping[str, Score], a: str, b: str) -> tuple[Score, Score] |
 
 def compared(scores: Mapping[str, Score], a: str, b: str) -> Comparison | None:
     """Judges encoder a against b over the seeds that both have, not corrected; None without one."""
-    both = paired(scores, a, b)
-    if both is None:
+    if not (both := paired(scores, a, b)):
         return None
-    return judge(both[0].mean, both[1].mean, both[0].resampled - both[1].resampled, MARGIN)
+    one, other = both
+    return judge(one.mean, other.mean, one.resampled - other.resampled, MARGIN)
 
 
 def verdicts(

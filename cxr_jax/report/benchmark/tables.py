@@ -11,7 +11,7 @@ import numpy as np
 from cxr_jax.report import published, tables
 from cxr_jax.report.benchmark.grid import Cell, Grid, percent
 from cxr_jax.report.benchmark.scores import Measured, Score
-from cxr_jax.report.blocks import Table
+from cxr_jax.report.blocks import Block, Heading, Table
 from cxr_jax.stats.verdict import Comparison
 from cxr_jax.transfer.image_table import beyond_chance
 
@@ -39,13 +39,13 @@ def title_of(protocol: str) -> str:
 class Value(NamedTuple):
     """AUROC and its 95 % limits; None where there is no such number."""
 
-    auroc: float | None
+    auroc: float | None = None
     low: float | None = None
     high: float | None = None
 
     @property
     def words(self) -> str:
-        """The value in words, the interval on a second line."""
+        """The number, the interval on a second line."""
         return tables.two_lines(tables.with_interval(self._asdict()))
 
 
@@ -64,10 +64,6 @@ class StudyTable(NamedTuple):
     theirs: dict[str, list[Value]]
 
     @property
-    def header(self) -> list[str]:
-        return ["encoder", *self.datasets, "mean"]
-
-    @property
     def rows(self) -> dict[str, list[Value]]:
         return self.ours | self.theirs
 
@@ -75,30 +71,25 @@ class StudyTable(NamedTuple):
 def study_table(measured: Measured, grid: Grid, protocol: str) -> StudyTable:
     """Returns the table of one protocol at its largest fraction."""
     fraction = grid.fractions(protocol)[-1]
-    datasets = [
-        name
-        for name in grid.datasets
-        if any((cell.protocol, cell.dataset) == (protocol, name) for cell in grid.cells)
-    ]
+    run = {cell.dataset for cell in grid.cells if cell.protocol == protocol}
+    datasets = [name for name in grid.datasets if name in run]
     places = {name: measured.places.get((protocol, name, fraction)) for name in datasets}
-    averaged = [
-        name for name, place in places.items() if place and set(place.scores) == set(grid.encoders)
-    ]
+    scores = {name: place.scores if place else {} for name, place in places.items()}
+    averaged = [name for name in datasets if set(scores[name]) == set(grid.encoders)]
+
+    def row(found: Mapping[str, Value]) -> list[Value]:
+        held = [found[name].auroc if name in found else None for name in averaged]
+        mean = Value() if not held or None in held else Value(float(np.mean(held)))
+        return [*(found.get(name, Value()) for name in datasets), mean]
+
     ours = {}
     for encoder in grid.encoders:
-        found = {
-            name: value_of(place.scores[encoder])
-            if place and encoder in place.scores
-            else Value(None)
-            for name, place in places.items()
-        }
-        ours[encoder] = _with_mean(found, averaged)
-    theirs = {}
-    for encoder, figures in published.beside(protocol, datasets).items():
-        found = {
-            name: Value(*figures[name]) if name in figures else Value(None) for name in datasets
-        }
-        theirs[encoder] = _with_mean(found, averaged)
+        own = {name: found[encoder] for name, found in scores.items() if encoder in found}
+        ours[encoder] = row({name: value_of(score) for name, score in own.items()})
+    theirs = {
+        encoder: row({name: Value(*figure) for name, figure in figures.items()})
+        for encoder, figures in published.beside(protocol, datasets).items()
+    }
     return StudyTable(protocol, fraction, datasets, averaged, ours, theirs)
 
 
@@ -106,20 +97,15 @@ def value_of(score: Score) -> Value:
     return Value(known(score.mean), *map(known, score.interval))
 
 
-def _with_mean(found: Mapping[str, Value], averaged: Sequence[str]) -> list[Value]:
-    held = [found[name].auroc for name in averaged]
-    if not held or None in held:
-        return [*found.values(), Value(None)]
-    return [*found.values(), Value(float(np.mean(held)))]
-
-
 def known(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def study_block(table: StudyTable) -> Table:
+def study_blocks(table: StudyTable) -> list[Block]:
+    """Returns the table below its heading."""
     rows = [[name, *(value.words for value in values)] for name, values in table.rows.items()]
-    return Table(table.header, rows, caption(table))
+    block = Table(["encoder", *table.datasets, "mean"], rows, caption(table))
+    return [Heading(title_of(table.protocol)), block]
 
 
 def caption(table: StudyTable) -> str:
@@ -143,27 +129,25 @@ def caption(table: StudyTable) -> str:
 
 def study_latex(table: StudyTable) -> str:
     """Returns a table environment that needs \\usepackage{booktabs}."""
-    body = [_tex_row(name, values) for name, values in table.ours.items()]
-    if table.theirs:
-        rows = [_tex_row(name, values) for name, values in table.theirs.items()]
-        body += [r"\midrule", *rows]
-    return "\n".join(
-        [
-            r"% \usepackage{booktabs}",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{tex(caption(table))}}}",
-            rf"\label{{tab:benchmark-{''.join(filter(str.isalnum, table.protocol))}}}",
-            rf"\begin{{tabular}}{{l{'c' * len(table.datasets)}c}}",
-            r"\toprule",
-            " & ".join(map(tex, table.header)) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}" + "\n",
-        ]
+    ours, theirs = (
+        "".join(_tex_row(name, values) for name, values in rows.items())
+        for rows in (table.ours, table.theirs)
     )
+    header = " & ".join(tex(name) for name in ("encoder", *table.datasets, "mean"))
+    between = "\\midrule\n" if theirs else ""
+    return rf"""% \usepackage{{booktabs}}
+\begin{{table}}
+\centering
+\caption{{{tex(caption(table))}}}
+\label{{tab:benchmark-{"".join(filter(str.isalnum, table.protocol))}}}
+\begin{{tabular}}{{l{"c" * len(table.datasets)}c}}
+\toprule
+{header} \\
+\midrule
+{ours}{between}{theirs}\bottomrule
+\end{{tabular}}
+\end{{table}}
+"""
 
 
 def _tex_row(name: str, values: Sequence[Value]) -> str:
@@ -172,7 +156,7 @@ def _tex_row(name: str, values: Sequence[Value]) -> str:
         # In braces: a cell that begins with [ would be taken for an argument of the \\ before it.
         first, *interval = value.words.split("\n")
         cells.append(tex(first) + "".join(rf" {{\scriptsize {tex(line)}}}" for line in interval))
-    return " & ".join([tex(name), *cells]) + r" \\"
+    return " & ".join([tex(name), *cells]) + " \\\\\n"
 
 
 def tex(text: str) -> str:
@@ -213,19 +197,23 @@ def write_csv(workdir: Path, name: str, lines: Sequence[Mapping[str, Any]]) -> N
         (workdir / "tables" / f"{name}.csv").write_text(to_csv(list(lines[0]), lines))
 
 
+_SCORE_FIELDS = (
+    *("protocol", "dataset", "fraction", "encoder", "images", "seeds"),
+    *("auroc", "low", "high", "sd_over_seeds", "labels"),
+)
+
+
 def scores_csv(measured: Measured) -> str:
     """Returns every score of the grid, also those at smaller fractions."""
     lines = []
     for (protocol, dataset, fraction), place in measured.places.items():
         for encoder, score in place.scores.items():
-            low, high = score.interval
-            line = dict(protocol=protocol, dataset=dataset, fraction=fraction, encoder=encoder)
-            line |= dict(images=score.images, seeds=len(score.seeds), auroc=score.mean)
+            numbers = (score.images, len(score.seeds), score.mean, *score.interval)
             spread = float(np.std(score.auroc, ddof=1)) if len(score.seeds) > 1 else None
-            line |= dict(low=low, high=high, sd_over_seeds=spread, labels=";".join(place.labels))
-            lines.append(line)
-    fields = ["protocol", "dataset", "fraction", "encoder", "images", "seeds", "auroc", "low"]
-    return to_csv([*fields, "high", "sd_over_seeds", "labels"], lines)
+            key = (protocol, dataset, fraction, encoder)
+            line = (*key, *numbers, spread, ";".join(place.labels))
+            lines.append(dict(zip(_SCORE_FIELDS, line, strict=True)))
+    return to_csv(_SCORE_FIELDS, lines)
 
 
 Verdicts = Mapping[tuple[str, str], Comparison]  # by encoder and dataset
@@ -248,8 +236,8 @@ def verdict_cell(comparison: Comparison | None) -> str:
         return "–"
     if comparison.verdict == "not estimable":
         return comparison.verdict
-    difference = tables.with_signs(comparison._asdict())
-    smallest = tables.number(known(comparison.detectable))
+    difference = tables.with_interval(comparison._asdict(), "difference")
+    smallest = tables.number(comparison.detectable)
     return f"{comparison.verdict}\n{difference}\ndetectable from {smallest}"
 
 
@@ -266,14 +254,14 @@ def verdicts_csv(verdicts: Mapping[tuple[str, float], Verdicts]) -> str:
 
 def seen_block(grid: Grid) -> Table:
     """Returns the share of every test set that each encoder saw while it was pretrained."""
-    known: dict[tuple[str, str], Cell] = {}
+    first: dict[tuple[str, str], Cell] = {}
     for cell in grid.cells:
         if cell.state == "done":
-            known.setdefault((cell.encoder, cell.dataset), cell)
-    rows = []
-    for encoder in grid.encoders:
-        cells = [known.get((encoder, dataset)) for dataset in grid.datasets]
-        rows.append([encoder, *map(_seen_cell, cells)])
+            first.setdefault((cell.encoder, cell.dataset), cell)
+    rows = [
+        [encoder, *(_seen_cell(first.get((encoder, dataset))) for dataset in grid.datasets)]
+        for encoder in grid.encoders
+    ]
     return Table(["encoder", *grid.datasets], rows)
 
 

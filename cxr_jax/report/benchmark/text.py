@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cxr_jax.report import tables
 from cxr_jax.report.benchmark.grid import Cell, percent
-from cxr_jax.report.benchmark.tables import known, title_of
+from cxr_jax.report.benchmark.tables import title_of
 from cxr_jax.stats.label_equivalence import LabelEquivalence
 from cxr_jax.stats.verdict import Comparison
 
@@ -47,7 +47,7 @@ def summary(
         held = by_encoder.setdefault(encoder, {}).setdefault(comparison.verdict, [])
         numbers = [tables.signed(comparison.difference)]
         if comparison.verdict == "inconclusive":
-            smallest = tables.number(known(comparison.detectable))
+            smallest = tables.number(comparison.detectable)
             numbers.append(f"minimum detectable difference {smallest}")
         estimable = comparison.verdict != "not estimable"
         held.append(f"{dataset} ({', '.join(numbers)})" if estimable else dataset)

@@ -16,7 +16,7 @@ from cxr_jax.report.benchmark.scores import (
     label_scores,
     macro_scores,
 )
-from cxr_jax.report.benchmark.tables import known, value_of, verdict_cell, write_csv
+from cxr_jax.report.benchmark.tables import value_of, verdict_cell, write_csv
 from cxr_jax.report.blocks import Block, Heading, Table, Text
 from cxr_jax.report.tables import RANDOM, not_vouched
 from cxr_jax.stats.verdict import Comparison, correct_verdicts
@@ -47,25 +47,23 @@ class Unseen(NamedTuple):
 
 def measure(largest: Sequence[Largest], grid: Grid, num_resamples: int) -> list[Unseen]:
     """Scores what no encoder had seen; verdicts are Holm-corrected over an encoder's datasets."""
-    found = [_of(held, grid, num_resamples) for held in largest if _seen_by(held)]
+    found = [one for held in largest if (one := _measure_one(held, grid, num_resamples))]
     for protocol in grid.protocols:
+        of_protocol = [one.comparisons for one in found if one.largest.protocol == protocol]
         for encoder in grid.encoders[1:]:
-            of = [
-                one.comparisons
-                for one in found
-                if one.largest.protocol == protocol and encoder in one.comparisons
-            ]
-            corrected = correct_verdicts([comparisons[encoder] for comparisons in of])
-            for comparisons, comparison in zip(of, corrected, strict=True):
+            judged = [comparisons for comparisons in of_protocol if encoder in comparisons]
+            corrected = correct_verdicts([comparisons[encoder] for comparisons in judged])
+            for comparisons, comparison in zip(judged, corrected, strict=True):
                 comparisons[encoder] = comparison
     return found
 
 
-def _seen_by(held: Largest) -> tuple[str, ...]:
-    return tuple(name for name, table in held.images.items() if table.exposed)
+def _measure_one(held: Largest, grid: Grid, num_resamples: int) -> Unseen | None:
+    """Returns the scores, not yet corrected; None where no encoder had seen a test image."""
+    seen_by = tuple(name for name, table in held.images.items() if table.exposed)
+    if not seen_by:
+        return None
 
-
-def _of(held: Largest, grid: Grid, num_resamples: int) -> Unseen:
     def score(chosen: Bool[np.ndarray, " n"], labels: Sequence[str]) -> dict[str, Score]:
         of_cells = {
             cell: label_scores(take_labels(take_images(one, chosen), labels), num_resamples)
@@ -85,16 +83,13 @@ def _of(held: Largest, grid: Grid, num_resamples: int) -> Unseen:
         for encoder in grid.encoders[1:]:
             if comparison := compared(scores, encoder, grid.reference):
                 comparisons[encoder] = comparison
+    vouched = {RANDOM} | {name for name, table in held.images.items() if table.seen is not None}
     unknown = tuple(
-        name
-        for name in grid.encoders
-        if name != RANDOM
-        and name in held.place.scores
-        and (name not in held.images or held.images[name].seen is None)
+        name for name in grid.encoders if name in held.place.scores and name not in vouched
     )
     return Unseen(
         held,
-        _seen_by(held),
+        seen_by,
         unknown,
         int(rows.sum()),
         len(np.unique(left.patient_id)),
@@ -111,8 +106,7 @@ def blocks(
 ) -> list[Block]:
     """Returns their section and writes tables/unseen.csv; nothing where no image was seen."""
     write_csv(workdir, "unseen", [line for one in found for line in _lines(one)])
-    parts: list[Block] = [block for one in found for block in _blocks(one, grid)]
-    parts += [Text(sentence) for sentence in _not_kept(grid, largest)]
+    parts = [*(_block(one, grid) for one in found), *map(Text, _not_kept(grid, largest))]
     return [Heading(_TITLE, 3), *parts] if parts else []
 
 
@@ -132,18 +126,16 @@ def summary(found: Sequence[Unseen]) -> list[Block]:
     ]
 
 
-def _blocks(one: Unseen, grid: Grid) -> list[Block]:
+def _block(one: Unseen, grid: Grid) -> Block:
     held = one.largest
     left = f"{one.images:,} of {one.total:,} test images"
     vouched = f" {not_vouched(one.unknown)}" if one.unknown else ""
     if not one.labels:
         why = "none of the labels has both classes among them" if one.images else "none is left"
-        return [
-            Text(
-                f"**{held.title}:** {left} had been seen by no encoder; {why}, so that nothing "
-                f"can be scored without the others.{vouched}"
-            )
-        ]
+        return Text(
+            f"**{held.title}:** {left} had been seen by no encoder; {why}, so that nothing "
+            f"can be scored without the others.{vouched}"
+        )
     caption = (
         f"{held.title}, {percent(held.fraction)} of the training patients, mean over seeds. "
         f"{', '.join(one.seen_by)} had seen some of the images; {left}, of {one.patients:,} "
@@ -162,11 +154,11 @@ def _blocks(one: Unseen, grid: Grid) -> list[Block]:
         judged = "reference" if name == grid.reference else verdict_cell(one.comparisons.get(name))
         values = [value_of(one.everywhere[name]).words, value_of(score).words]
         rows.append([name, *values, judged])
-    return [Table(header, rows, caption)]
+    return Table(header, rows, caption)
 
 
 def _not_kept(grid: Grid, largest: Sequence[Largest]) -> list[str]:
-    """Sentences on encoders that saw test images, of which no table says which."""
+    """Returns sentences on encoders that saw test images, where no table says which."""
     tables = {(name, held.dataset) for held in largest for name in held.images}
     sentences = {}
     for cell in grid.cells:
@@ -174,26 +166,25 @@ def _not_kept(grid: Grid, largest: Sequence[Largest]) -> list[str]:
         if cell.state != "done" or seen is None or (cell.encoder, cell.dataset) in tables:
             continue
         if beyond_chance(seen.images, seen.patients, seen.test_images):
-            sentences.setdefault(
-                (cell.encoder, cell.dataset),
+            sentence = (
                 f"{cell.dataset}: which images {cell.encoder} had seen is not kept beside its "
-                "predictions (films.parquet), so that they cannot be left out.",
+                "predictions (films.parquet), so that they cannot be left out."
             )
-    return list(sentences.values())
+            sentences[sentence] = None
+    return list(sentences)
 
 
 def _lines(one: Unseen) -> list[dict]:
     held = one.largest
     lines = []
     for name, score in one.scores.items():
-        line = held.key | dict(encoder=name, seen_known=name == RANDOM or name not in one.unknown)
+        line = dict(protocol=held.protocol, dataset=held.dataset, fraction=held.fraction)
+        line |= dict(encoder=name, seen_known=name == RANDOM or name not in one.unknown)
         line |= dict(images=one.total, images_left=one.images, patients_left=one.patients)
         for which, value in (("all", one.everywhere[name]), ("left", score)):
             numbers = value_of(value)._asdict()
             line |= {f"{field}_{which}": number for field, number in numbers.items()}
-        comparison = one.comparisons.get(name)
         for field in ("verdict", "difference", "low", "high", "p_adjusted"):
-            value = None if comparison is None else getattr(comparison, field)
-            line[field] = value if field == "verdict" or value is None else known(value)
+            line[field] = getattr(one.comparisons.get(name), field, None)
         lines.append(line | dict(labels=";".join(one.labels)))
     return lines
