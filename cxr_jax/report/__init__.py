@@ -1,1 +1,1 @@
-"""From predictions and their statistics to pages that a person reads; no models, no JAX."""
+"""Pages that a person reads, made from predictions and their statistics, without JAX."""

@@ -22,7 +22,7 @@ _MOST_RESAMPLES = 1_000_000
 
 
 class Seen(NamedTuple):
-    """How many test images the encoder saw while it was pretrained.
+    """Counts of the test images that the encoder saw while it was pretrained.
 
     `images` by their looks, `patients` by their patient; None where that cannot be known.
     """

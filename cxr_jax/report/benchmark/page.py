@@ -78,7 +78,7 @@ def _write_tables(
 
 
 def _summary(grid: Grid, measured: Measured, found: _Verdicts) -> list[Block]:
-    """What was found at the largest fraction of each protocol, before any heading."""
+    """Returns what was found at the largest fraction of each protocol, before any heading."""
     sentences, shares = [], {}
     for protocol in grid.protocols:
         largest = grid.fractions(protocol)[-1]
