@@ -44,7 +44,7 @@ def load(spec: str) -> Encoder:
             "'random' is not an encoder by itself: a transfer gives it the shape of the encoder "
             "beside it, or of config.model. In Python: cxr_jax.weights.random_encoder("
             "{'name': 'resnet', 'variant': '50'}, image_size=224, seed=0), and "
-            "cxr_jax.weights.featurize.ImageEncoder of that"
+            "cxr_jax.weights.encoder.ImageEncoder of that"
         )
     source, path = parse_spec(spec)
     path = str(Path(path).expanduser())

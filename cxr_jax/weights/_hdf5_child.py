@@ -1,8 +1,8 @@
 """Reads Keras's HDF5 in a process of its own: `python _hdf5_child.py FILE MAX_BYTES SECONDS`.
 
-A damaged file can make HDF5's C library crash, or loop for ever. hdf5.py starts this process and
-says what became of it. It writes an .npz of the arrays to stdout, or why the file is refused to
-stderr. It imports nothing of cxr_jax, so that it starts fast.
+A damaged file can make HDF5's C library crash, or loop for ever: importers/keras.py starts this
+process and says what became of it. It writes an .npz of the arrays to stdout, or why the file is
+refused to stderr. It imports nothing of cxr_jax, so that it starts fast.
 """
 
 import math

@@ -68,12 +68,8 @@ def read_arrays(path: str | Path, containers: Sequence[str] = ()) -> dict[str, n
 def read_hub_folder(path: str | Path, facts_name: str) -> tuple[Path, dict[str, Any]]:
     """Finds the weights in a folder as Hugging Face's hub has it, and reads the JSON beside them.
 
-    Args:
-      path: the folder, whose weights are model.safetensors, or a file of weights.
-
-    Returns the weights' file, and what `facts_name` beside it says, {} if it is not there.
-
-    Raises ValueError for a `facts_name` that is not JSON.
+    `path` may also be a file of weights. Returns the weights' file, and what `facts_name` beside it
+    says, {} if it is not there. Raises ValueError for a `facts_name` that is not JSON.
     """
     path = Path(path)
     file = path / "model.safetensors" if path.is_dir() else path

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument("--format", required=True, help="see above")
     parser.add_argument("--out", type=Path, help="folder; default: WORKDIR/export/FORMAT")
     parser.add_argument("--scores", type=Path, help="a transfer's workdir, for the card's table")
-    parser.add_argument("--licence", default="", help="what the card says of it")
+    parser.add_argument("--licence", default="", help="what the card says about it")
     parser.add_argument(
         *("--with_seen_images", "--with_ledger"),  # the second as it was called before
         action="store_true",
@@ -107,9 +107,9 @@ def write_folder(out: Path, exported: Exported, card: str) -> None:
         content = save(exported.tensors, metadata={"format": "pt"})
         (out / "model.safetensors").write_bytes(content)
     for name, content in exported.files.items():
-        is_json = not isinstance(content, bytes)
-        text = (json.dumps(content, indent=2) + "\n").encode() if is_json else content
-        (out / name).write_bytes(text)
+        if not isinstance(content, bytes):
+            content = (json.dumps(content, indent=2) + "\n").encode()
+        (out / name).write_bytes(content)
     (out / "README.md").write_text(card)
 
 
@@ -126,11 +126,17 @@ def model_card(
 
     Raises FileNotFoundError for `scores` without a metrics.json, ValueError for another encoder's.
     """
+    dtype, rounded = encoder.model.get("dtype", "float32"), ""
+    if dtype != "float32":
+        rounded = (
+            f"\n\nTrained and scored in {dtype}: features of a tool that computes in float32 "
+            "differ by its rounding."
+        )
     parts = [
         f"# {encoder.name}\n\nAn image encoder, exported by cxr_jax.",
         f"## How to load it\n\n```python\n{exported.usage}\n```",
         f"## What it reads\n\n{_reads(encoder, exported)}",
-        f"## Architecture\n\n```json\n{json.dumps(encoder.model)}\n```{_rounded(encoder)}",
+        f"## Architecture\n\n```json\n{json.dumps(encoder.model)}\n```{rounded}",
         f"## Training\n\n{_training(Path(source), encoder)}",
         f"## Images seen\n\n{_images_seen(Path(source))}",
         f"## Scores\n\n{_scores(scores, encoder)}",
@@ -146,31 +152,19 @@ def _reads(encoder: Encoder, exported: Exported) -> str:
         f"Grey images, white = dense, shorter side brought to {encoder.image_size} px, the centre "
         "cropped; pixels in [0, 1]"
     )
-    numbers = f"(pixel - mean) / std with mean {_listed(model.mean)} and std {_listed(model.std)}"
+    mean, std = (", ".join(f"{v:.6g}" for v in values) for values in (model.mean, model.std))
+    numbers = f"(pixel - mean) / std with mean {mean} and std {std}"
     if exported.normalises:
         return f"{images}, as they are: {numbers} is done inside."
     repeated = " (the grey image repeated in three channels)" if len(model.mean) == 3 else ""
     return f"{images}, then {numbers}{repeated}."
 
 
-def _rounded(encoder: Encoder) -> str:
-    if encoder.model.get("dtype", "float32") == "float32":
-        return ""
-    return (
-        f"\n\nTrained and scored in {encoder.model['dtype']}: features of a tool that computes in "
-        "float32 differ by its rounding."
-    )
-
-
-def _listed(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:.6g}" for value in values)
-
-
 def _training(workdir: Path, encoder: Encoder) -> str:
     path = workdir / "config.json"
     if not path.is_file():
         return f"Not by cxr_jax: the weights were read from `{workdir.name}`."
-    config: dict[str, Any] = read_json(path)
+    config = read_json(path)
     with _damage_of(path):
         return (
             f"{encoder.name} of {config['num_train_steps']}, batches of {config['batch_size']}, on "

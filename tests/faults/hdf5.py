@@ -97,13 +97,13 @@ def _spoil(rng: random.Random, file: Any) -> None:
 
 def read(folder: Path, data: bytes, index: int) -> str:
     """All arrays of a file, as dict."""
-    from cxr_jax.weights import hdf5
+    from cxr_jax.weights.importers import keras
 
-    hdf5.SECONDS = 10  # HDF5 loops for ever on some
+    keras.SECONDS = 10  # HDF5 loops for ever on some
     path = folder / ("weights.keras" if data.startswith(b"PK") else "weights.h5")
     path.write_bytes(data)
     try:
-        arrays = hdf5.read_keras(path)
+        arrays = keras.read_hdf5(path)
     finally:
         path.unlink()
     for name, array in arrays.items():

@@ -210,6 +210,14 @@ def test_the_card_says_what_was_done_seen_and_scored(saved, tmp_path):
         assert part in card
     with pytest.raises(ValueError, match=r"export/timm is there and not empty"):
         main(arguments)
+    # An old workdir's file is found too, and goes out under the name that is read today.
+    (workdir / seen_images.FILE).rename(workdir / "exposure.parquet")
+    old = main([*arguments, f"--out={tmp_path / 'old'}", "--with_seen_images"])
+    assert (old / "README.md").read_text() == card.replace(
+        "CC BY 4.0", "None is stated; the training data may have its own terms."
+    )
+    assert seen_images.read(old).patient.tolist() == patients.tolist()
+    assert (old / seen_images.FILE).is_file()
     (tmp_path / "comparisons.json").write_text(json.dumps([pair | {"a": "other", "high": 1}]))
     with pytest.raises(ValueError, match="they are of other, not of mine"):
         main([*arguments, f"--out={tmp_path / 'new'}"])

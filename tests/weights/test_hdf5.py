@@ -12,8 +12,8 @@ import pytest
 
 from cxr_jax import weights
 from cxr_jax.models import resnet
-from cxr_jax.weights import hdf5
-from cxr_jax.weights.hdf5 import read_keras
+from cxr_jax.weights.importers import keras
+from cxr_jax.weights.importers.keras import read_hdf5
 
 h5py = pytest.importorskip("h5py")
 
@@ -150,7 +150,7 @@ def test_what_lies_outside_of_the_file_is_not_opened(tmp_path, fault, suffix):
     path = tmp_path / f"{fault}.{suffix}"
     _write(path, fill)
     with pytest.raises(ValueError, match=rf"{fault}\.{suffix}: .*{message}"):
-        read_keras(path)
+        read_hdf5(path)
 
 
 def test_damaged_files_are_named(tmp_path, arrays):
@@ -198,7 +198,7 @@ def test_what_keras_does_not_write_is_refused(tmp_path, fault):
     fill, message = STRANGE[fault]
     _write(tmp_path / "x.h5", fill)
     with pytest.raises(ValueError, match=message):
-        read_keras(tmp_path / "x.h5")
+        read_hdf5(tmp_path / "x.h5")
 
 
 def test_a_chunk_that_unfolds_to_gigabytes_is_refused(tmp_path):
@@ -211,21 +211,21 @@ def test_a_chunk_that_unfolds_to_gigabytes_is_refused(tmp_path):
 
     _write(tmp_path / "x.h5", fill)
     with pytest.raises(ValueError, match=r"x\.h5: not a sound file of Keras's arrays"):
-        read_keras(tmp_path / "x.h5")
+        read_hdf5(tmp_path / "x.h5")
 
 
 def test_a_file_on_which_hdf5_crashes_or_never_ends_is_named(tmp_path, arrays, monkeypatch):
     path = tmp_path / "model.weights.h5"
     _write(path, lambda file: _numbered(file, arrays))
     (tmp_path / "crash.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    monkeypatch.setattr(hdf5, "_CHILD", tmp_path / "crash.py")
+    monkeypatch.setattr(keras, "_CHILD", tmp_path / "crash.py")
     with pytest.raises(ValueError, match=r"model\.weights\.h5: .*HDF5 crashed on it, signal 11"):
-        read_keras(path)
+        read_hdf5(path)
     (tmp_path / "loop.py").write_text("while True: pass")
-    monkeypatch.setattr(hdf5, "_CHILD", tmp_path / "loop.py")
-    monkeypatch.setattr(hdf5, "SECONDS", 1)
+    monkeypatch.setattr(keras, "_CHILD", tmp_path / "loop.py")
+    monkeypatch.setattr(keras, "SECONDS", 1)
     with pytest.raises(ValueError, match=r"model\.weights\.h5: .*did not come to its end in 1 s"):
-        read_keras(path)
+        read_hdf5(path)
 
 
 def test_a_heap_that_has_no_end_is_refused(tmp_path, arrays, monkeypatch):
@@ -236,9 +236,9 @@ def test_a_heap_that_has_no_end_is_refused(tmp_path, arrays, monkeypatch):
     start = content.index(b"GCOL") + 16
     content[start : start + 4000] = bytes(4000)
     path.write_bytes(content)
-    monkeypatch.setattr(hdf5, "SECONDS", 2)
+    monkeypatch.setattr(keras, "SECONDS", 2)
     with pytest.raises(ValueError, match=r"weights\.h5: not a sound file of Keras's arrays"):
-        read_keras(path)
+        read_hdf5(path)
 
 
 def test_without_h5py_the_error_names_the_extra(tmp_path, monkeypatch):
@@ -251,7 +251,7 @@ def test_without_h5py_the_error_names_the_extra(tmp_path, monkeypatch):
 def test_paths_do_not_grow_without_end(tmp_path):
     _write(tmp_path / "x.h5", lambda file: file.create_group("/".join(["a"] * 501)))
     with pytest.raises(ValueError, match="a path in it is longer than 1,000 letters"):
-        read_keras(tmp_path / "x.h5")
+        read_hdf5(tmp_path / "x.h5")
 
 
 def _all_kinds(file):
@@ -280,7 +280,7 @@ LABELS = {"x": "text", "y": "Ünicode", "z": np.bytes_(b"bytes")}
 def test_arrays_are_those_that_h5py_reads(tmp_path):
     path = tmp_path / "kinds.h5"
     _write(path, _all_kinds)
-    found = read_keras(path)
+    found = read_hdf5(path)
     with h5py.File(path) as file:
         for group in ("kinds", "many", "chunked"):
             for name, dataset in file[group].items():
@@ -294,4 +294,4 @@ def test_arrays_are_those_that_h5py_reads(tmp_path):
 def test_files_of_newer_formats_are_read(tmp_path):
     with h5py.File(tmp_path / "new.h5", "w", libver="latest") as file:
         file["a/b"] = np.arange(3)
-    np.testing.assert_array_equal(read_keras(tmp_path / "new.h5")["a/b"], np.arange(3))
+    np.testing.assert_array_equal(read_hdf5(tmp_path / "new.h5")["a/b"], np.arange(3))

@@ -2,43 +2,76 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cxr_jax.models.vit import VARIANTS
 from cxr_jax.weights.convert import Source, add_alike, fill
-
-# By variable ("cls", "qkv.kernel") its source or key; by layer ("norm1") how its keys begin. In
-# those of blocks, {} is the block's number.
-Names = Mapping[str, str | Source]
+from cxr_jax.weights.encoder import Encoder
 
 
-def shape_of(
-    arrays: Mapping[str, np.ndarray], patches: str, positions: str, block: str
-) -> dict[str, Any]:
-    """Reads {"variant", "patch", "image_size"} of a ViT's config from its arrays.
+class Layout(NamedTuple):
+    """The key names of a publisher's ViTs.
 
-    `patches` and `positions` are the keys of the patch embedding [d c p p] and of the position
-    embedding [1 n d] or [n d]; `block` a pattern with the block's number as its group.
-
-    Raises ValueError where one of the two is missing, empty or of another rank, blocks are missing,
-    or patches do not fill a square.
+    Attributes:
+      patches: how the keys of the patch embedding begin; its weight is [d c p p].
+      positions: the position embeddings, [1 n d] or [n d].
+      cls: the class token; None: there is none.
+      block: how the keys of a block begin, with {} for its number.
+      outer, inner: by variable ("qkv.kernel") its source or key; by layer ("norm1") how its keys
+        begin. Those of `inner` are below `block`.
+      cls_has_place: whether the first position is the class token's, to which it is added; None:
+        where there is one more than patches.
     """
+
+    patches: str
+    positions: str
+    cls: str | None
+    block: str
+    outer: Mapping[str, str | Source]
+    inner: Mapping[str, str | Source]
+    cls_has_place: bool | None = True
+
+
+def read_vit(name: str, arrays: Mapping[str, np.ndarray], layout: Layout, **fields: Any) -> Encoder:
+    """Returns the ViT in `arrays`, for images of the size of its position embeddings.
+
+    `fields` are those of the model's config beside variant, patch and image_size.
+
+    Raises ValueError as `fill`, and where one of the two embeddings is missing, empty or of another
+    rank, blocks are missing, or patches do not fill a square.
+    """
+    patches, positions = f"{layout.patches}.weight", layout.positions
     for key, rank in ((patches, (4,)), (positions, (2, 3))):
         if key not in arrays or arrays[key].ndim not in rank or not arrays[key].size:
             raise ValueError(f"not this kind of ViT: no {key} of {rank[-1]} dimensions")
-    numbers = {int(m[1]) for m in (re.match(block, key) for key in arrays) if m}
     width, _, patch, _ = arrays[patches].shape
     count = arrays[positions].shape[-2]
     grid = int(count**0.5)
     if count not in (grid**2, grid**2 + 1):
         raise ValueError(f"{positions} has {count} places: not a square, nor one more")
-    return {
-        "variant": _variant(width, numbers),
-        "patch": patch,
-        "image_size": patch * grid,
-    }
+    block = layout.block.format(r"(\d+)")
+    variant = _variant(width, {int(m[1]) for m in (re.match(block, key) for key in arrays) if m})
+    size = patch * grid
+    model = {"name": "vit", "variant": variant, "patch": patch, "image_size": size, **fields}
+    has_place = count > grid**2 if layout.cls_has_place is None else layout.cls_has_place
+    outer = {"patch_embed": layout.patches, **_tokens(layout, has_place), **layout.outer}
+
+    def source_of(path: tuple[str, ...]) -> Source:
+        below, names, rest = "", outer, path[1:]
+        if rest[0].startswith("block_"):
+            below = layout.block.format(rest[0].removeprefix("block_"))
+            names, rest = layout.inner, rest[1:]
+        source = names.get(".".join(rest))
+        if source is None:
+            layer, leaf = rest
+            source = f"{names[layer]}.{'bias' if leaf == 'bias' else 'weight'}"
+        source = Source((source,)) if isinstance(source, str) else source
+        return source._replace(keys=tuple(below + key for key in source.keys))
+
+    variables = fill(model, arrays, source_of, f"ViT-{variant}/{patch}")
+    return Encoder(name, model, variables, size)
 
 
 def _variant(width: int, numbers: set[int]) -> str:
@@ -55,40 +88,8 @@ def _variant(width: int, numbers: set[int]) -> str:
     return name or f"{width}x{depth}"
 
 
-def read_vit(
-    model: Mapping[str, Any], arrays: Mapping[str, np.ndarray], outer: Names, block: Names
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns (config, variables) of the ViT `model`, filled from `arrays`.
-
-    `outer` and `block` say where its variables are, those of blocks apart: "norm1":
-    "blocks.{}.norm1" reads the first block's scale from `blocks.0.norm1.weight`.
-
-    Raises ValueError as `fill`.
-    """
-    model = {"name": "vit", **model}
-
-    def source_of(path: tuple[str, ...]) -> Source:
-        number, names, rest = "", outer, path[1:]
-        if rest[0].startswith("block_"):
-            number, names, rest = rest[0].removeprefix("block_"), block, rest[1:]
-        name = ".".join(rest)
-        if name in names:
-            source = names[name]
-            source = Source((source,)) if isinstance(source, str) else source
-        else:
-            layer, leaf = rest
-            ending = "bias" if leaf == "bias" else "weight"
-            source = Source((f"{names[layer]}.{ending}",))
-        return source._replace(keys=tuple(key.format(number) for key in source.keys))
-
-    return model, fill(model, arrays, source_of, f"ViT-{model['variant']}/{model['patch']}")
-
-
-def tokens(cls: str | None, positions: str, has_place: bool) -> dict[str, Source]:
-    """Returns the sources of "cls" and "positions".
-
-    `has_place`: the first position is the class token's, to which it is added.
-    """
+def _tokens(layout: Layout, has_place: bool) -> dict[str, Source]:
+    cls, positions = layout.cls, layout.positions
     if cls is None:
         return {"positions": Source((positions,), rows)}
     if not has_place:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxr_jax.weights._layouts.vit import read_vit, shape_of, tokens
+from cxr_jax.weights._layouts.vit import Layout, read_vit
 from cxr_jax.weights.arrays import read_arrays
 from cxr_jax.weights.convert import Source, errors_naming, strip_prefix
 from cxr_jax.weights.encoder import Encoder
@@ -20,7 +20,26 @@ _TEXT = (
     *("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection"),
     *("logit_scale", "input_resolution", "context_length", "vocab_size"),
 )
-_BLOCK = "transformer.resblocks.{}."
+_LAYOUT = Layout(
+    patches="conv1",
+    positions="positional_embedding",
+    cls="class_embedding",
+    block="transformer.resblocks.{}.",
+    outer={
+        "norm_pre": "ln_pre",
+        "norm": "ln_post",
+        "project.kernel": Source(("proj",), np.transpose),
+    },
+    inner={
+        "norm1": "ln_1",
+        "qkv.kernel": "attn.in_proj_weight",
+        "qkv.bias": "attn.in_proj_bias",
+        "proj": "attn.out_proj",
+        "norm2": "ln_2",
+        "fc1": "mlp.c_fc",
+        "fc2": "mlp.c_proj",
+    },
+)
 
 
 def load(path: str | Path) -> Encoder:
@@ -41,34 +60,16 @@ def load_clip(path: str | Path, mean: Sequence[float], std: Sequence[float]) -> 
             raise ValueError(
                 "this is a CLIP with a ResNet of its own kind; read are those with ViT"
             )
-        positions = "positional_embedding"
-        shape = shape_of(arrays, "conv1.weight", positions, _BLOCK.format(r"(\d+)"))
         if "proj" not in arrays or arrays["proj"].ndim != 2:
             raise ValueError("does not fit a CLIP: there is no visual.proj of two dimensions")
-        clips_own = {
-            "pre_norm": True,
-            "projection": arrays["proj"].shape[-1],
-            "activation": "quick_gelu",
-            "epsilon": 1e-5,
-        }
-        model, variables = read_vit(
-            shape | clips_own | {"mean": tuple(mean), "std": tuple(std)},
+        return read_vit(
+            Path(path).stem,
             arrays,
-            tokens("class_embedding", positions, has_place=True)
-            | {
-                "patch_embed": "conv1",
-                "norm_pre": "ln_pre",
-                "norm": "ln_post",
-                "project.kernel": Source(("proj",), np.transpose),
-            },
-            {
-                "norm1": _BLOCK + "ln_1",
-                "qkv.kernel": _BLOCK + "attn.in_proj_weight",
-                "qkv.bias": _BLOCK + "attn.in_proj_bias",
-                "proj": _BLOCK + "attn.out_proj",
-                "norm2": _BLOCK + "ln_2",
-                "fc1": _BLOCK + "mlp.c_fc",
-                "fc2": _BLOCK + "mlp.c_proj",
-            },
+            _LAYOUT,
+            pre_norm=True,
+            projection=arrays["proj"].shape[-1],
+            activation="quick_gelu",
+            epsilon=1e-5,
+            mean=tuple(mean),
+            std=tuple(std),
         )
-    return Encoder(Path(path).stem, model, variables, shape["image_size"])

@@ -7,14 +7,32 @@ position embeddings, learnt for 518 px, are resampled as transformers does it.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cxr_jax.weights._layouts.cnn import IMAGENET_MEAN, IMAGENET_STD
-from cxr_jax.weights._layouts.vit import num_rows, query_key_value, read_vit, rows, shape_of, tokens
+from cxr_jax.weights._layouts.vit import Layout, num_rows, query_key_value, read_vit, rows
 from cxr_jax.weights.arrays import read_arrays, read_hub_folder
 from cxr_jax.weights.convert import Source, errors_naming, refuse_prefix, without
 from cxr_jax.weights.encoder import Encoder, check_pixels
 
-_BLOCK = "encoder.layer.{}."
+_REGISTERS = "embeddings.register_tokens"
+_LAYOUT = Layout(
+    patches="embeddings.patch_embeddings.projection",
+    positions="embeddings.position_embeddings",
+    cls="embeddings.cls_token",
+    block="encoder.layer.{}.",
+    outer={"register_tokens": Source((_REGISTERS,), rows), "norm": "layernorm"},
+    inner={
+        "norm1": "norm1",
+        **query_key_value("attention.attention.{part}"),
+        "proj": "attention.output.dense",
+        "scale1": "layer_scale1.lambda1",
+        "norm2": "norm2",
+        "fc1": "mlp.fc1",
+        "fc2": "mlp.fc2",
+        "scale2": "layer_scale2.lambda1",
+    },
+)
 
 
 def load(path: str | Path) -> Encoder:
@@ -37,35 +55,13 @@ def load_dinov2(
         with errors_naming(file.parent / "preprocessor_config.json"):
             image_size, mean, std = _facts(facts)
     with errors_naming(file):
-        patches = "embeddings.patch_embeddings.projection"
-        refuse_prefix(arrays, patches + ".weight", "embeddings.cls_token")
+        refuse_prefix(arrays, f"{_LAYOUT.patches}.weight", "embeddings.cls_token")
         arrays = without(arrays, "embeddings.mask_token")
-        positions, registers = "embeddings.position_embeddings", "embeddings.register_tokens"
-        shape = shape_of(arrays, patches + ".weight", positions, _BLOCK.format(r"(\d+)"))
-        if registers in arrays:
-            shape |= {"registers": num_rows(arrays, registers), "antialias": True}
-        model, variables = read_vit(
-            shape | {"layer_scale": 1.0, "mean": tuple(mean), "std": tuple(std)},
-            arrays,
-            tokens("embeddings.cls_token", positions, has_place=True)
-            | {
-                "register_tokens": Source((registers,), rows),
-                "patch_embed": patches,
-                "norm": "layernorm",
-            },
-            {
-                "norm1": _BLOCK + "norm1",
-                **query_key_value(_BLOCK + "attention.attention.{part}"),
-                "proj": _BLOCK + "attention.output.dense",
-                "scale1": _BLOCK + "layer_scale1.lambda1",
-                "norm2": _BLOCK + "norm2",
-                "fc1": _BLOCK + "mlp.fc1",
-                "fc2": _BLOCK + "mlp.fc2",
-                "scale2": _BLOCK + "layer_scale2.lambda1",
-            },
-        )
-    name = Path(path).name if Path(path).is_dir() else file.stem
-    return Encoder(name, model, variables, image_size)
+        fields: dict[str, Any] = {"layer_scale": 1.0, "mean": tuple(mean), "std": tuple(std)}
+        if _REGISTERS in arrays:
+            fields = {"registers": num_rows(arrays, _REGISTERS), "antialias": True} | fields
+        name = Path(path).name if Path(path).is_dir() else file.stem
+        return read_vit(name, arrays, _LAYOUT, **fields)._replace(image_size=image_size)
 
 
 def _facts(facts: dict) -> tuple[int, list[float], list[float]]:

@@ -6,12 +6,26 @@ The layout is that of its fine-tuning code. Images of 224 px with ImageNet's mea
 from pathlib import Path
 
 from cxr_jax.weights._layouts.cnn import IMAGENET_MEAN, IMAGENET_STD
-from cxr_jax.weights._layouts.vit import query_key_value, read_vit, shape_of, tokens
+from cxr_jax.weights._layouts.vit import Layout, query_key_value, read_vit
 from cxr_jax.weights.arrays import read_arrays
 from cxr_jax.weights.convert import errors_naming, strip_prefix
 from cxr_jax.weights.encoder import Encoder
 
-_BLOCK = "encoder.layer.{}."
+_LAYOUT = Layout(
+    patches="embeddings.patch_embeddings",
+    positions="embeddings.position_embeddings",
+    cls="embeddings.cls_token",
+    block="encoder.layer.{}.",
+    outer={"norm": "encoder.encoder_norm"},
+    inner={
+        "norm1": "attention_norm",
+        **query_key_value("attn.{part}"),
+        "proj": "attn.out",
+        "norm2": "ffn_norm",
+        "fc1": "ffn.fc1",
+        "fc2": "ffn.fc2",
+    },
+)
 
 
 def load(path: str | Path) -> Encoder:
@@ -22,21 +36,4 @@ def load(path: str | Path) -> Encoder:
     arrays = read_arrays(path)
     with errors_naming(path):
         arrays = strip_prefix(arrays, ("transformer.",), ("head.weight", "head.bias"))
-        positions = "embeddings.position_embeddings"
-        patches = "embeddings.patch_embeddings"
-        shape = shape_of(arrays, patches + ".weight", positions, _BLOCK.format(r"(\d+)"))
-        model, variables = read_vit(
-            shape | {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
-            arrays,
-            tokens("embeddings.cls_token", positions, has_place=True)
-            | {"patch_embed": patches, "norm": "encoder.encoder_norm"},
-            {
-                "norm1": _BLOCK + "attention_norm",
-                **query_key_value(_BLOCK + "attn.{part}"),
-                "proj": _BLOCK + "attn.out",
-                "norm2": _BLOCK + "ffn_norm",
-                "fc1": _BLOCK + "ffn.fc1",
-                "fc2": _BLOCK + "ffn.fc2",
-            },
-        )
-    return Encoder(Path(path).stem, model, variables, shape["image_size"])
+        return read_vit(Path(path).stem, arrays, _LAYOUT, mean=IMAGENET_MEAN, std=IMAGENET_STD)

@@ -13,12 +13,29 @@ from typing import Any
 import numpy as np
 
 from cxr_jax.weights._layouts.cnn import IMAGENET_MEAN, IMAGENET_STD, cnn_encoder
-from cxr_jax.weights._layouts.vit import num_rows, read_vit, rows, shape_of, tokens
+from cxr_jax.weights._layouts.vit import Layout, num_rows, read_vit, rows
 from cxr_jax.weights.arrays import read_arrays, read_hub_folder
 from cxr_jax.weights.convert import Source, errors_naming, refuse_prefix, without
 from cxr_jax.weights.encoder import Encoder, check_pixels
 
-_BLOCK = "blocks.{}."
+_LAYOUT = Layout(
+    patches="patch_embed.proj",
+    positions="pos_embed",
+    cls="cls_token",
+    block="blocks.{}.",
+    outer={"register_tokens": Source(("reg_token",), rows), "norm": "norm"},
+    inner={
+        "norm1": "norm1",
+        "qkv": "attn.qkv",
+        "proj": "attn.proj",
+        "scale1": "ls1.gamma",
+        "norm2": "norm2",
+        "fc1": "mlp.fc1",
+        "fc2": "mlp.fc2",
+        "scale2": "ls2.gamma",
+    },
+    cls_has_place=None,
+)
 
 
 def load(path: str | Path) -> Encoder:
@@ -40,8 +57,12 @@ def load(path: str | Path) -> Encoder:
     with errors_naming(file):
         refuse_prefix(arrays, "patch_embed.proj.weight", "pos_embed")
         arrays = without(arrays, "head.", "head_dist.", "mask_token")
-        model, variables = _read(arrays, {"mean": mean, "std": std}, mean_of_patches)
-    return Encoder(name, model, variables, size or model["image_size"])
+        fields = _fields(arrays, mean_of_patches) | {"mean": mean, "std": std}
+        layout = _LAYOUT if "cls_token" in arrays else _LAYOUT._replace(cls=None)
+        if fields.get("norm_after_pooling"):
+            layout = layout._replace(outer={**layout.outer, "norm": "fc_norm"})
+        encoder = read_vit(name, arrays, layout, **fields)
+    return encoder._replace(image_size=size or encoder.image_size)
 
 
 def _facts(facts: Any) -> tuple[tuple[float, ...], tuple[float, ...], int | None]:
@@ -56,38 +77,15 @@ def _facts(facts: Any) -> tuple[tuple[float, ...], tuple[float, ...], int | None
     return mean, std, size
 
 
-def _read(
-    arrays: Mapping[str, np.ndarray], pixels: dict[str, Any], mean_of_patches: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    shape = shape_of(arrays, "patch_embed.proj.weight", "pos_embed", _BLOCK.format(r"(\d+)"))
-    class_token, norm_after = "cls_token" in arrays, "fc_norm.weight" in arrays
-    has_place = arrays["pos_embed"].shape[-2] > (shape["image_size"] // shape["patch"]) ** 2
-    shape["antialias"] = True
-    if not class_token:
-        shape["class_token"] = False
-    if norm_after or not class_token or mean_of_patches:
-        shape |= {"pooling": "mean", "norm_after_pooling": norm_after}
+def _fields(arrays: Mapping[str, np.ndarray], mean_of_patches: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {"antialias": True}
+    norm_after = "fc_norm.weight" in arrays
+    if "cls_token" not in arrays:
+        fields["class_token"] = False
+    if norm_after or "cls_token" not in arrays or mean_of_patches:
+        fields |= {"pooling": "mean", "norm_after_pooling": norm_after}
     if "reg_token" in arrays:
-        shape["registers"] = num_rows(arrays, "reg_token")
+        fields["registers"] = num_rows(arrays, "reg_token")
     if "blocks.0.ls1.gamma" in arrays:
-        shape["layer_scale"] = 1.0
-    return read_vit(
-        shape | pixels,
-        arrays,
-        tokens("cls_token" if class_token else None, "pos_embed", has_place)
-        | {
-            "register_tokens": Source(("reg_token",), rows),
-            "patch_embed": "patch_embed.proj",
-            "norm": "fc_norm" if norm_after else "norm",
-        },
-        {
-            "norm1": _BLOCK + "norm1",
-            "qkv": _BLOCK + "attn.qkv",
-            "proj": _BLOCK + "attn.proj",
-            "scale1": _BLOCK + "ls1.gamma",
-            "norm2": _BLOCK + "norm2",
-            "fc1": _BLOCK + "mlp.fc1",
-            "fc2": _BLOCK + "mlp.fc2",
-            "scale2": _BLOCK + "ls2.gamma",
-        },
-    )
+        fields["layer_scale"] = 1.0
+    return fields

@@ -12,12 +12,27 @@ from pathlib import Path
 import numpy as np
 
 from cxr_jax.weights._layouts.cnn import IMAGENET_MEAN, IMAGENET_STD, cnn_encoder
-from cxr_jax.weights._layouts.vit import read_vit, shape_of, tokens
+from cxr_jax.weights._layouts.vit import Layout, read_vit
 from cxr_jax.weights.arrays import read_arrays
 from cxr_jax.weights.convert import errors_naming, refuse_prefix, without
 from cxr_jax.weights.encoder import Encoder
 
-_BLOCK = "encoder.layers.encoder_layer_{}."
+_VIT = Layout(
+    patches="conv_proj",
+    positions="encoder.pos_embedding",
+    cls="class_token",
+    block="encoder.layers.encoder_layer_{}.",
+    outer={"norm": "encoder.ln"},
+    inner={
+        "norm1": "ln_1",
+        "qkv.kernel": "self_attention.in_proj_weight",
+        "qkv.bias": "self_attention.in_proj_bias",
+        "proj": "self_attention.out_proj",
+        "norm2": "ln_2",
+        "fc1": "mlp.0",
+        "fc2": "mlp.3",
+    },
+)
 
 
 def load(path: str | Path) -> Encoder:
@@ -44,21 +59,4 @@ def _read_vit(path: str | Path, arrays: Mapping[str, np.ndarray]) -> Encoder:
             re.sub(r"\.mlp\.linear_([12])\.", lambda m: f".mlp.{3 * int(m[1]) - 3}.", key): array
             for key, array in without(arrays, "heads.").items()
         }
-        positions = "encoder.pos_embedding"
-        shape = shape_of(arrays, "conv_proj.weight", positions, _BLOCK.format(r"(\d+)"))
-        model, variables = read_vit(
-            shape | {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
-            arrays,
-            tokens("class_token", positions, has_place=True)
-            | {"patch_embed": "conv_proj", "norm": "encoder.ln"},
-            {
-                "norm1": _BLOCK + "ln_1",
-                "qkv.kernel": _BLOCK + "self_attention.in_proj_weight",
-                "qkv.bias": _BLOCK + "self_attention.in_proj_bias",
-                "proj": _BLOCK + "self_attention.out_proj",
-                "norm2": _BLOCK + "ln_2",
-                "fc1": _BLOCK + "mlp.0",
-                "fc2": _BLOCK + "mlp.3",
-            },
-        )
-    return Encoder(Path(path).stem, model, variables, shape["image_size"])
+        return read_vit(Path(path).stem, arrays, _VIT, mean=IMAGENET_MEAN, std=IMAGENET_STD)

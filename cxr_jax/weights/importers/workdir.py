@@ -18,16 +18,19 @@ from cxr_jax.weights.encoder import Encoder, check_facts
 def load(path: str) -> Encoder:
     """Reads the encoder of the run in folder `path`, for images of its config.image_size.
 
-    Raises:
-      FileNotFoundError: no such run, or it has not saved a checkpoint yet.
-      ValueError: a run of another experiment, a config.json that no run of ours has written, or
-        checkpoints that are all damaged or without an encoder.
+    Raises FileNotFoundError for no such run, or one without a checkpoint yet; ValueError for a run
+    of another experiment, a config.json that our runs do not write, or damaged checkpoints.
     """
     workdir = Path(path)
     config_path = workdir / "config.json"
     if not config_path.is_file():
         raise FileNotFoundError(f"{path} is not the workdir of a pretraining: no config.json in it")
-    config = _read_config(config_path)
+    config = read_json(config_path)
+    if (experiment := config.get("experiment")) != "pretrain":
+        raise ValueError(
+            f"{workdir} is the workdir of a {plain(str(experiment))} run; an encoder comes from a "
+            "pretraining's workdir"
+        )
     item = checkpoints.newest_whole(workdir / "checkpoints", "encoder")
     if item is None:
         raise FileNotFoundError(f"{path} has no checkpoint yet; let the pretraining save its first")
@@ -41,17 +44,6 @@ def load(path: str) -> Encoder:
         variables={"batch_stats": {}} | variables,
         image_size=config["image_size"],
     )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    config = read_json(path)
-    experiment = config.get("experiment")
-    if experiment != "pretrain":
-        raise ValueError(
-            f"{path.parent} is the workdir of a {plain(str(experiment))} run; an encoder comes "
-            "from a pretraining's workdir"
-        )
-    return config
 
 
 def _check(config: dict[str, Any], path: Path, checkpoint: Path) -> None:

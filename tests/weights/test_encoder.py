@@ -6,10 +6,9 @@ import pytest
 from PIL import Image
 
 import cxr_jax
-from cxr_jax.weights.encoder import features, random_encoder
+from cxr_jax.weights.encoder import ImageEncoder, features, random_encoder
 from cxr_jax.weights.export import write_folder
 from cxr_jax.weights.exporters import safetensors
-from cxr_jax.weights.featurize import ImageEncoder
 from tests.fakes.dicom_files import write_dicom
 
 SIZE = 32
