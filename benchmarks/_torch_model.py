@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cxr_jax.models import _heads, resnet
+from cxr_jax.models import _layers, resnet
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"} | {
     "mean": "running_mean",
@@ -86,7 +86,7 @@ class ResNet(nn.Module):
 class MLP(nn.Module):
     """heads.MLP: [b c] -> [b out]."""
 
-    def __init__(self, inputs: int, head: _heads.MLP):
+    def __init__(self, inputs: int, head: _layers.MLP):
         super().__init__()
         self.layers = []
         for index, width in enumerate(head.hidden):
@@ -121,7 +121,7 @@ def make_networks(chain: Mapping[str, Any], params: Any, batch_stats: Any) -> nn
         if isinstance(module, resnet.ResNet):
             made[name] = ResNet(module)
             width = module.widths[-1] * (4 if module.bottleneck else 1)
-        elif isinstance(module, _heads.MLP):
+        elif isinstance(module, _layers.MLP):
             made[name] = MLP(width, module)
             width = module.out
         else:

@@ -240,7 +240,8 @@ def make(
 
     Raises ValueError for fields that make no sense, alone or together.
     """
-    size = re.fullmatch(r"(\d+)x(\d+)", variant)
+    fields = dict(locals())  # the arguments: nearly all are fields of the module
+    size = re.fullmatch(r"(\d+)x(\d+)", fields.pop("variant"))
     width, num_blocks = (int(size[1]), int(size[2])) if size else VARIANTS.get(variant, (0, 0))
     if not num_blocks or width % 64:
         raise ValueError(
@@ -258,23 +259,5 @@ def make(
     if pooling == "class" and not class_token:
         raise ValueError("pooling='class' needs class_token=True; or use pooling='mean'")
     check_pixels(mean, std, dtype)
-    return ViT(
-        width=width,
-        num_blocks=num_blocks,
-        patch=patch,
-        image_size=image_size,
-        class_token=class_token,
-        registers=registers,
-        pooling=pooling,
-        norm_after_pooling=norm_after_pooling,
-        layer_scale=layer_scale,
-        pre_norm=pre_norm,
-        projection=projection,
-        activation=activation,
-        epsilon=epsilon,
-        antialias=antialias,
-        mean=tuple(mean),
-        std=tuple(std),
-        remat=remat,
-        dtype=dtype,
-    )
+    fields |= {"mean": tuple(mean), "std": tuple(std)}
+    return ViT(width, num_blocks, **fields)

@@ -12,17 +12,24 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from cxr_jax import models
 from cxr_jax.augment.views import augment_view, check_view
 from cxr_jax.config import Section
-from cxr_jax.models._heads import MLP
+from cxr_jax.models._layers import MLP
 from cxr_jax.objectives import Objective, _collapse, no_change, online_encoder
 
 Chain = dict[str, nn.Module]  # "encoder" first; each module reads what the one before it gave
 
 
 def encoder_and_heads(config: Section, **heads: dict[str, Any]) -> Chain:
-    """Returns the encoder of config.model, then MLPs that compute in the encoder's dtype."""
+    """Returns the encoder of config.model, then MLPs that compute in the encoder's dtype.
+
+    `heads`: fields of each MLP; its "hidden" and "out" are config.objective's unless given.
+    """
     chain = {"encoder": models.build(config["model"])}
     dtype = getattr(chain["encoder"], "dtype", "float32")
     for name, fields in heads.items():
+        sizes = {
+            size: config["objective"][size] for size in ("hidden", "out") if size not in fields
+        }
+        fields = fields | sizes
         chain[name] = MLP(**fields | {"hidden": widths(fields["hidden"])}, dtype=dtype)
     return chain
 

@@ -46,8 +46,7 @@ def make(config: Section) -> Objective:
     check_fields(fields, "config.objective", ("name", "hidden", "out", "redundancy"))
     if fields["redundancy"] < 0:
         raise ValueError(f"config.objective.redundancy is {fields['redundancy']}; it must be >= 0")
-    head = {"hidden": fields["hidden"], "out": fields["out"]}
-    chain = _networks.encoder_and_heads(config, projector=head)
+    chain = _networks.encoder_and_heads(config, projector={})
 
     def loss_from_outputs(outputs, aux):
         z_a, z_b = outputs["a"]["projector"], outputs["b"]["projector"]

@@ -43,8 +43,7 @@ def make(config: Section) -> Objective:
     if not 0 <= fields["tau_base"] <= 1:
         raise ValueError(f"config.objective.tau_base is {fields['tau_base']}; it is in [0, 1]")
     views = _networks.two_views(config)
-    head = {"hidden": fields["hidden"], "out": fields["out"]}
-    online_chain = _networks.encoder_and_heads(config, projector=head, predictor=head)
+    online_chain = _networks.encoder_and_heads(config, projector={}, predictor={})
     target_chain = {name: online_chain[name] for name in ("encoder", "projector")}
 
     def init(key, batch):

@@ -98,13 +98,8 @@ def make(config: Section) -> Objective:
     fields = config["objective"]
     text = text_encoder(config)
     _check(config, text)
-    view, normed, length = (
-        config["views"]["a"],
-        fields["head_bn"],
-        config["data"]["reports"]["max_tokens"],
-    )
-    head = {"hidden": fields["hidden"], "out": fields["out"]}
-    head |= {"hidden_bn": normed, "out_bn": normed, "out_bias": not normed}
+    view, normed = config["views"]["a"], fields["head_bn"]
+    head = {"hidden_bn": normed, "out_bn": normed, "out_bias": not normed}
     chain = _networks.encoder_and_heads(config, projector=head)
     text_projector = chain["projector"].clone(dtype=text.dtype)
     layers = fields["text"]["frozen_layers"]
@@ -146,6 +141,7 @@ def make(config: Section) -> Objective:
         return value, (aux, metrics)
 
     metrics = (*_collapse.METRICS, "text_std", "retrieval_accuracy")
+    length = config["data"]["reports"]["max_tokens"]
     batch = {
         "image": IMAGE,
         "tokens": Field((length,), np.int32),

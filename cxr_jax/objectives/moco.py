@@ -66,8 +66,8 @@ def with_keys_of(config: Section, originals: str) -> Objective:
     fields = config["objective"]
     _check(config)
     views = _networks.two_views(config)
-    head = {"hidden": fields["hidden"], "out": fields["out"], "hidden_bn": False, "out_bias": True}
-    chain = _networks.encoder_and_heads(config, projector=head)
+    projector = {"hidden_bn": False, "out_bias": True}
+    chain = _networks.encoder_and_heads(config, projector=projector)
     project = partial(_networks.apply_in_groups, chain, size=fields["bn_group"])
 
     def init(key, batch):

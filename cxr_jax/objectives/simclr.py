@@ -66,8 +66,7 @@ def make(config: Section) -> Objective:
     if views[0]["size"] != views[1]["size"]:
         sizes = f"{views[0]['size']} and {views[1]['size']}"
         raise ValueError(f"config.views have sizes {sizes}; SimCLR needs views of one size")
-    projector = {"hidden": fields["hidden"], "out": fields["out"], "out_bn": True}
-    chain = _networks.encoder_and_heads(config, projector=projector)
+    chain = _networks.encoder_and_heads(config, projector={"out_bn": True})
 
     def init(key, batch):
         params, batch_stats = _networks.init(key, chain, views[0]["size"])

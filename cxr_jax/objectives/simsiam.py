@@ -40,12 +40,8 @@ def make(config: Section) -> Objective:
     """Raises ValueError for fields of config.objective or config.views that do not fit."""
     fields = config["objective"]
     check_fields(fields, "config.objective", ("name", "hidden", "out", "predictor_hidden"))
-    out = fields["out"]
-    heads = _networks.encoder_and_heads(
-        config,
-        projector={"hidden": fields["hidden"], "out": out},
-        predictor={"hidden": fields["predictor_hidden"], "out": out, "out_bias": True},
-    )
+    last = {"hidden": fields["predictor_hidden"], "out_bias": True}
+    heads = _networks.encoder_and_heads(config, projector={}, predictor=last)
     predictor = heads.pop("predictor")
     chain = heads | {"output_norm": OutputNorm(), "predictor": predictor}
 

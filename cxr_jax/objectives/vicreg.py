@@ -51,8 +51,7 @@ def make(config: Section) -> Objective:
     for name in _TERMS:
         if fields[name] < 0:
             raise ValueError(f"config.objective.{name} is {fields[name]}; a weight must be >= 0")
-    head = {"hidden": fields["hidden"], "out": fields["out"]}
-    chain = _networks.encoder_and_heads(config, projector=head)
+    chain = _networks.encoder_and_heads(config, projector={})
 
     def loss_from_outputs(outputs, aux):
         z_a, z_b = outputs["a"]["projector"], outputs["b"]["projector"]

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from cxr_jax.augment.views import augment_view
-from cxr_jax.models import _heads, resnet
+from cxr_jax.models import _layers, resnet
 from cxr_jax.objectives.simclr import nt_xent
 from cxr_jax.training import optim
 from tests.fakes.plain_view import PLAIN
@@ -46,7 +46,7 @@ _BOTTLENECK = resnet.ResNet((2, 1), (8, 16), bottleneck=True)
 def test_the_networks_give_the_same_with_the_same_weights(net, train):
     chain = {
         "encoder": net,
-        "projector": _heads.MLP(hidden=(6,), out=4, out_bn=True),
+        "projector": _layers.MLP(hidden=(6,), out=4, out_bn=True),
     }
     images = np.random.default_rng(1).random((4, 32, 32, 1), np.float32)
     x, params, stats, ours = images, {}, {}, {}
@@ -69,7 +69,7 @@ def test_the_networks_give_the_same_with_the_same_weights(net, train):
 
 
 def test_another_shape_is_refused():
-    module = _torch_model.MLP(3, _heads.MLP(hidden=(), out=2))
+    module = _torch_model.MLP(3, _layers.MLP(hidden=(), out=2))
     with pytest.raises(ValueError, match=r"no dense_out.weight \(2, 5\)"):
         _torch_model.copy_variables(module, {"dense_out": {"kernel": np.zeros((5, 2), "f")}})
     with pytest.raises(ValueError, match=r"has more: dense_out.weight"):

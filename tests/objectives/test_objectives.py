@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from cxr_jax import models, objectives
-from cxr_jax.models._heads import MLP
+from cxr_jax.models._layers import MLP
 from cxr_jax.objectives.byol import byol_loss
 from cxr_jax.objectives.simclr import nt_xent
 
