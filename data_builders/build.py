@@ -228,7 +228,13 @@ def choose(
 
     absl.logging.set_verbosity(absl.logging.ERROR)
     options = dict(options or {})
-    check_options(cls, options)
+    known = (*cls.OPTIONS, *cls.INPUTS)
+    for option in options:
+        if option not in known:
+            raise BuildError(
+                f"{cls.name} has no option --{option}.{did_you_mean(option, known)} Of its own it "
+                f"has {', '.join(f'--{own}' for own in known) or 'none'}; --help lists the others."
+            )
     inputs = {key: Path(options.pop(key)).absolute() for key in cls.INPUTS if key in options}
     config = cls.make_config(config_name or None, options)
     if cls.MANUAL_DOWNLOAD_INSTRUCTIONS:
@@ -236,17 +242,6 @@ def choose(
     for key, folder in inputs.items():
         check_folder(name, key, folder, cls.INPUTS[key])
     return Chosen(cls, config, inputs)
-
-
-def check_options(cls: type, options: Iterable[str]) -> None:
-    """Refuses options that this dataset does not have."""
-    known = (*cls.OPTIONS, *cls.INPUTS)
-    for name in options:
-        if name not in known:
-            raise BuildError(
-                f"{cls.name} has no option --{name}.{did_you_mean(name, known)} Of its own it has "
-                f"{', '.join(f'--{own}' for own in known) or 'none'}; --help lists the others."
-            )
 
 
 def check_folder(name: str, option: str, folder: str | Path | None, instructions: str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 from cxr_jax.data import seen_images
@@ -208,6 +208,7 @@ def report(
 ) -> list[str]:
     """Says in words what was found, and draws the pairs."""
     same = side_a.name == side_b.name
+    patients = seen_images.shared_patients(side_a.hashes, side_b.hashes)
     lines = [
         f"A: {side_a.name}, {len(side_a.hashes.row):,} images",
         f"B: {side_b.name}, {len(side_b.hashes.row):,} images",
@@ -220,7 +221,9 @@ def report(
         )
     lines += ["", f"The pairs: {output / 'overlap.csv'}"]
     if len(pairs.a) and side_a.images and side_b.images:
-        shown = _spread(len(pairs.a))
+        # Up to 24 places of the list, from its first to its last: the most and least alike.
+        places = np.linspace(0, len(pairs.a) - 1, min(len(pairs.a), PAIRS))
+        shown = np.unique(places.round().astype(int))
         _write_picture(
             output / "overlap.png",
             [
@@ -235,7 +238,7 @@ def report(
         lines.append(
             f"Look at some of them: {output / 'overlap.png'} (rows are those of overlap.csv)"
         )
-    if side_a.images and not same and (len(pairs.a) or _share_patients(side_a, side_b)):
+    if side_a.images and not same and (len(pairs.a) or patients):
         lines += [
             "To pretrain on A without what B has:",
             f"  python run.py --config=configs/simclr.py:small --config.data.name={side_a.name} "
@@ -244,15 +247,6 @@ def report(
     elif not side_a.images and len(pairs.a):
         lines.append(f"To pretrain again without them: --config.data.exclude={side_b.name}")
     return lines
-
-
-def _share_patients(side_a: Side, side_b: Side) -> bool:
-    return bool(seen_images.shared_patients(side_a.hashes, side_b.hashes))
-
-
-def _spread(count: int) -> Int[np.ndarray, " n"]:
-    """Returns up to 24 places of a list, from its first to its last: the most and least alike."""
-    return np.unique(np.linspace(0, count - 1, min(count, PAIRS)).round().astype(int))
 
 
 def _write_picture(path: Path, pairs: Sequence[tuple[Image.Image, Image.Image, str]]) -> None:

@@ -7,7 +7,6 @@ import io
 import struct
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -80,16 +79,13 @@ def _check(dataset: pydicom.Dataset) -> None:
     check_coded(columns, rows, len(dataset.PixelData))
     if int(dataset.HighBit) != int(dataset.BitsStored) - 1:
         raise ImageError("a DICOM image whose bits are not where its header says (HighBit)")
-    width = _first(dataset.get("WindowWidth"))
+    width = dataset.get("WindowWidth")
+    width = width[0] if isinstance(width, MultiValue) else width
     if width is not None and float(width) <= 0:
         del dataset.WindowWidth  # it is empty: the image's own range is shown
     coded = _coded_size(dataset)
     if coded is not None and coded != (columns, rows):
         raise ImageError("a DICOM image of another size than its header says")
-
-
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, MultiValue) else value
 
 
 def _coded_size(dataset: pydicom.Dataset) -> tuple[int, int] | None:

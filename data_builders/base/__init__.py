@@ -1,1 +1,1 @@
-"""What all dataset builders share."""
+"""Parts that all dataset builders share."""

@@ -14,22 +14,20 @@ MAX_UNKNOWN = 0.5
 MAX_CONTRADICTING = 0.2
 
 
+Corners = tuple[float, float, float, float]
+
+
 class BoxRow(NamedTuple):
     """A row of an owner's list of boxes: x0, y0, x1, y1 in pixels."""
 
     image: str
     label: str
-    corners: tuple[float, float, float, float]
+    corners: Corners
     where: str
     reader: str = ""
 
 
-def from_pixels(
-    label: str,
-    corners: tuple[float, float, float, float],
-    size: tuple[int, int],
-    where: str,
-) -> Box:
+def from_pixels(label: str, corners: Corners, size: tuple[int, int], where: str) -> Box:
     """Converts a box to fractions of the image, clipped to it.
 
     Args:
@@ -44,13 +42,8 @@ def from_pixels(
     if not all(map(math.isfinite, corners)) or x1 < x0 or y1 < y0:
         raise BuildError(f"{where}: the corners are not a box's x0, y0, x1, y1 in pixels.")
     height, width = size
-    return Box(
-        label,
-        _fraction(y0, height),
-        _fraction(x0, width),
-        _fraction(y1, height),
-        _fraction(x1, width),
-    )
+    places = (y0 / height, x0 / width, y1 / height, x1 / width)
+    return Box(label, *(min(max(place, 0.0), 1.0) for place in places))
 
 
 def check_rows(
@@ -91,7 +84,3 @@ def check_rows(
             f"labels do not have, the first in {contradicting[0].where}; kept"
         )
         yield Skipped(table, reason, expected=True)
-
-
-def _fraction(place: float, side: int) -> float:
-    return min(max(place / side, 0.0), 1.0)

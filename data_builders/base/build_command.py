@@ -1,4 +1,4 @@
-"""The command line of data_builders.build."""
+"""The command line of data_builders.build, and the list and details of datasets it prints."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cxr_jax.data.tasks import FRONTAL, Task, as_stored
 from cxr_jax.io.text import did_you_mean
 from data_builders import build
 from data_builders.base import counts
 from data_builders.base.records import BuildError
+
+_HEAD = ("NAME", "what", "default task", "other tasks", "splits")
+_MOST_LABELS = 5
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -78,13 +82,11 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     )
     args, rest = parser.parse_known_args(arguments)
     if args.list:
-        from data_builders.base import catalog
-
-        print(catalog.markdown({name: build.builder_class(name) for name in build.builder_names()}))
+        print(markdown({name: build.builder_class(name) for name in build.builder_names()}))
         sys.exit(0)
     if args.help or not args.name:
         if args.name:
-            print(own_options(args.name) + "\n")
+            print(details(args.name, build.builder_class(args.name)) + "\n")
         parser.print_help()
         sys.exit(0 if args.help else 2)
     if not 0 <= args.max_skipped <= 1:
@@ -110,13 +112,6 @@ def _own(parser: argparse.ArgumentParser, rest: Sequence[str]) -> dict[str, str]
             parser.error(f"--{match[1]} is given twice")
         own[match[1]] = match[2]
     return own
-
-
-def own_options(name: str) -> str:
-    """Describes what only this dataset has: raw files, options, labels, tasks."""
-    from data_builders.base import catalog
-
-    return catalog.details(name, build.builder_class(name))
 
 
 def _interrupt(*_: Any) -> None:
@@ -162,3 +157,82 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(*said)
     print(f"\n({time.monotonic() - start:.0f} s)")
     return 0
+
+
+def _what(cls: type) -> str:
+    """Returns the dataset in a line: the first of its builder's docstring."""
+    return sys.modules[cls.__module__].__doc__.splitlines()[0].rstrip(".")
+
+
+def _row(name: str, cls: type) -> tuple[str, ...]:
+    """Returns one dataset's cells."""
+    named = cls.TASKS
+    labels = cls.LABEL_NAMES if isinstance(cls.LABEL_NAMES, tuple) else ()
+    task = named.get("default", Task(as_stored(labels)))
+    others = ", ".join(f"`{task}`" for task in named if task != "default")
+    return (name, _what(cls), _words(task, cls), others or "–", _splits(cls.SPLIT_RULE))
+
+
+def _words(task: Task, cls: type) -> str:
+    """Says a task in words: its first labels, then every policy that is not the default."""
+    labels = list(task.labels)
+    if not labels:
+        return "your labels, if any" if cls.name == "image_folder" else "every label"
+    shown = ", ".join(labels[:_MOST_LABELS]) + (" …" if len(labels) > _MOST_LABELS else "")
+    first = shown if len(labels) == 1 else f"{len(labels)} labels: {shown}"
+    return "; ".join([first, *_policies(task, cls)])
+
+
+def _policies(task: Task, cls: type) -> list[str]:
+    """Lists what a task does beyond taking a label as it is."""
+    parts = []
+    if task.missing_as != "ignore":
+        parts.append(f"−1 as {task.uncertain_as}, blanks as {task.missing_as}")
+    if cls.READERS:
+        parts.append(f"{task.readers} of the readers")
+    if cls.LABEL_SCALE == "certainty":
+        parts.append(f"certainty from {task.certainty:g} on")
+    if task.projections:
+        unknown = " and unknown ones" if task.projections != FRONTAL else ""
+        parts.append("frontal images" + unknown)
+    return parts
+
+
+def _splits(rule: str) -> str:
+    """Says in few words who made the splits; each dataset's README has the whole rule."""
+    hashed, owners = "70 % train" in rule, "owner's test" in rule or "split file" in rule
+    if hashed and "no labels" in rule:
+        return "by patient, 70/10/20"
+    if hashed and owners:
+        return "owner's or by patient"
+    if hashed:
+        return "by patient, 70/10/20"
+    return "owner's" if "owner" in rule or "split file" in rule else "own"
+
+
+def markdown(classes: Mapping[str, type]) -> str:
+    """Returns the table of builder classes, one line a dataset."""
+    rows = [_HEAD, tuple("---" for _ in _HEAD), *(_row(name, cls) for name, cls in classes.items())]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def details(name: str, cls: type) -> str:
+    """Describes one dataset: raw files, options, labels, tasks, splits."""
+    lines = [f"{name}: {_what(cls)}", "", cls.MANUAL_DOWNLOAD_INSTRUCTIONS or "Needs no raw files."]
+    own = {**cls.INPUTS, **cls.OPTIONS}
+    lines += [f"  --{option}  {text}" for option, text in own.items()]
+    if cls.BUILDER_CONFIGS:
+        lines.append(f"  --resolution  {', '.join(config.name for config in cls.BUILDER_CONFIGS)}")
+    labels = cls.LABEL_NAMES if isinstance(cls.LABEL_NAMES, tuple) else ()
+    if labels:
+        lines += ["", f"Labels ({cls.LABEL_SCALE}): {', '.join(labels)}"]
+    for title, task in cls.TASKS.items():
+        flag = "unasked" if title == "default" else f"--config.task={title}"
+        named = [
+            label if label == stored else f"{label} ({stored})"
+            for label, stored in task.labels.items()
+        ]
+        lines.append(
+            f"Task, {flag}: {', '.join(named)}; {'; '.join(_policies(task, cls)) or 'plain'}"
+        )
+    return "\n".join([*lines, "", f"Splits: {cls.SPLIT_RULE}", f"Licence: {cls.LICENCE}"])

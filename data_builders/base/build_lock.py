@@ -57,7 +57,13 @@ def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
     for left in (aside, *folder.parent.glob(f"incomplete.*_{folder.name}")):
         shutil.rmtree(left, ignore_errors=True)
     if folder.exists():
-        _check(folder, overwrite)
+        if not overwrite and _is_whole(folder):
+            raise AlreadyBuilt(f"{folder} is built already. To build it again: --overwrite.")
+        if not overwrite:
+            raise BuildError(
+                f"{folder} exists but is not a finished dataset (dataset_info.json is missing). "
+                "Remove it, or build it again with --overwrite."
+            )
         os.rename(folder, aside)
     try:
         yield
@@ -73,17 +79,6 @@ def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
 
 def _is_whole(folder: Path) -> bool:
     return (folder / "dataset_info.json").exists()
-
-
-def _check(folder: Path, overwrite: bool) -> None:
-    if overwrite:
-        return
-    if _is_whole(folder):
-        raise AlreadyBuilt(f"{folder} is built already. To build it again: --overwrite.")
-    raise BuildError(
-        f"{folder} exists but is not a finished dataset (dataset_info.json is missing). Remove it, "
-        "or build it again with --overwrite."
-    )
 
 
 def _lock(folder: Path, descriptor: int) -> None:

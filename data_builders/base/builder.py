@@ -39,14 +39,7 @@ from tensorflow_datasets.core import splits as tfds_splits
 
 from cxr_jax.data import schema, seen_images, tasks
 from cxr_jax.io import dicom
-from data_builders.base import (
-    contact_sheet,
-    counts,
-    folders,
-    parallel,
-    records,
-    write,
-)
+from data_builders.base import contact_sheet, counts, folders, parallel, records, write
 from data_builders.base.config import BuildSettings, CxrConfig, make_info, resolution_configs
 from data_builders.base.records import BuildError, Record, Skipped
 
@@ -55,7 +48,7 @@ SCRATCH = "scratch"
 
 
 class Listing(NamedTuple):
-    """What the raw dataset lists: images, and files or rows that give none."""
+    """The raw dataset's list: images, and files or rows that give none."""
 
     records: list[Record]
     skipped: list[Skipped]

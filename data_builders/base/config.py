@@ -1,4 +1,4 @@
-"""How a dataset is built: its configs, the settings of a build, its description for TFDS."""
+"""A dataset's configs, the settings of a build, its description for TFDS."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def resolution_configs() -> list[CxrConfig]:
 
 @dataclasses.dataclass(frozen=True)
 class BuildSettings:
-    """How to build, as opposed to what.
+    """Settings of a build that leave what it builds unchanged.
 
     Attributes:
       max_skipped: largest fraction of the listed images that may be skipped.

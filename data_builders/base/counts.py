@@ -80,13 +80,15 @@ def against_owner(
     return compared
 
 
-def owner_lines(compared: Mapping[str, list[int]]) -> list[str]:
+def _owner_lines(compared: Mapping[str, Sequence[int]]) -> list[str]:
     """Says the comparison in lines; none where the owner publishes nothing."""
     differing = {name: pair for name, pair in compared.items() if pair[0] != pair[1]}
     if not compared:
         return []
     if not differing:
-        return [f"the tables agree with the owner's {len(compared)} counts: {_words(compared)}"]
+        shown = [f"{here:,} {name}" for name, (_, here) in list(compared.items())[:_SHOWN]]
+        words = ", ".join(shown) + (" …" if len(compared) > _SHOWN else "")
+        return [f"the tables agree with the owner's {len(compared)} counts: {words}"]
     agreeing = len(compared) - len(differing)
     lines = [f"{agreeing} of the owner's {len(compared)} counts agree with the tables"]
     for name, (owner, here) in list(differing.items())[:_SHOWN]:
@@ -99,9 +101,9 @@ def owner_lines(compared: Mapping[str, list[int]]) -> list[str]:
 def counts_table(counts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Tabulates images, patients and positives, splits side by side."""
     rows = [("", *counts)]
-    for word, key in (("images", "images"), ("patients", "patients"), ("studies", "studies")):
+    for key in ("images", "patients", "studies"):
         if any(of[key] for of in counts.values()):
-            rows.append((word, *(f"{of[key]:,}" for of in counts.values())))
+            rows.append((key, *(f"{of[key]:,}" for of in counts.values())))
     where = len(rows)
     labels = list(dict.fromkeys(label for of in counts.values() for label in of["positives"]))
     for label in labels:
@@ -172,7 +174,7 @@ def notes(
     counts: Mapping[str, Mapping[str, Any]], owner_counts: Mapping[str, Sequence[int]]
 ) -> list[str]:
     """Says how the owner's counts compare with ours, and whether patients are known."""
-    lines = [f"  {line}" for line in owner_lines(owner_counts)]
+    lines = [f"  {line}" for line in _owner_lines(owner_counts)]
     if all(of["patients"] == of["images"] for of in counts.values()):
         lines.append("  as many patients as images: each image counts as a patient of its own")
     return lines
@@ -193,8 +195,3 @@ def _next_command(
         f"python run.py --config=configs/simclr.py:small --config.data.name={name} "
         f"--config.data.dir={data_dir}"
     )
-
-
-def _words(compared: Mapping[str, list[int]]) -> str:
-    shown = [f"{here:,} {name}" for name, (_, here) in list(compared.items())[:_SHOWN]]
-    return ", ".join(shown) + (" …" if len(compared) > _SHOWN else "")

@@ -83,7 +83,12 @@ def files_below(root: Path, leave_out: Iterable[Path] = ()) -> Iterator[Path]:
         waiting = [linked.popleft()]
         while waiting:
             folder = waiting.pop()
-            if _is_new(folder, seen):
+            try:
+                identity = _identity(folder)
+            except OSError:  # it cannot be read
+                continue
+            if identity not in seen:
+                seen.add(identity)
                 content = _read_folder(folder)
                 yield from (Path(path) for path in content.files)
                 waiting.extend(reversed(content.folders))
@@ -199,43 +204,19 @@ def _read_folder(folder: str) -> _Content:
             entry.name.encode()
         except UnicodeEncodeError as error:
             raise BuildError(f"{entry.path!r}: its name is not UTF-8; rename it.") from error
-        if _is_special(entry):
-            continue
-        if not _is_folder(entry):
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a link to itself
+            is_folder = False
+        if not (entry.is_symlink() or is_folder or entry.is_file(follow_symlinks=False)):
+            continue  # a pipe, a socket or a device: to open one may wait for ever
+        if not is_folder:
             content.files.append(entry.path)
         elif entry.is_symlink():
             content.links.append(entry.path)
         else:
             content.folders.append(entry.path)
     return content
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _is_special(entry: os.DirEntry) -> bool:
-    """Checks for a pipe, a socket or a device: to open one may wait for ever."""
-    return not (
-        entry.is_symlink()
-        or entry.is_file(follow_symlinks=False)
-        or entry.is_dir(follow_symlinks=False)
-    )
-
-
-def _is_new(folder: str, seen: set[tuple[int, int]]) -> bool:
-    """Checks that a folder can be read and is not in `seen`, to which it is added."""
-    try:
-        identity = _identity(folder)
-    except OSError:
-        return False
-    if identity in seen:
-        return False
-    seen.add(identity)
-    return True
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What a builder knows about an image before it is read, and lists of images that are skipped.
+"""Records of images before they are read, and lists of images that are skipped.
 
 A record holds an image's path and its labels together, so that they cannot part.
 """

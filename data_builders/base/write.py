@@ -89,7 +89,7 @@ def plan(records: Iterable[Record], resolution: int | None) -> list[Shard]:
         by_split[record.split].append(record)
     shards = []
     for split, of_split in by_split.items():
-        of_split.sort(key=_shuffle_key)
+        of_split.sort(key=lambda record: hashlib.sha256(record.image_id.encode()).digest())
         shards += [
             Shard(split, start // length, tuple(of_split[start : start + length]))
             for start in range(0, len(of_split), length)
@@ -133,7 +133,7 @@ class Serializer:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """How shards are written, in this process or on another machine.
+    """The settings that write shards, in this process or on another machine.
 
     Attributes:
       folder: where they go.
@@ -292,7 +292,3 @@ def _import_beam() -> Any:
     except ImportError as error:
         raise BuildError("--beam_runner needs Apache Beam: pip install -e '.[beam]'.") from error
     return apache_beam
-
-
-def _shuffle_key(record: Record) -> bytes:
-    return hashlib.sha256(record.image_id.encode()).digest()
