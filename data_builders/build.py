@@ -68,7 +68,7 @@ def build(
         own; None or "" is its default.
       options: the dataset's own: its class's OPTIONS and INPUTS.
       overwrite: replace a dataset that is built already; it stays if the new build fails.
-      max_skipped, num_workers, progress, follow_links: see config.BuildSettings.
+      max_skipped, num_workers, progress, follow_links: see builder.BuildSettings.
       beam_runner, beam_options: build through Apache Beam, with its options as on a command line.
       then: is given the folder while no other build can take its place.
 

@@ -14,18 +14,17 @@ fills in the class attributes of `CxrBuilder` and lists its images:
                 split="train", image_id=…, patient_id=…, image=path, labels={"Pneumonia": 1.0}
             )
 
-Beside it are README.md, CITATIONS.bib and TAGS.txt, which TFDS reads. A dataset that is drawn
-instead of read gives `image=functools.partial(draw, seed)`, with `draw` in a module that does not
-import TFDS, because the worker processes import it.
+Beside it are README.md, CITATIONS.bib and TAGS.txt, which TFDS reads. A drawn dataset's images are
+functions in a module without TFDS, because the worker processes import it.
 
-TFDS's own writer needs TensorFlow as soon as a split exceeds 1 GB (its shuffle spills through
-tf.io.gfile). Here the images are shuffled before they are read, by a hash of image_id, and written
-once, in order: memory stays bounded and nothing imports TensorFlow.
+TFDS's own writer needs TensorFlow for a split over 1 GB. Here the images are shuffled before they
+are read and written once, in order (base/write.py): memory is bounded, nothing imports TensorFlow.
 """
 
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import gc
 import shutil
@@ -40,11 +39,46 @@ from tensorflow_datasets.core import splits as tfds_splits
 from cxr_jax.data import schema, seen_images, tasks
 from cxr_jax.io import dicom
 from data_builders.base import contact_sheet, counts, folders, parallel, records, write
-from data_builders.base.config import BuildSettings, CxrConfig, make_info, resolution_configs
 from data_builders.base.records import BuildError, Record, Skipped
 
 # Below a build's folder: what `records` unpacks there goes when the build ends.
 SCRATCH = "scratch"
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class CxrConfig(tfds.core.BuilderConfig):
+    """A TFDS config whose images have `resolution` pixels on the shorter side (None: their own)."""
+
+    resolution: int | None = 256
+    dataset: str = ""  # the dataset's name, where it is not the builder's
+
+
+def resolution_configs() -> list[CxrConfig]:
+    """Returns the three sizes of every dataset of real images; the first is the default."""
+    return [
+        CxrConfig(name="256", resolution=256, description="shorter side 256 pixels"),
+        CxrConfig(name="512", resolution=512, description="shorter side 512 pixels"),
+        CxrConfig(name="full", resolution=None, description="the images' own size"),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildSettings:
+    """Settings of a build that leave what it builds unchanged."""
+
+    max_skipped: float = 0.01  # largest fraction of the listed images that may be skipped
+    num_workers: int | None = None  # processes that read images; 0: this one; None: all cores
+    progress: bool = True  # written to stderr
+    # The builder's INPUTS that were given: option's name -> folder.
+    inputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    follow_links: bool = False  # read images that links outside of their folder lead to
+
+
+class OwnInfo(tfds.core.DatasetInfo):
+    """The description of a dataset that is built from the user's files alone."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing: TFDS would ask a bucket, and leave a folder in TMPDIR."""
 
 
 class Listing(NamedTuple):
@@ -95,8 +129,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         """Lists every image once, and every file or row that gives none as `Skipped`.
 
-        Args:
-          manual_dir: where the raw dataset lies; None for datasets that are drawn.
+        `manual_dir` is where the raw dataset lies; None for datasets that are drawn.
         """
 
     def input_dir(self, name: str, manual_dir: Path) -> Path:
@@ -114,8 +147,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def make_config(cls, resolution: str | None, options: Mapping[str, str]) -> CxrConfig:
         """Returns the config for `--resolution` (None: the default) and the dataset's own OPTIONS.
 
-        Raises:
-          BuildError: no such config, or an option that this dataset does not have.
+        Raises BuildError if there is no such config.
         """
         configs = {config.name: config for config in cls.BUILDER_CONFIGS}
         if resolution is None:
@@ -156,7 +188,15 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             resolution=self.builder_config.resolution,
             split_rule=self.split_rule(),
         )
-        return make_info(self, features, metadata)
+        beside = self.get_metadata()  # the README and the citation in the dataset's folder
+        return OwnInfo(
+            builder=self,
+            description=beside.description or None,
+            citation=beside.citation or None,
+            homepage=self.HOMEPAGE,
+            features=features,
+            metadata=metadata,
+        )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         raise NotImplementedError("Images are written by _generate_splits.")

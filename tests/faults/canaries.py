@@ -47,7 +47,7 @@ def needles(words: tuple[str, ...] = WORDS) -> dict[bytes, str]:
         digest = hashlib.sha256(patient.encode()).hexdigest()[:16]
         inner = hashlib.sha256(f"image_folder/p{digest}".encode()).hexdigest()[:16]
         found[digest.encode()] = f"hash of {patient}"
-        found[inner.encode()] = f"hash of {patient} as a ledger had it"
+        found[inner.encode()] = f"hash of {patient} as seen_images had it"
     return found
 
 

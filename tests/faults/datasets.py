@@ -56,7 +56,7 @@ def read_dataset(folder: Path, data: bytes, index: int) -> str:
 
 
 def _damaged(rng: random.Random, name: str, files: dict[str, bytes]) -> tuple[bytes | None, bool]:
-    """(a file's new content, None: it is gone; whether a sound program may have written it)."""
+    """Returns a file's new content (None: gone), and whether a program may have written it."""
     content = files[name]
     others = [files[other] for other in files if Path(other).suffix[:6] == Path(name).suffix[:6]]
     match rng.randrange(20):
@@ -147,7 +147,7 @@ def _images(data_dir: Path, split: str) -> dict[str, Any]:
         if record["image"] != image:
             raise Broken("two ways of reading give two images")
         images.decode_square(image, 16)
-    ledger = seen_images.list_images(source)
+    seen = seen_images.list_images(source)
     return {
         "images": encoded,
         "ids": [record["image_id"].decode() for record in records],
@@ -157,7 +157,7 @@ def _images(data_dir: Path, split: str) -> dict[str, Any]:
         "reports": reports,
         "targets": dict(zip(labelled.label_names, labelled.targets.T.tolist())),
         "boxes": sorted(zip(places, corners, boxes.labels if places else [])),
-        "ledger": [column.tolist() for column in ledger],
+        "seen": [column.tolist() for column in seen],
     }
 
 

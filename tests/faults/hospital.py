@@ -150,7 +150,7 @@ def _commands(world: World, table: Path, kaggle: Path, bad: dict[str, Path]):
         ),
     )
     scores = f"--scores={world.workdir / 'transfer'}"
-    arguments = [f"--out={world.exported}", scores, "--with_ledger"]
+    arguments = [f"--out={world.exported}", scores, "--with_seen_images"]
     export.main([str(world.workdir), "--format=safetensors", *arguments])
     yield "export", 0
 

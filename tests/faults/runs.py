@@ -166,7 +166,7 @@ def saved_steps(workdir: Path) -> list[int]:
 
 
 def assert_equal_ends(one: Path, other: Path) -> None:
-    """Metrics, last checkpoint (state, encoder, place in the data) and ledger, bit for bit."""
+    """Metrics, last checkpoint (state, encoder, place in the data) and seen images, bit for bit."""
     for name in ("metrics.jsonl", "seen_images.parquet", "config.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     last = [folder / "checkpoints" / str(saved_steps(folder)[-1]) for folder in (one, other)]

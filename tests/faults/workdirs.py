@@ -45,7 +45,7 @@ _SCORED = {"dataset": "phantom", "protocol": "linear", "label_fraction": 0.1, "p
 
 
 def read_workdir(folder: Path, data: bytes, index: int) -> str:
-    """Reads a pretraining, a transfer and a benchmark, a JSON or a ledger of which is damaged."""
+    """Reads a pretraining, a transfer and a benchmark, one of whose files is damaged."""
     files = _sound(folder)
     rng = random.Random(data)
     name = rng.choice([name for name in files if "predictions" not in name])
@@ -90,7 +90,7 @@ def _read(workdir: Path, kind: str, anew: bool) -> None:
             tables.provenance_rows(workdir)
             config.load_saved(workdir, beside, [])
             if not anew and seen_images.read(workdir).phash.tolist() != [1, 2, 3]:
-                raise Broken("a ledger of other images")
+                raise Broken("seen images of others")
         case "scores":
             encoder = weights.Encoder("simclr step 7", _MODEL, {}, 16)
             model_card(encoder, Exported({}, {}, "", False), str(beside / "run"), workdir, "")
