@@ -29,11 +29,7 @@ def builder_names() -> list[str]:
 
 
 def builder_class(name: str) -> type:
-    """Imports the TFDS builder class of a dataset.
-
-    Raises:
-      BuildError: no such dataset; lists those there are.
-    """
+    """Imports the TFDS builder class of a dataset; BuildError lists those there are."""
     if name not in builder_names():
         raise BuildError(
             f"There is no builder for {name!r}.{did_you_mean(name, builder_names())} There are: "
@@ -218,11 +214,7 @@ def choose(
     config_name: str | None,
     options: Mapping[str, str] | None,
 ) -> Chosen:
-    """Checks and interprets `build`'s arguments of these names.
-
-    Raises:
-      BuildError: no such dataset, config or option, or a folder is missing.
-    """
+    """Checks and interprets `build`'s arguments of these names; BuildError says what is wrong."""
     cls = builder_class(name)
     import absl.logging
 

@@ -75,11 +75,7 @@ def thumbnail(picture: Image.Image) -> Float[np.ndarray, " pixels"]:
 def table(
     a: seen_images.ImageHashes, b: seen_images.ImageHashes, pairs: seen_images.Pairs, same: bool
 ) -> list[str]:
-    """Tabulates what is shared, split by split.
-
-    Args:
-      same: a and b are the same images; each pair of splits is then listed once.
-    """
+    """Tabulates what is shared, split by split; each pair of splits once if both are the `same`."""
     rows = [("split of A", "split of B", "patients of both", "near-identical pairs")]
     for split_a in np.unique(a.split):
         for split_b in np.unique(b.split):
@@ -111,11 +107,7 @@ class Side(NamedTuple):
 
 
 def open_side(name: str, data_dir: str) -> Side:
-    """Opens a pretraining's workdir or a built dataset.
-
-    Raises:
-      FileNotFoundError, ValueError: neither; or a dataset without a seen_images.
-    """
+    """Opens a pretraining's workdir or a built dataset; raises FileNotFoundError, ValueError."""
     folder = Path(name).expanduser()
     if seen_images.find(folder) and not (folder / "dataset_info.json").is_file():
         return Side(name, seen_images.read(folder), None)

@@ -149,8 +149,7 @@ def describe_listing(
 ) -> str:
     """Says what a raw dataset lists, before anything is built.
 
-    Args:
-      skipped: "file (reason)" of what gives no image; missing: listed images that are not there.
+    `skipped` holds "file (reason)" of what gives no image; `missing` are images not there.
     """
     lines = [f"{name}: what its tables list", *counts_table(counts)]
     lines += notes(counts, owner_counts)

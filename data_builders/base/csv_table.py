@@ -31,11 +31,9 @@ class Row(NamedTuple):
 
 
 class Table:
-    """A CSV file (or .csv.gz), read row by row.
+    """A CSV file (or .csv.gz) at `path`, read row by row.
 
-    Attributes:
-      path: the file.
-      columns: the header's names, stripped; a trailing empty one is dropped.
+    `columns` are the header's names, stripped; trailing empty ones are dropped.
     """
 
     def __init__(self, path: Path):
@@ -166,11 +164,7 @@ def number(field: str) -> float | None:
 
 
 def flags(names: Sequence[str], values: Sequence[str], where: str) -> dict[str, float]:
-    """Maps label names to 1.0 or 0.0, from a row's fields.
-
-    Raises:
-      BuildError: a field that is neither 1 nor 0.
-    """
+    """Maps label names to 1.0 or 0.0, from a row's fields; BuildError for any other field."""
     for name, value in zip(names, values, strict=True):
         if value not in FLAGS:
             raise BuildError(f"{where}: {name!r} is neither 1 nor 0.")

@@ -51,11 +51,7 @@ def optional(root: Path, *names: str) -> Path | None:
 
 
 def require(root: Path, *names: str) -> Path:
-    """Returns the first of `names` that exists in `root`, also as .gz.
-
-    Raises:
-      BuildError: none exists.
-    """
+    """Returns the first of `names` that exists in `root`, also as .gz; BuildError if none does."""
     if path := optional(root, *names):
         return path
     raise BuildError(f"{root / names[0]} is missing" + "".join(f" (or {n})" for n in names[1:]))
@@ -113,11 +109,7 @@ def unique(paths: Iterable[Path], key: Callable[[Path], str]) -> dict[str, Path]
 
 
 def by_stem(root: Path, suffixes: Collection[str]) -> dict[str, Path]:
-    """Maps names without suffix to files, for the tree's files with one of `suffixes` (".png").
-
-    Raises:
-      BuildError: as `unique`.
-    """
+    """Maps names without suffix to the tree's files with one of `suffixes` (".png"), `unique`."""
     images = (path for path in files_below(root) if path.suffix.lower() in suffixes)
     return unique(images, lambda path: path.stem)
 
@@ -140,12 +132,7 @@ def is_dropping(name: str) -> bool:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Reads a small text file whole: a report, a list of names.
-
-    Raises:
-      BuildError: longer than 50 MB.
-      OSError: it cannot be read.
-    """
+    """Reads a small text file whole: a report, a list of names; BuildError beyond 50 MB."""
     try:
         return text.read_bytes(path)
     except ValueError as error:

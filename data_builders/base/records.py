@@ -91,15 +91,11 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file (or a row) of the raw dataset that gives no example, and why.
-
-    Attributes:
-      expected: it is left out by a rule of the dataset's and is no loss.
-    """
+    """A file (or a row) of the raw dataset that gives no example, and why."""
 
     file: str
     reason: str
-    expected: bool = False
+    expected: bool = False  # left out by a rule of the dataset's, and no loss
 
 
 def check_records(records: Iterable[Record], label_names: Iterable[str]) -> None:
@@ -157,16 +153,9 @@ def write_skipped(path: Path, skipped: Iterable[Skipped]) -> None:
 def check_skipped(
     name: str, skipped: Sequence[Skipped], num_listed: int, max_skipped: float, path: Path
 ) -> None:
-    """Refuses a build that would lose too many images, and leaves the list of them at `path`.
+    """Raises BuildError if more than a fraction `max_skipped` of `num_listed` images is lost.
 
-    What is left out as expected does not count.
-
-    Args:
-      num_listed: images and rows that the raw dataset lists.
-      max_skipped: fraction of them that may be skipped.
-
-    Raises:
-      BuildError: more are; names the commonest reasons and the first files.
+    Expected losses do not count. The list of the others is then left at `path`.
     """
     path.unlink(missing_ok=True)  # an earlier build's
     skipped = [entry for entry in skipped if not entry.expected]
@@ -187,11 +176,10 @@ def check_skipped(
 
 def absent(records: Iterable[Record], manual_dir: Path | None) -> list[Skipped]:
     """Lists the images that are not there, by `name_of`."""
-    paths = ((record, record.path) for record in records)
     return [
         Skipped(name_of(record, manual_dir), "no such file")
-        for record, path in paths
-        if path is not None and not os.path.exists(path)
+        for record in records
+        if (path := record.path) is not None and not os.path.exists(path)
     ]
 
 

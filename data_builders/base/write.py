@@ -46,17 +46,11 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A shard that was written.
+    """A shard that was written."""
 
-    Attributes:
-      num_bytes: of the serialized examples.
-      phashes: one per record; "" for an image that could not be read.
-      reasons: one per record, why it could not be read; "" for an image that is in the file.
-    """
-
-    num_bytes: int
-    phashes: tuple[str, ...]
-    reasons: tuple[str, ...]
+    num_bytes: int  # of the serialized examples
+    phashes: tuple[str, ...]  # one per record; "" for an image that could not be read
+    reasons: tuple[str, ...]  # one per record, why not; "" for an image that is in the file
 
     @property
     def length(self) -> int:
@@ -77,11 +71,7 @@ class Written:
 
 
 def plan(records: Iterable[Record], resolution: int | None) -> list[Shard]:
-    """Cuts every split into shards of about SHARD_BYTES, images in the order of a hash of their id.
-
-    Args:
-      resolution: pixels on the images' shorter side; None: their own size.
-    """
+    """Cuts every split into shards of about SHARD_BYTES, images in the order of their ids' hash."""
     image_bytes = FULL_IMAGE_BYTES if resolution is None else PIXEL_BYTES * resolution**2
     length = max(1, int(SHARD_BYTES // image_bytes))
     by_split: dict[str, list[Record]] = {split: [] for split in SPLITS}
@@ -133,20 +123,13 @@ class Serializer:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """The settings that write shards, in this process or on another machine.
-
-    Attributes:
-      folder: where they go.
-      adapter: TFDS's file adapter for the format.
-      resolution: pixels on the images' shorter side; None: their own size.
-      encoding: "jpeg" or "png".
-    """
+    """The settings that write shards, in this process or on another machine."""
 
     folder: Path
     serializer: Serializer
-    adapter: Any
-    resolution: int | None
-    encoding: str
+    adapter: Any  # TFDS's file adapter for the format
+    resolution: int | None  # pixels on the images' shorter side; None: their own size
+    encoding: str  # "jpeg" or "png"
 
     def prepare(self, image: Any) -> parallel.EncodedImage | parallel.Unreadable:
         """Reads an image and encodes it as it is stored."""
@@ -232,11 +215,7 @@ def write_with_beam(plan: Sequence[Shard], job: Job, runner: str, options: Any) 
 
 
 def beam_options(flags: str) -> Any:
-    """Parses flags as on a command line into Beam's PipelineOptions.
-
-    Raises:
-      BuildError: Beam is not installed.
-    """
+    """Parses flags as on a command line into Beam's PipelineOptions; BuildError without Beam."""
     _import_beam()
     from apache_beam.options.pipeline_options import PipelineOptions
 
