@@ -105,7 +105,7 @@ def image_ids(name: str, raw: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_another_picture_under_a_images_name_stops_the_build(raw, name):
+def test_another_picture_under_an_images_name_stops_the_build(raw, name):
     every.write(name, raw)
     pattern, place = IMAGES[name]
     image = min(raw.glob(pattern))

@@ -52,7 +52,7 @@ def needles(words: tuple[str, ...] = WORDS) -> dict[bytes, str]:
 
 
 def search(content: bytes, wanted: dict[bytes, str]) -> set[str]:
-    """The needles in some bytes, whatever their case, and in what these hold compressed."""
+    """Finds needles in some bytes, whatever their case, and in what these hold compressed."""
     found = set()
     for part in _unfolded(content):
         lower = part.lower()
@@ -74,7 +74,8 @@ def search_files(root: Path, wanted: dict[bytes, str]) -> list[str]:
 
 
 def _unfolded(content: bytes) -> Iterator[bytes]:
-    """The bytes, and those of gzip streams, zip members, zlib and zstd streams within them."""
+    """Yields the bytes, and those of gzip streams, zip members, zlib and zstd streams within
+    them."""
     yield content
     for at in _places(content, b"\x1f\x8b\x08"):
         try:

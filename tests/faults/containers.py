@@ -51,7 +51,7 @@ def png(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def png_chunks(data: bytes):
-    """(kind, content) of every chunk of a sound PNG."""
+    """Returns kind and content of every chunk of a sound PNG."""
     at = 8
     while at < len(data):
         (length,) = struct.unpack(">I", data[at : at + 4])
@@ -92,7 +92,8 @@ def jpeg(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def _jpeg_segments(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
-    """The segments up to the first start of scan with their contents, and all that follows."""
+    """Returns the segments up to the first start of scan with their contents, and all that
+    follows."""
     segments, at = [], 2
     while data[at + 1] != 0xDA:
         (length,) = struct.unpack(">H", data[at + 2 : at + 4])
@@ -192,7 +193,7 @@ def _dicom_value(rng: random.Random, length: int = 2) -> bytes:
 
 
 def dicom_elements(data: bytes):
-    """(group, element, VR, value) of a sound file in explicit VR little endian, flat."""
+    """Returns (group, element, VR, value) of a sound file in explicit VR little endian, flat."""
     at = 132
     while at < len(data):
         group, element, vr = struct.unpack("<HH2s", data[at : at + 6])
@@ -256,7 +257,7 @@ def zipped(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def safetensors(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """The header changed as JSON or as text; its length fits."""
+    """Changes the header as JSON or as text; its length fits."""
     (length,) = struct.unpack("<Q", data[:8])
     header, content = data[8 : 8 + length], data[8 + length :]
     if rng.random() < 0.5:
@@ -285,7 +286,7 @@ def safetensors(rng: random.Random, data: bytes, others: Sequence[bytes]) -> byt
 
 
 def xml(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """A text or an attribute changed, or an element repeated or left out; still XML, mostly."""
+    """Changes a text or attribute, repeats or leaves out an element; still XML, mostly."""
     kind = rng.choice((rb">[^<>]+<", rb'"[^"<>]*"', rb"<(\w+)[^<>]*>[^<>]*</\1>", rb"<[^<>]*/>"))
     found = list(re.finditer(kind, data[60:]))
     if not found:

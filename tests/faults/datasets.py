@@ -117,7 +117,7 @@ def _sound(folder: Path) -> Sound:
 
 
 def _images(data_dir: Path, split: str) -> dict[str, Any]:
-    """All that runs read of a split, by image."""
+    """Returns all that runs read of a split, by image."""
     from cxr_jax.data import boxes as boxed
     from cxr_jax.data import dataset_info, images, reader, seen_images
     from cxr_jax.data.source import load_source

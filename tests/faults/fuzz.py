@@ -39,7 +39,7 @@ _CHUNK = 100
 
 
 class Outcome(NamedTuple):
-    """What became of one input.
+    """Outcome of one input.
 
     Attributes:
       what: "read", "listed", "refused", or one of LOST.
@@ -84,7 +84,7 @@ def _sound(kind: Kind) -> Sequence[bytes]:
 
 
 def _judge(error: Exception) -> tuple[str, str]:
-    """Whether a refusal is one of ours: raised, or raised again, in our own code."""
+    """Checks that a refusal is ours: raised, or raised again, in our own code."""
     last = traceback.extract_tb(error.__traceback__)[-1].filename
     if not any(part in last for part in ("data_builders", "cxr_jax")) or "site-packages" in last:
         return "wrong error", "".join(traceback.format_exception(error, limit=-4))
@@ -169,7 +169,7 @@ def _supervise(
 
 
 def _serve(connection: Connection, seed: int, module: str, root: Path) -> None:
-    """The reading process: chunks in, one outcome an input out."""
+    """Runs the reading process: chunks in, one outcome an input out."""
     limited.few_arenas()
     kinds = importlib.import_module(module).KINDS
     folder, warm = Path(tempfile.mkdtemp(dir=root)), set()

@@ -52,7 +52,7 @@ def _written(fill: Callable[[Any], None], content: bytes = b"") -> bytes:
 
 
 def damage(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """A sound file with something strange in it; of a .keras a member damaged."""
+    """Returns a sound file with something strange in it; of a .keras a member damaged."""
     if data.startswith(b"PK"):
         return containers.zipped(rng, data, others)
     return _written(lambda file: _spoil(rng, file), data)
@@ -96,7 +96,7 @@ def _spoil(rng: random.Random, file: Any) -> None:
 
 
 def read(folder: Path, data: bytes, index: int) -> str:
-    """All arrays of a file, as dict."""
+    """Reads all arrays of a file, as dict."""
     from cxr_jax.weights.importers import keras
 
     keras.SECONDS = 10  # HDF5 loops for ever on some

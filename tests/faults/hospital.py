@@ -23,7 +23,7 @@ TEXTS = importlib.util.find_spec("tokenizers") is not None
 
 
 class World(NamedTuple):
-    """What the commands left.
+    """Results of the commands.
 
     Attributes:
       said: all that went to stdout and stderr, of the C libraries too.

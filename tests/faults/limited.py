@@ -28,7 +28,7 @@ MODULES = (
 
 
 class Answer(NamedTuple):
-    """What a call gave.
+    """Result of a call.
 
     Attributes:
       error: the exception's type and text; "" where there was none.
@@ -97,7 +97,7 @@ def restart_memory() -> int:
 
 
 def peak_memory() -> int:
-    """The largest size of this process since `restart_memory`, in bytes."""
+    """Returns the largest size of this process since `restart_memory`, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
 
@@ -112,7 +112,7 @@ def assert_refused(process, message, function, *arguments):
 
 
 def png(width, height, *chunks, depth=8, colour=0):
-    """A PNG that claims any size, with these chunks between its header and its end."""
+    """Returns a PNG that claims any size, with these chunks between its header and its end."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     ends = (*chunks, png_chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(ends)

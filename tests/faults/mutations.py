@@ -32,7 +32,7 @@ TOKENS = tuple(
 
 
 class Broken(Exception):
-    """The program is wrong: it read, or said, something else than it has to."""
+    """A fault of the program: it read, or said, something else than it has to."""
 
 
 def mutated(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
@@ -43,7 +43,7 @@ def mutated(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def mutated_text(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """As `mutated`, half of the damages being tokens that parsers of text trip over."""
+    """Mutates text: half of the damages are tokens that parsers trip over."""
     for _ in range(rng.choice((1, 1, 1, 2, 2, 4))):
         damage = _insert_token if rng.random() < 0.5 else rng.choice(DAMAGES)
         data = damage(rng, data, others)
@@ -64,7 +64,7 @@ def _set_bytes(rng: random.Random, data: bytes, others: Sequence[bytes]) -> byte
 
 
 def _set_number(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """A field of 2, 4 or 8 bytes, as lengths, sizes and offsets are."""
+    """Changes a field of 2, 4 or 8 bytes, as lengths, sizes and offsets are."""
     width = rng.choice((2, 4, 4, 8))
     number = rng.choice((*_NUMBERS, 0xFFFFFFFFFFFFFFFF, rng.getrandbits(64))) & (1 << 8 * width) - 1
     at = _place(rng, data)

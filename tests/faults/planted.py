@@ -47,8 +47,8 @@ SPLITS = ("train", "validation", "test", "test")
 
 
 def every_tag() -> Dataset:
-    """A data set with a canary in every tag of pydicom's dictionary that can hold one, in items of
-    its sequences, in private tags and in bytes; 3,000 tags and more."""
+    """Returns a data set with a canary in every tag of pydicom's dictionary that can hold one, in
+    items of its sequences, in private tags and in bytes; 3,000 tags and more."""
     planted = Dataset()
     for tag, (kind, _, _, _, keyword) in DicomDictionary.items():
         if not keyword or keyword in DECODING or tag >> 16 in (0x0000, 0x0002, 0xFFFE):
@@ -70,7 +70,7 @@ def every_tag() -> Dataset:
 
 
 def write_first(path: Path, patient: str) -> None:
-    """A DICOM image with `every_tag`, and canaries around its data set."""
+    """Returns a DICOM image with `every_tag`, and canaries around its data set."""
     write_dicom(path, draw_image(0, 56, 48), patient=patient)
     dataset = pydicom.dcmread(path)
     kept = {element.tag for element in dataset}
@@ -86,7 +86,7 @@ def write_first(path: Path, patient: str) -> None:
 
 
 def write_other(path: Path, first: Path, seed: int, patient: str, decoding: str = "") -> None:
-    """The image `first` with other pixels; with `decoding` a canary in that tag too."""
+    """Returns the image `first` with other pixels; with `decoding` a canary in that tag too."""
     dataset = pydicom.dcmread(first)  # its tags stay bytes: quick
     dataset.PatientID, dataset.PixelData = patient, draw_image(seed, 56, 48).tobytes()
     if decoding and decoding != "TransferSyntaxUID":
@@ -155,7 +155,7 @@ def write_folder(folder: Path, csv_path: Path) -> None:
 
 
 def write_picture(path: Path, seed: int) -> None:
-    """A PNG or JPEG with canaries in its text chunks, EXIF and comment."""
+    """Returns a PNG or JPEG with canaries in its text chunks, EXIF and comment."""
     image = Image.fromarray(draw_image(seed, 56, 48))
     exif = Image.Exif()
     exif[0x010E], exif[0x013B], exif[0x0132] = FREE, NAME, BIRTH  # description, artist, time

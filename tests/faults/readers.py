@@ -1,4 +1,4 @@
-"""What each kind of file is read by, and what may come of it: what it holds, or one clear error."""
+"""Readers of each kind of file, which give what it holds or one clear error."""
 
 import functools
 import gzip
@@ -50,7 +50,7 @@ def read_image(folder: Path, data: bytes, index: int, suffix: str) -> str:
 
 
 def read_picture(folder: Path, data: bytes, index: int, suffix: str) -> str:
-    """As `read_image`; every second one as if it were the image of a built dataset."""
+    """Reads an image; every second one as if it were the image of a built dataset."""
     from cxr_jax.data import images
 
     if index % 2:
@@ -98,7 +98,7 @@ def read_report(folder: Path, data: bytes, index: int) -> str:
 
 
 def read_weights(folder: Path, data: bytes, index: int, suffix: str) -> str:
-    """A file of weights as a dict of arrays; MedMNIST's .npz every second time as images."""
+    """Reads weights as a dict of arrays; MedMNIST's .npz every second time as images."""
     from cxr_jax.weights.arrays import read_arrays
 
     path = folder / f"weights{suffix}"
@@ -126,7 +126,7 @@ def _read_medmnist(path: Path) -> str:
 
 
 class Layout(NamedTuple):
-    """A dataset's raw folder in miniature, and its tables' paths and contents."""
+    """Returns a dataset's raw folder in miniature, its tables' paths and contents."""
 
     name: str
     raw: Path
@@ -161,7 +161,7 @@ def _layouts(folder: Path) -> tuple[Layout, ...]:
 
 
 def read_table(folder: Path, data: bytes, index: int) -> str:
-    """A dataset's listing with one of its tables damaged; the bytes of the mutant are its seed."""
+    """Lists a dataset with one of its tables damaged; the bytes of the mutant are its seed."""
     from data_builders import build
     from data_builders.base import builder as cxr_builder
 
@@ -189,7 +189,7 @@ def read_table(folder: Path, data: bytes, index: int) -> str:
 
 
 def _damaged(rng: random.Random, content: bytes, others: Sequence[bytes]) -> bytes:
-    """A table damaged; one in five .gz as it is packed, the others before."""
+    """Damages a table; one in five .gz as it is packed, the others before."""
     if content.startswith(b"\x1f\x8b") and rng.random() < 0.8:
         return gzip.compress(mutations.mutated_text(rng, gzip.decompress(content), others), 1)
     return mutations.mutated_text(rng, content, others)

@@ -32,7 +32,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 class _Forks:
-    """The process that forks, started when it is first asked."""
+    """Returns the process that forks, started when it is first asked."""
 
     def ask(self, **question) -> int | None:
         self._process.stdin.write(json.dumps(question) + "\n")
@@ -65,13 +65,13 @@ class Run:
         self.pid = _forks.ask(start=arguments, log=str(log), limits=limits or {})
 
     def poll(self) -> int | None:
-        """The exit code (negative: the signal that it died of), or None while it runs."""
+        """Returns the exit code (negative: the signal it died of), or None while it runs."""
         if self._code is None:
             self._code = _forks.ask(poll=self.pid)
         return self._code
 
     def wait_for(self, happened: Callable[[], bool]) -> bool:
-        """Whether it happened before the process ended."""
+        """Returns whether it happened before the process ended."""
         end = time.monotonic() + _SECONDS
         while time.monotonic() < end:
             if happened():
@@ -90,7 +90,7 @@ class Run:
         return self.poll()
 
     def send(self, number: int) -> None:
-        """A signal to it and its workers, as schedulers do, if it still runs."""
+        """Sends a signal to it and its workers, as schedulers do, if it still runs."""
         if self.poll() is None:
             os.killpg(self.pid, number)
 
@@ -101,7 +101,7 @@ class Run:
         return self.end() == -signal.SIGKILL
 
     def has_ended_whole(self) -> bool:
-        """Whether none of its workers is left, after waiting for them."""
+        """Checks that none of its workers is left, after waiting for them."""
         end = time.monotonic() + _SECONDS
         while time.monotonic() < end:
             if not _running(self.pid):
@@ -150,7 +150,7 @@ def tiny(data_dir: Path, workdir: Path, **changes) -> list[str]:
 
 
 def logged(workdir: Path) -> int:
-    """The last step in metrics.jsonl; 0 without any."""
+    """Returns the last step in metrics.jsonl; 0 without any."""
     path = workdir / "metrics.jsonl"
     whole = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return json.loads(whole[-1])["step"] if whole else 0
@@ -187,7 +187,7 @@ def _arrays(item: Path):
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """The folder as a disk of 64 MB."""
+    """Yields the folder as a disk of 64 MB."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "faults", folder], check=True)
     try:

@@ -132,7 +132,7 @@ def safetensors() -> list[bytes]:
 
 
 def torch_zip() -> list[bytes]:
-    """As torch.save writes them: bare state_dicts, and one nested in a training's checkpoint."""
+    """Returns files as torch.save writes them: bare state_dicts, and one nested in a checkpoint."""
     state = _pickled_dict({"conv1.weight": (0, (2, 3), (3, 1)), "bn1.bias": (6, (4,), (1,))})
     nested = b"}(" + _text("epoch") + b"K\x05" + _text("state_dict") + state + b"u"
     made = []

@@ -53,7 +53,7 @@ def json_tree(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes
 
 
 def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """(dict or list, key or place) of every value in it."""
+    """Yields the dict or list, and the key or place, of every value in it."""
     for key in _keys(tree):
         yield tree, key
         yield from _places(tree[key])
@@ -66,7 +66,8 @@ def _keys(tree: Any) -> list:
 
 
 def parquet(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """A sound file of a table of which a column, a cell, rows or the metadata were changed."""
+    """Returns a sound file of a table of which a column, a cell, rows or the metadata were
+    changed."""
     table = pq.read_table(io.BytesIO(data))
     at = rng.randrange(table.num_columns)
     column = table.column(at)
@@ -123,7 +124,7 @@ def _replaced(table: pa.Table, at: int, column: Callable[[], Any]) -> pa.Table:
 
 
 def array_record(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """A sound record file of which one record was changed, left out, repeated or moved."""
+    """Returns a sound record file of which one record was changed, left out, repeated or moved."""
     from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
     with tempfile.TemporaryDirectory() as folder:

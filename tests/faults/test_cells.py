@@ -35,7 +35,7 @@ _VALUE = re.compile(r'(?<=")[^"<>\n]+(?=")|(?<=>)[^<>]*[^<>\s][^<>]*(?=<)')
 
 
 class Layout(NamedTuple):
-    """A way in which an owner's files lie on people's disks; `tables` are paths of its texts."""
+    """An arrangement of an owner's files on people's disks; `tables` are paths of its texts."""
 
     name: str
     raw: Path
@@ -45,8 +45,8 @@ class Layout(NamedTuple):
 
 
 def layouts(folder: Path, full: bool) -> Iterator[Layout]:
-    """Every layout of every fake (the first and Open-i's of Kaggle, unless `full`), and a folder
-    with a CSV of labels; each is written when its turn comes."""
+    """Yields every layout of every fake (the first and Open-i's of Kaggle, unless `full`), and a
+    folder with a CSV of labels; each is written when its turn comes."""
     for name in every.names():
         fake = importlib.import_module(f"tests.fakes.{name}")
         for number, (layout, arguments) in enumerate(fake.LAYOUTS.items()):
@@ -78,7 +78,7 @@ def _layout(name: str, raw: Path, config: str, options: dict[str, str]) -> Layou
 
 
 def plantings(path: Path, text: str) -> Iterator[tuple[str, Callable[[], str]]]:
-    """What is done, and where; a function that does it, and returns the table's text."""
+    """Yields what is done and where, and a function that does it and returns the table's text."""
     if path.suffix == ".xml":
         for number, match in enumerate(_VALUE.finditer(text)):
             for canary in PLANTED:
@@ -124,14 +124,15 @@ def _planted(
 
 
 def places(path: Path, text: str) -> range:
-    """The columns of a table, or the values of an XML file, by number."""
+    """Returns the columns of a table, or the values of an XML file, by number."""
     if path.suffix == ".xml":
         return range(len(_VALUE.findall(text)))
     return range(max(map(len, _rows(path, text)[1])))
 
 
 def filled(path: Path, text: str, chosen: Collection[int]) -> str:
-    """The text with canaries in all rows of the `chosen` places, or in these values of an XML."""
+    """Returns the text with canaries in all rows of the `chosen` places, or in these values of an
+    XML."""
     if path.suffix == ".xml":
         number = iter(range(len(text)))
         return _VALUE.sub(lambda m: NAME if next(number) in chosen else m[0], text)
@@ -143,7 +144,7 @@ def filled(path: Path, text: str, chosen: Collection[int]) -> str:
 
 
 def listing(layout: Layout, data: Path) -> cxr_builder.Listing:
-    """What a layout's tables list, as a build below the folder `data` would read them."""
+    """Returns what a layout's tables list, as a build below the folder `data` would read them."""
     chosen = build.choose(layout.name, layout.raw, layout.config, layout.options)
     builder = chosen.builder(data_dir=data, config=chosen.config)
     builder.settings = cxr_builder.BuildSettings(num_workers=0, inputs=chosen.inputs)

@@ -157,7 +157,7 @@ def test_workers_do_not_die_of_the_signal_that_the_run_saves_after(data_dir, tmp
     assert run.has_ended_whole()
 
 
-def test_a_transfer_that_is_told_to_end_says_how_to_go_on(data_dir, tmp_path):
+def test_a_transfer_that_gets_sigterm_says_how_to_go_on(data_dir, tmp_path):
     fields = ["encoder=random", "baselines=", "dataset=phantom/tiny", f"data.dir={data_dir}"]
     fields += ["model.variant=18", "image_size=32", "num_resamples=20", "pictures.draw=False"]
     flags = [f"--config.{field}" for field in fields]

@@ -43,7 +43,7 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("case", OUTSIDE)
-def test_a_row_of_ones_own_table_cannot_name_a_image_outside(tmp_path, raw, secret, case):
+def test_a_row_of_ones_own_table_cannot_name_an_image_outside(tmp_path, raw, secret, case):
     name = OUTSIDE[case].format(secret=secret)
     Image.fromarray(draw_image(1)).save(raw / "a.png")
     with (tmp_path / "labels.csv").open("w", newline="") as file:
@@ -81,7 +81,7 @@ def test_zero_bytes_and_line_breaks_in_names_are_refused(tmp_path, raw, cell):
         listing("image_folder", raw, labels_csv=str(tmp_path / "labels.csv"))
 
 
-def test_no_owners_table_can_name_a_image_outside(tmp_path, full):
+def test_no_owners_table_can_name_an_image_outside(tmp_path, full):
     """In every table of every dataset, every cell of a row in turn climbs out of the folder (of
     twenty cells one, unless --full)."""
     tried = 0

@@ -38,7 +38,7 @@ _PARTS: tuple[Any, ...] = (
 
 @functools.lru_cache(maxsize=1)
 def tokenizers() -> list[bytes]:
-    """A tokenizer.json as we make it, and the vocab.txt of the same."""
+    """Returns a tokenizer.json as we make it, and the vocab.txt of the same."""
     from cxr_jax.data import tokenizer
 
     trained = tokenizer.train(["the heart is large", "no finding"] * 20, 100)
@@ -60,7 +60,7 @@ def damage_tokenizer(rng: random.Random, data: bytes, others: Sequence[bytes]) -
 
 
 def read_tokenizer(folder: Path, data: bytes, index: int) -> str:
-    """As a run opens it, and the tokens of some sentences."""
+    """Opens a tokenizer as a run does, and returns the tokens of some sentences."""
     from cxr_jax.data import tokenizer
 
     workdir = folder / "workdir"
@@ -79,7 +79,7 @@ def read_tokenizer(folder: Path, data: bytes, index: int) -> str:
 
 
 def reports() -> list[bytes]:
-    """Of MIMIC's fake."""
+    """Returns the reports of MIMIC's fake."""
     report = (
         "                                 FINAL REPORT\n EXAMINATION:  CHEST (PA AND LAT)\n\n "
         "INDICATION:  ___F with cough // r/o pneumonia\n\n FINDINGS: \n\n The heart is large. No "
@@ -89,7 +89,7 @@ def reports() -> list[bytes]:
 
 
 def read_report(folder: Path, data: bytes, index: int) -> str:
-    """A study's report, and its sentences."""
+    """Reads a study's report, and its sentences."""
     from cxr_jax.data import reports as sentences
     from data_builders.mimic_cxr.mimic_cxr_dataset_builder import (
         Radiograph,

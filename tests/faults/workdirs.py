@@ -60,7 +60,7 @@ def read_workdir(folder: Path, data: bytes, index: int) -> str:
 
 
 def _damaged(rng: random.Random, content: bytes, others: Sequence[bytes]) -> tuple[bytes, bool]:
-    """The damaged content, and whether its hashes, where it has any, fit it."""
+    """Returns the damaged content, and whether its hashes, if any, fit it."""
     if content.startswith(b"PAR1"):
         if rng.random() < 0.5:
             return stored.parquet(rng, content, others), True
@@ -168,7 +168,7 @@ def predictions(seed: int) -> Any:
 
 
 def parquets() -> list[bytes]:
-    """A file of predictions, and one of images."""
+    """Reads a file of predictions, and one of images."""
     import tempfile
 
     from cxr_jax.transfer import image_table
