@@ -115,7 +115,11 @@ def rotate(image: EncodedImage, degrees: Scalar) -> EncodedImage:
 
 
 def adjust_brightness(image: EncodedImage, factor: Scalar) -> EncodedImage:
-    """Multiplies by `factor`."""
+    """Multiplies by `factor`.
+
+    >>> adjust_brightness(jnp.array([[[0.5]], [[0.9]]]), 1.5).ravel().tolist()
+    [0.75, 1.0]
+    """
     return _clip(image * factor)
 
 
@@ -131,22 +135,26 @@ def adjust_gamma(image: EncodedImage, exponent: Scalar) -> EncodedImage:
 
 
 def invert_bright(image: EncodedImage, threshold: Scalar = 0.5) -> EncodedImage:
-    """Solarises: pixels at or above `threshold` become 1 - pixel."""
+    """Solarises: pixels at or above `threshold` become 1 - pixel.
+
+    >>> invert_bright(jnp.array([[[0.25], [0.75]]])).ravel().tolist()
+    [0.25, 0.25]
+    """
     return jnp.where(image >= threshold, 1 - image, image)
 
 
 def brightness(key: PRNGKeyArray, image: EncodedImage, strength: float) -> EncodedImage:
-    """Factor uniform in [max(0, 1 - strength), 1 + strength]."""
+    """Adjusts by a factor uniform in [max(0, 1 - strength), 1 + strength]."""
     return adjust_brightness(image, _factor(key, strength))
 
 
 def contrast(key: PRNGKeyArray, image: EncodedImage, strength: float) -> EncodedImage:
-    """Factor uniform in [max(0, 1 - strength), 1 + strength]."""
+    """Adjusts by a factor uniform in [max(0, 1 - strength), 1 + strength]."""
     return adjust_contrast(image, _factor(key, strength))
 
 
 def gamma(key: PRNGKeyArray, image: EncodedImage, strength: float) -> EncodedImage:
-    """Exponent log-uniform in [1 / (1 + strength), 1 + strength]: darker as often as brighter."""
+    """Takes an exponent log-uniform in [1 / (1 + strength), 1 + strength]: darker or brighter."""
     log_range = jnp.log1p(strength)
     exponent = jnp.exp(jax.random.uniform(key, minval=-log_range, maxval=log_range))
     return adjust_gamma(image, exponent)

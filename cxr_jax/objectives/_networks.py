@@ -26,10 +26,8 @@ def encoder_and_heads(config: Section, **heads: dict[str, Any]) -> Chain:
     chain = {"encoder": models.build(config["model"])}
     dtype = getattr(chain["encoder"], "dtype", "float32")
     for name, fields in heads.items():
-        sizes = {
-            size: config["objective"][size] for size in ("hidden", "out") if size not in fields
-        }
-        fields = fields | sizes
+        missing = [size for size in ("hidden", "out") if size not in fields]
+        fields = fields | {size: config["objective"][size] for size in missing}
         chain[name] = MLP(**fields | {"hidden": widths(fields["hidden"])}, dtype=dtype)
     return chain
 
