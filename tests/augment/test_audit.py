@@ -127,7 +127,7 @@ def test_a_dataset_without_boxes_is_refused_with_those_that_have(data_dir, tmp_p
     del stored["featuresDict"]["features"]["boxes"]
     features.write_text(json.dumps(stored))
     assert audit.main(["--dataset=without", f"--data_dir={tmp_path}", *_FEW]) == 1
-    assert re.search(r"without has no boxes.* that have: with; ", capsys.readouterr().err)
+    assert re.search(r"without has no boxes.* that have: with\. ", capsys.readouterr().err)
 
 
 def test_a_split_without_boxes_is_refused_with_the_counts_of_the_others(data_dir, capsys):
