@@ -113,14 +113,9 @@ def build(
 def draw_missing(names: Iterable[str], data_dir: str | Path) -> None:
     """Builds those of the datasets that are not built and need no raw files: the drawn ones.
 
-    To drawn ones that an older version built it adds their tasks.
-
-    Args:
-      names: as in configs, "phantom" or "phantom/tiny"; others are left to their readers, whose
-        messages say what is missing.
-
-    Raises:
-      BuildError: a drawn dataset has no such config.
+    To drawn ones that an older version built it adds their tasks. `names` are as in configs,
+    "phantom" or "phantom/tiny"; others are left to their readers, whose messages say what is
+    missing. Raises BuildError if a drawn dataset has no such config.
     """
     root = Path(data_dir).expanduser()
     for name in dict.fromkeys(names):
@@ -142,13 +137,8 @@ def draw_missing(names: Iterable[str], data_dir: str | Path) -> None:
 def refresh(name: str, data_dir: str | Path) -> Path:
     """Writes a dataset's tasks, as its builder declares them now, into the built dataset.
 
-    Neither raw files nor images are read; the images, labels and splits stay.
-
-    Args:
-      name: of a built dataset, "nih_chestxray14" or "nih_chestxray14/512".
-
-    Raises:
-      FileNotFoundError, ValueError: it is not built, or is damaged.
+    Neither raw files nor images are read; the images, labels and splits stay. `name` is as in
+    configs. Raises FileNotFoundError or ValueError if the dataset is not built, or is damaged.
     """
     from cxr_jax.data import dataset_info, tasks
     from cxr_jax.io.atomic import atomic_write_text
@@ -171,11 +161,8 @@ def check(
 ) -> str:
     """Reads the owner's tables and checks that their images are there; builds nothing.
 
-    Returns:
-      In words, what they list, split by split, beside what the owner publishes.
-
-    Raises:
-      BuildError: as `build`, as far as tables tell.
+    Returns in words what they list, split by split, beside what the owner publishes. Raises
+    BuildError as `build`, as far as tables tell.
     """
     chosen = choose(name, manual_dir, config_name, options)
     from data_builders.base import builder as cxr_builder

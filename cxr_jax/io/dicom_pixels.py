@@ -186,11 +186,7 @@ def _reduced(dataset: pydicom.Dataset, show: Show, shorter_side: int | None) -> 
 
 
 def _open_frame(dataset: pydicom.Dataset) -> ImageFile | None:
-    """Opens a JPEG or JPEG 2000 frame; None for others and for what Pillow does not open.
-
-    Raises:
-      ImageError: the frame has another size than the dataset.
-    """
+    """Opens a JPEG or JPEG 2000 frame; None for others and for what Pillow does not open."""
     kind = _FRAMES.get(dataset.file_meta.TransferSyntaxUID)
     if kind is None:
         return None

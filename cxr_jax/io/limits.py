@@ -26,7 +26,6 @@ MAX_PIXELS_A_BYTE = 1024
 MAX_PNG_PIXELS_A_BYTE = 8 * 1032
 # Progressive images have some ten; every one costs another pass over all pixels.
 MAX_SCANS = 100
-_SCAN = b"\xff\xda"
 
 _NPY_HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -64,7 +63,7 @@ def check_coded(width: int, height: int, num_bytes: int, most: int = MAX_PIXELS_
 
 def check_scans(jpeg: bytes) -> None:
     """Raises ImageError for a JPEG of over 100 scans, which would take minutes to decode."""
-    if (scans := jpeg.count(_SCAN)) > MAX_SCANS:
+    if (scans := jpeg.count(b"\xff\xda")) > MAX_SCANS:
         raise ImageError(f"a JPEG of {scans:,} scans, more than {MAX_SCANS}: made to take forever")
 
 
@@ -72,10 +71,7 @@ class BoundedFile(io.BufferedReader):
     """A file whose `read` allocates for what the file holds, not for the length that is asked for.
 
     Python's own files make room for all that is asked for before they look how much there is.
-
-    Raises:
-      ImageError: it is longer than any image.
-      OSError: it cannot be opened.
+    Raises ImageError if it is longer than any image, OSError if it cannot be opened.
     """
 
     def __init__(self, path: Path):

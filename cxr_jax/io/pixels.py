@@ -94,10 +94,7 @@ def _occurring(
 
 
 def stretched(greys: Num[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
-    """Maps the darkest grey to 0 and the brightest to 255, linearly.
-
-    Raises:
-      ImageError: greys that are not finite.
+    """Maps the darkest grey to 0 and the brightest to 255; ImageError if any is not finite.
 
     >>> stretched(np.array([-1.0, 0.0, 1.0]))
     array([  0, 128, 255], dtype=uint8)

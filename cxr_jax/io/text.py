@@ -37,12 +37,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
-    """Reads a small file whole.
-
-    Raises:
-      ValueError: longer than `most` bytes.
-      OSError: it cannot be read.
-    """
+    """Reads a small file whole; raises ValueError if it is longer than `most` bytes, or OSError."""
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:

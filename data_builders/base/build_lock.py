@@ -42,12 +42,8 @@ def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
     What a killed build left is cleared away first. With `overwrite` the present dataset moves
     aside; it comes back if the new build fails, or when the next one starts if it is killed.
 
-    Args:
-      folder: the version folder, data_dir/name/config/version.
-
-    Raises:
-      AlreadyBuilt: a finished dataset is there, and `overwrite` is not wanted.
-      BuildError: something else is there.
+    `folder` is the version folder, data_dir/name/config/version. Raises AlreadyBuilt if a finished
+    dataset is there and `overwrite` is not wanted, BuildError if something else is there.
     """
     # Without dots, so that no reader takes it for a version.
     aside = folder.with_name("replaced")

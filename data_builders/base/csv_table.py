@@ -66,11 +66,7 @@ class Table:
             self.columns.pop()
 
     def index(self, column: str) -> int:
-        """Returns a column's place.
-
-        Raises:
-          BuildError: no such column, with the place of the closest; or it is there twice.
-        """
+        """Returns a column's place; BuildError if it is missing (with a hint) or there twice."""
         if self.columns.count(column) > 1:
             raise BuildError(f"{self.path} has the column {column!r} twice. Remove the wrong one.")
         if column in self.columns:

@@ -25,9 +25,7 @@ def find_root(manual_dir: Path, names: Sequence[str], what: str) -> Path:
     """Finds the folder with one of `names` or its .gz: `manual_dir` or up to two folders below it.
 
     Archives unpack with and without a wrapping folder, and some with the folder nested twice.
-
-    Raises:
-      BuildError: there is none; the message ends with `what` should be there.
+    Raises BuildError if there is none; the message ends with `what` should be there.
     """
     level = [manual_dir]
     for _ in range(3):
@@ -64,11 +62,8 @@ def files_below(root: Path, leave_out: Iterable[Path] = ()) -> Iterator[Path]:
     in the tree, then those that only links lead to. A link to a folder around the tree leads
     nowhere new and is not followed.
 
-    Args:
-      leave_out: folders whose files are left out.
-
-    Raises:
-      BuildError: a name that is not UTF-8, which no list of the dataset could hold.
+    The files of the folders `leave_out` are left out. Raises BuildError for a name that is not
+    UTF-8, which no list of the dataset could hold.
     """
     if not root.is_dir():
         return
@@ -94,8 +89,7 @@ def files_below(root: Path, leave_out: Iterable[Path] = ()) -> Iterator[Path]:
 def unique(paths: Iterable[Path], key: Callable[[Path], str]) -> dict[str, Path]:
     """Maps keys to files: the first where several identical copies have the same key.
 
-    Raises:
-      BuildError: files that differ have the same key, so that one would pass for the other.
+    Raises BuildError if files that differ have one key, so that one would pass for the other.
     """
     found: dict[str, Path] = {}
     for path in paths:
@@ -144,8 +138,7 @@ def separate(
 ) -> tuple[list[Record], list[Record]]:
     """Parts images inside `roots` from those that links lead to (none with `follow_links`).
 
-    Raises:
-      BuildError: a path names another place or climbs out by ".."; or links lead to all images.
+    Raises BuildError if a path names another place or climbs out by "..", or all are linked.
     """
     within: list[Record] = []
     linked: list[Record] = []

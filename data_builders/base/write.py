@@ -189,13 +189,8 @@ def write_with_beam(plan: Sequence[Shard], job: Job, runner: str, options: Any) 
 
     The workers need this package, and the raw images and the data folder under the same paths.
 
-    Args:
-      runner: a Beam runner's name, e.g. "DirectRunner", "FlinkRunner", "SparkRunner".
-      options: Beam's PipelineOptions, or None.
-
-    Raises:
-      BuildError: Beam is not installed, the runner is unknown, or a worker's shard is missing from
-        the data folder.
+    Raises BuildError if Beam is not installed, it does not know the `runner` ("DirectRunner",
+    "FlinkRunner", "SparkRunner" …), or a worker's shard is missing from the data folder.
     """
     beam = _import_beam()
     try:
@@ -227,14 +222,9 @@ def finish(
 ) -> tuple[list[tfds_splits.SplitInfo], dict[str, list[tuple[Record, str]]]]:
     """Gives the files their final names and removes those without an image.
 
-    Args:
-      template_of: TFDS's filename template of a split_name.
-
-    Returns:
-      TFDS's SplitInfos, and the stored images of each split in order, with their hashes.
-
-    Raises:
-      BuildError: a split of which no image could be read.
+    `template_of` gives TFDS's filename template of a split_name. Returns TFDS's SplitInfos, and
+    the stored images of each split in order, with their hashes. Raises BuildError for a split of
+    which no image could be read.
     """
     infos, stored = [], {}
     for split in dict.fromkeys(shard.split for shard in plan):
