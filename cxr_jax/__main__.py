@@ -31,7 +31,6 @@ import errno
 import importlib
 import os
 import platform
-import re
 import sys
 import tempfile
 import traceback
@@ -42,6 +41,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from cxr_jax import config as config_file
+from cxr_jax.io import COMMAND
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--heartbeat_timeout", type=int, default=45)
     own, overrides = parser.parse_known_args(arguments)
     if own.help and not own.config:
-        print(__doc__ + "\nConfigs:\n" + config_file.list_configs())
+        print(__doc__.replace("python run.py", COMMAND))
+        print("Configs:\n" + config_file.list_configs())
         return 0
     workdir = Path(own.workdir or _default_workdir(own.config, own.reproduce)).expanduser()
     try:
@@ -73,76 +74,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config = config_file.load_saved(own.reproduce, workdir, overrides)
         else:
             config = config_file.load(own.config, overrides)
+        if own.help:
+            print(f"Fields of {own.config}, as --config.FIELD=VALUE (see configs/common.py):\n")
+            print("\n".join(f"{name}={value!r}" for name, value in _fields(config.to_dict())))
+            return 0
+        _keep_compiled_programs()
+        from cxr_jax.training import distributed  # not before: JAX takes seconds
+
+        distributed.meet(own, config.experiment)
     except (ValueError, OSError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if own.help:
-        print(f"Fields of {own.config}, as --config.FIELD=VALUE (see configs/common.py):\n")
-        print("\n".join(f"{name}={value!r}" for name, value in _fields(config.to_dict())))
-        return 0
-    _keep_compiled_programs()
-    try:
-        shared = _meet(own, config)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return _run(config, workdir, shared, own.reproduce)
+    return _run(config, workdir, own.reproduce)
 
 
-def _meet(own: argparse.Namespace, config: ConfigDict) -> bool:
-    """Meets the other processes of this run; whether there are any.
-
-    Raises ValueError for options that do not fit each other, the environment or the config, and
-    OSError as `hosts.join`.
-    """
-    given = {name: getattr(own, name) for name in ("coordinator", "num_processes", "process_id")}
-    missing = [f"--{name}" for name, value in given.items() if value is None]
-    if own.distributed == "off":
-        if len(missing) < len(given):
-            raise ValueError("--distributed=off goes without --coordinator and its companions")
-        return False
-    if 0 < len(missing) < len(given):
-        raise ValueError(f"{', '.join(missing)} missing: the three belong together")
-    from cxr_jax.training import distributed
-
-    if not missing:
-        if not 0 <= own.process_id < own.num_processes:
-            raise ValueError(
-                f"--process_id={own.process_id}: from 0 to {own.num_processes - 1}, as "
-                f"--num_processes={own.num_processes}"
-            )
-        if not re.fullmatch(r".+:\d+", own.coordinator):
-            raise ValueError(f"--coordinator={own.coordinator} is not HOST:PORT")
-    place = distributed.find_place(own.connect_timeout) if missing else distributed.Place(**given)
-    if place is None:
-        if own.distributed == "on":
-            raise ValueError(
-                "--distributed=on, but no scheduler says where the others are; give --coordinator, "
-                "--num_processes and --process_id"
-            )
-        return False
-    if config.experiment != "pretrain":
-        raise ValueError(
-            f"a {config.experiment} runs as one process, and here are several; "
-            "--distributed=off where they have nothing to do with each other"
-        )
-    if not own.workdir:
-        raise ValueError("--workdir is missing: processes of one run share a folder")
-    distributed.join(place, own.connect_timeout, own.heartbeat_timeout)
-    if not distributed.is_first():
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries speak there too
-    return True
-
-
-def _run(config: ConfigDict, workdir: Path, shared: bool, reproduced: Path | None) -> int:
+def _run(config: ConfigDict, workdir: Path, reproduced: Path | None) -> int:
     from cxr_jax.training import distributed, preemption, xla
 
     code, go_on = 0, f"To go on: the same command with --workdir={workdir}"
+    shared = distributed.count() > 1
     try:
         preemption.listen(go_on)
         print(f"workdir: {workdir}", flush=True)
         flags.FLAGS(["run.py"])  # Grain reads its own flags, which nobody else parses
-        logging.set_verbosity(logging.ERROR)  # Orbax tells of every save
+        logging.set_verbosity(logging.ERROR)  # Orbax reports every save
         if shared:
             command = {"--workdir": workdir, "--num_processes": distributed.count()}
             command |= dict(_fields(config.to_dict()))
@@ -159,19 +114,18 @@ def _run(config: ConfigDict, workdir: Path, shared: bool, reproduced: Path | Non
         experiment.run(config, workdir)
         if reproduced and distributed.is_first():
             code = int(not reproduce.report(config, reproduced, workdir))
-        if shared:
-            distributed.leave()
+        distributed.leave()
+        return code
     except preemption.Preempted as notice:
         print(f"{notice}. {go_on}", flush=True)
-        if shared and not notice.saved:
-            distributed.fail(str(notice), preemption.EXIT_CODE)
-        if shared:
+        if notice.saved:
             distributed.leave()
+        else:
+            distributed.fail(str(notice), preemption.EXIT_CODE)
         return preemption.EXIT_CODE
     except KeyboardInterrupt:
         print(f"\nInterrupted. {go_on}")
-        if shared:
-            distributed.fail("interrupted", 130)
+        distributed.fail("interrupted", 130)
         return 130
     except Exception as error:
         expected = isinstance(error, (ValueError, OSError, FloatingPointError))
@@ -180,36 +134,30 @@ def _run(config: ConfigDict, workdir: Path, shared: bool, reproduced: Path | Non
             message += "\n(If its connection to another host broke, that one's messages say why.)"
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             message += (
-                f"\nFree space for {workdir}, and give the same command: what it saved stands."
+                f"\nFree space for {workdir}, and give the same command: what it saved stays."
             )
         who = f"{distributed.name()}: " if shared else ""
         print(f"{who}error: {message}\n({_keep_traceback()})", file=sys.stderr, flush=True)
-        if shared:
-            distributed.fail(message)
+        distributed.fail(message)
         return 1
-    return code
 
 
 def _draw_missing(config: ConfigDict) -> None:
-    """Builds the drawn dataset where the config names it and it is not there."""
+    """Builds the drawn dataset where the config names it and it is missing."""
     from data_builders import build
 
-    which = ("dataset", "datasets", "data.name", "data.exclude")
-    fields = dict(_fields(config.to_dict(), ""))
-    lists = [
-        value for name, value in fields.items() if name.endswith(tuple(f".{w}" for w in which))
-    ]
+    naming = (".dataset", ".datasets", ".data.name", ".data.exclude")
+    lists = [value for name, value in _fields(config.to_dict()) if name.endswith(naming)]
     names = [name.partition(":")[0].strip() for value in lists for name in value.split(",")]
     build.draw_missing(names, config.data.dir)
 
 
 def _keep_traceback() -> str:
-    """The message is for a person; the traceback is kept for a developer: where, in words."""
+    """Keeps the traceback for a developer; returns where, in words."""
     text = traceback.format_exc()
+    keep = dict(prefix="cxr_jax-", suffix=".txt", delete=False)
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="cxr_jax-", suffix=".txt", delete=False
-        ) as file:
+        with tempfile.NamedTemporaryFile("w", **keep) as file:
             file.write(text)
     except OSError as error:  # a full disk may be why we are here
         return f"traceback not kept: {error}"
@@ -217,9 +165,9 @@ def _keep_traceback() -> str:
 
 
 def _keep_compiled_programs() -> None:
-    """A run that resumes, or is like the last one, does not compile again.
+    """Lets a run that resumes, or is like the last one, skip compiling.
 
-    By machine, because programs for CPUs use what one CPU can and another cannot.
+    One folder per machine, because programs for CPUs use what one CPU can and another cannot.
     """
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     folder = caches / "cxr_jax" / "compiled" / platform.node()
@@ -227,11 +175,10 @@ def _keep_compiled_programs() -> None:
 
 
 def _default_workdir(spec: str | None, reproduced: Path | None) -> str:
-    if reproduced:
-        return f"{reproduced}-reproduced-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     path, _, preset = (spec or "").partition(":")
     name = "-".join(part for part in (Path(path).stem, preset) if part)
-    return f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    start = f"{reproduced}-reproduced" if reproduced else f"runs/{name}"
+    return f"{start}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _fields(section: dict, prefix: str = "--config") -> Iterator[tuple[str, object]]:

@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from cxr_jax.io import COMMAND
 from cxr_jax.io.json import read_json
 
 # Holds configs/: the clone, or what a wheel brings.
@@ -38,7 +39,7 @@ def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
     not fit it.
     """
     if not spec:
-        raise ValueError("--config is missing; python run.py --help lists the configs")
+        raise ValueError(f"--config is missing; {COMMAND} --help lists the configs")
     path, _, preset = spec.partition(":")
     found = [place for place in (Path(path), _ROOT / path) if place.is_file()]
     if not found or found[0].suffix != ".py" or "def get_config" not in found[0].read_text():
@@ -51,7 +52,7 @@ def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
         if not name.startswith("--config."):
             raise ValueError(
                 f"unknown option {name!r}; fields are given as --config.FIELD=VALUE, and "
-                "python run.py --help lists the options"
+                f"{COMMAND} --help lists the options"
             )
         _check_renamed(config, name.removeprefix("--config."))
         _check_field(config, name.removeprefix("--config."))

@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cxr_jax.data import seen_images
 from cxr_jax.data.dataset_info import find_folder, open_built
 from cxr_jax.data.reader import Records, open_records
+from cxr_jax.io import COMMAND
 from cxr_jax.io.atomic import atomic_write
 from data_builders.base.parallel import Progress
 from data_builders.build import draw_missing
@@ -233,7 +234,7 @@ def report(
     if side_a.images and not same and (len(pairs.a) or patients):
         lines += [
             "To pretrain on A without what B has:",
-            f"  python run.py --config=configs/simclr.py:small --config.data.name={side_a.name} "
+            f"  {COMMAND} --config=configs/simclr.py:small --config.data.name={side_a.name} "
             f"--config.data.exclude={side_b.name} --config.data.dir={data_dir}",
         ]
     elif not side_a.images and len(pairs.a):

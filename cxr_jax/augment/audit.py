@@ -39,6 +39,7 @@ from cxr_jax import config as config_file
 from cxr_jax.augment import _pictures, survival
 from cxr_jax.augment.views import check_view
 from cxr_jax.data.boxes import Boxed, load_boxes
+from cxr_jax.io import COMMAND
 from cxr_jax.report.blocks import markdown_table
 
 MINIMA = (0.08, 0.2, 0.4, 0.6, 0.8)  # of crop_scale, for the curve
@@ -234,7 +235,7 @@ def _next(
     args: argparse.Namespace, overrides: Sequence[str], views: Views, rows: Rows, by_minimum: Shares
 ) -> str:
     """Says what to do: pretrain as it is, or with crops that let most pairs share each finding."""
-    command = ["python", "run.py", f"--config={args.config}"]
+    command = [*COMMAND.split(), f"--config={args.config}"]
     worst = min(rows, key=lambda row: row["held_both"])
     if worst["held_both"] >= ENOUGH:
         told = f"Every finding is in both views of {100 * ENOUGH:.0f} % of the pairs or more."

@@ -34,25 +34,21 @@ Batch = dict[str, jax.Array]
 
 
 class Feed:
-    """An endless source of {"image": uint8 [batch_size, size, size, 1]}, split over devices.
+    """An endless source of batches, split over devices.
 
-    And of what the objective declares besides. Its state is that after the batch last handed out, however many are ready behind it.
+    A batch is {"image": uint8 [batch_size, size, size, 1]} and what the objective declares besides.
+    The state is that after the batch last handed out, however many are ready behind it.
     """
 
-    def __init__(
-        self,
-        batches: Any,
-        put: Callable[[Any], Batch],
-        stopped: threading.Event | None = None,
-    ):
+    def __init__(self, batches: Any, put: Callable[[Any], Batch], stopped: threading.Event):
         """`stopped` tells a `put` that takes long that nobody waits for it any more."""
-        self._batches, self._put, self._stopped = batches, put, stopped or threading.Event()
+        self._batches, self._put, self._stopped = batches, put, stopped
         self._state = batches.get_state()
         self._thread = ThreadPoolExecutor(1, "feed", initializer=preemption.block)
         self._ahead: collections.deque[Future] = collections.deque()
 
     def take(self, running: Any = None) -> tuple[Batch, float]:
-        """The next batch, and for how many seconds the devices stood idle for want of it.
+        """Returns the next batch, and for how many seconds the devices waited for it.
 
         running: an output of the step that was dispatched last. A batch that comes while that step
         still runs kept nothing waiting.
@@ -68,7 +64,7 @@ class Feed:
         return batch, waited
 
     def get_state(self) -> dict[str, Any]:
-        """Where it stands, as JSON."""
+        """Returns the position in the data, as JSON."""
         return self._state
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -102,18 +98,15 @@ class Feed:
 def open_feed(
     config: ml_collections.ConfigDict, source: Source, mesh: Mesh, fields: Fields = NO_FIELDS
 ) -> Feed:
-    """Batches of config.batch_size images of the source, in an order that config.seed fixes.
+    """Opens batches of config.batch_size images of the source, in an order fixed by config.seed.
 
     Raises ValueError for an unknown cache, one that does not fit, and as `loader.batches`.
     """
     data = config.data
     if data.cache not in _CACHES:
         raise ValueError(f"config.data.cache={data.cache!r}: choose {', '.join(_CACHES)}")
-    which = dict(
-        block=jax.process_index(),  # as the mesh has its rows
-        blocks=jax.process_count(),
-        fields=fields,
-    )
+    # Blocks as the mesh has its rows.
+    which = dict(block=jax.process_index(), blocks=jax.process_count(), fields=fields)
     put, stopped = partial(sharding.put_batch, mesh=mesh), threading.Event()
     if data.cache == "none":
         order = (config.batch_size, data.image_size, config.seed, data.num_workers)
@@ -127,7 +120,7 @@ def open_feed(
 
     @functools.cache
     def images():
-        """Decoded when the first batch is asked for: all that can be refused has been by then."""
+        """Decodes when the first batch is asked for: all that can be refused has been by then."""
         say = partial(print, flush=True)
         decoded = loader.decode_all(source, data.image_size, say, stopped)
         return decoded if data.cache == "host" else sharding.put_replicated(decoded, local)

@@ -1,4 +1,4 @@
-"""Whether a pretraining still learns: numbers that are not finite, embeddings that collapsed."""
+"""Checks that a pretraining still learns: finite numbers, embeddings that did not collapse."""
 
 import csv
 import math
@@ -37,15 +37,14 @@ class Health:
         skipped: int,
         collapse_advice: str,
     ):
-        """`skipped`: up to the checkpoint from which the run goes on."""
-        self.skipped = skipped
+        self.skipped = skipped  # up to the checkpoint from which the run goes on
         self._config, self._source, self._fields = config, source, fields
         self._writer = writer
         self._path, self._before = workdir / FILE, {}
         self._collapse_advice = collapse_advice
 
     def forget_after(self, step: int) -> None:
-        """Takes back the images of steps after `step`, which are run again. The first process."""
+        """Takes back the images of steps after `step`, which are run again."""
         if self._path.exists():
             with self._path.open(newline="") as file:
                 rows = [row for row in csv.reader(file) if row and row[0].isdigit()]
@@ -53,10 +52,9 @@ class Health:
                 _append(temporary, [row for row in rows if int(row[0]) <= step], new=True)
 
     def check(self, step: int, metrics: Mapping[str, Any]) -> bool:
-        """Whether this step's numbers are finite; False for a step that config allows to skip.
+        """Says whether this step's numbers are finite; False for one that config allows to skip.
 
-        Raises:
-          FloatingPointError: they are not, and no more steps may be skipped.
+        Raises FloatingPointError where they are not, and no more steps may be skipped.
         """
         values = {name: float(metrics[name]) for name in MUST_BE_FINITE}
         if all(map(math.isfinite, values.values())):
@@ -86,7 +84,7 @@ class Health:
             self._writer.warn(step, f"{words}: {self._collapse_advice}")
 
     def _list_images(self, step: int, values: dict[str, float]) -> str:
-        """Writes down the batch's images; the likely cause and where they stand, in words."""
+        """Lists the batch's images in a file; returns the likely cause and which they are."""
         config, source = self._config, self._source
         size = config.batch_size
         positions = (config.seed, (step - 1) * size, step * size)
@@ -112,12 +110,16 @@ class Health:
 def likely_cause(
     step: int, values: Mapping[str, float], before: Mapping[str, float], num_blank: int
 ) -> str:
-    """Why a step's numbers are not finite, as far as they say.
+    """Returns why a step's numbers are not finite, as far as they say.
 
     Args:
       values: loss, gradient_norm and parameter_norm (after the update) of the step.
       before: those of the step before; empty if that is not known.
       num_blank: images of the batch that have one value throughout.
+
+    >>> bad = {"loss": math.nan, "gradient_norm": math.nan, "parameter_norm": 1.0}
+    >>> likely_cause(7, bad, {}, num_blank=2)
+    '2 of its images are blank, one value throughout'
     """
     if math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"]):
         return "the update was too large: loss and gradient are finite, the new parameters are not"
@@ -137,15 +139,21 @@ def likely_cause(
 
 
 def collapse(values: Mapping[str, float]) -> list[str]:
-    """Returns a warning for each sign of collapse in a step's metrics (objectives/_collapse.py)."""
+    """Returns a warning for each sign of collapse in a step's metrics (objectives/_collapse.py).
+
+    >>> collapse({"embedding_std": 0.9, "effective_rank": 1.2})
+    ['the embeddings differ in one direction alone (effective rank 1.20)']
+    """
     warnings = []
     if values.get("embedding_std", math.inf) < _COLLAPSED:
         warnings.append(
-            f"the embeddings have nearly collapsed (spread {values['embedding_std']:.3f}; 1 is healthy)"
+            "the embeddings have nearly collapsed "
+            f"(spread {values['embedding_std']:.3f}; 1 is healthy)"
         )
     elif values.get("effective_rank", math.inf) < _ON_A_LINE:
         warnings.append(
-            f"the embeddings differ in one direction alone (effective rank {values['effective_rank']:.2f})"
+            "the embeddings differ in one direction alone "
+            f"(effective rank {values['effective_rank']:.2f})"
         )
     if values.get("prototypes_used", math.inf) < _ONE_PROTOTYPE:
         warnings.append(

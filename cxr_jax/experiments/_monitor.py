@@ -1,4 +1,4 @@
-"""What to watch while an encoder trains: pictures of its views, and kNN on labelled images."""
+"""Monitors an encoder while it trains: pictures of its views, and kNN on labelled images."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ _PICTURED = 8  # images in the picture of augmented views
 
 
 def make_monitor(config: ml_collections.ConfigDict, objective: Objective, mesh: Mesh) -> Watch:
-    """A function `(writer, step, state, batch)` to call after every step, by every process.
+    """Returns a function `(writer, step, state, batch)` that every process calls after each step.
 
     It draws when a picture is due, and returns {"knn_auroc"} when an evaluation is, else {}.
     """
@@ -36,7 +36,8 @@ def make_monitor(config: ml_collections.ConfigDict, objective: Objective, mesh: 
         due = step == 1 or step % config.checkpoint_every_steps == 0
         if due and distributed.is_first():
             writer.image(step, "views", picture(step, state, batch))
-        if evaluate_knn and (step % config.online_knn.every_steps == 0 or step == config.num_train_steps):
+        last = step == config.num_train_steps
+        if evaluate_knn and (last or step % config.online_knn.every_steps == 0):
             score = evaluate_knn(state)
             print(f"step {step}  kNN AUROC on {config.online_knn.dataset} validation: {score:.3f}")
             return {"knn_auroc": score}
@@ -67,7 +68,7 @@ def _make_picture(config) -> Callable[[int, TrainState, dict[str, jax.Array]], n
 
 
 def _make_knn(config, objective: Objective, mesh: Mesh) -> Callable[[TrainState], float]:
-    """Macro AUROC of kNN on the validation split, training images as neighbours."""
+    """Returns the macro AUROC of kNN on the validation split, training images as neighbours."""
     splits = [
         load_split(config.online_knn.dataset, config.data.dir, split, config.online_knn.task)
         for split in ("train", "validation")
@@ -82,17 +83,14 @@ def _make_knn(config, objective: Objective, mesh: Mesh) -> Callable[[TrainState]
         out_shardings=sharding.replicated(mesh),
     )
 
+    def features(state: TrainState, images: np.ndarray) -> np.ndarray:
+        starts = range(0, len(images), config.batch_size)
+        parts = [images[start : start + config.batch_size] for start in starts]
+        return np.concatenate([embed(state.params, state.aux, part) for part in parts])
+
     def evaluate(state: TrainState) -> float:
-        features = [
-            np.concatenate(
-                [
-                    np.asarray(embed(state.params, state.aux, originals[i : i + config.batch_size]))
-                    for i in range(0, len(originals), config.batch_size)
-                ]
-            )
-            for originals in pixels
-        ]
-        scores = knn_scores(features[0], splits[0].targets, features[1])
+        train, validation = (features(state, images) for images in pixels)
+        scores = knn_scores(train, splits[0].targets, validation)
         per_label = [auroc(splits[1].targets[:, k], scores[:, k]) for k in range(scores.shape[1])]
         return float(np.nanmean(per_label))
 

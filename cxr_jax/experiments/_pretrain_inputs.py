@@ -1,6 +1,6 @@
-"""What a pretraining reads before it starts: images, other fields of a batch, weights to start from.
+"""Inputs of a pretraining: images, other fields of a batch, weights to start from.
 
-Nothing here touches the workdir; it is looked into, because a run that goes on reads no weights.
+The workdir is only read here: a run that goes on takes no weights from elsewhere.
 """
 
 import inspect
@@ -50,10 +50,8 @@ def check_images(
 ) -> None:
     """Refuses to go on with other images, without the run's config, or with batches of one image.
 
-    The place in the data is a number, and seen_images.parquet says what the encoder had seen: both
-    would be those of the new images.
-
-    Raises ValueError or FileNotFoundError.
+    The position in the data and seen_images.parquet would be wrong for the new images. Raises
+    ValueError or FileNotFoundError.
     """
     if checkpoint.exists(workdir) and not (workdir / "config.json").is_file():
         raise FileNotFoundError(
@@ -70,24 +68,21 @@ def check_images(
             )
     if config.batch_size < 2:
         raise ValueError(
-            f"config.batch_size={config.batch_size}: a pretraining compares images with each other, "
-            f"so a batch holds two or more ({source.name} {source.split!r} has {len(source):,})"
+            f"config.batch_size={config.batch_size}: a pretraining compares images with each "
+            "other, so a batch holds two or more "
+            f"({source.name} {source.split!r} has {len(source):,})"
         )
 
 
 def open_fields(
     config: ConfigDict, objective: Objective, source: Source, workdir: Path
 ) -> tuple[Source, Fields]:
-    """Opens what the objective's batches hold besides images.
+    """Opens what the objective's batches hold besides images; returns the images that have it all.
 
-    Returns the images that have all of it, and the fields.
-
-    Raises:
-      ValueError: the dataset does not have it; or what is read is not what the objective declares.
+    Raises ValueError where the dataset lacks it, or it is not what the objective declares.
     """
-    if objective.open_fields is None:
-        source, fields = source, NO_FIELDS
-    else:
+    fields = NO_FIELDS
+    if objective.open_fields is not None:
         source, fields = objective.open_fields(source, workdir)
     images = tuple(name for name, field in objective.batch.items() if field.shape is None)
     fields = fields._replace(images=images)
@@ -140,11 +135,7 @@ def read_start(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Start]:
 
     Returns also the config with what they bring: pixels' mean and std, and whatever else of the
     encoder's architecture config.model leaves open. A run that goes on has it from config.json.
-
-    Raises:
-      ValueError: the encoder is of another architecture than config.model; as weights.load and
-        _bert.load_text.
-      FileNotFoundError: there are no such weights.
+    Raises ValueError for weights of another architecture, and as weights.load and _bert.load_text.
     """
     resumed, encoder, text = checkpoint.exists(workdir), None, None
     saved = workdir / "config.json"
@@ -262,10 +253,10 @@ def _shapes(tree: Any) -> Any:
 
 
 def seen_before(spec: str) -> tuple[seen_images.ImageHashes | None, str]:
-    """Returns what the encoder `spec` had seen, None if it kept no list, and a name.
+    """Returns the images that the encoder `spec` had seen, None if it kept no list, and a name.
 
-    The name is that of the encoder whose images are not known: this one's if it kept no list, or
-    that of the one that it started from; "" for none.
+    The name is that of an encoder whose images are unknown, this one or the one that it started
+    from; "" for none.
     """
     if not spec:
         return None, ""

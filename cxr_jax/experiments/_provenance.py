@@ -170,7 +170,7 @@ def _surroundings() -> dict[str, Any]:
 
 
 def _commit() -> dict[str, Any]:
-    """The commit of the checkout that runs; nothing for an installed package or without Git."""
+    """Returns the commit of the checkout; nothing for an installed package or without Git."""
     if not (_ROOT / ".git").exists():
         return {}
 
@@ -186,7 +186,7 @@ def _commit() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The CPU's name, on which the last bits of sums depend."""
+    """Returns the CPU's name, on which the last bits of sums depend."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

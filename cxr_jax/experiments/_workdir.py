@@ -25,9 +25,9 @@ _locks = {}  # open files hold their lock until they are released or the process
 def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Makes the folder and config.json, or checks that the config there is this one.
 
-    The folder then belongs to this process until it ends or releases it. Raises ValueError, with
-    the fields, for a folder of another config, BlockingIOError where another process is running in
-    it, and NotADirectoryError for a file.
+    The folder is then locked until this process ends or releases it. Raises ValueError, with the
+    fields, for a folder of another config, BlockingIOError where another process is running in it,
+    and NotADirectoryError for a file.
     """
     if workdir.exists() and not workdir.is_dir():
         raise NotADirectoryError(f"--workdir={workdir} is a file; name a folder")
@@ -90,7 +90,7 @@ def _differences(saved: Any, given: Any, prefix: str = ""):
 
 
 def _same_dataset(saved: Any, given: Any) -> bool:
-    """ "pool" is "pool/256" while that is the only one; fingerprints check the images."""
+    """Takes "pool" for "pool/256", which may be the only one; fingerprints check the images."""
     if not (isinstance(saved, str) and isinstance(given, str)):
         return False
     return given.startswith(f"{saved}/") or saved.startswith(f"{given}/")

@@ -23,6 +23,7 @@ from cxr_jax.data.source import Source
 from cxr_jax.experiments import _feed, _health, _monitor, _provenance, transfer
 from cxr_jax.experiments import _pretrain_inputs as inputs
 from cxr_jax.experiments._workdir import as_json, open_workdir
+from cxr_jax.io import COMMAND
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.training import checkpoint, distributed, preemption
 from cxr_jax.training import step as train_step
@@ -54,7 +55,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     else:
         print(
             "Next, see what it learned:\n"
-            f"  python run.py --config=configs/transfer.py --config.encoder={workdir} "
+            f"  {COMMAND} --config=configs/transfer.py --config.encoder={workdir} "
             f"--config.dataset=<a labelled dataset> --config.data.dir={config.data.dir}"
         )
 
@@ -132,9 +133,9 @@ def train(
             where = batches.get_state() | {_SKIPPED: health.skipped}
             checkpoint.save(manager, state, encoder, where, as_json(config))
 
-        with preemption.Stop() as stop, _saving(manager):
+        with preemption.Stop(training.mesh) as stop, _saving(manager):
             for step in range(first_step + 1, end + 1):
-                if stop.before(step):
+                if stop.before():
                     break
                 batch, waited = batches.take(pending and pending[1])
                 progress.waited(waited)

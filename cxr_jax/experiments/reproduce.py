@@ -56,7 +56,7 @@ def check(config: ml_collections.ConfigDict, old: Path) -> None:
 
 
 def _check_dataset(config, old: Path) -> dict[str, Any]:
-    """The last start of `old`, whose dataset must be that of now."""
+    """Checks that the dataset is that of `old`'s last start, and returns that start."""
     last = _provenance.read(old)["starts"][-1]
     experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
     now = experiment.fingerprints(config)
@@ -117,7 +117,7 @@ def _finished(config, folder: Path) -> bool:
 
 
 def _folders(config, old: Path) -> Iterator[str]:
-    """The folders of a workdir that hold results of the run itself, relative to it."""
+    """Yields the folders of a workdir that hold results of the run itself, relative to it."""
     if config.experiment == "benchmark":
         yield from sorted(
             path.parent.relative_to(old).as_posix()
@@ -162,7 +162,7 @@ def _columns(table: pa.Table) -> dict[str, np.ndarray]:
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """Every number and word of a JSON value by the path to it."""
+    """Yields every number and word of a JSON value with the path to it."""
     if isinstance(value, Mapping | list):
         pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, inner in pairs:
@@ -172,7 +172,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _largest(old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]) -> str:
-    """The largest difference of numbers, and what else differs; "" for nothing."""
+    """Returns the largest difference of numbers, and what else differs; "" for nothing."""
     odd = sorted(old.keys() ^ new.keys())
     if odd:
         return f"{len(odd)} values are in one of the two only, the first {odd[0]}"
@@ -201,7 +201,7 @@ def _parameters(old: Path, new: Path) -> str:
 
 
 def _state(workdir: Path, step: int | None) -> dict[str, np.ndarray]:
-    """Every array of the checkpoint of that step by the path to it."""
+    """Reads every array of the checkpoint of that step, by the path to it."""
     item = (workdir / checkpoint.FOLDER / str(step) / "state").resolve()
     with ocp.PyTreeCheckpointer() as checkpointer:
         saved = checkpointer.metadata(item).item_metadata.tree

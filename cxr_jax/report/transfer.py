@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cxr_jax.io import COMMAND
 from cxr_jax.report import blocks, calibration, figures, panels, subgroups, tables
 from cxr_jax.report.blocks import Block, Bullets, Heading, Picture, Table, Text
 from cxr_jax.report.tables import RANDOM
@@ -223,6 +224,6 @@ def _next_steps(comparisons: Sequence[Mapping[str, Any]], labels: Sequence[str])
         )
     steps.append(
         "See whether it holds on other datasets, label fractions and seeds: "
-        "python run.py --config=configs/benchmark.py (its first lines say how to name encoders)."
+        f"{COMMAND} --config=configs/benchmark.py (its first lines say how to name encoders)."
     )
     return steps

@@ -28,12 +28,12 @@ ITEMS = ("state", "encoder", "data", "config")  # subfolders of a checkpoint
 
 
 def exists(workdir: Path) -> bool:
-    """Whether a run has saved a checkpoint there."""
+    """Says whether a run has saved a checkpoint there."""
     return any(entry.name.isdecimal() for entry in (workdir / FOLDER).glob("*"))
 
 
 def open_manager(workdir: Path, max_to_keep: int) -> ocp.CheckpointManager:
-    """Asynchronous saves into workdir/checkpoints; the newest `max_to_keep` stay."""
+    """Opens workdir/checkpoints for asynchronous saves; the newest `max_to_keep` stay."""
     folder = (workdir / FOLDER).resolve()
     return ocp.CheckpointManager(
         folder,
@@ -47,25 +47,17 @@ def open_manager(workdir: Path, max_to_keep: int) -> ocp.CheckpointManager:
 
 
 def _seal(folder: Path) -> None:
-    """Orbax calls it between the last file of a save and the renaming that makes it valid."""
+    """Ends a save: Orbax calls it between the last file and the renaming that makes it valid."""
     if distributed.is_first():
         for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
-            for item in ITEMS:
-                _forget_place(unfinished / item)
+            _empty_signs(unfinished)
             write_hashes(unfinished)
-        _forget_places(folder)
+        _empty_signs(folder)
 
 
-def _forget_places(folder: Path) -> None:
-    for saved in folder.glob("[0-9]*"):
-        if saved.name.isdecimal():
-            _forget_place(saved)
-
-
-def _forget_place(folder: Path) -> None:
-    """Orbax leaves a sign of its success that says where: workdirs are sent on."""
-    sign = folder / "commit_success.txt"
-    if sign.is_file():
+def _empty_signs(folder: Path) -> None:
+    """Empties the signs of success in which Orbax names folders: workdirs are sent on."""
+    for sign in folder.glob("*/commit_success.txt"):
         sign.write_text("")
 
 
@@ -96,7 +88,7 @@ def save(
 def restore(
     manager: ocp.CheckpointManager, like: TrainState
 ) -> tuple[TrainState, dict[str, Any]] | None:
-    """The newest checkpoint, placed like `like` (shapes, types, shardings); None without one."""
+    """Reads the newest checkpoint, placed like `like` (shapes, shardings); None without one."""
     step = manager.latest_step()
     if step is None:
         return None
@@ -119,20 +111,19 @@ def restore(
 def finish(manager: ocp.CheckpointManager) -> None:
     """Waits for the save under way and closes.
 
-    Raises:
-      OSError: the file system took no more; what had been saved before stands.
+    Raises OSError where the file system took no more; earlier checkpoints stay.
     """
     with _naming(manager):
         manager.wait_until_finished()
         manager.check_for_errors()
     if distributed.is_first():
-        _forget_places(Path(manager.directory))
+        _empty_signs(Path(manager.directory))
     manager.close()
 
 
 @contextlib.contextmanager
 def _naming(manager: ocp.CheckpointManager) -> Iterator[None]:
-    """Says in a line what tensorstore says in ten where a disk is full."""
+    """Says in one line what tensorstore says in ten where a disk is full."""
     try:
         yield
     except Exception as error:
@@ -142,13 +133,14 @@ def _naming(manager: ocp.CheckpointManager) -> Iterator[None]:
             raise
         raise OSError(
             code,
-            f"{os.strerror(code)}: a checkpoint could not be saved; those of before stand (steps: {steps})",
+            f"{os.strerror(code)}: a checkpoint could not be saved; earlier ones stay "
+            f"(steps: {steps})",
             str(manager.directory),
         ) from error
 
 
 def _file_system_error(error: BaseException) -> int | None:
-    """The errno of a full disk, a quota or a limit on files, in an error or in its words."""
+    """Finds the errno of a full disk, a quota or a limit on files, in an error or its words."""
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
             return code
@@ -169,9 +161,9 @@ def write_hashes(folder: Path) -> None:
 
 
 def find_damage(folder: Path, items: tuple[str, ...]) -> str:
-    """What is wrong with these items of a checkpoint, in words; "" if nothing is.
+    """Returns what is wrong with these items of a checkpoint, in words; "" if nothing is.
 
-    A checkpoint of before hashes were kept passes if all items are there.
+    A checkpoint from before hashes were kept passes if all items are there.
     """
     for item in items:
         if not (folder / item).is_dir() or not any((folder / item).iterdir()):
@@ -210,10 +202,8 @@ def _hash_all(under: Path, root: Path, sync: bool = False) -> Iterator[tuple[str
 def set_damaged_aside(folder: Path) -> None:
     """Moves damaged checkpoints out of `folder`, down to the newest whole one, and says so.
 
-    They go to a folder beside it, damaged_checkpoints. For one process, before a manager looks.
-
-    Raises:
-      ValueError: all are damaged; nothing is moved then.
+    They go to a folder beside it, damaged_checkpoints. One process calls it, before `open_manager`.
+    Raises ValueError where all are damaged; nothing is moved then.
     """
     step, damage = _search(folder, ITEMS)
     for damaged, found in damage.items():
@@ -229,12 +219,9 @@ def set_damaged_aside(folder: Path) -> None:
 
 
 def newest_whole(folder: Path, item: str) -> Path | None:
-    """The item in the newest checkpoint where it is as it was saved; None without any checkpoint.
+    """Returns the item of the newest checkpoint where it is whole; None without any checkpoint.
 
-    Says which ones are passed over.
-
-    Raises:
-      ValueError: all are damaged.
+    Prints which ones are passed over. Raises ValueError where all are damaged.
     """
     step, damage = _search(folder, (item,))
     for damaged, found in damage.items():
@@ -243,7 +230,7 @@ def newest_whole(folder: Path, item: str) -> Path | None:
 
 
 def _search(folder: Path, items: tuple[str, ...]) -> tuple[int | None, dict[int, str]]:
-    """The newest step whose items are whole, and what is wrong with those after it."""
+    """Returns the newest step whose items are whole, and what is wrong with those after it."""
     damage = {}
     steps = (int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal())
     for step in sorted(steps, reverse=True):

@@ -1,9 +1,9 @@
-"""Several processes as one run: how they meet, make sure that they are alike, and end together.
+"""Several processes as one run: they meet, check that they are alike, and end together.
 
-JAX's coordination service does it: process 0 holds it, the others talk to it. A "host" is one
-process here: with JAX a machine usually runs one, or one for each of its GPUs.
+A "host" is one process here: with JAX a machine usually runs one, or one for each of its GPUs.
 """
 
+import argparse
 import contextlib
 import hashlib
 import importlib.metadata
@@ -19,10 +19,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import jax
-from jax._src import clusters
+
+# JAX's public API serves for meeting and parting. The key-value store of its coordination service
+# has no public name, and jax.process_index() and multihost_utils (assert_equal, process_allgather)
+# need devices that all have set up: too late to say that hosts run different code or versions, and
+# without a word for the others when one host fails.
 from jax._src.distributed import global_state
 
 _LOOK_SECONDS = 1.0  # between looks for the failure of another
@@ -32,120 +36,144 @@ _FAILED = "cxr_jax/failed"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-class Place(NamedTuple):
-    """Which process this is, and where the first one listens (host:port)."""
-
-    coordinator: str
-    num_processes: int
-    process_id: int
-    local_devices: list[int] | None = None  # None: all that it sees
-
-
 def index() -> int:
     return global_state.process_id
 
 
 def count() -> int:
-    return global_state.num_processes
+    return global_state.num_processes or 1
 
 
 def name() -> str:
-    """As messages call this process: "host 1 of 4", from 0; "" where it is the only one."""
+    """Returns "host 1 of 4", counted from 0, or "" where this is the only process."""
     return f"host {index()} of {count()}" if count() > 1 else ""
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Says whether this process is the one that writes and prints."""
     return index() == 0
 
 
-def find_place(timeout: int) -> Place | None:
-    """What a scheduler's environment says: SLURM's srun, mpirun, Cloud TPU, Kubernetes.
+def meet(options: argparse.Namespace, experiment: str) -> bool:
+    """Meets the other processes of this run, as the command line or a scheduler says.
 
-    None in a plain shell, and where this is the only task. What JAX detects, but for allocations
-    whose command was not started by srun and pods that are no task of an indexed job.
+    Returns whether there are others. Call it before anything that asks JAX for its devices. Where
+    they do not meet within `connect_timeout` seconds, or one is silent for `heartbeat_timeout`
+    seconds later, the process ends with exit code 1 and a message on stderr.
+
+    Args:
+      options: distributed ("auto", "on", "off"), coordinator, num_processes, process_id (None:
+        JAX asks the scheduler), connect_timeout, heartbeat_timeout, workdir.
 
     Raises:
-      ValueError: a task of an indexed Kubernetes job, without JAX's means to ask for the others.
+      ValueError: options that do not fit each other, the scheduler or the experiment.
+      OSError: process 0 cannot listen at its address, or the scheduler does not answer.
     """
-    left_out = {"mpi4py"}
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) < 2:
-        left_out.add("slurm")
-    if "JOB_COMPLETION_INDEX" not in os.environ:
-        left_out.add("k8s")
-    elif (
-        importlib.util.find_spec("kubernetes") is None and "TPU_WORKER_HOSTNAMES" not in os.environ
-    ):
+    given = (options.coordinator, options.num_processes, options.process_id)
+    names = ("--coordinator", "--num_processes", "--process_id")
+    missing = [name for name, value in zip(names, given, strict=True) if value is None]
+    if options.distributed == "off":
+        if len(missing) < 3:
+            raise ValueError("--distributed=off goes without --coordinator and its companions")
+        return False
+    if 0 < len(missing) < 3:
+        raise ValueError(f"{', '.join(missing)} missing: the three belong together")
+    if not missing and not 0 <= options.process_id < options.num_processes:
         raise ValueError(
-            "this is a task of an indexed Kubernetes job. Is it one run? Then install jax[k8s], or "
-            "give --coordinator, --num_processes and --process_id. If not: --distributed=off"
+            f"--process_id={options.process_id}: from 0 to {options.num_processes - 1}, as "
+            f"--num_processes={options.num_processes}"
         )
-    for kind in clusters.ClusterEnv._cluster_types:
-        known = "k8s" if kind is clusters.K8sCluster else kind.name
-        if known in left_out or not kind.is_env_present():
-            continue
-        if kind.get_process_count() < 2:
-            return None
-        port = os.environ.get("JAX_COORDINATOR_PORT")
-        address = kind.get_coordinator_address(timeout, port)
-        local = kind.get_local_process_id()
-        alone = re.fullmatch(r"1(\(x\d+\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
-        devices = None if local is None or alone else [local]
-        return Place(address, kind.get_process_count(), kind.get_process_id(), devices)
-    return None
+    if not missing and not re.fullmatch(r".+:\d+", options.coordinator):
+        raise ValueError(f"--coordinator={options.coordinator} is not HOST:PORT")
+    several = not missing or _started_as_several()
+    if several:
+        _check_can_be_shared(options, experiment)
+    if several or importlib.util.find_spec("libtpu"):  # only JAX knows if a TPU is part of a pod
+        _initialize(options, several)
+    if count() < 2:
+        if options.distributed == "on" and missing:
+            raise ValueError(
+                "--distributed=on, but no scheduler says where the others are; give --coordinator, "
+                "--num_processes and --process_id"
+            )
+        return False
+    _check_can_be_shared(options, experiment)
+    threading.Thread(target=_watch, daemon=True).start()
+    if not is_first():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries print there too
+    return True
 
 
-def join(place: Place, timeout: int, heartbeat_timeout: int) -> None:
-    """Meets the other processes; call it before anything that asks JAX for its devices.
+def _started_as_several() -> bool:
+    """Says whether srun, mpirun or an indexed Kubernetes job started several tasks.
 
-    Where that does not succeed within `timeout` seconds the process ends, with a message on
-    stderr and exit code 1: jaxlib would abort it with a stack trace, as it does later when another
-    process is silent for `heartbeat_timeout` seconds.
-
-    Raises:
-      OSError: process 0 cannot listen at its address.
+    JAX also takes an allocation whose command was not started by srun, and any pod, for one.
     """
-    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
+    sizes = (os.environ.get(name, 1) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+    return max(map(int, sizes)) > 1 or "JOB_COMPLETION_INDEX" in os.environ
+
+
+def _check_can_be_shared(options: argparse.Namespace, experiment: str) -> None:
+    if experiment != "pretrain":
+        raise ValueError(
+            f"a {experiment} runs as one process, and here are several; "
+            "--distributed=off where they have nothing to do with each other"
+        )
+    if not options.workdir:
+        raise ValueError("--workdir is missing: processes of one run share a folder")
+
+
+def _initialize(options: argparse.Namespace, several: bool) -> None:
+    jax.config.update("jax_enable_preemption_service", False)  # preemption.py says why
     met = threading.Event()
-    threading.Thread(target=_give_up, args=(place, timeout, met), daemon=True).start()
+    threading.Thread(target=_give_up, args=(options.connect_timeout, met), daemon=True).start()
+    # JAX gives a task of srun one GPU; the only task of a node has all of them ([]).
+    alone = re.fullmatch(r"1(\(x\d+\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
     try:
         jax.distributed.initialize(
-            place.coordinator,
-            place.num_processes,
-            place.process_id,
-            place.local_devices,
-            cluster_detection_method="deactivate",
-            initialization_timeout=timeout + 60,
-            heartbeat_timeout_seconds=heartbeat_timeout,
+            options.coordinator,
+            options.num_processes,
+            options.process_id,
+            local_device_ids=[] if alone else None,
+            cluster_detection_method="deactivate" if options.coordinator else None,
+            initialization_timeout=options.connect_timeout + 60,
+            heartbeat_timeout_seconds=options.heartbeat_timeout,
             shutdown_timeout_seconds=_LEAVE_SECONDS,
         )
-    except jax.errors.JaxRuntimeError as error:
+    except ValueError as error:  # JAX knows no such scheduler
+        if several:
+            raise ValueError(
+                f"a scheduler started several tasks, but JAX cannot tell where they are ({error}). "
+                "Are they one run? Then give --coordinator, --num_processes and --process_id (in "
+                "an indexed Kubernetes job jax[k8s] finds them). If not: --distributed=off"
+            ) from error
+    except RuntimeError as error:
         raise OSError(
-            f"host {place.process_id} of {place.num_processes}: cannot start the coordination of "
-            f"processes at {place.coordinator} ({error}): is another program using the port?"
+            f"{name() or 'host 0'}: cannot start the coordination of processes at "
+            f"{global_state.coordinator_address} ({error}): is another program using the port?"
         ) from error
-    met.set()
-    threading.Thread(target=_watch, daemon=True).start()
+    finally:
+        met.set()
 
 
-def _give_up(place: Place, timeout: int, met: threading.Event) -> None:
+def _give_up(timeout: int, met: threading.Event) -> None:
+    """Ends the process when the others did not come: jaxlib would abort it with a stack trace."""
     if met.wait(timeout):
         return
-    who = f"host {place.process_id} of {place.num_processes}"
-    address, _, port = place.coordinator.rpartition(":")
+    coordinator = str(global_state.coordinator_address)
+    address, _, port = coordinator.rpartition(":")
     try:
         socket.create_connection((address.strip("[]"), int(port)), timeout=2).close()
         why = (
-            f"the coordinator at {place.coordinator} answers, but not all {place.num_processes} "
-            "processes came to it: look which did not start, and that each has a --process_id of "
-            "its own"
+            f"the coordinator at {coordinator} answers, but not all {count()} processes came to "
+            "it: look which did not start, and that each has a --process_id of its own"
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         why = (
-            f"the coordinator at {place.coordinator} cannot be reached ({error}): is process 0 "
-            "running there, and is the port open?"
+            f"the coordinator at {coordinator} cannot be reached ({error}): is process 0 running "
+            "there, and is the port open?"
         )
-    print(f"{who}: error: after {timeout} s {why}", file=sys.stderr, flush=True)
+    print(f"{name()}: error: after {timeout} s {why}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
@@ -163,8 +191,10 @@ def _watch() -> None:
         time.sleep(_LOOK_SECONDS)
 
 
-def fail(message: str, code: int = 1) -> NoReturn:
-    """Tells the others why this process ends, and ends it without waiting for them."""
+def fail(message: str, code: int = 1) -> None:
+    """Tells the others why this process ends, and ends it without waiting; returns if alone."""
+    if count() == 1:
+        return
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # there may be nobody left to tell
         global_state.client.key_value_set(f"{_FAILED}/{index()}", f"{name()} failed: {message}")
     sys.stdout.flush()
@@ -175,14 +205,14 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 def _end(code: int) -> NoReturn:
-    """Without what Python does at an exit: JAX would wait there for processes that are gone."""
+    """Skips what Python does at an exit: JAX would wait there for processes that are gone."""
     for child in multiprocessing.active_children():  # which decode images
         child.kill()
     os._exit(code)
 
 
 def leave() -> None:
-    """Waits for all to be done, process 0's last work included."""
+    """Waits until all are done, process 0's last work included; returns at once if alone."""
     jax.distributed.shutdown()
 
 
@@ -234,9 +264,9 @@ def _differences(by_host: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, of what a run's numbers depend on, and a hash of this package's own sources."""
+    """Returns the versions that a run's numbers depend on, and a hash of our own sources."""
     digest = hashlib.sha256()
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     for folder in ("cxr_jax", "data_builders"):
         for path in sorted((root / folder).rglob("*.py")):
             digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())

@@ -1,4 +1,4 @@
-"""Where numbers go: metrics.jsonl (exact, repeatable), TensorBoard (pictures too), the terminal.
+"""Logs: metrics.jsonl (exact, repeatable), TensorBoard (with pictures) and the terminal.
 
 metrics.jsonl holds nothing that a clock decides, so that two equal runs write equal files;
 speeds go to TensorBoard and the progress line.
@@ -45,14 +45,14 @@ class Writer:
             self._board.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """To metrics.jsonl and TensorBoard."""
+        """Writes to metrics.jsonl and TensorBoard."""
         record = {"step": step, **{name: float(value) for name, value in values.items()}}
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         self.board_scalars(step, values)
 
     def board_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """To TensorBoard only: for speeds, which differ from run to run."""
+        """Writes to TensorBoard only: speeds, which differ from run to run."""
         for name, value in values.items():
             self._show(step, summary.scalar(name, float(value)))
         self._board.flush()
@@ -62,13 +62,13 @@ class Writer:
         self._board.flush()
 
     def warn(self, step: int, text: str) -> None:
-        """To the terminal and TensorBoard's texts."""
+        """Warns in the terminal and in TensorBoard's texts."""
         print(f"WARNING: step {step}: {text}", flush=True)
         self._show(step, summary.text("warnings", text))
         self._board.flush()
 
     def sync(self) -> None:
-        """Sees the lines onto the disk: after a power cut no checkpoint is without its history."""
+        """Puts the lines on the disk: after a power cut no checkpoint lacks its history."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -80,19 +80,11 @@ class Writer:
 
 
 class NoWriter:
-    """For the processes of a run that are not its first: nothing is written twice."""
+    """Writes nothing, in all processes of a run but the first."""
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+    def _nothing(self, *_) -> None: ...
 
-    def board_scalars(self, step: int, values: Mapping[str, float]) -> None: ...
-
-    def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w c"]) -> None: ...
-
-    def warn(self, step: int, text: str) -> None: ...
-
-    def sync(self) -> None: ...
-
-    def close(self) -> None: ...
+    scalars = board_scalars = image = warn = sync = close = _nothing
 
 
 def write_projector(
@@ -120,12 +112,11 @@ def write_projector(
 
 
 def _flat(text: str) -> str:
-    """Without the signs that part columns and rows."""
     return " ".join(text.split())
 
 
 class Progress:
-    """One line now and then: step, loss, images/s since the last line, time left."""
+    """Prints a line now and then: step, loss, images/s since the last line, time left."""
 
     def __init__(self, total_steps: int, images_per_step: int):
         self._total, self._images = total_steps, images_per_step
@@ -169,13 +160,11 @@ _START = re.compile(rb'\{"step": (\d+),')
 
 
 def kept_lines(path: Path, step: int) -> list[bytes]:
-    """The lines of steps <= `step` of the run in the folder of `path`, without their ends.
+    """Returns the lines of steps <= `step` of the run in the folder of `path`, without their ends.
 
-    What stands after them may be damaged, as a kill cuts the last line short. A file without any
-    such line is one whose history was moved away.
-
-    Raises:
-      ValueError: a line up to `step` is damaged or missing; names it.
+    Later lines may be damaged, as a kill cuts the last one short. A file without any line up to
+    `step` is one whose history was moved away. Raises ValueError, with its number, for a line up to
+    `step` that is damaged or missing.
     """
     kept, last, damaged = [], 0, 0
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
@@ -195,7 +184,7 @@ def kept_lines(path: Path, step: int) -> list[bytes]:
 
 
 def _step_of(line: bytes) -> tuple[int | None, bool]:
-    """The line's step, None where it cannot be read; whether the line is whole."""
+    """Returns the line's step, None where it cannot be read, and whether the line is whole."""
     try:
         record = json.loads(line.decode())
     except (ValueError, RecursionError):
@@ -206,7 +195,7 @@ def _step_of(line: bytes) -> tuple[int | None, bool]:
 
 
 def _last_logged(workdir: Path, step: int) -> int:
-    """The last of the steps up to `step` that are logged in any case (experiments/pretrain.py)."""
+    """Returns the last step up to `step` that is logged in any case (experiments/pretrain.py)."""
     path = workdir / "config.json"
     config = json.loads(path.read_text()) if path.exists() else {}
     if step == config.get("num_train_steps"):

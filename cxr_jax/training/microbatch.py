@@ -21,7 +21,7 @@ from cxr_jax.objectives import Objective
 
 
 def value_and_grad(objective: Objective, microbatch_size: int = 0) -> Callable[..., Any]:
-    """A pure `(params, aux, batch, key) -> ((loss, (aux, metrics)), gradient by params)`.
+    """Returns a pure `(params, aux, batch, key) -> ((loss, (aux, metrics)), gradient by params)`.
 
     A part has `microbatch_size` images of the global batch, which it must divide; 0: no parts.
     """
@@ -57,10 +57,10 @@ def value_and_grad(objective: Objective, microbatch_size: int = 0) -> Callable[.
 
 
 def _split(x: jax.Array, size: int) -> jax.Array:
-    """[b …] -> [b / size, size, …]; each part takes rows of every device's share of the batch."""
+    """Maps [b …] to [b / size, size, …]; a part takes rows of every device's share of the batch."""
     return x.reshape(size, x.shape[0] // size, *x.shape[1:]).swapaxes(0, 1)
 
 
 def _join(x: jax.Array) -> jax.Array:
-    """The inverse of `_split`."""
+    """Inverts `_split`."""
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])

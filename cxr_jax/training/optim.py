@@ -78,7 +78,7 @@ _OF_A_GROUP = ("learning_rate", "final_learning_rate", "schedule", "warmup", "fr
 def make_optimizer(
     config: Section, num_train_steps: int, batch_size: int, num_examples: int | None = None
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """(transformation, rate by step) for config.optimizer; the transformation applies the schedule.
+    """Returns the transformation for config.optimizer, schedule applied, and the rate by step.
 
     The rate is that of parameters in no group. `num_examples` in an epoch is needed where a length
     is counted in epochs. Raises ValueError for an unknown name, unit or field, a rate or a decay
@@ -180,7 +180,7 @@ def _zero_before(start: int, schedule: optax.Schedule) -> optax.Schedule:
 
 
 def _decayed(exclude: Any) -> Callable[[Any], Any]:
-    """The mask of parameters that weight decay and trust ratio act on, as a function of the tree.
+    """Returns the mask of what weight decay and trust ratio act on, as a function of the tree.
 
     The default patterns need not match, because a model may have no bias and no tokens.
     """
@@ -215,18 +215,19 @@ def _matches(patterns: Sequence[str], path: str) -> bool:
 
 
 def _check_all_match(patterns: Sequence[str], paths: Sequence[str], where: str) -> None:
-    """A given pattern that matches nothing is an error, being most likely misspelt."""
+    """Refuses a given pattern that matches nothing, being most likely misspelt."""
     for pattern in patterns:
         if not any(re.search(pattern, path) for path in paths):
             raise ValueError(
-                f"{where} has {pattern!r}, which matches no parameter; they are named like {paths[0]!r}"
+                f"{where} has {pattern!r}, which matches no parameter; "
+                f"they are named like {paths[0]!r}"
             )
 
 
 def learning_rate_schedule(
     fields: Section, num_train_steps: int, batch_size: int, num_examples: int | None
 ) -> optax.Schedule:
-    """Rate of step k = 0, 1, …: peak * k / warmup, then as fields["schedule"] says.
+    """Returns the rate of step k = 0, 1, …: peak * k / warmup, then as fields["schedule"] says.
 
     Raises ValueError for an unknown scaling, schedule or unit, and impossible lengths.
     """
@@ -258,7 +259,7 @@ def _warn(text: str) -> None:
 
 
 def in_steps(fields: Section, name: str, batch_size: int, num_examples: int | None) -> int:
-    """The length fields[name], in fields["warmup_unit"], as steps, rounded."""
+    """Returns the length fields[name], in fields["warmup_unit"], as steps, rounded."""
     one_of(fields, "warmup_unit", ("steps", "epochs", "examples"))
     length, unit = fields[name], fields["warmup_unit"]
     if length < 0:
@@ -276,14 +277,18 @@ def in_steps(fields: Section, name: str, batch_size: int, num_examples: int | No
 
 
 def cosine(start: float, end: float, steps: int) -> optax.Schedule:
-    """Half a cosine from `start` to `end`, up or down, which then stays."""
+    """Returns half a cosine from `start` to `end`, up or down, which then stays.
+
+    >>> [float(cosine(1.0, 0.0, 2)(step)) for step in range(4)]
+    [1.0, 0.5, 0.0, 0.0]
+    """
     # From the difference, because optax's own takes the end as a share of the start.
     change = optax.cosine_decay_schedule(start - end, steps)
     return lambda step: end + change(step)
 
 
 def _falling(peak: float, milestones: tuple[float, ...], steps: int, warmup: int) -> optax.Schedule:
-    """A tenth at each milestone, a share of the training; counted from the end of the warm-up."""
+    """Falls to a tenth at each milestone; steps are counted from the end of the warm-up."""
     if not milestones or not all(0 < share < 1 for share in milestones):
         raise ValueError(
             f"config.optimizer.milestones is {milestones}; schedule 'step' needs shares of the "

@@ -1,31 +1,31 @@
-"""A scheduler wants the machine back (SIGTERM, or SIGUSR1 some time before a limit): save, and end.
+"""Preemption: at SIGTERM, or SIGUSR1 some time before a limit, save and end with exit code 75.
 
-The process then ends with exit code 75, EX_TEMPFAIL in sysexits.h: "try again later".
+That is EX_TEMPFAIL in sysexits.h, "try again later". JAX's own service (jax.experimental.
+multihost_utils.reached_preemption_sync_point) does not serve: it takes SIGTERM for itself, so that
+a run which is still reading or compiling does not end, and does not hear SIGUSR1.
 """
 
 import contextlib
 import os
 import signal
 import sys
-import threading
-import time
 from types import FrameType
 
 import jax
-from jax._src.distributed import global_state
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
-from cxr_jax.training import distributed
+from cxr_jax.training import distributed, sharding
 
 EXIT_CODE = 75
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-_LOOK_SECONDS = 0.5  # between looks whether another host was told
-_FOLDER = "cxr_jax/preempted"
 
 
 class Preempted(BaseException):
-    """Told to end. Not an Exception, so that nobody takes it for a failure of his own.
+    """The end that a signal asked for; no Exception, so that no handler takes it for a failure.
 
-    saved: the run has come to its end in order, on every host at the same step.
+    saved: the run stopped in order, on every host at the same step.
     """
 
     def __init__(self, words: str, saved: bool = False):
@@ -39,8 +39,9 @@ _advice = ""
 
 
 def listen(advice: str) -> None:
-    """From now on such a signal ends the process with EXIT_CODE, but for `Stop`; `advice` is its
-    last line. One of several hosts raises Preempted in its main thread instead, to tell the others.
+    """Makes such a signal end the process with EXIT_CODE and `advice`, unless in a `Stop`.
+
+    One of several hosts raises Preempted in its main thread instead, to tell the others.
     """
     global _advice
     _advice = advice
@@ -81,57 +82,28 @@ def check() -> None:
 class Stop:
     """While it is entered, signals wait for `before`, by which all hosts stop at the same step.
 
-    Hosts agree through the coordination service: each publishes the last step that it has started,
-    and the highest of these is the last for all. One that has published waits for the others'
-    numbers before it starts another step. A thread publishes, so that no host waits for one that
-    is itself waiting inside a step.
+    Before every step the hosts ask each other, on the devices of `mesh`, whether one of them heard
+    a signal. The answer is read a step later, so that it keeps no device waiting.
     """
+
+    def __init__(self, mesh: Mesh):
+        self._mesh, self._answer = mesh, None
+        self._any = jax.jit(jnp.any, out_shardings=sharding.replicated(mesh))
 
     def __enter__(self):
         global _waiting
         _waiting = True
-        self._lock, self._agreed = threading.Lock(), threading.Event()
-        self._published = self._over = False
-        self._started, self._last = 0, 0
-        if distributed.count() > 1:
-            threading.Thread(target=self._agree, daemon=True).start()
         return self
 
     def __exit__(self, *error):
         global _waiting
-        _waiting, self._over = False, True
-        if distributed.count() > 1 and error == (None, None, None):
-            self._publish()  # another may have been told while this one ran its last step
+        _waiting = False
 
-    def before(self, step: int) -> bool:
-        """Whether to stop instead of starting this step."""
+    def before(self) -> bool:
+        """Says whether to stop instead of starting another step; every host calls it."""
         if distributed.count() == 1:
             return bool(_name)
-        with self._lock:
-            if not self._published:
-                self._started = step
-                return False
-        self._agreed.wait()  # where another host has died, `hosts` ends this process
-        return step > self._last
-
-    def _publish(self) -> None:
-        with self._lock:
-            if not self._published:
-                self._published = True
-                key = f"{_FOLDER}/{distributed.index()}"
-                global_state.client.key_value_set(key, str(self._started))
-
-    def _agree(self) -> None:
-        client = global_state.client
-        try:
-            while not (_name or client.key_value_dir_get(_FOLDER)):
-                time.sleep(_LOOK_SECONDS)
-                if self._over:
-                    return
-            self._publish()
-            while len(told := client.key_value_dir_get(_FOLDER)) < distributed.count():
-                time.sleep(_LOOK_SECONDS)
-        except jax.errors.JaxRuntimeError:  # the service is gone; jaxlib ends the process
-            return
-        self._last = max(int(step) for _, step in told)
-        self._agreed.set()
+        last = self._answer
+        own = np.full(self._mesh.local_mesh.shape["data"], bool(_name))
+        self._answer = self._any(sharding.put_batch({"stop": own}, self._mesh)["stop"])
+        return last is not None and bool(last)

@@ -17,14 +17,12 @@ _SMALL = 4096  # numbers; splitting fewer costs more in messages than it saves i
 
 
 def make_mesh(model: int = 1) -> Mesh:
-    """All devices of all processes: `model` on the axis "model", the others on "data".
+    """Returns all devices of all processes: `model` on the axis "model", the others on "data".
 
     In the order of processes, so that each has one contiguous block of a batch's rows. Auto axes:
     the contrastive losses multiply sharded batches with each other, which explicit axes refuse.
-
-    Raises:
-      ValueError: `model`, which is config.mesh.model, does not divide the devices of a process, or
-        processes have different numbers of devices.
+    Raises ValueError where `model`, which is config.mesh.model, does not divide the devices of a
+    process, or processes have different numbers of devices.
     """
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     count, processes = len(devices), jax.process_count()
@@ -55,7 +53,7 @@ def by_example(mesh: Mesh) -> NamedSharding:
 
 
 def of_state(state: Any, mesh: Mesh, split: bool) -> Any:
-    """Where each leaf of a TrainState (arrays or shapes) lies, as a tree like it.
+    """Returns where each leaf of a TrainState (arrays or shapes) lies, as a tree like it.
 
     Kernels with many outputs have them split over "model". If `split`, a parameter's largest axis
     that divides is split over "data". What has the shape of a parameter (momenta, a target
@@ -65,7 +63,7 @@ def of_state(state: Any, mesh: Mesh, split: bool) -> Any:
 
 
 def gather(mesh: Mesh) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """A function (params, aux) -> (params, aux), for use under jit: whole but for "model".
+    """Returns a function (params, aux) -> (params, aux) for jit: whole, but split over "model".
 
     Without it the compiler might split the work of a layer by its parameters and copy the batch.
     """
@@ -119,7 +117,7 @@ def check_batch(batch_size: int, mesh: Mesh, field: str = "batch_size") -> None:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a batch to its devices, as parts of one global array."""
+    """Puts this process's rows of a batch on its devices, as parts of one global array."""
     sharding = by_example(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, value)
@@ -128,7 +126,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def join(rows: jax.Array, mesh: Mesh) -> jax.Array:
-    """The global array of which each process has its rows on its devices (mesh.local_mesh)."""
+    """Joins the rows that each process has on its devices (mesh.local_mesh) to a global array."""
     shape = (rows.shape[0] * jax.process_count(), *rows.shape[1:])
     parts = [shard.data for shard in rows.addressable_shards]
     return jax.make_array_from_single_device_arrays(shape, by_example(mesh), parts)
@@ -139,7 +137,7 @@ def put_replicated(tree: Any, mesh: Mesh) -> Any:
 
 
 def put_like(old: jax.Array, new: Any) -> jax.Array:
-    """`new` as `old` is typed and lies. A copy: steps give their state's memory away."""
+    """Copies `new` to where `old` lies, with its type. Steps give their state's memory away."""
     array = np.asarray(new, old.dtype)
     return jax.make_array_from_callback(
         array.shape, old.sharding, lambda index: np.array(array[index])

@@ -35,7 +35,7 @@ class TrainState(NamedTuple):
 def create_state(
     objective: Objective, optimizer: optax.GradientTransformation, batch: Any, seed: int
 ) -> TrainState:
-    """The state before the first step. `batch` gives shapes only."""
+    """Returns the state before the first step. `batch` gives shapes only."""
     key = jax.random.PRNGKey(seed)
     init_key, train_key = jax.random.split(key)
     params, aux = objective.init(init_key, batch)
@@ -50,7 +50,7 @@ def make_train_step(
     gather: Callable[[Any, Any], tuple[Any, Any]] = lambda params, aux: (params, aux),
     skip_nonfinite: bool = False,
 ):
-    """A pure `(state, batch) -> (state, metrics)`; jit it with the state donated.
+    """Returns a pure `(state, batch) -> (state, metrics)`; jit it with the state donated.
 
     `microbatch_size` as in microbatch.value_and_grad. `gather` brings parameters and aux that are
     split over devices together for the loss (sharding.gather). With `skip_nonfinite` a step whose
@@ -93,7 +93,7 @@ class Training(NamedTuple):
     step: Any
 
     def shapes(self, config: ConfigDict) -> tuple[Any, Any]:
-        """(state, batch) as shapes with their places, to compile for without running."""
+        """Returns (state, batch) as shapes with their places, to compile without running."""
         state = jax.eval_shape(self.create)
         places = sharding.of_state(state, self.mesh, config.shard_state)
         split = jax.tree.map(lambda _: sharding.by_example(self.mesh), self.batch)

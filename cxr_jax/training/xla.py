@@ -1,4 +1,4 @@
-"""What JAX is told beside the program: `jax.jit(step, compiler_options=options())`.
+"""Compiler options and CPU devices: `jax.jit(step, compiler_options=options())`.
 
 XLA's defaults for the CPU cost a training step of the small ResNet a third of its time (jax 0.10;
 docs/performance.md). On other devices nothing is changed.
@@ -21,7 +21,7 @@ _ON_CPU = {
 
 
 def options() -> dict[str, str]:
-    """For programs that train or apply an encoder on the default backend."""
+    """Returns those for programs that train or apply an encoder on the default backend."""
     return dict(_ON_CPU) if jax.default_backend() == "cpu" else {}
 
 

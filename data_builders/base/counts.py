@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cxr_jax.io import COMMAND
 from data_builders.base.records import CONTACT_SHEET, Record
 
 # From this value on a label counts as positive; grades are counted one by one.
@@ -187,10 +188,10 @@ def _next_command(
         name = f"{name}/{config}"
     if metadata["label_names"] and {"train", "validation", "test"} <= metadata["counts"].keys():
         return (
-            f"python run.py --config=configs/transfer.py --config.dataset={name} "
+            f"{COMMAND} --config=configs/transfer.py --config.dataset={name} "
             f"--config.data.dir={data_dir} --config.encoder=<workdir, weights file or random>"
         )
     return (
-        f"python run.py --config=configs/simclr.py:small --config.data.name={name} "
+        f"{COMMAND} --config=configs/simclr.py:small --config.data.name={name} "
         f"--config.data.dir={data_dir}"
     )

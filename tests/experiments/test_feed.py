@@ -84,7 +84,7 @@ def test_two_batches_are_ready_ahead_and_the_state_is_of_the_one_handed_out():
             three.set()
         return {"image": jnp.asarray(batch)}
 
-    batches = _feed.Feed(Numbers(), remember)
+    batches = _feed.Feed(Numbers(), remember, threading.Event())
     assert batches.take()[0] == {"image": 1}
     assert three.wait(60) and batches.get_state() == {"count": 1}
     batches._thread.submit(lambda: None).result()
@@ -103,7 +103,7 @@ def test_a_batch_that_comes_while_a_step_runs_kept_nothing_waiting():
         released.wait(60)
         return {"image": jnp.asarray(batch)}
 
-    batches = _feed.Feed(Numbers(), put)
+    batches = _feed.Feed(Numbers(), put, threading.Event())
     assert batches.take(Step())[0] == {"image": 1} and ends == ["step"]
 
 
@@ -112,4 +112,4 @@ def test_what_fails_in_the_thread_fails_the_step():
         raise OSError("disk gone")
 
     with pytest.raises(OSError, match="disk gone"):
-        _feed.Feed(Numbers(), put).take()
+        _feed.Feed(Numbers(), put, threading.Event()).take()

@@ -172,7 +172,7 @@ def test_another_config_and_other_code_are_refused_by_every_process(tiny, tmp_pa
     for name in ("cxr_jax", "configs", "data_builders"):
         shutil.copytree(_ROOT / name, other / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(_ROOT / "run.py", other)
-    with (other / "cxr_jax" / "optim.py").open("a") as file:
+    with (other / "cxr_jax" / "training" / "optim.py").open("a") as file:
         file.write("\n# A line that the other does not have.\n")
     command = [*tiny, f"--workdir={tmp_path / 'run'}"]
     differing = [*command, "--config.seed=3"]
