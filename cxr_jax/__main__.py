@@ -91,8 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(config: ConfigDict, workdir: Path, reproduced: Path | None) -> int:
     from cxr_jax.training import distributed, preemption, xla
 
-    code, go_on = 0, f"To go on: the same command with --workdir={workdir}"
-    shared = distributed.count() > 1
+    go_on, shared = f"To go on: the same command with --workdir={workdir}", distributed.count() > 1
     try:
         preemption.listen(go_on)
         print(f"workdir: {workdir}", flush=True)
@@ -112,10 +111,11 @@ def _run(config: ConfigDict, workdir: Path, reproduced: Path | None) -> int:
 
             reproduce.check(config, reproduced)
         experiment.run(config, workdir)
+        same = True
         if reproduced and distributed.is_first():
-            code = int(not reproduce.report(config, reproduced, workdir))
+            same = reproduce.report(config, reproduced, workdir)
         distributed.leave()
-        return code
+        return int(not same)
     except preemption.Preempted as notice:
         print(f"{notice}. {go_on}", flush=True)
         if notice.saved:

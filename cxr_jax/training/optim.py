@@ -92,7 +92,10 @@ def make_optimizer(
     lengths = (num_train_steps, batch_size, num_examples)
     schedule = learning_rate_schedule(fields, *lengths)
     mask = _decayed(fields["exclude"])
-    decay = optax.add_decayed_weights(_weight_decay(fields, num_train_steps), mask)
+    weight_decay, final_decay = fields["weight_decay"], fields["final_weight_decay"]
+    if final_decay is not None:
+        weight_decay = cosine(weight_decay, final_decay, num_train_steps)
+    decay = optax.add_decayed_weights(weight_decay, mask)
     rate = _rates(fields, schedule, lengths)
     momentum = optax.trace(fields["momentum"])
     adam = optax.scale_by_adam(b1=fields["momentum"], b2=fields["beta2"])
@@ -125,12 +128,6 @@ def _check_sizes(section: Section, where: str) -> None:
         if not good:
             wanted = "above 0" if above else "0 or more"
             raise ValueError(f"{where}.{name} is {value!r}; it must be {wanted}, and finite")
-
-
-def _weight_decay(fields: Section, num_train_steps: int) -> float | optax.Schedule:
-    if fields["final_weight_decay"] is None:
-        return fields["weight_decay"]
-    return cosine(fields["weight_decay"], fields["final_weight_decay"], num_train_steps)
 
 
 def _clip_each(largest: float | int) -> optax.GradientTransformation:
