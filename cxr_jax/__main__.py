@@ -1,6 +1,6 @@
 """cxr_jax: pretrain on unlabelled chest X-rays, transfer, compare.
 
-`python run.py` in a clone, `cxr-jax` where the package is installed:
+An installed package has the command `cxr-jax` for what run.py does in a clone:
 
   python run.py --config=configs/byol.py:demo
       pretrain on drawn images and report: minutes on a CPU, nothing to download
