@@ -44,7 +44,7 @@ def _limit(kind: int, most: int) -> None:
 
 
 def _datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Group, h5py.Dataset]]:
-    """(path, its group, it) of every array; no link to another place or file is followed."""
+    """Yields (path, its group, it) for every array; follows no link to another place or file."""
     root = file["/"]
     groups, seen = [("", root)], {root}
     while groups:
@@ -95,7 +95,7 @@ def _check(path: str, dataset: h5py.Dataset, max_bytes: int) -> int:
 
 
 def _key(path: str, group: h5py.Group) -> str:
-    """model_weights/conv1_bn/conv1_bn/gamma:0 or layers/batch_normalization/vars/0 -> conv1_bn/…
+    """Names an array by its layer: conv1_bn/gamma for layers/batch_normalization/vars/0.
 
     A layer's number of arrays tells convolutions (two) from batch norms (four) where the file has
     numbers in their place, as that of Keras 3 has.

@@ -129,7 +129,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    """One member, which must have exactly the bytes that its header says. Raises ValueError."""
+    """Reads a member that has exactly the bytes that its header says. Raises ValueError."""
     with archive.open(entry) as stream:
         try:
             shape, fortran, dtype = read_npy_header(stream)

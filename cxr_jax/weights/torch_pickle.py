@@ -55,9 +55,7 @@ def read(
 ) -> dict[str, np.ndarray]:
     """Reads the arrays of a state dict by key (bfloat16 as ml_dtypes.bfloat16).
 
-    Args:
-      containers: keys under which a training's checkpoint may hold its weights ("state_dict").
-      max_bytes: that the arrays may take together.
+    `containers` is as in `read_arrays`; `max_bytes` is what the arrays may take together.
 
     Raises ValueError for a zip that torch did not write, a pickle that names anything but tensors
     or holds anything but arrays by name where the weights are, and a tensor beyond its storage.

@@ -167,7 +167,7 @@ def _resnet(encoder: Encoder, model: Any) -> tuple[Arrays, dict[str, Any]]:
 
 
 def _resnet_key(key: str) -> str:
-    """layer1.0.downsample.1.bias -> encoder.stages.0.layers.0.shortcut.normalization.bias."""
+    """Renames layer1.0.bn1.bias to encoder.stages.0.layers.0.layer.0.normalization.bias."""
     *modules, leaf = key.split(".")
     kinds = {"conv": "convolution", "bn": "normalization"}
     if len(modules) == 1:

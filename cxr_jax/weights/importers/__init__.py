@@ -1,1 +1,4 @@
-"""One file per source of weights: load(path) -> Encoder."""
+"""The sources of weights, one per file: `load(path) -> Encoder`.
+
+`load` raises FileNotFoundError, and ValueError with the file's name and all that does not fit.
+"""

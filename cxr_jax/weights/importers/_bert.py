@@ -38,10 +38,7 @@ _BLOCK = {
 
 
 def load_text(path: str | Path, encoder: Bert) -> dict[str, Any]:
-    """Reads the parameters of `encoder` from a file, or from the hub's folder that holds it.
-
-    Raises FileNotFoundError; ValueError with all that does not fit.
-    """
+    """Reads the parameters of `encoder` from a file, or from the hub's folder that holds it."""
     path = Path(path).expanduser()
     if path.is_dir():
         files = [path / name for name in ("model.safetensors", "pytorch_model.bin")]

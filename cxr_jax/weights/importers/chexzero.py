@@ -10,5 +10,5 @@ from cxr_jax.weights.importers.clip import load_clip
 
 
 def load(path: str | Path) -> Encoder:
-    """Reads the encoder as clip.load does, errors included."""
+    """Reads the encoder as clip.load does."""
     return load_clip(path, mean=(101.48761 / 255,) * 3, std=(83.43944 / 255,) * 3)

@@ -45,7 +45,7 @@ _LAYOUT = Layout(
 def load(path: str | Path) -> Encoder:
     """Reads the encoder below `visual.`; the text tower and its temperature are passed over.
 
-    Raises FileNotFoundError; ValueError with all that does not fit, and for CLIP's own ResNets.
+    CLIP's own ResNets are refused.
     """
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     return load_clip(path, mean, std)

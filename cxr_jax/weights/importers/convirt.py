@@ -12,5 +12,5 @@ from cxr_jax.weights.encoder import Encoder
 
 
 def load(path: str | Path) -> Encoder:
-    """Reads the encoder. Raises FileNotFoundError; ValueError with all that does not fit."""
+    """Reads the encoder."""
     return cnn_encoder(path, read_arrays(path, containers=("image_encoder",)), image_size=224)

@@ -39,8 +39,6 @@ def load(path: str | Path) -> Encoder:
     """Reads the encoder in a folder of the hub, or in its model.safetensors.
 
     The mask token, which stands for patches hidden in training, is passed over.
-
-    Raises FileNotFoundError; ValueError with all that does not fit.
     """
     return load_dinov2(path, 224, IMAGENET_MEAN, IMAGENET_STD)
 

@@ -15,10 +15,7 @@ from cxr_jax.weights.encoder import Encoder
 
 
 def load(path: str | Path) -> Encoder:
-    """Reads the encoder below `gloria.img_encoder.model.`; text and embedders are passed over.
-
-    Raises FileNotFoundError; ValueError with all that does not fit.
-    """
+    """Reads the encoder below `gloria.img_encoder.model.`; text and embedders are passed over."""
     arrays = read_arrays(path, containers=("state_dict",))
     image = "gloria.img_encoder."
     others = ("gloria.text_encoder.", image + "global_embedder.", image + "local_embedder.")

@@ -34,7 +34,7 @@ def load(name: str) -> Encoder:
 
 
 def _cached(name: str) -> Path | None:
-    """The snapshot of its main branch, if both of its files are there."""
+    """Returns the snapshot of its main branch, if both of its files are there."""
     repository = _cache() / f"models--{name.replace('/', '--')}"
     main = repository / "refs/main"
     if not main.is_file():

@@ -32,10 +32,7 @@ _CHILD = Path(__file__).parents[1] / "_hdf5_child.py"
 
 
 def load(path: str | Path) -> Encoder:
-    """Reads the encoder in the file; the classifier, `predictions`, is passed over.
-
-    Raises FileNotFoundError; ValueError with all that does not fit.
-    """
+    """Reads the encoder in the file; the classifier, `predictions`, is passed over."""
     path = Path(path)
     read = read_hdf5 if path.suffix in _SUFFIXES else read_arrays
     arrays = {key.removesuffix(":0"): array for key, array in read(path).items()}
@@ -53,7 +50,7 @@ def load(path: str | Path) -> Encoder:
 
 
 def _source(path: tuple[str, ...]) -> Source:
-    """("params", "layer1_0", "bn2", "scale") -> conv2_block1_2_bn/gamma."""
+    """Turns ("params", "layer1_0", "bn2", "scale") into conv2_block1_2_bn/gamma."""
     *modules, leaf = path[1:]
     layer = _layer(modules)
     match leaf:

@@ -17,8 +17,6 @@ def load(path: str | Path) -> Encoder:
     """Reads the encoder below `module.encoder_q.` (or `encoder_q.`).
 
     The key encoder, which follows it, the queue and the projector are passed over.
-
-    Raises FileNotFoundError; ValueError with all that does not fit.
     """
     return load_moco(path, image_size=224)
 

@@ -11,5 +11,5 @@ from cxr_jax.weights.importers.moco import load_moco
 
 
 def load(path: str | Path) -> Encoder:
-    """Reads the encoder as moco.load does, errors included."""
+    """Reads the encoder as moco.load does."""
     return load_moco(path, image_size=320, mean=(0.5020,) * 3, std=(0.085585,) * 3)

@@ -10,5 +10,5 @@ from cxr_jax.weights.importers.dinov2 import load_dinov2
 
 
 def load(path: str | Path) -> Encoder:
-    """Reads the encoder as dinov2.load does, errors included."""
+    """Reads the encoder as dinov2.load does."""
     return load_dinov2(path, 518, mean=(0.5307,) * 3, std=(0.2583,) * 3)

@@ -29,10 +29,7 @@ _LAYOUT = Layout(
 
 
 def load(path: str | Path) -> Encoder:
-    """Reads the encoder below `transformer.`; the classifier, `head`, is passed over.
-
-    Raises FileNotFoundError; ValueError with all that does not fit.
-    """
+    """Reads the encoder below `transformer.`; the classifier, `head`, is passed over."""
     arrays = read_arrays(path)
     with errors_naming(path):
         arrays = strip_prefix(arrays, ("transformer.",), ("head.weight", "head.bias"))

@@ -10,5 +10,5 @@ from cxr_jax.weights.importers.moco import load_moco
 
 
 def load(path: str | Path) -> Encoder:
-    """Reads the encoder as moco.load does, errors included."""
+    """Reads the encoder as moco.load does."""
     return load_moco(path, image_size=224, negative_slope=0.1)

@@ -9,10 +9,7 @@ from cxr_jax.weights.encoder import Encoder, check_facts
 
 
 def load(path: str | Path) -> Encoder:
-    """Reads the encoder in the folder, which holds model.safetensors and cxr_jax.json.
-
-    Raises FileNotFoundError; ValueError with all that does not fit.
-    """
+    """Reads the encoder in the folder, which holds model.safetensors and cxr_jax.json."""
     file, facts = read_hub_folder(path, "cxr_jax.json")
     arrays = read_arrays(file)
     with errors_naming(file):

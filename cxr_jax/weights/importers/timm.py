@@ -43,8 +43,6 @@ def load(path: str | Path) -> Encoder:
 
     A checkpoint may hold its weights under `model` or `state_dict`. Passed over: the classifier
     (head, head_dist, fc), and the mask token, which stands for patches hidden in training.
-
-    Raises FileNotFoundError; ValueError with all that does not fit.
     """
     file, facts = read_hub_folder(path, "config.json")
     mean_of_patches = facts.get("global_pool") == "avg"
@@ -66,7 +64,7 @@ def load(path: str | Path) -> Encoder:
 
 
 def _facts(facts: Any) -> tuple[tuple[float, ...], tuple[float, ...], int | None]:
-    """Pixels' mean and deviation, and the images' size; None where nothing says it."""
+    """Returns the pixels' mean and deviation, and the images' size, None where it is not said."""
     try:
         mean = tuple(map(float, facts.get("mean", IMAGENET_MEAN)))
         std = tuple(map(float, facts.get("std", IMAGENET_STD)))

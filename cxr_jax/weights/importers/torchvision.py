@@ -40,9 +40,6 @@ def load(path: str | Path) -> Encoder:
 
     Every key must be used and every variable found. Only the classifier (fc, classifier or heads),
     which an encoder lacks, and num_batches_tracked, which no computation reads, are passed over.
-
-    Raises FileNotFoundError; ValueError naming the keys that are missing, unexpected, of a wrong
-    shape or not finite, the prefix that all keys carry, or the architecture not supported.
     """
     arrays = read_arrays(path)
     if any(f".{key}".endswith(".conv_proj.weight") for key in arrays):

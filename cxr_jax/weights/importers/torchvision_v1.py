@@ -12,5 +12,5 @@ from cxr_jax.weights.encoder import Encoder
 
 
 def load(path: str | Path) -> Encoder:
-    """Reads the encoder as torchvision.load does, errors included."""
+    """Reads the encoder as torchvision.load does."""
     return cnn_encoder(path, read_arrays(path), image_size=224, stride_in_1x1=True)

@@ -17,8 +17,6 @@ def load(path: str | Path) -> Encoder:
     """Reads the encoder in the file; a ResNet's keys may begin with `model.`, as its module's do.
 
     The classifier and its thresholds, `op_threshs`, are passed over.
-
-    Raises FileNotFoundError; ValueError with all that does not fit.
     """
     arrays = read_arrays(path)
     if any(key.startswith("model.") for key in arrays):
