@@ -80,9 +80,9 @@ def test_demo_pretrains_and_reports(demo):
     assert list(workdir.glob("events.out.tfevents.*"))
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4] and all("loss" in ln for ln in lines)
-    report = workdir / "transfer" / "report.md"
+    report = workdir / "transfer" / "report.html"
     assert str(report) in done.stdout.splitlines()[-1]
-    assert "random" in report.read_text()
+    assert "random" in report.read_text() and "random" in report.with_suffix(".md").read_text()
 
 
 def test_compiled_programs_are_kept_for_the_next_run(demo, environment):
@@ -180,7 +180,7 @@ def test_what_could_not_be_the_same_is_not_run_again(demo, tmp_path):
     (old / "provenance.json").write_text(json.dumps(held))
     refused("has no fingerprint of its dataset")
     (old / "provenance.json").unlink()
-    refused("which dataset and which code made these results is not known", FileNotFoundError)
+    refused("the dataset and the code that made these results are not known", FileNotFoundError)
     (old / "provenance.json").write_text(kept)
     shutil.rmtree(old / "checkpoints/4")
     refused("has not finished")
