@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cxr_jax.data import seen_images
 from cxr_jax.data.dataset_info import find_folder, open_built
-from cxr_jax.data.reader import Records, open_records
+from cxr_jax.data.reader import Records
 from cxr_jax.io import COMMAND
 from cxr_jax.io.atomic import atomic_write
 from data_builders.base.parallel import Progress
@@ -62,7 +62,7 @@ class Images:
 
     @functools.cache  # noqa: B019
     def _source(self, split: str) -> Records:
-        return open_records(self._builder, split, ("image", "image_id"))
+        return Records(self._builder, split, ("image", "image_id"))
 
 
 def thumbnail(picture: Image.Image) -> Float[np.ndarray, " pixels"]:

@@ -33,7 +33,7 @@ WITHOUT_JAX = (
     "cxr_jax.stats.auroc, cxr_jax.stats.bootstrap, cxr_jax.report.__main__, cxr_jax.report.benchmark",
     "cxr_jax.transfer.predictions, cxr_jax.transfer.image_table, cxr_jax.transfer.metrics",
     "data_builders.build, data_builders.base.parallel, data_builders.phantom.drawing",
-    "cxr_jax.data.tasks, cxr_jax.data.labels, cxr_jax.data.pseudonyms",
+    "cxr_jax.data.tasks, cxr_jax.data.pseudonyms",
 )
 
 

@@ -38,7 +38,7 @@ from ml_collections import ConfigDict
 from cxr_jax import config as config_file
 from cxr_jax.augment import _pictures, survival
 from cxr_jax.augment.views import check_view
-from cxr_jax.data.boxes import Boxed, load_boxes
+from cxr_jax.data.splits import Boxed, load_boxes
 from cxr_jax.io import COMMAND
 from cxr_jax.report.blocks import markdown_table
 

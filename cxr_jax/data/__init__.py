@@ -1,1 +1,1 @@
-"""From a built dataset to arrays: sources, batches, labelled splits, label policy and budgets."""
+"""Built datasets as arrays: sources, batches, labelled splits and label policies."""

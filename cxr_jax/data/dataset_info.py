@@ -1,4 +1,4 @@
-"""Built datasets: their folders (data_dir/name/config/version) and what their JSON says.
+"""Built datasets: their folders (data_dir/name/config/version), their JSON and their features.
 
 The JSON is checked before use: it may be damaged, or a stranger's.
 """
@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from cxr_jax.data.schema import RESTORE, check_features
 from cxr_jax.io.json import read_json
 from cxr_jax.io.text import did_you_mean, plain
 
+# What to do about a built dataset that is damaged; ends many messages.
+RESTORE = "Restore the dataset's folder, or build it again (--overwrite)."
 BUILDER_FILE = "_dataset_builder.py"  # of data_builders/<name>/<name>_dataset_builder.py
 # Of a dataset or a pretraining's workdir; the second is its name in older ones.
 SEEN_IMAGES = ("seen_images.parquet", "exposure.parquet")
@@ -33,9 +36,8 @@ _TEMPLATES = (None, "", "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}")
 def find_folder(name: str, data_dir: str) -> Path:
     """Finds the version folder of dataset `name` ("nih_chestxray14" or "nih_chestxray14/512").
 
-    Raises:
-      FileNotFoundError: not built; the message gives the command.
-      ValueError: several resolutions are built and `name` does not choose one.
+    Raises FileNotFoundError, with the command, if it is not built; ValueError if several
+    resolutions are and `name` does not choose one, or it is no name.
     """
     if not re.fullmatch(r"\w+(/[\w.-]+)?", name):
         raise ValueError(
@@ -48,7 +50,7 @@ def find_folder(name: str, data_dir: str) -> Path:
     if not built:
         raise FileNotFoundError(_not_built(name, root))
     configs = sorted({folder.parent.name for folder in built})
-    sizes = [name for name in configs if re.fullmatch(r"\d+|full", name)]
+    sizes = [form for form in configs if re.fullmatch(r"\d+|full", form)]
     if len(sizes) == 1:  # beside folders that older versions put there by name
         configs = sizes
         built = [folder for folder in built if folder.parent.name == sizes[0]]
@@ -96,13 +98,12 @@ def _built(root: Path, dataset: str, config: str) -> list[Path]:
 def open_built(folder: Path) -> tfds.core.DatasetBuilder:
     """Opens a version folder, checks its JSON and returns TFDS's builder of it.
 
-    Raises:
-      FileNotFoundError: a file is missing.
-      ValueError: one is damaged, or of other software; names it.
+    Raises FileNotFoundError for a missing file, ValueError for one that is damaged or of other
+    software; names it.
     """
     metadata = read_metadata(folder)
-    read_info(folder / "dataset_info.json")
-    if not _is_feature(read_info(folder / "features.json")):
+    _read_info(folder / "dataset_info.json")
+    if not _is_feature(_read_info(folder / "features.json")):
         raise ValueError(f"{folder}/features.json is not what our builders write. {RESTORE}")
     try:
         builder = tfds.builder_from_directory(epath.Path(folder))
@@ -115,7 +116,7 @@ def open_built(folder: Path) -> tfds.core.DatasetBuilder:
             f"{folder}: dataset_info.json or features.json is damaged ({plain(str(error))}). "
             f"{RESTORE}"
         ) from error
-    check_features(folder / "features.json", stored, metadata["label_names"])
+    _check_features(folder / "features.json", stored, metadata["label_names"])
     if not re.fullmatch(_NAME, builder.name):
         raise ValueError(f"{folder}/dataset_info.json has no dataset's name. {RESTORE}")
     for split, info in splits.items():
@@ -131,7 +132,7 @@ def open_built(folder: Path) -> tfds.core.DatasetBuilder:
 def read_metadata(folder: Path) -> dict[str, Any]:
     """Reads and checks metadata.json of a version folder; raises as `open_built`."""
     path = folder / "metadata.json"
-    metadata = read_info(path)
+    metadata = _read_info(path)
     names = metadata.get("label_names")
     if not (
         isinstance(names, list)
@@ -147,8 +148,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def read_info(path: Path) -> dict[str, Any]:
-    """Reads a small file with a JSON object; raises as `open_built`."""
+def _read_info(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the dataset is not whole. {RESTORE}")
     try:
@@ -158,15 +158,13 @@ def read_info(path: Path) -> dict[str, Any]:
 
 
 def _is_feature(node: Any, depth: int = 0) -> bool:
-    """Returns whether TFDS can make this part of features.json without importing anything."""
+    """Returns whether TFDS makes this part of features.json without importing anything."""
     match node:
         case {"featuresDict": {"features": dict(inner)}}:
             known = all(_is_feature(feature, depth + 1) for feature in inner.values())
         case {"sequence": {"feature": inner}}:
             known = _is_feature(inner, depth + 1)
-        case {"tensor": {"dtype": "float32"}} | {"image": {"dtype": "uint8"}}:
-            known = True
-        case {"text": dict()}:
+        case {"tensor": {"dtype": "float32"}} | {"image": {"dtype": "uint8"}} | {"text": dict()}:
             known = True
         case _:
             return False
@@ -178,3 +176,64 @@ def _is_feature(node: Any, depth: int = 0) -> bool:
 def find_seen_images(folder: Path) -> Path | None:
     """Finds seen_images.parquet in a folder, also by its older name; None if there is none."""
     return next((folder / name for name in SEEN_IMAGES if (folder / name).is_file()), None)
+
+
+def make_features(
+    label_names: Sequence[str], readers: bool, boxes: bool, reports: bool, encoding: str
+) -> tfds.features.FeaturesDict:
+    """Returns the example that every dataset stores, as TFDS features.
+
+    Args:
+      readers: each label holds one value a reader.
+      encoding: "jpeg" or "png".
+    """
+    text, number = tfds.features.Text(), tfds.features.Scalar(np.float32)
+    features: dict[str, Any] = {
+        "image": tfds.features.Image(
+            shape=(None, None, 1), dtype=np.uint8, encoding_format=encoding
+        ),
+        "image_id": text,
+        "patient_id": text,
+        "study_id": text,
+        "projection": text,
+        "sex": text,
+        "age": number,
+        "phash": text,
+    }
+    if label_names:
+        value = tfds.features.Sequence(number) if readers else number
+        features["labels"] = tfds.features.FeaturesDict(dict.fromkeys(label_names, value))
+    if readers:
+        features["readers"] = tfds.features.Sequence(text)
+    if boxes:
+        corners = dict.fromkeys(("y0", "x0", "y1", "x1"), number)
+        features["boxes"] = tfds.features.Sequence({"label": text, **corners})
+    if reports:
+        features["report"] = text
+    return tfds.features.FeaturesDict(features)
+
+
+def _check_features(path: Path, stored: Any, label_names: list[str]) -> None:
+    """Refuses features other than those of `make_features`; names `path` and the feature."""
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path} is not what our builders write. {RESTORE}")
+    has = [name in stored for name in ("readers", "boxes", "report")]
+    expected = make_features(label_names, *has, "png").get_tensor_info()
+    if "projection" not in stored:  # its name in older datasets
+        expected["view"] = expected.pop("projection")
+    for name in expected.keys() | stored.keys():
+        if name == "phash" and name not in stored:  # the first datasets have none
+            continue
+        if name not in stored or name not in expected or not _alike(stored[name], expected[name]):
+            raise ValueError(
+                f"{path}: {plain(name)} is not as our builders write it, or as metadata.json says. "
+                f"{RESTORE}"
+            )
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_alike(a[key], b[key]) for key in a)
+    if isinstance(a, dict) or isinstance(b, dict):
+        return False
+    return a.shape == b.shape and np.dtype(a.np_dtype) == np.dtype(b.np_dtype)

@@ -26,8 +26,7 @@ def decode_square(encoded: bytes, size: int) -> UInt8[np.ndarray, "size size 1"]
     largest DCT reduction (1/2, 1/4, 1/8) that leaves at least `size`: a third less time at 224 px,
     far less for larger images, within 1 grey level on average.
 
-    Raises:
-      ValueError: damaged, no PNG or JPEG, or of more pixels than any image.
+    Raises ValueError for a damaged one, no PNG or JPEG, or of more pixels than any image.
     """
     pixels, height, width, reduction = _decode(encoded, size)
     side = min(height, width)
@@ -42,10 +41,7 @@ def decode_square(encoded: bytes, size: int) -> UInt8[np.ndarray, "size size 1"]
 
 
 def _decode(encoded: bytes, least: int) -> tuple[UInt8[np.ndarray, "i j"], int, int, int]:
-    """Returns (pixels, height and width of the stored image, by how much it is reduced).
-
-    A JPEG is reduced as far as it keeps `least` pixels a side.
-    """
+    """Returns pixels, the stored height and width, and the reduction that keeps `least` a side."""
     if encoded.startswith(_JPEG):
         check_scans(encoded)
         try:
@@ -66,11 +62,7 @@ def _decode(encoded: bytes, least: int) -> tuple[UInt8[np.ndarray, "i j"], int, 
 
 
 def stored_size(encoded: bytes) -> tuple[int, int]:
-    """Returns height and width of a stored image, from its header.
-
-    Raises:
-      ValueError: as `decode_square`.
-    """
+    """Returns height and width of a stored image, from its header; raises as `decode_square`."""
     with _opened(encoded) as image:
         return image.height, image.width
 
@@ -101,8 +93,7 @@ def to_square(boxes: Float[np.ndarray, "n 4"], height: int, width: int) -> Float
     >>> to_square(np.array([[0.0, 0.25, 1.0, 0.5]]), height=100, width=200)
     array([[0. , 0. , 1. , 0.5]])
 
-    Args:
-      boxes: in fractions of the stored image, whose sides are `height` and `width` pixels.
+    `boxes` are in fractions of the stored image, whose sides are `height` and `width` pixels.
     """
     sides = np.array([height, width, height, width])
     return (boxes * sides - (sides - sides.min()) / 2) / sides.min()

@@ -46,16 +46,12 @@ def batches(
 ) -> grain.DatasetIterator:
     """Iterates endlessly over {"image": uint8 [batch_size / blocks, image_size, image_size, 1]}.
 
-    And of what `fields` draws, images decoded likewise.
-
-    Each epoch is shuffled anew. Of each batch, this is block number `block` of `blocks` equal ones
-    of consecutive rows: row r of batch k is the same image however many hosts share the batch.
+    Batches also hold what `fields` draws, images decoded likewise. Each epoch is shuffled anew. Of
+    each batch, this is block number `block` of `blocks` equal ones of consecutive rows (they must
+    divide it): row r of batch k is the same image however many hosts share the batch.
     `num_workers` processes read and decode a batch each; 0: threads do, all on the same batch.
 
-    The blocks must divide the batch (sharding.check_batch).
-
-    Raises:
-      ValueError: a batch larger than the dataset.
+    Raises ValueError for a batch larger than the dataset.
     """
     _check(source, batch_size)
     make = partial(_batch, source, image_size, fields, seed, not num_workers)
@@ -70,20 +66,14 @@ def row_batches(
     blocks: int = 1,
     fields: Fields = NO_FIELDS,
 ) -> grain.DatasetIterator:
-    """As `batches`, of images their places in the source alone: int32 [batch_size / blocks].
-
-    `look_up` makes the batch of them.
-    """
+    """Iterates as `batches`, with images' rows in the source for images; see `look_up`."""
     _check(source, batch_size)
     make = partial(fields.batch, len(source), seed)
     return _iterate(make, batch_size, 0, block, blocks)
 
 
 def look_up(rows: dict[str, Any], fields: Fields, images: Callable[[Any], Any]) -> dict[str, Any]:
-    """Returns the batch of what `row_batches` gives, NumPy's or JAX's.
-
-    images: rows -> the images there.
-    """
+    """Returns the batch of what `row_batches` gives; `images` maps rows to the images there."""
     return {name: images(of) if name in fields.images else of for name, of in rows.items()}
 
 
@@ -92,8 +82,8 @@ def labelled_batches(
 ) -> grain.DatasetIterator:
     """Iterates endlessly over {"image": uint8 [b size size 1], "target": float32 [b k]}.
 
-    Each epoch is shuffled anew and batches run on over its end, so that every epoch holds every
-    image once; a batch larger than the split holds images of several epochs. Workers: `batches`.
+    Batches run on over an epoch's end, so that every epoch holds every image once; a batch larger
+    than the split holds images of several epochs. Workers as of `batches`.
     """
     make = partial(_labelled_batch, split, image_size, seed, not num_workers)
     return _iterate(make, batch_size, num_workers)
@@ -114,7 +104,7 @@ def _iterate(
     block: int = 0,
     blocks: int = 1,
 ) -> grain.DatasetIterator:
-    """What `make` makes of each batch's positions, from and to. Grain counts, and reads ahead.
+    """Iterates over make(start, stop) of each batch's positions; Grain counts, and reads ahead.
 
     A whole batch is one element to Grain, whose work for each would else cost as much as decoding.
     """
@@ -182,10 +172,7 @@ def _labelled_batch(
 def read_images(
     source: Source, image_size: int, threaded: bool, rows: Rows
 ) -> UInt8[np.ndarray, "n s s 1"]:
-    """Decodes the images of these rows, by the threads of this process or by the caller's alone.
-
-    Raises ValueError, naming the image's place, for one that cannot be decoded.
-    """
+    """Decodes these rows' images; ValueError names the place of one that cannot be decoded."""
     originals = np.empty((len(rows), image_size, image_size, 1), np.uint8)
     encoded = source.encoded(rows)
 
@@ -213,13 +200,9 @@ def _threads() -> ThreadPoolExecutor:
 def decode_all(
     source: Source, image_size: int, say: Callable[[str], None], stopped: threading.Event
 ) -> UInt8[np.ndarray, "n size size 1"]:
-    """Decodes all images of a source, as training without a cache does.
-
-    Raises InterruptedError once `stopped` is set, ValueError as pipeline.read_images.
-    """
+    """Decodes all images of a source; InterruptedError once `stopped` is set, as read_images."""
     images = np.empty((len(source), image_size, image_size, 1), np.uint8)
     start = reported = time.monotonic()
-
     for first in range(0, len(source), _BLOCK):
         if stopped.is_set():
             raise InterruptedError("the images are not wanted any more")
@@ -237,7 +220,7 @@ def decode_all(
 
 
 def check_fits(num_images: int, image_size: int, free: int, where: str) -> None:
-    """Raises ValueError, with the sizes, if the images need more than 80 % of `free` bytes."""
+    """Raises ValueError if the images need more than 80 % of `free` bytes."""
     needed = num_images * image_size**2
     if needed > _SHARE * free:
         raise ValueError(

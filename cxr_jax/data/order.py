@@ -1,4 +1,4 @@
-"""The endless order in which training sees images, by seed and position alone; fields, partners.
+"""The endless order in which training sees images, by seed and position alone, and what it draws.
 
 Partners are other images of the same study or patient, for MedAug (arXiv:2102.10663).
 """
@@ -18,7 +18,11 @@ OF = ("study", "patient")  # what two images of a pair may have in common
 
 
 def rows(count: int, seed: int, start: int, stop: int) -> Int[np.ndarray, " n"]:
-    """Returns the rows at the positions [start, stop): every epoch is a new permutation."""
+    """Returns the rows at the positions [start, stop): every epoch is a new permutation.
+
+    >>> rows(count=4, seed=0, start=0, stop=8)
+    array([2, 0, 1, 3, 3, 0, 2, 1], dtype=int32)
+    """
     return _piece(_permutation, count, seed, start, stop)
 
 
@@ -46,19 +50,16 @@ def _uniform(count: int, seed: int, epoch: int) -> Float[np.ndarray, " n"]:
 
 
 class Fields(NamedTuple):
-    """What batches hold besides "image", of the images of one source.
+    """Fields of batches besides "image", for the images of one source.
 
     draw: (seed, start, stop) -> name -> array: the values for the images at the positions
       [start, stop) of `rows`; of a field that is an image, its row in the source.
-    images: which fields are images.
-    fingerprint: field -> value, equal on all hosts of a run.
-    files: name -> text: files that a run keeps in its workdir, to find them when it goes on.
     """
 
     draw: Callable[[int, int, int], dict[str, np.ndarray]] | None = None
-    images: tuple[str, ...] = ("image",)
-    fingerprint: Mapping[str, str] = {}
-    files: Mapping[str, str] = {}
+    images: tuple[str, ...] = ("image",)  # the fields that are images
+    fingerprint: Mapping[str, str] = {}  # equal on all hosts of a run
+    files: Mapping[str, str] = {}  # name -> text: files of the workdir, found there on resuming
 
     def batch(self, count: int, seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
         """Returns the batch of these positions, of images their rows among the `count`."""
@@ -78,10 +79,9 @@ NO_FIELDS = Fields()
 
 
 class Partners(NamedTuple):
-    """The images of a source by group: those of image i's are the `size[i]` from `first[i]` on.
+    """The images of a source by group: image i's group has the `size[i]` from `first[i]` on.
 
-    A group is a patient's study, or all of a patient. Image i itself is number `place[i]` of its
-    group; of an image whose group is unknown it is the only one.
+    Image i itself is number `place[i]` of its group, and alone in it where the group is unknown.
     """
 
     images: Int[np.ndarray, " n"]
@@ -90,11 +90,10 @@ class Partners(NamedTuple):
     size: Int[np.ndarray, " n"]
 
     def draw(self, seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Draws partners for the images at the positions [start, stop) of rows.
+        """Draws for each position in [start, stop) of rows another image of its image's group.
 
-        Returns {"pair": int32 [b], the rows of the partners, "paired": bool [b]}. A partner is
-        drawn for its position from the other images of the group; an image without others is its
-        own partner, and not "paired".
+        Returns {"pair": int32 [b], the partners' rows, "paired": bool [b]}; an image without others
+        is its own partner, and not "paired".
         """
         count = len(self.images)
         own = rows(count, seed, start, stop)
@@ -106,16 +105,11 @@ class Partners(NamedTuple):
 
 
 def find_partners(source: Source, of: str) -> Partners:
-    """Finds partners within the same "study" or "patient", read from the dataset's examples.
-
-    Raises:
-      ValueError: `of` is neither, or no group has two images.
-    """
+    """Finds partners of one "study" or "patient"; ValueError where no group has two images."""
     if of not in OF:
         raise ValueError(f"config.data.pairs={of!r}: choose {' or '.join(OF)}, or '' for no pairs")
-    builder = open_built(source.folder)
     names = ("patient_id", "study_id")[: 2 if of == "study" else 1]
-    columns = read_columns(builder, source.split, names)
+    columns = read_columns(open_built(source.folder), source.split, names)
     found = by_group(*([column[row] for row in source.rows] for column in columns.values()))
     if (found.size == 1).all():
         other = "; config.data.pairs=patient pairs images of a patient" if of == "study" else ""

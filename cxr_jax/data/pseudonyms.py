@@ -25,9 +25,7 @@ _LENGTH = 64  # hex digits
 def read(data_dir: Path) -> bytes:
     """Reads the secret of the datasets in `data_dir`, and makes it first if there is none.
 
-    Raises:
-      OSError: it cannot be made or read; says what to do.
-      ValueError: the file holds something else.
+    Raises OSError if it cannot be made or read, ValueError if the file holds something else.
     """
     path = data_dir / FILE
     try:
@@ -50,10 +48,7 @@ def read(data_dir: Path) -> bytes:
 
 
 def owner(folder: Path, metadata: Mapping[str, Any]) -> str:
-    """Returns the dataset whose ids a built one's are: its parent, where it has another's images.
-
-    All folders of a person's own are one: the same patient is the same in each.
-    """
+    """Returns the dataset whose ids a built one's are; all folders of a person's own are one."""
     return metadata["parent"] or metadata.get("builder") or folder.parents[1].name
 
 
@@ -67,8 +62,7 @@ def hashed(key: bytes, what: str, owner: str, ids: Iterable[str]) -> tuple[str, 
       what: "image", "patient" or "study"; an image and a patient of one number differ.
       owner: whose numbers they are: equal for datasets that share them.
     """
-    start = f"{what}/{owner}/"
-    digests = (hmac.digest(key, f"{start}{one}".encode(), "sha256") for one in ids)
+    digests = (hmac.digest(key, f"{what}/{owner}/{one}".encode(), "sha256") for one in ids)
     return tuple(what[0] + digest.hex()[:16] for digest in digests)
 
 

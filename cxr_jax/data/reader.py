@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -22,45 +22,95 @@ from array_record.python.array_record_module import ArrayRecordReader
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
-from cxr_jax.data.schema import RESTORE
+from cxr_jax.data.dataset_info import RESTORE
 from cxr_jax.io.text import plain
 
 _BLOCK = 1024  # examples read at a time
 _OPENED_AT_A_TIME = 16  # files
 
 
-class RecordFiles:
-    """Serialized examples by position, as ArrayRecordDataSource gives them.
+class Records:
+    """Examples of a split by position; images stay encoded bytes.
+
+    Raises FileNotFoundError for a missing file, and ValueError, here or when an example is read,
+    for one that is cut, damaged or of another build; both name it.
 
     Args:
-      instructions: TFDS's FileInstructions of a split, a slice or a sum of splits.
-      folder: the version folder, in which all of the files must be.
-
-    Raises:
-      FileNotFoundError: a file is not there.
-      ValueError: a file is cut, damaged or of another build; here or when a record is read.
+      split: a split, a slice or a sum of splits.
+      fields: limits what is parsed of each example; all if None.
     """
 
-    def __init__(self, instructions: Sequence[Any], folder: Path):
-        for instruction in instructions:
-            if Path(instruction.filename).parent != folder:
-                raise ValueError(
-                    f"{folder}/dataset_info.json names a file outside of it. {RESTORE}"
-                )
+    def __init__(
+        self, builder: tfds.core.DatasetBuilder, split: str, fields: Sequence[str] | None = None
+    ):
+        stored, folder = builder.info.features, Path(builder.data_dir)
+        chosen = {key: stored[key] for key in fields or stored.keys()}
+        self._features = tfds.features.FeaturesDict(chosen)
+        self._decoders = {"image": tfds.decode.SkipDecoding()} if "image" in chosen else None
+        self._instructions = tuple(builder.info.splits[split].file_instructions)
+        if any(Path(one.filename).parent != folder for one in self._instructions):
+            raise ValueError(f"{folder}/dataset_info.json names a file outside of it. {RESTORE}")
         with ThreadPoolExecutor(_OPENED_AT_A_TIME) as pool:
-            self._identities = list(pool.map(_check, instructions))
-        self._instructions = tuple(instructions)
-        self._starts = np.cumsum([0, *(one.take for one in instructions)])[:-1]
-        self._source = ArrayRecordDataSource(self._instructions) if instructions else ()
+            self._identities = list(pool.map(_check, self._instructions))
+        self._starts = np.cumsum([0, *(one.take for one in self._instructions)])[:-1]
+        self._source = ArrayRecordDataSource(self._instructions) if self._instructions else ()
         self._opened: set[int] = set()  # files by number: what is open stays as it was
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, row: SupportsIndex) -> bytes:
-        return self.__getitems__([row])[0]
+    def __getitem__(self, row: SupportsIndex) -> dict[str, Any]:
+        (serialized,) = self._read([row])
+        try:
+            return self._features.deserialize_example_np(serialized, decoders=self._decoders)
+        except MemoryError:
+            raise
+        except Exception as error:  # TFDS and protobuf raise many kinds
+            raise self._no_example(row) from error
 
-    def __getitems__(self, rows: Iterable[SupportsIndex]) -> list[bytes]:
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": set()}  # another process opens files of its own
+
+    @property
+    def first_rows(self) -> list[int]:
+        """The first row of each record file."""
+        return self._starts.tolist()
+
+    def place(self, row: int) -> str:
+        """Returns where a row is: its file and its number there."""
+        number = int(np.searchsorted(self._starts, row, "right")) - 1
+        instruction, start = self._instructions[number], int(self._starts[number])
+        return f"{instruction.filename}, record {row - start + instruction.skip}"
+
+    def hashes(self, rows: Sequence[int]) -> list[int | None]:
+        """Returns the images' perceptual hashes; None in the first datasets, which had none."""
+        found = []
+        for row, fields in self.stored(rows):
+            values = _values(fields["phash"], "bytes_list")
+            if values is None or not all(re.fullmatch("[0-9a-f]{16}", value) for value in values):
+                raise self._no_example(row)
+            found.append(int(values[0], 16) if values else None)
+        return found
+
+    def encoded(self, rows: Iterable[SupportsIndex]) -> list[bytes]:
+        """Returns the images' stored bytes alone, in a third of the time that TFDS takes."""
+        images = []
+        for row, fields in self.stored([int(row) for row in rows]):
+            found = fields["image"].bytes_list.value
+            if len(found) != 1:
+                raise self._no_example(row)
+            images.append(found[0])
+        return images
+
+    def stored(self, rows: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """Yields each row and its fields, as protobuf has them."""
+        for row, serialized in zip(rows, self._read(rows), strict=True):
+            try:
+                yield row, tf_example_pb2.Example.FromString(serialized).features.feature
+            except DecodeError as error:
+                raise self._no_example(row) from error
+
+    def _read(self, rows: Sequence[SupportsIndex]) -> list[bytes]:
         wanted = [operator.index(row) for row in rows]
         files = np.unique(np.searchsorted(self._starts, wanted, "right") - 1).tolist()
         opened = set(files) - self._opened
@@ -79,14 +129,6 @@ class RecordFiles:
         self._opened |= opened
         return read
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": set()}  # another process opens files of its own
-
-    @property
-    def first_rows(self) -> list[int]:
-        """The first row of each file."""
-        return self._starts.tolist()
-
     def _explain(self, rows: Sequence[int], error: Exception) -> Exception:
         for row in rows:
             if not 0 <= row < len(self):
@@ -97,11 +139,10 @@ class RecordFiles:
                 return ValueError(f"{self.place(row)} is damaged ({plain(str(of_one))}). {RESTORE}")
         return ValueError(f"records cannot be read ({plain(str(error))}). {RESTORE}")
 
-    def place(self, row: int) -> str:
-        """Returns where a row is: its file and its number there."""
-        number = int(np.searchsorted(self._starts, row, "right")) - 1
-        instruction, start = self._instructions[number], int(self._starts[number])
-        return f"{instruction.filename}, record {row - start + instruction.skip}"
+    def _no_example(self, row: SupportsIndex) -> ValueError:
+        return ValueError(
+            f"{self.place(operator.index(row))} is no example as features.json says. {RESTORE}"
+        )
 
 
 def _check(instruction: Any) -> tuple[int, ...]:
@@ -144,68 +185,6 @@ def _count(path: str, device: int, inode: int, size: int, changed: int) -> int:
         return 0
 
 
-class Records:
-    """Examples by position, parsed as far as `features` names them; images stay encoded bytes.
-
-    An example that is not as the features say raises ValueError with its file and number.
-    """
-
-    def __init__(self, raw: RecordFiles, features: tfds.features.FeaturesDict):
-        self._raw, self._features = raw, features
-        self._decoders = {"image": tfds.decode.SkipDecoding()} if "image" in features else None
-
-    def __len__(self) -> int:
-        return len(self._raw)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        serialized = self._raw[index]
-        try:
-            return self._features.deserialize_example_np(serialized, decoders=self._decoders)
-        except MemoryError:
-            raise
-        except Exception as error:  # TFDS and protobuf raise many kinds
-            raise _no_example(self._raw, index) from error
-
-    @property
-    def first_rows(self) -> list[int]:
-        """The first row of each record file."""
-        return self._raw.first_rows
-
-    def place(self, row: int) -> str:
-        """Returns where a row is: its file and its number there."""
-        return self._raw.place(row)
-
-    def hashes(self, rows: Sequence[int]) -> list[int | None]:
-        """Returns the images' perceptual hashes; None in the first datasets, which had none."""
-        found = []
-        for row, serialized in zip(rows, self._raw.__getitems__(rows), strict=True):
-            values = _values(_fields(self._raw, row, serialized)["phash"], "bytes_list")
-            if values is None or not all(re.fullmatch("[0-9a-f]{16}", value) for value in values):
-                raise _no_example(self._raw, row)
-            found.append(int(values[0], 16) if values else None)
-        return found
-
-    def encoded(self, rows: Iterable[SupportsIndex]) -> list[bytes]:
-        """Returns the images' stored bytes alone, in a third of the time that TFDS takes."""
-        wanted = [int(row) for row in rows]
-        images = []
-        for row, serialized in zip(wanted, self._raw.__getitems__(wanted), strict=True):
-            found = _fields(self._raw, row, serialized)["image"].bytes_list.value
-            if len(found) != 1:
-                raise _no_example(self._raw, row)
-            images.append(found[0])
-        return images
-
-
-def open_records(
-    builder: tfds.core.DatasetBuilder, split: str, fields: Sequence[str] | None = None
-) -> Records:
-    """Opens the examples of a split; `fields` limits what is parsed of each (all if None)."""
-    stored = builder.info.features
-    chosen = tfds.features.FeaturesDict({key: stored[key] for key in fields or stored.keys()})
-    return Records(_files(builder, split), chosen)
-
-
 def read_columns(
     builder: tfds.core.DatasetBuilder, split: str, names: Sequence[str]
 ) -> dict[str, list[Any]]:
@@ -218,11 +197,9 @@ def read_columns(
       names: of text and numbers, also within a dict ("labels/Edema") or a sequence of dicts
         ("boxes/label"); sequences come as lists.
 
-    Raises:
-      FileNotFoundError, ValueError: a record file is missing or damaged; names it.
-      ValueError: the examples have no such field.
+    Raises as Records, and ValueError where the examples have no such field.
     """
-    raw = _files(builder, split)
+    records = Records(builder, split)
     stored = builder.info.features
     missing = [name for name in names if name.partition("/")[0] not in stored]
     if missing:
@@ -230,49 +207,28 @@ def read_columns(
             f"dataset {builder.info.full_name} has no field {', '.join(missing)}; its examples "
             "have " + ", ".join(sorted(stored))
         )
-    sequences = {name: _is_sequence(stored, name) for name in names}
     kinds = {name: _kind(stored, name) for name in names}
     columns: dict[str, list[Any]] = {name: [] for name in names}
-    for start in range(0, len(raw), _BLOCK):
-        rows = range(start, min(start + _BLOCK, len(raw)))
-        for row, serialized in zip(rows, raw.__getitems__(rows), strict=True):
-            fields = _fields(raw, row, serialized)
-            for name, column in columns.items():
-                values = _values(fields[name], kinds[name])
-                if values is None or not (sequences[name] or len(values) == 1):
-                    raise _no_example(raw, row)
-                column.append(values if sequences[name] else values[0])
+    for start in range(0, len(records), _BLOCK):
+        for row, fields in records.stored(range(start, min(start + _BLOCK, len(records)))):
+            for name, (kind, is_sequence) in kinds.items():
+                values = _values(fields[name], kind)
+                if values is None or not (is_sequence or len(values) == 1):
+                    raise records._no_example(row)
+                columns[name].append(values if is_sequence else values[0])
     return columns
 
 
-def _files(builder: tfds.core.DatasetBuilder, split: str) -> RecordFiles:
-    return RecordFiles(builder.info.splits[split].file_instructions, Path(builder.data_dir))
-
-
-def _fields(raw: RecordFiles, row: int, serialized: bytes) -> Any:
-    try:
-        return tf_example_pb2.Example.FromString(serialized).features.feature
-    except DecodeError as error:
-        raise _no_example(raw, row) from error
-
-
-def _no_example(raw: RecordFiles, row: int) -> ValueError:
-    return ValueError(f"{raw.place(row)} is no example as features.json says. {RESTORE}")
-
-
-def _is_sequence(features: tfds.features.FeaturesDict, name: str) -> bool:
+def _kind(features: tfds.features.FeaturesDict, name: str) -> tuple[str, bool]:
+    """Returns how protobuf stores a field, and whether an example has a sequence of its values."""
     # A label's own name may hold a slash ("labels/Nodule/Mass").
-    outer, _, inner = name.partition("/")
-    if isinstance(features[outer], tfds.features.Sequence):
-        return True
-    return bool(inner) and isinstance(features[outer][inner], tfds.features.Sequence)
-
-
-def _kind(features: tfds.features.FeaturesDict, name: str) -> str:
     outer, _, inner = name.partition("/")
     info = features.get_tensor_info()[outer]
     text = np.dtype((info[inner] if inner else info).np_dtype).kind not in "fiu"
-    return "bytes_list" if text else "float_list"
+    outside = isinstance(features[outer], tfds.features.Sequence)
+    parts = features[outer] if outside or not inner else features[outer][inner]
+    is_sequence = isinstance(parts, tfds.features.Sequence)
+    return "bytes_list" if text else "float_list", is_sequence
 
 
 def _values(feature: Any, kind: str) -> list[Any] | None:

@@ -58,7 +58,7 @@ class Reports(NamedTuple):
         return self.look_up(self.sentences[self.first[rows] + number])
 
     def fingerprint(self) -> dict[str, str]:
-        """Equal for two of them exactly if they say the same of every image."""
+        """Returns what is equal exactly for reports that say the same of every image."""
         parts = (*self[:5], np.frombuffer(self.tokenizer.encode(), np.uint8))
         joined = b"".join(part.tobytes() for part in parts)
         return {"reports": hashlib.sha256(joined).hexdigest()[:16]}
@@ -66,7 +66,7 @@ class Reports(NamedTuple):
     def look_up(
         self, sentences: Int[np.ndarray, " b"]
     ) -> dict[str, Int[np.ndarray, "b l"] | Bool[np.ndarray, "b l"]]:
-        """Returns the tokens of these different sentences, as `draw` gives them."""
+        """Returns the tokens of these numbers of different sentences, as `draw` gives them."""
         places = np.arange(self.max_tokens)
         begin = self.start[sentences][:, None]
         mask = places < self.start[sentences + 1][:, None] - begin
@@ -75,14 +75,10 @@ class Reports(NamedTuple):
 
 
 def open_reports(source: Source, fields: Section, workdir: Path) -> tuple[Source, Reports]:
-    """Finds the images that have a report, and reads their reports.
+    """Finds the images that have a report, reads their reports, and says how many have none.
 
-    The tokenizer is that of `workdir` if a run left one there. Says how many images are left out.
-
-    Raises:
-      ValueError: impossible fields, a dataset without reports, none with such sections; as
-        tokenizer.open_tokenizer.
-      FileNotFoundError, ModuleNotFoundError: as there.
+    Raises as tokenizer.open_tokenizer, and ValueError for impossible fields, a dataset without
+    reports, or none with such sections.
     """
     _check(fields)
     images = sentences_of(_read(source), fields["sections"])
@@ -90,11 +86,8 @@ def open_reports(source: Source, fields: Section, workdir: Path) -> tuple[Source
     if not len(kept):
         raise ValueError(_nothing(source, fields["sections"]))
     if len(kept) < len(source):
-        print(
-            f"Left out {len(source) - len(kept):,} of {len(source):,} images that have no report"
-            + (f" with a section {' or '.join(fields['sections'])}" if fields["sections"] else "")
-            + "."
-        )
+        left_out = f"{len(source) - len(kept):,} of {len(source):,} images"
+        print(f"Left out {left_out} that have no report{_with_sections(fields['sections'])}.")
         source = source.choose(kept)
     images = [images[row] for row in kept]
     numbers: dict[str, int] = {}
@@ -120,8 +113,10 @@ def open_reports(source: Source, fields: Section, workdir: Path) -> tuple[Source
 def sentences_of(texts: Sequence[str], sections: Sequence[str]) -> list[tuple[str, ...]]:
     """Returns the sentences in each report's sections; () for fewer than 3 words and marks.
 
-    Lines may break anywhere. A sentence ends with a mark before a space; what has no letter beside
-    its number ("1.") is none.
+    Lines may break anywhere. A sentence ends with a mark before a space, and has a letter.
+
+    >>> sentences_of(["FINDINGS: 1. Clear lungs. No effusion."], ["findings"])
+    [('Clear lungs.', 'No effusion.')]
     """
     once = {text: _sentences(text, sections) for text in dict.fromkeys(texts)}  # shared in a study
     return [once[text] for text in texts]
@@ -175,10 +170,12 @@ def _check(fields: Section) -> None:
 
 
 def _nothing(source: Source, sections: Sequence[str]) -> str:
-    which = f" with a section {' or '.join(sections)}" if sections else ""
     hints = ["config.data.reports.sections=() takes reports whole"] if sections else []
     if source.name.partition("/")[0] == "mimic_cxr":
         hints.append("mimic_cxr has them if it was built with --reports_dir")
-    return f"no image of {source.name} {source.split!r} has a report{which}" + "".join(
-        f"; {hint}" for hint in hints
-    )
+    none = f"no image of {source.name} {source.split!r} has a report{_with_sections(sections)}"
+    return "; ".join([none, *hints])
+
+
+def _with_sections(sections: Sequence[str]) -> str:
+    return f" with a section {' or '.join(sections)}" if sections else ""

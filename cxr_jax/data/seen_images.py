@@ -1,4 +1,4 @@
-"""Which images an encoder has seen, and how many of a test set's images that are.
+"""Seen images: those that an encoder was trained on, and a test set's images among them.
 
 seen_images.parquet has for every image its patient and its looks, hashed, to find it elsewhere.
 Every built dataset has one of its images, in the order of its examples; a pretraining leaves beside
@@ -19,10 +19,15 @@ import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, Int, UInt64
 
-from cxr_jax.data.dataset_info import SEEN_IMAGES, find_folder, find_seen_images, open_built
+from cxr_jax.data.dataset_info import (
+    RESTORE,
+    SEEN_IMAGES,
+    find_folder,
+    find_seen_images,
+    open_built,
+)
 from cxr_jax.data.order import NO_FIELDS, Fields
-from cxr_jax.data.reader import Records, open_records
-from cxr_jax.data.schema import RESTORE
+from cxr_jax.data.reader import Records
 from cxr_jax.data.source import Source
 from cxr_jax.io import parquet
 from cxr_jax.io.atomic import atomic_write
@@ -34,33 +39,18 @@ MAX_DISTANCE = 2
 _BLOCK = 1 << 22  # pairs of hashes compared at a time
 _NONE = np.zeros(0, np.int64)
 _UNKNOWN_START = b"unknown_start"
-_SCHEMA = pa.schema(
-    [
-        ("dataset", pa.string()),
-        ("split", pa.string()),
-        ("row", pa.int64()),
-        ("patient", pa.string()),
-        ("phash", pa.uint64()),
-    ]
-)
-_COLUMNS = tuple(_SCHEMA.names)
+_COLUMNS = ("dataset", "split", "row", "patient", "phash")
+_TYPES = (pa.string(), pa.string(), pa.int64(), pa.string(), pa.uint64())
 
 
 class ImageHashes(NamedTuple):
-    """Images by their hashes, in columns of equal length.
+    """Images by their hashes, in columns of equal length."""
 
-    Attributes:
-      dataset, split, row: where the image is: dataset "name/config", and its place in the split.
-      patient: 16 hex digits, equal for equal patients of datasets that share their numbers; ""
-        where the patient is not known.
-      phash: the 64-bit perceptual hash.
-    """
-
-    dataset: np.ndarray  # str [n]
-    split: np.ndarray  # str [n]
-    row: np.ndarray  # int64 [n]
-    patient: np.ndarray  # str [n]
-    phash: np.ndarray  # uint64 [n]
+    dataset: np.ndarray  # str: "name/config"
+    split: np.ndarray  # str
+    row: np.ndarray  # int64: the place in the split
+    patient: np.ndarray  # str: patient_hash, "" unknown
+    phash: np.ndarray  # uint64: perceptual hash
 
     def take(self, which: np.ndarray) -> ImageHashes:
         """Returns the rows that an index or a mask chooses."""
@@ -68,28 +58,26 @@ class ImageHashes(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Images of a split that an encoder has seen: by their patients, and by their looks.
+    """Images of a split that an encoder has seen: by their patients, and by their looks."""
 
-    patient is None where one side names no patients. unknown_start: the encoder that this one's
-    pretraining started from, if it is not known what that had seen; "": none.
-    """
-
-    patient: Bool[np.ndarray, n] | None
+    patient: Bool[np.ndarray, n] | None  # None where one side names no patients
     image: Bool[np.ndarray, n]
-    unknown_start: str = ""
+    unknown_start: str = ""  # the encoder it started from, where it is unknown what that had seen
 
 
 def patient_hash(owner: str, patient_id: str) -> str:
-    """Returns 16 hex digits, equal in every dataset that uses `owner`'s patient numbers."""
+    """Returns 16 hex digits, equal in every dataset that uses `owner`'s patient numbers.
+
+    >>> patient_hash("nih_chestxray14", "17")
+    '241c614b568fd1db'
+    """
     return hashlib.sha256(f"{owner}/{patient_id}".encode()).hexdigest()[:16]
 
 
 def make(dataset: str, owner: str, images: Mapping[str, Iterable[tuple[str, str]]]) -> ImageHashes:
     """Lists the images of a dataset.
 
-    Args:
-      images: split -> (patient id or "" where unknown, perceptual hash in hex) of each stored
-        image, in order.
+    images: split -> (patient id, "" unknown; perceptual hash in hex) of each image, in order.
     """
     columns = [
         (dataset, split, row, patient and patient_hash(owner, patient), int(phash, 16))
@@ -125,9 +113,7 @@ def write(path: Path, images: ImageHashes, unknown_start: str = "") -> None:
 def read(folder: Path) -> ImageHashes:
     """Reads seen_images.parquet of a dataset's version folder or a pretraining's workdir.
 
-    Raises:
-      FileNotFoundError: there is none.
-      ValueError: it is damaged.
+    Raises FileNotFoundError if there is none, ValueError if it is damaged.
     """
     path = find(folder)
     if path is None:
@@ -139,7 +125,7 @@ def read(folder: Path) -> ImageHashes:
         table = parquet.read(path, _COLUMNS)
         if any(table[name].null_count for name in _COLUMNS):
             raise ValueError("has empty cells")
-        cast = table.cast(_SCHEMA)
+        cast = table.cast(pa.schema(list(zip(_COLUMNS, _TYPES))))
     except (ValueError, pa.ArrowException) as error:
         raise ValueError(
             f"{path}: {plain(str(error))}. It is damaged: restore it; of a dataset, build it again "
@@ -213,16 +199,13 @@ def shared_patients(a: ImageHashes, b: ImageHashes) -> set[str]:
 def list_images(source: Source) -> ImageHashes:
     """Lists the images of a source, row by row; it may be a slice, sum or choice of splits.
 
-    Raises:
-      FileNotFoundError: the dataset was built before there was such a list.
-      ValueError: the list is damaged, or of another build than the images.
+    Raises as `read`, and ValueError for a list of another build than the images.
     """
     whole = read(source.folder)
     builder = open_built(source.folder)
     infos = builder.info.splits
-    parts = tfds.core.ReadInstruction.from_spec(source.split).to_absolute(infos)
     rows = []
-    for part in parts:
+    for part in tfds.core.ReadInstruction.from_spec(source.split).to_absolute(infos):
         of_split = np.flatnonzero(whole.split == part.splitname)
         if not np.array_equal(whole.row[of_split], np.arange(infos[part.splitname].num_examples)):
             raise ValueError(
@@ -231,15 +214,8 @@ def list_images(source: Source) -> ImageHashes:
             )
         rows.append(of_split[part.from_ : part.to])
     images = whole.take(np.concatenate(rows))
-    _check_images(source, open_records(builder, source.split, ("image_id",)), images)
-    return images.take(source.rows)
-
-
-def _check_images(source: Source, records: Records, images: ImageHashes) -> None:
-    """Refuses a list of other images, as one left from an earlier build.
-
-    Each record file's first image must have the same hash in both.
-    """
+    # A list left from an earlier build: each record file's first image has another hash there.
+    records = Records(builder, source.split, ("image_id",))
     first = records.first_rows
     for row, stored in zip(first, records.hashes(first), strict=True):
         if stored not in (None, int(images.phash[row])):
@@ -247,15 +223,14 @@ def _check_images(source: Source, records: Records, images: ImageHashes) -> None
                 f"{records.place(row)} is another image than {FILE} says: the folder "
                 f"{source.folder} holds files of two builds. {RESTORE}"
             )
+    return images.take(source.rows)
 
 
 def leave_out(source: Source, excluded: Sequence[str], data_dir: str) -> Source:
     """Returns the source without images that the datasets `excluded` have too.
 
-    Left out are images of their patients, and images within two bits of one of theirs.
-
-    Raises:
-      ValueError: nothing is left.
+    Left out are images of their patients, and images within two bits of one of theirs. Raises
+    ValueError if nothing is left.
     """
     own = list_images(source)
     keep = np.ones(len(own.row), bool)
@@ -275,10 +250,7 @@ def leave_out(source: Source, excluded: Sequence[str], data_dir: str) -> Source:
 def seen_in_training(
     source: Source, num_images: int, seed: int, fields: Fields = NO_FIELDS
 ) -> ImageHashes:
-    """Lists the first `num_images` in a pretraining's order: all images, after an epoch.
-
-    fields: of the batches; their images are seen too.
-    """
+    """Lists the first `num_images` in a pretraining's order, and those that `fields` drew."""
     rows = np.arange(len(source))
     if num_images < len(source):
         rows = np.sort(fields.image_rows(len(source), seed, 0, num_images))

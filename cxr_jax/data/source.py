@@ -9,17 +9,12 @@ import numpy as np
 from jaxtyping import Int
 
 from cxr_jax.data import pseudonyms
-from cxr_jax.data.dataset_info import (
-    find_folder,
-    find_seen_images,
-    open_built,
-    read_metadata,
-)
-from cxr_jax.data.reader import Records, open_records
+from cxr_jax.data.dataset_info import find_folder, find_seen_images, open_built, read_metadata
+from cxr_jax.data.reader import Records
 
 
 class ChosenRecords:
-    """Some records of others, by their positions there; of chosen ones, in the whole split."""
+    """Some records of others; `rows` are their positions in the whole split."""
 
     def __init__(self, records: "Records | ChosenRecords", rows: Int[np.ndarray, "n"]):
         if isinstance(records, ChosenRecords):
@@ -56,11 +51,9 @@ class Source(NamedTuple):
 
     def choose(self, rows: Int[np.ndarray, "n"]) -> "Source":
         """Returns the same split with these records alone."""
-        chosen = ChosenRecords(self.records, rows)
+        fields = {name: getattr(self, name) for name in self._fields}
         # Not _replace, which a NamedTuple with a length of its own confuses.
-        return Source(
-            self.name, self.folder, self.split, chosen, self.metadata, self.splits, self.fields
-        )
+        return Source(**fields | {"records": ChosenRecords(self.records, rows)})
 
     @property
     def rows(self) -> Int[np.ndarray, "n"]:
@@ -85,23 +78,20 @@ def load_source(
 ) -> Source:
     """Opens one split; `fields` limits what is parsed of each example (all if None).
 
-    Raises:
-      FileNotFoundError, ValueError: as find_folder, or the split does not exist, or a file of the
-        dataset is missing or damaged.
+    Raises FileNotFoundError or ValueError as find_folder, open_built and Records, and ValueError
+    for an unknown split.
     """
     folder = find_folder(name, data_dir)
     builder = open_built(folder)
     splits = tuple(str(key) for key in builder.info.splits)
-    parts = split.split("+")
-    unknown = [part for part in parts if part.split("[")[0] not in splits]
+    unknown = [part for part in split.split("+") if part.split("[")[0] not in splits]
     if unknown:
         raise ValueError(
             f"dataset {name} has no split {', '.join(map(repr, unknown))}; it has "
             f"{', '.join(splits)}"
         )
-    records = open_records(builder, split, fields)
-    fields_there = tuple(builder.info.features)
-    return Source(name, folder, split, records, read_metadata(folder), splits, fields_there)
+    records, stored = Records(builder, split, fields), tuple(builder.info.features)
+    return Source(name, folder, split, records, read_metadata(folder), splits, stored)
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
@@ -117,7 +107,6 @@ def fingerprint_build(folder: Path) -> str:
     patients are equal, as far as perceptual hashes and the number of bytes tell."""
     digest = hashlib.sha256()
     for path in (folder / "dataset_info.json", find_seen_images(folder)):
-        digest.update(
-            path.read_bytes() if path and path.is_file() else b""
-        )  # the first datasets have no second
+        if path and path.is_file():  # the first datasets have no second
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

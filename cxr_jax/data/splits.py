@@ -1,18 +1,21 @@
-"""Labelled splits for evaluation: every image once, in order, with its targets and ids."""
+"""Labels and boxes of whole splits: every image once, in order, with its targets and ids."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from cxr_jax.data import images, labels, tasks
-from cxr_jax.data.dataset_info import open_built
+from cxr_jax.data import images, tasks
+from cxr_jax.data.dataset_info import RESTORE, open_built
 from cxr_jax.data.reader import read_columns
-from cxr_jax.data.schema import projection_field
 from cxr_jax.data.source import Source, load_source
+
+_CORNERS = ("y0", "x0", "y1", "x1")
 
 
 class LabelledSplit(NamedTuple):
@@ -20,7 +23,7 @@ class LabelledSplit(NamedTuple):
 
     source: Source
     rows: np.ndarray  # int [n]
-    targets: Float[np.ndarray, "n k"]  # 1, 0, NaN: no target; exclusive: labels.to_exclusive
+    targets: Float[np.ndarray, "n k"]  # 1, 0, NaN: no target; exclusive: tasks.to_exclusive
     uncertain: Bool[np.ndarray, "n k"]  # -1 in the dataset, whatever the policy made of it
     image_ids: tuple[str, ...]
     patient_ids: tuple[str, ...]
@@ -64,14 +67,10 @@ def load_split(
     task: str = "",
     changes: Mapping[str, Any] | None = None,
 ) -> LabelledSplit:
-    """Reads ids and labels of a whole split (not its pixels).
+    """Reads ids and labels of a whole split (not its pixels); the task is as of tasks.find_task.
 
-    Args:
-      task, changes: as of tasks.find_task.
-
-    Raises:
-      ValueError: the dataset has no labels, or lacks those of the task, or has no image of the
-        task's projections; an image of an exclusive task has two classes or none.
+    Raises as load_source, and ValueError where the dataset has no labels, or not the task's, or no
+    image of its projections, or where an image has two of exclusive classes or none.
     """
     source = load_source(name, data_dir, split, fields=("image",))
     if not source.label_names:
@@ -82,11 +81,11 @@ def load_split(
     named = tasks.stored_tasks(source.folder, source.metadata)
     chosen = tasks.find_task(name, source.label_names, named, task, changes)
     _check_changes(source, changes or {})
-    builder = open_built(source.folder)
+    field = "projection" if "projection" in source.fields else "view"  # its name in older datasets
     stored_labels = [f"labels/{label}" for label in source.label_names]
-    names = ("image_id", "patient_id", projection_field(builder), "sex", "age", *stored_labels)
-    columns = read_columns(builder, split, names)
-    projections = columns[projection_field(builder)]
+    names = ("image_id", "patient_id", field, "sex", "age", *stored_labels)
+    columns = read_columns(open_built(source.folder), split, names)
+    projections = columns[field]
     wanted = chosen.projections
     rows = np.array([i for i, one in enumerate(projections) if not wanted or one in wanted])
     if not len(rows):
@@ -99,14 +98,14 @@ def load_split(
     columns = {name: [column[i] for i in rows] for name, column in columns.items()}
     raw = {label: columns[f"labels/{label}"] for label in source.label_names}
     scale = source.metadata.get("label_scale", "presence")
-    targets = labels.targets(raw, chosen, scale)
+    targets = tasks.targets(raw, chosen, scale)
     if chosen.exclusive:
         targets = _to_exclusive(targets, chosen, rows, f"{name} {split!r}")
     return LabelledSplit(
         source=source,
         rows=rows,
         targets=targets,
-        uncertain=labels.uncertain(raw, chosen, scale),
+        uncertain=tasks.uncertain(raw, chosen, scale),
         image_ids=tuple(columns["image_id"]),
         patient_ids=tuple(columns["patient_id"]),
         label_names=tuple(chosen.labels),
@@ -114,7 +113,7 @@ def load_split(
         other_projections=len(projections) - len(rows),
         sexes=tuple(columns["sex"]),
         ages=tuple(columns["age"]),
-        projections=tuple(columns[projection_field(builder)]),
+        projections=tuple(columns[field]),
     )
 
 
@@ -124,7 +123,7 @@ def _to_exclusive(
     found = np.full((rows.max() + 1, targets.shape[1]), np.nan, targets.dtype)
     found[rows] = targets  # errors then name the dataset's own rows
     try:
-        return labels.to_exclusive(found, tuple(task.labels))[rows]
+        return tasks.to_exclusive(found, tuple(task.labels))[rows]
     except ValueError as error:
         raise ValueError(
             f"{where}, {error}. Correct the labels; where a policy made them so, change it "
@@ -167,13 +166,12 @@ def patient_subset(
 ) -> Int[np.ndarray, " kept"]:
     """Returns the rows of the first `fraction` of the patients, in an order fixed by the seed.
 
-    The same seed nests: the rows at 1 % are among those at 10 %. At least one patient is kept.
+    The rows at 1 % are among those at 10 %. At least one patient is kept.
 
     >>> patient_subset(["p1", "p1", "p2", "p3"], 0.5, seed=0)
     array([2, 3])
 
-    Raises:
-      ValueError: fraction outside (0, 1].
+    Raises ValueError for a fraction outside (0, 1].
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"config.label_fraction={fraction} must lie in (0, 1]; 0.01 means 1 %")
@@ -182,3 +180,76 @@ def patient_subset(
     )
     kept = set(patients[: max(1, round(fraction * len(patients)))])
     return np.flatnonzero([patient in kept for patient in patient_ids])
+
+
+class Boxed(NamedTuple):
+    """The boxes of a split; `boxes` are y0, x0, y1, x1 in fractions of the square image."""
+
+    source: Source
+    boxes: Float[np.ndarray, "n 4"]
+    labels: tuple[str, ...]
+    images: Int[np.ndarray, " n"]  # the position of each box's image in the split
+    flat: int  # boxes left out because they have no area
+
+    def image(self, box: int, size: int) -> UInt8[np.ndarray, "size size 1"]:
+        """Returns the square image that a box is on."""
+        return images.decode_square(self.source.records[int(self.images[box])]["image"], size)
+
+
+def load_boxes(name: str, data_dir: str, split: str) -> Boxed:
+    """Reads all boxes of a split; raises as load_source, and ValueError where there are none."""
+    source = load_source(name, data_dir, split, ("image",))
+    if "boxes" not in source.fields:
+        raise ValueError(
+            f"dataset {name} has no boxes. Datasets under {Path(data_dir).resolve()} that have: "
+            f"{', '.join(_with_boxes(data_dir)) or 'none'}. The drawn one has: "
+            f"python -m data_builders.build phantom --data_dir={data_dir}"
+        )
+    corners, labels, owners = _read_corners(source, split)
+    whole = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
+    if not whole.any():
+        counts = {other: len(_read_corners(source, other)[0]) for other in source.splits}
+        there = ", ".join(f"{other} {count:,}" for other, count in counts.items())
+        raise ValueError(f"no image of {name} {split!r} has a box; boxes in its splits: {there}")
+    corners, owners = corners[whole], owners[whole]
+    sizes = {
+        image: images.stored_size(source.records[image]["image"]) for image in set(owners.tolist())
+    }
+    square = [
+        images.to_square(box[None], *sizes[image]) for box, image in zip(corners, owners.tolist())
+    ]
+    kept = tuple(label for label, keep in zip(labels, whole) if keep)
+    return Boxed(source, np.concatenate(square), kept, owners, int((~whole).sum()))
+
+
+def _read_corners(
+    source: Source, split: str
+) -> tuple[Float[np.ndarray, "n 4"], list[str], Int[np.ndarray, " n"]]:
+    """Reads the corners in fractions of the stored images, the labels, and the images' rows."""
+    columns = read_columns(
+        open_built(source.folder), split, [f"boxes/{part}" for part in (*_CORNERS, "label")]
+    )
+    labels = columns["boxes/label"]
+    counts = [[len(of_image) for of_image in column] for column in columns.values()]
+    if any(count != counts[0] for count in counts):
+        raise ValueError(f"{source.folder}: an image's boxes lack corners or labels. {RESTORE}")
+    owners = np.repeat(np.arange(len(labels)), counts[0])
+    corners = [np.concatenate([*columns[f"boxes/{part}"], []]) for part in _CORNERS]
+    return np.stack(corners, axis=-1), [label for of_image in labels for label in of_image], owners
+
+
+def _with_boxes(data_dir: str) -> list[str]:
+    """Lists the built datasets that have boxes, as --dataset names them."""
+    found = {}
+    for info in Path(data_dir).expanduser().glob("*/*/*.*.*/features.json"):
+        name, form, version = info.parts[-4:-1]
+        if "incomplete" not in version:
+            with contextlib.suppress(ValueError, FileNotFoundError):  # damaged: not offered
+                features = open_built(info.parent).info.features
+                found.setdefault(name, {})[form] = "boxes" in features
+    return [
+        name if len(forms) == 1 else f"{name}/{form}"
+        for name, forms in sorted(found.items())
+        for form, boxes in sorted(forms.items())
+        if boxes
+    ]

@@ -1,14 +1,17 @@
-"""Tasks: which labels of a dataset are scored, under which policies, on which images.
+"""Tasks: the labels of a dataset that are scored, under which policies, and their targets.
 
 A dataset's builder declares its tasks (`TASKS`, by name; "default" is the one used unasked) and the
 build stores them in the dataset's metadata.json. A dataset without tasks of its own has one: every
-label. Nothing here imports JAX, so that builders and reports can use it.
+label. Labels stay as their owner has them; a task turns them into targets when they are read.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from cxr_jax.io.text import plain
 
@@ -20,9 +23,12 @@ POLICIES = {"zeros": 0.0, "ones": 1.0, "ignore": float("nan")}
 READERS = ("majority", "any", "all")
 _COMPARED = re.compile(r"(.+?) (=|>=) (\d+(?:\.\d+)?)")
 
+# One value an image, or one sequence of readers' values an image.
+Column = Sequence[Any] | np.ndarray
+
 
 class Task(NamedTuple):
-    """What is scored.
+    """The labels that are scored, and how they are read.
 
     Attributes:
       labels: reported name -> an expression of stored labels: "Edema", "not No Finding",
@@ -53,7 +59,11 @@ class Term(NamedTuple):
 
 
 def as_stored(names: Iterable[str]) -> dict[str, str]:
-    """Returns the labels of a task that scores stored labels under their own names."""
+    """Returns the labels of a task that scores stored labels under their own names.
+
+    >>> as_stored(["Edema", "Mass"])
+    {'Edema': 'Edema', 'Mass': 'Mass'}
+    """
     return {name: name for name in names}
 
 
@@ -63,8 +73,7 @@ def parse(expression: str, label_names: Sequence[str]) -> list[Term]:
     >>> parse("Mass | not Nodule", ["Mass", "Nodule"])[1]
     Term(label='Nodule', negated=True, comparison='', value=0.0)
 
-    Raises:
-      ValueError: it names a label that is not among `label_names`.
+    Raises ValueError for a label that is not among `label_names`.
     """
     if expression in label_names:  # a label may be called "not diagnostic" or "a | b"
         return [Term(expression)]
@@ -83,14 +92,10 @@ def parse(expression: str, label_names: Sequence[str]) -> list[Term]:
 
 
 def check_policies(task: Task) -> None:
-    """Checks that the policies exist and that exclusive classes are two or more.
-
-    Raises:
-      ValueError: names the field and the choices.
-    """
+    """Raises ValueError for an unknown policy, and for less than two exclusive classes."""
     if task.exclusive and len(task.labels) < 2:
         raise ValueError(
-            f"config.exclusive needs two labels or more to tell apart; the task has "
+            "config.exclusive needs two labels or more to tell apart; the task has "
             f"{', '.join(task.labels) or 'none'}"
         )
     fields = {"uncertain_as": POLICIES, "missing_as": POLICIES, "readers": READERS}
@@ -103,14 +108,10 @@ def check_policies(task: Task) -> None:
 
 
 def stored_tasks(folder: Path, metadata: Mapping[str, Any]) -> dict[str, Task]:
-    """Reads the tasks in a built dataset's metadata.
+    """Reads the tasks in the metadata of a built dataset's version folder.
 
-    Args:
-      folder: the version folder, for messages.
-
-    Raises:
-      ValueError: the dataset was built before tasks were stored in it, or they are damaged; says
-        the command that writes them.
+    Raises ValueError, with the command that writes them, where there are none (older datasets) or
+    they are damaged.
     """
     name = f"{folder.parents[1].name}/{folder.parent.name}"
     refresh = f"python -m data_builders.build {name} --data_dir={folder.parents[2]} --refresh"
@@ -168,13 +169,11 @@ def find_task(
     {'Mass': 'Mass'}
 
     Args:
-      dataset: its name, for messages.
-      named: the dataset's own tasks.
-      changes: fields of the Task that replace its own; empty values change nothing, projections
-        of ("any",) lift the task's restriction.
+      named: the tasks of `dataset`.
+      changes: fields that replace the task's own; empty values change nothing, projections of
+        ("any",) lift the task's restriction.
 
-    Raises:
-      ValueError: neither a task of this dataset nor labels that it has; an unknown policy.
+    Raises ValueError where it is neither a task nor labels of the dataset; for unknown policies.
     """
     if not wanted or wanted in named:
         task = named.get(wanted or "default", Task(as_stored(label_names)))
@@ -196,3 +195,119 @@ def find_task(
                 f"{', '.join(named) or 'none'}."
             ) from error
     return task
+
+
+def targets(
+    raw: Mapping[str, Column], task: Task, scale: str = "presence"
+) -> Float[np.ndarray, "n k"]:
+    """Returns targets, one column per label of the task: 1, 0, or NaN for no target.
+
+    >>> targets({"Edema": [1, 0, -1]}, Task({"Edema": "Edema"}, uncertain_as="ones")).ravel()
+    array([1., 0., 1.], dtype=float32)
+
+    Args:
+      raw: stored label -> its values; each is what the dataset's owner says: 1 present, 0 absent,
+        -1 uncertain; or a certainty from 0 to 5; or a grade; NaN not mentioned.
+      scale: the dataset's label_scale: presence, certainty or grade.
+
+    Raises ValueError for an unknown policy, and for values outside the scale.
+    """
+    check_policies(task)
+    columns = []
+    for expression in task.labels.values():
+        terms = parse(expression, tuple(raw))
+        votes = [_votes(raw[term.label]) for term in terms]
+        values = np.stack([_target(term, of, task, scale) for term, (of, _) in zip(terms, votes)])
+        # Any term makes it 1; else an unknown one makes it NaN.
+        unknown = np.where(np.isnan(values).any(axis=0), np.float32(np.nan), np.float32(0))
+        either = np.where((values == 1).any(axis=0), np.float32(1), unknown)
+        columns.append(_of_readers(either, votes[0][1], len(raw[terms[0].label]), task.readers))
+    return np.stack(columns, axis=1)
+
+
+def to_exclusive(
+    found: Float[np.ndarray, "n k"], label_names: Sequence[str]
+) -> Float[np.ndarray, "n k"]:
+    """Returns targets of exclusive classes: every row one 1 and else 0, or NaN throughout.
+
+    What is missing beside a 1 becomes 0. Without a 1 an image of which some class is missing has no
+    target: a blank is not a finding, even if every other class is absent.
+
+    >>> to_exclusive(np.float32([[1, np.nan], [0, np.nan]]), ["mild", "severe"])
+    array([[ 1.,  0.],
+           [nan, nan]], dtype=float32)
+
+    Raises ValueError, naming the row and the labels, where two are 1 or all are 0.
+    """
+    count = (found == 1).sum(axis=1)
+    for row in np.flatnonzero((count > 1) | (found == 0).all(axis=1))[:1]:
+        present = [name for name, value in zip(label_names, found[row]) if value == 1]
+        what = f"is {' and '.join(present)}" if present else f"is none of {', '.join(label_names)}"
+        raise ValueError(
+            f"row {row}: the image {what}; of exclusive classes it must be exactly one"
+        )
+    return np.where(count[:, None] == 1, np.float32(found == 1), np.float32(np.nan))
+
+
+def uncertain(
+    raw: Mapping[str, Column], task: Task, scale: str = "presence"
+) -> Bool[np.ndarray, "n k"]:
+    """Returns where a target depends on the policy for -1."""
+    if scale != "presence":
+        return np.zeros((len(next(iter(raw.values()))), len(task.labels)), bool)
+    as_zeros = targets(raw, task._replace(uncertain_as="zeros"), scale)
+    as_missing = targets(raw, task._replace(uncertain_as="ignore"), scale)
+    return ~np.isnan(as_zeros) & np.isnan(as_missing)
+
+
+def _votes(column: Column) -> tuple[Float[np.ndarray, " v"], Int[np.ndarray, " v"]]:
+    """Returns every reader's value, and the number of the image that it is of."""
+    if len(column) and np.ndim(column[0]):
+        lengths = [len(values) for values in column]
+        flat = np.concatenate([np.asarray(values, np.float32) for values in column])
+        return flat, np.repeat(np.arange(len(column)), lengths)
+    return np.asarray(column, np.float32), np.arange(len(column))
+
+
+def _target(
+    term: Term, values: Float[np.ndarray, " v"], task: Task, scale: str
+) -> Float[np.ndarray, " v"]:
+    """Returns one stored label as 1, 0, NaN."""
+    missing = np.isnan(values)
+    if scale == "presence":
+        if term.comparison:
+            raise ValueError(
+                f"label {term.label!r} is present or absent, not graded: write {term.label!r} or "
+                f"'not {term.label}'"
+            )
+        _refuse(term.label, values[~missing & ~np.isin(values, (-1, 0, 1))], "1, 0, -1 or NaN")
+        result = np.where(values == -1, np.float32(POLICIES[task.uncertain_as]), values)
+    elif term.comparison:
+        result = np.float32(
+            values == term.value if term.comparison == "=" else values >= term.value
+        )
+    elif scale == "certainty":
+        _refuse(term.label, values[~missing & ((values < 0) | (values > 5))], "0 to 5 or NaN")
+        result = np.float32(values >= task.certainty)
+    else:
+        raise ValueError(
+            f"label {term.label!r} holds grades: say which, as in '{term.label} >= 1' or "
+            f"'{term.label} = 1'"
+        )
+    result = np.where(missing, np.float32(POLICIES[task.missing_as]), result)
+    return np.float32(1) - result if term.negated else np.float32(result)
+
+
+def _refuse(label: str, strange: np.ndarray, expected: str) -> None:
+    if strange.size:
+        raise ValueError(f"label {label!r} holds {strange[0]}; expected {expected}")
+
+
+def _of_readers(
+    votes: Float[np.ndarray, " v"], images: Int[np.ndarray, " v"], num_images: int, rule: str
+) -> Float[np.ndarray, " n"]:
+    """Returns one target an image from its readers' votes; NaN is no vote."""
+    count = np.bincount(images, ~np.isnan(votes), num_images)
+    positive = np.bincount(images, votes == 1, num_images)
+    agreed = {"majority": 2 * positive > count, "any": positive > 0, "all": positive == count}[rule]
+    return np.where(count > 0, np.float32(agreed), np.float32(np.nan))

@@ -1,7 +1,6 @@
 """Tokenizes the sentences of reports, with a tokenizer of the user's or one made of the reports.
 
-The package `tokenizers` does the work. It is an extra ("text") and imported only here, when it is
-needed: encoders are transferred without it.
+The package `tokenizers` does the work. It is an extra ("text") and imported when it is needed.
 """
 
 import contextlib
@@ -25,9 +24,8 @@ def open_tokenizer(given: str, sentences: Sequence[str], size: int, workdir: Pat
       given: a tokenizer.json, a vocab.txt, a folder that holds one of them; or "".
       size: the largest vocabulary that the text encoder has room for.
 
-    Raises:
-      FileNotFoundError, ValueError: `given` is not there, is no tokenizer, or is larger than size.
-      ModuleNotFoundError: the package tokenizers is not installed.
+    Raises FileNotFoundError or ValueError where `given` is not there, is no tokenizer or is larger
+    than `size`; ModuleNotFoundError without the package tokenizers.
     """
     kept = workdir / FILE
     if not kept.is_file() and not given:
@@ -97,7 +95,8 @@ def train(sentences: Sequence[str], size: int) -> Any:
     """
     tokenizers = _library()
     tokenizer = _word_piece({name: index for index, name in enumerate(_SPECIAL)}, lower=True)
-    letters = sorted({letter for text in sentences for letter in _letters(tokenizer, text)})
+    normalized = map(tokenizer.normalizer.normalize_str, sentences)
+    letters = sorted({letter for text in normalized for letter in text} - {" "})
     # The library numbers a word's inner letters ("##a") as it comes upon them, in an order that
     # changes from run to run, and breaks ties by these numbers. As special tokens they come first.
     inner = [f"##{letter}" for letter in letters]
@@ -151,17 +150,13 @@ def _of_vocabulary(path: Path) -> Any:
     if missing:
         raise ValueError(f"{path} is not a vocabulary of BERT's: it lacks {', '.join(missing)}")
     config = path.parent / "tokenizer_config.json"
-    said = _said(config).get("do_lower_case")
+    said = read_json(config).get("do_lower_case") if config.is_file() else None
     if said is not None and not isinstance(said, bool):
         raise ValueError(f"{config}: do_lower_case is neither true nor false")
     capitals = any(token != token.lower() for token in tokens if not token.startswith("["))
     lower = not capitals if said is None else said
     with _naming(f"{path} is not a vocabulary of BERT's"):
         return _word_piece({token: index for index, token in enumerate(tokens)}, lower)
-
-
-def _said(facts: Path) -> dict[str, Any]:
-    return read_json(facts) if facts.is_file() else {}
 
 
 def _word_piece(vocabulary: dict[str, int], lower: bool) -> Any:
@@ -177,10 +172,6 @@ def _word_piece(vocabulary: dict[str, int], lower: bool) -> Any:
     tokenizer.decoder = tokenizers.decoders.WordPiece()
     tokenizer.add_special_tokens([name for name in _SPECIAL if name in vocabulary])
     return tokenizer
-
-
-def _letters(tokenizer: Any, text: str) -> str:
-    return tokenizer.normalizer.normalize_str(text).replace(" ", "")
 
 
 def _library() -> Any:

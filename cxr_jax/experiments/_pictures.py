@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from cxr_jax.data import images, labels
+from cxr_jax.data import images, tasks
 from cxr_jax.data.source import load_source
 from cxr_jax.data.splits import LabelledSplit, image_batches
 from cxr_jax.experiments._transfer_inputs import extract
@@ -207,7 +207,7 @@ def _boxes(
     for row, label, _ in chosen:
         record = source.records[int(test.rows[row])]
         held, name = record["boxes"], test.label_names[label]
-        terms = labels.parse(test.task.labels[name], source.label_names)
+        terms = tasks.parse(test.task.labels[name], source.label_names)
         wanted = {name, *(term.label for term in terms if not term.negated)}
         every = any(term.negated for term in terms)  # "not No Finding": any finding's box
         given = [one.decode() if isinstance(one, bytes) else one for one in held["label"]]

@@ -124,7 +124,7 @@ def usable_classes(
     validation: Shaped[np.ndarray, "v k"],
     label_names: tuple[str, ...] = (),
 ) -> tuple[Int[np.ndarray, " u"], dict[int, str]]:
-    """As `usable_labels`, of exclusive classes (data/labels.py, to_exclusive).
+    """As `usable_labels`, of exclusive classes (data/tasks.py, to_exclusive).
 
     A class without images in train or in validation is not scored. Its images teach nothing about
     the others (`targets_of`): probabilities are those among the scored classes. Raises ValueError

@@ -90,7 +90,7 @@ def with_layer_decay(
 class Trainer:
     """One encoder's compiled step and scores, for every learning rate.
 
-    Where the task of `train` is exclusive, its targets must be as data/labels.py's to_exclusive
+    Where the task of `train` is exclusive, its targets must be as data/tasks.py's to_exclusive
     gives them: the loss and the scores are then those of a softmax over the classes.
     """
 

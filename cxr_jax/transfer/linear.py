@@ -131,7 +131,7 @@ def linear_probes(
     The subsets are label fractions and seeds: each has its own standardisation, its own choice of C
     and the result that it has alone. One compiled program serves subsets of like size.
 
-    Targets are 0, 1 or NaN (missing); of exclusive classes they must be as data/labels.py's
+    Targets are 0, 1 or NaN (missing); of exclusive classes they must be as data/tasks.py's
     to_exclusive gives them, and one C is chosen for all, by the mean of the classes' AUROC. Ties in
     validation AUROC go to the smaller validation log-loss, then to the smaller C. A label with one
     class only in train or in validation is not scored, with its reason. Raises ValueError, naming

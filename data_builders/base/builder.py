@@ -36,7 +36,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import file_adapters
 from tensorflow_datasets.core import splits as tfds_splits
 
-from cxr_jax.data import schema, seen_images, tasks
+from cxr_jax.data import dataset_info, seen_images, tasks
 from cxr_jax.io import dicom
 from data_builders.base import contact_sheet, counts, folders, parallel, records, write
 from data_builders.base.records import BuildError, Record, Skipped
@@ -176,7 +176,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _info(self) -> tfds.core.DatasetInfo:
         has = self.READERS, self.HAS_BOXES, self.HAS_REPORTS
-        features = schema.make_features(self.label_names(), *has, self.ENCODING)
+        features = dataset_info.make_features(self.label_names(), *has, self.ENCODING)
         metadata = tfds.core.MetadataDict(
             label_names=list(self.label_names()),
             label_scale=self.LABEL_SCALE,

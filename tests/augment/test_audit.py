@@ -14,8 +14,8 @@ from PIL import Image
 
 from cxr_jax import config as config_file
 from cxr_jax.augment import audit
-from cxr_jax.data.boxes import load_boxes
 from cxr_jax.data.dataset_info import find_folder
+from cxr_jax.data.splits import load_boxes
 
 _ROOT = Path(__file__).parents[2]
 _FEW = ("--config=configs/byol.py:demo", "--num_draws=20")

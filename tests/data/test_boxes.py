@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cxr_jax.data.boxes import load_boxes
 from cxr_jax.data.source import load_source
+from cxr_jax.data.splits import load_boxes
 
 
 def test_boxes_are_those_of_the_records(data_dir):

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from cxr_jax.data.labels import targets, to_exclusive, uncertain
-from cxr_jax.data.tasks import Task
+from cxr_jax.data.tasks import Task, targets, to_exclusive, uncertain
 
 NAN = np.nan
 RAW = {"Edema": np.array([1, 0, -1, NAN]), "No Finding": np.array([0, 1, 0, NAN])}

@@ -118,10 +118,9 @@ def _sound(folder: Path) -> Sound:
 
 def _images(data_dir: Path, split: str) -> dict[str, Any]:
     """Returns all that runs read of a split, by image."""
-    from cxr_jax.data import boxes as boxed
     from cxr_jax.data import dataset_info, images, reader, seen_images
     from cxr_jax.data.source import load_source
-    from cxr_jax.data.splits import load_split
+    from cxr_jax.data.splits import load_boxes, load_split
 
     source = load_source("images", str(data_dir), split)
     records = [source.records[row] for row in range(len(source))]
@@ -137,7 +136,7 @@ def _images(data_dir: Path, split: str) -> dict[str, Any]:
         reports = reader.read_columns(builder, split, ("report",))["report"]
     labelled = load_split("images", str(data_dir), split)
     try:
-        boxes = boxed.load_boxes("images", str(data_dir), split)
+        boxes = load_boxes("images", str(data_dir), split)
         corners, places = np.round(boxes.boxes, 5).tolist(), boxes.images.tolist()
     except ValueError as error:
         if "no image of" not in str(error):
