@@ -10,8 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from cxr_jax.data.dataset_info import open_built
-from cxr_jax.data.reader import read_columns
 from cxr_jax.data.source import Source
 
 OF = ("study", "patient")  # what two images of a pair may have in common
@@ -109,8 +107,7 @@ def find_partners(source: Source, of: str) -> Partners:
     if of not in OF:
         raise ValueError(f"config.data.pairs={of!r}: choose {' or '.join(OF)}, or '' for no pairs")
     names = ("patient_id", "study_id")[: 2 if of == "study" else 1]
-    columns = read_columns(open_built(source.folder), source.split, names)
-    found = by_group(*([column[row] for row in source.rows] for column in columns.values()))
+    found = by_group(*source.columns(names).values())
     if (found.size == 1).all():
         other = "; config.data.pairs=patient pairs images of a patient" if of == "study" else ""
         raise ValueError(

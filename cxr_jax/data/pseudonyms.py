@@ -69,17 +69,13 @@ def hashed(key: bytes, what: str, owner: str, ids: Iterable[str]) -> tuple[str, 
 def _make(path: Path) -> None:
     """Makes the file whole or not at all; if another process is faster, its secret stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = secrets.token_hex(_LENGTH // 2) + "\n"
-    descriptor, name = tempfile.mkstemp(prefix=f"{FILE}.", dir=path.parent)  # of mode 600
-    try:
-        with open(descriptor, "w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(descriptor)
+    # Of mode 600, and removed at the end of the block.
+    with tempfile.NamedTemporaryFile("w", prefix=f"{FILE}.", dir=path.parent) as stream:
+        stream.write(secrets.token_hex(_LENGTH // 2) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
         with contextlib.suppress(FileExistsError):
-            _name(Path(name), path)
-    finally:
-        os.unlink(name)
+            _name(Path(stream.name), path)
 
 
 def _name(made: Path, path: Path) -> None:

@@ -21,8 +21,6 @@ from jaxtyping import Bool, Int
 
 from cxr_jax.config import Section, check_fields
 from cxr_jax.data import order, tokenizer
-from cxr_jax.data.dataset_info import open_built
-from cxr_jax.data.reader import read_columns
 from cxr_jax.data.source import Source
 
 _FIELDS = ("sections", "max_tokens", "tokenizer", "vocabulary")
@@ -151,8 +149,7 @@ def _read(source: Source) -> list[str]:
             + (f", because it is of an older version; build it again: {again}" if drawn else "")
             + "; indiana_university, mimic_cxr and padchest have them" * (not drawn)
         )
-    texts = read_columns(open_built(source.folder), source.split, ("report",))["report"]
-    return [texts[row] for row in source.rows]
+    return source.columns(("report",))["report"]
 
 
 def _check(fields: Section) -> None:

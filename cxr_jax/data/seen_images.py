@@ -182,15 +182,6 @@ def close_hashes(
     return Pairs(i, j, bits, np.full(len(i), np.nan))
 
 
-def looks_known(images: ImageHashes, known: ImageHashes) -> Bool[np.ndarray, " n"]:
-    """Returns which of `images` look like one in `known`: hashes within MAX_DISTANCE bits."""
-    unique, place = np.unique(images.phash, return_inverse=True)
-    others = np.unique(known.phash)
-    alike = np.zeros(len(unique), bool)
-    alike[close_hashes(unique, others, MAX_DISTANCE).a] = True
-    return alike[place]
-
-
 def shared_patients(a: ImageHashes, b: ImageHashes) -> set[str]:
     """Returns the patients, as hashes, of whom both have images."""
     return (set(a.patient.tolist()) & set(b.patient.tolist())) - {""}
@@ -258,12 +249,15 @@ def seen_in_training(
 
 
 def compare(images: ImageHashes, known: ImageHashes) -> Seen:
-    """Returns which of `images` are of patients, or look like images, that are in `known`."""
+    """Returns the `images` that are of patients in `known`, or within MAX_DISTANCE bits of one."""
     patients = shared_patients(images, known)
     of_patient = None
     if (images.patient != "").any() and (known.patient != "").any():
         of_patient = np.array([patient in patients for patient in images.patient], bool)
-    return Seen(of_patient, looks_known(images, known))
+    unique, place = np.unique(images.phash, return_inverse=True)
+    alike = np.zeros(len(unique), bool)
+    alike[close_hashes(unique, np.unique(known.phash), MAX_DISTANCE).a] = True
+    return Seen(of_patient, alike[place])
 
 
 def seen_by_encoder(spec: str, source: Source) -> Seen | None:

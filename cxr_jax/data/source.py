@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from cxr_jax.data import pseudonyms
 from cxr_jax.data.dataset_info import find_folder, find_seen_images, open_built, read_metadata
-from cxr_jax.data.reader import Records
+from cxr_jax.data.reader import Records, read_columns
 
 
 class ChosenRecords:
@@ -54,6 +54,11 @@ class Source(NamedTuple):
         fields = {name: getattr(self, name) for name in self._fields}
         # Not _replace, which a NamedTuple with a length of its own confuses.
         return Source(**fields | {"records": ChosenRecords(self.records, rows)})
+
+    def columns(self, names: Sequence[str]) -> dict[str, list[Any]]:
+        """Reads fields of these examples, as reader.read_columns those of a whole split."""
+        whole = read_columns(open_built(self.folder), self.split, names)
+        return {name: [column[row] for row in self.rows] for name, column in whole.items()}
 
     @property
     def rows(self) -> Int[np.ndarray, "n"]:

@@ -46,18 +46,11 @@ class LabelledSplit(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "LabelledSplit":
         """Returns the split with these rows alone, in this order."""
-        return self._replace(
-            rows=self.rows[rows],
-            targets=self.targets[rows],
-            uncertain=self.uncertain[rows],
-            image_ids=tuple(self.image_ids[i] for i in rows),
-            patient_ids=tuple(self.patient_ids[i] for i in rows),
-            **{
-                field: tuple(getattr(self, field)[i] for i in rows)
-                for field in ("sexes", "ages", "projections")
-                if getattr(self, field)
-            },
-        )
+        arrays = {name: getattr(self, name)[rows] for name in ("rows", "targets", "uncertain")}
+        names = ("image_ids", "patient_ids", "sexes", "ages", "projections")
+        given = {name: getattr(self, name) for name in names if getattr(self, name)}
+        chosen = {name: tuple(values[i] for i in rows) for name, values in given.items()}
+        return self._replace(**arrays, **chosen)
 
 
 def load_split(
@@ -84,7 +77,7 @@ def load_split(
     field = "projection" if "projection" in source.fields else "view"  # its name in older datasets
     stored_labels = [f"labels/{label}" for label in source.label_names]
     names = ("image_id", "patient_id", field, "sex", "age", *stored_labels)
-    columns = read_columns(open_built(source.folder), split, names)
+    columns = source.columns(names)
     projections = columns[field]
     wanted = chosen.projections
     rows = np.array([i for i, one in enumerate(projections) if not wanted or one in wanted])
