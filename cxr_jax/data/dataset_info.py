@@ -183,9 +183,7 @@ def make_features(
 ) -> tfds.features.FeaturesDict:
     """Returns the example that every dataset stores, as TFDS features.
 
-    Args:
-      readers: each label holds one value a reader.
-      encoding: "jpeg" or "png".
+    readers: each label holds one value a reader. encoding: of images, "jpeg" or "png".
     """
     text, number = tfds.features.Text(), tfds.features.Scalar(np.float32)
     features: dict[str, Any] = {

@@ -58,9 +58,8 @@ def hashed(key: bytes, what: str, owner: str, ids: Iterable[str]) -> tuple[str, 
     >>> hashed(b"secret", "image", "jsrt", ["JPCLN001"])
     ('idd3a4bfe07550224',)
 
-    Args:
-      what: "image", "patient" or "study"; an image and a patient of one number differ.
-      owner: whose numbers they are: equal for datasets that share them.
+    `what` is "image", "patient" or "study": an image and a patient of one number differ. `owner` is
+    whose numbers they are: equal for datasets that share them.
     """
     digests = (hmac.digest(key, f"{what}/{owner}/{one}".encode(), "sha256") for one in ids)
     return tuple(what[0] + digest.hex()[:16] for digest in digests)

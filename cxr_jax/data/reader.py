@@ -193,9 +193,8 @@ def read_columns(
     TFDS makes an array of every field of every example; here the wanted ones alone are looked at,
     which reads the labels of 100,000 images in seconds.
 
-    Args:
-      names: of text and numbers, also within a dict ("labels/Edema") or a sequence of dicts
-        ("boxes/label"); sequences come as lists.
+    `names` are of text and numbers, also within a dict ("labels/Edema") or a sequence of dicts
+    ("boxes/label"); sequences come as lists.
 
     Raises as Records, and ValueError where the examples have no such field.
     """

@@ -84,9 +84,9 @@ def make(dataset: str, owner: str, images: Mapping[str, Iterable[tuple[str, str]
         for split, of_split in images.items()
         for row, (patient, phash) in enumerate(of_split)
     ]
-    of_type = (np.str_, np.str_, np.int64, np.str_, np.uint64)
-    values = zip(*columns) if columns else [()] * len(of_type)
-    return ImageHashes(*(np.array(list(v), t) for v, t in zip(values, of_type)))
+    types = (np.str_, np.str_, np.int64, np.str_, np.uint64)
+    values = zip(*columns) if columns else [()] * len(types)
+    return ImageHashes(*(np.array(list(v), t) for v, t in zip(values, types)))
 
 
 def union(a: ImageHashes, b: ImageHashes) -> ImageHashes:
@@ -99,10 +99,7 @@ def union(a: ImageHashes, b: ImageHashes) -> ImageHashes:
 
 
 def write(path: Path, images: ImageHashes, unknown_start: str = "") -> None:
-    """Writes seen_images.parquet; an image takes some 25 bytes.
-
-    unknown_start: the encoder that a pretraining started from, if nobody knows what that had seen.
-    """
+    """Writes seen_images.parquet, some 25 bytes an image; unknown_start is as of Seen."""
     table = pa.table(dict(zip(_COLUMNS, images)))
     if unknown_start:
         table = table.replace_schema_metadata({_UNKNOWN_START: unknown_start})
@@ -165,9 +162,8 @@ def close_hashes(
     >>> close_hashes(np.uint64([1, 7]), np.uint64([3]), max_distance=1).distance
     array([1, 1])
 
-    Args:
-      within: a and b are the same images: each pair once, none with itself.
-      step: called for every hash of `a` that is done.
+    within: a and b are the same images: each pair once, none with itself. step: called after each
+    hash of `a`.
     """
     rows = max(1, _BLOCK // max(1, len(b)))
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []

@@ -30,23 +30,17 @@ Column = Sequence[Any] | np.ndarray
 class Task(NamedTuple):
     """The labels that are scored, and how they are read.
 
-    Attributes:
-      labels: reported name -> an expression of stored labels: "Edema", "not No Finding",
-        "Edema severity = 2", "Edema severity >= 1", "Mass | Nodule" (either).
-      uncertain_as, missing_as: what -1 and NaN count as: zeros, ones or ignore (no target).
-      readers: majority (more than half), any or all.
-      certainty: from which certainty on a finding counts as present.
-      projections: images that take part, by projection; () is all.
-      exclusive: its labels are classes of which every image has exactly one.
+    labels: reported name -> an expression of stored labels: "Edema", "not No Finding",
+      "Edema severity = 2", "Edema severity >= 1", "Mass | Nodule" (either).
     """
 
     labels: dict[str, str]
-    uncertain_as: str = "zeros"
-    missing_as: str = "ignore"
-    readers: str = "majority"
-    certainty: float = 3.0
-    projections: tuple[str, ...] = ()
-    exclusive: bool = False
+    uncertain_as: str = "zeros"  # what -1 counts as: zeros, ones or ignore (no target)
+    missing_as: str = "ignore"  # what NaN counts as
+    readers: str = "majority"  # more than half, any or all
+    certainty: float = 3.0  # from which on a finding counts as present
+    projections: tuple[str, ...] = ()  # of the images that take part; () is all
+    exclusive: bool = False  # every image has exactly one of the labels
 
 
 class Term(NamedTuple):
@@ -100,8 +94,7 @@ def check_policies(task: Task) -> None:
         )
     fields = {"uncertain_as": POLICIES, "missing_as": POLICIES, "readers": READERS}
     for field, known in fields.items():
-        value = getattr(task, field)
-        if value not in known:
+        if (value := getattr(task, field)) not in known:
             raise ValueError(
                 f"config.{field}={value!r} is not a policy; choose one of {', '.join(known)}"
             )
@@ -168,10 +161,8 @@ def find_task(
     >>> find_task("mine", ["Edema", "Mass"], {}, "Mass").labels
     {'Mass': 'Mass'}
 
-    Args:
-      named: the tasks of `dataset`.
-      changes: fields that replace the task's own; empty values change nothing, projections of
-        ("any",) lift the task's restriction.
+    `named` are the dataset's own tasks; `changes` replace fields of the task: empty values change
+    nothing, projections of ("any",) lift its restriction.
 
     Raises ValueError where it is neither a task nor labels of the dataset; for unknown policies.
     """

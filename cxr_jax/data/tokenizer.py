@@ -20,9 +20,8 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 def open_tokenizer(given: str, sentences: Sequence[str], size: int, workdir: Path) -> Any:
     """Opens the tokenizer of a run: that of its workdir, else `given`, else one of `sentences`.
 
-    Args:
-      given: a tokenizer.json, a vocab.txt, a folder that holds one of them; or "".
-      size: the largest vocabulary that the text encoder has room for.
+    `given` is a tokenizer.json, a vocab.txt, a folder that holds one of them, or ""; `size` the
+    largest vocabulary that the text encoder has room for.
 
     Raises FileNotFoundError or ValueError where `given` is not there, is no tokenizer or is larger
     than `size`; ModuleNotFoundError without the package tokenizers.
@@ -44,10 +43,9 @@ def open_tokenizer(given: str, sentences: Sequence[str], size: int, workdir: Pat
 def load(path: Path) -> Any:
     """Reads a Hugging Face tokenizer.json or BERT's vocab.txt, in a folder the first of them.
 
-    A vocab.txt does not say whether text becomes lower case: tokenizer_config.json beside it does
-    (`do_lower_case`), and without that it does unless some token has a capital.
-
-    Raises FileNotFoundError or ValueError, naming the file.
+    Text becomes lower case for a vocab.txt if tokenizer_config.json beside it says so
+    (`do_lower_case`), or without that unless some token has a capital. Raises FileNotFoundError or
+    ValueError, naming the file.
     """
     if path.is_dir():
         files = [path / name for name in ("tokenizer.json", "vocab.txt")]
@@ -117,10 +115,9 @@ def train(sentences: Sequence[str], size: int) -> Any:
 
 
 def encode(tokenizer: Any, sentences: Sequence[str], max_tokens: int) -> list[list[int]]:
-    """Returns the numbers of each sentence's tokens, including those of its beginning and end.
+    """Returns the numbers of each sentence's first `max_tokens` tokens, beginning and end included.
 
-    Of a longer sentence the first `max_tokens`, its end kept. Raises ValueError for a tokenizer
-    that gives none, or numbers beyond its vocabulary.
+    Raises ValueError for a tokenizer that gives none, or numbers beyond its vocabulary.
     """
     with _naming("the tokenizer cannot be used"):
         tokenizer.no_padding()
