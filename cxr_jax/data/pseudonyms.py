@@ -68,13 +68,16 @@ def hashed(key: bytes, what: str, owner: str, ids: Iterable[str]) -> tuple[str, 
 def _make(path: Path) -> None:
     """Makes the file whole or not at all; if another process is faster, its secret stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of mode 600, and removed at the end of the block.
-    with tempfile.NamedTemporaryFile("w", prefix=f"{FILE}.", dir=path.parent) as stream:
-        stream.write(secrets.token_hex(_LENGTH // 2) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    descriptor, name = tempfile.mkstemp(prefix=f"{FILE}.", dir=path.parent)  # of mode 600
+    try:  # not NamedTemporaryFile, which leaves its file when the disk is full
+        with open(descriptor, "w") as stream:
+            stream.write(secrets.token_hex(_LENGTH // 2) + "\n")
+            stream.flush()
+            os.fsync(descriptor)
         with contextlib.suppress(FileExistsError):
-            _name(Path(stream.name), path)
+            _name(Path(name), path)
+    finally:
+        os.unlink(name)
 
 
 def _name(made: Path, path: Path) -> None:
