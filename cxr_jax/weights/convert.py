@@ -92,7 +92,7 @@ def _join(
 ) -> jax.Array:
     """Returns the variable called `leaf`, of `shape`. Raises ValueError for other arrays."""
     kernel = leaf == "kernel"
-    expected = _torch_shape(shape) if kernel else shape
+    expected = to_torch(np.broadcast_to(0, shape)).shape if kernel else shape
     parts = [arrays[key] for key in source.keys]
     described = " and ".join(f"{key} {part.shape}" for key, part in zip(source.keys, parts))
     try:
@@ -102,11 +102,6 @@ def _join(
     if joined.shape != expected:
         raise ValueError(f"{described} where {expected} is expected")
     return jnp.asarray(from_torch(joined) if kernel else joined)
-
-
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    order = (3, 2, 0, 1) if len(shape) == 4 else (1, 0)
-    return tuple(shape[axis] for axis in order)
 
 
 def from_torch(kernel: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A pretrained encoder of any origin: what to build, its variables, and its image size."""
+"""A pretrained encoder of any origin, and the features that it gives of images."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +16,7 @@ from PIL import Image
 from cxr_jax import models
 from cxr_jax.io.text import plain
 from cxr_jax.training import xla
+from cxr_jax.weights.convert import errors_naming
 
 _LARGEST = 100_000  # number in a model's config
 
@@ -131,7 +132,10 @@ class ImageEncoder:
 
     def _square(self, image: str | Path | np.ndarray, name: str) -> Float[np.ndarray, "size size"]:
         if isinstance(image, str | Path):
-            image = _read(Path(image), self.image_size)
+            from cxr_jax.io.image_io import read_image  # pydicom, which arrays do without
+
+            with errors_naming(image):
+                image = read_image(Path(image), shorter_side=self.image_size)
         if image.ndim == 3 and image.shape[-1] == 1:
             image = image[..., 0]
         if image.ndim != 2 or 0 in image.shape:
@@ -145,21 +149,12 @@ class ImageEncoder:
 
 
 def _one_by_one(images: object) -> Iterator[tuple[str | Path | np.ndarray, str]]:
-    """Every image, and its name in errors."""
+    """Yields every image, and its name in errors."""
     if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim == 2):
         images = [images]
     for index, image in enumerate(images):
         is_path = isinstance(image, str | Path)
         yield image if is_path else np.asarray(image), str(image) if is_path else f"image {index}"
-
-
-def _read(path: Path, size: int) -> np.ndarray:
-    from cxr_jax.io.image_io import ImageError, read_image
-
-    try:
-        return read_image(path, shorter_side=size)
-    except ImageError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _unit(image: np.ndarray, name: str) -> Float[np.ndarray, "h w"]:

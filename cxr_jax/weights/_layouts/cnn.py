@@ -121,12 +121,11 @@ def _read_densenet(
     }
     layers = {tuple(key.split(".")[1:3]) for key in arrays if ".denselayer" in key}
     sizes = [sum(block == b for b, _ in layers) for block in sorted({block for block, _ in layers})]
-
-    def difference(variant: str) -> int:
-        known = densenet.VARIANTS[variant]
-        return sum(abs(a - b) for a, b in zip_longest(known, sizes, fillvalue=0))
-
-    variant = min(densenet.VARIANTS, key=difference)
+    differences = {
+        variant: sum(abs(a - b) for a, b in zip_longest(known, sizes, fillvalue=0))
+        for variant, known in densenet.VARIANTS.items()
+    }
+    variant = min(differences, key=differences.get)
     model = {"name": "densenet", "variant": variant, **pixels}
     if negative_slope:
         model["negative_slope"] = negative_slope
