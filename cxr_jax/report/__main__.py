@@ -51,17 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "images and calibration is not judged",
     )
     given = parser.parse_args(arguments)
-    if len(given.paths) == 1 and (given.paths[0] / "cells.json").is_file():
+    first, *others = given.paths
+    if not others and (first / "cells.json").is_file():
         if given.images or given.score_kind:
-            parser.error(
-                "--images and --score_kind are for files of predictions, not for a WORKDIR"
-            )
-        return benchmark.write(given.paths[0], given.num_resamples)
+            parser.error("--images and --score_kind are for files of predictions, not a WORKDIR")
+        return benchmark.write(first, given.num_resamples)
     paths, images = given.paths, given.images
-    if len(paths) == 1 and paths[0].is_dir():
-        table = paths[0] / "films.parquet"
+    if not others and first.is_dir():
+        table = first / "films.parquet"
         images = images or (table if table.is_file() else None)
-        paths = [*paths, *sorted(paths[0].glob("baselines/*"))]
+        paths = [first, *sorted(first.glob("baselines/*"))]
     return compare_files(paths, given.out, given.num_resamples or 1000, images, given.score_kind)
 
 
@@ -115,7 +114,7 @@ def compare_files(
         comparisons,
         [
             f"95 % intervals from {num_resamples:,} resamples of the test patients.",
-            "Made from predictions alone: how the models were trained and chosen is not known.",
+            "Made from predictions alone: how the models were trained is not known here.",
         ],
         notes,
         {name: path.as_posix() for name, path in zip(names, paths)},

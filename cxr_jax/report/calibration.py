@@ -18,7 +18,7 @@ _NUM_BINS = 10
 
 READING = (
     "Do images that are given a probability of .3 have the finding three times in ten? The nearer "
-    "to the diagonal, the better. Above it a model says too little, below it too much. Each point "
+    "to the diagonal, the better: above it probabilities are too low, below it too high. A point "
     f"is one of {_NUM_BINS} bins of equally many images (fewer where probabilities are equal). "
     "Light lines are Wilson's 95 % intervals of the observed rates, which take images as "
     "independent. AUROC says nothing about this: it only asks how scores rank images.",

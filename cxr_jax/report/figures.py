@@ -61,8 +61,8 @@ def legend(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
     """Writes the runs' names above the figure, as many beside each other as its width holds."""
     if len(names) == 1:
         return
-    width = figure.get_figwidth()
-    columns = max(1, min(len(names), int(width / (0.6 + 0.085 * max(map(len, names))))))
+    fit = int(figure.get_figwidth() / (0.6 + 0.085 * max(map(len, names))))
+    columns = max(1, min(len(names), fit))
     handles, _ = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False)
 
@@ -204,14 +204,11 @@ def roc_curve(
     known = ~np.isnan(targets)
     targets, scores = targets[known], scores[known]
     order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(targets[order] == 1)
-    misses = np.cumsum(targets[order] == 0)
-    ranked = scores[order]
+    ranked, outcomes = scores[order], targets[order]
     last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
-    return (
-        np.concatenate([[0.0], misses[last] / max(misses[-1], 1)]),
-        np.concatenate([[0.0], hits[last] / max(hits[-1], 1)]),
-    )
+    counts = [np.cumsum(outcomes == kind) for kind in (0, 1)]
+    rates = [np.concatenate([[0.0], count[last] / max(count[-1], 1)]) for count in counts]
+    return rates[0], rates[1]
 
 
 def label_curves(path: Path, title: str, curves: Mapping[str, Sequence[Any]]) -> None:

@@ -30,21 +30,16 @@ _MAX_BYTES = 1_000_000  # pages hold their pictures
 
 
 class Case(NamedTuple):
-    """A test image with regard to one label.
+    """A test image with regard to one label."""
 
-    number: what the reader calls the image. lower: the share of the other test images that scored
-    lower. kind: why it was chosen, in words, or "". heat: what raises the score, 0 or more, of any
-    size. boxes: of the label, y0, x0, y1, x1 in fractions of the image.
-    """
-
-    number: int
+    number: int  # the reader's name for the image
     image: UInt8[np.ndarray, "h w"]
     label: str
     target: float  # 1, 0, NaN
-    lower: float
-    kind: str
-    heat: Float[np.ndarray, "i j"] | None
-    boxes: Float[np.ndarray, "n 4"]
+    lower: float  # share of the other test images that scored lower
+    kind: str  # why it was chosen, in words, or ""
+    heat: Float[np.ndarray, "i j"] | None  # what raises the score, 0 or more, of any size
+    boxes: Float[np.ndarray, "n 4"]  # of the label: y0, x0, y1, x1 in fractions of the image
 
 
 class Neighbour(NamedTuple):
@@ -195,9 +190,8 @@ def _describe(axes: Axes, case: Case) -> None:
     lines = [(f"Image {case.number}", {"fontweight": "bold"})]
     colour = {"color": _colour(case.target), "fontweight": "bold"}
     lines += [(part, colour) for part in textwrap.wrap(_state(case), 38)]
-    told = [rank_in_words(case.lower), case.kind]
-    told.append("boxed in the dataset" if len(case.boxes) else "")
-    for said in filter(None, told):
+    boxed = "boxed in the dataset" if len(case.boxes) else ""
+    for said in filter(None, (rank_in_words(case.lower), case.kind, boxed)):
         lines += [(part, {}) for part in textwrap.wrap(said, 42)]
     for place, (text, style) in enumerate(lines):
         style = {"fontsize": 8, "color": INK, "verticalalignment": "top"} | style
@@ -261,7 +255,6 @@ _CHOSEN = (
 )
 _NAMED = "Those of the test set were named (config.pictures.images)."
 EITHER_WAY = f"{_SHOWN}{_CHOSEN}; or they were named."
-_IDS = "pictures/films.csv"
 
 
 def drawn(workdir: Path) -> dict[str, Picture]:
@@ -278,8 +271,9 @@ def blocks(workdir: Path) -> list[Block]:
     pictures = drawn(workdir)
     if not pictures:
         return []
-    ids = f" {_IDS} says which images these are." if (workdir / _IDS).is_file() else ""
-    page = [Heading("Images"), Text(_how_chosen(workdir) + ids)]
+    ids = "pictures/films.csv"
+    which = f" {ids} says which images these are." if (workdir / ids).is_file() else ""
+    page = [Heading("Images"), Text(_how_chosen(workdir) + which)]
     for meaning, picture in pictures.items():
         page += [Text(meaning), picture]
     return page

@@ -9,7 +9,8 @@ has no linear probe of ImageNet: in Table 5 that column is the fine-tuned model 
 import csv
 import functools
 from importlib import resources
-from typing import NamedTuple
+
+from cxr_jax.report.tables import Value
 
 # Where our protocol is one of the study's tables.
 TABLES = {"finetune": "Table 4", "linear": "Table 5"}
@@ -19,31 +20,23 @@ CITATION = (
 )
 
 
-class Published(NamedTuple):
-    """AUROC with its 95 % limits, which an average does not have."""
-
-    auroc: float
-    low: float | None
-    high: float | None
-
-
 @functools.cache
-def tables() -> dict[tuple[str, str], dict[str, Published]]:
+def tables() -> dict[tuple[str, str], dict[str, Value]]:
     """Returns (protocol, encoder) -> dataset -> what the study prints; "average" is a dataset here.
 
     >>> tables()["linear", "REFERS"]["nih_chestxray14"].auroc
     0.797
     """
-    found: dict[tuple[str, str], dict[str, Published]] = {}
+    found: dict[tuple[str, str], dict[str, Value]] = {}
     text = (resources.files("cxr_jax.report") / "published.csv").read_text()
     for row in csv.DictReader(text.splitlines()):
         limits = (float(row[end]) if row[end] else None for end in ("low", "high"))
         encoder = found.setdefault((row["protocol"], row["encoder"]), {})
-        encoder[row["dataset"]] = Published(float(row["auroc"]), *limits)
+        encoder[row["dataset"]] = Value(float(row["auroc"]), *limits)
     return found
 
 
-def beside(protocol: str, datasets: list[str]) -> dict[str, dict[str, Published]]:
+def beside(protocol: str, datasets: list[str]) -> dict[str, dict[str, Value]]:
     """Returns encoder of the study -> our name of a dataset -> its figure; empty where it has none.
 
     A dataset of ours is known by the name of its builder, "nih_chestxray14/256" too; a task other

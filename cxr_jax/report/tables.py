@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cxr_jax.io.json import read_json
 from cxr_jax.report.blocks import Table
@@ -63,6 +63,19 @@ def with_interval(row: Mapping[str, Any], field: str = "auroc") -> str:
 def two_lines(text: str) -> str:
     """Puts the interval on a second line, which tables set small."""
     return text.replace(" [", "\n[")
+
+
+class Value(NamedTuple):
+    """AUROC and its 95 % limits; None where there is no such number."""
+
+    auroc: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def words(self) -> str:
+        """The number, the interval on a second line."""
+        return two_lines(with_interval(self._asdict()))
 
 
 def listed(drawn: Sequence[str], labels: Sequence[str]) -> str:

@@ -63,7 +63,7 @@ def write_report(
         parts, found = calibration.blocks(path, named, labels, num_resamples, caption)
         reading = map(Text, calibration.READING if found else ())
         page += [Heading("Calibration"), *reading, *parts]
-    page += _subgroups(runs, labels, num_resamples)
+        page += _subgroups(runs, labels, num_resamples)
     page += panels.blocks(workdir)
     page += [Heading("How it was measured"), Bullets(protocol)]
     page += [Heading("To know"), Bullets(notes)] if notes else []
@@ -190,7 +190,7 @@ def _unseen(runs: Sequence[Run], num_resamples: int, untrained: str) -> list[Blo
 
 def _subgroups(runs: Sequence[Run], labels: Sequence[str], num_resamples: int) -> list[Block]:
     images = next((run.images for run in runs if run.images is not None), None)
-    if images is None or not labels:
+    if images is None:
         return []
     first = take_labels(runs[0].predictions, labels)
     aligned = [(run.name, align(first, take_labels(run.predictions, labels))) for run in runs]

@@ -134,8 +134,7 @@ def read_grid(workdir: Path) -> Grid:
 
 def _cell(entry: dict) -> Cell:
     entry = _with_new_names(entry)
-    seen = entry["seen"]
-    if seen is not None:
+    if (seen := entry["seen"]) is not None:
         seen = _with_new_names(seen)
         patients = None if seen["patients"] is None else int(seen["patients"])
         seen = Seen(patients, int(seen["images"]), int(seen["test_images"]))

@@ -102,7 +102,8 @@ def _verdicts(workdir: Path, grid: Grid, found: _Verdicts) -> list[Block]:
         Heading(f"Verdicts against {grid.reference}"),
         Text(
             "In each cell: the verdict, the difference in AUROC with its 95 % interval, and the "
-            "smallest difference that these images would have shown (detectable from)."
+            "minimum detectable difference, the smallest that these images could have shown. "
+            "“How it was measured” says what the verdicts mean."
         ),
     ]
     for protocol in grid.protocols:
@@ -156,9 +157,10 @@ def _equivalences(grid: Grid, measured: Measured, protocol: str, dataset: str) -
 
 
 def _test_sets(grid: Grid, measured: Measured) -> list[Block]:
-    sizes = {}
-    for (_, dataset, _), place in measured.places.items():
-        sizes[dataset] = f"{dataset}: {place.images:,} images of {place.patients:,} patients."
+    sizes = {
+        dataset: f"{dataset}: {place.images:,} images of {place.patients:,} patients."
+        for (_, dataset, _), place in measured.places.items()
+    }
     return [
         Heading("Test sets, and what the encoders had seen of them"),
         Bullets([sizes[name] for name in grid.datasets if name in sizes]),
@@ -173,12 +175,12 @@ def _test_sets(grid: Grid, measured: Measured) -> list[Block]:
 
 
 def _method(grid: Grid, measured: Measured, num_resamples: int) -> list[Block]:
-    margin = tables.number(MARGIN)
-    sentences = [one.format(resamples=num_resamples, margin=margin) for one in text.METHOD]
+    facts = dict(resamples=num_resamples, margin=tables.number(MARGIN))
+    sentences = [one.format(**facts) for one in text.METHOD]
     page: list[Block] = []
     if measured.failed:
-        header = ["encoder", "dataset", "protocol", "patients", "seeds", "state", "reason"]
-        page += [Heading("Cells without a result"), Table(header, text.problems(measured.failed))]
+        names = ("encoder", "dataset", "protocol", "training patients", "seeds", "state", "reason")
+        page += [Heading("Cells without a result"), Table(names, text.problems(measured.failed))]
     if measured.notes:
         page += [Heading("To know"), Bullets(list(dict.fromkeys(measured.notes)))]
     return [*page, Heading("How it was measured"), Bullets(sentences)]

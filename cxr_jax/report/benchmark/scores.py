@@ -67,9 +67,7 @@ class Score(NamedTuple):
     def take(self, seeds: Sequence[int]) -> "Score":
         """Returns the score of these seeds alone."""
         rows = [self.seeds.index(seed) for seed in seeds]
-        return self._replace(
-            seeds=tuple(seeds), auroc=self.auroc[rows], replicates=self.replicates[rows]
-        )
+        return Score(tuple(seeds), self.images, self.auroc[rows], self.replicates[rows])
 
 
 class Place(NamedTuple):

@@ -12,6 +12,7 @@ from cxr_jax.report import published, tables
 from cxr_jax.report.benchmark.grid import Cell, Grid, percent
 from cxr_jax.report.benchmark.scores import Measured, Score
 from cxr_jax.report.blocks import Block, Heading, Table
+from cxr_jax.report.tables import Value
 from cxr_jax.stats.verdict import Comparison
 from cxr_jax.transfer.image_table import beyond_chance
 
@@ -36,24 +37,11 @@ def title_of(protocol: str) -> str:
     return _TITLES.get(protocol, protocol)
 
 
-class Value(NamedTuple):
-    """AUROC and its 95 % limits; None where there is no such number."""
-
-    auroc: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def words(self) -> str:
-        """The number, the interval on a second line."""
-        return tables.two_lines(tables.with_interval(self._asdict()))
-
-
 class StudyTable(NamedTuple):
     """Encoders by datasets, as the study's Tables 4 and 5, with its figures below ours.
 
-    A row holds one value per dataset and last the mean over `averaged`, the datasets on which every
-    encoder of ours has a score.
+    A row ends with the mean over `averaged`, the datasets on which every encoder of ours has a
+    score.
     """
 
     protocol: str
@@ -86,10 +74,7 @@ def study_table(measured: Measured, grid: Grid, protocol: str) -> StudyTable:
     for encoder in grid.encoders:
         own = {name: found[encoder] for name, found in scores.items() if encoder in found}
         ours[encoder] = row({name: value_of(score) for name, score in own.items()})
-    theirs = {
-        encoder: row({name: Value(*figure) for name, figure in figures.items()})
-        for encoder, figures in published.beside(protocol, datasets).items()
-    }
+    theirs = {name: row(found) for name, found in published.beside(protocol, datasets).items()}
     return StudyTable(protocol, fraction, datasets, averaged, ours, theirs)
 
 
@@ -227,7 +212,7 @@ def verdict_block(verdicts: Mapping[float, Verdicts], grid: Grid, datasets: Sequ
             found = [verdicts[fraction].get((encoder, dataset)) for dataset in datasets]
             if any(found):
                 rows.append([encoder, percent(fraction), *map(verdict_cell, found)])
-    return Table(["encoder", "patients", *datasets], rows)
+    return Table(["encoder", "training patients", *datasets], rows)
 
 
 def verdict_cell(comparison: Comparison | None) -> str:

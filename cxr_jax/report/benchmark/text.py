@@ -94,31 +94,24 @@ def next_steps(verdicts: Iterable[Comparison], failed: bool) -> list[str]:
 def equivalence(found: LabelEquivalence, encoder: str, reference: str) -> str:
     """Returns "With simclr 34 labels do what 120 do from imagenet (3.4 times, 2.1 to 5.6)." """
     needed = _bounded(found.bound, f"{found.labels_b:,.0f}")
-    return (
-        f"With {encoder} {found.labels_a:,.0f} labels do what {needed} do from {reference} "
-        f"({ratio(found)})."
-    )
+    few = f"With {encoder} {found.labels_a:,.0f} labels"
+    return f"{few} do what {needed} do from {reference} ({ratio(found)})."
 
 
 def ratio(found: LabelEquivalence) -> str:
     """Returns "3.4 times, 2.1 to 5.6"; without limits that are absent or say the same again."""
-    text = f"{_bounded(found.bound, times(found.ratio))} times"
+    text = f"{_bounded(found.bound, _times(found.ratio))} times"
     if found.bound and found.bound == found.low_bound == found.high_bound:
         return text
     if found.low != found.low:
         return f"{text}, no interval"
-    low = _bounded(found.low_bound, times(found.low))
-    high = _bounded(found.high_bound, times(found.high))
+    low = _bounded(found.low_bound, _times(found.low))
+    high = _bounded(found.high_bound, _times(found.high))
     return f"{text}, {low} to {high}"
 
 
-def times(value: float) -> str:
-    """Returns two significant digits, never 0.0.
-
-    >>> times(3.44), times(0.0378)
-    ('3.4', '0.038')
-    """
-    return f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
+def _times(value: float) -> str:
+    return f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"  # never 0.0
 
 
 def _bounded(bound: str, text: str) -> str:

@@ -9,13 +9,7 @@ from jaxtyping import Bool
 
 from cxr_jax.report.benchmark.grid import Grid, percent
 from cxr_jax.report.benchmark.largest import Largest
-from cxr_jax.report.benchmark.scores import (
-    Score,
-    compared,
-    estimable,
-    label_scores,
-    macro_scores,
-)
+from cxr_jax.report.benchmark.scores import Score, compared, estimable, label_scores, macro_scores
 from cxr_jax.report.benchmark.tables import value_of, verdict_cell, write_csv
 from cxr_jax.report.blocks import Block, Heading, Table, Text
 from cxr_jax.report.tables import RANDOM, not_vouched
@@ -87,18 +81,8 @@ def _measure_one(held: Largest, grid: Grid, num_resamples: int) -> Unseen | None
     unknown = tuple(
         name for name in grid.encoders if name in held.place.scores and name not in vouched
     )
-    return Unseen(
-        held,
-        seen_by,
-        unknown,
-        int(rows.sum()),
-        len(np.unique(left.patient_id)),
-        len(rows),
-        labels,
-        everywhere,
-        scores,
-        comparisons,
-    )
+    sizes = int(rows.sum()), len(np.unique(left.patient_id)), len(rows)
+    return Unseen(held, seen_by, unknown, *sizes, labels, everywhere, scores, comparisons)
 
 
 def blocks(
@@ -117,13 +101,9 @@ def summary(found: Sequence[Unseen]) -> list[Block]:
     """Returns a sentence for the top of the page; nothing where no test image was seen."""
     if not found:
         return []
-    where = dict.fromkeys(one.largest.dataset for one in found)
-    return [
-        Text(
-            f"On {', '.join(where)} test images, or others of their patients, seem to have been in "
-            f"the pretraining of an encoder: see “{_TITLE}”."
-        )
-    ]
+    where = ", ".join(dict.fromkeys(one.largest.dataset for one in found))
+    what = "test images, or others of their patients, seem to have been in the pretraining of an"
+    return [Text(f"On {where} {what} encoder: see “{_TITLE}”.")]
 
 
 def _block(one: Unseen, grid: Grid) -> Block:
@@ -143,12 +123,10 @@ def _block(one: Unseen, grid: Grid) -> Block:
         f"is scored on these same images.{vouched}"
     )
     if len(one.labels) < len(held.place.labels):
-        caption += (
-            f" Both columns are means over {len(one.labels)} of {len(held.place.labels)} labels, "
-            f"those with both classes among the images left."
-        )
-    header = ["encoder", f"all {one.total:,} images", f"{one.images:,} images seen by none"]
-    header.append(f"on these, against {grid.reference}")
+        count = f"{len(one.labels)} of {len(held.place.labels)} labels"
+        caption += f" Both columns are means over {count}: those with both classes on these images."
+    columns = [f"all {one.total:,} images", f"{one.images:,} images seen by none"]
+    header = ["encoder", *columns, f"on these, against {grid.reference}"]
     rows = []
     for name, score in one.scores.items():
         judged = "reference" if name == grid.reference else verdict_cell(one.comparisons.get(name))
