@@ -58,7 +58,10 @@ class LabelTable:
 
     def __init__(self, path: Path, image_column: str, patient_column: str | None):
         if not path.is_file():
-            raise BuildError(f"--labels_csv: there is no file {path.absolute()}.")
+            raise BuildError(
+                f"--labels_csv: there is no file {path.absolute()}. It is a path from the folder "
+                "where you are, not from --manual_dir."
+            )
         self.path = path
         self._table = csv_table.Table(path)
         columns = self._table.columns
