@@ -1,4 +1,4 @@
-"""What a protocol is: how an encoder's worth on labelled images is measured. One file each.
+"""The type of a protocol, which measures an encoder on labelled images; and what protocols share.
 
 A file of this folder with a function `make(config) -> Protocol` is a protocol, called by the file's
 name in config.protocol.
@@ -24,7 +24,7 @@ class Splits(NamedTuple):
 
 
 class Tools(NamedTuple):
-    """What the loop lends a protocol."""
+    """Functions that a protocol may call while it runs."""
 
     extract: Callable[[str], Float[np.ndarray, "n d"]]  # frozen features of a field of Splits
     say: Callable[[str], None]  # a line to the person who waits
@@ -32,11 +32,11 @@ class Tools(NamedTuple):
 
 
 class Head(NamedTuple):
-    """Logits are `features @ kernel + bias`, features those of `encoder` as it was trained.
+    """A linear head: logits are `features @ kernel + bias`, features those of the trained `encoder`.
 
     Scores that are log-odds are the logits; the log-probabilities of exclusive classes are the
-    log-softmax of the logits of the scored classes: the head stands before the softmax. The column
-    of a label that was not scored is NaN.
+    log-softmax of the logits of the scored classes. The column of a label that was not scored is
+    NaN.
     """
 
     encoder: Encoder
@@ -45,34 +45,38 @@ class Head(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a protocol found for m test images and k labels.
+    """The scores of m test images for k labels, and how they came about.
 
-    scores grow with the chance of the label; score_kind says how (predictions.py). A label
-    that could not be scored has NaN scores, is False in `scored`, and has its reason in
-    `not_scored` (by label index). `notes`: by label index, what a reader should know of a scored
-    label. `remarks`: sentences about the whole. `summary`: in a few words what was chosen, for the
-    report. `facts`: the same for programs, as JSON. `head`: where scores are a linear function of
-    features, that function.
+    scores: they grow with the chance of the label; score_kind says how (predictions.py). A label
+      that could not be scored has NaN scores.
+    not_scored: why, by label index.
+    summary: what was chosen, in a few words for the report. facts: the same for programs, as JSON.
+    head: where scores are a linear function of features, that function.
+    notes: by label index, what a reader should know of a scored label. remarks: sentences about the
+      whole.
     """
 
     scores: Float[np.ndarray, "m k"]
-    scored: Bool[np.ndarray, " k"]
     not_scored: dict[int, str]
-    notes: dict[int, str]
-    remarks: tuple[str, ...]
     summary: str
     facts: dict[str, Any]
     score_kind: str
-    head: Head | None
+    head: Head | None = None
+    notes: Mapping[int, str] = {}
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def scored(self) -> Bool[np.ndarray, " k"]:
+        return ~np.isin(np.arange(self.scores.shape[1]), list(self.not_scored))
 
 
 class Protocol(NamedTuple):
-    """title: "Linear probe". method: (are the labels exclusive classes) -> sentences for the
-    report, true of every encoder.
+    """One way to measure encoders.
 
-    settings: every field that changes a result, as JSON; a finished result is taken up again only
-    if they are the same. run_many, where there is one: (encoder, splits with the whole of train,
-    rows of train, tools) -> for each of the subsets of rows what `run` gives, for less work.
+    title: "Linear probe".
+    method: (are the labels exclusive classes) -> sentences for the report, true of every encoder.
+    settings: every field that changes a result, as JSON: results of other settings are made again.
+    run_many: gives for each of several subsets of the rows of train what `run` gives, for less work.
     """
 
     title: str
@@ -85,10 +89,10 @@ class Protocol(NamedTuple):
 
 
 def build(config: Section) -> Protocol:
-    """`cxr_jax.transfer.<config.protocol>.make(config)`.
+    """Returns `cxr_jax.transfer.<config.protocol>.make(config)`.
 
-    Raises ValueError for a name that is no protocol of this folder, naming those it holds, and for
-    settings that make no sense.
+    Raises ValueError for an unknown name, naming the known ones, and for settings that make no
+    sense.
     """
     return plugins.find("cxr_jax.transfer", config["protocol"], "make", "protocol")(config)
 
@@ -97,11 +101,14 @@ def usable_labels(
     train: Shaped[np.ndarray, "n k"],
     validation: Shaped[np.ndarray, "v k"],
     label_names: tuple[str, ...] = (),
+    exclusive: bool = False,
 ) -> tuple[Int[np.ndarray, " u"], dict[int, str]]:
-    """The labels with both classes in train and in validation, and why the others lack one.
+    """Returns the labels with both classes in train and in validation, and why the others lack one.
 
-    Targets are 0, 1 or NaN (missing). Raises ValueError for other targets, naming split and row,
-    and, naming the reasons, if no label at all is left.
+    Targets are 0, 1 or NaN (missing). Of exclusive classes those without images are not scored;
+    probabilities are then those among the scored classes. Raises ValueError for other targets,
+    naming split and row, and, naming the reasons, if no label (fewer than two exclusive classes)
+    can be scored.
     """
     num_labels = train.shape[1]
     reasons = ((k, _unusable(train[:, k], validation[:, k], k)) for k in range(num_labels))
@@ -116,44 +123,18 @@ def usable_labels(
             )
             + ". More labelled patients are needed (config.label_fraction)"
         )
-    return labels, not_scored
-
-
-def usable_classes(
-    train: Shaped[np.ndarray, "n k"],
-    validation: Shaped[np.ndarray, "v k"],
-    label_names: tuple[str, ...] = (),
-) -> tuple[Int[np.ndarray, " u"], dict[int, str]]:
-    """As `usable_labels`, of exclusive classes (data/tasks.py, to_exclusive).
-
-    A class without images in train or in validation is not scored. Its images teach nothing about
-    the others (`targets_of`): probabilities are those among the scored classes. Raises ValueError
-    also where fewer than two classes are left.
-    """
-    labels, not_scored = usable_labels(train, validation, label_names)
-    if len(labels) < 2:
+    if exclusive and len(labels) < 2:
         raise ValueError(
-            f"of {train.shape[1]} exclusive classes only {len(labels)} has images in training and "
-            "in validation; two are needed. More labelled patients are needed "
-            "(config.label_fraction)"
+            f"of {num_labels} exclusive classes only {len(labels)} has images in training and in "
+            "validation; two are needed. More labelled patients are needed (config.label_fraction)"
         )
     return labels, not_scored
-
-
-def targets_of(
-    targets: Shaped[np.ndarray, "n k"], labels: Int[np.ndarray, " u"], exclusive: bool
-) -> Shaped[np.ndarray, "n u"]:
-    """The targets of these labels; of exclusive classes, NaN where the image is of none of them."""
-    chosen = np.array(targets[:, labels])
-    if exclusive:
-        chosen[~(chosen == 1).any(axis=1)] = np.nan
-    return chosen
 
 
 def _unusable(
     train: Shaped[np.ndarray, " n"], validation: Shaped[np.ndarray, " v"], k: int
 ) -> str | None:
-    """Why label k cannot be scored, or None."""
+    """Returns why label k cannot be scored, or None."""
     reasons = []
     for name, targets in (("training", train), ("validation", validation)):
         try:
@@ -168,20 +149,47 @@ def _unusable(
     return "; ".join(reasons) or None
 
 
+def targets_of(
+    targets: Shaped[np.ndarray, "n k"], labels: Int[np.ndarray, " u"], exclusive: bool
+) -> Shaped[np.ndarray, "n u"]:
+    """Returns these labels' targets: NaN for images that are of none of these exclusive classes."""
+    chosen = np.array(targets[:, labels])
+    if exclusive:
+        chosen[~(chosen == 1).any(axis=1)] = np.nan
+    return chosen
+
+
+def at_labels(
+    values: Shaped[np.ndarray, "... u"], labels: Int[np.ndarray, " u"], num_labels: int
+) -> Float[np.ndarray, "... k"]:
+    """Returns values in the columns of their labels, and NaN in the others.
+
+    >>> at_labels(np.array([1.0, 2.0]), np.array([0, 2]), 3)
+    array([ 1., nan,  2.])
+    """
+    spread = np.full((*values.shape[:-1], num_labels), np.nan)
+    spread[..., labels] = values
+    return spread
+
+
 def against(exclusive: bool) -> tuple[str, ...]:
-    """What AUROC means of exclusive classes, in a sentence for the report."""
+    """Says, for the report, what AUROC means of exclusive classes."""
     return ("AUROC of a class: its images against those of all the others.",) if exclusive else ()
 
 
 def macro_auroc(targets: Shaped[np.ndarray, "n k"], scores: Shaped[np.ndarray, "n k"]) -> float:
-    """The mean of the labels' AUROC; every label needs both classes."""
+    """Returns the mean of the labels' AUROC; every label needs both classes."""
     return float(np.mean([auroc(target, score) for target, score in zip(targets.T, scores.T)]))
 
 
 def positive_numbers(config: Section, name: str) -> tuple[Any, ...]:
-    """The field `name` ("knn.k") as a tuple, ascending, each number once; one number is a tuple.
+    """Returns the field `name` ("knn.k") as a tuple, ascending, each number once.
 
-    Raises ValueError if it is empty or holds anything but positive finite numbers.
+    One number is a tuple of one. Raises ValueError if it is empty or holds anything but positive
+    finite numbers.
+
+    >>> positive_numbers({"C": (10, 1, 10)}, "C")
+    (1, 10)
     """
     value: Any = config
     for part in name.split("."):

@@ -114,9 +114,8 @@ class Trainer:
         size = encoder.image_size
         image = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
         features = jax.eval_shape(partial(model.apply, train=False), encoder.variables, image)
-        self.num_features = features.shape[1]
         view = {**fields.view, "size": size}
-        start = (encoder.variables, self.num_features, train.targets)
+        start = (encoder.variables, features.shape[1], train.targets)
         self._objective = supervised.objective(model, *start, view, self._exclusive)
         self._unlabelled_size = 0
         if fields.mean_teacher.weight:
@@ -138,7 +137,11 @@ class Trainer:
         finite.
         """
         planned = self._plan
-        state = sharding.put_replicated(self._create(rate), self._mesh)
+        key = jax.random.PRNGKey(self._config.seed)
+        params, aux = self._objective.init(key, None)
+        opt_state = with_rate(self._optimizer, rate).init(params)
+        state = TrainState(jnp.zeros((), jnp.int32), params, aux, opt_state, key)
+        state = sharding.put_replicated(state, self._mesh)
         feed = self._batches()
         losses, start, done = [], None, 0
         for step in range(1, planned.num_steps + 1):
@@ -161,30 +164,19 @@ class Trainer:
                 yield step, float(mean), supervised.scored_network(state.params, state.aux)
                 start += time.monotonic() - paused
 
-    def _create(self, rate: float) -> TrainState:
-        key = jax.random.PRNGKey(self._config.seed)
-        params, aux = self._objective.init(key, None)
-        opt_state = with_rate(self._optimizer, rate).init(params)
-        return TrainState(jnp.zeros((), jnp.int32), params, aux, opt_state, key)
-
     def _batches(self) -> Iterator[dict[str, np.ndarray]]:
         """Returns endless batches of labelled images and, where the step takes them, of others."""
-        train, seed = self._train, self._config.seed
-        size = round(self._encoder.image_size * _MARGIN)
+        train, size = self._train, round(self._encoder.image_size * _MARGIN)
 
-        def workers(images: int) -> int:
-            return self._config.finetune.num_workers if images >= _WORTH_PROCESSES else 0
+        def how(images: int) -> tuple[int, int, int]:
+            worth = images >= _WORTH_PROCESSES
+            return size, self._config.seed, self._config.finetune.num_workers if worth else 0
 
-        feed = labelled_batches(train, self._plan.batch_size, size, seed, workers(len(train.rows)))
+        feed = labelled_batches(train, self._plan.batch_size, *how(len(train.rows)))
         if not self._unlabelled_size:
             return feed
-        others = batches(
-            train.source.choose(train.rest),
-            self._unlabelled_size,
-            size,
-            seed,
-            workers(len(train.rest)),
-        )
+        rest = train.source.choose(train.rest)
+        others = batches(rest, self._unlabelled_size, *how(len(train.rest)))
         return (one | {"unlabelled": other["image"]} for one, other in zip(feed, others))
 
     def scores(

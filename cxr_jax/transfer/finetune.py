@@ -44,10 +44,10 @@ from cxr_jax.transfer._protocol import (
     Splits,
     Tools,
     against,
+    at_labels,
     macro_auroc,
     positive_numbers,
     targets_of,
-    usable_classes,
     usable_labels,
 )
 from cxr_jax.transfer._training import Trainer, check_finite, plan
@@ -62,14 +62,18 @@ _FIELDS = (
 
 
 def make(config: ConfigDict) -> Protocol:
-    """The protocol "finetune"; of the config it reads `finetune`, `seed` and `batch_size`."""
-    fields = config.finetune
-    rates = _check(config)
+    """Returns the protocol "finetune"; of the config it reads finetune, seed and batch_size."""
+    fields, rates = config.finetune, _check(config)
 
     def run(encoder: Encoder, splits: Splits, tools: Tools) -> Result:
         return _run(config, rates, encoder, splits, tools)
 
     listed = ", ".join(f"{rate:g}" for rate in rates)
+    depth_by_depth = "the same rate at every depth"
+    if fields.layer_decay != 1:
+        depth_by_depth = (
+            f"a rate {fields.layer_decay:g} times as high at every depth below the head"
+        )
 
     def method(exclusive: bool) -> tuple[str, ...]:
         softmax = " under a softmax over the classes" if exclusive else ""
@@ -78,7 +82,7 @@ def make(config: ConfigDict) -> Protocol:
             f"{fields.dtype} on augmented images (config.json), with cosine schedule and warm-up, "
             f"for {fields.epochs:g} epochs (at least {fields.min_steps:,} steps, at most "
             f"{fields.max_steps:,}) at each of the learning rates {listed}; "
-            f"{_decay_in_words(fields.layer_decay)}.",
+            f"{depth_by_depth}.",
             f"Macro AUROC on validation at {fields.evaluations} moments of every training chose "
             "the weights that scored test; the same budget for every encoder.",
             *_teacher_in_words(fields.mean_teacher),
@@ -88,12 +92,6 @@ def make(config: ConfigDict) -> Protocol:
     settings = json.loads(ConfigDict(fields).to_json()) | {"seed": config.seed}
     del settings["num_workers"]  # it changes the speed alone
     return Protocol("Fine-tuning", method, settings, run)
-
-
-def _decay_in_words(layer_decay: float) -> str:
-    if layer_decay == 1:
-        return "the same rate at every depth"
-    return f"a rate {layer_decay:g} times as high at every depth below the head"
 
 
 def _teacher_in_words(fields: ConfigDict) -> tuple[str, ...]:
@@ -108,7 +106,7 @@ def _teacher_in_words(fields: ConfigDict) -> tuple[str, ...]:
 
 
 def _check(config: ConfigDict) -> tuple[float, ...]:
-    """The learning rates, ascending. Raises ValueError for the first field that makes no sense."""
+    """Returns the learning rates, ascending. Raises ValueError for a field that makes no sense."""
     fields = config.finetune
     check_fields(fields, "config.finetune", _FIELDS)
     check_positive(config, [f"finetune.{name}" for name in _COUNTS])
@@ -146,8 +144,9 @@ def _run(
 ) -> Result:
     fields, names = config.finetune, splits.test.label_names
     exclusive = splits.test.task.exclusive
-    usable = usable_classes if exclusive else usable_labels
-    labels, not_scored = usable(splits.train.targets, splits.validation.targets, names)
+    labels, not_scored = usable_labels(
+        splits.train.targets, splits.validation.targets, names, exclusive
+    )
     train, validation = (
         split._replace(targets=targets_of(split.targets, labels, exclusive)) for split in splits[:2]
     )
@@ -159,12 +158,10 @@ def _run(
     images = np.concatenate(list(image_batches(validation, config.batch_size, encoder.image_size)))
     best, curve, remarks = _search(trainer, rates, images, validation.targets, encoder.name, tools)
     batches = image_batches(splits.test, config.batch_size, encoder.image_size)
-    scores = np.full((len(splits.test.rows), len(names)), np.nan)
-    scores[:, labels] = trainer.scores(best.network, batches)
+    scores = trainer.scores(best.network, batches)
     trained = {name: part["encoder"] for name, part in best.network.items()}
     head = best.network["params"]["head"]
-    kernel, bias = np.full((trainer.num_features, len(names)), np.nan), np.full(len(names), np.nan)
-    kernel[:, labels], bias[labels] = (head["kernel"], head["bias"])
+    kernel, bias = (at_labels(head[part], labels, len(names)) for part in ("kernel", "bias"))
     unlabelled = len(train.rest) if fields.mean_teacher.weight else 0
     if fields.mean_teacher.weight and not unlabelled:
         remarks.append(
@@ -172,11 +169,8 @@ def _run(
         )
     others = f", {unlabelled:,} more without labels" if unlabelled else ""
     return Result(
-        scores=scores,
-        scored=np.isin(np.arange(len(names)), labels),
+        scores=at_labels(scores, labels, len(names)),
         not_scored=not_scored,
-        notes={},
-        remarks=tuple(remarks),
         summary=f"images of {encoder.image_size} px{others}, learning rate {best.rate:g}, step "
         f"{best.step:,} of {planned.num_steps:,} with batches of {planned.batch_size}, "
         f"validation macro AUROC {best.auroc:.3f}",
@@ -190,6 +184,7 @@ def _run(
         },
         score_kind="log-probability" if exclusive else "log-odds",
         head=Head(encoder._replace(variables=jax.device_get(trained)), kernel, bias),
+        remarks=tuple(remarks),
     )
 
 
@@ -201,7 +196,7 @@ def _search(
     name: str,
     tools: Tools,
 ) -> tuple[_Best, list[dict[str, float]], list[str]]:
-    """The best moment of all, every moment's numbers, and remarks for the report.
+    """Returns the best moment of all, every moment's numbers, and remarks for the report.
 
     Ties go to the lower rate, then to the earlier step. Raises FloatingPointError if no rate gave a
     finite loss.

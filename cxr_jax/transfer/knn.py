@@ -16,6 +16,7 @@ from cxr_jax.transfer._protocol import (
     Splits,
     Tools,
     against,
+    at_labels,
     positive_numbers,
     usable_labels,
 )
@@ -23,7 +24,7 @@ from cxr_jax.weights.encoder import Encoder
 
 
 def make(config: Section) -> Protocol:
-    """The protocol "knn"; of the config it reads `knn`: k and temperature, each one or several.
+    """Returns the protocol "knn"; of the config it reads `knn`: k and temperature, one or several.
 
     Of several the best on validation is chosen per label; ties go to the larger k, then to the
     larger temperature: votes of more images are the smoother ones.
@@ -38,41 +39,34 @@ def make(config: Section) -> Protocol:
         train, validation, test = (tools.extract(name) for name in Splits._fields)
         names = splits.test.label_names
         labels, not_scored = usable_labels(splits.train.targets, splits.validation.targets, names)
-        targets = splits.train.targets[:, labels]
-        # With one choice there is nothing to choose, and validation is not searched.
-        checked = [
-            knn_scores(train, targets, validation, k, temperature)
-            for k, temperature in (grid if len(grid) > 1 else [])
-        ]
-        scores = np.full((len(test), len(names)), np.nan)
-        chosen, at = {}, {}
-        truth = splits.validation.targets[:, labels]
-        found = [[auroc(t, s) for t, s in zip(truth.T, candidate.T)] for candidate in checked]
-        if splits.train.task.exclusive and found:
-            # One choice for all classes: shares of one vote add up to 1.
-            found = np.repeat(np.mean(found, axis=1, keepdims=True), len(labels), 1)
-        for column, label in enumerate(labels):
-            best = grid[int(np.argmax([each[column] for each in found]))] if checked else grid[0]
-            chosen[names[label]] = {"k": best[0], "temperature": best[1]}
-            at.setdefault(best, []).append(column)
-        for (k, temperature), columns in at.items():
-            scores[:, labels[columns]] = knn_scores(
-                train, targets[:, columns], test, k, temperature
+        targets, truth = (split.targets[:, labels] for split in splits[:2])
+        best = np.zeros(len(labels), int)
+        if len(grid) > 1:
+            checked = [knn_scores(train, targets, validation, *one) for one in grid]
+            found = [[auroc(t, s) for t, s in zip(truth.T, scores.T)] for scores in checked]
+            if splits.train.task.exclusive:
+                # One choice for all classes: shares of one vote add up to 1.
+                found = np.repeat(np.mean(found, axis=1, keepdims=True), len(labels), 1)
+            best = np.argmax(found, axis=0)
+        scores = np.full((len(test), len(labels)), np.nan)
+        for place in np.unique(best):
+            scores[:, best == place] = knn_scores(
+                train, targets[:, best == place], test, *grid[place]
             )
+        chosen = {
+            names[label]: {"k": grid[place][0], "temperature": grid[place][1]}
+            for label, place in zip(labels, best)
+        }
+        listed = [
+            f"{name} k {b['k']}, temperature {b['temperature']:g}" for name, b in chosen.items()
+        ]
         return Result(
-            scores=scores,
-            scored=np.isin(np.arange(len(names)), labels),
+            scores=at_labels(scores, labels, len(names)),
             not_scored=not_scored,
-            notes={},
-            remarks=(),
             summary=f"{train.shape[1]} features at {encoder.image_size} px; chosen: "
-            + ", ".join(
-                f"{name} k {best['k']}, temperature {best['temperature']:g}"
-                for name, best in chosen.items()
-            ),
+            + ", ".join(listed),
             facts={"features": train.shape[1], "chosen": chosen},
             score_kind="probability",
-            head=None,
         )
 
     listed = [", ".join(f"{value:g}" for value in values) for values in (ks, temperatures)]
@@ -98,13 +92,17 @@ def knn_scores(
     temperature: float = 0.07,
     batch_size: int = 512,
 ) -> Float[np.ndarray, "m labels"]:
-    """Share of the vote for each label among the k nearest train images, in [0, 1].
+    """Returns each label's share of the vote among the k nearest train images, in [0, 1].
 
     Similarity is the cosine, a neighbour's weight exp(similarity / temperature) (Wu et al. 2018,
     arXiv:1805.01978, eq. 12). A label's voters are the nearest images among those that have a
     target for it (NaN: missing); a label that no train image has gives NaN. `k` above the number of
-    voters takes all of them. An all-zero feature is at similarity 0 to everything.
-    Test images go to the device in batches of `batch_size`.
+    voters takes all of them. An all-zero feature is at similarity 0 to everything. Test images go
+    to the device in batches of `batch_size`. Raises ValueError for k or batch_size below 1.
+
+    >>> train, targets = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0], [0.0]])
+    >>> knn_scores(train, targets, np.array([[3.0, 1.0]]), k=1).tolist()
+    [[1.0]]
     """
     for name, value in (("k", k), ("batch_size", batch_size)):
         if value < 1:
@@ -146,6 +144,7 @@ def _vote(
 
 
 def normalised(features: Shaped[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Returns float32 rows of length 1; rows of zeros stay."""
     features = np.asarray(features, np.float32)
     norm = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.where(norm == 0, 1, norm)

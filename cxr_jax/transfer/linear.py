@@ -21,9 +21,9 @@ from cxr_jax.transfer._protocol import (
     Splits,
     Tools,
     against,
+    at_labels,
     positive_numbers,
     targets_of,
-    usable_classes,
     usable_labels,
 )
 from cxr_jax.transfer._regression import Fit, fit_logistic, fit_multinomial
@@ -82,19 +82,18 @@ def _result(probe: "Probe", encoder: Encoder, splits: Splits) -> Result:
     width = len(probe.kernel)
     return Result(
         scores=probe.scores,
-        scored=probe.scored,
         not_scored=probe.not_scored,
-        notes=probe.notes,
-        remarks=probe.remarks,
         summary=f"{width} features at {encoder.image_size} px; C chosen: {', '.join(listed)}",
         facts={"features": width, "strength": chosen},
         score_kind="log-probability" if exclusive else "log-odds",
         head=Head(encoder, probe.kernel, probe.bias),
+        notes=probe.notes,
+        remarks=probe.remarks,
     )
 
 
 class Probe(NamedTuple):
-    """The probe of m test images, d features, k labels and the s values of C tried (ascending).
+    """The probe of m test images, d features, k labels and s values of C tried (ascending).
 
     `scores` are log-odds, `features @ kernel + bias`: probabilities near 1 would round to ties. Of
     exclusive classes they are log-probabilities, the log-softmax of that over the scored classes.
@@ -109,12 +108,13 @@ class Probe(NamedTuple):
     bias: Float[np.ndarray, " k"]
     C: Float[np.ndarray, " k"]
     validation_auroc: Float[np.ndarray, "s k"]
-    grid: Float[np.ndarray, " s"]
-    gradient_norm: Float[np.ndarray, "s k"]
-    scored: Bool[np.ndarray, " k"]
     not_scored: dict[int, str]
     notes: dict[int, str]
     remarks: tuple[str, ...]
+
+    @property
+    def scored(self) -> Bool[np.ndarray, " k"]:
+        return ~np.isnan(self.C)
 
 
 def linear_probes(
@@ -133,14 +133,11 @@ def linear_probes(
 
     Targets are 0, 1 or NaN (missing); of exclusive classes they must be as data/tasks.py's
     to_exclusive gives them, and one C is chosen for all, by the mean of the classes' AUROC. Ties in
-    validation AUROC go to the smaller validation log-loss, then to the smaller C. A label with one
-    class only in train or in validation is not scored, with its reason. Raises ValueError, naming
-    the split and the row, for features that are not finite, other targets, and shapes that do not
-    agree; naming the reasons, if no label at all can be scored.
+    validation AUROC go to the smaller validation log-loss, then to the smaller C. Raises ValueError,
+    naming the split and the row, for features that are not finite, other targets, and shapes that
+    do not agree; naming the reasons, if no label at all can be scored.
     """
-    grid = np.unique(np.asarray(C, np.float64))
-    if not grid.size or not (np.isfinite(grid) & (grid > 0)).all():
-        raise ValueError(f"C is {list(C)}: give positive numbers")
+    grid = np.array(positive_numbers({"C": tuple(C)}, "C"), np.float64)
     num_labels = train[1].shape[1]
     for name, features, targets in (("train", *train), ("validation", *validation)):
         if targets.shape != (len(features), num_labels):
@@ -155,20 +152,40 @@ def linear_probes(
                 f"{name} features, row {row}, feature {column}: {features[row, column]}; the "
                 "encoder's features must be finite"
             )
-    usable = usable_classes if exclusive else usable_labels
-    found = [usable(train[1][rows], validation[1], label_names) for rows in subsets]
-    judge = _Judge(
-        np.asarray(validation[0], np.float64),
-        np.asarray(validation[1], np.float64),
-        np.asarray(test_features, np.float64),
-        grid,
-        exclusive,
-    )
+    found = [
+        usable_labels(train[1][rows], validation[1], label_names, exclusive) for rows in subsets
+    ]
+    judged, targets, test = (np.asarray(a, np.float64) for a in (*validation, test_features))
     probes = []
     for rows, (labels, not_scored) in zip(subsets, found, strict=True):
-        standard = _standardised(train[0][rows])
-        fit = _fit(standard.features, train[1][rows], grid, labels, exclusive)
-        probes.append(judge.choose(standard, fit, labels, not_scored))
+        features, mean, scale = _standardised(train[0][rows])
+        fit = _fit(features, train[1][rows], grid, labels, exclusive)
+        # In the features' own units, so that nothing else has to be standardised.
+        kernels = scale * fit.weights
+        fit = fit._replace(weights=kernels, intercept=fit.intercept - kernels @ mean)
+        flat = kernels.reshape(-1, kernels.shape[-1])
+        logits = (flat @ judged.T).reshape(*fit.intercept.shape, -1) + fit.intercept[..., None]
+        wanted = targets_of(targets, labels, exclusive)
+        aurocs, losses = _aurocs_and_losses(logits, wanted, exclusive)
+        best, notes, remarks = _choose(aurocs, losses, grid, fit, labels, exclusive)
+        places = (best, np.arange(len(labels)))
+        kernel = at_labels(fit.weights[places].T, labels, num_labels)
+        bias = at_labels(fit.intercept[places], labels, num_labels)
+        scores = test @ kernel[:, labels] + bias[labels]
+        if exclusive:
+            scores = scipy.special.log_softmax(scores, axis=1)
+        probes.append(
+            Probe(
+                at_labels(scores, labels, num_labels),
+                kernel,
+                bias,
+                at_labels(grid[best], labels, num_labels),
+                at_labels(aurocs, labels, num_labels),
+                not_scored,
+                notes,
+                remarks,
+            )
+        )
     return probes
 
 
@@ -186,7 +203,9 @@ def _fit(
     exclusive: bool,
 ) -> Fit:
     """Fits one subset's u scored labels. Rows of zeros without targets are added: of no effect."""
-    size = _padded(len(features))
+    # Eight sizes from each power of two to the next: one compiled program serves many subsets.
+    step = max(1 << max(len(features).bit_length() - 4, 0), _LEAST_ROWS)
+    size = -(-len(features) // step) * step
     padded = np.zeros((size, features.shape[1]))
     padded[: len(features)] = features
     # Labels that cannot be used are left in without targets: subsets of a split share a shape.
@@ -198,93 +217,57 @@ def _fit(
     return Fit(*(part[:, labels] for part in fit_logistic(padded, known, grid)))
 
 
-def _padded(size: int) -> int:
-    """Eight sizes from each power of two to the next: one compiled program serves many subsets."""
-    step = max(1 << max(size.bit_length() - 4, 0), _LEAST_ROWS)
-    return -(-size // step) * step
-
-
-class _Standard(NamedTuple):
-    """features: less `mean`, times `scale`: 1 / their standard deviation, 0 if it is constant."""
-
-    features: Float[np.ndarray, "n d"]
-    mean: Float[np.ndarray, " d"]
-    scale: Float[np.ndarray, " d"]
-
-
-def _standardised(features: Shaped[np.ndarray, "n d"]) -> _Standard:
+def _standardised(
+    features: Shaped[np.ndarray, "n d"],
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+    """Returns (features - mean) * scale, mean, scale: 1 / standard deviation, 0 of a constant."""
     features = np.array(features, np.float64)
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     constant = deviation <= _CONSTANT * np.abs(mean)
     scale = np.where(constant, 0, 1 / np.where(constant, 1, deviation))
     features -= mean
     features *= scale
-    return _Standard(features, mean, scale)
+    return features, mean, scale
 
 
-class _Judge(NamedTuple):
-    """What every subset's fits are chosen and scored on."""
-
-    validation: Float[np.ndarray, "v d"]
-    targets: Float[np.ndarray, "v k"]
-    test: Float[np.ndarray, "m d"]
-    grid: Float[np.ndarray, " s"]
-    exclusive: bool
-
-    def choose(
-        self, standard: _Standard, fit: Fit, labels: Int[np.ndarray, " u"], reasons: dict[int, str]
-    ) -> Probe:
-        grid, num_labels = self.grid, self.targets.shape[1]
-        # In the features' own units, so that nothing else has to be standardised.
-        kernels = standard.scale * fit.weights
-        biases = fit.intercept - kernels @ standard.mean
-        flat = kernels.reshape(-1, kernels.shape[-1])
-        logits = (flat @ self.validation.T).reshape(*biases.shape, -1) + biases[..., None]
-        found, losses = self._found(logits, labels)
-        validation_auroc, gradient_norm = np.full((2, len(grid), num_labels), np.nan)
-        validation_auroc[:, labels], gradient_norm[:, labels] = found, fit.gradient_norm
-        chosen, bias = np.full((2, num_labels), np.nan)
-        kernel = np.full((len(standard.mean), num_labels), np.nan)
-        notes = {}
-        if self.exclusive:  # one C for all
-            found = np.repeat(found.mean(axis=1, keepdims=True), len(labels), 1)
-        for column, k in enumerate(labels):
-            # Sorted by the last key first; the grid ascends.
-            best = int(np.lexsort((grid, losses[:, column], -found[:, column]))[0])
-            chosen[k] = grid[best]
-            kernel[:, k], bias[k] = kernels[best, column], biases[best, column]
-            if note := _note(grid, best, fit, column):
-                notes[int(k)] = note
-        scores = np.full((len(self.test), num_labels), np.nan)
-        scores[:, labels] = self.test @ kernel[:, labels] + bias[labels]
-        remarks = ()
-        if self.exclusive:
-            scores[:, labels] = scipy.special.log_softmax(scores[:, labels], axis=1)
-            # The classes share C and fits, hence notes.
-            remarks, notes = tuple(f"The {note}." for note in list(notes.values())[:1]), {}
-        scored = np.isin(np.arange(num_labels), labels)
-        tried = (chosen, validation_auroc, grid, gradient_norm)
-        return Probe(scores, kernel, bias, *tried, scored, reasons, notes, remarks)
-
-    def _found(
-        self, logits: Float[np.ndarray, "s u v"], labels: Int[np.ndarray, " u"]
-    ) -> tuple[Float[np.ndarray, "s u"], Float[np.ndarray, "s u"]]:
-        """Returns AUROC and mean log-loss of every C and label."""
-        targets = targets_of(self.targets, labels, self.exclusive)
-        known = ~np.isnan(targets)
-        if self.exclusive:
-            logits = scipy.special.log_softmax(logits, axis=1)
-            cells = np.where(known, targets, 0).T * -logits
-            losses = cells.sum(axis=(1, 2)) / known[:, 0].sum()
-            losses = np.repeat(losses[:, None], len(labels), 1)
-        else:
-            cells = np.logaddexp(0, logits) - np.where(known, targets, 0).T * logits
-            losses = (cells * known.T).sum(axis=2) / known.sum(axis=0)
-        found = [[auroc(t, row) for t, row in zip(targets.T, rows)] for rows in logits]
-        return np.array(found), losses
+def _aurocs_and_losses(
+    logits: Float[np.ndarray, "s u v"], targets: Float[np.ndarray, "v u"], exclusive: bool
+) -> tuple[Float[np.ndarray, "s u"], Float[np.ndarray, "s u"]]:
+    """Returns AUROC and mean log-loss of every C and label on validation."""
+    known = ~np.isnan(targets)
+    if exclusive:
+        logits = scipy.special.log_softmax(logits, axis=1)
+        cells = np.where(known, targets, 0).T * -logits
+        losses = cells.sum(axis=(1, 2)) / known[:, 0].sum()
+        losses = np.repeat(losses[:, None], targets.shape[1], 1)
+    else:
+        cells = np.logaddexp(0, logits) - np.where(known, targets, 0).T * logits
+        losses = (cells * known.T).sum(axis=2) / known.sum(axis=0)
+    return np.array([[auroc(t, row) for t, row in zip(targets.T, rows)] for rows in logits]), losses
 
 
-def _note(grid: Float[np.ndarray, " s"], best: int, fit: Fit, column: int) -> str | None:
+def _choose(
+    found: Float[np.ndarray, "s u"],
+    losses: Float[np.ndarray, "s u"],
+    grid: Float[np.ndarray, " s"],
+    fit: Fit,
+    labels: Int[np.ndarray, " u"],
+    exclusive: bool,
+) -> tuple[Int[np.ndarray, " u"], dict[int, str], tuple[str, ...]]:
+    """Returns each label's place of C in the grid, notes by label index, and remarks."""
+    if exclusive:  # one C for all
+        found = np.repeat(found.mean(axis=1, keepdims=True), len(labels), 1)
+    # Sorted by the last key first; the grid ascends.
+    order = [np.lexsort((grid, loss, -auc)) for auc, loss in zip(found.T, losses.T)]
+    best = [int(places[0]) for places in order]
+    told = ((int(k), _note(grid, best[u], fit, u)) for u, k in enumerate(labels))
+    notes = {k: note for k, note in told if note}
+    if exclusive:  # the classes share C and fits, hence notes
+        return np.array(best), {}, tuple(f"The {note}." for note in list(notes.values())[:1])
+    return np.array(best), notes, ()
+
+
+def _note(grid: Float[np.ndarray, " s"], best: int, fit: Fit, column: int) -> str:
     notes = []
     if len(grid) > 1 and best in (0, len(grid) - 1):
         end = "weakest" if best else "strongest"
@@ -294,4 +277,4 @@ def _note(grid: Float[np.ndarray, " s"], best: int, fit: Fit, column: int) -> st
         worst = off[np.argmax(fit.gradient_norm[off, column])]
         size = fit.gradient_norm[worst, column]
         notes.append(f"fit at C {grid[worst]:g} did not converge (gradient norm {size:.1e})")
-    return "; ".join(notes) or None
+    return "; ".join(notes)

@@ -75,7 +75,7 @@ def test_C_is_chosen_without_the_test_images():
     np.testing.assert_array_equal(result.C, alone.C)
     np.testing.assert_allclose(result.scores[:1], alone.scores, rtol=1e-9)
     best = result.validation_auroc.max(axis=0)
-    chosen = [result.validation_auroc[result.grid == s, k] for k, s in enumerate(result.C)]
+    chosen = [result.validation_auroc[np.array(GRID) == s, k] for k, s in enumerate(result.C)]
     np.testing.assert_array_equal(np.concatenate(chosen), best)
 
 
