@@ -24,7 +24,7 @@ from cxr_jax.report import panels
 from cxr_jax.report.panels import Case, Neighbour
 from cxr_jax.stats.subgroups import age_band
 from cxr_jax.training.log import write_projector
-from cxr_jax.transfer import _features, saliency
+from cxr_jax.transfer import _features
 from cxr_jax.transfer._protocol import Result, Splits
 from cxr_jax.weights.encoder import Encoder
 
@@ -162,7 +162,7 @@ def _cases(
         average = np.mean(features("train"), axis=0, dtype=np.float64)
         for label in dict.fromkeys(one.label for one in chosen):
             of_label = [k for k, one in enumerate(chosen) if one.label == label]
-            found = saliency.grad_cam(result.head, read[of_label], label, average)
+            found = _features.grad_cam(result.head, read[of_label], label, average)
             for k, heat_of_image in zip(of_label, found):
                 heat[k] = heat_of_image
     numbers = _numbers(chosen)

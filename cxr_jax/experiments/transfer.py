@@ -24,8 +24,7 @@ from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
 from cxr_jax.report import tables
 from cxr_jax.training.log import Writer
-from cxr_jax.transfer import _features as feature_file
-from cxr_jax.transfer import _protocol, image_table
+from cxr_jax.transfer import _features, _protocol, image_table
 from cxr_jax.transfer._protocol import Protocol, Splits, Tools
 from cxr_jax.transfer.metrics import compare, metric_rows
 from cxr_jax.transfer.predictions import Predictions, read_parquet, write_parquet
@@ -148,7 +147,7 @@ def _check_fields(config: ml_collections.ConfigDict) -> Protocol:
     if not config.encoder:
         raise ValueError("config.encoder is empty; name a workdir, a weights file, or random")
     if config.export_features:
-        feature_file.check_path(Path(config.export_features), "config.export_features")
+        _features.check_path(Path(config.export_features), "config.export_features")
     return _protocol.build(config)
 
 
@@ -240,9 +239,8 @@ def _export(path: Path, splits: Splits, features: Callable) -> None:
     """Writes the features of config.encoder."""
     path = path.expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = feature_file.of_splits(splits._asdict(), features)
-    feature_file.write(path, table)
-    print(f"Features of {len(table.image_id):,} images: {path}")
+    count = _features.write(path, splits._asdict(), features)
+    print(f"Features of {count:,} images: {path}")
 
 
 def _write_json(path: Path, value) -> None:

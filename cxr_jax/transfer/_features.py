@@ -1,4 +1,4 @@
-"""What is made of frozen features beside a score: a file of them, neighbours, a map for the eye.
+"""Features beside their scores: a file of them, nearest images, a plane of them, and Grad-CAM.
 
 The file is for other software, NumPy's .npz or Parquet. One row per image, splits one after the
 other, images in the split's order; ids hashed.
@@ -10,31 +10,26 @@ other, images in the split's order; ids hashed.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float, Int, Shaped
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 
+from cxr_jax import models
 from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.io.atomic import atomic_write
+from cxr_jax.transfer._protocol import Head
 from cxr_jax.transfer.knn import normalised
 
 # Van der Maaten and Hinton (2008) bring data down to 30 components before t-SNE; 50 is customary.
 _COMPONENTS = 50
-
-
-class Features(NamedTuple):
-    """Row i of every array belongs to one image."""
-
-    image_id: Shaped[np.ndarray, " n"]
-    patient_id: Shaped[np.ndarray, " n"]
-    split: Shaped[np.ndarray, " n"]
-    features: Float[np.ndarray, "n d"]
-    targets: Float[np.ndarray, "n k"]
-    label_names: tuple[str, ...]
 
 
 def check_path(path: Path, field: str) -> None:
@@ -43,41 +38,37 @@ def check_path(path: Path, field: str) -> None:
         raise ValueError(f"{field}={path} must end in .npz or .parquet")
 
 
-def of_splits(
-    splits: Mapping[str, LabelledSplit], extract: Callable[[str], Float[np.ndarray, "n d"]]
-) -> Features:
-    """Joins all splits, one after the other; extract gives the features of the split it names."""
-    sizes = [len(split.rows) for split in splits.values()]
+def write(
+    path: Path,
+    splits: Mapping[str, LabelledSplit],
+    extract: Callable[[str], Float[np.ndarray, "n d"]],
+) -> int:
+    """Writes the file in the format that its name ends with and returns its number of images.
+
+    `extract` gives the features of the split it names. The file is there whole or not at all.
+    """
     images, patients = zip(*(split.hashed_ids() for split in splits.values()))
-    return Features(
-        image_id=np.concatenate(images),
-        patient_id=np.concatenate(patients),
-        split=np.repeat(list(splits), sizes),
-        features=np.concatenate([extract(name) for name in splits]).astype(np.float32),
-        targets=np.concatenate([split.targets for split in splits.values()]).astype(np.float32),
-        label_names=next(iter(splits.values())).label_names,
-    )
-
-
-def write(path: Path, table: Features) -> None:
-    """Writes the file in the format that its name ends with; it is there whole or not at all."""
-    check_path(path, "path")
+    table = {
+        "image_id": np.concatenate(images),
+        "patient_id": np.concatenate(patients),
+        "split": np.repeat(list(splits), [len(split.rows) for split in splits.values()]),
+        "features": np.concatenate([extract(name) for name in splits]).astype(np.float32),
+        "targets": np.concatenate([s.targets for s in splits.values()]).astype(np.float32),
+        "label_names": next(iter(splits.values())).label_names,
+    }
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         if path.suffix == ".npz":
-            np.savez(file, **table._asdict())
+            np.savez(file, **table)
         else:
-            pq.write_table(_columns(table), file)
+            pq.write_table(_to_arrow(table), file)
+    return len(table["image_id"])
 
 
-def _columns(table: Features) -> pa.Table:
-    flat = pa.array(table.features.ravel())
-    columns = {
-        "image_id": table.image_id,
-        "patient_id": table.patient_id,
-        "split": table.split,
-        "features": pa.FixedSizeListArray.from_arrays(flat, table.features.shape[1]),
-    }
-    for name, target in zip(table.label_names, table.targets.T):
+def _to_arrow(table: dict[str, Any]) -> pa.Table:
+    columns = {name: table[name] for name in ("image_id", "patient_id", "split")}
+    flat, width = pa.array(table["features"].ravel()), table["features"].shape[1]
+    columns["features"] = pa.FixedSizeListArray.from_arrays(flat, width)
+    for name, target in zip(table["label_names"], table["targets"].T):
         # from_pandas makes NaN null.
         columns[f"target/{name}"] = pa.array(target, pa.float32(), from_pandas=True)
     return pa.table(columns)
@@ -133,3 +124,68 @@ def tsne(components: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n 2"] | Non
     with threadpool_limits(1):
         drawn = TSNE(perplexity=perplexity, init="pca", max_iter=750, random_state=0)
         return drawn.fit_transform(components)
+
+
+def grad_cam(
+    head: Head,
+    images: UInt8[np.ndarray, "b h w 1"],
+    label: int,
+    average: Float[np.ndarray, " d"],
+) -> Float[np.ndarray, "b i j"]:
+    """Returns by how much each part of an image raises its logit: `contributions`, rectified."""
+    return np.maximum(contributions(head, images, label, average), 0)
+
+
+def contributions(
+    head: Head,
+    images: UInt8[np.ndarray, "b h w 1"],
+    label: int,
+    average: Float[np.ndarray, " d"],
+) -> Float[np.ndarray, "b i j"]:
+    """Returns by how much each part of an image raises its logit (above 0) or lowers it.
+
+    Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) on the encoder's last feature map, of the
+    features less `average`, the mean features of the training images: an image's sum is its logit
+    less that of the average training image. Without it the map would mean little, because a probe
+    of standardised features keeps their mean in its bias, which has no place on an image. Where
+    features are the map's mean it equals CAM (Zhou et al. 2016, arXiv:1512.04150) of that
+    difference.
+
+    Images are as large as the head's encoder reads them. Raises ValueError for a label that was not
+    scored, and for an encoder whose model gives no feature map.
+    """
+    if np.isnan(head.kernel[:, label]).any():
+        raise ValueError(f"label {label} was not scored: the head has no weights for it")
+    model = models.build(head.encoder.model)
+    if not (hasattr(model, "maps") and hasattr(model, "pool")):
+        raise ValueError(
+            f"model {head.encoder.model['name']!r} gives no feature map: it needs the methods "
+            "`maps` and `pool` (cxr_jax/models/__init__.py)"
+        )
+    kernel = head.kernel[:, label]
+    maps, weights, logits = _maps_weights_logits(
+        model, head.encoder.variables, jnp.asarray(kernel, jnp.float32), images / np.float32(255)
+    )
+    # Eq. 2 of Selvaraju et al. without ReLU. In doubles: it is a small difference of large sums.
+    parts = np.einsum("bijc,bc->bij", np.float64(maps), np.float64(weights))
+    # Of mean-pooled features parts sum to the logit. Of others, as a ViT's behind its last block,
+    # they do not: what is over belongs to no place, and is spread over all.
+    over = np.float64(logits) - parts.sum(axis=(1, 2)) - np.float64(average) @ np.float64(kernel)
+    return parts + (over / parts[0].size)[:, None, None]
+
+
+@partial(jax.jit, static_argnums=0)
+def _maps_weights_logits(
+    model: nn.Module,
+    variables: dict[str, Any],
+    kernel: Float[Array, " d"],
+    images: Float[Array, "b h w 1"],
+) -> tuple[Float[Array, "b i j c"], Float[Array, "b c"], Float[Array, "b"]]:
+    def score(maps: Float[Array, "b i j c"]) -> tuple[Float[Array, ""], Float[Array, "b"]]:
+        features = model.apply(variables, maps, method="pool")
+        logits = jnp.matmul(features, kernel, precision="highest")
+        return logits.sum(), logits
+
+    maps = model.apply(variables, images, False, method="maps")
+    gradient, logits = jax.grad(score, has_aux=True)(maps)
+    return maps, gradient.mean(axis=(1, 2)), logits  # eq. 1 of Selvaraju et al.

@@ -1,8 +1,8 @@
-"""What is known of test images beside their labels, and the Parquet file that holds it.
+"""The table of test images: sex, age, projection and exposure, and the Parquet file that holds it.
 
-films.parquet stands beside predictions.parquet, for tables of subgroups and of images that an
-encoder had not seen; columns image_id, sex, age (years; ours end at 90), projection (view in
-older files), seen_film and seen_patient (true, false, null: not known).
+films.parquet lies beside predictions.parquet, for tables of subgroups and of images that an encoder
+had not seen; columns image_id, sex, age (years; ours end at 90), projection (view in older files),
+seen_film and seen_patient (true, false, null: not known).
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from cxr_jax.io import parquet
 from cxr_jax.io.text import plain
+from cxr_jax.transfer.predictions import refuse_nulls, refuse_repeats
 
 # Hashes of a few different images agree: up to this share of the test images is no cause for alarm.
 CHANCE = 0.01
@@ -34,7 +35,7 @@ _SCHEMA = pa.schema(
 
 
 class ImageTable(NamedTuple):
-    """Of n images; sex and projection are "" and age is NaN where they are unknown.
+    """Facts of n images; sex and projection are "" and age is NaN where they are unknown.
 
     seen_film: the encoder was pretrained on an image that looks like this one; seen_patient: on any
     image of its patient. None where that is not known of the whole set.
@@ -49,28 +50,29 @@ class ImageTable(NamedTuple):
 
     @property
     def seen(self) -> Bool[np.ndarray, " n"] | None:
-        """By its looks or by its patient; None where neither is known."""
+        """The images seen by their looks or their patient; None where neither is known."""
         known = [flags for flags in (self.seen_film, self.seen_patient) if flags is not None]
         return np.any(known, axis=0) if known else None
 
     @property
     def exposed(self) -> bool:
-        """Whether the encoder saw more of these images than hashes that agree by chance."""
+        """True where the encoder saw more of these images than hashes that agree by chance."""
         images = 0 if self.seen_film is None else int(self.seen_film.sum())
         patients = self.seen_patient is not None and bool(self.seen_patient.any())
         return beyond_chance(images, patients, len(self.image_id))
 
 
 def beyond_chance(images: int, patients: bool | int | None, total: int) -> bool:
-    """Whether `images` of `total` that look like trained ones, or any seen patient, are alarming."""
+    """Returns whether these many images that look like trained ones, or seen patients, alarm.
+
+    >>> beyond_chance(2, None, 200), beyond_chance(3, None, 200), beyond_chance(0, 1, 200)
+    (False, True, True)
+    """
     return bool(patients) or images > CHANCE * total
 
 
 def unseen_images(tables: Sequence[ImageTable]) -> Bool[np.ndarray, " n"]:
-    """The images that no encoder had seen; tables are of the same images in one order.
-
-    What is not known counts as not seen.
-    """
+    """Returns the images that no encoder had seen, of tables in one order; unknown counts so."""
     known = [table.seen for table in tables if table.seen is not None]
     return ~np.any(known, axis=0) if known else np.ones(len(tables[0].image_id), bool)
 
@@ -107,17 +109,11 @@ def _from_arrow(table: pa.Table) -> ImageTable:
         if field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))
     table = table.select(_SCHEMA.names).cast(_SCHEMA)
-    images = table["image_id"].to_numpy()
-    if table["image_id"].null_count:
-        row = int(np.flatnonzero(table["image_id"].is_null().to_numpy())[0])
-        raise ValueError(f"row {row}: image_id is empty")
-    _, first, count = np.unique(images.astype(str), return_index=True, return_counts=True)
-    if (count > 1).any():
-        again = images[first[count > 1].min()]
-        rows = np.flatnonzero(images == again)[:2]
-        raise ValueError(f"image_id '{again}' appears twice (rows {rows[0]} and {rows[1]})")
+    refuse_nulls(table, "image_id")
+    images = table["image_id"].to_numpy().astype(str)
+    refuse_repeats(images, "image_id")
     return ImageTable(
-        images.astype(str),
+        images,
         table["sex"].fill_null("").to_numpy().astype(str),
         table["age"].to_numpy().astype(np.float32),
         table["projection"].fill_null("").to_numpy().astype(str),
@@ -127,20 +123,14 @@ def _from_arrow(table: pa.Table) -> ImageTable:
 
 
 def _known(table: pa.Table, name: str) -> np.ndarray | None:
-    column = table[name]
-    if column.null_count == len(column):
+    if table[name].null_count == len(table):
         return None
-    if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
-        raise ValueError(f"row {row}: {name} is empty; it is known of every image or of none")
-    return column.to_numpy().astype(bool)
+    refuse_nulls(table, name, "; it is known of every image or of none")
+    return table[name].to_numpy().astype(bool)
 
 
 def in_order(table: ImageTable, image_ids: Shaped[np.ndarray, " m"]) -> ImageTable:
-    """The rows of these images, in this order.
-
-    Raises ValueError naming the first image that the table lacks.
-    """
+    """Returns the rows of these images, in this order; raises ValueError for the first it lacks."""
     place = {image: row for row, image in enumerate(table.image_id.tolist())}
     for image in image_ids.tolist():
         if image not in place:

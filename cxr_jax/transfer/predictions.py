@@ -1,4 +1,4 @@
-"""Predictions: what a model said about each test image, and the Parquet file that holds it.
+"""Predictions: the scores of each test image, and the Parquet file that holds them.
 
 The file is the border between models and statistics: one row per image and label, columns image_id,
 patient_id, label, target (null: missing) and score. Its metadata may say of what kind scores are
@@ -65,7 +65,7 @@ class Predictions(NamedTuple):
 
 
 def validate(predictions: Predictions) -> Predictions:
-    """The same predictions with plain types, checked.
+    """Returns the same predictions with plain types, checked.
 
     Raises ValueError, naming the first image and label at fault, for shapes that do not agree, an
     image_id that appears twice, an empty patient_id, a score that is not finite, a target other
@@ -87,51 +87,57 @@ def validate(predictions: Predictions) -> Predictions:
         raise ValueError(f"predictions hold {shape[0]} images and {shape[1]} labels: none to score")
     if "macro" in names:
         raise ValueError('label "macro" is the name of the mean over labels: rename the label')
-    for what, values in (("label", np.array(names)), ("image_id", images)):
-        _, first, count = np.unique(values, return_index=True, return_counts=True)
-        if (count > 1).any():
-            again = values[first[count > 1].min()]
-            rows = np.flatnonzero(values == again)[:2]
-            raise ValueError(f"{what} '{again}' appears twice (rows {rows[0]} and {rows[1]})")
+    refuse_repeats(np.array(names), "label")
+    refuse_repeats(images, "image_id")
     if (patients == "").any():
         raise ValueError(
             f"image '{images[patients == ''][0]}' has no patient_id: intervals resample patients. "
             "Where patients are unknown give each image its own id as patient_id"
         )
-    _refuse(~np.isfinite(scores), scores, "score", "scores must be finite", images, names)
+
+    def refuse(wrong: Shaped[np.ndarray, "n k"], what: str, values: np.ndarray, rule: str) -> None:
+        if wrong.any():
+            i, k = np.argwhere(wrong)[0]
+            raise ValueError(
+                f"image '{images[i]}' (row {i}), label '{names[k]}': {what} is {values[i, k]}; "
+                f"{rule}"
+            )
+
+    refuse(~np.isfinite(scores), "score", scores, "scores must be finite")
     known = (targets == 0) | (targets == 1) | np.isnan(targets)
-    _refuse(~known, targets, "target", "targets are 0, 1 or missing", images, names)
-    if predictions.score_kind not in SCORE_KINDS:
+    refuse(~known, "target", targets, "targets are 0, 1 or missing")
+    kind = predictions.score_kind
+    if kind not in SCORE_KINDS:
         raise ValueError(
-            f"score_kind is '{predictions.score_kind}'; it may be {', '.join(SCORE_KINDS[1:])}, or "
-            "absent for scores that only rank images"
+            f"score_kind is '{kind}'; it may be {', '.join(SCORE_KINDS[1:])}, or absent for scores "
+            "that only rank images"
         )
-    if predictions.score_kind == "probability":
-        rule = "probabilities lie in [0, 1]"
-        _refuse((scores < 0) | (scores > 1), scores, "score", rule, images, names)
-    if predictions.score_kind == "log-probability":
+    if kind == "probability":
+        refuse((scores < 0) | (scores > 1), "score", scores, "probabilities lie in [0, 1]")
+    if kind == "log-probability":
         rule = "no log-probability lies above 0; log-odds may be meant"
-        _refuse(scores > _ROUNDING, scores, "score", rule, images, names)
-    return Predictions(images, patients, names, targets, scores, predictions.score_kind)
+        refuse(scores > _ROUNDING, "score", scores, rule)
+    return Predictions(images, patients, names, targets, scores, kind)
 
 
-def _refuse(
-    wrong: Shaped[np.ndarray, "n k"],
-    values: Shaped[np.ndarray, "n k"],
-    what: str,
-    rule: str,
-    images: Shaped[np.ndarray, " n"],
-    names: tuple[str, ...],
-) -> None:
-    if wrong.any():
-        i, k = np.argwhere(wrong)[0]
-        raise ValueError(
-            f"image '{images[i]}' (row {i}), label '{names[k]}': {what} is {values[i, k]}; {rule}"
-        )
+def refuse_repeats(values: Shaped[np.ndarray, " n"], what: str) -> None:
+    """Raises ValueError, naming two rows, where a value appears twice."""
+    _, first, count = np.unique(values, return_index=True, return_counts=True)
+    if (count > 1).any():
+        again = values[first[count > 1].min()]
+        rows = np.flatnonzero(values == again)[:2]
+        raise ValueError(f"{what} '{again}' appears twice (rows {rows[0]} and {rows[1]})")
+
+
+def refuse_nulls(table: pa.Table, name: str, hint: str = "") -> None:
+    """Raises ValueError, naming the row, where the column `name` is empty."""
+    if table[name].null_count:
+        row = int(np.flatnonzero(table[name].is_null().to_numpy())[0])
+        raise ValueError(f"row {row}: {name} is empty{hint}")
 
 
 def write_parquet(predictions: Predictions, path: str | PathLike[str]) -> Path:
-    """Write n x k rows, image by image; a missing target is written as null. Validates first."""
+    """Writes n x k rows, image by image, validated; a missing target is null."""
     images, patients, names, targets, scores, kind = validate(predictions)
     table = pa.table(
         {
@@ -149,7 +155,7 @@ def write_parquet(predictions: Predictions, path: str | PathLike[str]) -> Path:
 
 
 def read_parquet(path: str | PathLike[str]) -> Predictions:
-    """Read predictions; images and labels in the order in which they first appear.
+    """Reads predictions; images and labels in the order in which they first appear.
 
     Raises ValueError naming the file, and the row where there is one, for a missing column, an
     empty id, an image and label that appear twice or not at all, two patients for one image, and
@@ -165,9 +171,7 @@ def _pivot(table: pa.Table) -> Predictions:
     kind = (table.schema.metadata or {}).get(b"score_kind", b"").decode(errors="replace")
     table = table.select(_SCHEMA.names).cast(_SCHEMA)
     for name in ("image_id", "patient_id", "label"):
-        if table[name].null_count:
-            row = int(np.flatnonzero(table[name].is_null().to_numpy())[0])
-            raise ValueError(f"row {row}: {name} is empty")
+        refuse_nulls(table, name)
     images, image = _codes(table["image_id"])
     names, label = _codes(table["label"])
     patients, patient = _codes(table["patient_id"])
@@ -181,22 +185,20 @@ def _pivot(table: pa.Table) -> Predictions:
         raise ValueError(
             f"image '{images[image[strays[0]]]}' belongs to two patients (see row {strays[0]})"
         )
-    wide = np.empty((2, len(images) * len(names)))
-    for which, column in enumerate(("target", "score")):
-        wide[which, cell] = table[column].to_numpy()
-    targets, scores = wide.reshape(2, len(images), len(names))
+    targets, scores = np.empty((2, len(images), len(names)))
+    targets.flat[cell], scores.flat[cell] = (table[c].to_numpy() for c in ("target", "score"))
     return validate(Predictions(images, patients[owner], tuple(names), targets, scores, kind))
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[Shaped[np.ndarray, " u"], Int[np.ndarray, " n"]]:
-    """Distinct values in order of first appearance, and which of them each row holds."""
+    """Returns distinct values in order of first appearance, and which of them each row holds."""
     encoded = column.combine_chunks().dictionary_encode()
     values = encoded.dictionary.to_numpy(zero_copy_only=False)
     return values, encoded.indices.to_numpy().astype(np.int64)
 
 
 def _explain_cells(cell: Int[np.ndarray, " n"], images: np.ndarray, names: np.ndarray) -> None:
-    """Raise ValueError for the first (image, label) that does not appear exactly once."""
+    """Raises ValueError for the first (image, label) that does not appear exactly once."""
     count = np.bincount(cell, minlength=len(images) * len(names))
     wrong = int(np.flatnonzero(count != 1)[0])
     image, label = images[wrong // len(names)], names[wrong % len(names)]
@@ -212,7 +214,7 @@ def _explain_cells(cell: Int[np.ndarray, " n"], images: np.ndarray, names: np.nd
 
 
 def align(reference: Predictions, other: Predictions) -> Predictions:
-    """The other model's predictions, put in the reference's order of images and labels.
+    """Returns the other model's predictions in the reference's order of images and labels.
 
     Raises ValueError, naming the first image or label, unless both hold the same images, patients,
     labels and targets: a paired comparison is of two models on the same test set.
@@ -229,15 +231,7 @@ def align(reference: Predictions, other: Predictions) -> Predictions:
         )
     place = {image: row for row, image in enumerate(other.image_id)}
     rows = np.array([place[image] for image in reference.image_id])
-    columns = [other.label_names.index(name) for name in reference.label_names]
-    aligned = Predictions(
-        other.image_id[rows],
-        other.patient_id[rows],
-        reference.label_names,
-        other.targets[rows][:, columns],
-        other.scores[rows][:, columns],
-        other.score_kind,
-    )
+    aligned = take_images(take_labels(other, reference.label_names), rows)
     for what, mine, theirs in (
         ("patients", reference.patient_id[:, None], aligned.patient_id[:, None]),
         ("targets", reference.targets, aligned.targets),
