@@ -82,6 +82,18 @@ def test_finetuning_leaves_pictures_of_what_it_trained_and_no_ids(config, tmp_pa
     assert "](pictures/saliency.png)" in (tmp_path / "report.md").read_text()
 
 
+def test_a_damaged_picture_of_a_finished_transfer_does_not_end_the_run(config, tmp_path, capsys):
+    transfer.run(config, tmp_path)
+    before = (tmp_path / "metrics.json").read_bytes()
+    for name in ("saliency.png", "neighbours.png"):
+        (tmp_path / "pictures" / name).write_bytes(b"no picture at all")
+    capsys.readouterr()
+    transfer.run(config, tmp_path)
+    assert "finished before" in capsys.readouterr().out
+    assert (tmp_path / "metrics.json").read_bytes() == before
+    assert "](pictures/embedding.png)" in (tmp_path / "report.md").read_text()
+
+
 def test_named_images_are_drawn_and_unknown_ones_refused_at_once(config, tmp_path):
     test = _transfer_inputs.load_splits(config).test
     wanted = test.hashed_ids()[0][:2]
