@@ -45,7 +45,7 @@ class Link(NamedTuple):
 def principal_directions(
     features: Float[Array, "n d"],
 ) -> tuple[Float[Array, "n r"], Callable[[Float[Array, "... r"]], Float[Array, "... d"]]]:
-    """Returns features in the basis of their principal directions, r = min(n, d), and the way back."""
+    """Returns features in the basis of their principal directions, r = min(n, d), and back."""
     n, d = features.shape
     if n >= d:
         # Any orthogonal basis near this one serves: eigenvectors in float32 (a quarter of the

@@ -32,7 +32,7 @@ class Tools(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A linear head: logits are `features @ kernel + bias`, features those of the trained `encoder`.
+    """A linear head: logits are `features @ kernel + bias`, features those of `encoder`.
 
     Scores that are log-odds are the logits; the log-probabilities of exclusive classes are the
     log-softmax of the logits of the scored classes. The column of a label that was not scored is
@@ -76,7 +76,7 @@ class Protocol(NamedTuple):
     title: "Linear probe".
     method: (are the labels exclusive classes) -> sentences for the report, true of every encoder.
     settings: every field that changes a result, as JSON: results of other settings are made again.
-    run_many: gives for each of several subsets of the rows of train what `run` gives, for less work.
+    run_many: gives for each of several subsets of the rows of train what `run` gives, faster.
     """
 
     title: str

@@ -18,7 +18,7 @@ max_steps
 evaluations     how many moments of a training are judged on validation, the last step being one
 batch_size      images per step; fewer where there are fewer images
 dtype           of the computation, "float32" or "bfloat16"; weights are float32
-mean_teacher    images without labels take part (cxr_jax/objectives/mean_teacher.py); weight 0 is off
+mean_teacher    unlabelled images take part (cxr_jax/objectives/mean_teacher.py); weight 0: off
 num_workers     decoding processes, for sets large enough to repay their start; 0: threads alone
 view            the augmentation (cxr_jax/augment/views.py); its size is the encoder's image_size
 """
@@ -160,7 +160,7 @@ def _run(
     batches = image_batches(splits.test, config.batch_size, encoder.image_size)
     scores = trainer.scores(best.network, batches)
     trained = {name: part["encoder"] for name, part in best.network.items()}
-    head = best.network["params"]["head"]
+    head = jax.device_get(best.network["params"]["head"])
     kernel, bias = (at_labels(head[part], labels, len(names)) for part in ("kernel", "bias"))
     unlabelled = len(train.rest) if fields.mean_teacher.weight else 0
     if fields.mean_teacher.weight and not unlabelled:

@@ -133,7 +133,7 @@ def linear_probes(
 
     Targets are 0, 1 or NaN (missing); of exclusive classes they must be as data/tasks.py's
     to_exclusive gives them, and one C is chosen for all, by the mean of the classes' AUROC. Ties in
-    validation AUROC go to the smaller validation log-loss, then to the smaller C. Raises ValueError,
+    validation AUROC go to the smaller validation log-loss, then the smaller C. Raises ValueError,
     naming the split and the row, for features that are not finite, other targets, and shapes that
     do not agree; naming the reasons, if no label at all can be scored.
     """
