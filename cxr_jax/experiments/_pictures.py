@@ -118,13 +118,14 @@ def _named(config, test: LabelledSplit) -> list[int]:
             f"config.pictures.images: no test image of {config.dataset} has the id given there "
             f"as number {', '.join(map(str, unknown))}. Images are named by the image_id of "
             "predictions.parquet, which is hashed: a config goes into files that are sent on "
-            f"(python -m data_builders.reidentify {config.dataset} --data_dir={config.data.dir} lists "
-            "them; the images of the task's projections take part)"
+            f"(python -m data_builders.reidentify {config.dataset} --data_dir={config.data.dir} "
+            "lists them; the images of the task's projections take part)"
         )
     rows = list(dict.fromkeys(place[name] for name in wanted))
     if len(rows) > _MAX_CASES:
         raise ValueError(
-            f"config.pictures.images names {len(rows)} images: at most {_MAX_CASES} fit in a picture"
+            f"config.pictures.images names {len(rows)} images: at most {_MAX_CASES} fit in a "
+            "picture"
         )
     return rows
 
@@ -268,7 +269,7 @@ def _draw_embedding(
 
 
 def _some(count: int, wanted: Sequence[int], seed: int) -> Int[np.ndarray, " n"]:
-    """Returns the rows of at most 2,000 of `count` images, drawn with `seed`, with those `wanted`."""
+    """Returns the rows of at most 2,000 of `count` images, drawn by seed, and those `wanted`."""
     if count <= _MAX_POINTS:
         return np.arange(count)
     others = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(count), wanted))

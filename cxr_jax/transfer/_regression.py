@@ -70,7 +70,8 @@ def fit_multinomial(
 
     A row of targets has one 1 and else 0, or is all NaN: it has no class and does not count. Scale
     the features first. Every class needs a row, else its intercept has no finite optimum. All
-    intercepts sum to zero (shifting all by one number changes no probability), as weights do by the penalty.
+    intercepts sum to zero (shifting all by one number changes no probability), as weights do by
+    the penalty.
     Of two classes it is logistic regression at twice the C, with half of its weights, up and down.
     """
     known = ~np.isnan(targets).any(axis=1)
