@@ -1,4 +1,4 @@
-"""The examples of docs/architecture.md: each file added to a copy of the clone is a choice there."""
+"""The examples of docs/architecture.md: each file, added to a copy of the clone, works there."""
 
 import os
 import re

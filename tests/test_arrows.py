@@ -1,4 +1,4 @@
-"""Imports run one way: between the packages, between the rooms, and never to JAX where it is barred."""
+"""Imports run one way between packages and rooms, and never to JAX where it is not allowed."""
 
 import ast
 import subprocess
@@ -30,7 +30,8 @@ ARROWS = {
 }
 # Modules that may be read where JAX is not installed, or in processes that must stay small.
 WITHOUT_JAX = (
-    "cxr_jax.stats.auroc, cxr_jax.stats.bootstrap, cxr_jax.report.__main__, cxr_jax.report.benchmark",
+    "cxr_jax.stats.auroc, cxr_jax.stats.bootstrap",
+    "cxr_jax.report.__main__, cxr_jax.report.benchmark",
     "cxr_jax.transfer.predictions, cxr_jax.transfer.image_table, cxr_jax.transfer.metrics",
     "data_builders.build, data_builders.base.parallel, data_builders.phantom.drawing",
     "cxr_jax.data.tasks, cxr_jax.data.pseudonyms",

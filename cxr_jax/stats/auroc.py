@@ -57,7 +57,7 @@ def rank_runs(
 
 
 def auroc(targets: Shaped[np.ndarray, " n"], scores: Shaped[np.ndarray, "..."]) -> float:
-    """Returns the share of (positive, negative) pairs whose positive scores higher; ties count half.
+    """Returns the share of (positive, negative) pairs in which the positive wins; ties are half.
 
     The Mann-Whitney form of the area under the ROC curve (Hanley and McNeil 1982). The pairs are
     counted in whole numbers, so the result is exact to one rounding. Targets and scores are [n];

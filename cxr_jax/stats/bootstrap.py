@@ -84,8 +84,8 @@ def resampled_auroc(
     """Returns the AUROC of each label in every resample; NaN where a class is absent.
 
     The draws depend on the clusters, the number of resamples and the seed alone. So two calls for
-    the same test images are paired: row r of both is of the same drawn patients, whatever the model,
-    and differences, means over labels and whole curves can be taken row by row. Fewer than two
+    the same test images are paired: row r of both is of the same drawn patients for any model, and
+    differences, means over labels and whole curves can be taken row by row. Fewer than two
     clusters leave nothing to resample: all NaN. Shapes and errors as in `bootstrap_auroc`.
     """
     columns, scores = _columns(targets, scores)

@@ -136,7 +136,7 @@ def expected_calibration_error(
 def wilson_interval(
     successes: Int[np.ndarray, " bins"], trials: Int[np.ndarray, " bins"], level: float = 0.95
 ) -> tuple[Float[np.ndarray, " bins"], Float[np.ndarray, " bins"]]:
-    """Returns Wilson's (1927) score interval of a proportion; it stays in [0, 1], also at 0 and n."""
+    """Returns Wilson's (1927) score interval of a proportion, which stays in [0, 1] even at 0."""
     z = scipy.stats.norm.ppf((1 + level) / 2)
     centre = (successes + z**2 / 2) / (trials + z**2)
     half = z / (trials + z**2) * np.sqrt(successes * (1 - successes / trials) + z**2 / 4)

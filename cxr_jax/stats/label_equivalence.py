@@ -103,7 +103,7 @@ def _equal_place(
     auroc_b: Float[np.ndarray, " f"],
     at: float | np.floating,
 ) -> tuple[float, int]:
-    """Returns the log number of labels where B equals A at `at`; -1, 0, 1: below, in, above range."""
+    """Returns the log number of labels where B equals A at `at`; -1, 0, 1: below, in, above."""
     curve_a = scipy.optimize.isotonic_regression(auroc_a).x
     curve_b = scipy.optimize.isotonic_regression(auroc_b).x
     target = np.interp(at, place, curve_a)

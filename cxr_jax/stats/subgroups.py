@@ -18,8 +18,8 @@ _BANDS = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (80, "60-79"), (_OLDEST + 
 class SubgroupRow(NamedTuple):
     """One group's AUROC (macro mean over labels where there are several) with its interval.
 
-    The counts are of images with a known target, summed over the labels that can be estimated in the
-    group; where none can, over all labels. `note` is "" or says why numbers are NaN or what
+    The counts are of images with a known target, summed over the labels that can be estimated in
+    the group; where none can, over all labels. `note` is "" or says why numbers are NaN or what
     they are of: a reader must not take a missing number for a bad one.
     """
 

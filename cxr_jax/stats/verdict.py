@@ -1,7 +1,7 @@
 """Verdicts on model A against model B on one test set: win, loss, tie or inconclusive.
 
-The quantity is the difference of AUROC, A less B, on the same images; for several labels that of the
-macro means over the labels that have both classes. Its replicates come from resampling patients
+The quantity is the difference of AUROC, A less B, on the same images; for several labels that of
+the macro means over the labels that have both classes. Its replicates come from resampling patients
 (bootstrap.py), with A and B scored in the same resamples.
 
 - "win" ("loss"): the percentile interval lies above (below) zero and the p-value is at most
@@ -109,7 +109,7 @@ def judge(
     level: float = 0.95,
     labels: tuple[Comparison, ...] = (),
 ) -> Comparison:
-    """Returns the verdict from two AUROCs and the bootstrap replicates of their difference, A less B.
+    """Returns the verdict from two AUROCs and the bootstrap replicates of their difference, A - B.
 
     Replicates that are NaN are left out and counted. Replicates that are all equal say nothing
     about uncertainty: `detectable` is then NaN, and two models that both separate the classes

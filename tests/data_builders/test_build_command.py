@@ -186,7 +186,7 @@ def test_a_folder_that_is_no_dataset_is_not_taken_for_one(export, tmp_path):
     ("name", "settings", "message"),
     [
         ("pediatric_pneumonia", {}, "needs --manual_dir. Unpack Kaggle"),
-        ("pediatric_pneumonia", {"manual_dir": "nowhere"}, "nowhere is not a folder. Unpack Kaggle"),
+        ("pediatric_pneumonia", {"manual_dir": "nowhere"}, "nowhere is not a folder. Unpack"),
         ("pediatric_pneumonia", {"config_name": "128"}, "no resolution '128'; it has 256, 512"),
         ("pediatric_pneumonia", {"options": {"labels_csv": "x"}}, "has no option --labels_csv"),
         ("image_folder", {"config_name": "128"}, "No resolution '128'"),

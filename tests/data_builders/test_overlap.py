@@ -49,7 +49,7 @@ class One(cxr_builder.CxrBuilder, skip_registration=True):
 
 
 class Two(One, skip_registration=True):
-    """Copies of ten images under other names, other images of five of the patients, and strangers."""
+    """Copies of ten images under other names, other images of five patients, and strangers."""
 
     name = "two"
     PARENT = "one"

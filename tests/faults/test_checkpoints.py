@@ -106,9 +106,7 @@ def test_where_files_cannot_grow_the_run_ends_clearly_and_goes_on_later(
     shutil.rmtree(copied / "checkpoints" / str(_LAST))
     run = runs.Run(_arguments(finished, copied), tmp_path / "log", {"RLIMIT_FSIZE": 200_000})
     assert run.end() == 1
-    assert f"a checkpoint could not be saved; earlier ones stay (steps: {_BEFORE})" in (
-        run.said()
-    )
+    assert f"a checkpoint could not be saved; earlier ones stay (steps: {_BEFORE})" in (run.said())
     assert runs.saved_steps(copied) == [_BEFORE]
     assert checkpoints.find_damage(copied / "checkpoints" / str(_BEFORE), checkpoints.ITEMS) == ""
     if full:

@@ -110,8 +110,8 @@ def steps_up_or_down(rng, count, brighter):
 
 
 def test_agreement_on_images_without_labels_lifts_the_auroc():
-    # The labels alone say that bright images are positive; that an image's brightness says nothing of
-    # its answer, other images teach in views of other brightness.
+    # The labels alone say that bright images are positive; that brightness says nothing of the
+    # answer, other images teach in views of other brightness.
     rng = np.random.default_rng(0)
     images, targets = steps_up_or_down(rng, 8, brighter=True)
     others, _ = steps_up_or_down(rng, 64, brighter=False)

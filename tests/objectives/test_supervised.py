@@ -1,4 +1,4 @@
-"""Supervised: masked losses, the first head, one step, layer-wise rates, and its refusal elsewhere."""
+"""Supervised: masked losses, first head, one step, layer-wise rates, refusal elsewhere."""
 
 import jax
 import jax.numpy as jnp
