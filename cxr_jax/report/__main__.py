@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     parser.add_argument(
-        "--out", type=Path, default=Path("comparison"), help="of A B …; default: %(default)s"
+        "--out", type=Path, help="the report's folder; default: comparison, here or in the WORKDIR"
     )
     parser.add_argument(
         "--num_resamples", type=int, help="default: 1000, of a WORKDIR its own number"
@@ -56,12 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         if given.images or given.score_kind:
             parser.error("--images and --score_kind are for files of predictions, not a WORKDIR")
         return benchmark.write(first, given.num_resamples)
-    paths, images = given.paths, given.images
+    paths, images, out = given.paths, given.images, given.out or Path("comparison")
     if not others and first.is_dir():
         table = first / "films.parquet"
         images = images or (table if table.is_file() else None)
         paths = [first, *sorted(first.glob("baselines/*"))]
-    return compare_files(paths, given.out, given.num_resamples or 1000, images, given.score_kind)
+        out = given.out or first / "comparison"
+    return compare_files(paths, out, given.num_resamples or 1000, images, given.score_kind)
 
 
 def compare_files(
