@@ -69,7 +69,7 @@ def subgroup_auroc(
 def age_band(age: float) -> str:
     """Returns the band of an age in years; "" where it is unknown: NaN, negative or above 120.
 
-    >>> age_band(57.0), age_band(414)
+    >>> age_band(57.0), age_band(414.0)
     ('40-59', '')
     """
     if not 0 <= age <= _OLDEST:
