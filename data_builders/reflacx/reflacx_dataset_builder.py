@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -82,7 +81,7 @@ class Builder(builder.CxrBuilder):
         }
         splits = mimic_cxr.read_splits(mimic)
         # The readings that have a folder.
-        present = frozenset(entry.name for entry in os.scandir(root) if entry.is_dir())
+        present = frozenset(path.name for path in root.iterdir() if path.is_dir())
         for dicom_id, readings in by_image.items():
             readings.sort(key=lambda reading: reading.reading_id)
             if dicom_id not in images or dicom_id not in splits:
