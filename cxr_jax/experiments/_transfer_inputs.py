@@ -1,4 +1,4 @@
-"""What a transfer works on: its encoders, the splits of its dataset, features and fingerprints."""
+"""Inputs of a transfer: its encoders, the splits of its dataset, features and fingerprints."""
 
 import functools
 import hashlib

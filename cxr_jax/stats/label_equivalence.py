@@ -1,4 +1,4 @@
-"""How many labels one encoder saves: from AUROC at several numbers of labels to a ratio of them."""
+"""Label equivalence: from AUROC at several numbers of labels to a ratio of them."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ _MEASURED, _AT_LEAST, _AT_MOST = "", "at least", "at most"
 
 
 class LabelEquivalence(NamedTuple):
-    """With `labels_a` labels A does what B does with `labels_b`: `ratio` times as many.
+    """A does with `labels_a` labels what B does with `labels_b`: `ratio` times as many.
 
     `low` and `high` limit the ratio. Each number's bound is "" where it was measured, "at least"
     where B stays below A's AUROC with all labels that were tried (the number is then the largest

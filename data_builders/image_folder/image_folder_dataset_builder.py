@@ -21,7 +21,7 @@ VALIDATION_SHARE = 0.1
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class ImageFolderConfig(builder.CxrConfig):
-    """Where a folder's labels are.
+    """The place of a folder's labels.
 
     Attributes:
       labels_csv: a CSV file, or "" for none.

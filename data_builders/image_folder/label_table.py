@@ -26,7 +26,7 @@ SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 
 @dataclasses.dataclass(frozen=True)
 class LabelRow:
-    """What the CSV says of one image; empty where it says nothing."""
+    """One image in the CSV; fields are empty where it says nothing."""
 
     where: str
     image: str

@@ -137,7 +137,7 @@ class Builder(builder.CxrBuilder):
 
 
 class Wanted(NamedTuple):
-    """What one part of an .npz should hold."""
+    """The expected content of one part of an .npz."""
 
     part: str  # "train", "val" or "test"
     num_images: int  # the owner's; a file may have fewer

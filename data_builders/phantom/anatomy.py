@@ -21,7 +21,7 @@ _GENERATIONS = ((8, 40, 0.85, 0.03), (26, 24, 0.45, 0.017), (60, 14, 0.25, 0.01)
 
 @dataclasses.dataclass(frozen=True)
 class Anatomy:
-    """What all images of a patient share. Lengths in body units; the trunk's density is 1."""
+    """Anatomy that all images of a patient share, in body units; the trunk's density is 1."""
 
     sex: str
     age: int

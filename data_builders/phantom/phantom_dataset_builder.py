@@ -20,7 +20,7 @@ from data_builders.phantom.radiograph import Consolidation, Effusion, Nodule, Pn
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class PhantomConfig(builder.CxrConfig):
-    """How many patients each split has, and the seed that decides everything else."""
+    """The number of patients of each split, and the seed that decides the rest."""
 
     resolution: int = 96
     patients: tuple[tuple[str, int], ...]

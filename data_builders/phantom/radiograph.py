@@ -1,4 +1,4 @@
-"""How one image of a patient was taken: position, exposure, devices, and that day's findings."""
+"""One image of a patient: position, exposure, devices, and that day's findings."""
 
 import dataclasses
 from typing import NamedTuple
@@ -24,7 +24,7 @@ CARDIOMEGALY_RATIO = 0.5
 
 
 class Change(NamedTuple):
-    """What a finding does on one image."""
+    """The effect of a finding on one image."""
 
     region: Map  # in [0, 1]; the box encloses it
     opacity: Map | float = 0.0  # part of the lung's air that is replaced

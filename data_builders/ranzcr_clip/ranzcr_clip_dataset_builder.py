@@ -92,7 +92,7 @@ def check_patient(patient: str, where: str) -> str:
 
 
 class Frame(NamedTuple):
-    """How a picture is stored: its height and width, and the EXIF orientation that shows it."""
+    """The stored form of a picture: height and width, and the EXIF orientation that shows it."""
 
     size: tuple[int, int]
     orientation: int

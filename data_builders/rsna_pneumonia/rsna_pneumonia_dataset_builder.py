@@ -64,7 +64,7 @@ class Builder(builder.CxrBuilder):
 
 
 class Finding(NamedTuple):
-    """What the tables say of an image."""
+    """One image in the tables."""
 
     labels: dict[str, float]  # the classes, 1 or 0; NaN where the table that tells is missing
     boxes: tuple[Box, ...]

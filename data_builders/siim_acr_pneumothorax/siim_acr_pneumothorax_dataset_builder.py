@@ -114,7 +114,7 @@ class Builder(builder.CxrBuilder):
 
 
 class Outline(NamedTuple):
-    """What the table says of an image: a box for each of its rows, none for an image without."""
+    """One image in the table: a box for each of its rows, none for an image without."""
 
     boxes: tuple[Box, ...]
     where: str

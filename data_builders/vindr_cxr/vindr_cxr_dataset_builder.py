@@ -165,7 +165,7 @@ def kaggle_readings(path: Path) -> Iterator[Labelled]:
 
 
 class Labelled(NamedTuple):
-    """What one reader says of an image: label -> 1 or 0."""
+    """Labels that one reader gives an image: label -> 1 or 0."""
 
     image: str
     reader: str
