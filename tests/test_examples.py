@@ -5,6 +5,10 @@ import importlib
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# As in tests/data_builders: an example must not depend on which tests ran before it.
+install_import_hook("data_builders", "beartype.beartype")
 
 _ROOT = Path(__file__).parents[1]
 MODULES = sorted(

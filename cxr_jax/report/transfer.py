@@ -66,7 +66,7 @@ def write_report(
         page += _subgroups(runs, labels, num_resamples)
     page += panels.blocks(workdir)
     page += [Heading("How it was measured"), Bullets(protocol)]
-    page += [Heading("To know"), Bullets(notes)] if notes else []
+    page += [Heading("Notes"), Bullets(notes)] if notes else []
     page += [Heading("Provenance"), Table(["what", "value"], list(provenance.items()))]
     page += [Heading("What to do next"), Bullets(_next_steps(comparisons, labels))]
     return blocks.write(workdir, "report.md", title, page)

@@ -30,7 +30,7 @@ class BoxRow(NamedTuple):
 def from_pixels(label: str, corners: Corners, size: tuple[int, int], where: str) -> Box:
     """Converts x0, y0, x1, y1 in pixels to fractions of the image (height, width), clipped to it.
 
-    >>> from_pixels("Mass", (10, 20, 50, 120), (100, 200), "boxes.csv, row 2")
+    >>> from_pixels("Mass", (10.0, 20.0, 50.0, 120.0), (100, 200), "boxes.csv, row 2")
     Box(label='Mass', y0=0.2, x0=0.05, y1=1.0, x1=0.25)
 
     Raises BuildError, naming the row `where`, for corners that are not finite or are swapped.

@@ -50,7 +50,7 @@ def test_images_and_score_kind_of_other_software(tmp_path):
     assert "Calibration needs probabilities" in plain and "Subgroups" not in plain
     assert not (tmp_path / "reliability.png").exists()
     text = report([*arguments, *images, "--score_kind=log-odds"])
-    assert "| age 18-39 | " in text and "secret" not in text and "To know" not in text
+    assert "| age 18-39 | " in text and "secret" not in text and "Notes" not in text
     assert (tmp_path / "reliability.png").exists()
     with pytest.raises(
         ValueError, match=r"ours.parquet: .*row.*\[0, 1\]. Give --score_kind=log-odds"

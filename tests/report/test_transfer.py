@@ -68,7 +68,7 @@ def test_report_has_its_parts_and_pictures(tmp_path):
         "ROC curves",
         "Calibration",
         "How it was measured",
-        "To know",
+        "Notes",
         "Provenance",
         "What to do next",
     ]

@@ -182,7 +182,7 @@ def _method(grid: Grid, measured: Measured, num_resamples: int) -> list[Block]:
         names = ("encoder", "dataset", "protocol", "training patients", "seeds", "state", "reason")
         page += [Heading("Cells without a result"), Table(names, text.problems(measured.failed))]
     if measured.notes:
-        page += [Heading("To know"), Bullets(list(dict.fromkeys(measured.notes)))]
+        page += [Heading("Notes"), Bullets(list(dict.fromkeys(measured.notes)))]
     return [*page, Heading("How it was measured"), Bullets(sentences)]
 
 
