@@ -33,7 +33,7 @@ def invent_batch(config: ConfigDict, made: step.Training) -> dict[str, Shaped[Ar
             return invent_images(*shape.shape[:2], seed=number)
         return np.ones(shape.shape, shape.dtype)
 
-    shapes = made.shapes(config)[1]
+    shapes = made.shapes()[1]
     batch = {name: invent(number, shape) for number, (name, shape) in enumerate(shapes.items())}
     return sharding.put_batch(batch, made.mesh)
 
@@ -52,7 +52,7 @@ def step_flops(config: ConfigDict) -> float:
     plain = config.copy_and_resolve_references()
     plain.microbatch_size = 0
     made = prepare(plain)
-    state, batch = made.shapes(plain)
+    state, batch = made.shapes()
     whole = made.step.lower(state, batch).cost_analysis()["flops"]
     key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
     for view in plain.views.values():

@@ -27,7 +27,7 @@ def step_bytes(config: ConfigDict, batch_size: int) -> int:
     config = config.copy_and_resolve_references()
     config.batch_size = batch_size
     made = _work.prepare(config)
-    account = made.step.lower(*made.shapes(config)).compile().memory_analysis()
+    account = made.step.lower(*made.shapes()).compile().memory_analysis()
     return (
         account.argument_size_in_bytes
         + account.output_size_in_bytes

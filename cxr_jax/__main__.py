@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(config: ConfigDict, workdir: Path, reproduced: Path | None) -> int:
-    from cxr_jax.training import distributed, preemption, xla
+    from cxr_jax.training import distributed, preemption, sharding
 
     go_on, shared = f"To go on: the same command with --workdir={workdir}", distributed.count() > 1
     try:
@@ -102,7 +102,7 @@ def _run(config: ConfigDict, workdir: Path, reproduced: Path | None) -> int:
             command |= dict(_fields(config.to_dict()))
             distributed.agree("command or versions", command | distributed.versions())
         elif config.experiment == "pretrain":
-            xla.split_cpu(config.microbatch_size or config.batch_size)
+            sharding.split_cpu(config.microbatch_size or config.batch_size)
         _draw_missing(config)
         # Late, so that --help, wrong command lines and hosts that differ answer at once.
         experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")

@@ -12,7 +12,7 @@ from cxr_jax.data.splits import image_batches, load_split
 from cxr_jax.objectives import Objective
 from cxr_jax.report.figures import views_grid
 from cxr_jax.stats.auroc import auroc
-from cxr_jax.training import distributed, sharding, xla
+from cxr_jax.training import distributed, sharding
 from cxr_jax.training.log import NoWriter, Writer
 from cxr_jax.training.step import TrainState
 from cxr_jax.transfer.knn import knn_scores
@@ -79,7 +79,7 @@ def _make_knn(config, objective: Objective, mesh: Mesh) -> Callable[[TrainState]
     ]
     embed = jax.jit(
         lambda params, aux, images: objective.features(params, aux, images / np.float32(255)),
-        compiler_options=xla.options(),
+        compiler_options=sharding.xla_options(),
         out_shardings=sharding.replicated(mesh),
     )
 

@@ -109,7 +109,7 @@ def check_declared(config: ConfigDict, training: Training) -> None:
     """Raises ValueError for a batch key or a metric that the objective does not declare."""
     where, objective = f"config.objective.name={config.objective.name!r}", training.objective
     try:
-        metrics = training.step.eval_shape(*training.shapes(config))[1]
+        metrics = training.step.eval_shape(*training.shapes())[1]
     except KeyError as error:
         raise ValueError(
             f"{where} reads {error}, and its batch holds {', '.join(objective.batch)}: what it "

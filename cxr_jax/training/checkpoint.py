@@ -47,12 +47,20 @@ def open_manager(workdir: Path, max_to_keep: int) -> ocp.CheckpointManager:
 
 
 def _seal(folder: Path) -> None:
-    """Ends a save: Orbax calls it between the last file and the renaming that makes it valid."""
-    if distributed.is_first():
-        for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
-            _empty_signs(unfinished)
-            write_hashes(unfinished)
-        _empty_signs(folder)
+    """Ends a save: Orbax calls it between the last file and the renaming that makes it valid.
+
+    sha256.json then maps each file of the items to its size and SHA-256; all is on the disk.
+    """
+    if not distributed.is_first():
+        return
+    for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
+        _empty_signs(unfinished)
+        found = _hash_items(unfinished, ITEMS, sync=True)
+        with atomic_write(unfinished / HASHES) as temporary, temporary.open("w") as file:
+            json.dump(found, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+    _empty_signs(folder)
 
 
 def _empty_signs(folder: Path) -> None:
@@ -123,41 +131,20 @@ def finish(manager: ocp.CheckpointManager) -> None:
 
 @contextlib.contextmanager
 def _naming(manager: ocp.CheckpointManager) -> Iterator[None]:
-    """Says in one line what tensorstore says in ten where a disk is full."""
+    """Says in one line what tensorstore says in ten where a disk, a quota or a limit is full."""
     try:
         yield
     except Exception as error:
         steps = ", ".join(map(str, sorted(manager.all_steps()))) or "none"
-        code = _file_system_error(error)
-        if code is None:
-            raise
-        raise OSError(
-            code,
-            f"{os.strerror(code)}: a checkpoint could not be saved; earlier ones stay "
-            f"(steps: {steps})",
-            str(manager.directory),
-        ) from error
-
-
-def _file_system_error(error: BaseException) -> int | None:
-    """Finds the errno of a full disk, a quota or a limit on files, in an error or its words."""
-    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
-            return code
-    return None
-
-
-def write_hashes(folder: Path) -> None:
-    """Hashes every file in the items (subfolders) of a checkpoint, and sees them onto the disk.
-
-    `folder`/sha256.json maps each path to its size and SHA-256. Call it when all else is written
-    and before the checkpoint gets its name, so that none is without.
-    """
-    found = {path: [size, digest] for path, size, digest in _hash_all(folder, folder, sync=True)}
-    with atomic_write(folder / HASHES) as temporary, temporary.open("w") as file:
-        json.dump(found, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
+                raise OSError(
+                    code,
+                    f"{os.strerror(code)}: a checkpoint could not be saved; earlier ones stay "
+                    f"(steps: {steps})",
+                    str(manager.directory),
+                ) from error
+        raise
 
 
 def find_damage(folder: Path, items: tuple[str, ...]) -> str:
@@ -171,32 +158,32 @@ def find_damage(folder: Path, items: tuple[str, ...]) -> str:
     if not (folder / HASHES).exists():
         return ""
     try:
-        known = json.loads((folder / HASHES).read_text())
-        known = {path: tuple(mark) for path, mark in known.items()}
-    except (ValueError, AttributeError, TypeError, RecursionError):
+        known = json.loads((folder / HASHES).read_text()).items()
+    except (ValueError, AttributeError, RecursionError):
         return f"{HASHES} is not readable"
-    expected = {path: mark for path, mark in known.items() if path.partition("/")[0] in items}
+    expected = {path: mark for path, mark in known if path.partition("/")[0] in items}
     if not expected:
         return f"{HASHES} names no file of it"
     try:
-        for item in items:
-            for path, size, digest in _hash_all(folder / item, folder):
-                if path in expected and expected.pop(path) != (size, digest):
-                    return f"{path} is not as it was saved"
+        found = _hash_items(folder, items)
     except OSError as error:
         return f"it cannot be read: {error}"
-    return f"{min(expected)} is missing" if expected else ""
+    for path, mark in expected.items():
+        if found.get(path) != mark:
+            return f"{path} is {'not as it was saved' if path in found else 'missing'}"
+    return ""
 
 
-def _hash_all(under: Path, root: Path, sync: bool = False) -> Iterator[tuple[str, int, str]]:
-    for path in sorted(under.rglob("*")):
-        if not path.is_file() or path.parent == root:
-            continue
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if sync:
-                os.fsync(file.fileno())
-        yield path.relative_to(root).as_posix(), path.stat().st_size, digest
+def _hash_items(folder: Path, items: tuple[str, ...], sync: bool = False) -> dict[str, list]:
+    found = {}
+    for path in sorted(path for item in items for path in (folder / item).rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                if sync:
+                    os.fsync(file.fileno())
+            found[path.relative_to(folder).as_posix()] = [path.stat().st_size, digest]
+    return found
 
 
 def set_damaged_aside(folder: Path) -> None:

@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,19 +55,13 @@ def is_first() -> bool:
 
 
 def meet(options: argparse.Namespace, experiment: str) -> bool:
-    """Meets the other processes of this run, as the command line or a scheduler says.
+    """Meets the other processes of this run, as the options of cxr_jax/__main__.py say.
 
     Returns whether there are others. Call it before anything that asks JAX for its devices. Where
     they do not meet within `connect_timeout` seconds, or one is silent for `heartbeat_timeout`
-    seconds later, the process ends with exit code 1 and a message on stderr.
-
-    Args:
-      options: distributed ("auto", "on", "off"), coordinator, num_processes, process_id (None:
-        JAX asks the scheduler), connect_timeout, heartbeat_timeout, workdir.
-
-    Raises:
-      ValueError: options that do not fit each other, the scheduler or the experiment.
-      OSError: process 0 cannot listen at its address, or the scheduler does not answer.
+    seconds later, the process ends with exit code 1 and a message on stderr. Raises ValueError for
+    options that do not fit each other, the scheduler or the experiment, OSError where process 0
+    cannot listen at its address or the scheduler does not answer.
     """
     given = (options.coordinator, options.num_processes, options.process_id)
     names = ("--coordinator", "--num_processes", "--process_id")
@@ -85,7 +79,10 @@ def meet(options: argparse.Namespace, experiment: str) -> bool:
         )
     if not missing and not re.fullmatch(r".+:\d+", options.coordinator):
         raise ValueError(f"--coordinator={options.coordinator} is not HOST:PORT")
-    several = not missing or _started_as_several()
+    # What srun, mpirun or an indexed Kubernetes job started as several tasks. JAX also takes an
+    # allocation whose command was not started by srun, and any pod, for one.
+    sizes = (os.environ.get(name, 1) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+    several = not missing or max(map(int, sizes)) > 1 or "JOB_COMPLETION_INDEX" in os.environ
     if several:
         _check_can_be_shared(options, experiment)
     if several or importlib.util.find_spec("libtpu"):  # only JAX knows if a TPU is part of a pod
@@ -102,15 +99,6 @@ def meet(options: argparse.Namespace, experiment: str) -> bool:
     if not is_first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries print there too
     return True
-
-
-def _started_as_several() -> bool:
-    """Says whether srun, mpirun or an indexed Kubernetes job started several tasks.
-
-    JAX also takes an allocation whose command was not started by srun, and any pod, for one.
-    """
-    sizes = (os.environ.get(name, 1) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
-    return max(map(int, sizes)) > 1 or "JOB_COMPLETION_INDEX" in os.environ
 
 
 def _check_can_be_shared(options: argparse.Namespace, experiment: str) -> None:
@@ -165,15 +153,13 @@ def _give_up(timeout: int, met: threading.Event) -> None:
     try:
         socket.create_connection((address.strip("[]"), int(port)), timeout=2).close()
         why = (
-            f"the coordinator at {coordinator} answers, but not all {count()} processes came to "
-            "it: look which did not start, and that each has a --process_id of its own"
+            f"answers, but not all {count()} processes came to it: look which did not start, and "
+            "that each has a --process_id of its own"
         )
     except (OSError, ValueError) as error:
-        why = (
-            f"the coordinator at {coordinator} cannot be reached ({error}): is process 0 running "
-            "there, and is the port open?"
-        )
-    print(f"{name()}: error: after {timeout} s {why}", file=sys.stderr, flush=True)
+        why = f"cannot be reached ({error}): is process 0 running there, and is the port open?"
+    error = f"error: after {timeout} s the coordinator at {coordinator}"
+    print(f"{name()}: {error} {why}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
@@ -219,14 +205,8 @@ def leave() -> None:
 def agree(topic: str, facts: Mapping[str, Any]) -> None:
     """Waits until every process has come here, and checks that they bring the same facts.
 
-    Args:
-      topic: in messages and keys; once per run.
-      facts: field -> value, as JSON.
-
-    Raises:
-      ValueError: on every process: the fields that differ, with the values of the first process
-        and of the first other one.
-      TimeoutError: some did not come.
+    topic: in messages; once per run. facts: field -> value, as JSON. Raises ValueError, on every
+    process, with the fields that differ, and TimeoutError where some did not come.
     """
     if count() == 1:
         return
@@ -242,25 +222,16 @@ def agree(topic: str, facts: Mapping[str, Any]) -> None:
         ) from error
     brought = client.key_value_dir_get(folder)
     by_host = {int(key.rpartition("/")[2]): json.loads(value) for key, value in brought}
-    lines = list(_differences(by_host))
+    lines = []
+    for field in sorted({field for facts in by_host.values() for field in facts}):
+        values = [by_host[host].get(field, "(absent)") for host in range(count())]
+        others = [host for host, value in enumerate(values) if value != values[0]]
+        if others:
+            more = f", and {len(others) - 1} more hosts differ" if len(others) > 1 else ""
+            other = f"host {others[0]} has {values[others[0]]!r}{more}"
+            lines.append(f"  {field}: host 0 has {values[0]!r}, {other}")
     if lines:
         raise ValueError(f"the {count()} hosts differ in their {topic}:\n" + "\n".join(lines))
-
-
-def _differences(by_host: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
-    first = by_host[0]
-    fields = sorted({field for facts in by_host.values() for field in facts})
-    for field in fields:
-        expected = first.get(field, "(absent)")
-        others = {
-            host: facts.get(field, "(absent)")
-            for host, facts in sorted(by_host.items())
-            if facts.get(field, "(absent)") != expected
-        }
-        if others:
-            host, value = next(iter(others.items()))
-            more = f", and {len(others) - 1} more hosts differ" if len(others) > 1 else ""
-            yield f"  {field}: host 0 has {expected!r}, host {host} has {value!r}{more}"
 
 
 def versions() -> dict[str, str]:

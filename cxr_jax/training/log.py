@@ -4,9 +4,9 @@ metrics.jsonl holds nothing that a clock decides, so that two equal runs write e
 speeds go to TensorBoard and the progress line.
 """
 
+import datetime
 import json
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,19 +53,15 @@ class Writer:
 
     def board_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes to TensorBoard only: speeds, which differ from run to run."""
-        for name, value in values.items():
-            self._show(step, summary.scalar(name, float(value)))
-        self._board.flush()
+        self._show(step, *(summary.scalar(name, float(value)) for name, value in values.items()))
 
     def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
         self._show(step, summary.image(name, image, dataformats="HWC"))
-        self._board.flush()
 
     def warn(self, step: int, text: str) -> None:
         """Warns in the terminal and in TensorBoard's texts."""
         print(f"WARNING: step {step}: {text}", flush=True)
         self._show(step, summary.text("warnings", text))
-        self._board.flush()
 
     def sync(self) -> None:
         """Puts the lines on the disk: after a power cut no checkpoint lacks its history."""
@@ -75,8 +71,10 @@ class Writer:
         self._file.close()
         self._board.close()
 
-    def _show(self, step: int, shown: Summary) -> None:
-        self._board.write_event(Event(wall_time=time.time(), step=step, summary=shown))
+    def _show(self, step: int, *shown: Summary) -> None:
+        for one in shown:
+            self._board.write_event(Event(wall_time=time.time(), step=step, summary=one))
+        self._board.flush()
 
 
 class NoWriter:
@@ -98,21 +96,18 @@ def write_projector(
     columns: name -> one word a point; two columns at least. TensorBoard finds the run by its event
     file, and there projector_config.pbtxt names the others: tensors.tsv, metadata.tsv, sprite.png.
     """
-    names = [_flat(name) for name in columns]
-    rows = [[_flat(word) for word in row] for row in zip(*columns.values(), strict=True)]
-    board = SummaryWriter(str(folder))
-    board.add_embedding(
-        np.round(points.astype(np.float64), 4),  # a tenth of the text that all digits would be
-        rows,
-        thumbnails[:, None] / np.float32(255),
-        tag="features",
-        metadata_header=names,
-    )
-    board.close()
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split())
+    header, *rows = [
+        [" ".join(word.split()) for word in row]
+        for row in (columns, *zip(*columns.values(), strict=True))
+    ]
+    with SummaryWriter(str(folder)) as board:
+        board.add_embedding(
+            np.round(points.astype(np.float64), 4),  # a tenth of the text that all digits would be
+            rows,
+            thumbnails[:, None] / np.float32(255),
+            tag="features",
+            metadata_header=header,
+        )
 
 
 class Progress:
@@ -144,67 +139,41 @@ class Progress:
             shown.append(f"spread {metrics['embedding_std']:.2f}")
         if "effective_rank" in metrics:
             shown.append(f"rank {metrics['effective_rank']:.1f}")
-        shown += [f"{rate:,.0f} images/s", f"data wait {waiting:.0%}", f"{_clock(left)} left"]
+        shown += [
+            f"{rate:,.0f} images/s",
+            f"data wait {waiting:.0%}",
+            f"{datetime.timedelta(seconds=round(left))} left",
+        ]
         print("  ".join(shown), flush=True)
         self._last_time, self._last_step, self._waited = now, step, 0.0
         return {"speed/images_per_second": rate, "speed/data_wait": waiting}
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
-_START = re.compile(rb'\{"step": (\d+),')
 
 
 def kept_lines(path: Path, step: int) -> list[bytes]:
     """Returns the lines of steps <= `step` of the run in the folder of `path`, without their ends.
 
     Later lines may be damaged, as a kill cuts the last one short. A file without any line up to
-    `step` is one whose history was moved away. Raises ValueError, with its number, for a line up to
-    `step` that is damaged or missing.
+    `step` is one whose history was moved away. Raises ValueError, with its number, where a line up
+    to the last step that is logged in any case (experiments/pretrain.py) is damaged or missing.
     """
-    kept, last, damaged = [], 0, 0
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        found, whole = _step_of(line)
-        if found is None:
-            damaged = damaged or number
-        elif found <= step:
-            if damaged or not whole:
-                raise _refusal(path, damaged or number, step)
-            kept.append(line)
-            last = found
-    if (kept or damaged) and last < _last_logged(path.parent, step):
-        raise _refusal(path, damaged or len(kept) + 1, step)
+    kept, last, damaged = [], 0, False
+    for line in filter(None, path.read_bytes().split(b"\n")):
+        try:
+            found = int(json.loads(line)["step"])
+        except (ValueError, LookupError, TypeError, RecursionError):
+            damaged = True
+            break
+        if found > step:
+            break
+        kept.append(line)
+        last = found
+    saved = path.with_name("config.json")
+    config = json.loads(saved.read_text()) if saved.exists() else {}
+    ends = step == config.get("num_train_steps")
+    due = step if ends else step - step % config.get("log_every_steps", 1)
+    if last < due and (kept or damaged):
+        raise ValueError(
+            f"{path}, line {len(kept) + 1}, is damaged or missing, and the run goes on after step "
+            f"{step}: restore the file, or move it away to go on without the history"
+        )
     return kept
-
-
-def _step_of(line: bytes) -> tuple[int | None, bool]:
-    """Returns the line's step, None where it cannot be read, and whether the line is whole."""
-    try:
-        record = json.loads(line.decode())
-    except (ValueError, RecursionError):
-        start = _START.match(line)
-        return (int(start[1][:18]) if start else None), False
-    step = record.get("step") if isinstance(record, dict) else None
-    return (step, True) if type(step) is int else (None, False)
-
-
-def _last_logged(workdir: Path, step: int) -> int:
-    """Returns the last step up to `step` that is logged in any case (experiments/pretrain.py)."""
-    path = workdir / "config.json"
-    config = json.loads(path.read_text()) if path.exists() else {}
-    if step == config.get("num_train_steps"):
-        return step
-    return step - step % config.get("log_every_steps", 1)
-
-
-def _refusal(path: Path, number: int, step: int) -> ValueError:
-    return ValueError(
-        f"{path}, line {number}, is damaged or missing, and the run goes on after step {step}: "
-        "restore the file, or move it away to go on without the history"
-    )

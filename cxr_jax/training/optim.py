@@ -36,10 +36,10 @@ groups         by name: parameters with a rate of their own. `match` holds regul
 A field that its optimizer does not use is allowed, so that --config.optimizer.name can switch.
 """
 
-import functools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -87,11 +87,26 @@ def make_optimizer(
     """
     check_fields(config, "config.optimizer", ("name", "learning_rate"), tuple(_DEFAULTS))
     fields = _DEFAULTS | dict(config)
-    one_of(fields, "name", ("lars", "sgd", "adam", "adamw"))
+    _one_of(fields, "name", ("lars", "sgd", "adam", "adamw"))
     _check_sizes(fields, "config.optimizer")
+    name, clip, inside = fields["name"], fields["clip"], fields["rate_inside_momentum"]
+    if clip is not None and clip <= 0:
+        raise ValueError(f"config.optimizer.clip is {clip}; it must be above 0, or None")
+    if name == "lars" and inside is None:
+        raise ValueError(
+            "config.optimizer lacks 'rate_inside_momentum', which lars needs: "
+            "True as in SimCLR, False as in BYOL"
+        )
     lengths = (num_train_steps, batch_size, num_examples)
-    schedule = learning_rate_schedule(fields, *lengths)
-    mask = _decayed(fields["exclude"])
+    schedule = _schedule(fields, *lengths)
+    # The default patterns need not match: a model may have no bias and no tokens.
+    where = "" if fields["exclude"] is None else "config.optimizer.exclude"
+    excluded = _patterns(fields["exclude"], where) if where else BIAS_AND_NORM + _OF_VITS
+
+    def mask(tree: Any) -> Any:
+        kept = [not found for found in _matches(excluded, tree, where)]
+        return jax.tree.unflatten(jax.tree.structure(tree), kept)
+
     weight_decay, final_decay = fields["weight_decay"], fields["final_weight_decay"]
     if final_decay is not None:
         weight_decay = cosine(weight_decay, final_decay, num_train_steps)
@@ -99,21 +114,15 @@ def make_optimizer(
     rate = _rates(fields, schedule, lengths)
     momentum = optax.trace(fields["momentum"])
     adam = optax.scale_by_adam(b1=fields["momentum"], b2=fields["beta2"])
-    first = () if fields["clip"] is None else (_clip_each(fields["clip"]),)
-    if fields["name"] == "adamw":
-        return optax.chain(*first, adam, decay, rate), schedule
-    if fields["name"] == "adam":
-        return optax.chain(*first, decay, adam, rate), schedule
-    if fields["name"] == "sgd":
-        return optax.chain(*first, decay, momentum, rate), schedule
-    if fields["rate_inside_momentum"] is None:
-        raise ValueError(
-            "config.optimizer lacks 'rate_inside_momentum', which lars needs: "
-            "True as in SimCLR, False as in BYOL"
-        )
     trust = optax.masked(optax.scale_by_trust_ratio(0.0, fields["trust_coefficient"]), mask)
-    last = (rate, momentum) if fields["rate_inside_momentum"] else (momentum, rate)
-    return optax.chain(*first, decay, trust, *last), schedule
+    parts = {
+        "lars": (decay, trust, *((rate, momentum) if inside else (momentum, rate))),
+        "sgd": (decay, momentum, rate),
+        "adam": (decay, adam, rate),
+        "adamw": (adam, decay, rate),
+    }
+    first = () if clip is None else (_clip_each(clip),)
+    return optax.chain(*first, *parts[name]), schedule
 
 
 def _check_sizes(section: Section, where: str) -> None:
@@ -132,8 +141,6 @@ def _check_sizes(section: Section, where: str) -> None:
 
 def _clip_each(largest: float | int) -> optax.GradientTransformation:
     """Shortens every parameter's gradient on its own, as DINO's code does (not the global norm)."""
-    if largest <= 0:
-        raise ValueError(f"config.optimizer.clip is {largest}; it must be above 0, or None")
 
     def shorten(gradient: jax.Array) -> jax.Array:
         return gradient * jnp.minimum(1.0, largest / (jnp.linalg.norm(gradient) + 1e-6))
@@ -145,53 +152,28 @@ def _rates(
     fields: Section, schedule: optax.Schedule, lengths: tuple[int, int, int | None]
 ) -> optax.GradientTransformation:
     """Multiplies by the rate of `schedule`, and in groups by that of the group."""
-    by_group = {"": optax.scale_by_learning_rate(schedule)}
-    patterns = {}
+    by_group, patterns = {"": optax.scale_by_learning_rate(schedule)}, {}
     for name, group in fields["groups"].items():
         where = f"config.optimizer.groups.{name}"
         check_fields(group, where, ("match",), _OF_A_GROUP)
         patterns[name] = _patterns(group["match"], f"{where}.match")
         own = fields | {"frozen": 0} | dict(group)
         _check_sizes(own, where)
-        frozen = in_steps(own, "frozen", *lengths[1:])
-        own_schedule = learning_rate_schedule(own, *lengths)
-        by_group[name] = optax.scale_by_learning_rate(_zero_before(frozen, own_schedule))
+        frozen, rate = _in_steps(own, "frozen", *lengths[1:]), _schedule(own, *lengths)
+        by_group[name] = optax.scale_by_learning_rate(
+            lambda step, frozen=frozen, rate=rate: jnp.where(step < frozen, 0.0, rate(step))
+        )
     if not patterns:
         return by_group[""]
 
     def labels(tree: Any) -> Any:
-        paths = _paths(tree)
-        for name, own in patterns.items():
-            _check_all_match(own, paths, f"config.optimizer.groups.{name}.match")
-        chosen = [
-            next((name for name, own in patterns.items() if _matches(own, path)), "")
-            for path in paths
-        ]
+        chosen = [""] * len(jax.tree.leaves(tree))
+        for name in reversed(patterns):  # of several the first counts
+            found = _matches(patterns[name], tree, f"config.optimizer.groups.{name}.match")
+            chosen = [name if match else other for match, other in zip(found, chosen)]
         return jax.tree.unflatten(jax.tree.structure(tree), chosen)
 
     return optax.partition(by_group, labels)
-
-
-def _zero_before(start: int, schedule: optax.Schedule) -> optax.Schedule:
-    return lambda step: jnp.where(step < start, 0.0, schedule(step))
-
-
-def _decayed(exclude: Any) -> Callable[[Any], Any]:
-    """Returns the mask of what weight decay and trust ratio act on, as a function of the tree.
-
-    The default patterns need not match, because a model may have no bias and no tokens.
-    """
-    given = exclude is not None
-    patterns = _patterns(exclude, "config.optimizer.exclude") if given else BIAS_AND_NORM + _OF_VITS
-
-    def mask(tree: Any) -> Any:
-        paths = _paths(tree)
-        if given:
-            _check_all_match(patterns, paths, "config.optimizer.exclude")
-        keep = [not _matches(patterns, path) for path in paths]
-        return jax.tree.unflatten(jax.tree.structure(tree), keep)
-
-    return mask
 
 
 def _patterns(given: Any, where: str) -> tuple[str, ...]:
@@ -200,40 +182,34 @@ def _patterns(given: Any, where: str) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _paths(tree: Any) -> list[str]:
-    return [
+def _matches(patterns: Sequence[str], tree: Any, where: str = "") -> list[bool]:
+    """Says of each parameter if a pattern is found in its path.
+
+    `where`: the field that gave them; one that matches nothing is refused, as misspelt.
+    """
+    paths = [
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, _ in jax.tree_util.tree_leaves_with_path(tree)
     ]
-
-
-def _matches(patterns: Sequence[str], path: str) -> bool:
-    return any(re.search(pattern, path) for pattern in patterns)
-
-
-def _check_all_match(patterns: Sequence[str], paths: Sequence[str], where: str) -> None:
-    """Refuses a given pattern that matches nothing, being most likely misspelt."""
-    for pattern in patterns:
+    for pattern in patterns if where else ():
         if not any(re.search(pattern, path) for path in paths):
             raise ValueError(
                 f"{where} has {pattern!r}, which matches no parameter; "
                 f"they are named like {paths[0]!r}"
             )
+    return [any(re.search(pattern, path) for pattern in patterns) for path in paths]
 
 
-def learning_rate_schedule(
+def _schedule(
     fields: Section, num_train_steps: int, batch_size: int, num_examples: int | None
 ) -> optax.Schedule:
-    """Returns the rate of step k = 0, 1, …: peak * k / warmup, then as fields["schedule"] says.
-
-    Raises ValueError for an unknown scaling, schedule or unit, and impossible lengths.
-    """
-    one_of(fields, "scaling", ("none", "linear", "sqrt"))
-    one_of(fields, "schedule", ("cosine", "constant", "step"))
+    """Returns the rate of step k = 0, 1, …: peak * k / warmup, then as fields["schedule"] says."""
+    _one_of(fields, "scaling", ("none", "linear", "sqrt"))
+    _one_of(fields, "schedule", ("cosine", "constant", "step"))
     factor = {"none": 1.0, "linear": batch_size / 256, "sqrt": math.sqrt(batch_size)}
     peak = fields["learning_rate"] * factor[fields["scaling"]]
     final = fields["final_learning_rate"] * factor[fields["scaling"]]
-    warmup = in_steps(fields, "warmup", batch_size, num_examples)
+    warmup = _in_steps(fields, "warmup", batch_size, num_examples)
     if warmup >= num_train_steps > 1:
         _warn(
             f"the warm-up of {warmup} steps fills all {num_train_steps} training steps: the rate "
@@ -250,27 +226,24 @@ def learning_rate_schedule(
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
-@functools.cache  # groups of parameters share a warm-up
+@cache  # groups of parameters share a warm-up
 def _warn(text: str) -> None:
     print(f"WARNING: {text}", flush=True)
 
 
-def in_steps(fields: Section, name: str, batch_size: int, num_examples: int | None) -> int:
+def _in_steps(fields: Section, name: str, batch_size: int, num_examples: int | None) -> int:
     """Returns the length fields[name], in fields["warmup_unit"], as steps, rounded."""
-    one_of(fields, "warmup_unit", ("steps", "epochs", "examples"))
+    _one_of(fields, "warmup_unit", ("steps", "epochs", "examples"))
     length, unit = fields[name], fields["warmup_unit"]
     if length < 0:
         raise ValueError(f"config.optimizer.{name} is {length}; it must not be negative")
-    if unit == "steps":
-        return round(length)
-    if unit == "examples":
-        return round(length / batch_size)
-    if num_examples is None:
+    if unit == "epochs" and num_examples is None:
         raise ValueError(
             "config.optimizer.warmup_unit is 'epochs', but the number of examples in an epoch is "
             "not known here; use 'steps' or 'examples'"
         )
-    return round(length * num_examples / batch_size)
+    images = {"steps": batch_size, "epochs": num_examples, "examples": 1}
+    return round(length * images[unit] / batch_size)
 
 
 def cosine(start: float, end: float, steps: int) -> optax.Schedule:
@@ -300,7 +273,7 @@ def _falling(peak: float, milestones: tuple[float, ...], steps: int, warmup: int
     return optax.piecewise_constant_schedule(peak, dict.fromkeys(falls, 0.1))
 
 
-def one_of(fields: Section, name: str, known: tuple[str, ...]) -> None:
+def _one_of(fields: Section, name: str, known: tuple[str, ...]) -> None:
     """Raises ValueError, naming the choices, unless fields[name] is one of `known`."""
     if fields[name] not in known:
         raise ValueError(

@@ -1,11 +1,15 @@
-"""The device mesh, axes ("data", "model"), and how batches and states lie on it.
+"""The device mesh, axes ("data", "model"), how batches and states lie on it, and XLA's options.
 
 Batches are split over "data". States are copied to every device, or, on request, split over "data"
 as well (ZeRO, Rajbhandari et al., arXiv:1910.02054): each device then keeps a part of parameters
 and optimizer state, and the step brings them together where the loss reads them.
+
+XLA's defaults for the CPU cost a training step of the small ResNet a third of its time (jax 0.10;
+docs/performance.md). On other devices nothing is changed.
 """
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +18,34 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 _SMALL = 4096  # numbers; splitting fewer costs more in messages than it saves in memory
+_IMAGES_A_DEVICE = 32  # with fewer, what a CPU's devices tell each other costs more than they save
+_ON_CPU = {
+    # YNNPACK takes convolutions and reductions from Eigen, which does them twice as fast. And it
+    # mixes programs up: products with a matrix that is a constant of the program (closed over, not
+    # an argument) came out as garbage in 35 of 40 programs of one process (jaxlib 0.10.2).
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    # Barriers stay until programs are fused: models/_layers.py says what they are for.
+    "xla_disable_hlo_passes": "cse_barrier_expander",
+}
+
+
+def xla_options() -> dict[str, str]:
+    """Returns jit's compiler_options for programs that train or apply an encoder."""
+    return dict(_ON_CPU) if jax.default_backend() == "cpu" else {}
+
+
+def split_cpu(batch_size: int) -> None:
+    """Makes two devices of every core, as far as the batch fills them; before JAX's first use.
+
+    One part of a layer then waits less for the others than in XLA's own threads: a tenth less time
+    a step. Nothing is done where XLA_FLAGS or JAX_NUM_CPU_DEVICES says how many there are.
+    """
+    given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if given or "JAX_NUM_CPU_DEVICES" in os.environ:
+        return
+    most = min(2 * len(os.sched_getaffinity(0)), batch_size // _IMAGES_A_DEVICE)
+    fitting = [n for n in (2, 4, 8, 16, 32, 64) if n <= most and batch_size % n == 0]
+    jax.config.update("jax_num_cpu_devices", max(fitting, default=1))
 
 
 def make_mesh(model: int = 1) -> Mesh:
@@ -25,7 +57,7 @@ def make_mesh(model: int = 1) -> Mesh:
     process, or processes have different numbers of devices.
     """
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    count, processes = len(devices), jax.process_count()
+    processes = jax.process_count()
     owners = np.bincount([device.process_index for device in devices], minlength=processes)
     if len(set(owners)) > 1:
         raise ValueError(
@@ -33,8 +65,8 @@ def make_mesh(model: int = 1) -> Mesh:
             "split evenly; start every process with the same number"
         )
     if model < 1 or owners[0] % model:
-        where = f"{owners[0]} devices of each of {processes} processes"
-        where = where if processes > 1 else f"{count} devices"
+        where = f"{owners[0]} devices"
+        where += f" of each of {processes} processes" * (processes > 1)
         fitting = [n for n in range(1, owners[0] + 1) if owners[0] % n == 0]
         raise ValueError(
             f"config.mesh.model={model} does not divide the {where}; "
@@ -81,24 +113,22 @@ def _placement(params: Any, mesh: Mesh, split: bool) -> Callable[[Any], NamedSha
     shapes = {leaf.shape for leaf in jax.tree.leaves(params)}
 
     def place(leaf: Any) -> NamedSharding:
-        axes = _axes(leaf.shape, mesh, split) if leaf.shape in shapes else PartitionSpec()
-        return NamedSharding(mesh, axes)
+        shape, model = leaf.shape, mesh.shape["model"]
+        if shape not in shapes or math.prod(shape) < _SMALL:
+            return replicated(mesh)
+        names: list[str | None] = [None] * len(shape)
+        if model > 1 and len(shape) > 1 and shape[-1] % model == 0:
+            names[-1] = "model"
+        fitting = [
+            axis
+            for axis, name in enumerate(names)
+            if split and not name and shape[axis] % mesh.shape["data"] == 0
+        ]
+        if fitting:
+            names[max(fitting, key=lambda axis: shape[axis])] = "data"
+        return NamedSharding(mesh, PartitionSpec(*names))
 
     return place
-
-
-def _axes(shape: tuple[int, ...], mesh: Mesh, split: bool) -> PartitionSpec:
-    names: list[str | None] = [None] * len(shape)
-    if math.prod(shape) < _SMALL:
-        return PartitionSpec()
-    if mesh.shape["model"] > 1 and len(shape) > 1 and shape[-1] % mesh.shape["model"] == 0:
-        names[-1] = "model"
-    if split:
-        free = [i for i, name in enumerate(names) if name is None]
-        fitting = [i for i in free if shape[i] % mesh.shape["data"] == 0]
-        if fitting:
-            names[max(fitting, key=lambda i: shape[i])] = "data"
-    return PartitionSpec(*names)
 
 
 def check_batch(batch_size: int, mesh: Mesh, field: str = "batch_size") -> None:
@@ -118,11 +148,7 @@ def check_batch(batch_size: int, mesh: Mesh, field: str = "batch_size") -> None:
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Puts this process's rows of a batch on its devices, as parts of one global array."""
-    sharding = by_example(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in batch.items()
-    }
+    return jax.make_array_from_process_local_data(by_example(mesh), batch)
 
 
 def join(rows: jax.Array, mesh: Mesh) -> jax.Array:

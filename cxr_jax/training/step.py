@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from cxr_jax.config import check_positive
 from cxr_jax.objectives import Objective, batch_shapes
-from cxr_jax.training import microbatch, optim, sharding, xla
+from cxr_jax.training import microbatch, optim, sharding
 
 COMMON_METRICS = ("loss", "gradient_norm", "parameter_norm", "learning_rate")  # of every step
 MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")  # else the training has failed
@@ -92,12 +92,12 @@ class Training(NamedTuple):
     create: Any  # both jitted, so that they can be lowered too
     step: Any
 
-    def shapes(self, config: ConfigDict) -> tuple[Any, Any]:
+    def shapes(self) -> tuple[Any, Any]:
         """Returns (state, batch) as shapes with their places, to compile without running."""
-        state = jax.eval_shape(self.create)
-        places = sharding.of_state(state, self.mesh, config.shard_state)
-        split = jax.tree.map(lambda _: sharding.by_example(self.mesh), self.batch)
-        return _placed(state, places), _placed(self.batch, split)
+        split = sharding.by_example(self.mesh)
+        return self.create.eval_shape(), {
+            name: shape.update(sharding=split) for name, shape in self.batch.items()
+        }
 
 
 def prepare(config: ConfigDict, objective: Objective, num_images: int) -> Training:
@@ -107,7 +107,13 @@ def prepare(config: ConfigDict, objective: Objective, num_images: int) -> Traini
     optim.make_optimizer.
     """
     mesh = sharding.make_mesh(config.mesh.model)
-    _check_batches(config, mesh)
+    sharding.check_batch(config.batch_size, mesh)
+    if part := config.microbatch_size:
+        check_positive(config, ("microbatch_size",))
+        sharding.check_batch(part, mesh, "microbatch_size")
+        if config.batch_size % part:
+            whole = f"config.batch_size={config.batch_size}"
+            raise ValueError(f"config.microbatch_size={part} does not divide {whole}")
     batch = batch_shapes(objective.batch, config.batch_size, config.data.image_size)
     optimizer, schedule = optim.make_optimizer(
         config.optimizer, config.num_train_steps, config.batch_size, num_images
@@ -133,25 +139,6 @@ def prepare(config: ConfigDict, objective: Objective, num_images: int) -> Traini
             step,
             donate_argnums=0,
             out_shardings=(places, sharding.replicated(mesh)),
-            compiler_options=xla.options(),
+            compiler_options=sharding.xla_options(),
         ),
-    )
-
-
-def _check_batches(config: ConfigDict, mesh: Mesh) -> None:
-    sharding.check_batch(config.batch_size, mesh)
-    part = config.microbatch_size
-    if not part:
-        return
-    check_positive(config, ("microbatch_size",))
-    sharding.check_batch(part, mesh, "microbatch_size")
-    if config.batch_size % part:
-        raise ValueError(
-            f"config.microbatch_size={part} does not divide config.batch_size={config.batch_size}"
-        )
-
-
-def _placed(shapes: Any, places: Any) -> Any:
-    return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
     )

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cxr_jax import models
 from cxr_jax.io.text import plain
-from cxr_jax.training import xla
+from cxr_jax.training import sharding
 from cxr_jax.weights.convert import errors_naming
 
 _LARGEST = 100_000  # number in a model's config
@@ -68,7 +68,7 @@ def features(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
     """
     model = models.build(encoder.model)
 
-    @partial(jax.jit, compiler_options=xla.options())
+    @partial(jax.jit, compiler_options=sharding.xla_options())
     def apply(variables: dict[str, Any], images: jax.Array) -> jax.Array:
         return model.apply(variables, images, train=False)
 

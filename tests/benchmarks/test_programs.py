@@ -95,7 +95,7 @@ def test_batches_are_invented_as_the_step_takes_them(monkeypatch):
     made = _work.prepare(config)
     batch = _work.invent_batch(config, made)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), batch) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), made.shapes(config)[1]
+        lambda x: (x.shape, x.dtype), made.shapes()[1]
     )
     assert (batch["image"] != batch["pair"]).any()
     assert memory._one_step(config, 8).startswith("ran, loss")

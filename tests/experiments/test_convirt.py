@@ -83,7 +83,7 @@ def test_full_size_recipes_have_a_state(preset):
             objectives.build(config)
         config.objective.text.weights = "bert.safetensors"
     made = step.prepare(config, objectives.build(config), 200_000)
-    state, batch = made.shapes(config)
+    state, batch = made.shapes()
     assert batch["tokens"].shape == (config.batch_size, 64)
     text = jax.tree.leaves((state.params["text"], state.aux["frozen_text"]))
     count = sum(leaf.size for leaf in text)

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from cxr_jax.models import _layers
-from cxr_jax.training import xla
+from cxr_jax.training.sharding import xla_options
 
 
 def _images(*shape, seed=0):
@@ -23,7 +23,8 @@ def _value_and_gradients(net, variables, x):
         return jnp.sum(jnp.sin(y) * weights), (y, new)
 
     return jax.jit(
-        jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), compiler_options=xla.options()
+        jax.value_and_grad(loss, argnums=(0, 1), has_aux=True),
+        compiler_options=xla_options(),
     )(variables["params"], x)
 
 
@@ -87,7 +88,7 @@ def test_the_options_keep_barriers_until_programs_are_fused():
     x = _images(2, 8, 8, 3)
     net = _layers.Conv(4, 3)
     variables = net.init(jax.random.key(0), x)
-    program = jax.jit(net.apply, compiler_options=xla.options()).lower(variables, x).compile()
+    program = jax.jit(net.apply, compiler_options=xla_options()).lower(variables, x).compile()
     assert "opt-barrier" in program.as_text()
 
 
