@@ -38,7 +38,7 @@ def transfer() -> ConfigDict:
             projections="",  # images that take part: PA,AP or any
             exclusive=False,  # the labels are classes of which every image has exactly one
             protocol="linear",  # linear, finetune or knn: a file of cxr_jax/transfer
-            label_fraction=1.0,  # of the training patients; validation and test stay whole
+            label_fraction=1.0,  # of the labelled training patients; the other splits stay whole
             C=tuple(10.0**power for power in range(-6, 5)),  # linear: the best on validation
             knn=dict(k=(5, 20, 100), temperature=(0.07,)),  # the best on validation, per label
             finetune=finetune(),

@@ -135,7 +135,7 @@ def draw_missing(names: Iterable[str], data_dir: str | Path) -> None:
 
 
 def refresh(name: str, data_dir: str | Path) -> Path:
-    """Writes a dataset's tasks, as its builder declares them now, into the built dataset.
+    """Writes a dataset's tasks and unit of patients, as its builder declares them now, into it.
 
     Neither raw files nor images are read; the images, labels and splits stay. `name` is as in
     configs. Raises FileNotFoundError or ValueError if the dataset is not built, or is damaged.
@@ -146,7 +146,7 @@ def refresh(name: str, data_dir: str | Path) -> Path:
     folder = dataset_info.find_folder(name, str(data_dir))
     metadata = dataset_info.read_metadata(folder)
     cls = builder_class(metadata.get("builder", folder.parents[1].name))
-    metadata["tasks"] = tasks.to_json(cls.TASKS)
+    metadata |= {"tasks": tasks.to_json(cls.TASKS), "patient": cls.PATIENT}
     atomic_write_text(folder / "metadata.json", json.dumps(metadata))
     return folder
 
@@ -184,6 +184,7 @@ def check(
             [f"{entry.file} ({entry.reason})" for entry in listing.skipped],
             [entry.file for entry in records.absent(listed, manual_dir)],
             builder.split_rule(),
+            (builder.patient_note(listed), builder.label_note(listed)),
         )
 
 

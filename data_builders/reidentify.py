@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cxr_jax.data import dataset_info, pseudonyms, reader
 from cxr_jax.io import image_io
-from cxr_jax.io.text import plain
+from cxr_jax.io.text import composed, plain
 
 COLUMNS = ("split", "image_id", "patient_id", "hashed_image_id", "hashed_patient_id")
 
@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     known = {one for image in listed for one in image[1:]}
-    wanted = {one: one if one in known else image_io.without_suffix(one) for one in args.ids}
+    ids = {given: composed(given) for given in args.ids}
+    wanted = {k: one if one in known else image_io.without_suffix(one) for k, one in ids.items()}
     found = [
         image for image in listed if not wanted or not set(image[1:]).isdisjoint(wanted.values())
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +141,24 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         and metadata.get("label_scale", "presence") in LABEL_SCALES
         and all(isinstance(metadata.get(field), str) for field in ("parent", "licence"))
         and isinstance(metadata.get("split_rule"), str)
+        and all(isinstance(metadata.get(field, ""), str) for field in ("patient", "patient_note"))
         and isinstance(metadata.get("counts"), dict)
         and isinstance(metadata.get("skipped"), int)
     ):
         raise ValueError(f"{path} is not what our builders write. {RESTORE}")
     return metadata
+
+
+def patient_note(metadata: Mapping[str, Any]) -> str:
+    """Returns what a build says of images whose person is not known; "" where all are known."""
+    if "patient_note" not in metadata and all(
+        of["patients"] == of["images"] for of in metadata["counts"].values()
+    ):  # built by an older version
+        return (
+            "each image counts as a patient of its own: if these are not persons, one person's "
+            "images may be in train and in test, and scores too good. Build it again to know."
+        )
+    return metadata.get("patient_note", "")
 
 
 def _read_info(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,17 @@ class LabelledSplit(NamedTuple):
     projections: tuple[str, ...] = ()  # "" unknown
     # Images of the split that a label fraction left out, by their records' places: int [m].
     rest: np.ndarray = np.zeros(0, int)
+
+    @property
+    def labelled(self) -> Bool[np.ndarray, " n"]:
+        """Whether an image has a target for any of the labels."""
+        return ~np.isnan(self.targets).all(axis=1)
+
+    def size(self) -> str:
+        """Says how many images have a label, and of how many patients."""
+        labelled = self.labelled
+        patients = len(set(compress(self.patient_ids, labelled)))
+        return f"{int(labelled.sum()):,} images of {patients:,} patients"
 
     def hashed_ids(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Returns image and patient ids for files that may leave the machine.
@@ -155,22 +167,29 @@ def image_batches(
 
 
 def patient_subset(
-    patient_ids: Sequence[str], fraction: float, seed: int
+    patient_ids: Sequence[str],
+    fraction: float,
+    seed: int,
+    labelled: Bool[np.ndarray, " n"] | None = None,
 ) -> Int[np.ndarray, " kept"]:
     """Returns the rows of the first `fraction` of the patients, in an order fixed by the seed.
 
-    The rows at 1 % are among those at 10 %. At least one patient is kept.
+    The rows at 1 % are among those at 10 %. At least one patient is kept. Patients without a
+    `labelled` image are neither counted nor drawn; at 1 every row is kept.
 
     >>> patient_subset(["p1", "p1", "p2", "p3"], 0.5, seed=0)
     array([2, 3])
+    >>> patient_subset(["p1", "p1", "p2", "p3"], 0.5, seed=0, labelled=np.array([1, 0, 0, 1], bool))
+    array([3])
 
     Raises ValueError for a fraction outside (0, 1].
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"config.label_fraction={fraction} must lie in (0, 1]; 0.01 means 1 %")
-    patients = sorted(
-        set(patient_ids), key=lambda p: hashlib.sha256(f"{seed}:{p}".encode()).digest()
-    )
+    if fraction == 1:
+        return np.arange(len(patient_ids))
+    of_labelled = set(patient_ids if labelled is None else compress(patient_ids, labelled))
+    patients = sorted(of_labelled, key=lambda p: hashlib.sha256(f"{seed}:{p}".encode()).digest())
     kept = set(patients[: max(1, round(fraction * len(patients)))])
     return np.flatnonzero([patient in kept for patient in patient_ids])
 

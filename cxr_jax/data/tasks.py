@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from cxr_jax.io.text import plain
+from cxr_jax.io.text import composed, plain
 
 FRONTAL = ("PA", "AP", "FRONTAL")
 # What -1 and a blank count as: Irvin et al. 2019, CheXpert, section 3.1, where U-zeros, U-ones and
@@ -21,6 +21,7 @@ FRONTAL = ("PA", "AP", "FRONTAL")
 POLICIES = {"zeros": 0.0, "ones": 1.0, "ignore": float("nan")}
 # Of several readers, how many must say so.
 READERS = ("majority", "any", "all")
+_NAMED = 8  # labels, in a message
 _COMPARED = re.compile(r"(.+?) (=|>=) (\d+(?:\.\d+)?)")
 
 # One value an image, or one sequence of readers' values an image.
@@ -166,6 +167,7 @@ def find_task(
 
     Raises ValueError where it is neither a task nor labels of the dataset; for unknown policies.
     """
+    wanted = composed(wanted)
     if not wanted or wanted in named:
         task = named.get(wanted or "default", Task(as_stored(label_names)))
     else:
@@ -214,6 +216,31 @@ def targets(
         either = np.where((values == 1).any(axis=0), np.float32(1), unknown)
         columns.append(_of_readers(either, votes[0][1], len(raw[terms[0].label]), task.readers))
     return np.stack(columns, axis=1)
+
+
+def one_sided(found: Mapping[str, Float[np.ndarray, "n k"]], label_names: Sequence[str]) -> str:
+    """Says which labels lack a positive or a negative image in a split; "" where none does.
+
+    >>> one_sided({"test": np.float32([[1, 0], [np.nan, 1]])}, ["Edema", "Mass"])[:45]
+    'test has no negative image of Edema: without '
+
+    Args:
+      found: split -> its targets.
+    """
+    lacking = []
+    for split, targets in found.items():
+        for what, value in (("positive", 1), ("negative", 0)):
+            absent = [n for n, of in zip(label_names, targets.T) if not (of == value).any()]
+            more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
+            if absent:
+                lacking.append(f"{split} has no {what} image of {', '.join(absent[:_NAMED])}{more}")
+    if not lacking:
+        return ""
+    return (
+        f"{'; '.join(lacking)}: without both, a label cannot be chosen for or scored. What helps: "
+        "more patients, splits that put some there (a column split in a table of your own), or a "
+        "task without these labels (--config.task=LABEL,LABEL)."
+    )
 
 
 def to_exclusive(

@@ -83,7 +83,8 @@ def load_whole_splits(config: ml_collections.ConfigDict) -> Splits:
 
 def training_rows(config: ml_collections.ConfigDict, whole: Splits) -> Int[np.ndarray, " n"]:
     """Returns the rows of the whole training split that the label fraction and the seed leave."""
-    return patient_subset(whole.train.patient_ids, config.label_fraction, config.seed)
+    train = whole.train
+    return patient_subset(train.patient_ids, config.label_fraction, config.seed, train.labelled)
 
 
 def check_disjoint(splits: Splits) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from cxr_jax.data import dataset_info, tasks
 from cxr_jax.data.seen_images import Seen
 from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.report import tables
@@ -31,10 +32,7 @@ class Outcome(NamedTuple):
 
 def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) -> list[str]:
     """Says how it was measured, a sentence or two per line."""
-    sizes = {
-        name: f"{len(split.rows):,} images of {len(set(split.patient_ids)):,} patients"
-        for name, split in splits._asdict().items()
-    }
+    sizes = {name: split.size() for name, split in splits._asdict().items()}
     lines = [
         f"Labels used for training: {sizes['train']} ({_share(config)}). Choices were made on the "
         f"whole validation split, {sizes['validation']}: its labels come on top of that budget. "
@@ -43,6 +41,9 @@ def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) 
         f"Intervals: {config.num_resamples:,} bootstrap resamples of patients; differences are "
         "paired on the same images.",
     ]
+    unlabelled = sum(int((~split.labelled).sum()) for split in splits)
+    if unlabelled:
+        lines.append(f"{unlabelled:,} more images have none of the labels and are not counted.")
     lines += _policies(splits)
     for k, label in enumerate(splits.test.label_names):
         if splits.test.uncertain[:, k].any() or splits.train.uncertain[:, k].any():
@@ -135,13 +136,22 @@ def _policies(splits: Splits) -> list[str]:
     return lines
 
 
+def cautions(dataset: str, splits: Splits) -> list[str]:
+    """Says whose images are not known, and which labels a split has no, or only, positives of."""
+    targets = {name: getattr(splits, name).targets for name in ("validation", "test")}
+    found = (
+        dataset_info.patient_note(splits.test.source.metadata),
+        tasks.one_sided(targets, splits.test.label_names),
+    )
+    return [f"{dataset}: {said}" for said in found if said]
+
+
 def one_draw(config, splits: Splits) -> list[str]:
     """Says what the intervals of a label budget do not hold."""
     if config.label_fraction == 1:
         return []
-    patients = len(set(splits.train.patient_ids))
     return [
-        f"This is one draw of {patients:,} training patients. Intervals hold the uncertainty of "
+        f"This is one draw of {splits.train.size()}. Intervals hold the uncertainty of "
         "the test images alone; another draw may change the difference by more. "
         "configs/benchmark.py takes several (config.seeds)."
     ]
@@ -177,6 +187,7 @@ def provenance(config, splits: Splits, workdir: Path) -> dict[str, str]:
         "dataset": f"{config.dataset} ({splits.test.source.folder.parent.name}, version "
         f"{splits.test.source.folder.name})",
         "splits": metadata["split_rule"],
+        "a patient is": metadata.get("patient") or "not said when it was built",
         "licence of the images": metadata["licence"],
         "images skipped when it was built": str(metadata["skipped"]),
         "seed": str(config.seed),
@@ -199,7 +210,7 @@ def report(
         for each, exposed in zip(outcomes, seen.values(), strict=True)
     ]
     warnings, exposed = exposure_lines(seen, splits.test.rows, config.dataset)
-    warnings = [*warnings, *one_draw(config, splits)]
+    warnings = [*warnings, *cautions(config.dataset, splits), *one_draw(config, splits)]
     path = page.write_report(
         workdir,
         f"{chosen.title} on {config.dataset}",

@@ -15,7 +15,7 @@ from typing import Any
 import ml_collections
 
 from cxr_jax import weights
-from cxr_jax.data import seen_images
+from cxr_jax.data import dataset_info, seen_images
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import _provenance, _transfer_inputs, transfer
 from cxr_jax.experiments._benchmark_grid import LAST, Cell, grid, plan
@@ -205,7 +205,8 @@ def _facts(folder: Path, cell: Cell, config) -> dict[str, Any]:
         patients = None if seen.patient is None else int(seen.patient.sum())
         exposed = dict(patients=patients, images=int(seen.image.sum()), test_images=len(test))
     num_images = facts.get("num_images", facts.get("num_films"))
-    return {"state": "done", "num_images": num_images, "seen": exposed}
+    note = dataset_info.patient_note(test.metadata)
+    return {"state": "done", "num_images": num_images, "seen": exposed, "patient_note": note}
 
 
 def _write(config, workdir: Path, cells: list[Cell], states: dict[Cell, dict[str, Any]]) -> None:

@@ -94,8 +94,9 @@ def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], split
         workdir, config, _transfer_inputs.fingerprint_splits(config, splits), dict(of_encoders)
     )
     print(
-        f"{chosen.title} on {config.dataset}: {len(splits.train.rows):,} training, "
-        f"{len(splits.validation.rows):,} validation and {len(splits.test.rows):,} test images; "
+        f"{chosen.title} on {config.dataset}: {splits.train.labelled.sum():,} training, "
+        f"{splits.validation.labelled.sum():,} validation and {splits.test.labelled.sum():,} test "
+        f"images; "
         f"labels: {', '.join(splits.test.label_names)}"
     )
     seen = {
@@ -184,7 +185,7 @@ def _score(
         "fingerprint": now,
         "protocol": config.protocol,
         "image_size": encoder.image_size,
-        "num_films": len(splits.train.rows),
+        "num_films": int(splits.train.labelled.sum()),
         **result.facts,
         "summary": result.summary,
         "notes": {names[k]: note for k, note in result.notes.items()},

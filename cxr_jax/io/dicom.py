@@ -20,6 +20,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from cxr_jax.io.limits import BoundedFile, ImageError
+from cxr_jax.io.text import composed
 
 # Its warnings quote tags, and there would be one for each image.
 logging.getLogger("pydicom").setLevel(logging.ERROR)
@@ -92,7 +93,7 @@ def hashed(identifier: str, prefix: str = "p") -> str:
     >>> hashed("MRN0042")
     'p6a12db43474fbc05'
     """
-    return prefix + hashlib.sha256(identifier.encode("utf-8")).hexdigest()[:16]
+    return prefix + hashlib.sha256(composed(identifier).encode("utf-8")).hexdigest()[:16]
 
 
 def read_tags(path: Path) -> Tags | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,6 +23,17 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def composed(text: str) -> str:
+    """Returns text in Unicode's composed form (NFC), for names that must match.
+
+    macOS, zip archives and tables write "é" as one character or as "e" and an accent.
+
+    >>> len("e\u0301"), len(composed("e\u0301"))
+    (2, 1)
+    """
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from data_builders import build
 from data_builders.base import counts
 from data_builders.base.records import BuildError
 
-_HEAD = ("NAME", "what", "default task", "other tasks", "splits")
+_HEAD = ("NAME", "what", "a patient is", "default task", "other tasks", "splits")
 _MOST_LABELS = 5
 
 
@@ -170,7 +170,7 @@ def _row(name: str, cls: type) -> tuple[str, ...]:
     labels = cls.LABEL_NAMES if isinstance(cls.LABEL_NAMES, tuple) else ()
     task = named.get("default", Task(as_stored(labels)))
     others = ", ".join(f"`{task}`" for task in named if task != "default")
-    return (name, _what(cls), _words(task, cls), others or "–", _splits(cls.SPLIT_RULE))
+    return name, _what(cls), cls.PATIENT, _words(task, cls), others or "–", _splits(cls.SPLIT_RULE)
 
 
 def _words(task: Task, cls: type) -> str:
@@ -235,4 +235,5 @@ def details(name: str, cls: type) -> str:
         lines.append(
             f"Task, {flag}: {', '.join(named)}; {'; '.join(_policies(task, cls)) or 'plain'}"
         )
-    return "\n".join([*lines, "", f"Splits: {cls.SPLIT_RULE}", f"Licence: {cls.LICENCE}"])
+    patient = f"A patient is: {cls.PATIENT}. {cls.PATIENT_NOTE}".rstrip()
+    return "\n".join([*lines, "", f"Splits: {cls.SPLIT_RULE}", patient, f"Licence: {cls.LICENCE}"])

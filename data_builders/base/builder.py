@@ -105,6 +105,8 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     # What is scored, by name; "default" is what a transfer does unasked, and is every label unless
     # it is given here.
     TASKS: ClassVar[Mapping[str, tasks.Task]] = {}
+    PATIENT: ClassVar[str] = "person"  # what the owner's patient ids number
+    PATIENT_NOTE: ClassVar[str] = ""  # what to know, and do, where they number no persons
     PARENT: ClassVar[str] = ""  # the dataset whose images and patients these are, if not its own
     # What the owner (or who counted the owner's files) says of the whole: "images", "patients",
     # "studies", the same of splits ("train+validation images") or a label's positives -> number.
@@ -170,6 +172,35 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Returns what the labels are: "binary", "multilabel", "multiclass" or "none"."""
         return self.TASK
 
+    def patient_note(self, records: Sequence[Record]) -> str:
+        """Says of how many images the person is unknown, and what follows; "" where of none."""
+        unknown = sum(not record.patient_known for record in records)
+        if not unknown or len({record.split for record in records}) < 2:
+            return ""
+        return (
+            f"of {unknown:,} of the {len(records):,} images the person is not known: one person's "
+            f"images may be in train and in test, and scores too good. {self.PATIENT_NOTE}"
+        )
+
+    def label_note(self, records: Iterable[Record]) -> str:
+        """Says which labels of the default task cannot be scored; "" where all can."""
+        names = self.label_names()
+        if not names:
+            return ""
+        task = tasks.find_task(self.name, names, self.TASKS)
+        found = {}
+        for split in ("validation", "test"):
+            of_split = [
+                record
+                for record in records
+                if record.split == split
+                and (not task.projections or record.projection in task.projections)
+            ]
+            if of_split:
+                raw = {name: [record.labels[name] for record in of_split] for name in names}
+                found[split] = tasks.targets(raw, task, self.LABEL_SCALE)
+        return tasks.one_sided(found, tuple(task.labels))
+
     def split_rule(self) -> str:
         """Says in a sentence how images are split."""
         return self.SPLIT_RULE
@@ -184,6 +215,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             tasks=tasks.to_json(self.TASKS),
             builder=type(self).name,
             parent=self.PARENT,
+            patient=self.PATIENT,
             licence=self.LICENCE,
             resolution=self.builder_config.resolution,
             split_rule=self.split_rule(),
@@ -236,9 +268,14 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         chosen = (record for record in records if not splits or record.split in splits)
         return counts.of_records(chosen, self.label_names(), self.LABEL_SCALE)
 
+    def owner_counts(self, records: Sequence[Record]) -> Mapping[str, int]:
+        """Returns OWNER_COUNTS, or those of the part or copy of the dataset that is there."""
+        return self.OWNER_COUNTS
+
     def against_owner(self, records: Sequence[Record]) -> dict[str, list[int]]:
         """Returns the owner's published counts beside ours: name -> [owner's, ours]."""
-        return counts.against_owner(self.OWNER_COUNTS, functools.partial(self.count, records))
+        count = functools.partial(self.count, records)
+        return counts.against_owner(self.owner_counts(records), count)
 
     def _generate_splits(
         self, dl_manager: tfds.download.DownloadManager, download_config: Any
@@ -281,7 +318,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 f"{self.name}/{self.builder_config.name}",
                 self.owner(),
                 {
-                    split: [(_known_patient(record), phash) for record, phash in images]
+                    split: [(one.patient_id * one.patient_known, phash) for one, phash in images]
                     for split, images in stored.items()
                 },
             ),
@@ -298,6 +335,8 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.info.metadata.update(
             counts={split: self.count(kept, (split,)) for split in stored},
             owner_counts=self.against_owner(listing.records),
+            patient_note=self.patient_note(kept),
+            label_note=self.label_note(kept),
             skipped=len(skipped),
         )
         return infos
@@ -312,9 +351,3 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _log_download_done(self) -> None:
         """Says nothing: the build command says what it wrote."""
-
-
-def _known_patient(record: Record) -> str:
-    """Returns the patient's id; "" for an image whose patient is not known."""
-    known = record.patient_known and record.patient_id != record.image_id
-    return record.patient_id if known else ""

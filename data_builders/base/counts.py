@@ -127,7 +127,7 @@ def describe_dataset(folder: Path) -> str:
     metadata = tfds.builder_from_directory(folder).info.metadata
     config, name, data_dir = folder.parent.name, folder.parents[1].name, folder.parents[2]
     lines = [f"{name}: wrote {folder}", *counts_table(metadata["counts"])]
-    lines += notes(metadata["counts"], metadata["owner_counts"])
+    lines += notes(metadata["owner_counts"], metadata["patient_note"], metadata["label_note"])
     lines += [
         f"  skipped: {metadata['skipped']:,} (listed in skipped.csv there)",
         f"  splits: {metadata['split_rule']}",
@@ -147,13 +147,15 @@ def describe_listing(
     skipped: Sequence[str],
     missing: Sequence[str],
     split_rule: str,
+    said: Sequence[str],
 ) -> str:
     """Says what a raw dataset lists, before anything is built.
 
-    `skipped` holds "file (reason)" of what gives no image; `missing` are images not there.
+    `skipped` holds "file (reason)" of what gives no image; `missing` are images not there; `said`
+    is the builder's on patients and labels.
     """
     lines = [f"{name}: what its tables list", *counts_table(counts)]
-    lines += notes(counts, owner_counts)
+    lines += notes(owner_counts, *said)
     lines.append(f"  splits: {split_rule}")
     for entries, words in ((missing, "listed images are not there"), (skipped, "give no image")):
         if entries:
@@ -170,14 +172,9 @@ def describe_listing(
     return "\n".join(lines)
 
 
-def notes(
-    counts: Mapping[str, Mapping[str, Any]], owner_counts: Mapping[str, Sequence[int]]
-) -> list[str]:
-    """Says how the owner's counts compare with ours, and whether patients are known."""
-    lines = [f"  {line}" for line in _owner_lines(owner_counts)]
-    if all(of["patients"] == of["images"] for of in counts.values()):
-        lines.append("  as many patients as images: each image counts as a patient of its own")
-    return lines
+def notes(owner_counts: Mapping[str, Sequence[int]], *said: str) -> list[str]:
+    """Says how the owner's counts compare with ours, and what is `said` of patients and labels."""
+    return [f"  {line}" for line in (*_owner_lines(owner_counts), *filter(None, said))]
 
 
 def _next_command(

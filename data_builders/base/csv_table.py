@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cxr_jax.io.text import composed
 from data_builders.base.records import BuildError
 
 # The longest table, MIMIC's metadata, has 60 MB; a report takes some kB. A .gz may unfold to more.
@@ -59,7 +60,7 @@ class Table:
             raise BuildError(f"{path} is cut off, damaged, or not gzip. Get it again.") from None
         if not header:
             raise BuildError(f"{path} is empty; expected a header row.")
-        self.columns = [name.strip() for name in header]
+        self.columns = [composed(name.strip()) for name in header]
         # Names that are blank hold nothing; copies differ in how many end the header.
         self._widest = len(self.columns)
         while self.columns and not self.columns[-1]:
@@ -96,7 +97,7 @@ class Table:
         return ""
 
     def rows(self, needed: Sequence[str], prose: Sequence[str] = ()) -> Iterator[Row]:
-        """Yields the rows that are not blank, fields stripped.
+        """Yields the rows that are not blank, fields stripped and in composed Unicode.
 
         Args:
           needed: columns that the table must have.
@@ -114,7 +115,7 @@ class Table:
             reader = _reader(stream, self.path)
             next(reader)
             for number, row in enumerate(_parsed(reader, self.path), start=2):
-                fields = [field.strip() for field in row]
+                fields = [composed(field.strip()) for field in row]
                 if not any(fields):
                     continue
                 where = f"{name}, row {number}"

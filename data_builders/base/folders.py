@@ -87,16 +87,17 @@ def files_below(root: Path, leave_out: Iterable[Path] = ()) -> Iterator[Path]:
 
 
 def unique(paths: Iterable[Path], key: Callable[[Path], str]) -> dict[str, Path]:
-    """Maps keys to files: the first where several identical copies have the same key.
+    """Maps keys, in composed Unicode, to files: the first of several identical copies.
 
     Raises BuildError if files that differ have one key, so that one would pass for the other.
     """
     found: dict[str, Path] = {}
     for path in paths:
-        first = found.setdefault(key(path), path)
+        name = text.composed(key(path))
+        first = found.setdefault(name, path)
         if first is not path and not _same_content(first, path):
             raise BuildError(
-                f"{first} and {path} differ, but either could be {key(path)}. Keep the owner's, "
+                f"{first} and {path} differ, but either could be {name}. Keep the owner's, "
                 "and move the other out of the folder."
             )
     return found

@@ -54,7 +54,7 @@ class Record:
       split: "train", "validation" or "test".
       image_id: unique in the dataset.
       patient_id: no two splits may share one.
-      patient_known: False where nobody says whose image it is, and patient_id is the image's own.
+      patient_known: False where patient_id is not known to be a person's, such as an image's own.
       image: a file, or a picklable function of no arguments that draws the image (uint8, [h w] or
         [h w 1]); `functools.partial(draw, seed)` is one. It is called in a worker process.
       labels: the owner's value for each of the builder's label names, on the builder's LABEL_SCALE:

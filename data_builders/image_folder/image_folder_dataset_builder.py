@@ -12,6 +12,7 @@ from typing import ClassVar
 from cxr_jax.data import pseudonyms
 from cxr_jax.data.dataset_info import dataset_names
 from cxr_jax.io import dicom, image_io
+from cxr_jax.io.text import composed
 from data_builders.base import builder, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.image_folder.label_table import LabelRow, LabelTable
@@ -27,11 +28,15 @@ class ImageFolderConfig(builder.CxrConfig):
       labels_csv: a CSV file, or "" for none.
       image_column: holds the image's path relative to the folder.
       patient_column: holds the patient's id; None means "patient_id" if there is one.
+      label_columns: the labels, between commas; "" means every column of no other use.
+      recode: what cells of a column stand for, "COLUMN:OLD=NEW,OLD=NEW;COLUMN:…".
     """
 
     labels_csv: str = ""
     image_column: str = "image"
     patient_column: str | None = None
+    label_columns: str = ""
+    recode: str = ""
 
 
 class Builder(builder.CxrBuilder):
@@ -41,10 +46,14 @@ class Builder(builder.CxrBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "manual_dir is your folder of PNG, JPEG or DICOM images, with any folders inside."
     )
+    PATIENT: ClassVar = "person, if your table or headers say so"
+    PATIENT_NOTE: ClassVar = "Name a column of patients (patient_id, or --patient_column)."
     LICENCE: ClassVar = "the owner's"
     OPTIONS: ClassVar = {
         "name": "the name of the dataset that is built (default: image_folder)",
         "labels_csv": "CSV with one row per image; its columns are labels",
+        "label_columns": "the columns that are labels, between commas (default: all others)",
+        "recode": "what cells stand for: 'Grade:0=0,1=0,2=1,3=1;sex:2=F,1=M'",
         "image_column": "column with the image's path (default: image)",
         "patient_column": "column with the patient (default: patient_id)",
     }
@@ -76,7 +85,8 @@ class Builder(builder.CxrBuilder):
         config = self.builder_config
         if not config.labels_csv:
             return None
-        return LabelTable(Path(config.labels_csv), config.image_column, config.patient_column)
+        columns = config.image_column, config.patient_column, config.label_columns
+        return LabelTable(Path(config.labels_csv), *columns, config.recode)
 
     def label_names(self) -> tuple[str, ...]:
         return self.table.label_names if self.table else ()
@@ -97,8 +107,10 @@ class Builder(builder.CxrBuilder):
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         found = {}
         for path in folders.files_below(manual_dir, leave_out=self._built_folders(manual_dir)):
-            name = path.relative_to(manual_dir).as_posix()
+            name = composed(path.relative_to(manual_dir).as_posix())
             if is_image(path):
+                if name in found:
+                    raise BuildError(f"Two images are called {name}, in two forms of Unicode.")
                 found[name] = path
             elif path.suffix.lower() in folders.OTHER_PICTURES:
                 yield Skipped(name, f"{path.suffix} is not PNG, JPEG or DICOM")

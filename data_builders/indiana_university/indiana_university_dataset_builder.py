@@ -39,6 +39,7 @@ class Builder(builder.CxrBuilder):
         "default": Task(as_stored(FREQUENT), projections=FRONTAL),
         "any_finding": Task({"Any finding": "not No Finding"}, projections=FRONTAL),
     }
+    PATIENT: ClassVar = "report, one a person"
     LICENCE: ClassVar = "CC BY-NC-ND 4.0"
     SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
     HAS_REPORTS: ClassVar = True

@@ -43,6 +43,7 @@ class Builder(builder.CxrBuilder):
         "default": Task({NODULE: NODULE}),
         "malignant": Task({MALIGNANT: MALIGNANT}),
     }
+    PATIENT: ClassVar = "image, one a person"
     LICENCE: ClassVar = "research use, on registration with JSRT"
     SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
     HAS_BOXES: ClassVar = True

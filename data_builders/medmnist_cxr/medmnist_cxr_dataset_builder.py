@@ -86,6 +86,8 @@ class Builder(builder.CxrBuilder):
         "--resolution=pneumoniamnist, --resolution=chestmnist_64 and so on."
     )
     HOMEPAGE: ClassVar = "https://medmnist.com"
+    PATIENT: ClassVar = "image"
+    PATIENT_NOTE: ClassVar = "MedMNIST publishes no patient ids."
     LICENCE: ClassVar = "CC BY 4.0"
     SPLIT_RULE: ClassVar = "The owner's."
     # 28 pixels have no room for JPEG's blocks.
@@ -129,6 +131,7 @@ class Builder(builder.CxrBuilder):
                     split=split,
                     image_id=image_id,
                     patient_id=image_id,
+                    patient_known=False,
                     image=functools.partial(read_image, images, index),
                     labels=dict(zip(subset.labels, map(float, values), strict=True)),
                     projection=subset.projection,

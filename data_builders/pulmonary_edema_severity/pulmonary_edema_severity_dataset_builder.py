@@ -46,6 +46,7 @@ class Builder(builder.CxrBuilder):
         "any_edema": Task({"Any edema": "Edema severity >= 1"}),
     }
     PARENT: ClassVar = "mimic_cxr"
+    PATIENT: ClassVar = "person, by MIMIC-CXR's number"
     LICENCE: ClassVar = "PhysioNet restricted access licence"
     SPLIT_RULE: ClassVar = (
         "The owner's consensus set is test; of the other patients, graded from reports, 10 %, by "

@@ -62,6 +62,7 @@ class Builder(builder.CxrBuilder):
     TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {"default": Task(as_stored(PHASES[3]), certainty=3.0)}
     PARENT: ClassVar = "mimic_cxr"
+    PATIENT: ClassVar = "person, by MIMIC-CXR's number"
     LICENCE: ClassVar = "PhysioNet restricted access licence"
     SPLIT_RULE: ClassVar = "MIMIC-CXR's split file; validate is validation."
     HAS_BOXES: ClassVar = True

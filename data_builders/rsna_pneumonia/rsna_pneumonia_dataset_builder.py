@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from cxr_jax.data.tasks import Task
+from cxr_jax.io.json import read_json
+from cxr_jax.io.text import MAX_BYTES
 from data_builders.base import boxes, builder, csv_table, folders, splits
 from data_builders.base.records import Box, BuildError, Record, Skipped
 
 TARGETS = "stage_2_train_labels.csv"
 INFO = "stage_2_detailed_class_info.csv"
+MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
 OPACITY = "Lung Opacity"
 CLASSES = (OPACITY, "Normal", "No Lung Opacity / Not Normal")
 # Boxes are in pixels of the released images.
 SIZE = (1024, 1024)
+
+_NIH_IMAGE = re.compile(r"0*([1-9]\d*)_\d+\.png")
 
 
 class Builder(builder.CxrBuilder):
@@ -23,34 +29,45 @@ class Builder(builder.CxrBuilder):
 
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Accept the rules of Kaggle's rsna-pneumonia-detection-challenge, download it and unpack "
-        "stage_2_train_csv, stage_2_detailed_class_info.csv (optional) and "
-        "stage_2_train_images/*.dcm into manual_dir."
+        f"{TARGETS}, {INFO} (optional) and stage_2_train_images/*.dcm into manual_dir; beside them "
+        f"put {MAPPING} of RSNA's page on the challenge, which alone says whose the images are."
     )
     HOMEPAGE: ClassVar = "https://www.kaggle.com/c/rsna-pneumonia-detection-challenge"
     LABEL_NAMES: ClassVar = CLASSES
     TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {"default": Task({OPACITY: OPACITY})}
+    PATIENT: ClassVar = "person by RSNA's mapping, else examination"
+    # Counted with the mapping of the challenge's first release, at random 70/15/15 splits.
+    PATIENT_NOTE: ClassVar = (
+        "RSNA's patientId numbers examinations: 25,684 of them are of 11,171 persons, and 67 % of "
+        "the test images of a random split show a person of train. Put RSNA's "
+        f"{MAPPING} into manual_dir, and the images are split by person."
+    )
     PARENT: ClassVar = "nih_chestxray14"
     LICENCE: ClassVar = "the rules of the RSNA challenge"
     SPLIT_RULE: ClassVar = (
-        "70 % train, 10 % validation, 20 % test by a fixed hash of the patient; the owner's "
-        "stage-2 test images have no labels and are not part."
+        "70 % train, 10 % validation, 20 % test by a fixed hash of the patient (NIH's number by "
+        "RSNA's mapping; without it the examination's); the owner's stage-2 test images have no "
+        "labels and are not part."
     )
     HAS_BOXES: ClassVar = True
-    OWNER_COUNTS: ClassVar = {"images": 26_684, "patients": 26_684, OPACITY: 6_012}
+    OWNER_COUNTS: ClassVar = {"images": 26_684, OPACITY: 6_012}
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         root = folders.find_root(manual_dir, (TARGETS,), self.MANUAL_DOWNLOAD_INSTRUCTIONS)
         findings = read_findings(root)
+        persons = read_mapping(root, findings)
         folder = root / "stage_2_train_images"
         images = folders.by_stem(folder, (".dcm", ".dicom"))
         headers = self.read_tags(images, findings)
         for image, finding in findings.items():
             tags = headers[image]
+            patient = persons.get(image, image)
             yield Record(
-                split=splits.by_patient(image),
+                split=splits.by_patient(patient),
                 image_id=image,
-                patient_id=image,
+                patient_id=patient,
+                patient_known=bool(persons),
                 image=images.get(image, folder / f"{image}.dcm"),
                 labels=finding.labels,
                 study_id=tags.study_id,
@@ -69,6 +86,36 @@ class Finding(NamedTuple):
     labels: dict[str, float]  # the classes, 1 or 0; NaN where the table that tells is missing
     boxes: tuple[Box, ...]
     where: str
+
+
+def read_mapping(root: Path, findings: Mapping[str, Finding]) -> dict[str, str]:
+    """Returns patientId -> NIH's number of the person, as NIH's own table has it; {} without one.
+
+    RSNA's list has an object an image: `subset_img_id` is the patientId, `img_id` NIH's file name,
+    which begins with the person ("00011683_018.png").
+
+    Raises:
+      BuildError: not such a list, or an image that it lacks.
+    """
+    path = folders.optional(root, MAPPING)
+    if path is None:
+        return {}
+    try:
+        persons = {
+            entry["subset_img_id"]: _NIH_IMAGE.fullmatch(entry["img_id"])[1]
+            for entry in read_json(path, list, MAX_BYTES)
+        }
+    except (ValueError, KeyError, TypeError):
+        raise BuildError(
+            f"{path} is not RSNA's list of objects with img_id and subset_img_id. Get it again."
+        ) from None
+    for image, finding in findings.items():
+        if image not in persons:
+            raise BuildError(
+                f"{finding.where}: its patientId is not in {MAPPING}, which has all of RSNA's. "
+                "Restore both files."
+            )
+    return persons
 
 
 def read_findings(root: Path) -> dict[str, Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +14,7 @@ from data_builders.base.records import BuildError, Record, Skipped
 
 LABEL = "Tuberculosis"
 IMAGES, READINGS = "CXR_png", "ClinicalReadings"
+SETS = {"CHNCXR": {"images": 662, LABEL: 336}, "MCUCXR": {"images": 138, LABEL: 58}}
 UNKNOWN = float("nan")
 
 # Set, number, and 1 for tuberculosis: CHNCXR is Shenzhen's, MCUCXR Montgomery's.
@@ -37,9 +38,14 @@ class Builder(builder.CxrBuilder):
     )
     LABEL_NAMES: ClassVar = (LABEL,)
     TASK: ClassVar = "binary"
+    PATIENT: ClassVar = "image, one a person"
     LICENCE: ClassVar = "open; NLM asks to be cited"
     SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
     OWNER_COUNTS: ClassVar = {"images": 800, "patients": 800, LABEL: 394}
+
+    def owner_counts(self, records: Sequence[Record]) -> Mapping[str, int]:
+        there = {record.image_id.partition("_")[0] for record in records}
+        return self.OWNER_COUNTS if len(there) > 1 else SETS[there.pop()]
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         # Masks have their images' names; the folder tells them apart.

@@ -40,6 +40,11 @@ class Builder(builder.CxrBuilder):
     HOMEPAGE: ClassVar = "https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation"
     LABEL_NAMES: ClassVar = (LABEL,)
     TASK: ClassVar = "binary"
+    PATIENT: ClassVar = "image"
+    PATIENT_NOTE: ClassVar = (
+        "Its images are NIH's, of which one person has several; PatientID in the headers is not "
+        "NIH's and, as in RSNA's set by the same hands, may number images."
+    )
     PARENT: ClassVar = "nih_chestxray14"
     LICENCE: ClassVar = "the rules of the SIIM-ACR competition"
     SPLIT_RULE: ClassVar = (
@@ -68,6 +73,7 @@ class Builder(builder.CxrBuilder):
                 split=splits.by_patient(patient),
                 image_id=image,
                 patient_id=patient,
+                patient_known=False,
                 image=images.get(image, root / "dicom-images-train" / f"{image}.dcm"),
                 labels={LABEL: float(bool(outline.boxes))},
                 study_id=tags.study_id,
@@ -104,6 +110,7 @@ class Builder(builder.CxrBuilder):
                 split=split,
                 image_id=image_id,
                 patient_id=image_id,
+                patient_known=False,
                 image=images.get(row.stem, root / PNG_IMAGES / f"{row.stem}.png"),
                 labels={LABEL: float(row.label)},
                 boxes=tuple(places or ()),

@@ -30,6 +30,15 @@ KAGGLE_LABELS = (
     *("Infiltration", "Lung Opacity", "Nodule/Mass", "Other lesion", "Pleural effusion"),
     *("Pleural thickening", "Pneumothorax", "Pulmonary fibrosis", NO_FINDING),
 )
+# Positive by two of the three readers, counted in Kaggle's train.csv.
+KAGGLE_COUNTS = {
+    **{"images": 15_000, "Aortic enlargement": 2_346, "Atelectasis": 62, "Calcification": 177},
+    **{"Cardiomegaly": 1_817, "Consolidation": 121, "ILD": 152, "Infiltration": 245},
+    **{"Lung Opacity": 547, "Nodule/Mass": 405, "Other lesion": 362, "Pleural effusion": 634},
+    **{"Pleural thickening": 882, "Pneumothorax": 58, "Pulmonary fibrosis": 1_017},
+    **{NO_FINDING: 10_606},
+}
+NO_PATIENTS = "The owner publishes no patient ids, in tables or DICOM headers."
 NUM_READERS = 3
 CONSENSUS = "consensus"
 VALIDATION_SHARE = 0.1
@@ -59,11 +68,17 @@ class Builder(builder.CxrBuilder):
         "owner gives no patients."
     )
     HAS_BOXES: ClassVar = True
+    PATIENT: ClassVar = "image"
+    PATIENT_NOTE: ClassVar = NO_PATIENTS
     OWNER_COUNTS: ClassVar = {
         "images": 18_000,
         "train+validation images": 15_000,
         "test images": 3_000,
     }
+
+    def owner_counts(self, records: Sequence[Record]) -> Mapping[str, int]:
+        physionet = any(record.readers == (CONSENSUS,) for record in records)
+        return self.OWNER_COUNTS if physionet else KAGGLE_COUNTS
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         names = ("annotations/image_labels_train.csv", "image_labels_train.csv", KAGGLE)
@@ -106,6 +121,7 @@ class Builder(builder.CxrBuilder):
                 split=split,
                 image_id=image,
                 patient_id=image,
+                patient_known=False,
                 image=images.get(image, root / part / f"{image}.dicom"),
                 labels={name: tuple(one.labels[name] for one in said) for name in LABELS},
                 readers=tuple(one.reader or CONSENSUS for one in said),

@@ -48,6 +48,8 @@ class Builder(builder.CxrBuilder):
         "validation. The owner gives no patients."
     )
     HAS_BOXES: ClassVar = True
+    PATIENT: ClassVar = "image"
+    PATIENT_NOTE: ClassVar = vindr_cxr.NO_PATIENTS
     OWNER_COUNTS: ClassVar = {
         "images": 9_125,
         "train+validation images": 7_728,
@@ -73,6 +75,7 @@ class Builder(builder.CxrBuilder):
                     split=carved if part == "train" else part,
                     image_id=row.image,
                     patient_id=row.image,
+                    patient_known=False,
                     image=images.get(row.image, root / part / f"{row.image}.dicom"),
                     labels=row.labels,
                     projection=tags.projection or PROJECTION,

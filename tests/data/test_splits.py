@@ -80,6 +80,18 @@ def test_fractions_nest_and_keep_patients_whole(seed):
         assert rows == {i for i, patient in enumerate(_PATIENTS) if patient in inside}
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_patients_without_a_label_are_neither_counted_nor_drawn(seed):
+    """Of 200 patients 20 have a label, on one image of three; one in ten of them is two."""
+    labelled = np.array([i % 30 == 4 for i in range(600)])
+    with_label = {_PATIENTS[i] for i in np.flatnonzero(labelled)}
+    kept = [set(patient_subset(_PATIENTS, f, seed, labelled).tolist()) for f in (0.1, 0.5, 1.0)]
+    drawn = [{_PATIENTS[i] for i in rows} for rows in kept]
+    assert [len(patients) for patients in drawn] == [2, 10, 200]
+    assert drawn[0] < drawn[1] < with_label and kept[0] < kept[1] < kept[2]
+    assert [len(rows) for rows in kept] == [6, 30, 600]
+
+
 def test_another_seed_draws_other_patients():
     first, second = (patient_subset(_PATIENTS, 0.1, seed) for seed in (0, 1))
     assert not np.array_equal(first, second)

@@ -93,8 +93,17 @@ def test_metadata_counts_are_the_examples(built):
 def test_the_owners_counts_can_be_compared(built):
     name, _, data, folder, _, _ = built
     compared = json.loads((folder / "metadata.json").read_text())["owner_counts"]
-    owner = build.builder_class(name)(data_dir=data).OWNER_COUNTS
-    assert {key: pair[0] for key, pair in compared.items()} == dict(owner)
+    builder = build.builder_class(name)(data_dir=data)
+    assert {key: pair[0] for key, pair in compared.items()} == dict(builder.OWNER_COUNTS)
+
+
+def test_a_patient_is_a_person_or_the_build_says_that_people_may_recur(built):
+    name, *_, folder, _, _ = built
+    metadata = json.loads((folder / "metadata.json").read_text())
+    unit = metadata["patient"]
+    assert unit == build.builder_class(name).PATIENT
+    assert bool(metadata["patient_note"]) == (unit == "image" or "else" in unit)
+    assert metadata["patient_note"] or "person" in unit
 
 
 def test_ledger_rows_are_the_examples_in_order(built):

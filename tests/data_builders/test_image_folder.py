@@ -2,17 +2,19 @@
 
 import csv
 import hmac
+import unicodedata
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cxr_jax.data.splits import load_split
 from cxr_jax.io import dicom
 from data_builders.base.records import BuildError
 from data_builders.build import check as check_raw
 from data_builders.image_folder.label_table import LabelTable
 from tests.fakes import image_folder as fake
-from tests.fakes.dataset import build_and_read, by_image
+from tests.fakes.dataset import build_and_read, by_image, skipped_of
 from tests.fakes.pictures import draw_image
 
 
@@ -126,18 +128,38 @@ BAD = {
     ),
     "value outside the vocabulary": (
         {},
-        lambda rows: [*rows[:2], {**rows[2], "Nodule": "yes"}, *rows[3:]],
-        r"labels.csv, row 4: label 'Nodule' is neither 1, 0",
+        lambda rows: [*rows[:2], {**rows[2], "Nodule": "MRN7"}, *rows[3:]],
+        r"labels.csv: column 'Nodule': a cell in labels.csv, row 4, is neither 1 .*--recode='COL",
     ),
-    "values outside the vocabulary": (
+    "2,000 wrong cells in two columns": (
         {},
-        lambda rows: [{**rows[0], "Nodule": "yes", "Effusion": "no"}, {**rows[1], "Nodule": "2"}],
-        r"row 2: label 'Effusion'; .*row 2: label 'Nodule'; .*row 3: label 'Nodule' are neither",
+        lambda rows: [
+            {**rows[0], "image": f"{i}.png", "Nodule": "MRN", "Effusion": "MRN"}
+            for i in range(1000)
+        ],
+        r"^\S+: column 'Effusion': 1,000 cells, the first in labels.csv, row 2, are neither [^;]*; "
+        r"column 'Nodule': 1,000 cells, the first in labels.csv, row 2, are neither [^;]*; or|COL",
     ),
-    "a column of words": (
+    "grades": (
         {},
-        lambda rows: [{**row, "Nodule": "y", "Effusion": "n"} for row in rows],
-        r"^(labels.csv, row \d: label '\w+'; ){10}… \(24 cells\) are neither 1, 0",
+        lambda rows: [{**row, "Nodule": str(i % 4)} for i, row in enumerate(rows)],
+        r"column 'Nodule': \d cells.* \(grades\? say which count: --recode='Nodule:0=0,1=0,2=1",
+    ),
+    "a sex that the table does not know": (
+        {},
+        lambda rows: [{**row, "sex": "2"} for row in rows],
+        r"column 'sex': 12 cells, the first in labels.csv, row 2, are none of M, male, F.*--recode",
+    ),
+    "a recipe that cannot be read": (
+        {"recode": "sex=F"},
+        lambda rows: rows,
+        "--recode is not like",
+    ),
+    "a recipe for no column": ({"recode": "sax:2=F"}, lambda rows: rows, "no column 'sax'"),
+    "a label that is no column": (
+        {"label_columns": "Nodule,Efusion"},
+        lambda rows: rows,
+        r"no column 'Efusion'.* Is it column 3, under another name",
     ),
     "image listed twice": (
         {},
@@ -162,7 +184,7 @@ BAD = {
     "unknown split": (
         {},
         lambda rows: [{**row, "split": "training"} for row in rows],
-        r"row 2: split is none of train",
+        r"column 'split': 12 cells, the first in labels.csv, row 2, are none of train",
     ),
     "patient in two splits": (
         {},
@@ -175,12 +197,12 @@ BAD = {
     "a date of birth for an age": (
         {},
         lambda rows: [{**row, "age": "19470503"} for row in rows],
-        r"row 2: the age is not a number of years from 0 to 120.",
+        r"column 'age': 12 cells, the first in labels.csv, row 2, are no number of years from 0",
     ),
     "age in words": (
         {},
         lambda rows: [{**row, "age": "old"} for row in rows],
-        r"row 2: the age is not a number",
+        r"column 'age': 12 cells, .* are no number of years",
     ),
     "no header": (
         {},
@@ -211,6 +233,91 @@ def test_errors_of_the_csv_stop_the_build(raw, tmp_path, case):
             options={"name": "bad", "labels_csv": str(tmp_path / "labels.csv"), **options},
         )
     assert "MRN" not in str(error.value)
+
+
+def read(folder, rows, **settings):
+    """The rows of a table by image."""
+    fake.write_rows(folder / "labels.csv", rows)
+    table = LabelTable(folder / "labels.csv", "image", None, **settings)
+    return table.label_names, table.match({row["image"]: folder for row in rows})
+
+
+def test_yes_and_no_and_the_sexes_of_several_languages_are_known(tmp_path):
+    words = {"Yes": 1.0, "FALSE": 0.0, "true": 1.0, "nein": 0.0, "uncertain": -1.0, "NaN": np.nan}
+    sexes = dict(zip(("w", "M", "female", "männlich", "divers", ""), ("F", "M", "F", "M", "", "")))
+    rows = [
+        {"image": f"{i}.png", "Nodule": word, "sex": sex}
+        for i, (word, sex) in enumerate(zip(words, sexes))
+    ]
+    _, found = read(tmp_path, rows)
+    np.testing.assert_equal([row.labels["Nodule"] for row in found.values()], [*words.values()])
+    assert [row.sex for row in found.values()] == [*sexes.values()]
+
+
+def test_grades_are_recoded_and_columns_chosen(tmp_path):
+    rows = [
+        {"image": f"{i}.png", "Grade": str(i), "Reader, name": "MRN", "sex": "12"[i % 2]}
+        for i in range(5)
+    ]
+    settings = {"label_columns": "Grade", "recode": "Grade:2=1,3=1,4=1;sex:1=F,2=M"}
+    names, found = read(tmp_path, rows, **settings)
+    assert names == ("Grade",)
+    assert [row.labels["Grade"] for row in found.values()] == [0, 1, 1, 1, 1]
+    assert [row.sex for row in found.values()] == list("FMFMF")
+    assert read(
+        tmp_path, rows, label_columns='"Reader, name"', recode="Reader, name:MRN=1;sex:1=F,2=M"
+    )
+
+
+@pytest.mark.parametrize(("table", "disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_match_in_both_forms_of_unicode(tmp_path, table, disk):
+    raw = tmp_path / unicodedata.normalize(disk, "Süd")
+    raw.mkdir()
+    rows = []
+    for number in range(12):
+        name = unicodedata.normalize(disk, f"Größe é{number}.png")
+        Image.fromarray(draw_image(number, 32, 32)).save(raw / name)
+        # One patient, written in both forms.
+        patient = unicodedata.normalize(("NFC", "NFD")[number % 2], "Zoé")
+        row = {"image": f"Größe é{number}.png", "Infiltrat älter": str(number % 2)}
+        row = {
+            unicodedata.normalize(table, k): unicodedata.normalize(table, v) for k, v in row.items()
+        }
+        rows.append(row | {unicodedata.normalize(table, "Né"): patient})
+    fake.write_rows(tmp_path / "labels.csv", rows)
+    options = {"labels_csv": str(tmp_path / "labels.csv"), "name": "names"}
+    options["patient_column"] = unicodedata.normalize(disk, "Né")
+    folder, splits = build(raw, tmp_path / "data", options=options)
+    examples = by_image(splits)
+    assert examples.keys() == {f"Größe é{number}" for number in range(12)}
+    assert len({example["patient_id"] for example in examples.values()}) == 1
+    assert not skipped_of(folder)
+    (split,) = splits
+    task = unicodedata.normalize("NFD", "Infiltrat älter")
+    loaded = load_split("names", str(tmp_path / "data"), split, task)
+    assert {int(name[7:]): target for name, (target,) in zip(loaded.image_ids, loaded.targets)} == {
+        number: number % 2 for number in range(12)
+    }
+
+
+def test_a_build_says_which_labels_cannot_be_scored_and_whose_person_is_unknown(raw, tmp_path):
+    folder, images = raw
+    names = sorted(images)
+    split = ["train"] * (len(names) - 6) + ["validation"] * 3 + ["test"] * 3
+    rows = fake.write_labels(tmp_path / "labels.csv", names, split=split)
+    for row in rows:
+        row |= {"Nodule": "0", "Effusion": "1" if row["split"] == "validation" else "0"}
+    fake.write_rows(tmp_path / "labels.csv", rows)
+    options = {"labels_csv": str(tmp_path / "labels.csv"), "label_columns": "Nodule,Effusion"}
+    text = check_raw("image_folder", folder, options=options, num_workers=0)
+    for said in (
+        "validation has no positive image of Nodule; validation has no negative image of Effusion; "
+        "test has no positive image of Nodule, Effusion: without both, a label cannot be chosen",
+        "What helps: more patients",
+        "of 7 of the 12 images the person is not known: one person's images may be in train",
+        "Name a column of patients (patient_id, or --patient_column)",
+    ):
+        assert said in text, text
 
 
 def test_a_check_does_not_say_that_absent_images_are_there(tmp_path):

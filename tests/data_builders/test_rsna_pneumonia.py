@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
+from cxr_jax.data import dataset_info, seen_images
+from data_builders import build
+from data_builders.base import counts
 from data_builders.base import splits as split_rule
+from data_builders.nih_chestxray14 import nih_chestxray14_dataset_builder
 from tests.fakes import rsna_pneumonia as fake
 from tests.fakes.dataset import (
     assert_build_stops,
@@ -31,11 +35,30 @@ def test_pixels_labels_boxes_and_ids_belong_together(built):
             expected |= dict.fromkeys(fake.CLASSES[1:], np.nan)
         np.testing.assert_equal(example["labels"], expected)
         assert boxes_of(example) == rounded(image.boxes)
+        person = image.person if built.layout.get("with_mapping") else image_id
         said = (example["patient_id"], example["sex"], example["projection"])
-        assert said == (image_id, image.sex, image.projection)
+        assert said == (person, image.sex, image.projection)
         np.testing.assert_equal(example["age"], np.float32(image.age))
-        assert example["split"] == split_rule.by_patient(image_id)
+        assert example["split"] == split_rule.by_patient(person)
     assert built.splits.keys() == {"train", "validation", "test"}
+
+
+def test_without_the_mapping_every_build_says_that_people_recur(built):
+    metadata = dataset_info.read_metadata(built.folder)
+    said = counts.describe_dataset(built.folder), build.check("rsna_pneumonia", built.raw)
+    if built.layout.get("with_mapping"):
+        assert metadata["patient_note"] == "" and "person is not known" not in " ".join(said)
+        people = {split: {e["patient_id"] for e in of} for split, of in built.splits.items()}
+        assert not people["train"] & people["test"]
+        # NIH's builder names the same persons so: what it has of them is found by their number.
+        nih_patient = nih_chestxray14_dataset_builder.patient_of("00000139_001.png", "139", "")
+        assert nih_patient in set.union(*people.values())
+    else:
+        total = sum(map(len, built.splits.values()))
+        assert metadata["patient_note"].startswith(f"of {total} of the {total} images the person")
+        assert all("25,684 of them are of 11,171 persons, and 67 %" in text for text in said)
+    hashed = seen_images.read(built.folder).patient
+    assert bool((hashed != "").all()) == bool(built.layout.get("with_mapping"))
 
 
 def test_what_gives_no_example_is_listed_and_the_hold_out_is_not(built):
@@ -51,6 +74,21 @@ def test_what_gives_no_example_is_listed_and_the_hold_out_is_not(built):
 
 
 LABELS, INFO = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"img_id"', '"image"', "is not RSNA's list of objects with img_id and subset_img_id"),
+        ("_000.png", ".png", "is not RSNA's list of objects"),
+        (fake.patient_id(3), "another", r"labels.csv, row \d+: its patientId is not in pneumonia"),
+        ("[{", "{", "is not RSNA's list"),
+    ],
+)
+def test_a_mapping_of_something_else_stops_the_build(raw, old, new, message):
+    fake.write(raw, with_mapping=True)
+    edit(raw / fake.MAPPING, old, new)
+    assert_build_stops("rsna_pneumonia", raw, message)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,17 @@
 """VinDr-CXR from its raw layouts to what a reader sees."""
 
+import collections
 import csv
+import gzip
+import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cxr_jax.data.dataset_info import read_metadata
 from data_builders.base import splits as split_rule
+from data_builders.vindr_cxr.vindr_cxr_dataset_builder import KAGGLE_COUNTS
 from tests.fakes import vindr_cxr as fake
 from tests.fakes.dataset import (
     assert_build_stops,
@@ -38,6 +44,30 @@ def test_pixels_boxes_and_every_readers_labels_belong_together(built):
     examples = built.examples.values()
     assert any(len(set(example["labels"]["No finding"])) == 2 for example in examples)  # disputed
     assert any(len(boxes_of(example)) > 2 for example in examples)
+
+
+def test_each_copy_is_compared_with_its_own_counts_and_says_that_nobody_is_known(built):
+    metadata = read_metadata(built.folder)
+    owner = {name: pair[0] for name, pair in metadata["owner_counts"].items()}
+    assert owner["images"] == (15_000 if built.layout.get("kaggle") else 18_000)
+    assert ("Cardiomegaly" in owner) == bool(built.layout.get("kaggle"))
+    total = sum(map(len, built.splits.values()))
+    assert f"of {total} of the {total} images the person is not known" in metadata["patient_note"]
+
+
+def test_kaggles_counts_are_those_of_its_table():
+    """Counted anew in the copy of Kaggle's train.csv that TorchXRayVision ships."""
+    spec = importlib.util.find_spec("torchxrayvision")  # without PyTorch
+    if spec is None:
+        pytest.skip("torchxrayvision is not installed")
+    positive = collections.Counter()
+    table = Path(spec.origin).parent / "data/vinbigdata-train.csv.gz"
+    with gzip.open(table, "rt") as stream:
+        rows = csv.DictReader(stream)
+        said = {(row["image_id"], row["class_name"], row["rad_id"]) for row in rows}
+    for (_, name), readers in collections.Counter(key[:2] for key in said).items():
+        positive[name] += readers >= 2
+    assert {"images": len({key[0] for key in said}), **positive} == KAGGLE_COUNTS
 
 
 def test_the_owners_test_is_kept_and_kaggle_is_split_by_image(built):

@@ -1,10 +1,13 @@
-"""When a report warns that an encoder has seen the test images."""
+"""Warnings of a report: images that an encoder has seen, unknown persons, absent classes."""
 
 import numpy as np
 import pytest
 
 from cxr_jax.data.seen_images import Seen
+from cxr_jax.data.source import Source
+from cxr_jax.data.splits import load_split
 from cxr_jax.experiments import _transfer_report
+from cxr_jax.transfer._protocol import Splits
 
 ROWS = np.arange(0, 400, 2)  # 200 images, every other of the split
 
@@ -40,3 +43,22 @@ def test_unknown_patients_and_missing_ledgers_are_said():
     assert len(lines) == 2  # what is random saw nothing
     assert "its patients are unknown" in lines[0]
     assert lines[1] == "imagenet has no list of the images that it saw in pretraining."
+
+
+def test_a_report_counts_labelled_images_and_says_what_cannot_be_judged(data_dir):
+    splits = Splits(*(load_split("phantom/tiny", str(data_dir), name) for name in Splits._fields))
+    assert _transfer_report.cautions("phantom", splits) == []
+    test, names = splits.test, splits.test.label_names
+    targets = test.targets.copy()
+    targets[:, 0] = 0
+    targets[: len(targets) // 2] = np.nan
+    note = "of 24 of the 84 images the person is not known"
+    fields = {name: getattr(test.source, name) for name in test.source._fields}
+    source = Source(**fields | {"metadata": test.source.metadata | {"patient_note": note}})
+    said = _transfer_report.cautions(
+        "phantom", splits._replace(test=test._replace(targets=targets, source=source))
+    )
+    assert said[0] == f"phantom: {note}"
+    assert f"test has no positive image of {names[0]}" in said[1] and "What helps" in said[1]
+    patients = len(set(test.patient_ids[12:]))
+    assert test._replace(targets=targets).size() == f"12 images of {patients} patients"

@@ -4,10 +4,12 @@ Quirks: several rows for an image with several boxes, blank boxes, a box beyond 
 one class row for every label row, the class name with a slash, JPEG Baseline DICOM, ages without Y,
 one of them 155; an image without pixels, one whose header is broken, a row without an image, an
 image without a row, unlabelled images in stage_2_test_images/. On request .csv.gz, .DCM and a
-wrapping folder, or no classes.
+wrapping folder, or no classes, or with
+RSNA's mapping to NIH's images, three of a person.
 """
 
 import gzip
+import json
 import uuid
 import warnings
 from pathlib import Path
@@ -22,9 +24,11 @@ LAYOUTS = {
     "kaggle": {},
     "repacked": {"repacked": True},
     "without classes": {"with_classes": False},
+    "with the mapping": {"with_mapping": True},
 }
 CLASSES = ("Lung Opacity", "Normal", "No Lung Opacity / Not Normal")
 NUM_IMAGES = 30
+MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
 
 
 def patient_id(number: int) -> str:
@@ -50,6 +54,7 @@ class FakeImage(NamedTuple):
 
     picture: np.ndarray
     finding: str
+    person: str  # NIH's number
     boxes: list[tuple[str, float, float, float, float]]  # label, y0, x0, y1, x1
     sex: str
     age: float
@@ -57,13 +62,14 @@ class FakeImage(NamedTuple):
 
 
 def write(
-    folder: Path, *, repacked: bool = False, with_classes: bool = True
+    folder: Path, *, repacked: bool = False, with_classes: bool = True, with_mapping: bool = False
 ) -> dict[str, FakeImage]:
     """Writes the raw layout into `folder`; returns the readable images by image id.
 
     Args:
       repacked: in a wrapping folder, with .csv.gz and .DCM.
       with_classes: with stage_2_detailed_class_info.csv.
+      with_mapping: with RSNA's list of NIH's images.
     """
     root = folder / "rsna-pneumonia-detection-challenge" if repacked else folder
     targets, info, images = ["patientId,x,y,width,height,Target"], ["patientId,class"], {}
@@ -88,10 +94,12 @@ def write(
             continue
         places = [as_fractions(*box) for box in boxes]
         images[name] = FakeImage(
-            picture, finding, places, sex, age if age < 120 else np.nan, projection
+            picture, finding, person(number), places, sex, age if age < 120 else np.nan, projection
         )
     picture = draw_image(91, 64, 64)
     write_image(root / "stage_2_test_images" / "91.dcm", picture, patient_id(91), "F", 50, "PA")
+    if with_mapping:
+        (root / MAPPING).write_text(json.dumps([entry(n) for n in reversed(range(NUM_IMAGES))]))
     tables = {"stage_2_train_labels": targets}
     if with_classes:
         # The tables are not in the same order.
@@ -103,6 +111,22 @@ def write(
         else:
             (root / f"{name}.csv").write_text(text)
     return images
+
+
+def person(number: int) -> str:
+    """NIH's number of the person on image `number`: three images each."""
+    return str(138 + number // 3)
+
+
+def entry(number: int) -> dict[str, str]:
+    """What RSNA's mapping says of an image."""
+    return {
+        "subset_img_id": patient_id(number),
+        "img_id": f"{person(number):0>8}_{number % 3:03}.png",
+        "subset_group": "train",
+        "orig_labels": ["Pneumonia"],
+        "SOPInstanceUID": f"1.2.276.0.7230010.3.1.4.8323329.{number}",
+    }
 
 
 def write_image(

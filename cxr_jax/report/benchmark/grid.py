@@ -49,6 +49,7 @@ class Cell(NamedTuple):
     state: str
     error: str
     seen: Seen | None
+    patient_note: str = ""  # what to know of whose the dataset's images are
 
     @property
     def group(self) -> tuple[str, str, float]:
@@ -158,6 +159,7 @@ def _cell(entry: dict) -> Cell:
         state=entry["state"],
         error=without_ids(entry.get("error") or ""),
         seen=seen,
+        patient_note=note if _is_word(note := entry.get("patient_note") or "") else "",
     )
 
 

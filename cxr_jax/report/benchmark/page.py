@@ -161,9 +161,11 @@ def _test_sets(grid: Grid, measured: Measured) -> list[Block]:
         dataset: f"{dataset}: {place.images:,} images of {place.patients:,} patients."
         for (_, dataset, _), place in measured.places.items()
     }
+    notes = {cell.dataset: cell.patient_note for cell in grid.cells if cell.state == "done"}
     return [
         Heading("Test sets, and what the encoders had seen of them"),
         Bullets([sizes[name] for name in grid.datasets if name in sizes]),
+        *(Text(f"**{dataset}:** {note}") for dataset, note in notes.items() if note),
         Text(
             "An encoder that saw test images while it was pretrained has an advantage that new "
             "patients will not give it. An image counts as seen where its hash equals that of a "

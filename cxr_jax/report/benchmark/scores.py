@@ -138,7 +138,8 @@ def _measure_curve(
                 for cell, held in read.items()
             }
             scores = macro_scores(found, labels, grid.encoders)
-            size = len(first.image_id), len(np.unique(first.patient_id))
+            known = ~np.isnan(first.targets).all(axis=1)
+            size = int(known.sum()), len(np.unique(first.patient_id[known]))
             measured.places[group] = Place(scores, labels, *size)
     held = [measured.places[group].labels for group in by_group]
     shared = tuple(name for name in held[0] if all(name in names for names in held)) if held else ()
