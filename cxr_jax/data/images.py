@@ -6,10 +6,10 @@ import struct
 from collections.abc import Iterator
 
 import numpy as np
-import simplejpeg
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from cxr_jax.io import jpeg, pixels
 from cxr_jax.io.limits import MAX_PIXELS, ImageError, check_scans
 
 _JPEG = b"\xff\xd8\xff"
@@ -22,43 +22,18 @@ _BROKEN += (struct.error, Image.DecompressionBombError)
 def decode_square(encoded: bytes, size: int) -> UInt8[np.ndarray, "size size 1"]:
     """Returns the central square of a stored grey image, resampled (triangle filter) to `size`.
 
-    An image whose shorter side is `size` is cropped, to whole pixels. A JPEG is decoded at the
-    largest DCT reduction (1/2, 1/4, 1/8) that leaves at least `size`: a third less time at 224 px,
-    far less for larger images, within 1 grey level on average.
+    An image whose shorter side is `size` is cropped, to whole pixels. A larger JPEG is decoded at
+    1/2 or 1/4 where that stays within a grey level, on average, of the full decode (`jpeg.LEAST`).
 
     Raises ValueError for a damaged one, no PNG or JPEG, or of more pixels than any image.
     """
-    pixels, height, width, reduction = _decode(encoded, size)
-    side = min(height, width)
-    if side == size:
-        top, left = (height - side) // 2, (width - side) // 2
-        return pixels[top : top + side, left : left + side, None]
-    # In the image's own pixels: a reduced image is rounded up to whole ones.
-    top, left = (height - side) / 2, (width - side) / 2
-    box = tuple(edge / reduction for edge in (left, top, left + side, top + side))
-    square = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box=box)
-    return np.asarray(square)[..., None]
-
-
-def _decode(encoded: bytes, least: int) -> tuple[UInt8[np.ndarray, "i j"], int, int, int]:
-    """Returns pixels, the stored height and width, and the reduction that keeps `least` a side."""
     if encoded.startswith(_JPEG):
         check_scans(encoded)
-        try:
-            height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
-            _check_size(height, width)
-            reduction = max(
-                by for by in (1, 2, 4, 8) if by == 1 or min(height, width) >= by * least
-            )
-            shape = {"min_height": -(-height // reduction), "min_width": -(-width // reduction)}
-            pixels = simplejpeg.decode_jpeg(encoded, "GRAY", **shape)[..., 0]
-            return pixels, height, width, reduction
-        except ImageError:
-            raise
-        except ValueError:
-            pass  # of four colours, or damaged: Pillow reads it or says why not
-    with _opened(encoded) as image:
-        return np.asarray(image.convert("L")), image.height, image.width, 1
+        image = jpeg.decode(encoded, size)
+    else:
+        with _opened(encoded) as opened:
+            image = pixels.unscaled(np.asarray(opened.convert("L")))
+    return pixels.square(image, size)[..., None]
 
 
 def stored_size(encoded: bytes) -> tuple[int, int]:

@@ -17,15 +17,20 @@ from typing import NamedTuple
 import pydicom
 from pydicom import filereader
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
-from cxr_jax.io.limits import BoundedFile, ImageError
+from cxr_jax.io.limits import MAX_DEFLATED_BYTES, BoundedFile, ImageError
 from cxr_jax.io.text import composed
 
 # Its warnings quote tags, and there would be one for each image.
 logging.getLogger("pydicom").setLevel(logging.ERROR)
 
-# What pydicom and the decoders of pylibjpeg raise on broken or unusual files.
+# What pydicom and the decoders of imagecodecs raise on broken or unusual files.
 BROKEN = (
     ArithmeticError,
     AssertionError,
@@ -59,6 +64,13 @@ class Tags(NamedTuple):
 NO_TAGS = Tags("", "", "", "", float("nan"))
 OLDEST = 120.0
 
+_TAG_BYTES = 16 << 20  # of a deflated file, to which its tags are looked for
+_SYNTAXES = {  # by whether types are implicit, and whether the lowest byte is first
+    (True, True): ImplicitVRLittleEndian,
+    (False, True): ExplicitVRLittleEndian,
+    (False, False): ExplicitVRBigEndian,
+}
+
 _WORDS = {
     "PA": {"PA", "P-A", "POSTEROANTERIOR", "POSTERO-ANTERIOR"},
     "AP": {"AP", "A-P", "ANTEROPOSTERIOR", "ANTERO-POSTERIOR", "AP_HORIZONTAL", "AP SUPINE"},
@@ -77,14 +89,53 @@ _KEPT = frozenset(
 
 
 def is_dicom(path: Path) -> bool:
-    """Checks for DICOM's magic: "DICM" after 128 bytes."""
+    """Checks for "DICM" after 128 bytes or, as some exports leave that out, for a first element.
+
+    That is one of group 2 or 8, with a type of two letters or a length below 256.
+    """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False  # a pipe would be waited for
         with open(path, "rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
+            head = stream.read(132)
     except (OSError, ValueError):  # ValueError: a zero byte in the name
         return False
+    bare = len(head) == 132 and head[:2] in (b"\2\0", b"\x08\0") and head[3] == 0
+    return head[128:] == b"DICM" or (bare and (head[4:6].isupper() or head[5:8] == b"\0\0\0"))
+
+
+def read_dataset(path: Path, tags_only: bool = False) -> pydicom.Dataset:
+    """Reads a file, also one without preamble or transfer syntax; raises ImageError and BROKEN.
+
+    Its file_meta names a transfer syntax, as found from its bytes if the file does not.
+    """
+    if not is_dicom(path):
+        raise InvalidDicomError
+    with BoundedFile(path) as file:
+        filereader.read_preamble(file, force=True)
+        meta = filereader.read_dataset(file, False, True, stop_when=lambda tag, *_: tag.group > 2)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            return _inflated(file.read(), meta, tags_only)
+        file.seek(0)
+        dataset = pydicom.dcmread(file, stop_before_pixels=tags_only, force=True)
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        dataset.file_meta.TransferSyntaxUID = _SYNTAXES[dataset.original_encoding]
+    return dataset
+
+
+def _inflated(deflated: bytes, meta: pydicom.Dataset, tags_only: bool) -> pydicom.Dataset:
+    """Unfolds a deflated file (PS3.5 A.5) within bounds: kilobytes may unfold to gigabytes."""
+    unfolding = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = unfolding.decompress(deflated, _TAG_BYTES if tags_only else MAX_DEFLATED_BYTES)
+    if not tags_only and unfolding.unconsumed_tail:
+        raise ImageError(f"a deflated DICOM file of more than {MAX_DEFLATED_BYTES:,} bytes")
+    if not (unfolding.eof or unfolding.unconsumed_tail):
+        raise ImageError("a DICOM file that was cut off")
+    stop = (lambda tag, *_: tag.group >= 0x7FE0) if tags_only else None
+    dataset = filereader.read_dataset(io.BytesIO(content), False, True, stop_when=stop)
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta = meta
+    return dataset
 
 
 def hashed(identifier: str, prefix: str = "p") -> str:
@@ -101,9 +152,7 @@ def read_tags(path: Path) -> Tags | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with BoundedFile(path) as file:
-                refuse_deflated(file)
-                header = pydicom.dcmread(file, stop_before_pixels=True)
+            header = read_dataset(path, tags_only=True)
             patient, study = text(header, "PatientID"), text(header, "StudyInstanceUID")
             sex = text(header, "PatientSex").upper()
             age = years(text(header, "PatientAge"))
@@ -118,15 +167,6 @@ def read_tags(path: Path) -> Tags | None:
             )
     except (ImageError, *BROKEN):
         return None
-
-
-def refuse_deflated(file: io.BufferedIOBase) -> None:
-    """Raises ImageError for a deflated file, a few kilobytes of which may unfold to gigabytes."""
-    filereader.read_preamble(file, force=False)
-    meta = filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, size: tag.group > 2)
-    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        raise ImageError("a deflated DICOM file; convert it to another transfer syntax")
-    file.seek(0)
 
 
 def years(age: str) -> float:

@@ -1,232 +1,195 @@
-"""The pixels of a DICOM image as they are displayed."""
+"""The pixels of a DICOM image: its header made sound, its frame decoded, its greys displayed."""
 
 from __future__ import annotations
 
 import functools
-import io
-import struct
 import warnings
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pydicom
-from jaxtyping import Num
-from PIL.ImageFile import ImageFile
-from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
-from PIL.JpegImagePlugin import JpegImageFile
+from jaxtyping import Num, UInt8
 from pydicom.encaps import get_frame
-from pydicom.multival import MultiValue
-from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
-from pydicom.pixels.utils import get_j2k_parameters
-from pydicom.uid import (
-    JPEG2000,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGLSTransferSyntaxes,
-    JPEGTransferSyntaxes,
-)
+from pydicom.pixels import pixel_array
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.uid import RLELossless
 
-from cxr_jax.io.dicom import BROKEN, refuse_deflated, text
-from cxr_jax.io.limits import MAX_STORED_BYTES, BoundedFile, ImageError, check_coded, check_size
-from cxr_jax.io.pixels import Scaled, Show, draft_jpeg, reduction, stretched, to_uint8, unscaled
+from cxr_jax.io import dicom_greys, jpeg
+from cxr_jax.io.dicom import BROKEN, read_dataset, text
+from cxr_jax.io.dicom_greys import integer
+from cxr_jax.io.limits import MAX_STORED_BYTES, ImageError, check_coded, check_size
+from cxr_jax.io.pixels import to_uint8
 
-# The reversible wavelet's rounding lifts each level by some 0.4 of the smallest stored step, at 8
-# bits too much.
-LEAST_BITS = 10
+_FIELDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_JPEG, _JPEG_LS = b"\xff\xd8", 0xF7
+_JPEG_2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
+_LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow has for colour PNG and JPEG
 
 
-def read_pixels(path: Path, shorter_side: int | None = None) -> Scaled:
+def read_pixels(path: Path) -> UInt8[np.ndarray, "h w"]:
     """Reads an image as 8-bit grey with rescale and window applied, and white = dense.
 
-    Args:
-      shorter_side: if given, JPEG and JPEG 2000 may be decoded at a scale that suffices for it.
-
     Raises:
-      ImageError: no pixels, several frames, an absurd size or a stream that cannot be decoded. The
-        message holds no value of a tag other than sizes.
+      ImageError: no pixels, several frames, an absurd size, a header that makes no sense or a
+        stream that is cut or damaged. The message holds no value of a tag other than sizes.
     """
+    # The errors' own texts may quote tags.
+    problem = "a DICOM file whose header cannot be read: it is damaged"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with BoundedFile(path) as file:
-                refuse_deflated(file)
-                dataset = pydicom.dcmread(file)
-            _check(dataset)
-            return _displayed(dataset, shorter_side)
+            dataset = read_dataset(path)
+            _mend(dataset)
+            frame = _frame(dataset)
+            problem = (
+                "a DICOM file whose pixels cannot be decoded: they are damaged, cut off, or not "
+                "as its header says"
+            )
+            stored, bits = _decoded(dataset, frame)
+            problem = "a DICOM file whose header makes no sense where it says how to show pixels"
+            return _displayed(stored, dataset, bits)
     except ImageError:
         raise
+    except EOFError as error:
+        raise ImageError("a DICOM file that was cut off: it ends before its header says") from error
     except BROKEN as error:
-        # The error's own text may quote tags.
-        raise ImageError(f"a DICOM file that cannot be decoded ({type(error).__name__})") from error
+        raise ImageError(problem) from error
 
 
-def _check(dataset: pydicom.Dataset) -> None:
-    if "PixelData" not in dataset:
+def _mend(dataset: pydicom.Dataset) -> None:
+    """Fills in what headers leave out, and checks the rest before any pixel is looked at."""
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in dataset.get(groups) or ():  # enhanced images keep window and rescale here
+            for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+                for item in group.get(name) or ():
+                    dataset.update(item)
+    field = next((field for field in _FIELDS if field in dataset), None)
+    if field is None:
         # The latter because pydicom drops an element that ends too early.
         raise ImageError("a DICOM file without pixels, or cut off within them")
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames != 1:
-        raise ImageError("a DICOM file with several frames, expected one image")
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    check_size(columns, rows)
-    samples, bits = int(dataset.SamplesPerPixel), int(dataset.BitsAllocated)
-    stored = rows * columns * samples * bits // 8
-    if samples not in (1, 3) or not 1 <= bits <= 64 or stored > MAX_STORED_BYTES:
+    if integer(dataset, "NumberOfFrames", 1) > 1:
         raise ImageError(
-            f"a DICOM image of {columns} x {rows} x {samples} values of {bits} bits, "
-            f"{stored:,} bytes; an image takes up to {MAX_STORED_BYTES:,}"
+            "a DICOM file with several frames, expected one image; save the frame that is meant as "
+            "a file of its own"
         )
-    check_coded(columns, rows, len(dataset.PixelData))
-    if int(dataset.HighBit) != int(dataset.BitsStored) - 1:
+    dataset.NumberOfFrames = 1
+    needed = ("Rows", "Columns", "BitsAllocated")
+    if missing := [keyword for keyword in needed if not integer(dataset, keyword)]:
+        raise ImageError(f"a DICOM file whose header has no {' and no '.join(missing)}")
+    rows, columns, allocated = (integer(dataset, keyword) for keyword in needed)
+    check_size(columns, rows)
+    samples = integer(dataset, "SamplesPerPixel", 1)
+    size = rows * columns * samples * allocated // 8
+    if samples not in (1, 3) or allocated not in (1, 8, 16, 32, 64) or size > MAX_STORED_BYTES:
+        raise ImageError(
+            f"a DICOM image of {columns} x {rows} x {samples} values of {allocated} bits, "
+            f"{size:,} bytes; an image takes up to {MAX_STORED_BYTES:,}"
+        )
+    check_coded(columns, rows, len(dataset[field].value or b""))
+    bits = integer(dataset, "BitsStored", allocated)
+    if not 1 <= bits <= allocated or (bits > 32 and field == "PixelData"):
+        raise ImageError("a DICOM image of more bits (BitsStored) than a value has (BitsAllocated)")
+    if integer(dataset, "HighBit", bits - 1) != bits - 1:
         raise ImageError("a DICOM image whose bits are not where its header says (HighBit)")
-    width = dataset.get("WindowWidth")
-    width = width[0] if isinstance(width, MultiValue) else width
-    if width is not None and float(width) <= 0:
-        del dataset.WindowWidth  # it is empty: the image's own range is shown
-    coded = _coded_size(dataset)
-    if coded is not None and coded != (columns, rows):
-        raise ImageError("a DICOM image of another size than its header says")
+    dataset.SamplesPerPixel, dataset.BitsStored, dataset.HighBit = samples, bits, bits - 1
+    for keyword in ("PixelRepresentation", "PlanarConfiguration"):
+        setattr(dataset, keyword, integer(dataset, keyword))
+    colours = text(dataset, "PhotometricInterpretation").upper()
+    dataset.PhotometricInterpretation = colours or ("MONOCHROME2" if samples == 1 else "RGB")
+    if samples == 1 and not colours.startswith(("MONOCHROME", "PALETTE COLOR")) and colours:
+        raise ImageError("a DICOM file in colours that are not shades of grey")
 
 
-def _coded_size(dataset: pydicom.Dataset) -> tuple[int, int] | None:
-    """Returns columns and rows as a JPEG or JPEG-LS frame claims, before anything is decoded."""
-    if dataset.file_meta.TransferSyntaxUID not in JPEGTransferSyntaxes + JPEGLSTransferSyntaxes:
+def _frame(dataset: pydicom.Dataset) -> bytes | None:
+    """Returns the compressed frame, with an end marker; None for pixels that are not compressed."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    compressed = syntax.is_compressed if syntax.is_transfer_syntax else False
+    if "PixelData" not in dataset or not (compressed or dataset["PixelData"].is_undefined_length):
+        ends = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
+        ends = ends * 2 // 3 if dataset.PhotometricInterpretation == "YBR_FULL_422" else ends
+        if len(dataset.get("PixelData", bytes(ends))) < ends:
+            raise ImageError("a DICOM file that was cut off within its pixels")
         return None
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    at = 2
-    while at + 9 <= len(frame) and frame[at] == 0xFF:
-        marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
-        # Start of frame, in any of JPEG's processes or JPEG-LS.
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            height, width = struct.unpack(">HH", frame[at + 5 : at + 9])
-            return width, height
-        at += 2 + length
-    return None
+    size = None
+    if frame.startswith(_JPEG):
+        header = jpeg.frame_header(frame)
+        size = header and header[2:4]
+    elif frame.startswith(_JPEG_2000):
+        at = frame.find(_JPEG_2000[0]) + 8
+        right, lower, left, upper = np.frombuffer(frame[at : at + 16], ">u4").tolist()
+        size = (lower - upper, right - left)
+    elif syntax == RLELossless:
+        return None  # pydicom's own
+    else:
+        raise ImageError(
+            "a DICOM file in a coding that is not read here; convert it to JPEG, JPEG-LS, JPEG "
+            "2000, RLE or uncompressed pixels"
+        )
+    if size is None:
+        raise ImageError(jpeg.CUT)
+    if size != (dataset.Rows, dataset.Columns):
+        raise ImageError("a DICOM image of another size than its header says")
+    ends = frame.startswith(_JPEG_2000[1]) or frame.rstrip(b"\0").endswith(b"\xff\xd9")
+    return frame if ends else frame.rstrip(b"\0") + b"\xff\xd9"
 
 
-def _displayed(dataset: pydicom.Dataset, shorter_side: int | None) -> Scaled:
-    show = functools.partial(_greys, dataset=dataset)
-    reduced = _reduced(dataset, show, shorter_side)
-    if reduced is not None:
-        return reduced
-    stored = pixel_array(dataset, view_only=True)
+def _decoded(
+    dataset: pydicom.Dataset, frame: bytes | None
+) -> tuple[Num[np.ndarray, "h w *c"], int]:
+    """Returns the stored values, whole numbers as unsigned bit patterns, and a pixel's bits.
+
+    PhotometricInterpretation is RGB afterwards where a decoder has made it so.
+    """
+    bits, colours = dataset.BitsStored, dataset.PhotometricInterpretation
+    if frame is None:
+        dataset.BitsStored = dataset.BitsAllocated  # else it takes away what lies above
+        dataset.HighBit = dataset.BitsAllocated - 1
+        stored = pixel_array(dataset, raw=True)
+    elif frame.startswith(_JPEG_2000):
+        stored = imagecodecs.jpeg2k_decode(frame)
+        bits = min(bits, (frame[frame.find(_JPEG_2000[0]) + 42] & 127) + 1)
+        colours = "RGB" if colours in ("YBR_ICT", "YBR_RCT") else colours
+    else:
+        kind, precision, _, _, components = jpeg.frame_header(frame)
+        bits = min(bits, precision)
+        if kind == _JPEG_LS:
+            stored = imagecodecs.jpegls_decode(frame)
+        elif precision == 8 and components == 1 and kind < jpeg.LOSSLESS:
+            stored = jpeg.decode(frame).pixels
+        else:
+            # The header says what three components are, unless the stream itself does.
+            marked = b"JFIF\0" in frame[:100] or b"Adobe" in frame[:1000]
+            inside = None if marked else ("RGB" if colours == "RGB" else "YCBCR")
+            spaces = {"colorspace": inside, "outcolorspace": "RGB"} if components == 3 else {}
+            colours = "RGB" if components == 3 else colours
+            decoder = functools.partial(imagecodecs.jpeg8_decode, **spaces)
+            stored = jpeg.decode_whole(decoder, frame)
+            predictor = frame[frame.find(b"\xff\xda") + 7] if components == 1 else 0
+            if kind == jpeg.LOSSLESS and precision <= 8 and predictor > 4:
+                # Some scanners write differences modulo 256, which libjpeg-turbo halves wrongly.
+                stored = imagecodecs.jpegsof3_decode(frame)
+    dataset.PhotometricInterpretation = colours
+    if stored.dtype.kind != "f":
+        stored = stored.view(f"u{stored.dtype.itemsize}")
+    return stored, bits
+
+
+def _displayed(
+    stored: Num[np.ndarray, "h w *c"], dataset: pydicom.Dataset, bits: int
+) -> UInt8[np.ndarray, "h w"]:
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        if "RedPaletteColorLookupTableDescriptor" not in dataset:
+            raise ImageError("a DICOM file in palette colours, which does not hold its palette")
+        stored = apply_color_lut(stored & (2**bits - 1), dataset)
+        stored = (stored >> 8 if stored.max() > 255 else stored).astype(np.uint8)
     if stored.ndim == 3:
-        # ITU-R 601, as Pillow does for colour PNG and JPEG; pydicom has made YBR into RGB.
-        luminance = np.round(stored[..., :3] @ [0.299, 0.587, 0.114]).astype(stored.dtype)
-        return unscaled(luminance if luminance.dtype == np.uint8 else to_uint8(luminance))
-    photometric = text(dataset, "PhotometricInterpretation")
-    if not photometric.startswith("MONOCHROME"):
-        raise ImageError("a DICOM file in colours that are not shades of grey")
-    # Padding lies outside the image's range, would compress it, and is shown black.
-    image = to_uint8(stored, show, _padding(dataset))
+        is_ybr = dataset.PhotometricInterpretation.startswith("YBR")
+        luminance = stored[..., 0] if is_ybr else np.round(stored[..., :3] @ _LUMINANCE)
+        return to_uint8(luminance.astype(stored.dtype))
+    show = functools.partial(dicom_greys.displayed, dataset=dataset, bits=bits)
+    image = to_uint8(stored, show)
     if image.min() == image.max() and stored.min() != stored.max():
         raise ImageError("a DICOM image of which its window shows one grey only")
-    return unscaled(image)
-
-
-def _padding(dataset: pydicom.Dataset) -> tuple[int, int] | None:
-    """Returns the lowest and highest stored value that lie outside the image."""
-    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
-    if value is None:
-        return None
-    return tuple(sorted((int(value), int(value if limit is None else limit))))
-
-
-def _greys(values: Num[np.ndarray, " n"], dataset: pydicom.Dataset) -> Num[np.ndarray, " n"]:
-    """Maps stored values to what is displayed for them, white = dense, of any range."""
-    greys = values
-    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-    # An identity would only turn integers into floats.
-    if "ModalityLUTSequence" in dataset or (slope or 1, intercept or 0) != (1, 0):
-        greys = apply_modality_lut(greys, dataset)
-    greys = apply_voi_lut(greys, dataset)
-    if greys.dtype == np.uint8 and dataset.BitsStored < 8:
-        greys = greys.astype(np.float64)  # a range that has to be stretched
-    if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
-        return 255 - greys if greys.dtype == np.uint8 else -greys.astype(np.float64)
-    return greys
-
-
-def _reduced(dataset: pydicom.Dataset, show: Show, shorter_side: int | None) -> Scaled | None:
-    """Decodes the image at the scale that suffices; None where that would change it.
-
-    What is shown as it is stored, or as its negative, can be reduced first. Everything else is
-    stretched between the image's extremes, which a reduced scale averages away, so that they must
-    be known: they are if the reduced image already spans all greys that its window shows.
-    """
-    image = _open_frame(dataset)
-    n = reduction((dataset.Columns, dataset.Rows), shorter_side)
-    if (
-        image is None
-        or n == 1
-        or (dataset.SamplesPerPixel, dataset.PixelRepresentation) != (1, 0)
-        or dataset.BitsStored > 16
-        or not text(dataset, "PhotometricInterpretation").startswith("MONOCHROME")
-        or "PixelPaddingValue" in dataset
-    ):
-        return None
-    values = np.arange(2**dataset.BitsStored, dtype=f"u{dataset.BitsAllocated // 8}")
-    greys = show(values)
-    steps = np.diff(greys.astype(np.float64))
-    as_stored = greys.dtype == np.uint8 and abs(steps[0]) == 1 and (steps == steps[0]).all()
-    if greys.dtype == np.uint8 and not as_stored:
-        return None
-    decode = _reduced_jpeg if isinstance(image, JpegImageFile) else _reduced_jpeg2000
-    try:
-        original = decode(image, dataset.BitsStored, n)
-    except (OSError, SyntaxError):  # too few levels, or broken: pydicom will say
-        original = None
-    if original is None:
-        return None
-    shown = greys[original.pixels]
-    if as_stored:
-        return original._replace(pixels=shown)
-    spans = float(np.ptp(shown)) >= (1 - 0.5 / 255) * float(np.ptp(greys))
-    return original._replace(pixels=stretched(greys)[original.pixels]) if spans else None
-
-
-def _open_frame(dataset: pydicom.Dataset) -> ImageFile | None:
-    """Opens a JPEG or JPEG 2000 frame; None for others and for what Pillow does not open."""
-    kind = _FRAMES.get(dataset.file_meta.TransferSyntaxUID)
-    if kind is None:
-        return None
-    try:
-        image = kind(io.BytesIO(get_frame(dataset.PixelData, 0, number_of_frames=1)))
-    except (OSError, SyntaxError):
-        return None
-    if image.size != (dataset.Columns, dataset.Rows):
-        raise ImageError("a DICOM image of another size than its header says")
     return image
-
-
-def _reduced_jpeg(image: JpegImageFile, bits: int, n: int) -> Scaled | None:
-    """Decodes a grey baseline JPEG at 1/n."""
-    if image.mode != "L" or bits != 8:
-        return None
-    size, box = image.size, draft_jpeg(image, n)
-    return Scaled(np.asarray(image), size, box)
-
-
-def _reduced_jpeg2000(image: Jpeg2KImageFile, bits: int, n: int) -> Scaled | None:
-    """Decodes grey JPEG 2000 at 1/n or more: the coarser levels of its wavelet."""
-    size, container = image.size, {"L": 8, "I;16": 16}.get(image.mode)
-    coded = get_j2k_parameters(image.fp.getvalue())
-    if (coded.get("precision"), coded.get("is_signed")) != (bits, False) or bits < LEAST_BITS:
-        return None
-    # Pillow rounds a reduced side, the format rounds it up: where they differ it fails.
-    while any((side + n // 2) // n != -(-side // n) for side in size):
-        n //= 2
-    image.reduce = n.bit_length() - 1
-    # Pillow fills its type from the top.
-    pixels = np.asarray(image) >> (container - bits)
-    # Level k keeps the place of every 2**k-th pixel, not of blocks: their first, not their middle.
-    left = 0.5 - 0.5 / n
-    box = (left, left, left + size[0] / n, left + size[1] / n)
-    return Scaled(np.pad(pixels, (0, 1), mode="edge"), size, box)
-
-
-_FRAMES = {
-    JPEGBaseline8Bit: JpegImageFile,
-    JPEG2000: Jpeg2KImageFile,
-    JPEG2000Lossless: Jpeg2KImageFile,
-}

@@ -1,4 +1,4 @@
-"""Windowing and downscaling: stored pixels to 8-bit grey, and to the size that is stored."""
+"""Downscaling and cropping, the one way for all that reads images; and other values to 8 bits."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Integer, Num, UInt8
+from jaxtyping import Num, UInt8
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 
 from cxr_jax.io.limits import ImageError
 
 # Rows looked up at once: few enough that their indices stay in the processor's cache.
 ROWS = 32
-# An image is decoded at 1/n if that leaves its shorter side this many times the target. Nearer to
-# it, grain stays that the full decode averages away: the more, the less 1/n has averaged.
-LEAST = {8: 1.1, 4: 1.3, 2: 1.6}
 
 Box = tuple[float, float, float, float]  # left, upper, right, lower
-# Stored values to greys, each for itself.
-Show = Callable[[Num[np.ndarray, " n"]], Num[np.ndarray, " n"]]
+
+
+class Greys(NamedTuple):
+    """The greys that are displayed for stored values."""
+
+    values: Num[np.ndarray, " n"]  # NaN: outside the image, shown as its darkest grey
+    fixed: bool  # they are 0 to 255 already; else the darkest becomes 0, the brightest 255
 
 
 def to_uint8(
-    stored: Num[np.ndarray, "h w"],
-    show: Show | None = None,
-    padding: tuple[int, int] | None = None,
+    stored: Num[np.ndarray, "h w"], show: Callable[[Num[np.ndarray, " n"]], Greys] | None = None
 ) -> UInt8[np.ndarray, "h w"]:
     """Keeps 8-bit greys and stretches others from the image's darkest to its brightest.
 
@@ -34,84 +33,50 @@ def to_uint8(
 
     Args:
       stored: the image as the file holds it.
-      show: what is displayed for stored values, of any range; None: the values themselves.
-      padding: lowest and highest of the stored values that lie outside the image; shown as the
-        image's darkest grey.
+      show: what is displayed for stored values; None: the values themselves.
 
     Raises:
-      ImageError: greys that are not finite.
+      ImageError: greys that are not finite, or none on the image.
 
     >>> to_uint8(np.array([[1000, 2000], [1500, 3000]], np.uint16))
     array([[  0, 128],
            [ 64, 255]], dtype=uint8)
     """
-    if show is None and padding is None and stored.dtype == np.uint8:
+    if show is None and stored.dtype == np.uint8:
         return stored
     values, codes = _coded(stored)
-    greys = values if show is None else show(values)
-    occurring = _occurring(stored, values, codes, greys, padding)
-    if padding is not None:
-        outside = (values >= padding[0]) & (values <= padding[1])
-        if (image := occurring & ~outside).any():
-            greys = np.where(outside, greys[image].min(), greys)
-    if greys.dtype != np.uint8:
-        on_image = stretched(greys[occurring])
-        greys = np.zeros(len(values), np.uint8)
-        greys[occurring] = on_image
+    if not np.isfinite(values[[0, -1]]).all():
+        raise ImageError("pixels that are not finite")
+    greys, fixed = (values, False) if show is None else show(values)
+    found = np.zeros(len(values), bool)
+    for row in range(0, len(codes), ROWS):
+        found[codes[row : row + ROWS]] = True
+    on_image = greys[found & ~np.isnan(greys)].astype(np.float64)
+    if not (len(on_image) and np.isfinite(on_image).all()):
+        raise ImageError("pixels that are not finite, or all outside the image")
+    low, high = float(on_image.min()), float(on_image.max())
+    filled = np.where(np.isnan(greys), low, greys).clip(low, high)
+    if not fixed:
+        # Constant images stay constant; they carry nothing to be stretched.
+        filled = (filled - low) * (255 / (high - low) if high > low else 0)
+    table = np.round(filled).astype(np.uint8)
     image = np.empty(stored.shape, np.uint8)
     for row in range(0, len(image), ROWS):
-        np.take(greys, codes[row : row + ROWS], out=image[row : row + ROWS], mode="clip")
+        np.take(table, codes[row : row + ROWS], out=image[row : row + ROWS], mode="clip")
     return image
 
 
 def _coded(stored: Num[np.ndarray, "h w"]) -> tuple[Num[np.ndarray, " n"], Num[np.ndarray, "h w"]]:
-    """Returns all values that the image may hold, and each pixel's index among them."""
-    if stored.dtype.kind in "ui" and stored.dtype.itemsize <= 2:
-        # A value's index is its bit pattern, so that signed numbers need no offset.
-        pattern = np.dtype(f"u{stored.dtype.itemsize}")
-        patterns = np.arange(np.iinfo(pattern).max + 1).astype(pattern)
-        return patterns.view(stored.dtype), stored.view(pattern)
+    """Returns all values that the image may hold, in order, and each pixel's index among them."""
+    if stored.dtype.kind == "u" and stored.dtype.itemsize <= 2:
+        return np.arange(np.iinfo(stored.dtype).max + 1).astype(stored.dtype), stored
     return np.unique(stored, return_inverse=True)
 
 
-def _occurring(
-    stored: Num[np.ndarray, "h w"],
-    values: Num[np.ndarray, " n"],
-    codes: Num[np.ndarray, "h w"],
-    greys: Num[np.ndarray, " n"],
-    padding: tuple[int, int] | None,
-) -> Bool[np.ndarray, " n"]:
-    """Masks the values on the image, or of a range with the same darkest and brightest grey."""
-    between = (values >= stored.min()) & (values <= stored.max())
-    ordered = greys[between][np.argsort(values[between], kind="stable")]
-    before, after = ordered[:-1], ordered[1:]
-    if padding is None and ((before <= after).all() or (before >= after).all()):
-        return between
-    found = np.zeros(len(values), bool)
-    for row in range(0, len(codes), ROWS):
-        found[codes[row : row + ROWS]] = True
-    return found
-
-
-def stretched(greys: Num[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
-    """Maps the darkest grey to 0 and the brightest to 255; ImageError if any is not finite.
-
-    >>> stretched(np.array([-1.0, 0.0, 1.0]))
-    array([  0, 128, 255], dtype=uint8)
-    """
-    greys = greys.astype(np.float32)
-    low, high = float(greys.min()), float(greys.max())
-    if not np.isfinite([low, high]).all():
-        raise ImageError("pixels that are not finite")
-    # Constant images stay constant; they carry nothing to be stretched.
-    scale = 255.0 / (high - low) if high > low else 0.0
-    return np.round((greys - low) * scale).astype(np.uint8)
-
-
 class Scaled(NamedTuple):
-    """An image at a fraction of its size."""
+    """An image, or what a JPEG gives at a fraction of its size."""
 
-    pixels: Integer[np.ndarray, "h w"]
+    pixels: UInt8[np.ndarray, "h w"]
     size: tuple[int, int]  # the whole image's width and height
     box: Box  # where the whole image lies on `pixels`; a last block may reach beyond it
 
@@ -119,28 +84,7 @@ class Scaled(NamedTuple):
 def unscaled(pixels: UInt8[np.ndarray, "h w"]) -> Scaled:
     """Wraps an image at its own size."""
     height, width = pixels.shape
-    return Scaled(pixels, (width, height), (0.0, 0.0, width, height))
-
-
-def reduction(size: tuple[int, int], shorter_side: int | None) -> int:
-    """Returns 8, 4, 2 or 1: by how much an image may be reduced before `shrink` finishes the work.
-
-    >>> reduction((2500, 2048), 256), reduction((400, 300), 256), reduction((2500, 2048), None)
-    (4, 1, 1)
-    """
-    if shorter_side is None:
-        return 1
-    return next((n for n, least in LEAST.items() if min(size) >= least * n * shorter_side), 1)
-
-
-def draft_jpeg(image: JpegImageFile, n: int) -> Box:
-    """Sets a JPEG, before its pixels are read, to 1/n of its size and to luminance alone.
-
-    Returns where the whole image will lie on what is decoded.
-    """
-    width, height = image.size
-    drafted = image.draft("L", (width // n, height // n))
-    return tuple(map(float, drafted[1] if drafted else (0, 0, width, height)))
+    return Scaled(pixels, (width, height), (0.0, 0.0, float(width), float(height)))
 
 
 def shrink(image: Scaled, shorter_side: int | None) -> UInt8[np.ndarray, "h2 w2"]:
@@ -150,8 +94,27 @@ def shrink(image: Scaled, shorter_side: int | None) -> UInt8[np.ndarray, "h2 w2"
         return image.pixels
     scale = shorter_side / min(image.size)
     target = (max(shorter_side, round(width * scale)), max(shorter_side, round(height * scale)))
-    # Averages of whole blocks first: a fifth of the time, 0.05 grey levels from the bicubic alone.
-    small = Image.fromarray(image.pixels).resize(
-        target, Image.Resampling.BICUBIC, box=image.box, reducing_gap=2.0
-    )
-    return np.asarray(small)
+    return _resample(image, target, image.box)
+
+
+def square(image: Scaled, size: int) -> UInt8[np.ndarray, "size size"]:
+    """Returns the image's central square at `size` pixels; only cropped if the image has that size.
+
+    >>> square(unscaled(np.array([[0, 7, 7, 0], [0, 7, 7, 0]], np.uint8)), 2)
+    array([[7, 7],
+           [7, 7]], dtype=uint8)
+    """
+    width, height = image.size
+    side = min(image.size)
+    left, top = (width - side) / 2, (height - side) / 2
+    if side == size:
+        top, left = int(top), int(left)
+        return image.pixels[top : top + side, left : left + side]
+    scale = image.box[2] / width
+    box = tuple(edge * scale for edge in (left, top, left + side, top + side))
+    return _resample(image, (size, size), box)
+
+
+def _resample(image: Scaled, size: tuple[int, int], box: Box) -> UInt8[np.ndarray, "h w"]:
+    """Resamples by the triangle filter, widened by the factor at which the image shrinks."""
+    return np.asarray(Image.fromarray(image.pixels).resize(size, Image.Resampling.BILINEAR, box))

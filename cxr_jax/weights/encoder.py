@@ -1,7 +1,7 @@
 """A pretrained encoder of any origin, and the features that it gives of images."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Num
-from PIL import Image
+from jaxtyping import Float, UInt8
 
 from cxr_jax import models
+from cxr_jax.io import pixels
 from cxr_jax.io.text import plain
 from cxr_jax.training import sharding
 from cxr_jax.weights.convert import errors_naming
 
+_SHAPES = "an image is [h w] or [h w 1], several are [n h w], [n h w 1] or a list of images"
 _LARGEST = 100_000  # number in a model's config
 
 
@@ -95,9 +96,11 @@ class ImageEncoder:
     """Turns images into features, float32 [n d], one row per image, in evaluation mode.
 
     Images are paths of DICOM, PNG or JPEG files (or a single one); or arrays, uint8 or float in
-    [0, 1], white = dense: one [h w], or several, as [n h w], [n h w 1] or a list of [h w] of any
-    sizes. Pass them as they are: an image's shorter side is brought to the size that the encoder
-    reads, its centre cropped, and the pixels normalised as the encoder was trained.
+    [0, 1] (rounded to 8 bits, as files are), white = dense: one [h w] or [h w 1], several as
+    [n h w], [n h w 1] or a list of [h w] or [h w 1] of any sizes. Pass them as they are: an image's
+    shorter side is brought to the size that the encoder reads, its centre cropped, as transfer
+    does, and the pixels normalised as the encoder was trained. A file gives the features of the
+    array that `read_image` reads from it.
 
     >>> model = {"name": "vit", "variant": "64x1", "patch": 8, "image_size": 32}
     >>> encoder = ImageEncoder(random_encoder(model, image_size=32, seed=0))
@@ -113,11 +116,7 @@ class ImageEncoder:
     def __repr__(self) -> str:
         return f"ImageEncoder({self.encoder.name!r}, images of {self.image_size} px)"
 
-    def __call__(
-        self,
-        images: str | Path | Num[np.ndarray, "..."] | Sequence[str | Path | Num[np.ndarray, "..."]],
-        batch_size: int = 32,
-    ) -> Float[np.ndarray, "n d"]:
+    def __call__(self, images: object, batch_size: int = 32) -> Float[np.ndarray, "n d"]:
         """Raises ValueError for no images, or one that cannot be read or has other pixels."""
         squares = (self._square(image, name) for image, name in _one_by_one(images))
         rows = []
@@ -125,41 +124,45 @@ class ImageEncoder:
             # Few images need no whole batch; powers of two, so that few programs serve.
             size = batch_size if rows else min(batch_size, 1 << (len(batch) - 1).bit_length())
             padded = np.pad(np.stack(batch), ((0, size - len(batch)), (0, 0), (0, 0)))
-            rows.append(np.asarray(self._features(padded[..., None]))[: len(batch)])
+            unit = padded[..., None] / np.float32(255)
+            rows.append(np.asarray(self._features(unit))[: len(batch)])
         if not rows:
             raise ValueError("no images: pass at least one path or array")
         return np.concatenate(rows)
 
-    def _square(self, image: str | Path | np.ndarray, name: str) -> Float[np.ndarray, "size size"]:
+    def _square(self, image: str | Path | np.ndarray, name: str) -> UInt8[np.ndarray, "size size"]:
         if isinstance(image, str | Path):
             from cxr_jax.io.image_io import read_image  # pydicom, which arrays do without
 
             with errors_naming(image):
-                image = read_image(Path(image), shorter_side=self.image_size)
+                image = read_image(Path(image))
         if image.ndim == 3 and image.shape[-1] == 1:
             image = image[..., 0]
         if image.ndim != 2 or 0 in image.shape:
-            raise ValueError(f"{name} has shape {image.shape}; an image is [h w] or [h w 1]")
-        pixels = _unit(image, name)
-        side, (height, width) = min(image.shape), image.shape
-        top, left = (height - side) / 2, (width - side) / 2
-        box = (left, top, left + side, top + side)
-        size = (self.image_size, self.image_size)
-        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, box=box))
+            raise ValueError(f"{name} has shape {image.shape}; {_SHAPES}")
+        return pixels.square(pixels.unscaled(_eight_bits(image, name)), self.image_size)
 
 
 def _one_by_one(images: object) -> Iterator[tuple[str | Path | np.ndarray, str]]:
     """Yields every image, and its name in errors."""
-    if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim == 2):
+    if hasattr(images, "shape"):
+        images = np.asarray(images)
+        if images.ndim == 2 or (images.ndim == 3 and images.shape[-1] == 1):
+            images = [images]
+        elif images.dtype.kind not in "OU" and images.ndim != 3 and images.shape[3:] != (1,):
+            raise ValueError(f"images have shape {images.shape}; {_SHAPES}")
+    elif isinstance(images, str | Path):
         images = [images]
+    elif not isinstance(images, Iterable):
+        raise ValueError(f"images are {type(images).__name__}; {_SHAPES}, or paths")
     for index, image in enumerate(images):
         is_path = isinstance(image, str | Path)
         yield image if is_path else np.asarray(image), str(image) if is_path else f"image {index}"
 
 
-def _unit(image: np.ndarray, name: str) -> Float[np.ndarray, "h w"]:
+def _eight_bits(image: np.ndarray, name: str) -> UInt8[np.ndarray, "h w"]:
     if image.dtype == np.uint8:
-        return image / np.float32(255)
+        return image
     if not np.issubdtype(image.dtype, np.floating):
         raise ValueError(
             f"{name} is of dtype {image.dtype}: its values of black and white are unknown; scale "
@@ -168,4 +171,4 @@ def _unit(image: np.ndarray, name: str) -> Float[np.ndarray, "h w"]:
     low, high = image.min(), image.max()
     if not (low >= 0 and high <= 1):  # NaN included
         raise ValueError(f"{name} has pixels from {low:g} to {high:g}; scale them to [0, 1]")
-    return image.astype(np.float32)
+    return np.round(255 * image).astype(np.uint8)

@@ -7,6 +7,7 @@ and an Apache Beam pipeline, whose workers take a shard each, write the same fil
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -236,7 +237,11 @@ def finish(
             if not reason
         ]
         if not stored[split]:
-            raise BuildError(f"Not one image of {split!r} could be read.")
+            reasons = collections.Counter(reason for _, w in pairs for reason in w.reasons)
+            ((reason, count),) = reasons.most_common(1)
+            raise BuildError(
+                f"Not one image of {split!r} could be read. Most often ({count:,}): {reason}."
+            )
         kept = [(shard.path(folder), result) for shard, result in pairs if result.length]
         for shard, result in pairs:
             if not result.length:

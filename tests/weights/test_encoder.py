@@ -1,11 +1,14 @@
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 import cxr_jax
+from cxr_jax.data.images import decode_square
+from cxr_jax.io.image_io import read_image
 from cxr_jax.weights.encoder import ImageEncoder, features, random_encoder
 from cxr_jax.weights.export import write_folder
 from cxr_jax.weights.exporters import safetensors
@@ -31,6 +34,11 @@ def test_arrays_of_every_kind_give_the_encoders_features(encoder):
     assert encoder(images).dtype == np.float32 and "32 px" in repr(encoder)
     for same in (images, images[..., None], unit, unit.astype(np.float64), list(images)):
         np.testing.assert_allclose(encoder(same), reference, atol=1e-5)
+    several = [images, images[..., None], list(images), tuple(images[..., None]), iter(images)]
+    for same in (*several, jnp.asarray(images), unit[..., None], list(unit)):
+        np.testing.assert_array_equal(encoder(same), encoder(images))
+    for same in (images[0], images[0][..., None], [images[0]], images[:1], images[:1, ..., None]):
+        np.testing.assert_array_equal(encoder(same), encoder(images)[:1])
     np.testing.assert_allclose(encoder(images[0]), reference[:1], atol=1e-5)
     np.testing.assert_allclose(encoder(images, batch_size=2), reference, atol=1e-5)
 
@@ -42,6 +50,23 @@ def test_a_larger_image_is_shrunk_and_its_centre_taken(encoder):
     ours, centre, other = encoder([large, wide, large[:, ::-1] // 2])
     np.testing.assert_allclose(ours, centre, atol=1e-5)
     assert np.abs(ours - encoder(small)[0]).max() < 0.2 * np.abs(ours - other).max()
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, SIZE), (SIZE, 37), (211, 174), (33, 31)])
+def test_a_file_the_array_read_from_it_and_transfer_give_the_same(encoder, tmp_path, height, width):
+    image = _images(1, height, width)[0]
+    Image.fromarray(image).save(tmp_path / "image.png")
+    Image.fromarray(image).save(tmp_path / "image.jpg", quality=80)
+    write_dicom(tmp_path / "image.dcm", image, photometric="MONOCHROME1")
+    for path in tmp_path.iterdir():
+        read = read_image(path)
+        same = [read, read / 255, [read[..., 0]]]
+        if path.suffix != ".dcm":
+            square = decode_square(path.read_bytes(), SIZE)
+            # A JPEG far larger than the encoder reads is decoded reduced in transfer.
+            same += [square] if path.suffix == ".png" or min(height, width) < 3 * SIZE else []
+        for array in same:
+            np.testing.assert_array_equal(encoder(path), encoder(array))
 
 
 def test_files_give_the_features_of_their_pixels(encoder, tmp_path):
@@ -67,7 +92,10 @@ def test_files_give_the_features_of_their_pixels(encoder, tmp_path):
         ([_images(1)[0], _images(1)[0].astype(np.uint16)], "image 1 is of dtype uint16"),
         (_images().astype(np.float32), "image 0 has pixels from 0 to 255; scale"),
         (np.full((1, 8, 8), np.nan), "image 0 has pixels from nan"),
-        (np.zeros((1, 8, 8, 3), np.uint8), r"image 0 has shape \(8, 8, 3\)"),
+        (
+            np.zeros((1, 8, 8, 3), np.uint8),
+            r"images have shape \(1, 8, 8, 3\); an image is \[h w\] or",
+        ),
         (["/no/such.dcm"], r"/no/such\.dcm: no such file"),
     ],
 )

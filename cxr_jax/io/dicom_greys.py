@@ -1,0 +1,155 @@
+"""What a DICOM image displays for its stored values: DICOM PS3.3 C.7.6.3, C.11.1 and C.11.2.
+
+pydicom's own windows turn images over where the rescale slope is negative, and its tables wrap.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+import pydicom
+from jaxtyping import Bool, Float64, Num
+from pydicom.multival import MultiValue
+
+from cxr_jax.io.dicom import text
+from cxr_jax.io.limits import ImageError
+from cxr_jax.io.pixels import Greys
+
+# A number with a decimal comma; "1,500" could be a thousand and "1500,2000" two numbers.
+_COMMA = re.compile(r"[+-]?(\d+,\d{1,2}|0?,\d+)")
+
+
+def displayed(stored: Num[np.ndarray, " n"], dataset: pydicom.Dataset, bits: int) -> Greys:
+    """Returns the greys of stored values, white = dense.
+
+    Args:
+      stored: floats, or unsigned bit patterns as wide as BitsAllocated.
+      bits: those of a pixel, from the lowest; above them lie overlays, which are no pixels.
+
+    Raises:
+      ImageError: header fields that make no sense; the message names them, not their values.
+    """
+    signed = bool(integer(dataset, "PixelRepresentation"))
+    values = stored if stored.dtype.kind == "f" else _numbers(stored, bits, signed)
+    fixed = dataset.BitsAllocated == bits == 8 and not signed
+    greys, table = values.astype(np.float64), _table(dataset, "ModalityLUTSequence", values)
+    slope, intercept = number(dataset, "RescaleSlope", 1), number(dataset, "RescaleIntercept", 0)
+    if table:
+        greys, fixed = table.look_up(greys), table.eight_bits
+    elif (slope, intercept) != (1, 0):
+        if slope == 0:
+            raise ImageError("a DICOM image whose RescaleSlope is 0, which makes all pixels equal")
+        greys, fixed = slope * greys + intercept, False
+    table = _table(dataset, "VOILUTSequence", greys)
+    centre, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
+    if table:
+        greys, fixed = table.look_up(greys), table.eight_bits
+    elif centre is not None and width is not None and width > 0:
+        greys, fixed = window(greys, centre, width, text(dataset, "VOILUTFunction").upper()), False
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        greys = 255 - greys if fixed else -greys
+    return Greys(np.where(_is_padding(stored, values, dataset, signed), np.nan, greys), fixed)
+
+
+def window(
+    values: Float64[np.ndarray, " n"], centre: float, width: float, function: str
+) -> Float64[np.ndarray, " n"]:
+    """Maps values to [0, 1] (PS3.3 C.11.2.1.2 and C.11.2.1.3).
+
+    >>> window(np.array([0.0, 100, 127, 200]), centre=100, width=101, function="").tolist()
+    [0.0, 0.505, 0.775, 1.0]
+    """
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
+    if function not in ("", "LINEAR", "LINEAR_EXACT"):
+        raise ImageError("a DICOM image with a VOILUTFunction that the standard does not have")
+    if function != "LINEAR_EXACT" and width >= 1:  # narrower ones are allowed for exact alone
+        centre, width = centre - 0.5, max(width - 1, 1e-9)
+    return np.clip((values - centre) / width + 0.5, 0, 1)
+
+
+class _Table(NamedTuple):
+    entries: Float64[np.ndarray, " k"]
+    first: int  # the value that is mapped to the first entry, as all below it
+    eight_bits: bool
+
+    def look_up(self, values: Num[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        place = np.clip(np.rint(values - self.first), 0, len(self.entries) - 1)
+        return self.entries[place.astype(np.int64)]
+
+
+def _table(dataset: pydicom.Dataset, keyword: str, values: Num[np.ndarray, " n"]) -> _Table | None:
+    """Returns the first table of a sequence that has values (C.11.1.1), made for `values`."""
+    for item in dataset.get(keyword) or ():
+        descriptor, data = item.get("LUTDescriptor"), item.get("LUTData")
+        if not (data and descriptor is not None and len(descriptor) == 3):
+            continue
+        count, first, bits = (int(part) for part in descriptor)
+        count = count % 2**16 or 2**16
+        if isinstance(data, bytes):
+            wide = bits > 8 or len(data) >= 2 * count
+            entries = np.frombuffer(data, "<u2" if wide else np.uint8, len(data) >> wide)
+        else:
+            entries = np.atleast_1d(data).astype(np.int64).astype("<u2")
+            if bits <= 8 and 2 * len(entries) - count in (0, 1):
+                entries = entries.view(np.uint8)  # two to a word
+        # The first value is signed or not as the pixels are, whatever its own type says.
+        low, high = values.min(), values.max()
+        first = max(
+            (first, first - 2**16, first + 2**16),
+            key=lambda start: min(high, start + count - 1) - max(low, start),
+        )
+        entries = entries[:count].astype(np.float64)
+        return _Table(entries, first, bits == 8 and entries.max() <= 255)
+    return None
+
+
+def _numbers(patterns: Num[np.ndarray, " n"], bits: int, signed: bool) -> Num[np.ndarray, " n"]:
+    """Returns the numbers in the lowest bits, in two's complement if signed (PS3.5 8.1.1)."""
+    values = patterns.astype(np.int64) & (2**bits - 1)
+    return values - ((values >> (bits - 1)) << bits) if signed else values
+
+
+def _is_padding(
+    stored: Num[np.ndarray, " n"],
+    values: Num[np.ndarray, " n"],
+    dataset: pydicom.Dataset,
+    signed: bool,
+) -> Bool[np.ndarray, " n"]:
+    """Masks what lies outside the image (C.7.5.1.1.2), whatever type its value was written in."""
+    if stored.dtype.kind == "f":
+        return values == dataset.get(f"{'Double' * (stored.itemsize == 8)}FloatPixelPaddingValue")
+    value = integer(dataset, "PixelPaddingValue", None)
+    if value is None:
+        return np.zeros(stored.shape, bool)
+    allocated = dataset.BitsAllocated
+    limit = integer(dataset, "PixelPaddingRangeLimit", value)
+    patterns = np.array([value, limit]) % 2**allocated
+    low, high = np.sort(_numbers(patterns, allocated, signed))
+    # A value beyond the pixels' bits is one that no pixel has, and is compared whole.
+    return ((values >= low) & (values <= high)) | (stored == patterns[0])
+
+
+def number(dataset: pydicom.Dataset, keyword: str, absent: Any = None) -> float | Any:
+    """Returns a field's first number, `absent` if it has none; ImageError if it is no number."""
+    value = dataset.get(keyword)
+    if isinstance(value, MultiValue | list):
+        value = value[0] if len(value) else None
+    value = "" if value is None else str(value).split("\\")[0].strip()
+    if not value:
+        return absent
+    try:
+        found = float(value.replace(",", ".") if _COMMA.fullmatch(value) else value)
+    except ValueError as error:
+        raise ImageError(f"a DICOM file whose {keyword} is not a number") from error
+    if not np.isfinite(found):
+        raise ImageError(f"a DICOM file whose {keyword} is not finite")
+    return found
+
+
+def integer(dataset: pydicom.Dataset, keyword: str, absent: int | None = 0) -> int | None:
+    """Returns a field's whole number, `absent` if it is not there or empty; else as `number`."""
+    found = number(dataset, keyword, absent)
+    return None if found is None else int(found)

@@ -1,0 +1,115 @@
+"""JPEG to grey: at a reduced scale where that is close enough, and never with pixels missing."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from collections.abc import Callable
+
+import numpy as np
+import simplejpeg
+from jaxtyping import Num
+from PIL import Image
+
+from cxr_jax.io.limits import ImageError, check_size
+from cxr_jax.io.pixels import Scaled, unscaled
+
+# An image may be decoded at 1/n if that leaves its shorter side this many times the target. Grain
+# that the full decode would average away then stays below a grey level (docs/reliability.md).
+LEAST = {4: 2.5, 2: 1.5}
+LOSSLESS, PROGRESSIVE = 0xC3, 0xC2  # kinds, by the marker of their frame
+CUT = "a JPEG that ends early, or is damaged: some of its pixels are missing"
+
+# What simplejpeg refuses without harm to a pixel: four colours, warnings, a few stray bytes, with
+# which some scanners pad, and any between the segments of the header.
+_HARMLESS = re.compile(
+    "color conversion|Unknown Adobe|unknown JFIF|Invalid SOS|ICC"
+    "|: [0-9] extraneous bytes|before marker 0x([cef]|d[abd])"
+)
+# More of a stream than its image needs: every restart marker, for one is due, with bits after it.
+_BITS = b"\x55" * 64
+_MORE = _BITS + b"".join(bytes([0xFF, 0xD0 + n]) + _BITS for n in range(8)) + b"\xff\xd9"
+
+
+def reduction(size: tuple[int, int], shorter_side: int | None) -> int:
+    """Returns 4, 2 or 1: by how much an image may be reduced before it is resampled.
+
+    >>> reduction((2500, 2048), 200), reduction((2500, 2048), 256), reduction((400, 300), 256)
+    (4, 2, 1)
+    """
+    if shorter_side is None:
+        return 1
+    return next((n for n, least in LEAST.items() if min(size) >= least * n * shorter_side), 1)
+
+
+def decode(encoded: bytes, shorter_side: int | None = None) -> Scaled:
+    """Decodes a JPEG's luminance, reduced if that suffices for `shorter_side` pixels.
+
+    Raises:
+      ImageError: it ends early, also if it carries an end marker, or is damaged.
+      ValueError, OSError: it is no JPEG that is read here.
+    """
+    header = frame_header(encoded)
+    if header is None:
+        raise ImageError("a JPEG that ends before its pixels, or is damaged")
+    marker, _, height, width, components = header
+    check_size(width, height)
+    complete = marker != PROGRESSIVE or _has_all_scans(encoded, components)
+    if b"\xff\xda" not in encoded or not complete:
+        raise ImageError(CUT)
+    n = reduction((width, height), shorter_side)
+    shape = {"min_height": -(-height // n), "min_width": -(-width // n)}
+    try:
+        pixels = simplejpeg.decode_jpeg(encoded, "GRAY", **shape)[..., 0]
+    except ValueError as warning:
+        if _HARMLESS.search(str(warning)):
+            return unscaled(decode_whole(_by_pillow, encoded))
+        missing = str(warning).startswith(("Corrupt JPEG data", "Premature end"))
+        raise ImageError(CUT if missing else f"cannot be decoded ({warning})") from warning
+    return Scaled(pixels, (width, height), (0.0, 0.0, width / n, height / n))
+
+
+def frame_header(encoded: bytes) -> tuple[int, int, int, int, int] | None:
+    """Returns a JPEG's or JPEG-LS's kind (its marker), precision, height, width and components.
+
+    None if it has none. It is what a decoder would make room for.
+    """
+    at = 2
+    while (at := encoded.find(b"\xff", at)) >= 0 and at + 10 <= len(encoded):
+        marker = encoded[at + 1]
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return marker, *struct.unpack(">BHHB", encoded[at + 4 : at + 10])
+        # Bytes between segments, and fillings, are skipped, as libjpeg does.
+        at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big") if 0 < marker < 0xFF else 1
+    return None
+
+
+def _has_all_scans(encoded: bytes, components: int) -> bool:
+    """Checks that every coefficient of a progressive JPEG comes to its last bit (T.81 G.1.1.1)."""
+    exact = set()
+    for scan in re.finditer(rb"\xff\xda..(.)", encoded, re.DOTALL):
+        end = scan.end() + 2 * scan[1][0]
+        first, last, bits = encoded[end : end + 3] if end + 3 <= len(encoded) else (0, 0, 1)
+        if bits & 15 == 0:
+            exact |= {(c, k) for c in encoded[scan.end() : end : 2] for k in range(first, last + 1)}
+    return len(exact) >= 64 * components
+
+
+def decode_whole(
+    decoder: Callable[[bytes], Num[np.ndarray, "h w *c"]], encoded: bytes
+) -> Num[np.ndarray, "h w *c"]:
+    """Decodes a JPEG by a decoder that makes up what is missing; ImageError if it did.
+
+    What follows a whole image is never looked at. An image that changes with it was cut before.
+    """
+    pixels = decoder(encoded)
+    end = encoded.rfind(b"\xff\xd9")
+    if (pixels != decoder(encoded[: end if end >= 0 else None] + _MORE)).any():
+        raise ImageError(CUT)
+    return pixels
+
+
+def _by_pillow(encoded: bytes) -> Num[np.ndarray, "h w"]:
+    with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
+        return np.asarray(image.convert("RGB").convert("L"))
