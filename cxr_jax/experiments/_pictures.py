@@ -93,17 +93,14 @@ def choose(
         return [_Chosen(row, label, "") for label in usable[:room] for row in named]
     found = []
     for label in usable:
-        score = scores[:, label]
-        with_it, without = (np.flatnonzero(targets[:, label] == value) for value in (1, 0))
-        if len(with_it):
-            best = int(with_it[np.argmax(score[with_it])])
-            found.append(_Chosen(best, label, "the highest score of all images with it"))
-        if len(with_it) > 1:
-            worst = int(with_it[np.argmin(score[with_it])])
-            found.append(_Chosen(worst, label, "the lowest score of all images with it"))
-        if len(without):
-            false = int(without[np.argmax(score[without])])
-            found.append(_Chosen(false, label, "the highest score of all images without it"))
+        for value, place, least, kind in (
+            (1, np.argmax, 1, "the highest score of all images with it"),
+            (1, np.argmin, 2, "the lowest score of all images with it"),
+            (0, np.argmax, 1, "the highest score of all images without it"),
+        ):
+            rows = np.flatnonzero(targets[:, label] == value)
+            if len(rows) >= least:
+                found.append(_Chosen(int(rows[place(scores[rows, label])]), label, kind))
     return found
 
 
@@ -163,9 +160,9 @@ def _cases(
         average = np.mean(features("train"), axis=0, dtype=np.float64)
         for label in dict.fromkeys(one.label for one in chosen):
             of_label = [k for k, one in enumerate(chosen) if one.label == label]
-            found = _features.grad_cam(result.head, read[of_label], label, average)
-            for k, heat_of_image in zip(of_label, found):
-                heat[k] = heat_of_image
+            found = _features.contributions(result.head, read[of_label], label, average)
+            for k, parts in zip(of_label, found):
+                heat[k] = np.maximum(parts, 0)
     numbers = _numbers(chosen)
     cases = []
     for k, (row, label, kind) in enumerate(chosen):
@@ -252,20 +249,11 @@ def _draw_embedding(
             {numbers[one.row]: place[one.row] for one in chosen if one.label == label}
             for label in scored
         ]
-        panels.embedding(
-            folder / "embedding.png",
-            points,
-            test.targets[rows][:, scored],
-            [names[k] for k in scored],
-            marks,
-        )
+        targets, titles = test.targets[rows][:, scored], [names[k] for k in scored]
+        panels.embedding(folder / "embedding.png", points, targets, titles, marks)
     shown = test.take(rows)
-    write_projector(
-        folder / "projector",
-        components,
-        _metadata(shown),
-        np.concatenate(list(image_batches(shown, 64, _THUMBNAIL)))[..., 0],
-    )
+    thumbnails = np.concatenate(list(image_batches(shown, 64, _THUMBNAIL)))[..., 0]
+    write_projector(folder / "projector", components, _metadata(shown), thumbnails)
 
 
 def _some(count: int, wanted: Sequence[int], seed: int) -> Int[np.ndarray, " n"]:

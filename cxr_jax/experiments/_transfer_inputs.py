@@ -69,14 +69,9 @@ def cut(whole: Splits, rows: Int[np.ndarray, " n"]) -> Splits:
 
 def load_whole_splits(config: ml_collections.ConfigDict) -> Splits:
     """Loads the splits as `load_splits` does, with every training image."""
-    splits = Splits(
-        *(
-            load_split(
-                config.dataset, config.data.dir, split, config.task, tasks.changes_of(config)
-            )
-            for split in ("train", "validation", "test")
-        )
-    )
+    how = (config.task, tasks.changes_of(config))
+    where = (config.dataset, config.data.dir)
+    splits = Splits(*(load_split(*where, split, *how) for split in Splits._fields))
     check_disjoint(splits)
     return splits
 
@@ -188,7 +183,9 @@ def extract_once(
     Many label fractions and seeds then cost one pass over the images.
     """
     path = cache / f"{feature_key(encoder, split)}.npy"
-    if not _readable(path):
+    try:
+        np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):  # not there, or cut short by a full disk
         whole = split._replace(rows=np.arange(len(split.source)))
         values = extract(encoder, whole, batch_size, name)
         cache.mkdir(parents=True, exist_ok=True)
@@ -196,14 +193,6 @@ def extract_once(
             np.save(file, values)  # of its own name: other processes may write the same
         Path(file.name).replace(path)
     return np.load(path, mmap_mode="r")[split.rows]
-
-
-def _readable(path: Path) -> bool:
-    try:
-        np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):  # not there, or cut short by a full disk
-        return False
-    return True
 
 
 def feature_key(encoder: Encoder, split: LabelledSplit) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from cxr_jax.data import dataset_info, tasks
 from cxr_jax.data.seen_images import Seen
@@ -33,8 +33,12 @@ class Outcome(NamedTuple):
 def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) -> list[str]:
     """Says how it was measured, a sentence or two per line."""
     sizes = {name: split.size() for name, split in splits._asdict().items()}
+    share = "all training patients"
+    if config.label_fraction < 1:
+        percent = f"{100 * config.label_fraction:g} %"
+        share = f"{percent} of the training patients, drawn with seed {config.seed}"
     lines = [
-        f"Labels used for training: {sizes['train']} ({_share(config)}). Choices were made on the "
+        f"Labels used for training: {sizes['train']} ({share}). Choices were made on the "
         f"whole validation split, {sizes['validation']}: its labels come on top of that budget. "
         f"Tested on {sizes['test']}, scored once.",
         *protocol.method(splits.test.task.exclusive),
@@ -60,18 +64,14 @@ def image_table(test: LabelledSplit, seen: Seen | None) -> ImageTable:
     """Tabulates the test images, and which of them an encoder saw (`seen`; None: unknown)."""
     count = len(test.rows)
     known = (None, None) if seen is None else (seen.image, seen.patient)
+    ages = np.array(test.ages or (np.nan,) * count, np.float32)
     return ImageTable(
         np.array(test.hashed_ids()[0], str),
         np.array(test.sexes or ("",) * count, str),
-        _capped(np.array(test.ages or (np.nan,) * count, np.float32)),
+        np.where(ages > _IMPOSSIBLE, np.nan, np.minimum(ages, _GREAT_AGE)).astype(np.float32),
         np.array(test.projections or ("",) * count, str),
         *(None if flags is None else flags[test.rows] for flags in known),
     )
-
-
-def _capped(ages: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Returns ages that may leave a dataset: great ones as one, impossible ones as unknown."""
-    return np.where(ages > _IMPOSSIBLE, np.nan, np.minimum(ages, _GREAT_AGE)).astype(np.float32)
 
 
 def exposure_lines(
@@ -91,14 +91,12 @@ def exposure_lines(
         if of_source is None:
             lines.append(f"{spec} has no list of the images that it saw in pretraining.")
             continue
-        of_test = Seen(
-            None if of_source.patient is None else of_source.patient[rows],
-            of_source.image[rows],
-        )
-        total, images = len(rows), int(of_test.image.sum())
-        patients = None if of_test.patient is None else int(of_test.patient.sum())
+        either = by_looks = of_source.image[rows]
+        total, images, patients = len(rows), int(by_looks.sum()), None
         known = "its patients are unknown or numbered otherwise"
-        if patients is not None:
+        if of_source.patient is not None:
+            by_patient = of_source.patient[rows]
+            either, patients = by_looks | by_patient, int(by_patient.sum())
             known = f"it saw patients of {patients:,}"
         lines.append(
             f"Of the {total:,} test images, {images:,} look like images that {spec} saw in "
@@ -109,7 +107,6 @@ def exposure_lines(
                 f"{spec} started from {of_source.unknown_start}; what that had seen is not known."
             )
         if beyond_chance(images, patients, total):
-            either = of_test.image if patients is None else of_test.image | of_test.patient
             warnings.append(
                 f"**{int(either.sum()):,} of the {total:,} test images, or others of their "
                 f"patients, seem to have been in the pretraining of {spec}:** its score may be "
@@ -146,25 +143,6 @@ def cautions(dataset: str, splits: Splits) -> list[str]:
     return [f"{dataset}: {said}" for said in found if said]
 
 
-def one_draw(config, splits: Splits) -> list[str]:
-    """Says what the intervals of a label budget do not hold."""
-    if config.label_fraction == 1:
-        return []
-    return [
-        f"This is one draw of {splits.train.size()}. Intervals hold the uncertainty of "
-        "the test images alone; another draw may change the difference by more. "
-        "configs/benchmark.py takes several (config.seeds)."
-    ]
-
-
-def _share(config) -> str:
-    if config.label_fraction == 1:
-        return "all training patients"
-    return (
-        f"{100 * config.label_fraction:g} % of the training patients, drawn with seed {config.seed}"
-    )
-
-
 def notes(outcomes: list[Outcome]) -> list[str]:
     """Lists what a reader must know of single labels, from the protocol and the metric rows."""
     lines = []
@@ -176,23 +154,6 @@ def notes(outcomes: list[Outcome]) -> list[str]:
             if row.get("note") and row["auroc"] is not None:
                 lines.append(f"{outcome.name}, {row['label']}: {row['note']}.")
     return lines
-
-
-def provenance(config, splits: Splits, workdir: Path) -> dict[str, str]:
-    """Returns the table at the report's end, of a workdir that has its provenance.json."""
-    metadata = splits.test.source.metadata
-    return {
-        "encoder": config.encoder,
-        "baselines": config.baselines,
-        "dataset": f"{config.dataset} ({splits.test.source.folder.parent.name}, version "
-        f"{splits.test.source.folder.name})",
-        "splits": metadata["split_rule"],
-        "a patient is": metadata.get("patient") or "not said when it was built",
-        "licence of the images": metadata["licence"],
-        "images skipped when it was built": str(metadata["skipped"]),
-        "seed": str(config.seed),
-        **tables.provenance_rows(workdir),
-    }
 
 
 def report(
@@ -210,7 +171,25 @@ def report(
         for each, exposed in zip(outcomes, seen.values(), strict=True)
     ]
     warnings, exposed = exposure_lines(seen, splits.test.rows, config.dataset)
-    warnings = [*warnings, *cautions(config.dataset, splits), *one_draw(config, splits)]
+    warnings += cautions(config.dataset, splits)
+    if config.label_fraction < 1:
+        warnings.append(
+            f"This is one draw of {splits.train.size()}. Intervals hold the uncertainty of "
+            "the test images alone; another draw may change the difference by more. "
+            "configs/benchmark.py takes several (config.seeds)."
+        )
+    source = splits.test.source
+    provenance = {
+        "encoder": config.encoder,
+        "baselines": config.baselines,
+        "dataset": f"{config.dataset} ({source.folder.parent.name}, version {source.folder.name})",
+        "splits": source.metadata["split_rule"],
+        "a patient is": source.metadata.get("patient") or "not said when it was built",
+        "licence of the images": source.metadata["licence"],
+        "images skipped when it was built": str(source.metadata["skipped"]),
+        "seed": str(config.seed),
+        **tables.provenance_rows(workdir),
+    }
     path = page.write_report(
         workdir,
         f"{chosen.title} on {config.dataset}",
@@ -218,7 +197,7 @@ def report(
         comparisons,
         [*method(config, chosen, outcomes, splits), *exposed],
         notes(outcomes),
-        provenance(config, splits, workdir),
+        provenance,
         warnings,
         config.num_resamples,
     )

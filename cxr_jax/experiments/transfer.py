@@ -9,7 +9,7 @@ import functools
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -39,13 +39,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             f"config.finetune.mean_teacher is not used by config.protocol={config.protocol}; "
             "--config.protocol=finetune does"
         )
-    _run(
-        config,
-        workdir,
-        chosen,
-        _transfer_inputs.load_encoders(config),
-        _transfer_inputs.load_splits(config),
-    )
+    encoders = _transfer_inputs.load_encoders(config)
+    _run(config, workdir, chosen, encoders, _transfer_inputs.load_splits(config))
 
 
 def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str | None]:
@@ -73,11 +68,8 @@ def run_together(configs: Sequence[ml_collections.ConfigDict], workdirs: Sequenc
     whole = _transfer_inputs.load_whole_splits(first)
     subsets = [_transfer_inputs.training_rows(config, whole) for config in configs]
     print(f"{encoder.name}: {chosen.title.lower()} of {len(subsets)} label fractions and seeds")
-    tools = Tools(
-        _transfer_inputs.frozen_features(first, encoder, whole),
-        functools.partial(print, flush=True),
-        None,
-    )
+    features = _transfer_inputs.frozen_features(first, encoder, whole)
+    tools = Tools(features, functools.partial(print, flush=True), None)
     results = chosen.run_many(encoder, whole, subsets, tools)
     for config, workdir, rows, result in zip(configs, workdirs, subsets, results, strict=True):
         fitted = chosen._replace(run=lambda *_, found=result: found)
@@ -87,22 +79,17 @@ def run_together(configs: Sequence[ml_collections.ConfigDict], workdirs: Sequenc
 def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], splits: Splits) -> None:
     _pictures.check(config, splits.test)
     open_workdir(workdir, config)
-    of_encoders = zip(
-        _transfer_inputs.specs(config), map(_provenance.fingerprint_weights, encoders)
-    )
-    _provenance.write(
-        workdir, config, _transfer_inputs.fingerprint_splits(config, splits), dict(of_encoders)
-    )
+    specs = _transfer_inputs.specs(config)
+    of_encoders = dict(zip(specs, map(_provenance.fingerprint_weights, encoders)))
+    of_splits = _transfer_inputs.fingerprint_splits(config, splits)
+    _provenance.write(workdir, config, of_splits, of_encoders)
     print(
         f"{chosen.title} on {config.dataset}: {splits.train.labelled.sum():,} training, "
         f"{splits.validation.labelled.sum():,} validation and {splits.test.labelled.sum():,} test "
         f"images; "
         f"labels: {', '.join(splits.test.label_names)}"
     )
-    seen = {
-        spec: seen_images.seen_by_encoder(spec, splits.test.source)
-        for spec in _transfer_inputs.specs(config)
-    }
+    seen = {spec: seen_images.seen_by_encoder(spec, splits.test.source) for spec in specs}
     outcomes = []
     for index, (encoder, exposed) in enumerate(zip(encoders, seen.values(), strict=True)):
         folder = workdir
@@ -114,19 +101,22 @@ def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], split
         table = _transfer_report.image_table(splits.test, exposed)
         image_table.write_parquet(table, folder / "films.parquet")
         if config.export_features and not index:
-            _export(Path(config.export_features), splits, features)
+            path = Path(config.export_features).expanduser()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            count = _features.write(path, splits._asdict(), features)
+            print(f"Features of {count:,} images: {path}")
+    first, draws = outcomes[0], (config.num_resamples, config.seed)
     comparisons = [
-        compare(
-            outcomes[0].predictions,
-            other.predictions,
-            (outcomes[0].name, other.name),
-            config.num_resamples,
-            config.seed,
-        )
+        compare(first.predictions, other.predictions, (first.name, other.name), *draws)
         for other in outcomes[1:]
     ]
     _write_json(workdir / "comparisons.json", comparisons)
-    _log(workdir, outcomes)
+    (workdir / "metrics.jsonl").unlink(missing_ok=True)
+    writer = Writer(workdir)
+    for outcome in outcomes:
+        if (macro := outcome.rows[-1]["auroc"]) is not None:
+            writer.scalars(0, {f"{outcome.name}/macro_auroc": macro})
+    writer.close()
     _transfer_report.report(config, workdir, chosen, outcomes, comparisons, splits, seen)
 
 
@@ -159,8 +149,7 @@ def _score(
     finished = folder / "probe.json"
     now = _transfer_inputs.fingerprint(config, encoder, splits)
     if finished.exists():
-        before = _read_finished(folder, encoder.name, now)
-        if before:
+        if before := _read_finished(folder, encoder.name, now):
             return before
         finished.unlink()  # it must not be beside what another result leaves
     folder.mkdir(parents=True, exist_ok=True)
@@ -236,23 +225,5 @@ class _Curves:
             self._writer.close()
 
 
-def _export(path: Path, splits: Splits, features: Callable) -> None:
-    """Writes the features of config.encoder."""
-    path = path.expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count = _features.write(path, splits._asdict(), features)
-    print(f"Features of {count:,} images: {path}")
-
-
 def _write_json(path: Path, value) -> None:
     atomic_write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def _log(workdir: Path, outcomes: list[Outcome]) -> None:
-    (workdir / "metrics.jsonl").unlink(missing_ok=True)
-    writer = Writer(workdir)
-    for outcome in outcomes:
-        macro = outcome.rows[-1]["auroc"]
-        if macro is not None:
-            writer.scalars(0, {f"{outcome.name}/macro_auroc": macro})
-    writer.close()

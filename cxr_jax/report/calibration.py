@@ -64,16 +64,17 @@ def calibrate(
     for k, label in enumerate(labels):
         target, probability = targets[:, k], probabilities[:, k]
         known = ~np.isnan(target)
-        row = Calibration(
-            label,
-            calibration.brier(target, probability),
-            *_limits(replicates[:, k]),
-            calibration.brier_skill(target, probability),
-            calibration.expected_calibration_error(target, probability, _NUM_BINS),
-            float(probability[known].mean()),
-            float(target[known].mean()),
+        rows.append(
+            Calibration(
+                label,
+                calibration.brier(target, probability),
+                *_limits(replicates[:, k]),
+                calibration.brier_skill(target, probability),
+                calibration.expected_calibration_error(target, probability, _NUM_BINS),
+                float(probability[known].mean()),
+                float(target[known].mean()),
+            )
         )
-        rows.append(row)
     means = Calibration("macro", *np.mean([row[1:] for row in rows], axis=0).tolist())
     low, high = _limits(replicates.mean(axis=1))
     return [*rows, means._replace(low=low, high=high)]
@@ -81,10 +82,7 @@ def calibrate(
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
     usable = values[~np.isnan(values)]
-    if not usable.size:
-        return float("nan"), float("nan")
-    low, high = np.quantile(usable, [0.025, 0.975])
-    return float(low), float(high)
+    return tuple(np.quantile(usable, [0.025, 0.975]).tolist()) if usable.size else (np.nan, np.nan)
 
 
 def blocks(

@@ -95,18 +95,14 @@ def shown(rows: Sequence[Any]) -> Sequence[Any]:
 
 def auroc_table(runs: Sequence[tuple[str, Rows]]) -> Table:
     """Returns labels by runs, which are (name, metric rows); counts are those of the first run."""
-    by_name = [{row["label"]: row for row in rows} for _, rows in runs]
+    by_name = [{row["label"]: two_lines(with_interval(row)) for row in rows} for _, rows in runs]
     body = []
     for row in shown(runs[0][1]):
-        label = row["label"]
         # Sums over labels would look like a number of images.
         counts = ["", ""]
-        if label != "macro":
+        if row["label"] != "macro":
             counts = ["–" if row[n] is None else f"{row[n]:,}" for n in ("n_pos", "n_neg")]
-        cells = [
-            two_lines(with_interval(rows[label])) if label in rows else "–" for rows in by_name
-        ]
-        body.append([_label(row), *counts, *cells])
+        body.append([_label(row), *counts, *(rows.get(row["label"], "–") for rows in by_name)])
     return Table(["label", "positive", "negative", *(name for name, _ in runs)], body)
 
 
@@ -136,11 +132,13 @@ def _label(row: Mapping[str, Any]) -> str:
 def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> Table:
     """Returns each comparison's mean AUROCs, the paired difference A − B, and the verdict on A."""
     header = ["A", "B", "AUROC of A", "AUROC of B", "A − B [95 % interval]", "verdict on A"]
-    body = []
-    for row in comparisons:
-        both = [number(row["auroc_a"]), number(row["auroc_b"])]
-        smallest = number(row["detectable"])
-        body.append([row["a"], row["b"], *both, _with_p(row), row["verdict"], smallest])
+    body = [
+        [
+            *(row["a"], row["b"], number(row["auroc_a"]), number(row["auroc_b"])),
+            *(_with_p(row), row["verdict"], number(row["detectable"])),
+        ]
+        for row in comparisons
+    ]
     return Table([*header, "minimum detectable difference"], body)
 
 

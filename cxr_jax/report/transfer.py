@@ -94,9 +94,8 @@ def _comparisons(runs: Sequence[Run], comparisons: Sequence[Mapping[str, Any]]) 
         return []
     parts = [Heading("Comparisons"), Text(_PAIRED), tables.comparison_table(comparisons)]
     if len(tables.shown(runs[0].rows)) > 1 and comparisons[0]["labels"]:
-        a = comparisons[0]["a"]
-        parts.append(Text(f"Label by label, AUROC of {a} less that of the other:"))
-        parts.append(tables.difference_table(comparisons))
+        title = f"Label by label, AUROC of {comparisons[0]['a']} less that of the other:"
+        parts += [Text(title), tables.difference_table(comparisons)]
     return parts
 
 

@@ -48,30 +48,25 @@ def write(
     `extract` gives the features of the split it names. The file is there whole or not at all.
     """
     images, patients = zip(*(split.hashed_ids() for split in splits.values()))
-    table = {
+    columns = {
         "image_id": np.concatenate(images),
         "patient_id": np.concatenate(patients),
         "split": np.repeat(list(splits), [len(split.rows) for split in splits.values()]),
-        "features": np.concatenate([extract(name) for name in splits]).astype(np.float32),
-        "targets": np.concatenate([s.targets for s in splits.values()]).astype(np.float32),
-        "label_names": next(iter(splits.values())).label_names,
     }
+    features = np.concatenate([extract(name) for name in splits]).astype(np.float32)
+    targets = np.concatenate([s.targets for s in splits.values()]).astype(np.float32)
+    names = next(iter(splits.values())).label_names
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         if path.suffix == ".npz":
-            np.savez(file, **table)
+            np.savez(file, **columns, features=features, targets=targets, label_names=names)
         else:
-            pq.write_table(_to_arrow(table), file)
-    return len(table["image_id"])
-
-
-def _to_arrow(table: dict[str, Any]) -> pa.Table:
-    columns = {name: table[name] for name in ("image_id", "patient_id", "split")}
-    flat, width = pa.array(table["features"].ravel()), table["features"].shape[1]
-    columns["features"] = pa.FixedSizeListArray.from_arrays(flat, width)
-    for name, target in zip(table["label_names"], table["targets"].T):
-        # from_pandas makes NaN null.
-        columns[f"target/{name}"] = pa.array(target, pa.float32(), from_pandas=True)
-    return pa.table(columns)
+            flat, width = pa.array(features.ravel()), features.shape[1]
+            columns["features"] = pa.FixedSizeListArray.from_arrays(flat, width)
+            for name, target in zip(names, targets.T):
+                # from_pandas makes NaN null.
+                columns[f"target/{name}"] = pa.array(target, pa.float32(), from_pandas=True)
+            pq.write_table(pa.table(columns), file)
+    return len(features)
 
 
 def nearest(
@@ -124,16 +119,6 @@ def tsne(components: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n 2"] | Non
     with threadpool_limits(1):
         drawn = TSNE(perplexity=perplexity, init="pca", max_iter=750, random_state=0)
         return drawn.fit_transform(components)
-
-
-def grad_cam(
-    head: Head,
-    images: UInt8[np.ndarray, "b h w 1"],
-    label: int,
-    average: Float[np.ndarray, " d"],
-) -> Float[np.ndarray, "b i j"]:
-    """Returns by how much each part of an image raises its logit: `contributions`, rectified."""
-    return np.maximum(contributions(head, images, label, average), 0)
 
 
 def contributions(

@@ -33,13 +33,15 @@ class Link(NamedTuple):
     chance: logits -> the chance of each class. loss: (logits, targets in {0, 1}) -> loss of every
     row [n]; its gradient must be chance - target. curvature: (chance, v) -> the loss's Hessian
     times v; its diagonal must be chance (1 - chance). within: the part of a move of the parameters
-    [k ...] that changes chances; the optimum lies in what it leaves.
+    [k ...] that changes chances; the optimum lies in what it leaves. intercept: the classes' shares
+    of the rows -> logits to start from.
     """
 
     chance: Callable[[Float[Array, "k n"]], Float[Array, "k n"]]
     loss: Callable[[Float[Array, "k n"], Float[Array, "k n"]], Float[Array, " n"]]
     curvature: Callable[[Float[Array, "k n"], Float[Array, "k n"]], Float[Array, "k n"]]
-    within: Callable[[Float[Array, "k r"]], Float[Array, "k r"]]
+    within: Callable[[Float[Array, "k *r"]], Float[Array, "k *r"]]
+    intercept: Callable[[Float[Array, " k"]], Float[Array, " k"]]
 
 
 def principal_directions(

@@ -4,6 +4,7 @@ A file of this folder with a function `make(config) -> Protocol` is a protocol, 
 name in config.protocol.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from cxr_jax import plugins
 from cxr_jax.config import Section
 from cxr_jax.data.splits import LabelledSplit
-from cxr_jax.stats.auroc import auroc, binary_rows
+from cxr_jax.stats.auroc import binary_rows
 from cxr_jax.weights.encoder import Encoder
 
 
@@ -111,17 +112,24 @@ def usable_labels(
     can be scored.
     """
     num_labels = train.shape[1]
-    reasons = ((k, _unusable(train[:, k], validation[:, k], k)) for k in range(num_labels))
-    not_scored = {k: reason for k, reason in reasons if reason}
+    not_scored: dict[int, str] = {}
+    for k in range(num_labels):
+        for name, targets in (("training", train[:, k]), ("validation", validation[:, k])):
+            try:
+                binary_rows(targets, np.zeros(len(targets)))
+            except ValueError as error:
+                raise ValueError(f"{name} targets, label {k}: {error}") from error
+            classes = (("positives", 1), ("negatives", 0))
+            if absent := [what for what, value in classes if value not in targets]:
+                reason = f"no {' and no '.join(absent)} among the {name} labels"
+                not_scored[k] = f"{not_scored[k]}; {reason}" if k in not_scored else reason
     labels = np.setdiff1d(np.arange(num_labels), list(not_scored))
     if not labels.size:
+        names = label_names or [f"label {k}" for k in range(num_labels)]
+        reasons = "; ".join(f"{names[k]}: {reason}" for k, reason in not_scored.items())
         raise ValueError(
-            "no label can be scored: "
-            + "; ".join(
-                f"{label_names[k] if label_names else f'label {k}'}: {reason}"
-                for k, reason in not_scored.items()
-            )
-            + ". More labelled patients are needed (config.label_fraction)"
+            f"no label can be scored: {reasons}. More labelled patients are needed "
+            "(config.label_fraction)"
         )
     if exclusive and len(labels) < 2:
         raise ValueError(
@@ -129,24 +137,6 @@ def usable_labels(
             "validation; two are needed. More labelled patients are needed (config.label_fraction)"
         )
     return labels, not_scored
-
-
-def _unusable(
-    train: Shaped[np.ndarray, " n"], validation: Shaped[np.ndarray, " v"], k: int
-) -> str | None:
-    """Returns why label k cannot be scored, or None."""
-    reasons = []
-    for name, targets in (("training", train), ("validation", validation)):
-        try:
-            targets, _ = binary_rows(targets, np.zeros(len(targets)))
-        except ValueError as error:
-            raise ValueError(f"{name} targets, label {k}: {error}") from error
-        absent = [
-            what for what, value in (("positives", 1), ("negatives", 0)) if value not in targets
-        ]
-        if absent:
-            reasons.append(f"no {' and no '.join(absent)} among the {name} labels")
-    return "; ".join(reasons) or None
 
 
 def targets_of(
@@ -177,11 +167,6 @@ def against(exclusive: bool) -> tuple[str, ...]:
     return ("AUROC of a class: its images against those of all the others.",) if exclusive else ()
 
 
-def macro_auroc(targets: Shaped[np.ndarray, "n k"], scores: Shaped[np.ndarray, "n k"]) -> float:
-    """Returns the mean of the labels' AUROC; every label needs both classes."""
-    return float(np.mean([auroc(target, score) for target, score in zip(targets.T, scores.T)]))
-
-
 def positive_numbers(config: Section, name: str) -> tuple[Any, ...]:
     """Returns the field `name` ("knn.k") as a tuple, ascending, each number once.
 
@@ -191,9 +176,7 @@ def positive_numbers(config: Section, name: str) -> tuple[Any, ...]:
     >>> positive_numbers({"C": (10, 1, 10)}, "C")
     (1, 10)
     """
-    value: Any = config
-    for part in name.split("."):
-        value = value[part]
+    value = functools.reduce(lambda part, field: part[field], name.split("."), config)
     given = tuple(value) if isinstance(value, list | tuple) else (value,)
     try:
         good = bool(given) and all(np.isfinite(number) and number > 0 for number in given)

@@ -4,7 +4,7 @@ Both minimise, as scikit-learn does, f(W, b) = C sum_i loss(W x_i + b, y_i) + |W
 intercepts b, by Newton's method (_newton.py). A larger C regularises less.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -34,6 +34,8 @@ _LOGISTIC = _newton.Link(
     loss=lambda logits, target: jnp.sum(jnp.logaddexp(0, logits) - target * logits, 0),
     curvature=lambda chance, v: chance * (1 - chance) * v,
     within=lambda move: move,
+    # Where nothing is known, anything finite will do.
+    intercept=lambda share: jnp.clip(jax.scipy.special.logit(share), -50, 50),
 )
 _MULTINOMIAL = _newton.Link(
     chance=lambda logits: jax.nn.softmax(logits, 0),
@@ -42,6 +44,7 @@ _MULTINOMIAL = _newton.Link(
     # What is common to all classes has the penalty alone for a curvature, far from the Hessian's
     # diagonal: left in, it would cost conjugate gradients most of their steps.
     within=lambda move: move - jnp.mean(move, 0),
+    intercept=jnp.log,
 )
 
 
@@ -57,7 +60,7 @@ def fit_logistic(
     first. Every label needs both classes, else its intercept has no finite optimum; one that is
     missing everywhere comes back without meaning.
     """
-    return _fit(_fit_labels, features, targets, ~np.isnan(targets.T), C, max_newton_steps)
+    return _fit(_LOGISTIC, features, targets.T[:, None], C, max_newton_steps)
 
 
 def fit_multinomial(
@@ -74,84 +77,56 @@ def fit_multinomial(
     the penalty.
     Of two classes it is logistic regression at twice the C, with half of its weights, up and down.
     """
+    return _fit(_MULTINOMIAL, features, targets.T[None], C, max_newton_steps)
+
+
+def _fit(link: _newton.Link, features, targets: Shaped[np.ndarray, "g c n"], C, steps) -> Fit:
+    """Fits g groups of c classes, each group on its own, in float64."""
     known = ~np.isnan(targets).any(axis=1)
-    fit = _fit(_fit_classes, features, targets, known, C, max_newton_steps)
-    shared = [np.repeat(part[:, None], targets.shape[1], 1) for part in fit[2:]]
-    return Fit(*fit[:2], *shared)
-
-
-def _fit(solve: Callable[..., tuple[Array, ...]], features, targets, known, C, steps) -> Fit:
-    """Calls `solve` in float64; targets that are not `known` are 0."""
     with jax.enable_x64(True):
-        given = (features, np.where(known, targets.T, 0), known, C)
+        given = (features, np.where(known[:, None], targets, 0), known, C)
         arrays = [jnp.asarray(part, jnp.float64) for part in given]
-        return Fit(*(np.asarray(part) for part in solve(*arrays, jnp.asarray(steps))))
+        solved = [np.asarray(part) for part in _solve(link, *arrays, jnp.asarray(steps))]
+    weights, intercept = solved[0].reshape(len(C), -1, features.shape[1]), solved[1]
+    shared = (part.repeat(targets.shape[1], axis=1) for part in solved[2:])
+    return Fit(weights, intercept.reshape(len(C), -1), *shared)
 
 
-@jax.jit
-def _fit_labels(
+@partial(jax.jit, static_argnums=0)
+def _solve(
+    link: _newton.Link,
     features: Float[Array, "n d"],
-    targets: Float[Array, "k n"],
-    mask: Float[Array, "k n"],
+    targets: Float[Array, "g c n"],
+    known: Float[Array, "g n"],
     C: Float[Array, " s"],
     max_newton_steps: Int[Array, ""],
 ) -> tuple[Array, Array, Array, Array]:
     rotated, back = _newton.principal_directions(features)
 
-    def prevalence(target, known):
-        share = jnp.sum(known * target) / jnp.maximum(jnp.sum(known), 1)
-        # Where nothing is known, anything finite will do.
-        return jnp.clip(jax.scipy.special.logit(share), -50, 50)
+    def start(target, known):
+        share = jnp.sum(target, 1) / jnp.maximum(jnp.sum(known), 1)
+        return (
+            jnp.zeros((len(target), rotated.shape[1] + 1))
+            .at[:, 0]
+            .set(link.within(link.intercept(share)))
+        )
 
     def fit(start, strength, target, known):
-        problem = (target[None], known, strength)
-        return _newton.minimise(rotated, *problem, start[None], _LOGISTIC, max_newton_steps)[0]
+        return _newton.minimise(rotated, target, known, strength, start, link, max_newton_steps)
 
-    def fit_labels(start, strength):
-        points = jax.vmap(fit, (0, None, 0, 0))(start, strength, targets, mask)
+    def fit_groups(starts, strength):
+        points = jax.vmap(fit, (0, None, 0, 0))(starts, strength, targets, known)
         return points, points
 
     def check(weights, intercept, strength, target, known):
-        problem = (target[None], known, strength)
-        return _newton.certificate(features, weights[None], intercept[None], *problem, _LOGISTIC)
+        problem = (target, known, strength)
+        return _newton.certificate(features, weights, intercept, *problem, link)
 
-    # Labels side by side; the C one after the other, each from the optimum of the last: side by
+    # Groups side by side; the C one after the other, each from the optimum of the last: side by
     # side all would take as long as the weakest penalty, which takes most steps.
-    start = jnp.zeros((len(targets), rotated.shape[1] + 1), rotated.dtype)
-    start = start.at[:, 0].set(jax.vmap(prevalence)(targets, mask))
-    _, solution = jax.lax.scan(fit_labels, start, C)
-    intercept, weights = solution[..., 0], back(solution[..., 1:])
+    _, solution = jax.lax.scan(fit_groups, jax.vmap(start)(targets, known), C)
+    weights, intercept = back(solution[..., 1:]), jax.vmap(jax.vmap(link.within))(solution[..., 0])
     # The certificate is taken in the original space, so it also covers the change of basis.
-    over_labels = jax.vmap(check, (0, 0, None, 0, 0))
-    over_strengths = jax.vmap(over_labels, (0, 0, 0, None, None))
-    return weights, intercept, *over_strengths(weights, intercept, C, targets, mask)
-
-
-@jax.jit
-def _fit_classes(
-    features: Float[Array, "n d"],
-    targets: Float[Array, "k n"],
-    known: Float[Array, " n"],
-    C: Float[Array, " s"],
-    max_newton_steps: Int[Array, ""],
-) -> tuple[Array, Array, Array, Array]:
-    rotated, back = _newton.principal_directions(features)
-    # Of the images without class, targets are 0.
-    prevalence = jnp.log(jnp.sum(targets, 1)) - jnp.log(jnp.sum(known))
-    start = jnp.zeros((len(targets), rotated.shape[1] + 1), rotated.dtype)
-    start = start.at[:, 0].set(prevalence - jnp.mean(prevalence))
-
-    def fit(start, strength):
-        problem = (rotated, targets, known, strength)
-        point = _newton.minimise(*problem, start, _MULTINOMIAL, max_newton_steps)
-        return point, point
-
-    def check(weights, intercept, strength):
-        problem = (targets, known, strength)
-        return _newton.certificate(features, weights, intercept, *problem, _MULTINOMIAL)
-
-    # Each C from the optimum of the last.
-    _, solution = jax.lax.scan(fit, start, C)
-    intercept, weights = solution[..., 0], back(solution[..., 1:])
-    intercept = intercept - jnp.mean(intercept, -1, keepdims=True)
-    return weights, intercept, *jax.vmap(check)(weights, intercept, C)
+    over_groups = jax.vmap(check, (0, 0, None, 0, 0))
+    over_strengths = jax.vmap(over_groups, (0, 0, 0, None, None))
+    return weights, intercept, *over_strengths(weights, intercept, C, targets, known)

@@ -24,6 +24,7 @@ view            the augmentation (cxr_jax/augment/views.py); its size is the enc
 """
 
 import json
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +37,7 @@ from cxr_jax.augment.views import check_view
 from cxr_jax.config import check_fields, check_positive
 from cxr_jax.data.splits import image_batches
 from cxr_jax.objectives import mean_teacher
+from cxr_jax.stats.bootstrap import label_auroc
 from cxr_jax.training import sharding
 from cxr_jax.transfer._protocol import (
     Head,
@@ -45,7 +47,6 @@ from cxr_jax.transfer._protocol import (
     Tools,
     against,
     at_labels,
-    macro_auroc,
     positive_numbers,
     targets_of,
     usable_labels,
@@ -54,26 +55,28 @@ from cxr_jax.transfer._training import Trainer, check_finite, plan
 from cxr_jax.weights.encoder import Encoder
 
 _COUNTS = ("epochs", "min_steps", "max_steps", "evaluations", "batch_size")
-_FIELDS = (
-    *_COUNTS,
-    *("learning_rates", "optimizer", "weight_decay", "warmup", "layer_decay", "dtype"),
-    *("mean_teacher", "num_workers", "view"),
+_OTHERS = (
+    "learning_rates optimizer weight_decay warmup layer_decay dtype mean_teacher num_workers view"
 )
 
 
 def make(config: ConfigDict) -> Protocol:
     """Returns the protocol "finetune"; of the config it reads finetune, seed and batch_size."""
     fields, rates = config.finetune, _check(config)
-
-    def run(encoder: Encoder, splits: Splits, tools: Tools) -> Result:
-        return _run(config, rates, encoder, splits, tools)
-
     listed = ", ".join(f"{rate:g}" for rate in rates)
     depth_by_depth = "the same rate at every depth"
     if fields.layer_decay != 1:
         depth_by_depth = (
             f"a rate {fields.layer_decay:g} times as high at every depth below the head"
         )
+
+    teacher = fields.mean_teacher
+    with_teacher = (
+        f"Mean teacher: the moving average of the weights (decay {teacher.decay:g}) is what is "
+        "scored; with it the network learns to agree on other views, also of training images "
+        "outside the label fraction, whose labels nothing reads (weight of the squared difference "
+        f"{teacher.weight:g}, rising over {teacher.ramp_up:.0%} of the steps).",
+    )
 
     def method(exclusive: bool) -> tuple[str, ...]:
         softmax = " under a softmax over the classes" if exclusive else ""
@@ -85,30 +88,19 @@ def make(config: ConfigDict) -> Protocol:
             f"{depth_by_depth}.",
             f"Macro AUROC on validation at {fields.evaluations} moments of every training chose "
             "the weights that scored test; the same budget for every encoder.",
-            *_teacher_in_words(fields.mean_teacher),
+            *(with_teacher if teacher.weight else ()),
             *against(exclusive),
         )
 
     settings = json.loads(ConfigDict(fields).to_json()) | {"seed": config.seed}
     del settings["num_workers"]  # it changes the speed alone
-    return Protocol("Fine-tuning", method, settings, run)
-
-
-def _teacher_in_words(fields: ConfigDict) -> tuple[str, ...]:
-    if not fields.weight:
-        return ()
-    return (
-        f"Mean teacher: the moving average of the weights (decay {fields.decay:g}) is what is "
-        "scored; with it the network learns to agree on other views, also of training images "
-        "outside the label fraction, whose labels nothing reads (weight of the squared difference "
-        f"{fields.weight:g}, rising over {fields.ramp_up:.0%} of the steps).",
-    )
+    return Protocol("Fine-tuning", method, settings, partial(_run, config, rates))
 
 
 def _check(config: ConfigDict) -> tuple[float, ...]:
     """Returns the learning rates, ascending. Raises ValueError for a field that makes no sense."""
     fields = config.finetune
-    check_fields(fields, "config.finetune", _FIELDS)
+    check_fields(fields, "config.finetune", (*_COUNTS, *_OTHERS.split()))
     check_positive(config, [f"finetune.{name}" for name in _COUNTS])
     rates = positive_numbers(config, "finetune.learning_rates")
     for name, good, wanted in (
@@ -209,7 +201,7 @@ def _search(
             for step, loss, network in moments:
                 scores = trainer.scores(network, [images])
                 check_finite(step, "scores", scores)
-                score = macro_auroc(targets, scores)
+                score = float(label_auroc(targets, scores).mean())
                 tools.say(f"{head}step {step}  loss {loss:.4f}  validation AUROC {score:.3f}")
                 tools.log(step, {f"loss/rate_{rate:g}": loss, f"auroc/rate_{rate:g}": score})
                 curve.append({"rate": rate, "step": step, "loss": loss, "validation_auroc": score})

@@ -79,14 +79,9 @@ def unseen_images(tables: Sequence[ImageTable]) -> Bool[np.ndarray, " n"]:
 
 def write_parquet(table: ImageTable, path: str | PathLike[str]) -> None:
     nothing = pa.nulls(len(table.image_id), pa.bool_())
-    columns = {
-        "image_id": table.image_id.astype(str),
-        "sex": table.sex.astype(str),
-        "age": pa.array(table.age, pa.float32(), from_pandas=True),
-        "projection": table.projection.astype(str),
-        "seen_film": nothing if table.seen_film is None else table.seen_film,
-        "seen_patient": nothing if table.seen_patient is None else table.seen_patient,
-    }
+    columns = {name: nothing if held is None else held for name, held in table._asdict().items()}
+    columns |= {name: columns[name].astype(str) for name in ("image_id", "sex", "projection")}
+    columns["age"] = pa.array(table.age, pa.float32(), from_pandas=True)
     pq.write_table(pa.table(columns, schema=_SCHEMA), path, write_page_checksum=True)
 
 
@@ -112,28 +107,21 @@ def _from_arrow(table: pa.Table) -> ImageTable:
     refuse_nulls(table, "image_id")
     images = table["image_id"].to_numpy().astype(str)
     refuse_repeats(images, "image_id")
-    return ImageTable(
-        images,
-        table["sex"].fill_null("").to_numpy().astype(str),
-        table["age"].to_numpy().astype(np.float32),
-        table["projection"].fill_null("").to_numpy().astype(str),
-        _known(table, "seen_film"),
-        _known(table, "seen_patient"),
+    sex, projection = (
+        table[name].fill_null("").to_numpy().astype(str) for name in ("sex", "projection")
     )
-
-
-def _known(table: pa.Table, name: str) -> np.ndarray | None:
-    if table[name].null_count == len(table):
-        return None
-    refuse_nulls(table, name, "; it is known of every image or of none")
-    return table[name].to_numpy().astype(bool)
+    seen = {}
+    for name in ("seen_film", "seen_patient"):
+        if table[name].null_count < len(table):
+            refuse_nulls(table, name, "; it is known of every image or of none")
+            seen[name] = table[name].to_numpy().astype(bool)
+    return ImageTable(images, sex, table["age"].to_numpy().astype(np.float32), projection, **seen)
 
 
 def in_order(table: ImageTable, image_ids: Shaped[np.ndarray, " m"]) -> ImageTable:
     """Returns the rows of these images, in this order; raises ValueError for the first it lacks."""
     place = {image: row for row, image in enumerate(table.image_id.tolist())}
-    for image in image_ids.tolist():
-        if image not in place:
-            raise ValueError(f"image '{image}' is not in the table of images")
+    if (absent := np.isin(image_ids, table.image_id, invert=True)).any():
+        raise ValueError(f"image '{image_ids[absent][0]}' is not in the table of images")
     rows = np.array([place[image] for image in image_ids.tolist()], np.int64)
     return ImageTable(*(None if column is None else column[rows] for column in table))

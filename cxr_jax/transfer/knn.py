@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from cxr_jax.config import Section, check_fields
-from cxr_jax.stats.auroc import auroc
+from cxr_jax.stats.bootstrap import label_auroc
 from cxr_jax.transfer._protocol import (
     Protocol,
     Result,
@@ -43,29 +43,23 @@ def make(config: Section) -> Protocol:
         best = np.zeros(len(labels), int)
         if len(grid) > 1:
             checked = [knn_scores(train, targets, validation, *one) for one in grid]
-            found = [[auroc(t, s) for t, s in zip(truth.T, scores.T)] for scores in checked]
+            found = [label_auroc(truth, scores) for scores in checked]
             if splits.train.task.exclusive:
                 # One choice for all classes: shares of one vote add up to 1.
                 found = np.repeat(np.mean(found, axis=1, keepdims=True), len(labels), 1)
             best = np.argmax(found, axis=0)
         scores = np.full((len(test), len(labels)), np.nan)
         for place in np.unique(best):
-            scores[:, best == place] = knn_scores(
-                train, targets[:, best == place], test, *grid[place]
-            )
-        chosen = {
-            names[label]: {"k": grid[place][0], "temperature": grid[place][1]}
-            for label, place in zip(labels, best)
-        }
-        listed = [
-            f"{name} k {b['k']}, temperature {b['temperature']:g}" for name, b in chosen.items()
-        ]
+            own = best == place
+            scores[:, own] = knn_scores(train, targets[:, own], test, *grid[place])
+        chosen = {names[k]: dict(zip(("k", "temperature"), grid[b])) for k, b in zip(labels, best)}
+        told = (f"{n} k {c['k']}, temperature {c['temperature']:g}" for n, c in chosen.items())
+        width = train.shape[1]
         return Result(
             scores=at_labels(scores, labels, len(names)),
             not_scored=not_scored,
-            summary=f"{train.shape[1]} features at {encoder.image_size} px; chosen: "
-            + ", ".join(listed),
-            facts={"features": train.shape[1], "chosen": chosen},
+            summary=f"{width} features at {encoder.image_size} px; chosen: {', '.join(told)}",
+            facts={"features": width, "chosen": chosen},
             score_kind="probability",
         )
 
@@ -121,9 +115,8 @@ def knn_scores(
         nearest = min(k, len(voters))
         for start in range(0, len(test), batch_size):
             rows = slice(start, start + batch_size)
-            scores[rows, labels] = _vote(
-                test[rows], voters, votes, nearest, jnp.float32(temperature)
-            )
+            given = (voters, votes, nearest, jnp.float32(temperature))
+            scores[rows, labels] = _vote(test[rows], *given)
     return np.clip(scores, 0, 1)  # float32's sums of weights may end above 1
 
 

@@ -13,7 +13,7 @@ import scipy.special
 from jaxtyping import Bool, Float, Int, Shaped
 
 from cxr_jax.config import Section
-from cxr_jax.stats.auroc import auroc
+from cxr_jax.stats.bootstrap import label_auroc
 from cxr_jax.transfer._protocol import (
     Head,
     Protocol,
@@ -47,49 +47,50 @@ def make(config: Section) -> Protocol:
         encoder: Encoder, splits: Splits, subsets: Sequence[Int[np.ndarray, "..."]], tools: Tools
     ) -> list[Result]:
         train, validation, test = (tools.extract(name) for name in Splits._fields)
+        names, exclusive = splits.test.label_names, splits.test.task.exclusive
         probes = linear_probes(
             (train, splits.train.targets),
             subsets,
             (validation, splits.validation.targets),
             test,
             grid,
-            splits.test.label_names,
-            splits.test.task.exclusive,
+            names,
+            exclusive,
         )
-        return [_result(probe, encoder, splits) for probe in probes]
+        results = []
+        for probe in probes:
+            chosen = {names[k]: float(probe.C[k]) for k in np.flatnonzero(probe.scored)}
+            listed = [f"{name} {value:g}" for name, value in chosen.items()]
+            if exclusive:  # one C for all
+                listed = [f"{next(iter(chosen.values())):g}"]
+            width = len(probe.kernel)
+            told = f"{width} features at {encoder.image_size} px; C chosen: {', '.join(listed)}"
+            result = Result(
+                scores=probe.scores,
+                not_scored=probe.not_scored,
+                summary=told,
+                facts={"features": width, "strength": chosen},
+                score_kind="log-probability" if exclusive else "log-odds",
+                head=Head(encoder, probe.kernel, probe.bias),
+                notes=probe.notes,
+                remarks=probe.remarks,
+            )
+            results.append(result)
+        return results
 
-    listed = ", ".join(f"{value:g}" for value in grid)
+    tried = ", ".join(f"{value:g}" for value in grid)
 
     def method(exclusive: bool) -> tuple[str, ...]:
         kind, per = ("multinomial logistic", "once") if exclusive else ("logistic", "per label")
         return (
             f"Frozen features in evaluation mode, standardised on the training images; {kind} "
             f"regression with an L2 penalty, its strength C chosen {per} on validation among "
-            f"{listed}; the same for every encoder.",
+            f"{tried}; the same for every encoder.",
             *against(exclusive),
         )
 
     # The keys of settings and facts are those of older results, which are taken up again.
     return Protocol("Linear probe", method, {"strengths": list(grid)}, run, run_many)
-
-
-def _result(probe: "Probe", encoder: Encoder, splits: Splits) -> Result:
-    names, exclusive = splits.test.label_names, splits.test.task.exclusive
-    chosen = {name: float(probe.C[k]) for k, name in enumerate(names) if probe.scored[k]}
-    listed = [f"{name} {value:g}" for name, value in chosen.items()]
-    if exclusive:
-        listed = [f"{next(iter(chosen.values())):g}"]
-    width = len(probe.kernel)
-    return Result(
-        scores=probe.scores,
-        not_scored=probe.not_scored,
-        summary=f"{width} features at {encoder.image_size} px; C chosen: {', '.join(listed)}",
-        facts={"features": width, "strength": chosen},
-        score_kind="log-probability" if exclusive else "log-odds",
-        head=Head(encoder, probe.kernel, probe.bias),
-        notes=probe.notes,
-        remarks=probe.remarks,
-    )
 
 
 class Probe(NamedTuple):
@@ -167,7 +168,12 @@ def linear_probes(
         logits = (flat @ judged.T).reshape(*fit.intercept.shape, -1) + fit.intercept[..., None]
         wanted = targets_of(targets, labels, exclusive)
         aurocs, losses = _aurocs_and_losses(logits, wanted, exclusive)
-        best, notes, remarks = _choose(aurocs, losses, grid, fit, labels, exclusive)
+        # One C for all exclusive classes. Ties stay in the order of the grid, which ascends.
+        shared = np.repeat(aurocs.mean(axis=1, keepdims=True), len(labels), 1)
+        best = np.lexsort((losses, -(shared if exclusive else aurocs)), axis=0)[0]
+        notes, remarks = _notes(grid, best, fit, labels), ()
+        if exclusive:  # the classes share C and fits, hence notes
+            notes, remarks = {}, tuple(f"The {note}." for note in list(notes.values())[:1])
         places = (best, np.arange(len(labels)))
         kernel = at_labels(fit.weights[places].T, labels, num_labels)
         bias = at_labels(fit.intercept[places], labels, num_labels)
@@ -243,38 +249,27 @@ def _aurocs_and_losses(
     else:
         cells = np.logaddexp(0, logits) - np.where(known, targets, 0).T * logits
         losses = (cells * known.T).sum(axis=2) / known.sum(axis=0)
-    return np.array([[auroc(t, row) for t, row in zip(targets.T, rows)] for rows in logits]), losses
+    return np.array([label_auroc(targets, rows.T) for rows in logits]), losses
 
 
-def _choose(
-    found: Float[np.ndarray, "s u"],
-    losses: Float[np.ndarray, "s u"],
+def _notes(
     grid: Float[np.ndarray, " s"],
+    best: Int[np.ndarray, " u"],
     fit: Fit,
     labels: Int[np.ndarray, " u"],
-    exclusive: bool,
-) -> tuple[Int[np.ndarray, " u"], dict[int, str], tuple[str, ...]]:
-    """Returns each label's place of C in the grid, notes by label index, and remarks."""
-    if exclusive:  # one C for all
-        found = np.repeat(found.mean(axis=1, keepdims=True), len(labels), 1)
-    # Sorted by the last key first; the grid ascends.
-    order = [np.lexsort((grid, loss, -auc)) for auc, loss in zip(found.T, losses.T)]
-    best = [int(places[0]) for places in order]
-    told = ((int(k), _note(grid, best[u], fit, u)) for u, k in enumerate(labels))
-    notes = {k: note for k, note in told if note}
-    if exclusive:  # the classes share C and fits, hence notes
-        return np.array(best), {}, tuple(f"The {note}." for note in list(notes.values())[:1])
-    return np.array(best), notes, ()
-
-
-def _note(grid: Float[np.ndarray, " s"], best: int, fit: Fit, column: int) -> str:
-    notes = []
-    if len(grid) > 1 and best in (0, len(grid) - 1):
-        end = "weakest" if best else "strongest"
-        notes.append(f"chosen C {grid[best]:g} is the {end} regularisation tried")
-    off = np.flatnonzero(~fit.converged[:, column])
-    if off.size:
-        worst = off[np.argmax(fit.gradient_norm[off, column])]
-        size = fit.gradient_norm[worst, column]
-        notes.append(f"fit at C {grid[worst]:g} did not converge (gradient norm {size:.1e})")
-    return "; ".join(notes)
+) -> dict[int, str]:
+    """Returns, by label index, what a reader should know of the C chosen and of the fits."""
+    found = {}
+    for column, (label, place) in enumerate(zip(labels, best)):
+        notes = []
+        if len(grid) > 1 and place in (0, len(grid) - 1):
+            end = "weakest" if place else "strongest"
+            notes.append(f"chosen C {grid[place]:g} is the {end} regularisation tried")
+        off = np.flatnonzero(~fit.converged[:, column])
+        if off.size:
+            worst = off[np.argmax(fit.gradient_norm[off, column])]
+            size = fit.gradient_norm[worst, column]
+            notes.append(f"fit at C {grid[worst]:g} did not converge (gradient norm {size:.1e})")
+        if notes:
+            found[int(label)] = "; ".join(notes)
+    return found

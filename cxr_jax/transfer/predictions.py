@@ -26,13 +26,8 @@ SCORE_KINDS = ("", "log-odds", "log-probability", "probability")
 _ROUNDING = 1e-6  # by which a log-probability may lie above 0
 
 _SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("patient_id", pa.string()),
-        ("label", pa.string()),
-        ("target", pa.float32()),
-        ("score", pa.float64()),
-    ]
+    [(name, pa.string()) for name in ("image_id", "patient_id", "label")]
+    + [("target", pa.float32()), ("score", pa.float64())]
 )
 
 
@@ -176,8 +171,20 @@ def _pivot(table: pa.Table) -> Predictions:
     names, label = _codes(table["label"])
     patients, patient = _codes(table["patient_id"])
     cell = image * len(names) + label
-    if len(cell) != len(images) * len(names) or len(np.unique(cell)) != len(cell):
-        _explain_cells(cell, images, names)
+    count = np.bincount(cell, minlength=len(images) * len(names))
+    if (count != 1).any():
+        wrong = int(np.flatnonzero(count != 1)[0])
+        where = f"image '{images[wrong // len(names)]}'"
+        name = names[wrong % len(names)]
+        if count[wrong]:
+            rows = np.flatnonzero(cell == wrong)[:2]
+            raise ValueError(
+                f"{where}, label '{name}' appears twice (rows {rows[0]} and {rows[1]})"
+            )
+        raise ValueError(
+            f"{where} has no row for label '{name}': every image needs a score for every label; "
+            "leave the target empty where it is not known"
+        )
     owner = np.empty(len(images), np.int64)
     owner[image] = patient
     strays = np.flatnonzero(owner[image] != patient)
@@ -197,22 +204,6 @@ def _codes(column: pa.ChunkedArray) -> tuple[Shaped[np.ndarray, " u"], Int[np.nd
     return values, encoded.indices.to_numpy().astype(np.int64)
 
 
-def _explain_cells(cell: Int[np.ndarray, " n"], images: np.ndarray, names: np.ndarray) -> None:
-    """Raises ValueError for the first (image, label) that does not appear exactly once."""
-    count = np.bincount(cell, minlength=len(images) * len(names))
-    wrong = int(np.flatnonzero(count != 1)[0])
-    image, label = images[wrong // len(names)], names[wrong % len(names)]
-    if count[wrong]:
-        rows = np.flatnonzero(cell == wrong)[:2]
-        raise ValueError(
-            f"image '{image}', label '{label}' appears twice (rows {rows[0]} and {rows[1]})"
-        )
-    raise ValueError(
-        f"image '{image}' has no row for label '{label}': every image needs a score for every "
-        "label; leave the target empty where it is not known"
-    )
-
-
 def align(reference: Predictions, other: Predictions) -> Predictions:
     """Returns the other model's predictions in the reference's order of images and labels.
 
@@ -229,8 +220,8 @@ def align(reference: Predictions, other: Predictions) -> Predictions:
             f"image '{odd[0]}' is only in the {where} of the two predictions ({odd.size} images "
             "differ): compare models on the same test images"
         )
-    place = {image: row for row, image in enumerate(other.image_id)}
-    rows = np.array([place[image] for image in reference.image_id])
+    order = np.argsort(other.image_id)
+    rows = order[np.searchsorted(other.image_id, reference.image_id, sorter=order)]
     aligned = take_images(take_labels(other, reference.label_names), rows)
     for what, mine, theirs in (
         ("patients", reference.patient_id[:, None], aligned.patient_id[:, None]),

@@ -13,6 +13,7 @@ from configs import common
 from cxr_jax.experiments import _transfer_inputs
 from cxr_jax.experiments._transfer_inputs import extract
 from cxr_jax.models import resnet
+from cxr_jax.stats.bootstrap import label_auroc
 from cxr_jax.transfer import _protocol, finetune
 from tests.fakes.bars import MICRO, bars, micro_encoder
 from tests.transfer import eight_devices
@@ -48,7 +49,7 @@ class Run:
         )
         built = _protocol.build(config)
         self.result = built.run(encoder or micro_encoder(), splits, tools)
-        self.auroc = _protocol.macro_auroc(splits.test.targets[:, :2], self.result.scores[:, :2])
+        self.auroc = label_auroc(splits.test.targets[:, :2], self.result.scores[:, :2]).mean()
 
 
 def test_it_learns_what_its_frozen_start_does_not_know(config):

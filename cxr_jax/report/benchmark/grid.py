@@ -211,9 +211,9 @@ def read_group(
                 if not common:
                     raise ValueError(f"no label in common with {other.folder}")
                 align(take_labels(first, common), take_labels(own, common))
-                place = {image: row for row, image in enumerate(own.image_id.tolist())}
-                rows = [place[image] for image in first.image_id.tolist()]
-                own = take_images(own, np.array(rows))
+                order = np.argsort(own.image_id)
+                place = np.searchsorted(own.image_id, first.image_id, sorter=order)
+                own = take_images(own, order[place])
             read[cell] = own
         except (ValueError, OSError) as error:
             reason = f"not usable: {without_ids(str(error).replace(str(workdir), '.'))}"

@@ -70,10 +70,10 @@ def study_table(measured: Measured, grid: Grid, protocol: str) -> StudyTable:
         mean = Value() if not held or None in held else Value(float(np.mean(held)))
         return [*(found.get(name, Value()) for name in datasets), mean]
 
-    ours = {}
-    for encoder in grid.encoders:
-        own = {name: found[encoder] for name, found in scores.items() if encoder in found}
-        ours[encoder] = row({name: value_of(score) for name, score in own.items()})
+    ours = {
+        encoder: row({n: value_of(held[encoder]) for n, held in scores.items() if encoder in held})
+        for encoder in grid.encoders
+    }
     theirs = {name: row(found) for name, found in published.beside(protocol, datasets).items()}
     return StudyTable(protocol, fraction, datasets, averaged, ours, theirs)
 
@@ -151,12 +151,12 @@ def tex(text: str) -> str:
 
 def study_csv(table: StudyTable) -> str:
     """Returns a line per encoder and dataset, and per mean; the numbers in full."""
-    lines = []
-    for source, rows in (("ours", table.ours), ("study", table.theirs)):
-        for encoder, values in rows.items():
-            for dataset, value in zip([*table.datasets, "mean"], values):
-                named = {"source": source, "encoder": encoder, "dataset": dataset}
-                lines.append(named | value._asdict())
+    lines = [
+        {"source": source, "encoder": encoder, "dataset": dataset} | value._asdict()
+        for source, rows in (("ours", table.ours), ("study", table.theirs))
+        for encoder, values in rows.items()
+        for dataset, value in zip([*table.datasets, "mean"], values)
+    ]
     return to_csv(["source", "encoder", "dataset", *Value._fields], lines)
 
 
@@ -191,12 +191,11 @@ _SCORE_FIELDS = (
 def scores_csv(measured: Measured) -> str:
     """Returns every score of the grid, also those at smaller fractions."""
     lines = []
-    for (protocol, dataset, fraction), place in measured.places.items():
+    for key, place in measured.places.items():
         for encoder, score in place.scores.items():
             numbers = (score.images, len(score.seeds), score.mean, *score.interval)
             spread = float(np.std(score.auroc, ddof=1)) if len(score.seeds) > 1 else None
-            key = (protocol, dataset, fraction, encoder)
-            line = (*key, *numbers, spread, ";".join(place.labels))
+            line = (*key, encoder, *numbers, spread, ";".join(place.labels))
             lines.append(dict(zip(_SCORE_FIELDS, line, strict=True)))
     return to_csv(_SCORE_FIELDS, lines)
 
@@ -229,11 +228,12 @@ def verdict_cell(comparison: Comparison | None) -> str:
 def verdicts_csv(verdicts: Mapping[tuple[str, float], Verdicts]) -> str:
     """Returns every comparison; verdicts by protocol and fraction."""
     numbers = [name for name in Comparison._fields if name != "labels"]
-    lines = []
-    for (protocol, fraction), found in verdicts.items():
-        for (encoder, dataset), comparison in found.items():
-            line = dict(protocol=protocol, fraction=fraction, encoder=encoder, dataset=dataset)
-            lines.append(line | {name: getattr(comparison, name) for name in numbers})
+    lines = [
+        dict(protocol=protocol, fraction=fraction, encoder=encoder, dataset=dataset)
+        | {name: getattr(comparison, name) for name in numbers}
+        for (protocol, fraction), found in verdicts.items()
+        for (encoder, dataset), comparison in found.items()
+    ]
     return to_csv(["protocol", "fraction", "encoder", "dataset", *numbers], lines)
 
 
