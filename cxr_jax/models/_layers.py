@@ -54,11 +54,12 @@ class Conv(nn.Module):
     kernel_size: int
     stride: int = 1
     dtype: str | jnp.dtype = "float32"
+    kernel_init: Callable[..., Any] = _kaiming_fan_out
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", _kaiming_fan_out, shape).astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         x = x.astype(self.dtype)
         if not _on_cpu():
             return _convolve(x, kernel, self.stride)
@@ -201,8 +202,8 @@ def _standardise(
 
 
 def _forward(x, scale, bias, epsilon):
-    mean, square = _mean(x), _mean(jnp.square(_wide(x)))
-    var = jnp.maximum(square - mean**2, 0)  # rounding may leave less
+    mean = _mean(x)
+    var = _mean(jnp.square(x - mean))  # E[x²] - E[x]² loses the digits of a large mean
     deviation = jax.lax.rsqrt(var + epsilon)
     return ((x - mean) * (scale * deviation) + bias, mean, var), (x, scale, mean, deviation)
 

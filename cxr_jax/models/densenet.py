@@ -15,26 +15,13 @@ from jaxtyping import Array, Float
 from cxr_jax.models import _layers
 
 _GROWTH = 32
-_kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
-def _conv(features: int, kernel: int, stride: int, dtype: jnp.dtype, name: str) -> nn.Conv:
-    # Padding is spelt out because "SAME" pads a strided convolution on the other side than torch.
-    pad = kernel // 2
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        (stride, stride),
-        padding=((pad, pad), (pad, pad)),
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=_kaiming_fan_in,
-        name=name,
-    )
+_Conv = partial(_layers.Conv, kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"))
 
 
-def _norm(train: bool, dtype: jnp.dtype, name: str) -> nn.BatchNorm:
-    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+def _norm(train: bool, dtype: jnp.dtype, name: str) -> _layers.BatchNorm:
+    return _layers.BatchNorm(not train, dtype, name=name)
 
 
 class DenseLayer(nn.Module):
@@ -47,9 +34,9 @@ class DenseLayer(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w d"]:
         relu = partial(nn.leaky_relu, negative_slope=self.negative_slope)
         y = relu(_norm(train, self.dtype, "norm1")(x))
-        y = _conv(4 * _GROWTH, 1, 1, self.dtype, "conv1")(y)
+        y = _Conv(4 * _GROWTH, 1, 1, self.dtype, name="conv1")(y)
         y = relu(_norm(train, self.dtype, "norm2")(y))
-        y = _conv(_GROWTH, 3, 1, self.dtype, "conv2")(y)
+        y = _Conv(_GROWTH, 3, 1, self.dtype, name="conv2")(y)
         return jnp.concatenate([x, y], axis=-1)
 
 
@@ -62,7 +49,7 @@ class Transition(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j d"]:
         y = nn.leaky_relu(_norm(train, self.dtype, "norm")(x), self.negative_slope)
-        y = _conv(x.shape[-1] // 2, 1, 1, self.dtype, "conv")(y)
+        y = _Conv(x.shape[-1] // 2, 1, 1, self.dtype, name="conv")(y)
         return nn.avg_pool(y, (2, 2), (2, 2))
 
 
@@ -86,7 +73,7 @@ class DenseNet(_layers.MeanOfMaps):
         dtype = jnp.dtype(self.dtype)
         relu = partial(nn.leaky_relu, negative_slope=self.negative_slope)
         x = _layers.normalised(images, self.mean, self.std)
-        x = _conv(64, 7, 2, dtype, "conv0")(x.astype(dtype))
+        x = _Conv(64, 7, 2, dtype, name="conv0")(x)
         x = relu(_norm(train, dtype, "norm0")(x))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         for block, size in enumerate(self.blocks, start=1):
@@ -119,10 +106,5 @@ def make(
     if variant not in VARIANTS:
         raise ValueError(f"no DenseNet variant {variant!r}; there are {', '.join(VARIANTS)}")
     _layers.check_pixels(mean, std, dtype)
-    return DenseNet(
-        VARIANTS[variant],
-        negative_slope=negative_slope,
-        mean=tuple(mean),
-        std=tuple(std),
-        dtype=dtype,
-    )
+    pixels = {"mean": tuple(mean), "std": tuple(std)}
+    return DenseNet(VARIANTS[variant], negative_slope, **pixels, dtype=dtype)

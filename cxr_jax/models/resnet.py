@@ -20,47 +20,61 @@ def _norm(train: bool, dtype: jnp.dtype, name: str, **kwargs: Any) -> _layers.Ba
     return _layers.BatchNorm(use_running_average=not train, dtype=dtype, name=name, **kwargs)
 
 
-class BasicBlock(nn.Module):
-    """3x3, 3x3 and a shortcut: [b h w c] -> [b h/stride w/stride width]."""
+class Block(nn.Module):
+    """Convolutions of `kernels` and a shortcut: [b h w c] -> [b h/stride w/stride out].
 
-    width: int
+    3x3, 3x3; or a bottleneck, 1x1, 3x3, 1x1. `strided` is the number of the convolution with the
+    stride. `d`: ResNet-D's shortcut (arXiv:1812.01187), a mean before a convolution of stride 1.
+    `squeeze`: channels are scaled by what their means say (SE, arXiv:1709.01507).
+    """
+
+    widths: tuple[int, ...]
+    kernels: tuple[int, ...]
     stride: int
+    strided: int
+    d: bool
+    squeeze: bool
     dtype: jnp.dtype
     last_scale_init: Callable[..., Any]
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j d"]:
         conv, norm = partial(_layers.Conv, dtype=self.dtype), partial(_norm, train, self.dtype)
-        y = nn.relu(norm("bn1")(conv(self.width, 3, self.stride, name="conv1")(x)))
-        y = conv(self.width, 3, 1, name="conv2")(y)
-        y = norm("bn2", scale_init=self.last_scale_init)(y)
+        y, last = x, len(self.kernels)
+        for number, (width, kernel) in enumerate(zip(self.widths, self.kernels), start=1):
+            stride = self.stride if number == self.strided else 1
+            y = conv(width, kernel, stride, name=f"conv{number}")(y)
+            if number < last:
+                y = nn.relu(norm(f"bn{number}")(y))
+        y = norm(f"bn{last}", scale_init=self.last_scale_init)(y)
+        if self.squeeze:
+            y = y * Squeeze(self.dtype, name="se")(y)
         if x.shape != y.shape:
-            x = conv(self.width, 1, self.stride, name="downsample_conv")(x)
-            x = norm("downsample_bn")(x)
+            names, stride = ("downsample_conv", "downsample_bn"), self.stride
+            if self.d:
+                names, stride = ("downsample_1", "downsample_2"), 1
+                x = _mean_of_pixels(x, self.stride)
+            x = norm(names[1])(conv(y.shape[-1], 1, stride, name=names[0])(x))
         return nn.relu(x + y)
 
 
-class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 and a shortcut: [b h w c] -> [b h/stride w/stride 4*width]."""
+def _mean_of_pixels(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b i j c"]:
+    """Averages squares of `stride` pixels, of which an odd side's last holds fewer."""
+    pad = [(0, -length % stride) for length in x.shape[1:3]]
+    return nn.avg_pool(x, (stride, stride), (stride, stride), pad, count_include_pad=False)
 
-    width: int
-    stride: int
+
+class Squeeze(nn.Module):
+    """Factors of channels, from their means: [b h w c] -> [b 1 1 c]."""
+
     dtype: jnp.dtype
-    last_scale_init: Callable[..., Any]
-    stride_in_1x1: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j d"]:
-        conv, norm = partial(_layers.Conv, dtype=self.dtype), partial(_norm, train, self.dtype)
-        stride1, stride2 = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
-        y = nn.relu(norm("bn1")(conv(self.width, 1, stride1, name="conv1")(x)))
-        y = nn.relu(norm("bn2")(conv(self.width, 3, stride2, name="conv2")(y)))
-        y = conv(4 * self.width, 1, 1, name="conv3")(y)
-        y = norm("bn3", scale_init=self.last_scale_init)(y)
-        if x.shape != y.shape:
-            x = conv(4 * self.width, 1, self.stride, name="downsample_conv")(x)
-            x = norm("downsample_bn")(x)
-        return nn.relu(x + y)
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 1 1 c"]:
+        conv, channels = partial(nn.Conv, kernel_size=(1, 1), dtype=self.dtype), x.shape[-1]
+        hidden = max(8, (channels // 16 + 4) // 8 * 8)  # as timm rounds it
+        x = nn.relu(conv(hidden, name="fc1")(x.mean((1, 2), keepdims=True)))
+        return nn.sigmoid(conv(channels, name="fc2")(x))
 
 
 class ResNet(_layers.MeanOfMaps):
@@ -70,7 +84,8 @@ class ResNet(_layers.MeanOfMaps):
     has entries, so three-channel ImageNet weights read a grey image as torchvision would read it
     repeated. `dtype` is the compute dtype; all else is float32. d is widths[-1], four times that
     with bottlenecks. `remat` keeps only the blocks' inputs for the gradient and computes the rest
-    again: less memory, a third more time, the same gradient.
+    again: less memory, a third more time, the same gradient. `d`: ResNet-D, a stem of three 3x3
+    convolutions and other shortcuts; `squeeze`: SE-ResNet.
     """
 
     stage_sizes: tuple[int, ...]
@@ -80,6 +95,8 @@ class ResNet(_layers.MeanOfMaps):
     stem_stride: int = 2
     max_pool: bool = True
     stride_in_1x1: bool = False
+    d: bool = False
+    squeeze: bool = False
     zero_init_residual: bool = True
     remat: bool = False
     mean: tuple[float, ...] = (0.5,)
@@ -91,22 +108,41 @@ class ResNet(_layers.MeanOfMaps):
         """Returns the last feature map, float32; i and j run from the image's upper left corner."""
         dtype = jnp.dtype(self.dtype)
         x = _layers.normalised(images, self.mean, self.std).astype(dtype)
-        x = _layers.Conv(self.widths[0], self.stem_kernel, self.stem_stride, dtype, name="conv1")(x)
-        x = nn.relu(_norm(train, dtype, "bn1")(x))
+        x = self._stem(x, train, dtype)
         if self.max_pool:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        block = Bottleneck if self.bottleneck else BasicBlock
-        if self.remat:
-            block = nn.remat(block, static_argnums=2)
-        if self.bottleneck:
-            block = partial(block, stride_in_1x1=self.stride_in_1x1)
-        ones_or_zeros = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
+        kernels = (1, 3, 1) if self.bottleneck else (3, 3)
+        block = partial(
+            nn.remat(Block, static_argnums=2) if self.remat else Block,
+            kernels=kernels,
+            strided=2 if self.bottleneck and not self.stride_in_1x1 else 1,
+            d=self.d,
+            squeeze=self.squeeze,
+            dtype=dtype,
+            last_scale_init=nn.initializers.zeros
+            if self.zero_init_residual
+            else nn.initializers.ones,
+        )
         for stage, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
+            widths = (width, width, 4 * width) if self.bottleneck else (width, width)
             for index in range(size):
                 stride = 2 if stage > 0 and index == 0 else 1
-                name = f"layer{stage + 1}_{index}"
-                x = block(width, stride, dtype, ones_or_zeros, name=name)(x, train)
+                x = block(widths, stride=stride, name=f"layer{stage + 1}_{index}")(x, train)
         return x.astype(jnp.float32)
+
+    def _stem(self, x: Array, train: bool, dtype: jnp.dtype) -> Array:
+        width, conv, norm = (
+            self.widths[0],
+            partial(_layers.Conv, dtype=dtype),
+            partial(_norm, train, dtype),
+        )
+        if not self.d:
+            x = conv(width, self.stem_kernel, self.stem_stride, name="conv1")(x)
+            return nn.relu(norm("bn1")(x))
+        for number, half, stride in ((0, width // 2, self.stem_stride), (3, width // 2, 1)):
+            x = conv(half, 3, stride, name=f"conv1_{number}")(x)
+            x = nn.relu(norm(f"conv1_{number + 1}")(x))
+        return nn.relu(norm("bn1")(conv(width, 3, name="conv1_6")(x)))
 
     def depth(self, name: str) -> int:
         """Returns the depth of the parameters `name` ("layer1_0"): 0 in the stem, k in stage k."""
@@ -136,6 +172,8 @@ def make(
     mean: Sequence[float] = (0.5,),
     std: Sequence[float] = (0.25,),
     stride_in_1x1: bool = False,
+    d: bool = False,
+    squeeze: bool = False,
     zero_init_residual: bool = True,
     remat: bool = False,
 ) -> ResNet:
@@ -143,17 +181,10 @@ def make(
 
     Raises ValueError for fields that make no sense, as `stride_in_1x1` without bottlenecks.
     """
-    if variant not in VARIANTS:
+    fields = dict(locals())  # the arguments: all but `variant` are fields of the module
+    if (variant := fields.pop("variant")) not in VARIANTS:
         raise ValueError(f"no ResNet variant {variant!r}; there are {', '.join(VARIANTS)}")
     _layers.check_pixels(mean, std, dtype)
     if stride_in_1x1 and not VARIANTS[variant].get("bottleneck"):
         raise ValueError(f"stride_in_1x1 needs bottlenecks; ResNet {variant} has none")
-    return ResNet(
-        **VARIANTS[variant],
-        stride_in_1x1=stride_in_1x1,
-        zero_init_residual=zero_init_residual,
-        remat=remat,
-        mean=tuple(mean),
-        std=tuple(std),
-        dtype=dtype,
-    )
+    return ResNet(**VARIANTS[variant], **fields | {"mean": tuple(mean), "std": tuple(std)})

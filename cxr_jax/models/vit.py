@@ -18,6 +18,7 @@ from cxr_jax.models._positions import resample
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(nn.gelu, approximate=False),
+    "gelu_tanh": partial(nn.gelu, approximate=True),
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # CLIP's
 }
 _small_normal = nn.initializers.truncated_normal(0.02)
@@ -27,6 +28,7 @@ class Block(nn.Module):
     """Self-attention and MLP, each behind a layer norm and a shortcut: [b n d] -> [b n d]."""
 
     heads: int
+    hidden: int
     layer_scale: float
     activation: str
     epsilon: float
@@ -40,7 +42,7 @@ class Block(nn.Module):
         y = jax.nn.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2])
         y = self._dense("proj", width, y.reshape(x.shape))
         x = x + self._scaled("scale1", y)
-        y = self._dense("fc1", 4 * width, self._norm("norm2", x))
+        y = self._dense("fc1", self.hidden, self._norm("norm2", x))
         y = self._dense("fc2", width, ACTIVATIONS[self.activation](y))
         return x + self._scaled("scale2", y)
 
@@ -79,6 +81,8 @@ class ViT(nn.Module):
 
     width: int
     num_blocks: int
+    heads: int
+    hidden: int
     patch: int
     image_size: int
     class_token: bool = True
@@ -111,7 +115,7 @@ class ViT(nn.Module):
         if self.pre_norm:
             self.norm_pre = _layer_norm(self.epsilon, dtype)
         block = nn.remat(Block) if self.remat else Block
-        shared = (self.width // 64, self.layer_scale, self.activation, self.epsilon, dtype)
+        shared = (self.heads, self.hidden, self.layer_scale, self.activation, self.epsilon, dtype)
         self.block = [block(*shared) for _ in range(self.num_blocks)]
         self.norm = _layer_norm(self.epsilon, dtype)
         if self.projection:
@@ -188,10 +192,8 @@ class ViT(nn.Module):
     def _pooled(self, tokens: Float[Array, "b n width"]) -> Float[Array, "b d"]:
         if not self.norm_after_pooling:
             tokens = self.norm(tokens)
-        if self.pooling == "class":
-            x = tokens[:, 0]
-        else:
-            x = tokens[:, self.num_prefix :].astype(jnp.float32).mean(axis=1)
+        ends = {"class": (0, 1), "first_two": (0, 2), "mean": (self.num_prefix, None)}
+        x = tokens[:, slice(*ends[self.pooling])].astype(jnp.float32).mean(axis=1)
         if self.norm_after_pooling:
             x = self.norm(x)
         if self.projection:
@@ -199,14 +201,16 @@ class ViT(nn.Module):
         return x.astype(jnp.float32)
 
 
-# Width and number of blocks; heads have 64 channels.
-VARIANTS = {"S": (384, 12), "B": (768, 12), "L": (1024, 24)}
+# Width, number of blocks and of heads.
+VARIANTS = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "H": (1280, 32, 16)}
 
 
 def make(
     variant: str,
     patch: int = 16,
     image_size: int = 224,
+    heads: int = 0,
+    hidden: int = 0,
     class_token: bool = True,
     registers: int = 0,
     pooling: str = "class",
@@ -222,18 +226,21 @@ def make(
     remat: bool = False,
     dtype: str = "float32",
 ) -> ViT:
-    """Returns the ViT named by `variant`: "S", "B", "L", or width and number of blocks: "192x6".
+    """Returns the ViT called `variant`: "S", "B", "L", "H", or width and number of blocks: "192x6".
 
     Args:
       patch: pixels of a patch's side.
       image_size: pixels of an image's side for which position embeddings are learnt.
-      registers: how many register tokens.
-      pooling: "class", the class token, or "mean", of the patches.
+      heads: of attention; 0: the variant's, else one for 64 channels.
+      hidden: width of the MLP; 0: four times that of the tokens.
+      registers: how many register tokens (DeiT's distillation token is one).
+      pooling: "class", the class token, "first_two", the mean of it and the first register
+        (distilled DeiT), or "mean", of the patches.
       norm_after_pooling: the last norm acts on what was pooled (timm's fc_norm), not on tokens.
       layer_scale: a block's output is multiplied by it, learnt per channel; 0: not at all.
       pre_norm: CLIP's layer norm before the blocks, and a patch embedding without bias.
       projection: CLIP's linear map of the features to that many; 0: none.
-      activation: of the MLP, "gelu" or "quick_gelu" (CLIP's).
+      activation: of the MLP, "gelu", "gelu_tanh" (its approximation) or "quick_gelu" (CLIP's).
       antialias: of position embeddings where they are resampled.
       mean, std: of the image's pixels in [0, 1], one each or one per channel of three.
       remat: computes blocks again for the gradient: a fraction of the memory, a third more time.
@@ -242,22 +249,27 @@ def make(
     """
     fields = dict(locals())  # the arguments: nearly all are fields of the module
     size = re.fullmatch(r"(\d+)x(\d+)", fields.pop("variant"))
-    width, num_blocks = (int(size[1]), int(size[2])) if size else VARIANTS.get(variant, (0, 0))
-    if not num_blocks or width % 64:
+    width, num_blocks, own = VARIANTS.get(variant, (0, 0, 0))
+    if size:
+        width, num_blocks = int(size[1]), int(size[2])
+        own = 0 if width % 64 else width // 64
+    fields |= {"heads": heads or own, "hidden": hidden or 4 * width}
+    if not num_blocks or fields["heads"] < 1 or width % fields["heads"]:
         raise ValueError(
-            f"no ViT variant {variant!r}; there are {', '.join(VARIANTS)}, or WIDTHxBLOCKS, the "
-            "width a multiple of 64"
+            f"no ViT variant {variant!r} of {heads or own} heads; there are {', '.join(VARIANTS)}, "
+            "or WIDTHxBLOCKS, the width a multiple of the heads (of 64 where no heads are given)"
         )
-    for field, value, known in (
-        ("pooling", pooling, ("class", "mean")),
+    for field, value, choices in (
+        ("pooling", pooling, ("class", "first_two", "mean")),
         ("activation", activation, tuple(ACTIVATIONS)),
     ):
-        if value not in known:
-            raise ValueError(f"model {field} is {value!r}; use {' or '.join(map(repr, known))}")
+        if value not in choices:
+            raise ValueError(f"model {field} is {value!r}; use {' or '.join(map(repr, choices))}")
     if image_size % patch or image_size < patch:
         raise ValueError(f"image_size={image_size} is no multiple of patch={patch}")
-    if pooling == "class" and not class_token:
-        raise ValueError("pooling='class' needs class_token=True; or use pooling='mean'")
+    if (pooling != "mean" and not class_token) or (pooling == "first_two" and not registers):
+        needs = "class_token=True" + (" and registers" if pooling == "first_two" else "")
+        raise ValueError(f"pooling={pooling!r} needs {needs}; or use pooling='mean'")
     check_pixels(mean, std, dtype)
     fields |= {"mean": tuple(mean), "std": tuple(std)}
     return ViT(width, num_blocks, **fields)

@@ -61,7 +61,8 @@ class Decoder(nn.Module):
         block = nn.remat(Block) if self.remat else Block
         for index in range(self.num_blocks):
             name = f"block_{index}"
-            x = block(self.heads, 0.0, "gelu", self.epsilon, dtype, name=name)(x)
+            shared = (self.heads, 4 * self.width, 0.0, "gelu", self.epsilon, dtype)
+            x = block(*shared, name=name)(x)
         x = nn.LayerNorm(self.epsilon, dtype=dtype, use_fast_variance=False, name="norm")(x)
         x = nn.Dense(self.out, dtype=dtype, name="pixels")(x[:, -hidden:])
         return x.astype(jnp.float32)

@@ -122,11 +122,16 @@ def test_depth_follows_the_blocks():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"variant": "H"}, "no ViT variant 'H'; there are S, B, L, or WIDTHxBLOCKS"),
-        ({"variant": "100x2"}, "no ViT variant '100x2'"),
+        ({"variant": "G"}, "no ViT variant 'G' of 0 heads; there are S, B, L, H, or WIDTHxBLOCKS"),
+        ({"variant": "100x2"}, "no ViT variant '100x2' of 0 heads"),
+        ({"variant": "B", "heads": 7}, "no ViT variant 'B' of 7 heads"),
         ({"variant": "S", "patch": 14, "image_size": 225}, "image_size=225 is no multiple"),
         ({"variant": "S", "class_token": False}, "needs class_token=True"),
-        ({"variant": "S", "pooling": "max"}, "pooling is 'max'; use 'class' or 'mean'"),
+        ({"variant": "S", "pooling": "first_two"}, "needs class_token=True and registers"),
+        (
+            {"variant": "S", "pooling": "max"},
+            "pooling is 'max'; use 'class' or 'first_two' or 'mean'",
+        ),
         ({"variant": "S", "dtype": "float16"}, "dtype is 'float16'"),
         ({"variant": "S", "mean": (0.5, 0.5)}, "1 or 3 entries each, not 2 and 1"),
     ],
