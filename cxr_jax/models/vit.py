@@ -175,6 +175,11 @@ class ViT(nn.Module):
         """The number of tokens before the patches."""
         return self.class_token + self.registers
 
+    @property
+    def pooled(self) -> tuple[int, int | None]:
+        """First and end of the tokens whose mean is the image's."""
+        return {"class": (0, 1), "first_two": (0, 2)}.get(self.pooling, (self.num_prefix, None))
+
     def _before_last(self, patches: Float[Array, "b n width"]) -> Float[Array, "b t width"]:
         prefix = [self.cls[None]] if self.class_token else []
         prefix += [self.register_tokens] if self.registers else []
@@ -192,8 +197,7 @@ class ViT(nn.Module):
     def _pooled(self, tokens: Float[Array, "b n width"]) -> Float[Array, "b d"]:
         if not self.norm_after_pooling:
             tokens = self.norm(tokens)
-        ends = {"class": (0, 1), "first_two": (0, 2), "mean": (self.num_prefix, None)}
-        x = tokens[:, slice(*ends[self.pooling])].astype(jnp.float32).mean(axis=1)
+        x = tokens[:, slice(*self.pooled)].astype(jnp.float32).mean(axis=1)
         if self.norm_after_pooling:
             x = self.norm(x)
         if self.projection:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from cxr_jax import plugins
+from cxr_jax.weights import importers
 from cxr_jax.weights.encoder import Encoder, features, random_encoder
 
 __all__ = ["Encoder", "features", "load", "parse_spec", "random_encoder"]
@@ -24,8 +24,8 @@ def parse_spec(spec: str) -> tuple[str | None, str]:
 def load(spec: str) -> Encoder:
     """Reads the encoder at `spec`: "<source>:<path>", "hf:<owner>/<name>", or a path alone.
 
-    The sources are the files in weights/importers. A folder alone is read as source "workdir", a
-    file alone as source "torchvision".
+    The sources are those that the files in weights/importers name. A folder
+    alone is read as source "workdir", a file alone as source "torchvision".
 
     Raises ValueError for an unknown source (naming those there are) or a file that does not fit;
     FileNotFoundError.
@@ -50,7 +50,9 @@ def load(spec: str) -> Encoder:
     path = str(Path(path).expanduser())
     if source is None:
         source = "workdir" if Path(path).is_dir() else "torchvision"
-    read = plugins.find("cxr_jax.weights.importers", source, "load", "weights source")
+    known = importers.sources()
+    if source not in known:
+        raise ValueError(f"no weights source {source!r}; there are {', '.join(sorted(known))}")
     if source != "hf" and not Path(path).exists():  # the hub's names are no paths
         raise FileNotFoundError(f"there is no workdir or weights file {path} (from {Path.cwd()})")
-    return read(path)
+    return known[source](path)

@@ -21,6 +21,7 @@ from cxr_jax.weights import torch_pickle
 
 # What torch.save wrote goes by many names; .tar is the end of .pth.tar, and no tar archive.
 _TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder of the hub
 _SUFFIXES = (".npz", ".safetensors", *_TORCH_SUFFIXES)
 # Weights hardly compress; a zip file that does so better than this is made to exhaust memory. A
 # small file may hold little but zeros.
@@ -65,16 +66,17 @@ def read_arrays(path: str | Path, containers: Sequence[str] = ()) -> dict[str, n
         raise ValueError(f"{path}: {what}{plain(str(error))}") from error
 
 
-def read_hub_folder(path: str | Path, facts_name: str) -> tuple[Path, dict[str, Any]]:
-    """Finds the weights in a folder as Hugging Face's hub has it, and reads the JSON beside them.
-
-    `path` may also be a file of weights. Returns the weights' file, and what `facts_name` beside it
-    says, {} if it is not there. Raises ValueError for a `facts_name` that is not JSON.
-    """
+def find_weights(path: str | Path) -> Path:
+    """Returns the file of weights in a folder as Hugging Face's hub has it, or `path`, a file."""
     path = Path(path)
-    file = path / "model.safetensors" if path.is_dir() else path
-    facts = file.parent / facts_name
-    return file, read_json(facts) if facts.is_file() else {}
+    files = [path / name for name in WEIGHTS]
+    return next((file for file in files if file.is_file()), files[0]) if path.is_dir() else path
+
+
+def read_facts(file: Path, name: str) -> dict[str, Any]:
+    """Reads the JSON file called `name` beside the weights, {} if it is not there; ValueError."""
+    path = file.parent / name
+    return read_json(path) if path.is_file() else {}
 
 
 def max_bytes(path: Path) -> int:

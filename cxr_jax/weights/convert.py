@@ -118,6 +118,13 @@ def to_torch(kernel: np.ndarray) -> np.ndarray:
     return kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
 
 
+def torch_array(leaf: str, array: Any) -> np.ndarray:
+    """Returns the variable called `leaf` as torch has it, float32."""
+    array = np.asarray(array, np.float32)
+    # safetensors writes what lies in memory, whatever the strides say.
+    return np.ascontiguousarray(to_torch(array)) if leaf == "kernel" else array
+
+
 def _is_finite(array: np.ndarray) -> bool:
     # What is no float is reported as such, and text has no finite values.
     if not jnp.issubdtype(array.dtype, jnp.floating):

@@ -20,6 +20,7 @@ from cxr_jax.weights.convert import errors_naming
 
 _SHAPES = "an image is [h w] or [h w 1], several are [n h w], [n h w 1] or a list of images"
 _LARGEST = 100_000  # number in a model's config
+FITS = ("crop", "pad", "squash")
 
 
 class Encoder(NamedTuple):
@@ -28,18 +29,22 @@ class Encoder(NamedTuple):
     Attributes:
       model: the config from which `models.build` makes the module.
       variables: {"params", "batch_stats"}, all float32; without batch norm "batch_stats" is {}.
-      image_size: it reads images whose shorter side was brought to this, centre-cropped to a
-        square.
+      image_size: side of the square images that it reads.
+      fit: how an image becomes a square: "crop", its centre; "pad", black at its shorter side;
+        "squash", both sides brought to the size.
     """
 
     name: str
     model: dict[str, Any]
     variables: dict[str, Any]
     image_size: int
+    fit: str = "crop"
 
 
-def check_facts(path: Path, model: Any, image_size: Any) -> None:
+def check_facts(path: Path, model: Any, image_size: Any, fit: Any = "crop") -> None:
     """Checks a model and image size that a stranger's file `path` names. Raises ValueError."""
+    if fit not in FITS:
+        raise ValueError(f"{path}: fit is {plain(repr(fit))}; use {' or '.join(FITS)}")
     if not (isinstance(model, dict) and _is_size(image_size)):
         raise ValueError(f"{path} has no model or no image_size of a run")
     if any(not abs(n) <= _LARGEST for n in jax.tree.leaves(model) if isinstance(n, int | float)):

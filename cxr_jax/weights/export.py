@@ -31,6 +31,7 @@ from cxr_jax.io.json import read_json
 from cxr_jax.io.text import plain
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.exporters import Exported
+from cxr_jax.weights.exporters._tensors import describe
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -132,7 +133,15 @@ def model_card(
             f"\n\nTrained and scored in {dtype}: features of a tool that computes in float32 "
             "differ by its rounding."
         )
+    head = {
+        "library_name": exported.library or "cxr_jax",
+        "pipeline_tag": "image-feature-extraction",
+    }
+    head |= {"license": "other", "license_name": licence} if licence else {}
+    head |= {"tags": ["chest-x-ray", "radiology", "self-supervised-learning"]}
+    yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
     parts = [
+        f"---\n{yaml}\n---",
         f"# {encoder.name}\n\nAn image encoder, exported by cxr_jax.",
         f"## How to load it\n\n```python\n{exported.usage}\n```",
         f"## What it reads\n\n{_reads(encoder, exported)}",
@@ -148,23 +157,21 @@ def model_card(
 
 def _reads(encoder: Encoder, exported: Exported) -> str:
     model = models.build(encoder.model)
-    images = (
-        f"Grey images, white = dense, shorter side brought to {encoder.image_size} px, the centre "
-        "cropped; pixels in [0, 1]"
-    )
+    images = describe(encoder)
     mean, std = (", ".join(f"{v:.6g}" for v in values) for values in (model.mean, model.std))
     numbers = f"(pixel - mean) / std with mean {mean} and std {std}"
     if exported.normalises:
         return f"{images}, as they are: {numbers} is done inside."
-    repeated = " (the grey image repeated in three channels)" if len(model.mean) == 3 else ""
-    return f"{images}, then {numbers}{repeated}."
+    three = len(model.mean) == 3 or exported.library == "torchvision"
+    channels = "the grey image repeated in three channels" if three else "one channel, not three"
+    return f"{images}, then {numbers} ({channels})."
 
 
 def _training(workdir: Path, encoder: Encoder) -> str:
     path = workdir / "config.json"
-    if not path.is_file():
+    config = read_json(path) if path.is_file() else {}
+    if config.get("experiment") != "pretrain":  # the JSON of other tools has the same name
         return f"Not by cxr_jax: the weights were read from `{workdir.name}`."
-    config = read_json(path)
     with _damage_of(path):
         return (
             f"{encoder.name} of {config['num_train_steps']}, batches of {config['batch_size']}, on "

@@ -182,7 +182,7 @@ import sys
 def watch(event, arguments):
     if event in ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"):
         print("RUN", event, arguments)
-import cxr_jax.weights.importers.workdir, jax
+import cxr_jax.training.checkpoint, orbax.checkpoint, jax
 jax.devices()
 sys.addaudithook(watch)
 from cxr_jax import weights

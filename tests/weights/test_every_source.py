@@ -1,9 +1,7 @@
 """What is wrong with a file, for every source in the folder: a new one is tested by being there."""
 
-import importlib
 import json
 import pickle
-import pkgutil
 import re
 import struct
 import zipfile
@@ -17,17 +15,10 @@ from safetensors.numpy import save_file
 from cxr_jax import weights
 from cxr_jax.models import densenet, resnet
 from cxr_jax.weights import importers
+from cxr_jax.weights.importers import _vit
 
-# A folder of our own and a name of the hub: test_load.py.
-NO_FILES = {"workdir", "hf"}
-SOURCES = sorted(
-    {
-        file.name
-        for file in pkgutil.iter_modules(importers.__path__)
-        if hasattr(importlib.import_module(f"cxr_jax.weights.importers.{file.name}"), "load")
-    }
-    - NO_FILES
-)
+# A folder, and a name of the hub: test_load.py, test_torch_vit.py.
+SOURCES = sorted(set(importers.sources()) - {"workdir", "hf", "huggingface"})
 SMALL_VIT = {"name": "vit", "variant": "64x2", "patch": 8, "image_size": 32}
 
 
@@ -116,6 +107,7 @@ def layouts():
     return {
         "torchvision": (net, conv),
         "torchvision_v1": (net, conv),
+        "lightly": (torch_cnn.lightly(net), "backbone.5.0.conv2.weight"),
         "keras": (keras, "conv2_block1_2_conv/kernel"),
         "timm": ({"model": torch_vit.timm(vit)}, "blocks.1.mlp.fc2.weight"),
         "dinov2": (dinov2, "encoder.layer.1.mlp.fc2.weight"),
@@ -145,6 +137,7 @@ def file_of(layouts, tmp_path, monkeypatch):
     """file_of(source) -> (its file as saved, the tensors in it, a key that it uses, load)."""
     import torch
 
+    monkeypatch.setitem(_vit.HEADS, (64, 2), 1)
     monkeypatch.setitem(densenet.VARIANTS, "121", (1, 2))
     small = {"stage_sizes": (1, 1), "widths": (8, 16)}
     monkeypatch.setitem(resnet.VARIANTS, "18", small)

@@ -184,6 +184,7 @@ def test_the_card_says_what_was_done_seen_and_scored(saved, tmp_path):
         path.rename(workdir / path.name)
     seen_images.write(workdir / seen_images.FILE, seen)
     config = {
+        "experiment": "pretrain",
         **{"num_train_steps": 9, "batch_size": 4, "seed": 0, "objective": {"name": "byol"}},
         **{"data": {"name": "phantom/tiny", "split": "train"}, "optimizer": {"name": "lars"}},
     }
@@ -213,7 +214,8 @@ def test_the_card_says_what_was_done_seen_and_scored(saved, tmp_path):
     # An old workdir's file is found too, and goes out under the name that is read today.
     (workdir / seen_images.FILE).rename(workdir / "exposure.parquet")
     old = main([*arguments, f"--out={tmp_path / 'old'}", "--with_seen_images"])
-    assert (old / "README.md").read_text() == card.replace(
+    licence = 'license: "other"\nlicense_name: "CC BY 4.0"\n'
+    assert (old / "README.md").read_text() == card.replace(licence, "").replace(
         "CC BY 4.0", "None is stated; the training data may have its own terms."
     )
     assert seen_images.read(old).patient.tolist() == patients.tolist()
@@ -229,7 +231,7 @@ def test_the_card_says_what_was_done_seen_and_scored(saved, tmp_path):
     ("config", "form", "message"),
     [
         (VIT, "torchvision", "written of ResNets and DenseNets, not of vit"),
-        (VIT | {"projection": 3}, "timm", "no ViT with CLIP's parts; --format=huggingface"),
+        (VIT | {"projection": 3}, "timm", "no ViT with all of CLIP's parts; --format=huggingface"),
         (
             VIT | {"projection": 3, "registers": 1},
             "huggingface",

@@ -267,6 +267,21 @@ def moco(state, module="module."):
     return {"epoch": 3, "arch": "x", "state_dict": tensors | queue, "optimizer": {"state": {}}}
 
 
+def lightly(state):
+    """SimCLR's checkpoint by lightly's examples: the ResNet's children in an nn.Sequential."""
+    numbers = {
+        "conv1": "0",
+        "bn1": "1",
+        **{f"layer{stage}": str(stage + 3) for stage in (1, 2, 3, 4)},
+    }
+    tensors = {
+        f"backbone.{numbers[key.partition('.')[0]]}.{key.partition('.')[2]}": tensor
+        for key, tensor in state.items()
+        if not key.startswith("fc.")
+    }
+    return {"epoch": 3, "state_dict": tensors | {"projection_head.layers.0.weight": torch.ones(2)}}
+
+
 def gloria(state):
     image = "gloria.img_encoder."
     tensors = {f"{image}model.{key}": tensor for key, tensor in state.items()}

@@ -16,10 +16,12 @@ class Exported(NamedTuple):
       tensors: the contents of model.safetensors, by key; {}: no such file.
       files: other files by name, as JSON or bytes.
       usage: the lines of Python that load it.
+      library: the name of the tool, where Hugging Face's hub knows it.
       normalises: whether it takes pixels in [0, 1] and normalises them itself.
     """
 
     tensors: dict[str, np.ndarray]
     files: dict[str, Any]
     usage: str
+    library: str = ""
     normalises: bool = False

@@ -11,15 +11,9 @@ import numpy as np
 from cxr_jax import models
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.exporters import Exported
-from cxr_jax.weights.exporters._tensors import (
-    Arrays,
-    at_its_size,
-    blocks,
-    cnn,
-    has_clips_parts,
-    layer,
-    query_key_value,
-)
+from cxr_jax.weights.exporters._tensors import Arrays, at_its_size, cnn
+from cxr_jax.weights.importers._vit import write_vit
+from cxr_jax.weights.importers.huggingface import CLIP, DINOV2
 
 
 def export(encoder: Encoder) -> Exported:
@@ -31,7 +25,7 @@ def export(encoder: Encoder) -> Exported:
     match encoder.model["name"]:
         case "resnet":
             tensors, config = _resnet(encoder, model)
-        case "vit" if has_clips_parts(model):
+        case "vit" if model.pre_norm or model.projection:
             tensors, config = _clip(encoder, model)
             loader, output = "CLIPVisionModelWithProjection", "image_embeds"
         case "vit":
@@ -42,29 +36,37 @@ def export(encoder: Encoder) -> Exported:
                 "--format=safetensors keeps it"
             )
     processor = "CLIPImageProcessor" if loader != "AutoModel" else "BitImageProcessor"
+    side, squash = {"height": size, "width": size}, encoder.fit == "squash"
     preprocessing = {
         "image_processor_type": processor,
-        **{"do_resize": True, "size": {"shortest_edge": size}, "resample": 2},
-        **{"do_center_crop": True, "crop_size": {"height": size, "width": size}},
+        **{"do_resize": True, "size": side if squash else {"shortest_edge": size}, "resample": 2},
+        **{"do_center_crop": not squash, "crop_size": side},
         **{"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True},
         "do_convert_rgb": channels == 3,
         **{"image_mean": list(model.mean), "image_std": list(model.std)},
     }
+    one = ""
+    if channels == 1:
+        one = (
+            "\n# One channel, not three: with AutoImageProcessor, pass arrays [h w 1] and "
+            'input_data_format="channels_last"'
+        )
     usage = f"""from transformers import {loader}
 net = {loader}.from_pretrained("FOLDER").eval()
-# features = net(pixel_values).{output}, normalised as below"""
+# features = net(pixel_values).{output}, [n {channels} h w], normalised as below{one}"""
     files = {
         "config.json": config | {"num_channels": channels},
         "preprocessor_config.json": preprocessing,
     }
-    return Exported(tensors, files, usage)
+    return Exported(tensors, files, usage, library="transformers")
 
 
 def _sizes(model: Any) -> dict[str, Any]:
     return {
         **{"hidden_size": model.width, "num_hidden_layers": model.num_blocks},
-        **{"num_attention_heads": model.width // 64, "layer_norm_eps": model.epsilon},
+        **{"num_attention_heads": model.heads, "layer_norm_eps": model.epsilon},
         **{"image_size": model.image_size, "patch_size": model.patch},
+        "hidden_act": model.activation.replace("gelu_tanh", "gelu_pytorch_tanh"),
     }
 
 
@@ -79,32 +81,15 @@ def _dinov2(encoder: Encoder, model: Any) -> tuple[Arrays, dict[str, Any]]:
         "model_type": "dinov2_with_registers" if registers else "dinov2",
         "architectures": ["Dinov2WithRegistersModel" if registers else "Dinov2Model"],
         **_sizes(model),
-        **{"mlp_ratio": 4, "hidden_act": "gelu", "qkv_bias": True, "use_swiglu_ffn": False},
+        **{"mlp_ratio": model.hidden / model.width, "qkv_bias": True, "use_swiglu_ffn": False},
         **registers,
     }
-    params, embeddings = encoder.variables["params"], "embeddings."
-    positions, cls = np.asarray(params["positions"]), np.asarray(params["cls"])
-    tensors = {
-        embeddings + "cls_token": cls[None, None],
-        embeddings + "mask_token": np.zeros((1, len(cls)), np.float32),
-        # Ours has no position of the class token: it is in the token.
-        embeddings + "position_embeddings": np.pad(positions, ((1, 0), (0, 0)))[None],
-    }
-    if registers:
-        tensors[embeddings + "register_tokens"] = np.asarray(params["register_tokens"])[None]
-    tensors |= layer(params["patch_embed"], embeddings + "patch_embeddings.projection")
-    tensors |= layer(params["norm"], "layernorm")
-    names = {"norm1": "norm1", "norm2": "norm2", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
-    names |= {"proj": "attention.output.dense"}
-    for number, block in blocks(encoder).items():
-        prefix = f"encoder.layer.{number}."
-        tensors |= query_key_value(block["qkv"], prefix + "attention.attention.{}")
-        for name, key in names.items():
-            tensors |= layer(block[name], prefix + key)
-        for place in (1, 2):
-            ones = np.ones(len(cls), np.float32)  # of a ViT without layer scale
-            scale = np.asarray(block.get(f"scale{place}", ones))
-            tensors[f"{prefix}layer_scale{place}.lambda1"] = scale
+    params = encoder.variables["params"]
+    ones = np.ones(model.width, np.float32)
+    tensors = {"embeddings.mask_token": 0 * ones[None], **write_vit(params, DINOV2)}
+    for number in range(model.num_blocks):
+        for place in (1, 2):  # of a ViT without layer scale they are 1
+            tensors.setdefault(f"encoder.layer.{number}.layer_scale{place}.lambda1", ones)
     return tensors, config
 
 
@@ -126,29 +111,9 @@ def _clip(encoder: Encoder, model: Any) -> tuple[Arrays, dict[str, Any]]:
         "model_type": "clip_vision_model",
         "architectures": ["CLIPVisionModelWithProjection"],
         **_sizes(model),
-        **{"intermediate_size": 4 * model.width, "projection_dim": model.projection},
-        "hidden_act": model.activation,
+        **{"intermediate_size": model.hidden, "projection_dim": model.projection},
     }
-    params, vision = encoder.variables["params"], "vision_model."
-    positions, cls = np.asarray(params["positions"]), np.asarray(params["cls"])
-    tensors = {
-        vision + "embeddings.class_embedding": cls,
-        vision + "embeddings.position_embedding.weight": np.pad(positions, ((1, 0), (0, 0))),
-    }
-    tensors |= layer(params["patch_embed"], vision + "embeddings.patch_embedding")
-    tensors |= layer(params["norm_pre"], vision + "pre_layrnorm")  # spelt so
-    tensors |= layer(params["norm"], vision + "post_layernorm")
-    tensors |= layer(params["project"], "visual_projection")
-    names = {"norm1": "layer_norm1", "norm2": "layer_norm2", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
-    names |= {"proj": "self_attn.out_proj"}
-    for number, block in blocks(encoder).items():
-        prefix = f"{vision}encoder.layers.{number}."
-        for key, array in query_key_value(block["qkv"], "{}").items():
-            part, leaf = key.split(".")
-            tensors[f"{prefix}self_attn.{part[0]}_proj.{leaf}"] = array
-        for name, key in names.items():
-            tensors |= layer(block[name], prefix + key)
-    return tensors, config
+    return write_vit(encoder.variables["params"], CLIP), config
 
 
 def _resnet(encoder: Encoder, model: Any) -> tuple[Arrays, dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 from cxr_jax import models
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.exporters import Exported
-from cxr_jax.weights.exporters._tensors import at_its_size, width
+from cxr_jax.weights.exporters._tensors import at_its_size, describe, width
 
 _END = np.iinfo(np.int64).max
 
@@ -40,10 +40,7 @@ def export(encoder: Encoder) -> Exported:
     pixels = graph.node("Div", graph.node("Sub", "images", mean), std)
     features = _WRITERS[encoder.model["name"]](graph, model, encoder.variables, pixels)
     graph.node("Identity", features, output="features")
-    reads = (
-        f"Images: grey, white = dense, shorter side brought to {size} px, the centre cropped, "
-        "pixels in [0, 1]. They are normalised inside."
-    )
+    reads = f"{describe(encoder)}. They are normalised inside."
     content = onnx.helper.make_model(
         onnx.helper.make_graph(
             [onnx.helper.make_node(*node, **attributes) for node, attributes in graph.nodes],
@@ -107,7 +104,7 @@ class _Layers:
         self.params, self.statistics = variables["params"], variables["batch_stats"]
 
     def below(self, name: str) -> "_Layers":
-        variables = {"params": self.params[name], "batch_stats": self.statistics[name]}
+        variables = {"params": self.params[name], "batch_stats": self.statistics.get(name, {})}
         return _Layers(self.graph, variables, self.slope)
 
     def conv(self, x: str, name: str, stride: int = 1) -> str:
@@ -128,6 +125,15 @@ class _Layers:
     def max_pool(self, x: str) -> str:
         return self.graph.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
 
+    def squeeze(self, x: str) -> str:
+        x = self.graph.node("GlobalAveragePool", x)
+        for name, after in (("fc1", "Relu"), ("fc2", "Sigmoid")):
+            kernel = np.transpose(self.params[name]["kernel"], (3, 2, 0, 1))
+            x = self.graph.node(
+                after, self.graph.node("Conv", x, kernel, self.params[name]["bias"])
+            )
+        return x
+
     def mean(self, x: str) -> str:
         return self.graph.node("Flatten", self.graph.node("GlobalAveragePool", x))
 
@@ -135,7 +141,11 @@ class _Layers:
 def _resnet(graph: _Graph, model: Any, variables: dict[str, Any], pixels: str) -> str:
     """Adds models.resnet.ResNet; returns its output."""
     layers = _Layers(graph, variables)
-    x = layers.conv(pixels, "conv1", model.stem_stride)
+    x, last = pixels, "conv1"
+    if model.d:
+        x = layers.relu(layers.norm(layers.conv(x, "conv1_0", model.stem_stride), "conv1_1"))
+        x, last = layers.relu(layers.norm(layers.conv(x, "conv1_3"), "conv1_4")), "conv1_6"
+    x = layers.conv(x, last, 1 if model.d else model.stem_stride)
     x = layers.relu(layers.norm(x, "bn1"))
     if model.max_pool:
         x = layers.max_pool(x)
@@ -147,16 +157,23 @@ def _resnet(graph: _Graph, model: Any, variables: dict[str, Any], pixels: str) -
 
 
 def _resnet_block(layers: _Layers, model: Any, stride: int, x: str) -> str:
-    strides = (stride, 1)
+    graph, strides = layers.graph, (stride, 1)
     if model.bottleneck:
         strides = (stride, 1, 1) if model.stride_in_1x1 else (1, stride, 1)
     y = x
     for number, own in enumerate(strides, start=1):
         y = layers.norm(layers.conv(y, f"conv{number}", own), f"bn{number}")
         y = layers.relu(y) if number < len(strides) else y
+    if model.squeeze:
+        y = graph.node("Mul", y, layers.below("se").squeeze(y))
     if "downsample_conv" in layers.params:
         x = layers.norm(layers.conv(x, "downsample_conv", stride), "downsample_bn")
-    return layers.relu(layers.graph.node("Add", x, y))
+    if "downsample_1" in layers.params:
+        if stride > 1:  # the last pixels of an odd side are averaged over those there are
+            square = {"kernel_shape": [stride] * 2, "strides": [stride] * 2}
+            x = graph.node("AveragePool", x, **square, ceil_mode=1, count_include_pad=0)
+        x = layers.norm(layers.conv(x, "downsample_1"), "downsample_2")
+    return layers.relu(graph.node("Add", x, y))
 
 
 def _densenet(graph: _Graph, model: Any, variables: dict[str, Any], pixels: str) -> str:
@@ -195,12 +212,9 @@ def _vit(graph: _Graph, model: Any, variables: dict[str, Any], pixels: str) -> s
         x = _vit_block(graph, model, params[f"block_{number}"], x)
     if not model.norm_after_pooling:
         x = _norm(graph, model, params["norm"], x)
-    if model.pooling == "class":
-        x = graph.node("Gather", x, 0, axis=1)
-    else:
-        first = len(np.concatenate(prefix)) if prefix else 0
-        patches = graph.node("Slice", x, np.array([first]), np.array([_END]), np.array([1]))
-        x = graph.node("ReduceMean", patches, axes=[1], keepdims=0)
+    first, end = model.pooled
+    some = graph.node("Slice", x, np.array([first]), np.array([end or _END]), np.array([1]))
+    x = graph.node("ReduceMean", some, axes=[1], keepdims=0)
     if model.norm_after_pooling:
         x = _norm(graph, model, params["norm"], x)
     return _dense(graph, params["project"], x) if model.projection else x
@@ -216,15 +230,15 @@ def _patches(graph: _Graph, model: Any, params: dict[str, Any], pixels: str) -> 
 
 
 def _vit_block(graph: _Graph, model: Any, params: dict[str, Any], x: str) -> str:
-    y = _attention(graph, params, _norm(graph, model, params["norm1"], x))
+    y = _attention(graph, model, params, _norm(graph, model, params["norm1"], x))
     x = graph.node("Add", x, _scaled(graph, params, "scale1", y))
     y = _dense(graph, params["fc1"], _norm(graph, model, params["norm2"], x))
     y = _dense(graph, params["fc2"], _activated(graph, model.activation, y))
     return graph.node("Add", x, _scaled(graph, params, "scale2", y))
 
 
-def _attention(graph: _Graph, params: dict[str, Any], x: str) -> str:
-    heads, own = params["proj"]["kernel"].shape[0] // 64, 64
+def _attention(graph: _Graph, model: Any, params: dict[str, Any], x: str) -> str:
+    heads, own = model.heads, model.width // model.heads
     parts = graph.node("Split", _dense(graph, params["qkv"], x), axis=-1, outputs=3)
     split = [graph.node("Reshape", part, np.array([0, 0, heads, own])) for part in parts]
     query, value = (graph.node("Transpose", split[i], perm=[0, 2, 1, 3]) for i in (0, 2))
@@ -238,7 +252,12 @@ def _attention(graph: _Graph, params: dict[str, Any], x: str) -> str:
 def _activated(graph: _Graph, activation: str, x: str) -> str:
     if activation == "quick_gelu":
         return graph.node("Mul", x, graph.node("Sigmoid", graph.node("Mul", x, 1.702)))
-    below = graph.node("Add", graph.node("Erf", graph.node("Mul", x, 0.5**0.5)), 1.0)
+    if activation == "gelu_tanh":
+        cube = graph.node("Mul", graph.node("Mul", graph.node("Mul", x, x), x), 0.044715)
+        inner = graph.node("Mul", graph.node("Add", x, cube), (2 / np.pi) ** 0.5)
+        below = graph.node("Add", graph.node("Tanh", inner), 1.0)
+    else:
+        below = graph.node("Add", graph.node("Erf", graph.node("Mul", x, 0.5**0.5)), 1.0)
     return graph.node("Mul", graph.node("Mul", x, 0.5), below)
 
 

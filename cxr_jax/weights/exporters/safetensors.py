@@ -11,7 +11,7 @@ def export(encoder: Encoder) -> Exported:
     """Writes the variables under our own names, and the model's config."""
     leaves = jax.tree_util.tree_leaves_with_path(encoder.variables)
     tensors = {".".join(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves}
-    facts = {"name": encoder.name, "model": encoder.model, "image_size": encoder.image_size}
+    facts = {name: value for name, value in encoder._asdict().items() if name != "variables"}
     usage = """import cxr_jax
 encoder = cxr_jax.load_encoder("safetensors:FOLDER")
 features = encoder(images)  # paths or arrays"""

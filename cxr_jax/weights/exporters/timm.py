@@ -1,49 +1,49 @@
-"""ViTs and ResNets for timm.create_model, with as many input channels as ours."""
+"""ViTs, ResNets and DenseNets for timm.create_model, with as many input channels as ours."""
 
 from typing import Any
-
-import numpy as np
 
 from cxr_jax import models
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.exporters import Exported
-from cxr_jax.weights.exporters._tensors import (
-    Arrays,
-    at_its_size,
-    blocks,
-    cnn,
-    has_clips_parts,
-    layer,
-    width,
-)
+from cxr_jax.weights.exporters._tensors import at_its_size, cnn, width
+from cxr_jax.weights.importers._vit import write_vit
+from cxr_jax.weights.importers.timm import FITS, LAYOUT
+
+_CROP_MODES = {fit: mode for mode, fit in FITS.items()}
 
 
 def export(encoder: Encoder) -> Exported:
     """Writes the tensors, and config.json as timm's own repositories have it."""
     encoder = at_its_size(encoder)
-    model = models.build(encoder.model)
+    model, name = models.build(encoder.model), encoder.model["name"]
     arguments: dict[str, Any] = {"in_chans": len(model.mean)}
-    pooling = "avg"
-    if encoder.model["name"] == "vit":
-        if has_clips_parts(model):
+    if name == "vit":
+        architecture = "vit_base_patch16_clip_224" if model.pre_norm else "vit_base_patch16_224"
+        if model.projection or model.epsilon != (1e-5 if model.pre_norm else 1e-6):
             raise ValueError(
-                "timm has no ViT with CLIP's parts; --format=huggingface and onnx have them"
+                "timm has no ViT with all of CLIP's parts; --format=huggingface and onnx have them"
             )
+        if model.pooling == "first_two":
+            raise ValueError("no distilled ViT is written for timm; --format=onnx has it")
         arguments |= {
             **{"img_size": model.image_size, "patch_size": model.patch, "embed_dim": model.width},
-            **{"depth": model.num_blocks, "num_heads": model.width // 64},
+            **{"depth": model.num_blocks, "num_heads": model.heads},
+            **{"mlp_ratio": model.hidden / model.width, "act_layer": model.activation},
             **{"class_token": model.class_token, "reg_tokens": model.registers},
             **{"no_embed_class": True, "fc_norm": model.norm_after_pooling},
             **{"init_values": model.layer_scale or None, "dynamic_img_size": True},
+            "global_pool": "token" if model.pooling == "class" else "avg",
         }
-        pooling = "token" if model.pooling == "class" else "avg"
-        tensors, architecture = _vit(encoder), "vit_base_patch16_224"
-    elif encoder.model["name"] == "resnet" and not encoder.model.get("stride_in_1x1"):
-        tensors, architecture = cnn(encoder), f"resnet{encoder.model['variant']}"
+        norm = "fc_norm" if model.norm_after_pooling else "norm"
+        layout = LAYOUT._replace(outer=LAYOUT.outer | {"norm": norm})
+        tensors = write_vit(encoder.variables["params"], layout)
+    elif not encoder.model.get("stride_in_1x1"):
+        tensors = cnn(encoder, plain=False)
+        kind = ("se" * encoder.model.get("squeeze", False)) + name
+        architecture = f"{kind}{encoder.model['variant']}" + "d" * encoder.model.get("d", False)
     else:
         raise ValueError(
-            "timm's layout is written of ViTs and of ResNets of v1.5; --format=torchvision and "
-            "onnx take the others"
+            "timm's ResNets are of v1.5, this one of v1; --format=torchvision and onnx take it"
         )
     pixels = {"mean": list(model.mean), "std": list(model.std)}
     size = [len(model.mean), encoder.image_size, encoder.image_size]
@@ -51,34 +51,18 @@ def export(encoder: Encoder) -> Exported:
         "architecture": architecture,
         "num_classes": 0,
         "num_features": width(encoder),
-        "global_pool": pooling,
+        "global_pool": arguments.get("global_pool", "avg"),
         "model_args": arguments,
-        "pretrained_cfg": {"input_size": size, "num_classes": 0, "crop_pct": 1.0, **pixels},
+        "pretrained_cfg": {
+            **{"input_size": size, "num_classes": 0, "crop_pct": 1.0, **pixels},
+            **{"interpolation": "bilinear", "crop_mode": _CROP_MODES[encoder.fit]},
+        },
     }
     usage = f"""import json, timm
 from safetensors.torch import load_file
 arguments = json.load(open("config.json"))["model_args"]
-net = timm.create_model("{architecture}", num_classes=0, global_pool="{pooling}", **arguments)
+net = timm.create_model("{architecture}", num_classes=0, **arguments)
 net.load_state_dict(load_file("model.safetensors"))
-net.eval()  # features = net(images), [n {size[0]} h w], normalised as below"""
-    return Exported(tensors, {"config.json": config}, usage)
-
-
-def _vit(encoder: Encoder) -> Arrays:
-    params = encoder.variables["params"]
-    tensors = {"pos_embed": np.asarray(params["positions"])[None]}
-    for name, key in (("cls", "cls_token"), ("register_tokens", "reg_token")):
-        if name in params:
-            array = np.asarray(params[name])
-            tensors[key] = array.reshape(1, -1, array.shape[-1])
-    norm = "fc_norm" if encoder.model.get("norm_after_pooling") else "norm"
-    tensors |= layer(params["patch_embed"], "patch_embed.proj") | layer(params["norm"], norm)
-    names = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
-    for number, block in blocks(encoder).items():
-        prefix = f"blocks.{number}."
-        for name, leaves in block.items():
-            if name.startswith("scale"):
-                tensors[f"{prefix}ls{name[-1]}.gamma"] = np.asarray(leaves)
-            else:
-                tensors |= layer(leaves, prefix + names.get(name, name))
-    return tensors
+net.eval()  # features = net(images), [n {size[0]} h w], normalised as below
+# or timm.create_model("local-dir:FOLDER", pretrained=True), and "hf-hub:OWNER/NAME" of the hub"""
+    return Exported(tensors, {"config.json": config}, usage, library="timm")

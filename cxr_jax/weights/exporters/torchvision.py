@@ -32,4 +32,4 @@ net = torchvision.models.{name}()
 net.{head} = torch.nn.Identity(){v1}
 net.load_state_dict(load_file("model.safetensors"))
 net.eval()  # features = net(images), [n 3 h w], grey repeated, normalised as below"""
-    return Exported(tensors, {}, usage)
+    return Exported(tensors, {}, usage, library="torchvision")

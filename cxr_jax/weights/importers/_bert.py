@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cxr_jax.models.bert import Bert
-from cxr_jax.weights._layouts.vit import stacked
-from cxr_jax.weights.arrays import read_arrays
+from cxr_jax.weights.arrays import find_weights, read_arrays
 from cxr_jax.weights.convert import (
     Source,
     errors_naming,
@@ -25,6 +24,7 @@ from cxr_jax.weights.convert import (
     strip_prefix,
     without,
 )
+from cxr_jax.weights.importers._vit import stacked
 
 _HEADS = ("cls.", "classifier.", "pooler.", "embeddings.position_ids")
 _ATTENTION = "encoder.layer.{}.attention"
@@ -39,10 +39,7 @@ _BLOCK = {
 
 def load_text(path: str | Path, encoder: Bert) -> dict[str, Any]:
     """Reads the parameters of `encoder` from a file, or from the hub's folder that holds it."""
-    path = Path(path).expanduser()
-    if path.is_dir():
-        files = [path / name for name in ("model.safetensors", "pytorch_model.bin")]
-        path = next((file for file in files if file.is_file()), files[0])
+    path = find_weights(Path(path).expanduser())
     arrays = read_arrays(path)
     with errors_naming(path):
         if any(key.startswith("bert.") for key in arrays):

@@ -121,3 +121,6 @@ def _in_a_child(path: Path, most: int) -> dict[str, np.ndarray]:
     with np.load(io.BytesIO(done.stdout), allow_pickle=False) as arrays:
         read = dict(arrays)
     return {k: a.view(ml_dtypes.bfloat16) if a.dtype == "V2" else a for k, a in read.items()}
+
+
+SOURCES = {"keras": load}

@@ -1,29 +1,36 @@
-"""timm's ViTs, in the layout that DeiT, DINO, MAE and DINOv2's timm files share, and its ResNets.
+"""timm's ViTs (also DeiT's, distilled or not, DINO's, MAE's and CLIP's), ResNets and DenseNets.
 
-Mean, deviation, size and pooling are those of `config.json` beside the weights, as the hub has it.
+Of ResNets the plain ones, D ("resnet50d") and SE ("seresnet50"). What keys do not tell, config.json
+beside the weights does, as the hub has it: the architecture's name and arguments (heads, pooling,
+activation; blurred ResNets and other kinds of attention are refused by it), mean, deviation, size
+and how an image becomes a square. `crop_pct` is passed over: the whole square is seen, lung bases
+included, where timm's evaluation cuts a rim off.
+
 Without that file the class token is taken if there is one, mean and deviation are ImageNet's, and
-the size is that of the position embeddings (ResNets: 224 px): right for DeiT, DINO and MAE, wrong
-for timm's "augreg" ViTs, whose mean and deviation are a half.
+the size is that of the position embeddings (ResNets, DenseNets: 224 px): right for DeiT, DINO and
+MAE, wrong for timm's "augreg" ViTs, whose mean and deviation are a half, and for blurred ResNets.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cxr_jax.weights._layouts.cnn import IMAGENET_MEAN, IMAGENET_STD, cnn_encoder
-from cxr_jax.weights._layouts.vit import Layout, num_rows, read_vit, rows
-from cxr_jax.weights.arrays import read_arrays, read_hub_folder
-from cxr_jax.weights.convert import Source, errors_naming, refuse_prefix, without
+from cxr_jax.io.text import plain
+from cxr_jax.weights.arrays import find_weights, read_arrays, read_facts
+from cxr_jax.weights.convert import errors_naming, refuse_prefix, without
 from cxr_jax.weights.encoder import Encoder, check_pixels
+from cxr_jax.weights.importers._cnn import IMAGENET, cnn_encoder, is_densenet
+from cxr_jax.weights.importers._vit import Layout, read_vit, size_facts
 
-_LAYOUT = Layout(
+LAYOUT = Layout(
     patches="patch_embed.proj",
     positions="pos_embed",
     cls="cls_token",
     block="blocks.{}.",
-    outer={"register_tokens": Source(("reg_token",), rows), "norm": "norm"},
+    outer={"norm": "norm", "norm_pre": "norm_pre"},
     inner={
         "norm1": "norm1",
         "qkv": "attn.qkv",
@@ -34,56 +41,106 @@ _LAYOUT = Layout(
         "fc2": "mlp.fc2",
         "scale2": "ls2.gamma",
     },
-    cls_has_place=None,
+    registers=("dist_token", "reg_token"),
+    has_place=None,
 )
+_CNN = re.compile(r"(tv_)?(se)?resnet\d+d?|densenet\d+")
+# The words of which names of ViTs consist whose parts are all ours.
+_VIT = re.compile(
+    r"vit|deit3?|flexivit|eva|tiny|small|base|large|huge|giant|gigantic|medium|mediumd|betwixt|wee|"
+    r"little|xsmall|so\d+m2?|intern300m|patch\d+|reg\d+|36x1|plus|gap|distilled|clip|quickgelu|"
+    r"siglip|dinov2|\d+"
+)
+_TANH = re.compile(r"patch32_siglip|so400m_patch16_siglip|large_patch16_siglip_(gap_)?512")
+# Arguments that say what keys and shapes say too, or change nothing that is read here.
+_KNOWN = {
+    *("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads"),
+    *("mlp_ratio", "class_token", "reg_tokens", "no_embed_class", "fc_norm", "init_values"),
+    *("dynamic_img_size", "strict_img_size", "global_pool", "act_layer", "pre_norm"),
+}
+_ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu")
+FITS = {"center": "crop", "border": "pad", "squash": "squash"}
 
 
 def load(path: str | Path) -> Encoder:
     """Reads the encoder in a folder of the hub, in its model.safetensors, or in a checkpoint.
 
     A checkpoint may hold its weights under `model` or `state_dict`. Passed over: the classifier
-    (head, head_dist, fc), and the mask token, which stands for patches hidden in training.
+    (head, head_dist, fc, classifier), and the mask token, which stands for hidden patches.
     """
-    file, facts = read_hub_folder(path, "config.json")
-    mean_of_patches = facts.get("global_pool") == "avg"
+    file = find_weights(path)
+    config = read_facts(file, "config.json")
     arrays = read_arrays(file, containers=("model", "state_dict"))
-    name = Path(path).name if Path(path).is_dir() else file.stem
     with errors_naming(file.parent / "config.json"):
-        mean, std, size = _facts(facts.get("pretrained_cfg", {}))
-    if any(key.startswith("layer1.") for key in arrays):
-        return cnn_encoder(file, arrays, size or 224, mean, std)._replace(name=name)
-    with errors_naming(file):
-        refuse_prefix(arrays, "patch_embed.proj.weight", "pos_embed")
-        arrays = without(arrays, "head.", "head_dist.", "mask_token")
-        fields = _fields(arrays, mean_of_patches) | {"mean": mean, "std": std}
-        layout = _LAYOUT if "cls_token" in arrays else _LAYOUT._replace(cls=None)
-        if fields.get("norm_after_pooling"):
-            layout = layout._replace(outer={**layout.outer, "norm": "fc_norm"})
-        encoder = read_vit(name, arrays, layout, **fields)
-    return encoder._replace(image_size=size or encoder.image_size)
+        mean, std, size, fit = _facts(config.get("pretrained_cfg", {}))
+        name, arguments = _architecture(config)
+    if any(key.startswith("layer1.") for key in arrays) or is_densenet(arrays):
+        encoder = cnn_encoder(file, arrays, size or 224, mean, std, fit=fit)
+    else:
+        with errors_naming(file):
+            refuse_prefix(arrays, "patch_embed.proj.weight", "pos_embed")
+            arrays = without(arrays, "head.", "head_dist.", "mask_token")
+            pooling = arguments.get("global_pool", config.get("global_pool"))
+            fields = _fields(arrays, name, arguments, pooling) | {"mean": mean, "std": std}
+            norm = "fc_norm" if fields.get("norm_after_pooling") else "norm"
+            layout = LAYOUT._replace(outer=LAYOUT.outer | {"norm": norm})
+            sizes = size_facts({**config, **arguments})
+            if name.startswith("vit_base_patch16_gap"):
+                sizes = {"heads": 16, "depth": 12} | sizes
+            elif "base" in name.split("_"):  # without class token: too like the one before
+                sizes = {"heads": 12, "depth": 12} | sizes
+            encoder = read_vit(file.stem, arrays, layout, fit=fit, **sizes, **fields)
+            encoder = encoder._replace(image_size=size or encoder.image_size)
+    return encoder._replace(name=Path(path).name if Path(path).is_dir() else file.stem)
 
 
-def _facts(facts: Any) -> tuple[tuple[float, ...], tuple[float, ...], int | None]:
-    """Returns the pixels' mean and deviation, and the images' size, None where it is not said."""
+def _facts(facts: Any) -> tuple[tuple[float, ...], tuple[float, ...], int | None, str]:
+    """Returns mean, deviation, the images' size (None: not said) and how they become squares."""
     try:
-        mean = tuple(map(float, facts.get("mean", IMAGENET_MEAN)))
-        std = tuple(map(float, facts.get("std", IMAGENET_STD)))
+        mean, std = (
+            tuple(map(float, facts.get(key, usual)))
+            for key, usual in zip(("mean", "std"), IMAGENET)
+        )
         size = facts["input_size"][-1] if "input_size" in facts else None
+        fit = FITS[facts.get("crop_mode", "center")]
     except (TypeError, ValueError, AttributeError, LookupError, OverflowError) as error:
         raise ValueError("pretrained_cfg is of another kind than timm's") from error
     check_pixels(mean, std, size)
-    return mean, std, size
+    return mean, std, size, fit
 
 
-def _fields(arrays: Mapping[str, np.ndarray], mean_of_patches: bool) -> dict[str, Any]:
+def _architecture(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns the name, "" for none, and its arguments. Raises ValueError for what is not read."""
+    name, arguments = config.get("architecture", ""), config.get("model_args", {})
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise ValueError("architecture or model_args is of another kind than timm's")
+    if name and not _CNN.fullmatch(name) and not all(map(_VIT.fullmatch, name.split("_"))):
+        raise ValueError(
+            f"timm's {plain(name)} is not read here; read are its ViTs of plain blocks, "
+            "resnet50, resnet50d, seresnet50 and densenet121 of any depth"
+        )
+    unknown = {key for key, value in arguments.items() if value is not None} - _KNOWN
+    activation = arguments.get("act_layer") or "gelu"
+    if unknown or activation not in _ACTIVATIONS:
+        found = ", ".join(sorted(unknown)) or f"act_layer {activation!r}"
+        raise ValueError(f"model_args holds {plain(found)}, which is not read here")
+    return name, arguments
+
+
+def _fields(
+    arrays: Mapping[str, np.ndarray], name: str, arguments: Mapping[str, Any], pooling: Any
+) -> dict[str, Any]:
     fields: dict[str, Any] = {"antialias": True}
     norm_after = "fc_norm.weight" in arrays
-    if "cls_token" not in arrays:
-        fields["class_token"] = False
-    if norm_after or "cls_token" not in arrays or mean_of_patches:
+    if norm_after or "cls_token" not in arrays or pooling == "avg":
         fields |= {"pooling": "mean", "norm_after_pooling": norm_after}
-    if "reg_token" in arrays:
-        fields["registers"] = num_rows(arrays, "reg_token")
-    if "blocks.0.ls1.gamma" in arrays:
-        fields["layer_scale"] = 1.0
-    return fields
+    elif "dist_token" in arrays:
+        fields["pooling"] = "first_two"
+    if "norm_pre.weight" in arrays:  # CLIP's
+        fields |= {"pre_norm": True, "epsilon": 1e-5}
+    usual = "quick_gelu" if "quickgelu" in name else "gelu_tanh" if _TANH.search(name) else "gelu"
+    activation = arguments.get("act_layer") or usual
+    return fields | ({"activation": activation} if activation != "gelu" else {})
+
+
+SOURCES = {"timm": load}

@@ -1,4 +1,7 @@
-"""The encoder of a pretraining by cxr_jax, from its newest checkpoint that is whole."""
+"""Our own encoders: a pretraining's `workdir`, and `safetensors`, as weights.export writes them.
+
+A workdir's encoder is that of its newest checkpoint that is whole.
+"""
 
 import contextlib
 import re
@@ -7,20 +10,41 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from cxr_jax.io.json import read_json
 from cxr_jax.io.text import plain
-from cxr_jax.training import checkpoint as checkpoints
+from cxr_jax.weights.arrays import find_weights, read_arrays, read_facts
+from cxr_jax.weights.convert import Source, errors_naming, fill, to_torch
 from cxr_jax.weights.encoder import Encoder, check_facts
 
 
-def load(path: str) -> Encoder:
+def load_safetensors(path: str | Path) -> Encoder:
+    """Reads the encoder in the folder, which holds model.safetensors and cxr_jax.json."""
+    file = find_weights(path)
+    arrays, facts = read_arrays(file), read_facts(file, "cxr_jax.json")
+    with errors_naming(file):
+        if not {"name", "model", "image_size"} <= set(facts):
+            raise ValueError("no cxr_jax.json beside it that says what the model is")
+        model, size, fit = facts["model"], facts["image_size"], facts.get("fit", "crop")
+        check_facts(Path("cxr_jax.json"), model, size, fit)
+        variables = fill(model, arrays, _source, f"its {model.get('name')}")
+    return Encoder(plain(str(facts["name"])), model, variables, size, fit)
+
+
+def _source(path: tuple[str, ...]) -> Source:
+    key = ".".join(path)
+    # `fill` turns kernels from PyTorch's axis order into ours, which these have.
+    return Source((key,), to_torch) if path[-1] == "kernel" else Source((key,))
+
+
+def load_workdir(path: str) -> Encoder:
     """Reads the encoder of the run in folder `path`, for images of its config.image_size.
 
     Raises FileNotFoundError for no such run, or one without a checkpoint yet; ValueError for a run
     of another experiment, a config.json that our runs do not write, or damaged checkpoints.
     """
+    from cxr_jax.training import checkpoint as checkpoints  # Orbax: a second and a half
+
     workdir = Path(path)
     config_path = workdir / "config.json"
     if not config_path.is_file():
@@ -37,7 +61,10 @@ def load(path: str) -> Encoder:
     variables, step = _read(item), item.parent.name
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
         raise ValueError(f"{path}: the encoder of step {step} holds NaN: its training failed")
-    _check(config, config_path, item.parent)
+    # The checkpoint's copy is among its hashed files; config.json has no hash.
+    copy = item.parent / "config" / "metadata"
+    sound = copy.is_file() and not checkpoints.find_damage(item.parent, ("config",))
+    _check(config, config_path, read_json(copy) if sound else {}, copy)
     return Encoder(
         name=f"{config['objective']['name']} step {step}",
         model=config["model"],
@@ -46,27 +73,24 @@ def load(path: str) -> Encoder:
     )
 
 
-def _check(config: dict[str, Any], path: Path, checkpoint: Path) -> None:
+def _check(config: dict[str, Any], path: Path, saved: dict[str, Any], copy: Path) -> None:
     """Checks a config that may come with a stranger's checkpoint. Raises ValueError."""
     objective = config.get("objective")
     name = objective.get("name") if isinstance(objective, dict) else None
     if not (isinstance(name, str) and re.fullmatch(r"\w{1,99}", name)):
         raise ValueError(f"{path} has no objective's name")
     check_facts(path, config.get("model"), config.get("image_size"))
-    # The checkpoint's copy is among its hashed files; config.json has no hash.
-    copy = checkpoint / "config" / "metadata"
-    if not copy.is_file() or checkpoints.find_damage(checkpoint, ("config",)):
-        return
-    saved = read_json(copy)
     for key in ("model", "objective", "image_size"):
         if key in saved and saved[key] != config[key]:
             raise ValueError(
-                f"{path}: {key} is not what checkpoint {checkpoint.name} was saved with: the file "
-                f"was changed or damaged. {copy} has the right one"
+                f"{path}: {key} is not what checkpoint {copy.parents[1].name} was saved with: the "
+                f"file was changed or damaged. {copy} has the right one"
             )
 
 
 def _read(item: Path) -> dict:
+    import orbax.checkpoint as ocp
+
     try:
         # The handler: a Checkpointer asks for a whole checkpoint's metadata, which no item has.
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
@@ -79,3 +103,6 @@ def _read(item: Path) -> dict:
         raise ValueError(
             f"{item} is damaged; remove checkpoint {item.parent} to use the one before it"
         ) from error
+
+
+SOURCES = {"workdir": load_workdir, "safetensors": load_safetensors}

@@ -19,8 +19,7 @@ from cxr_jax.weights.convert import (
 )
 from cxr_jax.weights.encoder import Encoder
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation
 CLASSIFIERS = ("fc.weight", "fc.bias", "classifier.weight", "classifier.bias")
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 _LEAVES |= {"mean": "running_mean", "var": "running_var"}
@@ -29,12 +28,12 @@ _LEAVES |= {"mean": "running_mean", "var": "running_var"}
 def cnn_encoder(
     path: str | Path,
     arrays: Mapping[str, np.ndarray],
-    image_size: int,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    image_size: int = 224,
+    mean: Sequence[float] = IMAGENET[0],
+    std: Sequence[float] = IMAGENET[1],
     heads: Sequence[str] = CLASSIFIERS,
-    stride_in_1x1: bool = False,
-    negative_slope: float = 0.0,
+    fit: str = "crop",
+    **fields: Any,
 ) -> Encoder:
     """Returns the encoder of `arrays`, named after `path`; its variant is read from the keys.
 
@@ -42,9 +41,8 @@ def cnn_encoder(
 
     Args:
       heads: how the keys of layers behind the features begin, which an encoder lacks.
-      stride_in_1x1: whether a bottleneck's stride of 2 is in its first 1x1 convolution (v1, not
-        v1.5), which keys cannot tell.
-      negative_slope: that of a DenseNet's leaky ReLUs.
+      fields: the model's that keys cannot tell: `stride_in_1x1` of bottlenecks (v1, not v1.5),
+        `negative_slope` of a DenseNet's leaky ReLUs.
 
     Raises ValueError, naming the file: as `fill`, for a prefix that all keys carry, and for another
     architecture.
@@ -55,23 +53,27 @@ def cnn_encoder(
             for key, array in without(arrays, *heads).items()
             if not key.endswith(".num_batches_tracked")
         }
-        pixels = {"mean": tuple(mean), "std": tuple(std)}
+        fields = {"mean": tuple(mean), "std": tuple(std), **fields}
         if is_densenet(arrays):
-            model, variables = _read_densenet(arrays, pixels, negative_slope)
+            kind, key_of = "DenseNet", densenet_key
+            arrays, model = _densenet(arrays)
         else:
-            model, variables = _read_resnet(arrays, pixels, stride_in_1x1)
-    return Encoder(Path(path).stem, model, variables, image_size)
+            kind, key_of = "ResNet", resnet_key
+            model = _resnet(arrays)
+            if not resnet.VARIANTS[model["variant"]].get("bottleneck"):
+                fields.pop("stride_in_1x1", None)
+        name = f"{kind}-{model['variant']}" + ("-D" if "d" in model else "")
+        variables = fill(model | fields, arrays, lambda path: Source((key_of(path),)), name)
+    return Encoder(Path(path).stem, model | fields, variables, image_size, fit)
 
 
-def _read_resnet(
-    arrays: Mapping[str, np.ndarray], pixels: dict[str, Any], stride_in_1x1: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    refuse_prefix(arrays, "conv1.weight", "layer1.0.conv1.weight")
-    variant = _resnet_variant(arrays)
-    model = {"name": "resnet", "variant": variant, **pixels}
-    if stride_in_1x1 and resnet.VARIANTS[variant].get("bottleneck"):
-        model["stride_in_1x1"] = True
-    return model, fill(model, arrays, lambda p: Source((resnet_key(p),)), f"ResNet-{variant}")
+def _resnet(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the model's fields that the keys tell."""
+    d = "conv1.0.weight" in arrays
+    refuse_prefix(arrays, "conv1.0.weight" if d else "conv1.weight", "layer1.0.conv1.weight")
+    model: dict[str, Any] = {"name": "resnet", "variant": _resnet_variant(arrays)}
+    model |= {"d": True} if d else {}
+    return model | ({"squeeze": True} if "layer1.0.se.fc1.weight" in arrays else {})
 
 
 def _resnet_variant(arrays: Mapping[str, np.ndarray]) -> str:
@@ -110,9 +112,10 @@ def is_densenet(arrays: Mapping[str, np.ndarray]) -> bool:
     return any("denseblock1.denselayer1." in key for key in arrays)
 
 
-def _read_densenet(
-    arrays: Mapping[str, np.ndarray], pixels: dict[str, Any], negative_slope: float
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _densenet(
+    arrays: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns the arrays by the names of today, and the model's fields that the keys tell."""
     refuse_prefix(arrays, "features.conv0.weight", "features.norm0.weight")
     # torchvision's own files write `norm.1` where its modules are called `norm1`.
     arrays = {
@@ -125,11 +128,7 @@ def _read_densenet(
         variant: sum(abs(a - b) for a, b in zip_longest(known, sizes, fillvalue=0))
         for variant, known in densenet.VARIANTS.items()
     }
-    variant = min(differences, key=differences.get)
-    model = {"name": "densenet", "variant": variant, **pixels}
-    if negative_slope:
-        model["negative_slope"] = negative_slope
-    return model, fill(model, arrays, lambda p: Source((densenet_key(p),)), f"DenseNet-{variant}")
+    return arrays, {"name": "densenet", "variant": min(differences, key=differences.get)}
 
 
 def densenet_key(path: tuple[str, ...]) -> str:

@@ -1,1 +1,0 @@
-"""Key layouts that several importers and exporters share."""
