@@ -34,7 +34,7 @@ import platform
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags, logging
@@ -76,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config = config_file.load(own.config, overrides)
         if own.help:
             print(f"Fields of {own.config}, as --config.FIELD=VALUE (see configs/common.py):\n")
-            print("\n".join(f"{name}={value!r}" for name, value in _fields(config.to_dict())))
+            fields = config_file.flat(config.to_dict())
+            print("\n".join(f"--config.{name}={value!r}" for name, value in fields))
             return 0
         _keep_compiled_programs()
         from cxr_jax.training import distributed  # not before: JAX takes seconds
@@ -99,7 +100,7 @@ def _run(config: ConfigDict, workdir: Path, reproduced: Path | None) -> int:
         logging.set_verbosity(logging.ERROR)  # Orbax reports every save
         if shared:
             command = {"--workdir": workdir, "--num_processes": distributed.count()}
-            command |= dict(_fields(config.to_dict()))
+            command |= {f"--config.{n}": v for n, v in config_file.flat(config.to_dict())}
             distributed.agree("command or versions", command | distributed.versions())
         elif config.experiment == "pretrain":
             sharding.split_cpu(config.microbatch_size or config.batch_size)
@@ -147,7 +148,8 @@ def _draw_missing(config: ConfigDict) -> None:
     from data_builders import build
 
     naming = (".dataset", ".datasets", ".data.name", ".data.exclude")
-    lists = [value for name, value in _fields(config.to_dict()) if name.endswith(naming)]
+    fields = config_file.flat(config.to_dict(), ".")
+    lists = [value for name, value in fields if name.endswith(naming)]
     names = [name.partition(":")[0].strip() for value in lists for name in value.split(",")]
     build.draw_missing(names, config.data.dir)
 
@@ -179,14 +181,6 @@ def _default_workdir(spec: str | None, reproduced: Path | None) -> str:
     name = "-".join(part for part in (Path(path).stem, preset) if part)
     start = f"{reproduced}-reproduced" if reproduced else f"runs/{name}"
     return f"{start}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-
-
-def _fields(section: dict, prefix: str = "--config") -> Iterator[tuple[str, object]]:
-    for name, value in section.items():
-        if isinstance(value, dict):
-            yield from _fields(value, f"{prefix}.{name}")
-        else:
-            yield f"{prefix}.{name}", value
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import ast
 import difflib
 import runpy
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +48,15 @@ def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
         sys.path.append(str(_ROOT))  # configs import each other, wherever the command was given
     config = runpy.run_path(str(found[0]))["get_config"](preset)
     for argument in overrides:
-        name = argument.partition("=")[0]
-        if not name.startswith("--config."):
+        option = argument.partition("=")[0]
+        name = option.removeprefix("--config.")
+        if name == option:
             raise ValueError(
-                f"unknown option {name!r}; fields are given as --config.FIELD=VALUE, and "
+                f"unknown option {option!r}; fields are given as --config.FIELD=VALUE, and "
                 f"{COMMAND} --help lists the options"
             )
-        _check_renamed(config, name.removeprefix("--config."))
-        _check_field(config, name.removeprefix("--config."))
+        _check_renamed(config, name)
+        _check_field(config, name)
     holder = flags.FlagValues()
     value = config_flags.DEFINE_config_dict(
         "config", config, flag_values=holder, sys_argv=["run.py", *overrides]
@@ -76,13 +77,18 @@ def load_saved(workdir: Path, new: Path, overrides: Sequence[str]) -> ConfigDict
     if not path.is_file():
         raise FileNotFoundError(f"--reproduce={workdir} is not a workdir: it has no config.json")
     try:
-        config = ConfigDict(_with_tuples(with_new_names(read_json(path))))
+        config = ConfigDict(_with_tuples(read_json(path)))
         sections = [config, config.transfer] if "transfer" in config else [config]
         known = config.experiment in ("pretrain", "transfer", "benchmark")
         if not known or not all(isinstance(one.data.dir, str) for one in sections):
             raise ValueError("not an experiment of ours")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged; the run cannot be repeated") from error
+    try:
+        for name, _ in flat(config.to_dict()):
+            _check_renamed(config, name)
+    except ValueError as error:
+        raise ValueError(f"repeat {path} by the older version that made it: {error}") from error
     for argument in overrides:
         name, _, value = argument.partition("=")
         if name != "--config.data.dir":
@@ -99,33 +105,24 @@ def load_saved(workdir: Path, new: Path, overrides: Sequence[str]) -> ConfigDict
     return config
 
 
-def with_new_names(saved: dict[str, Any]) -> dict[str, Any]:
-    """Returns a saved config with the names that its fields have now.
-
-    A transfer inside of another experiment (`transfer`) is renamed as one alone.
-    """
-    new = {name: dict(value) if isinstance(value, dict) else value for name, value in saved.items()}
-    for old, name in RENAMED.get(str(saved.get("experiment")), {}).items():
-        _move(new, old.split("."), name.split("."))
-    if isinstance(new.get("transfer"), dict) and new.get("experiment") != "transfer":
-        new["transfer"] = with_new_names(new["transfer"])
-    return new
-
-
-def _move(tree: dict[str, Any], old: Sequence[str], new: Sequence[str]) -> None:
-    for part in old[:-1]:
-        tree = tree.get(part)
-        if not isinstance(tree, dict):
-            return
-    if old[-1] in tree and new[-1] not in tree:
-        tree[new[-1]] = tree.pop(old[-1])
-
-
 def _with_tuples(value: Any) -> Any:
     """Turns lists into tuples, which configs have and JSON does not."""
     if isinstance(value, dict):
         return {name: _with_tuples(inner) for name, inner in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def flat(section: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields every field of a config with its dotted name.
+
+    >>> list(flat({"data": {"name": "pool"}, "seed": 0}))
+    [('data.name', 'pool'), ('seed', 0)]
+    """
+    for name, value in section.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def list_configs() -> str:

@@ -1,6 +1,10 @@
-"""Monitors an encoder while it trains: pictures of its views, and kNN on labelled images."""
+"""Monitors a pretraining: finite numbers, embeddings that did not collapse, its views, kNN."""
 
-from collections.abc import Callable
+import csv
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -8,18 +12,172 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cxr_jax.augment import views
+from cxr_jax.data.loader import read_images
+from cxr_jax.data.order import Fields
+from cxr_jax.data.source import Source
 from cxr_jax.data.splits import image_batches, load_split
+from cxr_jax.io.atomic import atomic_write
 from cxr_jax.objectives import Objective
 from cxr_jax.report.figures import views_grid
 from cxr_jax.stats.auroc import auroc
 from cxr_jax.training import distributed, sharding
 from cxr_jax.training.log import NoWriter, Writer
-from cxr_jax.training.step import TrainState
+from cxr_jax.training.step import MUST_BE_FINITE, TrainState
 from cxr_jax.transfer.knn import knn_scores
 
 Watch = Callable[[Writer | NoWriter, int, TrainState, dict[str, jax.Array]], dict[str, float]]
 
 _PICTURED = 8  # images in the picture of augmented views
+FILE = "nonfinite.csv"
+_COLUMNS = ("step", "row", "image_id", "blank")
+_COLLAPSED = 0.1  # embedding_std below this: all images look alike to the encoder
+_ON_A_LINE = 1.5  # effective_rank below this: they differ in one direction alone
+_ONE_PROTOTYPE = 1.5  # prototypes_used below this
+
+
+class Health:
+    """Looks at every step's numbers. `skipped` counts the steps that were not finite."""
+
+    def __init__(
+        self,
+        config: Any,
+        source: Source,
+        fields: Fields,
+        workdir: Path,
+        writer: Writer | NoWriter,
+        skipped: int,
+        collapse_advice: str,
+    ):
+        self.skipped = skipped  # up to the checkpoint from which the run goes on
+        self._config, self._source, self._fields = config, source, fields
+        self._writer = writer
+        self._path, self._before = workdir / FILE, {}
+        self._collapse_advice = collapse_advice
+
+    def forget_after(self, step: int) -> None:
+        """Takes back the images of steps after `step`, which are run again."""
+        if self._path.exists():
+            with self._path.open(newline="") as file:
+                rows = [row for row in csv.reader(file) if row and row[0].isdigit()]
+            with atomic_write(self._path) as temporary:
+                _append(temporary, [row for row in rows if int(row[0]) <= step], new=True)
+
+    def check(self, step: int, metrics: Mapping[str, Any]) -> bool:
+        """Says whether this step's numbers are finite; False for one that config allows to skip.
+
+        Raises FloatingPointError where they are not, and no more steps may be skipped.
+        """
+        values = {name: float(metrics[name]) for name in MUST_BE_FINITE}
+        if all(map(math.isfinite, values.values())):
+            self._before = values
+            return True
+        self.skipped += 1
+        what = ", ".join(
+            f"the {name.replace('_', ' ')} is {value}"
+            for name, value in values.items()
+            if not math.isfinite(value)
+        )
+        images = self._list_images(step, values) if distributed.is_first() else ""
+        allowed = self._config.skip_nonfinite
+        if self.skipped > allowed:
+            before = f"{allowed} such steps were skipped before, as config allows. " * bool(allowed)
+            raise FloatingPointError(
+                f"step {step}: {what}. {before}{images}Lower config.optimizer.learning_rate or "
+                "lengthen its warm-up, in a new --workdir; or skip such steps: the same command "
+                f"with --config.skip_nonfinite, more than {allowed}. What was saved of this run is "
+                "finite and stays"
+            )
+        self._writer.warn(step, f"{what}. Skipped ({self.skipped} of {allowed} allowed). {images}")
+        return False
+
+    def warn_of_collapse(self, step: int, values: Mapping[str, float]) -> None:
+        for words in collapse(values) if self._collapse_advice else ():
+            self._writer.warn(step, f"{words}: {self._collapse_advice}")
+
+    def _list_images(self, step: int, values: dict[str, float]) -> str:
+        """Lists the batch's images in a file; returns the likely cause and which they are."""
+        config, source = self._config, self._source
+        size = config.batch_size
+        positions = (config.seed, (step - 1) * size, step * size)
+        rows = self._fields.image_rows(len(source), *positions)
+        try:
+            images = read_images(source, config.data.image_size, True, rows)
+            blank = np.ptp(images.reshape(len(rows), -1), axis=1) == 0
+            ids = source.columns(("image_id",))["image_id"]
+            ids = source.hashed("image", [ids[row] for row in rows])
+            places = source.rows[rows].tolist()  # in the split, of which some may be left out
+            lines = [(step, *row) for row in zip(places, ids, blank.astype(int).tolist())]
+            _append(self._path, lines, new=not self._path.exists())
+        except (OSError, ValueError) as error:  # must not hide what is being reported
+            return f"(Its images could not be listed: {error}.) "
+        cause = likely_cause(step, values, self._before, int(blank.sum()))
+        listed = ", ".join(map(str, places[:8])) + (", …" if len(rows) > 8 else "")
+        return (
+            f"Likely cause: {cause}. Its {len(rows)} images are rows {listed} of {source.name} "
+            f"{source.split!r}; {self._path} names them (python -m "
+            "data_builders.reidentify tells which files they are). "
+        )
+
+
+def likely_cause(
+    step: int, values: Mapping[str, float], before: Mapping[str, float], num_blank: int
+) -> str:
+    """Returns why a step's numbers are not finite, as far as they say.
+
+    Args:
+      values: loss, gradient_norm and parameter_norm (after the update) of the step.
+      before: those of the step before; empty if that is not known.
+      num_blank: images of the batch that have one value throughout.
+
+    >>> bad = {"loss": math.nan, "gradient_norm": math.nan, "parameter_norm": 1.0}
+    >>> likely_cause(7, bad, {}, num_blank=2)
+    '2 of its images are blank, one value throughout'
+    """
+    if math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"]):
+        return "the update was too large: loss and gradient are finite, the new parameters are not"
+    if num_blank:
+        return f"{num_blank} of its images are blank, one value throughout"
+    if step == 1:
+        return "the images or the objective's fields: it is the first step, nothing is learnt yet"
+    if before and before["gradient_norm"] > 0.1 * before["parameter_norm"]:
+        return (
+            f"the training diverged: the gradient's norm was {before['gradient_norm']:.3g} a step "
+            f"before, at parameters of norm {before['parameter_norm']:.3g}; the learning rate is "
+            "too high, or its warm-up too short"
+        )
+    if math.isfinite(values["loss"]):
+        return "the gradient overflowed, in the half precision of config.model.dtype perhaps"
+    return "a learning rate that is too high, or a warm-up that is too short"
+
+
+def collapse(values: Mapping[str, float]) -> list[str]:
+    """Returns a warning for each sign of collapse in a step's metrics (objectives/_collapse.py).
+
+    >>> collapse({"embedding_std": 0.9, "effective_rank": 1.2})
+    ['the embeddings differ in one direction alone (effective rank 1.20)']
+    """
+    warnings = []
+    if values.get("embedding_std", math.inf) < _COLLAPSED:
+        warnings.append(
+            "the embeddings have nearly collapsed "
+            f"(spread {values['embedding_std']:.3f}; 1 is healthy)"
+        )
+    elif values.get("effective_rank", math.inf) < _ON_A_LINE:
+        warnings.append(
+            "the embeddings differ in one direction alone "
+            f"(effective rank {values['effective_rank']:.2f})"
+        )
+    if values.get("prototypes_used", math.inf) < _ONE_PROTOTYPE:
+        warnings.append(
+            f"all images have the same prototype (prototypes used: {values['prototypes_used']:.2f})"
+        )
+    return warnings
+
+
+def _append(path: Path, lines: list, new: bool) -> None:
+    with path.open("w" if new else "a", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([_COLUMNS, *lines] if new else lines)
 
 
 def make_monitor(config: ml_collections.ConfigDict, objective: Objective, mesh: Mesh) -> Watch:
@@ -27,15 +185,24 @@ def make_monitor(config: ml_collections.ConfigDict, objective: Objective, mesh: 
 
     It draws when a picture is due, and returns {"knn_auroc"} when an evaluation is, else {}.
     """
-    picture = _make_picture(config)
+    # An objective with one view shows two draws of it.
+    pair = (config.views.a, config.views.get("b", config.views.a))
     evaluate_knn = _make_knn(config, objective, mesh) if config.online_knn.dataset else None
+
+    @jax.jit
+    def both_views(key, images):
+        keys = jax.random.split(key)
+        return tuple(views.augment_view(k, images, view) for k, view in zip(keys, pair))
 
     def watch(
         writer: Writer | NoWriter, step: int, state: TrainState, batch: dict[str, jax.Array]
     ) -> dict[str, float]:
         due = step == 1 or step % config.checkpoint_every_steps == 0
         if due and distributed.is_first():
-            writer.image(step, "views", picture(step, state, batch))
+            # As NumPy, out of the hands of the other processes, which draw nothing.
+            images = np.asarray(batch["image"].addressable_shards[0].data[:_PICTURED])
+            key = jax.random.fold_in(np.asarray(state.key), step)
+            writer.image(step, "views", views_grid(*map(np.asarray, both_views(key, images))))
         last = step == config.num_train_steps
         if evaluate_knn and (last or step % config.online_knn.every_steps == 0):
             score = evaluate_knn(state)
@@ -46,36 +213,15 @@ def make_monitor(config: ml_collections.ConfigDict, objective: Objective, mesh: 
     return watch
 
 
-def _make_picture(config) -> Callable[[int, TrainState, dict[str, jax.Array]], np.ndarray]:
-    # An objective with one view shows two draws of it.
-    pair = (config.views.a, config.views.get("b", config.views.a))
-
-    @jax.jit
-    def both_views(key, images):
-        return tuple(
-            views.augment_view(view_key, images, view)
-            for view_key, view in zip(jax.random.split(key), pair)
-        )
-
-    def picture(step: int, state: TrainState, batch: dict[str, jax.Array]) -> np.ndarray:
-        images = np.asarray(batch["image"].addressable_shards[0].data[:_PICTURED])
-        # As NumPy, out of the hands of the other processes, which draw nothing.
-        key = jax.random.fold_in(np.asarray(state.key), step)
-        view_a, view_b = both_views(key, images)
-        return views_grid(np.asarray(view_a), np.asarray(view_b))
-
-    return picture
-
-
 def _make_knn(config, objective: Objective, mesh: Mesh) -> Callable[[TrainState], float]:
     """Returns the macro AUROC of kNN on the validation split, training images as neighbours."""
     splits = [
         load_split(config.online_knn.dataset, config.data.dir, split, config.online_knn.task)
         for split in ("train", "validation")
     ]
-    size = config.image_size
     pixels = [
-        np.concatenate(list(image_batches(split, config.batch_size, size))) for split in splits
+        np.concatenate(list(image_batches(split, config.batch_size, config.image_size)))
+        for split in splits
     ]
     embed = jax.jit(
         lambda params, aux, images: objective.features(params, aux, images / np.float32(255)),

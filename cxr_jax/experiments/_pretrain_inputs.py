@@ -16,7 +16,7 @@ from cxr_jax import models, plugins, weights
 from cxr_jax.data import seen_images
 from cxr_jax.data.order import NO_FIELDS, Fields
 from cxr_jax.data.source import Source, load_source
-from cxr_jax.experiments import _provenance
+from cxr_jax.experiments import _workdir
 from cxr_jax.io.json import read_json
 from cxr_jax.objectives import Objective, batch_shapes, convirt
 from cxr_jax.training import checkpoint, sharding
@@ -42,7 +42,7 @@ def load_images(config: ConfigDict) -> Source:
 
 def fingerprint(config: ConfigDict, source: Source) -> dict[str, str | None]:
     """Returns the entry of provenance.json for these images."""
-    return {f"{config.data.name} {config.data.split}": _provenance.fingerprint_images(source)}
+    return {f"{config.data.name} {config.data.split}": _workdir.fingerprint_images(source)}
 
 
 def check_images(
@@ -53,15 +53,15 @@ def check_images(
     The position in the data and seen_images.parquet would be wrong for the new images. Raises
     ValueError or FileNotFoundError.
     """
-    if checkpoint.exists(workdir) and not (workdir / "config.json").is_file():
+    if checkpoint.steps(workdir / checkpoint.FOLDER) and not (workdir / "config.json").is_file():
         raise FileNotFoundError(
             f"{workdir} has checkpoints, but its config.json is missing: restore it, or copy it "
             f"from {workdir / checkpoint.FOLDER}/<step>/config/metadata"
         )
-    if checkpoint.exists(workdir) and (workdir / _provenance.FILE).is_file():
-        before = _provenance.read(workdir)["starts"][-1]["dataset"]
+    if checkpoint.steps(workdir / checkpoint.FOLDER) and (workdir / _workdir.PROVENANCE).is_file():
+        before = _workdir.read_provenance(workdir)["starts"][-1]["dataset"]
         if list(before.values()) != list(images.values()):
-            lines = "\n".join(f"  {line}" for line in _provenance.differences(before, images))
+            lines = "\n".join(f"  {line}" for line in _workdir.differences(before, images))
             raise ValueError(
                 f"the images are no longer those that {workdir} was begun with:\n{lines}\n"
                 "Bring that dataset back, or begin anew in another --workdir"
@@ -137,7 +137,7 @@ def read_start(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Start]:
     encoder's architecture config.model leaves open. A run that goes on has it from config.json.
     Raises ValueError for weights of another architecture, and as weights.load and _bert.load_text.
     """
-    resumed, encoder, text = checkpoint.exists(workdir), None, None
+    resumed, encoder, text = checkpoint.steps(workdir / checkpoint.FOLDER), None, None
     saved = workdir / "config.json"
     if config.init and resumed and saved.is_file():
         model = read_json(saved).get("model")
@@ -198,9 +198,9 @@ def fingerprint_start(config: ConfigDict, start: Start) -> dict[str, dict[str, s
     """Returns the entries "encoders" and "texts" of provenance.json."""
     encoders, texts = {}, {}
     if start.encoder:
-        encoders[config.init] = _provenance.fingerprint_weights(start.encoder)
+        encoders[config.init] = _workdir.fingerprint_weights(start.encoder)
     if start.text:
-        texts[config.objective.text.weights] = _provenance.fingerprint_arrays(start.text)
+        texts[config.objective.text.weights] = _workdir.fingerprint_arrays(start.text)
     return {"encoders": encoders, "texts": texts}
 
 

@@ -18,7 +18,7 @@ from cxr_jax import weights
 from cxr_jax.data import tasks
 from cxr_jax.data.source import fingerprint_build
 from cxr_jax.data.splits import LabelledSplit, image_batches, load_split, patient_subset
-from cxr_jax.experiments import _provenance
+from cxr_jax.experiments import _workdir
 from cxr_jax.transfer import _protocol
 from cxr_jax.transfer._protocol import Splits
 from cxr_jax.weights.encoder import Encoder, features, random_encoder
@@ -102,7 +102,7 @@ def check_disjoint(splits: Splits) -> None:
 def fingerprint_splits(config: ml_collections.ConfigDict, splits: Splits) -> dict[str, str | None]:
     """Returns each split's fingerprint, of images, targets and patients, for provenance.json."""
     return {
-        f"{config.dataset} {name}": _provenance.fingerprint_images(
+        f"{config.dataset} {name}": _workdir.fingerprint_images(
             split.source, split.rows, split.targets, split.patient_ids
         )
         for name, split in splits._asdict().items()

@@ -1,25 +1,50 @@
-"""A run's folder: its lock, and its saved config, which decides whether a second start resumes."""
+"""A run's folder: its lock, its saved config, which decides whether a second start resumes, and
+provenance.json: the images, code and machine that made its results.
 
+    config  as in config.json
+    starts  one entry per start: time, seed, code (version, commit, changed: the checkout has edits
+            that are not committed, sources: a hash of all our modules), packages, machine, dataset
+            (split -> fingerprint), encoders (spec -> fingerprint of the weights), texts (the same
+            for text encoders). A resumed run reads no weights and keeps their fingerprints.
+
+A start like the last one is not written again. No host or user is named.
+"""
+
+import datetime
 import fcntl
+import functools
+import hashlib
+import importlib.metadata
 import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
+import numpy as np
 
-from cxr_jax.config import with_new_names
+from cxr_jax.data import seen_images
+from cxr_jax.data.source import Source
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
+from cxr_jax.stats.bootstrap import cluster_index
+from cxr_jax.training import distributed
+from cxr_jax.weights.encoder import Encoder
+
+PROVENANCE = "provenance.json"
+_ROOT = Path(__file__).parents[2]
+# Fields that a resumed run may change: no saved state depends on them.
+_MAY_CHANGE = ("skip_nonfinite",)
+_locks = {}  # open files hold their lock until they are released or the process ends
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the config as it reads back from config.json (tuples become lists)."""
     return json.loads(config.to_json())
-
-
-# Fields that a resumed run may change: no saved state depends on them.
-_MAY_CHANGE = ("skip_nonfinite",)
-_locks = {}  # open files hold their lock until they are released or the process ends
 
 
 def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
@@ -33,31 +58,26 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
         raise NotADirectoryError(f"--workdir={workdir} is a file; name a folder")
     workdir.mkdir(parents=True, exist_ok=True)
     _lock(workdir)
-    path = workdir / "config.json"
-    if not path.exists():
-        _write(path, as_json(config))
-        return
+    path, given = workdir / "config.json", as_json(config)
     try:
-        saved = with_new_names(read_json(path))
+        saved = read_json(path) if path.exists() else given
     except ValueError as error:
         raise ValueError(f"{error}; choose another --workdir") from error
-    given = as_json(config)
-    allowed = {name: given[name] for name in _MAY_CHANGE if name in given}
-    differing = list(_differences(saved | allowed, given))
+    allowed = saved | {name: given[name] for name in _MAY_CHANGE if name in given}
+    differing = [
+        f"  config.{name}: saved {old!r}, given {new!r}"
+        for name, old, new in _changes(allowed, given)
+        if not (name.endswith(("name", "dataset")) and _same_dataset(old, new))
+    ]
     if differing:
-        listed = "\n".join(f"  config.{line}" for line in differing)
         raise ValueError(
-            f"{workdir} belongs to a run with another config:\n{listed}\n"
+            f"{workdir} belongs to a run with another config:\n" + "\n".join(differing) + "\n"
             "Give the same config to resume it, or another --workdir for a new run."
         )
-    changed = [f"config.{line}" for line in _differences(saved, saved | allowed)]
-    if changed:
-        print("\n".join(changed))
-        _write(path, saved | allowed)
-
-
-def _write(path: Path, config: dict[str, Any]) -> None:
-    atomic_write_text(path, json.dumps(config, indent=2) + "\n")
+    for name, old, new in _changes(saved, allowed):
+        print(f"config.{name}: saved {old!r}, given {new!r}")
+    if allowed != saved or not path.exists():
+        atomic_write_text(path, json.dumps(allowed, indent=2) + "\n")
 
 
 def release(workdir: Path) -> None:
@@ -80,17 +100,169 @@ def _lock(workdir: Path) -> None:
     _locks[workdir.resolve()] = file
 
 
-def _differences(saved: Any, given: Any, prefix: str = ""):
-    for name in sorted(saved.keys() | given.keys()):
-        old, new = saved.get(name, "(absent)"), given.get(name, "(absent)")
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{prefix}{name}.")
-        elif old != new and not (name in ("name", "dataset") and _same_dataset(old, new)):
-            yield f"{prefix}{name}: saved {old!r}, given {new!r}"
-
-
 def _same_dataset(saved: Any, given: Any) -> bool:
     """Takes "pool" for "pool/256", which may be the only one; fingerprints check the images."""
     if not (isinstance(saved, str) and isinstance(given, str)):
         return False
     return given.startswith(f"{saved}/") or saved.startswith(f"{given}/")
+
+
+def write_provenance(
+    workdir: Path,
+    config: ml_collections.ConfigDict,
+    dataset: Mapping[str, str | None],
+    encoders: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> None:
+    """Adds this start to the workdir's provenance.json; says so where it differs from the last."""
+    path = workdir / PROVENANCE
+    starts = read_provenance(workdir)["starts"] if path.is_file() else []
+    seed = config.seeds if "seeds" in config else config.seed
+    start = {
+        "seed": list(seed) if isinstance(seed, tuple) else seed,
+        **_surroundings(),
+        "dataset": dict(dataset),
+        "encoders": dict(encoders or {}),
+        "texts": dict(texts or {}),
+    }
+    if starts:
+        for name in ("encoders", "texts"):
+            start[name] = start[name] or starts[-1].get(name, {})
+        differing = differences(starts[-1], start)
+        if not differing:
+            return
+        listed = "\n".join(f"  {line}" for line in differing)
+        print(f"{workdir} was begun under other conditions. What changed since:\n{listed}")
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    held = {"config": as_json(config), "starts": [*starts, {"time": now, **start}]}
+    atomic_write_text(path, json.dumps(held, indent=2) + "\n")
+
+
+def read_provenance(workdir: Path) -> dict[str, Any]:
+    """Reads what `write_provenance` wrote.
+
+    Raises FileNotFoundError where it is missing (old results) and ValueError where it is damaged.
+    """
+    path = workdir / PROVENANCE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: the dataset and the code that made these results are not known"
+        )
+    try:
+        held = read_json(path)
+        read = {"config": held["config"], "starts": list(held["starts"])}
+        for start in read["starts"]:
+            if not isinstance(start, dict) or not isinstance(start.get("dataset"), dict):
+                raise ValueError("a start lacks its dataset")
+        return read
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged; move it away to go on without it") from error
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns the fields in which two starts differ; the time does not count.
+
+    >>> differences({"packages": {"jax": 1}, "seed": 0}, {"packages": {"jax": 2}, "seed": 0})
+    ['packages.jax: was 1, now 2']
+    """
+    changes = _changes(before, now)
+    return [f"{name}: was {old}, now {new}" for name, old, new in changes if name != "time"]
+
+
+def _changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    for name in dict.fromkeys([*before, *now]):
+        old, new = before.get(name, "(absent)"), now.get(name, "(absent)")
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _changes(old, new, f"{prefix}{name}.")
+        elif old != new:
+            yield f"{prefix}{name}", old, new
+
+
+def fingerprint_images(
+    source: Source,
+    rows: np.ndarray | None = None,
+    targets: np.ndarray | None = None,
+    patients: tuple[str, ...] = (),
+) -> str | None:
+    """Returns 16 hex digits, equal for equal images in equal order with equal targets and patients.
+
+    No id goes into it, but it knows which images share a patient. Images are told apart by their
+    hashes and the bytes that all take together. `rows` are those of the source that take part (all
+    by default); targets and patients are of these rows. None for an old dataset without
+    seen_images.parquet.
+    """
+    if not seen_images.find(source.folder):
+        return None
+    images = seen_images.list_images(source)
+    rows = np.arange(len(source)) if rows is None else rows
+    info = json.loads((source.folder / "dataset_info.json").read_text())
+    digest = hashlib.sha256(json.dumps([info["version"], info["splits"]]).encode())
+    digest.update(images.phash[rows].tobytes())
+    digest.update(
+        cluster_index(np.array(patients or images.patient[rows], str), len(rows))[0].tobytes()
+    )
+    if targets is not None:
+        digest.update(targets.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_weights(encoder: Encoder) -> str:
+    """Returns 16 hex digits of an encoder's architecture and parameters."""
+    return fingerprint_arrays(encoder.variables, repr((encoder.model, encoder.image_size)))
+
+
+def fingerprint_arrays(tree: Any, said: str = "") -> str:
+    """Returns 16 hex digits of the arrays in a tree and of the text `said`."""
+    digest = hashlib.sha256(said.encode())
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache  # what was imported is what runs
+def _surroundings() -> dict[str, Any]:
+    packages = distributed.versions()
+    sources = packages.pop("code")
+    device = jax.devices()[0]
+    return {
+        "code": {
+            "version": importlib.metadata.version("cxr_jax"),
+            **_commit(),
+            "sources": sources,
+        },
+        "packages": packages,
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+            "processes": distributed.count(),
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        },
+    }
+
+
+def _commit() -> dict[str, Any]:
+    """Returns the commit of the checkout; nothing for an installed package or without Git."""
+    if not (_ROOT / ".git").exists():
+        return {}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(_ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = bool(git("status", "--porcelain", "--untracked-files=no"))
+        return {"commit": git("rev-parse", "HEAD"), "changed": changed}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+def _processor() -> str:
+    """Returns the CPU's name, on which the last bits of sums depend."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")

@@ -17,7 +17,7 @@ import ml_collections
 from cxr_jax import weights
 from cxr_jax.data import dataset_info, seen_images
 from cxr_jax.data.source import load_source
-from cxr_jax.experiments import _provenance, _transfer_inputs, transfer
+from cxr_jax.experiments import _transfer_inputs, _workdir, transfer
 from cxr_jax.experiments._benchmark_grid import LAST, Cell, grid, plan
 from cxr_jax.experiments._workdir import as_json, open_workdir, release
 from cxr_jax.io.atomic import atomic_write_text
@@ -42,7 +42,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     with saved.unlocked():
         del saved.dry_run  # a dry run does not make it another grid
     open_workdir(workdir, saved)
-    _provenance.write(workdir, saved, fingerprints(config))
+    _workdir.write_provenance(workdir, saved, fingerprints(config))
     configs = {cell: _config_of(config, cell, shape, workdir) for cell in cells}
     states: dict[Cell, dict[str, Any]] = {}
     held = _Held()

@@ -20,7 +20,7 @@ from cxr_jax.data import seen_images
 from cxr_jax.data import source as sources
 from cxr_jax.data.order import Fields
 from cxr_jax.data.source import Source
-from cxr_jax.experiments import _feed, _health, _monitor, _provenance, transfer
+from cxr_jax.experiments import _feed, _monitor, _workdir, transfer
 from cxr_jax.experiments import _pretrain_inputs as inputs
 from cxr_jax.experiments._workdir import as_json, open_workdir
 from cxr_jax.io import COMMAND
@@ -93,7 +93,7 @@ def train(
         if distributed.is_first():
             open_workdir(workdir, config)
             checkpoint.set_damaged_aside(workdir / checkpoint.FOLDER)
-            _provenance.write(workdir, config, images, **starts)
+            _workdir.write_provenance(workdir, config, images, **starts)
             _write_inputs(config, workdir, source, fields, start)
         _check_shared(workdir)
 
@@ -116,7 +116,7 @@ def train(
 
         # Logs, and the guard that ends or skips steps whose numbers are not finite.
         writer = Writer(workdir, first_step) if distributed.is_first() else NoWriter()
-        health = _health.Health(
+        health = _monitor.Health(
             config, source, fields, workdir, writer, skipped, objective.collapse_advice
         )
         if distributed.is_first():
@@ -210,7 +210,7 @@ def _log(
     config: ml_collections.ConfigDict,
     writer: Writer | NoWriter,
     progress: Progress,
-    health: _health.Health,
+    health: _monitor.Health,
     step: int,
     metrics: Mapping[str, Any],
 ) -> None:

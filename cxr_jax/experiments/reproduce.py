@@ -9,30 +9,21 @@ import importlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
-import orbax.checkpoint as ocp
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxr_jax import weights
-from cxr_jax.experiments import _provenance
+from cxr_jax.experiments import _workdir
 from cxr_jax.objectives import convirt
 from cxr_jax.training import checkpoint
 from cxr_jax.weights.importers import _bert
 
 FILE = "reproduction.json"
 _COMPARED = ("metrics.jsonl", "metrics.json", "comparisons.json", "predictions.parquet")
-
-
-class Finding(NamedTuple):
-    """One file and how it differs: "" where it is the same bit for bit."""
-
-    name: str
-    difference: str
 
 
 def check(config: ml_collections.ConfigDict, old: Path) -> None:
@@ -45,11 +36,11 @@ def check(config: ml_collections.ConfigDict, old: Path) -> None:
         raise ValueError(f"{old} has not finished: there is no end to compare with; resume it")
     last = _check_dataset(config, old)
     for spec, fingerprint in last["encoders"].items():
-        if spec != "random" and _provenance.fingerprint_weights(weights.load(spec)) != fingerprint:
+        if spec != "random" and _workdir.fingerprint_weights(weights.load(spec)) != fingerprint:
             raise ValueError(f"the encoder {spec} has other weights than when {old} was made")
     for path, fingerprint in last.get("texts", {}).items():
         text = _bert.load_text(path, convirt.text_encoder(config))
-        if _provenance.fingerprint_arrays(text) != fingerprint:
+        if _workdir.fingerprint_arrays(text) != fingerprint:
             raise ValueError(f"the text encoder {path} has other weights than when {old} was made")
     if config.experiment == "pretrain" and config.transfer.dataset:
         _check_dataset(config.transfer, old / "transfer")
@@ -57,17 +48,17 @@ def check(config: ml_collections.ConfigDict, old: Path) -> None:
 
 def _check_dataset(config, old: Path) -> dict[str, Any]:
     """Checks that the dataset is that of `old`'s last start, and returns that start."""
-    last = _provenance.read(old)["starts"][-1]
+    last = _workdir.read_provenance(old)["starts"][-1]
     experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
     now = experiment.fingerprints(config)
     if not last["dataset"] or None in last["dataset"].values():
         raise ValueError(
-            f"{old / _provenance.FILE} has no fingerprint of its dataset, so that it cannot be "
+            f"{old / _workdir.PROVENANCE} has no fingerprint of its dataset, so that it cannot be "
             "compared with that of now. Old datasets lack seen_images.parquet: build the dataset "
             "again (--overwrite) and run anew"
         )
     if last["dataset"] != now:
-        lines = _provenance.differences(last["dataset"], now)
+        lines = _workdir.differences(last["dataset"], now)
         raise ValueError(
             f"the dataset is not the one that {old} was made of:\n"
             + "\n".join(f"  {line}" for line in lines)
@@ -78,18 +69,19 @@ def _check_dataset(config, old: Path) -> dict[str, Any]:
 
 def report(config: ml_collections.ConfigDict, old: Path, new: Path) -> bool:
     """Compares, prints and keeps the findings; returns whether all is equal bit for bit."""
-    findings = [
-        found for folder in _folders(config, old) for found in _compare(old / folder, new / folder)
-    ]
-    before, now = (_provenance.read(folder)["starts"] for folder in (old, new))
-    conditions = _provenance.differences(before[-1], now[-1])
-    differing = [found for found in findings if found.difference]
+    # File -> how it differs, "" where it is the same bit for bit.
+    findings = dict(
+        found for folder in _folders(config, old) for found in _compare(folder, old, new)
+    )
+    before, now = (_workdir.read_provenance(folder)["starts"] for folder in (old, new))
+    conditions = _workdir.differences(before[-1], now[-1])
+    differing = {name: difference for name, difference in findings.items() if difference}
     if not differing:
         lines = [f"{old}: reproduced bit for bit ({len(findings)} results compared)."]
     else:
         lines = [f"{old}: NOT reproduced; {len(differing)} of {len(findings)} results differ:"]
-        lines += [f"  {found.name}: {found.difference}" for found in differing]
-    if any("image_id" in found.difference for found in differing):
+        lines += [f"  {name}: {difference}" for name, difference in differing.items()]
+    if any("image_id" in difference for difference in differing.values()):
         lines.append(
             "Images have other ids: the data folder's .salt has changed. Copy that file from the "
             "old data folder to get the same ids."
@@ -101,47 +93,50 @@ def report(config: ml_collections.ConfigDict, old: Path, new: Path) -> bool:
     if len(before) > 1:
         lines.append(f"{old} was resumed under other conditions; compared with the last ones.")
     print("\n" + "\n".join(lines))
-    held = {"of": str(old), "equal": not differing, "results": dict(findings)}
+    held = {"of": str(old), "equal": not differing, "results": findings}
     (new / FILE).write_text(json.dumps(held | {"conditions": conditions}, indent=2) + "\n")
     return not differing
 
 
 def _finished(config, folder: Path) -> bool:
-    if config.experiment == "pretrain" and _last_step(folder) != config.num_train_steps:
-        return False
-    last = {"pretrain": "metrics.jsonl", "transfer": "report.md", "benchmark": "report.html"}
-    if not (folder / last[config.experiment]).is_file():
-        return False
-    inner = config.experiment == "pretrain" and config.transfer.dataset
-    return not inner or (folder / "transfer" / "report.md").is_file()
-
-
-def _folders(config, old: Path) -> Iterator[str]:
-    """Yields the folders of a workdir that hold results of the run itself, relative to it."""
-    if config.experiment == "benchmark":
-        yield from sorted(
-            path.parent.relative_to(old).as_posix()
-            for path in old.glob("cells/**/predictions.parquet")
-        )
-        return
-    yield ""
-    transfer = ""
+    ends = {"pretrain": "metrics.jsonl", "transfer": "report.md", "benchmark": "report.html"}
+    last = [folder / ends[config.experiment]]
     if config.experiment == "pretrain":
-        if not config.transfer.dataset:
-            return
-        transfer = "transfer/"
-        yield transfer
-    for path in sorted((old / transfer).glob("baselines/*/predictions.parquet")):
-        yield path.parent.relative_to(old).as_posix()
+        if checkpoint.steps(folder / checkpoint.FOLDER)[-1:] != [config.num_train_steps]:
+            return False
+        last += [folder / "transfer" / "report.md"] if config.transfer.dataset else []
+    return all(path.is_file() for path in last)
 
 
-def _compare(old: Path, new: Path) -> Iterator[Finding]:
-    for path in [old / name for name in _COMPARED] + sorted(old.glob("training/*.jsonl")):
+def _folders(config, old: Path) -> list[Path]:
+    """Returns the folders of a workdir that hold results of the run itself."""
+    if config.experiment == "benchmark":
+        return sorted(path.parent for path in old.glob("cells/**/predictions.parquet"))
+    folders = [old]
+    if config.experiment == "pretrain" and config.transfer.dataset:
+        folders.append(old / "transfer")
+    paths = sorted(folders[-1].glob("baselines/*/predictions.parquet"))
+    return [*folders, *(path.parent for path in paths)]
+
+
+def _compare(folder: Path, old: Path, new: Path) -> Iterator[tuple[str, str]]:
+    """Yields each file with results in a folder of the run `old`, and how it differs from `new`'s.
+
+    "" is no difference.
+    """
+    other = new / folder.relative_to(old)
+    for path in [folder / name for name in _COMPARED] + sorted(folder.glob("training/*.jsonl")):
         if path.is_file():
-            other = new / path.relative_to(old)
-            yield Finding(str(path), _difference(path, other) if other.is_file() else "missing now")
-    if (old / checkpoint.FOLDER).is_dir():
-        yield Finding(str(old / checkpoint.FOLDER), _parameters(old, new))
+            now = other / path.relative_to(folder)
+            yield str(path), _difference(path, now) if now.is_file() else "missing now"
+    saved = folder / checkpoint.FOLDER
+    if saved.is_dir():
+        both = saved, other / checkpoint.FOLDER
+        last, now = (max(checkpoint.steps(one), default=None) for one in both)
+        if last == now:
+            yield str(saved), _largest(*(_state(one / str(last)) for one in both))
+        else:
+            yield str(saved), f"the last is of step {last}, now of {now}"
 
 
 def _difference(old: Path, new: Path) -> str:
@@ -149,16 +144,13 @@ def _difference(old: Path, new: Path) -> str:
         return ""
     if old.suffix == ".parquet":
         tables = pq.read_table(old), pq.read_table(new)
-        return "" if tables[0].equals(tables[1]) else _largest(*map(_columns, tables))
+        if tables[0].equals(tables[1]):
+            return ""
+        return _largest(*({n: one[n].to_numpy() for n in one.column_names} for one in tables))
+    texts = [path.read_text() for path in (old, new)]
     if old.suffix == ".jsonl":
-        read = [[json.loads(line) for line in path.read_text().splitlines()] for path in (old, new)]
-    else:
-        read = [json.loads(path.read_text()) for path in (old, new)]
-    return _largest(*(dict(_leaves(one)) for one in read))
-
-
-def _columns(table: pa.Table) -> dict[str, np.ndarray]:
-    return {name: table[name].to_numpy() for name in table.column_names}
+        texts = [f"[{','.join(text.splitlines())}]" for text in texts]
+    return _largest(*(dict(_leaves(json.loads(text))) for text in texts))
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
@@ -193,24 +185,8 @@ def _largest(old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]) -> st
     return "; ".join(parts)
 
 
-def _parameters(old: Path, new: Path) -> str:
-    steps = _last_step(old), _last_step(new)
-    if steps[0] != steps[1]:
-        return f"the last is of step {steps[0]}, now of {steps[1]}"
-    return _largest(*(_state(folder, step) for folder, step in zip((old, new), steps)))
-
-
-def _state(workdir: Path, step: int | None) -> dict[str, np.ndarray]:
-    """Reads every array of the checkpoint of that step, by the path to it."""
-    item = (workdir / checkpoint.FOLDER / str(step) / "state").resolve()
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        saved = checkpointer.metadata(item).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-        state = checkpointer.restore(item, restore_args=as_numpy)
+def _state(saved: Path) -> dict[str, np.ndarray]:
+    """Reads every array of a checkpoint, by the path to it."""
+    state = checkpoint.read_item(saved / "state")
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def _last_step(workdir: Path) -> int | None:
-    folder = workdir / checkpoint.FOLDER
-    return max((int(one.name) for one in folder.glob("*") if one.name.isdecimal()), default=None)

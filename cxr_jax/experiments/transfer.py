@@ -17,7 +17,7 @@ import ml_collections
 from cxr_jax import weights
 from cxr_jax.config import check_positive
 from cxr_jax.data import seen_images
-from cxr_jax.experiments import _pictures, _provenance, _transfer_inputs, _transfer_report
+from cxr_jax.experiments import _pictures, _transfer_inputs, _transfer_report, _workdir
 from cxr_jax.experiments._transfer_report import Outcome
 from cxr_jax.experiments._workdir import open_workdir
 from cxr_jax.io.atomic import atomic_write_text
@@ -80,9 +80,9 @@ def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], split
     _pictures.check(config, splits.test)
     open_workdir(workdir, config)
     specs = _transfer_inputs.specs(config)
-    of_encoders = dict(zip(specs, map(_provenance.fingerprint_weights, encoders)))
+    of_encoders = dict(zip(specs, map(_workdir.fingerprint_weights, encoders)))
     of_splits = _transfer_inputs.fingerprint_splits(config, splits)
-    _provenance.write(workdir, config, of_splits, of_encoders)
+    _workdir.write_provenance(workdir, config, of_splits, of_encoders)
     print(
         f"{chosen.title} on {config.dataset}: {splits.train.labelled.sum():,} training, "
         f"{splits.validation.labelled.sum():,} validation and {splits.test.labelled.sum():,} test "

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from cxr_jax.io.atomic import atomic_write
@@ -27,9 +28,9 @@ HASHES = "sha256.json"
 ITEMS = ("state", "encoder", "data", "config")  # subfolders of a checkpoint
 
 
-def exists(workdir: Path) -> bool:
-    """Says whether a run has saved a checkpoint there."""
-    return any(entry.name.isdecimal() for entry in (workdir / FOLDER).glob("*"))
+def steps(folder: Path) -> list[int]:
+    """Returns the steps of the checkpoints in the folder of that name, whole or not, ascending."""
+    return sorted(int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal())
 
 
 def open_manager(workdir: Path, max_to_keep: int) -> ocp.CheckpointManager:
@@ -116,6 +117,16 @@ def restore(
     return TrainState(**restored.state), restored.data
 
 
+def read_item(item: Path) -> Any:
+    """Reads the state or the encoder of a checkpoint as NumPy, on any number of devices."""
+    # The handler: a Checkpointer asks for a whole checkpoint's metadata, which no item has.
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        saved = handler.metadata(item.resolve()).tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        order = ocp.args.PyTreeRestore(restore_args=as_numpy)
+        return handler.restore(item.resolve(), args=order)
+
+
 def finish(manager: ocp.CheckpointManager) -> None:
     """Waits for the save under way and closes.
 
@@ -135,13 +146,13 @@ def _naming(manager: ocp.CheckpointManager) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        steps = ", ".join(map(str, sorted(manager.all_steps()))) or "none"
+        whole = ", ".join(map(str, sorted(manager.all_steps()))) or "none"
         for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
                 raise OSError(
                     code,
                     f"{os.strerror(code)}: a checkpoint could not be saved; earlier ones stay "
-                    f"(steps: {steps})",
+                    f"(steps: {whole})",
                     str(manager.directory),
                 ) from error
         raise
@@ -219,8 +230,7 @@ def newest_whole(folder: Path, item: str) -> Path | None:
 def _search(folder: Path, items: tuple[str, ...]) -> tuple[int | None, dict[int, str]]:
     """Returns the newest step whose items are whole, and what is wrong with those after it."""
     damage = {}
-    steps = (int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal())
-    for step in sorted(steps, reverse=True):
+    for step in reversed(steps(folder)):
         found = find_damage(folder / str(step), items)
         if not found:
             return step, damage

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from cxr_jax import objectives
 from cxr_jax.data import reports, tokenizer
 from cxr_jax.data.source import load_source
-from cxr_jax.experiments import _feed, _provenance, pretrain, reproduce
+from cxr_jax.experiments import _feed, _workdir, pretrain, reproduce
 from cxr_jax.experiments._pretrain_inputs import open_fields
 from cxr_jax.training import sharding, step
 from tests.fakes import bert_file
@@ -37,7 +37,9 @@ def test_two_halves_equal_one_run_though_tokenizer_and_weights_are_gone(tiny_con
         (tmp_path / name).unlink()
     halves = pretrain.train(config, tmp_path / "halves")
     jax.tree.map(np.testing.assert_array_equal, whole._asdict(), halves._asdict())
-    (start,) = _provenance.read(tmp_path / "halves")["starts"]  # the second was like the first
+    (start,) = _workdir.read_provenance(tmp_path / "halves")[
+        "starts"
+    ]  # the second was like the first
     assert start["texts"].keys() == {str(tmp_path / "bert.safetensors")}
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "halves")]
     assert lines[0] == lines[1] and len(lines[0].splitlines()) == 4

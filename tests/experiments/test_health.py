@@ -15,7 +15,7 @@ from cxr_jax import objectives
 from cxr_jax.data import order
 from cxr_jax.data.order import NO_FIELDS, Fields, find_partners
 from cxr_jax.data.source import load_source
-from cxr_jax.experiments import _health
+from cxr_jax.experiments import _monitor
 from cxr_jax.training import step as train_step
 from cxr_jax.training.log import NoWriter, Writer
 
@@ -33,7 +33,7 @@ _HEALTHY = {"embedding_std": 1.0, "effective_rank": 9.0}
     ],
 )
 def test_collapse_is_named_by_what_shows_it(changed, words):
-    warnings = _health.collapse(_HEALTHY | changed)
+    warnings = _monitor.collapse(_HEALTHY | changed)
     assert len(warnings) == len(words)
     for warning, expected in zip(warnings, words):
         assert expected in warning
@@ -52,7 +52,7 @@ def test_collapse_is_named_by_what_shows_it(changed, words):
 )
 def test_the_likely_cause_follows_from_the_numbers(step, values, before, num_blank, words):
     names = ("loss", "gradient_norm", "parameter_norm")
-    cause = _health.likely_cause(
+    cause = _monitor.likely_cause(
         step, dict(zip(names, values)), dict(zip(names, before)), num_blank
     )
     assert words in cause
@@ -70,9 +70,9 @@ def watch(tiny_config, tmp_path, request):
     writer = Writer(tmp_path)
     request.addfinalizer(writer.close)
 
-    def make(allowed: int = 0, skipped: int = 0, advice: str = "stir") -> _health.Health:
+    def make(allowed: int = 0, skipped: int = 0, advice: str = "stir") -> _monitor.Health:
         config.skip_nonfinite = allowed
-        return _health.Health(config, source, NO_FIELDS, tmp_path, writer, skipped, advice)
+        return _monitor.Health(config, source, NO_FIELDS, tmp_path, writer, skipped, advice)
 
     return make
 
@@ -118,7 +118,7 @@ def test_the_images_of_a_step_with_pairs_are_both_of_each_pair(tiny_config, stud
     source = load_source(config.data.name, config.data.dir, "train", fields=("image",))
     partners = find_partners(source, "study")
     fields = Fields(partners.draw, ("image", "pair"))
-    watchdog = _health.Health(config, source, fields, tmp_path, NoWriter(), 0, "")
+    watchdog = _monitor.Health(config, source, fields, tmp_path, NoWriter(), 0, "")
     config.skip_nonfinite = 8
     for step in range(1, 9):
         watchdog.check(step, _NAN)

@@ -11,7 +11,7 @@ from cxr_jax import objectives, weights
 from cxr_jax.data import seen_images
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import _pretrain_inputs as inputs
-from cxr_jax.experiments import _provenance, _transfer_report, pretrain
+from cxr_jax.experiments import _transfer_report, _workdir, pretrain
 from cxr_jax.experiments._workdir import as_json
 from cxr_jax.models import resnet
 from cxr_jax.training.step import TrainState
@@ -101,9 +101,9 @@ def test_it_is_loaded_once_and_the_ledger_holds_what_the_start_had_seen(
     with pytest.raises(FileNotFoundError, match="no workdir or weights file"):
         pretrain.train(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
-    (start_of_run,) = _provenance.read(second)["starts"]  # kept when the weights were gone
+    (start_of_run,) = _workdir.read_provenance(second)["starts"]  # kept when the weights were gone
     assert start_of_run["encoders"] == {
-        config.init: _provenance.fingerprint_weights(weights.load(str(tmp_path / "gone")))
+        config.init: _workdir.fingerprint_weights(weights.load(str(tmp_path / "gone")))
     }
 
     assert (second / seen_images.FILE).read_bytes() == kept

@@ -72,7 +72,7 @@ def _damaged(rng: random.Random, content: bytes, others: Sequence[bytes]) -> tup
 def _read(workdir: Path, kind: str, anew: bool) -> None:
     from cxr_jax import config, weights
     from cxr_jax.data import seen_images
-    from cxr_jax.experiments import _provenance
+    from cxr_jax.experiments import _workdir
     from cxr_jax.report import panels, tables
     from cxr_jax.report.benchmark.grid import read_grid, read_group
     from cxr_jax.weights.export import model_card
@@ -86,7 +86,7 @@ def _read(workdir: Path, kind: str, anew: bool) -> None:
                 raise Broken(f"an encoder {encoder.name!r}, {encoder.model}")
             model_card(encoder, Exported({}, {}, "", False), str(workdir), None, "")
             seen_images.read_unknown_start(workdir)
-            _provenance.read(workdir)
+            _workdir.read_provenance(workdir)
             tables.provenance_rows(workdir)
             config.load_saved(workdir, beside, [])
             if not anew and seen_images.read(workdir).phash.tolist() != [1, 2, 3]:

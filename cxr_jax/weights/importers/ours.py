@@ -3,7 +3,6 @@
 A workdir's encoder is that of its newest checkpoint that is whole.
 """
 
-import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -92,13 +91,7 @@ def _read(item: Path) -> dict:
     import orbax.checkpoint as ocp
 
     try:
-        # The handler: a Checkpointer asks for a whole checkpoint's metadata, which no item has.
-        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-            saved = handler.metadata(item.resolve()).tree
-            # As NumPy, so that an encoder saved on eight devices loads on one.
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-            order = ocp.args.PyTreeRestore(restore_args=as_numpy)
-            return handler.restore(item.resolve(), args=order)
+        return checkpoints.read_item(item)
     except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged file
         raise ValueError(
             f"{item} is damaged; remove checkpoint {item.parent} to use the one before it"
