@@ -138,7 +138,8 @@ def _run(config: ConfigDict, workdir: Path, reproduced: Path | None) -> int:
                 f"\nFree space for {workdir}, and give the same command: what it saved stays."
             )
         who = f"{distributed.name()}: " if shared else ""
-        print(f"{who}error: {message}\n({_keep_traceback()})", file=sys.stderr, flush=True)
+        kept = "" if expected and _is_ours(error) else f"\n({_keep_traceback()})"
+        print(f"{who}error: {message}{kept}", file=sys.stderr, flush=True)
         distributed.fail(message)
         return 1
 
@@ -152,6 +153,14 @@ def _draw_missing(config: ConfigDict) -> None:
     lists = [value for name, value in fields if name.endswith(naming)]
     names = [name.partition(":")[0].strip() for value in lists for name in value.split(",")]
     build.draw_missing(names, config.data.dir)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Says whether one of our modules raised this, so that its message says all there is to say."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    ours = [Path(__file__).parents[1] / name for name in ("cxr_jax", "data_builders", "configs")]
+    of_us = any(folder in Path(last.filename).parents for folder in ours)
+    return of_us and (last.line or "").startswith("raise ")
 
 
 def _keep_traceback() -> str:

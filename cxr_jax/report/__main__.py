@@ -8,6 +8,7 @@ python -m cxr_jax.report A.parquet B.parquet …   A against the others, whateve
 """
 
 import argparse
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -157,8 +158,16 @@ def _images(path: Path, predictions: Predictions) -> ImageTable:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Returns file names where they differ, else the names of the folders, else the paths."""
-    for names in ([path.stem for path in paths], [path.absolute().parent.name for path in paths]):
+    """Returns file names where they differ, else the names of the folders, else the paths.
+
+    A transfer numbers its baselines' folders: "random" is in baselines/1-random.
+    """
+    folders = [path.absolute().parent for path in paths]
+    plain = [
+        re.sub(r"^\d+-", "", folder.name) if folder.parent.name == "baselines" else folder.name
+        for folder in folders
+    ]
+    for names in ([path.stem for path in paths], plain, [folder.name for folder in folders]):
         if max(Counter(names).values()) == 1:
             return names
     return [path.as_posix() for path in paths]

@@ -130,8 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if args.check:
             where = args.manual_dir, args.resolution, own
-            print(build.check(args.name, *where, args.num_workers, args.follow_links))
-            print(f"\n({time.monotonic() - start:.0f} s)")
+            found = build.check(args.name, *where, args.num_workers, args.follow_links)
+            print(f"Checked in {time.monotonic() - start:.0f} s.\n\n{found}")
             return 0
         said: list[str] = []
         build.build(
@@ -154,8 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted; nothing was built.", file=sys.stderr)
         return 130
-    print(*said)
-    print(f"\n({time.monotonic() - start:.0f} s)")
+    print(f"Built in {time.monotonic() - start:.0f} s.\n\n{''.join(said)}")
     return 0
 
 
