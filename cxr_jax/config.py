@@ -180,6 +180,18 @@ def check_fields(
         raise ValueError(f"{where} lacks {_list(missing)}; it needs {_list(required)}")
 
 
+def check_values(section: Section, where: str, *checks: tuple[str, bool, str]) -> None:
+    """Raises ValueError for the first of `checks` (field, is it good, what it must be) that fails.
+
+    >>> check_values({"flip": 2}, "view", ("flip", False, "between 0 and 1"))
+    Traceback (most recent call last):
+    ValueError: view.flip is 2; it must be between 0 and 1
+    """
+    for name, good, wanted in checks:
+        if not good:
+            raise ValueError(f"{where}.{name} is {section[name]!r}; it must be {wanted}")
+
+
 def check_positive(config: Section, names: Iterable[str]) -> None:
     """Raises ValueError for the first of the dotted fields `names` that is not above zero."""
     for name in names:

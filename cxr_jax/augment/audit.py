@@ -24,7 +24,6 @@ import csv
 import json
 import shlex
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from cxr_jax import config as config_file
 from cxr_jax.augment import _pictures, survival
@@ -118,24 +118,31 @@ def _audit(
     key = jax.random.PRNGKey(args.seed)
     groups = survival.groups(boxed.labels, boxed.boxes)
     largest = min(view["crop_scale"][1] for view in views.values())
-    swept = {minimum: _with_minimum(views, minimum) for minimum in MINIMA if minimum <= largest}
+    swept = {
+        minimum: {
+            name: view | {"crop_scale": (minimum, view["crop_scale"][1])}
+            for name, view in views.items()
+        }
+        for minimum in MINIMA
+        if minimum <= largest
+    }
     count = len(np.unique(boxed.images))
     print(f"{args.dataset} {args.split!r}: {len(boxed.labels):,} boxes on {count:,} images", end="")
     print(f" ({boxed.flat:,} boxes without area left out)" if boxed.flat else "", flush=True)
     others = sum(changed != views for changed in swept.values())
-    progress = _Progress(len(boxed.labels) * args.num_draws * (1 + others))
+    total = len(boxed.labels) * args.num_draws * (1 + others)
+    with tqdm(total=total, unit=" pairs of views", unit_scale=True, mininterval=5) as bar:
 
-    def measured(pair: Views) -> Rows:
-        kept = survival.measure(
-            key, boxed.boxes, [*pair.values()], image_size, args.num_draws, progress.add
-        )
-        return survival.summarise(kept, groups, args.min_kept)
+        def measured(pair: Views) -> Rows:
+            kept = survival.measure(
+                key, boxed.boxes, [*pair.values()], image_size, args.num_draws, bar.update
+            )
+            return survival.summarise(kept, groups, args.min_kept)
 
-    rows, by_minimum = measured(views), {}
-    for minimum, changed in swept.items():
-        found = rows if changed == views else measured(changed)
-        by_minimum[minimum] = {row["finding"]: row["held_both"] for row in found}
-    progress.write("pairs of views")
+        rows, by_minimum = measured(views), {}
+        for minimum, changed in swept.items():
+            found = rows if changed == views else measured(changed)
+            by_minimum[minimum] = {row["finding"]: row["held_both"] for row in found}
     args.output.mkdir(parents=True, exist_ok=True)
     _write(args, views, image_size, rows, by_minimum)
     chosen = _pictured(rows, boxed, groups)
@@ -159,33 +166,6 @@ def _audit(
     print(f"\nThe numbers: {args.output / 'audit.json'}, {args.output / 'audit.csv'}")
     print(f"Findings in their views, and larger smallest crops: {args.output / 'audit.png'}")
     print(_next(args, overrides, views, rows, by_minimum))
-
-
-def _with_minimum(views: Views, minimum: float) -> Views:
-    return {
-        name: view | {"crop_scale": (minimum, view["crop_scale"][1])}
-        for name, view in views.items()
-    }
-
-
-class _Progress:
-    """Writes pairs of views drawn, pairs/s and time left to stderr every five seconds."""
-
-    def __init__(self, total: int):
-        self._total, self._done = total, 0
-        self._start = self._last = time.monotonic()
-
-    def add(self, pairs: int) -> None:
-        self._done += pairs
-        if (now := time.monotonic()) >= self._last + 5:
-            left = (now - self._start) * (self._total / self._done - 1)
-            self.write(f"of {self._total:,} pairs of views, {left:.0f} s left")
-            self._last = now
-
-    def write(self, words: str) -> None:
-        seconds = time.monotonic() - self._start
-        rate = self._done / max(seconds, 1e-9)
-        print(f"{self._done:,} {words} ({seconds:.0f} s, {rate:,.0f}/s)", file=sys.stderr)
 
 
 def _write(

@@ -35,6 +35,7 @@ part of the geometry, so it comes before brightness and contrast, with which it 
 where they clip; and BYOL's brightness, there an addition, is a multiplication here as in SimCLR.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -43,7 +44,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from cxr_jax.augment import geometry, ops
-from cxr_jax.config import Section, check_fields
+from cxr_jax.config import Section, check_fields, check_values
 
 _PROBABILITIES = ("flip", "jitter_prob", "blur_prob", "solarise_prob")
 _STRENGTHS = ("rotate", "brightness", "contrast", "gamma", "noise")
@@ -56,23 +57,20 @@ Images = UInt8[Array | np.ndarray, "b h w 1"]
 def check_view(view: Section, where: str = "view") -> None:
     """Raises ValueError for a missing, unknown or impossible field; `where` names the section."""
     check_fields(view, where, required=FIELDS)
-    if view["size"] < 1:
-        raise ValueError(f"{where}.size is {view['size']}; it must be a positive number of pixels")
-    for name in _PROBABILITIES:
-        if not 0 <= view[name] <= 1:
-            raise ValueError(f"{where}.{name} is {view[name]}; a probability is between 0 and 1")
-    for name in _STRENGTHS:
-        if view[name] < 0:
-            raise ValueError(f"{where}.{name} is {view[name]}; it must not be negative")
-    for name in _RANGES:
-        if len(view[name]) != 2 or not 0 <= view[name][0] <= view[name][1]:
-            raise ValueError(
-                f"{where}.{name} is {view[name]}; it needs (min, max), 0 <= min <= max"
-            )
-    if not 0 < view["crop_scale"][0] <= view["crop_scale"][1] <= 1:
-        raise ValueError(f"{where}.crop_scale is {view['crop_scale']}; areas are in (0, 1]")
-    if view["crop_ratio"][0] <= 0:
-        raise ValueError(f"{where}.crop_ratio is {view['crop_ratio']}; ratios are above 0")
+    scale = view["crop_scale"]
+    check_values(
+        *(view, where),
+        ("size", view["size"] > 0, "a positive number of pixels"),
+        *((name, 0 <= view[name] <= 1, "between 0 and 1") for name in _PROBABILITIES),
+        *((name, view[name] >= 0, "0 or more") for name in _STRENGTHS),
+        *((name, _is_range(view[name]), "(min, max), 0 <= min <= max") for name in _RANGES),
+        ("crop_scale", min(scale, default=0) > 0 and max(scale) <= 1, "in (0, 1]"),
+        ("crop_ratio", min(view["crop_ratio"], default=0) > 0, "above 0"),
+    )
+
+
+def _is_range(ends: Sequence[float]) -> bool:
+    return len(ends) == 2 and 0 <= ends[0] <= ends[1]
 
 
 def augment_view(key: PRNGKeyArray, images: Images, view: Section) -> Float[Array, "b s s 1"]:

@@ -151,7 +151,7 @@ def likely_cause(
 
 
 def collapse(values: Mapping[str, float]) -> list[str]:
-    """Returns a warning for each sign of collapse in a step's metrics (objectives/_collapse.py).
+    """Returns a warning for each sign of collapse in a step's metrics (objectives/_networks.py).
 
     >>> collapse({"embedding_std": 0.9, "effective_rank": 1.2})
     ['the embeddings differ in one direction alone (effective rank 1.20)']

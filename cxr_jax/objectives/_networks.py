@@ -1,4 +1,7 @@
-"""Encoder and heads run one after the other, with their variables kept apart by name."""
+"""Encoder and heads run one after the other, with their variables kept apart by name.
+
+Below: signs of collapse, measured on a batch of embeddings.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -7,13 +10,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.scipy.special import entr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from cxr_jax import models
 from cxr_jax.augment.views import augment_view, check_view
 from cxr_jax.config import Section
 from cxr_jax.models._layers import MLP
-from cxr_jax.objectives import Objective, _collapse, no_change, online_encoder
+from cxr_jax.objectives import Objective, l2_normalise, no_change, online_encoder
+
+COLLAPSE_METRICS = ("embedding_std", "effective_rank")  # what `collapse_metrics` gives
 
 Chain = dict[str, nn.Module]  # "encoder" first; each module reads what the one before it gave
 
@@ -41,6 +47,12 @@ def init(key: PRNGKeyArray, chain: Chain, size: int) -> tuple[dict[str, Any], di
         params[name] = variables.get("params", {})
         batch_stats[name] = variables.get("batch_stats", {})
     return params, batch_stats
+
+
+def first_state(chain: Chain, size: int, key: PRNGKeyArray, batch: Any) -> tuple[Any, Any]:
+    """Does what `Objective.init` does where aux is batch statistics alone."""
+    params, batch_stats = init(key, chain, size)
+    return params, {"batch_stats": batch_stats}
 
 
 def apply(
@@ -126,10 +138,6 @@ def siamese(
     norm never mixes the views; the running statistics take view a, then view b.
     """
 
-    def start(key, batch):
-        params, batch_stats = init(key, chain, views[0]["size"])
-        return params, {"batch_stats": batch_stats}
-
     def embed(params, aux, batch, key):
         batch_stats, outputs = aux["batch_stats"], {}
         for name, view_key, view in zip("ab", jax.random.split(key), views):
@@ -138,5 +146,59 @@ def siamese(
             outputs[name] = {module: given[module] for module in kept}
         return outputs, aux | {"batch_stats": batch_stats}
 
-    metrics = (*_collapse.METRICS, *metrics)
+    metrics = (*COLLAPSE_METRICS, *metrics)
+    start = partial(first_state, chain, views[0]["size"])
     return Objective(start, embed, loss_from_outputs, no_change, partial(features, chain), metrics)
+
+
+def embedding_std(embeddings: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Returns the spread of the directions: 1 when isotropic, 0 when all are equal.
+
+    The standard deviation over the batch of each dimension of the l2-normalised embeddings, mean
+    over dimensions, times sqrt(d) (Chen and He, SimSiam, arXiv:2011.10566, section 4.1).
+    """
+    return l2_normalise(embeddings).std(axis=0).mean() * jnp.sqrt(embeddings.shape[1])
+
+
+def effective_rank(embeddings: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Returns how many directions the embeddings use, from 1 to min(n - 1, d).
+
+    The participation ratio tr(C)^2 / tr(C^2) of the embedding covariance C. It sees the collapse
+    to a few dimensions that `embedding_std` misses.
+
+    >>> effective_rank(jnp.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])).item()
+    2.0
+    >>> effective_rank(jnp.ones((4, 2))).item()  # all embeddings are equal
+    1.0
+    """
+    embeddings = embeddings.astype(jnp.float32)
+    centred = embeddings - embeddings.mean(axis=0)
+    n, d = centred.shape
+    # X^T X and X X^T have the same trace and Frobenius norm: take the smaller.
+    gram = centred.T @ centred if d <= n else centred @ centred.T
+    total, square = jnp.trace(gram), jnp.sum(gram**2)
+    rounding = 1e-12 * jnp.sum(embeddings**2)
+    spread = total > rounding
+    return jnp.where(spread, total**2 / jnp.where(spread, square, 1), 1.0)
+
+
+def collapse_metrics(projections: Float[Array, "n d"]) -> dict[str, Float[Array, ""]]:
+    """Returns both, of the projections' directions, which is all that a cosine loss sees."""
+    return {
+        "embedding_std": embedding_std(projections),
+        "effective_rank": effective_rank(l2_normalise(projections)),
+    }
+
+
+def assignment_metrics(probabilities: Float[Array, "*n k"]) -> dict[str, Float[Array, ""]]:
+    """Returns the two collapses of a clustering head (DINO, arXiv:2104.14294, section 5.3).
+
+    "target_entropy", of one assignment, mean over them, in nats: log k where the head collapsed to
+    the uniform assignment. "prototypes_used": exp of the entropy of the mean assignment, from 1,
+    where all images have the same prototype, to k.
+    """
+    mean = probabilities.reshape(-1, probabilities.shape[-1]).mean(axis=0)
+    return {
+        "target_entropy": entr(probabilities).sum(axis=-1).mean(),
+        "prototypes_used": jnp.exp(entr(mean).sum()),
+    }

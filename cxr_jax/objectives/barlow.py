@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cxr_jax.config import Section, check_fields
-from cxr_jax.objectives import Objective, _collapse, _networks
+from cxr_jax.config import Section, check_fields, check_values
+from cxr_jax.objectives import Objective, _networks
 
 
 def barlow_loss(
@@ -44,13 +44,13 @@ def make(config: Section) -> Objective:
     """Raises ValueError for fields of config.objective or config.views that do not fit."""
     fields = config["objective"]
     check_fields(fields, "config.objective", ("name", "hidden", "out", "redundancy"))
-    if fields["redundancy"] < 0:
-        raise ValueError(f"config.objective.redundancy is {fields['redundancy']}; it must be >= 0")
+    good = fields["redundancy"] >= 0
+    check_values(fields, "config.objective", ("redundancy", good, "0 or more"))
     chain = _networks.encoder_and_heads(config, projector={})
 
     def loss_from_outputs(outputs, aux):
         z_a, z_b = outputs["a"]["projector"], outputs["b"]["projector"]
-        metrics = _collapse.collapse_metrics(jnp.concatenate([z_a, z_b]))
+        metrics = _networks.collapse_metrics(jnp.concatenate([z_a, z_b]))
         return barlow_loss(z_a, z_b, fields["redundancy"]), (aux, metrics)
 
     views = _networks.two_views(config)

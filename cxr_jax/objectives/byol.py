@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cxr_jax.augment.views import augment_view
-from cxr_jax.config import Section, check_fields
-from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise
+from cxr_jax.config import Section, check_fields, check_values
+from cxr_jax.objectives import Objective, _networks, l2_normalise
 
 
 def byol_loss(prediction: Float[Array, "n d"], target: Float[Array, "n d"]) -> Float[Array, ""]:
@@ -40,8 +40,8 @@ def make(config: Section) -> Objective:
     """Raises ValueError for fields of config.objective or config.views that do not fit."""
     fields = config["objective"]
     check_fields(fields, "config.objective", required=("name", "hidden", "out", "tau_base"))
-    if not 0 <= fields["tau_base"] <= 1:
-        raise ValueError(f"config.objective.tau_base is {fields['tau_base']}; it is in [0, 1]")
+    good = 0 <= fields["tau_base"] <= 1
+    check_values(fields, "config.objective", ("tau_base", good, "in [0, 1]"))
     views = _networks.two_views(config)
     online_chain = _networks.encoder_and_heads(config, projector={}, predictor={})
     target_chain = {name: online_chain[name] for name in ("encoder", "projector")}
@@ -80,7 +80,7 @@ def make(config: Section) -> Objective:
         value = byol_loss(first["prediction"], second["target"])
         value += byol_loss(second["prediction"], first["target"])
         projections = jnp.concatenate([first["projection"], second["projection"]])
-        return value, (aux, _collapse.collapse_metrics(projections))
+        return value, (aux, _networks.collapse_metrics(projections))
 
     def after_update(params: Any, aux: Any, step: Any) -> Any:
         rate = 1 - tau(step, config["num_train_steps"], fields["tau_base"])
@@ -89,6 +89,6 @@ def make(config: Section) -> Objective:
 
     features = partial(_networks.features, online_chain)
     return Objective(
-        *(init, embed, loss_from_outputs, after_update, features, _collapse.METRICS),
+        *(init, embed, loss_from_outputs, after_update, features, _networks.COLLAPSE_METRICS),
         collapse_advice="lower config.optimizer.learning_rate, or raise config.objective.tau_base",
     )

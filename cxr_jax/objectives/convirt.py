@@ -31,20 +31,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cxr_jax.augment.views import augment_view, check_view
-from cxr_jax.config import Section, check_fields
+from cxr_jax.config import Section, check_fields, check_values
 from cxr_jax.data import reports, tokenizer
 from cxr_jax.data.order import Fields
 from cxr_jax.data.source import Source
 from cxr_jax.models.bert import Bert, make_text_encoder
-from cxr_jax.objectives import (
-    IMAGE,
-    Field,
-    Objective,
-    _collapse,
-    _networks,
-    l2_normalise,
-    no_change,
-)
+from cxr_jax.objectives import IMAGE, Field, Objective, _networks, l2_normalise, no_change
 
 _FIELDS = ("name", "temperature", "image_weight", "hidden", "out", "head_bn", "text")
 _START = ("weights", "frozen_layers")
@@ -133,14 +125,14 @@ def make(config: Section) -> Objective:
 
     def loss_from_outputs(outputs, aux):
         images, texts = outputs["image"], outputs["text"]
-        metrics = _collapse.collapse_metrics(images) | {
-            "text_std": _collapse.embedding_std(texts),
+        metrics = _networks.collapse_metrics(images) | {
+            "text_std": _networks.embedding_std(texts),
             "retrieval_accuracy": retrieval_accuracy(images, texts, outputs["text_id"]),
         }
         value = image_text_loss(images, texts, fields["temperature"], fields["image_weight"])
         return value, (aux, metrics)
 
-    metrics = (*_collapse.METRICS, "text_std", "retrieval_accuracy")
+    metrics = (*_networks.COLLAPSE_METRICS, "text_std", "retrieval_accuracy")
     length = config["data"]["reports"]["max_tokens"]
     batch = {
         "image": IMAGE,
@@ -204,12 +196,11 @@ def _text_ids(tokens: Int[Array, "n l"]) -> Float[Array, "n"]:
 
 def _check(config: Section, text: Bert) -> None:
     fields, views, given = config["objective"], config["views"], config["data"].get("reports")
-    if fields["temperature"] <= 0:
-        raise ValueError(f"config.objective.temperature is {fields['temperature']}; it must be > 0")
-    if not 0 <= fields["image_weight"] <= 1:
-        raise ValueError(
-            f"config.objective.image_weight is {fields['image_weight']}; it is between 0 and 1"
-        )
+    check_values(
+        *(fields, "config.objective"),
+        ("temperature", fields["temperature"] > 0, "above 0"),
+        ("image_weight", 0 <= fields["image_weight"] <= 1, "between 0 and 1"),
+    )
     if set(views) != {"a"}:
         raise ValueError(f"config.views holds {', '.join(views)}; convirt has one view, 'a'")
     check_view(views["a"], "config.views.a")

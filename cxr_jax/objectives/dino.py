@@ -27,13 +27,13 @@ from jaxtyping import Array, Float, Int
 
 from cxr_jax.augment.views import augment_view, check_view
 from cxr_jax.config import Section, check_fields, check_positive
-from cxr_jax.objectives import Objective, _collapse, _networks, byol, l2_normalise
+from cxr_jax.objectives import Objective, _networks, byol, l2_normalise
 
 _FIELDS = (
     *("name", "hidden", "bottleneck", "prototypes", "head_bn", "num_local", "student_temperature"),
     *("teacher_temperature", "teacher_warmup", "centre_momentum", "tau_base"),
 )
-_METRICS = (*_collapse.METRICS, *_collapse.ASSIGNMENT_METRICS, "teacher_temperature")
+_METRICS = (*_networks.COLLAPSE_METRICS, "target_entropy", "prototypes_used", "teacher_temperature")
 
 
 class Bottleneck(nn.Module):
@@ -166,8 +166,8 @@ def make(config: Section) -> Objective:
         value = dino_loss(
             outputs["student"], teacher, centre, fields["student_temperature"], sharpness
         )
-        metrics = _collapse.collapse_metrics(jax.lax.stop_gradient(outputs["embedding"]))
-        metrics |= _collapse.assignment_metrics(assignments(teacher, centre, sharpness))
+        metrics = _networks.collapse_metrics(jax.lax.stop_gradient(outputs["embedding"]))
+        metrics |= _networks.assignment_metrics(assignments(teacher, centre, sharpness))
         metrics["teacher_temperature"] = jnp.asarray(sharpness, jnp.float32)
         kept = fields["centre_momentum"]
         centre = kept * centre + (1 - kept) * teacher.mean(axis=(0, 1))

@@ -25,7 +25,7 @@ from cxr_jax.augment.views import augment_view, check_view
 from cxr_jax.config import Section, check_fields, check_positive
 from cxr_jax.models._positions import sincos
 from cxr_jax.models.vit import Block, ViT
-from cxr_jax.objectives import Objective, _collapse, _networks, no_change
+from cxr_jax.objectives import Objective, _networks, no_change
 
 _FIELDS = ("name", "mask_ratio", "decoder_width", "decoder_blocks", "decoder_heads")
 
@@ -146,12 +146,12 @@ def make(config: Section) -> Objective:
 
     def loss_from_outputs(outputs, aux):
         # The embeddings are of the visible patches alone.
-        metrics = _collapse.collapse_metrics(jax.lax.stop_gradient(outputs["embedding"]))
+        metrics = _networks.collapse_metrics(jax.lax.stop_gradient(outputs["embedding"]))
         return outputs["error"].mean(), (aux, metrics)
 
     features = partial(_networks.features, {"encoder": encoder})
     return Objective(
-        *(init, embed, loss_from_outputs, no_change, features, _collapse.METRICS),
+        *(init, embed, loss_from_outputs, no_change, features, _networks.COLLAPSE_METRICS),
         collapse_advice="",
     )
 

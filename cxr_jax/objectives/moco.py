@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cxr_jax.augment.views import augment_view
-from cxr_jax.config import Section, check_fields, check_positive
-from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise
+from cxr_jax.config import Section, check_fields, check_positive, check_values
+from cxr_jax.objectives import Objective, _networks, l2_normalise
 
 _FIELDS = ("temperature", "hidden", "out", "queue_size", "momentum", "bn_group")
 
@@ -96,7 +96,7 @@ def with_keys_of(config: Section, originals: str) -> Objective:
 
     def loss_from_outputs(outputs, aux):
         positive, negatives = similarities(outputs["query"], outputs["key"], aux["queue"])
-        metrics = _collapse.collapse_metrics(outputs["query"]) | {
+        metrics = _networks.collapse_metrics(outputs["query"]) | {
             "contrastive_accuracy": (positive > negatives.max(axis=1)).mean(dtype=jnp.float32)
         }
         keys = jax.lax.stop_gradient(l2_normalise(outputs["key"]))
@@ -108,17 +108,18 @@ def with_keys_of(config: Section, originals: str) -> Objective:
         return aux | {"target": _networks.ema_update(aux["target"], params, 1 - fields["momentum"])}
 
     features = partial(_networks.features, chain)
-    metrics = (*_collapse.METRICS, "contrastive_accuracy")
+    metrics = (*_networks.COLLAPSE_METRICS, "contrastive_accuracy")
     return Objective(init, embed, loss_from_outputs, after_update, features, metrics)
 
 
 def _check(config: Section) -> None:
     fields, batch_size = config["objective"], config["batch_size"]
     check_fields(fields, "config.objective", ("name", *_FIELDS))
-    if fields["temperature"] <= 0:
-        raise ValueError(f"config.objective.temperature is {fields['temperature']}; it must be > 0")
-    if not 0 <= fields["momentum"] <= 1:
-        raise ValueError(f"config.objective.momentum is {fields['momentum']}; it is in [0, 1]")
+    check_values(
+        *(fields, "config.objective"),
+        ("temperature", fields["temperature"] > 0, "above 0"),
+        ("momentum", 0 <= fields["momentum"] <= 1, "in [0, 1]"),
+    )
     check_positive(config, ("objective.queue_size", "objective.bn_group"))
     if fields["queue_size"] < batch_size:
         raise ValueError(

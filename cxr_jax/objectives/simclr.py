@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cxr_jax.augment.views import augment_view
-from cxr_jax.config import Section, check_fields
-from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise, no_change
+from cxr_jax.config import Section, check_fields, check_values
+from cxr_jax.objectives import Objective, _networks, l2_normalise, no_change
 
 _MASKED = -1e9  # instead of -inf, whose gradient is NaN where an image has no negatives (n = 1)
 
@@ -60,17 +60,13 @@ def make(config: Section) -> Objective:
     """Raises ValueError for fields of config.objective or config.views that do not fit."""
     fields = config["objective"]
     check_fields(fields, "config.objective", required=("name", "temperature", "hidden", "out"))
-    if fields["temperature"] <= 0:
-        raise ValueError(f"config.objective.temperature is {fields['temperature']}; it must be > 0")
+    good = fields["temperature"] > 0
+    check_values(fields, "config.objective", ("temperature", good, "above 0"))
     views = _networks.two_views(config)
     if views[0]["size"] != views[1]["size"]:
         sizes = f"{views[0]['size']} and {views[1]['size']}"
         raise ValueError(f"config.views have sizes {sizes}; SimCLR needs views of one size")
     chain = _networks.encoder_and_heads(config, projector={"out_bn": True})
-
-    def init(key, batch):
-        params, batch_stats = _networks.init(key, chain, views[0]["size"])
-        return params, {"batch_stats": batch_stats}
 
     def embed(params, aux, batch, key):
         # As in the official code batch norm sees all 2n images at once. An image's views lie side
@@ -84,11 +80,12 @@ def make(config: Section) -> Objective:
 
     def loss_from_outputs(outputs, aux):
         z_a, z_b = outputs["a"], outputs["b"]
-        metrics = _collapse.collapse_metrics(jnp.concatenate([z_a, z_b])) | {
+        metrics = _networks.collapse_metrics(jnp.concatenate([z_a, z_b])) | {
             "contrastive_accuracy": contrastive_accuracy(z_a, z_b)
         }
         return nt_xent(z_a, z_b, fields["temperature"]), (aux, metrics)
 
     features = partial(_networks.features, chain)
-    metrics = (*_collapse.METRICS, "contrastive_accuracy")
+    metrics = (*_networks.COLLAPSE_METRICS, "contrastive_accuracy")
+    init = partial(_networks.first_state, chain, views[0]["size"])
     return Objective(init, embed, loss_from_outputs, no_change, features, metrics)

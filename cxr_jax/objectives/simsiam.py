@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from cxr_jax.config import Section, check_fields
-from cxr_jax.objectives import Objective, _collapse, _networks, l2_normalise
+from cxr_jax.objectives import Objective, _networks, l2_normalise
 
 
 def negative_cosine(
@@ -50,7 +50,7 @@ def make(config: Section) -> Objective:
         value = negative_cosine(a["predictor"], b["output_norm"]) / 2
         value += negative_cosine(b["predictor"], a["output_norm"]) / 2
         projections = jnp.concatenate([a["output_norm"], b["output_norm"]])
-        return value, (aux, _collapse.collapse_metrics(projections))
+        return value, (aux, _networks.collapse_metrics(projections))
 
     views, kept = _networks.two_views(config), ("output_norm", "predictor")
     return _networks.siamese(chain, views, kept, loss_from_outputs)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cxr_jax.config import Section, check_fields
-from cxr_jax.objectives import Objective, _collapse, _networks
+from cxr_jax.config import Section, check_fields, check_values
+from cxr_jax.objectives import Objective, _networks
 
 _TERMS = ("invariance", "variance", "covariance")
 
@@ -48,15 +48,14 @@ def make(config: Section) -> Objective:
     """Raises ValueError for fields of config.objective or config.views that do not fit."""
     fields = config["objective"]
     check_fields(fields, "config.objective", ("name", "hidden", "out", *_TERMS))
-    for name in _TERMS:
-        if fields[name] < 0:
-            raise ValueError(f"config.objective.{name} is {fields[name]}; a weight must be >= 0")
+    weights = [(name, fields[name] >= 0, "0 or more") for name in _TERMS]
+    check_values(fields, "config.objective", *weights)
     chain = _networks.encoder_and_heads(config, projector={})
 
     def loss_from_outputs(outputs, aux):
         z_a, z_b = outputs["a"]["projector"], outputs["b"]["projector"]
         terms = vicreg_terms(z_a, z_b)
-        metrics = _collapse.collapse_metrics(jnp.concatenate([z_a, z_b])) | terms
+        metrics = _networks.collapse_metrics(jnp.concatenate([z_a, z_b])) | terms
         return sum(fields[name] * terms[name] for name in _TERMS), (aux, metrics)
 
     views = _networks.two_views(config)

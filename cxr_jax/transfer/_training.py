@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from cxr_jax import models
 from cxr_jax.data.loader import batches, labelled_batches
 from cxr_jax.data.splits import LabelledSplit
-from cxr_jax.objectives import mean_teacher, supervised
+from cxr_jax.objectives import supervised
 from cxr_jax.training import optim, sharding
 from cxr_jax.training.step import TrainState, make_train_step
 from cxr_jax.weights.encoder import Encoder
@@ -122,7 +122,7 @@ class Trainer:
             most = min(fields.mean_teacher.unlabelled_batch_size, len(train.rest))
             self._unlabelled_size = most // mesh.size * mesh.size
             kind = (self._exclusive, fields.mean_teacher, planned.num_steps)
-            self._objective = mean_teacher.objective(self._objective, model, view, *kind)
+            self._objective = supervised.with_teacher(self._objective, model, view, *kind)
         step = make_train_step(self._objective, with_rate(self._optimizer, 1.0), schedule)
         options = sharding.xla_options()
         self._step = jax.jit(step, donate_argnums=0, compiler_options=options)

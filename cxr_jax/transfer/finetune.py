@@ -18,7 +18,7 @@ max_steps
 evaluations     how many moments of a training are judged on validation, the last step being one
 batch_size      images per step; fewer where there are fewer images
 dtype           of the computation, "float32" or "bfloat16"; weights are float32
-mean_teacher    unlabelled images take part (cxr_jax/objectives/mean_teacher.py); weight 0: off
+mean_teacher    unlabelled images take part (cxr_jax/objectives/supervised.py); weight 0: off
 num_workers     decoding processes, for sets large enough to repay their start; 0: threads alone
 view            the augmentation (cxr_jax/augment/views.py); its size is the encoder's image_size
 """
@@ -36,7 +36,7 @@ from ml_collections import ConfigDict
 from cxr_jax.augment.views import check_view
 from cxr_jax.config import check_fields, check_positive
 from cxr_jax.data.splits import image_batches
-from cxr_jax.objectives import mean_teacher
+from cxr_jax.objectives import supervised
 from cxr_jax.stats.bootstrap import label_auroc
 from cxr_jax.training import sharding
 from cxr_jax.transfer._protocol import (
@@ -119,7 +119,7 @@ def _check(config: ConfigDict) -> tuple[float, ...]:
             "config.finetune.view has no field 'size': views are as large as the images that the "
             "encoder reads (its image_size)"
         )
-    mean_teacher.check(fields.mean_teacher, "config.finetune.mean_teacher")
+    supervised.check_teacher(fields.mean_teacher, "config.finetune.mean_teacher")
     check_view({**fields.view, "size": 1}, "config.finetune.view")
     return rates
 

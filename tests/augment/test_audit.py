@@ -109,7 +109,7 @@ def test_command_of_the_next_step_is_understood():
         ),
         (
             ("--dataset=phantom", *_FEW, "--config.views.b.flip=1.5"),
-            "config.views.b.flip is 1.5; a probability",
+            "config.views.b.flip is 1.5; it must be between",
         ),
     ],
 )

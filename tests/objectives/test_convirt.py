@@ -119,8 +119,8 @@ def test_frozen_layers_are_none_of_the_optimizers(tiny, batch):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("temperature", 0.0, r"objective\.temperature is 0\.0; it must be > 0"),
-        ("image_weight", 1.5, r"objective\.image_weight is 1\.5; it is between 0 and 1"),
+        ("temperature", 0.0, r"objective\.temperature is 0\.0; it must be above 0"),
+        ("image_weight", 1.5, r"objective\.image_weight is 1\.5; it must be between 0 and 1"),
         ("lambda", 0.5, "has no field 'lambda'"),
         ("text.frozen_layers", 3, r"text\.frozen_layers=3 of 1 layers"),
         ("text.frozen_layers", 1, r"frozen_layers=1 without .*weights would keep random numbers"),

@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 from sklearn.metrics import roc_auc_score
 
-from cxr_jax.objectives import mean_teacher, supervised
+from cxr_jax.objectives import supervised
 from cxr_jax.training.step import make_train_step
 from tests.fakes.plain_view import PLAIN
 from tests.objectives.test_supervised import TARGETS, Tiny, first_state, jitted_step
@@ -17,20 +17,20 @@ FIELDS = {"weight": 0.0, "decay": 0.6, "ramp_up": 0.5, "unlabelled_batch_size": 
 
 
 def test_the_weight_rises_by_the_papers_sigmoid():
-    assert mean_teacher.ramp_up(0, 10) == pytest.approx(np.exp(-5))
-    assert mean_teacher.ramp_up(jnp.int32(5), 10) == pytest.approx(np.exp(-1.25))
-    assert mean_teacher.ramp_up(10, 10) == mean_teacher.ramp_up(99, 10) == 1
-    assert mean_teacher.ramp_up(0, 0) == 1
+    assert supervised.ramp_up(0, 10) == pytest.approx(np.exp(-5))
+    assert supervised.ramp_up(jnp.int32(5), 10) == pytest.approx(np.exp(-1.25))
+    assert supervised.ramp_up(10, 10) == supervised.ramp_up(99, 10) == 1
+    assert supervised.ramp_up(0, 0) == 1
 
 
 def test_the_average_is_a_plain_mean_until_the_decay_is_reached():
     students = np.array([5.0, 1.0, 4.0, -2.0])
     teacher = students[0]
     for step, student in enumerate(students[1:], start=1):
-        kept = float(mean_teacher.decay(step, 0.999))
+        kept = float(supervised.decay(step, 0.999))
         teacher = kept * teacher + (1 - kept) * student
         assert teacher == pytest.approx(students[: step + 1].mean(), rel=1e-6)
-    assert mean_teacher.decay(10**6, 0.999) == pytest.approx(0.999)
+    assert supervised.decay(10**6, 0.999) == pytest.approx(0.999)
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
@@ -40,7 +40,7 @@ def test_disagreement_is_that_of_probabilities_and_moves_the_student_alone(exclu
         chances = [np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (a, b)]
     else:
         chances = [1 / (1 + np.exp(-x)) for x in (a, b)]
-    value, gradients = jax.value_and_grad(mean_teacher.consistency, (0, 1))(
+    value, gradients = jax.value_and_grad(supervised.consistency, (0, 1))(
         jnp.asarray(a), jnp.asarray(b), exclusive
     )
     assert value == pytest.approx(np.mean((chances[0] - chances[1]) ** 2), rel=1e-5)
@@ -59,7 +59,7 @@ def test_a_step_moves_the_teacher_by_the_average_and_at_weight_zero_is_plain_fin
 
     def taught(weight):
         fields = FIELDS | {"weight": weight, "ramp_up": 0.0}
-        return mean_teacher.objective(alone, model, view, False, fields, 10)
+        return supervised.with_teacher(alone, model, view, False, fields, 10)
 
     state, step = first_state(taught(0.0), optimizer), jitted_step(taught(0.0), optimizer)
     for number in (1, 2):
@@ -124,7 +124,7 @@ def test_agreement_on_images_without_labels_lifts_the_auroc():
 
     def auroc(weight, batch):
         fields = FIELDS | {"weight": weight, "decay": 0.9, "ramp_up": 0.3}
-        made = mean_teacher.objective(plain, model, view, False, fields, steps)
+        made = supervised.with_teacher(plain, model, view, False, fields, steps)
         step = make_train_step(made, optimizer, lambda step: 1.0)
 
         @jax.jit

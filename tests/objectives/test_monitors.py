@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_jax.objectives._collapse import (
+from cxr_jax.objectives._networks import (
     assignment_metrics,
     collapse_metrics,
     effective_rank,

@@ -219,7 +219,7 @@ def test_unknown_objective_lists_those_there_are(tiny):
     "name, change, message",
     [
         ("simclr", dict(temprature=0.1), "has no field 'temprature'; did you mean 'temperature'"),
-        ("simclr", dict(temperature=0.0), r"objective\.temperature is 0\.0; it must be > 0"),
+        ("simclr", dict(temperature=0.0), r"objective\.temperature is 0\.0; it must be above 0"),
         ("byol", dict(tau_base=1.5), r"objective\.tau_base is 1\.5"),
         ("byol", dict(tau=0.9), "has no field 'tau'; "),
     ],
