@@ -23,26 +23,10 @@ def get_config(preset: str = ""):
     )
     config.views = common.byol_views()
     small_rate = dict(match=BIAS_AND_NORM, learning_rate=0.0048, final_learning_rate=4.8e-6)
-    config.optimizer = ConfigDict(
-        dict(
-            name="lars",
-            learning_rate=0.2,
-            final_learning_rate=2e-4,
-            scaling="linear",
-            rate_inside_momentum=False,
-            momentum=0.9,
-            weight_decay=1e-6,
-            warmup=10,
-            warmup_unit="epochs",
-            groups=dict(bias_and_norm=small_rate),
-        )
+    config.optimizer = common.lars(
+        0.2, final_learning_rate=2e-4, groups=dict(bias_and_norm=small_rate)
     )
-    return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
-
-
-def small(config: ConfigDict) -> None:
-    config.batch_size = 256
-    config.num_train_steps = 20_000
+    return common.choose(config, preset, common.presets(cpu))
 
 
 def cpu(config: ConfigDict) -> None:
@@ -50,8 +34,3 @@ def cpu(config: ConfigDict) -> None:
     config.objective.update(hidden=(512,), out=256, redundancy=0.02)
     config.optimizer.update(final_learning_rate=0.0)
     del config.optimizer.groups  # Adam's steps do not shrink where gradients are small
-
-
-def demo(config: ConfigDict) -> None:
-    cpu(config)
-    common.demo(config)

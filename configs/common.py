@@ -195,6 +195,22 @@ def small_vit(**changes) -> ConfigDict:
     return vit("128x4", **(dict(patch=8, image_size=64, dtype="float32") | changes))
 
 
+def presets(cpu: Preset) -> dict[str, Preset]:
+    """Those of an objective whose demo is `cpu` on the drawn images."""
+
+    def of_demo(config: ConfigDict) -> None:
+        cpu(config)
+        demo(config)
+
+    return {"small": small, "cpu": cpu, "demo": of_demo}
+
+
+def small(config: ConfigDict) -> None:
+    """The preset small: one GPU and an afternoon."""
+    config.batch_size = 256
+    config.num_train_steps = 20_000
+
+
 def on_cpu(config: ConfigDict) -> None:
     """A small encoder at 64 px and one process, for two cores."""
     config.model = small_encoder()
@@ -209,6 +225,21 @@ def on_cpu(config: ConfigDict) -> None:
         view_config.crop_scale = (0.2, 1.0)
         view_config.brightness = view_config.contrast = 0.4  # .8 turns many a grey image all white
         view_config.blur_sigma = (0.1, 0.8)
+
+
+def lars(learning_rate: float, **changes) -> ConfigDict:
+    """BYOL's optimizer (arXiv:2006.07733), which Barlow Twins and VICReg use as well."""
+    fields = dict(
+        name="lars",
+        learning_rate=learning_rate,
+        scaling="linear",
+        rate_inside_momentum=False,
+        momentum=0.9,
+        weight_decay=1e-6,
+        warmup=10,
+        warmup_unit="epochs",
+    )
+    return ConfigDict(fields | changes)
 
 
 def adamw(config: ConfigDict, learning_rate: float) -> None:

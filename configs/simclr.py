@@ -21,31 +21,10 @@ def get_config(preset: str = ""):
         dict(name="simclr", temperature=0.1, hidden=(2048, 2048), out=128)
     )
     config.views = ConfigDict(dict(a=common.view(), b=common.view()))
-    config.optimizer = ConfigDict(
-        dict(
-            name="lars",
-            learning_rate=0.3,
-            scaling="linear",
-            rate_inside_momentum=True,
-            momentum=0.9,
-            weight_decay=1e-4,
-            warmup=10,
-            warmup_unit="epochs",
-        )
-    )
-    return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
-
-
-def small(config: ConfigDict) -> None:
-    config.batch_size = 256
-    config.num_train_steps = 20_000
+    config.optimizer = common.lars(0.3, rate_inside_momentum=True, weight_decay=1e-4)
+    return common.choose(config, preset, common.presets(cpu))
 
 
 def cpu(config: ConfigDict) -> None:
     common.for_minutes(config)
     config.objective.update(temperature=0.2, hidden=(256,), out=64)
-
-
-def demo(config: ConfigDict) -> None:
-    cpu(config)
-    common.demo(config)

@@ -34,20 +34,10 @@ def get_config(preset: str = ""):
             groups=dict(predictor=dict(match=("^predictor/",), schedule="constant")),
         )
     )
-    return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
-
-
-def small(config: ConfigDict) -> None:
-    config.batch_size = 256
-    config.num_train_steps = 20_000
+    return common.choose(config, preset, common.presets(cpu))
 
 
 def cpu(config: ConfigDict) -> None:
     common.for_minutes(config)
     config.objective.update(hidden=(512,), out=256, predictor_hidden=64)
     config.optimizer.exclude = None
-
-
-def demo(config: ConfigDict) -> None:
-    cpu(config)
-    common.demo(config)

@@ -28,33 +28,11 @@ def get_config(preset: str = ""):
         )
     )
     config.views = common.byol_views()
-    config.optimizer = ConfigDict(
-        dict(
-            name="lars",
-            learning_rate=0.2,
-            final_learning_rate=2e-4,
-            scaling="linear",
-            rate_inside_momentum=False,
-            momentum=0.9,
-            weight_decay=1e-6,
-            warmup=10,
-            warmup_unit="epochs",
-        )
-    )
-    return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
-
-
-def small(config: ConfigDict) -> None:
-    config.batch_size = 256
-    config.num_train_steps = 20_000
+    config.optimizer = common.lars(0.2, final_learning_rate=2e-4)
+    return common.choose(config, preset, common.presets(cpu))
 
 
 def cpu(config: ConfigDict) -> None:
     common.for_minutes(config)
     config.objective.update(hidden=(512,), out=256)
     config.optimizer.final_learning_rate = 0.0
-
-
-def demo(config: ConfigDict) -> None:
-    cpu(config)
-    common.demo(config)

@@ -170,7 +170,7 @@ def test_dino_takes_crops_of_two_sizes_through_one_vit(tiny, batch):
     [
         (dict(teacher_temperature=(0.04,)), r"teacher_temperature is \(0\.04,\); it needs"),
         (dict(num_local=-1), "num_local is -1"),
-        (dict(tau_base=2), "tau_base is 2; it must be in"),
+        (dict(tau_base=2), "tau_base is 2; it is in"),
         (dict(prototypes=0), "prototypes=0 must be at least 1"),
     ],
 )
