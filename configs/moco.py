@@ -44,12 +44,8 @@ def get_config(preset: str = ""):
             warmup_unit="steps",
         )
     )
-    presets = {"moco_cxr": moco_cxr, "small": small, "cpu": cpu, "demo": demo}
+    presets = {"moco_cxr": common.moco_cxr, "small": small, "cpu": cpu, "demo": demo}
     return common.choose(config, preset, presets)
-
-
-def moco_cxr(config: ConfigDict) -> None:
-    common.moco_cxr(config)
 
 
 def small(config: ConfigDict) -> None:

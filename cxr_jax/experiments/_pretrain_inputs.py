@@ -4,7 +4,9 @@ The workdir is only read here: a run that goes on takes no weights from elsewher
 """
 
 import inspect
+import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,21 +90,19 @@ def open_fields(
     fields = fields._replace(images=images)
     if not len(source):
         return source, fields
-    drawn = fields.batch(len(source), config.seed, 0, 1)
     declared = batch_shapes(objective.batch, 1, config.data.image_size)
-    row = jax.ShapeDtypeStruct((1,), np.int32)
-    expected = {name: _in_words(declared[name] if name not in images else row) for name in declared}
-    found = {name: _in_words(values) for name, values in drawn.items()}
+    declared |= dict.fromkeys(images, jax.ShapeDtypeStruct((1,), np.int32))  # rows in the source
+    drawn = fields.batch(len(source), config.seed, 0, 1)
+    expected, found = (
+        {name: f"{np.dtype(x.dtype).name} {list(x.shape[1:])}" for name, x in batch.items()}
+        for batch in (declared, drawn)
+    )
     if found != expected:
         raise ValueError(
             f"config.objective.name={config.objective.name!r} declares a batch of {expected}, and "
             f"its open_fields reads {found} (of an image its row in the dataset, int32)"
         )
     return source, fields
-
-
-def _in_words(array: Any) -> str:
-    return f"{np.dtype(array.dtype).name} {list(array.shape[1:])}"
 
 
 def check_declared(config: ConfigDict, training: Training) -> None:
@@ -169,18 +169,17 @@ def take_over(config: ConfigDict, model: Mapping[str, Any]) -> ConfigDict:
 def check_same(config: ConfigDict, encoder: Encoder) -> None:
     """Raises ValueError, listing the fields that differ, for weights of another architecture."""
     wanted, given = config.model.to_dict(), encoder.model
-    names = [name for name in wanted if name not in _FREE]
+    names, known = ["name"], dict(given)
     if wanted["name"] == given["name"]:
+        names = [name for name in wanted if name not in _FREE]
         make = plugins.find(models.__name__, given["name"], "make", "model")
         defaults = inspect.signature(make).parameters.values()
-        known = {field.name: field.default for field in defaults} | dict(given)
-    else:
-        names, known = ["name"], {}
-    known["name"] = given["name"]
+        known = {field.name: field.default for field in defaults} | known
+    plain = partial(json.dumps, default=str)  # a tuple is as a list
     differing = [
         f"  config.model.{name}: {wanted[name]!r}; in the weights {known.get(name)!r}"
         for name in names
-        if _plain(wanted[name]) != _plain(known.get(name))
+        if plain(wanted[name]) != plain(known.get(name))
     ]
     if differing:
         raise ValueError(
@@ -188,10 +187,6 @@ def check_same(config: ConfigDict, encoder: Encoder) -> None:
             + "\n".join(differing)
             + "\nGive config.model the weights' values, or other weights"
         )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def fingerprint_start(config: ConfigDict, start: Start) -> dict[str, dict[str, str]]:
@@ -205,47 +200,37 @@ def fingerprint_start(config: ConfigDict, start: Start) -> dict[str, dict[str, s
 
 
 def put_start(state: TrainState, start: Start, objective: Objective) -> TrainState:
-    """Returns the state with these weights, each where its random one lay; heads stay as drawn."""
+    """Returns the state with these weights, each where its random one lay; heads stay as drawn.
+
+    Copies of the encoder that an objective keeps (a target, a teacher) are found by their name and
+    their shapes. Raises ValueError if the one that would be exported is not among them.
+    """
     if start.encoder:
-        state = _put_encoder(state, start.encoder, objective)
+        parts = [part for part in start.encoder.variables.values() if part]
+
+        def put(tree: Any, of_encoder: bool = False) -> Any:
+            for part in parts if of_encoder else ():
+                if _shapes(tree) == _shapes(part):
+                    return jax.tree.map(sharding.put_like, tree, part)
+            if not isinstance(tree, dict):
+                return tree
+            return {name: put(inner, name == "encoder") for name, inner in tree.items()}
+
+        state = state._replace(params=put(state.params), aux=put(state.aux))
+        exported = objective.exported(state.params, state.aux)
+        if _shapes(exported) != _shapes(dict(start.encoder.variables)):
+            raise ValueError(
+                f"the variables of {start.encoder.name} do not have the shapes of the objective's "
+                "encoder"
+            )
     if start.text:
-        params, aux = convirt.put_text(state.params, state.aux, start.text)
+        old = (state.params, state.aux)
         params, aux = jax.tree.map(
             lambda old, new: old if new is old else sharding.put_like(old, new),
-            (state.params, state.aux),
-            (params, aux),
+            *(old, convirt.put_text(*old, start.text)),
         )
         state = state._replace(params=params, aux=aux)
     return state
-
-
-def _put_encoder(state: TrainState, encoder: Encoder, objective: Objective) -> TrainState:
-    """Puts the variables wherever the state holds an encoder's.
-
-    Copies that an objective keeps (a target, a teacher) are found by their name and their shapes.
-
-    Raises ValueError if the encoder that would be exported is not among them.
-    """
-    sources = [part for part in encoder.variables.values() if part]
-
-    def walk(tree: Any) -> Any:
-        if not isinstance(tree, dict):
-            return tree
-        return {name: _fill(tree[name]) if name == "encoder" else walk(tree[name]) for name in tree}
-
-    def _fill(tree: Any) -> Any:
-        for source in sources:
-            if _shapes(tree) == _shapes(source):
-                return jax.tree.map(sharding.put_like, tree, source)
-        return walk(tree)
-
-    filled = state._replace(params=walk(state.params), aux=walk(state.aux))
-    exported = objective.exported(filled.params, filled.aux)
-    if _shapes(exported) != _shapes(dict(encoder.variables)):
-        raise ValueError(
-            f"the variables of {encoder.name} do not have the shapes of the objective's encoder"
-        )
-    return filled
 
 
 def _shapes(tree: Any) -> Any:
