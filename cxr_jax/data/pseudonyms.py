@@ -8,13 +8,12 @@ nobody finds an id by hashing all possible ones, which is easy with record numbe
 from __future__ import annotations
 
 import contextlib
-import errno
 import hmac
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,30 +65,18 @@ def hashed(key: bytes, what: str, owner: str, ids: Iterable[str]) -> tuple[str, 
 
 
 def _make(path: Path) -> None:
-    """Makes the file whole or not at all; if another process is faster, its secret stays."""
+    """Makes the file for its owner alone; if another process is faster, its secret stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f"{FILE}.", dir=path.parent)  # of mode 600
-    try:  # not NamedTemporaryFile, which leaves its file when the disk is full
-        with open(descriptor, "w") as stream:
-            stream.write(secrets.token_hex(_LENGTH // 2) + "\n")
-            stream.flush()
-            os.fsync(descriptor)
-        with contextlib.suppress(FileExistsError):
-            _name(Path(name), path)
-    finally:
-        os.unlink(name)
-
-
-def _name(made: Path, path: Path) -> None:
-    """Gives a file a second name; FileExistsError where that is taken."""
-    try:
-        os.link(made, path)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+    with (
+        contextlib.suppress(FileExistsError),
+        open(path, "xb", buffering=0, opener=partial(os.open, mode=0o600)) as stream,
+    ):
+        try:
+            stream.write(secrets.token_hex(_LENGTH // 2).encode() + b"\n")
+            os.fsync(stream.fileno())
+        except OSError:
+            path.unlink()
             raise
-        # A file system without links, of a memory card for one.
-        with open(path, "x", opener=lambda *args: os.open(*args, mode=0o600)) as stream:
-            stream.write(made.read_text())
 
 
 def _whole(path: Path) -> str:

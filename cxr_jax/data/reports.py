@@ -10,6 +10,7 @@ tokenizer   the user's tokenizer.json or vocab.txt, or a folder with one; "": on
 vocabulary  how many tokens the text encoder has room for; a tokenizer that is made has no more
 """
 
+import functools
 import hashlib
 import re
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from cxr_jax.config import Section, check_fields
 from cxr_jax.data import order, tokenizer
@@ -53,23 +54,18 @@ class Reports(NamedTuple):
         count = len(self.first)
         rows = order.rows(count, seed, start, stop)
         number = (order.numbers(count, seed, start, stop) * self.size[rows]).astype(np.int64)
-        return self.look_up(self.sentences[self.first[rows] + number])
+        sentences = self.sentences[self.first[rows] + number]
+        places = np.arange(self.max_tokens)
+        begin = self.start[sentences][:, None]
+        mask = places < self.start[sentences + 1][:, None] - begin
+        tokens = self.tokens[np.where(mask, begin + places, 0)]
+        return {"tokens": np.where(mask, tokens, 0).astype(np.int32), "mask": mask}
 
     def fingerprint(self) -> dict[str, str]:
         """Returns what is equal exactly for reports that say the same of every image."""
         parts = (*self[:5], np.frombuffer(self.tokenizer.encode(), np.uint8))
         joined = b"".join(part.tobytes() for part in parts)
         return {"reports": hashlib.sha256(joined).hexdigest()[:16]}
-
-    def look_up(
-        self, sentences: Int[np.ndarray, " b"]
-    ) -> dict[str, Int[np.ndarray, "b l"] | Bool[np.ndarray, "b l"]]:
-        """Returns the tokens of these numbers of different sentences, as `draw` gives them."""
-        places = np.arange(self.max_tokens)
-        begin = self.start[sentences][:, None]
-        mask = places < self.start[sentences + 1][:, None] - begin
-        tokens = self.tokens[np.where(mask, begin + places, 0)]
-        return {"tokens": np.where(mask, tokens, 0).astype(np.int32), "mask": mask}
 
 
 def open_reports(source: Source, fields: Section, workdir: Path) -> tuple[Source, Reports]:
@@ -79,13 +75,24 @@ def open_reports(source: Source, fields: Section, workdir: Path) -> tuple[Source
     reports, or none with such sections.
     """
     _check(fields)
-    images = sentences_of(_read(source), fields["sections"])
+    sections = fields["sections"]
+    if "report" not in source.fields:
+        raise ValueError(
+            f"dataset {source.name} has no reports, which config.data.reports needs; "
+            "indiana_university, mimic_cxr and padchest have them, and phantom if it is built again"
+        )
+    images = sentences_of(source.columns(("report",))["report"], sections)
     kept = np.flatnonzero([len(sentences) > 0 for sentences in images])
+    lacking = "report" + f" with a section {' or '.join(sections)}" * bool(sections)
     if not len(kept):
-        raise ValueError(_nothing(source, fields["sections"]))
+        hints = ["config.data.reports.sections=() takes reports whole"] * bool(sections)
+        if source.name.partition("/")[0] == "mimic_cxr":
+            hints.append("mimic_cxr has them if it was built with --reports_dir")
+        none = f"no image of {source.name} {source.split!r} has a {lacking}"
+        raise ValueError("; ".join([none, *hints]))
     if len(kept) < len(source):
-        left_out = f"{len(source) - len(kept):,} of {len(source):,} images"
-        print(f"Left out {left_out} that have no report{_with_sections(fields['sections'])}.")
+        left_out = len(source) - len(kept)
+        print(f"Left out {left_out:,} of {len(source):,} images that have no {lacking}.")
         source = source.choose(kept)
     images = [images[row] for row in kept]
     numbers: dict[str, int] = {}
@@ -116,15 +123,15 @@ def sentences_of(texts: Sequence[str], sections: Sequence[str]) -> list[tuple[st
     >>> sentences_of(["FINDINGS: 1. Clear lungs. No effusion."], ["findings"])
     [('Clear lungs.', 'No effusion.')]
     """
-    once = {text: _sentences(text, sections) for text in dict.fromkeys(texts)}  # shared in a study
-    return [once[text] for text in texts]
 
+    @functools.cache  # images of a study share a report
+    def sentences(report: str) -> tuple[str, ...]:
+        text = " ".join(section_text(report, sections).split())
+        if len(_WORD_OR_MARK.findall(text)) < _FEWEST:
+            return ()
+        return tuple(part for part in _END.split(text) if re.search(r"[^\W\d_]", part))
 
-def _sentences(report: str, sections: Sequence[str]) -> tuple[str, ...]:
-    text = " ".join(section_text(report, sections).split())
-    if len(_WORD_OR_MARK.findall(text)) < _FEWEST:
-        return ()
-    return tuple(part for part in _END.split(text) if re.search(r"[^\W\d_]", part))
+    return [sentences(text) for text in texts]
 
 
 def section_text(report: str, sections: Sequence[str]) -> str:
@@ -140,18 +147,6 @@ def section_text(report: str, sections: Sequence[str]) -> str:
     )
 
 
-def _read(source: Source) -> list[str]:
-    if "report" not in source.fields:
-        drawn = source.name.partition("/")[0] == "phantom"
-        again = "python -m data_builders.build phantom --data_dir=" + str(source.folder.parents[2])
-        raise ValueError(
-            f"dataset {source.name} has no reports, which config.data.reports needs"
-            + (f", because it is of an older version; build it again: {again}" if drawn else "")
-            + "; indiana_university, mimic_cxr and padchest have them" * (not drawn)
-        )
-    return source.columns(("report",))["report"]
-
-
 def _check(fields: Section) -> None:
     check_fields(fields, "config.data.reports", required=_FIELDS)
     if isinstance(fields["sections"], str):
@@ -164,15 +159,3 @@ def _check(fields: Section) -> None:
             f"config.data.reports.max_tokens={fields['max_tokens']}: a sentence needs 3 or more, "
             "two of them for its beginning and end"
         )
-
-
-def _nothing(source: Source, sections: Sequence[str]) -> str:
-    hints = ["config.data.reports.sections=() takes reports whole"] if sections else []
-    if source.name.partition("/")[0] == "mimic_cxr":
-        hints.append("mimic_cxr has them if it was built with --reports_dir")
-    none = f"no image of {source.name} {source.split!r} has a report{_with_sections(sections)}"
-    return "; ".join([none, *hints])
-
-
-def _with_sections(sections: Sequence[str]) -> str:
-    return f" with a section {' or '.join(sections)}" if sections else ""

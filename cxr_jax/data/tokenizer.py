@@ -54,25 +54,20 @@ def load(path: Path) -> Any:
         raise FileNotFoundError(f"no tokenizer {path}: it is a tokenizer.json or a vocab.txt")
     if path.suffix == ".txt":
         return _of_vocabulary(path)
-    _refuse_programs(path, read_json(path, most=_MAX_BYTES))
-    with _naming(f"{path} is not a tokenizer.json of Hugging Face's"):
-        return _library().Tokenizer.from_str(read_bytes(path, _MAX_BYTES).decode())
-
-
-def _refuse_programs(path: Path, tree: Any) -> None:
-    """Refuses regular expressions, which can take forever, and precompiled tables."""
-    waiting = [tree]
+    waiting = [read_json(path, most=_MAX_BYTES)]
     while waiting:
         part = waiting.pop()
         if isinstance(part, list):
             waiting += part
         elif isinstance(part, dict):
             waiting += part.values()
-            if "Regex" in part or part.get("type") == "Precompiled":
+            if "Regex" in part or part.get("type") == "Precompiled":  # the first can take forever
                 raise ValueError(
                     f"{path} has a regular expression or a precompiled table, which are not run; "
                     "tokenizers of BERT's kind have neither"
                 )
+    with _naming(f"{path} is not a tokenizer.json of Hugging Face's"):
+        return _library().Tokenizer.from_str(read_bytes(path, _MAX_BYTES).decode())
 
 
 @contextlib.contextmanager
