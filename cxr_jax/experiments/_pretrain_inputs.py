@@ -42,13 +42,13 @@ def load_images(config: ConfigDict) -> Source:
     return kept
 
 
-def fingerprint(config: ConfigDict, source: Source) -> dict[str, str | None]:
+def fingerprint(config: ConfigDict, source: Source) -> dict[str, str]:
     """Returns the entry of provenance.json for these images."""
     return {f"{config.data.name} {config.data.split}": _workdir.fingerprint_images(source)}
 
 
 def check_images(
-    config: ConfigDict, source: Source, images: Mapping[str, str | None], workdir: Path
+    config: ConfigDict, source: Source, images: Mapping[str, str], workdir: Path
 ) -> None:
     """Refuses to go on with other images, without the run's config, or with batches of one image.
 

@@ -99,7 +99,7 @@ def check_disjoint(splits: Splits) -> None:
                 )
 
 
-def fingerprint_splits(config: ml_collections.ConfigDict, splits: Splits) -> dict[str, str | None]:
+def fingerprint_splits(config: ml_collections.ConfigDict, splits: Splits) -> dict[str, str]:
     """Returns each split's fingerprint, of images, targets and patients, for provenance.json."""
     return {
         f"{config.dataset} {name}": _workdir.fingerprint_images(

@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -110,7 +111,7 @@ def _same_dataset(saved: Any, given: Any) -> bool:
 def write_provenance(
     workdir: Path,
     config: ml_collections.ConfigDict,
-    dataset: Mapping[str, str | None],
+    dataset: Mapping[str, str],
     encoders: Mapping[str, str] | None = None,
     texts: Mapping[str, str] | None = None,
 ) -> None:
@@ -185,24 +186,20 @@ def fingerprint_images(
     rows: np.ndarray | None = None,
     targets: np.ndarray | None = None,
     patients: tuple[str, ...] = (),
-) -> str | None:
+) -> str:
     """Returns 16 hex digits, equal for equal images in equal order with equal targets and patients.
 
     No id goes into it, but it knows which images share a patient. Images are told apart by their
     hashes and the bytes that all take together. `rows` are those of the source that take part (all
-    by default); targets and patients are of these rows. None for an old dataset without
-    seen_images.parquet.
+    by default); targets and patients are of these rows. Raises as seen_images.list_images.
     """
-    if not seen_images.find(source.folder):
-        return None
     images = seen_images.list_images(source)
     rows = np.arange(len(source)) if rows is None else rows
     info = json.loads((source.folder / "dataset_info.json").read_text())
     digest = hashlib.sha256(json.dumps([info["version"], info["splits"]]).encode())
     digest.update(images.phash[rows].tobytes())
-    digest.update(
-        cluster_index(np.array(patients or images.patient[rows], str), len(rows))[0].tobytes()
-    )
+    people = np.array(patients or images.patient[rows], str)
+    digest.update(cluster_index(people, len(rows))[0].tobytes())
     if targets is not None:
         digest.update(targets.tobytes())
     return digest.hexdigest()[:16]
@@ -225,17 +222,15 @@ def fingerprint_arrays(tree: Any, said: str = "") -> str:
 def _surroundings() -> dict[str, Any]:
     packages = distributed.versions()
     sources = packages.pop("code")
-    device = jax.devices()[0]
+    device, facts = jax.devices()[0], Path("/proc/cpuinfo")
+    # The CPU's name, on which the last bits of sums depend.
+    processor = facts.exists() and re.search("model name\\s*: (.*)", facts.read_text())
     return {
-        "code": {
-            "version": importlib.metadata.version("cxr_jax"),
-            **_commit(),
-            "sources": sources,
-        },
+        "code": {"version": importlib.metadata.version("cxr_jax"), **_commit(), "sources": sources},
         "packages": packages,
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
-            "processor": _processor(),
+            "processor": processor[1] if processor else platform.processor(),
             "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
             "processes": distributed.count(),
             "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
@@ -257,12 +252,3 @@ def _commit() -> dict[str, Any]:
         return {"commit": git("rev-parse", "HEAD"), "changed": changed}
     except (OSError, subprocess.CalledProcessError):
         return {}
-
-
-def _processor() -> str:
-    """Returns the CPU's name, on which the last bits of sums depend."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")

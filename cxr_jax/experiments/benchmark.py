@@ -69,7 +69,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     print(f"Read the report: {path}")
 
 
-def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str | None]:
+def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str]:
     """Returns the fingerprints of all datasets that can be read, whole, for provenance.json."""
     found = {}
     for dataset, task in dict.fromkeys((cell.dataset, cell.task) for cell in grid(config)):

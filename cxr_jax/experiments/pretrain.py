@@ -161,7 +161,7 @@ def train(
     return state
 
 
-def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str | None]:
+def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str]:
     """Returns the fingerprint of the images that the config trains on, as in provenance.json."""
     return inputs.fingerprint(config, inputs.load_images(config))
 

@@ -51,12 +51,6 @@ def _check_dataset(config, old: Path) -> dict[str, Any]:
     last = _workdir.read_provenance(old)["starts"][-1]
     experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
     now = experiment.fingerprints(config)
-    if not last["dataset"] or None in last["dataset"].values():
-        raise ValueError(
-            f"{old / _workdir.PROVENANCE} has no fingerprint of its dataset, so that it cannot be "
-            "compared with that of now. Old datasets lack seen_images.parquet: build the dataset "
-            "again (--overwrite) and run anew"
-        )
     if last["dataset"] != now:
         lines = _workdir.differences(last["dataset"], now)
         raise ValueError(

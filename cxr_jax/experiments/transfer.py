@@ -43,7 +43,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     _run(config, workdir, chosen, encoders, _transfer_inputs.load_splits(config))
 
 
-def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str | None]:
+def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str]:
     """Returns the fingerprints, for provenance.json, of the images trained and tested on."""
     return _transfer_inputs.fingerprint_splits(config, _transfer_inputs.load_splits(config))
 

@@ -88,8 +88,6 @@ def _check(config: dict[str, Any], path: Path, saved: dict[str, Any], copy: Path
 
 
 def _read(item: Path) -> dict:
-    import orbax.checkpoint as ocp
-
     try:
         return checkpoints.read_item(item)
     except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged file
