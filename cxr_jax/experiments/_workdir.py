@@ -173,7 +173,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _changes(
     before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
-    for name in dict.fromkeys([*before, *now]):
+    for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name, "(absent)"), now.get(name, "(absent)")
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _changes(old, new, f"{prefix}{name}.")
