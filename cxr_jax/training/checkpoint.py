@@ -118,13 +118,21 @@ def restore(
 
 
 def read_item(item: Path) -> Any:
-    """Reads the state or the encoder of a checkpoint as NumPy, on any number of devices."""
-    # The handler: a Checkpointer asks for a whole checkpoint's metadata, which no item has.
-    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-        saved = handler.metadata(item.resolve()).tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-        order = ocp.args.PyTreeRestore(restore_args=as_numpy)
-        return handler.restore(item.resolve(), args=order)
+    """Reads the state or the encoder of a checkpoint as NumPy, whatever devices it was saved on.
+
+    Raises ValueError where it is damaged.
+    """
+    try:
+        # The handler: a Checkpointer asks for a whole checkpoint's metadata, which no item has.
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            saved = handler.metadata(item.resolve()).tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+            order = ocp.args.PyTreeRestore(restore_args=as_numpy)
+            return handler.restore(item.resolve(), args=order)
+    except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged file
+        raise ValueError(
+            f"{item} is damaged; remove checkpoint {item.parent} to use the one before it"
+        ) from error
 
 
 def finish(manager: ocp.CheckpointManager) -> None:

@@ -57,7 +57,7 @@ def load_workdir(path: str) -> Encoder:
     item = checkpoints.newest_whole(workdir / "checkpoints", "encoder")
     if item is None:
         raise FileNotFoundError(f"{path} has no checkpoint yet; let the pretraining save its first")
-    variables, step = _read(item), item.parent.name
+    variables, step = checkpoints.read_item(item), item.parent.name
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
         raise ValueError(f"{path}: the encoder of step {step} holds NaN: its training failed")
     # The checkpoint's copy is among its hashed files; config.json has no hash.
@@ -85,15 +85,6 @@ def _check(config: dict[str, Any], path: Path, saved: dict[str, Any], copy: Path
                 f"{path}: {key} is not what checkpoint {copy.parents[1].name} was saved with: the "
                 f"file was changed or damaged. {copy} has the right one"
             )
-
-
-def _read(item: Path) -> dict:
-    try:
-        return checkpoints.read_item(item)
-    except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged file
-        raise ValueError(
-            f"{item} is damaged; remove checkpoint {item.parent} to use the one before it"
-        ) from error
 
 
 SOURCES = {"workdir": load_workdir, "safetensors": load_safetensors}
