@@ -19,12 +19,12 @@ from cxr_jax.io import dicom_greys, jpeg
 from cxr_jax.io.dicom import BROKEN, read_dataset, text
 from cxr_jax.io.dicom_greys import integer
 from cxr_jax.io.limits import MAX_STORED_BYTES, ImageError, check_coded, check_size
-from cxr_jax.io.pixels import to_uint8
+from cxr_jax.io.pixels import luminance, to_uint8
 
 _FIELDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_GREYS = ("MONOCHROME2", "MONOCHROME1", "PALETTE COLOR")
 _JPEG, _JPEG_LS = b"\xff\xd8", 0xF7
 _JPEG_2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
-_LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow has for colour PNG and JPEG
 
 
 def read_pixels(path: Path) -> UInt8[np.ndarray, "h w"]:
@@ -87,7 +87,7 @@ def _mend(dataset: pydicom.Dataset) -> None:
             f"{size:,} bytes; an image takes up to {MAX_STORED_BYTES:,}"
         )
     check_coded(columns, rows, len(dataset[field].value or b""))
-    bits = integer(dataset, "BitsStored", allocated)
+    bits = integer(dataset, "BitsStored") or allocated
     if not 1 <= bits <= allocated or (bits > 32 and field == "PixelData"):
         raise ImageError("a DICOM image of more bits (BitsStored) than a value has (BitsAllocated)")
     if integer(dataset, "HighBit", bits - 1) != bits - 1:
@@ -95,10 +95,11 @@ def _mend(dataset: pydicom.Dataset) -> None:
     dataset.SamplesPerPixel, dataset.BitsStored, dataset.HighBit = samples, bits, bits - 1
     for keyword in ("PixelRepresentation", "PlanarConfiguration"):
         setattr(dataset, keyword, integer(dataset, keyword))
-    colours = text(dataset, "PhotometricInterpretation").upper()
-    dataset.PhotometricInterpretation = colours or ("MONOCHROME2" if samples == 1 else "RGB")
-    if samples == 1 and not colours.startswith(("MONOCHROME", "PALETTE COLOR")) and colours:
+    colours = text(dataset, "PhotometricInterpretation").upper().strip("\0")
+    colours = colours.replace("MONOCHROME ", "MONOCHROME") or ("RGB" if samples == 3 else _GREYS[0])
+    if samples == 1 and colours not in _GREYS:
         raise ImageError("a DICOM file in colours that are not shades of grey")
+    dataset.PhotometricInterpretation = colours
 
 
 def _frame(dataset: pydicom.Dataset) -> bytes | None:
@@ -160,7 +161,7 @@ def _decoded(
             stored = jpeg.decode(frame).pixels
         else:
             # The header says what three components are, unless the stream itself does.
-            marked = b"JFIF\0" in frame[:100] or b"Adobe" in frame[:1000]
+            marked = b"JFIF\0" in frame[:100] or b"\xff\xee\0\x0eAdobe" in frame[:1000]
             inside = None if marked else ("RGB" if colours == "RGB" else "YCBCR")
             spaces = {"colorspace": inside, "outcolorspace": "RGB"} if components == 3 else {}
             colours = "RGB" if components == 3 else colours
@@ -172,7 +173,7 @@ def _decoded(
                 stored = imagecodecs.jpegsof3_decode(frame)
     dataset.PhotometricInterpretation = colours
     if stored.dtype.kind != "f":
-        stored = stored.view(f"u{stored.dtype.itemsize}")
+        stored = stored.astype(f"u{stored.itemsize}")  # of any order of bytes
     return stored, bits
 
 
@@ -186,8 +187,7 @@ def _displayed(
         stored = (stored >> 8 if stored.max() > 255 else stored).astype(np.uint8)
     if stored.ndim == 3:
         is_ybr = dataset.PhotometricInterpretation.startswith("YBR")
-        luminance = stored[..., 0] if is_ybr else np.round(stored[..., :3] @ _LUMINANCE)
-        return to_uint8(luminance.astype(stored.dtype))
+        return to_uint8(stored[..., 0] if is_ybr else luminance(stored[..., :3]))
     show = functools.partial(dicom_greys.displayed, dataset=dataset, bits=bits)
     image = to_uint8(stored, show)
     if image.min() == image.max() and stored.min() != stored.max():

@@ -9,8 +9,9 @@ import struct
 import warnings
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
-from jaxtyping import Num, UInt8
+from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageOps
 from PIL.ExifTags import Base
 
@@ -86,44 +87,33 @@ def read_image(path: Path, shorter_side: int | None = None) -> UInt8[np.ndarray,
 
 
 def _read_picture(path: Path, shorter_side: int | None) -> UInt8[np.ndarray, "h w 1"]:
-    with BoundedFile(path) as file:
-        with Image.open(file, formats=_FORMATS) as image:
-            _check(image, file)
-        file.seek(0)  # `_check` has read on
-        with Image.open(file, formats=_FORMATS) as image:
-            if image.format == "PNG":
-                whole = pixels.unscaled(pixels.to_uint8(_grey(image)))
-            else:
-                file.seek(0)
-                whole = jpeg.decode(file.read(), shorter_side)
-            orientation = image.getexif().get(_ORIENTATION, 1)
-    return _upright(pixels.shrink(whole, shorter_side), orientation)
-
-
-def _check(image: Image.Image, file: BoundedFile) -> None:
-    """Raises ImageError for what Pillow would decode all the same."""
-    check_size(*image.size)
-    if image.format != "PNG":
-        check_coded(*image.size, file.num_bytes)
+    with BoundedFile(path) as file, Image.open(file, formats=_FORMATS) as image:
+        is_png = image.format == "PNG"
+        check_size(*image.size)
+        check_coded(*image.size, file.num_bytes, MAX_PNG_PIXELS_A_BYTE if is_png else None)
+        if is_png and image.n_frames > 1:
+            raise ImageError(f"{image.n_frames} frames, expected one image")
         file.seek(0)
-        return check_scans(file.read())
-    if image.n_frames > 1:
-        raise ImageError(f"{image.n_frames} frames, expected one image")
-    if not image.tile:
-        raise ImageError("a PNG without pixels")
-    if image.mode != "I;16" and str(image.tile[0].args).endswith(";16B"):
-        raise ImageError(
-            "a 16-bit PNG with colours or transparency, which Pillow cuts to 8 bits; save it "
-            "as 16-bit grey"
-        )
-    check_coded(*image.size, file.num_bytes, MAX_PNG_PIXELS_A_BYTE)
+        data = file.read()
+        if is_png:
+            whole = pixels.unscaled(pixels.to_uint8(_png(data)))
+        else:
+            check_scans(data)
+            whole = jpeg.decode(data, shorter_side)
+        # Pillow decodes a PNG to look for it.
+        exif = image.getexif() if not is_png or b"eXIf" in data else {}
+    return _upright(pixels.shrink(whole, shorter_side), exif.get(_ORIENTATION, 1))
+
+
+def _png(data: bytes) -> UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]:
+    """Decodes one channel: alpha dropped, colours to luminance, with every checksum verified."""
     try:
-        # The checksums of the pixels, at which `load` does not look: a flipped bit would be shown.
-        image.verify()
-    except OSError as error:
-        raise ImageError("a PNG that is cut off") from error
-    except _BROKEN as error:
-        raise ImageError("a damaged PNG: a chunk or its checksum is wrong") from error
+        decoded = imagecodecs.png_decode(data)
+    except imagecodecs.PngError as error:
+        raise ImageError(f"a PNG that is damaged or cut off ({_first_line(error)})") from error
+    if decoded.ndim == 2 or decoded.shape[-1] == 2:
+        return decoded.reshape(*decoded.shape[:2], -1)[..., 0]
+    return pixels.luminance(decoded[..., :3])
 
 
 def shrink(
@@ -139,15 +129,6 @@ def encode(image: UInt8[np.ndarray, "h w 1"], encoding: str) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(image[..., 0]).save(stream, encoding, quality=JPEG_QUALITY)
     return stream.getvalue()
-
-
-def _grey(image: Image.Image) -> Num[np.ndarray, "h w"]:
-    """Returns one channel: deep modes as they are, alpha dropped, colours to luminance."""
-    if image.mode in ("L", "I", "I;16", "I;16B", "I;16L", "F"):
-        return np.asarray(image)
-    # Via RGB: palettes are looked up and alpha is dropped, not multiplied in; grey stays exact.
-    colours = image if image.mode == "RGB" else image.convert("RGB")
-    return np.asarray(colours.convert("L"))
 
 
 def _upright(original: UInt8[np.ndarray, "h w"], orientation: int) -> UInt8[np.ndarray, "h2 w2 1"]:

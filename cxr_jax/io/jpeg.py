@@ -111,5 +111,8 @@ def decode_whole(
 
 
 def _by_pillow(encoded: bytes) -> Num[np.ndarray, "h w"]:
-    with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
-        return np.asarray(image.convert("RGB").convert("L"))
+    try:
+        with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
+            return np.asarray(image.convert("RGB").convert("L"))
+    except (OSError, SyntaxError) as error:
+        raise ImageError(CUT) from error

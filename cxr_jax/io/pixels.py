@@ -73,6 +73,17 @@ def _coded(stored: Num[np.ndarray, "h w"]) -> tuple[Num[np.ndarray, " n"], Num[n
     return np.unique(stored, return_inverse=True)
 
 
+def luminance(colours: Num[np.ndarray, "h w 3"]) -> Num[np.ndarray, "h w"]:
+    """Returns the luminance of red, green and blue (ITU-R 601, as Pillow has it), of their type.
+
+    >>> luminance(np.array([[[255, 0, 0], [9, 9, 9]]], np.uint8))
+    array([[76,  9]], dtype=uint8)
+    """
+    if colours.dtype == np.uint8:
+        return np.asarray(Image.fromarray(colours).convert("L"))
+    return np.round(colours @ [0.299, 0.587, 0.114]).astype(colours.dtype)
+
+
 class Scaled(NamedTuple):
     """An image, or what a JPEG gives at a fraction of its size."""
 

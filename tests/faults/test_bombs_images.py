@@ -35,7 +35,10 @@ PNGS = {
         "10000 x 10000 pixels in 70 bytes",
     ),
     "colours": (png(9_000, 9_000, pixels(SMALL), colour=6), "9000 x 9000 pixels in 70 bytes"),
-    "deep colours": (png(9_000, 9_000, pixels(SMALL), depth=16, colour=6), "a 16-bit PNG with"),
+    "deep colours": (
+        png(9_000, 9_000, pixels(SMALL), depth=16, colour=6),
+        "9000 x 9000 pixels in 70 bytes",
+    ),
     "text that unfolds to 70 MB": (
         png(16, 16, png_chunk(b"zTXt", b"Comment\0\0" + zeros(70)), pixels(SMALL)),
         "too large",

@@ -13,6 +13,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders.base import RLELosslessEncoder
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -213,7 +214,11 @@ def write_coded(path: Path, patterns: np.ndarray, syntax, frame: bytes | None, *
     if frame is not None:
         dataset.PixelData = encapsulate([frame])
     dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.save_as(path)
+    if syntax == ExplicitVRBigEndian:
+        dataset.PixelData = patterns.astype(patterns.dtype.newbyteorder(">")).tobytes()
+        dataset.walk(lambda data, element: element.value)  # while the order of bytes is known
+        dataset.set_original_encoding(False, False)
+    dataset.save_as(path, implicit_vr=False, little_endian=syntax != ExplicitVRBigEndian)
 
 
 def _rle(patterns: np.ndarray) -> bytes:
@@ -230,6 +235,7 @@ def _rle(patterns: np.ndarray) -> bytes:
 
 CODINGS = {
     "native": (ExplicitVRLittleEndian, lambda patterns: None),
+    "big-endian": (ExplicitVRBigEndian, lambda patterns: None),
     "deflated": (DeflatedExplicitVRLittleEndian, lambda patterns: None),
     "RLE": (RLELossless, _rle),
     "lossless JPEG": (
@@ -279,7 +285,7 @@ def test_eight_bits_in_sixteen(tmp_path, coding):
     patterns = deep(3, 12, 243)
     syntax, encode = CODINGS[coding]
     for stored in (patterns, patterns.astype(np.uint8)):
-        if coding in ("native", "deflated", "RLE") and stored.itemsize == 1:
+        if coding in ("native", "big-endian", "deflated", "RLE") and stored.itemsize == 1:
             continue
         write_coded(tmp_path / "a.dcm", patterns, syntax, encode(stored), BitsStored=8)
         assert np.abs(shown(tmp_path / "a.dcm") - stretch(patterns)).max() <= 1
@@ -295,7 +301,9 @@ LOSSY = {
 }
 
 
-@pytest.mark.parametrize("coding", [*LOSSY, *[name for name in CODINGS if name != "deflated"]])
+@pytest.mark.parametrize(
+    "coding", [*LOSSY, *[name for name in CODINGS if name not in ("deflated", "big-endian")]]
+)
 @pytest.mark.parametrize("end", [b"", b"\xff\xd9", b"\0\0\0\0"])
 def test_a_stream_that_ends_early_in_a_sound_file_is_refused(tmp_path, coding, end):
     pixels = deep(6, 100, 4000, 90, 80)
@@ -482,6 +490,9 @@ SLIPS = {
     "no window's width": ({"WindowCenter": 1900.0}, {}),
     "window empty": ({"WindowCenter": None, "WindowWidth": None}, {}),
     "small letters": ({}, {"PhotometricInterpretation": "monochrome1"}),
+    "a blank": ({}, {"PhotometricInterpretation": "MONOCHROME 1"}),
+    "no BitsStored": ({}, {"BitsStored": None, "HighBit": None}),
+    "BitsStored 0": ({}, {"BitsStored": 0, "HighBit": None}),
     **{
         f"no {keyword}": ({}, {keyword: None})
         for keyword in ("PhotometricInterpretation", "SamplesPerPixel", "PixelRepresentation")
@@ -525,7 +536,7 @@ def test_slips_that_other_readers_forgive(tmp_path, slip):
         meant = WINDOW
     if slip == "slope with a comma":
         meant["RescaleSlope"] = 0.5
-    photometric = "MONOCHROME1" if slip == "small letters" else "MONOCHROME2"
+    photometric = "MONOCHROME1" if slip in ("small letters", "a blank") else "MONOCHROME2"
     expected = as_the_standard_shows(RAW, meant, photometric)
     assert np.abs(shown(tmp_path / "a.dcm") - expected).max() <= 1
 
@@ -546,6 +557,7 @@ def test_slips_that_other_readers_forgive(tmp_path, slip):
         ({"HighBit": 15}, "bits are not where its header says"),
         ({"NumberOfFrames": 4}, "several frames, expected one image; save the frame"),
         ({"PhotometricInterpretation": "HSV"}, "colours that are not shades of grey"),
+        ({"PhotometricInterpretation": "MONOCHROME"}, "colours that are not shades of grey"),
         ({"PixelData": None}, "without pixels"),
     ],
 )

@@ -17,6 +17,7 @@ from cxr_jax.io import image_io
 from cxr_jax.io.limits import ImageError
 from tests.fakes import dicom_files, image_folder
 from tests.fakes.pictures import deep, draw_image, stretch
+from tests.faults.containers import png_chunk
 
 
 @pytest.fixture(scope="module")
@@ -249,15 +250,29 @@ def deep_png(path, pixels: np.ndarray, colour: int) -> None:
     )
 
 
-def test_a_deep_png_with_colours_is_refused_since_it_would_turn_black(tmp_path):
+def test_a_deep_png_with_colours_or_transparency_is_read_whole(tmp_path):
     grey = deep(1, 0, 4095)
-    deep_png(tmp_path / "grey.png", grey[..., None], colour=0)
-    picture = image_io.read_image(tmp_path / "grey.png")[..., 0]
-    assert np.abs(picture.astype(int) - stretch(grey)).max() <= 1
-    for name, channels, colour in (("rgb", 3, 2), ("alpha", 2, 4), ("rgba", 4, 6)):
-        deep_png(tmp_path / f"{name}.png", np.repeat(grey[..., None], channels, 2), colour)
-        with pytest.raises(ImageError, match="16-bit PNG with colours or transparency"):
-            image_io.read_image(tmp_path / f"{name}.png")
+    for channels, colour in ((1, 0), (3, 2), (2, 4), (4, 6)):
+        deep_png(tmp_path / "a.png", np.repeat(grey[..., None], channels, 2), colour)
+        picture = image_io.read_image(tmp_path / "a.png")[..., 0]
+        assert np.abs(picture.astype(int) - stretch(grey)).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "LA", "I;16"])
+def test_a_png_whose_pixels_end_early_in_a_sound_file(tmp_path, mode):
+    image = Image.fromarray(deep(1, 0, 65535) if mode == "I;16" else draw_image(1))
+    (image if mode == "I;16" else image.convert(mode)).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    assert image_io.read_image(tmp_path / "a.png").shape == (72, 60, 1)
+    at = whole.index(b"IDAT")
+    packed = whole[at + 4 : at + 4 + int.from_bytes(whole[at - 4 : at], "big")]
+    rows = zlib.decompress(packed)
+    for pixels in (packed[: len(packed) // 2], zlib.compress(rows[: -len(rows) // 72])):
+        (tmp_path / "a.png").write_bytes(
+            whole[: at - 4] + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
+        )
+        with pytest.raises(ImageError, match="cut off"):
+            image_io.read_image(tmp_path / "a.png")
 
 
 def test_a_side_that_jpeg_cannot_store_is_refused(tmp_path):
