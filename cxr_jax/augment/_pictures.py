@@ -25,7 +25,7 @@ _HELD, _LOST = COLOURS[5], COLOURS[1]  # both bright on a grey image
 class Shown(NamedTuple):
     """An image or a view of it, grey, with the outline (y, x in its pixels) of one finding."""
 
-    image: UInt8[np.ndarray, "h w"]
+    image: UInt8[np.ndarray, "s s"]
     outline: Float[np.ndarray, "corners 2"]
     caption: str
     held: bool
@@ -85,35 +85,27 @@ def draw(
     own_minima: Mapping[str, float],
     enough: float,
 ) -> None:
-    """Writes a PNG.
+    """Writes a PNG: the `rows` of `examples`, and for each finding its curve.
 
-    Args:
-      rows: of `examples`.
-      minima: of crop_scale, ascending.
-      curves: finding -> share of the pairs that both hold it, at each of `minima`.
-      own_minima: view name -> the minimum that the config has.
-      enough: a share that is marked.
+    curves: finding -> share of the pairs that both hold it, at each of `minima` of crop_scale;
+    the share `enough` is marked. own_minima: view name -> the config's minimum.
     """
     width, height = 2.3 * len(rows[0]), max(2.5 * len(rows), 5.0)
     figure = Figure(figsize=(width + 6, height), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[width, 6])
     grid = left.subplots(len(rows), len(rows[0]), squeeze=False)
     for axes, shown in zip(grid.flat, (one for row in rows for one in row)):
-        _image(axes, shown)
+        size = shown.image.shape[1]
+        # Pixel j covers [j, j + 1), as in the geometry of the views.
+        axes.imshow(shown.image, cmap="gray", vmin=0, vmax=255, extent=(0, size, size, 0))
+        colour, style = (_HELD, "-") if shown.held else (_LOST, "--")
+        line = dict(fill=False, edgecolor=colour, linewidth=1.8, linestyle=style)
+        axes.add_patch(Polygon(shown.outline[:, ::-1], **line))
+        axes.set(xlim=(0, size), ylim=(size, 0))
+        axes.set_title(shown.caption, fontsize=9)
+        axes.axis("off")
     _curves(right.subplots(), minima, curves, own_minima, enough)
     figure.savefig(path, dpi=130)
-
-
-def _image(axes: Axes, shown: Shown) -> None:
-    height, width = shown.image.shape
-    # Pixel j covers [j, j + 1), as in the geometry of the views.
-    axes.imshow(shown.image, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
-    colour, style = (_HELD, "-") if shown.held else (_LOST, "--")
-    line = dict(fill=False, edgecolor=colour, linewidth=1.8, linestyle=style)
-    axes.add_patch(Polygon(shown.outline[:, ::-1], **line))
-    axes.set(xlim=(0, width), ylim=(height, 0))
-    axes.set_title(shown.caption, fontsize=9)
-    axes.axis("off")
 
 
 def _curves(

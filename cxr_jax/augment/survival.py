@@ -136,23 +136,20 @@ def summarise(
     share the finding), size_before (median over boxes), size_after and share_small (median, and
     share below SMALL pixels, over the views that hold it; None if none does).
     """
-    every = is_held(survival.kept, min_kept)
-    rows = []
+    rows, every = [], is_held(survival.kept, min_kept)
     for name, members in groups.items():
         holds = every[members]
         sizes = survival.size[members][holds]
-        rows.append(
-            {
-                "finding": name,
-                "boxes": len(members),
-                "held_a": float(holds[..., 0].mean()),
-                "held_b": float(holds[..., 1].mean()),
-                "held_both": float(holds.all(axis=-1).mean()),
-                "size_before": float(np.median(survival.size_before[members])),
-                "size_after": float(np.median(sizes)) if len(sizes) else None,
-                "share_small": float((sizes < SMALL).mean()) if len(sizes) else None,
-            }
-        )
+        row = {
+            "held_a": holds[..., 0].mean(),
+            "held_b": holds[..., 1].mean(),
+            "held_both": holds.all(axis=-1).mean(),
+            "size_before": np.median(survival.size_before[members]),
+            "size_after": np.median(sizes) if len(sizes) else None,
+            "share_small": (sizes < SMALL).mean() if len(sizes) else None,
+        }
+        numbers = {key: value if value is None else float(value) for key, value in row.items()}
+        rows.append({"finding": name, "boxes": len(members), **numbers})
     return rows
 
 

@@ -102,7 +102,7 @@ def _augment_one(
     keys = _streams(key)
     height, width, _ = image.shape
     where = geometry.draw(keys["geometry"], height, width, view)
-    out = _jitter(keys["jitter"], _take(_to_float(image), where, view), view)
+    out = _jitter(keys["jitter"], _take(image.astype(jnp.float32) / 255, where, view), view)
     if view["solarise_prob"] > 0:
         out = ops.solarise(keys["solarise"], out, view["solarise_prob"])
     if view["noise"] > 0:
@@ -137,7 +137,3 @@ def _jitter(
     for op_key, op in zip(op_keys, used):
         out = op(op_key, out, view[op.__name__])
     return jnp.where(jax.random.bernoulli(prob_key, view["jitter_prob"]), out, image)
-
-
-def _to_float(images: UInt8[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
-    return jnp.asarray(images, jnp.float32) / 255

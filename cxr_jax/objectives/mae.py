@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from cxr_jax import models
 from cxr_jax.augment.views import augment_view, check_view
-from cxr_jax.config import Section, check_fields, check_positive
+from cxr_jax.config import Section, check_fields, check_positive, check_values
 from cxr_jax.models._positions import sincos
 from cxr_jax.models.vit import Block, ViT
 from cxr_jax.objectives import Objective, _networks, no_change
@@ -106,10 +106,8 @@ def make(config: Section) -> Objective:
     side = view["size"] // encoder.patch
     visible = num_visible(side * side, fields["mask_ratio"])
     decoder = Decoder(
-        grid=(side, side),
-        width=fields["decoder_width"],
-        num_blocks=fields["decoder_blocks"],
-        heads=fields["decoder_heads"],
+        (side, side),
+        *(fields["decoder_width"], fields["decoder_blocks"], fields["decoder_heads"]),
         out=encoder.patch**2,
         epsilon=encoder.epsilon,
         remat=encoder.remat,
@@ -181,14 +179,11 @@ def _check(fields: Section, views: Section, encoder: nn.Module) -> None:
     if size % patch:
         raise ValueError(f"config.views.a.size={size} is no multiple of config.model.patch={patch}")
     count = (size // patch) ** 2
-    if not 0 < num_visible(count, fields["mask_ratio"]) < count:
-        raise ValueError(
-            f"config.objective.mask_ratio is {fields['mask_ratio']}; of the {count} patches of a "
-            "view it must leave some visible and some hidden"
-        )
     width, heads = fields["decoder_width"], fields["decoder_heads"]
-    if width % 4 or width % heads:
-        raise ValueError(
-            f"config.objective.decoder_width={width} must divide by 4, for its positions, and by "
-            f"decoder_heads={heads}"
-        )
+    some = 0 < num_visible(count, fields["mask_ratio"]) < count
+    divides = width % 4 == width % heads == 0
+    check_values(
+        *(fields, "config.objective"),
+        ("mask_ratio", some, f"such that of a view's {count} patches some are hidden, not all"),
+        ("decoder_width", divides, f"a multiple of 4 (its positions) and of decoder_heads={heads}"),
+    )

@@ -110,10 +110,13 @@ def test_positions_are_fixed_and_sines_and_cosines(plain, noisy):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(mask_ratio=0.99), "mask_ratio is 0.99; of the 16 patches of a view it must leave"),
-        (dict(mask_ratio=0.0), "mask_ratio is 0.0; of the 16 patches"),
+        (dict(mask_ratio=0.99), "mask_ratio is 0.99; it must be such that of a view's 16 patches"),
+        (dict(mask_ratio=0.0), "mask_ratio is 0.0; it must be such"),
         (dict(mask_ratio=1.5), "mask_ratio is 1.5"),
-        (dict(decoder_heads=3), "decoder_width=32 must divide by 4, .* by decoder_heads=3"),
+        (
+            dict(decoder_heads=3),
+            "decoder_width is 32; it must .* of decoder_heads=3",
+        ),
         (dict(decoder_blocks=0), "decoder_blocks=0 must be at least 1"),
         (dict(norm=True), "has no field 'norm'"),
     ],
