@@ -1,6 +1,7 @@
 """Monitors a pretraining: finite numbers, embeddings that did not collapse, its views, kNN."""
 
 import csv
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,31 +36,29 @@ _ON_A_LINE = 1.5  # effective_rank below this: they differ in one direction alon
 _ONE_PROTOTYPE = 1.5  # prototypes_used below this
 
 
+@dataclasses.dataclass
 class Health:
-    """Looks at every step's numbers. `skipped` counts the steps that were not finite."""
+    """Looks at every step's numbers."""
 
-    def __init__(
-        self,
-        config: Any,
-        source: Source,
-        fields: Fields,
-        workdir: Path,
-        writer: Writer | NoWriter,
-        skipped: int,
-        collapse_advice: str,
-    ):
-        self.skipped = skipped  # up to the checkpoint from which the run goes on
-        self._config, self._source, self._fields = config, source, fields
-        self._writer = writer
-        self._path, self._before = workdir / FILE, {}
-        self._collapse_advice = collapse_advice
+    config: ml_collections.ConfigDict
+    source: Source
+    fields: Fields
+    workdir: Path
+    writer: Writer | NoWriter
+    skipped: int  # steps that were not finite, up to now; first of all those before a checkpoint
+    collapse_advice: str
+    before: dict[str, float] = dataclasses.field(default_factory=dict)  # numbers of the last step
+
+    @property
+    def path(self) -> Path:
+        return self.workdir / FILE
 
     def forget_after(self, step: int) -> None:
         """Takes back the images of steps after `step`, which are run again."""
-        if self._path.exists():
-            with self._path.open(newline="") as file:
+        if self.path.exists():
+            with self.path.open(newline="") as file:
                 rows = [row for row in csv.reader(file) if row and row[0].isdigit()]
-            with atomic_write(self._path) as temporary:
+            with atomic_write(self.path) as temporary:
                 _append(temporary, [row for row in rows if int(row[0]) <= step], new=True)
 
     def check(self, step: int, metrics: Mapping[str, Any]) -> bool:
@@ -69,7 +68,7 @@ class Health:
         """
         values = {name: float(metrics[name]) for name in MUST_BE_FINITE}
         if all(map(math.isfinite, values.values())):
-            self._before = values
+            self.before = values
             return True
         self.skipped += 1
         what = ", ".join(
@@ -78,7 +77,7 @@ class Health:
             if not math.isfinite(value)
         )
         images = self._list_images(step, values) if distributed.is_first() else ""
-        allowed = self._config.skip_nonfinite
+        allowed = self.config.skip_nonfinite
         if self.skipped > allowed:
             before = f"{allowed} such steps were skipped before, as config allows. " * bool(allowed)
             raise FloatingPointError(
@@ -87,19 +86,19 @@ class Health:
                 f"with --config.skip_nonfinite, more than {allowed}. What was saved of this run is "
                 "finite and stays"
             )
-        self._writer.warn(step, f"{what}. Skipped ({self.skipped} of {allowed} allowed). {images}")
+        self.writer.warn(step, f"{what}. Skipped ({self.skipped} of {allowed} allowed). {images}")
         return False
 
     def warn_of_collapse(self, step: int, values: Mapping[str, float]) -> None:
-        for words in collapse(values) if self._collapse_advice else ():
-            self._writer.warn(step, f"{words}: {self._collapse_advice}")
+        for words in collapse(values) if self.collapse_advice else ():
+            self.writer.warn(step, f"{words}: {self.collapse_advice}")
 
     def _list_images(self, step: int, values: dict[str, float]) -> str:
         """Lists the batch's images in a file; returns the likely cause and which they are."""
-        config, source = self._config, self._source
+        config, source = self.config, self.source
         size = config.batch_size
         positions = (config.seed, (step - 1) * size, step * size)
-        rows = self._fields.image_rows(len(source), *positions)
+        rows = self.fields.image_rows(len(source), *positions)
         try:
             images = read_images(source, config.data.image_size, True, rows)
             blank = np.ptp(images.reshape(len(rows), -1), axis=1) == 0
@@ -107,14 +106,14 @@ class Health:
             ids = source.hashed("image", [ids[row] for row in rows])
             places = source.rows[rows].tolist()  # in the split, of which some may be left out
             lines = [(step, *row) for row in zip(places, ids, blank.astype(int).tolist())]
-            _append(self._path, lines, new=not self._path.exists())
+            _append(self.path, lines, new=not self.path.exists())
         except (OSError, ValueError) as error:  # must not hide what is being reported
             return f"(Its images could not be listed: {error}.) "
-        cause = likely_cause(step, values, self._before, int(blank.sum()))
+        cause = likely_cause(step, values, self.before, int(blank.sum()))
         listed = ", ".join(map(str, places[:8])) + (", …" if len(rows) > 8 else "")
         return (
             f"Likely cause: {cause}. Its {len(rows)} images are rows {listed} of {source.name} "
-            f"{source.split!r}; {self._path} names them (python -m "
+            f"{source.split!r}; {self.path} names them (python -m "
             "data_builders.reidentify tells which files they are). "
         )
 
