@@ -66,7 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__doc__.replace("python run.py", COMMAND))
         print("Configs:\n" + config_file.list_configs())
         return 0
-    workdir = Path(own.workdir or _default_workdir(own.config, own.reproduce)).expanduser()
+    path, _, preset = (own.config or "").partition(":")
+    start = f"runs/{'-'.join(part for part in (Path(path).stem, preset) if part)}"
+    start = f"{own.reproduce}-reproduced" if own.reproduce else start
+    workdir = own.workdir or f"{start}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    workdir = Path(workdir).expanduser()
     try:
         if own.reproduce and own.config:
             raise ValueError("--reproduce goes without --config: the workdir has its own")
@@ -138,8 +142,7 @@ def _run(config: ConfigDict, workdir: Path, reproduced: Path | None) -> int:
                 f"\nFree space for {workdir}, and give the same command: what it saved stays."
             )
         who = f"{distributed.name()}: " if shared else ""
-        kept = "" if expected and _is_ours(error) else f"\n({_keep_traceback()})"
-        print(f"{who}error: {message}{kept}", file=sys.stderr, flush=True)
+        print(f"{who}error: {message}{_keep_traceback(error)}", file=sys.stderr, flush=True)
         distributed.fail(message)
         return 1
 
@@ -155,24 +158,22 @@ def _draw_missing(config: ConfigDict) -> None:
     build.draw_missing(names, config.data.dir)
 
 
-def _is_ours(error: Exception) -> bool:
-    """Says whether one of our modules raised this, so that its message says all there is to say."""
+def _keep_traceback(error: Exception) -> str:
+    """Keeps the traceback for a developer, unless one of our modules raised and thus explained it.
+
+    Returns where, in words to put behind the message.
+    """
     last = traceback.extract_tb(error.__traceback__)[-1]
     ours = [Path(__file__).parents[1] / name for name in ("cxr_jax", "data_builders", "configs")]
-    of_us = any(folder in Path(last.filename).parents for folder in ours)
-    return of_us and (last.line or "").startswith("raise ")
-
-
-def _keep_traceback() -> str:
-    """Keeps the traceback for a developer; returns where, in words."""
-    text = traceback.format_exc()
+    if (last.line or "").startswith("raise ") and set(ours) & set(Path(last.filename).parents):
+        return ""
     keep = dict(prefix="cxr_jax-", suffix=".txt", delete=False)
     try:
         with tempfile.NamedTemporaryFile("w", **keep) as file:
-            file.write(text)
-    except OSError as error:  # a full disk may be why we are here
-        return f"traceback not kept: {error}"
-    return f"traceback: {file.name}"
+            traceback.print_exception(error, file=file)
+    except OSError as full:  # a full disk may be why we are here
+        return f"\n(traceback not kept: {full})"
+    return f"\n(traceback: {file.name})"
 
 
 def _keep_compiled_programs() -> None:
@@ -183,13 +184,6 @@ def _keep_compiled_programs() -> None:
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     folder = caches / "cxr_jax" / "compiled" / platform.node()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
-
-
-def _default_workdir(spec: str | None, reproduced: Path | None) -> str:
-    path, _, preset = (spec or "").partition(":")
-    name = "-".join(part for part in (Path(path).stem, preset) if part)
-    start = f"{reproduced}-reproduced" if reproduced else f"runs/{name}"
-    return f"{start}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
 if __name__ == "__main__":

@@ -48,11 +48,8 @@ def measure(
 ) -> Survival:
     """Draws `num_draws` pairs of views for each box.
 
-    Args:
-      boxes: y0, x0, y1, x1 in fractions of the square image; may reach beyond it, area above 0.
-      views: two views, as cxr_jax.augment.views checks them.
-      image_size: pixels per side of the square image.
-      progress: called with the number of pairs drawn since the last call.
+    Boxes are y0, x0, y1, x1 in fractions of the square image of `image_size` pixels a side; they
+    may reach beyond it. `progress` is called with the number of pairs drawn since the last call.
     """
     together = max(1, min(len(boxes), _AT_ONCE // num_draws))
     keys = jax.random.split(key, (len(boxes), len(views)))

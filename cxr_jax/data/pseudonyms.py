@@ -30,7 +30,12 @@ def read(data_dir: Path) -> bytes:
     try:
         if not path.exists():
             _make(path)
-        text = _whole(path)
+        # A process that made the file may not have written it yet.
+        deadline = time.monotonic() + 2
+        while len(text := path.read_text("ascii", "replace").strip()) < _LENGTH:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
     except OSError as error:
         raise type(error)(
             f"{path}: {error.strerror}. It holds the secret with which ids in results are hashed; "
@@ -77,13 +82,3 @@ def _make(path: Path) -> None:
         except OSError:
             path.unlink()
             raise
-
-
-def _whole(path: Path) -> str:
-    """Returns the file's text; waits for a process that has made the file but not written it."""
-    deadline = time.monotonic() + 2
-    while len(text := path.read_text(encoding="ascii", errors="replace").strip()) < _LENGTH:
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.05)
-    return text

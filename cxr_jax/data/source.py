@@ -99,14 +99,6 @@ def load_source(
     return Source(name, folder, split, records, read_metadata(folder), splits, stored)
 
 
-def fingerprint(source: Source) -> dict[str, Any]:
-    """Returns what is equal for two sources with the same images in the same order."""
-    rows = getattr(source.records, "rows", np.arange(0))
-    chosen = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
-    whole = fingerprint_build(source.folder)
-    return {"images": len(source), "split": source.split, "chosen": chosen, "dataset": whole}
-
-
 def fingerprint_build(folder: Path) -> str:
     """Returns 16 hex digits for a version folder: equal if its images, their order and their
     patients are equal, as far as perceptual hashes and the number of bytes tell."""

@@ -121,12 +121,9 @@ class Health:
 def likely_cause(
     step: int, values: Mapping[str, float], before: Mapping[str, float], num_blank: int
 ) -> str:
-    """Returns why a step's numbers are not finite, as far as they say.
+    """Returns why a step's numbers (MUST_BE_FINITE) are not finite, as far as they say.
 
-    Args:
-      values: loss, gradient_norm and parameter_norm (after the update) of the step.
-      before: those of the step before; empty if that is not known.
-      num_blank: images of the batch that have one value throughout.
+    before: those of the step before, empty if not known. num_blank: images of one value throughout.
 
     >>> bad = {"loss": math.nan, "gradient_norm": math.nan, "parameter_norm": 1.0}
     >>> likely_cause(7, bad, {}, num_blank=2)

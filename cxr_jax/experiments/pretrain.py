@@ -17,7 +17,6 @@ import orbax.checkpoint as ocp
 from cxr_jax import objectives
 from cxr_jax.config import check_positive
 from cxr_jax.data import seen_images
-from cxr_jax.data import source as sources
 from cxr_jax.data.order import Fields
 from cxr_jax.data.source import Source
 from cxr_jax.experiments import _feed, _monitor, _workdir, transfer
@@ -88,7 +87,7 @@ def train(
 
         # The workdir. From here on files are written, by the first process alone.
         starts = inputs.fingerprint_start(config, start)
-        distributed.agree("dataset", sources.fingerprint(source) | dict(fields.fingerprint))
+        distributed.agree("dataset", images | dict(fields.fingerprint))
         distributed.agree("weights to start from", starts["encoders"] | starts["texts"])
         if distributed.is_first():
             open_workdir(workdir, config)
