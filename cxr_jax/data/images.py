@@ -1,4 +1,4 @@
-"""Decodes stored images to squares: shorter side to `size`, centre crop."""
+"""Decodes stored images to squares."""
 
 import contextlib
 import io
@@ -19,11 +19,12 @@ _BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticE
 _BROKEN += (struct.error, Image.DecompressionBombError)
 
 
-def decode_square(encoded: bytes, size: int) -> UInt8[np.ndarray, "size size 1"]:
-    """Returns the central square of a stored grey image, resampled (triangle filter) to `size`.
+def decode_square(encoded: bytes, size: int, fit: str = "crop") -> UInt8[np.ndarray, "size size 1"]:
+    """Returns a stored grey image as a square, resampled (triangle filter) to `size`.
 
-    An image whose shorter side is `size` is cropped, to whole pixels. A larger JPEG is decoded at
-    1/2 or 1/4 where that stays within a grey level, on average, of the full decode (`jpeg.LEAST`).
+    Its central square, or what else `fit` says (`pixels.square`). An image whose shorter side is
+    `size` is cropped to whole pixels. A larger JPEG is decoded at 1/2 or 1/4 where that stays
+    within a grey level, on average, of the full decode (`jpeg.LEAST`).
 
     Raises ValueError for a damaged one, no PNG or JPEG, or of more pixels than any image.
     """
@@ -33,7 +34,7 @@ def decode_square(encoded: bytes, size: int) -> UInt8[np.ndarray, "size size 1"]
     else:
         with _opened(encoded) as opened:
             image = pixels.unscaled(np.asarray(opened.convert("L")))
-    return pixels.square(image, size)[..., None]
+    return pixels.square(image, size, fit)[..., None]
 
 
 def stored_size(encoded: bytes) -> tuple[int, int]:
@@ -60,8 +61,10 @@ def _check_size(height: int, width: int) -> None:
         raise ImageError(f"{width} x {height} pixels, more than the {MAX_PIXELS:,} of any image")
 
 
-def to_square(boxes: Float[np.ndarray, "n 4"], height: int, width: int) -> Float[np.ndarray, "n 4"]:
-    """Returns boxes (y0, x0, y1, x1) as fractions of the central square of a stored image.
+def to_square(
+    boxes: Float[np.ndarray, "n 4"], height: int, width: int, fit: str = "crop"
+) -> Float[np.ndarray, "n 4"]:
+    """Returns boxes (y0, x0, y1, x1) as fractions of the square that a stored image becomes.
 
     What `decode_square` cuts off is outside [0, 1] afterwards.
 
@@ -71,4 +74,5 @@ def to_square(boxes: Float[np.ndarray, "n 4"], height: int, width: int) -> Float
     `boxes` are in fractions of the stored image, whose sides are `height` and `width` pixels.
     """
     sides = np.array([height, width, height, width])
-    return (boxes * sides - (sides - sides.min()) / 2) / sides.min()
+    side = {"crop": sides.min(), "pad": sides.max(), "squash": sides}[fit]
+    return (boxes * sides - (sides - side) / 2) / side

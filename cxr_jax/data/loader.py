@@ -179,7 +179,7 @@ def read_images(
     def fill(start: int) -> None:
         for place in range(start, min(start + _CHUNK, len(rows))):
             try:
-                originals[place] = images.decode_square(encoded[place], image_size)
+                originals[place] = images.decode_square(encoded[place], image_size, source.fit)
             except (OSError, ValueError) as error:
                 raise ValueError(
                     f"{source.name} {source.split!r}: image {rows[place]} is damaged ({error}); "

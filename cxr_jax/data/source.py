@@ -41,6 +41,7 @@ class Source(NamedTuple):
     metadata: Mapping[str, Any]
     splits: tuple[str, ...]
     fields: tuple[str, ...]  # that the dataset's examples have, parsed here or not
+    fit: str = "crop"  # how its images become squares (io.pixels.square)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -51,9 +52,11 @@ class Source(NamedTuple):
 
     def choose(self, rows: Int[np.ndarray, "n"]) -> "Source":
         """Returns the same split with these records alone."""
-        fields = {name: getattr(self, name) for name in self._fields}
-        # Not _replace, which a NamedTuple with a length of its own confuses.
-        return Source(**fields | {"records": ChosenRecords(self.records, rows)})
+        return self.changed(records=ChosenRecords(self.records, rows))
+
+    def changed(self, **fields: Any) -> "Source":
+        """Returns the source with other fields, as _replace, which its own length confuses."""
+        return Source(**{name: getattr(self, name) for name in self._fields} | fields)
 
     def columns(self, names: Sequence[str]) -> dict[str, list[Any]]:
         """Reads fields of these examples, as reader.read_columns those of a whole split."""

@@ -159,7 +159,8 @@ def image_batches(
     """Yields every image of the split once, in order; the last batch may be short."""
 
     def read(row: np.integer) -> np.ndarray:
-        return images.decode_square(split.source.records[int(row)]["image"], image_size)
+        encoded = split.source.records[int(row)]["image"]
+        return images.decode_square(encoded, image_size, split.source.fit)
 
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(split.rows), batch_size):

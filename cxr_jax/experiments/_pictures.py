@@ -211,7 +211,9 @@ def _boxes(
         given = [one.decode() if isinstance(one, bytes) else one for one in held["label"]]
         keep = [k for k, one in enumerate(given) if every or one in wanted]
         corners = np.stack([np.asarray(held[c], float)[keep] for c in ("y0", "x0", "y1", "x1")], -1)
-        found.append(images.to_square(corners, *images.stored_size(record["image"])))
+        found.append(
+            images.to_square(corners, *images.stored_size(record["image"]), test.source.fit)
+        )
     return found
 
 

@@ -109,13 +109,18 @@ def fingerprint_splits(config: ml_collections.ConfigDict, splits: Splits) -> dic
     }
 
 
+def as_read_by(encoder: Encoder, splits: Splits) -> Splits:
+    """Returns the splits with their images made squares as the encoder reads them."""
+    return Splits(*(s._replace(source=s.source.changed(fit=encoder.fit)) for s in splits))
+
+
 def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Splits) -> str:
     """Returns the fingerprint of protocol, weights, images and labels.
 
     A result is taken up again only if none of them changed.
     """
     settings = json.dumps(_protocol.build(config).settings, sort_keys=True)
-    what = (config.protocol, settings, encoder.model, encoder.image_size)
+    what = (config.protocol, settings, *encoder.reads)
     digest = hashlib.sha256(repr(what).encode())
     if splits.test.task.exclusive:  # targets may be equal without
         digest.update(b"exclusive")
@@ -197,7 +202,7 @@ def extract_once(
 
 def feature_key(encoder: Encoder, split: LabelledSplit) -> str:
     """Returns hex digits of weights and images: features are used again only if neither changed."""
-    digest = hashlib.sha256(repr((encoder.model, encoder.image_size)).encode())
+    digest = hashlib.sha256(repr(encoder.reads).encode())
     for leaf in jax.tree.leaves(encoder.variables):
         digest.update(np.asarray(leaf).tobytes())
     digest.update(fingerprint_build(split.source.folder).encode())

@@ -207,7 +207,7 @@ def fingerprint_images(
 
 def fingerprint_weights(encoder: Encoder) -> str:
     """Returns 16 hex digits of an encoder's architecture and parameters."""
-    return fingerprint_arrays(encoder.variables, repr((encoder.model, encoder.image_size)))
+    return fingerprint_arrays(encoder.variables, repr(encoder.reads))
 
 
 def fingerprint_arrays(tree: Any, said: str = "") -> str:

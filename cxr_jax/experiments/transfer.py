@@ -65,7 +65,7 @@ def run_together(configs: Sequence[ml_collections.ConfigDict], workdirs: Sequenc
     first = configs[0]
     chosen = _check_fields(first)
     (encoder,) = encoders = _transfer_inputs.load_encoders(first)
-    whole = _transfer_inputs.load_whole_splits(first)
+    whole = _transfer_inputs.as_read_by(encoder, _transfer_inputs.load_whole_splits(first))
     subsets = [_transfer_inputs.training_rows(config, whole) for config in configs]
     print(f"{encoder.name}: {chosen.title.lower()} of {len(subsets)} label fractions and seeds")
     features = _transfer_inputs.frozen_features(first, encoder, whole)
@@ -96,8 +96,9 @@ def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], split
         if index:
             plain = re.sub(r"[^A-Za-z0-9]+", "-", encoder.name)
             folder = workdir / "baselines" / f"{index}-{plain}"
-        features = _transfer_inputs.frozen_features(config, encoder, splits)
-        outcomes.append(_score(config, chosen, encoder, splits, features, folder, not index))
+        own = _transfer_inputs.as_read_by(encoder, splits)
+        features = _transfer_inputs.frozen_features(config, encoder, own)
+        outcomes.append(_score(config, chosen, encoder, own, features, folder, not index))
         table = _transfer_report.image_table(splits.test, exposed)
         image_table.write_parquet(table, folder / "films.parquet")
         if config.export_features and not index:

@@ -108,14 +108,30 @@ def shrink(image: Scaled, shorter_side: int | None) -> UInt8[np.ndarray, "h2 w2"
     return _resample(image, target, image.box)
 
 
-def square(image: Scaled, size: int) -> UInt8[np.ndarray, "size size"]:
-    """Returns the image's central square at `size` pixels; only cropped if the image has that size.
+def square(image: Scaled, size: int, fit: str = "crop") -> UInt8[np.ndarray, "size size"]:
+    """Returns the image as a square of `size` pixels.
+
+    `fit`: "crop", its central square, only cropped if the image has that size; "pad", the whole of
+    it between two black borders; "squash", the whole of it, its sides brought to one length.
 
     >>> square(unscaled(np.array([[0, 7, 7, 0], [0, 7, 7, 0]], np.uint8)), 2)
     array([[7, 7],
            [7, 7]], dtype=uint8)
     """
     width, height = image.size
+    if fit == "squash":
+        return _resample(image, (size, size), image.box)
+    if fit == "pad":
+        columns, rows = (max(1, round(side * size / max(image.size))) for side in image.size)
+        padded, top, left = (
+            np.zeros((size, size), np.uint8),
+            (size - rows) // 2,
+            (size - columns) // 2,
+        )
+        padded[top : top + rows, left : left + columns] = _resample(
+            image, (columns, rows), image.box
+        )
+        return padded
     side = min(image.size)
     left, top = (width - side) / 2, (height - side) / 2
     if side == size:

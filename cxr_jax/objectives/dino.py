@@ -14,7 +14,10 @@ teacher_warmup                     during this share of the training (30 of 100 
 centre_momentum                    .9
 tau_base                           .996, the teacher's decay, which goes to 1 as BYOL's does
 
-The teacher is what is evaluated and exported, as in the paper.
+The teacher is what is evaluated and exported, as in the paper. As in the official code, the encoder
+runs once per size of crop and the head once over all of a network's crops, which its batch norm
+sees together. Otherwise than there, position embeddings are resampled to a small crop's own grid;
+the official code asks for a grid larger by .1, which moves them by up to .2 of a place.
 """
 
 from functools import partial
@@ -27,6 +30,7 @@ from jaxtyping import Array, Float, Int
 
 from cxr_jax.augment.views import augment_view, check_view
 from cxr_jax.config import Section, check_fields, check_positive
+from cxr_jax.models._layers import BatchNorm
 from cxr_jax.objectives import Objective, _networks, byol, l2_normalise
 
 _FIELDS = (
@@ -50,20 +54,23 @@ class Bottleneck(nn.Module):
         for index, width in enumerate(self.hidden):
             x = nn.Dense(width, dtype=self.dtype, kernel_init=init, name=f"dense{index}")(x)
             if self.bn:
-                x = nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, name=f"bn{index}")(x)
+                x = BatchNorm(not train, self.dtype, name=f"bn{index}")(x)
             x = nn.gelu(x, approximate=False)
         name = f"dense{len(self.hidden)}"
         return l2_normalise(nn.Dense(self.out, dtype=self.dtype, kernel_init=init, name=name)(x))
 
 
 class Prototypes(nn.Module):
-    """Cosines to `count` prototypes: the official weight-normalised layer with its norm fixed."""
+    """Cosines to `count` prototypes: the official weight-normalised layer with its norm fixed.
+
+    A prototype's own length, which tells how fast it turns, starts near .58, as there.
+    """
 
     count: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "n d"], train: bool) -> Float[Array, "n k"]:
-        init = nn.initializers.truncated_normal(0.02)
+        init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # nn.Linear's
         kernel = self.param("kernel", init, (x.shape[1], self.count))
         return x @ l2_normalise(kernel.T).T.astype(x.dtype)
 
@@ -142,17 +149,19 @@ def make(config: Section) -> Objective:
         key_a, key_b, local_key = jax.random.split(key, 3)
         both = [augment_view(key_a, images, views["a"]), augment_view(key_b, images, views["b"])]
         large = jnp.stack(both, axis=1)
-        run = partial(_by_image, chain)
-        student, batch_stats = run(params, aux["batch_stats"], large)
-        fixed, teacher_stats = run(teacher["params"], teacher["batch_stats"], large)
-        logits = [student["prototypes"]]
+        fixed, teacher_stats = _by_image(chain, teacher["params"], teacher["batch_stats"], large)
+        run = partial(_by_image, {"encoder": chain["encoder"]}, params)
+        seen, batch_stats = run(aux["batch_stats"], large)
+        crops = [seen["encoder"]]
         if fields["num_local"]:
             keys = jax.random.split(local_key, fields["num_local"])
             local = partial(augment_view, images=images, view=views["local"])
-            small, batch_stats = run(params, batch_stats, jax.vmap(local, out_axes=1)(keys))
-            logits.append(small["prototypes"])
+            small, batch_stats = run(batch_stats, jax.vmap(local, out_axes=1)(keys))
+            crops.append(small["encoder"])
+        head = {name: module for name, module in chain.items() if name != "encoder"}
+        student, batch_stats = _by_image(head, params, batch_stats, jnp.concatenate(crops, axis=1))
         outputs = {
-            "student": jnp.concatenate(logits, axis=1),
+            "student": student["prototypes"],
             "teacher": fixed["prototypes"],
             "embedding": fixed["bottleneck"][:, 0],
         }
@@ -187,7 +196,7 @@ def make(config: Section) -> Objective:
 
 
 def _by_image(
-    chain: _networks.Chain, params: Any, batch_stats: Any, images: Float[Array, "b v h w 1"]
+    chain: _networks.Chain, params: Any, batch_stats: Any, images: Float[Array, "b v *shape"]
 ) -> tuple[dict[str, Float[Array, "b v d"]], dict[str, Any]]:
     """Applies the chain to all views of all images at once."""
     originals, views = images.shape[:2]

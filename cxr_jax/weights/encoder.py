@@ -40,6 +40,11 @@ class Encoder(NamedTuple):
     image_size: int
     fit: str = "crop"
 
+    @property
+    def reads(self) -> tuple[Any, ...]:
+        """The model and the squares that it reads, as fingerprints take them."""
+        return (self.model, self.image_size, *([self.fit] if self.fit != "crop" else []))
+
 
 def check_facts(path: Path, model: Any, image_size: Any, fit: Any = "crop") -> None:
     """Checks a model and image size that a stranger's file `path` names. Raises ValueError."""
@@ -102,10 +107,10 @@ class ImageEncoder:
 
     Images are paths of DICOM, PNG or JPEG files (or a single one); or arrays, uint8 or float in
     [0, 1] (rounded to 8 bits, as files are), white = dense: one [h w] or [h w 1], several as
-    [n h w], [n h w 1] or a list of [h w] or [h w 1] of any sizes. Pass them as they are: an image's
-    shorter side is brought to the size that the encoder reads, its centre cropped, as transfer
-    does, and the pixels normalised as the encoder was trained. A file gives the features of the
-    array that `read_image` reads from it.
+    [n h w], [n h w 1] or a list of [h w] or [h w 1] of any sizes. Pass them as they are: an image
+    becomes a square of the size that the encoder reads, by a crop of its centre or as `Encoder.fit`
+    says, as transfer does it, and its pixels are normalised as the encoder was trained. A file
+    gives the features of the array that `read_image` reads from it.
 
     >>> model = {"name": "vit", "variant": "64x1", "patch": 8, "image_size": 32}
     >>> encoder = ImageEncoder(random_encoder(model, image_size=32, seed=0))
@@ -145,7 +150,8 @@ class ImageEncoder:
             image = image[..., 0]
         if image.ndim != 2 or 0 in image.shape:
             raise ValueError(f"{name} has shape {image.shape}; {_SHAPES}")
-        return pixels.square(pixels.unscaled(_eight_bits(image, name)), self.image_size)
+        scaled = pixels.unscaled(_eight_bits(image, name))
+        return pixels.square(scaled, self.image_size, self.encoder.fit)
 
 
 def _one_by_one(images: object) -> Iterator[tuple[str | Path | np.ndarray, str]]:

@@ -165,6 +165,41 @@ def test_dino_takes_crops_of_two_sizes_through_one_vit(tiny, batch):
         assert np.all(np.isfinite(leaf)) and all(np.any(leaf[size]) for size in range(2))
 
 
+def test_dinos_head_normalises_all_crops_together(tiny, batch):
+    """The official code joins the crops of all sizes before the head."""
+    config = tiny("dino", tiny.plain)
+    config["model"] = dict(tiny.vit)
+    config["views"]["local"]["size"] = 16
+    config["objective"]["head_bn"] = True
+    objective = objectives.build(config)
+    params, aux = jax.jit(objective.init)(jax.random.PRNGKey(1), batch)
+    outputs, new = jax.jit(objective.embed)(params, aux, batch, KEY)
+    net, features = models.build(tiny.vit), []
+    for name, count in (("a", 2), ("local", 3)):  # views are the whole image here
+        images = augment_view(KEY, batch["image"], config["views"][name])
+        seen = net.apply({"params": params["encoder"]}, images, train=True)
+        features.append(np.repeat(np.asarray(seen)[:, None], count, axis=1))
+    together = np.concatenate(features, axis=1)  # [8 images, 5 crops, d]
+    head = params["bottleneck"]
+    h = together @ head["dense0"]["kernel"] + head["dense0"]["bias"]
+    mean, var = h.mean((0, 1)), h.var((0, 1))
+    statistics = new["batch_stats"]["bottleneck"]["bn0"]
+    np.testing.assert_allclose(statistics["mean"], 0.1 * mean, atol=1e-5)
+    h = jax.nn.gelu((h - mean) / np.sqrt(var + 1e-5), approximate=False)
+    z = h @ head["dense1"]["kernel"] + head["dense1"]["bias"]
+    z = z / np.linalg.norm(z, axis=-1, keepdims=True)
+    kernel = np.asarray(params["prototypes"]["kernel"])
+    expected = z @ (kernel / np.linalg.norm(kernel, axis=0))
+    np.testing.assert_allclose(outputs["student"], expected, atol=1e-4)
+
+
+def test_dinos_prototypes_start_as_long_as_torchs_linear_makes_them():
+    kernel = dino.Prototypes(500).init(KEY, jnp.zeros((1, 256)), True)["params"]["kernel"]
+    lengths = np.linalg.norm(kernel, axis=0)
+    assert lengths.mean() == pytest.approx(3**-0.5, rel=0.01)
+    assert np.abs(kernel).max() <= 256**-0.5
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
