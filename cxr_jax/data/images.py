@@ -1,64 +1,22 @@
 """Decodes stored images to squares."""
 
-import contextlib
-import io
-import struct
-from collections.abc import Iterator
-
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
-from cxr_jax.io import jpeg, pixels
-from cxr_jax.io.limits import MAX_PIXELS, ImageError, check_scans
+from cxr_jax.io import pictures, pixels
 
-_JPEG = b"\xff\xd8\xff"
-_FORMATS = ("PNG", "JPEG")
-# What Pillow raises on broken files.
-_BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError)
-_BROKEN += (struct.error, Image.DecompressionBombError)
+stored_size = pictures.size_of
 
 
 def decode_square(encoded: bytes, size: int, fit: str = "crop") -> UInt8[np.ndarray, "size size 1"]:
-    """Returns a stored grey image as a square, resampled (triangle filter) to `size`.
+    """Returns a stored image as a square, resampled (triangle filter) to `size`.
 
     Its central square, or what else `fit` says (`pixels.square`). An image whose shorter side is
     `size` is cropped to whole pixels. A larger JPEG is decoded at 1/2 or 1/4 where that stays
-    within a grey level, on average, of the full decode (`jpeg.LEAST`).
-
-    Raises ValueError for a damaged one, no PNG or JPEG, or of more pixels than any image.
+    within a grey level, on average, of the full decode (`pictures.LEAST`). Raises as
+    `pictures.decode`.
     """
-    if encoded.startswith(_JPEG):
-        check_scans(encoded)
-        image = jpeg.decode(encoded, size)
-    else:
-        with _opened(encoded) as opened:
-            image = pixels.unscaled(np.asarray(opened.convert("L")))
-    return pixels.square(image, size, fit)[..., None]
-
-
-def stored_size(encoded: bytes) -> tuple[int, int]:
-    """Returns height and width of a stored image, from its header; raises as `decode_square`."""
-    with _opened(encoded) as image:
-        return image.height, image.width
-
-
-@contextlib.contextmanager
-def _opened(encoded: bytes) -> Iterator[Image.Image]:
-    """Opens a stored image and checks its size; whatever is wrong with it is a ValueError."""
-    try:
-        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-            _check_size(image.height, image.width)
-            yield image
-    except ImageError:
-        raise
-    except _BROKEN as error:
-        raise ValueError(str(error) or type(error).__name__) from error
-
-
-def _check_size(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise ImageError(f"{width} x {height} pixels, more than the {MAX_PIXELS:,} of any image")
+    return pixels.square(pictures.decode(encoded, size), size, fit)[..., None]
 
 
 def to_square(

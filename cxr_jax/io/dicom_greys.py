@@ -6,7 +6,7 @@ pydicom's own windows turn images over where the rescale slope is negative, and 
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -34,18 +34,17 @@ def displayed(stored: Num[np.ndarray, " n"], dataset: pydicom.Dataset, bits: int
     signed = bool(integer(dataset, "PixelRepresentation"))
     values = stored if stored.dtype.kind == "f" else _numbers(stored, bits, signed)
     fixed = dataset.BitsAllocated == bits == 8 and not signed
-    greys, table = values.astype(np.float64), _table(dataset, "ModalityLUTSequence", values)
+    greys = values.astype(np.float64)
     slope, intercept = number(dataset, "RescaleSlope", 1), number(dataset, "RescaleIntercept", 0)
-    if table:
-        greys, fixed = table.look_up(greys), table.eight_bits
+    if found := _looked_up(greys, dataset, "ModalityLUTSequence"):
+        greys, fixed = found
     elif (slope, intercept) != (1, 0):
         if slope == 0:
             raise ImageError("a DICOM image whose RescaleSlope is 0, which makes all pixels equal")
         greys, fixed = slope * greys + intercept, False
-    table = _table(dataset, "VOILUTSequence", greys)
     centre, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
-    if table:
-        greys, fixed = table.look_up(greys), table.eight_bits
+    if found := _looked_up(greys, dataset, "VOILUTSequence"):
+        greys, fixed = found
     elif centre is not None and width is not None and width > 0:
         greys, fixed = window(greys, centre, width, text(dataset, "VOILUTFunction").upper()), False
     if dataset.PhotometricInterpretation == "MONOCHROME1":
@@ -70,18 +69,13 @@ def window(
     return np.clip((values - centre) / width + 0.5, 0, 1)
 
 
-class _Table(NamedTuple):
-    entries: Float64[np.ndarray, " k"]
-    first: int  # the value that is mapped to the first entry, as all below it
-    eight_bits: bool
+def _looked_up(
+    values: Num[np.ndarray, " n"], dataset: pydicom.Dataset, keyword: str
+) -> tuple[Float64[np.ndarray, " n"], bool] | None:
+    """Looks values up in a sequence's first table that has entries (C.11.1.1); None without one.
 
-    def look_up(self, values: Num[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-        place = np.clip(np.rint(values - self.first), 0, len(self.entries) - 1)
-        return self.entries[place.astype(np.int64)]
-
-
-def _table(dataset: pydicom.Dataset, keyword: str, values: Num[np.ndarray, " n"]) -> _Table | None:
-    """Returns the first table of a sequence that has values (C.11.1.1), made for `values`."""
+    Also returns whether the entries are of 8 bits.
+    """
     for item in dataset.get(keyword) or ():
         descriptor, data = item.get("LUTDescriptor"), item.get("LUTData")
         if not (data and descriptor is not None and len(descriptor) == 3):
@@ -95,14 +89,15 @@ def _table(dataset: pydicom.Dataset, keyword: str, values: Num[np.ndarray, " n"]
             entries = np.atleast_1d(data).astype(np.int64).astype("<u2")
             if bits <= 8 and 2 * len(entries) - count in (0, 1):
                 entries = entries.view(np.uint8)  # two to a word
+        entries = entries[:count].astype(np.float64)
         # The first value is signed or not as the pixels are, whatever its own type says.
         low, high = values.min(), values.max()
         first = max(
             (first, first - 2**16, first + 2**16),
             key=lambda start: min(high, start + count - 1) - max(low, start),
         )
-        entries = entries[:count].astype(np.float64)
-        return _Table(entries, first, bits == 8 and entries.max() <= 255)
+        place = np.clip(np.rint(values - first), 0, len(entries) - 1).astype(np.int64)
+        return entries[place], bool(bits == 8 and entries.max() <= 255)
     return None
 
 

@@ -15,7 +15,7 @@ from pydicom.pixels import pixel_array
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import RLELossless
 
-from cxr_jax.io import dicom_greys, jpeg
+from cxr_jax.io import dicom_greys, pictures
 from cxr_jax.io.dicom import BROKEN, read_dataset, text
 from cxr_jax.io.dicom_greys import integer
 from cxr_jax.io.limits import MAX_STORED_BYTES, ImageError, check_coded, check_size
@@ -23,7 +23,7 @@ from cxr_jax.io.pixels import luminance, to_uint8
 
 _FIELDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _GREYS = ("MONOCHROME2", "MONOCHROME1", "PALETTE COLOR")
-_JPEG, _JPEG_LS = b"\xff\xd8", 0xF7
+_JPEG_LS = 0xF7
 _JPEG_2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 
 
@@ -107,15 +107,11 @@ def _frame(dataset: pydicom.Dataset) -> bytes | None:
     syntax = dataset.file_meta.TransferSyntaxUID
     compressed = syntax.is_compressed if syntax.is_transfer_syntax else False
     if "PixelData" not in dataset or not (compressed or dataset["PixelData"].is_undefined_length):
-        ends = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
-        ends = ends * 2 // 3 if dataset.PhotometricInterpretation == "YBR_FULL_422" else ends
-        if len(dataset.get("PixelData", bytes(ends))) < ends:
-            raise ImageError("a DICOM file that was cut off within its pixels")
         return None
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     size = None
-    if frame.startswith(_JPEG):
-        header = jpeg.frame_header(frame)
+    if frame.startswith(pictures.JPEG):
+        header = pictures.frame_header(frame)
         size = header and header[2:4]
     elif frame.startswith(_JPEG_2000):
         at = frame.find(_JPEG_2000[0]) + 8
@@ -129,7 +125,7 @@ def _frame(dataset: pydicom.Dataset) -> bytes | None:
             "2000, RLE or uncompressed pixels"
         )
     if size is None:
-        raise ImageError(jpeg.CUT)
+        raise ImageError(pictures.CUT)
     if size != (dataset.Rows, dataset.Columns):
         raise ImageError("a DICOM image of another size than its header says")
     ends = frame.startswith(_JPEG_2000[1]) or frame.rstrip(b"\0").endswith(b"\xff\xd9")
@@ -153,12 +149,12 @@ def _decoded(
         bits = min(bits, (frame[frame.find(_JPEG_2000[0]) + 42] & 127) + 1)
         colours = "RGB" if colours in ("YBR_ICT", "YBR_RCT") else colours
     else:
-        kind, precision, _, _, components = jpeg.frame_header(frame)
+        kind, precision, _, _, components = pictures.frame_header(frame)
         bits = min(bits, precision)
         if kind == _JPEG_LS:
             stored = imagecodecs.jpegls_decode(frame)
-        elif precision == 8 and components == 1 and kind < jpeg.LOSSLESS:
-            stored = jpeg.decode(frame).pixels
+        elif precision == 8 and components == 1 and kind < pictures.LOSSLESS:
+            stored = pictures.decode(frame).pixels
         else:
             # The header says what three components are, unless the stream itself does.
             marked = b"JFIF\0" in frame[:100] or b"\xff\xee\0\x0eAdobe" in frame[:1000]
@@ -166,9 +162,9 @@ def _decoded(
             spaces = {"colorspace": inside, "outcolorspace": "RGB"} if components == 3 else {}
             colours = "RGB" if components == 3 else colours
             decoder = functools.partial(imagecodecs.jpeg8_decode, **spaces)
-            stored = jpeg.decode_whole(decoder, frame)
+            stored = pictures.decode_whole(decoder, frame)
             predictor = frame[frame.find(b"\xff\xda") + 7] if components == 1 else 0
-            if kind == jpeg.LOSSLESS and precision <= 8 and predictor > 4:
+            if kind == pictures.LOSSLESS and precision <= 8 and predictor > 4:
                 # Some scanners write differences modulo 256, which libjpeg-turbo halves wrongly.
                 stored = imagecodecs.jpegsof3_decode(frame)
     dataset.PhotometricInterpretation = colours

@@ -53,9 +53,8 @@ def check_size(width: int, height: int) -> None:
         )
 
 
-def check_coded(width: int, height: int, num_bytes: int, most: int | None = None) -> None:
-    """Raises ImageError for more than `most` (1,024) pixels a byte: a file cut off, or a bomb."""
-    most = most or MAX_PIXELS_A_BYTE
+def check_coded(width: int, height: int, num_bytes: int, most: int = MAX_PIXELS_A_BYTE) -> None:
+    """Raises ImageError for more than `most` pixels a byte: a file that was cut off, or a bomb."""
     if width * height > most * num_bytes:
         raise ImageError(
             f"{width} x {height} pixels in {num_bytes:,} bytes, fewer than one for "

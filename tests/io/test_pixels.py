@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr_jax.io import image_io, jpeg
+from cxr_jax.io import image_io, pictures
 from cxr_jax.io.limits import ImageError
 from tests.fakes.pictures import draw_image
 
@@ -37,7 +37,7 @@ def plainly(path, target: int) -> np.ndarray:
 @pytest.mark.parametrize("colour", ["L", "RGB"])
 def test_within_a_grey_level_of_the_full_decode(tmp_path, width, n, colour):
     size = (width, round(1.2 * width))
-    assert jpeg.reduction(size, TARGET) == jpeg.reduction(size[::-1], TARGET) == n
+    assert pictures.reduction(size, TARGET) == pictures.reduction(size[::-1], TARGET) == n
     path = tmp_path / "image.jpg"
     Image.fromarray(noisy(width, *size[::-1])).convert(colour).save(path, quality=90)
     read = image_io.read_image(path, TARGET)[..., 0]

@@ -1,4 +1,4 @@
-"""JPEG to grey: at a reduced scale where that is close enough, and never with pixels missing."""
+"""PNG and JPEG to grey: reduced where that is close enough, and never with pixels missing."""
 
 from __future__ import annotations
 
@@ -7,18 +7,27 @@ import re
 import struct
 from collections.abc import Callable
 
+import imagecodecs
 import numpy as np
 import simplejpeg
-from jaxtyping import Num
+from jaxtyping import Num, UInt8, UInt16
 from PIL import Image
 
-from cxr_jax.io.limits import ImageError, check_size
-from cxr_jax.io.pixels import Scaled, unscaled
+from cxr_jax.io.limits import (
+    MAX_PIXELS_A_BYTE,
+    MAX_PNG_PIXELS_A_BYTE,
+    ImageError,
+    check_coded,
+    check_scans,
+    check_size,
+)
+from cxr_jax.io.pixels import Scaled, luminance, to_uint8, unscaled
 
 # An image may be decoded at 1/n if that leaves its shorter side this many times the target. Grain
 # that the full decode would average away then stays below a grey level (docs/reliability.md).
 LEAST = {4: 2.5, 2: 1.5}
 LOSSLESS, PROGRESSIVE = 0xC3, 0xC2  # kinds, by the marker of their frame
+JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 CUT = "a JPEG that ends early, or is damaged: some of its pixels are missing"
 
 # What simplejpeg refuses without harm to a pixel: four colours, warnings, a few stray bytes, with
@@ -43,18 +52,33 @@ def reduction(size: tuple[int, int], shorter_side: int | None) -> int:
     return next((n for n, least in LEAST.items() if min(size) >= least * n * shorter_side), 1)
 
 
-def decode(encoded: bytes, shorter_side: int | None = None) -> Scaled:
-    """Decodes a JPEG's luminance, reduced if that suffices for `shorter_side` pixels.
-
-    Raises:
-      ImageError: it ends early, also if it carries an end marker, or is damaged.
-      ValueError, OSError: it is no JPEG that is read here.
-    """
-    header = frame_header(encoded)
-    if header is None:
-        raise ImageError("a JPEG that ends before its pixels, or is damaged")
-    marker, _, height, width, components = header
+def size_of(encoded: bytes) -> tuple[int, int]:
+    """Returns a PNG's or JPEG's height and width, from its header; raises as `decode`."""
+    if encoded.startswith(_PNG) and len(encoded) > 24:
+        width, height = struct.unpack(">II", encoded[16:24])
+        most = MAX_PNG_PIXELS_A_BYTE
+    elif encoded.startswith(JPEG) and (header := frame_header(encoded)):
+        _, _, height, width, _ = header
+        most = MAX_PIXELS_A_BYTE
+    else:
+        raise ImageError("not a PNG or JPEG, or one that ends before its pixels")
     check_size(width, height)
+    check_coded(width, height, len(encoded), most)
+    return height, width
+
+
+def decode(encoded: bytes, shorter_side: int | None = None) -> Scaled:
+    """Decodes to grey: colours to luminance, transparency dropped, 16 bits stretched to 8.
+
+    A JPEG is reduced if that suffices for `shorter_side` pixels.
+
+    Raises ImageError if it is none of the two, damaged, or ends early, also with an end marker.
+    """
+    height, width = size_of(encoded)
+    if encoded.startswith(_PNG):
+        return unscaled(to_uint8(_png(encoded)))
+    check_scans(encoded)
+    marker, *_, components = frame_header(encoded)
     complete = marker != PROGRESSIVE or _has_all_scans(encoded, components)
     if b"\xff\xda" not in encoded or not complete:
         raise ImageError(CUT)
@@ -68,6 +92,16 @@ def decode(encoded: bytes, shorter_side: int | None = None) -> Scaled:
         missing = str(warning).startswith(("Corrupt JPEG data", "Premature end"))
         raise ImageError(CUT if missing else f"cannot be decoded ({warning})") from warning
     return Scaled(pixels, (width, height), (0.0, 0.0, width / n, height / n))
+
+
+def _png(encoded: bytes) -> UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]:
+    try:
+        decoded = imagecodecs.png_decode(encoded)  # every checksum is verified
+    except imagecodecs.PngError as error:
+        raise ImageError(f"a PNG that is damaged or cut off ({error})") from error
+    if decoded.ndim == 2 or decoded.shape[-1] == 2:
+        return decoded.reshape(*decoded.shape[:2], -1)[..., 0]
+    return luminance(decoded[..., :3])
 
 
 def frame_header(encoded: bytes) -> tuple[int, int, int, int, int] | None:
