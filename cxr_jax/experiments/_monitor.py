@@ -22,7 +22,7 @@ from cxr_jax.objectives import Objective
 from cxr_jax.report.figures import views_grid
 from cxr_jax.stats.auroc import auroc
 from cxr_jax.training import distributed, sharding
-from cxr_jax.training.log import NoWriter, Writer
+from cxr_jax.training.log import NoWriter, Progress, Writer
 from cxr_jax.training.step import MUST_BE_FINITE, TrainState
 from cxr_jax.transfer.knn import knn_scores
 
@@ -47,11 +47,11 @@ class Health:
     writer: Writer | NoWriter
     skipped: int  # steps that were not finite, up to now; first of all those before a checkpoint
     collapse_advice: str
-    before: dict[str, float] = dataclasses.field(default_factory=dict)  # numbers of the last step
 
-    @property
-    def path(self) -> Path:
-        return self.workdir / FILE
+    def __post_init__(self):
+        self.path = self.workdir / FILE
+        self.before: dict[str, float] = {}  # the numbers of the last step
+        self.progress = Progress(self.config.num_train_steps, self.config.batch_size)
 
     def forget_after(self, step: int) -> None:
         """Takes back the images of steps after `step`, which are run again."""
@@ -88,6 +88,21 @@ class Health:
             )
         self.writer.warn(step, f"{what}. Skipped ({self.skipped} of {allowed} allowed). {images}")
         return False
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Checks a step's numbers, and logs them when they are due."""
+        config, finite = self.config, self.check(step, metrics)
+        due = step % config.log_every_steps == 0 or step == config.num_train_steps
+        if not due and "knn_auroc" not in metrics:
+            return
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if config.skip_nonfinite:
+            values = {name: value for name, value in values.items() if math.isfinite(value)}
+            values["skipped_steps"] = self.skipped
+        self.writer.scalars(step, values)
+        if finite:
+            self.writer.board_scalars(step, self.progress.report(step, values))
+            self.warn_of_collapse(step, values)
 
     def warn_of_collapse(self, step: int, values: Mapping[str, float]) -> None:
         for words in collapse(values) if self.collapse_advice else ():

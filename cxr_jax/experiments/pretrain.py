@@ -4,11 +4,8 @@ A run on the workdir of one that ended goes on from its newest whole checkpoint,
 """
 
 import contextlib
-import math
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import ml_collections
@@ -26,7 +23,7 @@ from cxr_jax.io import COMMAND
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.training import checkpoint, distributed, preemption
 from cxr_jax.training import step as train_step
-from cxr_jax.training.log import NoWriter, Progress, Writer
+from cxr_jax.training.log import NoWriter, Writer
 from cxr_jax.training.step import TrainState
 
 _SKIPPED = "skipped_steps"  # beside the position of the data in a checkpoint
@@ -120,13 +117,11 @@ def train(
         )
         if distributed.is_first():
             health.forget_after(first_step)
-        progress = Progress(config.num_train_steps, config.batch_size)
-        log = partial(_log, config, writer, progress, health)
         end = min(config.num_train_steps, stop_after or config.num_train_steps)
         pending: tuple[int, dict[str, jax.Array]] | None = None
 
         def save() -> None:
-            log(*pending)
+            health.log(*pending)
             writer.sync()
             encoder = objective.exported(state.params, state.aux)
             where = batches.get_state() | {_SKIPPED: health.skipped}
@@ -137,15 +132,17 @@ def train(
                 if stop.before():
                     break
                 batch, waited = batches.take(pending and pending[1])
-                progress.waited(waited)
+                health.progress.waited(waited)
                 state, metrics = training.step(state, batch)
                 if step == first_step + 1:
-                    progress.start(step)  # compiled now: what follows is the speed of the run
+                    health.progress.start(
+                        step
+                    )  # compiled now: what follows is the speed of the run
                 # Metrics are fetched one step late, so that the next step is under way meanwhile.
                 # No more than these two steps are: each holds a batch.
                 if pending:
                     jax.block_until_ready(pending[1])
-                    log(*pending)
+                    health.log(*pending)
                 pending = (step, metrics | monitor(writer, step, state, batch))
                 if step % config.checkpoint_every_steps == 0 or step == end:
                     save()
@@ -203,29 +200,6 @@ def _saving(manager: ocp.CheckpointManager) -> Iterator[None]:
         with contextlib.suppress(Exception):  # must not hide why the run ends
             checkpoint.finish(manager)
         raise
-
-
-def _log(
-    config: ml_collections.ConfigDict,
-    writer: Writer | NoWriter,
-    progress: Progress,
-    health: _monitor.Health,
-    step: int,
-    metrics: Mapping[str, Any],
-) -> None:
-    """Checks a step's numbers, and logs them when they are due."""
-    finite = health.check(step, metrics)
-    due = step % config.log_every_steps == 0 or step == config.num_train_steps
-    if not due and "knn_auroc" not in metrics:
-        return
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    if config.skip_nonfinite:
-        values = {name: value for name, value in values.items() if math.isfinite(value)}
-        values["skipped_steps"] = health.skipped
-    writer.scalars(step, values)
-    if finite:
-        writer.board_scalars(step, progress.report(step, values))
-        health.warn_of_collapse(step, values)
 
 
 def _announce(config, source, params, mesh) -> None:

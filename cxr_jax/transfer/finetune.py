@@ -34,7 +34,7 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from cxr_jax.augment.views import check_view
-from cxr_jax.config import check_fields, check_positive
+from cxr_jax.config import check_fields, check_positive, check_values
 from cxr_jax.data.splits import image_batches
 from cxr_jax.objectives import supervised
 from cxr_jax.stats.bootstrap import label_auroc
@@ -103,7 +103,8 @@ def _check(config: ConfigDict) -> tuple[float, ...]:
     check_fields(fields, "config.finetune", (*_COUNTS, *_OTHERS.split()))
     check_positive(config, [f"finetune.{name}" for name in _COUNTS])
     rates = positive_numbers(config, "finetune.learning_rates")
-    for name, good, wanted in (
+    check_values(
+        *(fields, "config.finetune"),
         ("optimizer", fields.optimizer in ("adamw", "sgd"), "'adamw' or 'sgd'"),
         ("dtype", fields.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'"),
         ("weight_decay", fields.weight_decay >= 0, "0 or more"),
@@ -111,9 +112,7 @@ def _check(config: ConfigDict) -> tuple[float, ...]:
         ("layer_decay", 0 < fields.layer_decay <= 1, "above 0 and at most 1 (off)"),
         ("num_workers", fields.num_workers >= 0, "0 or more"),
         ("max_steps", fields.max_steps >= fields.min_steps, "min_steps or more"),
-    ):
-        if not good:
-            raise ValueError(f"config.finetune.{name} is {fields[name]!r}; it must be {wanted}")
+    )
     if "size" in fields.view:
         raise ValueError(
             "config.finetune.view has no field 'size': views are as large as the images that the "
