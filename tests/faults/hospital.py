@@ -149,6 +149,8 @@ def _commands(world: World, table: Path, kaggle: Path, bad: dict[str, Path]):
             ]
         ),
     )
+    below = world.workdir / "config.json" / "below"  # Python's own error, with a traceback
+    yield "workdir in a file", run.main([*transfer, "--config.dataset=ward", f"--workdir={below}"])
     scores = f"--scores={world.workdir / 'transfer'}"
     arguments = [f"--out={world.exported}", scores, "--with_seen_images"]
     export.main([str(world.workdir), "--format=safetensors", *arguments])
