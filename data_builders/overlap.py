@@ -27,7 +27,7 @@ from cxr_jax.data.dataset_info import find_folder, open_built
 from cxr_jax.data.reader import Records
 from cxr_jax.io import COMMAND
 from cxr_jax.io.atomic import atomic_write
-from data_builders.base.parallel import Progress
+from data_builders.base import parallel
 from data_builders.build import draw_missing
 
 # On NIH's images (docs/results/datasets.md): every copy that was recompressed, rescaled or
@@ -120,17 +120,15 @@ def compare(side_a: Side, side_b: Side, progress: bool = True) -> seen_images.Pa
     """Finds the near-identical images of two sides, the most alike first."""
     a, b = side_a.hashes, side_b.hashes
     at_hand = side_a.images is not None and side_b.images is not None
-    shown = Progress("hashes", len(a.phash), progress)
     limit = MAX_DISTANCE if at_hand else seen_images.MAX_DISTANCE
     same = side_a.name == side_b.name
-    pairs = seen_images.close_hashes(a.phash, b.phash, limit, same, shown.step)
-    shown.close()
+    with parallel.progress("hashes", len(a.phash), progress) as shown:
+        pairs = seen_images.close_hashes(a.phash, b.phash, limit, same, shown.update)
     if at_hand:
-        shown = Progress("candidates", len(pairs.a), progress)
-        correlation = np.fromiter(
-            _correlations(side_a, side_b, pairs, shown.step), float, len(pairs.a)
-        )
-        shown.close()
+        with parallel.progress("candidates", len(pairs.a), progress) as shown:
+            correlation = np.fromiter(
+                _correlations(side_a, side_b, pairs, shown.update), float, len(pairs.a)
+            )
         pairs = pairs._replace(correlation=correlation)
         pairs = pairs.take(correlation >= MIN_CORRELATION)
     return pairs.take(np.lexsort((-pairs.correlation, pairs.distance)))

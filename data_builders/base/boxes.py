@@ -54,9 +54,8 @@ def check_rows(
       fits: whether the image has the box's finding among its labels; None if no table lists it.
       table: the list's name, for the messages.
 
-    Raises:
-      BuildError: more than half of the rows name unknown images, or more than a fifth of the others
-        contradict their labels: rows or ids have slid.
+    Raises BuildError: more than half of the rows name unknown images, or more than a fifth of the
+    others contradict their labels: rows or ids have slid.
     """
     answers = [(row, fits(row)) for row in rows]
     unknown = [row for row, fit in answers if fit is None]

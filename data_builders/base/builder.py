@@ -5,7 +5,6 @@ fills in the class attributes of `CxrBuilder` and lists its images:
 
     class Builder(builder.CxrBuilder):
         LABEL_NAMES = ("Pneumonia",)
-        TASK = "binary"
         LICENCE = "CC BY 4.0"
         SPLIT_RULE = "the owner's"
 
@@ -101,7 +100,6 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     # with). "grade": whole numbers.
     LABEL_SCALE: ClassVar[str] = "presence"
     READERS: ClassVar[bool] = False  # whether a label holds one value a reader
-    TASK: ClassVar[str] = "none"  # "binary", "multilabel", "multiclass" or "none"
     # What is scored, by name; "default" is what a transfer does unasked, and is every label unless
     # it is given here.
     TASKS: ClassVar[Mapping[str, tasks.Task]] = {}
@@ -170,7 +168,9 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def task(self) -> str:
         """Returns what the labels are: "binary", "multilabel", "multiclass" or "none"."""
-        return self.TASK
+        if self.LABEL_SCALE == "grade":
+            return "multiclass"
+        return {0: "none", 1: "binary"}.get(len(self.label_names()), "multilabel")
 
     def patient_note(self, records: Sequence[Record]) -> str:
         """Says of how many images the person is unknown, and what follows; "" where of none."""
@@ -239,9 +239,8 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def list_images(self, manual_dir: Path | None) -> Listing:
         """Reads the owner's tables and checks what they say; opens no image.
 
-        Raises:
-          BuildError: they contradict themselves, name images outside of the folders that were
-            given, or list nothing.
+        Raises BuildError: they contradict themselves, name images outside of the folders that were
+        given, or list nothing.
         """
         # Hundreds of thousands of records that stay: the collector would go through them in vain.
         gc.disable()
@@ -299,9 +298,8 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             written = write.write_with_beam(plan, job, runner, options)
         else:
             shown = self.settings.progress
-            progress = parallel.Progress(self.name, len(listing.records), shown)
-            written = write.write_all(plan, job, self.settings.num_workers, progress)
-            progress.close()
+            with parallel.progress(self.name, len(listing.records), shown) as progress:
+                written = write.write_all(plan, job, self.settings.num_workers, progress)
         skipped = listing.skipped + [
             Skipped(records.name_of(record, manual_dir), reason)
             for shard, result in zip(plan, written)

@@ -6,12 +6,12 @@ missing, it could be a patient's name. What a library says of a cell is not pass
 
 from __future__ import annotations
 
+import collections
 import csv
 import difflib
 import gzip
-import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,20 +40,8 @@ class Table:
     def __init__(self, path: Path):
         self.path = path
         try:
-            with self._open() as stream:
-                header = next(_parsed(_reader(stream, path), path), None)
-            with self._open() as stream:
-                # To the end, so that no row fails to decode later.
-                length = 0
-                while part := stream.read(1 << 20):
-                    if "\0" in part:
-                        raise BuildError(f"{path} holds zero bytes: it is not text, or damaged.")
-                    length += len(part)
-                    if length > MAX_CHARACTERS:
-                        raise BuildError(
-                            f"{path} has more than {MAX_CHARACTERS:,} characters, which no table "
-                            "of images has."
-                        )
+            collections.deque(self._lines(), maxlen=0)  # to the end: no row fails to decode later
+            _, header = next(self._parsed(), (0, []))
         except UnicodeDecodeError:
             raise BuildError(f"{path} is not UTF-8 text. Save it as CSV in UTF-8.") from None
         except (EOFError, zlib.error, gzip.BadGzipFile):
@@ -103,30 +91,28 @@ class Table:
           needed: columns that the table must have.
           prose: columns, if there, whose fields may hold line breaks.
 
-        Raises:
-          BuildError: no such column; a row with fewer or more fields than the header, or with a
-            line break inside a field: its values could be another column's or another row's.
+        Raises BuildError: no such column; a row with fewer or more fields than the header, or with
+        a line break inside a field: its values could be another column's or another row's.
         """
         for column in needed:
             self.index(column)
         allowed = {place for place, column in enumerate(self.columns) if column in prose}
         name, columns = self.path.name, len(self.columns)
-        with self._open() as stream:
-            reader = _reader(stream, self.path)
-            next(reader)
-            for number, row in enumerate(_parsed(reader, self.path), start=2):
-                fields = [composed(field.strip()) for field in row]
-                if not any(fields):
-                    continue
-                where = f"{name}, row {number}"
-                if not columns <= len(fields) <= self._widest or any(fields[columns:]):
-                    raise BuildError(
-                        f"{where} has {len(fields)} fields, the header {columns}: a comma without "
-                        "quotes, or one that is missing, would move its values into other columns."
-                    )
-                if reader.line_num > number:  # only then can a field hold a line break
-                    self._refuse_breaks(row, allowed, where)
-                yield Row(where, fields)
+        parsed = self._parsed()
+        next(parsed)
+        for number, (line, row) in enumerate(parsed, start=2):
+            fields = [composed(field.strip()) for field in row]
+            if not any(fields):
+                continue
+            where = f"{name}, row {number}"
+            if not columns <= len(fields) <= self._widest or any(fields[columns:]):
+                raise BuildError(
+                    f"{where} has {len(fields)} fields, the header {columns}: a comma without "
+                    "quotes, or one that is missing, would move its values into other columns."
+                )
+            if line > number:  # only then can a field hold a line break
+                self._refuse_breaks(row, allowed, where)
+            yield Row(where, fields)
 
     def select(self, columns: Sequence[str], prose: Sequence[str] = ()) -> Iterator[Row]:
         """Yields the rows as `rows` does, with the fields of `columns` alone, in that order."""
@@ -142,10 +128,30 @@ class Table:
                     "many joins rows, and their values change places: mend the quotes."
                 )
 
-    def _open(self) -> io.TextIOWrapper:
-        if self.path.suffix == ".gz":
-            return gzip.open(self.path, "rt", encoding="utf-8-sig", newline="")
-        return open(self.path, encoding="utf-8-sig", newline="")
+    def _lines(self) -> Iterator[str]:
+        """Yields the lines, within bounds: csv would read one of any length."""
+        length = 0
+        opened = gzip.open if self.path.suffix == ".gz" else open
+        with opened(self.path, "rt", encoding="utf-8-sig", newline="") as stream:
+            while line := stream.readline(MAX_LINE + 1):
+                length += len(line)
+                if "\0" in line:
+                    raise BuildError(f"{self.path} holds zero bytes: it is not text, or damaged.")
+                if len(line) > MAX_LINE or length > MAX_CHARACTERS:
+                    raise BuildError(
+                        f"{self.path} has more than {MAX_LINE:,} characters in a line or more than "
+                        f"{MAX_CHARACTERS:,} in all: not a table of images, or damaged."
+                    )
+                yield line
+
+    def _parsed(self) -> Iterator[tuple[int, list[str]]]:
+        """Yields each row with the number of its last line."""
+        reader = csv.reader(self._lines(), strict=True)
+        try:
+            for row in reader:
+                yield reader.line_num, row
+        except csv.Error as error:
+            raise BuildError(f"{self.path.name}, line {reader.line_num}: {error}.") from error
 
 
 def _letters(name: str) -> str:
@@ -160,31 +166,26 @@ def number(field: str) -> float | None:
         return None
 
 
+def numbers(fields: Sequence[str], names: str, where: str) -> list[float]:
+    """Converts fields to numbers; BuildError, with the fields' `names`, if one is none."""
+    found = [number(field) for field in fields]
+    if None in found:
+        verb = "are no numbers" if len(found) > 1 else "is not a number"
+        raise BuildError(f"{where}: {names} {verb}.")
+    return found
+
+
+def keep_one(known: Mapping[str, Any], key: str, what: str, where: str) -> None:
+    """Raises BuildError if another row, which has a `where` too, has the key already."""
+    if key in known:
+        raise BuildError(
+            f"{where}: its {what} is listed twice, in {known[key].where} too. Keep one row."
+        )
+
+
 def flags(names: Sequence[str], values: Sequence[str], where: str) -> dict[str, float]:
     """Maps label names to 1.0 or 0.0, from a row's fields; BuildError for any other field."""
     for name, value in zip(names, values, strict=True):
         if value not in FLAGS:
             raise BuildError(f"{where}: {name!r} is neither 1 nor 0.")
     return {name: FLAGS[value] for name, value in zip(names, values)}
-
-
-def _reader(stream: io.TextIOWrapper, path: Path) -> Any:
-    """Makes a CSV reader with a bound on lines, which it would read at any length."""
-
-    def lines() -> Iterator[str]:
-        while line := stream.readline(MAX_LINE + 1):
-            if len(line) > MAX_LINE:
-                raise BuildError(
-                    f"{path} has a line of more than {MAX_LINE:,} characters: not a table, or "
-                    "damaged."
-                )
-            yield line
-
-    return csv.reader(lines(), strict=True)
-
-
-def _parsed(reader: Any, path: Path) -> Iterator[list[str]]:
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise BuildError(f"{path.name}, line {reader.line_num}: {error}.") from error

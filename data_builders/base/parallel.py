@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image
+from tqdm import tqdm
 
 from cxr_jax.io import image_io
 from data_builders.base.records import BuildError
@@ -98,8 +98,7 @@ def parallel_map(
       items: pairs of a tag, which stays in this process, and an item, which is sent to another.
       num_workers: None takes all cores; 0 computes in this process.
 
-    Raises:
-      BuildError: a worker died (out of memory, a crash in a decoder).
+    Raises BuildError: a worker died (out of memory, a crash in a decoder).
     """
     workers = available_cores() if num_workers is None else num_workers
     if workers == 0:
@@ -159,46 +158,9 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-class Progress:
+def progress(name: str, total: int, shown: bool = True) -> tqdm:
     """Shows a line on stderr: how many of how many images, images/s, time left."""
-
-    def __init__(self, name: str, total: int, shown: bool = True):
-        self._name, self._total, self._shown = name, total, shown
-        self._done = 0
-        self._start = time.monotonic()
-        self._live = sys.stderr.isatty()
-        # A log file gets a line every ten seconds; a terminal's line is rewritten.
-        self._pause = 0.5 if self._live else 10.0
-        self._next = self._start + self._pause
-
-    def step(self) -> None:
-        self._done += 1
-        if self._shown and time.monotonic() >= self._next:
-            self._write(end="" if self._live else "\n")
-            self._next = time.monotonic() + self._pause
-
-    def close(self) -> None:
-        if self._shown:
-            self._write(end="\n")
-
-    def _write(self, end: str) -> None:
-        elapsed = time.monotonic() - self._start
-        rate = self._done / max(elapsed, 1e-9)
-        left = (self._total - self._done) / max(rate, 1e-9)
-        start = "\r\x1b[2K" if self._live else ""
-        sys.stderr.write(
-            f"{start}{self._name}: {self._done:,} of {self._total:,} images, "
-            f"{rate:,.0f} images/s, {duration(left)} left{end}"
-        )
-        sys.stderr.flush()
-
-
-def duration(seconds: float) -> str:
-    """Formats seconds for people.
-
-    >>> duration(3723.4), duration(123.0)
-    ('1:02:03', '2:03')
-    """
-    minutes, secs = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
+    # A log file is not filled with what a terminal's line shows.
+    pause = 0.5 if sys.stderr.isatty() else 10.0
+    unit = " images"
+    return tqdm(desc=name, total=total, unit=unit, mininterval=pause, miniters=1, disable=not shown)

@@ -62,7 +62,7 @@ class Record:
         READERS, a tuple with one value a reader.
       readers: who said it, one name a value, where the builder has READERS.
       projection: as `dicom.standard_projection` writes it.
-      age: years, NaN if unknown.
+      age: years, NaN if unknown; stored as unknown if negative or above dicom.OLDEST.
       report: the image's report, where the builder has reports; free of names.
       row: where the record was listed ("Data_Entry_2017.csv, row 17"), for error messages.
     """
@@ -101,9 +101,8 @@ class Skipped:
 def check_records(records: Iterable[Record], label_names: Iterable[str]) -> None:
     """Refuses records that no later step could repair.
 
-    Raises:
-      BuildError: a split or label that does not exist, an image listed twice, a patient in two
-        splits. The message names the rows.
+    Raises BuildError: a split or label that does not exist, an image listed twice, a patient in two
+    splits. The message names the rows.
     """
     names = set(label_names)
     by_image: dict[str, Record] = {}

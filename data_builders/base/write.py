@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer
 from tensorflow_datasets.core import splits as tfds_splits
+from tqdm import tqdm
 
+from cxr_jax.io.dicom import OLDEST
 from data_builders.base import parallel
 from data_builders.base.records import SPLITS, BuildError, Record
 
@@ -102,7 +105,7 @@ class Serializer:
             "study_id": record.study_id,
             "projection": record.projection,
             "sex": record.sex,
-            "age": record.age,
+            "age": record.age if 0 <= record.age <= OLDEST else math.nan,
             "phash": image.phash,
             "labels": dict(record.labels),
             "readers": list(record.readers),
@@ -168,7 +171,7 @@ class Job:
 
 
 def write_all(
-    plan: Sequence[Shard], job: Job, num_workers: int | None, progress: parallel.Progress
+    plan: Sequence[Shard], job: Job, num_workers: int | None, progress: tqdm
 ) -> list[Written]:
     """Writes shards one after another, their images read on all cores."""
     tagged = ((None, record.image) for shard in plan for record in shard.records)
@@ -178,7 +181,7 @@ def write_all(
             parallel.prepare_image, resolution=job.resolution, encoding=job.encoding
         )
         for _, image in parallel.parallel_map(prepare, tagged, num_workers):
-            progress.step()
+            progress.update()
             yield image
 
     with contextlib.closing(images()) as prepared:

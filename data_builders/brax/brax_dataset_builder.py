@@ -35,7 +35,6 @@ class Builder(builder.CxrBuilder):
     )
     HOMEPAGE: ClassVar = "https://physionet.org/content/brax/"
     LABEL_NAMES: ClassVar = CHEXPERT_LABELS
-    TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {"default": Task(as_stored(CHEXPERT_LABELS), **FROM_REPORTS)}
     LICENCE: ClassVar = "PhysioNet Credentialed Health Data License 1.5.0"
     SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
@@ -75,8 +74,7 @@ class Builder(builder.CxrBuilder):
 def patient_of(name: str, patient: str, where: str) -> str:
     """Returns the patient's folder, "id_…", which PatientID must name with or without "id_".
 
-    Raises:
-      BuildError: PngPath is not an image of images/, or is of another patient.
+    Raises BuildError: PngPath is not an image of images/, or is of another patient.
     """
     parts = name.split("/")
     if len(parts) < 3 or parts[0] != IMAGES:
@@ -96,13 +94,8 @@ def find_image(name: str, images: Container[str]) -> str:
 
 
 def parse_age(age: str, where: str) -> float:
-    """Returns years, the lower end of a group of five ("85 or more" is 85); NaN if blank or >120.
-
-    Raises:
-      BuildError: something else.
-    """
+    """Returns years, of groups of five the lower end; NaN if blank; BuildError for another cell."""
     match = _AGE.fullmatch(age)
     if age and match is None:
         raise BuildError(f"{where}: PatientAge is not like 45 or '85 or more'.")
-    years = float(match[1]) if match else float("nan")
-    return years if years <= dicom.OLDEST else float("nan")
+    return float(match[1]) if match else float("nan")

@@ -51,7 +51,6 @@ class Builder(builder.CxrBuilder):
     )
     HOMEPAGE: ClassVar = "https://stanfordmlgroup.github.io/competitions/chexpert/"
     LABEL_NAMES: ClassVar = CHEXPERT_LABELS
-    TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {
         "default": Task(as_stored(COMPETITION), **FROM_REPORTS),
         "all": Task(as_stored(CHEXPERT_LABELS), **FROM_REPORTS),
@@ -83,11 +82,7 @@ class Builder(builder.CxrBuilder):
 
 
 def parse_labels(cells: Sequence[str], where: str) -> Mapping[str, float]:
-    """Returns label -> 1, 0, -1 or NaN (blank) for cells in the order of CHEXPERT_LABELS.
-
-    Raises:
-      BuildError: another value.
-    """
+    """Maps CHEXPERT_LABELS to cells' 1, 0, -1 or NaN (blank); BuildError for another cell."""
     labels, wrong = _labels(tuple(cells))
     if wrong:  # not raised from a KeyError, which would carry the cell's text along
         raise BuildError(
@@ -110,8 +105,7 @@ def scan(manual_dir: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     The zips unpack to folders of their own with the patients directly inside, so that only the
     tail of a path says which image it is.
 
-    Raises:
-      BuildError: a table is in two folders, or images that differ have one image id.
+    Raises BuildError: a table is in two folders, or images that differ have one image id.
     """
     images: list[Path] = []
     lists: dict[str, Path] = {}
@@ -154,11 +148,7 @@ def read_all(lists: Mapping[str, Path], images: Mapping[str, Path]) -> Iterator[
 def read_part(
     table: csv_table.Table, part: str, split: str, images: Mapping[str, Path]
 ) -> Iterator[Record]:
-    """Yields one record a row of the owner's train.csv or valid.csv.
-
-    Raises:
-      BuildError: a path of another part, or one that its row's Frontal/Lateral contradicts.
-    """
+    """Yields a record a row of train.csv or valid.csv; BuildError where it contradicts its path."""
     columns = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS)
     for where, (name, sex, age, direction, projection, *cells) in table.select(columns):
         match = _match(name, part, where)
@@ -178,17 +168,14 @@ def read_part(
             study_id=match["study"],
             projection=projection if precise else dicom.standard_projection(direction),
             sex={"Female": "F", "Male": "M"}.get(sex, ""),
-            age=parse_age(age, where),
+            # 0 in three rows of a dataset of adults.
+            age=csv_table.numbers([age or "nan"], "Age", where)[0] or float("nan"),
             row=where,
         )
 
 
 def read_test(table: csv_table.Table, images: Mapping[str, Path]) -> Iterator[Record | Skipped]:
-    """Yields the test images of a table whose rows are studies (`Study`) or images (`Path`).
-
-    Raises:
-      BuildError: a cell that names neither.
-    """
+    """Yields the images of a table of test studies (`Study`) or images (`Path`)."""
     key = "Study" if "Study" in table.columns else "Path"
     by_study = collections.defaultdict(list)
     for image_id in sorted(images):
@@ -223,15 +210,3 @@ def _match(name: str, part: str, where: str) -> re.Match[str]:
 
 def _image(images: Mapping[str, Path], image_id: str, folder: Path) -> Path:
     return images.get(image_id) or folder / f"{image_id}.jpg"
-
-
-def parse_age(age: str, where: str) -> float:
-    """Returns years; NaN where blank, above 120 or 0 (three rows of a dataset of adults).
-
-    Raises:
-      BuildError: not a number.
-    """
-    years = csv_table.number(age or "nan")
-    if years is None:
-        raise BuildError(f"{where}: Age is not a number.")
-    return years if 0 < years <= dicom.OLDEST else float("nan")

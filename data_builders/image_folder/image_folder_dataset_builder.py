@@ -91,9 +91,6 @@ class Builder(builder.CxrBuilder):
     def label_names(self) -> tuple[str, ...]:
         return self.table.label_names if self.table else ()
 
-    def task(self) -> str:
-        return {0: "none", 1: "binary"}.get(len(self.label_names()), "multilabel")
-
     def split_rule(self) -> str:
         if self.table and self.table.has_splits:
             return (

@@ -34,7 +34,6 @@ class Builder(builder.CxrBuilder):
     )
     HOMEPAGE: ClassVar = "https://openi.nlm.nih.gov/faq"
     LABEL_NAMES: ClassVar = tuple(reports.HEADINGS)
-    TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {
         "default": Task(as_stored(FREQUENT), projections=FRONTAL),
         "any_finding": Task({"Any finding": "not No Finding"}, projections=FRONTAL),
@@ -110,11 +109,7 @@ class Listed(NamedTuple):
 
 
 def read_projections(path: Path) -> dict[str, Listed]:
-    """Returns image id -> its row of Kaggle's table of images.
-
-    Raises:
-      BuildError: an image listed twice or under another report's number, or an unknown projection.
-    """
+    """Returns image id -> its row of Kaggle's table of images; BuildError for a twin."""
     found: dict[str, Listed] = {}
     columns = ("uid", "filename", "projection")
     for where, (uid, name, projection) in csv_table.Table(path).select(columns):
@@ -127,24 +122,18 @@ def read_projections(path: Path) -> dict[str, Listed]:
         projection = dicom.standard_projection(projection)
         if projection not in ("FRONTAL", "LATERAL"):
             raise BuildError(f"{where}: projection is none of Frontal, Lateral.")
-        if image in found:
-            raise BuildError(f"{where}: an image is listed twice; {found[image].where} has it too.")
+        csv_table.keep_one(found, image, "image", where)
         found[image] = Listed(uid, projection, where)
     return found
 
 
 def read_kaggle(path: Path, listing: Mapping[str, Listed]) -> Iterator[tuple[str, Report]]:
-    """Yields each image of Kaggle's tables with its report.
-
-    Raises:
-      BuildError: two reports of one number, or an image whose report is not there.
-    """
+    """Yields each image of Kaggle's tables with its report; BuildError for two reports or none."""
     columns = ("uid", "MeSH", "findings", "impression")
     prose = ("image", "indication", "comparison", "findings", "impression")
     by_uid: dict[str, Report] = {}
     for where, (uid, mesh, findings, impression) in csv_table.Table(path).select(columns, prose):
-        if uid in by_uid:
-            raise BuildError(f"{where}: its uid is in {by_uid[uid].where} already.")
+        csv_table.keep_one(by_uid, uid, "uid", where)
         labels = reports.parse_headings(mesh.split(";"), where)
         text = reports.report_text(findings, impression)
         by_uid[uid] = Report(uid, labels, text, images=(), where=where)

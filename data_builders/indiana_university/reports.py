@@ -59,12 +59,7 @@ class Report(NamedTuple):
 
 
 def read_xml(path: Path) -> Report:
-    """Reads one of NLM's XML files.
-
-    Raises:
-      BuildError: not XML, declares entities, is absurdly long, or its uid, its name and its
-        images' names do not belong together.
-    """
+    """Reads one of NLM's XML files; BuildError for others, entities and names that do not fit."""
     tree = _parse(path)
     uid = _attribute(tree.find("uId"), "id").removeprefix("CXR")
     if uid != path.stem:
@@ -114,8 +109,7 @@ def parse_headings(headings: Iterable[str], where: str) -> dict[str, float]:
     Args:
       headings: MeSH majors, qualified by slashes ("Opacity/lung/base/left").
 
-    Raises:
-      BuildError: no heading at all, or "normal" or "No Indexing" beside another.
+    Raises BuildError: no heading at all, or "normal" or "No Indexing" beside another.
     """
     said = set()
     heads = set()

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cxr_jax.data.tasks import Task
-from cxr_jax.io import dicom
 from cxr_jax.io import pixels as greys
 from cxr_jax.io.limits import MIN_SIDE, BoundedFile, ImageError
 from data_builders.base import builder, csv_table, folders, splits
@@ -38,7 +37,6 @@ class Builder(builder.CxrBuilder):
     )
     HOMEPAGE: ClassVar = "http://db.jsrt.or.jp/eng.php"
     LABEL_NAMES: ClassVar = (NODULE, MALIGNANT)
-    TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {
         "default": Task({NODULE: NODULE}),
         "malignant": Task({MALIGNANT: MALIGNANT}),
@@ -72,11 +70,7 @@ class Builder(builder.CxrBuilder):
 
 
 def read_nodule(line: str, where: str) -> Record:
-    """Reads a row of CLNDAT_EN.txt: name, subtlety, size (mm), age, sex, x, y, malignant or benign.
-
-    Raises:
-      BuildError: a row of other fields.
-    """
+    """Reads a row of nodules: name, subtlety, size (mm), age, sex, x, y, malignant or benign."""
     fields = [field.strip() for field in line.split("\t")]
     if len(fields) < 8:
         raise BuildError(
@@ -92,11 +86,7 @@ def read_nodule(line: str, where: str) -> Record:
 
 
 def read_normal(line: str, where: str) -> Record:
-    """Reads a row of CNNDAT_EN.TXT: name, age, sex, "non-nodule", separated by spaces.
-
-    Raises:
-      BuildError: a row of other fields.
-    """
+    """Reads a row of CNNDAT_EN.TXT: name, age, sex, "non-nodule", separated by spaces."""
     fields = line.split()
     if len(fields) != 4 or fields[3].casefold() != "non-nodule":
         raise BuildError(f"{where} is not a file name, age, sex and 'non-nodule'.")
@@ -116,7 +106,7 @@ def _record(
         labels=labels,
         projection="PA",
         sex=_sex(sex, where),
-        age=_age(age, where),
+        age=csv_table.numbers(["nan" if age in BLANKS else age], "age", where)[0],
         boxes=boxes,
         row=where,
     )
@@ -141,8 +131,8 @@ def _boxes(size: str, x: str, y: str, where: str) -> tuple[Box, ...]:
     """Returns a square as wide as the nodule around its centre, given on the 2048 grid."""
     if any(value in BLANKS for value in (size, x, y)):
         return ()
-    radius = _number(size, "size", where) / PIXEL_MM / 2
-    column, row = _number(x, "x", where), _number(y, "y", where)
+    width, column, row = csv_table.numbers((size, x, y), "size, x, y", where)
+    radius = width / PIXEL_MM / 2
     if not (0 < 2 * radius < SIDE and 0 <= column < SIDE and 0 <= row < SIDE):
         raise BuildError(
             f"{where}: a nodule of its size, x and y is not on an image of {SIDE} x {SIDE} pixels. "
@@ -153,18 +143,6 @@ def _boxes(size: str, x: str, y: str, where: str) -> tuple[Box, ...]:
         for corner in (row - radius, column - radius, row + radius, column + radius)
     )
     return (Box(NODULE, y0=y0, x0=x0, y1=y1, x1=x1),)
-
-
-def _number(value: str, field: str, where: str) -> float:
-    number = csv_table.number(value)
-    if number is None:
-        raise BuildError(f"{where}: {field} is not a number.")
-    return number
-
-
-def _age(value: str, where: str) -> float:
-    age = UNKNOWN if value in BLANKS else _number(value, "age", where)
-    return age if age <= dicom.OLDEST else UNKNOWN
 
 
 def _sex(value: str, where: str) -> str:

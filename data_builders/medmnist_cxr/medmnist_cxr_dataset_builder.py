@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import functools
 import math
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -31,20 +30,15 @@ class Subset(NamedTuple):
     """One of MedMNIST's sets: labels in its order, whose images, their projection, how many."""
 
     labels: tuple[str, ...]
-    task: str
     parent: str
     projection: str
     counts: tuple[int, int, int]  # train, val, test
 
 
 SUBSETS = {
-    "pneumoniamnist": Subset(
-        ("Pneumonia",), "binary", "pediatric_pneumonia", "AP", (4708, 524, 624)
-    ),
+    "pneumoniamnist": Subset(("Pneumonia",), "pediatric_pneumonia", "AP", (4708, 524, 624)),
     # Its 14 labels are NIH's, in NIH's order.
-    "chestmnist": Subset(
-        NIH_FINDINGS, "multilabel", "nih_chestxray14", "FRONTAL", (78468, 11219, 22433)
-    ),
+    "chestmnist": Subset(NIH_FINDINGS, "nih_chestxray14", "FRONTAL", (78468, 11219, 22433)),
 }
 
 
@@ -109,9 +103,6 @@ class Builder(builder.CxrBuilder):
     def label_names(self) -> tuple[str, ...]:
         return self.subset.labels
 
-    def task(self) -> str:
-        return self.subset.task
-
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         subset, config = self.subset, self.builder_config
         name = f"{config.name}.npz"
@@ -123,8 +114,7 @@ class Builder(builder.CxrBuilder):
         scratch = Path(self.data_path) / builder.SCRATCH
         scratch.mkdir(parents=True, exist_ok=True)
         for (part, split), count in zip(PARTS.items(), subset.counts, strict=True):
-            wanted = Wanted(part, count, config.side, len(subset.labels))
-            images, labels = unpack(path, wanted, scratch)
+            images, labels = unpack(path, part, count, config.side, len(subset.labels), scratch)
             for index, values in enumerate(labels):
                 image_id = f"{part}/{index}"
                 yield Record(
@@ -139,44 +129,25 @@ class Builder(builder.CxrBuilder):
                 )
 
 
-class Wanted(NamedTuple):
-    """The expected content of one part of an .npz."""
+def unpack(
+    path: Path, part: str, most: int, side: int, num_labels: int, folder: Path
+) -> tuple[Path, list[list[int]]]:
+    """Unpacks the images of "train", "val" or "test" into `folder`; returns the .npy, and labels.
 
-    part: str  # "train", "val" or "test"
-    num_images: int  # the owner's; a file may have fewer
-    side: int  # pixels of an image's sides
-    num_labels: int
+    Nothing is unpickled. `most`: the owner's number of images; a file may have fewer.
 
-
-class Part(NamedTuple):
-    """One part of an .npz: images unpacked to `images` (an .npy), labels [n k] as lists."""
-
-    images: Path
-    labels: list[list[int]]
-
-
-def unpack(path: Path, wanted: Wanted, folder: Path) -> Part:
-    """Unpacks one part's images into `folder` and reads its labels; unpickles nothing.
-
-    Args:
-      folder: exists; takes n * side² bytes.
-
-    Raises:
-      BuildError: not such a file, images or labels of another shape or type, or more than wanted.
+    Raises BuildError: not such a file, arrays of another shape or type, or more than that.
     """
-    part, most, side, num_labels = wanted
     try:
         with zipfile.ZipFile(path) as archive:
             images = _check(archive, path, f"{part}_images", most, (side, side))
             labels = _check(archive, path, f"{part}_labels", most, (num_labels,))
-            if images[0] != labels[0]:
+            if images != labels:
                 raise BuildError(
-                    f"{path.name} has {images[0]:,} images in {part}_images and {labels[0]:,} rows "
-                    f"in {part}_labels. Download it again."
+                    f"{path.name} has {images:,} images in {part}_images and {labels:,} rows in "
+                    f"{part}_labels. Download it again."
                 )
-            copy = folder / f"{part}_images.npy"
-            with archive.open(f"{part}_images.npy") as source, open(copy, "wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+            copy = Path(archive.extract(f"{part}_images.npy", folder))
             with archive.open(f"{part}_labels.npy") as source:
                 values = np.lib.format.read_array(source, allow_pickle=False)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
@@ -185,13 +156,13 @@ def unpack(path: Path, wanted: Wanted, folder: Path) -> Part:
         raise BuildError(f"{path} is broken or cut off ({error}). Download it again.") from error
     if not np.isin(values, (0, 1)).all():
         raise BuildError(f"{path.name}: {part}_labels holds other values than 0 and 1.")
-    return Part(copy, values.tolist())
+    return copy, values.tolist()
 
 
 def _check(
     archive: zipfile.ZipFile, path: Path, name: str, most: int, each: tuple[int, ...]
-) -> tuple[int, ...]:
-    """Returns the shape of a member that has at most `most` entries of bytes in the shape `each`.
+) -> int:
+    """Returns the length of a member that has at most `most` entries of bytes in the shape `each`.
 
     Labels may be other whole numbers than bytes.
     """
@@ -212,25 +183,15 @@ def _check(
         except ValueError as error:
             raise BuildError(f"{path.name}: {name} is {error}. Download it again.") from error
         size = stream.tell() + math.prod(shape) * dtype.itemsize
-    wanted = f"[n, {', '.join(map(str, each))}]"
-    if len(shape) != 1 + len(each) or shape[1:] != each or fortran:
+    bytes_or_labels = dtype == np.uint8 or (len(each) == 1 and dtype.kind in "iu")
+    fits = shape[1:] == each and len(shape) == 1 + len(each) and shape[0] <= most and not fortran
+    if not (fits and bytes_or_labels and entry.file_size == size):
         raise BuildError(
-            f"{path.name}: {name} has the shape {list(shape)}, expected {wanted}. Is it another of "
-            "MedMNIST's files under this name?"
+            f"{path.name}: {name} is {dtype} of the shape {list(shape)} in {entry.file_size:,} of "
+            f"{size:,} bytes, expected uint8 of the shape [n, {', '.join(map(str, each))}] with n "
+            f"up to {most:,}. Is it another of MedMNIST's files under this name, or damaged?"
         )
-    if shape[0] > most:
-        raise BuildError(
-            f"{path.name}: {name} has {shape[0]:,} entries, the owner's {most:,}. Download it "
-            "again."
-        )
-    if dtype != np.uint8 and (len(each) > 1 or dtype.kind not in "iu"):
-        raise BuildError(f"{path.name}: {name} is of type {dtype}, expected uint8.")
-    if entry.file_size != size:
-        raise BuildError(
-            f"{path.name}: {name} has {entry.file_size:,} bytes, but its header says {size:,}. "
-            "Download it again."
-        )
-    return shape
+    return shape[0]
 
 
 def read_image(images: Path, index: int) -> UInt8[np.ndarray, "h w"]:

@@ -39,7 +39,6 @@ class Builder(builder.CxrBuilder):
     )
     HOMEPAGE: ClassVar = "https://physionet.org/content/mimic-cxr-jpg/"
     LABEL_NAMES: ClassVar = CHEXPERT_LABELS
-    TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {
         "default": Task(as_stored(CHEXPERT_LABELS), **FROM_REPORTS),
         "competition": Task(as_stored(COMPETITION), **FROM_REPORTS),
@@ -100,11 +99,7 @@ class Builder(builder.CxrBuilder):
                 yield Skipped(path.relative_to(root).as_posix(), "not in the metadata")
 
     def _reports(self, manual_dir: Path) -> Reports | None:
-        """Returns the reports, if they were given.
-
-        Raises:
-          BuildError: --reports_dir holds no files/.
-        """
+        """Returns the reports, if they were given; BuildError: --reports_dir holds no files/."""
         given = self.input_dir("reports_dir", manual_dir / REPORTS_FOLDER)
         if "reports_dir" not in self.settings.inputs and not given.is_dir():
             return None
@@ -138,20 +133,12 @@ class Study(NamedTuple):
 
 
 def find_root(mimic_dir: Path) -> Path:
-    """Returns the folder with the tables, `mimic_dir` or up to two folders below it.
-
-    Raises:
-      BuildError: nowhere.
-    """
+    """Returns the folder with the tables, up to two below; BuildError if there is none."""
     return folders.find_root(mimic_dir, (METADATA,), f"{WHERE_TO_GET}.")
 
 
 def read_images(root: Path) -> Iterator[Radiograph]:
-    """Yields the images that the metadata lists.
-
-    Raises:
-      BuildError: an id that is none, as after a program has rewritten it as a number.
-    """
+    """Yields the images that the metadata lists; BuildError for ids that are none."""
     standard = functools.cache(dicom.standard_projection)
     table = csv_table.Table(folders.require(root, METADATA))
     columns = ("dicom_id", "subject_id", "study_id", "ViewPosition")
@@ -161,41 +148,25 @@ def read_images(root: Path) -> Iterator[Radiograph]:
 
 
 def read_splits(root: Path) -> dict[str, Split]:
-    """Returns dicom_id -> its row of the split file.
-
-    Raises:
-      BuildError: an unknown split, or an image listed twice.
-    """
+    """Returns dicom_id -> its row of the split file; BuildError for an unknown split or a twin."""
     table = csv_table.Table(folders.require(root, SPLIT))
     splits: dict[str, Split] = {}
     for where, (dicom_id, subject_id, split) in table.select(("dicom_id", "subject_id", "split")):
         if split not in SPLITS:
             raise BuildError(f"{where}: split is none of {', '.join(SPLITS)}.")
-        if dicom_id in splits:
-            raise BuildError(
-                f"{where}: its image is listed twice, in {splits[dicom_id].where} too. "
-                "Keep one row."
-            )
+        csv_table.keep_one(splits, dicom_id, "image", where)
         splits[dicom_id] = Split(SPLITS[split], subject_id, where)
     return splits
 
 
 def read_labels(root: Path) -> dict[str, Study]:
-    """Returns study_id -> its row of the labels.
-
-    Raises:
-      BuildError: a study listed twice, an id or a label value that is none.
-    """
+    """Returns study_id -> its row of the labels; BuildError for a twin, or a value that is none."""
     table = csv_table.Table(folders.require(root, CHEXPERT))
     studies: dict[str, Study] = {}
     for where, fields in table.select(("subject_id", "study_id", *CHEXPERT_LABELS)):
         subject_id, study_id, *cells = fields
         check_ids(subject_id, study_id, where)
-        if study_id in studies:
-            raise BuildError(
-                f"{where}: its study is listed twice, in {studies[study_id].where} too. "
-                "Keep one row."
-            )
+        csv_table.keep_one(studies, study_id, "study", where)
         studies[study_id] = Study(subject_id, parse_labels(cells, where), where)
     return studies
 

@@ -11,7 +11,7 @@ from cxr_jax.data.tasks import Task, as_stored
 from cxr_jax.io import dicom
 from data_builders.base import boxes, builder, csv_table, folders, splits
 from data_builders.base.boxes import BoxRow
-from data_builders.base.records import Box, BuildError, Record, Skipped
+from data_builders.base.records import BuildError, Record, Skipped
 
 NIH_FINDINGS = (
     *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia"),
@@ -51,7 +51,6 @@ class Builder(builder.CxrBuilder):
     )
     HOMEPAGE: ClassVar = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
     LABEL_NAMES: ClassVar = (*NIH_FINDINGS, NO_FINDING)
-    TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {
         "default": Task(as_stored(NIH_FINDINGS)),
         "any_finding": Task({"Any finding": f"not {NO_FINDING}"}),
@@ -69,7 +68,10 @@ class Builder(builder.CxrBuilder):
         table = csv_table.Table(folders.require(root, *TABLES))
         parts = read_lists(root)
         box_rows = read_boxes(root)
-        placed = place(box_rows)
+        placed = collections.defaultdict(list)
+        for row in box_rows:
+            box = boxes.from_pixels(row.label, row.corners, BOX_SIZE, row.where)
+            placed[row.image].append(box)
         pngs = (path for path in folders.files_below(root) if path.suffix.lower() == ".png")
         images = folders.unique(pngs, lambda path: path.name)
         listed: dict[str, str] = {}
@@ -96,7 +98,7 @@ class Builder(builder.CxrBuilder):
                 study_id=f"{patient}/{follow_up}",
                 projection=dicom.standard_projection(projection),
                 sex=sex if sex in ("M", "F") else "",
-                age=parse_age(age),
+                age=dicom.years(age),  # "58", or the older "058Y"
                 boxes=tuple(placed.get(name, ())),
                 row=where,
             )
@@ -106,11 +108,7 @@ class Builder(builder.CxrBuilder):
 
 
 def read_lists(root: Path) -> dict[str, str]:
-    """Returns file name -> the owner's part, "train" or "test".
-
-    Raises:
-      BuildError: a list is missing or no text, or an image is in both.
-    """
+    """Returns file name -> the owner's part, "train" or "test"; BuildError if it is in both."""
     parts: dict[str, str] = {}
     for part, list_name in LISTS.items():
         path = folders.require(root, list_name)
@@ -131,8 +129,7 @@ def read_lists(root: Path) -> dict[str, str]:
 def patient_of(name: str, patient: str, where: str) -> str:
     """Returns the patient's number without leading zeros; the file's name must begin with it.
 
-    Raises:
-      BuildError: the name belongs to another patient, as when a column has slid.
+    Raises BuildError: the name belongs to another patient, as when a column has slid.
     """
     prefix, number = name.split("_")[0].lstrip("0"), patient.lstrip("0")
     if not (number.isascii() and number.isdigit() and prefix == number):
@@ -144,11 +141,7 @@ def patient_of(name: str, patient: str, where: str) -> str:
 
 
 def parse_findings(findings: str, where: str) -> dict[str, float]:
-    """Returns Finding Labels ("Edema|Effusion") as 1.0 or 0.0 for each label.
-
-    Raises:
-      BuildError: a finding outside the vocabulary, or "No Finding" beside another.
-    """
+    """Reads Finding Labels ("Edema|Effusion") as 1.0 or 0.0; BuildError for another finding."""
     names = findings.split("|")
     for name in names:
         if name not in NIH_FINDINGS and name != NO_FINDING:
@@ -161,20 +154,13 @@ def parse_findings(findings: str, where: str) -> dict[str, float]:
     return {name: float(name in names) for name in (*NIH_FINDINGS, NO_FINDING)}
 
 
-def parse_age(age: str) -> float:
-    """Returns years, from "58" or the older "058Y"; NaN above 120, which are the owner's slips."""
-    years = dicom.years(age)
-    return years if years <= dicom.OLDEST else float("nan")
-
-
 def read_boxes(root: Path) -> list[BoxRow]:
     """Returns the rows of BBox_List_2017.csv, if it is there.
 
     Its header has three fields more than its rows, so fields count by position: name, finding,
     x, y, w, h.
 
-    Raises:
-      BuildError: a row with another finding or without four numbers.
+    Raises BuildError: a row with another finding or without four numbers.
     """
     path = folders.optional(root, BOXES)
     if path is None:
@@ -184,26 +170,12 @@ def read_boxes(root: Path) -> list[BoxRow]:
     for row in table.rows(("Image Index", "Finding Label")):
         name, finding = row.fields[:2]
         label = BOX_NAMES.get(finding, finding)
-        corners = [csv_table.number(field) for field in row.fields[2:6]]
-        if len(corners) != 4 or None in corners:
-            raise BuildError(f"{row.where}: expected x, y, w, h after the finding.")
-        x, y, width, height = corners
+        corners = (*row.fields, "")[2:6]  # "" for a fourth that is missing
+        x, y, width, height = csv_table.numbers(corners, "x, y, w, h after the finding", row.where)
         if label not in NIH_FINDINGS:
             raise BuildError(f"{row.where}: the box's finding is unknown.")
         rows.append(BoxRow(name, label, (x, y, x + width, y + height), row.where))
     return rows
-
-
-def place(rows: list[BoxRow]) -> dict[str, list[Box]]:
-    """Returns file name -> its boxes.
-
-    Raises:
-      BuildError: a box without a size or place.
-    """
-    placed = collections.defaultdict(list)
-    for row in rows:
-        placed[row.image].append(boxes.from_pixels(row.label, row.corners, BOX_SIZE, row.where))
-    return placed
 
 
 def has_finding(row: BoxRow, findings_of: Mapping[str, str]) -> bool | None:

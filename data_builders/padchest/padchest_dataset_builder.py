@@ -60,7 +60,6 @@ class Builder(builder.CxrBuilder):
     )
     HOMEPAGE: ClassVar = "https://bimcv.cipf.es/bimcv-projects/padchest/"
     LABEL_NAMES: ClassVar = LABEL_NAMES
-    TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {"default": Task(NIH_NAMES, projections=FRONTAL)}
     LICENCE: ClassVar = "PadChest Dataset Research Use Agreement"
     SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
@@ -108,11 +107,7 @@ class Builder(builder.CxrBuilder):
 
 
 def parse_labels(cell: str, where: str) -> dict[str, float]:
-    """Returns 1.0 or 0.0 for each of LABEL_NAMES; NaN if the cell says nothing of findings.
-
-    Raises:
-      BuildError: the cell is not a list of strings.
-    """
+    """Maps LABEL_NAMES to 1.0 or 0.0, or to NaN if nothing is said; BuildError if it is no list."""
     if cell and not _LIST.fullmatch(cell):
         raise BuildError(f"{where}: Labels is not a list like ['normal'].")
     return _labels(cell)
@@ -130,24 +125,13 @@ def _labels(cell: str) -> dict[str, float]:
 
 
 def folder_of(place: str, where: str) -> str:
-    """Returns the archive's number from ImageDir, which some copies of the table write as "0.0".
-
-    Raises:
-      BuildError: no number.
-    """
-    number = csv_table.number(place)
-    if number is None or not math.isfinite(number):
+    """Returns the archive's number from ImageDir, which some copies of the table write as "0.0"."""
+    (number,) = csv_table.numbers([place], "ImageDir", where)
+    if not math.isfinite(number):
         raise BuildError(f"{where}: ImageDir is not a number.")
     return str(int(number))
 
 
 def age_at(date: str, birth: str) -> float:
-    """Returns years from birth ("1930.0") to the study's date (YYYYMMDD), give or take one.
-
-    NaN where one is missing or the difference is strange.
-    """
-    try:
-        age = float(date[:4]) - float(birth)
-    except ValueError:
-        return float("nan")
-    return age if 0 <= age <= dicom.OLDEST else float("nan")
+    """Returns years from birth ("1930.0") to the study's date (YYYYMMDD), give or take one."""
+    return (csv_table.number(date[:4]) or math.nan) - (csv_table.number(birth) or math.nan)

@@ -33,7 +33,6 @@ class Builder(builder.CxrBuilder):
     )
     HOMEPAGE: ClassVar = "https://doi.org/10.17632/rscbjbr9sj.2"
     LABEL_NAMES: ClassVar = (LABEL,)
-    TASK: ClassVar = "binary"
     OWNER_COUNTS: ClassVar = {"images": 5_856, "test images": 624, LABEL: 4_273}
     LICENCE: ClassVar = "CC BY 4.0"
     SPLIT_RULE: ClassVar = (

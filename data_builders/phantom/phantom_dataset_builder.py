@@ -48,7 +48,6 @@ class Builder(builder.CxrBuilder):
         ),
     ]
     LABEL_NAMES: ClassVar = radiograph.LABEL_NAMES
-    TASK: ClassVar = "multilabel"
     PATIENT: ClassVar = "drawn person"
     LICENCE: ClassVar = "none: the images are drawn by this project's code and show nobody"
     SPLIT_RULE: ClassVar = "The first patients are train, the next validation, the last test."

@@ -32,7 +32,6 @@ class Builder(builder.CxrBuilder):
     HOMEPAGE: ClassVar = "https://physionet.org/content/mimic-cxr-pe-severity/"
     LABEL_NAMES: ClassVar = (LABEL,)
     LABEL_SCALE: ClassVar = "grade"
-    TASK: ClassVar = "multiclass"
     TASKS: ClassVar = {
         "default": Task(
             {
@@ -95,11 +94,7 @@ class Grade(NamedTuple):
 
 
 def read_grades(path: Path, key: str) -> dict[str, Grade]:
-    """Returns the rows of a table by the column `key`, "dicom_id" or "study_id".
-
-    Raises:
-      BuildError: no such file; a grade or id that is none, an image or study listed twice.
-    """
+    """Returns the rows by the column `key`, "dicom_id" or "study_id"; BuildError for a twin."""
     table = csv_table.Table(folders.require(path.parent, path.name))
     columns = ("subject_id", "study_id", "edema_severity", key)
     grades: dict[str, Grade] = {}
@@ -107,8 +102,7 @@ def read_grades(path: Path, key: str) -> dict[str, Grade]:
         mimic_cxr.check_ids(subject_id, study_id, where)
         if severity not in GRADES:
             raise BuildError(f"{where}: edema_severity is none of 0, 1, 2 and 3.")
-        if name in grades:
-            raise BuildError(f"{where}: its {key} is graded in {grades[name].where} too.")
+        csv_table.keep_one(grades, name, key, where)
         grades[name] = Grade(subject_id, study_id, GRADES[severity], where)
     return grades
 
@@ -116,11 +110,7 @@ def read_grades(path: Path, key: str) -> dict[str, Grade]:
 def read_images(
     mimic: Path, of_images: Mapping[str, Grade], of_studies: Mapping[str, Grade]
 ) -> tuple[dict[str, mimic_cxr.Radiograph], dict[str, list[mimic_cxr.Radiograph]]]:
-    """Returns MIMIC's graded images: dicom_id -> image, and study_id -> images.
-
-    Raises:
-      BuildError: MIMIC has an image or study under another patient or study.
-    """
+    """Returns MIMIC's graded images by dicom_id and study_id; BuildError for others' ids."""
     by_id, by_study = {}, collections.defaultdict(list)
     for image in mimic_cxr.read_images(mimic):
         theirs = (image.subject_id, image.study_id)

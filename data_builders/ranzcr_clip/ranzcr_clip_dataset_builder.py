@@ -38,7 +38,6 @@ class Builder(builder.CxrBuilder):
     )
     HOMEPAGE: ClassVar = "https://www.kaggle.com/c/ranzcr-clip-catheter-line-classification"
     LABEL_NAMES: ClassVar = LABELS
-    TASK: ClassVar = "multilabel"
     LICENCE: ClassVar = "the rules of Kaggle's competition"
     SPLIT_RULE: ClassVar = (
         "70 % train, 10 % validation, 20 % test by a fixed hash of the patient; the owner's test "
@@ -79,9 +78,8 @@ def has_label(row: BoxRow, labels_of: Mapping[str, Mapping[str, float]]) -> bool
 def check_patient(patient: str, where: str) -> str:
     """Returns the patient's id itself.
 
-    Raises:
-      BuildError: it does not have the nine hexadecimal digits of all. Spreadsheets read 12e456789
-        as a number and 000123456 without its zeros, and so join patients.
+    Raises BuildError: it does not have the nine hexadecimal digits of all. Spreadsheets read
+    12e456789 as a number and 000123456 without its zeros, and so join patients.
     """
     if not _PATIENT.fullmatch(patient):
         raise BuildError(
@@ -99,11 +97,7 @@ class Frame(NamedTuple):
 
 
 def read_lines(root: Path) -> list[BoxRow]:
-    """Returns the corners around each line of train_annotations.csv; none without the file.
-
-    Raises:
-      BuildError: a line of an unknown label, or one that is not a list of points.
-    """
+    """Returns the corners around each line of the annotations; BuildError for an unknown label."""
     path = folders.optional(root, LINES)
     if path is None:
         return []
@@ -124,8 +118,7 @@ def place(
     Args:
       images: image -> its JPEG, whose header gives the size that the lines' pixels refer to.
 
-    Raises:
-      BuildError: a line with a point that is not a number.
+    Raises BuildError: a line with a point that is not a number.
     """
     by_image = defaultdict(list)
     for line in lines:
@@ -139,11 +132,7 @@ def place(
 
 
 def corners(data: str, where: str) -> tuple[float, float, float, float]:
-    """Returns x0, y0, x1, y1 of a line written as "[[x, y], [x, y], …]".
-
-    Raises:
-      BuildError: it is written otherwise, or has no point.
-    """
+    """Returns x0, y0, x1, y1 of a line "[[x, y], [x, y], …]"; BuildError for other text."""
     try:
         points = [(float(x), float(y)) for x, y in json.loads(data)]
     except (TypeError, ValueError, RecursionError):  # which quote

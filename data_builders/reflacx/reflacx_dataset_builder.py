@@ -59,7 +59,6 @@ class Builder(builder.CxrBuilder):
     LABEL_NAMES: ClassVar = LABELS
     LABEL_SCALE: ClassVar = "certainty"
     READERS: ClassVar = True
-    TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {"default": Task(as_stored(PHASES[3]), certainty=3.0)}
     PARENT: ClassVar = "mimic_cxr"
     PATIENT: ClassVar = "person, by MIMIC-CXR's number"
@@ -123,22 +122,15 @@ class Reading(NamedTuple):
 
 
 def read_readings(root: Path) -> Iterator[Reading]:
-    """Yields the readings of all phases whose metadata is in `root`, the folder main_data.
-
-    Raises:
-      BuildError: a column or value that is none, a reading listed twice.
-    """
-    seen: dict[str, str] = {}
+    """Yields the readings of all phases whose metadata is in `root`, the folder main_data."""
+    seen: dict[str, Reading] = {}
     for phase, name in TABLES.items():
         path = folders.optional(root, name)
         if path is None:
             continue
         for reading in read_phase(csv_table.Table(path), PHASES[phase]):
-            twin = seen.setdefault(reading.reading_id, reading.where)
-            if twin != reading.where:
-                raise BuildError(
-                    f"A reading is listed twice: {twin} and {reading.where}. Keep one."
-                )
+            csv_table.keep_one(seen, reading.reading_id, "id", reading.where)
+            seen[reading.reading_id] = reading
             yield reading
 
 
@@ -155,11 +147,7 @@ def read_phase(table: csv_table.Table, names: Collection[str]) -> Iterator[Readi
 
 
 def parse_label(name: str, cell: str, where: str) -> float:
-    """Returns a certainty, 0 (absent) to 5 (consistent with); of yes-or-no labels 5 is yes.
-
-    Raises:
-      BuildError: another value.
-    """
+    """Returns a certainty, 0 to 5; of yes-or-no labels 5 is yes; BuildError for another cell."""
     flag = name in FIRST_FLAGS
     values = _YES_NO if flag else _CERTAINTIES
     if cell not in values:
@@ -176,9 +164,8 @@ def read_boxes(root: Path, reading: Reading, present: Collection[str]) -> tuple[
     Args:
       present: the readings that have a folder in `root`.
 
-    Raises:
-      BuildError: no folder of the reading; an ellipse without four numbers, or a label that is
-        neither True nor False.
+    Raises BuildError: no folder of the reading; an ellipse without four numbers, or a label that is
+    neither True nor False.
     """
     if reading.reading_id not in present:
         raise BuildError(
@@ -189,21 +176,19 @@ def read_boxes(root: Path, reading: Reading, present: Collection[str]) -> tuple[
     if not path.exists():
         return ()
     table = csv_table.Table(path)
-    corners = [table.index(column) for column in ("xmin", "ymin", "xmax", "ymax")]
+    places = [table.index(column) for column in ("xmin", "ymin", "xmax", "ymax")]
     labels = {name: table.columns.index(name) for name in LABELS if name in table.columns}
     found = []
     for row in table.rows(table.columns):
         where = f"{reading.reading_id}/{row.where}"
-        numbers = [csv_table.number(row.fields[i]) for i in corners]
-        if None in numbers:
-            raise BuildError(f"{where}: expected numbers in xmin, ymin, xmax, ymax.")
-        x0, y0, x1, y1 = numbers
+        cells = [row.fields[place] for place in places]
+        corners = csv_table.numbers(cells, "xmin, ymin, xmax, ymax", where)
         for name, i in labels.items():
             mark = row.fields[i]
             if mark not in _MARKS:
                 raise BuildError(f"{where}: {name} is not True or False.")
             if _MARKS[mark]:
-                found.append(boxes.from_pixels(name, (x0, y0, x1, y1), reading.size, where))
+                found.append(boxes.from_pixels(name, tuple(corners), reading.size, where))
     return tuple(found)
 
 

@@ -34,7 +34,6 @@ class Builder(builder.CxrBuilder):
     )
     HOMEPAGE: ClassVar = "https://www.kaggle.com/c/rsna-pneumonia-detection-challenge"
     LABEL_NAMES: ClassVar = CLASSES
-    TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {"default": Task({OPACITY: OPACITY})}
     PATIENT: ClassVar = "person by RSNA's mapping, else examination"
     # Counted with the mapping of the challenge's first release, at random 70/15/15 splits.
@@ -94,8 +93,7 @@ def read_mapping(root: Path, findings: Mapping[str, Finding]) -> dict[str, str]:
     RSNA's list has an object an image: `subset_img_id` is the patientId, `img_id` NIH's file name,
     which begins with the person ("00011683_018.png").
 
-    Raises:
-      BuildError: not such a list, or an image that it lacks.
+    Raises BuildError: not such a list, or an image that it lacks.
     """
     path = folders.optional(root, MAPPING)
     if path is None:
@@ -119,12 +117,7 @@ def read_mapping(root: Path, findings: Mapping[str, Finding]) -> dict[str, str]:
 
 
 def read_findings(root: Path) -> dict[str, Finding]:
-    """Returns patientId -> its finding, in the order of stage_2_train_labels.csv.
-
-    Raises:
-      BuildError: an image with and without an opacity, a box without an opacity or the reverse, or
-        a class that contradicts it.
-    """
+    """Returns patientId -> its finding, in the table's order; BuildError if rows contradict."""
     classes = read_classes(root)
     table = csv_table.Table(folders.require(root, TARGETS))
     findings: dict[str, Finding] = {}
@@ -151,26 +144,15 @@ def read_findings(root: Path) -> dict[str, Finding]:
 
 
 def opacity(place: list[str], where: str) -> Box:
-    """Returns the box at x, y, width, height.
-
-    Raises:
-      BuildError: these are not four numbers.
-    """
-    numbers = [csv_table.number(field) for field in place]
-    if None in numbers:
-        raise BuildError(f"{where}: x, y, width, height are no numbers.")
-    x, y, width, height = numbers
+    """Returns the box at x, y, width, height; BuildError: these are not four numbers."""
+    x, y, width, height = csv_table.numbers(place, "x, y, width, height", where)
     return boxes.from_pixels(OPACITY, (x, y, x + width, y + height), SIZE, where)
 
 
 def classify(
     image: str, positive: bool, classes: dict[str, str] | None, where: str
 ) -> dict[str, float]:
-    """Returns the image's classes as 1 or 0; without their table only the opacity is known.
-
-    Raises:
-      BuildError: the image has no class, or one that contradicts its Target.
-    """
+    """Maps classes to 1 or 0, without their table to NaN; BuildError if they contradict Target."""
     if classes is None:
         return {name: float(positive) if name == OPACITY else float("nan") for name in CLASSES}
     if image not in classes:
@@ -183,11 +165,7 @@ def classify(
 
 
 def read_classes(root: Path) -> dict[str, str] | None:
-    """Returns patientId -> class; None if the table of classes is not there.
-
-    Raises:
-      BuildError: a class that is none of the three, or two of an image.
-    """
+    """Returns patientId -> class, None without the table; BuildError for another class, or two."""
     path = folders.optional(root, INFO)
     if path is None:
         return None

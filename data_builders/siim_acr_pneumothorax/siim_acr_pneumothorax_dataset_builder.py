@@ -39,7 +39,6 @@ class Builder(builder.CxrBuilder):
     )
     HOMEPAGE: ClassVar = "https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation"
     LABEL_NAMES: ClassVar = (LABEL,)
-    TASK: ClassVar = "binary"
     PATIENT: ClassVar = "image"
     PATIENT_NOTE: ClassVar = (
         "Its images are NIH's, of which one person has several; PatientID in the headers is not "
@@ -128,11 +127,7 @@ class Outline(NamedTuple):
 
 
 def read_outlines(path: Path) -> dict[str, Outline]:
-    """Returns ImageId -> its outline, in the table's order.
-
-    Raises:
-      BuildError: run lengths that cannot be, or an image with and without pneumothorax.
-    """
+    """Returns ImageId -> its outline, in the table's order; BuildError if its rows contradict."""
     outlines: dict[str, Outline] = {}
     for where, (image, runs) in csv_table.Table(path).select(("ImageId", "EncodedPixels")):
         found = () if runs == "-1" else (run_length_box(runs, where),)
@@ -153,8 +148,7 @@ def run_length_box(runs: str, where: str) -> Box:
     A mask's 1024 x 1024 pixels are numbered down the columns. It is written as pairs: the pixels
     to skip since the last run's end, and the run's length.
 
-    Raises:
-      BuildError: not pairs of whole numbers, an empty mask, or one that leaves the image.
+    Raises BuildError: not pairs of whole numbers, an empty mask, or one that leaves the image.
     """
     words = runs.split()
     if not words or len(words) % 2 or not (runs.isascii() and "".join(words).isdigit()):
@@ -189,11 +183,7 @@ class PngRow(NamedTuple):
 
 
 def png_rows(root: Path, stems: Iterable[str]) -> Iterator[PngRow]:
-    """Yields what the stage-1 tables list; without tables, what the files' names say.
-
-    Raises:
-      BuildError: a name of another form, or a table that contradicts the name.
-    """
+    """Yields what the stage-1 tables list, or files' names say; BuildError if they contradict."""
     if folders.optional(root, *PNG_TABLES.values()) is None:
         yield from (
             parse_png_name(f"{stem}.png", f"{PNG_IMAGES}/{stem}.png") for stem in sorted(stems)
@@ -212,11 +202,7 @@ def png_rows(root: Path, stems: Iterable[str]) -> Iterator[PngRow]:
 
 
 def parse_png_name(name: str, where: str) -> PngRow:
-    """Reads an image's name: "12_train_1_.png" is number 12, in train, with pneumothorax.
-
-    Raises:
-      BuildError: the name has another form.
-    """
+    """Reads a name: "12_train_1_.png" is number 12, in train, with pneumothorax."""
     stem = name.removesuffix(".png")
     match = _PNG_NAME.fullmatch(stem)
     if match is None:

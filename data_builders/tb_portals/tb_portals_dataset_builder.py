@@ -42,7 +42,6 @@ class Builder(builder.CxrBuilder):
     )
     HOMEPAGE: ClassVar = "https://tbportals.niaid.nih.gov"
     LABEL_NAMES: ClassVar = LABEL_NAMES
-    TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {
         # Headers often leave the projection blank; lateral images and the owner's outliers name
         # theirs.
@@ -126,11 +125,7 @@ def key_of(path: Path) -> str:
 
 
 def key_of_url(url: str, patient: str, where: str) -> str:
-    """Returns the same of a row's path, with or without the bucket's name before it.
-
-    Raises:
-      BuildError: another path, or another patient's.
-    """
+    """Returns the same of a row's path, with or without the bucket's name before it."""
     parts = url.replace("\\", "/").split("/")
     if len(parts) < 4 or not url.lower().endswith(".dcm"):
         raise BuildError(f"{where}: {URL} is not like <patient>/<study>/<series>/<instance>.dcm.")
@@ -151,11 +146,7 @@ class Case(NamedTuple):
 
 
 def parse_case(resistance: str, sex: str, age: str, where: str) -> Case:
-    """Reads a case from type_of_resistance, gender and age_of_onset.
-
-    Raises:
-      BuildError: a class of resistance that is not one of the owner's.
-    """
+    """Reads type_of_resistance, gender, age_of_onset; BuildError for an unknown class."""
     said = " ".join(resistance.split()).casefold()
     known = {name.casefold(): name for name in (SENSITIVE, *CLASSES)}
     if said in known:
@@ -167,23 +158,15 @@ def parse_case(resistance: str, sex: str, age: str, where: str) -> Case:
         raise BuildError(
             f"{where}: {RESISTANCE} is none of {', '.join((SENSITIVE, *CLASSES))} nor blank."
         )
-    return Case(labels, SEXES.get(sex.casefold(), ""), _years(age))
+    years = csv_table.number(age)
+    return Case(labels, SEXES.get(sex.casefold(), ""), math.nan if years is None else years)
 
 
 NOTHING_KNOWN = Case(dict.fromkeys(LABEL_NAMES, math.nan), "", math.nan)
 
 
-def _years(text: str) -> float:
-    years = csv_table.number(text)
-    return years if years is not None and 0 <= years <= dicom.OLDEST else math.nan
-
-
 def read_cases(table: csv_table.Table) -> dict[tuple[str, str], Case]:
-    """Returns (patient_id, condition_id) -> case.
-
-    Raises:
-      BuildError: two rows of one condition that say different things.
-    """
+    """Returns (patient_id, condition_id) -> case; BuildError if rows contradict."""
     cases: dict[tuple[str, str], Case] = {}
     said: dict[tuple[str, str], tuple[list[str], str]] = {}
     others = set(table.columns) - {*KEYS, *FACTS}  # some 200, also of notes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,7 +58,6 @@ class Builder(builder.CxrBuilder):
     HOMEPAGE: ClassVar = "https://physionet.org/content/vindr-cxr/1.0.0/"
     LABEL_NAMES: ClassVar = LABELS
     READERS: ClassVar = True
-    TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {"global": Task(as_stored(GLOBAL))}
     LICENCE: ClassVar = "PhysioNet Credentialed Health Data License 1.5.0"
     SPLIT_RULE: ClassVar = (
@@ -95,7 +93,8 @@ class Builder(builder.CxrBuilder):
             places = read_places(annotations, LABELS, reader_column)
             readings = list(read_labels(path, LABELS, reader_column))
             yield from self._part(root, part, path, readings, places)
-            yield from check_places(annotations, places.values(), marked_by_reader, readings)
+            marked = lambda row, labels: labels[row.label] == 1  # noqa: E731
+            yield from check_places(annotations, places, marked, readings)
 
     def _part(
         self,
@@ -103,14 +102,14 @@ class Builder(builder.CxrBuilder):
         part: str,
         table: Path,
         readings: Iterable[Labelled],
-        places: Mapping[str, Sequence[BoxRow]],
+        places: Sequence[BoxRow],
         kaggle: bool = False,
     ) -> Iterator[Record | Skipped]:
         suffixes = SUFFIXES + (PICTURES if kaggle else ())
         images = folders.by_stem(root / part, suffixes)
-        by_image = group(readings, NUM_READERS if part == "train" else 1)
-        headers = self.read_tags(images, by_image)
-        for image, said in by_image.items():
+        read = group(readings, NUM_READERS if part == "train" else 1)
+        headers, boxed = self.read_tags(images, read), by_image(places)
+        for image, said in read.items():
             if kaggle:
                 split = splits.by_patient(image)
             else:
@@ -128,23 +127,14 @@ class Builder(builder.CxrBuilder):
                 projection="PA",
                 sex=tags.sex,
                 age=tags.age,
-                boxes=boxes_on(tags, places.get(image, ())),
+                boxes=boxes_on(tags, boxed[image]),
                 row=said[0].where,
             )
-        yield from folders.not_listed(images, by_image, root, f"no row in {table.name}")
-
-
-def marked_by_reader(row: BoxRow, said: Labelled) -> bool:
-    """Returns whether the reader who drew a box has its finding among the image's labels."""
-    return said.labels[row.label] == 1
+        yield from folders.not_listed(images, read, root, f"no row in {table.name}")
 
 
 def group(readings: Iterable[Labelled], num_readers: int) -> dict[str, list[Labelled]]:
-    """Returns image -> what its readers say, in the table's order.
-
-    Raises:
-      BuildError: an image has more or fewer readers, or one of them twice.
-    """
+    """Returns image -> what its readers say, in order; BuildError for other readers."""
     by_image: dict[str, list[Labelled]] = defaultdict(list)
     for one in readings:
         by_image[one.image].append(one)
@@ -158,11 +148,7 @@ def group(readings: Iterable[Labelled], num_readers: int) -> dict[str, list[Labe
 
 
 def kaggle_readings(path: Path) -> Iterator[Labelled]:
-    """Yields what each reader of an image boxed, as labels; NaN for those that Kaggle lacks.
-
-    Raises:
-      BuildError: an unknown class, or a reader who found something and nothing in one image.
-    """
+    """Yields what each reader boxed, as labels, NaN for those that Kaggle lacks."""
     found: dict[tuple[str, str], set[str]] = defaultdict(set)
     first: dict[tuple[str, str], str] = {}
     for where, fields in csv_table.Table(path).select(("image_id", "rad_id", "class_name")):
@@ -196,8 +182,7 @@ def read_labels(path: Path, names: Sequence[str], reader_column: str = "") -> It
       names: the labels; of SPELLINGS, either may head the column.
       reader_column: holds the reader's name, which is "" without it.
 
-    Raises:
-      BuildError: a missing column, or a label that is neither 1 nor 0.
+    Raises BuildError: a missing column, or a label that is neither 1 nor 0.
     """
     table = csv_table.Table(path)
     others = [spelling for spelling in SPELLINGS if spelling in table.columns]
@@ -210,8 +195,8 @@ def read_labels(path: Path, names: Sequence[str], reader_column: str = "") -> It
 
 def read_places(
     path: Path | None, names: Collection[str] | None = None, reader_column: str = ""
-) -> dict[str, tuple[BoxRow, ...]]:
-    """Returns image_id -> the boxes of all its readers; empty where there is no table.
+) -> list[BoxRow]:
+    """Returns the boxes of all readers; none where there is no table.
 
     A row whose four corners are blank says that there is nothing to box.
 
@@ -220,13 +205,12 @@ def read_places(
       names: the classes that there are; None allows all.
       reader_column: holds the reader's name, which is "" without it.
 
-    Raises:
-      BuildError: an unknown class, a corner that is not a number, or "No finding" with a box.
+    Raises BuildError: an unknown class, a corner that is not a number, or "No finding" with a box.
     """
     if path is None:
-        return {}
+        return []
     columns = ["image_id", "class_name", "x_min", "y_min", "x_max", "y_max"]
-    places = defaultdict(list)
+    places = []
     for where, fields in csv_table.Table(path).select([*columns, reader_column or "image_id"]):
         image, name, *corners, reader = fields
         if names is not None:
@@ -235,55 +219,46 @@ def read_places(
             continue
         if name == NO_FINDING:
             raise BuildError(f"{where}: {NO_FINDING!r} has a box. Restore the owner's file.")
-        numbers = [csv_table.number(corner) for corner in corners]
-        if None in numbers or not math.isfinite(sum(numbers)):
-            raise BuildError(f"{where}: the box's corners are no numbers.")
-        reader = reader if reader_column else ""
-        places[image].append(BoxRow(image, name, tuple(numbers), where, reader))
-    return {image: tuple(found) for image, found in places.items()}
+        numbers = tuple(csv_table.numbers(corners, "the box's corners", where))
+        places.append(BoxRow(image, name, numbers, where, reader if reader_column else ""))
+    return places
 
 
 def known(name: str, names: Collection[str], where: str) -> str:
-    """Returns a class's name as `names` has it.
-
-    Raises:
-      BuildError: it is none of them.
-    """
-    if name in names:
-        return name
-    if name in SPELLINGS:
-        return next(spelling for spelling in SPELLINGS if spelling in names)
+    """Returns a class's name as `names` has it; BuildError: it is none of them."""
+    for spelling in (name, *SPELLINGS) if name in SPELLINGS else (name,):
+        if spelling in names:
+            return spelling
     raise BuildError(f"{where}: class_name is none of {', '.join(names)}.")
 
 
 def check_places(
     path: Path | None,
-    places: Iterable[Sequence[BoxRow]],
-    fits: Callable[[BoxRow, Labelled], bool],
+    places: Sequence[BoxRow],
+    fits: Callable[[BoxRow, Mapping[str, float]], bool],
     readings: Iterable[Labelled],
 ) -> Iterator[Skipped]:
-    """Compares boxes with what their readers say of the images, as boxes.check_rows does.
+    """Compares the boxes of a table with their readers' labels, as boxes.check_rows does.
 
-    Args:
-      path: the table of the boxes; None where there is none.
-      places: the boxes, image by image.
-      fits: returns whether a box and its reader's labels agree.
-
-    Raises:
-      BuildError: as boxes.check_rows.
+    `fits` says whether a box and its reader's labels agree.
     """
-    said = {(one.image, one.reader): one for one in readings}
-    images = {one.image for one in said.values()}
+    said = {(one.image, one.reader): one.labels for one in readings}
+    images = {image for image, _ in said}
 
     def agrees(row: BoxRow) -> bool | None:
-        if row.image not in images:
-            return None
-        one = said.get((row.image, row.reader))
-        return one is not None and fits(row, one)
+        labels = said.get((row.image, row.reader))
+        return (labels is not None and fits(row, labels)) if row.image in images else None
 
     if path is not None:
-        rows = [row for on_image in places for row in on_image]
-        yield from boxes.check_rows(rows, agrees, path.name)
+        yield from boxes.check_rows(places, agrees, path.name)
+
+
+def by_image(places: Iterable[BoxRow]) -> dict[str, list[BoxRow]]:
+    """Groups boxes by their images."""
+    found = defaultdict(list)
+    for row in places:
+        found[row.image].append(row)
+    return found
 
 
 def boxes_on(image: dicom.Tags, places: Sequence[BoxRow]) -> tuple[Box, ...]:

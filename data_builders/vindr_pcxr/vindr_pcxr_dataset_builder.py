@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from data_builders.base import builder, folders, splits
 from data_builders.base.boxes import BoxRow
 from data_builders.base.records import Record, Skipped
 from data_builders.vindr_cxr import vindr_cxr_dataset_builder as vindr_cxr
-from data_builders.vindr_cxr.vindr_cxr_dataset_builder import NO_FINDING, Labelled
+from data_builders.vindr_cxr.vindr_cxr_dataset_builder import NO_FINDING
 
 # The misspellings are the owner's.
 LABELS = (
@@ -40,7 +40,6 @@ class Builder(builder.CxrBuilder):
     )
     HOMEPAGE: ClassVar = "https://physionet.org/content/vindr-pcxr/1.0.0/"
     LABEL_NAMES: ClassVar = LABELS
-    TASK: ClassVar = "multilabel"
     TASKS: ClassVar = {"default": Task(as_stored(FREQUENT))}
     LICENCE: ClassVar = "PhysioNet Restricted Health Data License 1.5.0"
     SPLIT_RULE: ClassVar = (
@@ -65,6 +64,7 @@ class Builder(builder.CxrBuilder):
             # The boxes' classes are local findings, 36 that no table of labels names.
             annotations = folders.optional(root, f"annotations_{part}.csv")
             places = vindr_cxr.read_places(annotations)
+            boxed = vindr_cxr.by_image(places)
             rows = list(vindr_cxr.read_labels(table, LABELS))
             images = folders.by_stem(root / part, vindr_cxr.SUFFIXES)
             headers = self.read_tags(images, (row.image for row in rows))
@@ -81,14 +81,14 @@ class Builder(builder.CxrBuilder):
                     projection=tags.projection or PROJECTION,
                     sex=tags.sex,
                     age=tags.age,
-                    boxes=vindr_cxr.boxes_on(tags, places.get(row.image, ())),
+                    boxes=vindr_cxr.boxes_on(tags, boxed[row.image]),
                     row=row.where,
                 )
             listed = {row.image for row in rows}
             yield from folders.not_listed(images, listed, root, f"no row in {table.name}")
-            yield from vindr_cxr.check_places(annotations, places.values(), may_be_boxed, rows)
+            yield from vindr_cxr.check_places(annotations, places, may_be_boxed, rows)
 
 
-def may_be_boxed(row: BoxRow, said: Labelled) -> bool:
+def may_be_boxed(row: BoxRow, labels: Mapping[str, float]) -> bool:
     """Returns whether an image's labels allow a box: its label, or for other boxes any finding."""
-    return said.labels.get(row.label, 1.0) == 1 and said.labels[NO_FINDING] == 0
+    return labels.get(row.label, 1.0) == 1 and labels[NO_FINDING] == 0

@@ -27,7 +27,6 @@ class Drawn(cxr_builder.CxrBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = cxr_builder.resolution_configs()
     LABEL_NAMES = ("Odd",)
-    TASK = "binary"
     ENCODING = "png"
     num_broken = 0
 

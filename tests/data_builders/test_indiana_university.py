@@ -108,7 +108,7 @@ def test_errors_in_a_report_stop_the_build(raw, file, old, new, message):
         ("projections", "Lateral", "Oblique", r"row \d+: projection is none of"),
         ("projections", "2_IM-0652-2001", "2_IM-0652-1001", r"row 5: .* listed twice.*row 4"),
         ("projections", "projection", "view", r"no column 'projection'"),
-        ("reports", "\n2,", "\n1,", r"reports.csv, row 3: its uid is in .*row 2"),
+        ("reports", "\n2,", "\n1,", r"reports.csv, row 3: its uid is listed twice, in .*row 2"),
         ("reports", "\n2,", "\n2000,", r"projections.csv, row 4: its uid has no row in"),
         ("reports", "MeSH", "Mesh", r"no column 'MeSH' .* Did you mean 'Mesh'\?"),
     ],

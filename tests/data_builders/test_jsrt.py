@@ -82,7 +82,7 @@ def test_the_real_size_is_read_and_others_are_not(tmp_path):
         ("CLNDAT_EN.txt", "JPCLN002.IMG", "JPCLN001.IMG", r"is listed twice: .*row 1 and .*row 2"),
         ("CLNDAT_EN.txt", "JPCLN002.IMG", "JPCLN00².IMG", r"row 2: its first field is not a file"),
         ("CLNDAT_EN.txt", "1001", "2049", r"row 1: a nodule of its size, x and y is not on"),
-        ("CLNDAT_EN.txt", "1001", "left", r"row 1: x is not a number"),
+        ("CLNDAT_EN.txt", "1001", "left", r"row 1: size, x, y are no numbers"),
         ("CLNDAT_EN.txt", "female", "woman", r"row 1: sex is none of male"),
         ("CNNDAT_EN.TXT", "41", "old", r"CNNDAT_EN.TXT, row 1: age is not a number"),
         ("CNNDAT_EN.TXT", "non-nodule", "nodule", r"CNNDAT_EN.TXT, row 1 is not .* 'non-nodule'"),

@@ -82,7 +82,7 @@ def graded_in(raw, name):
             "regex_report",
             "50070000",
             "50061000",
-            r"row \d+: its study_id is graded in regex.* too",
+            r"row \d+: its study_id is listed twice, in regex.* too",
         ),
         ("consensus_image", "10000032,", "p10000032,", "subject_id has not eight"),
     ],

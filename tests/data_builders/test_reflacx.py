@@ -110,7 +110,7 @@ def test_datasets_on_the_same_images_agree_and_keep_patients_apart(tmp_path):
             3,
             "P300R000017",
             "P300R000018",
-            r"A reading is listed twice: .*row \d+ and metadata_phase_3.csv, row \d+",
+            r"metadata_phase_3.csv, row \d+: its id is listed twice, in .*row \d+ too",
         ),
         (3, "/s50", "/s51", "image are not those that MIMIC .* moved against each other"),
         (2, ",10000032,", ",10000033,", "subject_id and image are not those that MIMIC"),
@@ -127,7 +127,7 @@ def test_errors_in_the_owners_tables_stop_the_build(tmp_path, phase, old, new, m
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("18.0,", "left,", r"R\d+/anomaly.*csv, row 2: expected numbers in xmin"),
+        ("18.0,", "left,", r"R\d+/anomaly.*csv, row 2: xmin, ymin, xmax, ymax are no numbers"),
         ("18.0,", "40.0,", "row 2: .* are not a box's"),
         ("False", "maybe", "row 2: .* is not True or False"),
         ("ymax", "bottom", "no column 'ymax'"),
