@@ -20,14 +20,14 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from cxr_jax.data import seen_images
 from cxr_jax.data.dataset_info import find_folder, open_built
 from cxr_jax.data.reader import Records
 from cxr_jax.io import COMMAND
 from cxr_jax.io.atomic import atomic_write
-from data_builders.base import parallel
+from data_builders.base import contact_sheet, parallel
 from data_builders.build import draw_missing
 
 # On NIH's images (docs/results/datasets.md): every copy that was recompressed, rescaled or
@@ -35,7 +35,7 @@ from data_builders.build import draw_missing
 MAX_DISTANCE, MIN_CORRELATION = 6, 0.98
 THUMBNAIL = 32
 PAIRS, COLUMNS = 24, 4
-SIDE, CAPTION, GAP = 160, 18, 8  # of the picture of pairs
+SIDE = 160  # pixels, of the picture of pairs
 
 
 class Images:
@@ -215,17 +215,18 @@ def report(
         # Up to 24 places of the list, from its first to its last: the most and least alike.
         places = np.linspace(0, len(pairs.a) - 1, min(len(pairs.a), PAIRS))
         shown = np.unique(places.round().astype(int))
-        _write_picture(
-            output / "overlap.png",
-            [
+        cells = [
+            (
                 (
                     side_a.images.picture(side_a.hashes.split[i], int(side_a.hashes.row[i])),
                     side_b.images.picture(side_b.hashes.split[j], int(side_b.hashes.row[j])),
-                    f"row {place + 2}: {bits} of 64 bits differ, correlation {correlation:.3f}",
-                )
-                for place, i, j, bits, correlation in zip(shown, *pairs.take(shown))
-            ],
-        )
+                ),
+                [f"row {place + 2}: {bits} of 64 bits differ, correlation {correlation:.3f}"],
+            )
+            for place, i, j, bits, correlation in zip(shown, *pairs.take(shown))
+        ]
+        sheet = contact_sheet.grid(cells, COLUMNS, SIDE, contact_sheet.GAP)
+        sheet.save(output / "overlap.png", optimize=True)
         lines.append(
             f"Look at some of them: {output / 'overlap.png'} (rows are those of overlap.csv)"
         )
@@ -238,22 +239,6 @@ def report(
     elif not side_a.images and len(pairs.a):
         lines.append(f"To pretrain again without them: --config.data.exclude={side_b.name}")
     return lines
-
-
-def _write_picture(path: Path, pairs: Sequence[tuple[Image.Image, Image.Image, str]]) -> None:
-    """Draws pairs of images side by side (A left, B right) with captions; no ids."""
-    rows = -(-len(pairs) // COLUMNS)
-    width, height = 2 * SIDE + 3 * GAP, SIDE + CAPTION + GAP
-    sheet = Image.new("L", (COLUMNS * width, rows * height + GAP), 255)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    for place, (*images, caption) in enumerate(pairs):
-        row, column = divmod(place, COLUMNS)
-        left, top = column * width + GAP, row * height + GAP
-        for number, image in enumerate(images):
-            small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-            sheet.paste(small, (left + number * (SIDE + 2), top))
-        draw.text((left, top + SIDE + 2), caption, fill=40, font=font)
-    sheet.save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,8 @@ def open_built(folder: Path) -> tfds.core.DatasetBuilder:
     """
     metadata = read_metadata(folder)
     _read_info(folder / "dataset_info.json")
-    if not _is_feature(_read_info(folder / "features.json")):
+    tree = _read_info(folder / "features.json")
+    if "featuresDict" not in tree or not _is_feature(tree):
         raise ValueError(f"{folder}/features.json is not what our builders write. {RESTORE}")
     try:
         builder = tfds.builder_from_directory(epath.Path(folder))
@@ -226,8 +227,6 @@ def make_features(
 
 def _check_features(path: Path, stored: Any, label_names: list[str]) -> None:
     """Refuses features other than those of `make_features`; names `path` and the feature."""
-    if not isinstance(stored, dict):
-        raise ValueError(f"{path} is not what our builders write. {RESTORE}")
     has = [name in stored for name in ("readers", "boxes", "report")]
     expected = make_features(label_names, *has, "png").get_tensor_info()
     if "projection" not in stored:  # its name in older datasets
@@ -235,16 +234,8 @@ def _check_features(path: Path, stored: Any, label_names: list[str]) -> None:
     for name in expected.keys() | stored.keys():
         if name == "phash" and name not in stored:  # the first datasets have none
             continue
-        if name not in stored or name not in expected or not _alike(stored[name], expected[name]):
+        if name not in stored or name not in expected or stored[name] != expected[name]:
             raise ValueError(
                 f"{path}: {plain(name)} is not as our builders write it, or as metadata.json says. "
                 f"{RESTORE}"
             )
-
-
-def _alike(a: Any, b: Any) -> bool:
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_alike(a[key], b[key]) for key in a)
-    if isinstance(a, dict) or isinstance(b, dict):
-        return False
-    return a.shape == b.shape and np.dtype(a.np_dtype) == np.dtype(b.np_dtype)

@@ -1,6 +1,5 @@
 """Labels and boxes of whole splits: every image once, in order, with its targets and ids."""
 
-import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -105,7 +104,7 @@ def load_split(
     scale = source.metadata.get("label_scale", "presence")
     targets = tasks.targets(raw, chosen, scale)
     if chosen.exclusive:
-        targets = _to_exclusive(targets, chosen, rows, f"{name} {split!r}")
+        targets = tasks.to_exclusive(targets, tuple(chosen.labels), rows, f"{name} {split!r}, ")
     return LabelledSplit(
         source=source,
         rows=rows,
@@ -122,31 +121,16 @@ def load_split(
     )
 
 
-def _to_exclusive(
-    targets: Float[np.ndarray, "n k"], task: tasks.Task, rows: np.ndarray, where: str
-) -> Float[np.ndarray, "n k"]:
-    found = np.full((rows.max() + 1, targets.shape[1]), np.nan, targets.dtype)
-    found[rows] = targets  # errors then name the dataset's own rows
-    try:
-        return tasks.to_exclusive(found, tuple(task.labels))[rows]
-    except ValueError as error:
-        raise ValueError(
-            f"{where}, {error}. Correct the labels; where a policy made them so, change it "
-            "(--config.uncertain_as=ignore, --config.missing_as=ignore); or score the labels each "
-            "on its own (by commas in --config.task, without --config.exclusive)"
-        ) from error
-
-
 def _check_changes(source: Source, changes: Mapping[str, Any]) -> None:
     """Refuses a change of a policy that would change nothing for this dataset's labels."""
     scale = source.metadata.get("label_scale", "presence")
-    lacking = {
-        "readers": "" if "readers" in source.fields else "several readers",
-        "certainty": "" if scale == "certainty" else "certainties",
-        "uncertain_as": "" if scale == "presence" else "-1",
+    holds = {
+        "several readers": ("readers", "readers" in source.fields),
+        "certainties": ("certainty", scale == "certainty"),
+        "-1": ("uncertain_as", scale == "presence"),
     }
-    for field, what in lacking.items():
-        if what and changes.get(field):
+    for what, (field, held) in holds.items():
+        if changes.get(field) and not held:
             raise ValueError(
                 f"config.{field}={changes[field]} would change nothing: the labels of "
                 f"{source.name} hold no {what}"
@@ -253,16 +237,6 @@ def _read_corners(
 
 def _with_boxes(data_dir: str) -> list[str]:
     """Lists the built datasets that have boxes, as --dataset names them."""
-    found = {}
-    for info in Path(data_dir).expanduser().glob("*/*/*.*.*/features.json"):
-        name, form, version = info.parts[-4:-1]
-        if "incomplete" not in version:
-            with contextlib.suppress(ValueError, FileNotFoundError):  # damaged: not offered
-                features = open_built(info.parent).info.features
-                found.setdefault(name, {})[form] = "boxes" in features
-    return [
-        name if len(forms) == 1 else f"{name}/{form}"
-        for name, forms in sorted(found.items())
-        for form, boxes in sorted(forms.items())
-        if boxes
-    ]
+    infos = sorted(Path(data_dir).expanduser().glob("*/*/[0-9]*/features.json"))
+    found = {info.parts[-4:-2] for info in infos if '"boxes"' in info.read_text(errors="replace")}
+    return [f"{name}/{form}" for name, form in sorted(found)]

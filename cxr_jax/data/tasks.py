@@ -109,17 +109,15 @@ def stored_tasks(folder: Path, metadata: Mapping[str, Any]) -> dict[str, Task]:
     """
     name = f"{folder.parents[1].name}/{folder.parent.name}"
     refresh = f"python -m data_builders.build {name} --data_dir={folder.parents[2]} --refresh"
-    if "tasks" not in metadata:
-        raise ValueError(
-            f"{folder} was built by an older version, before builds stored the dataset's tasks in "
-            f"it. Add them; the raw files are not needed:\n  {refresh}"
-        )
     try:
         return {name: _from_json(tree) for name, tree in metadata["tasks"].items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
+        why = f"are damaged ({plain(str(error))})"
+        if "tasks" not in metadata:
+            why = "are not there, since an older version built it"
         raise ValueError(
-            f"{folder}/metadata.json: its tasks are damaged ({plain(str(error))}). Write them "
-            f"again:\n  {refresh}"
+            f"{folder}/metadata.json: its tasks {why}. Add them; the raw files are not needed:\n"
+            f"  {refresh}"
         ) from error
 
 
@@ -244,7 +242,10 @@ def one_sided(found: Mapping[str, Float[np.ndarray, "n k"]], label_names: Sequen
 
 
 def to_exclusive(
-    found: Float[np.ndarray, "n k"], label_names: Sequence[str]
+    found: Float[np.ndarray, "n k"],
+    label_names: Sequence[str],
+    rows: Int[np.ndarray, " n"] | None = None,
+    where: str = "",
 ) -> Float[np.ndarray, "n k"]:
     """Returns targets of exclusive classes: every row one 1 and else 0, or NaN throughout.
 
@@ -255,14 +256,18 @@ def to_exclusive(
     array([[ 1.,  0.],
            [nan, nan]], dtype=float32)
 
-    Raises ValueError, naming the row and the labels, where two are 1 or all are 0.
+    Raises ValueError, naming the row (by `rows`, its number in the dataset) and the labels, where
+    two are 1 or all are 0.
     """
     count = (found == 1).sum(axis=1)
     for row in np.flatnonzero((count > 1) | (found == 0).all(axis=1))[:1]:
         present = [name for name, value in zip(label_names, found[row]) if value == 1]
         what = f"is {' and '.join(present)}" if present else f"is none of {', '.join(label_names)}"
         raise ValueError(
-            f"row {row}: the image {what}; of exclusive classes it must be exactly one"
+            f"{where}row {row if rows is None else rows[row]}: the image {what}; of exclusive "
+            "classes it must be exactly one. Correct the labels; where a policy made them so, "
+            "change it (--config.uncertain_as=ignore, --config.missing_as=ignore); or score the "
+            "labels each on its own (by commas in --config.task, without --config.exclusive)"
         )
     return np.where(count[:, None] == 1, np.float32(found == 1), np.float32(np.nan))
 
@@ -292,33 +297,32 @@ def _target(
 ) -> Float[np.ndarray, " v"]:
     """Returns one stored label as 1, 0, NaN."""
     missing = np.isnan(values)
+    strange = values[:0]
     if scale == "presence":
         if term.comparison:
             raise ValueError(
                 f"label {term.label!r} is present or absent, not graded: write {term.label!r} or "
                 f"'not {term.label}'"
             )
-        _refuse(term.label, values[~missing & ~np.isin(values, (-1, 0, 1))], "1, 0, -1 or NaN")
+        strange = values[~missing & ~np.isin(values, (-1, 0, 1))]
         result = np.where(values == -1, np.float32(POLICIES[task.uncertain_as]), values)
     elif term.comparison:
         result = np.float32(
             values == term.value if term.comparison == "=" else values >= term.value
         )
     elif scale == "certainty":
-        _refuse(term.label, values[~missing & ((values < 0) | (values > 5))], "0 to 5 or NaN")
+        strange = values[~missing & ((values < 0) | (values > 5))]
         result = np.float32(values >= task.certainty)
     else:
         raise ValueError(
             f"label {term.label!r} holds grades: say which, as in '{term.label} >= 1' or "
             f"'{term.label} = 1'"
         )
+    if strange.size:
+        expected = "1, 0, -1" if scale == "presence" else "0 to 5"
+        raise ValueError(f"label {term.label!r} holds {strange[0]}; expected {expected} or NaN")
     result = np.where(missing, np.float32(POLICIES[task.missing_as]), result)
     return np.float32(1) - result if term.negated else np.float32(result)
-
-
-def _refuse(label: str, strange: np.ndarray, expected: str) -> None:
-    if strange.size:
-        raise ValueError(f"label {label!r} holds {strange[0]}; expected {expected}")
 
 
 def _of_readers(

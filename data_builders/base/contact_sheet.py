@@ -46,34 +46,50 @@ def write(
 ) -> None:
     """Draws the images of `records`, each read by `read`, with captions under a title."""
     images = [(record, read(record)) for record in records]
-    readable = [(record, image) for record, image in images if isinstance(image, EncodedImage)]
-    rows = -(-len(readable) // COLUMNS)
-    cell_width, cell_height = SIDE + GAP, SIDE + CAPTION + GAP
-    sheet = Image.new("L", (COLUMNS * cell_width + GAP, rows * cell_height + 2 * CAPTION), _PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    cells = []
+    for record, image in images:
+        if isinstance(image, EncodedImage):
+            findings = ", ".join(_positives(record, scale)) or ("none" if record.labels else "")
+            lines = (f"{record.split} {record.projection}", findings)
+            cells.append(([Image.open(io.BytesIO(image.image))], lines))
+    sheet = grid(cells, COLUMNS, SIDE, 2 * CAPTION)
+    draw = ImageDraw.Draw(sheet)
     draw.text((GAP, 8), title, fill=_INK, font=ImageFont.load_default(15))
-    draw.text(
-        (GAP, 30),
+    said = (
         "White is dense: bone, heart and diaphragm must be white, air black. Letters and markers "
-        "must not be mirrored.",
-        fill=_INK,
-        font=font,
+        "must not be mirrored."
     )
-    for place, (record, image) in enumerate(readable):
-        row, column = divmod(place, COLUMNS)
-        left, top = GAP + column * cell_width, 2 * CAPTION - GAP + row * cell_height
-        draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), fill=_BEHIND)
-        picture = Image.open(io.BytesIO(image.image))
-        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        sheet.paste(
-            picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2)
-        )
-        findings = ", ".join(_positives(record, scale)) or ("none" if record.labels else "")
-        lines = (f"{record.split} {record.projection}", findings)
-        for number, line in enumerate(lines):
-            where = (left, top + SIDE + 1 + 13 * number)
-            draw.text(where, _cut(line, font), fill=_INK, font=font)
+    draw.text((GAP, 30), said, fill=_INK, font=ImageFont.load_default(11))
     sheet.save(path, optimize=True)
+
+
+def grid(
+    cells: Sequence[tuple[Sequence[Image.Image], Sequence[str]]], columns: int, side: int, top: int
+) -> Image.Image:
+    """Draws cells of images side by side, `side` pixels each, over lines of text; `top` is free."""
+    across = max((len(images) for images, _ in cells), default=1) * side
+    width, height = across + GAP, side + CAPTION + GAP
+    sheet = Image.new(
+        "L", (columns * width + GAP, -(-len(cells) // columns) * height + top), _PAPER
+    )
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for place, (images, lines) in enumerate(cells):
+        row, column = divmod(place, columns)
+        left, upper = GAP + column * width, top - GAP + row * height
+        draw.rectangle((left, upper, left + across - 1, upper + side - 1), fill=_BEHIND)
+        for number, image in enumerate(images):
+            picture = image.convert("L")
+            picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+            x = left + number * side + (side - picture.width) // 2
+            sheet.paste(picture, (x, upper + (side - picture.height) // 2))
+        for number, line in enumerate(lines):
+            draw.text(
+                (left, upper + side + 1 + 13 * number),
+                _cut(line, font, across),
+                fill=_INK,
+                font=font,
+            )
+    return sheet
 
 
 def _positives(record: Record, scale: str) -> list[str]:
@@ -82,10 +98,10 @@ def _positives(record: Record, scale: str) -> list[str]:
     return [name for name, value in record.labels.items() if counts.is_positive(value, scale)]
 
 
-def _cut(line: str, font: ImageFont.FreeTypeFont) -> str:
-    """Cuts a line to the width of an image."""
-    if font.getlength(line) <= SIDE:
+def _cut(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Cuts a line to a width in pixels."""
+    if font.getlength(line) <= width:
         return line
-    while line and font.getlength(line + "…") > SIDE:
+    while line and font.getlength(line + "…") > width:
         line = line[:-1]
     return line + "…"

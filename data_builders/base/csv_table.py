@@ -114,10 +114,18 @@ class Table:
                 self._refuse_breaks(row, allowed, where)
             yield Row(where, fields)
 
-    def select(self, columns: Sequence[str], prose: Sequence[str] = ()) -> Iterator[Row]:
-        """Yields the rows as `rows` does, with the fields of `columns` alone, in that order."""
-        at = [self.index(column) for column in columns]
+    def select(
+        self, columns: Sequence[str], prose: Sequence[str] = (), optional: Sequence[str] = ()
+    ) -> Iterator[Row]:
+        """Yields the rows as `rows` does, with the fields of `columns` alone, in that order.
+
+        Those of `optional` columns follow, "" where there is no such column.
+        """
+        last = len(self.columns)
+        at = [self.index(name) for name in columns]
+        at += [self.index(name) if name in self.columns else last for name in optional]
         for where, fields in self.rows(columns, prose):
+            fields = [*fields[:last], ""]
             yield Row(where, [fields[place] for place in at])
 
     def _refuse_breaks(self, row: Sequence[str], allowed: set[int], where: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -24,7 +25,7 @@ BRIGHTEST = 4095  # of twelve bits
 UNKNOWN = float("nan")
 BLANKS = ("?", "")  # what the owner writes for what is not known
 STATES = {"malignant": 1.0, "benign": 0.0}
-SEXES = {"male": "M", "female": "F"}
+SEXES = {"male": "M", "female": "F", **dict.fromkeys(BLANKS, "")}
 
 
 class Builder(builder.CxrBuilder):
@@ -81,8 +82,7 @@ def read_nodule(line: str, where: str) -> Record:
     if state.casefold() not in STATES:
         raise BuildError(f"{where}: its eighth field is neither malignant nor benign.")
     labels = {NODULE: 1.0, MALIGNANT: STATES[state.casefold()]}
-    boxes = _boxes(size, x, y, where)
-    return _record(_name(name, "JPCLN", where), labels, boxes, sex, age, where)
+    return _record(name, "JPCLN", labels, _boxes(size, x, y, where), sex, age, where)
 
 
 def read_normal(line: str, where: str) -> Record:
@@ -91,13 +91,23 @@ def read_normal(line: str, where: str) -> Record:
     if len(fields) != 4 or fields[3].casefold() != "non-nodule":
         raise BuildError(f"{where} is not a file name, age, sex and 'non-nodule'.")
     name, age, sex, _ = fields
-    labels = {NODULE: 0.0, MALIGNANT: UNKNOWN}
-    return _record(_name(name, "JPCNN", where), labels, (), sex, age, where)
+    return _record(name, "JPCNN", {NODULE: 0.0, MALIGNANT: UNKNOWN}, (), sex, age, where)
 
 
 def _record(
-    name: str, labels: dict[str, float], boxes: tuple[Box, ...], sex: str, age: str, where: str
+    file: str,
+    prefix: str,
+    labels: dict[str, float],
+    boxes: tuple[Box, ...],
+    sex: str,
+    age: str,
+    where: str,
 ) -> Record:
+    name = file.upper().removesuffix(".IMG")
+    if not re.fullmatch(rf"{prefix}[0-9]+", name):
+        raise BuildError(f"{where}: its first field is not a file name like {prefix}001.IMG.")
+    if sex.casefold() not in SEXES:
+        raise BuildError(f"{where}: sex is none of male, female and ?.")
     return Record(
         split=splits.by_patient(name),
         image_id=name,
@@ -105,7 +115,7 @@ def _record(
         image=ImgImage(Path(f"{name}.IMG")),
         labels=labels,
         projection="PA",
-        sex=_sex(sex, where),
+        sex=SEXES[sex.casefold()],
         age=csv_table.numbers(["nan" if age in BLANKS else age], "age", where)[0],
         boxes=boxes,
         row=where,
@@ -117,14 +127,6 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         if line.strip():
             yield f"{path.name}, row {number}", line
-
-
-def _name(file: str, prefix: str, where: str) -> str:
-    name = file.upper().removesuffix(".IMG")
-    number = name.removeprefix(prefix)
-    if number == name or not (number.isascii() and number.isdigit()):
-        raise BuildError(f"{where}: its first field is not a file name like {prefix}001.IMG.")
-    return name
 
 
 def _boxes(size: str, x: str, y: str, where: str) -> tuple[Box, ...]:
@@ -143,14 +145,6 @@ def _boxes(size: str, x: str, y: str, where: str) -> tuple[Box, ...]:
         for corner in (row - radius, column - radius, row + radius, column + radius)
     )
     return (Box(NODULE, y0=y0, x0=x0, y1=y1, x1=x1),)
-
-
-def _sex(value: str, where: str) -> str:
-    if value in BLANKS:
-        return ""
-    if value.casefold() not in SEXES:
-        raise BuildError(f"{where}: sex is none of male, female and ?.")
-    return SEXES[value.casefold()]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from cxr_jax.data.tasks import Task, as_stored
 from cxr_jax.io import dicom
@@ -78,11 +78,11 @@ class Builder(builder.CxrBuilder):
                     )
             labelled.add(image.study_id)
             yield Record(
-                split=split.name,
+                split=split.value,
                 image_id=image.dicom_id,
                 patient_id=image.subject_id,
                 image=image_path(root, image),
-                labels=study.labels if study else NOT_LABELLED,
+                labels=study.value if study else NOT_LABELLED,
                 study_id=f"s{image.study_id}",
                 projection=image.projection,
                 report=reports.read(image) if reports else "",
@@ -116,19 +116,11 @@ class Radiograph(NamedTuple):
     where: str
 
 
-class Split(NamedTuple):
-    """A row of the split file; `name` is our split's."""
-
-    name: str
-    subject_id: str
-    where: str
-
-
-class Study(NamedTuple):
-    """A row of the labels, which are CheXpert's 14."""
+class Listed(NamedTuple):
+    """A row of the split file, with our split's name, or of the labels, which are CheXpert's 14."""
 
     subject_id: str
-    labels: Mapping[str, float]
+    value: Any
     where: str
 
 
@@ -147,27 +139,27 @@ def read_images(root: Path) -> Iterator[Radiograph]:
         yield Radiograph(dicom_id, subject_id, study_id, standard(projection), where)
 
 
-def read_splits(root: Path) -> dict[str, Split]:
+def read_splits(root: Path) -> dict[str, Listed]:
     """Returns dicom_id -> its row of the split file; BuildError for an unknown split or a twin."""
     table = csv_table.Table(folders.require(root, SPLIT))
-    splits: dict[str, Split] = {}
+    splits: dict[str, Listed] = {}
     for where, (dicom_id, subject_id, split) in table.select(("dicom_id", "subject_id", "split")):
         if split not in SPLITS:
             raise BuildError(f"{where}: split is none of {', '.join(SPLITS)}.")
         csv_table.keep_one(splits, dicom_id, "image", where)
-        splits[dicom_id] = Split(SPLITS[split], subject_id, where)
+        splits[dicom_id] = Listed(subject_id, SPLITS[split], where)
     return splits
 
 
-def read_labels(root: Path) -> dict[str, Study]:
+def read_labels(root: Path) -> dict[str, Listed]:
     """Returns study_id -> its row of the labels; BuildError for a twin, or a value that is none."""
     table = csv_table.Table(folders.require(root, CHEXPERT))
-    studies: dict[str, Study] = {}
+    studies: dict[str, Listed] = {}
     for where, fields in table.select(("subject_id", "study_id", *CHEXPERT_LABELS)):
         subject_id, study_id, *cells = fields
         check_ids(subject_id, study_id, where)
         csv_table.keep_one(studies, study_id, "study", where)
-        studies[study_id] = Study(subject_id, parse_labels(cells, where), where)
+        studies[study_id] = Listed(subject_id, parse_labels(cells, where), where)
     return studies
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -103,8 +103,12 @@ class Builder(builder.CxrBuilder):
                 row=where,
             )
         yield from folders.not_listed(images, listed, root, f"no row in {table.path.name}")
+
+        def has_finding(row: BoxRow) -> bool | None:
+            return row.label in listed[row.image].split("|") if row.image in listed else None
+
         # In the owner's files all 984 boxes are on listed images that have the finding.
-        yield from boxes.check_rows(box_rows, lambda row: has_finding(row, listed), BOXES)
+        yield from boxes.check_rows(box_rows, has_finding, BOXES)
 
 
 def read_lists(root: Path) -> dict[str, str]:
@@ -176,9 +180,3 @@ def read_boxes(root: Path) -> list[BoxRow]:
             raise BuildError(f"{row.where}: the box's finding is unknown.")
         rows.append(BoxRow(name, label, (x, y, x + width, y + height), row.where))
     return rows
-
-
-def has_finding(row: BoxRow, findings_of: Mapping[str, str]) -> bool | None:
-    """Returns whether a box's finding is among its image's; None if the image has no row."""
-    findings = findings_of.get(row.image)
-    return None if findings is None else row.label in findings.split("|")

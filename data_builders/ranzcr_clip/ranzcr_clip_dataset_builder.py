@@ -55,9 +55,16 @@ class Builder(builder.CxrBuilder):
         listed: dict[str, Mapping[str, float]] = {}
         for where, fields in table.select(("StudyInstanceUID", "PatientID", *LABELS)):
             image, patient, *values = fields
+            # Spreadsheets read 12e456789 as a number and 000123456 without its zeros, and so join
+            # patients.
+            if not _PATIENT.fullmatch(patient):
+                raise BuildError(
+                    f"{where}: PatientID has not nine hexadecimal digits. A spreadsheet may have "
+                    "changed the file; restore the owner's."
+                )
             listed[image] = csv_table.flags(LABELS, values, where)
             yield Record(
-                split=splits.by_patient(check_patient(patient, where)),
+                split=splits.by_patient(patient),
                 image_id=image,
                 patient_id=patient,
                 image=images.get(image, root / "train" / f"{image}.jpg"),
@@ -67,26 +74,11 @@ class Builder(builder.CxrBuilder):
                 row=where,
             )
         yield from folders.not_listed(images, listed, root, f"no row in {table.path.name}")
-        yield from boxes.check_rows(drawn, lambda row: has_label(row, listed), LINES)
 
+        def has_label(row: BoxRow) -> bool | None:
+            return listed[row.image][row.label] == 1 if row.image in listed else None
 
-def has_label(row: BoxRow, labels_of: Mapping[str, Mapping[str, float]]) -> bool | None:
-    """Returns whether a line's label is positive on its image; None if the image has no row."""
-    return None if row.image not in labels_of else labels_of[row.image][row.label] == 1
-
-
-def check_patient(patient: str, where: str) -> str:
-    """Returns the patient's id itself.
-
-    Raises BuildError: it does not have the nine hexadecimal digits of all. Spreadsheets read
-    12e456789 as a number and 000123456 without its zeros, and so join patients.
-    """
-    if not _PATIENT.fullmatch(patient):
-        raise BuildError(
-            f"{where}: PatientID has not nine hexadecimal digits. A spreadsheet may have changed "
-            "the file; restore the owner's."
-        )
-    return patient
+        yield from boxes.check_rows(drawn, has_label, LINES)
 
 
 class Frame(NamedTuple):

@@ -88,7 +88,7 @@ class Builder(builder.CxrBuilder):
                 table = "split file" if dicom_id in images else "metadata"
                 yield Skipped(readings[0].where, f"not in MIMIC's {table}")
                 continue
-            image, split = images[dicom_id], splits[dicom_id].name
+            image, split = images[dicom_id], splits[dicom_id].value
             for reading in readings:
                 check_image(reading, image, split)
             yield Record(

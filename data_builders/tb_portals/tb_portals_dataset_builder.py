@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -65,7 +65,7 @@ class Builder(builder.CxrBuilder):
             by_condition = read_cases(csv_table.Table(self._find(manual_dir, files, CASES)))
         headers = self.read_tags(images, images)  # no table has the projection
         listed = set()
-        for where, fields in select(table, (*KEYS, URL), (*OPTIONAL, *FACTS)):
+        for where, fields in table.select((*KEYS, URL), optional=(*OPTIONAL, *FACTS)):
             patient, condition, url, study, modality, outlier, *facts = fields
             key = key_of_url(url, patient, where)
             listed.add(key)
@@ -170,7 +170,7 @@ def read_cases(table: csv_table.Table) -> dict[tuple[str, str], Case]:
     cases: dict[tuple[str, str], Case] = {}
     said: dict[tuple[str, str], tuple[list[str], str]] = {}
     others = set(table.columns) - {*KEYS, *FACTS}  # some 200, also of notes
-    rows = select(table, (*KEYS, RESISTANCE), FACTS[1:], prose=tuple(others))
+    rows = table.select((*KEYS, RESISTANCE), tuple(others), FACTS[1:])
     for where, (patient, condition, *facts) in rows:
         key = (patient, condition)
         earlier, first = said.setdefault(key, (facts, where))
@@ -181,17 +181,3 @@ def read_cases(table: csv_table.Table) -> dict[tuple[str, str], Case]:
             )
         cases[key] = parse_case(*facts, where)
     return cases
-
-
-def select(
-    table: csv_table.Table,
-    needed: Sequence[str],
-    optional: Sequence[str],
-    prose: Sequence[str] = (),
-) -> Iterator[csv_table.Row]:
-    """Yields rows with the fields of some columns; an optional one that is absent gives ""."""
-    present = [column for column in optional if column in table.columns]
-    for where, fields in table.select((*needed, *present), prose):
-        known = dict(zip(present, fields[len(needed) :]))
-        wanted = [known.get(column, "") for column in optional]
-        yield csv_table.Row(where, fields[: len(needed)] + wanted)

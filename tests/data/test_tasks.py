@@ -73,7 +73,7 @@ def test_tasks_are_read_as_they_were_stored():
 @pytest.mark.parametrize(
     "tasks, reason",
     [
-        (None, "stored the dataset's tasks"),
+        (None, "not there, since an older version"),
         ([], "damaged"),
         (
             {"default": {"labels": {"a": "a"}, "projections": [], "colour": "red"}},
