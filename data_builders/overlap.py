@@ -14,9 +14,9 @@ import functools
 import io
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float
@@ -36,41 +36,6 @@ MAX_DISTANCE, MIN_CORRELATION = 6, 0.98
 THUMBNAIL = 32
 PAIRS, COLUMNS = 24, 4
 SIDE = 160  # pixels, of the picture of pairs
-
-
-class Images:
-    """Images of a built dataset by split and row."""
-
-    def __init__(self, folder: Path):
-        self._builder = open_built(Path(folder))
-
-    @functools.lru_cache(maxsize=100_000)  # noqa: B019 (lives as long as the command)
-    def thumbnail(self, split: str, row: int) -> Float[np.ndarray, " pixels"]:
-        """Returns the image as `thumbnail` makes it."""
-        return thumbnail(self.picture(split, row))
-
-    def picture(self, split: str, row: int) -> Image.Image:
-        """Returns the image as stored."""
-        return Image.open(io.BytesIO(self._example(split, row)["image"]))
-
-    def image_id(self, split: str, row: int) -> str:
-        """Returns the image's name in its dataset."""
-        return self._example(split, row)["image_id"].decode()
-
-    def _example(self, split: str, row: int) -> dict:
-        return self._source(str(split))[row]
-
-    @functools.cache  # noqa: B019
-    def _source(self, split: str) -> Records:
-        return Records(self._builder, split, ("image", "image_id"))
-
-
-def thumbnail(picture: Image.Image) -> Float[np.ndarray, " pixels"]:
-    """Returns an image at 32 x 32 pixels, mean 0 and length 1: dot products are correlations."""
-    small = picture.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    values = np.asarray(small, np.float64).ravel()
-    values -= values.mean()
-    return values / max(float(np.linalg.norm(values)), 1e-9)
 
 
 def table(
@@ -99,51 +64,57 @@ def table(
     ]
 
 
-class Side(NamedTuple):
-    """One of the two: its name, its images' hashes, and its images if they are at hand."""
+class Side:
+    """One of the two: its name, its images' hashes, and its images by place, if they are at hand.
 
-    name: str
-    hashes: seen_images.ImageHashes
-    images: Images | None
+    Opens a pretraining's workdir or a built dataset; raises FileNotFoundError, ValueError.
+    """
 
+    def __init__(self, name: str, data_dir: str):
+        self.name, folder = name, Path(name).expanduser()
+        self.at_hand = not seen_images.find(folder) or (folder / "dataset_info.json").is_file()
+        if self.at_hand:
+            folder = find_folder(name, data_dir)
+            builder = open_built(folder)
+            read = functools.partial(Records, builder, fields=("image", "image_id"))
+            self._sources = {split: read(split) for split in builder.info.splits}
+        self.hashes = seen_images.read(folder)
 
-def open_side(name: str, data_dir: str) -> Side:
-    """Opens a pretraining's workdir or a built dataset; raises FileNotFoundError, ValueError."""
-    folder = Path(name).expanduser()
-    if seen_images.find(folder) and not (folder / "dataset_info.json").is_file():
-        return Side(name, seen_images.read(folder), None)
-    folder = find_folder(name, data_dir)
-    return Side(name, seen_images.read(folder), Images(folder))
+    def example(self, place: SupportsIndex) -> dict[str, Any]:
+        """Returns what the dataset has of an image."""
+        return self._sources[str(self.hashes.split[place])][int(self.hashes.row[place])]
+
+    def picture(self, place: SupportsIndex) -> Image.Image:
+        """Returns the image as stored."""
+        return Image.open(io.BytesIO(self.example(place)["image"]))
+
+    @functools.lru_cache(maxsize=100_000)  # noqa: B019 (lives as long as the command)
+    def thumbnail(self, place: SupportsIndex) -> Float[np.ndarray, " pixels"]:
+        """Returns it at 32 x 32 pixels, mean 0 and length 1: dot products are correlations."""
+        size = (THUMBNAIL, THUMBNAIL)
+        small = self.picture(place).convert("L").resize(size, Image.Resampling.BOX)
+        values = np.asarray(small, np.float64).ravel()
+        values -= values.mean()
+        return values / max(float(np.linalg.norm(values)), 1e-9)
 
 
 def compare(side_a: Side, side_b: Side, progress: bool = True) -> seen_images.Pairs:
     """Finds the near-identical images of two sides, the most alike first."""
     a, b = side_a.hashes, side_b.hashes
-    at_hand = side_a.images is not None and side_b.images is not None
+    at_hand = side_a.at_hand and side_b.at_hand
     limit = MAX_DISTANCE if at_hand else seen_images.MAX_DISTANCE
     same = side_a.name == side_b.name
     with parallel.progress("hashes", len(a.phash), progress) as shown:
         pairs = seen_images.close_hashes(a.phash, b.phash, limit, same, shown.update)
     if at_hand:
+        correlation = np.zeros(len(pairs.a))
         with parallel.progress("candidates", len(pairs.a), progress) as shown:
-            correlation = np.fromiter(
-                _correlations(side_a, side_b, pairs, shown.update), float, len(pairs.a)
-            )
+            for place, (i, j) in enumerate(zip(pairs.a, pairs.b)):
+                correlation[place] = side_a.thumbnail(i) @ side_b.thumbnail(j)
+                shown.update()
         pairs = pairs._replace(correlation=correlation)
         pairs = pairs.take(correlation >= MIN_CORRELATION)
     return pairs.take(np.lexsort((-pairs.correlation, pairs.distance)))
-
-
-def _correlations(
-    side_a: Side, side_b: Side, pairs: seen_images.Pairs, step: Callable[[], None]
-) -> Iterator[float]:
-    for i, j in zip(pairs.a, pairs.b):
-        thumbnails = (
-            side.images.thumbnail(side.hashes.split[row], int(side.hashes.row[row]))
-            for side, row in ((side_a, i), (side_b, j))
-        )
-        step()
-        yield float(np.dot(*thumbnails))
 
 
 def write_csv(path: Path, side_a: Side, side_b: Side, pairs: seen_images.Pairs) -> None:
@@ -159,9 +130,8 @@ def write_csv(path: Path, side_a: Side, side_b: Side, pairs: seen_images.Pairs) 
             cells = []
             for side, row in ((side_a, i), (side_b, j)):
                 of = side.hashes
-                split, place = of.split[row], int(of.row[row])
-                image_id = side.images.image_id(split, place) if side.images else ""
-                cells += [of.dataset[row], split, place, image_id]
+                image_id = side.example(row)["image_id"].decode() if side.at_hand else ""
+                cells += [of.dataset[row], of.split[row], int(of.row[row]), image_id]
             patients = side_a.hashes.patient[i], side_b.hashes.patient[j]
             same = int(patients[0] == patients[1] != "")
             shown = "" if np.isnan(correlation) else f"{correlation:.4f}"
@@ -181,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         draw_missing((args.a, args.b), args.data_dir)
-        side_a, side_b = (open_side(name, args.data_dir) for name in (args.a, args.b))
+        side_a, side_b = (Side(name, args.data_dir) for name in (args.a, args.b))
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -205,22 +175,19 @@ def report(
         f"B: {side_b.name}, {len(side_b.hashes.row):,} images",
         *table(side_a.hashes, side_b.hashes, pairs, same),
     ]
-    if side_a.images is None or side_b.images is None:
+    if not (side_a.at_hand and side_b.at_hand):
         lines.append(
             f"Only hashes of the pretraining's images are kept: pairs that differ in at most "
             f"{seen_images.MAX_DISTANCE} of 64 bits, not looked at."
         )
     lines += ["", f"The pairs: {output / 'overlap.csv'}"]
-    if len(pairs.a) and side_a.images and side_b.images:
+    if len(pairs.a) and side_a.at_hand and side_b.at_hand:
         # Up to 24 places of the list, from its first to its last: the most and least alike.
         places = np.linspace(0, len(pairs.a) - 1, min(len(pairs.a), PAIRS))
         shown = np.unique(places.round().astype(int))
         cells = [
             (
-                (
-                    side_a.images.picture(side_a.hashes.split[i], int(side_a.hashes.row[i])),
-                    side_b.images.picture(side_b.hashes.split[j], int(side_b.hashes.row[j])),
-                ),
+                (side_a.picture(i), side_b.picture(j)),
                 [f"row {place + 2}: {bits} of 64 bits differ, correlation {correlation:.3f}"],
             )
             for place, i, j, bits, correlation in zip(shown, *pairs.take(shown))
@@ -230,13 +197,13 @@ def report(
         lines.append(
             f"Look at some of them: {output / 'overlap.png'} (rows are those of overlap.csv)"
         )
-    if side_a.images and not same and (len(pairs.a) or patients):
+    if side_a.at_hand and not same and (len(pairs.a) or patients):
         lines += [
             "To pretrain on A without what B has:",
             f"  {COMMAND} --config=configs/simclr.py:small --config.data.name={side_a.name} "
             f"--config.data.exclude={side_b.name} --config.data.dir={data_dir}",
         ]
-    elif not side_a.images and len(pairs.a):
+    elif not side_a.at_hand and len(pairs.a):
         lines.append(f"To pretrain again without them: --config.data.exclude={side_b.name}")
     return lines
 

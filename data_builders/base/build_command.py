@@ -199,14 +199,14 @@ def _policies(task: Task, cls: type) -> list[str]:
 
 def _splits(rule: str) -> str:
     """Says in few words who made the splits; each dataset's README has the whole rule."""
-    hashed, owners = "70 % train" in rule, "owner's test" in rule or "split file" in rule
-    if hashed and "no labels" in rule:
-        return "by patient, 70/10/20"
-    if hashed and owners:
-        return "owner's or by patient"
-    if hashed:
-        return "by patient, 70/10/20"
-    return "owner's" if "owner" in rule or "split file" in rule else "own"
+    owners = "owner's test" in rule or "split file" in rule
+    if "70 % train" in rule:
+        return (
+            "owner's or by patient"
+            if owners and "no labels" not in rule
+            else "by patient, 70/10/20"
+        )
+    return "owner's" if "owner" in rule or owners else "own"
 
 
 def markdown(classes: Mapping[str, type]) -> str:

@@ -132,6 +132,14 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         `manual_dir` is where the raw dataset lies; None for datasets that are drawn.
         """
 
+    def root(self, manual_dir: Path, *names: str) -> Path:
+        """Returns the folder with one of `names`, as folders.find_root."""
+        return folders.find_root(manual_dir, names, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+
+    def nothing(self, manual_dir: Path, what: str) -> BuildError:
+        """Returns the error that says what `manual_dir` does not hold, and how to get it."""
+        return BuildError(f"{manual_dir} holds {what}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+
     def input_dir(self, name: str, manual_dir: Path) -> Path:
         """Returns the folder given as --`name`, or manual_dir, since people put both there."""
         return self.settings.inputs.get(name, manual_dir)

@@ -61,17 +61,17 @@ class Written:
         """Number of images in the file."""
         return sum(not reason for reason in self.reasons)
 
-    def save(self, path: Path) -> None:
+    def save(self, shard: Path) -> None:
         """Writes it as JSON beside the shard, for the process that gathers the shards."""
-        path.with_suffix(path.suffix + ".json").write_text(json.dumps(dataclasses.asdict(self)))
+        Path(f"{shard}.json").write_text(json.dumps(dataclasses.astuple(self)))
 
     @classmethod
-    def load(cls, path: Path) -> Written:
+    def load(cls, shard: Path) -> Written:
         """Reads and removes what `save` wrote beside the shard."""
-        beside = path.with_suffix(path.suffix + ".json")
-        fields = json.loads(beside.read_text())
+        beside = Path(f"{shard}.json")
+        num_bytes, *texts = json.loads(beside.read_text())
         beside.unlink()
-        return cls(fields["num_bytes"], tuple(fields["phashes"]), tuple(fields["reasons"]))
+        return cls(num_bytes, *map(tuple, texts))
 
 
 def plan(records: Iterable[Record], resolution: int | None) -> list[Shard]:

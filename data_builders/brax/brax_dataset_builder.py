@@ -41,7 +41,7 @@ class Builder(builder.CxrBuilder):
     OWNER_COUNTS: ClassVar = {"images": 40_967, "patients": 19_351, "studies": 24_959}
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        root = folders.find_root(manual_dir, TABLES, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        root = self.root(manual_dir, *TABLES)
         table = csv_table.Table(folders.require(root, *TABLES))
         images = {
             path.relative_to(root).as_posix(): path

@@ -69,14 +69,10 @@ class Builder(builder.CxrBuilder):
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         images, lists = scan(manual_dir)
         if "train.csv" not in lists:
-            raise BuildError(
-                f"{manual_dir} holds no train.csv. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-            )
-        listed = set()
-        for entry in read_all(lists, images):
-            if isinstance(entry, Record):
-                listed.add(entry.image_id)
-            yield entry
+            raise self.nothing(manual_dir, "no train.csv")
+        entries = list(read_all(lists, images))
+        yield from entries
+        listed = {entry.image_id for entry in entries if isinstance(entry, Record)}
         reason = f"no row in {' or '.join(sorted(lists))}"
         yield from folders.not_listed(images, listed, manual_dir, reason)
 
@@ -122,12 +118,8 @@ def scan(manual_dir: Path) -> tuple[dict[str, Path], dict[str, Path]]:
                 raise BuildError(
                     f"{first} and {path}: two releases? Let --manual_dir be the folder of one."
                 )
-    return folders.unique(images, image_id_of), lists
-
-
-def image_id_of(image: Path) -> str:
-    """Returns the tail of an image's path, without the suffix."""
-    return "/".join((*image.parts[-3:-1], image.stem))
+    # The tail of the path, without the suffix.
+    return folders.unique(images, lambda path: "/".join((*path.parts[-3:-1], path.stem))), lists
 
 
 def read_all(lists: Mapping[str, Path], images: Mapping[str, Path]) -> Iterator[Record | Skipped]:
@@ -163,7 +155,7 @@ def read_part(
             split=split,
             image_id=match["image"],
             patient_id=match["patient"],
-            image=_image(images, match["image"], table.path.parent / part),
+            image=images.get(match["image"], table.path.parent / part / f"{match['image']}.jpg"),
             labels=parse_labels(cells, where),
             study_id=match["study"],
             projection=projection if precise else dicom.standard_projection(direction),
@@ -190,7 +182,7 @@ def read_test(table: csv_table.Table, images: Mapping[str, Path]) -> Iterator[Re
                 split="test",
                 image_id=image_id,
                 patient_id=image_id.partition("/")[0],
-                image=_image(images, image_id, table.path.parent / "test"),
+                image=images.get(image_id, table.path.parent / "test" / f"{image_id}.jpg"),
                 labels=parse_labels(cells, where),
                 study_id=image_id.rpartition("/")[0],
                 projection=dicom.standard_projection(image_id.rpartition("_")[2]),
@@ -206,7 +198,3 @@ def _match(name: str, part: str, where: str) -> re.Match[str]:
             f"…/{part}/patient…/study…/view…_frontal.jpg."
         )
     return match
-
-
-def _image(images: Mapping[str, Path], image_id: str, folder: Path) -> Path:
-    return images.get(image_id) or folder / f"{image_id}.jpg"

@@ -22,15 +22,7 @@ VALIDATION_SHARE = 0.1
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class ImageFolderConfig(builder.CxrConfig):
-    """The place of a folder's labels.
-
-    Attributes:
-      labels_csv: a CSV file, or "" for none.
-      image_column: holds the image's path relative to the folder.
-      patient_column: holds the patient's id; None means "patient_id" if there is one.
-      label_columns: the labels, between commas; "" means every column of no other use.
-      recode: what cells of a column stand for, "COLUMN:OLD=NEW,OLD=NEW;COLUMN:…".
-    """
+    """The place of a folder's labels, as the Builder's OPTIONS say; "" or None: not given."""
 
     labels_csv: str = ""
     image_column: str = "image"
@@ -116,15 +108,10 @@ class Builder(builder.CxrBuilder):
         # Before the images are read, since patients decide the splits.
         dicoms = (name for name, path in found.items() if dicom.is_dicom(path))
         tags = self.read_tags(found, dicoms)
-        if self.table is None:
-            _check_ids(found)
-            for name, path in found.items():
-                row = LabelRow(where=name, image=name)
-                yield self._sealed(make_record(row, path, tags.get(name, dicom.NO_TAGS)))
-            return
-        rows = self.table.match(found)
+        plain = {name: LabelRow(where=name, image=name) for name in found}
+        rows = self.table.match(found) if self.table else plain
         _check_ids(name for name in rows if name in found)
-        carve = self.table.has_splits and all(row.split != "validation" for row in rows.values())
+        carve = all(row.split in ("train", "test") for row in rows.values())
         for name, row in rows.items():
             if name not in found:
                 # Not by its name there: a field moved into this column may be anything.
@@ -158,15 +145,14 @@ class Builder(builder.CxrBuilder):
 
         Splits are made before, so that they are the same in every project.
         """
-
-        def seal(what: str, value: str) -> str:
-            return pseudonyms.hashed(self._key, what, self.owner(), [value])[0] if value else ""
-
-        return dataclasses.replace(
-            record,
-            patient_id=seal("patient", record.patient_id),
-            study_id=seal("study", record.study_id),
-        )
+        sealed = {
+            field: pseudonyms.hashed(self._key, field[:-3], self.owner(), [getattr(record, field)])[
+                0
+            ]
+            for field in ("patient_id", "study_id")
+            if getattr(record, field)
+        }
+        return dataclasses.replace(record, **sealed)
 
     def _split(self, patient_id: str, row: LabelRow, carve: bool) -> str:
         if row.split == "train" and carve:

@@ -70,7 +70,7 @@ class LabelTable:
 
     Columns: the image (relative path), and if there are any the patient's id, split, study_id,
     projection (or view, its former name), sex, age; all others, or `label_columns`, are labels with
-    the VALUES. `recode` is as ImageFolderConfig says.
+    the VALUES. `recode` is as the option of that name says.
 
     Attributes:
       path: the CSV file.

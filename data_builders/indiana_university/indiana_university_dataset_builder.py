@@ -56,9 +56,10 @@ class Builder(builder.CxrBuilder):
         elif REPORTS in csvs and PROJECTIONS in csvs:
             described = read_kaggle(csvs[REPORTS], listing)
         else:
-            raise BuildError(
-                f"{manual_dir} holds neither NLM's reports (ecgen-radiology/*.xml) nor Kaggle's "
-                f"{REPORTS} with {PROJECTIONS}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            raise self.nothing(
+                manual_dir,
+                "neither NLM's reports (ecgen-radiology/*.xml) nor Kaggle's "
+                f"{REPORTS} with {PROJECTIONS}",
             )
         pngs = (path for path in files if path.suffix.lower() == ".png")
         images = folders.unique(pngs, image_id_of)

@@ -58,9 +58,7 @@ class Builder(builder.CxrBuilder):
         listed = set()
         for name in TABLES:
             if name not in tables:
-                raise BuildError(
-                    f"{manual_dir} holds no {name}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-                )
+                raise self.nothing(manual_dir, f"no {name}")
             for where, line in _lines(tables[name]):
                 patient = read_nodule(line, where) if name == NODULES else read_normal(line, where)
                 listed.add(patient.image_id)

@@ -109,7 +109,7 @@ class Builder(builder.CxrBuilder):
         named = (path for path in folders.files_below(manual_dir) if path.name.casefold() == name)
         path = folders.unique(named, lambda path: name).get(name)
         if path is None:
-            raise BuildError(f"{manual_dir} holds no {name}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+            raise self.nothing(manual_dir, f"no {name}")
         # Images are read in the order of a hash, and an .npz can only be read from its start.
         scratch = Path(self.data_path) / builder.SCRATCH
         scratch.mkdir(parents=True, exist_ok=True)

@@ -77,17 +77,9 @@ class Builder(builder.CxrBuilder):
                         "are not of one release."
                     )
             labelled.add(image.study_id)
-            yield Record(
-                split=split.value,
-                image_id=image.dicom_id,
-                patient_id=image.subject_id,
-                image=image_path(root, image),
-                labels=study.value if study else NOT_LABELLED,
-                study_id=f"s{image.study_id}",
-                projection=image.projection,
-                report=reports.read(image) if reports else "",
-                row=image.where,
-            )
+            labels = study.value if study else NOT_LABELLED
+            report = reports.read(image) if reports else ""
+            yield record_of(root, image, split=split.value, labels=labels, report=report)
         if reports:
             reports.check()
         for dicom_id in sorted(splits.keys() - listed):
@@ -176,9 +168,18 @@ def subject_folder(root: Path, subject_id: str) -> Path:
     return root / "files" / f"p{subject_id[:2]}" / f"p{subject_id}"
 
 
-def image_path(root: Path, image: Radiograph) -> Path:
-    """Returns the image's path, whether it is there or not."""
-    return subject_folder(root, image.subject_id) / f"s{image.study_id}/{image.dicom_id}.jpg"
+def record_of(root: Path, image: Radiograph, **said: Any) -> Record:
+    """Returns the record of an image, whether it is there or not, with what is `said` of it."""
+    folder = subject_folder(root, image.subject_id)
+    known = {
+        "image_id": image.dicom_id,
+        "patient_id": image.subject_id,
+        "image": folder / f"s{image.study_id}/{image.dicom_id}.jpg",
+        "study_id": f"s{image.study_id}",
+        "projection": image.projection,
+        "row": image.where,
+    }
+    return Record(**known | said)
 
 
 class Reports:

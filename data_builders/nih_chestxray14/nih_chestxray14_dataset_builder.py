@@ -64,7 +64,7 @@ class Builder(builder.CxrBuilder):
     OWNER_COUNTS: ClassVar = OWNER_COUNTS
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        root = folders.find_root(manual_dir, TABLES, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        root = self.root(manual_dir, *TABLES)
         table = csv_table.Table(folders.require(root, *TABLES))
         parts = read_lists(root)
         box_rows = read_boxes(root)

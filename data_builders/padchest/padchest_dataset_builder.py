@@ -73,7 +73,7 @@ class Builder(builder.CxrBuilder):
         names = (TABLE.casefold(), f"{TABLE}.gz".casefold())
         lists = [path for path in files if path.name.casefold() in names]
         if not lists:
-            raise BuildError(f"{manual_dir} holds no {TABLE}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+            raise self.nothing(manual_dir, f"no {TABLE}")
         table = csv_table.Table(folders.unique(lists, lambda path: TABLE)[TABLE])
         columns = ("ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth")
         columns += ("PatientSex_DICOM", "Projection", "Report", "Labels")

@@ -41,9 +41,7 @@ class Builder(builder.CxrBuilder):
     )
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        root = folders.find_root(
-            manual_dir, ("train/NORMAL", "train/PNEUMONIA"), self.MANUAL_DOWNLOAD_INSTRUCTIONS
-        )
+        root = self.root(manual_dir, "train/NORMAL", "train/PNEUMONIA")
         pictures = (p for p in folders.files_below(root) if p.suffix.lower() in PICTURES)
         found = folders.unique(pictures, lambda path: own_name(path.relative_to(root)))
         check_complete(root, found)

@@ -55,7 +55,7 @@ class Builder(builder.CxrBuilder):
     OWNER_COUNTS: ClassVar = {"test images": 141}
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        root = folders.find_root(manual_dir, (CONSENSUS,), self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        root = self.root(manual_dir, CONSENSUS)
         mimic = mimic_cxr.find_root(self.input_dir("mimic_dir", manual_dir))
         consensus = read_grades(root / CONSENSUS, "dicom_id")
         of_studies: dict[str, Grade] = {}
@@ -68,7 +68,8 @@ class Builder(builder.CxrBuilder):
             if dicom_id not in by_id:
                 yield Skipped(grade.where, "not in MIMIC's metadata")
                 continue
-            yield make_record(mimic, by_id[dicom_id], grade, "test")
+            said = {"labels": {LABEL: grade.value}, "row": grade.where}
+            yield mimic_cxr.record_of(mimic, by_id[dicom_id], split="test", **said)
         for study_id, grade in of_studies.items():
             images = by_study.get(study_id, [])
             frontal = [image for image in images if image.projection in FRONTAL]
@@ -80,8 +81,9 @@ class Builder(builder.CxrBuilder):
                 yield Skipped(grade.where, "no image of it is AP or PA", expected=True)
             else:
                 split = splits.carve_validation(grade.subject_id, VALIDATION_SHARE)
+                said = {"labels": {LABEL: grade.value}, "row": grade.where}
                 for image in frontal:
-                    yield make_record(mimic, image, grade, split)
+                    yield mimic_cxr.record_of(mimic, image, split=split, **said)
 
 
 class Grade(NamedTuple):
@@ -125,17 +127,3 @@ def read_images(
         if image.study_id in of_studies:
             by_study[image.study_id].append(image)
     return by_id, dict(by_study)
-
-
-def make_record(mimic: Path, image: mimic_cxr.Radiograph, grade: Grade, split: str) -> Record:
-    """Returns the record of one graded image."""
-    return Record(
-        split=split,
-        image_id=image.dicom_id,
-        patient_id=image.subject_id,
-        image=mimic_cxr.image_path(mimic, image),
-        labels={LABEL: grade.value},
-        study_id=f"s{image.study_id}",
-        projection=image.projection,
-        row=grade.where,
-    )

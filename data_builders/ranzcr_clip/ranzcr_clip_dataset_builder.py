@@ -47,7 +47,7 @@ class Builder(builder.CxrBuilder):
     OWNER_COUNTS: ClassVar = {"images": 30_083}
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        root = folders.find_root(manual_dir, ("train.csv",), self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        root = self.root(manual_dir, "train.csv")
         table = csv_table.Table(folders.require(root, "train.csv"))
         images = folders.by_stem(root / "train", (".jpg", ".jpeg"))
         drawn = read_lines(root)

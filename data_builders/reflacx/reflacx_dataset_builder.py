@@ -69,7 +69,7 @@ class Builder(builder.CxrBuilder):
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         tables = tuple(TABLES.values())
-        root = folders.find_root(manual_dir, tables, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        root = self.root(manual_dir, *tables)
         mimic = mimic_cxr.find_root(self.input_dir("mimic_dir", manual_dir))
         by_image: dict[str, list[Reading]] = collections.defaultdict(list)
         for reading in read_readings(root):
@@ -91,18 +91,15 @@ class Builder(builder.CxrBuilder):
             image, split = images[dicom_id], splits[dicom_id].value
             for reading in readings:
                 check_image(reading, image, split)
-            yield Record(
+            yield mimic_cxr.record_of(
+                mimic,
+                image,
                 split=split,
-                image_id=dicom_id,
-                patient_id=image.subject_id,
-                image=mimic_cxr.image_path(mimic, image),
                 labels={  # one value a reading; NaN where its phase does not ask for the label
                     name: tuple(reading.labels.get(name, float("nan")) for reading in readings)
                     for name in LABELS
                 },
                 readers=tuple(reading.reading_id for reading in readings),
-                study_id=f"s{image.study_id}",
-                projection=image.projection,
                 boxes=tuple(box for one in readings for box in read_boxes(root, one, present)),
                 row=readings[0].where,
             )

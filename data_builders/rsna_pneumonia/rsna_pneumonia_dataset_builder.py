@@ -53,7 +53,7 @@ class Builder(builder.CxrBuilder):
     OWNER_COUNTS: ClassVar = {"images": 26_684, OPACITY: 6_012}
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        root = folders.find_root(manual_dir, (TARGETS,), self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        root = self.root(manual_dir, TARGETS)
         findings = read_findings(root)
         persons = read_mapping(root, findings)
         folder = root / "stage_2_train_images"

@@ -53,10 +53,7 @@ class Builder(builder.CxrBuilder):
         images = folders.unique(by_kind[IMAGES.casefold(), ".png"], lambda path: path.stem)
         readings = folders.unique(by_kind[READINGS.casefold(), ".txt"], lambda path: path.stem)
         if not images and not readings:
-            raise BuildError(
-                f"{manual_dir} holds no folder {IMAGES} with images. "
-                f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-            )
+            raise self.nothing(manual_dir, f"no folder {IMAGES} with images")
         names: dict[str, str] = {}
         for name in sorted(images.keys() | readings.keys()):
             file = images.get(name) or readings[name]

@@ -55,7 +55,7 @@ class Builder(builder.CxrBuilder):
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         names = (*OUTLINES, PNG_IMAGES)
-        root = folders.find_root(manual_dir, names, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        root = self.root(manual_dir, *names)
         if (root / PNG_IMAGES).is_dir():
             return self._png_records(root)
         return self._dicom_records(root)
@@ -185,9 +185,7 @@ class PngRow(NamedTuple):
 def png_rows(root: Path, stems: Iterable[str]) -> Iterator[PngRow]:
     """Yields what the stage-1 tables list, or files' names say; BuildError if they contradict."""
     if folders.optional(root, *PNG_TABLES.values()) is None:
-        yield from (
-            parse_png_name(f"{stem}.png", f"{PNG_IMAGES}/{stem}.png") for stem in sorted(stems)
-        )
+        yield from (parse_png_name(stem, f"{PNG_IMAGES}/{stem}.png") for stem in sorted(stems))
         return
     for part, table_name in PNG_TABLES.items():
         table = csv_table.Table(folders.require(root, table_name))

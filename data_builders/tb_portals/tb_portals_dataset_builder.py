@@ -107,10 +107,8 @@ class Builder(builder.CxrBuilder):
             names = ", ".join(path.name for path in found.values())
             raise BuildError(f"{manual_dir} holds several releases: {names}. Keep one.")
         if not found:
-            raise BuildError(
-                f"{manual_dir} holds no {beginning}_<month>_<year>.csv (spaces or underscores, any "
-                f"case). {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-            )
+            what = f"no {beginning}_<month>_<year>.csv (spaces or underscores, any case)"
+            raise self.nothing(manual_dir, what)
         return next(iter(found.values()))
 
 

@@ -80,7 +80,7 @@ class Builder(builder.CxrBuilder):
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         names = ("annotations/image_labels_train.csv", "image_labels_train.csv", KAGGLE)
-        root = folders.find_root(manual_dir, names, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        root = self.root(manual_dir, *names)
         holding = root / "annotations" if (root / "annotations").is_dir() else root
         if folders.optional(holding, "image_labels_train.csv") is None:
             path = folders.require(root, KAGGLE)

@@ -56,9 +56,7 @@ class Builder(builder.CxrBuilder):
     }
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
-        root = folders.find_root(
-            manual_dir, ("image_labels_train.csv",), self.MANUAL_DOWNLOAD_INSTRUCTIONS
-        )
+        root = self.root(manual_dir, "image_labels_train.csv")
         for part in ("train", "test"):
             table = folders.require(root, f"image_labels_{part}.csv")
             # The boxes' classes are local findings, 36 that no table of labels names.
