@@ -231,11 +231,20 @@ def _check_features(path: Path, stored: Any, label_names: list[str]) -> None:
     expected = make_features(label_names, *has, "png").get_tensor_info()
     if "projection" not in stored:  # its name in older datasets
         expected["view"] = expected.pop("projection")
-    for name in expected.keys() | stored.keys():
-        if name == "phash" and name not in stored:  # the first datasets have none
-            continue
-        if name not in stored or name not in expected or stored[name] != expected[name]:
+    if "phash" not in stored:  # the first datasets have none
+        del expected["phash"]
+    found, wanted = _leaves(stored), _leaves(expected)
+    for name in found.keys() | wanted.keys():
+        if found.get(name) != wanted.get(name):
             raise ValueError(
                 f"{path}: {plain(name)} is not as our builders write it, or as metadata.json says. "
                 f"{RESTORE}"
             )
+
+
+def _leaves(info: Any, name: str = "") -> dict[str, Any]:
+    """Returns "labels/Mass" -> shape and type, of every tensor within."""
+    if not isinstance(info, dict):
+        return {name: (info.shape, np.dtype(info.np_dtype))}
+    inner = (_leaves(of, f"{name}/{key}".lstrip("/")) for key, of in info.items())
+    return {name: leaf for leaves in inner for name, leaf in leaves.items()}

@@ -89,7 +89,7 @@ DAMAGE = {
         rewrite("dataset_info.json", out_of_the_folder),
         "describes split 'train' in a way that our",
     ),
-    "labels": (rewrite("metadata.json", other_labels), r"features\.json: labels is not as our"),
+    "labels": (rewrite("metadata.json", other_labels), r"features\.json: labels/\w+ is not as our"),
     "no JSON": (lambda f: (f / "metadata.json").write_text("[" * 100_000), "is not JSON"),
     "long JSON": (
         lambda f: (f / "metadata.json").write_text(f'{{"a": [{"{}," * 1_700_000}{{}}]}}'),
