@@ -17,6 +17,7 @@ from cxr_jax.transfer.predictions import read_parquet, write_parquet
 from tests.fakes import benchmark as fake
 
 ROOT = Path(__file__).parents[3]
+_NOTE = "of 5 of the 9 images the person is not known"
 _VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
@@ -54,6 +55,7 @@ def workdir(tmp_path_factory):
     cells[2].update(state="failed", error=fake.ERROR, num_images=None, seen=None)
     cells[-1].update(state="missing", num_images=None, seen=None)
     for cell in cells:
+        cell["patient_note"] = _NOTE if cell["dataset"] == "jsrt" else ""
         if cell["encoder"] == "simclr":
             cell["seen"] = None
         elif cell["encoder"] == "<b>&" and cell["seen"]:
@@ -61,6 +63,11 @@ def workdir(tmp_path_factory):
     fake.write_cells(folder, cells)
     assert benchmark.write(folder, 100) == folder / "report.html"
     return folder
+
+
+def test_the_page_says_whose_images_nobody_knows(workdir):
+    text = Reader((workdir / "report.html").read_text()).text
+    assert text.count(f"jsrt: {_NOTE}") == 1 and text.count(_NOTE) == 1
 
 
 def test_page_is_whole_and_needs_nothing_else(workdir):
