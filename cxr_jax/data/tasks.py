@@ -221,9 +221,6 @@ def one_sided(found: Mapping[str, Float[np.ndarray, "n k"]], label_names: Sequen
 
     >>> one_sided({"test": np.float32([[1, 0], [np.nan, 1]])}, ["Edema", "Mass"])[:45]
     'test has no negative image of Edema: without '
-
-    Args:
-      found: split -> its targets.
     """
     lacking = []
     for split, targets in found.items():

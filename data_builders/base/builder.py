@@ -196,15 +196,12 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if not names:
             return ""
         task = tasks.find_task(self.name, names, self.TASKS)
+        shown = [
+            one for one in records if not task.projections or one.projection in task.projections
+        ]
         found = {}
         for split in ("validation", "test"):
-            of_split = [
-                record
-                for record in records
-                if record.split == split
-                and (not task.projections or record.projection in task.projections)
-            ]
-            if of_split:
+            if of_split := [record for record in shown if record.split == split]:
                 raw = {name: [record.labels[name] for record in of_split] for name in names}
                 found[split] = tasks.targets(raw, task, self.LABEL_SCALE)
         return tasks.one_sided(found, tuple(task.labels))

@@ -193,11 +193,8 @@ class Reports:
         """Returns the report of the image's study, its ___ included; "" if there is none."""
         if image.study_id not in self._known:
             path = subject_folder(self._root, image.subject_id) / f"s{image.study_id}.txt"
-            try:
-                text = folders.read_bytes(path).decode("utf-8", "replace")
-            except FileNotFoundError:
-                text = ""
-            self._known[image.study_id] = text
+            content = folders.read_bytes(path) if path.exists() else b""
+            self._known[image.study_id] = content.decode("utf-8", "replace")
         return self._known[image.study_id]
 
     def check(self) -> None:

@@ -190,6 +190,7 @@ def _bad_tables(folder: Path) -> dict[str, Path]:
     tables = {
         "label": f"image,patient_id,Remark\n1.png,{a},{NAME} {FREE}\n",
         "split": f"image,patient_id,split,Nodule\n1.png,{a},{SURNAME},1\n",
+        "sex": f"image,patient_id,sex,Nodule\n1.png,{a},{NAME},1\n",
         "age": f"image,patient_id,age,Nodule\n1.png,{a},{canaries.BIRTH},1\n",
         "path": f"image,patient_id,Nodule\n/{SURNAME}/1.png,{a},1\n",
         "no such image": f"image,patient_id,Nodule\n{NAME}.png,{a},1\n",

@@ -128,7 +128,7 @@ def write_folder(folder: Path, csv_path: Path) -> None:
                 "study_id": f"{ACCESSION}-{patient}",
                 "split": SPLITS[number // 2 % 4],
                 "view": (NAME, "PA")[number % 2],
-                "sex": (NAME, "F")[number % 2],
+                "sex": ("", "F")[number % 2],
                 "age": "91",
                 "Effusion": str(number % 2),
                 "Nodule": str(number // 8 % 2),
