@@ -24,7 +24,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from cxr_jax.io.limits import MAX_DEFLATED_BYTES, BoundedFile, ImageError
+from cxr_jax.io.limits import MAX_BYTES, BoundedFile, ImageError
 from cxr_jax.io.text import composed
 
 # Its warnings quote tags, and there would be one for each image.
@@ -65,11 +65,6 @@ NO_TAGS = Tags("", "", "", "", float("nan"))
 OLDEST = 120.0
 
 _TAG_BYTES = 16 << 20  # of a deflated file, to which its tags are looked for
-_SYNTAXES = {  # by whether types are implicit, and whether the lowest byte is first
-    (True, True): ImplicitVRLittleEndian,
-    (False, True): ExplicitVRLittleEndian,
-    (False, False): ExplicitVRBigEndian,
-}
 
 _WORDS = {
     "PA": {"PA", "P-A", "POSTEROANTERIOR", "POSTERO-ANTERIOR"},
@@ -119,16 +114,20 @@ def read_dataset(path: Path, tags_only: bool = False) -> pydicom.Dataset:
         file.seek(0)
         dataset = pydicom.dcmread(file, stop_before_pixels=tags_only, force=True)
     if not dataset.file_meta.get("TransferSyntaxUID"):
-        dataset.file_meta.TransferSyntaxUID = _SYNTAXES[dataset.original_encoding]
+        implicit, little_endian = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little_endian else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
     return dataset
 
 
 def _inflated(deflated: bytes, meta: pydicom.Dataset, tags_only: bool) -> pydicom.Dataset:
     """Unfolds a deflated file (PS3.5 A.5) within bounds: kilobytes may unfold to gigabytes."""
     unfolding = zlib.decompressobj(-zlib.MAX_WBITS)
-    content = unfolding.decompress(deflated, _TAG_BYTES if tags_only else MAX_DEFLATED_BYTES)
+    content = unfolding.decompress(deflated, _TAG_BYTES if tags_only else MAX_BYTES)
     if not tags_only and unfolding.unconsumed_tail:
-        raise ImageError(f"a deflated DICOM file of more than {MAX_DEFLATED_BYTES:,} bytes")
+        raise ImageError(
+            f"a deflated DICOM file of over {MAX_BYTES:,} bytes, more than any image takes"
+        )
     if not (unfolding.eof or unfolding.unconsumed_tail):
         raise ImageError("a DICOM file that was cut off")
     stop = (lambda tag, *_: tag.group >= 0x7FE0) if tags_only else None

@@ -20,7 +20,6 @@ MAX_SIDE = 65_500
 # A file, and a DICOM image's pixels as they are stored.
 MAX_BYTES = 400_000_000
 MAX_STORED_BYTES = 200_000_000
-MAX_DEFLATED_BYTES = 220_000_000  # once unfolded
 # JPEG and DICOM: a coded block of 8 x 8 pixels takes a bit or more of a file, even if it is blank.
 MAX_PIXELS_A_BYTE = 1024
 # PNG: deflate unfolds a byte to at most 1,032, each of which may hold 8 pixels.

@@ -123,14 +123,10 @@ def square(image: Scaled, size: int, fit: str = "crop") -> UInt8[np.ndarray, "si
         return _resample(image, (size, size), image.box)
     if fit == "pad":
         columns, rows = (max(1, round(side * size / max(image.size))) for side in image.size)
-        padded, top, left = (
-            np.zeros((size, size), np.uint8),
-            (size - rows) // 2,
-            (size - columns) // 2,
-        )
-        padded[top : top + rows, left : left + columns] = _resample(
-            image, (columns, rows), image.box
-        )
+        padded = np.zeros((size, size), np.uint8)
+        top, left = (size - rows) // 2, (size - columns) // 2
+        whole = _resample(image, (columns, rows), image.box)
+        padded[top : top + rows, left : left + columns] = whole
         return padded
     side = min(image.size)
     left, top = (width - side) / 2, (height - side) / 2

@@ -1,16 +1,19 @@
 """JPEGs decoded at a reduced scale against the full decode, and what a cut one is refused for."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cxr_jax.io import image_io, pictures
+from cxr_jax.data.images import decode_square
+from cxr_jax.io import image_io, pictures, pixels
 from cxr_jax.io.limits import ImageError
 from tests.fakes.pictures import draw_image
 
 TARGET = 64
+REALDATA = Path(__file__).parents[3] / "shared/realdata"
 
 
 def noisy(seed: int, height: int, width: int) -> np.ndarray:
@@ -111,3 +114,16 @@ def test_stray_bytes_that_harm_no_pixel_are_read_over(tmp_path):
     ):
         path.write_bytes(odd)
         np.testing.assert_array_equal(image_io.read_image(path), expected)
+
+
+@pytest.mark.skipif(not REALDATA.is_dir(), reason="needs ../shared/realdata")
+@pytest.mark.parametrize(("n", "least"), pictures.LEAST.items())
+def test_real_radiographs_stay_within_a_grey_level_at_the_limits(n, least):
+    files = sorted(path for path in REALDATA.rglob("*") if path.suffix in (".jpg", ".jpeg", ".png"))
+    for path in files[:: len(files) // 40]:
+        encoded = image_io.encode(image_io.read_image(path), "jpeg")
+        whole = pictures.decode(encoded)
+        size = int(min(whole.size) / n / least)
+        assert min(pictures.decode(encoded, size).pixels.shape) == -(-min(whole.size) // n)
+        difference = decode_square(encoded, size)[..., 0].astype(int) - pixels.square(whole, size)
+        assert np.abs(difference).mean() < 1, path
