@@ -42,8 +42,8 @@ def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) 
         f"whole validation split, {sizes['validation']}: its labels come on top of that budget. "
         f"Tested on {sizes['test']}, scored once.",
         *protocol.method(splits.test.task.exclusive),
-        f"Intervals: {config.num_resamples:,} bootstrap resamples of patients; differences are "
-        "paired on the same images.",
+        f"Intervals: Student's, with the spread over {config.num_resamples:,} bootstrap resamples "
+        "of patients, of AUROC on the logit scale; differences are paired on the same images.",
     ]
     unlabelled = sum(int((~split.labelled).sum()) for split in splits)
     if unlabelled:
@@ -174,9 +174,10 @@ def report(
     warnings += cautions(config.dataset, splits)
     if config.label_fraction < 1:
         warnings.append(
-            f"This is one draw of {splits.train.size()}. Intervals hold the uncertainty of "
-            "the test images alone; another draw may change the difference by more. "
-            "configs/benchmark.py takes several (config.seeds)."
+            f"These numbers come from one draw of {splits.train.size()}. Other training patients "
+            "would give other numbers, and the difference may change by more than its interval, "
+            "which holds the uncertainty of the test images alone. configs/benchmark.py takes "
+            "several draws (config.seeds)."
         )
     source = splits.test.source
     provenance = {

@@ -49,7 +49,8 @@ class Picture(NamedTuple):
 
 Block = Heading | Text | Bullets | Table | Picture
 
-_VERDICTS = {"win": "win", "loss": "loss", "tie": "tie", "inconclusive": "open"}
+_VERDICTS = {"win": "win", "loss": "loss", "tie": "tie", "negligible": "tie"}
+_VERDICTS |= {"inconclusive": "open"}
 _DPI = 160  # of pictures that do not say theirs
 
 _STYLE = """

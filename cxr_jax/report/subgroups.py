@@ -20,7 +20,6 @@ METHOD = (
 )
 
 _FACETS = ("sex", "age", "projection")
-_FEWEST = 5  # images of either class, below which a number would only mislead
 
 
 class Group(NamedTuple):
@@ -90,10 +89,7 @@ def table(names: Sequence[str], found: Sequence[Group], caption: str = "") -> Ta
         images = f"{group.images:,}"
         if group.positives is not None:
             images += f"\n({group.positives:,} positive)"
-        cells = [
-            "–" if _few(row) else tables.two_lines(tables.with_interval(row._asdict()))
-            for row in group.rows
-        ]
+        cells = [tables.two_lines(tables.with_interval(row._asdict())) for row in group.rows]
         rows.append([group.name, images, *cells])
     return Table(["group", "images", *names], rows, caption)
 
@@ -104,15 +100,8 @@ def notes(names: Sequence[str], found: Sequence[Group]) -> list[str]:
     for group in found:
         said = [row.note for row in group.rows]
         text = said[0]
-        if any(_few(row) for row in group.rows):
-            text = f"fewer than {_FEWEST} images of a class, not shown"
-        elif len(set(said)) > 1:
+        if len(set(said)) > 1:
             text = "; ".join(f"{name}: {note}" for name, note in zip(names, said) if note)
         if text:
             sentences.append(f"{group.name}: {text}.")
     return sentences
-
-
-def _few(row: SubgroupRow) -> bool:
-    # Where a class is absent altogether the row's own note says so.
-    return not np.isnan(row.auroc) and min(row.n_pos, row.n_neg) < _FEWEST

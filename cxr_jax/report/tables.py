@@ -7,12 +7,18 @@ from typing import Any, NamedTuple
 
 from cxr_jax.io.json import read_json
 from cxr_jax.report.blocks import Table
+from cxr_jax.stats.bootstrap import MINIMUM
 
 RANDOM = "random"  # the name of the encoder that was not pretrained
 
 AUROC = (
     "AUROC is the chance that an image with the finding scores higher than one without it: 1 is "
     "perfect, .5 is guessing. Macro AUROC is its mean over findings."
+)
+
+MINIMUM_SAID = (
+    f"A label with fewer than {MINIMUM} test patients that have it, or that do not, is not "
+    "estimable: simulated intervals of so few were wrong too often."
 )
 
 Rows = Sequence[Mapping[str, Any]]  # of metrics.json

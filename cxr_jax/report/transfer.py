@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cxr_jax.io import COMMAND
 from cxr_jax.report import blocks, calibration, figures, panels, subgroups, tables
 from cxr_jax.report.blocks import Block, Bullets, Heading, Picture, Table, Text
@@ -50,8 +52,9 @@ def write_report(
     page: list[Block] = list(map(Text, verdicts or [_alone(runs[0])]))
     page += map(Text, warnings)
     page += _unseen(runs, num_resamples, untrained)
-    images, patients = len(runs[0].predictions.image_id), len(set(runs[0].predictions.patient_id))
-    page.append(Text(f"Test set: {images:,} images of {patients:,} patients."))
+    labelled = ~np.isnan(runs[0].predictions.targets).all(axis=1)
+    patients = len(np.unique(runs[0].predictions.patient_id[labelled]))
+    page.append(Text(f"Test set: {labelled.sum():,} images of {patients:,} patients."))
     page += _scores(workdir, runs, comparisons)
     page += _comparisons(runs, comparisons)
     if labels:
@@ -79,12 +82,15 @@ def _scores(
     path, parts = workdir / "auroc.png", []
     if figures.forest(path, named, comparisons):
         parts.append(Picture(path, "AUROC and 95 % interval of every label and encoder"))
-    meaning = Text(f"{tables.AUROC} With 95 % intervals.")
+    meaning = Text(f"{tables.AUROC} With 95 % intervals. {tables.MINIMUM_SAID}")
     parts += [Heading("AUROC"), meaning, tables.auroc_table(named)]
     missing = [row for row in runs[0].rows if row["auroc"] is None and row["label"] != "macro"]
     if missing:
         reasons = "; ".join(f"{row['label']} ({row['note']})" for row in missing)
         parts.append(Text(f"Without a score, and not in any mean: {reasons}."))
+    noted = [row for row in tables.shown(runs[0].rows) if row["auroc"] is not None]
+    if care := [f"{row['label']}: {row['note']}." for row in noted if row.get("note")]:
+        parts.append(Bullets(care))
     precision = tables.precision_table(named)
     return [*parts, precision] if precision else parts
 
@@ -93,6 +99,12 @@ def _comparisons(runs: Sequence[Run], comparisons: Sequence[Mapping[str, Any]]) 
     if not comparisons:
         return []
     parts = [Heading("Comparisons"), Text(_PAIRED), tables.comparison_table(comparisons)]
+    lost, used = (comparisons[0][name] for name in ("num_excluded", "num_resamples"))
+    if lost and used:
+        total = f"{lost:,} of {lost + used:,}"
+        parts.append(
+            Text(f"In {total} resamples a class is absent; intervals are from the others.")
+        )
     if len(tables.shown(runs[0].rows)) > 1 and comparisons[0]["labels"]:
         title = f"Label by label, AUROC of {comparisons[0]['a']} less that of the other:"
         parts += [Text(title), tables.difference_table(comparisons)]
@@ -101,11 +113,12 @@ def _comparisons(runs: Sequence[Run], comparisons: Sequence[Mapping[str, Any]]) 
 
 _PAIRED = (
     "Both encoders scored the same images, and each resample of patients was scored by both. "
-    '"win" and "loss": the 95 % interval of A − B excludes zero, and p is at most .05. "tie": the '
-    "interval lies within ± the margin, .02, below which a difference does not matter. "
-    '"inconclusive": none of these. The minimum detectable difference is the smallest true '
-    "difference that this test would have found with power .8. The verdict is on the mean over "
-    "labels; single labels are not corrected for their number. DeLong's p, where it is given, "
+    '"win" and "loss": the 95 % interval of A − B excludes zero and reaches beyond ± the margin, '
+    '.02, below which a difference does not matter. "negligible": it excludes zero but lies within '
+    'the margin: there is a difference, too small to matter. "tie": it holds zero and lies within '
+    'the margin. "inconclusive": none of these. The minimum detectable difference is the smallest '
+    "true difference that this test would have found with power .8. The verdict is on the mean "
+    "over labels; single labels are not corrected for their number. DeLong's p, where it is given, "
     "comes from DeLong's test with patients as clusters."
 )
 
@@ -122,6 +135,8 @@ def verdict(comparison: Mapping[str, Any], untrained: str = RANDOM) -> str:
         ("win", False): f"{a} is better than {b}",
         ("loss", True): f"Pretraining made it worse ({a})",
         ("loss", False): f"{a} is worse than {b}",
+        ("negligible", True): f"Pretraining changed next to nothing ({a}, by less than {margin})",
+        ("negligible", False): f"{a} and {b} differ, but by less than {margin}",
         ("tie", True): f"Pretraining made no difference ({a}) within {margin}",
         ("tie", False): f"{a} and {b} are equal within {margin}",
         ("inconclusive", True): f"Inconclusive whether pretraining helped ({a})",
@@ -150,7 +165,7 @@ def _alone(run: Run) -> str:
 
 
 def _shared_labels(runs: Sequence[Run]) -> list[str]:
-    """Returns the labels with both classes that every run scored."""
+    """Returns the labels that can be estimated and that every run scored."""
     estimable = [row["label"] for row in runs[0].rows if row["auroc"] is not None]
     names = [run.predictions.label_names for run in runs]
     return [label for label in estimable if all(label in of_run for of_run in names)]
@@ -173,7 +188,8 @@ def _unseen(runs: Sequence[Run], num_resamples: int, untrained: str) -> list[Blo
     scored = [tables.shown(metric_rows(one, num_resamples))[-1] for one in left]
     text += f", of {len(set(left[0].patient_id)):,} patients, had been seen by none"
     if scored[0]["auroc"] is None:
-        return [Text(f"{text}; no label has both classes among them: nothing can be scored.")]
+        why = scored[0]["note"].removeprefix("not estimable: ")
+        return [Text(f"{text}. Nothing can be scored on them: {why}.")]
     what = "macro AUROC" if scored[0]["label"] == "macro" else "AUROC"
     numbers = [f"{run.name} {tables.with_interval(row)}" for run, row in zip(runs, scored)]
     text += f". On these, {what}: {', '.join(numbers)}."
@@ -202,7 +218,7 @@ def _subgroups(runs: Sequence[Run], labels: Sequence[str], num_resamples: int) -
 def _next_steps(comparisons: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[str]:
     """Returns what a person would do after reading the page."""
     if not labels:
-        return ["Test on more images: no label has both classes here."]
+        return ["Test on more patients: no label can be estimated here."]
     if not comparisons:
         return [
             "Compare with another encoder: name it in config.baselines, or give the predictions of "

@@ -3,16 +3,25 @@
 Patients, not images, are drawn with replacement, because images of one patient are not independent
 (Field and Welsh 2007). A resample is then a whole-number weight for each patient, and the weighted
 AUROCs of all resamples follow from one sort of the scores.
+
+Resampling gives the standard error; the limits are Student's, of an AUROC on the logit scale, with
+one degree of freedom less than the rarer class has patients. docs/reliability.md has the simulated
+coverage that chose them, and with it `MINIMUM`.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
+import scipy.special
+import scipy.stats
 from jaxtyping import Float, Int, Shaped
 
 from cxr_jax.stats.auroc import auroc, binary_rows, rank_runs
+
+# Patients with a positive image, and patients with a negative one, below which an AUROC is not
+# estimable: with fewer no interval held the true AUROC as often as it says, however wide.
+MINIMUM = 5
 
 # Resamples go through in chunks whose run sums stay in the processor's cache: for 14 labels of
 # 25,596 images 16 at a time take half the time of 128. Very many rows make the chunks smaller, so
@@ -22,11 +31,12 @@ _CHUNK_ELEMENTS = 2**22
 
 
 class Interval(NamedTuple):
-    """A bootstrap percentile interval; NaN where the quantity, or its limits, cannot be estimated.
+    """An AUROC and its interval; NaN where the AUROC, or its limits, cannot be estimated.
 
     `num_resamples` were used and `num_excluded` left out because a class was absent in them. For
     several labels the interval is that of the macro mean over the labels that can be estimated, and
-    `labels` holds one interval per label, in order; for one label `labels` is empty.
+    `labels` holds one interval per label, in order; for one label `labels` is empty. `shortage`
+    says why a label, or every label, is not estimable, and is "" where the AUROC is.
     """
 
     estimate: float
@@ -35,6 +45,28 @@ class Interval(NamedTuple):
     num_resamples: int
     num_excluded: int
     labels: tuple["Interval", ...] = ()
+    shortage: str = ""
+
+    @property
+    def note(self) -> str:
+        """What a reader must know of the limits, "" where there is nothing."""
+        if self.shortage:
+            return f"not estimable: {self.shortage}"
+        notes = []
+        if not self.num_resamples:
+            notes.append("no interval: no resample of patients holds both classes")
+        elif self.num_excluded:
+            total = self.num_resamples + self.num_excluded
+            notes.append(
+                f"interval from {self.num_resamples} of {total} resamples; in the others a class "
+                "is absent"
+            )
+        if self.num_resamples and self.estimate == 1:
+            notes.append(
+                "perfect separation: every image with the finding scored above every one without; "
+                "the lower limit says what that few patients can show"
+            )
+        return "; ".join(notes)
 
 
 def bootstrap_auroc(
@@ -45,33 +77,119 @@ def bootstrap_auroc(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Returns the interval of the AUROC, drawing clusters (patients) with replacement.
+    """Returns the AUROC and its interval, drawing clusters (patients) with replacement.
 
     Targets are 0, 1 or NaN (missing), [n] for one label or [n k] for k labels, whose intervals and
     macro come from the same resamples. `clusters` holds each row's patient, as strings or numbers;
-    None takes every row as its own. A resample in which a label has one class only is excluded for
-    that label and for the macro, so that the macro is always a mean over the same labels. With
-    fewer than two clusters there is nothing to resample: no resample is used and the limits are
-    NaN. Raises ValueError for shapes that differ and unusable targets or scores (naming the row).
+    None takes every row as its own. A label with fewer than MINIMUM patients of a class is not
+    estimable: NaN, and out of the macro (`auroc` gives its value all the same). A resample in
+    which a label has one class only is excluded for that label and for the macro, so that the macro
+    is always a mean over the same labels. Raises ValueError for shapes that differ and unusable
+    targets or scores (naming the row).
 
-    >>> targets, scores = np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.3, 0.8])
-    >>> interval = bootstrap_auroc(targets, scores, clusters=np.array(["p1", "p2", "p3", "p4"]))
-    >>> interval.estimate, interval.num_resamples + interval.num_excluded
-    (0.75, 1000)
+    >>> targets, scores = np.tile([0, 1], 20), np.arange(40) % 7 + np.tile([0, 1], 20)
+    >>> interval = bootstrap_auroc(targets, scores, clusters=np.arange(40) // 2)
+    >>> round(interval.estimate, 3), interval.low < interval.estimate < interval.high
+    (0.629, True)
+    >>> bootstrap_auroc(targets[:8], scores[:8], clusters=None).note
+    'not estimable: positives of 4 patients in the test set (5 are needed)'
     """
     estimates = label_auroc(targets, scores)
+    fewest, why = rarer_class(targets, clusters)
     values = resampled_auroc(targets, scores, clusters, num_resamples, seed)
+    estimable = ~np.array(why, bool)
+    values[:, ~estimable] = np.nan
+    estimates[~estimable] = np.nan
     labels = tuple(
-        _percentile(estimate, values[:, k], level) for k, estimate in enumerate(estimates)
+        Interval(
+            float(estimates[k]),
+            *auroc_limits(estimates[k], values[:, k], degrees(fewest[[k]]), level),
+            *used_excluded(values[:, k]),
+            shortage=why[k],
+        )
+        for k in range(len(why))
     )
     if targets.ndim == 1:
         return labels[0]
-    estimable = ~np.isnan(estimates)
     if not estimable.any():
-        return _percentile(float("nan"), np.full(len(values), np.nan), level, labels)
+        none = Interval(*(float("nan"),) * 3, 0, num_resamples, labels)
+        return none._replace(shortage="no label can be estimated")
     # A NaN in any label makes the resample's mean NaN: excluded for the macro too.
-    means = values[:, estimable].mean(axis=1)
-    return _percentile(estimates[estimable].mean(), means, level, labels)
+    means, mean = values[:, estimable].mean(axis=1), float(estimates[estimable].mean())
+    limits = auroc_limits(mean, means, degrees(fewest[estimable]), level)
+    return Interval(mean, *limits, *used_excluded(means), labels)
+
+
+def rarer_class(
+    targets: Shaped[np.ndarray, "n *k"], clusters: Shaped[np.ndarray, " rows"] | None
+) -> tuple[Int[np.ndarray, " k"], list[str]]:
+    """Returns of each label the patients of the class that fewer have, and why it is too few or "".
+
+    >>> rarer_class(np.array([0, 0, 1, 1, 1]), np.array(["p1", "p2", "p3", "p3", "p4"]))[1]
+    ['positives of 2 and negatives of 2 patients in the test set (5 are needed)']
+    """
+    index = cluster_index(clusters, len(targets))[0]
+    fewest, why = [], []
+    for column in targets.reshape(len(targets), -1).T:
+        classes = {"positives": column == 1, "negatives": column == 0}
+        held = {name: len(np.unique(index[rows])) for name, rows in classes.items()}
+        fewest.append(min(held.values()))
+        absent = [name for name, count in held.items() if not count]
+        few = [f"{name} of {count}" for name, count in held.items() if count < MINIMUM]
+        reason = f"no {' and no '.join(absent)} in the test set" if absent else ""
+        if few and not absent:
+            reason = f"{' and '.join(few)} patients in the test set ({MINIMUM} are needed)"
+        why.append(reason)
+    return np.array(fewest), why
+
+
+def degrees(fewest: Int[np.ndarray, " k"]) -> float:
+    """Returns the degrees of freedom of a mean over labels, given their `rarer_class` counts.
+
+    A label has one less than its rarer class has patients, and a variance like 1 / count; the mean
+    has what Satterthwaite (1946) makes of these.
+
+    >>> degrees(np.array([6])), degrees(np.array([20, 20]))
+    (5.0, 38.0)
+    """
+    variance = 1 / np.maximum(fewest, 2)
+    return float(variance.sum() ** 2 / (variance**2 / (1 / variance - 1)).sum())
+
+
+def auroc_limits(
+    estimate: float | np.floating,
+    values: Float[np.ndarray, " r"],
+    freedom: float,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Returns Student's limits of an AUROC on the logit scale, from its resampled values.
+
+    Where all pairs are ordered rightly (or wrongly) no resample differs, and the limit on the other
+    side is Wilson's for as many patients as there are degrees of freedom, all of them right. NaN
+    with fewer than two usable values.
+    """
+    usable = values[~np.isnan(values)]
+    if usable.size < 2 or np.isnan(estimate):
+        return float("nan"), float("nan")
+    if estimate in (0, 1):
+        z = scipy.stats.norm.ppf((1 + level) / 2)
+        away = float(z**2 / (freedom + 1 + z**2))
+        return (1 - away, 1.0) if estimate else (0.0, away)
+    half = scipy.stats.t.ppf((1 + level) / 2, freedom) * spread(usable)
+    half /= estimate * (1 - estimate)  # the derivative of the logit
+    low, high = scipy.special.expit(scipy.special.logit(estimate) + np.array([-half, half]))
+    return float(low), float(high)
+
+
+def spread(values: Float[np.ndarray, " r"]) -> float:
+    """Returns the standard deviation; exactly zero for equal values, which rounding would spoil."""
+    return float(np.std(values, ddof=1)) if np.ptp(values) else 0.0
+
+
+def used_excluded(values: Float[np.ndarray, " r"]) -> tuple[int, int]:
+    """Returns how many resamples can be used, and how many not."""
+    excluded = int(np.isnan(values).sum())
+    return values.size - excluded, excluded
 
 
 def resampled_auroc(
@@ -101,12 +219,12 @@ def resampled_auroc(
     if num_clusters < 2:
         return values
     rng = np.random.default_rng(seed)
-    start = 0
-    for size in _chunks(num_clusters, len(targets), num_resamples):
-        counts = cluster_counts(num_clusters, size, rng)
+    most = max(1, min(_CHUNK_RESAMPLES, _CHUNK_ELEMENTS // max(num_clusters, len(targets))))
+    for start in range(0, num_resamples, most):
+        chunk = values[start : start + most]
+        counts = cluster_counts(num_clusters, len(chunk), rng)
         for k, label in ranked.items():
-            values[start : start + size, k] = weighted_auroc(label, counts)
-        start += size
+            chunk[:, k] = weighted_auroc(label, counts)
     return values
 
 
@@ -174,12 +292,6 @@ def label_auroc(
     return np.array([auroc(columns[:, k], scores[:, k]) for k in range(columns.shape[1])])
 
 
-def _chunks(num_clusters: int, num_rows: int, num_resamples: int) -> Iterator[int]:
-    size = max(1, min(_CHUNK_RESAMPLES, _CHUNK_ELEMENTS // max(num_clusters, num_rows)))
-    for start in range(0, num_resamples, size):
-        yield min(size, num_resamples - start)
-
-
 def _columns(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns targets and scores as [n k], one vector as k = 1; refuses shapes that differ."""
     if targets.ndim not in (1, 2):
@@ -208,17 +320,3 @@ def cluster_index(clusters: np.ndarray | None, num_rows: int) -> tuple[Int[np.nd
     number = np.empty(len(names), np.int64)
     number[np.argsort(first)] = np.arange(len(names))
     return number[index], len(names)
-
-
-def _percentile(
-    estimate: float,
-    values: Float[np.ndarray, " r"],
-    level: float,
-    labels: tuple[Interval, ...] = (),
-) -> Interval:
-    usable = values[~np.isnan(values)]
-    low, high = np.nan, np.nan
-    if usable.size:
-        low, high = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
-    excluded = values.size - usable.size
-    return Interval(float(estimate), float(low), float(high), usable.size, excluded, labels)

@@ -8,8 +8,6 @@ from jaxtyping import Shaped
 from cxr_jax.stats.bootstrap import bootstrap_auroc
 
 _UNKNOWN = "unknown"
-# Below this share of usable resamples the interval is of a selected sample, and the row says so.
-_FEW_RESAMPLES = 0.9
 # Older than anyone has been: a fault of the table. The NIH set has ages up to 414.
 _OLDEST = 120
 _BANDS = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (80, "60-79"), (_OLDEST + 1, "80+"))
@@ -88,25 +86,11 @@ def _row(
     interval = bootstrap_auroc(targets, scores, clusters, num_resamples, seed)
     columns = targets.reshape(len(targets), -1)
     positives, negatives = (columns == 1).sum(axis=0), (columns == 0).sum(axis=0)
-    estimable = (positives > 0) & (negatives > 0)
+    estimable = np.array([not one.shortage for one in interval.labels or (interval,)])
     counted = estimable if estimable.any() else np.ones_like(estimable)
     n_pos, n_neg = int(positives[counted].sum()), int(negatives[counted].sum())
-    row = SubgroupRow(name, n_pos, n_neg, interval.estimate, interval.low, interval.high, "")
-    total = interval.num_resamples + interval.num_excluded
-    if not estimable.any():
-        absent = [what for what, n in (("positives", n_pos), ("negatives", n_neg)) if not n]
-        reason = f"no {' and no '.join(absent)}" if absent else "no label has both classes"
-        return row._replace(note=f"not estimable: {reason}")
-    notes = []
-    if not estimable.all():
-        notes.append(f"mean over {estimable.sum()} of {len(estimable)} labels")
-    if not interval.num_resamples:
-        notes.append("no interval: no resample of patients holds both classes")
-    elif interval.num_resamples < _FEW_RESAMPLES * total:
-        notes.append(
-            f"interval from {interval.num_resamples} of {total} resamples; in the others a class "
-            "is absent"
-        )
-    if interval.num_resamples and interval.estimate == 1 and interval.low == 1:
-        notes.append("perfect separation: resampling cannot show the uncertainty")
-    return row._replace(note="; ".join(notes))
+    notes = [interval.note]
+    if estimable.any() and not estimable.all():
+        notes.insert(0, f"mean over {estimable.sum()} of {len(estimable)} labels")
+    note = "; ".join(filter(None, notes)).replace("in the test set", "in the group")
+    return SubgroupRow(name, n_pos, n_neg, *interval[:3], note)

@@ -1,23 +1,24 @@
 """Verdicts on model A against model B on one test set: win, loss, tie or inconclusive.
 
 The quantity is the difference of AUROC, A less B, on the same images; for several labels that of
-the macro means over the labels that have both classes. Its replicates come from resampling patients
-(bootstrap.py), with A and B scored in the same resamples.
+the macro means over the labels that can be estimated (`bootstrap_auroc`). Its replicates come from
+resampling patients, with A and B scored in the same resamples. Their spread is the standard error;
+interval and p-value are Student's, which agree with each other.
 
-- "win" ("loss"): the percentile interval lies above (below) zero and the p-value is at most
-  1 - level. However small: read it beside the margin.
-- "tie": neither, and the interval lies within ± margin. The models are as good as equal, where
-  `margin` is the largest difference that does not matter. This is equivalence, shown by the data.
+- "win" ("loss"): the p-value is at most 1 - level, the difference above (below) zero, and the
+  interval reaches beyond the margin, the largest difference that does not matter.
+- "negligible": as significant, but the interval lies within ± margin: there is a difference, and it
+  is too small to matter.
+- "tie": the interval lies within ± margin and holds zero, or the p-value is not significant. The
+  models are as good as equal. This is equivalence, shown by the data.
 - "inconclusive": neither of these. A difference that matters may exist or not; this test set, or
   this pair of models on it, could not show it. (Older files say
   "underpowered".)
-- "not estimable": no label has both classes, or no resample does.
+- "not estimable": too few patients of a class (`MINIMUM`), or no resample has both.
 
-`detectable`, the minimum detectable difference, would have been found with power .8 in a
-two-sided test at .05: (1.96 + .84) standard errors, from the spread of the replicates. The p-value
-counts the r replicates d on the far side of zero: 2 (1 + min(#{d <= 0}, #{d >= 0})) / (r + 1), at
-most 1. It is the two-sided percentile p; the added one keeps r resamples from claiming a p of 0
-(Davison and Hinkley 1997, section 4.2).
+`detectable`, the minimum detectable difference, would have been found with power .8 in a two-sided
+test at .05: (1.96 + .84) standard errors where there are many patients. r resamples claim no
+p-value below 2 / (r + 1) (Davison and Hinkley 1997, section 4.2).
 """
 
 import math
@@ -28,7 +29,14 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float, Shaped
 
-from cxr_jax.stats.bootstrap import label_auroc, resampled_auroc
+from cxr_jax.stats.bootstrap import (
+    degrees,
+    label_auroc,
+    rarer_class,
+    resampled_auroc,
+    spread,
+    used_excluded,
+)
 
 _POWER = 0.8
 _TWO_SIDED_ALPHA = 0.05
@@ -81,24 +89,28 @@ def compare_auroc(
     >>> found.verdict, found.difference
     ('win', 1.0)
     """
-    alone = [label_auroc(targets, scores) for scores in (scores_a, scores_b)]
-    replicates = [
+    alone = np.array([label_auroc(targets, scores) for scores in (scores_a, scores_b)])
+    fewest, why = rarer_class(targets, clusters)
+    estimable = ~np.array(why, bool)
+    alone[:, ~estimable] = np.nan
+    of_a, of_b = (
         resampled_auroc(targets, scores, clusters, num_resamples, seed)
         for scores in (scores_a, scores_b)
-    ]
+    )
+    of_a[:, ~estimable] = np.nan
+    apart = of_a - of_b
     labels = tuple(
-        judge(alone[0][k], alone[1][k], replicates[0][:, k] - replicates[1][:, k], margin, level)
-        for k in range(len(alone[0]))
+        judge(*alone[:, k], apart[:, k], margin, level, freedom=degrees(fewest[[k]]))
+        for k in range(len(why))
     )
     if targets.ndim == 1:
         return labels[0]
-    estimable = ~np.isnan(alone[0])
     if not estimable.any():
         return judge(np.nan, np.nan, np.full(num_resamples, np.nan), margin, level, labels)
     # Resample by resample the means are over the same labels: a NaN in one excludes the resample.
-    mean_a, mean_b = (values[estimable].mean() for values in alone)
-    means = [values[:, estimable].mean(axis=1) for values in replicates]
-    return judge(mean_a, mean_b, means[0] - means[1], margin, level, labels)
+    means = alone[:, estimable].mean(axis=1)
+    apart = of_a[:, estimable].mean(axis=1) - of_b[:, estimable].mean(axis=1)
+    return judge(*means, apart, margin, level, labels, degrees(fewest[estimable]))
 
 
 def judge(
@@ -108,10 +120,12 @@ def judge(
     margin: float = 0.02,
     level: float = 0.95,
     labels: tuple[Comparison, ...] = (),
+    freedom: float = math.inf,
 ) -> Comparison:
     """Returns the verdict from two AUROCs and the bootstrap replicates of their difference, A - B.
 
-    Replicates that are NaN are left out and counted. Replicates that are all equal say nothing
+    `freedom` are the degrees of freedom of the difference (`degrees`). Replicates that are NaN are
+    left out and counted. Replicates that are all equal say nothing
     about uncertainty: `detectable` is then NaN, and two models that both separate the classes
     perfectly are inconclusive, not tied. Raises ValueError for a margin that is not above 0.
     """
@@ -120,15 +134,14 @@ def judge(
     usable = replicates[~np.isnan(replicates)]
     difference = float(auroc_a) - float(auroc_b)
     low = high = error = p_value = detectable = float("nan")
-    if usable.size:
-        low, high = map(float, np.quantile(usable, [(1 - level) / 2, (1 + level) / 2]))
-        tail = min(np.count_nonzero(usable <= 0), np.count_nonzero(usable >= 0))
-        p_value = float(min(1, 2 * (1 + tail) / (usable.size + 1)))
     if usable.size > 1:
-        error = float(np.std(usable, ddof=1)) if np.ptp(usable) else 0.0
+        error, student = spread(usable), scipy.stats.t(freedom)
+        half = float(student.ppf((1 + level) / 2) * error)
+        low, high = difference - half, difference + half
+        p_value = float(2 * student.sf(abs(difference) / error)) if error else float(not difference)
+        p_value = max(p_value, 2 / (usable.size + 1))
     if error > 0:
-        quantiles = scipy.stats.norm.ppf([1 - _TWO_SIDED_ALPHA / 2, _POWER])
-        detectable = float(quantiles.sum() * error)
+        detectable = float(student.ppf([1 - _TWO_SIDED_ALPHA / 2, _POWER]).sum() * error)
     comparison = Comparison(
         "",
         float(auroc_a),
@@ -142,8 +155,7 @@ def judge(
         detectable,
         margin,
         level,
-        usable.size,
-        replicates.size - usable.size,
+        *used_excluded(replicates),
         labels,
     )
     return comparison._replace(verdict=_verdict(comparison))
@@ -200,11 +212,9 @@ def _verdict(comparison: Comparison) -> str:
     low, high, margin = comparison.low, comparison.high, comparison.margin
     if math.isnan(low) or math.isnan(comparison.difference):
         return "not estimable"
+    within = -margin <= low and high <= margin
     if comparison.p_adjusted <= 1 - comparison.level + 1e-12:
-        if low > 0:
-            return "win"
-        if high < 0:
-            return "loss"
+        return "negligible" if within else "win" if comparison.difference > 0 else "loss"
     if comparison.auroc_a == comparison.auroc_b == 1 and low == high:
         return "inconclusive"
-    return "tie" if -margin <= low and high <= margin else "inconclusive"
+    return "tie" if within else "inconclusive"

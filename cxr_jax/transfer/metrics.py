@@ -11,8 +11,6 @@ from cxr_jax.stats.delong import delong_interval, delong_test
 from cxr_jax.stats.verdict import Comparison, compare_auroc
 from cxr_jax.transfer.predictions import Predictions, align, validate
 
-# Below this share of usable resamples the interval is of a selected sample, and the row says so.
-_FEW_RESAMPLES = 0.9
 _NUMBERS = ("auroc", "low", "high", "average_precision", "delong_low", "delong_high")
 
 
@@ -27,59 +25,41 @@ def metric_rows(
     A row has "label", "n_pos", "n_neg", "auroc", "low", "high" (95 % interval, patients resampled),
     "average_precision", "delong_low", "delong_high" (DeLong's 95 % interval of the AUROC, patients
     as clusters) and, where there is something to know, "note". A label that cannot be estimated
-    stays in with null (None) numbers and its reason. The macro row is the mean over the labels that
-    can be estimated, and its counts are sums over them; DeLong gives no interval of a mean of
-    several. `not_scored` names labels that the model could not be trained for, with the reason:
-    they become rows too.
+    (`bootstrap_auroc`) stays in with null (None) numbers and its reason. The macro row is the mean
+    over the labels that can be estimated, and its counts are sums over them; DeLong gives no
+    interval of a mean of several. `not_scored` names labels that the model could not be trained
+    for, with the reason: they become rows too.
     """
     _, patients, names, targets, scores, _ = validate(predictions)
     macro = bootstrap_auroc(targets, scores, patients, num_resamples, seed)
     rows = []
     for name, column, score, interval in zip(names, targets.T, scores.T, macro.labels):
         counts = {"n_pos": int((column == 1).sum()), "n_neg": int((column == 0).sum())}
-        delong = delong_interval(column, score, patients)[2:]
-        rows.append(_row(name, counts, interval, average_precision(column, score), *delong))
+        others = average_precision(column, score), *delong_interval(column, score, patients)[2:]
+        rows.append({"label": name, **counts, **_numbers(interval, *others)})
     estimable = [row for row in rows if row["auroc"] is not None]
     for name, reason in (not_scored or {}).items():
-        unknown = {"n_pos": None, "n_neg": None}
-        rows.append(_empty(name, unknown, f"not scored: {reason}"))
+        blank = dict.fromkeys(("n_pos", "n_neg", *_NUMBERS))
+        rows.append({"label": name, **blank, "note": f"not scored: {reason}"})
     total = {key: sum(row[key] for row in estimable) for key in ("n_pos", "n_neg")}
-    if not estimable:
-        return [*rows, _empty("macro", total, "not estimable: no label can be estimated")]
-    precision = np.mean([row["average_precision"] for row in estimable])
-    delong = [estimable[0][key] for key in _NUMBERS[4:]] if len(estimable) == 1 else [None, None]
-    mean = _row("macro", total, macro, precision, *delong)
-    if len(estimable) < len(rows):
+    means = [None] * 3
+    if len(estimable) == 1:
+        means = [estimable[0][key] for key in _NUMBERS[3:]]
+    elif estimable:
+        means[0] = np.mean([row["average_precision"] for row in estimable])
+    mean = {"label": "macro", **total, **_numbers(macro, *means)}
+    if 0 < len(estimable) < len(rows):
         note = f"mean over {len(estimable)} of {len(rows)} labels"
         mean["note"] = "; ".join(filter(None, (note, mean.get("note"))))
     return [*rows, mean]
 
 
-def _empty(name: str, counts: dict[str, int | None], note: str) -> dict[str, Any]:
-    return {"label": name, **counts, **dict.fromkeys(_NUMBERS), "note": note}
-
-
-def _row(
-    name: str, counts: dict[str, int], interval: Interval, *others: float | None
-) -> dict[str, Any]:
-    """Returns the row of a label, or of the macro; `others` are the last of _NUMBERS."""
-    absent = [what for what, n in zip(("positives", "negatives"), counts.values()) if not n]
-    if absent:
-        why = f"not estimable: no {' and no '.join(absent)} in the test set"
-        return _empty(name, counts, why)
-    numbers = map(_number, (interval.estimate, interval.low, interval.high, *others))
-    row = {"label": name, **counts, **dict(zip(_NUMBERS, numbers, strict=True))}
-    total = interval.num_resamples + interval.num_excluded
-    if not interval.num_resamples:
-        return row | {"note": "no interval: no resample of test patients holds both classes"}
-    if interval.num_resamples < _FEW_RESAMPLES * total:
-        return row | {
-            "note": f"interval from {interval.num_resamples} of {total} resamples; in the others "
-            "a class is absent"
-        }
-    if interval.estimate == 1 and interval.low == 1:
-        return row | {"note": "perfect separation: resampling cannot show the uncertainty"}
-    return row
+def _numbers(interval: Interval, *others: float | None) -> dict[str, Any]:
+    """Returns the last fields of a label's row, or the macro's; `others` are the last numbers."""
+    numbers = dict(zip(_NUMBERS, map(_number, (*interval[:3], *others)), strict=True))
+    if interval.shortage:
+        numbers = dict.fromkeys(_NUMBERS)
+    return numbers | ({"note": interval.note} if interval.note else {})
 
 
 def _number(value: float | None) -> float | None:
@@ -96,11 +76,12 @@ def compare(
     """Compares the AUROC of a and b on the same test images, by a paired patient bootstrap.
 
     Keys: "a" and "b" (the names), then of the macro mean "auroc_a", "auroc_b", "difference", "low",
-    "high" (95 % interval), "p_value", "detectable", "margin" and "verdict" as stats/verdict.py
-    defines them, "delong_p" (of DeLong's test with patients as clusters; None for a mean of several
-    labels), and "labels": a list of such rows, each with "label", for every label that can be
-    estimated. None in place of numbers, and the verdict "not estimable", where no label has both
-    classes. Raises ValueError, naming image or label, as `align` does.
+    "high" (95 % interval), "p_value", "detectable", "margin", "num_resamples" (used),
+    "num_excluded" and "verdict" as stats/verdict.py defines them, "delong_p" (of DeLong's test with
+    patients as clusters; None for a mean of several labels), and "labels": a list of such rows,
+    each with "label", for every label that can be estimated. None in place of numbers, and the
+    verdict "not estimable", where no label can be. Raises ValueError, naming image or label, as
+    `align` does.
     """
     a = validate(a)
     b = align(a, validate(b))
@@ -118,4 +99,5 @@ def compare(
 def _compared(comparison: Comparison, delong_p: float | None) -> dict[str, Any]:
     fields = ("auroc_a", "auroc_b", "difference", "low", "high", "p_value", "detectable", "margin")
     numbers = {field: _number(getattr(comparison, field)) for field in fields}
-    return numbers | {"verdict": comparison.verdict, "delong_p": delong_p}
+    counts = {name: getattr(comparison, name) for name in ("num_resamples", "num_excluded")}
+    return numbers | counts | {"verdict": comparison.verdict, "delong_p": delong_p}

@@ -176,7 +176,11 @@ def test_report_with_images_and_probabilities(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kept", "words"), [((), "0 of the 200 test images are left"), ((7,), "no label has both")]
+    ("kept", "words"),
+    [
+        ((), "0 of the 200 test images are left"),
+        ((7,), "Nothing can be scored on them: no label can be"),
+    ],
 )
 def test_too_few_unseen_images_are_said(tmp_path, kept, words):
     given = predictions(2.0, 0)

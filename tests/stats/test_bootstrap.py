@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from cxr_jax.stats.auroc import auroc
 from cxr_jax.stats.bootstrap import (
+    MINIMUM,
     bootstrap_auroc,
     cluster_counts,
     rank_label,
@@ -35,6 +36,27 @@ def brute_force(targets, scores, patients, counts):
         one_class = len(np.unique(targets[rows])) < 2
         values.append(np.nan if one_class else roc_auc_score(targets[rows], scores[rows]))
     return np.array(values)
+
+
+def freedom(targets, patients):
+    """Satterthwaite's, label by label from its rarer class's patients."""
+    fewest = [
+        min(len({p for p, t in zip(patients, column) if t == value}) for value in (0, 1))
+        for column in targets.T
+    ]
+    return sum(1 / n for n in fewest) ** 2 / sum(1 / n**2 / (n - 1) for n in fewest)
+
+
+def student(got, values, freedom):
+    """The limits of an AUROC (on the logit scale) or of a difference, by SciPy's t."""
+    values = values[~np.isnan(values)]
+    t, error = scipy.stats.t(freedom), values.std(ddof=1)
+    if hasattr(got, "difference"):
+        return t.interval(0.95)[0] * error + got.difference, t.ppf(0.975) * error + got.difference
+    odds = got.estimate / (1 - got.estimate)
+    slope = error / (got.estimate * (1 - got.estimate))
+    limits = odds * np.exp(np.array(t.interval(0.95)) * slope)
+    return limits / (1 + limits)
 
 
 @pytest.mark.parametrize(("levels", "prevalence"), [(1, 0.3), (5, 0.5), (1e9, 0.3), (5, 0.03)])
@@ -75,7 +97,8 @@ def test_intervals_are_those_of_the_brute_force():
         assert interval.num_resamples == 200
         columns = [*values.T, values.mean(axis=1)]
         for got, column in zip((*interval.labels, interval), columns, strict=True):
-            expected = np.quantile(column, [0.025, 0.975])
+            which = range(3) if got is interval else [interval.labels.index(got)]
+            expected = student(got, column, freedom(targets[:, which], patients))
             np.testing.assert_allclose([got.low, got.high], expected, atol=1e-12)
     each = [auroc(targets[:, k], scores[:, k]) for k in range(3)]
     assert [label.estimate for label in alone.labels] == each
@@ -98,9 +121,9 @@ def test_replicates_are_paired_by_the_seed():
     alone = resampled_auroc(targets[:, 2], scores[:, 2], patients, 60, seed=3)
     np.testing.assert_array_equal(alone[:, 0], values[:, 2])
     interval = bootstrap_auroc(targets, scores, patients, 60, seed=3)
-    np.testing.assert_array_equal(
-        np.quantile(values[:, [0, 2]].mean(axis=1), [0.025, 0.975]), interval[1:3]
-    )
+    means = values[:, [0, 2]].mean(axis=1)
+    expected = student(interval, means, freedom(targets[:, [0, 2]], patients))
+    np.testing.assert_allclose(interval[1:3], expected, atol=1e-12)
 
 
 def test_replicates_refuse_unusable_input_also_where_a_class_is_absent():
@@ -150,15 +173,45 @@ def test_duplicated_rows_do_not_narrow_the_interval():
 
 def test_resamples_with_one_class_are_excluded_and_counted():
     targets = np.zeros((30, 2))
-    targets[0, 0] = 1  # one positive: absent from about 1/e of the resamples
+    targets[:5, 0] = 1  # absent from about 4 in 1,000 resamples
     targets[::2, 1] = 1
     scores = np.random.default_rng(0).normal(size=(30, 2))
-    interval = bootstrap_auroc(targets, scores, None, 1000)
+    interval = bootstrap_auroc(targets, scores, None, 10_000)
     rare, common = interval.labels
-    assert rare.num_resamples + rare.num_excluded == 1000
-    assert rare.num_excluded == pytest.approx(1000 * (29 / 30) ** 30, abs=80)
-    assert common.num_excluded == 0
-    assert interval.num_excluded == rare.num_excluded
+    assert rare.num_resamples + rare.num_excluded == 10_000
+    assert rare.num_excluded == pytest.approx(10_000 * (25 / 30) ** 30, abs=30)
+    assert f"interval from {rare.num_resamples} of 10000 resamples" in rare.note
+    assert common.num_excluded == 0 and common.note == ""
+    assert interval.num_excluded == rare.num_excluded and interval.note == rare.note
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(1, 50), (4, 50), (50, 4), (4, 4)])
+def test_labels_of_too_few_patients_are_not_estimable_and_in_no_mean(positives, negatives):
+    """Images do not count: those of one patient err together."""
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(positives + negatives), 3)
+    sick = (patients < positives).astype(float)
+    targets = np.stack([sick, np.tile([0.0, 1.0, 0.0], positives + negatives)], axis=1)
+    scores = rng.normal(size=targets.shape)
+    interval = bootstrap_auroc(targets, scores, patients, 50)
+    few, enough = interval.labels
+    assert np.isnan(few[:3]).all() and few.num_resamples == 0
+    counts = {"positives": positives, "negatives": negatives}
+    said = " and ".join(f"{name} of {n}" for name, n in counts.items() if n < MINIMUM)
+    assert few.note == f"not estimable: {said} patients in the test set (5 are needed)"
+    assert interval[:5] == enough[:5] and not np.isnan(interval.low)
+    assert not np.isnan(auroc(targets[:, 0], scores[:, 0]))
+
+
+def test_perfect_separation_has_a_lower_limit_and_says_so():
+    """Wilson's, as if each of the rarer class's patients were one trial, all of them successes."""
+    targets = np.repeat([0.0, 1.0], [50, 8])
+    interval = bootstrap_auroc(targets, targets, None, 100)
+    wilson = scipy.stats.binomtest(8, 8).proportion_ci(method="wilson")
+    assert interval[:3] == pytest.approx((1, wilson.low, 1))
+    assert "perfect separation" in interval.note
+    upside_down = bootstrap_auroc(targets, -targets, None, 100)
+    assert upside_down[:3] == pytest.approx((0, 0, 1 - wilson.low))
 
 
 def test_labels_of_one_class_stay_out_of_the_macro():
@@ -175,19 +228,19 @@ def test_labels_of_one_class_stay_out_of_the_macro():
     assert np.isnan(nothing.difference) and np.isnan(nothing.labels[0].difference)
 
 
-def test_one_patient_has_an_estimate_but_no_limits():
-    interval = bootstrap_auroc(np.array([0, 1, 1]), np.array([0, 1, 0]), np.zeros(3), 50)
-    assert interval.estimate == 0.75
-    assert np.isnan(interval.low) and np.isnan(interval.high)
+def test_one_patient_is_not_estimable():
+    interval = bootstrap_auroc(np.tile([0, 1], 9), np.arange(18), np.zeros(18), 50)
+    assert np.isnan(interval[:3]).all() and "positives of 1" in interval.note
     assert (interval.num_resamples, interval.num_excluded) == (0, 50)
 
 
-@pytest.mark.parametrize("images_per_patient", [1, 3])
-def test_coverage_is_near_nominal(images_per_patient):
+@pytest.mark.parametrize(("images_per_patient", "positives"), [(1, 40), (3, 40), (3, 5)])
+def test_coverage_is_near_nominal(images_per_patient, positives):
     """In 400 simulated test sets the 95 % interval holds the true AUROC about 95 times in 100.
 
-    Images of one patient share half of their variance; scores are normal with shift 1, so the true
-    AUROC is Phi(1 / sqrt 2). The Monte Carlo standard error of the coverage is 1.1 points.
+    Also with the fewest positive patients that are estimable. Images of one patient share half of
+    their variance; scores are normal with shift 1, so the true AUROC is Phi(1 / sqrt 2). The Monte
+    Carlo standard error of the coverage is 1.1 points.
     """
     rng = np.random.default_rng(12)
     truth = scipy.stats.norm.cdf(1 / np.sqrt(2))
@@ -196,7 +249,7 @@ def test_coverage_is_near_nominal(images_per_patient):
     shared = np.sqrt(0.5) if images_per_patient > 1 else 0.0
     held = 0
     for simulation in range(num_simulations):
-        sick = np.repeat(rng.integers(0, 2, num_patients), images_per_patient)
+        sick = (patients < positives).astype(float)
         own = np.sqrt(1 - shared**2) * rng.normal(size=len(sick))
         scores = sick + own + shared * rng.normal(size=num_patients)[patients]
         interval = bootstrap_auroc(sick, scores, patients, num_resamples=300, seed=simulation)

@@ -57,16 +57,17 @@ def test_every_shortcoming_is_noted():
     targets[groups == "missing"] = np.nan
     targets[groups == "one"], patients[groups == "one"] = [0, 1], 0
     scores[groups == "perfect"] = targets[groups == "perfect"]
-    targets[groups == "rare"] = np.arange(40) == 0
-    rows = {row.group: row for row in subgroup_auroc(targets, scores, patients, groups, 200)}
+    targets[groups == "rare"] = np.arange(40) < 5
+    rows = {row.group: row for row in subgroup_auroc(targets, scores, patients, groups, 2000)}
     notes = {name: row.note for name, row in rows.items()}
     assert notes["both"] == ""
-    assert notes["healthy"] == "not estimable: no positives"
-    assert notes["sick"] == "not estimable: no negatives"
-    assert notes["missing"] == "not estimable: no positives and no negatives"
-    assert notes["one"].startswith("no interval") and not np.isnan(rows["one"].auroc)
+    assert notes["healthy"] == "not estimable: no positives in the group"
+    assert notes["sick"] == "not estimable: no negatives in the group"
+    assert notes["missing"] == "not estimable: no positives and no negatives in the group"
+    few = "positives of 1 and negatives of 1 patients in the group (5 are needed)"
+    assert notes["one"] == f"not estimable: {few}" and np.isnan(rows["one"].auroc)
     assert notes["perfect"].startswith("perfect separation")
-    assert "of 200 resamples; in the others a class is absent" in notes["rare"]
+    assert "resamples; in the others a class is absent" in notes["rare"]
     assert rows["healthy"][1:3] == (0, 10) and rows["sick"][1:3] == (4, 0)
     assert np.isnan(rows["healthy"][3:6]).all()
 
@@ -80,7 +81,7 @@ def test_labels_of_one_class_stay_out_of_the_mean_and_the_counts():
     alone = bootstrap_auroc(targets[own][:, [0]], scores[own][:, [0]], patients[own], 50)
     assert rows["AP"].note == "mean over 1 of 2 labels" and rows["AP"][3:6] == alone[:3]
     assert rows["AP"].n_pos == (targets[own, 0] == 1).sum()
-    assert rows["PA"].note == "not estimable: no label has both classes"
+    assert rows["PA"].note == "not estimable: no label can be estimated"
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ def replicates(mean, error, r=999):
     [
         (0.05, 0.01, "win"),
         (-0.05, 0.01, "loss"),
-        (0.01, 0.001, "win"),  # below the margin, and yet a difference
+        (0.01, 0.001, "negligible"),  # below the margin, and yet a difference
+        (-0.01, 0.001, "negligible"),
+        (0.018, 0.005, "win"),  # its interval reaches beyond the margin
         (0.0, 0.005, "tie"),
         (0.005, 0.006, "tie"),
         (0.0, 0.02, "inconclusive"),
@@ -41,18 +43,27 @@ def replicates(mean, error, r=999):
     ],
 )
 def test_verdicts_by_definition(mean, error, verdict):
-    values = replicates(mean, error)
-    got = judge(0.8 + mean, 0.8, values)
+    got = judge(0.8 + mean, 0.8, replicates(mean, error))
     assert got.verdict == verdict
     assert got.difference == pytest.approx(mean)
     assert got.standard_error == pytest.approx(error)
     quantiles = scipy.stats.norm.ppf([0.975, 0.8])
     assert got.detectable == pytest.approx(sum(quantiles) * error)
-    assert (got.low, got.high) == pytest.approx(np.quantile(values, [0.025, 0.975]))
-    below, above = sum(values <= 0), sum(values >= 0)
-    assert (
-        got.p_value == got.p_adjusted == pytest.approx(min(1, 2 * (1 + min(below, above)) / 1000))
-    )
+    assert (got.low, got.high) == pytest.approx(scipy.stats.norm.interval(0.95, mean, error))
+    p_value = max(2 * scipy.stats.norm.sf(abs(mean) / error), 2 / 1000)
+    assert got.p_value == got.p_adjusted == pytest.approx(p_value)
+
+
+def test_few_patients_widen_the_interval_and_the_p_value_alike():
+    """Student's: the p-value is at most .05 where the interval leaves out zero, and only there."""
+    for freedom in (4.0, 9.0, 100.0):
+        t = scipy.stats.t(freedom)
+        for mean in (0.0, t.ppf(0.974) * 0.01, t.ppf(0.976) * 0.01, 0.2):
+            got = judge(0.7 + mean, 0.7, replicates(mean, 0.01), freedom=freedom)
+            limits = np.array(t.interval(0.95)) * 0.01 + mean
+            assert (got.low, got.high) == pytest.approx(limits)
+            assert (got.p_value <= 0.05) == (got.low > 0)
+            assert got.detectable == pytest.approx(0.01 * (t.ppf(0.975) + t.ppf(0.8)))
 
 
 def test_margin_and_level_are_fields_that_decide():
@@ -60,15 +71,13 @@ def test_margin_and_level_are_fields_that_decide():
     assert judge(0.8, 0.8, values, margin=0.005).verdict == "inconclusive"
     assert judge(0.8, 0.8, values, margin=0.015).verdict == "tie"
     values = replicates(0.01, 0.005)
-    assert judge(0.81, 0.8, values, margin=0.03, level=0.9).verdict == "win"
+    assert judge(0.81, 0.8, values, margin=0.03, level=0.9).verdict == "negligible"
+    assert judge(0.81, 0.8, values, margin=0.01, level=0.9).verdict == "win"
     assert judge(0.81, 0.8, values, margin=0.03, level=0.99).verdict == "tie"
 
 
 def test_p_of_exactly_alpha_is_significant():
-    """49 of 999 replicates below zero: p = 2 * 50 / 1000, which is not quite 1 - .9 in binary."""
-    values = np.concatenate([np.full(49, -0.01), np.linspace(0.01, 0.1, 950)])
-    got = judge(0.85, 0.8, values, level=0.9)
-    assert got.p_value == 0.1 and got.low > 0 and got.verdict == "win"
+    """No p-value of 19 replicates is below 2 / 20, which is not quite 1 - .9 in binary."""
     fewest = judge(0.85, 0.8, replicates(0.05, 0.01, r=19), level=0.9)
     assert fewest.p_value == 0.1 and correct_verdicts([fewest])[0].verdict == "win"
 
@@ -80,7 +89,7 @@ def test_detectable_difference_is_found_with_power_eighty_per_cent():
     found = 0
     for _ in range(1000):
         estimate = detectable + 0.01 * rng.normal()
-        found += judge(0.8, 0.8, replicates(estimate, 0.01)).verdict == "win"
+        found += judge(0.8 + estimate, 0.8, replicates(estimate, 0.01)).verdict == "win"
     assert found / 1000 == pytest.approx(0.8, abs=0.04)
 
 
@@ -92,8 +101,8 @@ def test_comparison_reads_the_replicates_of_both_models_row_by_row():
     of_a, of_b = (resampled_auroc(targets, scores, patients, 200, seed=5) for scores in (a, b))
     usable = (of_a - of_b)[:, [0, 2]]
     for mine, values in ((got, usable.mean(axis=1)), *zip(got.labels[::2], usable.T, strict=True)):
-        limits = np.quantile(values, [0.025, 0.975])
-        np.testing.assert_allclose([mine.low, mine.high], limits, rtol=0, atol=1e-12)
+        assert mine.standard_error == pytest.approx(values.std(ddof=1))
+        assert (mine.low + mine.high) / 2 == pytest.approx(mine.difference)
         assert mine.difference == pytest.approx(mine.auroc_a - mine.auroc_b)
         assert (mine.num_resamples, mine.num_excluded) == (200, 0)
     assert (got.labels[1].num_resamples, got.labels[1].num_excluded) == (0, 200)
@@ -122,9 +131,9 @@ def test_same_scores_tie_with_p_one():
     assert got[3:7] == (0, 0, 0, 0) and np.isnan(got.detectable)
 
 
-def test_two_perfect_models_of_six_images_are_not_a_tie():
-    targets = np.array([0, 0, 0, 1, 1, 1])
-    got = compare_auroc(targets, targets, 2 * targets + np.arange(6) / 10, None, 200)
+def test_two_perfect_models_of_ten_images_are_not_a_tie():
+    targets = np.repeat([0, 1], 5)
+    got = compare_auroc(targets, targets, 2 * targets + np.arange(10) / 100, None, 200)
     assert got.auroc_a == got.auroc_b == 1
     assert got.verdict == "inconclusive" and np.isnan(got.detectable)
 
@@ -135,8 +144,8 @@ def test_nothing_to_compare_is_not_estimable():
         got = compare_auroc(none, a, b, patients, 20)
         assert got.verdict == "not estimable" and np.isnan(got[1:10]).all()
         assert (got.num_resamples, got.num_excluded) == (0, 20)
-    one_patient = compare_auroc(targets, a, b, np.zeros(300), 20)
-    assert one_patient.verdict == "not estimable" and not np.isnan(one_patient.difference)
+    few = np.minimum(np.arange(300), 3)  # four patients
+    assert compare_auroc(targets, a, b, few, 20).verdict == "not estimable"
 
 
 def test_equal_models_rarely_win_or_lose_and_errors_agree_with_delong():
@@ -159,12 +168,8 @@ def test_correction_takes_wins_away():
     weak = judge(0.83, 0.8, replicates(0.03, 0.0143))
     small = judge(0.807, 0.8, replicates(0.007, 0.00333))
     none = judge(np.nan, np.nan, np.full(999, np.nan))
-    assert [c.verdict for c in (strong, weak, small, none)] == [
-        "win",
-        "win",
-        "win",
-        "not estimable",
-    ]
+    given = [c.verdict for c in (strong, weak, small, none)]
+    assert given == ["win", "win", "negligible", "not estimable"]
     corrected = correct_verdicts([strong, none, weak, small])
     assert [c.verdict for c in corrected] == ["win", "not estimable", "inconclusive", "tie"]
     assert corrected[0].p_adjusted == pytest.approx(3 * strong.p_value)
@@ -182,7 +187,11 @@ def test_correction_never_makes_a_win():
         given = [judge(0.8 + d, 0.8, replicates(d, 0.01)) for d in rng.normal(0, 0.03, 5)]
         for before, after in zip(given, correct_verdicts(given), strict=True):
             assert after.p_adjusted >= before.p_value
-            assert after.verdict == before.verdict or before.verdict in ("win", "loss")
+            assert after.verdict == before.verdict or before.verdict in (
+                "win",
+                "loss",
+                "negligible",
+            )
 
 
 def test_too_few_resamples_for_the_correction_are_refused():

@@ -91,16 +91,22 @@ def test_nothing_estimable_is_said():
 def test_few_usable_resamples_are_noted():
     given = predictions()
     rare = np.zeros_like(given.targets)
-    rare[0] = 1
-    row = metric_rows(given._replace(targets=rare), 400)[0]
+    rare[np.unique(given.patient_id, return_index=True)[1][:5]] = 1
+    row = metric_rows(given._replace(targets=rare), 2000)[0]
     used = int(row["note"].split()[2])
-    assert "of 400 resamples" in row["note"] and 200 < used < 300  # 1 - 1/e of them
+    assert "of 2000 resamples" in row["note"] and 1950 < used < 2000  # 1 - (1 - 5/80)^80 of them
 
 
-def test_one_patient_has_no_interval():
+def test_few_patients_of_a_class_are_null_in_no_mean_and_named():
     given = predictions()
-    row = metric_rows(given._replace(patient_id=np.full(200, "p")), 50)[0]
-    assert row["auroc"] > 0.5 and row["low"] is None and "no interval" in row["note"]
+    given.targets[:, 1] = np.where(np.isin(given.patient_id, ["p1", "p2"]), 1, 0)
+    rows = metric_rows(given, 50)
+    assert all(rows[1][name] is None for name in FIELDS[3:])
+    said = "not estimable: positives of 2 patients in the test set (5 are needed)"
+    assert rows[1]["note"] == said and rows[3]["note"] == "mean over 2 of 3 labels"
+    assert rows[3]["auroc"] == pytest.approx(np.mean([rows[0]["auroc"], rows[2]["auroc"]]))
+    got = compare(given, predictions(1)._replace(targets=given.targets), num_resamples=50)
+    assert [row["label"] for row in got["labels"]] == ["effusion", "nodule"]
 
 
 def test_the_mean_of_one_label_has_its_delong_numbers():

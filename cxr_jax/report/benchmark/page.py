@@ -49,7 +49,7 @@ def write(workdir: Path, num_resamples: int | None = None) -> Path:
         *_summary(grid, measured, found),
         *unseen.summary(without_seen),
         *(block for table in studies.values() for block in bt.study_blocks(table)),
-        *_verdicts(workdir, grid, found),
+        *_verdicts(workdir, grid, measured, found),
         *_curves(workdir, grid, measured),
         *at_largest.sections(workdir, grid, largest, num_resamples),
         *_test_sets(grid, measured),
@@ -97,7 +97,7 @@ def _summary(grid: Grid, measured: Measured, found: _Verdicts) -> list[Block]:
     return page
 
 
-def _verdicts(workdir: Path, grid: Grid, found: _Verdicts) -> list[Block]:
+def _verdicts(workdir: Path, grid: Grid, measured: Measured, found: _Verdicts) -> list[Block]:
     page: list[Block] = [
         Heading(f"Verdicts against {grid.reference}"),
         Text(
@@ -112,7 +112,9 @@ def _verdicts(workdir: Path, grid: Grid, found: _Verdicts) -> list[Block]:
         if not any(held.values()):
             continue
         title = bt.title_of(protocol)
-        page += [Heading(title, 3), bt.verdict_block(held, grid, grid.datasets)]
+        care = bt.caveats(measured, protocol, fractions)
+        block = bt.verdict_block(held, grid, grid.datasets)
+        page += [Heading(title, 3), block._replace(caption=care)]
         largest = held[fractions[-1]]
         if any(comparison.verdict != "not estimable" for comparison in largest.values()):
             path = workdir / "figures" / f"differences-{protocol}.png"
@@ -138,6 +140,14 @@ def _curves(workdir: Path, grid: Grid, measured: Measured) -> list[Block]:
         path = workdir / "figures" / f"curves-{protocol}-{plain(grid, dataset)}.png"
         figures.label_curves(path, title, lines)
         page += [Heading(title, 3), Picture(path, f"{title}, AUROC against training images.")]
+        if dropped := measured.dropped.get((protocol, dataset)):
+            without = f"The curve and the labels saved leave out {', '.join(dropped)}"
+            page.append(
+                Text(
+                    f"{without}, which cannot be scored at every number of images; tables and "
+                    "verdicts hold them where they can be."
+                )
+            )
         page += _equivalences(grid, measured, protocol, dataset)
     return [Heading("How many labels an encoder saves"), *page] if page else []
 
@@ -177,7 +187,7 @@ def _test_sets(grid: Grid, measured: Measured) -> list[Block]:
 
 
 def _method(grid: Grid, measured: Measured, num_resamples: int) -> list[Block]:
-    facts = dict(resamples=num_resamples, margin=tables.number(MARGIN))
+    facts = dict(resamples=num_resamples, margin=tables.number(MARGIN), minimum=tables.MINIMUM_SAID)
     sentences = [one.format(**facts) for one in text.METHOD]
     page: list[Block] = []
     if measured.failed:

@@ -15,13 +15,19 @@ import numpy as np
 from jaxtyping import Float
 
 from cxr_jax.report.benchmark.grid import Cell, Grid, common_labels, percent, read_group
-from cxr_jax.stats.bootstrap import label_auroc, resampled_auroc
+from cxr_jax.stats.bootstrap import (
+    auroc_limits,
+    degrees,
+    label_auroc,
+    rarer_class,
+    resampled_auroc,
+    used_excluded,
+)
 from cxr_jax.stats.label_equivalence import LabelEquivalence, label_equivalence
 from cxr_jax.stats.verdict import Comparison, correct_verdicts, judge
 from cxr_jax.transfer.predictions import Predictions, take_labels
 
 _SEED = 0  # of the draws of patients
-_LEVEL = 0.95
 MARGIN = 0.02  # of AUROC, below which a difference does not matter
 
 
@@ -29,13 +35,15 @@ class Score(NamedTuple):
     """One encoder under one protocol on one dataset at one fraction, over s seeds.
 
     `auroc` and `replicates` are macro means over the same labels; a replicate is NaN where a class
-    is absent from the resample. `images` is the mean number of training images.
+    is absent from the resample. `images` is the mean number of training images, `freedom` the
+    degrees of freedom of the mean over labels.
     """
 
     seeds: tuple[int, ...]
     images: int
     auroc: Float[np.ndarray, " s"]
     replicates: Float[np.ndarray, "s r"]
+    freedom: float
 
     @property
     def mean(self) -> float:
@@ -57,47 +65,52 @@ class Score(NamedTuple):
     @property
     def interval(self) -> tuple[float, float]:
         """95 % limits of the mean; NaN where no resample can be used."""
-        means = self.resampled
-        means = means[~np.isnan(means)]
-        if not means.size:
-            return float("nan"), float("nan")
-        low, high = np.quantile(means, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-        return float(low), float(high)
+        return auroc_limits(self.mean, self.resampled, self.freedom)
+
+    @property
+    def num_excluded(self) -> int:
+        """Resamples that are left out because a class is absent."""
+        return used_excluded(self.resampled)[1]
 
     def take(self, seeds: Sequence[int]) -> "Score":
         """Returns the score of these seeds alone."""
         rows = [self.seeds.index(seed) for seed in seeds]
-        return Score(tuple(seeds), self.images, self.auroc[rows], self.replicates[rows])
+        chosen = self.auroc[rows], self.replicates[rows]
+        return Score(tuple(seeds), self.images, *chosen, self.freedom)
 
 
 class Place(NamedTuple):
     """The scores of all encoders for one protocol, dataset and fraction.
 
-    `labels` are those of the mean; `images` and `patients` count the test set.
+    `labels` are those of the mean; `images` and `patients` count the test set; `num_resamples` were
+    drawn.
     """
 
     scores: dict[str, Score]
     labels: tuple[str, ...]
     images: int
     patients: int
+    num_resamples: int
 
 
 class Measured(NamedTuple):
     """All of a benchmark. Keys are (protocol, dataset, fraction), as `Cell.group`.
 
     `curves` holds the same scores over the labels that can be scored at every fraction, so that one
-    curve is of one quantity. `failed` are the cells without a result, `notes` what to know.
+    curve is of one quantity; `dropped`, by protocol and dataset, the labels that are in no curve.
+    `failed` are the cells without a result, `notes` what to know.
     """
 
     places: dict[tuple[str, str, float], Place]
     curves: dict[tuple[str, str, float], dict[str, Score]]
+    dropped: dict[tuple[str, str], list[str]]
     failed: list[Cell]
     notes: list[str]
 
 
 def measure(workdir: Path, grid: Grid, num_resamples: int) -> Measured:
     """Measures AUROC, with replicates, of every cell that is done and usable."""
-    measured = Measured({}, {}, [cell for cell in grid.cells if cell.state != "done"], [])
+    measured = Measured({}, {}, {}, [cell for cell in grid.cells if cell.state != "done"], [])
     for protocol in grid.protocols:
         for dataset in grid.datasets:
             cells = [cell for cell in grid.cells if cell.group[:2] == (protocol, dataset)]
@@ -108,9 +121,10 @@ def measure(workdir: Path, grid: Grid, num_resamples: int) -> Measured:
 
 
 class LabelScore(NamedTuple):
-    """One label of one cell: its AUROC and that of every resample."""
+    """One label of one cell: its AUROC, that of every resample, patients of the rarer class."""
 
     auroc: float
+    fewest: int
     replicates: Float[np.ndarray, " r"]
 
 
@@ -124,9 +138,8 @@ def _measure_curve(
         common, notes = common_labels(read)
         first = take_labels(next(iter(read.values())), common)
         labels = estimable(first)
-        if len(labels) < len(common):
-            absent = ", ".join(name for name in common if name not in labels)
-            notes.append(f"the test set has one class only, so that no mean holds it: {absent}")
+        why = zip(common, rarer_class(first.targets, first.patient_id)[1])
+        notes += [f"no mean holds {name}: {reason}" for name, reason in why if reason]
         if not labels:
             notes.append("no label can be scored for every encoder")
         protocol, dataset, fraction = group
@@ -140,31 +153,30 @@ def _measure_curve(
             scores = macro_scores(found, labels, grid.encoders)
             known = ~np.isnan(first.targets).all(axis=1)
             size = int(known.sum()), len(np.unique(first.patient_id[known]))
-            measured.places[group] = Place(scores, labels, *size)
+            measured.places[group] = Place(scores, labels, *size, num_resamples)
     held = [measured.places[group].labels for group in by_group]
     shared = tuple(name for name in held[0] if all(name in names for names in held)) if held else ()
     if dropped := sorted({name for names in held for name in names} - set(shared)):
-        measured.notes.append(
-            f"{dataset}, {protocol}: curves over images leave out {', '.join(dropped)}, which "
-            "cannot be scored at every fraction."
-        )
+        measured.dropped[protocol, dataset] = dropped
     for group, found in by_group.items():
         if shared:
             measured.curves[group] = macro_scores(found, shared, grid.encoders)
 
 
 def estimable(predictions: Predictions) -> tuple[str, ...]:
-    """Returns the labels with both classes in the test set."""
-    classes = [{*np.unique(column[~np.isnan(column)])} for column in predictions.targets.T]
-    return tuple(name for name, held in zip(predictions.label_names, classes) if held == {0.0, 1.0})
+    """Returns the labels with enough patients of both classes in the test set."""
+    _, why = rarer_class(predictions.targets, predictions.patient_id)
+    return tuple(name for name, reason in zip(predictions.label_names, why) if not reason)
 
 
 def label_scores(predictions: Predictions, num_resamples: int) -> dict[str, LabelScore]:
-    """Returns the AUROC of every label by its name; all labels have both classes."""
+    """Returns the AUROC of every label by its name; all labels are estimable."""
     _, patients, names, targets, scores, _ = predictions
     alone = label_auroc(targets, scores)
     values = resampled_auroc(targets, scores, patients, num_resamples, _SEED)
-    return {name: LabelScore(float(alone[k]), values[:, k]) for k, name in enumerate(names)}
+    fewest, _ = rarer_class(targets, patients)
+    found = zip(alone.tolist(), fewest.tolist(), values.T)
+    return {name: LabelScore(*numbers) for name, numbers in zip(names, found)}
 
 
 def macro_scores(
@@ -181,6 +193,7 @@ def macro_scores(
                 math.floor(float(np.mean([cell.num_images for cell in cells])) + 0.5),
                 np.array([np.mean([label.auroc for label in row]) for row in rows]),
                 np.array([np.mean([label.replicates for label in row], axis=0) for row in rows]),
+                degrees(np.array([label.fewest for label in rows[0]])),
             )
     return scores
 
@@ -198,7 +211,8 @@ def compared(scores: Mapping[str, Score], a: str, b: str) -> Comparison | None:
     if not (both := paired(scores, a, b)):
         return None
     one, other = both
-    return judge(one.mean, other.mean, one.resampled - other.resampled, MARGIN)
+    apart = one.resampled - other.resampled
+    return judge(one.mean, other.mean, apart, MARGIN, freedom=one.freedom)
 
 
 def verdicts(

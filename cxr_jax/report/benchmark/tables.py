@@ -50,6 +50,7 @@ class StudyTable(NamedTuple):
     averaged: list[str]
     ours: dict[str, list[Value]]
     theirs: dict[str, list[Value]]
+    care: str
 
     @property
     def rows(self) -> dict[str, list[Value]]:
@@ -75,7 +76,34 @@ def study_table(measured: Measured, grid: Grid, protocol: str) -> StudyTable:
         for encoder in grid.encoders
     }
     theirs = {name: row(found) for name, found in published.beside(protocol, datasets).items()}
-    return StudyTable(protocol, fraction, datasets, averaged, ours, theirs)
+    care = caveats(measured, protocol, [fraction])
+    return StudyTable(protocol, fraction, datasets, averaged, ours, theirs, care)
+
+
+def caveats(measured: Measured, protocol: str, fractions: Sequence[float]) -> str:
+    """Says what an interval or a mean rests on where that is not what a reader would think."""
+    sentences = []
+    places = {key[1:]: place for key, place in measured.places.items() if key[0] == protocol}
+    for dataset in dict.fromkeys(name for name, _ in places):
+        by_labels: dict[tuple[str, ...], list[str]] = {}
+        for fraction in fractions:
+            if place := places.get((dataset, fraction)):
+                by_labels.setdefault(place.labels, []).append(percent(fraction))
+                lost = max(score.num_excluded for score in place.scores.values())
+                if lost:
+                    sentences.append(
+                        f"{dataset}, {percent(fraction)}: in {lost:,} of {place.num_resamples:,} "
+                        "resamples a class is absent, and intervals are from the others."
+                    )
+                if fraction < 1 and all(len(one.seeds) == 1 for one in place.scores.values()):
+                    sentences.append(
+                        f"{dataset}, {percent(fraction)}: one choice of training patients; with "
+                        "others the scores would differ, by how much cannot be seen here."
+                    )
+        if len(by_labels) > 1:
+            sets = (f"{', '.join(names)} at {', '.join(at)}" for names, at in by_labels.items())
+            sentences.append(f"{dataset}: means over {'; over '.join(sets)}.")
+    return " ".join(sentences)
 
 
 def value_of(score: Score) -> Value:
@@ -109,7 +137,7 @@ def caption(table: StudyTable) -> str:
             f" Rows marked study: {published.TABLES[table.protocol]} of {published.CITATION}; "
             "its label sets and splits differ from ours, so compare only roughly."
         )
-    return text
+    return f"{text} {table.care}".strip()
 
 
 def study_latex(table: StudyTable) -> str:

@@ -13,21 +13,23 @@ METHOD = (
     "validation images, of other patients than the test images. Every encoder had the same tuning "
     "budget: the same grid of choices, training images, seeds and number of evaluations. The test "
     "images were scored once, with what validation chose.",
-    "A score is the AUROC averaged over labels that have both classes in the test set and that "
-    "every encoder could be trained for, then over seeds, which draw the training patients and the "
-    "randomness of training.",
-    "Intervals are 95 % percentile intervals over {resamples:,} resamples of the test patients, "
-    "the same for every encoder; in each resample seeds are drawn too, with replacement, before "
-    "the mean over them. They include the uncertainty of the test set and that of other training "
-    "images as far as the seeds can show it: too little with two or three seeds, nothing with one. "
-    "They do not include that of another pretraining. The spread over seeds is in "
-    "tables/scores.csv.",
+    "A score is the AUROC averaged over labels that can be estimated and that every encoder could "
+    "be trained for, then over seeds, which draw the training patients and the randomness of "
+    "training. {minimum}",
+    "Intervals are 95 % intervals (Student's, on the logit scale) with the spread over "
+    "{resamples:,} resamples of the test patients, the same for every encoder; in each resample "
+    "seeds are drawn too, with replacement, before the mean over them. They include the "
+    "uncertainty of the test set and that of other training images as far as the seeds can show "
+    "it: too little with two or three seeds, nothing with one. They do not include that of another "
+    "pretraining. The spread over seeds is in tables/scores.csv.",
     "Comparisons are paired: same test images, same resamples, the seeds that both encoders have. "
     "p-values are Holm-corrected over the datasets of one encoder, protocol and fraction, not over "
     "encoders, protocols or fractions.",
-    '"win" and "loss": the interval of the difference excludes zero and the corrected p is at most '
-    '.05. "tie": it lies within ± {margin}, the margin below which a difference does not matter. '
-    '"inconclusive": none of these. "detectable from" gives the minimum detectable difference: the '
+    '"win" and "loss": the corrected p is at most .05, and the interval of the difference reaches '
+    "beyond ± {margin}, the margin below which a difference does not matter. "
+    '"negligible": as significant, but the interval lies within the margin: there is a difference, '
+    'too small to matter. "tie": within the margin and not significant. "inconclusive": none of '
+    'these. "detectable from" gives the minimum detectable difference: the '
     "smallest true difference that would have been found with power .8 (before the correction).",
     "Label equivalence reads both encoders' curves, made monotone, as straight lines over the "
     'logarithm of the number of images. "At least" and "at most": the answer lies beyond the '
@@ -54,6 +56,7 @@ def summary(
     claims = {
         "win": f"better than {reference} on",
         "loss": f"worse than {reference} on",
+        "negligible": f"different from {reference}, but by too little to matter, on",
         "tie": f"as good as {reference} on",
         "inconclusive": "inconclusive on",
         "not estimable": "not estimable on",
@@ -95,7 +98,8 @@ def equivalence(found: LabelEquivalence, encoder: str, reference: str) -> str:
     """Returns "With simclr 34 labels do what 120 do from imagenet (3.4 times, 2.1 to 5.6)." """
     needed = _bounded(found.bound, f"{found.labels_b:,.0f}")
     few = f"With {encoder} {found.labels_a:,.0f} labels"
-    return f"{few} do what {needed} do from {reference} ({ratio(found)})."
+    none = "" if found.ratio > 1 or found.bound == "at least" else f": {encoder} saves no labels"
+    return f"{few} do what {needed} do from {reference} ({ratio(found)}){none}."
 
 
 def ratio(found: LabelEquivalence) -> str:

@@ -111,7 +111,7 @@ def _block(one: Unseen, grid: Grid) -> Block:
     left = f"{one.images:,} of {one.total:,} test images"
     vouched = f" {not_vouched(one.unknown)}" if one.unknown else ""
     if not one.labels:
-        why = "none of the labels has both classes among them" if one.images else "none is left"
+        why = "no label can be estimated on them" if one.images else "none is left"
         return Text(
             f"**{held.title}:** {left} had been seen by no encoder; {why}, so that nothing "
             f"can be scored without the others.{vouched}"
@@ -124,7 +124,7 @@ def _block(one: Unseen, grid: Grid) -> Block:
     )
     if len(one.labels) < len(held.place.labels):
         count = f"{len(one.labels)} of {len(held.place.labels)} labels"
-        caption += f" Both columns are means over {count}: those with both classes on these images."
+        caption += f" Both columns are means over {count}: those that can be estimated here."
     columns = [f"all {one.total:,} images", f"{one.images:,} images seen by none"]
     header = ["encoder", *columns, f"on these, against {grid.reference}"]
     rows = []

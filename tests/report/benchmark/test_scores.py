@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 from sklearn.metrics import roc_auc_score
 
-from cxr_jax.report.benchmark import text
+from cxr_jax.report.benchmark import page, text
 from cxr_jax.report.benchmark.grid import read_grid, without_ids
 from cxr_jax.report.benchmark.scores import equivalences, measure, verdicts
 from cxr_jax.stats.label_equivalence import LabelEquivalence
@@ -45,6 +46,18 @@ def written_out(workdir, cells, num_resamples):
     return mean, np.array(replicates)
 
 
+def student(workdir, cell):
+    """Student's distribution with the degrees of freedom of the labels' mean (Satterthwaite)."""
+    file = read_parquet(workdir / cell["folder"] / "predictions.parquet")
+    few = [
+        min(len(set(file.patient_id[column == value])) for value in (0, 1))
+        for column in file.targets.T
+    ]
+    variances = [1 / n for n in few]
+    below = sum(v**2 / (n - 1) for v, n in zip(variances, few))
+    return scipy.stats.t(sum(variances) ** 2 / below)
+
+
 def test_scores_and_verdicts_are_those_of_loops(tmp_path):
     cells = fake.grid(tmp_path, SIGNALS, DATASETS, fractions=(1.0,))
     grid, found = measured(tmp_path, cells)
@@ -60,12 +73,16 @@ def test_scores_and_verdicts_are_those_of_loops(tmp_path):
             score = place.scores[encoder]
             assert score.seeds == (0, 1) and score.images == 1001  # of 1000 and 1001, half up
             assert score.mean == pytest.approx(mean, abs=1e-12)
-            assert score.interval == pytest.approx(np.quantile(replicates, [0.025, 0.975]))
+            t, error = student(tmp_path, chosen[0]), replicates.std(ddof=1)
+            odds = (
+                mean / (1 - mean) * np.exp(np.array(t.interval(0.95)) * error / mean / (1 - mean))
+            )
+            assert score.interval == pytest.approx(odds / (1 + odds))
         differences = loops["simclr"][1] - loops["imagenet"][1]
-        low, high = np.quantile(differences, [0.025, 0.975])
-        p_values[dataset] = min(1, 2 * (1 + min((differences <= 0).sum(), 50)) / 101)
-        by_hand[dataset] = (loops["simclr"][0] - loops["imagenet"][0], low, high)
-        by_hand[dataset] += (2.8016 * differences.std(ddof=1),)
+        mean, error = loops["simclr"][0] - loops["imagenet"][0], differences.std(ddof=1)
+        p_values[dataset] = max(2 * t.sf(abs(mean) / error), 2 / 101)
+        by_hand[dataset] = (mean, *(mean + np.array(t.interval(0.95)) * error))
+        by_hand[dataset] += ((t.ppf(0.975) + t.ppf(0.8)) * error,)
     smaller, larger = sorted(p_values, key=p_values.get)
     adjusted = {smaller: 2 * p_values[smaller]}
     adjusted[larger] = max(p_values[larger], adjusted[smaller])
@@ -152,7 +169,12 @@ def test_label_that_one_cell_lacks_is_left_out_for_all(tmp_path):
     assert any(
         "Nodule is left out for all encoders: no score from simclr" in note for note in found.notes
     )
-    assert any("curves over images leave out Nodule" in note for note in found.notes)
+    assert found.dropped == {("linear", name): ["Nodule"]}
+    # Table, verdict and curve of one page say whose mean they are.
+    page.write(tmp_path, 100)
+    said = (tmp_path / "benchmark.md").read_text()
+    assert f"{name}: means over Mass at 10 %; over Mass, Nodule at 100 %." in said
+    assert "The curve and the labels saved leave out Nodule, which cannot be scored" in said
 
 
 def test_label_with_one_class_is_named_and_in_no_mean(tmp_path):
@@ -161,7 +183,7 @@ def test_label_with_one_class_is_named_and_in_no_mean(tmp_path):
         rewrite(tmp_path, cell, lambda p: p._replace(targets=p.targets * [1, 0]))
     _, found = measured(tmp_path, cells)
     assert found.places["linear", DATASETS[0], 1.0].labels == ("Mass",)
-    assert "one class only" in found.notes[0] and found.notes[0].endswith(": Nodule.")
+    assert found.notes[0].endswith("no mean holds Nodule: no positives in the test set.")
     for cell in cells:
         rewrite(tmp_path, cell, lambda p: p._replace(targets=p.targets * 0))
     _, found = measured(tmp_path, cells)

@@ -98,7 +98,7 @@ def test_as_many_hashes_as_agree_by_chance_make_no_table(tmp_path):
     assert unseen.summary(found) == []
 
 
-@pytest.mark.parametrize(("kept", "why"), [(0, "none is left"), (1, "has both classes")])
+@pytest.mark.parametrize(("kept", "why"), [(0, "none is left"), (1, "no label can be estimated")])
 def test_too_few_images_left_are_said_and_not_scored(tmp_path, kept, why):
     cells = fake.grid(tmp_path, SIGNALS, ("jsrt",), fractions=(1.0,), seeds=(0,))
     fake.write_images(tmp_path, cells, {"simclr": range(kept, 80)})
