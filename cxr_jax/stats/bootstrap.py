@@ -5,7 +5,7 @@ Patients, not images, are drawn with replacement, because images of one patient 
 AUROCs of all resamples follow from one sort of the scores.
 
 Resampling gives the standard error; the limits are Student's, of an AUROC on the logit scale, with
-one degree of freedom less than the rarer class has patients. docs/reliability.md has the simulated
+one degree of freedom less than the rarer class has patients. docs/statistics.md has the simulated
 coverage that chose them, and with it `MINIMUM`.
 """
 
@@ -92,7 +92,7 @@ def bootstrap_auroc(
     >>> round(interval.estimate, 3), interval.low < interval.estimate < interval.high
     (0.629, True)
     >>> bootstrap_auroc(targets[:8], scores[:8], clusters=None).note
-    'not estimable: positives of 4 patients in the test set (5 are needed)'
+    'not estimable: positives of 4 and negatives of 4 patients in the test set (5 are needed)'
     """
     estimates = label_auroc(targets, scores)
     fewest, why = rarer_class(targets, clusters)
@@ -100,24 +100,22 @@ def bootstrap_auroc(
     estimable = ~np.array(why, bool)
     values[:, ~estimable] = np.nan
     estimates[~estimable] = np.nan
+
+    def interval(estimate, values, fewest, labels=(), shortage=""):
+        limits = auroc_limits(float(estimate), values, degrees(fewest), level)
+        return Interval(float(estimate), *limits, *used_excluded(values), labels, shortage)
+
     labels = tuple(
-        Interval(
-            float(estimates[k]),
-            *auroc_limits(estimates[k], values[:, k], degrees(fewest[[k]]), level),
-            *used_excluded(values[:, k]),
-            shortage=why[k],
-        )
-        for k in range(len(why))
+        interval(estimates[k], values[:, k], fewest[[k]], (), reason)
+        for k, reason in enumerate(why)
     )
     if targets.ndim == 1:
         return labels[0]
     if not estimable.any():
-        none = Interval(*(float("nan"),) * 3, 0, num_resamples, labels)
-        return none._replace(shortage="no label can be estimated")
+        return interval(np.nan, values[:, 0], fewest, labels, "no label can be estimated")
     # A NaN in any label makes the resample's mean NaN: excluded for the macro too.
-    means, mean = values[:, estimable].mean(axis=1), float(estimates[estimable].mean())
-    limits = auroc_limits(mean, means, degrees(fewest[estimable]), level)
-    return Interval(mean, *limits, *used_excluded(means), labels)
+    means = values[:, estimable].mean(axis=1)
+    return interval(estimates[estimable].mean(), means, fewest[estimable], labels)
 
 
 def rarer_class(

@@ -44,12 +44,9 @@ def brier_skill(
 
     Arguments and errors as in `brier`; NaN where only one class is known.
     """
-    outcome, probability = _known(targets, probabilities)
-    prevalence = outcome.mean() if outcome.size else np.nan
-    if not 0 < prevalence < 1:
-        return float("nan")
-    error = np.mean((probability - outcome) ** 2)
-    return float(1 - error / (prevalence * (1 - prevalence)))
+    outcome, _ = _known(targets, probabilities)
+    variance = outcome.var() if outcome.size else 0.0  # p (1 - p)
+    return float(1 - brier(targets, probabilities) / variance) if variance else float("nan")
 
 
 def bootstrap_brier(
@@ -88,23 +85,25 @@ def reliability(
     targets: Shaped[np.ndarray, " n"],
     probabilities: Shaped[np.ndarray, "..."],
     num_bins: int = 10,
-    equal: str = "mass",
     level: float = 0.95,
 ) -> Reliability:
     """Returns mean probability and observed rate in bins of probability, with Wilson's interval.
 
-    `equal` says what bins share: "mass", as equal counts as ties allow, or "width". A bin holds its
-    upper edge. Images with the same probability are never parted, so the order of rows does not
-    matter, and empty bins are left out. The interval takes images as independent: with many images
-    of a patient it is too narrow. Arguments and errors as in `brier`; ValueError too for fewer than
-    one bin and an unknown `equal`.
+    Bins hold counts as equal as ties allow: images with the same probability are never parted, so
+    the order of rows does not matter, and empty bins are left out. The interval takes images as
+    independent: with many images of a patient it is too narrow. Arguments and errors as in `brier`;
+    ValueError too for fewer than one bin.
 
     >>> table = reliability(np.array([0, 1, 1, 1]), np.array([0.2, 0.2, 0.9, 0.9]), num_bins=2)
     >>> table.observed_rate, table.count
     (array([0.5, 1. ]), array([2, 2]))
     """
     outcome, probability = _known(targets, probabilities)
-    bins = np.searchsorted(_inner_edges(probability, num_bins, equal), probability)
+    if num_bins < 1:
+        raise ValueError(f"num_bins is {num_bins}: at least 1 is needed")
+    # Row m k / bins, counted from 1, closes bin k; in whole numbers, so that rounding moves none.
+    last = len(probability) * np.arange(1, num_bins) // num_bins - 1
+    bins = np.searchsorted(np.sort(probability)[last[last >= 0]], probability)
     _, bins = np.unique(bins, return_inverse=True)
     count = np.bincount(bins)
     positives = np.bincount(bins[outcome == 1], minlength=len(count))
@@ -117,16 +116,15 @@ def expected_calibration_error(
     targets: Shaped[np.ndarray, " n"],
     probabilities: Shaped[np.ndarray, "..."],
     num_bins: int = 10,
-    equal: str = "mass",
 ) -> float:
     """Returns the images' mean |observed rate - mean probability| of their bin (Naeini 2015).
 
     Bins, arguments and errors as in `reliability`. Bins of equal width are the usual choice in the
-    literature and misjudge rare findings, whose probabilities fall into one bin; hence equal mass.
+    literature and misjudge rare findings, whose probabilities fall into one bin; hence counts.
     The value is biased upwards: noise within bins adds to it, so compare only models scored on the
     same images with the same bins. NaN where no target is known.
     """
-    table = reliability(targets, probabilities, num_bins, equal)
+    table = reliability(targets, probabilities, num_bins)
     if not table.count.size:
         return float("nan")
     gaps = np.abs(table.observed_rate - table.mean_probability)
@@ -155,18 +153,3 @@ def _known(
             "Scores that only rank images cannot be calibrated"
         )
     return targets[known], probabilities[known]
-
-
-def _inner_edges(
-    probability: Float[np.ndarray, " m"], num_bins: int, equal: str
-) -> Float[np.ndarray, " edges"]:
-    if num_bins < 1:
-        raise ValueError(f"num_bins is {num_bins}: at least 1 is needed")
-    if equal == "width":
-        return np.linspace(0, 1, num_bins + 1)[1:-1]
-    if equal != "mass":
-        raise ValueError(f'equal is "{equal}": bins can have equal "mass" or "width"')
-    ranked = np.sort(probability)
-    # Row m k / bins, counted from 1, closes bin k; in whole numbers, so that rounding moves none.
-    last = len(ranked) * np.arange(1, num_bins) // num_bins - 1
-    return ranked[last[last >= 0]]

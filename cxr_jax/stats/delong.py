@@ -60,8 +60,9 @@ def delong_variance(
     clusters that hold a positive, or a negative. Raises ValueError as `binary_rows` does and for
     clusters of another length.
     """
-    rows, clusters = _known((scores,), targets, clusters)
-    return _variance(*_components(*rows), clusters, rows[0] == 1)
+    (targets, scores), clusters = _known((scores,), targets, clusters)
+    positive = targets == 1
+    return _variance(*placements(scores[positive], scores[~positive]), clusters, positive)
 
 
 def delong_interval(
@@ -101,15 +102,15 @@ def delong_test(
     an artefact of separation, not certainty: z, p and limits are NaN, as they are where the
     variance cannot be estimated.
     """
-    rows, clusters = _known((scores_a, scores_b), targets, clusters)
-    known, a, b = rows
-    (below_a, above_a), (below_b, above_b) = _components(known, a), _components(known, b)
-    below, above = below_a - below_b, above_a - above_b
+    (known, a, b), clusters = _known((scores_a, scores_b), targets, clusters)
+    positive = known == 1
+    of_a, of_b = (placements(scores[positive], scores[~positive]) for scores in (a, b))
+    below, above = of_a[0] - of_b[0], of_a[1] - of_b[1]
     auroc_a, auroc_b = auroc(known, a), auroc(known, b)
     difference = auroc_a - auroc_b
     if below.size and above.size and not (below.any() or above.any()):
         return DeLongTest(auroc_a, auroc_b, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0)
-    error = np.sqrt(_variance(below, above, clusters, known == 1))
+    error = np.sqrt(_variance(below, above, clusters, positive))
     z = difference / error if error > 0 else np.nan
     half = _half_width(error, level)
     return DeLongTest(
@@ -144,12 +145,6 @@ def _known(
         raise ValueError(f"clusters have {len(clusters)} rows and targets {len(targets)}")
     names, index = np.unique(clusters[known], return_inverse=True)
     return rows, None if len(names) == len(index) else index
-
-
-def _components(
-    targets: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]
-) -> tuple[np.ndarray, np.ndarray]:
-    return placements(scores[targets == 1], scores[targets == 0])
 
 
 def _variance(

@@ -38,17 +38,14 @@ def error_row_by_row(targets, probabilities, edges):
 
 
 @pytest.mark.parametrize("num_bins", [1, 5, 10, 20])
-@pytest.mark.parametrize(("equal", "strategy"), [("mass", "quantile"), ("width", "uniform")])
-def test_table_is_that_of_scikit_learn(num_bins, equal, strategy):
+def test_table_is_that_of_scikit_learn(num_bins):
     for seed in range(5):
         targets, probabilities = draw_images(seed)
-        table = reliability(targets, probabilities, num_bins, equal)
-        rate, mean = calibration_curve(targets, probabilities, n_bins=num_bins, strategy=strategy)
+        table = reliability(targets, probabilities, num_bins)
+        rate, mean = calibration_curve(targets, probabilities, n_bins=num_bins, strategy="quantile")
         np.testing.assert_allclose(table.observed_rate, rate, atol=1e-12)
         np.testing.assert_allclose(table.mean_probability, mean, atol=1e-12)
-        assert table.count.sum() == 600
-        if equal == "mass":
-            assert (table.count == 600 / num_bins).all()
+        assert (table.count == 600 / num_bins).all()
 
 
 def test_brier_is_that_of_scikit_learn():
@@ -64,36 +61,32 @@ def test_brier_is_that_of_scikit_learn():
 def test_error_is_the_definition_row_by_row(num_bins):
     for seed in range(5):
         targets, probabilities = draw_images(seed, n=210)
-        edges = [-1, *np.linspace(0, 1, num_bins + 1)[1:]]
-        value = expected_calibration_error(targets, probabilities, num_bins, "width")
-        assert value == pytest.approx(error_row_by_row(targets, probabilities, edges), abs=1e-12)
         ranked = sorted(probabilities)
         edges = [-1, *(ranked[210 // num_bins * k - 1] for k in range(1, num_bins + 1))]
-        value = expected_calibration_error(targets, probabilities, num_bins, "mass")
+        value = expected_calibration_error(targets, probabilities, num_bins)
         assert value == pytest.approx(error_row_by_row(targets, probabilities, edges), abs=1e-12)
 
 
 def test_error_by_hand():
     targets, probabilities = np.array([0, 1, 1, 1]), np.array([0.1, 0.3, 0.8, 0.9])
-    # Bins (0, .5] and (.5, 1]: |.5 - .2| and |1 - .85|.
-    value = expected_calibration_error(targets, probabilities, 2, "width")
+    # Two and two: |.5 - .2| and |1 - .85|.
+    value = expected_calibration_error(targets, probabilities, 2)
     assert value == pytest.approx(0.5 * 0.3 + 0.5 * 0.15)
     assert expected_calibration_error(targets, targets.astype(float)) == 0
 
 
-@pytest.mark.parametrize("equal", ["mass", "width"])
-def test_ties_are_never_parted(equal):
+def test_ties_are_never_parted():
     rng = np.random.default_rng(1)
     for _ in range(20):
         n = int(rng.integers(1, 60))
         probabilities = rng.integers(0, 4, n) / 4
         targets = rng.integers(0, 2, n)
-        table = reliability(targets, probabilities, 7, equal)
+        table = reliability(targets, probabilities, 7)
         assert table.count.sum() == n and (table.count > 0).all()
         assert len(table.count) <= len(set(probabilities))
         assert (np.diff(table.mean_probability) > 0).all()
         order = rng.permutation(n)
-        again = reliability(targets[order], probabilities[order], 7, equal)
+        again = reliability(targets[order], probabilities[order], 7)
         for mine, other in zip(table, again, strict=True):
             np.testing.assert_allclose(mine, other, rtol=1e-14)
 
@@ -113,7 +106,7 @@ def test_interval_is_that_of_scipy(level):
             low, high = wilson_interval(np.array([successes]), np.array([trials]), level)
             np.testing.assert_allclose([low[0], high[0]], expected, atol=1e-12)
     targets, probabilities = draw_images(3)
-    table = reliability(targets, probabilities, 10, "mass", level)
+    table = reliability(targets, probabilities, 10, level)
     expected = scipy.stats.binomtest(round(table.observed_rate[4] * 60), 60)
     assert (table.low[4], table.high[4]) == pytest.approx(
         tuple(expected.proportion_ci(level, "wilson"))
@@ -155,8 +148,6 @@ def test_unusable_rows_are_named(measure, targets, probabilities, words):
 
 def test_unusable_bins_are_refused():
     targets, probabilities = draw_images(0)
-    with pytest.raises(ValueError, match=r'equal is "size".*"mass" or "width"'):
-        reliability(targets, probabilities, 10, "size")
     with pytest.raises(ValueError, match="num_bins is 0"):
         expected_calibration_error(targets, probabilities, 0)
 
