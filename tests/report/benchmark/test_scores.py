@@ -207,6 +207,34 @@ def test_label_equivalence_finds_ten_times(tmp_path):
     assert sentence.startswith("With simclr 100 labels do what 1,000 do from imagenet (10.0 times,")
 
 
+def test_labels_that_are_not_saved_are_not_called_saved():
+    worse = LabelEquivalence(100, 60, 0.6, "", 0.4, "", 0.9, "", 50, 0)
+    said = text.equivalence(worse, "simclr", "imagenet")
+    assert said.endswith("60 do from imagenet (0.6 times, 0.4 to 0.9): simclr saves no labels.")
+    better = worse._replace(labels_b=300, ratio=3.0)
+    assert "saves no labels" not in text.equivalence(better, "simclr", "imagenet")
+
+
+def test_what_a_table_rests_on_is_said_with_it(tmp_path):
+    """Resamples that were left out, and one choice of training patients."""
+    cells = fake.grid(tmp_path, SIGNALS, DATASETS[:1], seeds=(0,))
+    rare = np.repeat([1.0, 0.0], [10, 70])  # of five patients
+    for cell in cells:
+        rewrite(
+            tmp_path,
+            cell,
+            lambda p: p._replace(targets=p.targets * [1, 0] + rare[:, None] * [0, 1]),
+        )
+    _, found = measured(tmp_path, cells, 1000)
+    lost = found.places["linear", DATASETS[0], 0.1].scores["simclr"].num_excluded
+    assert 0 < lost < 30
+    page.write(tmp_path, 1000)
+    said = (tmp_path / "benchmark.md").read_text()
+    assert f"{DATASETS[0]}, 100 %: in {lost} of 1,000 resamples a class is absent" in said
+    assert f"{DATASETS[0]}, 10 %: one choice of training patients" in said
+    assert f"{DATASETS[0]}, 100 %: one choice" not in said
+
+
 def test_one_fraction_has_no_equivalence(tmp_path):
     grid, found = measured(
         tmp_path, fake.grid(tmp_path, SIGNALS, DATASETS[:1], fractions=(1.0,), seeds=(0,))
