@@ -164,7 +164,10 @@ def _why_not_a_zip(path: Path) -> str:
         return "the archive's end is missing: the file is truncated; copy it again"
     if start.startswith(b"\x80\x02"):
         return (
-            "torch's format before 1.6, which is not read here; with torch, save it again: "
-            "torch.save(torch.load(path, weights_only=True), path)"
+            "torch's format before 1.6, which is not read here; with torch, save it again as "
+            "another file: torch.save(torch.load(path, weights_only=True), new_path). That refuses "
+            "a file of a whole module, as torchxrayvision's are: with the package that defines it, "
+            "torch.save(torch.load(path, weights_only=False).state_dict(), new_path), which runs "
+            "what the file asks for: only if you trust it"
         )
     return "not a file that torch.save wrote"

@@ -81,6 +81,16 @@ def test_torchs_files_of_other_kinds_are_refused_by_name(tmp_path):
     torch.save(state, path, _use_new_zipfile_serialization=False)
     with pytest.raises(ValueError, match=r"format before 1\.6"):
         read_arrays(path)
+    # Its advice works, on a state dict and on a whole module.
+    new = tmp_path / "new.pth"
+    torch.save(torch.load(path, weights_only=True), new)
+    np.testing.assert_array_equal(read_arrays(new)["weight"], state["weight"].numpy())
+    module = nn.Conv2d(1, 2, 3)
+    torch.save(module, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=r"weights_only=False\)\.state_dict\(\), new_path"):
+        read_arrays(path)
+    torch.save(torch.load(path, weights_only=False).state_dict(), new)
+    np.testing.assert_array_equal(read_arrays(new)["bias"], module.bias.detach().numpy())
     torch.save(nn.Conv2d(1, 2, 3), path)
     with pytest.raises(ValueError, match=r"asks for torch\.nn\.modules\.conv\.Conv2d"):
         read_arrays(path)

@@ -63,6 +63,9 @@ def test_our_own_format_holds_the_same_encoder(saved, config):
         weights.load(f"safetensors:{folder}")
 
 
+CLIPS_OWN = {"pre_norm": True, "projection": 3, "activation": "quick_gelu", "epsilon": 1e-5}
+
+
 def _features(encoder):
     return np.asarray(weights.features(encoder)(IMAGES))
 
@@ -74,6 +77,11 @@ def _features(encoder):
         (VIT | {"pooling": "mean"}, "timm", "timm"),
         (VIT | {"registers": 2, "mean": (0.5,) * 3, "std": (0.2,) * 3}, "huggingface", "dinov2"),
         ({"name": "resnet", "variant": "18", "mean": (0.4,), "std": (0.3,)}, "timm", "timm"),
+        ({"name": "resnet", "variant": "18"}, "huggingface", "huggingface"),
+        (VIT | CLIPS_OWN, "huggingface", "huggingface"),
+        (VIT | CLIPS_OWN | {"projection": 0}, "timm", "huggingface"),
+        (VIT | {"heads": 2, "hidden": 128, "activation": "gelu_tanh"}, "huggingface", "dinov2"),
+        (VIT | {"heads": 4, "hidden": 96, "pooling": "mean"}, "timm", "timm"),
     ],
 )
 def test_other_tools_formats_read_back_with_their_facts(saved, tmp_path, config, form, source):
@@ -83,6 +91,12 @@ def test_other_tools_formats_read_back_with_their_facts(saved, tmp_path, config,
     assert again.image_size == 32
     reference = _features(encoder)
     np.testing.assert_allclose(_features(again), reference, atol=1e-5 * np.abs(reference).max())
+    # A folder of another tool, whose config.json is not a run's, goes out again.
+    main([f"{source}:{out}", "--format=safetensors", f"--out={tmp_path / 'third'}"])
+    card = (tmp_path / "third/README.md").read_text()
+    assert card.startswith("---\nlibrary_name:") and "Not by cxr_jax" in card
+    one = len(models.build(config).mean) == 1
+    assert ("one channel, not three" in (out / "README.md").read_text()) == one
 
 
 TO_OPENAI = {
@@ -95,8 +109,7 @@ TO_OPENAI = {
 
 
 def test_clips_vit_goes_to_transformers_as_the_names_of_both_say(saved, tmp_path):
-    clips_own = {"pre_norm": True, "projection": 3, "activation": "quick_gelu", "epsilon": 1e-5}
-    folder, encoder = saved(VIT | clips_own | {"mean": (0.5,) * 3, "std": (0.2,) * 3})
+    folder, encoder = saved(VIT | CLIPS_OWN | {"mean": (0.5,) * 3, "std": (0.2,) * 3})
     out = main([f"safetensors:{folder}", "--format=huggingface", f"--out={tmp_path / 'out'}"])
     config = json.loads((out / "config.json").read_text())
     assert (config["model_type"], config["projection_dim"]) == ("clip_vision_model", 3)
@@ -113,7 +126,7 @@ def test_clips_vit_goes_to_transformers_as_the_names_of_both_say(saved, tmp_path
     openai["visual.proj"] = openai.pop("visual_projection.weight").T
     np.savez(tmp_path / "clip.npz", **openai)
     again = weights.load(f"clip:{tmp_path / 'clip.npz'}")
-    assert {key: again.model[key] for key in clips_own} == clips_own
+    assert {key: again.model[key] for key in CLIPS_OWN} == CLIPS_OWN
     jax.tree.map(np.testing.assert_array_equal, again.variables, encoder.variables)
 
 

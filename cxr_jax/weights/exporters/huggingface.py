@@ -76,12 +76,17 @@ def _dinov2(encoder: Encoder, model: Any) -> tuple[Arrays, dict[str, Any]]:
             "transformers' Dinov2Model gives the class token, this ViT a mean; --format=timm and "
             "onnx have it"
         )
+    if model.hidden % model.width:
+        raise ValueError(
+            f"transformers' Dinov2Model has no MLP of {model.hidden} for a width of {model.width}, "
+            "no multiple; --format=timm and onnx have it"
+        )
     registers = {"num_register_tokens": model.registers} if model.registers else {}
     config = {
         "model_type": "dinov2_with_registers" if registers else "dinov2",
         "architectures": ["Dinov2WithRegistersModel" if registers else "Dinov2Model"],
         **_sizes(model),
-        **{"mlp_ratio": model.hidden / model.width, "qkv_bias": True, "use_swiglu_ffn": False},
+        **{"mlp_ratio": model.hidden // model.width, "qkv_bias": True, "use_swiglu_ffn": False},
         **registers,
     }
     params = encoder.variables["params"]

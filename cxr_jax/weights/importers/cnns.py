@@ -21,8 +21,8 @@ lightly          lightly's checkpoints of SimCLR, MoCo, BYOL, DINO and so on wit
                  `backbone`, the teacher's where there is one; heads and copies are passed over
 torchxrayvision  its DenseNets (224 px) and ResNet-50 (512 px), of one channel; its pixels run from
                  -1024 to 1024. The DenseNet files that it downloads hold a pickled module, which
-                 is refused: with torchxrayvision, `torch.save(torchxrayvision.models.DenseNet(
-                 weights=NAME).state_dict(), "weights.pt")`
+                 is refused: with torchxrayvision installed, `torch.save(torch.load(FILE,
+                 weights_only=False).state_dict(), "weights.pt")`, if you trust it
 """
 
 import re

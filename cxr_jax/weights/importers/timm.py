@@ -56,7 +56,15 @@ _TANH = re.compile(r"patch32_siglip|so400m_patch16_siglip|large_patch16_siglip_(
 _KNOWN = {
     *("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads"),
     *("mlp_ratio", "class_token", "reg_tokens", "no_embed_class", "fc_norm", "init_values"),
-    *("dynamic_img_size", "strict_img_size", "global_pool", "act_layer", "pre_norm"),
+    *(
+        "layers",
+        "block_config",
+        "dynamic_img_size",
+        "strict_img_size",
+        "global_pool",
+        "act_layer",
+        "pre_norm",
+    ),
 }
 _ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu")
 FITS = {"center": "crop", "border": "pad", "squash": "squash"}
