@@ -97,6 +97,9 @@ def pretrain() -> ConfigDict:
             # An encoder to start from, named as transfers name it (a workdir, SOURCE:PATH): its
             # weights, and the pixels' mean and std that go with them. "": random weights.
             init="",
+            # Share of config.init's weights in the encoder that is exported, monitored and
+            # transferred: the rest is what training made of them. 0: what it made of them alone.
+            start_share=0.0,
             batch_size=4096,
             # Images that go through the encoder at a time; 0: the whole batch. The gradient stays
             # that of the whole batch's loss, for a second forward pass; batch norm sees a part.
@@ -252,6 +255,19 @@ def adamw(config: ConfigDict, learning_rate: float) -> None:
         warmup=50,
         warmup_unit="steps",
     )
+
+
+def adapt(config: ConfigDict) -> None:
+    """The preset adapt: a ResNet-50 goes on from config.init, for an hour on two cores."""
+    config.start_share = 0.5
+    config.model.dtype = "float32"
+    config.batch_size = 64
+    config.data.image_size = 128
+    config.num_train_steps = 960
+    config.checkpoint_every_steps = 120
+    adamw(config, 3e-4)
+    for view_config in config.views.values():
+        view_config.update(size=96, crop_scale=(0.3, 1.0))
 
 
 def for_minutes(config: ConfigDict) -> None:

@@ -5,6 +5,8 @@ python run.py --config=configs/simclr.py --config.data.name=… --config.data.di
 Default  the paper's recipe: ResNet-50, 224 px, LARS, batch 4096, 10 epochs of warm-up, cosine;
          10,000 steps are about 110 epochs of MIMIC-CXR. It needs many accelerators (not run here).
 :small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
+:adapt   goes on from another encoder (--config.init=torchvision:/weights/resnet50.pth) on your own
+         images, for an hour on two CPU cores; what is exported is the mean of both ends.
 :cpu     your own images on two CPU cores in 4 minutes; expect what docs/results/first_images.md
          shows.
 :demo    drawn images, 3 to 4 minutes on two CPU cores, no download; ends with a transfer report.
@@ -22,7 +24,7 @@ def get_config(preset: str = ""):
     )
     config.views = ConfigDict(dict(a=common.view(), b=common.view()))
     config.optimizer = common.lars(0.3, rate_inside_momentum=True, weight_decay=1e-4)
-    return common.choose(config, preset, common.presets(cpu))
+    return common.choose(config, preset, common.presets(cpu) | {"adapt": common.adapt})
 
 
 def cpu(config: ConfigDict) -> None:

@@ -139,6 +139,12 @@ def read_start(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Start]:
     """
     resumed, encoder, text = checkpoint.steps(workdir / checkpoint.FOLDER), None, None
     saved = workdir / "config.json"
+    if config.start_share and not config.init:
+        raise ValueError(
+            f"config.start_share={config.start_share} averages with the weights to start from, "
+            "and config.init names none: --config.init=torchvision:/weights/resnet50.pth, another "
+            "encoder of docs/weights.md, or config.start_share=0"
+        )
     if config.init and resumed and saved.is_file():
         model = read_json(saved).get("model")
         if not isinstance(model, dict):

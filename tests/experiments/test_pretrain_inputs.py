@@ -14,6 +14,7 @@ from cxr_jax.experiments import _pretrain_inputs as inputs
 from cxr_jax.experiments import _transfer_report, _workdir, pretrain
 from cxr_jax.experiments._workdir import as_json
 from cxr_jax.models import resnet
+from cxr_jax.objectives._average import average_with_start
 from cxr_jax.training.step import TrainState
 from cxr_jax.weights.encoder import features, random_encoder
 from cxr_jax.weights.export import write_folder
@@ -116,6 +117,51 @@ def test_it_is_loaded_once_and_the_ledger_holds_what_the_start_had_seen(
     assert lines[1] == "runs/b started from safetensors:file; what that had seen is not known."
     (second / seen_images.FILE).unlink()  # as of a run before ledgers were kept
     assert inputs.seen_before(f"workdir:{second}") == (None, "workdir:second")
+
+
+@pytest.mark.parametrize("objective", ["simclr", "dino"])
+def test_the_exported_encoder_is_the_mean_of_the_start_and_what_training_made_of_it(
+    objective, start, tiny_config, tmp_path
+):
+    encoder, spec = start
+    config = config_of(tiny_config, objective, spec)
+    config.start_share, config.num_train_steps, config.checkpoint_every_steps = 0.25, 2, 1
+    config.optimizer.warmup = 1
+    pretrain.train(config, tmp_path / "run", stop_after=1)
+    state = pretrain.train(config, tmp_path / "run")  # goes on without reading config.init
+    exported = weights.load(str(tmp_path / "run"))
+    taken = inputs.read_start(config, tmp_path / "run")[0]
+    alone = objectives.build(taken)
+    trained = alone.exported(state.params, state.aux)
+    moved = jax.tree.map(lambda old, new: abs(old - new).max(), encoder.variables, trained)
+    assert max(jax.tree.leaves(moved)) > 1e-3
+
+    def check(old, new, found):
+        np.testing.assert_allclose(found, 0.25 * np.asarray(old) + 0.75 * new, rtol=1e-6, atol=1e-6)
+
+    jax.tree.map(check, encoder.variables, trained, exported.variables)
+    pieces = average_with_start(alone, taken)  # what the online kNN reads
+    images = jax.random.uniform(jax.random.key(0), (3, 32, 32, 1))
+    np.testing.assert_allclose(
+        jax.jit(pieces.features)(state.params, state.aux, images),
+        features(exported)(images),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "init", "message"),
+    [(0.5, "", "config.init names none"), (1.0, None, "less than 1"), (-0.5, None, "at least 0")],
+)
+def test_a_share_without_a_start_or_outside_of_0_to_1_is_refused(
+    share, init, message, start, tiny_config, tmp_path
+):
+    config = config_of(tiny_config, "simclr", start[1] if init is None else init)
+    config.start_share = share
+    with pytest.raises(ValueError, match=message):
+        pretrain.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
