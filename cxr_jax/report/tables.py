@@ -101,7 +101,7 @@ def shown(rows: Sequence[Any]) -> Sequence[Any]:
 
 def auroc_table(runs: Sequence[tuple[str, Rows]]) -> Table:
     """Returns labels by runs, which are (name, metric rows); counts are those of the first run."""
-    by_name = [{row["label"]: two_lines(with_interval(row)) for row in rows} for _, rows in runs]
+    by_name = [{row["label"]: _auroc_cell(row) for row in rows} for _, rows in runs]
     body = []
     for row in shown(runs[0][1]):
         # Sums over labels would look like a number of images.
@@ -110,6 +110,11 @@ def auroc_table(runs: Sequence[tuple[str, Rows]]) -> Table:
             counts = ["–" if row[n] is None else f"{row[n]:,}" for n in ("n_pos", "n_neg")]
         body.append([_label(row), *counts, *(rows.get(row["label"], "–") for rows in by_name)])
     return Table(["label", "positive", "negative", *(name for name, _ in runs)], body)
+
+
+def _auroc_cell(row: Mapping[str, Any]) -> str:
+    few = row["auroc"] is None and row.get("note", "").startswith("not estimable")
+    return "not estimable" if few else two_lines(with_interval(row))
 
 
 def precision_table(runs: Sequence[tuple[str, Rows]]) -> Table | None:

@@ -161,7 +161,9 @@ def _alone(run: Run) -> str:
     what = "Macro AUROC" if row["label"] == "macro" else f"AUROC for {row['label']}"
     if row["auroc"] is None:
         return f"**{what} of {run.name} cannot be estimated:** {row['note']}."
-    return f"**{what} of {run.name}: {tables.with_interval(row)}.** Nothing to compare it with."
+    note = f" {row['note'].capitalize()}." if row.get("note") else ""
+    number = tables.with_interval(row)
+    return f"**{what} of {run.name}: {number}.**{note} Nothing to compare it with."
 
 
 def _shared_labels(runs: Sequence[Run]) -> list[str]:

@@ -75,6 +75,7 @@ def test_report_has_its_parts_and_pictures(tmp_path):
     assert "200 images of 100 patients" in text
     assert "- Scored once." in text and "- Read with care." in text and "| seed | 7 |" in text
     assert "Mass (not estimable: no positives in the test set)" in text
+    assert re.search(r"\| Mass \| 0 \| \d+ \| not estimable \|", text)
     assert "Hernia (not scored: no positives among the training labels)" in text
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
     assert pictures == ["auroc.png", "roc.png"]
