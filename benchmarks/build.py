@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import imagecodecs
 import numpy as np
 import pydicom
 from jaxtyping import Num, UInt8
@@ -102,7 +103,9 @@ def _write_dicom(
         meta.TransferSyntaxUID, dataset.PixelData = syntax, encapsulate([stream.getvalue()])
         dataset["PixelData"].is_undefined_length = True
     elif syntax == JPEG2000Lossless:
-        dataset.compress(syntax)
+        frame = imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True)
+        meta.TransferSyntaxUID, dataset.PixelData = syntax, encapsulate([frame])
+        dataset["PixelData"].is_undefined_length = True
     dataset.save_as(path)
 
 
@@ -118,7 +121,7 @@ def read_plainly(path: Path) -> UInt8[np.ndarray, "h w"]:
         low, high = pixels.min(), pixels.max()
         pixels = np.round((pixels.astype(np.float32) - low) * (255 / (high - low))).astype(np.uint8)
     size = (RESOLUTION, round(RESOLUTION * HEIGHT / WIDTH))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
 
 
 def measure(kind: Path, repeats: int) -> Row:
@@ -180,7 +183,7 @@ def main() -> None:
         )
     print(
         "\nratio: ours over plain; difference: mean of |ours - plain|, in grey levels of 255.\n"
-        "JPEG 2000 without a window is stretched between its extremes: all must be decoded."
+        "DICOM is always decoded whole, JPEG at half its size where that suffices."
     )
 
 

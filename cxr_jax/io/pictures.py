@@ -78,10 +78,7 @@ def decode(encoded: bytes, shorter_side: int | None = None) -> Scaled:
     if encoded.startswith(_PNG):
         return unscaled(to_uint8(_png(encoded)))
     check_scans(encoded)
-    marker, *_, components = frame_header(encoded)
-    complete = marker != PROGRESSIVE or _has_all_scans(encoded, components)
-    if b"\xff\xda" not in encoded or not complete:
-        raise ImageError(CUT)
+    _check_has_all_scans(encoded)
     n = reduction((width, height), shorter_side)
     shape = {"min_height": -(-height // n), "min_width": -(-width // n)}
     try:
@@ -119,15 +116,22 @@ def frame_header(encoded: bytes) -> tuple[int, int, int, int, int] | None:
     return None
 
 
-def _has_all_scans(encoded: bytes, components: int) -> bool:
-    """Checks that every coefficient of a progressive JPEG comes to its last bit (T.81 G.1.1.1)."""
+def _check_has_all_scans(encoded: bytes) -> None:
+    """Raises ImageError if a component has no scan, or a progressive one not its last bits.
+
+    T.81 G.1.1.1: each of 64 coefficients comes to bit 0.
+    """
+    kind, *_, components = frame_header(encoded)
     exact = set()
     for scan in re.finditer(rb"\xff\xda..(.)", encoded, re.DOTALL):
         end = scan.end() + 2 * scan[1][0]
         first, last, bits = encoded[end : end + 3] if end + 3 <= len(encoded) else (0, 0, 1)
+        if kind != PROGRESSIVE:
+            first, last, bits = 0, 63, 0
         if bits & 15 == 0:
             exact |= {(c, k) for c in encoded[scan.end() : end : 2] for k in range(first, last + 1)}
-    return len(exact) >= 64 * components
+    if len(exact) < 64 * components:
+        raise ImageError(CUT)
 
 
 def decode_whole(
@@ -137,6 +141,7 @@ def decode_whole(
 
     What follows a whole image is never looked at. An image that changes with it was cut before.
     """
+    _check_has_all_scans(encoded)
     pixels = decoder(encoded)
     end = encoded.rfind(b"\xff\xd9")
     if (pixels != decoder(encoded[: end if end >= 0 else None] + _MORE)).any():
