@@ -49,8 +49,7 @@ class Picture(NamedTuple):
 
 Block = Heading | Text | Bullets | Table | Picture
 
-_VERDICTS = {"win": "win", "loss": "loss", "tie": "tie", "negligible": "tie"}
-_VERDICTS |= {"inconclusive": "open"}
+_VERDICTS = dict(win="win", loss="loss", tie="tie", negligible="tie", inconclusive="open")
 _DPI = 160  # of pictures that do not say theirs
 
 _STYLE = """

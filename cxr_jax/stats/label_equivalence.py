@@ -6,8 +6,8 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Float, Shaped
 
-# What a number says of the truth where the measured range of labels ends before it.
-_MEASURED, _AT_LEAST, _AT_MOST = "", "at least", "at most"
+# What a number says of the truth where it was measured, or lies above or below the labels tried.
+_BOUNDS = {0: "", 1: "at least", -1: "at most"}
 
 
 class LabelEquivalence(NamedTuple):
@@ -81,17 +81,16 @@ def label_equivalence(
             found[int(np.floor(steps * (1 - level) / 2))],
             found[int(np.ceil(steps * (1 + level) / 2))],
         ]
-    bounds = {0: _MEASURED, 1: _AT_LEAST, -1: _AT_MOST}
     (low, low_side), (high, high_side) = limits
     return LabelEquivalence(
         labels_a=float(at),
         labels_b=float(np.exp(equal)),
         ratio=float(np.exp(equal) / at),
-        bound=bounds[side],
+        bound=_BOUNDS[side],
         low=float(np.exp(low) / at),
-        low_bound=bounds[low_side],
+        low_bound=_BOUNDS[low_side],
         high=float(np.exp(high) / at),
-        high_bound=bounds[high_side],
+        high_bound=_BOUNDS[high_side],
         num_resamples=len(found),
         num_excluded=len(replicates_a) - len(found),
     )
@@ -140,9 +139,9 @@ def _check(
     for what, values in (("auroc_a", auroc_a), ("auroc_b", auroc_b)):
         if values.shape != labels.shape:
             raise ValueError(f"{what} has {len(values)} values and labels {len(labels)}")
-        bad = np.flatnonzero(np.isnan(values))
-        if bad.size:
-            raise ValueError(f"{what} is NaN at {labels[bad[0]]:g} labels: leave that number out")
+        if np.isnan(values).any():
+            place = labels[np.isnan(values)][0]
+            raise ValueError(f"{what} is NaN at {place:g} labels: leave that number out")
     for what, rows in (("replicates_a", replicates_a), ("replicates_b", replicates_b)):
         if rows.shape != (len(replicates_a), len(labels)):
             raise ValueError(

@@ -51,17 +51,21 @@ def subgroup_auroc(
     names = np.asarray(groups).astype(str)
     names = np.where(names == "", _UNKNOWN, names)
     order = sorted(set(names.tolist()), key=lambda name: (name == _UNKNOWN, name))
-    return tuple(
-        _row(
-            name,
-            targets[names == name],
-            scores[names == name],
-            None if clusters is None else clusters[names == name],
-            num_resamples,
-            seed,
-        )
-        for name in order
-    )
+    rows = []
+    for name in order:
+        own = names == name
+        patients = None if clusters is None else clusters[own]
+        interval = bootstrap_auroc(targets[own], scores[own], patients, num_resamples, seed)
+        columns = targets[own].reshape(own.sum(), -1)
+        estimable = np.array([not one.shortage for one in interval.labels or (interval,)])
+        counted = columns[:, estimable if estimable.any() else slice(None)]
+        notes = [interval.note]
+        if estimable.any() and not estimable.all():
+            notes.insert(0, f"mean over {estimable.sum()} of {len(estimable)} labels")
+        note = "; ".join(filter(None, notes)).replace("in the test set", "in the group")
+        counts = int((counted == 1).sum()), int((counted == 0).sum())
+        rows.append(SubgroupRow(name, *counts, *interval[:3], note))
+    return tuple(rows)
 
 
 def age_band(age: float) -> str:
@@ -73,24 +77,3 @@ def age_band(age: float) -> str:
     if not 0 <= age <= _OLDEST:
         return ""
     return next(name for end, name in _BANDS if age < end)
-
-
-def _row(
-    name: str,
-    targets: np.ndarray,
-    scores: np.ndarray,
-    clusters: np.ndarray | None,
-    num_resamples: int,
-    seed: int,
-) -> SubgroupRow:
-    interval = bootstrap_auroc(targets, scores, clusters, num_resamples, seed)
-    columns = targets.reshape(len(targets), -1)
-    positives, negatives = (columns == 1).sum(axis=0), (columns == 0).sum(axis=0)
-    estimable = np.array([not one.shortage for one in interval.labels or (interval,)])
-    counted = estimable if estimable.any() else np.ones_like(estimable)
-    n_pos, n_neg = int(positives[counted].sum()), int(negatives[counted].sum())
-    notes = [interval.note]
-    if estimable.any() and not estimable.all():
-        notes.insert(0, f"mean over {estimable.sum()} of {len(estimable)} labels")
-    note = "; ".join(filter(None, notes)).replace("in the test set", "in the group")
-    return SubgroupRow(name, n_pos, n_neg, *interval[:3], note)

@@ -142,22 +142,9 @@ def judge(
         p_value = max(p_value, 2 / (usable.size + 1))
     if error > 0:
         detectable = float(student.ppf([1 - _TWO_SIDED_ALPHA / 2, _POWER]).sum() * error)
-    comparison = Comparison(
-        "",
-        float(auroc_a),
-        float(auroc_b),
-        difference,
-        low,
-        high,
-        error,
-        p_value,
-        p_value,
-        detectable,
-        margin,
-        level,
-        *used_excluded(replicates),
-        labels,
-    )
+    numbers = (difference, low, high, error, p_value, p_value, detectable, margin, level)
+    counts = used_excluded(replicates)
+    comparison = Comparison("", float(auroc_a), float(auroc_b), *numbers, *counts, labels)
     return comparison._replace(verdict=_verdict(comparison))
 
 
