@@ -239,4 +239,5 @@ def _with_boxes(data_dir: str) -> list[str]:
     """Lists the built datasets that have boxes, as --dataset names them."""
     infos = sorted(Path(data_dir).expanduser().glob("*/*/[0-9]*/features.json"))
     found = {info.parts[-4:-2] for info in infos if '"boxes"' in info.read_text(errors="replace")}
-    return [f"{name}/{form}" for name, form in sorted(found)]
+    names = [name for name, _ in found]
+    return [n if names.count(n) == 1 else f"{n}/{form}" for n, form in sorted(found)]
