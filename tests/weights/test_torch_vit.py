@@ -110,6 +110,47 @@ def test_an_image_of_another_size_and_a_folder_of_the_hub(tmp_path, registers):
         weights.load(f"timm:{tmp_path}")
 
 
+@pytest.mark.parametrize(
+    ("source", "layout", "facts"),
+    [
+        ("torchvision", torch_vit.torchvision, {"num_attention_heads": 4}),
+        ("refers", torch_vit.refers, {"num_attention_heads": 4}),
+        ("timm", torch_vit.timm, {"model_args": {"num_heads": 4}}),
+        ("dinov2", torch_vit.hugging_face_dinov2, {"num_attention_heads": 4}),
+    ],
+)
+def test_heads_are_those_of_the_json_or_the_file_is_refused(tmp_path, source, layout, facts):
+    net = torch_vit.ViT(heads=4, depth=3, layer_scale=source == "dinov2")
+    torch.save(layout(net), tmp_path / "weights.pt")
+    spec = f"{source}:{tmp_path}/weights.pt"
+    with pytest.raises(ValueError, match=r"width 64 and 3 blocks .*number of its heads.*config"):
+        weights.load(spec)
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    assert _assert_equal_features(spec, net, *IMAGENET).model["heads"] == 4
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "facts", "message"),
+    [
+        ("dinov2", "config.json", {"hidden_act": "silu"}, "hidden_act is 'silu'"),
+        ("dinov2", "config.json", {"use_swiglu_ffn": True}, "use_swiglu_ffn is True"),
+        ("dinov2", "config.json", {"num_attention_heads": "6"}, "'6' for num_attention_heads"),
+        ("dinov2", "preprocessor_config.json", {"do_normalize": False}, "do_normalize is False"),
+        ("timm", "config.json", {"architecture": "vit_base_patch16_rope_224"}, "rope_224 is not"),
+        ("timm", "config.json", {"model_args": {"qk_norm": True}}, "model_args holds qk_norm"),
+        ("timm", "config.json", {"model_args": {"act_layer": "silu"}}, "holds act_layer 'silu'"),
+        ("timm", "config.json", {"pretrained_cfg": {"crop_mode": "x"}}, "another kind than timm's"),
+    ],
+)
+def test_what_json_says_and_is_not_done_is_refused(tmp_path, source, name, facts, message):
+    net = torch_vit.ViT(layer_scale=True)
+    tensors = (torch_vit.timm if source == "timm" else torch_vit.hugging_face_dinov2)(net)
+    torch.save(tensors, tmp_path / "weights.pt")
+    (tmp_path / name).write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=message):
+        weights.load(f"{source}:{tmp_path}/weights.pt")
+
+
 def test_the_older_names_of_torchvisions_mlp(tmp_path):
     net = torch_vit.ViT()
     for name, layers in (("new", ()), ("old", ("linear_1", "linear_2"))):

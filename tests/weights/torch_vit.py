@@ -6,21 +6,22 @@ from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    def __init__(self, width):
+    def __init__(self, width, heads):
         super().__init__()
+        self.heads = heads
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x):
         b, n, d = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, d // 64, 64).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d))
 
 
 class Block(nn.Module):
-    def __init__(self, width, eps, layer_scale, quick):
+    def __init__(self, width, heads, eps, layer_scale, quick):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
-        self.attn = Attention(width)
+        self.attn = Attention(width, heads)
         self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.scales = nn.ParameterList(torch.randn(width) for _ in range(2 * layer_scale))
         self.quick = quick
@@ -49,6 +50,7 @@ class ViT(nn.Module):
         class_token=True,
         pooling="class",
         eps=1e-6,
+        heads=0,
     ):
         super().__init__()
         torch.manual_seed(0)
@@ -58,7 +60,8 @@ class ViT(nn.Module):
         self.registers = nn.Parameter(torch.randn(registers, width))
         self.positions = nn.Parameter(torch.randn(class_token + grid**2, width))
         self.pre = nn.LayerNorm(width, eps) if clip else nn.Identity()
-        self.blocks = nn.ModuleList(Block(width, eps, layer_scale, clip) for _ in range(depth))
+        kind = (width, heads or width // 64, eps, layer_scale, clip)
+        self.blocks = nn.ModuleList(Block(*kind) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps)
         self.out = nn.Parameter(torch.randn(width, 32) / 8) if clip else None
         for module in self.modules():
