@@ -30,8 +30,7 @@ from cxr_jax.data import seen_images
 from cxr_jax.io.json import read_json
 from cxr_jax.io.text import plain
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.exporters import Exported
-from cxr_jax.weights.exporters._tensors import describe
+from cxr_jax.weights.exporters import Exported, describe
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:

@@ -1,12 +1,22 @@
 """The formats in which encoders are exported, one per file: `export(encoder) -> Exported`.
 
 `export` raises ValueError for an encoder that the tool has no module for, and names a format that
-takes it.
+takes it. What several formats need is here too.
 """
 
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from cxr_jax import models
+from cxr_jax.models._positions import resample
+from cxr_jax.weights.convert import torch_array
+from cxr_jax.weights.encoder import Encoder
+from cxr_jax.weights.importers._cnn import densenet_key, resnet_key
+
+Arrays = dict[str, np.ndarray]
 
 
 class Exported(NamedTuple):
@@ -25,3 +35,68 @@ class Exported(NamedTuple):
     usage: str
     library: str = ""
     normalises: bool = False
+
+
+def cnn(encoder: Encoder, plain: bool = True) -> Arrays:
+    """Returns a ResNet or DenseNet under torchvision's keys. Raises ValueError for any other.
+
+    `plain`: not ResNet-D or SE either, whose further keys are timm's.
+    """
+    name, variant = encoder.model["name"], encoder.model["variant"]
+    if name not in ("resnet", "densenet"):
+        raise ValueError(
+            f"torchvision's layout is written of ResNets and DenseNets, not of {name}; "
+            "try --format=timm, huggingface or onnx"
+        )
+    if name == "resnet" and not variant.isdigit():
+        raise ValueError(
+            f"ResNet {variant!r} is our own: no other tool has it; --format=onnx runs without us, "
+            "--format=safetensors keeps it"
+        )
+    if plain and (encoder.model.get("d") or encoder.model.get("squeeze")):
+        raise ValueError("ResNet-D and SE-ResNet are timm's; --format=timm and onnx take them")
+    if encoder.model.get("negative_slope"):
+        raise ValueError("torchvision's DenseNets have no leaky ReLUs; --format=onnx does")
+    key_of = resnet_key if name == "resnet" else densenet_key
+    tensors: Arrays = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.variables):
+        names = tuple(entry.key for entry in path)
+        tensors[key_of(names)] = torch_array(names[-1], leaf)
+        if names[-1] == "var":  # torch counts batches beside them
+            key = key_of(names).replace("running_var", "num_batches_tracked")
+            tensors[key] = np.zeros((), np.int64)
+    return tensors
+
+
+def at_its_size(encoder: Encoder) -> Encoder:
+    """Returns a ViT with positions for the images that it reads, any other encoder as it is.
+
+    Tools differ in how they resample positions.
+    """
+    if encoder.model["name"] != "vit":
+        return encoder
+    model, params = models.build(encoder.model), encoder.variables["params"]
+    old, new = model.image_size // model.patch, encoder.image_size // model.patch
+    positions = jnp.asarray(params["positions"]).reshape(old, old, model.width)
+    positions = resample(positions, new, new, model.antialias).reshape(new * new, model.width)
+    return encoder._replace(
+        model={**encoder.model, "image_size": new * model.patch},
+        variables={**encoder.variables, "params": {**params, "positions": positions}},
+    )
+
+
+def width(encoder: Encoder) -> int:
+    """Returns how many features it gives."""
+    model, images = models.build(encoder.model), jax.ShapeDtypeStruct((1, 64, 64, 1), np.float32)
+    return jax.eval_shape(lambda v, x: model.apply(v, x, False), encoder.variables, images).shape[1]
+
+
+def describe(encoder: Encoder) -> str:
+    """Says in words which images it reads."""
+    size = encoder.image_size
+    squares = {
+        "crop": f"shorter side brought to {size} px, the centre cropped",
+        "pad": f"padded with black to a square (image in the middle), brought to {size} px",
+        "squash": f"both sides brought to {size} px",
+    }
+    return f"Grey images, white = dense, {squares[encoder.fit]}; pixels in [0, 1]"

@@ -10,8 +10,7 @@ import numpy as np
 
 from cxr_jax import models
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.exporters import Exported
-from cxr_jax.weights.exporters._tensors import Arrays, at_its_size, cnn
+from cxr_jax.weights.exporters import Arrays, Exported, at_its_size, cnn
 from cxr_jax.weights.importers._vit import write_vit
 from cxr_jax.weights.importers.huggingface import CLIP, DINOV2
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from cxr_jax import models
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.exporters import Exported
-from cxr_jax.weights.exporters._tensors import at_its_size, describe, width
+from cxr_jax.weights.exporters import Exported, at_its_size, describe, width
 
 _END = np.iinfo(np.int64).max
 

@@ -4,8 +4,7 @@ from typing import Any
 
 from cxr_jax import models
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.exporters import Exported
-from cxr_jax.weights.exporters._tensors import at_its_size, cnn, width
+from cxr_jax.weights.exporters import Exported, at_its_size, cnn, width
 from cxr_jax.weights.importers._vit import write_vit
 from cxr_jax.weights.importers.timm import FITS, LAYOUT
 

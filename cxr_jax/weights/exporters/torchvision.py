@@ -3,8 +3,7 @@
 import numpy as np
 
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.exporters import Exported
-from cxr_jax.weights.exporters._tensors import cnn
+from cxr_jax.weights.exporters import Exported, cnn
 
 
 def export(encoder: Encoder) -> Exported:

@@ -81,12 +81,8 @@ _ACTIVATIONS = {
 # The values that are read here, by field of the JSON files.
 _ONLY = {
     **{"use_swiglu_ffn": (False,), "qkv_bias": (True,), "downsample_in_first_stage": (False,)},
-    **{
-        "do_resize": (True,),
-        "do_normalize": (True,),
-        "do_rescale": (True,),
-        "do_pad": (False, None),
-    },
+    **{"do_resize": (True,), "do_normalize": (True,), "do_rescale": (True,)},
+    "do_pad": (False, None),
 }
 
 
@@ -177,16 +173,13 @@ def _vit(
 ) -> Encoder:
     """Reads a ViT by config.json, {} for none; `activation` and `epsilon` are its defaults."""
     size, fit, mean, std = seen
-    activation, epsilon = (
-        config.get("hidden_act", activation),
-        config.get("layer_norm_eps", epsilon),
-    )
-    if activation not in _ACTIVATIONS or not (isinstance(epsilon, float) and 0 < epsilon < 1):
-        found = plain(f"{activation!r} and layer_norm_eps {epsilon!r}")
-        raise ValueError(
-            f"hidden_act is {found}; read are {', '.join(_ACTIVATIONS)}, and 1e-6 or so"
-        )
-    activation = _ACTIVATIONS[activation]
+    name, epsilon = config.get("hidden_act", activation), config.get("layer_norm_eps", epsilon)
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
+        found, known = plain(repr(name)), ", ".join(_ACTIVATIONS)
+        raise ValueError(f"config.json: hidden_act is {found}; read are {known}")
+    if not (isinstance(epsilon, float) and 0 < epsilon < 1):
+        raise ValueError(f"config.json: layer_norm_eps is {plain(repr(epsilon))}")
+    activation = _ACTIVATIONS[name]
     fields |= {"activation": activation} if activation != "gelu" else {}
     fields |= {"epsilon": epsilon} if epsilon != 1e-6 else {}
     # Its defaults, whatever the width: it leaves out of config.json what equals them.
@@ -202,11 +195,9 @@ def _preprocessing(facts: dict[str, Any]) -> tuple[int, str, list[float], list[f
     cropped = facts.get("do_center_crop", "crop_size" in facts or "crop_pct" in facts)
     where = "crop_size" if cropped and "crop_size" in facts else "size"
     sides, names = facts.get(where), ("height", "width", *(("shortest_edge",) if cropped else ()))
-    if isinstance(sides, dict):
-        sides = {sides[name] for name in names if name in sides}
-    sides = list(sides if isinstance(sides, set) else {sides})
+    sides = [sides[n] for n in names if n in sides] if isinstance(sides, dict) else [sides]
     missing = [key for key in ("image_mean", "image_std") if key not in facts]
-    if missing or len(sides) != 1 or not isinstance(*sides, int):
+    if missing or not sides or sides != [sides[0]] * len(sides) or not isinstance(sides[0], int):
         raise ValueError(f"{', '.join(missing) or where} is missing or of another kind")
     try:
         mean, std = ([float(x) for x in facts[key]] for key in ("image_mean", "image_std"))
@@ -215,8 +206,8 @@ def _preprocessing(facts: dict[str, Any]) -> tuple[int, str, list[float], list[f
         raise ValueError("image_mean, image_std or rescale_factor is not of numbers") from error
     if abs(255 * factor - 1) > 1e-3:
         raise ValueError(f"rescale_factor is {factor:g}; read is 1/255")
-    check_pixels(mean, std, *sides)
-    return *sides, "crop" if cropped else "squash", mean, std
+    check_pixels(mean, std, sides[0])
+    return sides[0], "crop" if cropped else "squash", mean, std
 
 
 def _name(path: str | Path) -> str:
@@ -244,7 +235,7 @@ def load_folder(path: str | Path) -> Encoder:
     """
     config = read_facts(find_weights(path), "config.json")
     kind = "timm" if "pretrained_cfg" in config else config.get("model_type")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(
             f"{path}: config.json is of kind {plain(repr(kind))}; read are {', '.join(_KINDS)}"
         )
