@@ -34,27 +34,23 @@ def read_pixels(path: Path) -> UInt8[np.ndarray, "h w"]:
       ImageError: no pixels, several frames, an absurd size, a header that makes no sense or a
         stream that is cut or damaged. The message holds no value of a tag other than sizes.
     """
-    # The errors' own texts may quote tags.
-    problem = "a DICOM file whose header cannot be read: it is damaged"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = read_dataset(path)
             _mend(dataset)
-            frame = _frame(dataset)
-            problem = (
-                "a DICOM file whose pixels cannot be decoded: they are damaged, cut off, or not "
-                "as its header says"
-            )
-            stored, bits = _decoded(dataset, frame)
-            problem = "a DICOM file whose header makes no sense where it says how to show pixels"
+            stored, bits = _decoded(dataset, _frame(dataset))
             return _displayed(stored, dataset, bits)
     except ImageError:
         raise
     except EOFError as error:
         raise ImageError("a DICOM file that was cut off: it ends before its header says") from error
     except BROKEN as error:
-        raise ImageError(problem) from error
+        # The error's own text may quote tags.
+        raise ImageError(
+            "a DICOM file that cannot be decoded: its header or pixels are damaged, cut off, or "
+            "contradict each other"
+        ) from error
 
 
 def _mend(dataset: pydicom.Dataset) -> None:

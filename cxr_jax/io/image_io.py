@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import stat
-import struct
 import warnings
 from pathlib import Path
 
@@ -21,9 +20,8 @@ JPEG_QUALITY = 95
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
 
 _ORIENTATION = Base.Orientation
-# What Pillow raises on broken files, beyond OSError.
-_BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError)
-_BROKEN += (struct.error, EOFError, AssertionError)
+# What Pillow raises on broken files.
+_BROKEN = (*dicom.BROKEN, SyntaxError)
 
 
 def without_suffix(name: str) -> str:
