@@ -117,9 +117,9 @@ def _read_medmnist(path: Path) -> str:
     from data_builders.medmnist_cxr import medmnist_cxr_dataset_builder as medmnist
 
     for part, most in (("train", 6), ("val", 3), ("test", 4)):
-        unpacked = medmnist.unpack(path, medmnist.Wanted(part, most, 28, 1), path.parent)
-        for index in range(len(unpacked.labels)):
-            image = np.lib.format.open_memmap(unpacked.images, mode="r")[index]
+        images, labels = medmnist.unpack(path, part, most, 28, 1, path.parent)
+        for index in range(len(labels)):
+            image = np.lib.format.open_memmap(images, mode="r")[index]
             if image.shape != (28, 28) or image.dtype != np.uint8:
                 raise Broken(f"an image of {image.shape}, {image.dtype}")
     return "read"

@@ -158,7 +158,7 @@ def test_a_pickle_in_any_weights_file_is_refused_and_not_run(tmp_path):
             read_arrays(path)
         if path.suffix == ".npz":
             with pytest.raises(ValueError):
-                medmnist.unpack(path, medmnist.Wanted("train", 9, 28, 1), folder)
+                medmnist.unpack(path, "train", 9, 28, 1, folder)
     assert not canary.exists()
 
 
