@@ -141,7 +141,7 @@ def judge(
         p_value = float(2 * student.sf(abs(difference) / error)) if error else float(not difference)
         p_value = max(p_value, 2 / (usable.size + 1))
     if error > 0:
-        detectable = float(student.ppf([1 - _TWO_SIDED_ALPHA / 2, _POWER]).sum() * error)
+        detectable = detectable_difference(error, freedom)
     numbers = (difference, low, high, error, p_value, p_value, detectable, margin, level)
     counts = used_excluded(replicates)
     comparison = Comparison("", float(auroc_a), float(auroc_b), *numbers, *counts, labels)
@@ -195,13 +195,31 @@ def holm(p_values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
     return adjusted
 
 
+def detectable_difference(standard_error: float, freedom: float) -> float:
+    """Returns the minimum detectable difference; the module's docstring says of what."""
+    powers = [1 - _TWO_SIDED_ALPHA / 2, _POWER]
+    return float(scipy.stats.t.ppf(powers, freedom).sum() * standard_error)
+
+
+def word(
+    difference: float, low: float, high: float, p_value: float, margin: float, level: float
+) -> str:
+    """Returns the verdict on a difference that can be estimated, by the module's rule.
+
+    >>> word(difference=0.03, low=0.01, high=0.05, p_value=0.003, margin=0.02, level=0.95)
+    'win'
+    """
+    within = -margin <= low and high <= margin
+    if p_value <= 1 - level + 1e-12:
+        return "negligible" if within else "win" if difference > 0 else "loss"
+    return "tie" if within else "inconclusive"
+
+
 def _verdict(comparison: Comparison) -> str:
-    low, high, margin = comparison.low, comparison.high, comparison.margin
+    low, high = comparison.low, comparison.high
     if math.isnan(low) or math.isnan(comparison.difference):
         return "not estimable"
-    within = -margin <= low and high <= margin
-    if comparison.p_adjusted <= 1 - comparison.level + 1e-12:
-        return "negligible" if within else "win" if comparison.difference > 0 else "loss"
     if comparison.auroc_a == comparison.auroc_b == 1 and low == high:
         return "inconclusive"
-    return "tie" if within else "inconclusive"
+    p_value, margin, level = comparison.p_adjusted, comparison.margin, comparison.level
+    return word(comparison.difference, low, high, p_value, margin, level)

@@ -7,13 +7,13 @@ id.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cxr_jax.report import blocks, figures, tables
 from cxr_jax.report.benchmark import largest as at_largest
+from cxr_jax.report.benchmark import pooled, text, unseen
 from cxr_jax.report.benchmark import tables as bt
-from cxr_jax.report.benchmark import text, unseen
 from cxr_jax.report.benchmark.grid import Grid, percent, plain, read_grid
 from cxr_jax.report.benchmark.scores import MARGIN, Measured, equivalences, measure, verdicts
 from cxr_jax.report.blocks import Block, Bullets, Heading, Picture, Table, Text
@@ -37,6 +37,7 @@ def write(workdir: Path, num_resamples: int | None = None) -> Path:
         for protocol in grid.protocols
         for fraction in grid.fractions(protocol)
     }
+    overall = pooled.measure(found, measured, grid)
     largest = at_largest.read_largest(workdir, grid, measured)
     without_seen = unseen.measure(largest, grid, num_resamples)
     for name in ("tables", "figures"):
@@ -46,10 +47,11 @@ def write(workdir: Path, num_resamples: int | None = None) -> Path:
     _write_tables(workdir / "tables", measured, found, studies)
     judged = [one for held in found.values() for one in held.values()]
     page = [
-        *_summary(grid, measured, found),
+        *_summary(grid, measured, found, overall),
         *unseen.summary(without_seen),
         *(block for table in studies.values() for block in bt.study_blocks(table)),
         *_verdicts(workdir, grid, measured, found),
+        *pooled.blocks(workdir, overall, grid),
         *_curves(workdir, grid, measured),
         *at_largest.sections(workdir, grid, largest, num_resamples),
         *_test_sets(grid, measured),
@@ -77,13 +79,16 @@ def _write_tables(
     (folder / "verdicts.csv").write_text(bt.verdicts_csv(found))
 
 
-def _summary(grid: Grid, measured: Measured, found: _Verdicts) -> list[Block]:
+def _summary(
+    grid: Grid, measured: Measured, found: _Verdicts, overall: Sequence[pooled.Overall]
+) -> list[Block]:
     """Returns what was found at the largest fraction of each protocol, before any heading."""
     sentences, shares = [], {}
     for protocol in grid.protocols:
         largest = grid.fractions(protocol)[-1]
         shares[percent(largest)] = None
         sentences += text.summary(found[protocol, largest], grid.reference, protocol)
+        sentences += pooled.sentences(overall, grid, protocol)
     opening = (
         f"Every encoder against **{grid.reference}**, on the same images, with the same tuning "
         f"budget and {' or '.join(shares)} of the training patients. In brackets the difference "

@@ -98,19 +98,21 @@ class Measured(NamedTuple):
 
     `curves` holds the same scores over the labels that can be scored at every fraction, so that one
     curve is of one quantity; `dropped`, by protocol and dataset, the labels that are in no curve.
-    `failed` are the cells without a result, `notes` what to know.
+    `patients`, by protocol and dataset, are those of the test set. `failed` are the cells without
+    a result, `notes` what to know.
     """
 
     places: dict[tuple[str, str, float], Place]
     curves: dict[tuple[str, str, float], dict[str, Score]]
     dropped: dict[tuple[str, str], list[str]]
+    patients: dict[tuple[str, str], frozenset[str]]
     failed: list[Cell]
     notes: list[str]
 
 
 def measure(workdir: Path, grid: Grid, num_resamples: int) -> Measured:
     """Measures AUROC, with replicates, of every cell that is done and usable."""
-    measured = Measured({}, {}, {}, [cell for cell in grid.cells if cell.state != "done"], [])
+    measured = Measured({}, {}, {}, {}, [cell for cell in grid.cells if cell.state != "done"], [])
     for protocol in grid.protocols:
         for dataset in grid.datasets:
             cells = [cell for cell in grid.cells if cell.group[:2] == (protocol, dataset)]
@@ -137,6 +139,7 @@ def _measure_curve(
         read = {cell: held for cell, held in every.items() if cell.group == group}
         common, notes = common_labels(read)
         first = take_labels(next(iter(read.values())), common)
+        measured.patients[group[:2]] = frozenset(first.patient_id.tolist())
         labels = estimable(first)
         why = zip(common, rarer_class(first.targets, first.patient_id)[1])
         notes += [f"no mean holds {name}: {reason}" for name, reason in why if reason]

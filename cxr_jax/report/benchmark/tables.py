@@ -13,6 +13,7 @@ from cxr_jax.report.benchmark.grid import Cell, Grid, percent
 from cxr_jax.report.benchmark.scores import Measured, Score
 from cxr_jax.report.blocks import Block, Heading, Table
 from cxr_jax.report.tables import Value
+from cxr_jax.stats.random_effects import Pooled
 from cxr_jax.stats.verdict import Comparison
 from cxr_jax.transfer.image_table import beyond_chance
 
@@ -242,7 +243,7 @@ def verdict_block(verdicts: Mapping[float, Verdicts], grid: Grid, datasets: Sequ
     return Table(["encoder", "training patients", *datasets], rows)
 
 
-def verdict_cell(comparison: Comparison | None) -> str:
+def verdict_cell(comparison: Comparison | Pooled | None) -> str:
     """Returns the verdict; below it the difference and the minimum detectable difference."""
     if comparison is None:
         return "–"

@@ -31,6 +31,10 @@ METHOD = (
     'too small to matter. "tie": within the margin and not significant. "inconclusive": none of '
     'these. "detectable from" gives the minimum detectable difference: the '
     "smallest true difference that would have been found with power .8 (before the correction).",
+    "Over three datasets or more, differences are pooled by random effects: each dataset has its "
+    "own true difference, and their mean is asked for (REML; Hartung and Knapp's interval, never "
+    "narrower than the sampling errors allow). The datasets are taken as independent; verdicts on "
+    "the mean have the same words and are not corrected.",
     "Label equivalence reads both encoders' curves, made monotone, as straight lines over the "
     'logarithm of the number of images. "At least" and "at most": the answer lies beyond the '
     "numbers of images that were tried.",
