@@ -20,7 +20,8 @@ def get_config(preset: str = ""):
         dict(
             experiment="benchmark",
             # NAME=SPEC by commas, SPEC as for a transfer's encoder; "random" needs no SPEC and has
-            # the shape of the first workdir among them.
+            # the shape of the first workdir among them. NAME=WORKDIR+WORKDIR+... are pretrainings
+            # of one recipe with different seeds: one encoder, whose intervals hold their variance.
             encoders="random",
             reference="random",  # the one that the others are compared with
             datasets="",  # NAME or NAME:TASK by commas

@@ -10,13 +10,15 @@ import ml_collections
 from cxr_jax import weights
 from cxr_jax.data import splits, tasks
 from cxr_jax.data.source import load_source
+from cxr_jax.experiments._workdir import changes
+from cxr_jax.io.json import read_json
 
 LAST = "seconds.json"  # how long a cell took; the last file that it writes
 _NAME = re.compile(r"[\w.-]*[\w-][\w.-]*")  # not "..", which is a folder
 
 
 class Cell(NamedTuple):
-    """One transfer of the grid."""
+    """One transfer of the grid; `pretraining` numbers those of an encoder from 0."""
 
     encoder: str
     spec: str
@@ -25,12 +27,15 @@ class Cell(NamedTuple):
     protocol: str
     fraction: float
     seed: int
+    pretraining: int = 0
 
     @property
     def folder(self) -> Path:
         """The cell's folder below the workdir."""
         dataset = "-".join(part for part in (self.dataset.replace("/", "-"), self.task) if part)
-        places = (dataset, self.protocol, f"{self.fraction:g}", str(self.seed), self.encoder)
+        # No name has a "+". The first keeps its folder when others come to it.
+        encoder = f"{self.encoder}+{self.pretraining}" if self.pretraining else self.encoder
+        places = (dataset, self.protocol, f"{self.fraction:g}", str(self.seed), encoder)
         return Path("cells", *places)
 
 
@@ -42,7 +47,7 @@ def grid(config: ml_collections.ConfigDict) -> list[Cell]:
     """
     named = [_named(spec) for spec in _list(config.encoders, "encoders")]
     _once([name for name, _ in named], "encoders")
-    encoders = dict(named)
+    encoders = {name: _pretrainings(name, spec) for name, spec in named}
     for fraction in config.fractions:
         if not 0 < fraction <= 1:
             raise ValueError(f"config.fractions has {fraction}: shares lie above 0, at most at 1")
@@ -58,7 +63,7 @@ def grid(config: ml_collections.ConfigDict) -> list[Cell]:
             f"config.reference={config.reference!r} is none of the encoders {', '.join(encoders)}"
         )
     cells = []
-    for dataset, (name, spec), protocol, fraction, seed in itertools.product(
+    for dataset, (name, specs), protocol, fraction, seed in itertools.product(
         _list(config.datasets, "datasets"),
         encoders.items(),
         _list(config.protocols, "protocols"),
@@ -68,7 +73,8 @@ def grid(config: ml_collections.ConfigDict) -> list[Cell]:
         if fraction == 1 and protocol != "finetune" and seed != config.seeds[0]:
             continue
         dataset, _, task = dataset.partition(":")
-        cells.append(Cell(name, spec, dataset, task, protocol, float(fraction), int(seed)))
+        place = (dataset, task, protocol, float(fraction), int(seed))
+        cells += [Cell(name, spec, *place, number) for number, spec in enumerate(specs)]
     if not cells:
         raise ValueError("config.fractions and config.seeds must each hold a number")
     return cells
@@ -95,6 +101,45 @@ def _named(spec: str) -> tuple[str, str]:
     if not _NAME.fullmatch(name):
         raise ValueError(f"config.encoders: {name!r}: a name has letters, digits, '_', '-' and '.'")
     return name, path if separator else "random"
+
+
+def _pretrainings(name: str, spec: str) -> list[str]:
+    """Splits "runs/a+runs/b" into the workdirs, pretrainings of one recipe with different seeds.
+
+    Raises ValueError, naming both, for what is no workdir of a pretraining and for workdirs that
+    are one, whose configs differ in more than the seed, or whose seeds are the same.
+    """
+    specs = [part.strip() for part in spec.split("+")]
+    if len(specs) == 1 or Path(weights.parse_spec(spec)[1]).expanduser().exists():
+        return [spec]  # a "+" in the name of a file
+    configs, where = [], f"config.encoders: {name}"
+    for one in specs:
+        source, path = weights.parse_spec(one)
+        folder = Path(path).expanduser()
+        if source not in (None, "workdir") or not (folder / "config.json").is_file():
+            raise ValueError(
+                f"{where}: '{one}' is not the workdir of a pretraining (it has no config.json). "
+                "Only workdirs are joined by '+'; give each weights file a name of its own"
+            )
+        configs.append((one, folder.resolve(), read_json(folder / "config.json")))
+    for (one, path, config), (other, other_path, other_config) in itertools.combinations(
+        configs, 2
+    ):
+        if path == other_path:
+            raise ValueError(f"{where} names {one} twice" + f" (as {other})" * (one != other))
+        fields = [field for field, *_ in changes(config, other_config)]
+        if "seed" not in fields:
+            raise ValueError(
+                f"{where}: {one} and {other} have the same seed, {config.get('seed')}: "
+                "pretrainings of one recipe differ in config.seed"
+            )
+        # The monitor's transfer.seed follows the seed.
+        if others := [field for field in fields if field.rpartition(".")[2] != "seed"]:
+            raise ValueError(
+                f"{where}: the configs of {one} and {other} differ in {', '.join(others)}: "
+                "pretrainings of one recipe differ in config.seed alone"
+            )
+    return specs
 
 
 def _obstacles(config, cells: list[Cell]) -> list[str]:

@@ -67,7 +67,7 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     allowed = saved | {name: given[name] for name in _MAY_CHANGE if name in given}
     differing = [
         f"  config.{name}: saved {old!r}, given {new!r}"
-        for name, old, new in _changes(allowed, given)
+        for name, old, new in changes(allowed, given)
         if not (name.endswith(("name", "dataset")) and _same_dataset(old, new))
     ]
     if differing:
@@ -75,7 +75,7 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
             f"{workdir} belongs to a run with another config:\n" + "\n".join(differing) + "\n"
             "Give the same config to resume it, or another --workdir for a new run."
         )
-    for name, old, new in _changes(saved, allowed):
+    for name, old, new in changes(saved, allowed):
         print(f"config.{name}: saved {old!r}, given {new!r}")
     if allowed != saved or not path.exists():
         atomic_write_text(path, json.dumps(allowed, indent=2) + "\n")
@@ -166,17 +166,18 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     >>> differences({"packages": {"jax": 1}, "seed": 0}, {"packages": {"jax": 2}, "seed": 0})
     ['packages.jax: was 1, now 2']
     """
-    changes = _changes(before, now)
-    return [f"{name}: was {old}, now {new}" for name, old, new in changes if name != "time"]
+    found = changes(before, now)
+    return [f"{name}: was {old}, now {new}" for name, old, new in found if name != "time"]
 
 
-def _changes(
+def changes(
     before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
+    """Yields the fields, dotted, in which two nested tables differ, with both values."""
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name, "(absent)"), now.get(name, "(absent)")
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _changes(old, new, f"{prefix}{name}.")
+            yield from changes(old, new, f"{prefix}{name}.")
         elif old != new:
             yield f"{prefix}{name}", old, new
 

@@ -18,6 +18,7 @@ import scipy.stats
 from jaxtyping import Float, Int, Shaped
 
 from cxr_jax.stats.auroc import auroc, binary_rows, rank_runs
+from cxr_jax.stats.replication import satterthwaite
 
 # Patients with a positive image, and patients with a negative one, below which an AUROC is not
 # estimable: with fewer no interval held the true AUROC as often as it says, however wide.
@@ -151,7 +152,7 @@ def degrees(fewest: Int[np.ndarray, " k"]) -> float:
     (5.0, 38.0)
     """
     variance = 1 / np.maximum(fewest, 2)
-    return float(variance.sum() ** 2 / (variance**2 / (1 / variance - 1)).sum())
+    return satterthwaite(variance, 1 / variance - 1)
 
 
 def auroc_limits(

@@ -1,6 +1,7 @@
 """The grid of transfers: its cells, what a failed one costs, what a second start does."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,44 @@ def test_a_grid_that_makes_no_sense_is_refused(config, field, value, message):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=message):
         _benchmark_grid.grid(config)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("{0}/a+{0}/a", "config.encoders: mine names {0}/a twice"),
+        ("{0}/a+{0}/b/../a", "mine names {0}/a twice (as {0}/b/../a)"),
+        ("{0}/a+{0}/b+{0}/same", "{0}/a and {0}/same have the same seed, 0"),
+        ("{0}/a+{0}/other", "of {0}/a and {0}/other differ in batch, optimizer.rate: pretrainings"),
+        ("{0}/a+{0}/w.pth", "'{0}/w.pth' is not the workdir of a pretraining"),
+        ("{0}/a+torchvision:{0}/w.pth", "'torchvision:{0}/w.pth' is not the workdir"),
+        ("{0}/a+{0}/gone", "'{0}/gone' is not the workdir"),
+        ("random+{0}/a", "'random' is not the workdir"),
+    ],
+)
+def test_workdirs_that_are_not_one_recipe_are_refused(config, tmp_path, spec, message):
+    recipes = {
+        name: {"seed": seed, "transfer": {"seed": seed}, "optimizer": {"rate": 0.1}}
+        for seed, name in enumerate("ab")
+    } | {"other": {"seed": 3, "transfer": {"seed": 3}, "batch": 8, "optimizer": {"rate": 0.2}}}
+    for name, recipe in (recipes | {"same": recipes["a"]}).items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(recipe))
+    (tmp_path / "w.pth").touch()
+    config.encoders = f"random,mine={spec.format(tmp_path)}"
+    with pytest.raises(ValueError, match=re.escape(message.format(tmp_path))):
+        _benchmark_grid.grid(config)
+    config.encoders = f"random,mine={tmp_path}/a+{tmp_path}/b"
+    assert {cell.spec for cell in _benchmark_grid.grid(config)} == {
+        *("random", f"{tmp_path}/a", f"{tmp_path}/b")
+    }
+
+
+def test_a_plus_in_a_files_name_is_no_group(config, tmp_path):
+    (tmp_path / "a+b.pth").touch()
+    config.encoders = f"random,one=torchvision:{tmp_path}/a+b.pth"
+    specs = {cell.spec for cell in _benchmark_grid.grid(config)}
+    assert specs == {"random", f"torchvision:{tmp_path}/a+b.pth"}
 
 
 def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp_path, capsys):
@@ -118,6 +157,15 @@ def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp
     assert damaged.read_bytes() == whole
     late = workdir / "cells/phantom-tiny/linear/0.5/1/late/predictions.parquet"
     assert not np.array_equal(read_parquet(late).scores, scores[1].scores)
+
+    # Both as pretrainings of one recipe: one encoder, scored by its mean.
+    config.encoders = f"mine={tmp_path / 'simclr'}+{tmp_path / 'late'}"
+    config.reference, config.fractions = "mine", (1.0,)
+    benchmark.run(config, tmp_path / "both")
+    cells = json.loads((tmp_path / "both" / "cells.json").read_text())["cells"]
+    assert [Path(cell["folder"]).name for cell in cells] == ["mine", "mine+1"]
+    assert [cell["spec"] for cell in cells] == [str(tmp_path / n) for n in ("simclr", "late")]
+    assert "Of mine (2) several pretrainings" in (tmp_path / "both/benchmark.md").read_text()
 
 
 def test_all_cells_failing_is_an_error(config, tmp_path):

@@ -35,6 +35,8 @@ class Seen(NamedTuple):
 class Cell(NamedTuple):
     """One encoder trained and scored once. `dataset` names the task too, where there is one.
 
+    `pretraining` numbers those of an encoder from 0.
+
     `num_images` were trained on (0 where the cell never began); `seen` is None where that is not
     known. `error` can be printed: one line, without ids.
     """
@@ -50,6 +52,7 @@ class Cell(NamedTuple):
     error: str
     seen: Seen | None
     patient_note: str = ""  # what to know of whose the dataset's images are
+    pretraining: int = 0
 
     @property
     def group(self) -> tuple[str, str, float]:
@@ -122,9 +125,10 @@ def read_grid(workdir: Path) -> Grid:
         if cell.state not in _STATES:
             raise ValueError(f"{path}: {cell.folder} is '{cell.state}', not {', '.join(_STATES)}")
         place = (*cell.group, cell.seed)
-        if (*place, cell.encoder) in seen:
+        whose = (*place, cell.encoder, cell.pretraining)
+        if whose in seen:
             raise ValueError(f"{path}: {cell.folder} is there twice")
-        seen.add((*place, cell.encoder))
+        seen.add(whose)
         if cell.state == "done" and images.setdefault(place, cell.num_images) != cell.num_images:
             raise ValueError(
                 f"{path}: {cell.folder} was trained on {cell.num_images} images, another encoder "
@@ -160,6 +164,7 @@ def _cell(entry: dict) -> Cell:
         error=without_ids(entry.get("error") or ""),
         seen=seen,
         patient_note=note if _is_word(note := entry.get("patient_note") or "") else "",
+        pretraining=int(entry.get("pretraining", 0)),
     )
 
 

@@ -48,8 +48,9 @@ class Largest(NamedTuple):
         return place | dict(seed=self.seed, encoder=encoder)
 
     def runs(self, encoders: Sequence[str]) -> list[tuple[str, Predictions]]:
-        """Returns the first seed's predictions, in the encoders' order."""
-        by_name = {cell.encoder: held for cell, held in self.read.items() if cell.seed == self.seed}
+        """Returns the first seed's and pretraining's predictions, in the encoders' order."""
+        cells = sorted(self.read, key=lambda cell: -cell.pretraining)  # the last one stays
+        by_name = {cell.encoder: self.read[cell] for cell in cells if cell.seed == self.seed}
         return [(name, by_name[name]) for name in encoders if name in by_name]
 
 

@@ -4,9 +4,16 @@ Everything is the macro mean over labels, averaged over seeds. Patients of the t
 resampled once per dataset, the same draws for every encoder, fraction and seed; in each resample
 seeds are drawn too, with replacement and alike for all encoders, and their mean is taken. Intervals
 are of that mean, and differences are paired.
+
+An encoder may be several pretrainings of one recipe. Its score is then their mean, and what another
+set of pretrainings would have given is part of its uncertainty: to the variance over patients and
+seeds of that mean comes var(pretrainings) / number of them, with one degree of freedom less than
+there are (Satterthwaite's for the sum). Pretrainings of different encoders are independent; the
+same ones stand behind every dataset, protocol and fraction.
 """
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,9 +28,11 @@ from cxr_jax.stats.bootstrap import (
     label_auroc,
     rarer_class,
     resampled_auroc,
+    spread,
     used_excluded,
 )
 from cxr_jax.stats.label_equivalence import LabelEquivalence, label_equivalence
+from cxr_jax.stats.replication import between_draws, satterthwaite
 from cxr_jax.stats.verdict import Comparison, correct_verdicts, judge
 from cxr_jax.transfer.predictions import Predictions, take_labels
 
@@ -32,25 +41,52 @@ MARGIN = 0.02  # of AUROC, below which a difference does not matter
 
 
 class Score(NamedTuple):
-    """One encoder under one protocol on one dataset at one fraction, over s seeds.
+    """One encoder under one protocol on one dataset at one fraction: s seeds, p pretrainings.
 
-    `auroc` and `replicates` are macro means over the same labels; a replicate is NaN where a class
-    is absent from the resample. `images` is the mean number of training images, `freedom` the
-    degrees of freedom of the mean over labels.
+    `by_pretraining` and `replicates`, the mean over pretrainings, are macro means over the same
+    labels; a replicate is NaN where a class is absent from the resample. `images` is the mean
+    number of training images, `freedom` the degrees of freedom of the mean over labels.
     """
 
+    encoder: str
     seeds: tuple[int, ...]
     images: int
-    auroc: Float[np.ndarray, " s"]
+    by_pretraining: Float[np.ndarray, "s p"]
     replicates: Float[np.ndarray, "s r"]
     freedom: float
+
+    @property
+    def auroc(self) -> Float[np.ndarray, " s"]:
+        """The mean over pretrainings of every seed."""
+        return self.by_pretraining.mean(axis=1)
 
     @property
     def mean(self) -> float:
         return float(self.auroc.mean())
 
     @property
+    def pretrainings(self) -> int:
+        return self.by_pretraining.shape[1]
+
+    @property
+    def between(self) -> tuple[float, float]:
+        """The variance of the mean from there being few pretrainings, its degrees of freedom."""
+        if self.pretrainings == 1:
+            return 0.0, math.inf
+        values = self.by_pretraining.mean(axis=0)
+        return float(np.var(values, ddof=1)) / len(values), len(values) - 1.0
+
+    @property
     def resampled(self) -> Float[np.ndarray, " r"]:
+        """The mean in every resample of patients, seeds and pretrainings."""
+        within = self.within
+        if self.pretrainings == 1:
+            return within
+        values = self.by_pretraining.mean(axis=0)
+        return within + between_draws(values, len(within), zlib.crc32(self.encoder.encode()))
+
+    @property
+    def within(self) -> Float[np.ndarray, " r"]:
         """The mean over seeds in every resample, of seeds drawn with replacement.
 
         A seed draws the training images and the training's randomness: one lucky draw must not look
@@ -65,7 +101,8 @@ class Score(NamedTuple):
     @property
     def interval(self) -> tuple[float, float]:
         """95 % limits of the mean; NaN where no resample can be used."""
-        return auroc_limits(self.mean, self.resampled, self.freedom)
+        freedom = _freedom(self.within, self.freedom, self)
+        return auroc_limits(self.mean, self.resampled, freedom)
 
     @property
     def num_excluded(self) -> int:
@@ -75,8 +112,17 @@ class Score(NamedTuple):
     def take(self, seeds: Sequence[int]) -> "Score":
         """Returns the score of these seeds alone."""
         rows = [self.seeds.index(seed) for seed in seeds]
-        chosen = self.auroc[rows], self.replicates[rows]
-        return Score(tuple(seeds), self.images, *chosen, self.freedom)
+        chosen = self.by_pretraining[rows], self.replicates[rows]
+        return Score(self.encoder, tuple(seeds), self.images, *chosen, self.freedom)
+
+
+def _freedom(within: Float[np.ndarray, " r"], freedom: float, *scores: Score) -> float:
+    """Returns the degrees of freedom where the scores' pretrainings add to the spread `within`."""
+    usable = within[~np.isnan(within)]
+    if usable.size < 2 or all(score.pretrainings == 1 for score in scores):
+        return freedom
+    parts = [(spread(usable) ** 2, freedom), *(score.between for score in scores)]
+    return satterthwaite(*np.transpose(parts))
 
 
 class Place(NamedTuple):
@@ -185,20 +231,34 @@ def label_scores(predictions: Predictions, num_resamples: int) -> dict[str, Labe
 def macro_scores(
     found: Mapping[Cell, Mapping[str, LabelScore]], labels: Sequence[str], encoders: Sequence[str]
 ) -> dict[str, Score]:
-    """Returns by encoder the macro mean over `labels`, seed by seed."""
+    """Returns by encoder the macro mean over `labels`, for the seeds that all pretrainings have.
+
+    A pretraining without any result is left out; an encoder without a common seed has no score.
+    """
     scores = {}
     for encoder in encoders:
-        cells = sorted((cell for cell in found if cell.encoder == encoder), key=lambda c: c.seed)
-        if cells:
-            rows = [[found[cell][label] for label in labels] for cell in cells]
-            scores[encoder] = Score(
-                tuple(cell.seed for cell in cells),
-                math.floor(float(np.mean([cell.num_images for cell in cells])) + 0.5),
-                np.array([np.mean([label.auroc for label in row]) for row in rows]),
-                np.array([np.mean([label.replicates for label in row], axis=0) for row in rows]),
-                degrees(np.array([label.fewest for label in rows[0]])),
-            )
+        cells = {(cell.seed, cell.pretraining): cell for cell in found if cell.encoder == encoder}
+        numbers = sorted({number for _, number in cells})
+        seeds = sorted({seed for seed, _ in cells})
+        seeds = [seed for seed in seeds if all((seed, number) in cells for number in numbers)]
+        if not seeds:
+            continue
+        chosen = [[cells[seed, number] for number in numbers] for seed in seeds]
+        held = [[[found[cell][label] for label in labels] for cell in row] for row in chosen]
+        scores[encoder] = Score(
+            encoder,
+            tuple(seeds),
+            math.floor(float(np.mean([row[0].num_images for row in chosen])) + 0.5),
+            np.array([[np.mean([one.auroc for one in cell]) for cell in row] for row in held]),
+            np.array([_mean_replicates(row) for row in held]),
+            degrees(np.array([label.fewest for label in held[0][0]])),
+        )
     return scores
+
+
+def _mean_replicates(row: Sequence[Sequence[LabelScore]]) -> Float[np.ndarray, " r"]:
+    """Returns the mean over labels, then over pretrainings."""
+    return np.mean([np.mean([one.replicates for one in cell], axis=0) for cell in row], axis=0)
 
 
 def paired(scores: Mapping[str, Score], a: str, b: str) -> tuple[Score, Score] | None:
@@ -215,7 +275,8 @@ def compared(scores: Mapping[str, Score], a: str, b: str) -> Comparison | None:
         return None
     one, other = both
     apart = one.resampled - other.resampled
-    return judge(one.mean, other.mean, apart, MARGIN, freedom=one.freedom)
+    freedom = _freedom(one.within - other.within, one.freedom, one, other)
+    return judge(one.mean, other.mean, apart, MARGIN, freedom=freedom)
 
 
 def verdicts(

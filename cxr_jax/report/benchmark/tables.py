@@ -213,7 +213,7 @@ def write_csv(workdir: Path, name: str, lines: Sequence[Mapping[str, Any]]) -> N
 
 _SCORE_FIELDS = (
     *("protocol", "dataset", "fraction", "encoder", "images", "seeds"),
-    *("auroc", "low", "high", "sd_over_seeds", "labels"),
+    *("auroc", "low", "high", "sd_over_seeds", "labels", "pretrainings", "sd_over_pretrainings"),
 )
 
 
@@ -225,6 +225,8 @@ def scores_csv(measured: Measured) -> str:
             numbers = (score.images, len(score.seeds), score.mean, *score.interval)
             spread = float(np.std(score.auroc, ddof=1)) if len(score.seeds) > 1 else None
             line = (*key, encoder, *numbers, spread, ";".join(place.labels))
+            variance = score.between[0] * score.pretrainings
+            line += (score.pretrainings, variance**0.5 if score.pretrainings > 1 else None)
             lines.append(dict(zip(_SCORE_FIELDS, line, strict=True)))
     return to_csv(_SCORE_FIELDS, lines)
 

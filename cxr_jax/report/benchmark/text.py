@@ -20,8 +20,8 @@ METHOD = (
     "{resamples:,} resamples of the test patients, the same for every encoder; in each resample "
     "seeds are drawn too, with replacement, before the mean over them. They include the "
     "uncertainty of the test set and that of other training images as far as the seeds can show "
-    "it: too little with two or three seeds, nothing with one. They do not include that of another "
-    "pretraining. The spread over seeds is in tables/scores.csv.",
+    "it: too little with two or three seeds, nothing with one. {pretrainings} The spread "
+    "over seeds is in tables/scores.csv.",
     "Comparisons are paired: same test images, same resamples, the seeds that both encoders have. "
     "p-values are Holm-corrected over the datasets of one encoder, protocol and fraction, not over "
     "encoders, protocols or fractions.",
@@ -42,6 +42,24 @@ METHOD = (
     "any encoder of the grid had seen, by their looks or by their patient; seeds, resamples, "
     "verdicts and Holm's correction are as above.",
 )
+
+
+def pretrainings(cells: Sequence[Cell]) -> str:
+    """Returns which encoders' intervals hold the uncertainty of another pretraining."""
+    counts: dict[str, int] = {}
+    for cell in cells:
+        counts[cell.encoder] = max(counts.get(cell.encoder, 1), cell.pretraining + 1)
+    several = [f"{name} ({count})" for name, count in counts.items() if count > 1]
+    if not several:
+        return "They do not include that of another pretraining."
+    return (
+        f"Of {', '.join(several)} several pretrainings of one recipe were run: the score is their "
+        "mean, and intervals, verdicts and label equivalence include the variance between them, as "
+        "var / number, with as few degrees of freedom as that has. Those of other encoders do not "
+        "include that of another pretraining. Curves and images of the first seed are of the first "
+        "pretraining. Over all datasets the same pretrainings are behind every difference: what "
+        "they have in common by chance is not in the pooled interval."
+    )
 
 
 def summary(
@@ -131,6 +149,8 @@ def problems(failed: Sequence[Cell]) -> list[list[str]]:
     alike: dict[tuple[str, ...], list[str]] = {}
     for cell in failed:
         why = cell.error or {"missing": "was not run"}.get(cell.state, "no reason given")
-        key = (cell.encoder, cell.dataset, cell.protocol, percent(cell.fraction), cell.state, why)
+        numbered = f"{cell.encoder}, pretraining {cell.pretraining + 1}"
+        encoder = numbered if cell.pretraining else cell.encoder
+        key = (encoder, cell.dataset, cell.protocol, percent(cell.fraction), cell.state, why)
         alike.setdefault(key, []).append(str(cell.seed))
     return [[*key[:4], ", ".join(seeds), *key[4:]] for key, seeds in alike.items()]
