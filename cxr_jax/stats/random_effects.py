@@ -16,11 +16,16 @@ tau, and the mean, what another dataset like these would show on average, is wha
 - I² is tau² / (tau² + typical sampling variance), as Higgins and Thompson 2002 define the latter.
 - The prediction interval is for the true difference of one more dataset (Higgins et al. 2009).
 
+Where the same few pretrainings stand behind every dataset, what they have in common by chance errs
+alike everywhere: the covariances between datasets, over pretrainings, come to the variance of the
+mean, with the degrees of freedom of their number (Satterthwaite's for the sum).
+
 The datasets must hold different patients: what they share makes the interval too narrow. The
 standard errors are taken as known. Two datasets are not pooled: nothing can be said of tau then
 (Gonnermann et al. 2015).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +33,7 @@ import scipy.optimize
 import scipy.stats
 from jaxtyping import Float
 
+from cxr_jax.stats.replication import satterthwaite
 from cxr_jax.stats.verdict import detectable_difference, word
 
 MINIMUM = 3  # datasets
@@ -60,15 +66,18 @@ def pool(
     standard_errors: Float[np.ndarray, " k"],
     margin: float = 0.02,
     level: float = 0.95,
+    pretrainings: Sequence[Float[np.ndarray, "p k"]] = (),
 ) -> Pooled:
     """Returns the mean of the datasets' true differences, with its interval and verdict.
 
-    Raises ValueError for fewer than 3 datasets, and naming the place for a difference that is not
-    finite or a standard error that is not above 0.
+    `pretrainings` holds, of every encoder that is several, each one's score on each dataset; the
+    standard errors hold their variance on one dataset already. Raises ValueError for fewer than 3
+    datasets, and naming the place for a difference that is not finite or a standard error that is
+    not above 0.
 
     >>> found = pool(np.array([0.02, 0.03, 0.04, 0.03]), np.array([0.01, 0.01, 0.02, 0.01]))
     >>> found.verdict, round(found.difference, 3), found.tau2
-    ('win', 0.027, 0.0)
+    ('win', 0.028, 0.0)
     """
     count = len(differences)
     if count < MINIMUM:
@@ -84,8 +93,12 @@ def pool(
     weights = 1 / (variances + tau2)
     mean = float(np.average(differences, weights=weights))
     scatter = weights @ (differences - mean) ** 2 / (count - 1)
-    error = float(np.sqrt(max(scatter, 1.0) / weights.sum()))
-    student = scipy.stats.t(count - 1)
+    parts = [(max(scatter, 1.0) / weights.sum(), count - 1)]
+    shares = weights / weights.sum()
+    parts += [(_covariance(values, shares), len(values) - 1) for values in pretrainings]
+    error = float(np.sqrt(sum(variance for variance, _ in parts)))
+    freedom = satterthwaite(*np.transpose(parts))
+    student = scipy.stats.t(freedom)
     half = float(student.ppf((1 + level) / 2))
     low, high = mean - half * error, mean + half * error
     p_value = float(2 * student.sf(abs(mean) / error))
@@ -99,7 +112,7 @@ def pool(
         high=high,
         standard_error=error,
         p_value=p_value,
-        detectable=detectable_difference(error, count - 1.0),
+        detectable=detectable_difference(error, freedom),
         margin=margin,
         level=level,
         tau2=tau2,
@@ -108,6 +121,13 @@ def pool(
         new_high=mean + away,
         num_datasets=count,
     )
+
+
+def _covariance(values: Float[np.ndarray, "p k"], shares: Float[np.ndarray, " k"]) -> float:
+    """Returns what the mean's variance has from covariances between datasets, 0 where negative."""
+    whole = np.var(values @ shares, ddof=1)
+    alone = shares**2 @ np.var(values, axis=0, ddof=1)
+    return max(float(whole - alone), 0.0) / len(values)
 
 
 def restricted_maximum(

@@ -14,7 +14,7 @@ def between_draws(
     draws depend on p, the number of resamples and the seed alone, so that curves can be taken row
     by row. One value says nothing of others: zeros.
 
-    >>> np.std(between_draws(np.array([0.7, 0.8]), 100_000, seed=0)).round(2)
+    >>> round(float(np.std(between_draws(np.array([0.7, 0.8]), 100_000, seed=0))), 2)
     0.05
     """
     count = len(values)

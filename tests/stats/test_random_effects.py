@@ -120,3 +120,30 @@ def test_interval_holds_the_mean_as_often_as_it_says(count, tau):
 def test_refused(words, differences, errors):
     with pytest.raises(ValueError, match=words):
         pool(np.array(differences), np.array(errors, float))
+
+
+def test_pretrainings_that_err_alike_everywhere_widen_the_interval():
+    rng, held, without = np.random.default_rng(0), 0, 0
+    for _ in range(150):
+        errors, count = rng.uniform(0.005, 0.02, 6), 3
+        common = rng.normal(0, 0.03, (count, 1)) + rng.normal(0, 0.005, (count, 6))
+        y = common.mean(axis=0) + rng.normal(0, errors)
+        errors = np.hypot(errors, common.std(axis=0, ddof=1) / math.sqrt(count))
+        found = pool(y, errors, pretrainings=[common])
+        held += found.low <= 0 <= found.high
+        alone = pool(y, errors)
+        without += alone.low <= 0 <= alone.high
+    assert held / 150 >= 0.92 and without / 150 < 0.85
+
+
+def test_covariances_between_datasets_are_added_by_their_weights():
+    y, errors = np.array([0.0, 0.05, 0.1]), np.array([0.01, 0.02, 0.03])
+    values = np.random.default_rng(1).normal(0, 0.02, (4, 1)) * [1.0, 0.5, 1.5]
+    alone, found = pool(y, errors), pool(y, errors, pretrainings=[values])
+    weights = 1 / (errors**2 + alone.tau2)
+    covariances = np.cov(values.T) - np.diag(values.var(axis=0, ddof=1))
+    more = weights @ covariances @ weights / weights.sum() ** 2 / 4
+    assert found.standard_error**2 == pytest.approx(alone.standard_error**2 + more)
+    assert found.difference == alone.difference
+    opposed = pool(y, errors, pretrainings=[values * [1, -1, -1]])
+    assert opposed.standard_error >= alone.standard_error

@@ -9,7 +9,7 @@ import numpy as np
 
 from cxr_jax.report import tables
 from cxr_jax.report.benchmark.grid import Grid, percent
-from cxr_jax.report.benchmark.scores import MARGIN, Measured
+from cxr_jax.report.benchmark.scores import MARGIN, Measured, Score
 from cxr_jax.report.benchmark.tables import Verdicts, title_of, verdict_cell, write_csv
 from cxr_jax.report.blocks import Block, Heading, Table, Text
 from cxr_jax.stats.random_effects import MINIMUM, Pooled, pool
@@ -46,6 +46,8 @@ def measure(
                 }
                 numbers = [(one.difference, one.standard_error) for one in held.values()]
                 enough = len(held) >= MINIMUM
+                places = [measured.places[protocol, name, fraction].scores for name in held]
+                several = _pretrainings(places, encoder, grid) if enough else []
                 one = Overall(
                     protocol,
                     fraction,
@@ -53,9 +55,27 @@ def measure(
                     datasets=tuple(held),
                     left_out=tuple(name for name in grid.datasets if name not in held),
                     shared=_shared([measured.patients[protocol, name] for name in held]),
-                    pooled=pool(*np.transpose(numbers), MARGIN) if enough else None,
+                    pooled=pool(*np.transpose(numbers), MARGIN, pretrainings=several)
+                    if enough
+                    else None,
                 )
                 found.append(one)
+    return found
+
+
+def _pretrainings(
+    places: Sequence[Mapping[str, Score]], encoder: str, grid: Grid
+) -> list[np.ndarray]:
+    """Returns [pretrainings datasets] of the encoder and of the reference, where there are several.
+
+    Not of one that lacks a pretraining on a dataset: which of them it has is not known there.
+    """
+    found = []
+    for name in (encoder, grid.reference):
+        count = max(cell.pretraining for cell in grid.cells if cell.encoder == name) + 1
+        if count > 1 and all(scores[name].pretrainings == count for scores in places):
+            means = [scores[name].by_pretraining.mean(axis=0) for scores in places]
+            found.append(np.stack(means, axis=1))
     return found
 
 

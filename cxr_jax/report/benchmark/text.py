@@ -57,8 +57,8 @@ def pretrainings(cells: Sequence[Cell]) -> str:
         "mean, and intervals, verdicts and label equivalence include the variance between them, as "
         "var / number, with as few degrees of freedom as that has. Those of other encoders do not "
         "include that of another pretraining. Curves and images of the first seed are of the first "
-        "pretraining. Over all datasets the same pretrainings are behind every difference: what "
-        "they have in common by chance is not in the pooled interval."
+        "pretraining. The interval over all datasets holds what the pretrainings, the same on "
+        "each, have in common, where every dataset has a score from all."
     )
 
 

@@ -12,6 +12,7 @@ from cxr_jax.stats.random_effects import pool
 from tests.fakes import benchmark as fake
 
 SIGNALS = {"imagenet": 1.0, "simclr": 2.0}
+NAMES = ("jsrt", "phantom", "montgomery", "shenzhen")
 
 
 def write(folder, datasets):
@@ -49,8 +50,7 @@ def test_two_datasets_are_not_pooled_and_the_page_says_why(tmp_path):
 
 
 def test_datasets_without_a_usable_difference_are_named(tmp_path):
-    names = ("jsrt", "phantom", "montgomery", "shenzhen")
-    cells = fake.grid(tmp_path, SIGNALS, names, seeds=(0,), fractions=(1.0,))
+    cells = fake.grid(tmp_path, SIGNALS, NAMES, seeds=(0,), fractions=(1.0,))
     next(c for c in cells if c["dataset"] == "phantom").update(state="missing", num_images=None)
     fake.write_cells(tmp_path, cells)
     grid = read_grid(tmp_path)
@@ -58,3 +58,21 @@ def test_datasets_without_a_usable_difference_are_named(tmp_path):
     found = {("linear", 1.0): verdicts(measured, grid, "linear", 1.0)}
     (one,) = pooled.measure(found, measured, grid)
     assert one.left_out == ("phantom",) and one.pooled.num_datasets == 3
+
+
+def test_pretrainings_are_the_same_behind_every_dataset(tmp_path):
+    signals = {"imagenet": 1.0, "p0": 0.6, "p1": 2.5}
+    cells = fake.grid(tmp_path, signals, NAMES, seeds=(0,), fractions=(1.0,))
+    for cell in cells:
+        if cell["encoder"] != "imagenet":
+            cell.update(pretraining=int(cell["encoder"][1:]), encoder="mine")
+    fake.write_cells(tmp_path, cells)
+    grid = read_grid(tmp_path)
+    measured = measure(tmp_path, grid, 200)
+    alone = verdicts(measured, grid, "linear", 1.0)
+    (one,) = pooled.measure({("linear", 1.0): alone}, measured, grid)
+    numbers = np.transpose([(one.difference, one.standard_error) for one in alone.values()])
+    columns = [measured.places["linear", n, 1.0].scores["mine"].by_pretraining[0] for n in NAMES]
+    expected = pool(*numbers, pretrainings=[np.transpose(columns)])
+    assert one.pooled[1:] == pytest.approx(expected[1:]) and one.pooled.verdict == expected.verdict
+    assert one.pooled.standard_error > pool(*numbers).standard_error
