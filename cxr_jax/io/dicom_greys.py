@@ -57,7 +57,7 @@ def window(
 ) -> Float64[np.ndarray, " n"]:
     """Maps values to [0, 1] (PS3.3 C.11.2.1.2 and C.11.2.1.3).
 
-    >>> window(np.array([0.0, 100, 127, 200]), centre=100, width=101, function="").tolist()
+    >>> window(np.array([0.0, 100, 127, 200]), centre=100.0, width=101.0, function="").tolist()
     [0.0, 0.505, 0.775, 1.0]
     """
     if function == "SIGMOID":

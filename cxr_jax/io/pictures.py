@@ -96,6 +96,8 @@ def _png(encoded: bytes) -> UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]
         decoded = imagecodecs.png_decode(encoded)  # every checksum is verified
     except imagecodecs.PngError as error:
         raise ImageError(f"a PNG that is damaged or cut off ({error})") from error
+    except UnicodeDecodeError as error:  # libpng's message quotes the name of a damaged chunk
+        raise ImageError("a PNG that is damaged: a chunk has no name") from error
     if decoded.ndim == 2 or decoded.shape[-1] == 2:
         return decoded.reshape(*decoded.shape[:2], -1)[..., 0]
     return luminance(decoded[..., :3])
