@@ -164,5 +164,5 @@ def test_a_step_moves_weights_and_statistics_and_draws_anew(model, variables, ba
 
 
 def test_a_pretraining_cannot_name_what_needs_labels():
-    with pytest.raises(ValueError, match="'supervised' learns from labels.*protocol=finetune"):
+    with pytest.raises(ValueError, match=r"'supervised' learns from labels.*protocol=finetune"):
         objectives.build({"objective": {"name": "supervised"}})
