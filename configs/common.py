@@ -39,6 +39,9 @@ def transfer() -> ConfigDict:
             exclusive=False,  # the labels are classes of which every image has exactly one
             protocol="linear",  # linear, finetune or knn: a file of cxr_jax/transfer
             label_fraction=1.0,  # of the labelled training patients; the other splits stay whole
+            # Cross-validation by patient over the labelled images of all splits: 3 folds or more;
+            # 0: the dataset's own splits. The fraction is then one of each training part.
+            folds=0,
             C=tuple(10.0**power for power in range(-6, 5)),  # linear: the best on validation
             knn=dict(k=(5, 20, 100), temperature=(0.07,)),  # the best on validation, per label
             finetune=finetune(),

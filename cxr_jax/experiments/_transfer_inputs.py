@@ -19,8 +19,8 @@ from cxr_jax.data import tasks
 from cxr_jax.data.source import fingerprint_build
 from cxr_jax.data.splits import LabelledSplit, image_batches, load_split, patient_subset
 from cxr_jax.experiments import _workdir
-from cxr_jax.transfer import _protocol
-from cxr_jax.transfer._protocol import Splits
+from cxr_jax.transfer import _folds, _protocol
+from cxr_jax.transfer._protocol import Protocol, Splits
 from cxr_jax.weights.encoder import Encoder, features, random_encoder
 
 _QUIET_SECONDS = 5.0
@@ -54,6 +54,12 @@ def load_encoders(config: ml_collections.ConfigDict) -> list[Encoder]:
     ]
 
 
+def protocol(config: ml_collections.ConfigDict) -> Protocol:
+    """Returns config.protocol, cross-validated where config.folds says so; raises as its make."""
+    _folds.check(config)
+    return _folds.cross_validated(_protocol.build(config), config)
+
+
 def load_splits(config: ml_collections.ConfigDict) -> Splits:
     """Loads train (cut to the label fraction), validation and test. Raises as check_disjoint."""
     whole = load_whole_splits(config)
@@ -68,17 +74,30 @@ def cut(whole: Splits, rows: Int[np.ndarray, " n"]) -> Splits:
 
 
 def load_whole_splits(config: ml_collections.ConfigDict) -> Splits:
-    """Loads the splits as `load_splits` does, with every training image."""
+    """Loads the splits as `load_splits` does, with every training image.
+
+    With config.folds each is all labelled images of the dataset, of which folds are made.
+    """
     how = (config.task, tasks.changes_of(config))
     where = (config.dataset, config.data.dir)
+    if config.folds:
+        pool = load_split(*where, "+".join(Splits._fields), *how)
+        pool = pool.take(np.flatnonzero(pool.labelled))
+        _folds.assign(pool, config.folds, config.seed)  # refuses what cannot be parted
+        return Splits(pool, pool, pool)
     splits = Splits(*(load_split(*where, split, *how) for split in Splits._fields))
     check_disjoint(splits)
     return splits
 
 
 def training_rows(config: ml_collections.ConfigDict, whole: Splits) -> Int[np.ndarray, " n"]:
-    """Returns the rows of the whole training split that the label fraction and the seed leave."""
+    """Returns the rows of the whole training split that the label fraction and the seed leave.
+
+    With config.folds all: each training part is cut on its own.
+    """
     train = whole.train
+    if config.folds:
+        return np.arange(len(train.rows))
     return patient_subset(train.patient_ids, config.label_fraction, config.seed, train.labelled)
 
 
@@ -105,8 +124,13 @@ def fingerprint_splits(config: ml_collections.ConfigDict, splits: Splits) -> dic
         f"{config.dataset} {name}": _workdir.fingerprint_images(
             split.source, split.rows, split.targets, split.patient_ids
         )
-        for name, split in splits._asdict().items()
+        for name, split in parts(config, splits).items()
     }
+
+
+def parts(config: ml_collections.ConfigDict, splits: Splits) -> dict[str, LabelledSplit]:
+    """Returns the splits by name, each image once: with config.folds they are all the same."""
+    return {"test": splits.test} if config.folds else splits._asdict()
 
 
 def as_read_by(encoder: Encoder, splits: Splits) -> Splits:
@@ -119,7 +143,7 @@ def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Spl
 
     A result is taken up again only if none of them changed.
     """
-    settings = json.dumps(_protocol.build(config).settings, sort_keys=True)
+    settings = json.dumps(protocol(config).settings, sort_keys=True)
     what = (config.protocol, settings, *encoder.reads)
     digest = hashlib.sha256(repr(what).encode())
     if splits.test.task.exclusive:  # targets may be equal without

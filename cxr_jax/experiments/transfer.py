@@ -24,7 +24,7 @@ from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
 from cxr_jax.report import tables
 from cxr_jax.training.log import Writer
-from cxr_jax.transfer import _features, _protocol, image_table
+from cxr_jax.transfer import _features, image_table
 from cxr_jax.transfer._protocol import Protocol, Splits, Tools
 from cxr_jax.transfer.metrics import compare, metric_rows
 from cxr_jax.transfer.predictions import Predictions, read_parquet, write_parquet
@@ -51,7 +51,7 @@ def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str]:
 def can_share(config: ml_collections.ConfigDict) -> bool:
     """Returns whether `run_together` can run transfers like this one."""
     try:
-        return _protocol.build(config).run_many is not None
+        return _transfer_inputs.protocol(config).run_many is not None
     except ValueError:  # whoever runs it alone will hear why
         return False
 
@@ -83,12 +83,12 @@ def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], split
     of_encoders = dict(zip(specs, map(_workdir.fingerprint_weights, encoders)))
     of_splits = _transfer_inputs.fingerprint_splits(config, splits)
     _workdir.write_provenance(workdir, config, of_splits, of_encoders)
-    print(
-        f"{chosen.title} on {config.dataset}: {splits.train.labelled.sum():,} training, "
-        f"{splits.validation.labelled.sum():,} validation and {splits.test.labelled.sum():,} test "
-        f"images; "
-        f"labels: {', '.join(splits.test.label_names)}"
-    )
+    count = {name: f"{split.labelled.sum():,}" for name, split in splits._asdict().items()}
+    sizes = "{train} training, {validation} validation and {test} test images".format(**count)
+    if config.folds:
+        sizes = splits.test.size()
+    labels = ", ".join(splits.test.label_names)
+    print(f"{chosen.title} on {config.dataset}: {sizes}; labels: {labels}")
     seen = {spec: seen_images.seen_by_encoder(spec, splits.test.source) for spec in specs}
     outcomes = []
     for index, (encoder, exposed) in enumerate(zip(encoders, seen.values(), strict=True)):
@@ -104,7 +104,8 @@ def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], split
         if config.export_features and not index:
             path = Path(config.export_features).expanduser()
             path.parent.mkdir(parents=True, exist_ok=True)
-            count = _features.write(path, splits._asdict(), features)
+            written = _transfer_inputs.parts(config, splits)
+            count = _features.write(path, written, features)
             print(f"Features of {count:,} images: {path}")
     first, draws = outcomes[0], (config.num_resamples, config.seed)
     comparisons = [
@@ -140,7 +141,7 @@ def _check_fields(config: ml_collections.ConfigDict) -> Protocol:
         raise ValueError("config.encoder is empty; name a workdir, a weights file, or random")
     if config.export_features:
         _features.check_path(Path(config.export_features), "config.export_features")
-    return _protocol.build(config)
+    return _transfer_inputs.protocol(config)
 
 
 def _score(
@@ -169,6 +170,7 @@ def _score(
         splits.test.targets[:, scored],
         result.scores[:, scored],
         result.score_kind,
+        result.fold,
     )
     rows = metric_rows(predictions, config.num_resamples, config.seed, not_scored)
     facts = {
@@ -184,7 +186,7 @@ def _score(
     }
     write_parquet(predictions, folder / "predictions.parquet")
     _write_json(folder / "metrics.json", rows)
-    if config.pictures.draw and first:
+    if config.pictures.draw and first and not config.folds:  # whose models are several
         try:
             _pictures.draw(config, encoder, splits, result, features, folder)
         except Exception as error:  # a result, perhaps of hours, is not lost for want of a picture

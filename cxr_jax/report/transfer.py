@@ -54,7 +54,9 @@ def write_report(
     page += _unseen(runs, num_resamples, untrained)
     labelled = ~np.isnan(runs[0].predictions.targets).all(axis=1)
     patients = len(np.unique(runs[0].predictions.patient_id[labelled]))
-    page.append(Text(f"Test set: {labelled.sum():,} images of {patients:,} patients."))
+    fold, size = runs[0].predictions.fold, f"{labelled.sum():,} images of {patients:,} patients."
+    how = "Test set" if fold is None else f"{len(np.unique(fold))}-fold cross-validated by patient"
+    page.append(Text(f"{how}: {size}"))
     page += _scores(workdir, runs, comparisons)
     page += _comparisons(runs, comparisons)
     if labels:

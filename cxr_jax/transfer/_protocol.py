@@ -54,7 +54,7 @@ class Result(NamedTuple):
     summary: what was chosen, in a few words for the report. facts: the same for programs, as JSON.
     head: where scores are a linear function of features, that function.
     notes: by label index, what a reader should know of a scored label. remarks: sentences about the
-      whole.
+      whole. fold: of a cross-validation, the fold of each image.
     """
 
     scores: Float[np.ndarray, "m k"]
@@ -65,6 +65,7 @@ class Result(NamedTuple):
     head: Head | None = None
     notes: Mapping[int, str] = {}
     remarks: tuple[str, ...] = ()
+    fold: Int[np.ndarray, " m"] | None = None
 
     @property
     def scored(self) -> Bool[np.ndarray, " k"]:

@@ -28,9 +28,10 @@ def metric_rows(
     (`bootstrap_auroc`) stays in with null (None) numbers and its reason. The macro row is the mean
     over the labels that can be estimated, and its counts are sums over them; DeLong gives no
     interval of a mean of several. `not_scored` names labels that the model could not be trained
-    for, with the reason: they become rows too.
+    for, with the reason: they become rows too. Of out-of-fold scores every row says so, under
+    "cross_validation".
     """
-    _, patients, names, targets, scores, _ = validate(predictions)
+    _, patients, names, targets, scores, _, fold = validate(predictions)
     macro = bootstrap_auroc(targets, scores, patients, num_resamples, seed)
     rows = []
     for name, column, score, interval in zip(names, targets.T, scores.T, macro.labels):
@@ -51,7 +52,13 @@ def metric_rows(
     if 0 < len(estimable) < len(rows):
         note = f"mean over {len(estimable)} of {len(rows)} labels"
         mean["note"] = "; ".join(filter(None, (note, mean.get("note"))))
-    return [*rows, mean]
+    rows.append(mean)
+    if fold is not None:
+        for row in rows:
+            row["cross_validation"] = (
+                f"{len(np.unique(fold))}-fold cross-validated by patient, {len(fold):,} images"
+            )
+    return rows
 
 
 def _numbers(interval: Interval, *others: float | None) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Predictions: the scores of each test image, and the Parquet file that holds them.
 
 The file is the border between models and statistics: one row per image and label, columns image_id,
-patient_id, label, target (null: missing) and score. Its metadata may say of what kind scores are
-(`score_kind`). It imports no model, so every table can be made again from the file alone, also from
-a file that other software wrote.
+patient_id, label, target (null: missing) and score, after a cross-validation also fold. Its
+metadata may say of what kind scores are (`score_kind`). It imports no model, so every table can be
+made again from the file alone, also from a file that other software wrote.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from jaxtyping import Int, Shaped
 
 from cxr_jax.io import parquet
 from cxr_jax.io.text import plain
+from cxr_jax.stats.bootstrap import cluster_index
 
 # What scores may be; "" is any number that ranks images.
 SCORE_KINDS = ("", "log-odds", "log-probability", "probability")
@@ -29,6 +30,7 @@ _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("image_id", "patient_id", "label")]
     + [("target", pa.float32()), ("score", pa.float64())]
 )
+_FOLD = pa.field("fold", pa.int32())
 
 
 class Predictions(NamedTuple):
@@ -36,7 +38,8 @@ class Predictions(NamedTuple):
 
     `image_id` and `patient_id` are [n] strings, `targets` [n k] holds 0, 1 or NaN (missing) and
     `scores` [n k] any finite number that grows with the chance of the label; `score_kind`, one of
-    SCORE_KINDS, says how they become probabilities.
+    SCORE_KINDS, says how they become probabilities. `fold` [n], of a cross-validation, numbers the
+    model that scored an image, which has not seen its patient.
     """
 
     image_id: np.ndarray
@@ -45,6 +48,7 @@ class Predictions(NamedTuple):
     targets: np.ndarray
     scores: np.ndarray
     score_kind: str = ""
+    fold: np.ndarray | None = None
 
     @property
     def probabilities(self) -> np.ndarray | None:
@@ -112,7 +116,19 @@ def validate(predictions: Predictions) -> Predictions:
     if kind == "log-probability":
         rule = "no log-probability lies above 0; log-odds may be meant"
         refuse(scores > _ROUNDING, "score", scores, rule)
-    return Predictions(images, patients, names, targets, scores, kind)
+    fold = predictions.fold
+    if fold is not None:
+        fold = np.asarray(fold, np.int32)
+        if fold.shape != shape[:1]:
+            raise ValueError(f"predictions of {shape[0]} images have folds of shape {fold.shape}")
+        pairs = np.unique(np.stack([cluster_index(patients, shape[0])[0], fold]), axis=1)
+        if len(split := np.flatnonzero(np.diff(pairs[0]) == 0)):
+            rows = np.flatnonzero(cluster_index(patients, shape[0])[0] == pairs[0, split[0]])
+            raise ValueError(
+                f"image '{images[rows[0]]}' (row {rows[0]}): its patient has images in two folds, "
+                "so a model scored a patient that it was trained on"
+            )
+    return Predictions(images, patients, names, targets, scores, kind, fold)
 
 
 def refuse_repeats(values: Shaped[np.ndarray, " n"], what: str) -> None:
@@ -133,7 +149,7 @@ def refuse_nulls(table: pa.Table, name: str, hint: str = "") -> None:
 
 def write_parquet(predictions: Predictions, path: str | PathLike[str]) -> Path:
     """Writes n x k rows, image by image, validated; a missing target is null."""
-    images, patients, names, targets, scores, kind = validate(predictions)
+    images, patients, names, targets, scores, kind, fold = validate(predictions)
     table = pa.table(
         {
             "image_id": np.repeat(images, len(names)),
@@ -145,6 +161,8 @@ def write_parquet(predictions: Predictions, path: str | PathLike[str]) -> Path:
         },
         schema=_SCHEMA.with_metadata({"score_kind": kind}),
     )
+    if fold is not None:
+        table = table.append_column(_FOLD, pa.array(np.repeat(fold, len(names))))
     pq.write_table(table, path, write_page_checksum=True)
     return Path(path)
 
@@ -157,13 +175,17 @@ def read_parquet(path: str | PathLike[str]) -> Predictions:
     what `validate` refuses.
     """
     try:
-        return _pivot(parquet.read(Path(path), _SCHEMA.names))
+        return _pivot(parquet.read(Path(path), _SCHEMA.names, (_FOLD.name,)))
     except (ValueError, pa.ArrowException) as error:
         raise ValueError(f"predictions file {path}: {plain(str(error))}") from error
 
 
 def _pivot(table: pa.Table) -> Predictions:
     kind = (table.schema.metadata or {}).get(b"score_kind", b"").decode(errors="replace")
+    folds = None
+    if _FOLD.name in table.column_names:
+        refuse_nulls(table, _FOLD.name)
+        folds = table[_FOLD.name].cast(_FOLD.type).to_numpy()
     table = table.select(_SCHEMA.names).cast(_SCHEMA)
     for name in ("image_id", "patient_id", "label"):
         refuse_nulls(table, name)
@@ -194,7 +216,16 @@ def _pivot(table: pa.Table) -> Predictions:
         )
     targets, scores = np.empty((2, len(images), len(names)))
     targets.flat[cell], scores.flat[cell] = (table[c].to_numpy() for c in ("target", "score"))
-    return validate(Predictions(images, patients[owner], tuple(names), targets, scores, kind))
+    if folds is not None:
+        of_image = np.empty(len(images), np.int32)
+        of_image[image] = folds
+        odd = np.flatnonzero(of_image[image] != folds)
+        if odd.size:
+            where = f"image '{images[image[odd[0]]]}'"
+            raise ValueError(f"{where} is in two folds (see row {odd[0]})")
+        folds = of_image
+    found = Predictions(images, patients[owner], tuple(names), targets, scores, kind, folds)
+    return validate(found)
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[Shaped[np.ndarray, " u"], Int[np.ndarray, " n"]]:
@@ -254,4 +285,5 @@ def take_images(predictions: Predictions, rows: Shaped[np.ndarray, " m"]) -> Pre
         patient_id=predictions.patient_id[rows],
         targets=predictions.targets[rows],
         scores=predictions.scores[rows],
+        fold=None if predictions.fold is None else predictions.fold[rows],
     )

@@ -307,3 +307,47 @@ def test_images_that_break_exclusiveness_are_named(config, graded):
     message = r"image_folder 'train', row \d+: the image is none of mild, more; .*config.uncertain"
     with pytest.raises(ValueError, match=message):
         _transfer_inputs.load_splits(config)
+
+
+@pytest.mark.parametrize("protocol", ["linear", "finetune"])
+def test_cross_validation_scores_every_labelled_image_once(config, tmp_path, capsys, protocol):
+    finetune(config)
+    config.protocol, config.C = protocol, (0.01, 1.0)
+    config.task, config.folds, config.baselines = "Effusion,Consolidation", 3, "random"
+    config.feature_cache = str(tmp_path / "features")
+    transfer.run(config, tmp_path / "run")
+    predictions = read_parquet(tmp_path / "run/predictions.parquet")
+    config.folds = 0
+    splits = _transfer_inputs.load_whole_splits(config)
+    images = [image for split in splits for image in split.hashed_ids()[0]]
+    assert predictions.image_id.tolist() == images
+    known = np.concatenate([split.targets for split in splits])
+    np.testing.assert_array_equal(predictions.targets, known)
+    assert set(predictions.fold) == {0, 1, 2}
+    said = f"3-fold cross-validated by patient, {len(images)} images"
+    rows = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert all(row["cross_validation"] == said for row in rows)
+    report = (tmp_path / "run/report.md").read_text()
+    assert f"3-fold cross-validated by patient: {len(images)} images of" in report
+    assert "mean of the AUROCs within folds" in report and "each scored once, by a model" in report
+    assert len(list((tmp_path / "features").glob("*"))) == (protocol == "linear")
+    assert (tmp_path / "run/films.parquet").exists()
+    if protocol == "finetune":
+        (first, *_) = (tmp_path / "run/training/metrics.jsonl").read_text().splitlines()
+        assert "fold 1/loss/rate_0.001" in json.loads(first)
+    capsys.readouterr()
+    config.folds = 3
+    transfer.run(config, tmp_path / "run")
+    assert "random: finished before" in capsys.readouterr().out
+
+
+def test_cross_validation_of_nearest_neighbours_counts_a_fraction_within_folds(config, tmp_path):
+    config.protocol, config.folds, config.label_fraction = "knn", 3, 0.5
+    config.task, config.export_features = "Effusion", str(tmp_path / "features.npz")
+    transfer.run(config, tmp_path / "run")
+    predictions = read_parquet(tmp_path / "run/predictions.parquet")
+    facts = json.loads((tmp_path / "run/probe.json").read_text())
+    assert len(facts["folds"]) == 3
+    assert 0.5 * len(predictions.fold) / 3 == pytest.approx(facts["num_films"], abs=3)
+    with np.load(config.export_features) as file:
+        assert file["image_id"].tolist() == predictions.image_id.tolist()

@@ -220,7 +220,7 @@ def estimable(predictions: Predictions) -> tuple[str, ...]:
 
 def label_scores(predictions: Predictions, num_resamples: int) -> dict[str, LabelScore]:
     """Returns the AUROC of every label by its name; all labels are estimable."""
-    _, patients, names, targets, scores, _ = predictions
+    _, patients, names, targets, scores = predictions[:5]
     alone = label_auroc(targets, scores)
     values = resampled_auroc(targets, scores, patients, num_resamples, _SEED)
     fewest, _ = rarer_class(targets, patients)

@@ -101,7 +101,7 @@ def test_rows_in_another_order_are_the_same_images(tmp_path):
     cells = fake.grid(tmp_path, SIGNALS, DATASETS[:1], fractions=(1.0,))
     _, before = measured(tmp_path, cells)
     path = tmp_path / cells[0]["folder"] / "predictions.parquet"
-    image, patient, names, targets, scores, _ = read_parquet(path)
+    image, patient, names, targets, scores = read_parquet(path)[:5]
     given = (image[::-1], patient[::-1], names[::-1], targets[::-1, ::-1], scores[::-1, ::-1])
     write_parquet(type(read_parquet(path))(*given), path)
     _, after = measured(tmp_path, cells)
