@@ -84,8 +84,11 @@ def is_dicom(path: Path) -> bool:
             head = stream.read(132)
     except (OSError, ValueError):  # ValueError: a zero byte in the name
         return False
-    bare = len(head) == 132 and head[:2] in (b"\2\0", b"\x08\0") and head[3] == 0
-    return head[128:] == b"DICM" or (bare and (head[4:6].isupper() or head[5:8] == b"\0\0\0"))
+    if len(head) < 132 or head[128:] == b"DICM":
+        return head[128:] == b"DICM"
+    little = head[:2] in (b"\2\0", b"\x08\0") and head[3] == 0
+    typed = (little or head[:3] == b"\0\x08\0") and head[4:6].isupper()
+    return typed or (little and head[5:8] == b"\0\0\0")
 
 
 def read_dataset(path: Path, tags_only: bool = False) -> pydicom.Dataset:

@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 from jaxtyping import Bool, Float64, Num
 from pydicom.multival import MultiValue
+from pydicom.uid import ExplicitVRBigEndian
 
 from cxr_jax.io.dicom import text
 from cxr_jax.io.limits import ImageError
@@ -32,9 +33,12 @@ def displayed(stored: Num[np.ndarray, " n"], dataset: pydicom.Dataset, bits: int
       ImageError: header fields that make no sense; the message names them, not their values.
     """
     signed = bool(integer(dataset, "PixelRepresentation"))
-    values = stored if stored.dtype.kind == "f" else _numbers(stored, bits, signed)
+    values = stored if stored.dtype.kind == "f" else numbers(stored, bits, signed)
+    padding = _is_padding(stored, values, dataset, signed)
+    if not np.isfinite(values[~padding]).all():
+        raise ImageError("pixels that are not finite")
     fixed = dataset.BitsAllocated == bits == 8 and not signed
-    greys = values.astype(np.float64)
+    greys = np.where(padding & ~np.isfinite(values), 0, values).astype(np.float64)
     slope, intercept = number(dataset, "RescaleSlope", 1), number(dataset, "RescaleIntercept", 0)
     if found := _looked_up(greys, dataset, "ModalityLUTSequence"):
         greys, fixed = found
@@ -43,13 +47,15 @@ def displayed(stored: Num[np.ndarray, " n"], dataset: pydicom.Dataset, bits: int
             raise ImageError("a DICOM image whose RescaleSlope is 0, which makes all pixels equal")
         greys, fixed = slope * greys + intercept, False
     centre, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
+    if width is not None and width < 0:
+        raise ImageError("a DICOM image whose WindowWidth is negative")
     if found := _looked_up(greys, dataset, "VOILUTSequence"):
         greys, fixed = found
     elif centre is not None and width is not None and width > 0:
         greys, fixed = window(greys, centre, width, text(dataset, "VOILUTFunction").upper()), False
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         greys = 255 - greys if fixed else -greys
-    return Greys(np.where(_is_padding(stored, values, dataset, signed), np.nan, greys), fixed)
+    return Greys(np.where(padding, np.nan, greys), fixed)
 
 
 def window(
@@ -77,31 +83,57 @@ def _looked_up(
     Also returns whether the entries are of 8 bits.
     """
     for item in dataset.get(keyword) or ():
-        descriptor, data = item.get("LUTDescriptor"), item.get("LUTData")
-        if not (data and descriptor is not None and len(descriptor) == 3):
-            continue
-        count, first, bits = (int(part) for part in descriptor)
-        count = count % 2**16 or 2**16
-        if isinstance(data, bytes):
-            wide = bits > 8 or len(data) >= 2 * count
-            entries = np.frombuffer(data, "<u2" if wide else np.uint8, len(data) >> wide)
-        else:
-            entries = np.atleast_1d(data).astype(np.int64).astype("<u2")
-            if bits <= 8 and 2 * len(entries) - count in (0, 1):
-                entries = entries.view(np.uint8)  # two to a word
-        entries = entries[:count].astype(np.float64)
-        # The first value is signed or not as the pixels are, whatever its own type says.
-        low, high = values.min(), values.max()
-        first = max(
-            (first, first - 2**16, first + 2**16),
-            key=lambda start: min(high, start + count - 1) - max(low, start),
-        )
-        place = np.clip(np.rint(values - first), 0, len(entries) - 1).astype(np.int64)
-        return entries[place], bool(bits == 8 and entries.max() <= 255)
+        if item.get("LUTDescriptor") is not None and item.get("LUTData"):
+            return look_up(values, item, "LUT", is_big_endian(dataset))
     return None
 
 
-def _numbers(patterns: Num[np.ndarray, " n"], bits: int, signed: bool) -> Num[np.ndarray, " n"]:
+def look_up(
+    values: Num[np.ndarray, "*n"], holder: pydicom.Dataset, table: str, big_endian: bool
+) -> tuple[Float64[np.ndarray, "*n"], bool]:
+    """Looks values up in a table: fields TABLEDescriptor and TABLEData (C.11.1.1, C.7.6.3.1.5).
+
+    Also returns whether the entries are of 8 bits.
+
+    Raises:
+      ImageError: no such table, or one with fewer entries than it promises.
+    """
+    descriptor, data = holder.get(f"{table}Descriptor"), holder.get(f"{table}Data")
+    if not (data and isinstance(descriptor, MultiValue | list) and len(descriptor) == 3):
+        raise ImageError(f"a DICOM image whose {table}Descriptor or {table}Data is incomplete")
+    count, first, bits = (int(part) for part in descriptor)
+    count = count % 2**16 or 2**16
+    if not isinstance(data, bytes):
+        data = (np.atleast_1d(data).astype(np.int64) % 2**16).astype("<u2").tobytes()
+    elif big_endian and holder[f"{table}Data"].VR == "OW":
+        data = np.frombuffer(data, ">u2").astype("<u2").tobytes()
+    # Two to a word, whatever `bits` says, unless they are half of a table of words.
+    packed = len(data) == count + count % 2 and (bits <= 8 or _is_smooth(data))
+    if not packed and len(data) < 2 * count:
+        raise ImageError(f"a DICOM image whose {table}Data has fewer entries than it promises")
+    entries = np.frombuffer(data, np.uint8 if packed else "<u2", count).astype(np.float64)
+    # The first value is signed or not as the pixels are, whatever its own type says.
+    low, high = values.min(), values.max()
+    first = max(
+        (first, first - 2**16, first + 2**16),
+        key=lambda start: min(high, start + count - 1) - max(low, start),
+    )
+    place = np.clip(np.rint(values - first), 0, count - 1).astype(np.int64)
+    return entries[place], bool((packed or bits == 8) and entries.max() <= 255)
+
+
+def _is_smooth(data: bytes) -> bool:
+    """Tells bytes of a curve, each near the next, from lower and higher bytes of words by turns."""
+    curve = np.frombuffer(data, np.uint8).astype(int)
+    steps = [np.abs(np.diff(part)).sum() for part in (curve, curve[::2], curve[1::2])]
+    return steps[0] <= steps[1] + steps[2]
+
+
+def is_big_endian(dataset: pydicom.Dataset) -> bool:
+    return dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian
+
+
+def numbers(patterns: Num[np.ndarray, "*n"], bits: int, signed: bool) -> Num[np.ndarray, "*n"]:
     """Returns the numbers in the lowest bits, in two's complement if signed (PS3.5 8.1.1)."""
     values = patterns.astype(np.int64) & (2**bits - 1)
     return values - ((values >> (bits - 1)) << bits) if signed else values
@@ -115,14 +147,19 @@ def _is_padding(
 ) -> Bool[np.ndarray, " n"]:
     """Masks what lies outside the image (C.7.5.1.1.2), whatever type its value was written in."""
     if stored.dtype.kind == "f":
-        return values == dataset.get(f"{'Double' * (stored.itemsize == 8)}FloatPixelPaddingValue")
+        kind = "DoubleFloatPixelPadding" if stored.itemsize == 8 else "FloatPixelPadding"
+        value = dataset.get(f"{kind}Value")
+        if value is None:
+            return np.zeros(stored.shape, bool)
+        low, high = np.sort([value, dataset.get(f"{kind}RangeLimit", value)])
+        return ((values >= low) & (values <= high)) | (np.isnan(values) & np.isnan(value))
     value = integer(dataset, "PixelPaddingValue", None)
     if value is None:
         return np.zeros(stored.shape, bool)
     allocated = dataset.BitsAllocated
     limit = integer(dataset, "PixelPaddingRangeLimit", value)
     patterns = np.array([value, limit]) % 2**allocated
-    low, high = np.sort(_numbers(patterns, allocated, signed))
+    low, high = np.sort(numbers(patterns, allocated, signed))
     # A value beyond the pixels' bits is one that no pixel has, and is compared whole.
     return ((values >= low) & (values <= high)) | (stored == patterns[0])
 
@@ -136,6 +173,8 @@ def number(dataset: pydicom.Dataset, keyword: str, absent: Any = None) -> float 
     if not value:
         return absent
     try:
+        if "_" in value:
+            raise ValueError  # Python takes 2_000 for a number
         found = float(value.replace(",", ".") if _COMMA.fullmatch(value) else value)
     except ValueError as error:
         raise ImageError(f"a DICOM file whose {keyword} is not a number") from error

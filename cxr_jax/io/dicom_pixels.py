@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import struct
 import warnings
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 from jaxtyping import Num, UInt8
-from pydicom.encaps import get_frame
+from pydicom.encaps import encapsulate, generate_fragments
 from pydicom.pixels import pixel_array
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import RLELossless
@@ -21,9 +22,14 @@ from cxr_jax.io.dicom_greys import integer
 from cxr_jax.io.limits import MAX_STORED_BYTES, ImageError, check_coded, check_size
 from cxr_jax.io.pixels import luminance, to_uint8
 
+_SEVERAL = (
+    "a DICOM file with several frames, expected one image; save the frame that is meant as a file "
+    "of its own"
+)
 _FIELDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _GREYS = ("MONOCHROME2", "MONOCHROME1", "PALETTE COLOR")
 _JPEG_LS = 0xF7
+_ITEM = b"\xfe\xff\0\xe0"  # starts each fragment of compressed pixels
 _JPEG_2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 
 
@@ -37,6 +43,8 @@ def read_pixels(path: Path) -> UInt8[np.ndarray, "h w"]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # More values than the header's: it would leave them out.
+            warnings.filterwarnings("error", "The decoded RLE segment")
             dataset = read_dataset(path)
             _mend(dataset)
             stored, bits = _decoded(dataset, _frame(dataset))
@@ -65,10 +73,7 @@ def _mend(dataset: pydicom.Dataset) -> None:
         # The latter because pydicom drops an element that ends too early.
         raise ImageError("a DICOM file without pixels, or cut off within them")
     if integer(dataset, "NumberOfFrames", 1) > 1:
-        raise ImageError(
-            "a DICOM file with several frames, expected one image; save the frame that is meant as "
-            "a file of its own"
-        )
+        raise ImageError(_SEVERAL)
     dataset.NumberOfFrames = 1
     needed = ("Rows", "Columns", "BitsAllocated")
     if missing := [keyword for keyword in needed if not integer(dataset, keyword)]:
@@ -76,14 +81,22 @@ def _mend(dataset: pydicom.Dataset) -> None:
     rows, columns, allocated = (integer(dataset, keyword) for keyword in needed)
     check_size(columns, rows)
     samples = integer(dataset, "SamplesPerPixel", 1)
+    if samples not in (1, 3):
+        raise ImageError(f"a DICOM image of {samples} values a pixel (SamplesPerPixel), not 1 or 3")
+    if allocated not in (1, 8, 16, 32, 64):
+        raise ImageError(
+            f"a DICOM image whose values take {allocated} bits (BitsAllocated), not 8, 16, 32 or 64"
+        )
     size = rows * columns * samples * allocated // 8
-    if samples not in (1, 3) or allocated not in (1, 8, 16, 32, 64) or size > MAX_STORED_BYTES:
+    if size > MAX_STORED_BYTES:
         raise ImageError(
             f"a DICOM image of {columns} x {rows} x {samples} values of {allocated} bits, "
             f"{size:,} bytes; an image takes up to {MAX_STORED_BYTES:,}"
         )
     check_coded(columns, rows, len(dataset[field].value or b""))
     bits = integer(dataset, "BitsStored") or allocated
+    if not integer(dataset, "BitsStored") and integer(dataset, "HighBit", bits - 1) != bits - 1:
+        raise ImageError("a DICOM image whose header has no BitsStored")
     if not 1 <= bits <= allocated or (bits > 32 and field == "PixelData"):
         raise ImageError("a DICOM image of more bits (BitsStored) than a value has (BitsAllocated)")
     if integer(dataset, "HighBit", bits - 1) != bits - 1:
@@ -103,8 +116,16 @@ def _frame(dataset: pydicom.Dataset) -> bytes | None:
     syntax = dataset.file_meta.TransferSyntaxUID
     compressed = syntax.is_compressed if syntax.is_transfer_syntax else False
     if "PixelData" not in dataset or not (compressed or dataset["PixelData"].is_undefined_length):
+        _check_length(dataset)
         return None
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    if not dataset.PixelData.startswith(_ITEM):
+        raise ImageError("a DICOM file whose pixels are not compressed as its transfer syntax says")
+    # The first holds offsets, which one image does not need, and some writers get wrong.
+    _, *fragments = generate_fragments(dataset.PixelData)
+    frame = b"".join(fragments)
+    start = next((kind for kind in (pictures.JPEG, *_JPEG_2000) if frame.startswith(kind)), b"")
+    if any(fragment.startswith(start) for fragment in fragments[1:]):
+        raise ImageError(_SEVERAL)
     size = None
     if frame.startswith(pictures.JPEG):
         header = pictures.frame_header(frame)
@@ -114,6 +135,7 @@ def _frame(dataset: pydicom.Dataset) -> bytes | None:
         right, lower, left, upper = np.frombuffer(frame[at : at + 16], ">u4").tolist()
         size = (lower - upper, right - left)
     elif syntax == RLELossless:
+        dataset.PixelData = encapsulate([frame], has_bot=False)
         return None  # pydicom's own
     else:
         raise ImageError(
@@ -124,8 +146,44 @@ def _frame(dataset: pydicom.Dataset) -> bytes | None:
         raise ImageError(pictures.CUT)
     if size != (dataset.Rows, dataset.Columns):
         raise ImageError("a DICOM image of another size than its header says")
+    if start in _JPEG_2000:
+        _check_tiles(frame[frame.find(_JPEG_2000[0]) :])
     ends = frame.startswith(_JPEG_2000[1]) or frame.rstrip(b"\0").endswith(b"\xff\xd9")
     return frame if ends else frame.rstrip(b"\0") + b"\xff\xd9"
+
+
+def _check_length(dataset: pydicom.Dataset) -> None:
+    """Raises ImageError unless uncompressed pixels are as many as the header says."""
+    field = next(field for field in _FIELDS if field in dataset)
+    bits = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated
+    size = -(-bits // 8)
+    if dataset.PhotometricInterpretation == "YBR_FULL_422":
+        size = size // 3 * 2
+    there = len(dataset[field].value)
+    if there < size:
+        raise ImageError("a DICOM file that ends early: it has fewer pixels than its header says")
+    if there > size + size % 2:
+        raise ImageError(
+            f"a DICOM file of {there:,} bytes of pixels where its header says {size:,}: "
+            "NumberOfFrames, Rows, Columns or BitsAllocated is wrong"
+        )
+
+
+def _check_tiles(stream: bytes) -> None:
+    """Raises ImageError if a tile of JPEG 2000, or a part of one, is missing (T.800 A.4.2)."""
+    sides = np.frombuffer(stream[8:40], ">u4").astype(int).reshape(4, 2)
+    # Width and height; offset of the image; sides of a tile; offset of the tiles.
+    across, down = -(-(sides[0] - sides[3]) // np.maximum(sides[2], 1))
+    at, parts, promised = 2, {}, {}
+    while stream[at : at + 2] not in (b"\xff\x90", b""):
+        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+    while stream[at : at + 2] == b"\xff\x90" and at + 12 <= len(stream):
+        tile, length, _, of = struct.unpack(">HIBB", stream[at + 4 : at + 12])
+        parts[tile] = parts.get(tile, 0) + 1
+        promised[tile] = of or promised.get(tile, 1)
+        at = at + length if length else len(stream)
+    if len(parts) < across * down or any(parts[tile] < promised[tile] for tile in parts):
+        raise ImageError("a JPEG 2000 stream that ends early: some of its tiles are missing")
 
 
 def _decoded(
@@ -136,17 +194,17 @@ def _decoded(
     PhotometricInterpretation is RGB afterwards where a decoder has made it so.
     """
     bits, colours = dataset.BitsStored, dataset.PhotometricInterpretation
+    allocated = precision = dataset.BitsAllocated
     if frame is None:
-        dataset.BitsStored = dataset.BitsAllocated  # else it takes away what lies above
-        dataset.HighBit = dataset.BitsAllocated - 1
+        dataset.BitsStored = allocated  # else it takes away what lies above
+        dataset.HighBit = allocated - 1
         stored = pixel_array(dataset, raw=True)
     elif frame.startswith(_JPEG_2000):
         stored = imagecodecs.jpeg2k_decode(frame)
-        bits = min(bits, (frame[frame.find(_JPEG_2000[0]) + 42] & 127) + 1)
+        precision = (frame[frame.find(_JPEG_2000[0]) + 42] & 127) + 1
         colours = "RGB" if colours in ("YBR_ICT", "YBR_RCT") else colours
     else:
         kind, precision, _, _, components = pictures.frame_header(frame)
-        bits = min(bits, precision)
         if kind == _JPEG_LS:
             stored = imagecodecs.jpegls_decode(frame)
         elif precision == 8 and components == 1 and kind < pictures.LOSSLESS:
@@ -159,14 +217,24 @@ def _decoded(
             colours = "RGB" if components == 3 else colours
             decoder = functools.partial(imagecodecs.jpeg8_decode, **spaces)
             stored = pictures.decode_whole(decoder, frame)
-            predictor = frame[frame.find(b"\xff\xda") + 7] if components == 1 else 0
-            if kind == pictures.LOSSLESS and precision <= 8 and predictor > 4:
+            if kind == pictures.LOSSLESS and pictures.wraps(frame):
                 # Some scanners write differences modulo 256, which libjpeg-turbo halves wrongly.
-                stored = imagecodecs.jpegsof3_decode(frame)
+                stored = pictures.unwrapped(frame)
     dataset.PhotometricInterpretation = colours
     if stored.dtype.kind != "f":
         stored = stored.astype(f"u{stored.itemsize}")  # of any order of bytes
-    return stored, bits
+    shape = (dataset.Rows, dataset.Columns)
+    if stored.shape not in (shape, (*shape, dataset.SamplesPerPixel)) or stored.size == 0:
+        raise ImageError("a DICOM image of another shape than its header says")
+    if precision > allocated:
+        raise ImageError("a DICOM image of more bits in its stream than BitsAllocated says")
+    if bits < precision < allocated and stored.ndim == 2:
+        # Between 16 and BitsStored lie overlays, but here the stream says that they are pixels.
+        signed = bool(dataset.PixelRepresentation)
+        kept, whole = (dicom_greys.numbers(stored, of, signed) for of in (bits, precision))
+        if (kept != whole).any():
+            raise ImageError("a DICOM image of more bits in its stream than BitsStored says")
+    return stored, min(bits, precision)
 
 
 def _displayed(
@@ -175,7 +243,14 @@ def _displayed(
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         if "RedPaletteColorLookupTableDescriptor" not in dataset:
             raise ImageError("a DICOM file in palette colours, which does not hold its palette")
-        stored = apply_color_lut(stored & (2**bits - 1), dataset)
+        values = dicom_greys.numbers(stored, bits, bool(dataset.PixelRepresentation))
+        if "SegmentedRedPaletteColorLookupTableData" in dataset:
+            stored = apply_color_lut(values, dataset)
+        else:
+            big_endian = dicom_greys.is_big_endian(dataset)
+            tables = (f"{name}PaletteColorLookupTable" for name in ("Red", "Green", "Blue"))
+            found = [dicom_greys.look_up(values, dataset, of, big_endian)[0] for of in tables]
+            stored = np.stack(found, axis=-1).astype(np.uint16)
         stored = (stored >> 8 if stored.max() > 255 else stored).astype(np.uint8)
     if stored.ndim == 3:
         is_ybr = dataset.PhotometricInterpretation.startswith("YBR")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import operator
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import imagecodecs
 import numpy as np
@@ -29,6 +30,8 @@ LEAST = {4: 2.5, 2: 1.5}
 LOSSLESS, PROGRESSIVE = 0xC3, 0xC2  # kinds, by the marker of their frame
 JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 CUT = "a JPEG that ends early, or is damaged: some of its pixels are missing"
+
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 
 # What simplejpeg refuses without harm to a pixel: four colours, warnings, a few stray bytes, with
 # which some scanners pad, and any between the segments of the header.
@@ -108,14 +111,35 @@ def frame_header(encoded: bytes) -> tuple[int, int, int, int, int] | None:
 
     None if it has none. It is what a decoder would make room for.
     """
-    at = 2
-    while (at := encoded.find(b"\xff", at)) >= 0 and at + 10 <= len(encoded):
-        marker = encoded[at + 1]
+    for marker, at in _segments(encoded):
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return marker, *struct.unpack(">BHHB", encoded[at + 4 : at + 10])
-        # Bytes between segments, and fillings, are skipped, as libjpeg does.
-        at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big") if 0 < marker < 0xFF else 1
+            header = encoded[at : at + 6]
+            return (marker, *struct.unpack(">BHHB", header)) if len(header) == 6 else None
     return None
+
+
+def _segments(encoded: bytes) -> Iterator[tuple[int, int]]:
+    """Yields each segment's marker, and the place of what it holds.
+
+    Bytes between segments, and fillings, are skipped, as libjpeg does.
+    """
+    at = 2
+    while (found := _MARKER.search(encoded, at)) and found[1] != b"\xd9":
+        at = found.end()
+        if found[1] != b"\xd8":
+            yield found[1][0], at + 2
+            at += int.from_bytes(encoded[at : at + 2], "big")
+
+
+def _scans(encoded: bytes) -> list[tuple[bytes, bytes]]:
+    """Returns each scan's components, and the three bytes of its parameters (T.81 B.2.3)."""
+    places = [at for marker, at in _segments(encoded) if marker == 0xDA and at < len(encoded)]
+    ends = [at + 1 + 2 * encoded[at] for at in places]
+    return [
+        (encoded[at + 1 : end : 2], encoded[end : end + 3])
+        for at, end in zip(places, ends, strict=True)
+        if end + 3 <= len(encoded)
+    ]
 
 
 def _check_has_all_scans(encoded: bytes) -> None:
@@ -127,13 +151,11 @@ def _check_has_all_scans(encoded: bytes) -> None:
     if (kind, components) == (0xC0, 1) and b"\xff\xda" in encoded:
         return  # what builds store, for which no more time is to be lost
     exact = set()
-    for scan in re.finditer(rb"\xff\xda..(.)", encoded, re.DOTALL):
-        end = scan.end() + 2 * scan[1][0]
-        first, last, bits = encoded[end : end + 3] if end + 3 <= len(encoded) else (0, 0, 1)
+    for parts, (first, last, bits) in _scans(encoded):
         if kind != PROGRESSIVE:
             first, last, bits = 0, 63, 0
         if bits & 15 == 0:
-            exact |= {(c, k) for c in encoded[scan.end() : end : 2] for k in range(first, last + 1)}
+            exact |= {(c, k) for c in parts for k in range(first, last + 1)}
     if len(exact) < 64 * components:
         raise ImageError(CUT)
 
@@ -151,6 +173,36 @@ def decode_whole(
     if (pixels != decoder(encoded[: end if end >= 0 else None] + _MORE)).any():
         raise ImageError(CUT)
     return pixels
+
+
+def unwrapped(lossless: bytes) -> UInt8[np.ndarray, "h w"]:
+    """Decodes differences modulo 256; ImageError for those that no decoder reads."""
+    _, precision, _, _, components = frame_header(lossless)
+    shifted = any(bits & 15 for _, (_, _, bits) in _scans(lossless))
+    restarts = any(marker == 0xDD for marker, _ in _segments(lossless))
+    if (precision, components) != (8, 1) or shifted or restarts:
+        raise ImageError(
+            "a lossless JPEG whose differences wrap in colour, in other than 8 bits, with restarts "
+            "or a point transform, which no decoder reads; convert it"
+        )
+    return imagecodecs.jpegsof3_decode(lossless)
+
+
+def wraps(lossless: bytes) -> bool:
+    """Tells whether a lossless JPEG has differences modulo 2^precision that libjpeg-turbo halves.
+
+    Read as of 16 bits, an image only gets brighter, by the difference of the first predictions
+    (T.81 H.1.2.1); with a difference that wrapped, a pixel leaves its range.
+    """
+    precision, components = operator.itemgetter(1, 4)(frame_header(lossless))
+    if precision == 16 or all(predictor < 5 for _, (predictor, _, _) in _scans(lossless)):
+        return False
+    place = next(at for marker, at in _segments(lossless) if marker == LOSSLESS)
+    spaces = {"colorspace": "RGB", "outcolorspace": "RGB"} if components == 3 else {}
+    deep = lossless[:place] + b"\x10" + lossless[place + 1 :]
+    pixels = imagecodecs.jpeg8_decode(deep, **spaces).astype(int)
+    pixels = (pixels - 2**15 + 2 ** (precision - 1)) % 2**16
+    return bool((pixels >= 2**precision).any())
 
 
 def _by_pillow(encoded: bytes) -> Num[np.ndarray, "h w"]:

@@ -45,7 +45,7 @@ def to_uint8(
     if show is None and stored.dtype == np.uint8:
         return stored
     values, codes = _coded(stored)
-    if not np.isfinite(values[[0, -1]]).all():
+    if show is None and not np.isfinite(values[[0, -1]]).all():
         raise ImageError("pixels that are not finite")
     greys, fixed = (values, False) if show is None else show(values)
     found = np.zeros(len(values), bool)

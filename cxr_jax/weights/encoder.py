@@ -14,11 +14,15 @@ from jaxtyping import Float, UInt8
 
 from cxr_jax import models
 from cxr_jax.io import pixels
+from cxr_jax.io.limits import MIN_SIDE
 from cxr_jax.io.text import plain
 from cxr_jax.training import sharding
 from cxr_jax.weights.convert import errors_naming
 
-_SHAPES = "an image is [h w] or [h w 1], several are [n h w], [n h w 1] or a list of images"
+_SHAPES = (
+    "an image is [h w] or [h w 1], several are [n h w], [n h w 1] or a list of images, of sides "
+    f"from {MIN_SIDE} pixels"
+)
 _LARGEST = 100_000  # number in a model's config
 FITS = ("crop", "pad", "squash")
 
@@ -148,7 +152,7 @@ class ImageEncoder:
                 image = read_image(Path(image))
         if image.ndim == 3 and image.shape[-1] == 1:
             image = image[..., 0]
-        if image.ndim != 2 or 0 in image.shape:
+        if image.ndim != 2 or min(image.shape) < MIN_SIDE:
             raise ValueError(f"{name} has shape {image.shape}; {_SHAPES}")
         scaled = pixels.unscaled(_eight_bits(image, name))
         return pixels.square(scaled, self.image_size, self.encoder.fit)

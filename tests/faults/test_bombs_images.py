@@ -139,8 +139,8 @@ def jpeg2000(width, height):
 DICOMS = {
     "rows and columns": (tagged(Rows=65_535, Columns=65_535), "absurd size of 65535 x 65535"),
     "frames": (tagged(NumberOfFrames=2**31 - 1), "with several frames"),
-    "samples": (tagged(SamplesPerPixel=65_535), "64 x 64 x 65535 values"),
-    "bits": (tagged(BitsAllocated=65_528), "values of 65528 bits"),
+    "samples": (tagged(SamplesPerPixel=65_535), "65535 values a pixel"),
+    "bits": (tagged(BitsAllocated=65_528), "values take 65528 bits"),
     "bytes": (
         tagged(Rows=10_000, Columns=10_000, BitsAllocated=64),
         "800,000,000 bytes; an image takes up to 200,000,000",

@@ -1,6 +1,7 @@
 """Pixels as DICOM's standard shows them, in every coding, and what is refused in words."""
 
 import functools
+import io
 import struct
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders.base import RLELosslessEncoder
@@ -594,3 +596,82 @@ def test_files_without_preamble_or_transfer_syntax(tmp_path, kind, explicit):
     assert np.abs(shown(path) - stretch(RAW)).max() <= 1
     tags = dicom.read_tags(path)
     assert (tags.projection, tags.age) == ("PA", 61)
+
+
+TWICE = np.concatenate([RAW, RAW])
+LONGER = {
+    "blank NumberOfFrames": (TWICE, {"NumberOfFrames": None}),
+    "no frames": (TWICE, {"NumberOfFrames": 0}),
+    "absent": (TWICE, {}),
+    "fewer rows": (RAW, {"Rows": RAW.shape[0] - 1}),
+    "fewer bits": (RAW, {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}),
+    "colour": (np.concatenate([RAW] * 6), {"SamplesPerPixel": 3}),
+}
+
+
+@pytest.mark.parametrize("kind", LONGER)
+def test_more_pixels_than_the_header_says(tmp_path, kind):
+    stored, fields = LONGER[kind]
+    fields = {"Rows": RAW.shape[0]} | fields
+    if kind == "colour":
+        fields |= {"PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    write_coded(tmp_path / "a.dcm", stored, ExplicitVRLittleEndian, None, **fields)
+    with pytest.raises(ImageError, match="bytes of pixels where its header says"):
+        shown(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("coding", ["JPEG-LS", "RLE", "JPEG 2000", "lossless JPEG"])
+def test_several_frames_that_the_header_does_not_name(tmp_path, coding):
+    syntax, encode = CODINGS[coding]
+    write_coded(tmp_path / "a.dcm", RAW, syntax, encode(RAW))
+    # An offset table that is wrong does no harm to one image.
+    whole = pydicom.dcmread(tmp_path / "a.dcm")
+    whole.PixelData = b"\xfe\xff\0\xe0\4\0\0\0\x08\0\0\0" + whole.PixelData[12:]
+    whole.save_as(tmp_path / "a.dcm")
+    assert np.abs(shown(tmp_path / "a.dcm") - stretch(RAW)).max() <= 1
+    whole.PixelData = encapsulate([encode(RAW)] * 2)
+    whole.save_as(tmp_path / "a.dcm")
+    with pytest.raises(ImageError, match="several frames"):
+        shown(tmp_path / "a.dcm")
+
+
+def test_rows_of_run_lengths_that_the_header_does_not_name(tmp_path):
+    write_coded(tmp_path / "a.dcm", RAW, RLELossless, _rle(RAW), Rows=RAW.shape[0] - 2)
+    with pytest.raises(ImageError, match="contradict each other"):
+        shown(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize(
+    ("coding", "allocated"), [("JPEG-LS", 8), ("JPEG 2000", 8), ("JPEG 2000", 16)]
+)
+def test_a_stream_of_more_bits_than_the_header_says(tmp_path, coding, allocated):
+    syntax, encode = CODINGS[coding]
+    options = {"bitspersample": 12} if coding == "JPEG 2000" else {}
+    fields = {"BitsAllocated": allocated, "BitsStored": 8}
+    write_coded(tmp_path / "a.dcm", RAW, syntax, encode(RAW, **options), **fields)
+    with pytest.raises(ImageError, match="more bits in its stream than"):
+        shown(tmp_path / "a.dcm")
+
+
+def test_tiles_of_jpeg_2000_that_are_missing(tmp_path):
+    stored = draw_image(3, 96, 96)
+    stream = io.BytesIO()
+    Image.fromarray(stored).save(stream, "JPEG2000", no_jp2=True, tile_size=(32, 32))
+    whole = stream.getvalue()
+    write_coded(tmp_path / "a.dcm", stored, JPEG2000Lossless, whole)
+    np.testing.assert_array_equal(shown(tmp_path / "a.dcm"), stored)
+    cut = whole[: whole.rfind(b"\xff\x90\0\x0a")] + b"\xff\xd9"
+    write_coded(tmp_path / "a.dcm", stored, JPEG2000Lossless, cut)
+    with pytest.raises(ImageError, match="tiles are missing"):
+        shown(tmp_path / "a.dcm")
+
+
+def test_a_colour_stream_without_its_last_scans(tmp_path):
+    stream = io.BytesIO()
+    colours = np.stack([draw_image(n, 80, 72) for n in (1, 2, 3)], -1)
+    Image.fromarray(colours).save(stream, "JPEG", progressive=True)
+    cut = stream.getvalue()[: stream.getvalue().rfind(b"\xff\xda")] + b"\xff\xd9"
+    fields = {"SamplesPerPixel": 3, "PhotometricInterpretation": "YBR_FULL_422"}
+    write_coded(tmp_path / "a.dcm", colours[..., 0], JPEGBaseline8Bit, cut, **fields)
+    with pytest.raises(ImageError, match=CUT):
+        shown(tmp_path / "a.dcm")

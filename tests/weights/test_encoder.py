@@ -91,11 +91,15 @@ def test_files_give_the_features_of_their_pixels(encoder, tmp_path):
         ([], "no images"),
         ([_images(1)[0], _images(1)[0].astype(np.uint16)], "image 1 is of dtype uint16"),
         (_images().astype(np.float32), "image 0 has pixels from 0 to 255; scale"),
-        (np.full((1, 8, 8), np.nan), "image 0 has pixels from nan"),
+        (np.full((1, 16, 16), np.nan), "image 0 has pixels from nan"),
         (
             np.zeros((1, 8, 8, 3), np.uint8),
             r"images have shape \(1, 8, 8, 3\); an image is \[h w\] or",
         ),
+        *[
+            (np.zeros(shape, np.uint8), r"shape \(.*; an image is \[h w\] or")
+            for shape in ((40, 36, 3), (40, 36, 4), (40, 36, 1, 1), (40, 2))
+        ],
         (["/no/such.dcm"], r"/no/such\.dcm: no such file"),
     ],
 )
