@@ -37,7 +37,8 @@ def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) 
     share = "all training patients"
     if config.label_fraction < 1:
         percent = f"{100 * config.label_fraction:g} %"
-        share = f"{percent} of the training patients, drawn with seed {config.seed}"
+        share = f"{percent} of the training patients whose label is known, drawn with seed "
+        share += f"{config.seed}"
     how = (
         f"Labels used for training: {sizes['train']} ({share}). Choices were made on the "
         f"whole validation split, {sizes['validation']}: its labels come on top of that budget. "

@@ -10,6 +10,7 @@ import collections
 import csv
 import difflib
 import gzip
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from data_builders.base.records import BuildError
 # The longest table, MIMIC's metadata, has 60 MB; a report takes some kB. A .gz may unfold to more.
 MAX_CHARACTERS = 2_000_000_000
 MAX_LINE = 1_000_000
+# float() would read "2_000" and digits of other scripts too.
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan", re.ASCII | re.IGNORECASE)
 FLAGS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
 
 
@@ -69,12 +72,17 @@ class Table:
     def _near(self, column: str) -> str:
         """Hints at the column that could be meant, by name only where it is the same but for case
         and punctuation, since a table without a header has an image's values there."""
-        for name in self.columns:
-            if _letters(name) == _letters(column):
-                return f" Did you mean {name!r}?"
+        if alike := self.alike(column):
+            return f" Did you mean {alike[0]!r}?"
         folded = [name.casefold() for name in self.columns]
         close = difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.5)
         return f" Is it column {folded.index(close[0]) + 1}, under another name?" if close else ""
+
+    def alike(self, column: str) -> list[str]:
+        """Returns the column, if it is there, else those that are it but for case and marks."""
+        if column in self.columns:
+            return [column]
+        return [name for name in self.columns if _letters(name) == _letters(column)]
 
     def separator_hint(self) -> str:
         """Returns a hint for a table whose separators are not commas; else ""."""
@@ -168,10 +176,7 @@ def _letters(name: str) -> str:
 
 def number(field: str) -> float | None:
     """Converts a field to a number; None if it is not one."""
-    try:
-        return float(field)
-    except ValueError:
-        return None
+    return float(field) if _NUMBER.fullmatch(field) else None
 
 
 def numbers(fields: Sequence[str], names: str, where: str) -> list[float]:

@@ -111,6 +111,8 @@ class Builder(builder.CxrBuilder):
         plain = {name: LabelRow(where=name, image=name) for name in found}
         rows = self.table.match(found) if self.table else plain
         _check_ids(name for name in rows if name in found)
+        if self.table:
+            self._check_patients({name: row for name, row in rows.items() if name in found}, tags)
         carve = all(row.split in ("train", "test") for row in rows.values())
         for name, row in rows.items():
             if name not in found:
@@ -124,6 +126,25 @@ class Builder(builder.CxrBuilder):
         for name in sorted(found.keys() - rows.keys()):
             # A few labelled images among many are what such a table is for.
             yield Skipped(name, f"no row in {self.table.path.name}", expected=True)
+
+    def _check_patients(self, rows: Mapping[str, LabelRow], tags: Mapping[str, dicom.Tags]) -> None:
+        """Raises BuildError if some patients are named by the table, and others by headers alone.
+
+        The two may name one person differently, who would then be in two splits.
+        """
+        left = [
+            row.where
+            for name, row in rows.items()
+            if not row.patient and tags.get(name, dicom.NO_TAGS).patient_id
+        ]
+        if left and any(row.patient for row in rows.values()):
+            raise BuildError(
+                f"{self.table.path}: column {self.table.patient_column!r} is blank in "
+                f"{len(left):,} rows (the first: {left[0]}) whose DICOM headers name a patient, "
+                "perhaps by another id than other rows do: one person could be in train and in "
+                "test. Fill these cells in, take these rows out, or empty the whole column: then "
+                "the headers' ids count for all."
+            )
 
     def _built_folders(self, manual_dir: Path) -> list[Path]:
         """Returns where built datasets are, whose contact sheets are not images of the folder.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import collections
 import csv
 import dataclasses
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +18,13 @@ from data_builders.base import csv_table
 from data_builders.base.records import BuildError
 
 NAN = float("nan")
-# What cells say, in small letters.
+# What cells say, as `said` has them.
+BLANK = ("", "nan", "na", "n/a")
 VALUES = {
-    **dict.fromkeys(("1", "1.0", "yes", "y", "true", "positive", "present", "ja"), 1.0),
-    **dict.fromkeys(("0", "0.0", "no", "n", "false", "negative", "absent", "nein"), 0.0),
-    **dict.fromkeys(("-1", "-1.0", "uncertain"), -1.0),
-    **dict.fromkeys(("", "nan", "na", "n/a"), NAN),
+    **dict.fromkeys(("1", "yes", "y", "true", "positive", "present", "ja"), 1.0),
+    **dict.fromkeys(("0", "no", "n", "false", "negative", "absent", "nein"), 0.0),
+    **dict.fromkeys(("-1", "uncertain"), -1.0),
+    **dict.fromkeys(BLANK, NAN),
 }
 SPLITS = {
     **{"train": "train", "test": "test"},
@@ -31,7 +33,7 @@ SPLITS = {
 SEXES = {
     **dict.fromkeys(("m", "male", "man", "männlich"), "M"),
     **dict.fromkeys(("f", "female", "woman", "w", "weiblich"), "F"),
-    **dict.fromkeys(("", "nan", "na", "n/a", "?", "u", "unknown", "o", "other", "d", "divers"), ""),
+    **dict.fromkeys((*BLANK, "?", "u", "unknown", "o", "other", "d", "divers"), ""),
 }
 KNOWN = ("study_id", "split", "projection", "view", "sex", "age")
 _LABEL = "neither 1 (yes, true), 0 (no, false), -1 (uncertain) nor blank (not mentioned)"
@@ -59,9 +61,13 @@ class LabelRow:
 
 
 class Wrong(NamedTuple):
-    """The cells of a column that are not allowed: where the first is, and how many say what."""
+    """The cells of a column that are none of what is allowed: the first's place, how many say what.
+
+    `allowed` says that in words.
+    """
 
     where: str
+    allowed: str
     cells: collections.Counter[str]
 
 
@@ -69,17 +75,18 @@ class LabelTable:
     """A CSV of labels. Errors name the row and the column, never a value: it could be a patient's.
 
     Columns: the image (relative path), and if there are any the patient's id, split, study_id,
-    projection (or view, its former name), sex, age; all others, or `label_columns`, are labels with
-    the VALUES. `recode` is as the option of that name says.
+    projection (or view, its former name), sex, age, in any case ("Split", "PatientID"); all others,
+    or `label_columns`, are labels with the VALUES. `recode` is as the option of that name says.
 
     Attributes:
       path: the CSV file.
       image_column: the column of the images' paths.
+      patient_column: the column of the patients' ids, whether it is there or not.
       label_names: the label columns in their order.
       has_splits: whether there is a column `split`.
 
-    Raises BuildError for a file or column that is not there, and columns without a name or with
-    another's.
+    Raises BuildError for a file or column that is not there, columns without a name or with
+    another's, and a recipe that names a column or a cell twice.
     """
 
     def __init__(
@@ -117,18 +124,39 @@ class LabelTable:
                 raise BuildError(f"{path}: column {column!r} has a slash, which TFDS cannot store.")
         if repeated := sorted({column for column in columns if columns.count(column) > 1}):
             raise BuildError(f"{path}: columns {repeated} occur twice.")
-        self._recoded = _recoded(composed(recode))
         asked = [patient] if patient_column is not None else []
-        for column in (image_column, *asked, *labels, *self._recoded):
+        for column in (image_column, *asked, *labels):
             self._table.index(column)
         fields = {"image": image_column, "patient": patient, "study": "study_id"}
-        fields["projection"] = "projection" if "projection" in columns else "view"
-        fields |= {name: name for name in ("split", "sex", "age")}
-        self._known = {field: name for field, name in fields.items() if name in columns}
-        self.image_column = image_column
+        fields |= {name: name for name in ("split", "projection", "sex", "age")}
+        self._known = {}
+        for field, name in fields.items():
+            name = self._called(name, labels)
+            if field == "projection":
+                name = name or self._called("view", labels)
+            if name:
+                self._known[field] = name
+        ids = [self._known.get(field, "") for field in ("image", "patient", "study")]
+        self._recoded = _recoded(composed(recode), ids)
+        for column in self._recoded:
+            self._table.index(column)
+        self.image_column, self.patient_column = image_column, self._known.get("patient", patient)
         others = (name for name in columns if name not in self._known.values())
         self.label_names = tuple(labels or others)
         self.has_splits = "split" in self._known
+
+    def _called(self, name: str, labels: Collection[str]) -> str:
+        """Returns what the column is called, "" if there is none; labels are so in their own case.
+
+        Raises BuildError for several that differ in case and marks alone.
+        """
+        alike = self._table.alike(name)
+        alike = alike if name in alike else [one for one in alike if one not in labels]
+        if len(alike) > 1:
+            raise BuildError(
+                f"{self.path}: each of the columns {alike} could be {name}. Call the right one so."
+            )
+        return "".join(alike)
 
     def match(self, found: Mapping[str, Path]) -> dict[str, LabelRow]:
         """Returns file name -> its row, in the CSV's order; also rows whose file does not exist.
@@ -174,45 +202,51 @@ class LabelTable:
     def _parse(self, row: csv_table.Row, wrong: dict[str, Wrong]) -> LabelRow:
         """Returns a row; counts in `wrong`, column by column, the cells that are not allowed."""
         cells = dict(zip(self._table.columns, row.fields, strict=False))
-        for column, values in self._recoded.items():
-            cells[column] = values.get(cells[column].casefold(), cells[column])
+        for column, (key, values) in self._recoded.items():
+            cells[column] = values.get(key(cells[column]), cells[column])
         known = {field: cells[column] for field, column in self._known.items()}
         image = os.path.normpath(known["image"].replace("\\", "/"))
         if not known["image"] or image.startswith(("/", "..")) or image[1:2] == ":":
             raise BuildError(f"{row.where}: {self.image_column} is not a path inside manual_dir.")
 
-        def refuse(column: str, said: str) -> None:
-            wrong.setdefault(column, Wrong(row.where, collections.Counter())).cells[said] += 1
+        def refuse(column: str, cell: str, allowed: str) -> None:
+            first = Wrong(row.where, allowed, collections.Counter())
+            wrong.setdefault(column, first).cells[cell] += 1
 
-        def read(column: str, values: Mapping[str, str | float]) -> str | float:
-            said = cells.get(column, "").casefold()
-            if said not in values and column in cells:
-                refuse(column, said)
-            return values.get(said, values.get("", ""))
+        def read(column: str, values: Mapping[str, str | float], allowed: str) -> str | float:
+            cell = said(cells[column])
+            if cell not in values:
+                refuse(column, cell, allowed)
+            return values.get(cell, values.get("", ""))
 
-        years = csv_table.number(known.get("age") or "nan")
+        def read_known(field: str, values: Mapping[str, str]) -> str:
+            column = self._known.get(field)
+            return read(column, values, _EXPECTED[field]) if column else ""
+
+        age = known.get("age", "")
+        years = NAN if age.casefold() in BLANK else csv_table.number(age)
         if years is None or years < 0 or years > OLDEST:  # a date, perhaps
-            refuse("age", known["age"])
+            refuse(self._known["age"], age, _EXPECTED["age"])
         return LabelRow(
             where=row.where,
             image=image,
             patient=known.get("patient", ""),
-            split=read("split", SPLITS),
+            split=read_known("split", SPLITS),
             study=known.get("study", ""),
             projection=known.get("projection", "").upper(),
-            sex=read("sex", SEXES),
+            sex=read_known("sex", SEXES),
             age=NAN if years is None else years,
-            labels={name: read(name, VALUES) for name in self.label_names},
+            labels={name: read(name, VALUES, _LABEL) for name in self.label_names},
         )
 
     def _refuse(self, wrong: Mapping[str, Wrong]) -> None:
         """Raises BuildError if there are wrong cells: a sentence a column."""
         lines = []
-        for column, (where, cells) in wrong.items():
+        for column, (where, allowed, cells) in wrong.items():
             count = f"{cells.total():,} cells, the first" if cells.total() > 1 else "a cell"
             verb = "are" if cells.total() > 1 else "is"
-            line = f"column {column!r}: {count} in {where}, {verb} {_EXPECTED.get(column, _LABEL)}"
-            if column not in _EXPECTED and cells.keys() <= _GRADES:
+            line = f"column {column!r}: {count} in {where}, {verb} {allowed}"
+            if allowed == _LABEL and cells.keys() <= _GRADES:
                 line += f" (grades? say which count: --recode='{column}:0=0,1=0,2=1,3=1')"
             lines.append(line)
         if lines:
@@ -223,13 +257,38 @@ class LabelTable:
             )
 
 
-def _recoded(recode: str) -> dict[str, dict[str, str]]:
-    """Returns column -> old cell, in small letters -> new cell."""
+def said(cell: str) -> str:
+    """Returns a cell in small letters, a number in one way of writing it.
+
+    >>> said("Yes"), said("2.0"), said("+1"), said("0.50")
+    ('yes', '2', '1', '0.5')
+    """
+    number = csv_table.number(cell)
+    if number is None or not math.isfinite(number):
+        return cell.casefold()
+    return repr(number + 0.0).removesuffix(".0")  # + 0.0: no "-0"
+
+
+def _recoded(
+    recode: str, ids: Collection[str]
+) -> dict[str, tuple[Callable[[str], str], dict[str, str]]]:
+    """Returns column -> (how its cells are compared, old cell compared so -> new cell).
+
+    Args:
+      ids: columns in which "01" is another than "1".
+    """
     columns = {}
     for part in filter(None, recode.split(";")):
         column, _, pairs = part.rpartition(":")
-        split = [pair.partition("=") for pair in pairs.split(",")]
+        column, split = column.strip(), [pair.partition("=") for pair in pairs.split(",")]
         if not column or not all(sign for _, sign, _ in split):
             raise BuildError("--recode is not like 'COLUMN:OLD=NEW,OLD=NEW;COLUMN:OLD=NEW'.")
-        columns[column.strip()] = {old.strip().casefold(): new.strip() for old, _, new in split}
+        key = str.casefold if column in ids else said
+        values = {key(old.strip()): new.strip() for old, _, new in split}
+        if column in columns or len(values) < len(split):
+            what = f"says twice what a cell of {column!r} stands for"
+            if column in columns:
+                what = f"has the column {column!r} twice"
+            raise BuildError(f"--recode {what}. Keep one, as in 'COLUMN:OLD=NEW,OLD=NEW'.")
+        columns[column] = key, values
     return columns

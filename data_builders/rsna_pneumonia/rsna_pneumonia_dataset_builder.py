@@ -93,20 +93,26 @@ def read_mapping(root: Path, findings: Mapping[str, Finding]) -> dict[str, str]:
     RSNA's list has an object an image: `subset_img_id` is the patientId, `img_id` NIH's file name,
     which begins with the person ("00011683_018.png").
 
-    Raises BuildError: not such a list, or an image that it lacks.
+    Raises BuildError: not such a list, an image of two persons, or one that it lacks.
     """
     path = folders.optional(root, MAPPING)
     if path is None:
         return {}
     try:
-        persons = {
-            entry["subset_img_id"]: _NIH_IMAGE.fullmatch(entry["img_id"])[1]
+        pairs = {
+            (entry["subset_img_id"], _NIH_IMAGE.fullmatch(entry["img_id"])[1])
             for entry in read_json(path, list, MAX_BYTES)
         }
     except (ValueError, KeyError, TypeError):
         raise BuildError(
             f"{path} is not RSNA's list of objects with img_id and subset_img_id. Get it again."
         ) from None
+    persons = dict(pairs)
+    if len(persons) < len(pairs):
+        raise BuildError(
+            f"{path} gives two persons for an image ({len(pairs) - len(persons):,} times). "
+            "Restore RSNA's file."
+        )
     for image, finding in findings.items():
         if image not in persons:
             raise BuildError(

@@ -155,6 +155,39 @@ BAD = {
         lambda rows: rows,
         "--recode is not like",
     ),
+    "a recipe with a column twice": (
+        {"recode": "Nodule:1=0;Nodule:0=1"},
+        lambda rows: rows,
+        "--recode has the column 'Nodule' twice",
+    ),
+    "a recipe with a cell twice": (
+        {"recode": "Nodule:Ja=0,jA=1"},
+        lambda rows: rows,
+        "--recode says twice what a cell of 'Nodule' stands for",
+    ),
+    "a recipe with a number twice": (
+        {"recode": "Nodule:1=0,1.0=1"},
+        lambda rows: rows,
+        "--recode says twice what a cell of 'Nodule' stands for",
+    ),
+    "two columns that could be the split": (
+        {},
+        lambda rows: [{**row, "Split": "train", "SPLIT": "test"} for row in rows],
+        r"each of the columns \['Split', 'SPLIT'\] could be split",
+    ),
+    "patients that some rows leave to the header, which may name them otherwise": (
+        {},
+        lambda rows: [
+            {**row, "patient_id": row["patient_id"] * (i % 2)} for i, row in enumerate(rows)
+        ],
+        r"column 'patient_id' is blank in 3 rows \(the first: labels.csv, row 2\) whose DICOM "
+        "headers name a patient.*Fill these cells in, take these rows out, or empty",
+    ),
+    "an age with a mark of programmers": (
+        {},
+        lambda rows: [{**row, "Age": "2_0"} for row in rows],
+        r"column 'Age': 12 cells, .* are no number of years",
+    ),
     "a recipe for no column": ({"recode": "sax:2=F"}, lambda rows: rows, "no column 'sax'"),
     "a label that is no column": (
         {"label_columns": "Nodule,Efusion"},
@@ -267,6 +300,45 @@ def test_grades_are_recoded_and_columns_chosen(tmp_path):
     assert read(
         tmp_path, rows, label_columns='"Reader, name"', recode="Reader, name:MRN=1;sex:1=F,2=M"
     )
+
+
+def test_numbers_compare_as_numbers_and_ids_as_text(tmp_path):
+    cells = ("0.0", "1.00", "2.0", "+3", "", "-1.", "0.")
+    rows = [
+        {"image": f"{i}.png", "patient_id": cell, "age": "NA", "Grade": cell}
+        for i, cell in enumerate(cells)
+    ]
+    _, found = read(tmp_path, rows, recode="Grade:0=0,1=0,2=1,3.0=1;patient_id:0=MRN,2.0=MRN")
+    grades = [row.labels["Grade"] for row in found.values()]
+    np.testing.assert_equal(grades, [0, 0, 1, 1, np.nan, -1, 0])
+    assert [row.patient for row in found.values()] == [*cells[:2], "MRN", *cells[3:]]
+    assert all(np.isnan(row.age) for row in found.values())
+    with pytest.raises(BuildError, match=r"'Grade': 2 cells, .* \(grades\?"):
+        read(tmp_path, rows)
+
+
+def test_columns_are_known_in_any_case(tmp_path):
+    rows = [
+        {"image": "a.png", "Patient_ID": "MRN", "Split": "Test", "SEX": "w", "Age": "61", "E": "1"}
+    ]
+    for settings in ({}, {"label_columns": "E"}):
+        names, found = read(tmp_path, rows, **settings)
+        row = found["a.png"]
+        assert names == ("E",)
+        assert (row.patient, row.split, row.sex, row.age) == ("MRN", "test", "F", 61)
+    names, found = read(tmp_path, [{"image": "a.png", "Sex": "1"}], label_columns="Sex")
+    assert found["a.png"].labels == {"Sex": 1} and found["a.png"].sex == ""
+
+
+def test_blank_patients_without_a_header_are_not_known(raw, tmp_path):
+    folder, images = raw
+    names = [name for name in sorted(images) if not name.startswith("dicom")]
+    patients = ["MRN" * (i % 2) for i in range(len(names))]
+    split = ["train" if i % 4 else "test" for i in range(len(names))]
+    fake.write_labels(tmp_path / "labels.csv", names, Patient_ID=patients, Split=split)
+    options = {"labels_csv": str(tmp_path / "labels.csv")}
+    text = check_raw("image_folder", folder, options=options, num_workers=0)
+    assert f"of 4 of the {len(names)} images the person is not known" in text
 
 
 @pytest.mark.parametrize(("table", "disk"), [("NFC", "NFD"), ("NFD", "NFC")])

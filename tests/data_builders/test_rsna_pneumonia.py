@@ -1,5 +1,7 @@
 """RSNA Pneumonia from its raw layouts to what a reader sees."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -117,4 +119,15 @@ def test_a_mapping_of_something_else_stops_the_build(raw, old, new, message):
 def test_errors_in_the_owners_files_stop_the_build(raw, file, old, new, message):
     fake.write(raw)
     edit(raw / file, old, new)
+    assert_build_stops("rsna_pneumonia", raw, message)
+
+
+def test_two_persons_for_an_image_stop_the_build(raw):
+    fake.write(raw, with_mapping=True)
+    mapping = raw / fake.MAPPING
+    entries = json.loads(mapping.read_text())
+    mapping.write_text(json.dumps([*entries, entries[0]]))
+    build.check("rsna_pneumonia", raw)  # the same again contradicts nothing
+    mapping.write_text(json.dumps([*entries, {**entries[0], "img_id": "00099998_001.png"}]))
+    message = r"gives two persons for an image \(1 times\). Restore RSNA's file"
     assert_build_stops("rsna_pneumonia", raw, message)

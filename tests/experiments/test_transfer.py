@@ -118,7 +118,7 @@ def test_label_budget_stands_in_the_report_in_words(config, tmp_path):
     config.label_fraction = 0.5
     transfer.run(config, tmp_path)
     report = (tmp_path / "report.md").read_text()
-    assert "(50 % of the training patients, drawn with seed 0)" in report
+    assert "(50 % of the training patients whose label is known, drawn with seed 0)" in report
     assert "18 images of 6 patients" in report
     assert json.loads((tmp_path / "comparisons.json").read_text()) == []
 
