@@ -89,8 +89,8 @@ def _looked_up(
 
 
 def look_up(
-    values: Num[np.ndarray, "*n"], holder: pydicom.Dataset, table: str, big_endian: bool
-) -> tuple[Float64[np.ndarray, "*n"], bool]:
+    values: Num[np.ndarray, " *n"], holder: pydicom.Dataset, table: str, big_endian: bool
+) -> tuple[Float64[np.ndarray, " *n"], bool]:
     """Looks values up in a table: fields TABLEDescriptor and TABLEData (C.11.1.1, C.7.6.3.1.5).
 
     Also returns whether the entries are of 8 bits.
@@ -126,14 +126,14 @@ def _is_smooth(data: bytes) -> bool:
     """Tells bytes of a curve, each near the next, from lower and higher bytes of words by turns."""
     curve = np.frombuffer(data, np.uint8).astype(int)
     steps = [np.abs(np.diff(part)).sum() for part in (curve, curve[::2], curve[1::2])]
-    return steps[0] <= steps[1] + steps[2]
+    return bool(steps[0] <= steps[1] + steps[2])
 
 
 def is_big_endian(dataset: pydicom.Dataset) -> bool:
     return dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian
 
 
-def numbers(patterns: Num[np.ndarray, "*n"], bits: int, signed: bool) -> Num[np.ndarray, "*n"]:
+def numbers(patterns: Num[np.ndarray, " *n"], bits: int, signed: bool) -> Num[np.ndarray, " *n"]:
     """Returns the numbers in the lowest bits, in two's complement if signed (PS3.5 8.1.1)."""
     values = patterns.astype(np.int64) & (2**bits - 1)
     return values - ((values >> (bits - 1)) << bits) if signed else values

@@ -195,6 +195,33 @@ def lossless_jpeg(pixels: np.ndarray, predictor: int) -> bytes:
     return b"\xff\xd8" + head + data + b"\xff\xd9"
 
 
+@pytest.mark.parametrize("kind", ["12 bits", "restarts", "point transform"])
+@pytest.mark.parametrize("predictor", [5, 6, 7])
+def test_wrapped_differences_that_no_decoder_reads(tmp_path, predictor, kind):
+    pixels = deep(3, 0, 255, 40, 36).astype(np.uint8)
+    pixels[::5, ::3] = 255 - pixels[::5, ::3]
+    stream = lossless_jpeg(pixels, predictor)
+    # What is changed in the header leaves differences that leave the pixels' range.
+    if kind == "12 bits":
+        stream = stream.replace(b"\xff\xc3\0\x0b\x08", b"\xff\xc3\0\x0b\x07")
+    elif kind == "restarts":
+        stream = stream.replace(b"\xff\xda", b"\xff\xdd\0\4\0\0\xff\xda")
+    else:
+        stream = stream.replace(bytes([predictor, 0, 0]), bytes([predictor, 0, 1]), 1)
+    write_coded(tmp_path / "a.dcm", pixels, JPEGLosslessSV1, stream)
+    with pytest.raises(ImageError, match="which no decoder reads"):
+        shown(tmp_path / "a.dcm")
+
+
+def test_a_comment_is_no_scan(tmp_path):
+    pixels = deep(3, 0, 255, 40, 36).astype(np.uint8)
+    pixels[::5, ::3] = 255 - pixels[::5, ::3]
+    stream = lossless_jpeg(pixels, 6)
+    stream = stream[:2] + b"\xff\xfe\0\x0c\xff\xda" + bytes(8) + stream[2:]
+    write_coded(tmp_path / "a.dcm", pixels, JPEGLosslessSV1, stream)
+    np.testing.assert_array_equal(shown(tmp_path / "a.dcm"), pixels)
+
+
 @pytest.mark.parametrize("predictor", range(1, 8))
 def test_differences_of_lossless_jpeg_are_modulo_256(tmp_path, predictor):
     pixels = deep(3, 0, 255, 40, 36).astype(np.uint8)
@@ -549,6 +576,11 @@ def test_slips_that_other_readers_forgive(tmp_path, slip):
     [
         ({"WindowCenter": b"1,900,0", "WindowWidth": b"1000"}, "WindowCenter is not a number"),
         ({"WindowCenter": b"1500,2000", "WindowWidth": b"1000"}, "WindowCenter is not a number"),
+        ({"WindowCenter": b"1_500", "WindowWidth": b"1000"}, "WindowCenter is not a number"),
+        ({"WindowCenter": b"1500", "WindowWidth": b"-1000"}, "WindowWidth is negative"),
+        ({"BitsStored": None, "HighBit": 11}, "header has no BitsStored"),
+        ({"BitsAllocated": 12}, "values take 12 bits"),
+        ({"SamplesPerPixel": 2}, "2 values a pixel"),
         ({"RescaleSlope": b"steep"}, "RescaleSlope is not a number"),
         ({"RescaleSlope": b"nan"}, "RescaleSlope is not finite"),
         ({"RescaleSlope": b"0"}, "RescaleSlope is 0"),
@@ -618,6 +650,10 @@ def test_more_pixels_than_the_header_says(tmp_path, kind):
     write_coded(tmp_path / "a.dcm", stored, ExplicitVRLittleEndian, None, **fields)
     with pytest.raises(ImageError, match="bytes of pixels where its header says"):
         shown(tmp_path / "a.dcm")
+    # Some writers pad by more than a byte.
+    padded = RAW.tobytes() + bytes(130)
+    write_coded(tmp_path / "a.dcm", RAW, ExplicitVRLittleEndian, None, PixelData=padded)
+    assert np.abs(shown(tmp_path / "a.dcm") - stretch(RAW)).max() <= 1
 
 
 @pytest.mark.parametrize("coding", ["JPEG-LS", "RLE", "JPEG 2000", "lossless JPEG"])
@@ -674,4 +710,91 @@ def test_a_colour_stream_without_its_last_scans(tmp_path):
     fields = {"SamplesPerPixel": 3, "PhotometricInterpretation": "YBR_FULL_422"}
     write_coded(tmp_path / "a.dcm", colours[..., 0], JPEGBaseline8Bit, cut, **fields)
     with pytest.raises(ImageError, match=CUT):
+        shown(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "packed"),
+    [("VOILUTSequence", False), ("VOILUTSequence", True), ("ModalityLUTSequence", False)],
+)
+def test_tables_in_big_endian_words(tmp_path, keyword, packed):
+    tags = {keyword: table(EIGHT if packed else CURVE, 0, 8 if packed else 12, "OW", packed)}
+    expected = as_the_standard_shows(RAW, tags, "MONOCHROME2")
+    item = tags[keyword][1]
+    item.LUTData = np.frombuffer(item.LUTData, "<u2").astype(">u2").tobytes()
+    fields = {"BitsStored": 12, keyword: tags[keyword]}
+    write_coded(tmp_path / "a.dcm", RAW, ExplicitVRBigEndian, None, **fields)
+    assert np.abs(shown(tmp_path / "a.dcm") - expected).max() <= 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("signed", [0, 1])
+def test_palettes_of_any_byte_order_and_sign(tmp_path, signed, order):
+    indices = draw_image(3)
+    ramp = np.round(65535 * np.linspace(0, 1, 256) ** 2).astype(np.uint16)
+    first = -128 * signed
+    fields = {"PhotometricInterpretation": "PALETTE COLOR", "PixelRepresentation": signed}
+    for colour in ("Red", "Green", "Blue"):
+        name = f"{colour}PaletteColorLookupTable"
+        fields[f"{name}Descriptor"] = [256, first % 2**16, 16]
+        fields[f"{name}Data"] = ramp.astype(f"{order}u2").tobytes()
+    syntax = ExplicitVRBigEndian if order == ">" else ExplicitVRLittleEndian
+    write_dicom(tmp_path / "a.dcm", indices)
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    for keyword, value in fields.items():
+        vr = "US" if keyword.endswith("Descriptor") else pydicom.datadict.dictionary_VR(keyword)
+        dataset.add_new(pydicom.datadict.tag_for_keyword(keyword), vr, value)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.walk(lambda data, element: element.value)  # while the order of bytes is known
+    dataset.set_original_encoding(False, order == "<")
+    dataset.save_as(tmp_path / "a.dcm", implicit_vr=False, little_endian=order == "<")
+    places = indices.astype(np.int8 if signed else np.uint8).astype(int) - first
+    assert np.abs(shown(tmp_path / "a.dcm") - (ramp >> 8)[places].astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["bytes of 16 bits", "half", "two numbers"])
+def test_tables_that_their_descriptors_belie(tmp_path, kind):
+    packed = kind == "bytes of 16 bits"
+    sequence = table(EIGHT if packed else CURVE, 0, 12, "OW", packed)
+    item = sequence[1]
+    if kind == "bytes of 16 bits":
+        item.LUTDescriptor = [4096, 0, 16]
+    elif kind == "half":
+        item.LUTData = item.LUTData[: len(item.LUTData) // 2]
+    else:
+        item.LUTDescriptor = [4096, 0]
+    write_dicom(tmp_path / "a.dcm", RAW, bits=12, VOILUTSequence=sequence)
+    if kind == "bytes of 16 bits":
+        expected = np.array(EIGHT)[RAW]
+        assert np.abs(shown(tmp_path / "a.dcm") - expected).max() <= 1
+    else:
+        with pytest.raises(ImageError, match=r"fewer entries than it promises|is incomplete"):
+            shown(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize(("value", "limit"), [(-9999.5, -9000.0), (float("nan"), None)])
+def test_padding_of_float_pixels(tmp_path, value, limit):
+    values = (deep(4, 0, 60000) / 7000 - 3).astype(np.float32)
+    padded = values.copy()
+    padded[:5] = value
+    padded[5:9] = limit or value
+    write_dicom(tmp_path / "a.dcm", deep(4, 0, 9))
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    for field in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        del dataset[field]
+    dataset.BitsAllocated, dataset.FloatPixelData = 32, padded.tobytes()
+    dataset.FloatPixelPaddingValue = value
+    if limit:
+        dataset.FloatPixelPaddingRangeLimit = limit
+    dataset.save_as(tmp_path / "a.dcm")
+    assert np.abs(shown(tmp_path / "a.dcm")[9:] - stretch(values[9:])).max() <= 1
+    assert (shown(tmp_path / "a.dcm")[:9] == 0).all()
+
+
+def test_native_pixels_under_a_compressed_syntax(tmp_path):
+    write_dicom(tmp_path / "a.dcm", RAW)
+    data = (tmp_path / "a.dcm").read_bytes()
+    data = data.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0")
+    (tmp_path / "a.dcm").write_bytes(data)
+    with pytest.raises(ImageError, match="not compressed as its transfer syntax says"):
         shown(tmp_path / "a.dcm")
