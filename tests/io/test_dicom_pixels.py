@@ -745,6 +745,7 @@ def test_palettes_of_any_byte_order_and_sign(tmp_path, signed, order):
         vr = "US" if keyword.endswith("Descriptor") else pydicom.datadict.dictionary_VR(keyword)
         dataset.add_new(pydicom.datadict.tag_for_keyword(keyword), vr, value)
     dataset.file_meta.TransferSyntaxUID = syntax
+    dataset["PixelData"].VR = "OB"  # which has no order of bytes
     dataset.walk(lambda data, element: element.value)  # while the order of bytes is known
     dataset.set_original_encoding(False, order == "<")
     dataset.save_as(tmp_path / "a.dcm", implicit_vr=False, little_endian=order == "<")
