@@ -120,10 +120,14 @@ def _frame(dataset: pydicom.Dataset) -> bytes | None:
         return None
     if not dataset.PixelData.startswith(_ITEM):
         raise ImageError("a DICOM file whose pixels are not compressed as its transfer syntax says")
+    kinds = (pictures.JPEG, *_JPEG_2000)
     # The first holds offsets, which one image does not need, and some writers get wrong.
-    _, *fragments = generate_fragments(dataset.PixelData)
+    offsets, *fragments = generate_fragments(dataset.PixelData)
+    fragments = [part for part in fragments if part]
+    fragments = [offsets, *fragments] if offsets.startswith(kinds) else fragments
     frame = b"".join(fragments)
-    start = next((kind for kind in (pictures.JPEG, *_JPEG_2000) if frame.startswith(kind)), b"")
+    # Run lengths start with the number of their segments and the place of the first.
+    start = next((kind for kind in kinds if frame.startswith(kind)), frame[:8])
     if any(fragment.startswith(start) for fragment in fragments[1:]):
         raise ImageError(_SEVERAL)
     size = None
@@ -164,7 +168,7 @@ def _check_length(dataset: pydicom.Dataset) -> None:
     if there < size:
         raise ImageError("a DICOM file that ends early: it has fewer pixels than its header says")
     # Some writers pad by more than the one byte to an even length.
-    if there >= 2 * size or any(value[size:]):
+    if there >= 2 * size or any(value[size + size % 2 :]):
         raise ImageError(
             f"a DICOM file of {there:,} bytes of pixels where its header says {size:,}: "
             "NumberOfFrames, Rows, Columns or BitsAllocated is wrong"

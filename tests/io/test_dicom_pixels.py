@@ -665,6 +665,9 @@ def test_several_frames_that_the_header_does_not_name(tmp_path, coding):
     whole.PixelData = b"\xfe\xff\0\xe0\4\0\0\0\x08\0\0\0" + whole.PixelData[12:]
     whole.save_as(tmp_path / "a.dcm")
     assert np.abs(shown(tmp_path / "a.dcm") - stretch(RAW)).max() <= 1
+    whole.PixelData = encapsulate([encode(RAW)], fragments_per_frame=3)
+    whole.save_as(tmp_path / "a.dcm")
+    assert np.abs(shown(tmp_path / "a.dcm") - stretch(RAW)).max() <= 1
     whole.PixelData = encapsulate([encode(RAW)] * 2)
     whole.save_as(tmp_path / "a.dcm")
     with pytest.raises(ImageError, match="several frames"):
