@@ -53,7 +53,13 @@ def displayed(stored: Num[np.ndarray, " n"], dataset: pydicom.Dataset, bits: int
         greys, fixed = found
     elif centre is not None and width is not None and width > 0:
         greys, fixed = window(greys, centre, width, text(dataset, "VOILUTFunction").upper()), False
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
+    inverse = dataset.PhotometricInterpretation == "MONOCHROME1"
+    if text(dataset, "PresentationLUTShape").upper() == "INVERSE" and not inverse:
+        raise ImageError(
+            "a DICOM image whose PresentationLUTShape is INVERSE, and PhotometricInterpretation "
+            "MONOCHROME2: which of the two holds nobody can know"
+        )
+    if inverse:
         greys = 255 - greys if fixed else -greys
     return Greys(np.where(padding, np.nan, greys), fixed)
 

@@ -578,6 +578,7 @@ def test_slips_that_other_readers_forgive(tmp_path, slip):
         ({"WindowCenter": b"1500,2000", "WindowWidth": b"1000"}, "WindowCenter is not a number"),
         ({"WindowCenter": b"1_500", "WindowWidth": b"1000"}, "WindowCenter is not a number"),
         ({"WindowCenter": b"1500", "WindowWidth": b"-1000"}, "WindowWidth is negative"),
+        ({"PresentationLUTShape": b"INVERSE"}, "nobody can know"),
         ({"BitsStored": None, "HighBit": 11}, "header has no BitsStored"),
         ({"BitsAllocated": 12}, "values take 12 bits"),
         ({"SamplesPerPixel": 2}, "2 values a pixel"),
