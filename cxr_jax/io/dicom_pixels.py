@@ -207,7 +207,10 @@ def _decoded(
         stored = pixel_array(dataset, raw=True)
     elif frame.startswith(_JPEG_2000):
         stored = imagecodecs.jpeg2k_decode(frame)
-        precision = (frame[frame.find(_JPEG_2000[0]) + 42] & 127) + 1
+        depth = frame[frame.find(_JPEG_2000[0]) + 42]
+        precision = (depth & 127) + 1
+        if depth & 128 and not dataset.PixelRepresentation:
+            raise ImageError("a JPEG 2000 stream of signed values, which its header says are not")
         colours = "RGB" if colours in ("YBR_ICT", "YBR_RCT") else colours
     else:
         kind, precision, _, _, components = pictures.frame_header(frame)

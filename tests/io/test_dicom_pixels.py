@@ -309,6 +309,16 @@ def test_every_coding_with_and_without_overlays(tmp_path, coding, signed, bits, 
         assert np.abs(shown(tmp_path / "a.dcm") - expected).max() <= 1
 
 
+def test_a_sign_that_only_the_stream_has_is_refused(tmp_path):
+    values = deep(12, 10, 4000, 30, 26).astype(np.int16) - 2048
+    syntax, encode = CODINGS["JPEG 2000"]
+    patterns = values.astype(np.uint16)
+    fields = {"BitsStored": 16, "PixelRepresentation": 0}
+    write_coded(tmp_path / "a.dcm", patterns, syntax, encode(values), **fields)
+    with pytest.raises(ImageError, match="signed values, which its header says are not"):
+        shown(tmp_path / "a.dcm")
+
+
 @pytest.mark.parametrize("coding", CODINGS)
 def test_eight_bits_in_sixteen(tmp_path, coding):
     patterns = deep(3, 12, 243)
