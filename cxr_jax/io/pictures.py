@@ -97,10 +97,9 @@ def decode(encoded: bytes, shorter_side: int | None = None) -> Scaled:
 def _png(encoded: bytes) -> UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]:
     try:
         decoded = imagecodecs.png_decode(encoded)  # every checksum is verified
-    except imagecodecs.PngError as error:
-        raise ImageError(f"a PNG that is damaged or cut off ({error})") from error
-    except UnicodeDecodeError as error:  # libpng's message quotes the name of a damaged chunk
-        raise ImageError("a PNG that is damaged: a chunk has no name") from error
+    except (imagecodecs.PngError, UnicodeDecodeError) as error:
+        # Without libpng's message: it quotes the name of a damaged chunk, any four bytes.
+        raise ImageError("a PNG that is damaged or cut off") from error
     if decoded.ndim == 2 or decoded.shape[-1] == 2:
         return decoded.reshape(*decoded.shape[:2], -1)[..., 0]
     return luminance(decoded[..., :3])
