@@ -24,7 +24,9 @@ def get_config(preset: str = ""):
             # of one recipe with different seeds: one encoder, whose intervals hold their variance.
             encoders="random",
             reference="random",  # the one that the others are compared with
-            datasets="",  # NAME or NAME:TASK by commas
+            # NAME or NAME:TASK by commas; behind it what this dataset alone is read by, as in
+            # jsrt:nodule@folds=5,siim@exclusive=True (the fields of configs/transfer.py).
+            datasets="",
             protocols="linear",
             fractions=(0.01, 0.1, 1.0),  # of the training patients, nested
             seeds=(0, 1, 2),  # which patients; of fine-tuning also its own randomness

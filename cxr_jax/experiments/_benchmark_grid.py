@@ -14,11 +14,16 @@ from cxr_jax.experiments._workdir import changes
 from cxr_jax.io.json import read_json
 
 LAST = "seconds.json"  # how long a cell took; the last file that it writes
+# Fields of a transfer that a dataset may have of its own: what is scored.
+OWN = ("folds", "exclusive", "uncertain_as", "missing_as", "readers", "certainty", "projections")
 _NAME = re.compile(r"[\w.-]*[\w-][\w.-]*")  # not "..", which is a folder
 
 
 class Cell(NamedTuple):
-    """One transfer of the grid; `pretraining` numbers those of an encoder from 0."""
+    """One transfer of the grid; `pretraining` numbers those of an encoder from 0.
+
+    `task` is all that config.datasets says behind the dataset's name: "TASK@FIELD=VALUE@…".
+    """
 
     encoder: str
     spec: str
@@ -72,12 +77,45 @@ def grid(config: ml_collections.ConfigDict) -> list[Cell]:
     ):
         if fraction == 1 and protocol != "finetune" and seed != config.seeds[0]:
             continue
-        dataset, _, task = dataset.partition(":")
+        dataset, task = _dataset_and_task(dataset)
         place = (dataset, task, protocol, float(fraction), int(seed))
         cells += [Cell(name, spec, *place, number) for number, spec in enumerate(specs)]
+    for cell in {cell.task: cell for cell in cells}.values():
+        transfer_config(config, cell)  # refuses fields that a dataset cannot have
     if not cells:
         raise ValueError("config.fractions and config.seeds must each hold a number")
     return cells
+
+
+def _dataset_and_task(spec: str) -> tuple[str, str]:
+    """Splits "jsrt:nodule@folds=5" into dataset and task; "siim@exclusive=True" has no task.
+
+    >>> _dataset_and_task("siim@exclusive=True")
+    ('siim', '@exclusive=True')
+    """
+    named, at, changes = spec.partition("@")
+    dataset, _, task = named.partition(":")
+    return dataset, task + at + changes
+
+
+def transfer_config(config: ml_collections.ConfigDict, cell: Cell) -> ml_collections.ConfigDict:
+    """Returns a copy of config.transfer for the cell's dataset, its task and its own fields.
+
+    Raises ValueError for a field or value that a dataset cannot have of its own.
+    """
+    changed = config.transfer.copy_and_resolve_references()
+    task, *own = cell.task.split("@")
+    changed.update(dataset=cell.dataset, task=task or changed.task)
+    for field, _, text in (change.partition("=") for change in own):
+        where = f"config.datasets: {cell.dataset}: @{field}={text}"
+        if field not in OWN:
+            raise ValueError(f"{where}: a dataset's own fields are {', '.join(OWN)}")
+        kind = type(changed[field])
+        try:
+            changed[field] = {"True": True, "False": False}[text] if kind is bool else kind(text)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{where}: config.{field} is a {kind.__name__}") from error
+    return changed
 
 
 def _list(value: str, field: str) -> list[str]:
@@ -156,10 +194,10 @@ def _obstacles(config, cells: list[Cell]) -> list[str]:
     for name, spec in dict.fromkeys((cell.encoder, cell.spec) for cell in cells):
         if spec != "random":
             lines += missing(name, weights.load, spec)
-    for dataset, task in dict.fromkeys((cell.dataset, cell.task) for cell in cells):
-        wanted, changes = task or config.transfer.task, tasks.changes_of(config.transfer)
-        where = (dataset, config.data.dir, "test", wanted, changes)
-        lines += missing(dataset, splits.load_split, *where)
+    for cell in {(cell.dataset, cell.task): cell for cell in cells}.values():
+        own = transfer_config(config, cell)
+        where = (cell.dataset, config.data.dir, "test", own.task, tasks.changes_of(own))
+        lines += missing(cell.dataset, splits.load_split, *where)
     return lines
 
 

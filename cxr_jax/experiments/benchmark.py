@@ -18,7 +18,7 @@ from cxr_jax import weights
 from cxr_jax.data import dataset_info, seen_images
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import _transfer_inputs, _workdir, transfer
-from cxr_jax.experiments._benchmark_grid import LAST, Cell, grid, plan
+from cxr_jax.experiments._benchmark_grid import LAST, OWN, Cell, grid, plan, transfer_config
 from cxr_jax.experiments._workdir import as_json, open_workdir, release
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
@@ -72,9 +72,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str]:
     """Returns the fingerprints of all datasets that can be read, whole, for provenance.json."""
     found = {}
-    for dataset, task in dict.fromkeys((cell.dataset, cell.task) for cell in grid(config)):
-        of_cell = config.transfer.copy_and_resolve_references()
-        of_cell.update(dataset=dataset, task=task or of_cell.task)
+    for cell in {(cell.dataset, cell.task): cell for cell in grid(config)}.values():
+        of_cell = transfer_config(config, cell)
         try:
             whole = _transfer_inputs.load_whole_splits(of_cell)
             found |= _transfer_inputs.fingerprint_splits(of_cell, whole)
@@ -93,14 +92,12 @@ def _shape(config, cells: list[Cell]) -> dict[str, Any]:
 
 
 def _config_of(config, cell: Cell, shape: dict[str, Any], workdir: Path):
-    changed = config.transfer.copy_and_resolve_references()
+    changed = transfer_config(config, cell)
     with changed.unlocked():
         changed.model = shape["model"]
     changed.update(
         encoder=cell.spec,
         baselines="",
-        dataset=cell.dataset,
-        task=cell.task or config.transfer.task,
         protocol=cell.protocol,
         label_fraction=cell.fraction,
         seed=cell.seed,
@@ -165,7 +162,8 @@ class _Held:
     def fingerprint(self, of_cell) -> str:
         """Returns what _transfer_inputs.fingerprint says of a transfer."""
         drawn = of_cell.seed if of_cell.encoder == "random" else 0
-        encoder, dataset = (of_cell.encoder, drawn), (of_cell.dataset, of_cell.task)
+        encoder = (of_cell.encoder, drawn)
+        dataset = tuple(of_cell[field] for field in ("dataset", "task", *OWN))
         if encoder not in self._encoders:
             (self._encoders[encoder],) = _transfer_inputs.load_encoders(of_cell)
         if dataset not in self._splits:

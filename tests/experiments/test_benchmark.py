@@ -37,11 +37,28 @@ def test_the_grid_holds_every_cell_once(config):
     assert {cell.spec for cell in cells} == {"random", "runs/a"}
 
 
+def test_a_dataset_may_have_fields_of_its_own(config):
+    config.transfer.task, config.fractions = "Edema", (1.0,)
+    config.datasets = "a,a:Mass@folds=5,b@exclusive=True@missing_as=zeros"
+    cells = _benchmark_grid.grid(config)
+    assert len({cell.folder for cell in cells}) == len(cells) == 3
+    fields = ("dataset", "task", "folds", "exclusive", "missing_as")
+    own = [_benchmark_grid.transfer_config(config, cell) for cell in cells]
+    assert [[one[field] for field in fields] for one in own] == [
+        ["a", "Edema", 0, False, ""],
+        ["a", "Mass", 5, False, ""],
+        ["b", "Edema", 0, True, "zeros"],
+    ]
+    assert config.transfer.folds == 0
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("datasets", "", r"config.datasets is empty"),
         ("datasets", "a,a", r"names a twice"),
+        ("datasets", "a@seed=1", r"a: @seed=1: a dataset's own fields are folds, exclusive"),
+        ("datasets", "a:b@folds=many", r"a: @folds=many: config.folds is a int"),
         ("encoders", "runs/a", r"'runs/a': write NAME=SPEC"),
         ("encoders", "a b=runs/a", r"'a b': a name has letters"),
         ("encoders", "a=random,a=runs/a", r"names a twice"),

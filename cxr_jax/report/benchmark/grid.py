@@ -151,7 +151,8 @@ def _cell(entry: dict) -> Cell:
         raise ValueError("a cell's folder is not in the workdir")
     if not 0 < float(entry["fraction"]) <= 1:
         raise ValueError("a cell's fraction is not in (0, 1]")
-    dataset = f"{entry['dataset']} ({entry['task']})" if entry["task"] else entry["dataset"]
+    task = ", ".join(part for part in entry["task"].split("@") if part)
+    dataset = f"{entry['dataset']} ({task})" if task else entry["dataset"]
     return Cell(
         encoder=entry["encoder"],
         dataset=dataset,
