@@ -201,14 +201,27 @@ def small_vit(**changes) -> ConfigDict:
     return vit("128x4", **(dict(patch=8, image_size=64, dtype="float32") | changes))
 
 
-def presets(cpu: Preset) -> dict[str, Preset]:
-    """Those of an objective whose demo is `cpu` on the drawn images."""
+def presets(cpu: Preset, own: Preset = lambda config: None) -> dict[str, Preset]:
+    """Those of an objective whose demo is `cpu` on the drawn images; `own` as in `adapted`."""
 
     def of_demo(config: ConfigDict) -> None:
         cpu(config)
         demo(config)
 
-    return {"small": small, "cpu": cpu, "demo": of_demo}
+    return {"small": small, "cpu": cpu, "demo": of_demo} | adapted(own)
+
+
+def adapted(own: Preset) -> dict[str, Preset]:
+    """The presets adapt and adapt_gpu of an objective, which `own` fits to small batches."""
+
+    def on(machine: Preset) -> Preset:
+        def preset(config: ConfigDict) -> None:
+            machine(config)
+            own(config)
+
+        return preset
+
+    return {"adapt": on(adapt), "adapt_gpu": on(adapt_gpu)}
 
 
 def small(config: ConfigDict) -> None:
@@ -261,7 +274,7 @@ def adamw(config: ConfigDict, learning_rate: float) -> None:
 
 
 def adapt(config: ConfigDict) -> None:
-    """The preset adapt: a ResNet-50 goes on from config.init, for an hour on two cores."""
+    """The preset adapt: the encoder config.init goes on, for about an hour on two cores."""
     config.start_share = 0.5
     config.model.dtype = "float32"
     config.batch_size = 64
@@ -271,6 +284,26 @@ def adapt(config: ConfigDict) -> None:
     adamw(config, 3e-4)
     for view_config in config.views.values():
         view_config.update(size=96, crop_scale=(0.3, 1.0))
+
+
+def adapt_gpu(config: ConfigDict) -> None:
+    """The preset adapt_gpu: the same on one GPU, at 224 px and on ten steps for one."""
+    adapt(config)
+    config.model.dtype = "bfloat16"
+    config.batch_size = 256
+    config.data.image_size = 256
+    config.num_train_steps = 10_000
+    config.checkpoint_every_steps = 500
+    for view_config in config.views.values():
+        view_config.size = 224
+
+
+def adapt_vit(config: ConfigDict, variant: str) -> None:
+    """Makes the model of adapt a ViT, of which the weights say the rest: patches, tokens."""
+    config.model = ConfigDict(
+        dict(name="vit", variant=variant, dtype=config.model.dtype, remat=False)
+    )
+    config.optimizer.update(learning_rate=1e-4, weight_decay=0.05)
 
 
 def for_minutes(config: ConfigDict) -> None:

@@ -6,7 +6,8 @@ Default  the paper's recipe: ResNet-50, 224 px, LARS, batch 4096, 10 epochs of w
          10,000 steps are about 110 epochs of MIMIC-CXR. It needs many accelerators (not run here).
 :small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
 :adapt   goes on from another encoder (--config.init=torchvision:/weights/resnet50.pth) on your own
-         images, for an hour on two CPU cores; what is exported is the mean of both ends.
+         images, 50 minutes on two quiet CPU cores; what is exported is the mean of both ends.
+:adapt_gpu  the same on one GPU: 224 px, batch 256, 10,000 steps (not run here: no GPU).
 :cpu     your own images on two CPU cores in 4 minutes; expect what docs/results/first_images.md
          shows.
 :demo    drawn images, 3 to 4 minutes on two CPU cores, no download; ends with a transfer report.
@@ -24,7 +25,7 @@ def get_config(preset: str = ""):
     )
     config.views = ConfigDict(dict(a=common.view(), b=common.view()))
     config.optimizer = common.lars(0.3, rate_inside_momentum=True, weight_decay=1e-4)
-    return common.choose(config, preset, common.presets(cpu) | {"adapt": common.adapt})
+    return common.choose(config, preset, common.presets(cpu))
 
 
 def cpu(config: ConfigDict) -> None:

@@ -5,6 +5,10 @@ python run.py --config=configs/vicreg.py --config.data.name=… --config.data.di
 Default  the paper's recipe: ResNet-50, 224 px, LARS, batch 2048, 10 epochs of warm-up, cosine to a
          thousandth. It needs many accelerators (not run here).
 :small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
+:adapt   goes on from another encoder (--config.init=torchvision:/weights/resnet50.pth) on your own
+         images, about an hour (estimated) on two CPU cores; what is exported is the mean of
+         both ends.
+:adapt_gpu  the same on one GPU: 224 px, batch 256, 10,000 steps (not run here: no GPU).
 :cpu     your own images on two CPU cores in minutes; expect what docs/results/objectives.md shows.
 :demo    drawn images, minutes on two CPU cores, no download; ends with a transfer report.
 """
@@ -29,10 +33,15 @@ def get_config(preset: str = ""):
     )
     config.views = common.byol_views()
     config.optimizer = common.lars(0.2, final_learning_rate=2e-4)
-    return common.choose(config, preset, common.presets(cpu))
+    return common.choose(config, preset, common.presets(cpu, adapt))
+
+
+def adapt(config: ConfigDict) -> None:
+    config.objective.update(hidden=(2048,), out=2048)
+    config.optimizer.final_learning_rate = 0.0
 
 
 def cpu(config: ConfigDict) -> None:
     common.for_minutes(config)
+    adapt(config)
     config.objective.update(hidden=(512,), out=256)
-    config.optimizer.final_learning_rate = 0.0

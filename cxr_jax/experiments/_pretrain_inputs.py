@@ -3,10 +3,7 @@
 The workdir is only read here: a run that goes on takes no weights from elsewhere.
 """
 
-import inspect
-import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cxr_jax import models, plugins, weights
+from cxr_jax import models, weights
 from cxr_jax.data import seen_images
 from cxr_jax.data.order import NO_FIELDS, Fields
 from cxr_jax.data.source import Source, load_source
@@ -25,9 +22,6 @@ from cxr_jax.training import checkpoint, sharding
 from cxr_jax.training.step import COMMON_METRICS, Training, TrainState
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.importers import _bert
-
-# Fields of config.model that say how an encoder computes, or what it is before it has weights.
-_FREE = ("dtype", "remat", "zero_init_residual")
 
 
 def load_images(config: ConfigDict) -> Source:
@@ -166,7 +160,7 @@ def read_start(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Start]:
 def take_over(config: ConfigDict, model: Mapping[str, Any]) -> ConfigDict:
     """Returns the config with those fields of `model` that its own model leaves open."""
     taken = config.copy_and_resolve_references()
-    brought = {name: value for name, value in model.items() if name not in _FREE}
+    brought = {name: value for name, value in model.items() if name not in models.FREE}
     with taken.unlocked():
         taken.model = ConfigDict(brought | config.model.to_dict())
     return taken
@@ -174,23 +168,14 @@ def take_over(config: ConfigDict, model: Mapping[str, Any]) -> ConfigDict:
 
 def check_same(config: ConfigDict, encoder: Encoder) -> None:
     """Raises ValueError, listing the fields that differ, for weights of another architecture."""
-    wanted, given = config.model.to_dict(), encoder.model
-    names, known = ["name"], dict(given)
-    if wanted["name"] == given["name"]:
-        names = [name for name in wanted if name not in _FREE]
-        make = plugins.find(models.__name__, given["name"], "make", "model")
-        defaults = inspect.signature(make).parameters.values()
-        known = {field.name: field.default for field in defaults} | known
-    plain = partial(json.dumps, default=str)  # a tuple is as a list
-    differing = [
-        f"  config.model.{name}: {wanted[name]!r}; in the weights {known.get(name)!r}"
-        for name in names
-        if plain(wanted[name]) != plain(known.get(name))
-    ]
+    differing = models.differences(config.model.to_dict(), encoder.model)
     if differing:
         raise ValueError(
             f"config.init={config.init} is of another architecture than config.model:\n"
-            + "\n".join(differing)
+            + "\n".join(
+                f"  config.model.{name}: {wanted!r}; in the weights {given!r}"
+                for name, (wanted, given) in differing.items()
+            )
             + "\nGive config.model the weights' values, or other weights"
         )
 
@@ -241,20 +226,3 @@ def put_start(state: TrainState, start: Start, objective: Objective) -> TrainSta
 
 def _shapes(tree: Any) -> Any:
     return jax.tree.map(np.shape, tree)
-
-
-def seen_before(spec: str) -> tuple[seen_images.ImageHashes | None, str]:
-    """Returns the images that the encoder `spec` had seen, None if it kept no list, and a name.
-
-    The name is that of an encoder whose images are unknown, this one or the one that it started
-    from; "" for none.
-    """
-    if not spec:
-        return None, ""
-    source, path = weights.parse_spec(spec)
-    folder = Path(path).expanduser()
-    if source in (None, "workdir", "safetensors") and seen_images.find(folder):
-        return seen_images.read(folder), seen_images.read_unknown_start(folder)
-    if source == "hf":
-        return None, spec
-    return None, f"{source}:{folder.name}" if source else folder.name  # no paths: lists travel

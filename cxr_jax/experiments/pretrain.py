@@ -11,7 +11,7 @@ import jax
 import ml_collections
 import orbax.checkpoint as ocp
 
-from cxr_jax import objectives
+from cxr_jax import objectives, weights
 from cxr_jax.config import check_positive
 from cxr_jax.data import seen_images
 from cxr_jax.data.order import Fields
@@ -176,7 +176,7 @@ def _write_inputs(
     if start.encoder or not config.init:  # what that had seen may be gone when a run goes on
         num_images = config.num_train_steps * config.batch_size
         seen = seen_images.seen_in_training(source, num_images, config.seed, fields)
-        before, unknown = inputs.seen_before(config.init)
+        before, unknown = weights.seen_before(config.init)
         seen = seen_images.union(before, seen) if before else seen
         seen_images.write(workdir / seen_images.FILE, seen, unknown)
     for name, text in fields.files.items():

@@ -10,12 +10,16 @@ by then, travels behind them and passes no gradient: what it gathered has no pla
 """
 
 import inspect
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from flax import linen as nn
 
 from cxr_jax import plugins
+
+# Fields that say how an encoder computes, or what it is before it has weights.
+FREE = ("dtype", "remat", "zero_init_residual")
 
 
 def build(model_config: Mapping[str, Any] | Any) -> nn.Module:
@@ -35,3 +39,27 @@ def build(model_config: Mapping[str, Any] | Any) -> nn.Module:
         known = ", ".join(inspect.signature(make).parameters)
         raise ValueError(f"config.model for {name!r}: {error}; its fields are: {known}") from error
     return make(**fields)
+
+
+def differences(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns the fields of one model's config that another's has otherwise, with both values.
+
+    Of `given` a field left out is `make`'s default; `wanted` leaves open what it does not name.
+    Those in FREE do not count.
+
+    >>> differences({"name": "resnet", "variant": "50"}, {"name": "resnet", "variant": "18"})
+    {'variant': ('50', '18')}
+    """
+    names = ["name"]
+    if wanted["name"] == given["name"]:
+        make = plugins.find(__name__, given["name"], "make", "model")
+        fields = inspect.signature(make).parameters.values()
+        defaults = {field.name: field.default for field in fields}
+        given = defaults | dict(given)
+        names = [name for name in wanted if name not in FREE]
+
+    def plain(value: Any) -> str:
+        return json.dumps(value, default=str)  # a tuple is as a list
+
+    both = {name: (wanted[name], given.get(name)) for name in names}
+    return {name: pair for name, pair in both.items() if plain(pair[0]) != plain(pair[1])}

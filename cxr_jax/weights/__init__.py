@@ -2,11 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from cxr_jax.weights import importers
 from cxr_jax.weights.encoder import Encoder, features, random_encoder
 
-__all__ = ["Encoder", "features", "load", "parse_spec", "random_encoder"]
+__all__ = ["Encoder", "features", "load", "parse_spec", "random_encoder", "seen_before"]
 
 
 def parse_spec(spec: str) -> tuple[str | None, str]:
@@ -24,8 +25,8 @@ def parse_spec(spec: str) -> tuple[str | None, str]:
 def load(spec: str) -> Encoder:
     """Reads the encoder at `spec`: "<source>:<path>", "hf:<owner>/<name>", or a path alone.
 
-    The sources are those that the files in weights/importers name. A folder
-    alone is read as source "workdir", a file alone as source "torchvision".
+    The sources are those that the files in weights/importers name. A folder alone is read as source
+    "workdir", or as "safetensors" if we exported it; a file alone as source "torchvision".
 
     Raises ValueError for an unknown source (naming those there are) or a file that does not fit;
     FileNotFoundError.
@@ -50,9 +51,29 @@ def load(spec: str) -> Encoder:
     path = str(Path(path).expanduser())
     if source is None:
         source = "workdir" if Path(path).is_dir() else "torchvision"
+        source = "safetensors" if (Path(path) / "cxr_jax.json").is_file() else source
     known = importers.sources()
     if source not in known:
         raise ValueError(f"no weights source {source!r}; there are {', '.join(sorted(known))}")
     if source != "hf" and not Path(path).exists():  # the hub's names are no paths
         raise FileNotFoundError(f"there is no workdir or weights file {path} (from {Path.cwd()})")
     return known[source](path)
+
+
+def seen_before(spec: str) -> tuple[Any, str]:
+    """Returns the images that the encoder `spec` had seen, None if it kept no list, and a name.
+
+    The images are ImageHashes. The name is that of an encoder whose images are unknown, this one or
+    the one that it started from; "" for none.
+    """
+    from cxr_jax.data import seen_images  # TFDS: seconds
+
+    if not spec:
+        return None, ""
+    source, path = parse_spec(spec)
+    folder = Path(path).expanduser()
+    if source in (None, "workdir", "safetensors") and seen_images.find(folder):
+        return seen_images.read(folder), seen_images.read_unknown_start(folder)
+    if source == "hf":
+        return None, spec
+    return None, f"{source}:{folder.name}" if source else folder.name  # no paths: lists travel

@@ -63,13 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     if args.out is None and not Path(source).is_dir():
         raise ValueError(f"--out=FOLDER is needed: {source} is not a folder to write below")
     out = args.out or Path(source) / "export" / args.format
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"--out={out} is there and not empty; name another folder")
+    check_empty(out)
     exported = export(encoder)
     card = model_card(encoder, exported, source, args.scores, args.licence)
     if args.with_seen_images and not seen_images.find(Path(source)):
         raise FileNotFoundError(f"--with_seen_images: {source} holds no {seen_images.FILE}")
-    with _atomic_folder(out) as folder:
+    with atomic_folder(out) as folder:
         write_folder(folder, exported, card)
         if args.with_seen_images:
             shutil.copy(seen_images.find(Path(source)), folder / seen_images.FILE)
@@ -77,8 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     return out
 
 
+def check_empty(out: Path) -> None:
+    """Raises ValueError if there is something where --out shall be."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out={out} is there and not empty; name another folder")
+
+
 @contextlib.contextmanager
-def _atomic_folder(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path) -> Iterator[Path]:
     """Yields a folder to write into, which then becomes `out`: half an export would look whole.
 
     Replaces what an export that was killed left of it.

@@ -30,15 +30,18 @@ def start(tmp_path, monkeypatch):
     """An encoder with three channels and statistics of its own, and its file."""
     monkeypatch.setitem(resnet.VARIANTS, "micro", MICRO)
     monkeypatch.setitem(resnet.VARIANTS, "other", MICRO | {"widths": (5,)})
-    encoder = random_encoder(
-        {"name": "resnet", "variant": "micro", "mean": MEAN, "std": STD}, image_size=32, seed=5
-    )
+    return write_start({"name": "resnet", "variant": "micro"}, tmp_path / "file")
+
+
+def write_start(model, folder):
+    model |= {"mean": MEAN, "std": STD}
+    encoder = random_encoder(model, image_size=32, seed=5)
     rng = np.random.default_rng(0)
     moved = jax.tree.map(lambda x: x + rng.uniform(0.1, 1, x.shape), encoder.variables)
     variables = jax.tree.map(lambda x: np.asarray(x, np.float32), moved)
     encoder = encoder._replace(variables=variables)
-    write_folder(tmp_path / "file", safetensors.export(encoder), card="")
-    return encoder, f"safetensors:{tmp_path / 'file'}"
+    write_folder(folder, safetensors.export(encoder), card="")
+    return encoder, f"safetensors:{folder}"
 
 
 def config_of(make, objective, spec):
@@ -116,15 +119,17 @@ def test_it_is_loaded_once_and_the_ledger_holds_what_the_start_had_seen(
     lines = _transfer_report.exposure_lines({"runs/b": seen}, np.arange(36), "phantom")[1]
     assert lines[1] == "runs/b started from safetensors:file; what that had seen is not known."
     (second / seen_images.FILE).unlink()  # as of a run before ledgers were kept
-    assert inputs.seen_before(f"workdir:{second}") == (None, "workdir:second")
+    assert weights.seen_before(f"workdir:{second}") == (None, "workdir:second")
 
 
-@pytest.mark.parametrize("objective", ["simclr", "dino"])
-def test_the_exported_encoder_is_the_mean_of_the_start_and_what_training_made_of_it(
-    objective, start, tiny_config, tmp_path
+@pytest.mark.parametrize("objective", ["dino", "mae"])  # simclr: test_share.py
+def test_adapt_exports_the_mean_of_the_start_and_what_training_made_of_it(
+    objective, tiny_config, tmp_path
 ):
-    encoder, spec = start
-    config = config_of(tiny_config, objective, spec)
+    vit = {"name": "vit", "variant": "64x1", "patch": 8, "image_size": 48, "pooling": "mean"}
+    encoder, spec = write_start(vit, tmp_path / "vit")  # the preset leaves all but its size to it
+    config = tiny_config(objective, "adapt")
+    config.init, config.optimizer.learning_rate = spec, 0.03
     config.start_share, config.num_train_steps, config.checkpoint_every_steps = 0.25, 2, 1
     config.optimizer.warmup = 1
     pretrain.train(config, tmp_path / "run", stop_after=1)
@@ -134,7 +139,7 @@ def test_the_exported_encoder_is_the_mean_of_the_start_and_what_training_made_of
     alone = objectives.build(taken)
     trained = alone.exported(state.params, state.aux)
     moved = jax.tree.map(lambda old, new: abs(old - new).max(), encoder.variables, trained)
-    assert max(jax.tree.leaves(moved)) > 1e-3
+    assert max(jax.tree.leaves(moved)) > 3e-5  # DINO's teacher follows slowly
 
     def check(old, new, found):
         np.testing.assert_allclose(found, 0.25 * np.asarray(old) + 0.75 * new, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,37 @@
+"""Every preset is in its config's head, and every one that a page names can be built."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cxr_jax import config as config_file
+from cxr_jax import objectives
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_head_lists_the_presets_and_each_makes_an_objective(name):
+    file = ROOT / "configs" / name
+    with pytest.raises(ValueError, match="no preset 'none'") as told:
+        config_file.load(f"{file}:none", [])
+    presets = str(told.value).rpartition("this config has: ")[2].split(", ")
+    assert sorted(re.findall(r"^:(\w+) ", file.read_text(), re.MULTILINE)) == sorted(presets)
+    for preset in presets:
+        config = config_file.load(f"{file}:{preset}", [])
+        if config.experiment == "pretrain":
+            objectives.build(config)
+        if preset.startswith("adapt"):
+            assert (config.start_share, config.init) == (0.5, "")
+            assert config.checkpoint_every_steps < config.num_train_steps
+
+
+def test_pages_name_presets_that_exist():
+    pages = "\n".join(path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")))
+    named = set(re.findall(r"configs/[a-z_]+\.py:\w+", pages))
+    named.discard("configs/age.py:cpu")  # docs/architecture.md's example, in no clone
+    assert len(named) > 5
+    for spec in named:
+        config_file.load(str(ROOT / spec), [])
