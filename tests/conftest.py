@@ -14,6 +14,7 @@ import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402 (JAX reads the variables when imported)
 
 install_import_hook("cxr_jax", "beartype.beartype")
+pytest.register_assert_rewrite("tests.fakes.dataset")  # so its asserts show the values too
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("data_builders", "beartype.beartype")
-pytest.register_assert_rewrite("tests.fakes.dataset")  # so its asserts show the values too
 
 
 @pytest.fixture

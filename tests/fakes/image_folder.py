@@ -7,10 +7,12 @@ macOS's droppings.
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from tests.fakes.dataset import build_and_read
 from tests.fakes.dicom_files import write_dicom
 from tests.fakes.pictures import deep, draw_image, stretch
 
@@ -109,3 +111,13 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def image_id(name: str) -> str:
+    """Returns the id of the image of that relative path."""
+    return name if name == SUFFIXLESS else name.rsplit(".", 1)[0]
+
+
+def build(raw: Path, data: Path, **settings: Any) -> tuple[Path, dict[str, list]]:
+    """Builds the tree; as build_and_read."""
+    return build_and_read("image_folder", data, manual_dir=raw, **settings)

@@ -1,35 +1,16 @@
 """Means, intervals, verdicts and label equivalence of a grid, against loops written out."""
 
-import csv
-
 import numpy as np
 import pytest
 import scipy.stats
 from sklearn.metrics import roc_auc_score
 
 from cxr_jax.report.benchmark import page, text
-from cxr_jax.report.benchmark.grid import read_grid, without_ids
-from cxr_jax.report.benchmark.scores import equivalences, measure, verdicts
+from cxr_jax.report.benchmark.scores import equivalences, verdicts
 from cxr_jax.stats.label_equivalence import LabelEquivalence
 from cxr_jax.transfer.predictions import read_parquet, write_parquet
 from tests.fakes import benchmark as fake
-
-SIGNALS = {"simclr": 2.0, "imagenet": 1.0}
-DATASETS = ("pediatric_pneumonia", "phantom")
-
-
-def measured(workdir, cells, num_resamples=100):
-    fake.write_cells(workdir, cells)
-    grid = read_grid(workdir)
-    return grid, measure(workdir, grid, num_resamples)
-
-
-def of(cells, **fields):
-    return [cell for cell in cells if all(cell[name] == value for name, value in fields.items())]
-
-
-def macro(targets, scores):
-    return np.mean([roc_auc_score(t, s) for t, s in zip(targets.T, scores.T)])
+from tests.report.benchmark.measured import DATASETS, SIGNALS, macro, measured, of, rewrite
 
 
 def written_out(workdir, cells, num_resamples):
@@ -123,11 +104,6 @@ def test_comparison_takes_the_seeds_that_both_have(tmp_path):
     assert [cell.error for cell in found.failed] == [
         "ValueError: image '…' has no row for label 'Mass'"
     ]
-
-
-def rewrite(workdir, cell, change):
-    path = workdir / cell["folder"] / "predictions.parquet"
-    write_parquet(change(read_parquet(path)), path)
 
 
 def test_other_images_and_unreadable_files_are_refused_alone(tmp_path):
@@ -264,149 +240,3 @@ def test_one_fraction_has_no_equivalence(tmp_path):
 )
 def test_ratio_in_words(given, words):
     assert text.ratio(given) == words
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (dict(state="lost"), "is 'lost', not done, failed, missing"),
-        (dict(num_images=7), "trained on"),
-        (dict(encoder="imagenet"), "is there twice"),
-    ],
-)
-def test_grid_that_does_not_fit_is_refused(tmp_path, change, message):
-    cells = fake.grid(tmp_path, SIGNALS, DATASETS[:1], fractions=(1.0,), seeds=(0,))
-    cells[0].update(change)
-    fake.write_cells(tmp_path, cells)
-    with pytest.raises(ValueError, match=message):
-        read_grid(tmp_path)
-    del cells[0]["seed"]
-    fake.write_cells(tmp_path, cells)
-    with pytest.raises(ValueError, match="no field 'seed'"):
-        read_grid(tmp_path)
-    fake.write_cells(tmp_path, cells[1:], reference="elsewhere")
-    with pytest.raises(ValueError, match="'elsewhere' is not the encoder of any cell"):
-        read_grid(tmp_path)
-
-
-def test_a_grid_of_before_the_renames_is_read(tmp_path):
-    cells = fake.grid(tmp_path, SIGNALS, DATASETS[:1], fractions=(1.0,), seeds=(0,))
-    fake.write_cells(tmp_path, cells)
-    grid = read_grid(tmp_path)
-    for cell in cells:
-        seen = cell.pop("seen")
-        cell["num_films"] = cell.pop("num_images")
-        cell["exposure"] = {"patients": seen["patients"], "films": seen["images"]}
-        cell["exposure"]["test_films"] = seen["test_images"]
-    fake.write_cells(tmp_path, cells)
-    assert read_grid(tmp_path) == grid and grid.cells[0].seen.images == 2
-
-
-def test_ids_are_taken_out_of_errors():
-    message = "image 'a b.png' (row 3), label 'Mass': score is nan"
-    assert without_ids(message) == "image '…' (row 3), label 'Mass': score is nan"
-    message = "image 'x' belongs to patients 'p1' and 'p2' (see row 4)"
-    assert without_ids(message) == "image '…' belongs to patients '…' and '…' (see row 4)"
-    assert without_ids("image_id 'x' appears twice") == "image_id '…' appears twice"
-    assert without_ids("KeyError: 'P1_0'") == "KeyError: '…'"
-    assert without_ids("image P1_0 of label 'Mass'") == "image '…' of label 'Mass'"
-    assert without_ids("image \"O'Neil\", images 'a', 'b'") == "image '…', images '…', '…'"
-    assert without_ids("film P1_0") == "film '…'"  # as errors called images before
-    assert without_ids("") == "" and len(without_ids("x" * 999)) == 300
-    # Long ones are cut first, maybe through an id.
-    assert without_ids(f"images '{'P1' * 900}', '{'P 2' * 900}'") == "images '…', '…'"
-    assert without_ids(f"images '{'P1' * 990}', image {'P' * 900}2'") == "images '…', image"
-    assert without_ids("'a" * 10**5) == ""
-    assert len(without_ids("' a" * 10**5)) == 300
-
-
-STRANGE = {
-    "outside": ({"folder": "../../other"}, "a cell's folder is not in the workdir"),
-    "absolute": ({"folder": "/etc"}, "a cell's folder is not in the workdir"),
-    "no text": ({"encoder": ["a"]}, "a cell's encoder is not text"),
-    "a terminal's signs": ({"dataset": "a\x1b[2J"}, "a cell's dataset is not text"),
-    "more than all": ({"fraction": 2.0}, r"a cell's fraction is not in \(0, 1\]"),
-    "a number of nothing": ({"fraction": [1]}, r"cells\.json is damaged \(float"),
-}
-
-
-@pytest.mark.parametrize("case", STRANGE)
-def test_a_strangers_grid_is_refused(tmp_path, case):
-    cells = fake.grid(tmp_path, SIGNALS, ("phantom",), fractions=(1.0,), seeds=(0,))
-    change, message = STRANGE[case]
-    fake.write_cells(tmp_path, [cells[0] | change, *cells[1:]])
-    with pytest.raises(ValueError, match=message):
-        read_grid(tmp_path)
-
-
-def with_pretrainings(tmp_path, signals, datasets=DATASETS[:1]):
-    """A grid whose encoders p0, p1, ... become the pretrainings of one, "mine"."""
-    cells = fake.grid(tmp_path, signals, datasets, n=160)
-    for cell in cells:
-        if cell["encoder"].startswith("p"):
-            cell.update(pretraining=int(cell["encoder"][1:]), encoder="mine")
-    return cells
-
-
-def test_intervals_hold_the_variance_between_pretrainings(tmp_path):
-    cells = with_pretrainings(tmp_path, {"imagenet": 1.0, "p0": 0.9, "p1": 1.4, "p2": 2.0})
-    grid, found = measured(tmp_path, cells, 4000)
-    assert grid.encoders == ["imagenet", "mine"]
-    place = found.places["linear", DATASETS[0], 1.0]
-    score, reference = place.scores["mine"], place.scores["imagenet"]
-    files = {
-        (cell["pretraining"], cell["seed"]): read_parquet(
-            tmp_path / cell["folder"] / "predictions.parquet"
-        )
-        for cell in of(cells, encoder="mine", fraction=1.0)
-    }
-    each = np.array(
-        [
-            np.mean(
-                [macro(files[number, seed].targets, files[number, seed].scores) for seed in (0, 1)]
-            )
-            for number in range(3)
-        ]
-    )
-    assert score.mean == pytest.approx(each.mean()) and score.seeds == (0, 1)
-    between = each.var(ddof=1) / 3
-    apart = score.within - reference.within
-    within = apart.var(ddof=1)
-    assert between > within  # the signals are far apart
-    one = verdicts(found, grid, "linear", 1.0)["mine", DATASETS[0]]
-    assert one.standard_error == pytest.approx(np.sqrt(within + between), rel=0.03)
-    freedom = (within + between) ** 2 / (within**2 / reference.freedom + between**2 / 2)
-    half = scipy.stats.t.ppf(0.975, freedom) * one.standard_error
-    assert one.high - one.low == pytest.approx(2 * half, rel=1e-6)
-    # Label equivalence too: with the first pretraining alone its interval is narrower.
-    alone = [cell for cell in cells if not cell.get("pretraining")]
-    (tmp_path / "cells.json").unlink()
-    grid_alone, found_alone = measured(tmp_path, alone, 4000)
-    widths = [
-        (lambda held: held.high / held.low)(equivalences(f, g, "linear", DATASETS[0], "mine")[0])
-        for g, f in ((grid, found), (grid_alone, found_alone))
-    ]
-    assert widths[0] > widths[1]
-
-
-def test_seeds_that_not_all_pretrainings_have_are_left_out(tmp_path):
-    cells = with_pretrainings(tmp_path, {"imagenet": 1.0, "p0": 1.0, "p1": 1.4, "p2": 2.0})
-    for cell in of(cells, encoder="mine", fraction=1.0):
-        if cell["pretraining"] == 2 or (cell["pretraining"], cell["seed"]) == (1, 0):
-            cell.update(state="failed", error="lost")
-    _, found = measured(tmp_path, cells)
-    score = found.places["linear", DATASETS[0], 1.0].scores["mine"]
-    assert score.seeds == (1,) and score.pretrainings == 2
-    rows = text.problems(found.failed)
-    assert [row[0] for row in rows] == ["mine, pretraining 2", "mine, pretraining 3"]
-    page.write(tmp_path, 100)
-    said = (tmp_path / "benchmark.md").read_text()
-    assert "Of mine (3) several pretrainings of one recipe were run" in said
-    (line,) = [
-        line
-        for line in csv.DictReader((tmp_path / "tables" / "scores.csv").open())
-        if (line["encoder"], line["fraction"]) == ("mine", "1.0")
-    ]
-    spread = score.by_pretraining[0].std(ddof=1)
-    assert line["pretrainings"] == "2"
-    assert float(line["sd_over_pretrainings"]) == pytest.approx(spread)
