@@ -37,6 +37,8 @@ def transfer() -> ConfigDict:
             certainty=0.0,  # certainties from here on count as present
             projections="",  # images that take part: PA,AP or any
             exclusive=False,  # the labels are classes of which every image has exactly one
+            # Side of the square images that all encoders read; 0: each the one it was trained for.
+            read_size=0,
             protocol="linear",  # linear, finetune or knn: a file of cxr_jax/transfer
             label_fraction=1.0,  # of the labelled training patients; the other splits stay whole
             # Cross-validation by patient over the labelled images of all splits: 3 folds or more;

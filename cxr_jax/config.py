@@ -29,6 +29,12 @@ RENAMED: dict[str, dict[str, str]] = {
     },
     "benchmark": {},
 }
+# Fields that older configs lack, with the value at which everything is as it was then.
+_ADDED: dict[str, dict[str, Any]] = {
+    "pretrain": {"start_share": 0.0},
+    "transfer": {"folds": 0, "read_size": 0},
+    "benchmark": {},
+}
 Section = Mapping | ConfigDict
 
 
@@ -77,7 +83,7 @@ def load_saved(workdir: Path, new: Path, overrides: Sequence[str]) -> ConfigDict
     if not path.is_file():
         raise FileNotFoundError(f"--reproduce={workdir} is not a workdir: it has no config.json")
     try:
-        config = ConfigDict(_with_tuples(read_json(path)))
+        config = ConfigDict(_with_tuples(with_added(read_json(path))))
         sections = [config, config.transfer] if "transfer" in config else [config]
         known = config.experiment in ("pretrain", "transfer", "benchmark")
         if not known or not all(isinstance(one.data.dir, str) for one in sections):
@@ -103,6 +109,18 @@ def load_saved(workdir: Path, new: Path, overrides: Sequence[str]) -> ConfigDict
     if config.experiment == "benchmark":
         config.dry_run = False  # which is not saved
     return config
+
+
+def with_added(saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns a saved config with the fields that came after it.
+
+    >>> with_added({"experiment": "pretrain", "start_share": 0.5})["start_share"]
+    0.5
+    """
+    known = _ADDED.get(saved.get("experiment", ""), {}) | saved
+    if isinstance(inner := known.get("transfer"), dict):
+        known["transfer"] = with_added(inner)
+    return known
 
 
 def _with_tuples(value: Any) -> Any:

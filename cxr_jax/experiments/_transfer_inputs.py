@@ -37,7 +37,10 @@ def specs(config: ml_collections.ConfigDict) -> list[str]:
 
 
 def load_encoders(config: ml_collections.ConfigDict) -> list[Encoder]:
-    """Loads the encoder, then its baselines; "random" has the shape of the encoder beside it."""
+    """Loads the encoder, then its baselines; "random" has the shape of the encoder beside it.
+
+    Raises ValueError, naming it, for an encoder that cannot read images of config.read_size.
+    """
     wanted = specs(config)
     loaded = {spec: weights.load(spec) for spec in wanted if spec != "random"}
     if loaded:
@@ -47,11 +50,25 @@ def load_encoders(config: ml_collections.ConfigDict) -> list[Encoder]:
         shape, size = config.model.to_dict(), config.image_size
     if "random" in wanted:  # compiling its initialisation takes seconds
         loaded["random"] = random_encoder(shape, size, config.seed)
+    if config.read_size:
+        for spec, encoder in loaded.items():
+            _check_read_size(encoder, config.read_size)
+            loaded[spec] = encoder._replace(image_size=config.read_size)
     count = Counter(loaded[spec].name for spec in wanted)
     return [
         encoder._replace(name=f"{encoder.name} ({spec})") if count[encoder.name] > 1 else encoder
         for spec, encoder in ((spec, loaded[spec]) for spec in wanted)
     ]
+
+
+def _check_read_size(encoder: Encoder, size: int) -> None:
+    """Raises ValueError for images that the encoder's model cannot read."""
+    patch = encoder.model.get("patch", 1)
+    if size < 1 or size % patch:
+        raise ValueError(
+            f"config.read_size={size}: {encoder.name} reads images whose side is a multiple of "
+            f"{patch}; 0 leaves each encoder its own, here {encoder.image_size}"
+        )
 
 
 def protocol(config: ml_collections.ConfigDict) -> Protocol:

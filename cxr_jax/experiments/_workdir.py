@@ -28,6 +28,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from cxr_jax.config import with_added
 from cxr_jax.data import seen_images
 from cxr_jax.data.source import Source
 from cxr_jax.io.atomic import atomic_write_text
@@ -38,8 +39,10 @@ from cxr_jax.weights.encoder import Encoder
 
 PROVENANCE = "provenance.json"
 _ROOT = Path(__file__).parents[2]
-# Fields that a resumed run may change: no saved state depends on them.
-_MAY_CHANGE = ("skip_nonfinite",)
+# Fields that a resumed run may change: no saved state depends on them. A benchmark's grid may grow
+# and shrink: each of its cells has a config of its own.
+_GRID = ("encoders", "reference", "datasets", "protocols", "fractions", "seeds")
+_MAY_CHANGE = ("skip_nonfinite", "keep_checkpoints", *_GRID)
 _locks = {}  # open files hold their lock until they are released or the process ends
 
 
@@ -61,7 +64,7 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     _lock(workdir)
     path, given = workdir / "config.json", as_json(config)
     try:
-        saved = read_json(path) if path.exists() else given
+        saved = with_added(read_json(path)) if path.exists() else given
     except ValueError as error:
         raise ValueError(f"{error}; choose another --workdir") from error
     allowed = saved | {name: given[name] for name in _MAY_CHANGE if name in given}

@@ -118,22 +118,21 @@ def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp
     pretrain.train(tiny_config("simclr"), tmp_path / "simclr", stop_after=2)
     config.encoders = f"random,simclr={tmp_path / 'simclr'},late={tmp_path / 'late'}"
     workdir = tmp_path / "grid"
-    config.dry_run = True
+    config.dry_run, config.fractions = True, (0.5,)
     benchmark.run(config, workdir)
     said = capsys.readouterr().out
-    assert "9 cells (" in said and not workdir.exists()
+    assert "6 cells (" in said and not workdir.exists()
     assert said.count("WOULD FAIL: late:") == 1 and "fix these" in said
 
     config.dry_run = False
     benchmark.run(config, workdir)
     said = capsys.readouterr().out
-    assert said.count("FAILED") == 3 and "6 of 9 cells are done" in said
+    assert said.count("FAILED") == 2 and "4 of 6 cells are done" in said
     cells = json.loads((workdir / "cells.json").read_text())["cells"]
     states = {(c["encoder"], c["fraction"], c["seed"]): c["state"] for c in cells}
     assert {key for key, state in states.items() if state == "failed"} == {
         ("late", 0.5, 0),
         ("late", 0.5, 1),
-        ("late", 1.0, 0),
     }
     assert all("late" in c["error"] for c in cells if c["state"] == "failed")
     text = (workdir / "benchmark.md").read_text()
@@ -145,9 +144,10 @@ def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp
     }
 
     pretrain.train(tiny_config("simclr"), tmp_path / "late", stop_after=2)
+    config.fractions = (0.5, 1.0)  # a grid may grow
     benchmark.run(config, workdir)
     said = capsys.readouterr().out
-    assert "9 of 9 cells are done" in said and said.count("done before") == 6
+    assert "9 of 9 cells are done" in said and said.count("done before") == 4
     for folder, before in done.items():
         assert (workdir / folder / "probe.json").stat().st_mtime_ns == before
     # Equal encoders under two names: equal scores, and the images were read once for all fractions.

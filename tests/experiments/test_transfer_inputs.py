@@ -32,3 +32,15 @@ def test_the_images_that_a_label_fraction_leaves_out_are_the_others_of_train(dat
     patients = np.array(whole.train.patient_ids)
     assert not set(patients[train.rest]) & set(train.patient_ids)  # rows are places here
     assert not any(len(split.rest) for split in (*whole, splits.validation, splits.test))
+
+
+def test_all_encoders_read_images_of_one_size_if_told():
+    config = common.transfer()
+    config.model = common.small_vit()
+    config.read_size = 32
+    (encoder,) = _transfer_inputs.load_encoders(config)
+    assert encoder.image_size == 32 and encoder.model["image_size"] == 64  # of its positions
+    for size in (-8, 36):
+        config.read_size = size
+        with pytest.raises(ValueError, match=f"read_size={size}: random reads .* multiple of 8;"):
+            _transfer_inputs.load_encoders(config)
