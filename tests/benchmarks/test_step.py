@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from benchmarks import _command, _work, step
+from benchmarks import _command, _work, features, step
 
 
 def test_our_step_and_the_rivals_are_timed_and_are_the_same_work(tiny_config, tmp_path):
@@ -60,3 +60,11 @@ def test_bad_input_ends_in_a_sentence():
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: unknown option '--step'")
+
+
+def test_features_are_timed_beside_the_rivals_and_are_the_same(capsys):
+    pytest.importorskip("torch")
+    figures = features.measure("small", 32, 4, 2, compiling=(False,))
+    assert max(row["largest difference"] for row in figures["rows"]) < 1e-4
+    assert figures["ratio"] > 0 and len(figures["rows"]) == 3
+    assert "WARNING" not in capsys.readouterr().out
