@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from cxr_jax import config as config_file
+from cxr_jax import xla
 
 _PACKAGES = ("jax", "jaxlib", "flax", "grain", "pillow", "torch")
 NO_TORCH = (
@@ -59,7 +60,7 @@ def load_configs(
     spec: str | None, changes: Sequence[str], objectives: Sequence[str] = ("simclr", "byol")
 ) -> dict[str, ConfigDict]:
     """That of --config, or one per objective: preset cpu on a CPU, small on an accelerator."""
-    preset = "cpu" if jax.default_backend() == "cpu" else "small"
+    preset = "cpu" if xla.platform() == "cpu" else "small"
     specs = [spec] if spec else [f"configs/{name}.py:{preset}" for name in objectives]
     configs = {name: config_file.load(name, changes) for name in specs}
     for name, config in configs.items():

@@ -2,23 +2,28 @@
 
     python -m benchmarks.memory --budget_gb=4                        # the small encoder, CPU
     python -m benchmarks.memory --config=configs/simclr.py:small --microbatch=0,256
+    python -m benchmarks.memory --config=configs/byol.py:small --topology=h200:1
 
 Arguments, results and temporaries of the whole step on one device against the budget: by default
 90 % of the device's memory. `--microbatch` tries those config.microbatch_size too (0: none).
-`--confirm` makes one step at the batch that was found. On a CPU the account is that of the CPU's
-program, which works otherwise than a GPU's: a rough guide to a GPU, no more.
+`--confirm` makes one step at the batch that was found. `--topology` asks for devices that are not
+at hand (benchmarks/aot.py); without it, on a CPU, the account is that of the CPU's program, which
+works otherwise than a GPU's: a rough guide to a GPU, no more.
 """
 
 import argparse
+import contextlib
+import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from benchmarks import _command, _work
+from benchmarks import _command, _devices, _work
+from cxr_jax import xla
 
-_SHARE = 0.9  # of the device's memory: the rest goes to the images, fragments and the runtime
+SHARE = 0.9  # of the device's memory: the rest goes to the images, fragments and the runtime
 _TOLERANCE = 0.03  # of the batch: a compilation takes up to a minute
 
 
@@ -27,7 +32,18 @@ def step_bytes(config: ConfigDict, batch_size: int) -> int:
     config = config.copy_and_resolve_references()
     config.batch_size = batch_size
     made = _work.prepare(config)
-    account = made.step.lower(*made.shapes()).compile().memory_analysis()
+    try:
+        return planned_bytes(made.step.lower(*made.shapes()).compile())
+    except jax.errors.JaxRuntimeError as error:  # what a TPU's compiler says where it does not fit
+        used = re.search(r"Used ([\d.]+)G of", str(error))
+        if not used:
+            raise
+        return int(float(used[1]) * 2**30)
+
+
+def planned_bytes(compiled: jax.stages.Compiled) -> int:
+    """Peak of what a compiled step holds on one device, as the compiler plans it."""
+    account = compiled.memory_analysis()
     return (
         account.argument_size_in_bytes
         + account.output_size_in_bytes
@@ -75,7 +91,7 @@ def measure(
     for part in microbatches:
         chosen = config.copy_and_resolve_references()
         chosen.microbatch_size = part
-        multiple = part or jax.device_count() * 8
+        multiple = part or len(xla.devices()) * 8
         start = part or max(config.batch_size // 2, multiple)
 
         def bytes_of(batch: int, chosen: ConfigDict = chosen) -> int:
@@ -99,7 +115,7 @@ def measure(
         f"\nIn words: batches of up to {best['largest batch']:,} fit by the compiler's account, "
         f"with microbatch_size={best['microbatch_size']}."
     )
-    if jax.default_backend() == "cpu":
+    if xla.platform() == "cpu":
         print("This is the account of the CPU's program; a GPU's differs.")
     return {"objective": config.objective.name, "budget_bytes": budget, "rows": rows}
 
@@ -116,31 +132,39 @@ def _one_step(config: ConfigDict, batch_size: int) -> str:
         return "failed: " + str(error).partition("\n")[0][:80]
 
 
-def device_budget() -> int:
-    """Bytes that a step may take of this device's memory.
+def device_budget(topology: _devices.Topology | None) -> int:
+    """Bytes that a step may take of a described device's memory, or of this one's.
 
     Raises ValueError on a device that does not tell its memory, as a CPU.
     """
+    if topology:
+        return int(SHARE * topology.chip.memory)
     stats = jax.local_devices()[0].memory_stats()
     if not stats or "bytes_limit" not in stats:
         raise ValueError("this device does not tell its memory: give --budget_gb=GB")
-    return int(_SHARE * stats["bytes_limit"])
+    return int(SHARE * stats["bytes_limit"])
 
 
 def main() -> None:
     made = _command.parser(__doc__)
     made.add_argument("--budget_gb", type=float, help="a device's memory for the step, in 10^9 B")
     made.add_argument("--microbatch", default="0,64", help="sizes of parts to try, by commas")
+    made.add_argument("--topology", help="CHIP:SHAPE, as v5e:4x4 or h200:8 (benchmarks/aot.py)")
     made.add_argument("--confirm", action="store_true", help="makes one step at the batch found")
 
     def run(arguments: argparse.Namespace, changes: list[str]) -> dict[str, Any]:
-        budget = int(arguments.budget_gb * 1e9) if arguments.budget_gb else device_budget()
+        topology = _devices.describe(arguments.topology) if arguments.topology else None
+        if topology and arguments.confirm:
+            raise ValueError("--confirm makes a step, which needs the device: leave it out")
+        given = arguments.budget_gb
+        budget = int(given * 1e9) if given else device_budget(topology)
         parts = [int(part) for part in arguments.microbatch.split(",")]
-        configs = _command.load_configs(arguments.config, changes, ("simclr",))
-        return {
-            name: measure(config, budget, parts, arguments.confirm)
-            for name, config in configs.items()
-        }
+        with topology.made_for() if topology else contextlib.nullcontext():
+            configs = _command.load_configs(arguments.config, changes, ("simclr",))
+            return {
+                name: measure(config, budget, parts, arguments.confirm)
+                for name, config in configs.items()
+            }
 
     _command.main(made, run)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TOOLS = {"io", "config", "plugins"}  # that every room but stats may use
+TOOLS = {"io", "config", "plugins", "xla"}  # that every room but stats may use
 
 # Room -> the rooms of cxr_jax that it may import, besides TOOLS.
 ARROWS = {

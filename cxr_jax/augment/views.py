@@ -73,6 +73,7 @@ def _is_range(ends: Sequence[float]) -> bool:
     return len(ends) == 2 and 0 <= ends[0] <= ends[1]
 
 
+@jax.named_scope("augment")
 def augment_view(key: PRNGKeyArray, images: Images, view: Section) -> Float[Array, "b s s 1"]:
     """Returns a random view of each image, float32 in [0, 1]; every image draws from its own key.
 

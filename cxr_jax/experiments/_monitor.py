@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from cxr_jax import xla
 from cxr_jax.augment import views
 from cxr_jax.data.loader import read_images
 from cxr_jax.data.order import Fields
@@ -236,7 +237,7 @@ def _make_knn(config, objective: Objective, mesh: Mesh) -> Callable[[TrainState]
     ]
     embed = jax.jit(
         lambda params, aux, images: objective.features(params, aux, images / np.float32(255)),
-        compiler_options=sharding.xla_options(),
+        compiler_options=xla.options(),
         out_shardings=sharding.replicated(mesh),
     )
 

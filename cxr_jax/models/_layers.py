@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from cxr_jax import xla
+
 _BLOCK = 2048  # rows of a block, of those whose mean is taken
 # torchvision's: normal with variance 2 / (kernel area * output channels).
 _kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -61,7 +63,7 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         x = x.astype(self.dtype)
-        if not _on_cpu():
+        if xla.platform() != "cpu":
             return _convolve(x, kernel, self.stride)
         # For the kernel's gradient XLA's CPU backend transposes input and output, and would fuse
         # the norm and ReLU before into that: computed anew, in strides that miss every cache.
@@ -223,7 +225,7 @@ _standardise.defvjp(_forward, _backward)
 def _mean(x: Float[Array, "*b c"]) -> Float[Array, " c"]:
     """Returns the mean over all axes but the last."""
     rows = _wide(x).reshape(-1, x.shape[-1])
-    if _on_cpu():
+    if xla.platform() == "cpu":
         # In blocks: a product that runs over all rows adds up its rounding.
         length = math.gcd(len(rows), _BLOCK)
         ones = jnp.full((len(rows) // length, 1, length), 1 / length, rows.dtype)
@@ -233,7 +235,3 @@ def _mean(x: Float[Array, "*b c"]) -> Float[Array, " c"]:
 
 def _wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"

@@ -1,11 +1,8 @@
-"""The device mesh, axes ("data", "model"), how batches and states lie on it, and XLA's options.
+"""The device mesh, axes ("data", "model"), and how batches and states lie on it.
 
 Batches are split over "data". States are copied to every device, or, on request, split over "data"
 as well (ZeRO, Rajbhandari et al., arXiv:1910.02054): each device then keeps a part of parameters
 and optimizer state, and the step brings them together where the loss reads them.
-
-XLA's defaults for the CPU cost a training step of the small ResNet a third of its time (jax 0.10;
-docs/performance.md). On other devices nothing is changed.
 """
 
 import math
@@ -17,21 +14,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from cxr_jax import xla
+
 _SMALL = 4096  # numbers; splitting fewer costs more in messages than it saves in memory
 _IMAGES_A_DEVICE = 32  # with fewer, what a CPU's devices tell each other costs more than they save
-_ON_CPU = {
-    # YNNPACK takes convolutions and reductions from Eigen, which does them twice as fast. And it
-    # mixes programs up: products with a matrix that is a constant of the program (closed over, not
-    # an argument) came out as garbage in 35 of 40 programs of one process (jaxlib 0.10.2).
-    "xla_cpu_experimental_ynn_fusion_type": "",
-    # Barriers stay until programs are fused: models/_layers.py says what they are for.
-    "xla_disable_hlo_passes": "cse_barrier_expander",
-}
-
-
-def xla_options() -> dict[str, str]:
-    """Returns jit's compiler_options for programs that train or apply an encoder."""
-    return dict(_ON_CPU) if jax.default_backend() == "cpu" else {}
 
 
 def split_cpu(batch_size: int) -> None:
@@ -56,17 +42,17 @@ def make_mesh(model: int = 1) -> Mesh:
     Raises ValueError where `model`, which is config.mesh.model, does not divide the devices of a
     process, or processes have different numbers of devices.
     """
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    processes = jax.process_count()
-    owners = np.bincount([device.process_index for device in devices], minlength=processes)
+    devices = sorted(xla.devices(), key=lambda device: (device.process_index, device.id))
+    processes = [device.process_index for device in devices]
+    owners = np.bincount(processes, minlength=jax.process_count())
     if len(set(owners)) > 1:
         raise ValueError(
-            f"the {processes} processes have {', '.join(map(str, owners))} devices: batches are "
+            f"the {len(owners)} processes have {', '.join(map(str, owners))} devices: batches are "
             "split evenly; start every process with the same number"
         )
     if model < 1 or owners[0] % model:
         where = f"{owners[0]} devices"
-        where += f" of each of {processes} processes" * (processes > 1)
+        where += f" of each of {len(owners)} processes" * (len(owners) > 1)
         fitting = [n for n in range(1, owners[0] + 1) if owners[0] % n == 0]
         raise ValueError(
             f"config.mesh.model={model} does not divide the {where}; "

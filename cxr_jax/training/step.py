@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt32
 from ml_collections import ConfigDict
 
+from cxr_jax import xla
 from cxr_jax.config import check_positive
 from cxr_jax.objectives import Objective, batch_shapes
 from cxr_jax.training import microbatch, optim, sharding
@@ -62,9 +63,10 @@ def make_train_step(
         key = jax.random.fold_in(state.key, state.step)
         whole = gather(state.params, state.aux)
         (loss, (aux, metrics)), gradients = value_and_grad(*whole, batch, key)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        aux = objective.after_update(params, aux, state.step)
+        with jax.named_scope("optimizer"):  # so that profiles and benchmarks/aot.py find it
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            aux = objective.after_update(params, aux, state.step)
         metrics = {
             "loss": loss,
             **metrics,
@@ -139,6 +141,6 @@ def prepare(config: ConfigDict, objective: Objective, num_images: int) -> Traini
             step,
             donate_argnums=0,
             out_shardings=(places, sharding.replicated(mesh)),
-            compiler_options=sharding.xla_options(),
+            compiler_options=xla.options(),
         ),
     )

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Float, Shaped, UInt8
 from ml_collections import ConfigDict
 
-from cxr_jax import models
+from cxr_jax import models, xla
 from cxr_jax.data.loader import batches, labelled_batches
 from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.objectives import supervised
@@ -124,7 +124,7 @@ class Trainer:
             kind = (self._exclusive, fields.mean_teacher, planned.num_steps)
             self._objective = supervised.with_teacher(self._objective, model, view, *kind)
         step = make_train_step(self._objective, with_rate(self._optimizer, 1.0), schedule)
-        options = sharding.xla_options()
+        options = xla.options()
         self._step = jax.jit(step, donate_argnums=0, compiler_options=options)
         self._scores = jax.jit(supervised.make_scores(model), compiler_options=options)
 

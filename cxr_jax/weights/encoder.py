@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from cxr_jax import models
+from cxr_jax import models, xla
 from cxr_jax.io import pixels
 from cxr_jax.io.limits import MIN_SIDE
 from cxr_jax.io.text import plain
-from cxr_jax.training import sharding
 from cxr_jax.weights.convert import errors_naming
 
 _SHAPES = (
@@ -83,7 +82,7 @@ def features(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
     """
     model = models.build(encoder.model)
 
-    @partial(jax.jit, compiler_options=sharding.xla_options())
+    @partial(jax.jit, compiler_options=xla.options())
     def apply(variables: dict[str, Any], images: jax.Array) -> jax.Array:
         return model.apply(variables, images, train=False)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from cxr_jax import xla
 from cxr_jax.models import _layers
-from cxr_jax.training.sharding import xla_options
 
 
 def _images(*shape, seed=0):
@@ -24,7 +24,7 @@ def _value_and_gradients(net, variables, x):
 
     return jax.jit(
         jax.value_and_grad(loss, argnums=(0, 1), has_aux=True),
-        compiler_options=xla_options(),
+        compiler_options=xla.options(),
     )(variables["params"], x)
 
 
@@ -88,7 +88,7 @@ def test_the_options_keep_barriers_until_programs_are_fused():
     x = _images(2, 8, 8, 3)
     net = _layers.Conv(4, 3)
     variables = net.init(jax.random.key(0), x)
-    program = jax.jit(net.apply, compiler_options=xla_options()).lower(variables, x).compile()
+    program = jax.jit(net.apply, compiler_options=xla.options()).lower(variables, x).compile()
     assert "opt-barrier" in program.as_text()
 
 

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cxr_jax import xla
 from cxr_jax.models import resnet
-from cxr_jax.training import sharding
 
 init = jax.jit(
     lambda net, images: net.init(jax.random.key(0), images, False),
@@ -153,7 +153,7 @@ def test_rematerialised_blocks_give_the_same_gradient_for_less_memory():
             variables = {"params": params, "batch_stats": stats}
             return net.apply(variables, images, True, mutable=["batch_stats"])[0].sum()
 
-        step = jax.jit(jax.grad(loss), compiler_options=sharding.xla_options())
+        step = jax.jit(jax.grad(loss), compiler_options=xla.options())
         arguments = (variables["params"], variables["batch_stats"], images)
         programs.append((step.lower(*arguments).compile(), arguments))
     plain, remat = (program(*arguments) for program, arguments in programs)
