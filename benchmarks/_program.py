@@ -153,13 +153,13 @@ def _kernels(
             for dtype, shape, _ in _arrays(it.type):
                 moved[dtype] += math.prod(shape) * _BYTES.get(dtype, 1)
         target = re.search(r'custom_call_target="([^"]+)"', it.rest)
-        op_name = re.search(r'op_name="([^"]*)"', it.rest)
+        op_name = _op_name(it, computations)
         cycles = re.search(r'"estimated_cycles":"(\d+)"', it.rest)
         yield Kernel(
             it.name,
             target[1] if target else kind,
-            op_name[1] if op_name else "",
-            part_of(op_name[1] if op_name else ""),
+            op_name,
+            part_of(op_name),
             times,
             _moved(it, body, computations),
             dict(products),
@@ -167,6 +167,15 @@ def _kernels(
             dict(moved),
             int(cycles[1]) if cycles else 0,
         )
+
+
+def _op_name(it: _Instruction, computations: Mapping[str, dict[str, _Instruction]]) -> str:
+    """Returns an instruction's op_name, that of a fusion without one from what it holds."""
+    own = re.findall(r'op_name="([^"]*)"', it.rest)
+    if not own and it.opcode == "fusion":
+        inside = (one.rest for name in _called(it.rest) for one in computations[name].values())
+        own = re.findall(r'op_name="([^"]*)"', " ".join(inside))
+    return max(own, key=len, default="")
 
 
 def _moved(

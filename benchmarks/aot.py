@@ -2,6 +2,7 @@
 
     python -m benchmarks.aot --topology=h200:1 --config=configs/simclr.py:small
     python -m benchmarks.aot --topology=v5e:4x4 --config=configs/byol.py --fit
+    python -m benchmarks.aot --lower                   # every config, without a plugin, in minutes
     python -m benchmarks.aot --all=docs/results/aot.jsonl    # docs/performance.md's, for hours
 
 XLA compiles the step for the topology, its plugin installed (an error says how); nothing runs. The
@@ -17,6 +18,7 @@ its own, adds it to FILE and prints the table of all: start it again to go on.
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -28,6 +30,8 @@ from ml_collections import ConfigDict
 
 from benchmarks import _command, _devices, _program, _work
 from benchmarks.memory import SHARE, planned_bytes
+from cxr_jax import config as config_file
+from cxr_jax import xla
 
 OBJECTIVES = (
     *("simclr", "byol", "dino", "mae", "moco", "barlow"),
@@ -36,7 +40,8 @@ OBJECTIVES = (
 # (config, topology): every preset `small` on one GPU, every recipe on a host of GPUs and on TPUs.
 LIST = [
     *((f"configs/{name}.py:small", "h200:1") for name in OBJECTIVES),
-    *((f"configs/{name}.py", "h200:8") for name in OBJECTIVES),
+    # ConVIRT's recipe starts from a file of weights: its preset is of its size.
+    *((f"configs/{name}.py", "h200:8") for name in OBJECTIVES if name != "convirt"),
     ("configs/dino.py:vits", "h200:8"),
     *((f"configs/{name}.py", "v5e:4x4") for name in ("simclr", "byol", "mae")),
     ("configs/dino.py:vits", "v5e:4x4"),
@@ -96,6 +101,51 @@ def account(
             for k in sorted(kernels, key=lambda k: -k.times * k.bytes)[:20]
         ],
     }
+
+
+def lower(config: ConfigDict, platforms: tuple[str, ...]) -> dict[str, Counter[str]]:
+    """Returns, by platform, how many convolutions, sorts and scatters the step has as written.
+
+    Needs no plugin. Raises ValueError for a batch or a mesh that does not fit.
+    """
+    found = {}
+    for platform in platforms:
+        with xla.made_for(platform):
+            made = _work.prepare(config)
+            traced = made.step.trace(*made.shapes())
+        name = "cuda" if platform == "gpu" else platform
+        text = traced.lower(lowering_platforms=(name,)).as_text()
+        kinds = re.findall(r"stablehlo\.convolution.* : \(tensor<[\dx]*x(\w+)>", text)
+        found[platform] = Counter(f"convolution {kind}" for kind in kinds)
+        found[platform].update(re.findall(r"stablehlo\.(sort|scatter|select_and_scatter)", text))
+    return found
+
+
+def lower_all() -> list[dict[str, Any]]:
+    """Returns what `lower` finds in every config and preset; prints it line by line."""
+    rows = []
+    for path in sorted(Path("configs").glob("*.py")):
+        for preset in ("", *_presets(path)):
+            name = f"{path}:{preset}" if preset else str(path)
+            config = config_file.load(name, [])
+            if config.experiment != "pretrain":
+                break
+            if config.objective.name == "convirt" and not preset:
+                config.objective.text.frozen_layers = 0  # else it asks for a file of weights
+            found = lower(config, ("gpu", "tpu"))
+            for platform, counts in found.items():
+                print(f"{name} for {platform}: {dict(sorted(counts.items()))}", flush=True)
+            rows.append({"config": name} | {key: dict(value) for key, value in found.items()})
+    return rows
+
+
+def _presets(path: Path) -> list[str]:
+    """Returns a config's presets, from the message that lists them."""
+    try:
+        config_file.load(f"{path}:?", [])
+    except ValueError as error:
+        return str(error).rpartition("has: ")[2].split(", ")
+    return []
 
 
 def _in_short(error: str) -> str:
@@ -265,10 +315,13 @@ def main() -> None:
     made.add_argument(
         "--dump", type=Path, metavar="FILE", help="writes the optimised program there"
     )
+    made.add_argument("--lower", action="store_true", help="lowers every config and preset")
     made.add_argument("--all", type=Path, metavar="FILE", help="fills the table of all configs")
     made.add_argument("--add", type=Path, metavar="FILE", help="adds the account as a line of JSON")
 
     def run(arguments: argparse.Namespace, changes: list[str]) -> dict[str, Any]:
+        if arguments.lower:
+            return {"rows": lower_all()}
         if arguments.all:
             rows = fill(arguments.all)
             print_all(rows)

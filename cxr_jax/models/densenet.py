@@ -75,7 +75,7 @@ class DenseNet(_layers.MeanOfMaps):
         x = _layers.normalised(images, self.mean, self.std)
         x = _Conv(64, 7, 2, dtype, name="conv0")(x)
         x = relu(_norm(train, dtype, "norm0")(x))
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = _layers.max_pool(x)
         for block, size in enumerate(self.blocks, start=1):
             for layer in range(1, size + 1):
                 name = f"denseblock{block}_denselayer{layer}"

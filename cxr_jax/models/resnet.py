@@ -110,7 +110,7 @@ class ResNet(_layers.MeanOfMaps):
         x = _layers.normalised(images, self.mean, self.std).astype(dtype)
         x = self._stem(x, train, dtype)
         if self.max_pool:
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            x = _layers.max_pool(x)
         kernels = (1, 3, 1) if self.bottleneck else (3, 3)
         block = partial(
             nn.remat(Block, static_argnums=2) if self.remat else Block,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from cxr_jax import xla
 from cxr_jax.models._layers import check_pixels, normalised
 from cxr_jax.models._positions import resample
 
@@ -39,8 +40,7 @@ class Block(nn.Module):
         width = x.shape[-1]
         y = self._norm("norm1", x)
         y = self._dense("qkv", 3 * width, y).reshape(*x.shape[:2], 3, self.heads, -1)
-        y = jax.nn.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2])
-        y = self._dense("proj", width, y.reshape(x.shape))
+        y = self._dense("proj", width, _attend(y).reshape(x.shape))
         x = x + self._scaled("scale1", y)
         y = self._dense("fc1", self.hidden, self._norm("norm2", x))
         y = self._dense("fc2", width, ACTIVATIONS[self.activation](y))
@@ -57,6 +57,32 @@ class Block(nn.Module):
             return x
         start = nn.initializers.constant(self.layer_scale)
         return x * self.param(name, start, x.shape[-1:]).astype(self.dtype)
+
+
+def _attend(qkv: Float[Array, "b n 3 heads d"]) -> Float[Array, "b n heads d"]:
+    """Softmax attention; of bfloat16 on a GPU by cuDNN's fused kernel, where JAX can use it.
+
+    That one never writes the [b heads n n] weights to memory. JAX gives it an even number of tokens
+    only, so that an odd one is padded, and said to be shorter.
+    """
+    attend, count = jax.nn.dot_product_attention, qkv.shape[1]
+    if xla.platform() == "gpu" and qkv.dtype == jnp.bfloat16:
+        even = jnp.pad(qkv, ((0, 0), (0, count % 2), (0, 0), (0, 0), (0, 0)))
+        lengths = jnp.full(len(qkv), count, jnp.int32) if count % 2 else None
+        fused = partial(
+            attend,
+            implementation="cudnn",
+            query_seq_lengths=lengths,
+            key_value_seq_lengths=lengths,
+        )
+        parts = (even[:, :, 0], even[:, :, 1], even[:, :, 2])
+        try:
+            jax.eval_shape(fused, *parts)
+        except (RuntimeError, NotImplementedError):  # no cuDNN here; heads that it does not take
+            pass
+        else:
+            return fused(*parts)[:, :count]
+    return attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
 
 
 def _layer_norm(epsilon: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:

@@ -1,5 +1,7 @@
 """Convolution and batch norm against Flax's own, values and gradients; heads against NumPy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -176,3 +178,21 @@ def test_bfloat16_keeps_float32_parameters_statistics_and_output():
     assert z.dtype == jnp.float32
     assert {leaf.dtype.name for leaf in jax.tree.leaves((variables, updated))} == {"float32"}
     assert 0 < np.linalg.norm(z - full) < 0.05 * np.linalg.norm(full)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((2, 7, 6, 3), "float32"), ((3, 8, 9, 2), "bfloat16")]
+)
+def test_max_pool_and_its_gradient_are_flaxs_to_the_last_bit(shape, dtype):
+    x = nn.relu(jnp.round(_images(*shape) - 2)).astype(dtype)  # full of ties
+    slope = _images(shape[0], 4, (shape[2] + 1) // 2, shape[3]).astype(dtype)
+
+    @partial(jax.jit, static_argnums=0)
+    def both(pool, x):
+        y, pull = jax.vjp(pool, x)
+        return y, *pull(slope)
+
+    expected = both(lambda x: nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1))), x)
+    jax.tree.map(np.testing.assert_array_equal, both(_layers.max_pool, x), expected)
+    spoilt, _ = both(_layers.max_pool, x.at[0, 0, 0, 0].set(jnp.nan))
+    assert jnp.isnan(spoilt[0, 0, 0, 0]) and jnp.isnan(spoilt).sum() == 1
