@@ -1,8 +1,9 @@
 """Pictures of a transfer's images: how they are chosen, and what is drawn of them.
 
 They are in pictures/ of the result's folder: saliency.png (not of a protocol without a head, such
-as knn), neighbours.png, embedding.png, and projector/ for TensorBoard. films.csv says which images
-these are, by their hashed ids: it alone holds any.
+as knn, nor of a cross-validation, whose models are several), neighbours.png, embedding.png, and
+projector/ for TensorBoard. films.csv says which images these are, by their hashed ids: it alone
+holds any.
 """
 
 import csv
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 import ml_collections
 import numpy as np
+import scipy.stats
 from jaxtyping import Bool, Float, Int, UInt8
 
 from cxr_jax.data import images, tasks
@@ -63,16 +65,27 @@ def draw(
     folder = folder / "pictures"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    chosen = choose(splits.test.targets, result.scores, result.scored, _named(config, splits.test))
+    lower = _shares_below(result)
+    chosen = choose(splits.test.targets, lower, result.scored, _named(config, splits.test))
     features = _of_trained(config, encoder, splits, result, frozen)
     _write_ids(folder / "films.csv", splits.test, result, chosen)
-    cases = _cases(config, splits, result, chosen, features)
+    cases = _cases(config, splits, result, chosen, features, lower)
     if result.head is not None:
         panels.saliency(folder / "saliency.png", cases)
-    near = _neighbours(splits, features, chosen)
+    near = _neighbours(splits, features, chosen, result.fold)
     panels.neighbours(folder / "neighbours.png", cases, near)
     _draw_embedding(config, splits.test, result, features("test"), chosen, folder)
     print(f"Pictures of images: {folder}", flush=True)
+
+
+def _shares_below(result: Result) -> Float[np.ndarray, "m k"]:
+    """Returns the share of the other test images, of the own fold, that scored lower."""
+    fold = np.zeros(len(result.scores), int) if result.fold is None else result.fold
+    shares = np.empty(result.scores.shape)
+    for own in (fold == one for one in np.unique(fold)):
+        ranks = scipy.stats.rankdata(result.scores[own], method="min", axis=0)
+        shares[own] = (ranks - 1) / max(own.sum() - 1, 1)
+    return shares
 
 
 def choose(
@@ -130,7 +143,9 @@ def _named(config, test: LabelledSplit) -> list[int]:
 def _of_trained(
     config, encoder: Encoder, splits: Splits, result: Result, frozen: Features
 ) -> Features:
-    """Returns the features of the encoder as the protocol left it."""
+    """Returns the features of the encoder as the protocol left it, or it was before all folds."""
+    if result.fold is not None:
+        return lambda name: frozen("test")  # all splits are this one
     if result.head is None or result.head.encoder is encoder:
         return frozen
 
@@ -149,7 +164,12 @@ def _read(split: LabelledSplit, rows, size: int) -> UInt8[np.ndarray, "n size si
 
 
 def _cases(
-    config, splits: Splits, result: Result, chosen: Sequence[_Chosen], features: Features
+    config,
+    splits: Splits,
+    result: Result,
+    chosen: Sequence[_Chosen],
+    features: Features,
+    lower: Float[np.ndarray, "m k"],
 ) -> list[Case]:
     test, rows = splits.test, [one.row for one in chosen]
     images = _read(test, rows, _SHOWN)[..., 0]
@@ -166,12 +186,9 @@ def _cases(
     numbers = _numbers(chosen)
     cases = []
     for k, (row, label, kind) in enumerate(chosen):
-        scores = result.scores[:, label]
-        lower = (scores < scores[row]).sum() / max(len(scores) - 1, 1)
         target, name = float(test.targets[row, label]), test.label_names[label]
-        cases.append(
-            Case(numbers[row], images[k], name, target, float(lower), kind, heat[k], boxes[k])
-        )
+        below = float(lower[row, label])
+        cases.append(Case(numbers[row], images[k], name, target, below, kind, heat[k], boxes[k]))
     return cases
 
 
@@ -218,10 +235,23 @@ def _boxes(
 
 
 def _neighbours(
-    splits: Splits, features: Features, chosen: Sequence[_Chosen]
+    splits: Splits,
+    features: Features,
+    chosen: Sequence[_Chosen],
+    fold: Int[np.ndarray, " m"] | None,
 ) -> list[list[Neighbour]]:
     of_chosen = np.asarray(features("test"))[[one.row for one in chosen]]
-    rows, cosines = _features.nearest(features("train"), of_chosen, _NUM_NEIGHBOURS)
+    train = features("train")
+    if fold is None:
+        rows, cosines = _features.nearest(train, of_chosen, _NUM_NEIGHBOURS)
+    else:
+        others = [np.flatnonzero(fold != fold[one.row]) for one in chosen]
+        found = [
+            _features.nearest(train[own], of_chosen[[k]], _NUM_NEIGHBOURS)
+            for k, own in enumerate(others)
+        ]
+        rows = np.stack([own[near[0]] for own, (near, _) in zip(others, found)])
+        cosines = np.concatenate([cosine for _, cosine in found])
     images = _read(splits.train, rows.ravel(), _SHOWN)[..., 0].reshape(*rows.shape, _SHOWN, _SHOWN)
     return [
         [

@@ -50,12 +50,14 @@ def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) 
             f"{sizes['test']}, each scored once, by a model that had not seen its patient. Of "
             "every model one fold was tested, choices were made on the next, and the others "
             f"trained (about {outcomes[0].facts['num_films']:,} images; {share}). Folds were drawn "
-            f"with seed {config.seed}, the same for every encoder. AUROC is of all images "
-            "together, each fold's scores brought to one mean and spread, as its validation images "
-            "show them. Intervals take images as independent, though folds share training images: "
-            "in simulations those of 95 % held the truth 89 to 94 times in 100, and 9 in 100 equal "
-            "encoders were called different (docs/statistics.md)."
+            f"with seed {config.seed}, the same for every encoder."
         )
+        if config.pictures.draw:
+            how += (
+                " For pictures, scores are ranked within folds and features are those of the "
+                "frozen encoder, with neighbours from other folds; where a score comes from is not "
+                "drawn, because every fold has its own model."
+            )
     lines = [
         how,
         *protocol.method(splits.test.task.exclusive),

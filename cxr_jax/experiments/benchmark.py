@@ -24,6 +24,7 @@ from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
 from cxr_jax.report.benchmark import page as report
 from cxr_jax.report.benchmark.grid import without_ids
+from cxr_jax.transfer._protocol import Splits
 from cxr_jax.transfer.predictions import read_parquet
 
 
@@ -197,7 +198,8 @@ def _finish(folder: Path, seconds: float) -> None:
 def _facts(folder: Path, cell: Cell, config) -> dict[str, Any]:
     """Returns the state of a cell that is done."""
     facts = read_json(folder / "probe.json")
-    test = load_source(cell.dataset, config.data.dir, "test", fields=("image",))
+    tested = "+".join(Splits._fields) if "folds" in facts else "test"
+    test = load_source(cell.dataset, config.data.dir, tested, fields=("image",))
     exposed = None
     if (seen := seen_images.seen_by_encoder(cell.spec, test)) is not None:
         patients = None if seen.patient is None else int(seen.patient.sum())

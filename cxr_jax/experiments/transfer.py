@@ -2,17 +2,18 @@
 
 The encoder's results are in the workdir (predictions.parquet, metrics.json), each baseline's in
 baselines/<n>-<name>/, the comparison in comparisons.json and the report. What a training logs on
-its way is in training/ below these folders.
+its way is in training/ below these folders; finished folds are in folds/ until all are.
 """
 
 import functools
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
+import numpy as np
 
 from cxr_jax import weights
 from cxr_jax.config import check_positive
@@ -25,10 +26,12 @@ from cxr_jax.io.json import read_json
 from cxr_jax.report import tables
 from cxr_jax.training.log import Writer
 from cxr_jax.transfer import _features, image_table
-from cxr_jax.transfer._protocol import Protocol, Splits, Tools
+from cxr_jax.transfer._protocol import Protocol, Result, Splits, Tools
 from cxr_jax.transfer.metrics import compare, metric_rows
 from cxr_jax.transfer.predictions import Predictions, read_parquet, write_parquet
 from cxr_jax.weights.encoder import Encoder
+
+_MOST_BYTES = 200_000_000  # of a fold's result
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -159,7 +162,8 @@ def _score(
     print(f"{encoder.name}: {chosen.title.lower()}", flush=True)
     shutil.rmtree(folder / "training", ignore_errors=True)  # of a start that was killed
     curves = _Curves(folder / "training")
-    tools = Tools(features, functools.partial(print, flush=True), curves.scalars)
+    once = functools.partial(_once, folder / "folds", now)
+    tools = Tools(features, functools.partial(print, flush=True), curves.scalars, once)
     result = chosen.run(encoder, splits, tools)
     curves.close()
     scored = [k for k in range(len(names)) if result.scored[k]]
@@ -186,12 +190,13 @@ def _score(
     }
     write_parquet(predictions, folder / "predictions.parquet")
     _write_json(folder / "metrics.json", rows)
-    if config.pictures.draw and first and not config.folds:  # whose models are several
+    if config.pictures.draw and first:
         try:
             _pictures.draw(config, encoder, splits, result, features, folder)
         except Exception as error:  # a result, perhaps of hours, is not lost for want of a picture
             print(f"WARNING: {encoder.name} has no pictures: {type(error).__name__}: {error}")
     _write_json(finished, facts)  # last: its presence says that the others are whole
+    shutil.rmtree(folder / "folds", ignore_errors=True)
     print(f"{encoder.name}: macro AUROC {tables.with_interval(rows[-1])}")
     return Outcome(encoder.name, predictions, rows, facts)
 
@@ -209,6 +214,29 @@ def _read_finished(folder: Path, name: str, fingerprint: str) -> Outcome | None:
         return None
     print(f"{name}: finished before")
     return Outcome(name, predictions, rows, facts)
+
+
+def _once(folder: Path, fingerprint: str, fold: int, make: Callable[[], Result]) -> Result:
+    """Returns a fold's result, of an earlier start that was killed after it, or made and kept."""
+    path = folder / f"{fold + 1}.json"
+    try:
+        held = read_json(path, most=_MOST_BYTES)
+        if held.pop("fingerprint") == fingerprint:
+            for name in ("not_scored", "notes"):
+                held[name] = {int(label): said for label, said in held[name].items()}
+            found = Result(**held | {"scores": np.array(held["scores"], np.float64)})
+            print(f"fold {fold + 1}: finished before", flush=True)
+            return found
+    except FileNotFoundError:
+        pass
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        print(f"WARNING: fold {fold + 1} is made again, because {error}")
+    result = make()
+    held = {name: value for name, value in result._asdict().items() if name not in ("head", "fold")}
+    held["scores"] = np.where(np.isnan(result.scores), None, result.scores).tolist()
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(path, {"fingerprint": fingerprint, **held})
+    return result
 
 
 class _Curves:

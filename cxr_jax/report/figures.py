@@ -6,7 +6,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
@@ -175,9 +175,10 @@ def roc(path: Path, runs: Sequence[tuple[str, Any]], labels: Sequence[str]) -> l
         for index, (name, predictions) in enumerate(runs):
             column = predictions.label_names.index(label)
             targets, scores = predictions.targets[:, column], predictions.scores[:, column]
+            given = targets, scores, predictions.fold
             colour, _, line = style(index)
-            axes.plot(*roc_curve(targets, scores), line, color=colour, linewidth=1.8, label=name)
-            words = f"AUROC {tables.number(auroc(targets, scores))}"
+            axes.plot(*roc_curve(*given), line, color=colour, linewidth=1.8, label=name)
+            words = f"AUROC {tables.number(auroc(*given))}"
             height = 0.04 + 0.075 * (len(runs) - 1 - index)
             axes.text(0.97, height, words, color=colour, horizontalalignment="right")
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
@@ -190,11 +191,14 @@ def roc(path: Path, runs: Sequence[tuple[str, Any]], labels: Sequence[str]) -> l
 
 
 def roc_curve(
-    targets: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]
+    targets: Float[np.ndarray, " n"],
+    scores: Float[np.ndarray, " n"],
+    fold: Int[np.ndarray, " n"] | None = None,
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
     """Returns (false positive rate, true positive rate) at every threshold, (0, 0) to (1, 1).
 
-    Tied scores step together, so that the area below is the AUROC with ties counted half.
+    Tied scores step together, so that the area below is the AUROC with ties counted half. With
+    `fold` the sensitivity is the mean of the folds', weighted by their pairs as in `auroc`.
 
     >>> false_rate, true_rate = roc_curve(np.array([0.0, 1.0, 1.0]), np.array([0.2, 0.1, 0.9]))
     >>> false_rate.tolist(), true_rate.tolist()
@@ -203,6 +207,11 @@ def roc_curve(
     targets, scores = binary_rows(targets, scores)
     known = ~np.isnan(targets)
     targets, scores = targets[known], scores[known]
+    if fold is not None:
+        rates, parts = np.linspace(0, 1, 501), [fold[known] == one for one in np.unique(fold)]
+        pairs = [int(targets[own].sum() * (1 - targets[own]).sum()) for own in parts]
+        curves = [np.interp(rates, *roc_curve(targets[own], scores[own])) for own in parts]
+        return np.append(0, rates), np.append(0, np.average(curves, axis=0, weights=pairs))
     order = np.argsort(-scores, kind="stable")
     ranked, outcomes = scores[order], targets[order]
     last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)

@@ -56,7 +56,10 @@ def groups(
             sentences.append(f"All images: {facet} {kinds[0]}.")
         else:
             by_model = [
-                subgroup_auroc(one.targets, one.scores, one.patient_id, values, num_resamples)
+                subgroup_auroc(
+                    *(one.targets, one.scores, one.patient_id, values, num_resamples),
+                    fold=one.fold,
+                )
                 for _, one in runs
             ]
             single = len(runs[0][1].label_names) == 1

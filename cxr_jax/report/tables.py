@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from cxr_jax.io.json import read_json
 from cxr_jax.report.blocks import Table
-from cxr_jax.stats.bootstrap import MINIMUM
+from cxr_jax.stats.bootstrap import MINIMUM, fold_variance
 
 RANDOM = "random"  # the name of the encoder that was not pretrained
 
@@ -22,6 +22,16 @@ MINIMUM_SAID = (
 )
 
 Rows = Sequence[Mapping[str, Any]]  # of metrics.json
+
+
+def within(folds: int) -> str:
+    """Returns what AUROC and its interval are of a cross-validation."""
+    return (
+        "AUROC is of pairs within folds, which one model scored. Folds are not independent tests, "
+        "because each trains the models of others: intervals and p-values hold "
+        f"{fold_variance(folds):.2f} times the variance that resampled patients show "
+        "(docs/statistics.md)."
+    )
 
 
 def absent(value: float | None) -> bool:

@@ -54,9 +54,8 @@ def write_report(
     page += _unseen(runs, num_resamples, untrained)
     labelled = ~np.isnan(runs[0].predictions.targets).all(axis=1)
     patients = len(np.unique(runs[0].predictions.patient_id[labelled]))
-    fold, size = runs[0].predictions.fold, f"{labelled.sum():,} images of {patients:,} patients."
-    how = "Test set" if fold is None else f"{len(np.unique(fold))}-fold cross-validated by patient"
-    page.append(Text(f"{how}: {size}"))
+    size, fold = f"{labelled.sum():,} images of {patients:,} patients.", runs[0].predictions.fold
+    page.append(Text(f"Test set: {size}" if fold is None else _in_folds(len(set(fold)), size)))
     page += _scores(workdir, runs, comparisons)
     page += _comparisons(runs, comparisons)
     if labels:
@@ -75,6 +74,10 @@ def write_report(
     page += [Heading("Provenance"), Table(["what", "value"], list(provenance.items()))]
     page += [Heading("What to do next"), Bullets(_next_steps(comparisons, labels))]
     return blocks.write(workdir, "report.md", title, page)
+
+
+def _in_folds(folds: int, size: str) -> str:
+    return f"{folds}-fold cross-validated by patient: {size} {tables.within(folds)}"
 
 
 def _scores(

@@ -56,13 +56,18 @@ def rank_runs(
     return runs, int(run_of_group[-1]) + 1
 
 
-def auroc(targets: Shaped[np.ndarray, " n"], scores: Shaped[np.ndarray, "..."]) -> float:
+def auroc(
+    targets: Shaped[np.ndarray, " n"],
+    scores: Shaped[np.ndarray, "..."],
+    fold: Int[np.ndarray, " n"] | None = None,
+) -> float:
     """Returns the share of (positive, negative) pairs in which the positive wins; ties are half.
 
     The Mann-Whitney form of the area under the ROC curve (Hanley and McNeil 1982). The pairs are
     counted in whole numbers, so the result is exact to one rounding. Targets and scores are [n];
-    rows whose target is NaN are left out. NaN where a class is absent: the AUROC cannot be
-    estimated. Raises ValueError as `binary_rows` does.
+    rows whose target is NaN are left out. With `fold` [n], of a cross-validation, only pairs of one
+    fold count, which one model scored: the mean of the folds' AUROCs, weighted by their pairs. NaN
+    where a class is absent: the AUROC cannot be estimated. Raises ValueError as `binary_rows` does.
 
     >>> auroc(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.4, 0.8]))
     0.875
@@ -70,15 +75,17 @@ def auroc(targets: Shaped[np.ndarray, " n"], scores: Shaped[np.ndarray, "..."]) 
     targets, scores = binary_rows(targets, scores)
     known = ~np.isnan(targets)
     positive, scores = targets[known] == 1, scores[known]
-    if not positive.any() or positive.all():
-        return float("nan")
-    runs, num_runs = rank_runs(positive, scores)
-    positives = np.bincount(runs[positive], minlength=num_runs)
-    negatives = np.bincount(runs[~positive], minlength=num_runs)
-    below = np.cumsum(negatives) - negatives
-    # Twice the count keeps the half of a tie a whole number.
-    doubled = int(positives @ (2 * below + negatives))
-    return doubled / (2 * int(positives.sum()) * int(negatives.sum()))
+    fold = np.zeros(len(scores), int) if fold is None else fold[known]
+    doubled = pairs = 0
+    for own in (fold == one for one in np.unique(fold)):
+        runs, num_runs = rank_runs(positive[own], scores[own])
+        positives = np.bincount(runs[positive[own]], minlength=num_runs)
+        negatives = np.bincount(runs[~positive[own]], minlength=num_runs)
+        below = np.cumsum(negatives) - negatives
+        # Twice the count keeps the half of a tie a whole number.
+        doubled += int(positives @ (2 * below + negatives))
+        pairs += 2 * int(positives.sum()) * int(negatives.sum())
+    return doubled / pairs if pairs else float("nan")
 
 
 def average_precision(

@@ -7,6 +7,9 @@ AUROCs of all resamples follow from one sort of the scores.
 Resampling gives the standard error; the limits are Student's, of an AUROC on the logit scale, with
 one degree of freedom less than the rarer class has patients. docs/statistics.md has the simulated
 coverage that chose them, and with it `MINIMUM`.
+
+With `fold`, of a cross-validation, AUROCs are of pairs within folds (`auroc`), and replicates are
+stretched by what folds have in common (`fold_variance`).
 """
 
 from typing import NamedTuple
@@ -77,6 +80,7 @@ def bootstrap_auroc(
     num_resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    fold: Int[np.ndarray, " n"] | None = None,
 ) -> Interval:
     """Returns the AUROC and its interval, drawing clusters (patients) with replacement.
 
@@ -95,9 +99,9 @@ def bootstrap_auroc(
     >>> bootstrap_auroc(targets[:8], scores[:8], clusters=None).note
     'not estimable: positives of 4 and negatives of 4 patients in the test set (5 are needed)'
     """
-    estimates = label_auroc(targets, scores)
+    estimates = label_auroc(targets, scores, fold)
     fewest, why = rarer_class(targets, clusters)
-    values = resampled_auroc(targets, scores, clusters, num_resamples, seed)
+    values = resampled_auroc(targets, scores, clusters, num_resamples, seed, fold)
     estimable = ~np.array(why, bool)
     values[:, ~estimable] = np.nan
     estimates[~estimable] = np.nan
@@ -197,6 +201,7 @@ def resampled_auroc(
     clusters: Shaped[np.ndarray, " rows"] | None,
     num_resamples: int = 1000,
     seed: int = 0,
+    fold: Int[np.ndarray, " n"] | None = None,
 ) -> Float[np.ndarray, "r k"]:
     """Returns the AUROC of each label in every resample; NaN where a class is absent.
 
@@ -214,7 +219,7 @@ def resampled_auroc(
     for k in range(columns.shape[1]):
         checked, _ = binary_rows(columns[:, k], scores[:, k])
         if (checked == 0).any() and (checked == 1).any():
-            ranked[k] = rank_label(columns[:, k], scores[:, k], index, num_clusters)
+            ranked[k] = rank_label(columns[:, k], scores[:, k], index, num_clusters, fold)
     if num_clusters < 2:
         return values
     rng = np.random.default_rng(seed)
@@ -224,7 +229,26 @@ def resampled_auroc(
         counts = cluster_counts(num_clusters, len(chunk), rng)
         for k, label in ranked.items():
             chunk[:, k] = weighted_auroc(label, counts)
+    if fold is not None:
+        usable = ~np.isnan(values)
+        means = values.sum(axis=0, where=usable) / np.maximum(usable.sum(axis=0), 1)
+        values = means + np.sqrt(fold_variance(len(np.unique(fold)))) * (values - means)
     return values
+
+
+def fold_variance(folds: int) -> float:
+    """Returns how many times the variance is that resampled patients show of a cross-validation.
+
+    Of two folds i and j, i is scored by a model of j and j by one of i, so that a chance likeness
+    of both counts twice. Where nothing but chance is learnt, and each model leaves two folds out,
+    the mean over folds has 1 + (folds - 3) / (folds - 2) times the variance that it has given its
+    models. Where something is, models of other patients vary it: never by more than 5 / 3 in
+    simulations (docs/statistics.md).
+
+    >>> [round(fold_variance(folds), 2) for folds in (3, 5, 10)]
+    [1.67, 1.67, 1.88]
+    """
+    return 1 + max(2 / 3, (folds - 3) / (folds - 2)) if folds > 2 else 5 / 3
 
 
 def cluster_counts(
@@ -243,6 +267,7 @@ class RankedLabel(NamedTuple):
 
     positives: scipy.sparse.csr_matrix  # [runs clusters]
     negatives: scipy.sparse.csr_matrix  # [runs clusters]
+    folds: tuple[slice, ...]  # the runs of each fold
 
 
 def rank_label(
@@ -250,8 +275,9 @@ def rank_label(
     scores: Shaped[np.ndarray, " n"],
     clusters: Int[np.ndarray, " n"],
     num_clusters: int,
+    fold: Int[np.ndarray, " n"] | None = None,
 ) -> RankedLabel:
-    """Sorts one label's known rows; clusters are numbered 0 to num_clusters - 1.
+    """Sorts one label's known rows, fold by fold; clusters are numbered 0 to num_clusters - 1.
 
     Raises ValueError where no row has a known target, and as `binary_rows` does.
     """
@@ -259,15 +285,20 @@ def rank_label(
     known = ~np.isnan(targets)
     if not known.any():
         raise ValueError("no row has a known target: there is nothing to rank")
-    positive = targets[known] == 1
-    runs, num_runs = rank_runs(positive, scores[known])
-    clusters = clusters[known]
+    positive, scores, clusters = targets[known] == 1, scores[known], clusters[known]
+    fold = np.zeros(len(scores), int) if fold is None else fold[known]
+    runs, num_runs, folds = np.empty(len(scores), np.int64), 0, []
+    for own in (fold == one for one in np.unique(fold)):
+        of_fold, count = rank_runs(positive[own], scores[own])
+        runs[own] = num_runs + of_fold
+        folds.append(slice(num_runs, num_runs + count))
+        num_runs += count
 
     def count(chosen: Shaped[np.ndarray, " m"]) -> scipy.sparse.csr_matrix:
         entries = (np.ones(int(chosen.sum())), (runs[chosen], clusters[chosen]))
         return scipy.sparse.csr_matrix(entries, shape=(num_runs, num_clusters))
 
-    return RankedLabel(count(positive), count(~positive))
+    return RankedLabel(count(positive), count(~positive), tuple(folds))
 
 
 def weighted_auroc(label: RankedLabel, counts: Float[np.ndarray, "c r"]) -> Float[np.ndarray, " r"]:
@@ -276,19 +307,24 @@ def weighted_auroc(label: RankedLabel, counts: Float[np.ndarray, "c r"]) -> Floa
     It equals the AUROC of rows repeated as often as their cluster was drawn: sums stay whole
     numbers below 2**53, where float64 is exact. NaN where a class is absent.
     """
-    positives, negatives = label.positives @ counts, label.negatives @ counts
-    up_to = np.cumsum(negatives, axis=0)
-    doubled = np.einsum("gr,gr->r", positives, 2 * up_to - negatives)
-    pairs = 2 * positives.sum(axis=0) * up_to[-1]
+    every = label.positives @ counts, label.negatives @ counts
+    doubled, pairs = np.zeros((2, counts.shape[1]))
+    for own in label.folds:
+        positives, negatives = (part[own] for part in every)
+        up_to = np.cumsum(negatives, axis=0)
+        doubled += np.einsum("gr,gr->r", positives, 2 * up_to - negatives)
+        pairs += 2 * positives.sum(axis=0) * up_to[-1]
     return np.divide(doubled, pairs, out=np.full(counts.shape[1], np.nan), where=pairs > 0)
 
 
 def label_auroc(
-    targets: Shaped[np.ndarray, "n *k"], scores: Shaped[np.ndarray, "..."]
+    targets: Shaped[np.ndarray, "n *k"],
+    scores: Shaped[np.ndarray, "..."],
+    fold: Int[np.ndarray, " n"] | None = None,
 ) -> Float[np.ndarray, " k"]:
     """Returns each label's AUROC, NaN where it has one class only. Raises as `auroc` does."""
     columns, scores = _columns(targets, scores)
-    return np.array([auroc(columns[:, k], scores[:, k]) for k in range(columns.shape[1])])
+    return np.array([auroc(columns[:, k], scores[:, k], fold) for k in range(columns.shape[1])])
 
 
 def _columns(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 from cxr_jax.stats.bootstrap import bootstrap_auroc
 
@@ -37,6 +37,7 @@ def subgroup_auroc(
     groups: Shaped[np.ndarray, " images"],
     num_resamples: int = 1000,
     seed: int = 0,
+    fold: Int[np.ndarray, " n"] | None = None,
 ) -> tuple[SubgroupRow, ...]:
     """Returns one row per group, by name; images whose group is "" are "unknown", the last row.
 
@@ -55,7 +56,9 @@ def subgroup_auroc(
     for name in order:
         own = names == name
         patients = None if clusters is None else clusters[own]
-        interval = bootstrap_auroc(targets[own], scores[own], patients, num_resamples, seed)
+        folds = None if fold is None else fold[own]
+        draws = dict(num_resamples=num_resamples, seed=seed, fold=folds)
+        interval = bootstrap_auroc(targets[own], scores[own], patients, **draws)
         columns = targets[own].reshape(own.sum(), -1)
         estimable = np.array([not one.shortage for one in interval.labels or (interval,)])
         counted = columns[:, estimable if estimable.any() else slice(None)]

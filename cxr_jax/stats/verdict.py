@@ -77,25 +77,28 @@ def compare_auroc(
     seed: int = 0,
     margin: float = 0.02,
     level: float = 0.95,
+    folds: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> Comparison:
     """Returns the verdict on A against B from their scores for the same images.
 
     Targets are 0, 1 or NaN (missing), [n] or [n k]; `clusters` holds each row's patient, None takes
-    every row as its own. The verdicts of the labels are not corrected for there being several.
-    Raises ValueError as `bootstrap_auroc` and `judge` do.
+    every row as its own; `folds` are A's and B's, of cross-validations. The verdicts of the labels
+    are not corrected for there being several. Raises ValueError as `bootstrap_auroc` and `judge`
+    do.
 
     >>> targets, a = np.tile([0, 1], 20), np.arange(40) / 40 + np.tile([0, 1], 20)
     >>> found = compare_auroc(targets, a, -a, clusters=None)
     >>> found.verdict, found.difference
     ('win', 1.0)
     """
-    alone = np.array([label_auroc(targets, scores) for scores in (scores_a, scores_b)])
+    models = tuple(zip((scores_a, scores_b), folds))
+    alone = np.array([label_auroc(targets, *model) for model in models])
     fewest, why = rarer_class(targets, clusters)
     estimable = ~np.array(why, bool)
     alone[:, ~estimable] = np.nan
     of_a, of_b = (
-        resampled_auroc(targets, scores, clusters, num_resamples, seed)
-        for scores in (scores_a, scores_b)
+        resampled_auroc(targets, scores, clusters, num_resamples, seed, fold)
+        for scores, fold in models
     )
     of_a[:, ~estimable] = np.nan
     apart = of_a - of_b

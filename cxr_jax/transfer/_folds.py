@@ -2,10 +2,11 @@
 
 Each fold is scored by a model of the others: the next fold is the validation part, on which choices
 are made, and all the rest trains. Models of different folds have scores of different scale (a
-stronger regularisation brings them together), so each fold's are brought to one mean and spread, as
-its validation images show them: docs/statistics.md says what that is good for.
+stronger regularisation brings them together): they stay as they are, and AUROC counts pairs of
+images within folds (cxr_jax/stats/auroc.py).
 """
 
+import functools
 import hashlib
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxtyping import Int, Shaped
 
 from cxr_jax.config import Section
 from cxr_jax.data.splits import LabelledSplit, patient_subset
-from cxr_jax.stats.bootstrap import cluster_index, label_auroc
+from cxr_jax.stats.bootstrap import cluster_index
 from cxr_jax.transfer._protocol import Protocol, Result, Splits, Tools
 from cxr_jax.weights.encoder import Encoder
 
@@ -22,17 +23,12 @@ _FEWEST = 3  # one to test, one to choose on, one to train on
 
 
 def check(config: Section) -> None:
-    """Raises ValueError for a number of folds that cannot be, and fields that do not go with it."""
+    """Raises ValueError for a number of folds that cannot be."""
     folds = config["folds"]
     if folds and folds < _FEWEST:
         raise ValueError(
             f"config.folds={folds}: give {_FEWEST} or more (one fold is tested, one chosen on, the "
             "others train), or 0 for the dataset's own splits"
-        )
-    if folds and config["pictures"]["images"]:
-        raise ValueError(
-            f"config.pictures.images goes with config.folds=0 alone: with {folds} folds there are "
-            f"{folds} models, and no pictures are drawn"
         )
 
 
@@ -112,27 +108,21 @@ def cross_validated(protocol: Protocol, config: Section) -> Protocol:
     def run(encoder: Encoder, splits: Splits, tools: Tools) -> Result:
         pool = splits.test
         fold = assign(pool, folds, seed)
-        results, sizes, scales = [], [], []
+        results, sizes = [], []
         scores = np.full((len(fold), len(pool.label_names)), np.nan)
         for number in range(folds):
             own, rows = part(pool, fold, number, fraction, seed)
-            scored = np.concatenate([rows[2], rows[1]])  # validation too, for the scale
-            given = own._replace(test=pool.take(scored))
-            of_fold = _of_fold(tools, [*rows[:2], scored], number, folds)
+            given = (encoder, own, _of_fold(tools, rows, number, folds))
             try:
-                result = protocol.run(encoder, given, of_fold)
+                result = tools.once(number, functools.partial(protocol.run, *given))
             except ValueError as error:
                 raise ValueError(f"fold {number + 1} of {folds}: {error}") from error
-            tested, validation = np.split(result.scores, [len(rows[2])])
-            mean, spread = validation.mean(axis=0), validation.std(axis=0)
-            scores[rows[2]] = (tested - mean) / np.where(spread == 0, 1, spread)
-            scales.append((mean, spread))
+            scores[rows[2]] = result.scores
             results.append(result)
             sizes.append(len(own.train.rows))
-        mean, spread = np.mean(scales, axis=0)
-        return _joined(results, mean + np.where(spread == 0, 1, spread) * scores, fold, sizes, pool)
+        return _joined(results, scores, fold, sizes)
 
-    settings = {**protocol.settings, "folds": [folds, fraction, seed]}
+    settings = {**protocol.settings, "scored in folds": [folds, fraction, seed]}
     title = f"{protocol.title} ({folds}-fold cross-validated by patient)"
     return Protocol(title, protocol.method, settings, run)
 
@@ -152,7 +142,6 @@ def _joined(
     scores: Shaped[np.ndarray, "n k"],
     fold: Int[np.ndarray, " n"],
     sizes: list[int],
-    pool: LabelledSplit,
 ) -> Result:
     """Returns one result of all folds; a label that one of them could not score is not scored."""
     not_scored: dict[int, str] = {}
@@ -165,32 +154,14 @@ def _joined(
             notes[k] = "; ".join(filter(None, (notes.get(k), f"fold {number}: {note}")))
         remarks += [f"Fold {number}: {remark}" for remark in result.remarks]
     scores[:, list(not_scored)] = np.nan
-    for k in np.setdiff1d(np.arange(scores.shape[1]), list(not_scored)):
-        within = within_folds(pool.targets[:, [k]], scores[:, [k]], fold)
-        told = f"mean of the AUROCs within folds {within:.3f}"
-        notes[k] = "; ".join(filter(None, (told, notes.get(k))))
     facts: dict[str, Any] = {"num_films": round(np.mean(sizes))}
     return Result(
         scores=scores,
         not_scored=not_scored,
         summary="; ".join(f"fold {n}: {r.summary}" for n, r in enumerate(results, start=1)),
         facts=facts | {"folds": [result.facts for result in results]},
-        # On one scale log-odds stay such; shares and log-probabilities may leave their range.
-        score_kind="log-odds" if results[0].score_kind == "log-odds" else "",
+        score_kind=results[0].score_kind,
         notes=notes,
         remarks=tuple(remarks),
         fold=fold,
     )
-
-
-def within_folds(
-    targets: Shaped[np.ndarray, "n 1"],
-    scores: Shaped[np.ndarray, "n 1"],
-    fold: Int[np.ndarray, " n"],
-) -> float:
-    """Returns the mean over folds of their AUROCs, of folds that hold both classes.
-
-    It compares scores of one model only, so that it holds no difference of scale between models.
-    """
-    found = [label_auroc(targets[fold == one], scores[fold == one])[0] for one in np.unique(fold)]
-    return float(np.nanmean(found))

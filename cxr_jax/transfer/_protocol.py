@@ -24,14 +24,6 @@ class Splits(NamedTuple):
     test: LabelledSplit
 
 
-class Tools(NamedTuple):
-    """Functions that a protocol may call while it runs."""
-
-    extract: Callable[[str], Float[np.ndarray, "n d"]]  # frozen features of a field of Splits
-    say: Callable[[str], None]  # a line to the person who waits
-    log: Callable[[int, Mapping[str, float]], None]  # (step, numbers) of a training
-
-
 class Head(NamedTuple):
     """A linear head: logits are `features @ kernel + bias`, features those of `encoder`.
 
@@ -70,6 +62,16 @@ class Result(NamedTuple):
     @property
     def scored(self) -> Bool[np.ndarray, " k"]:
         return ~np.isin(np.arange(self.scores.shape[1]), list(self.not_scored))
+
+
+class Tools(NamedTuple):
+    """Functions that a protocol may call while it runs."""
+
+    extract: Callable[[str], Float[np.ndarray, "n d"]]  # frozen features of a field of Splits
+    say: Callable[[str], None]  # a line to the person who waits
+    log: Callable[[int, Mapping[str, float]], None]  # (step, numbers) of a training
+    # (fold, how to make it) -> its result, perhaps of an earlier start and then without a head
+    once: Callable[[int, Callable[[], Result]], Result] = lambda fold, make: make()
 
 
 class Protocol(NamedTuple):

@@ -29,14 +29,17 @@ def metric_rows(
     over the labels that can be estimated, and its counts are sums over them; DeLong gives no
     interval of a mean of several. `not_scored` names labels that the model could not be trained
     for, with the reason: they become rows too. Of out-of-fold scores every row says so, under
-    "cross_validation".
+    "cross_validation"; average precision is then the mean over folds, and DeLong gives nothing.
     """
     _, patients, names, targets, scores, _, fold = validate(predictions)
-    macro = bootstrap_auroc(targets, scores, patients, num_resamples, seed)
+    macro = bootstrap_auroc(targets, scores, patients, num_resamples, seed, fold=fold)
     rows = []
     for name, column, score, interval in zip(names, targets.T, scores.T, macro.labels):
         counts = {"n_pos": int((column == 1).sum()), "n_neg": int((column == 0).sum())}
-        others = average_precision(column, score), *delong_interval(column, score, patients)[2:]
+        if fold is None:
+            others = average_precision(column, score), *delong_interval(column, score, patients)[2:]
+        else:
+            others = _mean_precision(column, score, fold), None, None
         rows.append({"label": name, **counts, **_numbers(interval, *others)})
     estimable = [row for row in rows if row["auroc"] is not None]
     for name, reason in (not_scored or {}).items():
@@ -59,6 +62,13 @@ def metric_rows(
                 f"{len(np.unique(fold))}-fold cross-validated by patient, {len(fold):,} images"
             )
     return rows
+
+
+def _mean_precision(targets: np.ndarray, scores: np.ndarray, fold: np.ndarray) -> float:
+    """Returns the mean over the folds that hold both classes."""
+    found = [average_precision(targets[fold == n], scores[fold == n]) for n in np.unique(fold)]
+    known = [value for value in found if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def _numbers(interval: Interval, *others: float | None) -> dict[str, Any]:
@@ -85,19 +95,22 @@ def compare(
     Keys: "a" and "b" (the names), then of the macro mean "auroc_a", "auroc_b", "difference", "low",
     "high" (95 % interval), "p_value", "detectable", "margin", "num_resamples" (used),
     "num_excluded" and "verdict" as stats/verdict.py defines them, "delong_p" (of DeLong's test with
-    patients as clusters; None for a mean of several labels), and "labels": a list of such rows,
-    each with "label", for every label that can be estimated. None in place of numbers, and the
-    verdict "not estimable", where no label can be. Raises ValueError, naming image or label, as
-    `align` does.
+    patients as clusters; None for a mean of several labels and out-of-fold scores), and "labels": a
+    list of such rows, each with "label", for every label that can be estimated. None in place of
+    numbers, and the verdict "not estimable", where no label can be. Raises ValueError, naming image
+    or label, as `align` does.
     """
     a = validate(a)
     b = align(a, validate(b))
-    whole = compare_auroc(a.targets, a.scores, b.scores, a.patient_id, num_resamples, seed)
+    both, folds = (a.targets, a.scores, b.scores, a.patient_id), (a.fold, b.fold)
+    whole = compare_auroc(*both, num_resamples, seed, folds=folds)
     rows = []
     for k, label in enumerate(whole.labels):
         if not np.isnan(label.difference):
             columns = (a.targets[:, k], a.scores[:, k], b.scores[:, k])
-            p_value = _number(delong_test(*columns, a.patient_id).p_value)
+            p_value = None
+            if a.fold is None and b.fold is None:
+                p_value = _number(delong_test(*columns, a.patient_id).p_value)
             rows.append({"label": a.label_names[k], **_compared(label, p_value)})
     p_value = rows[0]["delong_p"] if len(rows) == 1 else None
     return {"a": names[0], "b": names[1], **_compared(whole, p_value), "labels": rows}

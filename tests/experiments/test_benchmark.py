@@ -219,6 +219,19 @@ def test_cells_that_run_together_are_those_of_single_transfers(config, tiny_conf
         assert one.score_kind == other.score_kind and (one.image_id == other.image_id).all()
 
 
+def test_cells_in_folds_read_images_once_and_say_so(config, tmp_path):
+    config.transfer.folds, config.transfer.task, config.seeds = 3, "Effusion", (0,)
+    benchmark.run(config, tmp_path)
+    (features,) = (tmp_path / "features").glob("*.npy")  # of two fractions with three folds each
+    page = (tmp_path / "benchmark.md").read_text()
+    assert "phantom/tiny: cross-validated, 3 folds." in page
+    assert f"{len(np.load(features)):,} images of" in page and "1.67 times the variance" in page
+    table = (tmp_path / "tables/linear.tex").read_text()
+    assert "cross-validated, 3 folds." in table
+    half, whole = (tmp_path / "tables/scores.csv").read_text().splitlines()[1:]
+    assert half.endswith(",3") and whole.endswith(",3") and half != whole
+
+
 def test_a_group_that_fails_is_run_cell_by_cell(config, tmp_path, capsys):
     config.fractions, config.seeds = (0.25, 0.5, 1.0), (0,)
     blocked = tmp_path / "cells/phantom-tiny/linear/0.5/0/random"

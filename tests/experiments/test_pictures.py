@@ -9,6 +9,8 @@ import pytest
 from configs import benchmark as benchmark_config
 from configs import common
 from cxr_jax.experiments import _pictures, _transfer_inputs, benchmark, transfer
+from cxr_jax.transfer import _folds
+from cxr_jax.transfer._protocol import Result
 from cxr_jax.transfer.predictions import read_parquet
 
 
@@ -44,6 +46,19 @@ def test_extremes_of_the_first_three_scored_labels_are_chosen():
         *((0, row) for row in (3, 1, 2, 0)),
         *((2, row) for row in (3, 1, 2, 0)),
     ]
+
+
+def test_in_folds_ranks_are_of_the_own_fold_and_neighbours_of_others(config):
+    config.folds, config.task = 3, "Effusion"
+    splits = _transfer_inputs.load_whole_splits(config)
+    fold = _folds.assign(splits.test, 3, seed=0)
+    scores = np.random.default_rng(0).normal(size=(len(fold), 1)) + 10 * fold[:, None]
+    lower = _pictures._shares_below(Result(scores, {}, "", {}, "", fold=fold))
+    others = (fold == fold[5]) & (np.arange(len(fold)) != 5)
+    assert lower[5, 0] == pytest.approx((scores[others, 0] < scores[5, 0]).mean())
+    chosen = _pictures.choose(splits.test.targets, lower, np.array([True]))
+    found = _pictures._neighbours(splits, lambda _: np.eye(3)[fold], chosen, fold)
+    assert {one.cosine for near in found for one in near} == {0.0}
 
 
 def test_finetuning_leaves_pictures_of_what_it_trained_and_no_ids(config, tmp_path, capsys):

@@ -263,6 +263,7 @@ def graded(tmp_path_factory):
     return folder / "data"
 
 
+@pytest.mark.parametrize("folds", [0, 4])
 @pytest.mark.parametrize(
     ("protocol", "said"),
     [
@@ -271,9 +272,12 @@ def graded(tmp_path_factory):
         ("knn", "the vote of the k training images"),
     ],
 )
-def test_exclusive_classes_through_a_whole_transfer(config, graded, tmp_path, protocol, said):
+def test_exclusive_classes_through_a_whole_transfer(
+    config, graded, tmp_path, protocol, said, folds
+):
     finetune(config)
-    config.protocol, config.C, config.knn.k = protocol, (0.01, 1.0), (5,)
+    config.folds, config.protocol = folds, protocol
+    config.C, config.knn.k = (0.01, 1.0), (5,)
     config.dataset, config.data.dir, config.exclusive = "image_folder", str(graded), True
     transfer.run(config, tmp_path)
     report = (tmp_path / "report.md").read_text()
@@ -281,7 +285,14 @@ def test_exclusive_classes_through_a_whole_transfer(config, graded, tmp_path, pr
     assert "AUROC of a class: its images against those of all the others." in report
     predictions = read_parquet(tmp_path / "predictions.parquet")
     np.testing.assert_allclose(predictions.probabilities.sum(axis=1), 1, atol=1e-5)
-    if protocol == "knn":  # votes tie; to make their sum exactly 1, as below, would part the ties
+    if folds:
+        fold, found = predictions.fold, []
+        for target, score in zip(predictions.targets.T, predictions.scores.T):
+            parts = [(target[fold == n], score[fold == n]) for n in range(folds)]
+            pairs = [target.sum() * (1 - target).sum() for target, _ in parts]
+            found.append(np.average([roc_auc_score(*part) for part in parts], weights=pairs))
+        expected = np.mean(found)
+    elif protocol == "knn":  # votes tie; to make their sum exactly 1, as below, would part the ties
         columns = zip(predictions.targets.T, predictions.scores.T)
         expected = np.mean([roc_auc_score(target, score) for target, score in columns])
     else:
@@ -315,6 +326,7 @@ def test_cross_validation_scores_every_labelled_image_once(config, tmp_path, cap
     config.protocol, config.C = protocol, (0.01, 1.0)
     config.task, config.folds, config.baselines = "Effusion,Consolidation", 3, "random"
     config.feature_cache = str(tmp_path / "features")
+    config.pictures.draw = protocol == "linear"
     transfer.run(config, tmp_path / "run")
     predictions = read_parquet(tmp_path / "run/predictions.parquet")
     config.folds = 0
@@ -329,9 +341,13 @@ def test_cross_validation_scores_every_labelled_image_once(config, tmp_path, cap
     assert all(row["cross_validation"] == said for row in rows)
     report = (tmp_path / "run/report.md").read_text()
     assert f"3-fold cross-validated by patient: {len(images)} images of" in report
-    assert "mean of the AUROCs within folds" in report and "each scored once, by a model" in report
+    assert "of pairs within folds" in report and "each scored once, by a model" in report
     assert len(list((tmp_path / "features").glob("*"))) == (protocol == "linear")
     assert (tmp_path / "run/films.parquet").exists()
+    if protocol == "linear":
+        drawn = {path.name for path in (tmp_path / "run/pictures").iterdir()}
+        assert drawn == {"neighbours.png", "embedding.png", "projector", "films.csv"}
+        assert "](roc.png)" in report and "](reliability.png)" in report
     if protocol == "finetune":
         (first, *_) = (tmp_path / "run/training/metrics.jsonl").read_text().splitlines()
         assert "fold 1/loss/rate_0.001" in json.loads(first)

@@ -26,6 +26,14 @@ def test_roc_curve_is_that_of_scikit_learn(levels):
     assert area == pytest.approx(auroc(targets, scores), abs=1e-12)
 
 
+def test_roc_curve_of_folds_is_their_mean():
+    rng = np.random.default_rng(2)
+    targets, fold = rng.integers(0, 2, 300).astype(float), rng.integers(0, 3, 300)
+    scores = rng.normal(size=300) + targets + 100 * fold
+    area = np.trapezoid(*figures.roc_curve(targets, scores, fold)[::-1])
+    assert area == pytest.approx(auroc(targets, scores, fold), abs=0.003)
+
+
 def test_roc_curve_drops_missing_targets():
     rng = np.random.default_rng(1)
     targets, scores = rng.integers(0, 2, 80).astype(float), rng.normal(size=80)

@@ -10,6 +10,7 @@ from cxr_jax.stats.bootstrap import (
     MINIMUM,
     bootstrap_auroc,
     cluster_counts,
+    fold_variance,
     rank_label,
     resampled_auroc,
     weighted_auroc,
@@ -124,6 +125,58 @@ def test_replicates_are_paired_by_the_seed():
     means = values[:, [0, 2]].mean(axis=1)
     expected = student(interval, means, freedom(targets[:, [0, 2]], patients))
     np.testing.assert_allclose(interval[1:3], expected, atol=1e-12)
+
+
+def test_pairs_within_folds_alone_count():
+    """The estimate, its replicates (stretched) and differences, against scikit-learn by fold."""
+    rng = np.random.default_rng(4)
+    patients, targets, scores = draw_images(rng, num_labels=1)
+    targets, scores, fold = targets[:, 0], scores[:, 0], patients % 5
+    targets[fold == 4] = np.where(fold[fold == 4] == 4, 0, np.nan)  # one class: no pairs
+    scores[fold == 1] += 100
+
+    def expected(rows):
+        total = weights = 0
+        for own in (rows[fold[rows] == one] for one in range(5)):
+            own = own[~np.isnan(targets[own])]
+            weight = (targets[own] == 1).sum() * (targets[own] == 0).sum()
+            total += weight and weight * roc_auc_score(targets[own], scores[own])
+            weights += weight
+        return total / weights
+
+    interval = bootstrap_auroc(targets, scores, patients, 50, seed=3, fold=fold)
+    assert interval.estimate == pytest.approx(expected(np.arange(len(targets))), abs=1e-12)
+    counts = cluster_counts(40, 50, np.random.default_rng(3))
+    rows = [np.repeat(np.arange(len(targets)), n[patients].astype(int)) for n in counts.T]
+    values = np.array([expected(drawn) for drawn in rows])
+    stretched = values.mean() + np.sqrt(5 / 3) * (values - values.mean())
+    given = (targets, scores, patients, 50, 3, fold)
+    np.testing.assert_allclose(resampled_auroc(*given)[:, 0], stretched, atol=1e-12)
+    limits = student(interval, stretched, freedom(targets[:, None], patients))
+    np.testing.assert_allclose(interval[1:3], limits, atol=1e-12)
+    other = scores + rng.normal(size=scores.shape)
+    apart = stretched - resampled_auroc(targets, other, patients, 50, 3, fold)[:, 0]
+    found = compare_auroc(targets, scores, other, patients, 50, 3, folds=(fold, fold))
+    assert found.standard_error == pytest.approx(apart.std(ddof=1))
+    assert found.auroc_b == pytest.approx(auroc(targets, other, fold))
+
+
+def test_a_cross_validation_of_nothing_varies_as_much_more_as_is_said():
+    """1,500 sets without signal: the difference of class means of three folds scores a fourth."""
+    rng, folds = np.random.default_rng(0), 5
+    images = rng.normal(size=(1500, 2, folds, 12, 6))  # sets, classes, folds, images, features
+    of_fold, given_models = [], []
+    for test in range(folds):
+        train = [one for one in range(folds) if (one - test) % folds > 1]
+        apart = images[:, 0, train].mean(axis=(1, 2)) - images[:, 1, train].mean(axis=(1, 2))
+        sick, well = np.einsum("sckif,sf->kcsi", images, apart)[test]
+        won = sick[:, :, None] > well[:, None]
+        of_fold.append(won.mean(axis=(1, 2)))
+        placed = won.mean(axis=2), won.mean(axis=1)
+        given_models.append(sum(part.var(axis=1, ddof=1) / 12 for part in placed))
+    variance = np.mean(of_fold, axis=0).var()
+    ratio = variance / (np.mean(given_models) / folds)
+    assert ratio == pytest.approx(fold_variance(folds), rel=0.12)
 
 
 def test_replicates_refuse_unusable_input_also_where_a_class_is_absent():

@@ -1,15 +1,17 @@
 """Cross-validation: how patients are dealt out, and scores against scikit-learn's own loop."""
 
+import functools
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks import coverage
 from configs import common
 from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.data.tasks import Task
+from cxr_jax.experiments import transfer
 from cxr_jax.stats.bootstrap import bootstrap_auroc
 from cxr_jax.transfer import _folds, linear
 from cxr_jax.transfer._protocol import Splits, Tools
@@ -99,7 +101,7 @@ def test_out_of_fold_scores_are_those_of_scikit_learns_loop(drawn):
     assert set(asked) == {"test"} and result.score_kind == "log-odds"
     assert result.facts["num_films"] == 100
     for k in range(3):
-        found, means, spreads = np.zeros(200), [], []
+        found = np.zeros(200)
         for number in range(4):
             test, validation = fold == number, fold == (number + 1) % 4
             train = ~(test | validation)
@@ -108,22 +110,40 @@ def test_out_of_fold_scores_are_those_of_scikit_learns_loop(drawn):
             x = scaler.transform(features)
             probe = LogisticRegression(C=0.1, tol=1e-10, max_iter=10000)
             probe.fit(x[train], drawn.targets[train, k])
-            scores = probe.decision_function(x)
-            means.append(scores[validation].mean())
-            spreads.append(scores[validation].std())
-            found[test] = (scores[test] - means[-1]) / spreads[-1]
-        expected = np.mean(means) + np.mean(spreads) * found
-        np.testing.assert_allclose(result.scores[:, k], expected, rtol=1e-5, atol=1e-5)
+            found[test] = probe.decision_function(x[test])
+        np.testing.assert_allclose(result.scores[:, k], found, rtol=1e-5, atol=1e-5)
 
 
-def test_mean_within_folds():
-    rng = np.random.default_rng(0)
-    fold, targets = np.repeat([0, 1, 2], 20), np.tile([0.0, 1.0], 30)
-    targets[40:] = 0  # a fold of one class has no AUROC
-    scores = rng.normal(size=60)
-    expected = np.mean([roc_auc_score(targets[fold == n], scores[fold == n]) for n in (0, 1)])
-    found = _folds.within_folds(targets[:, None], scores[:, None], fold)
-    assert found == pytest.approx(expected)
+def test_a_start_that_was_killed_keeps_its_finished_folds(drawn, tmp_path, capsys):
+    features = np.random.default_rng(1).normal(size=(200, 6))
+    config = common.transfer()
+    config.folds, config.C = 4, (0.1,)
+    probe, left = linear.make(config), [99]
+
+    def run(*given):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return probe.run(*given)
+
+    def start(count, fingerprint="a"):
+        left[0] = count
+        once = functools.partial(transfer._once, tmp_path / "folds", fingerprint)
+        tools = Tools(lambda _: features, print, None, once)
+        protocol = _folds.cross_validated(probe._replace(run=run), config)
+        return protocol.run(Encoder("drawn", {}, {}, 0), Splits(drawn, drawn, drawn), tools)
+
+    with pytest.raises(KeyboardInterrupt):
+        start(2)
+    taken_up = start(2)
+    assert left == [0] and capsys.readouterr().out.count("finished before") == 2
+    (tmp_path / "folds/2.json").write_text("{")
+    assert start(1).summary == taken_up.summary
+    assert left == [0] and "fold 2 is made again, because" in capsys.readouterr().out
+    anew = start(4, fingerprint="b")
+    assert left == [0]
+    np.testing.assert_array_equal(taken_up.scores, anew.scores)
+    assert taken_up._replace(scores=None, fold=None) == anew._replace(scores=None, fold=None)
 
 
 @pytest.mark.parametrize(("folds", "message"), [(1, "folds=1: give 3"), (2, "=2: "), (-5, "=-5: ")])
@@ -131,13 +151,6 @@ def test_numbers_of_folds_that_cannot_be(folds, message):
     config = common.transfer()
     config.folds = folds
     with pytest.raises(ValueError, match=message):
-        _folds.check(config)
-
-
-def test_named_pictures_do_not_go_with_folds():
-    config = common.transfer()
-    config.folds, config.pictures.images = 5, "a"
-    with pytest.raises(ValueError, match=r"config.pictures.images goes with config.folds=0 alone"):
         _folds.check(config)
 
 
@@ -163,11 +176,10 @@ def test_predictions_keep_folds_and_refuse_a_patient_in_two(tmp_path):
         write_parquet(given._replace(fold=np.array([2, 0, 1])), tmp_path / "other.parquet")
 
 
-def test_pooled_scores_are_no_worse_than_their_models_and_intervals_hold_the_truth():
-    """Of strong signals, where folds differ most in scale: raw scores come out .03 too low."""
-    found = [coverage.two_encoders(0.95, (50, 50), number)[0] for number in range(30)]
-    intervals = [bootstrap_auroc(one.targets, one.scores, None, 100) for one in found]
+def test_intervals_hold_the_truth_of_simulated_probes():
+    found = [coverage.two_encoders(0.95, (50, 50), number)[0] for number in range(10)]
+    intervals = [bootstrap_auroc(x.targets, x.scores, None, 100, fold=x.fold) for x in found]
     truths = np.array([one.truths.mean() for one in found])
     error = np.array([one.estimate for one in intervals]) - truths
     assert abs(error.mean()) < 0.02
-    assert sum(i.low <= truth <= i.high for i, truth in zip(intervals, truths)) >= 24
+    assert sum(i.low <= truth <= i.high for i, truth in zip(intervals, truths)) >= 9

@@ -173,7 +173,8 @@ def _equivalences(grid: Grid, measured: Measured, protocol: str, dataset: str) -
 
 def _test_sets(grid: Grid, measured: Measured) -> list[Block]:
     sizes = {
-        dataset: f"{dataset}: {place.images:,} images of {place.patients:,} patients."
+        dataset: f"{dataset}: {place.images:,} images of {place.patients:,} patients"
+        + (f", cross-validated, {place.folds} folds." if place.folds else ".")
         for (_, dataset, _), place in measured.places.items()
     }
     notes = {cell.dataset: cell.patient_note for cell in grid.cells if cell.state == "done"}
@@ -195,6 +196,10 @@ def _method(grid: Grid, measured: Measured, num_resamples: int) -> list[Block]:
     facts = dict(resamples=num_resamples, margin=tables.number(MARGIN), minimum=tables.MINIMUM_SAID)
     facts["pretrainings"] = text.pretrainings(grid.cells)
     sentences = [one.format(**facts) for one in text.METHOD]
+    folds = sorted({place.folds for place in measured.places.values() if place.folds})
+    for count in folds:
+        said = f"Cross-validated, {count} folds: {text.IN_FOLDS} {tables.within(count)}"
+        sentences.append(said)
     page: list[Block] = []
     if measured.failed:
         names = ("encoder", "dataset", "protocol", "training patients", "seeds", "state", "reason")

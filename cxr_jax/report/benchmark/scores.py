@@ -129,7 +129,7 @@ class Place(NamedTuple):
     """The scores of all encoders for one protocol, dataset and fraction.
 
     `labels` are those of the mean; `images` and `patients` count the test set; `num_resamples` were
-    drawn.
+    drawn. `folds` of a cross-validation, else 0.
     """
 
     scores: dict[str, Score]
@@ -137,6 +137,7 @@ class Place(NamedTuple):
     images: int
     patients: int
     num_resamples: int
+    folds: int = 0
 
 
 class Measured(NamedTuple):
@@ -202,7 +203,8 @@ def _measure_curve(
             scores = macro_scores(found, labels, grid.encoders)
             known = ~np.isnan(first.targets).all(axis=1)
             size = int(known.sum()), len(np.unique(first.patient_id[known]))
-            measured.places[group] = Place(scores, labels, *size, num_resamples)
+            folds = 0 if first.fold is None else len(np.unique(first.fold))
+            measured.places[group] = Place(scores, labels, *size, num_resamples, folds)
     held = [measured.places[group].labels for group in by_group]
     shared = tuple(name for name in held[0] if all(name in names for names in held)) if held else ()
     if dropped := sorted({name for names in held for name in names} - set(shared)):
@@ -220,9 +222,9 @@ def estimable(predictions: Predictions) -> tuple[str, ...]:
 
 def label_scores(predictions: Predictions, num_resamples: int) -> dict[str, LabelScore]:
     """Returns the AUROC of every label by its name; all labels are estimable."""
-    _, patients, names, targets, scores = predictions[:5]
-    alone = label_auroc(targets, scores)
-    values = resampled_auroc(targets, scores, patients, num_resamples, _SEED)
+    _, patients, names, targets, scores, _, fold = predictions
+    alone = label_auroc(targets, scores, fold)
+    values = resampled_auroc(targets, scores, patients, num_resamples, _SEED, fold)
     fewest, _ = rarer_class(targets, patients)
     found = zip(alone.tolist(), fewest.tolist(), values.T)
     return {name: LabelScore(*numbers) for name, numbers in zip(names, found)}

@@ -89,6 +89,8 @@ def caveats(measured: Measured, protocol: str, fractions: Sequence[float]) -> st
         by_labels: dict[tuple[str, ...], list[str]] = {}
         for fraction in fractions:
             if place := places.get((dataset, fraction)):
+                if place.folds and fraction == fractions[-1]:
+                    sentences.append(f"{dataset}: cross-validated, {place.folds} folds.")
                 by_labels.setdefault(place.labels, []).append(percent(fraction))
                 lost = max(score.num_excluded for score in place.scores.values())
                 if lost:
@@ -214,6 +216,7 @@ def write_csv(workdir: Path, name: str, lines: Sequence[Mapping[str, Any]]) -> N
 _SCORE_FIELDS = (
     *("protocol", "dataset", "fraction", "encoder", "images", "seeds"),
     *("auroc", "low", "high", "sd_over_seeds", "labels", "pretrainings", "sd_over_pretrainings"),
+    "folds",
 )
 
 
@@ -227,6 +230,7 @@ def scores_csv(measured: Measured) -> str:
             line = (*key, encoder, *numbers, spread, ";".join(place.labels))
             variance = score.between[0] * score.pretrainings
             line += (score.pretrainings, variance**0.5 if score.pretrainings > 1 else None)
+            line += (place.folds,)
             lines.append(dict(zip(_SCORE_FIELDS, line, strict=True)))
     return to_csv(_SCORE_FIELDS, lines)
 

@@ -43,6 +43,12 @@ METHOD = (
     "verdicts and Holm's correction are as above.",
 )
 
+IN_FOLDS = (
+    "every image was tested once, by a model that had not seen its patient; of each model one fold "
+    "was tested, choices were made on the next, and the others, or the share of their patients "
+    "that is named, trained. “Test images” are then all labelled ones."
+)
+
 
 def pretrainings(cells: Sequence[Cell]) -> str:
     """Returns which encoders' intervals hold the uncertainty of another pretraining."""
