@@ -27,7 +27,6 @@ RENAMED: dict[str, dict[str, str]] = {
         "unmentioned": "missing_as",
         "views": "projections",
     },
-    "benchmark": {},
 }
 # Fields that older configs lack, with the value at which everything is as it was then.
 _ADDED: dict[str, dict[str, Any]] = {
@@ -89,7 +88,7 @@ def load_saved(workdir: Path, new: Path, overrides: Sequence[str]) -> ConfigDict
         if not known or not all(isinstance(one.data.dir, str) for one in sections):
             raise ValueError("not an experiment of ours")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged; the run cannot be repeated") from error
+        raise ValueError(f"{path} is damaged, or of what cannot be repeated") from error
     try:
         for name, _ in flat(config.to_dict()):
             _check_renamed(config, name)
@@ -157,7 +156,7 @@ def _check_renamed(config: ConfigDict, name: str) -> None:
     """Raises ValueError, with the new name, for a field that an older version had."""
     inner = name.removeprefix("transfer.")
     experiment = "transfer" if inner != name else config.experiment
-    for old, new in RENAMED[experiment].items():
+    for old, new in RENAMED.get(experiment, {}).items():
         if inner == old or inner.startswith(f"{old}."):
             now = name.removesuffix(inner) + new + inner.removeprefix(old)
             raise ValueError(f"config.{name} is now called config.{now}")

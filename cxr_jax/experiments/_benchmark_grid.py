@@ -77,7 +77,7 @@ def grid(config: ml_collections.ConfigDict) -> list[Cell]:
     ):
         if fraction == 1 and protocol != "finetune" and seed != config.seeds[0]:
             continue
-        dataset, task = _dataset_and_task(dataset)
+        dataset, task = dataset_and_task(dataset)
         place = (dataset, task, protocol, float(fraction), int(seed))
         cells += [Cell(name, spec, *place, number) for number, spec in enumerate(specs)]
     for cell in {cell.task: cell for cell in cells}.values():
@@ -87,10 +87,10 @@ def grid(config: ml_collections.ConfigDict) -> list[Cell]:
     return cells
 
 
-def _dataset_and_task(spec: str) -> tuple[str, str]:
+def dataset_and_task(spec: str) -> tuple[str, str]:
     """Splits "jsrt:nodule@folds=5" into dataset and task; "siim@exclusive=True" has no task.
 
-    >>> _dataset_and_task("siim@exclusive=True")
+    >>> dataset_and_task("siim@exclusive=True")
     ('siim', '@exclusive=True')
     """
     named, at, changes = spec.partition("@")

@@ -18,6 +18,7 @@ import numpy as np
 from cxr_jax import weights
 from cxr_jax.config import check_positive
 from cxr_jax.data import seen_images
+from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.experiments import _pictures, _transfer_inputs, _transfer_report, _workdir
 from cxr_jax.experiments._transfer_report import Outcome
 from cxr_jax.experiments._workdir import open_workdir
@@ -166,16 +167,7 @@ def _score(
     tools = Tools(features, functools.partial(print, flush=True), curves.scalars, once)
     result = chosen.run(encoder, splits, tools)
     curves.close()
-    scored = [k for k in range(len(names)) if result.scored[k]]
-    not_scored = {names[k]: reason for k, reason in result.not_scored.items()}
-    predictions = Predictions(
-        *splits.test.hashed_ids(),
-        tuple(names[k] for k in scored),
-        splits.test.targets[:, scored],
-        result.scores[:, scored],
-        result.score_kind,
-        result.fold,
-    )
+    predictions, not_scored = predictions_of(splits.test, result)
     rows = metric_rows(predictions, config.num_resamples, config.seed, not_scored)
     facts = {
         "fingerprint": now,
@@ -199,6 +191,21 @@ def _score(
     shutil.rmtree(folder / "folds", ignore_errors=True)
     print(f"{encoder.name}: macro AUROC {tables.with_interval(rows[-1])}")
     return Outcome(encoder.name, predictions, rows, facts)
+
+
+def predictions_of(test: LabelledSplit, result: Result) -> tuple[Predictions, dict[str, str]]:
+    """Returns the scores of the labels that could be scored, and why the others could not."""
+    names = test.label_names
+    scored = np.flatnonzero(result.scored)
+    predictions = Predictions(
+        *test.hashed_ids(),
+        tuple(names[k] for k in scored),
+        test.targets[:, scored],
+        result.scores[:, scored],
+        result.score_kind,
+        result.fold,
+    )
+    return predictions, {names[k]: reason for k, reason in result.not_scored.items()}
 
 
 def _read_finished(folder: Path, name: str, fingerprint: str) -> Outcome | None:
