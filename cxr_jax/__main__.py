@@ -31,6 +31,8 @@ import errno
 import importlib
 import os
 import platform
+import re
+import signal
 import sys
 import tempfile
 import traceback
@@ -41,7 +43,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from cxr_jax import config as config_file
-from cxr_jax.io import COMMAND
+from cxr_jax.io import COMMAND, command_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--process_id", type=int)
     parser.add_argument("--connect_timeout", type=int, default=50)
     parser.add_argument("--heartbeat_timeout", type=int, default=45)
-    own, overrides = parser.parse_known_args(arguments)
+    own, overrides = parser.parse_known_args(command_line(arguments))
+    if own.help:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # its reader may be head
     if own.help and not own.config:
         print(__doc__.replace("python run.py", COMMAND))
         print("Configs:\n" + config_file.list_configs())
@@ -154,7 +158,7 @@ def _draw_missing(config: ConfigDict) -> None:
     naming = (".dataset", ".datasets", ".data.name", ".data.exclude")
     fields = config_file.flat(config.to_dict(), ".")
     lists = [value for name, value in fields if name.endswith(naming)]
-    names = [name.partition(":")[0].strip() for value in lists for name in value.split(",")]
+    names = [re.split("[:@]", name)[0].strip() for value in lists for name in value.split(",")]
     build.draw_missing(names, config.data.dir)
 
 

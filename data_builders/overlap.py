@@ -25,7 +25,7 @@ from PIL import Image
 from cxr_jax.data import seen_images
 from cxr_jax.data.dataset_info import find_folder, open_built
 from cxr_jax.data.reader import Records
-from cxr_jax.io import COMMAND
+from cxr_jax.io import COMMAND, command_line
 from cxr_jax.io.atomic import atomic_write
 from data_builders.base import contact_sheet, parallel
 from data_builders.build import draw_missing
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("b", metavar="B", help="another; the same one twice finds its duplicates")
     parser.add_argument("--data_dir", default="data", help="where datasets stand (default: data)")
     parser.add_argument("--output", help="folder of the list and the picture (overlap/A_B)")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(command_line(arguments))
     try:
         draw_missing((args.a, args.b), args.data_dir)
         side_a, side_b = (Side(name, args.data_dir) for name in (args.a, args.b))

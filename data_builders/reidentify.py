@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cxr_jax.data import dataset_info, pseudonyms, reader
-from cxr_jax.io import image_io
+from cxr_jax.io import command_line, image_io
 from cxr_jax.io.text import composed, plain
 
 COLUMNS = ("split", "image_id", "patient_id", "hashed_image_id", "hashed_patient_id")
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--data_dir", default="data", help="folder of the built datasets (default: data)"
     )
-    args = parser.parse_intermixed_args(arguments)
+    args = parser.parse_intermixed_args(command_line(arguments))
     try:
         listed = list(rows(dataset_info.find_folder(args.name, args.data_dir)))
     except (OSError, ValueError) as error:

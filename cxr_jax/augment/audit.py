@@ -39,7 +39,7 @@ from cxr_jax import config as config_file
 from cxr_jax.augment import _pictures, survival
 from cxr_jax.augment.views import check_view
 from cxr_jax.data.splits import Boxed, load_boxes
-from cxr_jax.io import COMMAND
+from cxr_jax.io import COMMAND, command_line
 from cxr_jax.report.blocks import markdown_table
 
 MINIMA = (0.08, 0.2, 0.4, 0.6, 0.8)  # of crop_scale, for the curve
@@ -87,7 +87,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("audit"))
     parser.add_argument("--help", "-h", action="store_true")
-    return parser.parse_known_args(arguments)
+    return parser.parse_known_args(command_line(arguments))
 
 
 def _check(args: argparse.Namespace) -> None:

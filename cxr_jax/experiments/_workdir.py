@@ -74,9 +74,15 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
         if not (name.endswith(("name", "dataset")) and _same_dataset(old, new))
     ]
     if differing:
+        advice = "Give the same config to resume it, or another --workdir for a new run."
+        if saved.get("num_train_steps") != given.get("num_train_steps"):
+            # Its learning rate has come to its end.
+            advice += f"\nTo train a finished one further: --config.init={workdir} in a new run."
         raise ValueError(
-            f"{workdir} belongs to a run with another config:\n" + "\n".join(differing) + "\n"
-            "Give the same config to resume it, or another --workdir for a new run."
+            f"{workdir} belongs to a run with another config:\n"
+            + "\n".join(differing)
+            + "\n"
+            + advice
         )
     for name, old, new in changes(saved, allowed):
         print(f"config.{name}: saved {old!r}, given {new!r}")

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from cxr_jax.io import command_line
 from cxr_jax.report import transfer
 from cxr_jax.report.benchmark import page as benchmark
 from cxr_jax.transfer import image_table
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         help="of A B …: what the scores are in files that do not say it; without it they only rank "
         "images and calibration is not judged",
     )
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(command_line(arguments))
     first, *others = given.paths
     if not others and (first / "cells.json").is_file():
         if given.images or given.score_kind:
@@ -137,6 +138,12 @@ def _file(path: Path) -> Path:
 
 
 def _read(path: Path, score_kind: str) -> Predictions:
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise ValueError(
+            f"{path} is text; predictions are Parquet, of columns image_id, patient_id, "
+            f"label, target, score: pandas.read_csv({path.name!r})"
+            f".to_parquet({path.stem + '.parquet'!r})"
+        )
     predictions = files.read_parquet(path)
     if predictions.score_kind or not score_kind:
         return predictions

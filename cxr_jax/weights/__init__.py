@@ -56,7 +56,11 @@ def load(spec: str) -> Encoder:
     if source not in known:
         raise ValueError(f"no weights source {source!r}; there are {', '.join(sorted(known))}")
     if source != "hf" and not Path(path).exists():  # the hub's names are no paths
-        raise FileNotFoundError(f"there is no workdir or weights file {path} (from {Path.cwd()})")
+        raise FileNotFoundError(
+            f"there is no workdir or weights file {path} (from {Path.cwd()}). Nothing is "
+            "downloaded: weights of others are a file that you have, such as "
+            "torchvision:/weights/resnet50.pth (docs/weights.md)"
+        )
     return known[source](path)
 
 

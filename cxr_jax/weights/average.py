@@ -19,6 +19,7 @@ import numpy as np
 
 from cxr_jax import models, weights
 from cxr_jax.data import seen_images
+from cxr_jax.io import command_line
 from cxr_jax.weights import export
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.exporters import safetensors
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument("encoders", nargs="+", metavar="ENCODER")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--weights", type=float, nargs="+", help="shares; default: equal")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(command_line(arguments))
     export.check_empty(args.out)
     shares = args.weights or [1 / len(args.encoders)] * len(args.encoders)
     encoders = [weights.load(spec) for spec in args.encoders]

@@ -27,6 +27,7 @@ from safetensors.numpy import save
 
 from cxr_jax import models, plugins, weights
 from cxr_jax.data import seen_images
+from cxr_jax.io import command_line
 from cxr_jax.io.json import read_json
 from cxr_jax.io.text import plain
 from cxr_jax.weights.encoder import Encoder
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         help=f"copy {seen_images.FILE} too: hashes of patients and images, by which others see "
         "which test images the encoder had seen",
     )
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(command_line(arguments))
     export = plugins.find("cxr_jax.weights.exporters", args.format, "export", "format")
     source = str(Path(weights.parse_spec(args.encoder)[1]).expanduser())
     encoder = weights.load(args.encoder)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cxr_jax.data.tasks import FRONTAL, Task, as_stored
+from cxr_jax.io import command_line
 from cxr_jax.io.text import did_you_mean
 from data_builders import build
 from data_builders.base import counts
@@ -80,7 +81,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
         default="",
         help="Beam's own, as on a command line: '--direct_num_workers=4 --flink_master=host:8081'",
     )
-    args, rest = parser.parse_known_args(arguments)
+    args, rest = parser.parse_known_args(command_line(arguments))
     if args.list:
         print(markdown({name: build.builder_class(name) for name in build.builder_names()}))
         sys.exit(0)

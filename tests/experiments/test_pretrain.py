@@ -64,6 +64,9 @@ def test_another_config_on_the_workdir_is_refused_and_the_fields_are_listed(tiny
     message = r"(?s)config\.objective\.temperature: saved 0\.2, given 0\.5.*config\.seed: saved 0"
     with pytest.raises(ValueError, match=message):
         pretrain.train(config, tmp_path)
+    config.num_train_steps += 1
+    with pytest.raises(ValueError, match=rf"one further: --config\.init={tmp_path} in a new run"):
+        pretrain.train(config, tmp_path)
 
 
 @pytest.mark.parametrize(

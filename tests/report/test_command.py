@@ -63,6 +63,9 @@ def test_images_and_score_kind_of_other_software(tmp_path):
     image_table.write_parquet(fake.draw_images(79), tmp_path / "films.parquet")
     with pytest.raises(ValueError, match=r"films.parquet: image 'secret-image-79' is not in"):
         command.main([*arguments, *images])
+    (tmp_path / "ours.csv").write_text("image_id,score")
+    with pytest.raises(ValueError, match=r"is text; .*read_csv\('ours.csv'\).to_parquet\('ours.p"):
+        command.main([str(tmp_path / "ours.csv")])
     with pytest.raises(ValueError, match="neither a predictions file nor the workdir"):
         command.main([str(tmp_path), *images])
     (tmp_path / "cells.json").write_text("{}")
