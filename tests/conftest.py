@@ -3,33 +3,77 @@
 Many tests start the same program anew, some in a subprocess; compiling it once halves the run.
 """
 
+import fcntl
 import os
+import shutil
 import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
 _cache = tempfile.TemporaryDirectory(prefix="jax-cache-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
+import jax  # noqa: E402 (it reads the variables when imported)
 import pytest  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402 (JAX reads the variables when imported)
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("cxr_jax", "beartype.beartype")
 pytest.register_assert_rewrite("tests.fakes.dataset")  # so its asserts show the values too
 
 
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """Half the time to compile, also in subprocesses: LLVM optimizes nothing.
+
+    For tests of whole trainings, whose programs run a few steps. Those of single functions against
+    independent references, and tests/test_run.py, compile as users do.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
+def made_once(tmp_path_factory):
+    """(name, function that fills a folder) -> the folder, filled once for all of xdist's workers.
+
+    Whoever reads it leaves it as it is.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, done = root / name, root / f"{name}.done"
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data_dir(made_once):
     """A data folder that holds the drawn dataset phantom/tiny."""
     from data_builders.build import build
 
-    folder = tmp_path_factory.mktemp("data")
-    build("phantom", folder, config_name="tiny", num_workers=0, progress=False)
-    return folder
+    return made_once(
+        "data",
+        lambda folder: build("phantom", folder, config_name="tiny", num_workers=0, progress=False),
+    )
 
 
 @pytest.fixture(scope="session")
-def studies_dir(tmp_path_factory):
+def studies_dir(made_once):
     """A data folder that holds the images of tests/fakes/studies.py as image_folder."""
     from tests.fakes import studies
 
-    return studies.build(tmp_path_factory.mktemp("studies"))
+    return made_once("studies", studies.build) / "data"

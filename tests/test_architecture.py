@@ -20,9 +20,12 @@ _SMALL = (
 )
 
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A copy of the product with the page's files in it, and a raw dataset beside it."""
+    """A copy of the product with the page's files in it, and the page's dataset, built."""
     folder = tmp_path_factory.mktemp("clone")
     for name in _PRODUCT:
         copy = shutil.copytree if (_ROOT / name).is_dir() else shutil.copy
@@ -43,6 +46,8 @@ def clone(tmp_path_factory):
         Image.fromarray(pixels).save(folder / f"raw/images/{number}.png")
         rows.append(f"{number}.png,p{number},{number // 2 % 2},{number % 2}")
     (folder / "raw/table.csv").write_text("\n".join(rows) + "\n")
+    build = ("-m", "data_builders.build", "ward", "--manual_dir=raw", "--data_dir=data")
+    assert "ward: wrote" in _run(folder, *build)
     return folder
 
 
@@ -57,8 +62,6 @@ def _run(folder: Path, *arguments: str) -> str:
 def test_the_files_of_the_page_are_choices(clone):
     assert "| ward | Ward: a table" in _run(clone, "-m", "data_builders.build", "--list")
     assert "configs/age.py" in _run(clone, "run.py", "--help")
-    build = ("-m", "data_builders.build", "ward", "--manual_dir=raw", "--data_dir=data")
-    assert "ward: wrote" in _run(clone, *build)
     age = ("run.py", "--config=configs/age.py:cpu", "--config.data.name=phantom/tiny")
     _run(clone, *age, "--workdir=runs/age", *_SMALL)
     lines = (clone / "runs/age/metrics.jsonl").read_text().splitlines()
@@ -76,8 +79,6 @@ def test_a_source_and_a_protocol_of_the_page_score_the_dataset_of_the_page(clone
         "save_file({f'net.{name}': array for name, array in tensors.items()}, 'lab.safetensors')\n"
     )
     _run(clone, "-c", code)
-    build = ("-m", "data_builders.build", "ward", "--manual_dir=raw", "--data_dir=data")
-    _run(clone, *build, "--overwrite")
     transfer = ("run.py", "--config=configs/transfer.py", "--config.encoder=ourlab:lab.safetensors")
     chosen = ("--config.dataset=ward", "--config.task=nodule", "--config.protocol=centroid")
     few = ("--config.baselines=", "--config.num_resamples=20", "--config.pictures.draw=False")

@@ -97,7 +97,8 @@ def test_impossible_configs_are_refused(field, value, message, tiny_config, tmp_
     ],
 )
 def test_every_config_trains_one_tiny_step(objective, preset, tiny_config, tmp_path):
-    state = pretrain.train(tiny_config(objective, preset), tmp_path, stop_after=1)
+    config = tiny_config(objective, preset, whole_views=True)
+    state = pretrain.train(config, tmp_path, stop_after=1)
     assert int(state.step) == 1
     assert np.isfinite(_lines(tmp_path)[0]["loss"])
 
@@ -142,7 +143,7 @@ def test_full_size_recipe_traces_to_a_state_of_unchanged_shapes(spec):
 
 
 def test_one_and_eight_devices_train_alike(tiny_config, tmp_path):
-    config = tiny_config("simclr")
+    config = tiny_config("simclr", whole_views=True)
     config.num_train_steps = 2
     pretrain.train(config, tmp_path / "one")
     script = (

@@ -3,7 +3,7 @@ import pytest
 
 from configs import common
 from cxr_jax.data.splits import load_split
-from cxr_jax.experiments import _transfer_inputs
+from cxr_jax.experiments import _transfer_inputs, transfer
 from cxr_jax.transfer._protocol import Splits
 
 
@@ -44,3 +44,17 @@ def test_all_encoders_read_images_of_one_size_if_told():
         config.read_size = size
         with pytest.raises(ValueError, match=f"read_size={size}: random reads .* multiple of 8;"):
             _transfer_inputs.load_encoders(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "config.dataset is empty"),
+        ({"dataset": "jsrt", "encoder": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_what_a_transfer_lacks_is_named(changes, message, tmp_path):
+    config = common.transfer()
+    config.update(changes)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        transfer.run(config, tmp_path / "run")

@@ -19,10 +19,12 @@ _SMALL = {
     "mae": dict(decoder_width=8, decoder_blocks=1, decoder_heads=2),
 }
 OBJECTIVES = tuple(_SMALL)
+# Parts of a view that take long to compile.
+LEFT_OUT = ("jitter_prob", "blur_prob", "rotate", "noise", "gamma")
 
 
-def make(name: str, preset: str, data_dir: Path) -> ConfigDict:
-    """That config, shrunk to a few steps of the smallest encoder."""
+def make(name: str, preset: str, data_dir: Path, whole_views: bool = False) -> ConfigDict:
+    """That config, shrunk to a few steps of the smallest encoder and views without LEFT_OUT."""
     config = importlib.import_module(f"configs.{name}").get_config(preset)
     config.data.name, config.data.dir = "phantom/tiny", str(data_dir)
     config.data.image_size = 40
@@ -35,5 +37,7 @@ def make(name: str, preset: str, data_dir: Path) -> ConfigDict:
     config.objective.update(_SMALL[name])
     for view in config.views.values():
         view.size = 32
+        if not whole_views:
+            view.update({field: 0.0 for field in LEFT_OUT})
     config.transfer.dataset = ""
     return config

@@ -27,15 +27,16 @@ def raw(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def finished(data_dir, tmp_path_factory) -> Path:
+def finished(data_dir, made_once) -> Path:
     """The workdir of a `runs.tiny` run that nothing disturbed."""
     from tests.faults import runs
 
-    folder = tmp_path_factory.mktemp("finished")
-    run = runs.Run(runs.tiny(data_dir, folder / "run"), folder / "log")
-    assert run.end() == 0, run.said()
-    assert tuple(runs.saved_steps(folder / "run")) == runs.KEPT
-    return folder / "run"
+    def fill(folder: Path) -> None:
+        run = runs.Run(runs.tiny(data_dir, folder / "run"), folder / "log")
+        assert run.end() == 0, run.said()
+        assert tuple(runs.saved_steps(folder / "run")) == runs.KEPT
+
+    return made_once("finished", fill) / "run"
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tests.fakes.tiny_config import LEFT_OUT
+
 SAVE_EVERY, KNN_EVERY = 20, 30  # steps
 KEPT = (40, 60)  # steps of the two checkpoints that a finished `tiny` run has
 _SECONDS = 1800  # of patience with a busy machine
-_LEFT_OUT = ("jitter_prob", "blur_prob", "rotate", "noise", "gamma")  # they take long to compile
 _LOOK_SECONDS = 0.005
 _ROOT = Path(__file__).parents[2]
 
@@ -44,6 +45,8 @@ class _Forks:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.runs"],
             cwd=_ROOT,
+            # Compiling without optimization takes half the time.
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -58,11 +61,18 @@ _forks = _Forks()
 class Run:
     """One start of `run.py` with these arguments; what it says goes to the file `log`."""
 
-    def __init__(self, arguments: list[str], log: Path, limits: dict[str, int] | None = None):
-        """`limits` by their names in `resource`, in bytes."""
+    def __init__(
+        self,
+        arguments: list[str],
+        log: Path,
+        limits: dict[str, int] | None = None,
+        errors: Path | None = None,
+    ):
+        """`limits` by their names in `resource`, in bytes; `errors` takes stderr from the log."""
         log.unlink(missing_ok=True)  # what it says of an earlier run
         self._log, self._code = log, None
-        self.pid = _forks.ask(start=arguments, log=str(log), limits=limits or {})
+        files = [str(log), str(errors or log)]
+        self.pid = _forks.ask(start=arguments, files=files, limits=limits or {})
 
     def poll(self) -> int | None:
         """Returns the exit code (negative: the signal it died of), or None while it runs."""
@@ -139,7 +149,7 @@ def tiny(data_dir: Path, workdir: Path, **changes) -> list[str]:
         objective__hidden="(8,)",
         objective__out=4,
         optimizer__warmup=1,
-        **{f"views__{view}__{name}": 0.0 for view in "ab" for name in _LEFT_OUT},
+        **{f"views__{view}__{name}": 0.0 for view in "ab" for name in LEFT_OUT},
         data__name="phantom/tiny",
         data__dir=data_dir,
         transfer__dataset="",
@@ -206,7 +216,8 @@ def fill(disk: Path, free: int) -> Path:
 def _fork() -> None:
     """Reads JSON lines and answers each with one, until its standard input ends.
 
-    {"start": [arguments], "log": file, "limits": {name of `resource`: bytes}} -> process id;
+    {"start": [arguments], "files": [of stdout, of stderr], "limits": {name of `resource`: bytes}}
+    -> process id;
     {"poll": process id} -> exit code, negative for the signal that ended it, or null while it runs.
     """
     import run  # noqa: F401
@@ -220,23 +231,20 @@ def _fork() -> None:
         else:
             answer = os.fork()
             if answer == 0:
-                sys.exit(_run(asked["start"], asked["log"], asked["limits"]))
+                sys.exit(_run(asked["start"], asked["files"], asked["limits"]))
         print(json.dumps(answer), flush=True)
 
 
-def _run(arguments: list[str], log: str, limits: dict[str, int]) -> int:
+def _run(arguments: list[str], files: list[str], limits: dict[str, int]) -> int:
     import run
 
     os.setsid()  # so that a signal can go to it and to its workers together, as schedulers do
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(file, stream)
+    for stream, file in enumerate(files, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdout.reconfigure(line_buffering=True)
     for name, most in limits.items():
         resource.setrlimit(getattr(resource, name), (most, most))
-    # Compiling without optimization takes half the time; read when the first program is compiled.
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     try:
         return run.main(arguments)
     except BaseException:

@@ -14,9 +14,9 @@ FEW, MANY = 40, 10_000
 
 @pytest.fixture(scope="module")
 def outcomes(full):
-    count = MANY if full else FEW
+    count, workers = (MANY, 2) if full else (FEW, 1)
     by_kind = collections.defaultdict(list)
-    for outcome in fuzz.run(readers.KINDS, count, seed=0):
+    for outcome in fuzz.run(readers.KINDS, count, seed=0, workers=workers):
         by_kind[outcome.kind].append(outcome)
     return count, by_kind
 
