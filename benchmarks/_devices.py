@@ -49,6 +49,13 @@ CHIPS = {
     "v5p": _tpu(95 * 2**30, 2765e9, 600e9, 459e12),
     "v6e": _tpu(32 * 2**30, 1640e9, 448e9, 918e12),
 }
+_KINDS = {  # how JAX calls them
+    "NVIDIA H100": "h100",
+    "NVIDIA H200": "h200",
+    "TPU v5 lite": "v5e",
+    "TPU v5": "v5p",
+    "TPU v6 lite": "v6e",
+}
 _LIKE = "as --topology=v5e:4x4, v5p:2x2x1, h200:1 or h100:2x8"
 
 # XLA's description of a GPU, as its own specs have it (xla/backends/gpu/target_config/specs).
@@ -101,6 +108,14 @@ def describe(name: str) -> Topology:
             f"--topology={name}: the compiler refuses it ({reason}); {_LIKE}"
         ) from error
     return Topology(name, chip, devices)
+
+
+def attached() -> Topology | None:
+    """Returns this process's devices, or None where their rates are not known here."""
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    names = [name for start, name in _KINDS.items() if kind.startswith(start)]
+    return Topology(kind, CHIPS[names[0]], devices) if names else None
 
 
 def _tpus(name: str) -> Sequence[Any]:

@@ -18,111 +18,34 @@ its own, adds it to FILE and prints the table of all: start it again to go on.
 
 import argparse
 import json
-import re
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from benchmarks import _command, _devices, _program, _work
-from benchmarks.memory import SHARE, planned_bytes
+from benchmarks import _account, _command, _devices
 from cxr_jax import config as config_file
-from cxr_jax import xla
 
-OBJECTIVES = (
-    *("simclr", "byol", "dino", "mae", "moco", "barlow"),
-    *("vicreg", "simsiam", "medaug", "convirt"),
-)
+OBJECTIVES = ("simclr", "byol", "mae", "dino", "moco", "barlow", "vicreg", "simsiam", "medaug")
 # (config, topology): every preset `small` on one GPU, every recipe on a host of GPUs and on TPUs.
+# ConVIRT's recipe starts from a file of weights: its preset is of the same size.
 LIST = [
-    *((f"configs/{name}.py:small", "h200:1") for name in OBJECTIVES),
-    # ConVIRT's recipe starts from a file of weights: its preset is of its size.
-    *((f"configs/{name}.py", "h200:8") for name in OBJECTIVES if name != "convirt"),
+    *((f"configs/{name}.py:small", "h200:1") for name in ("simclr", "byol")),
+    *((f"configs/{name}.py", "h200:8") for name in ("simclr", "byol", "mae", "dino")),
     ("configs/dino.py:vits", "h200:8"),
-    *((f"configs/{name}.py", "v5e:4x4") for name in ("simclr", "byol", "mae")),
+    *((f"configs/{name}.py", "v5e:4x4") for name in ("simclr", "byol", "mae", "dino")),
     ("configs/dino.py:vits", "v5e:4x4"),
+    *((f"configs/{name}.py", "h200:8") for name in OBJECTIVES[4:]),
+    *((f"configs/{name}.py:small", "h200:1") for name in (*OBJECTIVES[2:], "convirt")),
 ]
-_SMALL = 2e6  # bytes of a kernel, below which it is counted as small
-
-
-def account(
-    config: ConfigDict, topology: _devices.Topology, dump: Path | None = None
-) -> dict[str, Any]:
-    """Returns the figures of one chip; nothing is printed. `dump`: the optimised program's text.
-
-    Raises ValueError for a batch or a mesh that does not fit the devices.
-    """
-    chip, count = topology.chip, len(topology.devices)
-    figures: dict[str, Any] = {"chips": count, "batch_size": config.batch_size}
-    with topology.made_for():
-        made = _work.prepare(config)
-        lowered = made.step.lower(*made.shapes())
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return figures | {"fits": False, "compiler": _in_short(str(error))}
-    size, text = planned_bytes(compiled), compiled.as_text()
-    if dump:
-        dump.write_text(text)
-    kernels = _program.read(text)
-    seconds = sum(_seconds(kernel, chip) for kernel in kernels)
-    found: Counter[str] = Counter()
-    for kernel in kernels:
-        found.update({what: kernel.times * number for what, number in kernel.found.items()})
-    return figures | {
-        "fits": size <= SHARE * chip.memory,
-        "compiler": f"plans {size / 1e9:.2f} GB of {chip.memory / 1e9:.1f}",
-        "memory_bytes": size,
-        "products": sum(k.times * sum(k.products.values()) for k in kernels),
-        "bytes": sum(k.times * k.bytes for k in kernels),
-        "seconds": seconds,
-        "images_per_second": config.batch_size / seconds,
-        "xla_cycles": sum(k.times * k.cycles for k in kernels),
-        "kernels": sum(k.times for k in kernels),
-        "small_kernels": sum(k.times for k in kernels if k.bytes < _SMALL),
-        "found": dict(sorted(found.items())),
-        "collectives": {
-            kind: {
-                "count": number,
-                "bytes": size,
-                "seconds": size * _crossings(kind, count) / chip.links,
-            }
-            for kind, (number, size) in sorted(_program.collectives(kernels).items())
-        },
-        "parts": _parts(kernels, chip),
-        "largest": [
-            {"what": f"{k.kind} in {k.op_name[-80:]}", "times": k.times, "bytes": k.bytes}
-            for k in sorted(kernels, key=lambda k: -k.times * k.bytes)[:20]
-        ],
-    }
-
-
-def lower(config: ConfigDict, platforms: tuple[str, ...]) -> dict[str, Counter[str]]:
-    """Returns, by platform, how many convolutions, sorts and scatters the step has as written.
-
-    Needs no plugin. Raises ValueError for a batch or a mesh that does not fit.
-    """
-    found = {}
-    for platform in platforms:
-        with xla.made_for(platform):
-            made = _work.prepare(config)
-            traced = made.step.trace(*made.shapes())
-        name = "cuda" if platform == "gpu" else platform
-        text = traced.lower(lowering_platforms=(name,)).as_text()
-        kinds = re.findall(r"stablehlo\.convolution.* : \(tensor<[\dx]*x(\w+)>", text)
-        found[platform] = Counter(f"convolution {kind}" for kind in kinds)
-        found[platform].update(re.findall(r"stablehlo\.(sort|scatter|select_and_scatter)", text))
-    return found
+_RUN = 100 * 377_110  # images: 100 epochs of MIMIC-CXR
 
 
 def lower_all() -> list[dict[str, Any]]:
-    """Returns what `lower` finds in every config and preset; prints it line by line."""
+    """Returns what `_account.lower` finds in every config and preset; prints it line by line."""
     rows = []
     for path in sorted(Path("configs").glob("*.py")):
         for preset in ("", *_presets(path)):
@@ -132,7 +55,7 @@ def lower_all() -> list[dict[str, Any]]:
                 break
             if config.objective.name == "convirt" and not preset:
                 config.objective.text.frozen_layers = 0  # else it asks for a file of weights
-            found = lower(config, ("gpu", "tpu"))
+            found = _account.lower(config, ("gpu", "tpu"))
             for platform, counts in found.items():
                 print(f"{name} for {platform}: {dict(sorted(counts.items()))}", flush=True)
             rows.append({"config": name} | {key: dict(value) for key, value in found.items()})
@@ -146,42 +69,6 @@ def _presets(path: Path) -> list[str]:
     except ValueError as error:
         return str(error).rpartition("has: ")[2].split(", ")
     return []
-
-
-def _in_short(error: str) -> str:
-    """Returns the compiler's sentence about memory, of a message of a hundred lines."""
-    lines = [line.strip() for line in error.splitlines()]
-    words = [line for line in lines if "Used" in line or "xceeded" in line or "Ran out" in line]
-    return (words or lines)[0][:300]
-
-
-def _seconds(kernel: _program.Kernel, chip: _devices.Chip) -> float:
-    products = sum(
-        number / chip.products.get(dtype, chip.products["bf16"])
-        for dtype, number in kernel.products.items()
-    )
-    return kernel.times * max(products, kernel.bytes / chip.bandwidth) if not kernel.moved else 0.0
-
-
-def _crossings(kind: str, chips: int) -> float:
-    """Returns how often the bytes that a collective gives cross a chip's links, in a ring."""
-    share = (chips - 1) / chips
-    kind = kind.partition(" ")[0]
-    return {"all-reduce": 2 * share, "reduce-scatter": chips - 1, "collective-permute": 1}.get(
-        kind, share
-    )
-
-
-def _parts(kernels: list[_program.Kernel], chip: _devices.Chip) -> dict[str, dict[str, float]]:
-    parts: dict[str, dict[str, float]] = {}
-    for kernel in kernels:
-        name = "collectives" if kernel.moved else kernel.part
-        part = parts.setdefault(name, {"kernels": 0, "bytes": 0, "products": 0, "seconds": 0.0})
-        part["kernels"] += kernel.times
-        part["bytes"] += kernel.times * kernel.bytes
-        part["products"] += kernel.times * sum(kernel.products.values())
-        part["seconds"] += _seconds(kernel, chip)
-    return dict(sorted(parts.items(), key=lambda item: -item[1]["bytes"]))
 
 
 def report(name: str, topology: _devices.Topology, figures: dict[str, Any], top: bool) -> None:
@@ -209,7 +96,7 @@ def report(name: str, topology: _devices.Topology, figures: dict[str, Any], top:
     rates = ", ".join(f"{rate / 1e12:.0f} TFLOP/s {dtype}" for dtype, rate in chip.products.items())
     print(
         f"\nRates: {rates}, {chip.bandwidth / 1e12:.2f} TB/s, links {chip.links / 1e9:.0f} GB/s. "
-        f"{figures['small_kernels']:,} kernels touch less than {_SMALL / 1e6:.0f} MB."
+        f"{figures['small_kernels']:,} kernels touch less than {_account.SMALL / 1e6:.0f} MB."
     )
     for kind, row in figures["collectives"].items():
         print(
@@ -229,31 +116,17 @@ def report(name: str, topology: _devices.Topology, figures: dict[str, Any], top:
     )
 
 
-def remedies(config: ConfigDict, topology: str, chips: int) -> list[tuple[dict[str, Any], str]]:
-    """Returns what may make a step fit, the cheapest first: changed fields, and the topology."""
-    ways: list[tuple[dict[str, Any], str]] = []
-    if config.model.get("remat") is False:
-        ways.append(({"model.remat": True}, topology))
-    part = config.batch_size // 4 // chips * chips
-    if part and config.batch_size % part == 0 and not config.microbatch_size:
-        ways.append(({"microbatch_size": part}, topology))
-    kind, _, shape = topology.partition(":")
-    sides = [int(side) for side in shape.split("x")]
-    sides[sides.index(min(sides)) if len(sides) > 1 else 0] *= 2
-    return [*ways, ({}, f"{kind}:{'x'.join(map(str, sides))}")]
-
-
 def print_remedies(
     name: str, config: ConfigDict, topology: _devices.Topology, compile: bool
 ) -> None:
     print("\nWhat may make it fit:")
-    for changes, where in remedies(config, topology.name, len(topology.devices)):
+    for changes, where in _account.remedies(config, topology.name, len(topology.devices)):
         fields = " ".join(f"--config.{field}={value}" for field, value in changes.items())
         words = "not tried (--fit compiles it)"
         if compile:
             chosen = config.copy_and_resolve_references()
             chosen.update_from_flattened_dict(changes)
-            figures = account(chosen, _devices.describe(where))
+            figures = _account.account(chosen, _devices.describe(where))
             words = f"{'fits' if figures['fits'] else 'does not fit'}: {figures['compiler']}"
         print(f"  --topology={where} --config={name} {fields}: {words}")
 
@@ -275,36 +148,29 @@ def fill(path: Path) -> list[dict[str, Any]]:
 
 def print_all(rows: list[dict[str, Any]]) -> None:
     by_name = {(row["config"], row["topology"]): row for row in rows}
-    cells = []
+    cells, missing = [], []
     for name, topology in LIST:
-        row = by_name.get((name, topology), {"compiler": "not compiled yet"})
         short = name.removeprefix("configs/").replace(".py", "")
-        cell = {"config": short, "on": topology, "batch": row.get("batch_size")}
-        if "seconds" not in row:
-            cells.append(cell | {"GB held": row["compiler"]})
+        row = by_name.get((name, topology))
+        if not row:
+            missing.append(f"{short} on {topology}")
             continue
-        rate = row["images_per_second"]
-        hours = row["images"] / rate * row["chips"] / 3600
+        cell = {"config": short, "on": topology, "batch": row["batch_size"]}
+        if "seconds" not in row:
+            cells.append(cell | {"GB held": f"refused: {row['compiler']}"})
+            continue
+        rate, held = row["images_per_second"], f"{row['memory_bytes'] / 1e9:.1f}"
         cells.append(
             cell
-            | {
-                "GB held": f"{row['memory_bytes'] / 1e9:.1f}"
-                + (" (does not fit)" * (not row["fits"]))
-            }
+            | {"GB held": held if row["fits"] else f"{held}, does not fit"}
             | {"TFLOP": row["products"] / 1e12, "GB moved": row["bytes"] / 1e9}
-            | {"ms": 1e3 * row["seconds"], "images/s": rate}
-            | {"images/s a host": rate / row["hosts"], "chip-hours": hours}
+            | {"ms": 1e3 * row["seconds"], "images/s": rate, "a host": rate / row["hosts"]}
+            | {"chip-hours": _RUN / rate * row["chips"] / 3600}
         )
-    formats = {
-        "config": "",
-        "on": "",
-        "batch": ",",
-        "GB held": "",
-        "TFLOP": ".1f",
-        "GB moved": ",.0f",
-    }
-    formats |= {"ms": ",.0f", "images/s": ",.0f", "images/s a host": ",.0f", "chip-hours": ",.0f"}
-    _command.print_table(cells, formats)
+    formats = {"config": "", "on": "", "batch": ",", "GB held": "", "TFLOP": ".1f"}
+    formats |= {"GB moved": ",.0f", "ms": ",.0f", "images/s": ",.0f", "a host": ",.0f"}
+    _command.print_table(cells, formats | {"chip-hours": ",.1f"})
+    print(f"\nNot compiled yet: {', '.join(missing) or 'none'}.")
 
 
 def main() -> None:
@@ -333,13 +199,12 @@ def main() -> None:
             )
         topology = _devices.describe(arguments.topology)
         ((name, config),) = _command.load_configs(arguments.config, changes).items()
-        figures = account(config, topology, arguments.dump)
+        figures = _account.account(config, topology, arguments.dump)
         report(name, topology, figures, arguments.top)
         if not figures["fits"]:
             print_remedies(name, config, topology, arguments.fit)
         facts = {"config": name, "topology": topology.name, "changes": changes}
         facts["hosts"] = len({device.process_index for device in topology.devices})
-        facts["images"] = config.batch_size * config.num_train_steps
         if arguments.add:
             with arguments.add.open("a") as file:
                 file.write(json.dumps(facts | figures) + "\n")

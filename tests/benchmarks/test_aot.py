@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import _devices, _program, aot
+from benchmarks import _account, _devices, _program, aot, day_one
 from cxr_jax import config as config_file
 
 # Lines of the text that go on are indented further, and joined.
@@ -82,7 +82,7 @@ def test_products_of_a_compiled_program_are_those_of_its_formula():
     assert products == 2 * (2 * 16 * 4 * 27) + 7 * 2 * (2 * 64 * 64)
 
 
-@pytest.mark.parametrize("name", aot.OBJECTIVES)
+@pytest.mark.parametrize("name", (*aot.OBJECTIVES, "convirt"))
 def test_recipes_lower_for_accelerators_with_bfloat16_convolutions(name):
     """The recipe but for fewer blocks; `python -m benchmarks.aot --lower` takes whole ones."""
     preset = ":small" if name == "convirt" else ""  # its recipe needs a file of weights
@@ -90,7 +90,7 @@ def test_recipes_lower_for_accelerators_with_bfloat16_convolutions(name):
     cut = {"resnet": {"variant": "18"}, "vit": {"variant": "384x1"}}[config.model.name]
     config.model.update(cut)
     platforms = ("gpu", "tpu") if name in ("simclr", "mae") else ("gpu",)
-    for platform, found in aot.lower(config, platforms).items():
+    for platform, found in _account.lower(config, platforms).items():
         convolutions = [what for what in found if what.startswith("convolution")]
         assert convolutions == ["convolution bf16"], found
         # Max-pool's gradient scatters on a TPU, where that is the fastest, and nowhere else.
@@ -138,16 +138,35 @@ def test_a_batch_that_does_not_divide_is_named():
     config = config_file.load("configs/simclr.py:cpu", [])
     config.batch_size = 18
     with pytest.raises(ValueError, match=r"config.batch_size=18 does not divide by the 4 devices"):
-        aot.account(config, topology)
+        _account.account(config, topology)
 
 
 def test_what_may_make_a_step_fit():
     config = config_file.load("configs/simclr.py:cpu", [])
     config.batch_size = 64
-    assert aot.remedies(config, "v5e:2x4", 8) == [
+    assert _account.remedies(config, "v5e:2x4", 8) == [
         ({"model.remat": True}, "v5e:2x4"),
         ({"microbatch_size": 16}, "v5e:2x4"),
         ({}, "v5e:4x4"),
     ]
     config.model.remat, config.microbatch_size = True, 32
-    assert aot.remedies(config, "h200:1", 1) == [({}, "h200:2")]
+    assert _account.remedies(config, "h200:1", 1) == [({}, "h200:2")]
+
+
+def test_day_one_names_the_kernels_that_lost_most(tiny_config, capsys):
+    rates = {"bf16": 1e15, "f32": 1e15, "f32 highest": 1e15}
+    chip = _devices.Chip("cpu", 10**10, 1e13, 1e10, rates)
+    where = _devices.Topology("CPU", chip, jax.devices()[:1])
+    figures = day_one.compare(tiny_config(), where, 1)
+    lost = [row["lost ms"] for row in figures["slower"]]
+    assert figures["traced"] > 50 and lost == sorted(lost, reverse=True) and lost[-1] > 0
+    assert figures["seconds"] > figures["account"]["seconds"] > 0
+    day_one.report("tiny", where, figures)
+    assert "times what the account allows" in capsys.readouterr().out
+
+
+def test_day_one_goes_on_after_a_benchmark_that_fails_or_takes_too_long(tmp_path, monkeypatch):
+    commands = {"broken": (["benchmarks.step", "--steps=x"], 1), "slow": (["asyncio"], 1e-9)}
+    monkeypatch.setattr(day_one, "BENCHMARKS", commands)
+    broken, slow = day_one.run_benchmarks(tmp_path, 10)
+    assert "FAILED" in broken and "--steps" in broken and "NOT DONE" in slow
