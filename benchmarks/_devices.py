@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import topologies
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from cxr_jax import xla
 
@@ -99,7 +100,7 @@ def describe(name: str) -> Topology:
             f"--topology={name} is not CHIP:SHAPE, the chip one of {', '.join(CHIPS)}; {_LIKE}"
         )
     chip = CHIPS[kind]
-    _check_plugins(chip.platform)
+    _check_plugin(chip.platform)
     try:
         devices = _tpus(name) if chip.platform == "tpu" else _gpus(kind, chip, shape)
     except jax.errors.JaxRuntimeError as error:
@@ -142,32 +143,37 @@ def _gpus(kind: str, chip: Chip, shape: str) -> Sequence[Any]:
     ).devices
 
 
-def _check_plugins(platform: str) -> None:
+def _check_plugin(platform: str) -> None:
     """Raises ValueError unless XLA's compiler for the platform is there as JAX needs it."""
-    jax_itself = f"jax-cuda13-plugin=={jax.__version__} jax-cuda13-pjrt=={jax.__version__}"
-    extra, packages, mend = {
-        "tpu": ("tpu", ("libtpu",), "pip install -e '.[tpu]'"),
-        # cuDNN's library: JAX asks its version before it uses its attention.
-        "gpu": (
-            "cuda13",
-            ("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cudnn-cu13"),
-            f"pip install --no-deps {jax_itself} nvidia-cudnn-cu13 (no GPU or driver is needed)",
-        ),
-    }[platform]
-    needs = {
-        need.name: need
-        for need in map(Requirement, importlib.metadata.requires("jax"))
-        if need.marker and need.marker.evaluate({"extra": extra})
-    }
-    for package in packages:
-        try:
-            found = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            raise ValueError(
-                f"compiling for a {platform.upper()} needs {package}: {mend}"
-            ) from None
-        if package in needs and not needs[package].specifier.contains(found, prereleases=True):
-            needed = f"{package}{needs[package].specifier}"
-            raise ValueError(
-                f"{package} is {found}, but jax {jax.__version__} needs {needed}: {mend}"
-            )
+    needs = importlib.metadata.requires("jax") or []
+    if platform == "tpu":
+        package, mend = "libtpu", "pip install -e '.[tpu]'"
+        wanted = next(need.specifier for need in map(Requirement, needs) if need.name == package)
+    else:
+        package, wanted = "jax-cuda13-plugin", SpecifierSet(f"=={jax.__version__}")
+        mend = (
+            f"pip install --no-deps jax-cuda13-plugin{wanted} jax-cuda13-pjrt{wanted} (neither a "
+            "GPU nor its driver is needed)"
+        )
+    found = _version(package)
+    if not found:
+        raise ValueError(f"compiling for a {platform.upper()} needs {package}: {mend}")
+    if not wanted.contains(found, prereleases=True):
+        needed = f"jax {jax.__version__} needs {package}{wanted}"
+        raise ValueError(f"{package} is {found}, but {needed}: {mend}")
+
+
+def check_cudnn() -> None:
+    """Raises ValueError without cuDNN, of which JAX asks the version before it uses it."""
+    if not _version("nvidia-cudnn-cu13"):
+        raise ValueError(
+            "a ViT on a GPU attends by cuDNN, and JAX asks for its library: "
+            "pip install --no-deps nvidia-cudnn-cu13"
+        )
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

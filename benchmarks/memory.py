@@ -35,7 +35,7 @@ def step_bytes(config: ConfigDict, batch_size: int) -> int:
     try:
         return planned_bytes(made.step.lower(*made.shapes()).compile())
     except jax.errors.JaxRuntimeError as error:  # what a TPU's compiler says where it does not fit
-        used = re.search(r"Used ([\d.]+)G of", str(error))
+        used = re.search(r"(?:Used |temporaries \()([\d.]+)G", str(error))
         if not used:
             raise
         return int(float(used[1]) * 2**30)

@@ -1,6 +1,5 @@
 """What is read from compiled programs, and steps lowered for devices that are not at hand."""
 
-import importlib.metadata
 from collections import Counter
 
 import jax
@@ -113,11 +112,13 @@ def test_topologies_that_nobody_knows_are_named(name, message):
 def test_a_plugin_that_is_missing_or_of_another_version_comes_with_its_command(
     tmp_path, monkeypatch
 ):
-    try:
-        importlib.metadata.version("libtpu")
-    except importlib.metadata.PackageNotFoundError:
-        with pytest.raises(ValueError, match=r"for a TPU needs libtpu: pip install -e '\.\[tpu\]'"):
-            _devices.describe("v5e:4x4")
+    for package, name, message in (
+        ("libtpu", "v5e:4x4", r"for a TPU needs libtpu: pip install -e '\.\[tpu\]'"),
+        ("jax-cuda13-plugin", "h200:1", r"needs jax-cuda13-plugin: pip install --no-deps jax-cuda"),
+    ):
+        if not _devices._version(package):
+            with pytest.raises(ValueError, match=message):
+                _devices.describe(name)
     folder = tmp_path / "libtpu-0.0.1.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: libtpu\nVersion: 0.0.1\n")
