@@ -11,7 +11,8 @@ def choose(config: ConfigDict, preset: str, presets: Mapping[str, Preset]) -> Co
     """Applies the preset named after the colon; none is the paper's recipe."""
     if preset:
         if preset not in presets:
-            raise ValueError(f"no preset {preset!r}; this config has: {', '.join(presets)}")
+            known = ", ".join(presets) or "none"
+            raise ValueError(f"no preset {preset!r}; this config has: {known}")
         presets[preset](config)
     return config
 

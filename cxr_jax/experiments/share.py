@@ -60,7 +60,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             print(f"{share:g} of the start, {name}: AUROC {means[place, column]:.3f}", flush=True)
         atomic_write_text(workdir / "share.csv", to_csv(["dataset", "share", *_OF_A_ROW], lines))
     _draw(workdir / "share.png", config.shares, dict(zip(names, means.T.tolist())))
-    best = config.shares[int(np.argmax(means.mean(axis=1)))]
+    _, best = max(zip(means.mean(axis=1), config.shares))  # of equals the one that keeps more
     folder = workdir / "encoder"
     _write_encoder(folder, _at(start, trained, best), Path(path).expanduser())
     print(

@@ -90,7 +90,7 @@ def test_shares_are_scored_on_validation_and_the_best_is_an_encoder(run, config,
     exported = weights.load(str(run[0]))  # of that share
     assert at == pytest.approx(validation_auroc(exported, config, at))
     best = weights.load(str(tmp_path / "encoder"))
-    chosen = max(macro, key=macro.get)
+    chosen = max(macro, key=lambda share: (macro[share], share))
     start, trained = share.ends(str(run[0]))
     for found, old, new in zip(*(jax.tree.leaves(x.variables) for x in (best, start, trained))):
         np.testing.assert_allclose(found, chosen * old + (1 - chosen) * new, atol=1e-6)
