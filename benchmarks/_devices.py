@@ -100,10 +100,12 @@ def describe(name: str) -> Topology:
             f"--topology={name} is not CHIP:SHAPE, the chip one of {', '.join(CHIPS)}; {_LIKE}"
         )
     chip = CHIPS[kind]
+    # This process's own devices take no part, and the plugin must not look for a GPU's driver.
+    jax.config.update("jax_platforms", "cpu")
     _check_plugin(chip.platform)
     try:
         devices = _tpus(name) if chip.platform == "tpu" else _gpus(kind, chip, shape)
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"--topology={name}: the compiler refuses it ({reason}); {_LIKE}"

@@ -15,7 +15,7 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, 
 _BYTES |= {"f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "s4": 1, "u4": 1}
 _ARRAY = re.compile(rf"\b({'|'.join(_BYTES)}|f8\w+)\[([\d,]*)\](\{{[^}}]*\}})?")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)")
-_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _NOTHING = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"}
 _NOTHING |= {"partition-id", "replica-id", "async-done", "async-update", "opt-barrier"}
 # Operands (input, kernel, output) of cuDNN's convolutions; -1 is the result.
@@ -149,7 +149,7 @@ def _kernels(
         found: Counter[str] = Counter()
         _count(it, body, computations, products, found)
         moved: Counter[str] = Counter()
-        if kind in _COLLECTIVES:
+        if kind in COLLECTIVES:
             for dtype, shape, _ in _arrays(it.type):
                 moved[dtype] += math.prod(shape) * _BYTES.get(dtype, 1)
         target = re.search(r'custom_call_target="([^"]+)"', it.rest)
@@ -241,7 +241,8 @@ def _count(
         roles = _CUDNN.get(cudnn[1], (0, 1, -1)) if cudnn else (0, 1, -1)
         dtype = _typed(types[0], it.rest)
         products[dtype] += _convolution([[*types, it.type][role] for role in roles], it.rest)
-        found[f"convolution {dtype.partition(' ')[0]}"] += 1
+        if "dot_general" not in it.rest:  # a TPU's products are convolutions too
+            found[f"convolution {dtype.partition(' ')[0]}"] += 1
     elif it.opcode == "dot" or target.startswith("__cublas$"):
         axes = re.search(r'lhs_contracting_dim(?:ension)?s"?[=:][{\[]([\d,"]*)', it.rest)
         shape = next(_arrays(types[0]))[1]

@@ -5,13 +5,12 @@
 
 Virtual devices share this machine's cores: the table shows which collectives the compiled program
 holds, how many bytes they move, and what the split costs in all. It says nothing of the speed of
-real devices. A collective in a loop (config.microbatch_size) is counted once.
+real devices.
 """
 
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -21,26 +20,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import _command, _work
+from benchmarks import _command, _program, _work
 
-_KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# "%x = (f32[8,4]{1,0}, f32[]) all-reduce(": what it gives, then its kind. An asynchronous one is
-# two instructions, of which the first one's result holds the operands too: "-done" is counted.
-_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(_KINDS)})(-done)?\(")
-_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
+_KINDS = _program.COLLECTIVES
 
 
-def collectives(hlo: str) -> dict[str, tuple[int, int]]:
-    """Kind -> (how many, bytes of their results on one device) in a compiled program's text."""
+def collectives(kernels: list[_program.Kernel]) -> dict[str, tuple[int, int]]:
+    """Kind -> (how many, bytes of their results on one device)."""
     found: dict[str, tuple[int, int]] = {}
-    for shapes, kind, _ in _COLLECTIVE.findall(hlo):
-        size = sum(
-            _BYTES[dtype] * int(np.prod([int(n) for n in dims.split(",") if n]))
-            for dtype, dims in _ARRAY.findall(shapes)
-        )
-        count, total = found.get(kind, (0, 0))
-        found[kind] = (count + 1, total + size)
+    for kernel in kernels:
+        if kernel.moved:
+            count, total = found.get(kernel.kind, (0, 0))
+            size = kernel.times * sum(kernel.moved.values())
+            found[kernel.kind] = (count + kernel.times, total + size)
     return found
 
 
@@ -59,7 +51,7 @@ def measure(config: ConfigDict, steps: int) -> dict[str, Any]:
     return {
         "devices": jax.device_count(),
         "seconds": seconds[1:],
-        "collectives": collectives(compiled.as_text()),
+        "collectives": collectives(_program.read(compiled.as_text())),
         "last_loss": loss,
     }
 

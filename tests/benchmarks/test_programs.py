@@ -11,21 +11,6 @@ from benchmarks import _command, _work, augment, memory, scaling
 from configs import medaug
 from cxr_jax import models
 
-_HLO = """
-  %all-reduce.3 = (f32[64]{0}, f32[2,3]{1,0}) all-reduce(%a, %b), channel_id=1
-  ROOT %all-reduce.4 = bf16[10]{0} all-reduce(%c), replica_groups={}
-  %start = (f32[4,8]{1,0}, f32[32,8]{1,0}) all-gather-start(%d), channel_id=2
-  %done = f32[32,8]{1,0} all-gather-done(%start)
-  %use = f32[8]{0} fusion(%all-reduce.3), kind=kLoop
-"""
-
-
-def test_collectives_are_counted_with_their_bytes():
-    assert scaling.collectives(_HLO) == {
-        "all-reduce": (2, 4 * (64 + 6) + 2 * 10),
-        "all-gather": (1, 4 * 32 * 8),
-    }
-
 
 def test_two_devices_reduce_the_gradient(tiny_config):
     config = tiny_config()
