@@ -116,7 +116,8 @@ def with_added(saved: dict[str, Any]) -> dict[str, Any]:
     >>> with_added({"experiment": "pretrain", "start_share": 0.5})["start_share"]
     0.5
     """
-    known = _ADDED.get(saved.get("experiment", ""), {}) | saved
+    added = _ADDED.get(saved.get("experiment", ""), {})
+    known = saved | {name: value for name, value in added.items() if name not in saved}
     if isinstance(inner := known.get("transfer"), dict):
         known["transfer"] = with_added(inner)
     return known
