@@ -8,6 +8,7 @@ from typing import NamedTuple
 import ml_collections
 
 from cxr_jax import weights
+from cxr_jax.config import with_added
 from cxr_jax.data import splits, tasks
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments._workdir import changes
@@ -159,7 +160,7 @@ def _pretrainings(name: str, spec: str) -> list[str]:
                 f"{where}: '{one}' is not the workdir of a pretraining (it has no config.json). "
                 "Only workdirs are joined by '+'; give each weights file a name of its own"
             )
-        configs.append((one, folder.resolve(), read_json(folder / "config.json")))
+        configs.append((one, folder.resolve(), with_added(read_json(folder / "config.json"))))
     for (one, path, config), (other, other_path, other_config) in itertools.combinations(
         configs, 2
     ):

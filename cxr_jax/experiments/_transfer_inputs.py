@@ -50,10 +50,7 @@ def load_encoders(config: ml_collections.ConfigDict) -> list[Encoder]:
         shape, size = config.model.to_dict(), config.image_size
     if "random" in wanted:  # compiling its initialisation takes seconds
         loaded["random"] = random_encoder(shape, size, config.seed)
-    if config.read_size:
-        for spec, encoder in loaded.items():
-            _check_read_size(encoder, config.read_size)
-            loaded[spec] = encoder._replace(image_size=config.read_size)
+    loaded = {spec: at_size(encoder, config.read_size) for spec, encoder in loaded.items()}
     count = Counter(loaded[spec].name for spec in wanted)
     return [
         encoder._replace(name=f"{encoder.name} ({spec})") if count[encoder.name] > 1 else encoder
@@ -61,14 +58,18 @@ def load_encoders(config: ml_collections.ConfigDict) -> list[Encoder]:
     ]
 
 
-def _check_read_size(encoder: Encoder, size: int) -> None:
-    """Raises ValueError for images that the encoder's model cannot read."""
+def at_size(encoder: Encoder, size: int) -> Encoder:
+    """Returns the encoder reading squares of config.read_size; 0 leaves it its own.
+
+    Raises ValueError for images that the encoder's model cannot read.
+    """
     patch = encoder.model.get("patch", 1)
-    if size < 1 or size % patch:
+    if size < 0 or size % patch:
         raise ValueError(
             f"config.read_size={size}: {encoder.name} reads images whose side is a multiple of "
             f"{patch}; 0 leaves each encoder its own, here {encoder.image_size}"
         )
+    return encoder._replace(image_size=size or encoder.image_size)
 
 
 def protocol(config: ml_collections.ConfigDict) -> Protocol:

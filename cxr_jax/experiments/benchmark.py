@@ -15,6 +15,7 @@ from typing import Any
 import ml_collections
 
 from cxr_jax import weights
+from cxr_jax.config import with_added
 from cxr_jax.data import dataset_info, seen_images
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import _transfer_inputs, _workdir, transfer
@@ -107,7 +108,20 @@ def _config_of(config, cell: Cell, shape: dict[str, Any], workdir: Path):
     )
     largest = cell.fraction == max(config.fractions) and cell.seed == config.seeds[0]
     changed.pictures.draw = changed.pictures.draw and largest  # of all cells t-SNE takes minutes
+    _keep(changed, workdir / cell.folder / "config.json")
     return changed
+
+
+def _keep(changed, path: Path) -> None:
+    """Leaves a cell that was begun what a grid that grew would change, and no score depends on."""
+    names = ("pictures",) if changed.encoder == "random" else ("pictures", "model", "image_size")
+    try:
+        saved = read_json(path)
+        with changed.unlocked():
+            for name in names:
+                changed[name] = saved[name]
+    except (OSError, ValueError, TypeError, KeyError):  # new, or damaged: running it will tell
+        return
 
 
 def _groups(configs: Mapping[Cell, Any], workdir: Path, held: "_Held") -> dict[Cell, list[Cell]]:
@@ -179,7 +193,7 @@ def _is_done(folder: Path, of_cell, held: _Held) -> bool:
     if not (folder / LAST).is_file():
         return False
     try:
-        if read_json(folder / "config.json") != as_json(of_cell):
+        if with_added(read_json(folder / "config.json")) != as_json(of_cell):
             return False
         read_json(folder / "metrics.json", list)
         read_parquet(folder / "predictions.parquet")

@@ -140,6 +140,7 @@ def _probe(config: ml_collections.ConfigDict, workdir: Path, name: str) -> _Prob
 def _score(probe: _Probe, encoder: Encoder) -> list[dict[str, Any]]:
     """Returns rows as in metrics.json."""
     config, splits = probe.config, _transfer_inputs.as_read_by(encoder, probe.splits)
+    encoder = _transfer_inputs.at_size(encoder, config.read_size)
     features = _transfer_inputs.frozen_features(config, encoder, splits)
     result = probe.protocol.run(encoder, splits, Tools(features, print, lambda step, values: None))
     predictions, not_scored = transfer.predictions_of(splits.test, result)

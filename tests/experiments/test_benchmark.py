@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import benchmark as config_file
-from cxr_jax.experiments import _benchmark_grid, benchmark, pretrain, transfer
+from cxr_jax.experiments import _benchmark_grid, _workdir, benchmark, pretrain, transfer
 from cxr_jax.transfer.predictions import read_parquet
 
 
@@ -50,6 +50,22 @@ def test_a_dataset_may_have_fields_of_its_own(config):
         ["b", "Edema", 0, True, "zeros"],
     ]
     assert config.transfer.folds == 0
+
+
+def test_a_grown_grid_leaves_its_cells_what_no_score_depends_on(config, tmp_path):
+    config.encoders, config.fractions, config.seeds = "random,a=torchvision:w.pth", (0.5,), (0,)
+    config.transfer.pictures.draw = True
+    shape = {"model": {"name": "resnet", "variant": "small"}, "image_size": 32}
+    held = {}
+    for cell in _benchmark_grid.grid(config):
+        held[cell] = benchmark._config_of(config, cell, shape, tmp_path)
+        _workdir.open_workdir(tmp_path / cell.folder, held[cell])
+    config.encoders, config.fractions = f"{config.encoders},b=runs/b", (0.5, 1.0)
+    shape = {"model": {"name": "vit", "variant": "64x1", "patch": 8}, "image_size": 64}
+    for cell, before in held.items():
+        after = benchmark._config_of(config, cell, shape, tmp_path)
+        assert after.pictures == before.pictures
+        assert (after == before) == (cell.encoder == "a")  # random weights take the other shape
 
 
 @pytest.mark.parametrize(
