@@ -176,15 +176,17 @@ def _newton_direction(
         return jnp.concatenate([jnp.sum(inner, 1, keepdims=True), slope], 1)
 
     def unfinished(state):
-        _, residual, _, _, count = state
-        return (_size(residual) > enough) & (count < _MAX_INNER_STEPS)
+        _, residual, _, decrease, count = state
+        # A decrease of 0: what is left of the residual is rounding, and no step could lessen it.
+        return (_size(residual) > enough) & (decrease > 0) & (count < _MAX_INNER_STEPS)
 
     def step(state):
         solution, residual, direction, decrease, count = state
         image = hessian(direction)
         length = decrease / jnp.sum(direction * image)
         solution = solution + length * direction
-        residual = residual - length * image
+        # Rounding adds what `within` takes away, which grows unseen where C is large.
+        residual = link.within(residual - length * image)
         scaled = link.within(residual / diagonal)
         ahead = jnp.sum(residual * scaled)
         return solution, residual, scaled + ahead / decrease * direction, ahead, count + 1

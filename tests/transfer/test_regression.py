@@ -167,6 +167,17 @@ def test_multinomial_optimum_is_that_of_scikit_learn(n, d):
         )
 
 
+def test_multinomial_rounding_ends_no_fit_in_nan():
+    # Features of falling spread, a hardly regularised fit: single precision added to the classes'
+    # sum until nothing else was left (first seen on real features, at C=10,000).
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(300, 300)))[0]
+    features = rng.normal(size=(200, 300)) * np.arange(1, 301) ** -0.5 @ basis
+    features = (features - features.mean(axis=0)) / features.std(axis=0)
+    targets = np.eye(4)[rng.integers(0, 4, 200)]
+    assert fit_multinomial(features, targets, np.array([1e6])).converged.all()
+
+
 def test_multinomial_gradient_vanishes_and_classes_sum_to_zero():
     features, targets = problem(150, 25, k=4)
     fit = fit_multinomial(features, targets, C_OF_CLASSES)
