@@ -25,7 +25,8 @@ def get_config(preset: str = ""):
             encoders="random",
             reference="random",  # the one that the others are compared with
             # NAME or NAME:TASK by commas; behind it what this dataset alone is read by, as in
-            # jsrt:nodule@folds=5,siim@exclusive=True (the fields of configs/transfer.py).
+            # jsrt:nodule@folds=5,siim@exclusive=True (fields of configs/transfer.py;
+            # docs/own_images.md has which).
             datasets="",
             protocols="linear",
             fractions=(0.01, 0.1, 1.0),  # of the training patients, nested

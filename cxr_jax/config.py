@@ -32,7 +32,6 @@ RENAMED: dict[str, dict[str, str]] = {
 _ADDED: dict[str, dict[str, Any]] = {
     "pretrain": {"start_share": 0.0},
     "transfer": {"folds": 0, "read_size": 0},
-    "benchmark": {},
 }
 Section = Mapping | ConfigDict
 
@@ -116,7 +115,7 @@ def with_added(saved: dict[str, Any]) -> dict[str, Any]:
     >>> with_added({"experiment": "pretrain", "start_share": 0.5})["start_share"]
     0.5
     """
-    added = _ADDED.get(saved.get("experiment", ""), {})
+    added = _ADDED.get(str(saved.get("experiment")), {})
     known = saved | {name: value for name, value in added.items() if name not in saved}
     if isinstance(inner := known.get("transfer"), dict):
         known["transfer"] = with_added(inner)

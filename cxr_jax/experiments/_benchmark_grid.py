@@ -9,8 +9,8 @@ import ml_collections
 
 from cxr_jax import weights
 from cxr_jax.config import with_added
-from cxr_jax.data import splits, tasks
 from cxr_jax.data.source import load_source
+from cxr_jax.experiments import _transfer_inputs
 from cxr_jax.experiments._workdir import changes
 from cxr_jax.io.json import read_json
 
@@ -107,6 +107,7 @@ def transfer_config(config: ml_collections.ConfigDict, cell: Cell) -> ml_collect
     changed = config.transfer.copy_and_resolve_references()
     task, *own = cell.task.split("@")
     changed.update(dataset=cell.dataset, task=task or changed.task)
+    _once([change.partition("=")[0] for change in own], f"datasets: {cell.dataset}: @")
     for field, _, text in (change.partition("=") for change in own):
         where = f"config.datasets: {cell.dataset}: @{field}={text}"
         if field not in OWN:
@@ -197,8 +198,7 @@ def _obstacles(config, cells: list[Cell]) -> list[str]:
             lines += missing(name, weights.load, spec)
     for cell in {(cell.dataset, cell.task): cell for cell in cells}.values():
         own = transfer_config(config, cell)
-        where = (cell.dataset, config.data.dir, "test", own.task, tasks.changes_of(own))
-        lines += missing(cell.dataset, splits.load_split, *where)
+        lines += missing(cell.dataset, _transfer_inputs.load_whole_splits, own)
     return lines
 
 

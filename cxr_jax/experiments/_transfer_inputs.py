@@ -98,6 +98,7 @@ def load_whole_splits(config: ml_collections.ConfigDict) -> Splits:
     """
     how = (config.task, tasks.changes_of(config))
     where = (config.dataset, config.data.dir)
+    _folds.check(config)
     if config.folds:
         pool = load_split(*where, "+".join(Splits._fields), *how)
         pool = pool.take(np.flatnonzero(pool.labelled))

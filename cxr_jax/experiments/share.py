@@ -16,7 +16,7 @@ import numpy as np
 
 from cxr_jax import weights
 from cxr_jax.data import seen_images
-from cxr_jax.experiments import _transfer_inputs, transfer
+from cxr_jax.experiments import _transfer_inputs, _workdir, transfer
 from cxr_jax.experiments._benchmark_grid import Cell, dataset_and_task, transfer_config
 from cxr_jax.experiments._workdir import open_workdir
 from cxr_jax.io import COMMAND
@@ -42,6 +42,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """
     _check(config)
     start, trained = ends(config.encoder)
+    _transfer_inputs.at_size(trained, config.transfer.read_size)  # refuses what it cannot read
     _, path = weights.parse_spec(config.encoder)
     names = list(dict.fromkeys(filter(None, map(str.strip, config.datasets.split(",")))))
     probes = [_probe(config, workdir, name) for name in names]
@@ -75,7 +76,7 @@ def ends(spec: str) -> tuple[Encoder, Encoder]:
     """Returns the encoder that a pretraining started from, and what it made of it.
 
     `spec` is its workdir, which exports a mean of both where config.start_share says so. Raises
-    ValueError for what has no start, and as weights.load.
+    ValueError for what has no start, or one that has changed since, and as weights.load.
     """
     exported, workdir = weights.load(spec), Path(weights.parse_spec(spec)[1]).expanduser()
     path = workdir / "config.json"
@@ -86,7 +87,16 @@ def ends(spec: str) -> tuple[Encoder, Encoder]:
             "pretraining with config.init, such as configs/simclr.py:adapt"
         )
     own = config.get("start_share", 0.0)
-    start = weights.load(config["init"]).variables
+    began = weights.load(config["init"])
+    if (workdir / _workdir.PROVENANCE).is_file():
+        for last in _workdir.read_provenance(workdir)["starts"][-1:]:
+            known = last.get("encoders", {}).get(config["init"])
+            if known and known != _workdir.fingerprint_weights(began):
+                raise ValueError(
+                    f"config.encoder={spec} started from other weights than those that its "
+                    f"config.init={config['init']} names now: put those of then back"
+                )
+    start = began.variables
     trained = mix(start, exported.variables, own / (own - 1))
     clipped = jax.tree_util.tree_map_with_path(_not_negative, trained)
     return exported._replace(variables=start), exported._replace(variables=clipped)

@@ -74,6 +74,7 @@ def test_a_grown_grid_leaves_its_cells_what_no_score_depends_on(config, tmp_path
         ("datasets", "", r"config.datasets is empty"),
         ("datasets", "a,a", r"names a twice"),
         ("datasets", "a@seed=1", r"a: @seed=1: a dataset's own fields are folds, exclusive"),
+        ("datasets", "a@folds=5@folds=3", r"a: @ names folds twice"),
         ("datasets", "a:b@folds=many", r"a: @folds=many: config.folds is a int"),
         ("encoders", "runs/a", r"'runs/a': write NAME=SPEC"),
         ("encoders", "a b=runs/a", r"'a b': a name has letters"),

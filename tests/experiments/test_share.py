@@ -1,6 +1,8 @@
 """Means of a pretraining's two ends, scored on validation: the ends, the table, the encoder."""
 
 import csv
+import json
+import shutil
 
 import jax
 import numpy as np
@@ -57,6 +59,17 @@ def test_ends_are_the_start_and_what_training_made_of_it(run):
     stem = weights.load(str(workdir)).variables["params"]["conv1"]["kernel"]
     ends = (end.variables["params"]["conv1"]["kernel"] for end in (old, new))
     np.testing.assert_allclose(stem, np.average(list(ends), 0, [0.25, 0.75]), atol=1e-6)
+
+
+def test_a_start_that_changed_since_is_refused(run, tmp_path):
+    workdir = shutil.copytree(run[0], tmp_path / "run")
+    path = workdir / "provenance.json"
+    held = json.loads(path.read_text())
+    (init,) = held["starts"][-1]["encoders"]
+    held["starts"][-1]["encoders"][init] = "0123456789abcdef"
+    path.write_text(json.dumps(held))
+    with pytest.raises(ValueError, match="started from other weights than those that its"):
+        share.ends(str(workdir))
 
 
 def validation_auroc(encoder, config, names):
