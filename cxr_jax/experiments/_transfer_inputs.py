@@ -219,7 +219,13 @@ def extract(
                 flush=True,
             )
             reported = now
-    return np.concatenate(rows)
+    values = np.concatenate(rows)
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"{encoder.name}: features of {name} images are not finite: its weights are not, or "
+            f"{encoder.image_size} px are too few for it (config.read_size)"
+        )
+    return values
 
 
 def extract_once(
