@@ -6,6 +6,7 @@ are inlined, there is no script, and the style below is all of it.
 
 import base64
 import html
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,7 @@ Block = Heading | Text | Bullets | Table | Picture
 
 _VERDICTS = dict(win="win", loss="loss", tie="tie", negligible="tie", inconclusive="open")
 _DPI = 160  # of pictures that do not say theirs
+_OF_A_CHART = 0.2  # bytes a pixel of a lossless file, at most; photographs take more
 
 _STYLE = """
 :root { --ink: #222; --grey: #666; --line: #d8d8d8; --band: #f6f6f4; --link: #00568a; }
@@ -149,14 +151,24 @@ def _html(block: Block, place: str) -> str:
                 with Image.open(path) as picture:
                     dpi = picture.info.get("dpi", (_DPI,))[0]
                     width = round(picture.width * 96 / dpi)  # a browser's inch has 96 pixels
+                    held = base64.b64encode(_webp(picture)).decode()
             except (OSError, ValueError, ZeroDivisionError):  # damaged: the rest is still a page
                 return f"<p>{_inline(caption)} (The picture cannot be read.)</p>"
-            held = base64.b64encode(path.read_bytes()).decode()
             alt = html.escape(caption, quote=True)
             return (
-                f'<figure><img width="{width}" alt="{alt}" src="data:image/png;base64,{held}">'
+                f'<figure><img width="{width}" alt="{alt}" src="data:image/webp;base64,{held}">'
                 f"<figcaption>{_inline(caption)}</figcaption></figure>"
             )
+
+
+def _webp(picture: Image.Image) -> bytes:
+    """Encodes a chart as it is, and a photograph, whose file would be large, at quality 80."""
+    pixels, encoded = picture.convert("RGB"), io.BytesIO()
+    pixels.save(encoded, "WEBP", lossless=True, method=1)
+    if encoded.tell() > _OF_A_CHART * pixels.width * pixels.height:
+        encoded = io.BytesIO()
+        pixels.save(encoded, "WEBP", quality=80)
+    return encoded.getvalue()
 
 
 def _cell(text: str) -> str:

@@ -48,6 +48,8 @@ def average(encoders: Sequence[Encoder], shares: Sequence[float]) -> Encoder:
         differing = models.differences(first.model, other.model)
         reverse = models.differences(other.model, first.model).items()  # what the first leaves out
         differing |= {name: (mine, its) for name, (its, mine) in reverse}
+        if first.fit != other.fit:
+            differing["fit"] = (first.fit, other.fit)
         if differing:
             lines = (f"{name} {mine!r} and {its!r}" for name, (mine, its) in differing.items())
             raise ValueError(

@@ -85,7 +85,7 @@ def test_report_has_its_parts_and_pictures(tmp_path):
     page = (tmp_path / "report.html").read_text()
     heads = [re.sub("<.*?>", "", head) for head in re.findall(r"<h[12].*?>(.*?)</h[12]>", page)]
     assert heads == headings
-    assert page.count("data:image/png;base64,") == len(pictures) and "http" not in page
+    assert page.count("data:image/webp;base64,") == len(pictures) and "http" not in page
     assert "Label by label" in text and "DeLong's p" in text and "Average precision" in text
 
 

@@ -76,7 +76,7 @@ def test_page_is_whole_and_needs_nothing_else(workdir):
     pictures = page.all("img")
     # A curve and a ROC per dataset, and the differences.
     assert len(pictures) == 5 == len(list((workdir / "figures").iterdir()))
-    assert all(picture["src"].startswith("data:image/png;base64,") for picture in pictures)
+    assert all(picture["src"].startswith("data:image/webp;base64,") for picture in pictures)
     assert all(picture["alt"] for picture in pictures)
     assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
     assert not re.search(r"https?://|@import|url\(", text)
