@@ -22,11 +22,11 @@ imagenet=torchvision_v1:$images/weights/resnet50_imagenet_v1_fp16.npz
 labelled=siim_covid19,nih14_hi,effusion,jsrt_nodule,nih_chestxray14,pediatric_pneumonia
 
 cat <<EOF
-On two CPU cores without other work (estimates from docs/results/study.md; a GPU was not tried):
+On two CPU cores without other work (estimates; docs/results/study.md has what was measured):
   build seven datasets                  1 minute
   SimCLR and BYOL from scratch, small   10 minutes
   continued from ImageNet, $steps steps    $((steps * 64 / 16 / 60)) minutes a seed of simclr, $((steps * 64 / 12 / 60)) of byol, $((steps * 64 / 22 / 60)) of moco
-  features of a ResNet-50               8 minutes an encoder (9,839 images at 224 px)
+  features of a ResNet-50               8 to 13 minutes an encoder (9,839 images at 224 px)
   probes, fine-tuning, reports          40 minutes
 EOF
 
