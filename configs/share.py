@@ -8,7 +8,7 @@ every share a linear probe of the mean of both ends (WiSE-FT, arXiv:2109.01903) 
 training images and scored on the validation images; no test image is read. Writes share.csv,
 share.png, and encoder/, the mean with the best AUROC: --config.encoder=runs/share/encoder.
 
-Cost: a pass over the training and validation images per share (ResNet-50 at 224 px: about 11
+Cost: a pass over the training and validation images per share (ResNet-50 at 224 px: about 25
 images/s on two CPU cores). Resumed, it reads only what features/ lacks.
 Expect: a curve with its best between the ends (docs/results); the best share scored on the images
 that chose it is a little too good, so say what a transfer says of the test images.

@@ -4,7 +4,7 @@ python run.py --config=configs/transfer.py --config.encoder=WORKDIR --config.dat
 
 --config.protocol=linear    logistic regression on frozen features (the default)
                             Cost: one pass of every encoder over the dataset (ResNet-50 at 224 px:
-                            about 11 images/s on two CPU cores; no GPU tried), then seconds.
+                            about 25 images/s on two CPU cores; no GPU tried), then seconds.
                  =knn       nearest training images. Cost: the same pass.
                  =finetune  the whole encoder. Cost: (learning rates) x (epochs) passes with
                             gradients; meant for one GPU (not run here: no GPU).
