@@ -1,4 +1,4 @@
-"""Position embeddings of a grid of patches: fixed ones, and one grid's resampled to another."""
+"""Positions of a grid of patches: fixed or rotary ones, and one grid's resampled to another."""
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,42 @@ def sincos(rows: int, columns: int, width: int) -> Float[np.ndarray, "rows colum
     of_row = np.concatenate([np.sin(down), np.cos(down)], axis=1)[:, None]
     parts = [np.broadcast_to(part, (rows, columns, width // 2)) for part in (of_column, of_row)]
     return np.concatenate(parts, axis=2).astype(np.float32)
+
+
+ROTARIES = ("dinov3", "eva")
+
+
+def rotary(
+    kind: str, rows: int, columns: int, channels: int, reference: int
+) -> Float[np.ndarray, "n half"]:
+    """Returns the angles by which a head's pairs of channels are turned: first rows, then columns.
+
+    "dinov3" (arXiv:2508.10104): centres of patches from -1 to 1 across the image, whatever its
+    size, with wavelengths from 1 to 100. "eva" (arXiv:2303.11331): patches as numbered on a grid of
+    `reference` to a side, with wavelengths of 2 pi to 20,000 pi patches.
+
+    >>> rotary("dinov3", 14, 14, channels=64, reference=0).shape
+    (196, 32)
+    """
+    share = np.arange(channels // 4) / (channels // 4)
+    if kind == "dinov3":
+        places = [2 * (np.arange(count) + 0.5) / count - 1 for count in (rows, columns)]
+        rates = 2 * np.pi * 100.0**-share
+    else:
+        places = [np.arange(count) / count * reference for count in (rows, columns)]
+        rates = 10_000.0**-share
+    down, across = (np.outer(place, rates) for place in places)
+    shape = (rows, columns, channels // 4)
+    parts = np.broadcast_to(down[:, None], shape), np.broadcast_to(across[None], shape)
+    return np.concatenate(parts, axis=2).reshape(rows * columns, -1).astype(np.float32)
+
+
+def rotated(x: Float[Array, "*b d"], angles: Float[Array, "*c half"]) -> Float[Array, "*b d"]:
+    """Turns channels k and k + d/2 by angle k, in float32 (RoPE, arXiv:2104.09864)."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
 
 
 def resample(

@@ -24,7 +24,8 @@ from cxr_jax import models
 from cxr_jax.augment.views import augment_view, check_view
 from cxr_jax.config import Section, check_fields, check_positive, check_values
 from cxr_jax.models._positions import sincos
-from cxr_jax.models.vit import Block, ViT
+from cxr_jax.models._transformer import Block
+from cxr_jax.models.vit import ViT
 from cxr_jax.objectives import Objective, _networks, no_change
 
 _FIELDS = ("name", "mask_ratio", "decoder_width", "decoder_blocks", "decoder_heads")
@@ -171,6 +172,8 @@ def _glorot(key: PRNGKeyArray, params: Any) -> Any:
 def _check(fields: Section, views: Section, encoder: nn.Module) -> None:
     if not isinstance(encoder, ViT):
         raise ValueError("MAE hides patches from a ViT; config.model.name must be 'vit'")
+    if encoder.rope or encoder.pooling == "attention":
+        raise ValueError("MAE takes a ViT without rotary positions and attention pooling")
     check_fields(fields, "config.objective", _FIELDS)
     check_fields(views, "config.views", ("a",))
     check_view(views["a"], "config.views.a")

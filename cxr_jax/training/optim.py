@@ -52,7 +52,7 @@ from cxr_jax.config import Section, check_fields
 BIAS_AND_NORM = (r"(^|/)bias$", r"(^|/)scale$")
 # As DeiT's code, and MAE's where it fine-tunes. In pretraining MAE's and DINO's official codes
 # decay what has more than one axis there: the tokens, and DINO's positions.
-_OF_VITS = (r"(^|/)(cls|register_tokens|mask_token|positions|scale1|scale2)$",)
+_OF_VITS = (r"(^|/)(cls|register_tokens|mask_token|probe|positions|scale1|scale2)$",)
 _DEFAULTS = {
     "scaling": "none",
     "warmup": 0,

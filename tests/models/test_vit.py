@@ -51,6 +51,8 @@ def test_as_many_parameters_as_published(options, total):
         {"registers": 2, "layer_scale": 0.1},
         {"class_token": False, "pooling": "mean"},
         {"pre_norm": True, "projection": 5, "dtype": "bfloat16"},
+        {"rope": "dinov3", "registers": 1, "activation": "swiglu"},
+        {"rope": "eva", "mlp_norm": True, "class_token": False, "pooling": "attention"},
     ],
 )
 def test_features_are_the_pooled_maps_and_do_not_depend_on_the_batch(options):
@@ -110,6 +112,23 @@ def test_encoding_all_patches_or_some_of_them():
     assert np.abs(some[:, 0] - tokens[:, 0]).max() > 1e-3
 
 
+def test_patches_with_rotary_positions_may_come_in_any_order_with_their_angles():
+    net = vit.make(**TINY | {"variant": "16x1", "heads": 1}, rope="dinov3", pooling="mean")
+    variables, images = _variables(net), _images()
+    assert "positions" not in variables["params"]
+    patches = call(net, "embed", variables, images).reshape(2, 16, 16)
+    order, angles = np.random.default_rng(0).permutation(16), net.angles(4, 4)
+    encode = jax.jit(lambda v, x, a: net.apply(v, x, a, method="encode"))
+    tokens = encode(variables, patches, angles)
+    np.testing.assert_allclose(tokens[:, 1:].mean(1), evaluate(net, variables, images), atol=1e-5)
+    each = jnp.broadcast_to(angles[order], (2, 16, 8))
+    mixed = encode(variables, patches[:, order], each)
+    np.testing.assert_allclose(mixed[:, 1:], tokens[:, 1:][:, order], atol=1e-4)
+    assert np.abs(encode(variables, patches[:, order], angles)[:, 0] - tokens[:, 0]).max() > 1e-3
+    with pytest.raises(ValueError, match="needs `angles` beside its patches"):
+        net.apply(variables, patches, method="encode")
+
+
 def test_depth_follows_the_blocks():
     net = vit.make(**TINY, projection=3, pre_norm=True, registers=1, layer_scale=0.1)
     names = _variables(net)["params"]
@@ -132,6 +151,8 @@ def test_depth_follows_the_blocks():
             {"variant": "S", "pooling": "max"},
             "pooling is 'max'; use 'class' or 'first_two' or 'mean'",
         ),
+        ({"variant": "S", "rope": "x"}, "rope is 'x'; use '' or 'dinov3' or 'eva'"),
+        ({"variant": "64x1", "heads": 32, "rope": "eva"}, "heads of a multiple of 4 channels"),
         ({"variant": "S", "dtype": "float16"}, "dtype is 'float16'"),
         ({"variant": "S", "mean": (0.5, 0.5)}, "1 or 3 entries each, not 2 and 1"),
     ],

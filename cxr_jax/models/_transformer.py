@@ -1,0 +1,126 @@
+"""Blocks of a transformer, and SigLIP's pooling, in Flax: what `vit` builds encoders of."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from cxr_jax import xla
+from cxr_jax.models._positions import rotated
+
+
+def _swiglu(x: Float[Array, "*b c"]) -> Float[Array, "*b d"]:
+    """Multiplies the second half of the channels by the SiLU of the first (arXiv:2002.05202)."""
+    gate, value = jnp.split(x, 2, axis=-1)
+    return nn.silu(gate) * value
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_tanh": partial(nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # CLIP's
+    "swiglu": _swiglu,
+}
+small_normal = nn.initializers.truncated_normal(0.02)
+
+
+class Block(nn.Module):
+    """Self-attention and MLP, each behind a layer norm and a shortcut: [b n d] -> [b n d].
+
+    Queries and keys are turned by `angles`, where given. `mlp_norm`: a norm within the MLP.
+    """
+
+    heads: int
+    hidden: int
+    layer_scale: float
+    activation: str
+    epsilon: float
+    dtype: jnp.dtype
+    mlp_norm: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], angles: Float[Array, "*b n c"] | None = None
+    ) -> Float[Array, "b n d"]:
+        width = x.shape[-1]
+        y = self._norm("norm1", x)
+        y = self._dense("qkv", 3 * width, y).reshape(*x.shape[:2], 3, self.heads, -1)
+        if angles is not None:
+            turned = rotated(y[:, :, :2], angles[..., None, None, :])
+            y = jnp.concatenate([turned, y[:, :, 2:]], axis=2)
+        y = self._dense("proj", width, _attend(y).reshape(x.shape))
+        x = x + self._scaled("scale1", y)
+        hidden = self.hidden * (2 if self.activation == "swiglu" else 1)
+        y = self._dense("fc1", hidden, self._norm("norm2", x))
+        y = ACTIVATIONS[self.activation](y)
+        y = self._dense("fc2", width, self._norm("norm_mlp", y) if self.mlp_norm else y)
+        return x + self._scaled("scale2", y)
+
+    def _norm(self, name: str, x: Array) -> Array:
+        return layer_norm(self.epsilon, self.dtype, name=name)(x)
+
+    def _dense(self, name: str, width: int, x: Array) -> Array:
+        return nn.Dense(width, dtype=self.dtype, kernel_init=small_normal, name=name)(x)
+
+    def _scaled(self, name: str, x: Array) -> Array:
+        if not self.layer_scale:
+            return x
+        start = nn.initializers.constant(self.layer_scale)
+        return x * self.param(name, start, x.shape[-1:]).astype(self.dtype)
+
+
+def _attend(qkv: Float[Array, "b n 3 heads d"]) -> Float[Array, "b n heads d"]:
+    """Softmax attention; of bfloat16 on a GPU by cuDNN's fused kernel, where JAX can use it.
+
+    That one never writes the [b heads n n] weights to memory. JAX gives it an even number of tokens
+    only, so that an odd one is padded, and said to be shorter.
+    """
+    attend, count = jax.nn.dot_product_attention, qkv.shape[1]
+    if xla.platform() == "gpu" and qkv.dtype == jnp.bfloat16:
+        even = jnp.pad(qkv, ((0, 0), (0, count % 2), (0, 0), (0, 0), (0, 0)))
+        lengths = jnp.full(len(qkv), count, jnp.int32) if count % 2 else None
+        fused = partial(
+            attend,
+            implementation="cudnn",
+            query_seq_lengths=lengths,
+            key_value_seq_lengths=lengths,
+        )
+        parts = (even[:, :, 0], even[:, :, 1], even[:, :, 2])
+        try:
+            jax.eval_shape(fused, *parts)
+        except (RuntimeError, NotImplementedError):  # no cuDNN here; heads that it does not take
+            pass
+        else:
+            return fused(*parts)[:, :count]
+    return attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+
+
+def layer_norm(epsilon: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
+    # The fast variance, E[x²] - E[x]², loses the digits of channels with a large mean.
+    return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class AttentionPool(nn.Module):
+    """SigLIP's pooling: a learnt query attends to all tokens, an MLP follows: [b n d] -> [b d]."""
+
+    heads: int
+    hidden: int
+    activation: str
+    epsilon: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
+        b, n, width = tokens.shape
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small_normal)
+        probe = self.param("probe", small_normal, (width,)).astype(self.dtype)
+        query = jnp.broadcast_to(dense(width, name="q")(probe), (b, width))
+        kv = dense(2 * width, name="kv")(tokens).reshape(b, n, 2, self.heads, -1)
+        query = query.reshape(b, 1, self.heads, -1)
+        x = jax.nn.dot_product_attention(query, kv[:, :, 0], kv[:, :, 1])
+        x = dense(width, name="proj")(x.reshape(b, width))
+        y = dense(self.hidden, name="fc1")(layer_norm(self.epsilon, self.dtype, "norm")(x))
+        return x + dense(width, name="fc2")(ACTIVATIONS[self.activation](y))
