@@ -18,7 +18,7 @@ from configs import common, transfer
 def get_config(preset: str = ""):
     config = ConfigDict(
         dict(
-            experiment="benchmark",
+            experiment="benchmark",  # what the config is for
             # NAME=SPEC by commas, SPEC as for a transfer's encoder; "random" needs no SPEC and has
             # the shape of the first workdir among them. NAME=WORKDIR+WORKDIR+... are pretrainings
             # of one recipe with different seeds: one encoder, whose intervals hold their variance.
@@ -28,10 +28,12 @@ def get_config(preset: str = ""):
             # jsrt:nodule@folds=5,siim@exclusive=True (fields of configs/transfer.py;
             # docs/own_images.md has which).
             datasets="",
-            protocols="linear",
+            protocols="linear",  # by commas
             fractions=(0.01, 0.1, 1.0),  # of the training patients, nested
             seeds=(0, 1, 2),  # which patients; of fine-tuning also its own randomness
-            data=dict(dir="data"),
+            data=dict(
+                dir="data",  # folder that holds the built datasets
+            ),
             dry_run=False,  # print the grid and what it costs, run nothing
             transfer=common.transfer(),  # everything else of every cell
         )

@@ -21,22 +21,23 @@ def transfer() -> ConfigDict:
     """Returns the config of a transfer, which a pretraining may also run at its end."""
     return ConfigDict(
         dict(
-            experiment="transfer",
-            seed=0,
+            experiment="transfer",  # what the config is for
+            seed=0,  # of the label fraction's patients, resamples and random encoders
             # A pretraining workdir, a weights file as SOURCE:PATH (docs/weights.md), random.
             encoder="random",
             # Encoders to compare with, same format, separated by commas.
             baselines="random",
-            dataset="",
-            data=dict(dir="data"),
+            dataset="",  # the labelled dataset: NAME or NAME/RESOLUTION
+            data=dict(
+                dir="data",  # folder that holds the built datasets
+            ),
             # A named task of the dataset, or labels by commas; "" is its default: every label.
             task="",
-            # How raw labels become targets; "" and 0 leave it to the task (cxr_jax/data/tasks.py).
-            uncertain_as="",  # -1 counts as: zeros, ones, ignore
-            missing_as="",  # a blank counts as: zeros, ones, ignore
-            readers="",  # of several readers: majority, any, all
-            certainty=0.0,  # certainties from here on count as present
-            projections="",  # images that take part: PA,AP or any
+            uncertain_as="",  # -1 counts as: zeros, ones, ignore; "": as the task says
+            missing_as="",  # a blank counts as: zeros, ones, ignore; "": as the task says
+            readers="",  # of several readers: majority, any, all; "": as the task says
+            certainty=0.0,  # certainties from here on count as present; 0: as the task says
+            projections="",  # images that take part: PA,AP or any; "": as the task says
             exclusive=False,  # the labels are classes of which every image has exactly one
             # Side of the square images that all encoders read; 0: each the one it was trained for.
             read_size=0,
@@ -46,19 +47,22 @@ def transfer() -> ConfigDict:
             # 0: the dataset's own splits. The fraction is then one of each training part.
             folds=0,
             C=tuple(10.0**power for power in range(-6, 5)),  # linear: the best on validation
-            knn=dict(k=(5, 20, 100), temperature=(0.07,)),  # the best on validation, per label
+            knn=dict(k=(5, 20, 100), temperature=(0.07,)),
             finetune=finetune(),
-            # Images in the report and in TensorBoard's projector; draw=False keeps them out of all
-            # files. images: hashed image_ids of test images by commas (data_builders.reidentify);
-            # "" chooses, label by label. Only config.encoder's are drawn, not its baselines'.
-            pictures=dict(draw=True, images=""),
+            # Only config.encoder's are drawn, not its baselines'.
+            pictures=dict(
+                draw=True,  # images in the report and in TensorBoard; False: in no file
+                # Hashed image_ids of test images by commas (data_builders.reidentify); "" chooses,
+                # label by label.
+                images="",
+            ),
             export_features="",  # a file: frozen features of config.encoder as .npz or .parquet
             batch_size=64,  # where nothing is trained: speed and memory alone
-            num_resamples=1000,
+            num_resamples=1000,  # of the test patients, for intervals
             feature_cache="",  # folder of features that other transfers of these images share
             # Used where a random encoder has no trained one beside it to copy its shape from.
             model=dict(name="resnet", variant="50"),
-            image_size=224,
+            image_size=224,  # of such a random encoder
         )
     )
 
@@ -98,36 +102,38 @@ def pretrain() -> ConfigDict:
     """Pretraining of a ResNet-50 at 224 px; the objective and its recipe come on top."""
     config = ConfigDict(
         dict(
-            experiment="pretrain",
-            seed=0,
+            experiment="pretrain",  # what the config is for
+            seed=0,  # of weights, order and views
             # An encoder to start from, named as transfers name it (a workdir, SOURCE:PATH): its
             # weights, and the pixels' mean and std that go with them. "": random weights.
             init="",
             # Share of config.init's weights in the encoder that is exported, monitored and
             # transferred: the rest is what training made of them. 0: what it made of them alone.
             start_share=0.0,
-            batch_size=4096,
+            batch_size=4096,  # images a step, over all devices
             # Images that go through the encoder at a time; 0: the whole batch. The gradient stays
             # that of the whole batch's loss, for a second forward pass; batch norm sees a part.
             microbatch_size=0,
-            # Devices that share an image's computation, wide layers split over them; the others
-            # split the batch.
-            mesh=dict(model=1),
+            mesh=dict(
+                # Devices that share an image's computation, wide layers split over them; the others
+                # split the batch.
+                model=1,
+            ),
             # Parameters and optimizer state split over the devices instead of copied to each:
             # for models that do not fit otherwise.
             shard_state=False,
             image_size=224,  # at which the trained encoder reads whole images in transfers
-            num_train_steps=10_000,
-            checkpoint_every_steps=500,
-            keep_checkpoints=2,
-            log_every_steps=20,
+            num_train_steps=10_000,  # updates
+            checkpoint_every_steps=500,  # a killed run goes on from the last one
+            keep_checkpoints=2,  # the last so many
+            log_every_steps=20,  # a line of metrics.jsonl
             # So many steps may have a loss or gradient that is not finite, and are skipped: the
             # state stays as it was. 0: the first one ends the run. Images are listed either way.
             skip_nonfinite=0,
             data=dict(
-                name="image_folder",
-                dir="data",
-                split="train",
+                name="image_folder",  # the built dataset: NAME or NAME/RESOLUTION
+                dir="data",  # folder that holds the built datasets
+                split="train",  # of it
                 # Datasets by commas: images of their patients, or that look like theirs, stay out.
                 exclude="",
                 image_size=256,  # the square that goes to the device, before cropping
@@ -137,9 +143,13 @@ def pretrain() -> ConfigDict:
                 # device; 100,000 of 256 px are 6.6 GB. none: read anew each time.
                 cache="none",
             ),
-            # remat: activations are computed again for the gradient, block by block, and not kept.
             model=dict(name="resnet", variant="50", dtype="bfloat16", remat=False),
-            online_knn=dict(dataset="", task="", every_steps=500),
+            # Nearest neighbours of a labelled dataset, a monitor while it trains.
+            online_knn=dict(
+                dataset="",  # whose validation images are scored; "": no monitor
+                task="",  # of the dataset; "": its default
+                every_steps=500,  # how often
+            ),
             transfer=transfer(),  # runs at the end if transfer.dataset is set
         )
     )

@@ -22,11 +22,13 @@ from configs import common
 def get_config(preset: str = ""):
     config = ConfigDict(
         dict(
-            experiment="share",
+            experiment="share",  # what the config is for
             encoder="",  # the workdir of a pretraining with config.init
             datasets="",  # NAME or NAME:TASK by commas, as in configs/benchmark.py
             shares=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),  # of the start
-            data=dict(dir="data"),
+            data=dict(
+                dir="data",  # folder that holds the built datasets
+            ),
             transfer=common.transfer(),  # everything else of every probe
         )
     )

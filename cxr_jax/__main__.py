@@ -43,6 +43,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from cxr_jax import config as config_file
+from cxr_jax import config_fields
 from cxr_jax.io import COMMAND, command_line
 
 
@@ -83,9 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             config = config_file.load(own.config, overrides)
         if own.help:
-            print(f"Fields of {own.config}, as --config.FIELD=VALUE (see configs/common.py):\n")
-            fields = config_file.flat(config.to_dict())
-            print("\n".join(f"--config.{name}={value!r}" for name, value in fields))
+            print(config_fields.help_text(own.config, config))
             return 0
         _keep_compiled_programs()
         from cxr_jax.training import distributed  # not before: JAX takes seconds

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import re
 import runpy
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,12 +46,12 @@ def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
     if not spec:
         raise ValueError(f"--config is missing; {COMMAND} --help lists the configs")
     path, _, preset = spec.partition(":")
-    found = [place for place in (Path(path), _ROOT / path) if place.is_file()]
-    if not found or found[0].suffix != ".py" or "def get_config" not in found[0].read_text():
+    file = find(path)
+    if file.suffix != ".py" or "def get_config" not in file.read_text():
         raise FileNotFoundError(f"no config file {path}; there are:\n{list_configs()}")
     if str(_ROOT) not in sys.path:
         sys.path.append(str(_ROOT))  # configs import each other, wherever the command was given
-    config = runpy.run_path(str(found[0]))["get_config"](preset)
+    config = runpy.run_path(str(file))["get_config"](preset)
     for argument in overrides:
         option = argument.partition("=")[0]
         name = option.removeprefix("--config.")
@@ -67,6 +68,17 @@ def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
     )
     holder(["run.py", *overrides])
     return value.value
+
+
+def find(path: str) -> Path:
+    """Returns a config's file: from here, or else from the clone or what the wheel brings.
+
+    Raises FileNotFoundError with the list of the configs that there are.
+    """
+    found = [place for place in (Path(path), _ROOT / path) if place.is_file()]
+    if not found:
+        raise FileNotFoundError(f"no config file {path}; there are:\n{list_configs()}")
+    return found[0]
 
 
 def load_saved(workdir: Path, new: Path, overrides: Sequence[str]) -> ConfigDict:
@@ -147,8 +159,10 @@ def list_configs() -> str:
     lines = []
     for path in sorted((_ROOT / "configs").glob("*.py")):
         if path.stem != "common":
-            first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
-            lines.append(f"  configs/{path.name:<14} {first}")
+            head = ast.get_docstring(ast.parse(path.read_text())) or ""
+            lines.append(f"  configs/{path.name:<14} {head.partition(chr(10))[0]}")
+            if presets := re.findall(r"^:\w+", head, re.MULTILINE):
+                lines.append(f"{'':25}{' '.join(presets)}")
     return "\n".join(lines)
 
 

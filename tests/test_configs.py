@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cxr_jax import config as config_file
-from cxr_jax import objectives
+from cxr_jax import config_fields, objectives
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
@@ -20,10 +20,16 @@ def test_head_lists_the_presets_and_each_makes_an_objective(name):
     presets = str(told.value).rpartition("this config has: ")[2].split(", ")
     presets = [] if presets == ["none"] else presets
     assert sorted(re.findall(r"^:(\w+) ", file.read_text(), re.MULTILINE)) == sorted(presets)
-    for preset in presets:
-        config = config_file.load(f"{file}:{preset}", [])
-        if config.experiment == "pretrain":
+    for spec in (str(file), *(f"{file}:{preset}" for preset in presets)):
+        config, preset = config_file.load(spec, []), spec.partition(":")[2]
+        if preset and config.experiment == "pretrain":
             objectives.build(config)
+        rows = [row for group in config_fields.sections(spec, config).values() for row in group]
+        unsaid = [row.name for row in rows if not row.words]
+        assert not unsaid, f"say what they mean, where cxr_jax/config_fields.py reads it: {unsaid}"
+        told = config_fields.help_text(spec, config)
+        fields = config_file.flat(config.to_dict())
+        assert all(f"--config.{name}={value!r}" in told for name, value in fields)
         if preset.startswith("adapt"):
             assert (config.start_share, config.init) == (0.5, "")
             assert config.checkpoint_every_steps < config.num_train_steps

@@ -1,6 +1,6 @@
 """Views: the ops that make one, in their order. The numbers are the configs'.
 
-Fields of a view, all required:
+Fields of config.views.* and config.finetune.view, all required:
 
 size          pixels per side of the view
 crop_scale    (min, max) share of the image's area in the crop
@@ -9,8 +9,8 @@ flip          probability of a horizontal flip. A flipped chest image shows dext
               anatomy hardly ever does; the published recipes flip with 0.5 all the same
 rotate        rotation before the crop, degrees uniform in [-rotate, rotate]; 0 costs nothing
 brightness, contrast, gamma
-              strengths (see cxr_jax.augment.ops), applied together, in this order, with
-jitter_prob   probability
+              strengths (see cxr_jax.augment.ops), applied together, in this order
+jitter_prob   probability of these three
 blur_prob     probability of the Gaussian blur
 blur_sigma    (min, max) standard deviation, uniform, in pixels of the view
 solarise_prob probability that grey values of one half and more are inverted

@@ -1,5 +1,15 @@
 """Encoders, one file each: `build({"name": "resnet", "variant": "50"})`.
 
+Fields of config.model:
+
+name       a file of this folder
+variant    its size
+mean, std  of the pixels in [0, 1], one each or one per channel of three
+dtype      of the computation, "float32" or "bfloat16"; weights are float32
+remat      activations are computed again for the gradient, block by block, and not kept: a fraction
+           of the memory, a third more time
+
+
 A module maps images [b h w 1] and `train` to features [b d]; its `depth(name)` says at which depth,
 from 0, the parameters called `name` at its top level lie (for layer-wise learning rates).
 

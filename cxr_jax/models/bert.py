@@ -101,9 +101,16 @@ class Bert(nn.Module):
 def make_text_encoder(fields: Section, where: str) -> Bert:
     """Returns the encoder of a section of a config; ValueError, naming `where`, for a wrong field.
 
-    Fields: vocabulary (tokens), width, num_blocks (BERT's base: 768 and 12); optional: heads (0:
-    one for 64 channels), hidden (of the MLP; 0: four times the width), positions (the longest
-    text, 512), pooling ("max"), dtype ("float32").
+    Fields of config.objective.text, of which vocabulary, width and num_blocks are required:
+
+    vocabulary  how many tokens it knows
+    width       of a token; BERT's base: 768
+    num_blocks  its depth; 12
+    heads       of attention; 0: one for 64 channels
+    hidden      width of the MLP; 0: four times that of the tokens
+    positions   the longest text, in tokens; 512
+    pooling     of the tokens, "max" or "mean"; "max"
+    dtype       of the computation, "float32" or "bfloat16"; "float32"
     """
     check_fields(fields, where, _REQUIRED, _DEFAULTS)
     given = _DEFAULTS | dict(fields)

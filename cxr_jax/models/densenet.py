@@ -102,7 +102,11 @@ def make(
     std: Sequence[float] = (0.25,),
     negative_slope: float = 0.0,
 ) -> DenseNet:
-    """Returns the DenseNet "121", "169" or "201"; ValueError for fields that make no sense."""
+    """Returns the DenseNet; ValueError for fields that make no sense. Fields of config.model:
+
+    variant         "121", "169" or "201"
+    negative_slope  of its activations below 0; 0: ReLU
+    """
     if variant not in VARIANTS:
         raise ValueError(f"no DenseNet variant {variant!r}; there are {', '.join(VARIANTS)}")
     _layers.check_pixels(mean, std, dtype)

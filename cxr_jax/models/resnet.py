@@ -179,6 +179,14 @@ def make(
 ) -> ResNet:
     """Returns the ResNet named by `variant`: "18", "34", "50", "101", "152" or "small".
 
+    Fields of config.model:
+
+    variant             "18", "34", "50", "101", "152", or "small" for CPUs
+    stride_in_1x1       a bottleneck has its stride in the first convolution (the original v1)
+    d                   ResNet-D's stem and shortcuts (arXiv:1812.01187)
+    squeeze             squeeze and excitation (arXiv:1709.01507)
+    zero_init_residual  residual branches start from zero
+
     Raises ValueError for fields that make no sense, as `stride_in_1x1` without bottlenecks.
     """
     fields = dict(locals())  # the arguments: all but `variant` are fields of the module

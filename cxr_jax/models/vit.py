@@ -239,11 +239,12 @@ def make(
 ) -> ViT:
     """Returns the ViT called `variant`: "S", "B", "L", "H", or width and number of blocks: "192x6".
 
-    Args:
+    Fields of config.model:
       patch: pixels of a patch's side.
       image_size: pixels of an image's side for which position embeddings are learnt.
       heads: of attention; 0: the variant's, else one for 64 channels.
       hidden: width of the MLP; 0: four times that of the tokens.
+      class_token: whether there is one.
       registers: how many register tokens (DeiT's distillation token is one).
       pooling: "class", the class token, "first_two", the mean of it and the first register
         (distilled DeiT), "mean", of the patches, or "attention", SigLIP's.

@@ -1,6 +1,9 @@
 """Self-supervised objectives, one file each: `build(config)` -> pure functions.
 
 `Objective` holds the functions, and declares beside them what they need and give.
+Fields of config.objective:
+
+name  a file of this folder; the file says the others
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,8 +1,11 @@
 """Barlow Twins: the cross-correlation of two views' embeddings is to be the identity matrix.
 
 Zbontar et al., "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", arXiv:2103.03230,
-and its official code. Fields of config.objective: name, hidden (of the projector: (8192, 8192)),
-out (8192), redundancy (the paper's lambda, the weight of what is not on the diagonal: .0051).
+and its official code. Fields of config.objective:
+
+hidden      the projector's hidden widths; (8192, 8192)
+out         what it gives; 8192
+redundancy  the paper's lambda, the weight of what is not on the diagonal; .0051
 """
 
 import jax

@@ -1,9 +1,12 @@
 """BYOL: an online network predicts what a slowly following target network sees in the other view.
 
-Grill et al., "Bootstrap Your Own Latent", arXiv:2006.07733, and DeepMind's code. Fields of
-config.objective: name, hidden (of projector and predictor; the paper: 4096), out (256),
-tau_base (.996 for 1000 epochs, .99 for 300 and 100, .97 for 40). tau runs over
-config.num_train_steps.
+Grill et al., "Bootstrap Your Own Latent", arXiv:2006.07733, and DeepMind's code.
+Fields of config.objective:
+
+hidden    hidden width of projector and predictor; the paper's 4096
+out       what the projector gives; 256
+tau_base  the target's decay, which goes to 1 over config.num_train_steps; .996 for 1000 epochs, .99
+          for 300 and 100, .97 for 40
 """
 
 from functools import partial

@@ -10,10 +10,13 @@ hidden        the two projectors' hidden widths, for which the paper gives no nu
 out           the space in which images and sentences meet; 512
 head_bn       batch norm behind every layer of the projectors, which have none in the paper: it
               starts from trained encoders, and from random ones all outputs may grow alike first
-text          the text encoder: fields of cxr_jax/models/bert.py, and
-  weights       a file of BERT's (weights/importers/_bert.py) to start from; "": random numbers
-  frozen_layers how many of its lower layers, and with them its embeddings, stay as they are; the
-                paper's 6. 0: everything is trained
+
+The text encoder is that of cxr_jax/models/bert.py. More fields of it:
+Fields of config.objective.text:
+
+weights        a file of BERT's (weights/importers/_bert.py) to start from; "": random numbers
+frozen_layers  how many of its lower layers, and with them its embeddings, stay as they are; the
+               paper's 6. 0: everything is trained
 
 Frozen parameters are in aux["frozen_text"], where no optimizer sees them. BERT's dropout is left
 out. Sentences that several images of a batch share repel all the same, and images are mirrored

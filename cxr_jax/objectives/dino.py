@@ -4,15 +4,16 @@ Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", arXi
 its official code. config.views holds two global views, a and b, and `local`, of which an image gets
 num_local. Fields of config.objective:
 
-name
-hidden, bottleneck, prototypes     the head: (2048, 2048), 256, 65536
-head_bn                            batch norm in it; False (the official use_bn_in_head)
-num_local                          8
-student_temperature                .1
-teacher_temperature                (.04, .07): from the first to the second, linearly,
-teacher_warmup                     during this share of the training (30 of 100 epochs: .3)
-centre_momentum                    .9
-tau_base                           .996, the teacher's decay, which goes to 1 as BYOL's does
+hidden               the head's hidden widths; (2048, 2048)
+bottleneck           what they lead to, before the prototypes; 256
+prototypes           to which images are assigned; 65536
+head_bn              batch norm in the head; False (the official use_bn_in_head)
+num_local            small crops of an image; 8
+student_temperature  of its softmax over prototypes; .1
+teacher_temperature  of the teacher's, from the first to the second, linearly; (.04, .07)
+teacher_warmup       share of the training in which it changes; 30 of 100 epochs: .3
+centre_momentum      decay of the mean that is taken off the teacher's outputs; .9
+tau_base             the teacher's decay, which goes to 1 as BYOL's does; .996
 
 The teacher is what is evaluated and exported, as in the paper. As in the official code, the encoder
 runs once per size of crop and the head once over all of a network's crops, which its batch norm

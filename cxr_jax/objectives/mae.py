@@ -1,9 +1,13 @@
 """MAE: an encoder sees a few of an image's patches, and a decoder draws the hidden ones.
 
 He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv:2111.06377, and its official
-code. config.model is a ViT; config.views holds one view, a, of whole patches. Fields of
-config.objective: name, mask_ratio (.75), decoder_width (512), decoder_blocks (8), decoder_heads
-(16).
+code. config.model is a ViT; config.views holds one view, a, of whole patches.
+Fields of config.objective:
+
+mask_ratio      share of the patches that are hidden; .75
+decoder_width   of the decoder's tokens; 512
+decoder_blocks  its depth; 8
+decoder_heads   of its attention; 16
 
 As in the official code positions are sines and cosines that are not trained, matrices start
 Glorot-uniform, and the target of a patch is its pixels less their mean, over their deviation.

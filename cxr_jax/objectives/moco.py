@@ -2,8 +2,14 @@
 
 He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", arXiv:1911.05722;
 Chen et al., "Improved Baselines with Momentum Contrastive Learning", arXiv:2003.04297; and their
-official code. Fields of config.objective: name, temperature (.2), hidden (of the projector: 2048),
-out (128), queue_size (65536), momentum (.999), bn_group (32).
+official code. Fields of config.objective:
+
+temperature  by which cosines are divided; .2
+hidden       the projector's hidden width; 2048
+out          what it gives; 128
+queue_size   how many keys of past images a query is compared with; 65536
+momentum     decay of the moving average that embeds the keys; .999
+bn_group     images that batch norm takes its statistics from; 32
 
 Shuffling batch norm (section 3.3 of the first paper). Were a query and its key normalised with the
 statistics of the same images, the network could tell the key by those, since the queue's keys were

@@ -1,8 +1,11 @@
 """SimCLR: an image's two views attract, every other view in the global batch repels.
 
 Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations",
-arXiv:2002.05709, and its official code. Fields of config.objective: name, temperature,
-hidden (the projector's hidden widths; the paper's ResNet-50: (2048, 2048)), out (128).
+arXiv:2002.05709, and its official code. Fields of config.objective:
+
+temperature  by which cosines are divided; .1
+hidden       the projector's hidden widths; the paper's ResNet-50: (2048, 2048)
+out          what it gives; 128
 """
 
 from functools import partial

@@ -1,8 +1,11 @@
 """SimSiam: one network predicts its own view of the other view, and a stopped gradient suffices.
 
 Chen and He, "Exploring Simple Siamese Representation Learning", arXiv:2011.10566, and its official
-code. Fields of config.objective: name, hidden (of the projector: (2048, 2048)), out (2048),
-predictor_hidden (512).
+code. Fields of config.objective:
+
+hidden            the projector's hidden widths; (2048, 2048)
+out               what it gives; 2048
+predictor_hidden  hidden width of the predictor; 512
 """
 
 import jax

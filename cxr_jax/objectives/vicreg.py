@@ -1,8 +1,13 @@
 """VICReg: views agree, while every dimension keeps its variance and shares it with no other.
 
 Bardes et al., "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning",
-arXiv:2105.04906, and its official code. Fields of config.objective: name, hidden (of the projector:
-(8192, 8192)), out (8192), and the weights invariance (25), variance (25), covariance (1).
+arXiv:2105.04906, and its official code. Fields of config.objective:
+
+hidden      the projector's hidden widths; (8192, 8192)
+out         what it gives; 8192
+invariance  weight of the squared difference of the views; 25
+variance    weight of what standard deviations lack; 25
+covariance  weight of the squared covariances of dimensions; 1
 """
 
 import jax

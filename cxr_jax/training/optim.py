@@ -27,11 +27,13 @@ rate_inside_momentum
                lars only. True: the rate multiplies what enters the momentum, so that a change of
                rate works gradually (SimCLR). False: it multiplies the momentum (BYOL, Barlow Twins,
                VICReg). The two differ only while the rate changes.
-groups         by name: parameters with a rate of their own. `match` holds regular expressions as
-               `exclude` does, and of several groups the first that matches counts. Optional:
-               learning_rate, final_learning_rate, schedule and warmup in place of those above, and
-               `frozen`, for how long from the start (in `warmup_unit`) nothing of the group moves
-               (Adam's running means do).
+groups         by name: parameters with a rate of their own; of several that match the first counts
+groups.*.match regular expressions, as of exclude
+groups.*.learning_rate, groups.*.final_learning_rate, groups.*.schedule, groups.*.warmup
+               in place of those above
+groups.*.frozen
+               for how long from the start, in warmup_unit, nothing of the group moves (Adam's
+               running means do)
 
 A field that its optimizer does not use is allowed, so that --config.optimizer.name can switch.
 """

@@ -13,8 +13,8 @@ weight_decay    as in cxr_jax/training/optim.py; biases and norms are left out
 warmup          share of the steps in which the rate rises from 0; then it falls as a cosine to 0
 layer_decay     the rate is multiplied by this for every depth below the head: 1 is off
 epochs          passes over the training images, but at least min_steps and at most max_steps
-min_steps       (with 34 images an epoch is a step or two)
-max_steps
+min_steps       the fewest: with 34 images an epoch is a step or two
+max_steps       the most
 evaluations     how many moments of a training are judged on validation, the last step being one
 batch_size      images per step; fewer where there are fewer images
 dtype           of the computation, "float32" or "bfloat16"; weights are float32

@@ -24,10 +24,12 @@ from cxr_jax.weights.encoder import Encoder
 
 
 def make(config: Section) -> Protocol:
-    """Returns the protocol "knn"; of the config it reads `knn`: k and temperature, one or several.
+    """Returns the protocol "knn". Fields of config.knn:
 
-    Of several the best on validation is chosen per label; ties go to the larger k, then to the
-    larger temperature: votes of more images are the smoother ones.
+    k            how many neighbours vote; of several numbers validation chooses, label by label
+    temperature  votes are weighted by exp(cosine / temperature); one, or several as of k
+
+    Ties go to the larger k, then to the larger temperature: votes of more images are smoother.
     """
     check_fields(config["knn"], "config.knn", ("k", "temperature"))
     ks, temperatures = (positive_numbers(config, f"knn.{name}") for name in ("k", "temperature"))
