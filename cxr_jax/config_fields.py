@@ -57,7 +57,7 @@ def sections(spec: str, config: ConfigDict) -> dict[str, list[Row]]:
     for name in sorted(fields, key=lambda name: (name.startswith("transfer."), "." in name)):
         value = repr(fields[name])
         default = repr(plain[name]) if plain.get(name, fields[name]) != fields[name] else ""
-        row = Row(name, value, _meaning(name, meanings), default)
+        row = Row(name, value, _meaning(name, meanings).removesuffix("."), default)
         found.setdefault(name.rpartition(".")[0], []).append(row)
     for name, words in meanings.items():
         has = any(field == name or field.startswith(f"{name}.") for field in fields)
