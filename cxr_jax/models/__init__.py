@@ -17,6 +17,9 @@ For saliency a module has two methods more: `maps(images, train)`, a map [b i j 
 `pool(maps)`, the features that it makes of it. A ViT offers its patch tokens as they enter the last
 block, with i x j patches; its `pool` is that block and the rest. The image's class token, as it is
 by then, travels behind them and passes no gradient: what it gathered has no place on the image.
+
+For probes of an image's parts a module whose `maps` are not that has a third method:
+`patch_maps(images)`, the parts' features [b i j d], as the encoder leaves them.
 """
 
 import inspect

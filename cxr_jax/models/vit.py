@@ -141,6 +141,19 @@ class ViT(nn.Module):
         )
         return jnp.concatenate([patches.reshape(batch, rows, columns, -1), everywhere], axis=-1)
 
+    def patch_maps(self, images: Float[Array, "b h w 1"]) -> Float[Array, "b i j width"]:
+        """Returns the patches' tokens behind the last block, float32, at their places.
+
+        After the norm, unless that is one of pooled features alone; never projected.
+        """
+        patches = self.embed(images)
+        angles = self.angles(*patches.shape[1:3])
+        tokens = self._before_last(patches.reshape(len(patches), -1, self.width), angles)
+        tokens = self._last(tokens, angles)
+        if not self.norm_after_pooling:
+            tokens = self.norm(tokens)
+        return tokens[:, self.num_prefix :].astype(jnp.float32).reshape(patches.shape)
+
     def pool(self, maps: Float[Array, "b i j c"]) -> Float[Array, "b d"]:
         """Applies the last block and the rest. Gradients go to the patches' own channels alone."""
         maps = maps.astype(self.dtype)

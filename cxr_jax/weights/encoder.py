@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,13 +81,29 @@ def features(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
     In evaluation mode: an image's features do not depend on its batch.
     """
     model = models.build(encoder.model)
+    return _compiled(encoder, partial(model.apply, train=False))
 
-    @partial(jax.jit, compiler_options=xla.options())
-    def apply(variables: dict[str, Any], images: jax.Array) -> jax.Array:
-        return model.apply(variables, images, train=False)
 
+def maps(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
+    """Compiles the encoder: images, as for `features`, to maps of them, float32 [b h w d].
+
+    Raises ValueError for a model that gives no map.
+    """
+    model = models.build(encoder.model)
+    if hasattr(model, "patch_maps"):
+        return _compiled(encoder, partial(model.apply, method="patch_maps"))
+    if not hasattr(model, "maps"):
+        raise ValueError(
+            f"model {encoder.model['name']!r} gives no map of an image: it needs the method `maps` "
+            "(cxr_jax/models/__init__.py)"
+        )
+    return _compiled(encoder, partial(model.apply, train=False, method="maps"))
+
+
+def _compiled(encoder: Encoder, apply: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     # Variables are an argument: as constants of the program they would slow its compilation.
-    return partial(apply, jax.device_put(encoder.variables))
+    compiled = jax.jit(apply, compiler_options=xla.options())
+    return partial(compiled, jax.device_put(encoder.variables))
 
 
 def random_encoder(model_config: Mapping[str, Any] | Any, image_size: int, seed: int) -> Encoder:
@@ -124,13 +140,39 @@ class ImageEncoder:
     def __init__(self, encoder: Encoder):
         self.encoder = encoder
         self.image_size = encoder.image_size
-        self._features = features(encoder)
+        self._on_device = encoder._replace(variables=jax.device_put(encoder.variables))
+        self._features = features(self._on_device)
 
     def __repr__(self) -> str:
         return f"ImageEncoder({self.encoder.name!r}, images of {self.image_size} px)"
 
     def __call__(self, images: object, batch_size: int = 32) -> Float[np.ndarray, "n d"]:
         """Raises ValueError for no images, or one that cannot be read or has other pixels."""
+        return self._of_each(self._features, images, batch_size)
+
+    def maps(self, images: object, batch_size: int = 32) -> Float[np.ndarray, "n h w d"]:
+        """Returns features of the parts of every image, float32; raises as a call.
+
+        h x w parts cover the square that the encoder reads, from its upper left corner on. A ResNet
+        or DenseNet gives its last feature map, whose mean over the parts are the image's features;
+        a ViT its patch tokens after the last block and norm, beside the class token, which is not
+        among them (of a ViT that norms what it pooled, before the norm; of CLIP's before the
+        projection).
+
+        >>> model = {"name": "resnet", "variant": "small"}
+        >>> encoder = ImageEncoder(random_encoder(model, image_size=32, seed=0))
+        >>> encoder.maps(np.zeros((3, 40, 36), np.uint8)).shape
+        (3, 2, 2, 128)
+        """
+        return self._of_each(self._maps, images, batch_size)
+
+    @cached_property
+    def _maps(self) -> Callable[[jax.Array], jax.Array]:
+        return maps(self._on_device)
+
+    def _of_each(
+        self, function: Callable[[jax.Array], jax.Array], images: object, batch_size: int
+    ) -> Float[np.ndarray, "n ..."]:
         squares = (self._square(image, name) for image, name in _one_by_one(images))
         rows = []
         while batch := list(islice(squares, batch_size)):
@@ -138,7 +180,7 @@ class ImageEncoder:
             size = batch_size if rows else min(batch_size, 1 << (len(batch) - 1).bit_length())
             padded = np.pad(np.stack(batch), ((0, size - len(batch)), (0, 0), (0, 0)))
             unit = padded[..., None] / np.float32(255)
-            rows.append(np.asarray(self._features(unit))[: len(batch)])
+            rows.append(np.asarray(function(unit))[: len(batch)])
         if not rows:
             raise ValueError("no images: pass at least one path or array")
         return np.concatenate(rows)

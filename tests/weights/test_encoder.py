@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import cxr_jax
+from cxr_jax import models
 from cxr_jax.data.images import decode_square
 from cxr_jax.io.image_io import read_image
 from cxr_jax.weights.encoder import ImageEncoder, features, random_encoder
@@ -41,6 +42,46 @@ def test_arrays_of_every_kind_give_the_encoders_features(encoder):
         np.testing.assert_array_equal(encoder(same), encoder(images)[:1])
     np.testing.assert_allclose(encoder(images[0]), reference[:1], atol=1e-5)
     np.testing.assert_allclose(encoder(images, batch_size=2), reference, atol=1e-5)
+
+
+def _vit(**changes):
+    return {"name": "vit", "variant": "64x1", "patch": 8, "image_size": SIZE} | changes
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        ({"name": "resnet", "variant": "small"}, (2, 2, 128)),
+        (_vit(pooling="mean", registers=2), (4, 4, 64)),
+        (_vit(pooling="mean", norm_after_pooling=True), (4, 4, 64)),
+        (_vit(), (4, 4, 64)),
+    ],
+)
+def test_maps_are_what_features_are_pooled_from(model, shape):
+    encoder = ImageEncoder(random_encoder(model, SIZE, seed=0))
+    images = _images()
+    maps, pooled = encoder.maps(images, batch_size=2), encoder(images)
+    assert maps.shape == (3, *shape) and maps.dtype == np.float32
+    mean = maps.mean((1, 2))
+    if model.get("norm_after_pooling"):  # of initial weights: no scale, no shift
+        mean = (mean - mean.mean(1, keepdims=True)) / mean.std(1, keepdims=True)
+    if model.get("pooling") == "mean" or model["name"] != "vit":
+        np.testing.assert_allclose(mean, pooled, atol=1e-4)
+    else:  # the class token is not among the patches
+        assert np.abs(maps - pooled[:, None, None]).max((1, 2, 3)).min() > 0.1
+        net = models.build(model)
+        unit = jnp.asarray(images[..., None] / np.float32(255))
+        tokens = net.apply(
+            encoder.encoder.variables,
+            net.apply(encoder.encoder.variables, unit, method="embed").reshape(3, 16, 64),
+            method="encode",
+        )
+        np.testing.assert_allclose(tokens[:, 0], pooled, atol=1e-4)
+        np.testing.assert_allclose(tokens[:, 1:], maps.reshape(3, 16, 64), atol=1e-4)
+        brighter = images.copy()
+        brighter[:, :8, 24:] = 255  # its upper right corner
+        moved = np.abs(encoder.maps(brighter) - maps).max((0, 3))
+        assert np.unravel_index(moved.argmax(), moved.shape) == (0, 3)
 
 
 def test_a_larger_image_is_shrunk_and_its_centre_taken(encoder):

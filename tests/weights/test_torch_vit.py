@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from cxr_jax import weights
+from cxr_jax.weights.encoder import ImageEncoder
 from cxr_jax.weights.importers import _vit
 
 torch = pytest.importorskip("torch")
@@ -108,6 +109,20 @@ def test_an_image_of_another_size_and_a_folder_of_the_hub(tmp_path, registers):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json is damaged: it is not JSON"):
         weights.load(f"timm:{tmp_path}")
+
+
+def test_maps_equal_torchs_patch_tokens(tmp_path):
+    net = torch_vit.ViT(layer_scale=True, registers=2)
+    torch.save(torch_vit.hugging_face_dinov2(net), tmp_path / "weights.pt")
+    encoder = weights.load(f"dinov2:{tmp_path}/weights.pt")._replace(image_size=48)
+    images = np.random.default_rng(1).integers(0, 256, (2, 48, 48), np.uint8)
+    tokens = []
+    net.norm.register_forward_hook(lambda *given: tokens.append(given[2]))
+    with torch.no_grad():
+        net.features(torch.from_numpy(images / np.float32(255))[:, None], *IMAGENET)
+    wanted = tokens[0][:, 3:].reshape(2, 6, 6, 64).numpy()
+    ours = ImageEncoder(encoder).maps(images)
+    np.testing.assert_allclose(ours, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize(
