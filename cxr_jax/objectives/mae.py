@@ -39,7 +39,7 @@ class Decoder(nn.Module):
     """Tokens of the visible patches -> `out` values of every hidden patch, float32.
 
     The tokens are those that belong to no patch, then those of the patches order[:, :v]; the
-    values are those of the patches order[:, v:].
+    values are those of the patches order[:, v:], from the layer called `last`.
     """
 
     grid: tuple[int, int]
@@ -50,6 +50,7 @@ class Decoder(nn.Module):
     epsilon: float
     remat: bool
     dtype: str
+    last: str = "pixels"
 
     @nn.compact
     def __call__(
@@ -60,7 +61,7 @@ class Decoder(nn.Module):
         x = nn.Dense(self.width, dtype=dtype, name="embed")(tokens)
         mask = self.param("mask_token", nn.initializers.normal(0.02), (self.width,)).astype(dtype)
         x = jnp.concatenate([x, jnp.broadcast_to(mask, (images, hidden, self.width))], axis=1)
-        places = sincos(*self.grid, self.width).reshape(count, self.width)
+        places = sincos(*self.grid, self.width).reshape(-1, self.width)
         before = tokens.shape[1] - num_visible
         x = x.at[:, before:].add(jnp.asarray(places, dtype)[order])
         block = nn.remat(Block) if self.remat else Block
@@ -69,7 +70,7 @@ class Decoder(nn.Module):
             shared = (self.heads, 4 * self.width, 0.0, "gelu", self.epsilon, dtype)
             x = block(*shared, name=name)(x)
         x = nn.LayerNorm(self.epsilon, dtype=dtype, use_fast_variance=False, name="norm")(x)
-        x = nn.Dense(self.out, dtype=dtype, name="pixels")(x[:, -hidden:])
+        x = nn.Dense(self.out, dtype=dtype, name=self.last)(x[:, -hidden:])
         return x.astype(jnp.float32)
 
 

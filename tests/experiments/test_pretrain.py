@@ -93,7 +93,7 @@ def test_impossible_configs_are_refused(field, value, message, tiny_config, tmp_
     ("objective", "preset"),
     [
         *(("simclr", "small"), ("byol", "demo"), ("barlow", ""), ("moco", "moco_cxr")),
-        *(("dino", "vits"), ("mae", "small")),
+        *(("dino", "vits"), ("ijepa", "small")),
     ],
 )
 def test_every_config_trains_one_tiny_step(objective, preset, tiny_config, tmp_path):

@@ -37,20 +37,26 @@ OBJECTIVES = {
         **dict(centre_momentum=0.9, tau_base=0.9),
     ),
     "mae": dict(name="mae", mask_ratio=0.75, decoder_width=32, decoder_blocks=2, decoder_heads=2),
+    "ijepa": dict(
+        **dict(name="ijepa", num_targets=2, target_scale=(0.25, 0.4), target_ratio=(0.5, 1.5)),
+        **dict(context_scale=(0.5, 1.0), predictor_width=32, predictor_blocks=1),
+        **dict(predictor_heads=2, tau_base=0.9),
+    ),
 }
 VIT = dict(name="vit", variant="64x2", patch=8, image_size=32)
-_VIEWS = {"dino": ("a", "b", "local"), "mae": ("a",), "convirt": ("a",)}
+_OF_VITS = ("mae", "ijepa")
+_VIEWS = {"dino": ("a", "b", "local")} | dict.fromkeys(("mae", "ijepa", "convirt"), ("a",))
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """(objective name, view fields) -> config with the tiny encoder, MAE with a small ViT."""
+    """(objective name, view fields) -> config with the tiny encoder, or a small ViT."""
     folder = str(Path(__file__).parent / "tiny")
     monkeypatch.setattr(models, "__path__", [*models.__path__, folder])
 
     def config(name, view=RANDOM):
         return dict(
-            model=dict(VIT) if name == "mae" else dict(name="tiny", width=16),
+            model=dict(VIT) if name in _OF_VITS else dict(name="tiny", width=16),
             views={key: dict(view) for key in _VIEWS.get(name, ("a", "b"))},
             objective=copy.deepcopy(OBJECTIVES[name]),
             data=dict(pairs="study", reports=dict(max_tokens=7)),
