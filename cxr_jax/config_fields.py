@@ -69,8 +69,7 @@ def sections(spec: str, config: ConfigDict) -> dict[str, list[Row]]:
 def help_text(spec: str, config: ConfigDict) -> str:
     """Returns what `--config=FILE[:PRESET] --help` prints: the file's head, and the fields."""
     path, _, preset = spec.partition(":")
-    head = ast.get_docstring(ast.parse(config_file.find(path).read_text())) or ""
-    lines = [head, "", f"Fields of {spec}, as --config.FIELD=VALUE:"]
+    lines = [head(config_file.find(path)), "", f"Fields of {spec}, as --config.FIELD=VALUE:"]
     told = set()
     for section, rows in sections(spec, config).items():
         lines += ["", f"{section or 'the run'}:"]
@@ -84,10 +83,14 @@ def help_text(spec: str, config: ConfigDict) -> str:
     return "\n".join(lines)
 
 
+def head(path: Path) -> str:
+    """Returns what a config file says of itself: command, cost, presets, what to expect."""
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
+
+
 def presets(path: Path) -> dict[str, str]:
     """Returns the presets that a config's head lists, with what it says of them."""
-    head = ast.get_docstring(ast.parse(path.read_text())) or ""
-    found = re.findall(r"^:(\w+) +(.*(?:\n +.*)*)", head, re.MULTILINE)
+    found = re.findall(r"^:(\w+) +(.*(?:\n +.*)*)", head(path), re.MULTILINE)
     return {name: " ".join(words.split()) for name, words in found}
 
 

@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _what(cls: type) -> str:
+def what(cls: type) -> str:
     """Returns the dataset in a line: the first of its builder's docstring."""
     return sys.modules[cls.__module__].__doc__.splitlines()[0].rstrip(".")
 
@@ -170,7 +170,7 @@ def _row(name: str, cls: type) -> tuple[str, ...]:
     labels = cls.LABEL_NAMES if isinstance(cls.LABEL_NAMES, tuple) else ()
     task = named.get("default", Task(as_stored(labels)))
     others = ", ".join(f"`{task}`" for task in named if task != "default")
-    return name, _what(cls), cls.PATIENT, _words(task, cls), others or "–", _splits(cls.SPLIT_RULE)
+    return name, what(cls), cls.PATIENT, _words(task, cls), others or "–", _splits(cls.SPLIT_RULE)
 
 
 def _words(task: Task, cls: type) -> str:
@@ -218,7 +218,7 @@ def markdown(classes: Mapping[str, type]) -> str:
 
 def details(name: str, cls: type) -> str:
     """Describes one dataset: raw files, options, labels, tasks, splits."""
-    lines = [f"{name}: {_what(cls)}", "", cls.MANUAL_DOWNLOAD_INSTRUCTIONS or "Needs no raw files."]
+    lines = [f"{name}: {what(cls)}", "", cls.MANUAL_DOWNLOAD_INSTRUCTIONS or "Needs no raw files."]
     own = {**cls.INPUTS, **cls.OPTIONS}
     lines += [f"  --{option}  {text}" for option, text in own.items()]
     if cls.BUILDER_CONFIGS:
