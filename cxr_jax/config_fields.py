@@ -138,7 +138,8 @@ def _tabled(config: ConfigDict) -> dict[str, str]:
             keep = {choice, "__init__", *like}
             tables = [one for one in tables if one.section != section or one.reader in keep]
     for table in tables:
-        found |= {f"{table.section}.{name}": words for name, words in table.rows.items()}
+        rows = table.rows.items()
+        found |= {f"{table.section}.{name}": words for name, words in rows if words}
     return found
 
 
