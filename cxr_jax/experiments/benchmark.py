@@ -1,12 +1,13 @@
 """Benchmark: a grid of transfers, cell by cell; a cell that fails does not stop the others.
 
 The workdir holds cells/<dataset>/<protocol>/<fraction>/<seed>/<encoder>/, each the workdir of a
-transfer, cells.json with the state of the grid, and the report, which is made from these alone
-(`python -m cxr_jax.report WORKDIR` makes it again). The same command continues a stopped benchmark
-and tries failed cells again.
+transfer without its page, cells.json with the state of the grid, and the report, which is made from
+these alone (`python -m cxr_jax.report WORKDIR` makes it again, and a page of a cell's folder). The
+same command continues a stopped benchmark and tries failed cells again.
 """
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -124,6 +125,22 @@ def _keep(changed, path: Path) -> None:
         return
 
 
+def _make_room(folder: Path, of_cell) -> None:
+    """Removes what another encoder left in the cell's folder: the grid's encoders were changed."""
+    try:
+        saved = with_added(read_json(folder / "config.json"))
+    except (OSError, ValueError):  # new, or damaged: running it will tell
+        return
+    of_encoder = [
+        f"config.{name} was {old}, is {new}"
+        for name, old, new in _workdir.changes(saved, as_json(of_cell))
+        if name.partition(".")[0] in ("encoder", "model", "image_size")
+    ]
+    if of_encoder:
+        print(f"made anew: {'; '.join(of_encoder)}")
+        shutil.rmtree(folder)
+
+
 def _groups(configs: Mapping[Cell, Any], workdir: Path, held: "_Held") -> dict[Cell, list[Cell]]:
     """Returns first cell of a group -> the cells, two or more, that can be fitted together.
 
@@ -141,6 +158,8 @@ def _run_group(configs: Mapping[Cell, Any], group: list[Cell], workdir: Path) ->
     """Runs the transfers of a group together; returns all its cells, or none where one failed."""
     start = time.monotonic()
     folders = [workdir / cell.folder for cell in group]
+    for cell, folder in zip(group, folders):
+        _make_room(folder, configs[cell])
     try:
         transfer.run_together([configs[cell] for cell in group], folders)
     except Exception as error:  # one cell may be at fault: run alone, the others finish
@@ -157,9 +176,10 @@ def _run_cell(of_cell, cell: Cell, workdir: Path, held: "_Held") -> dict[str, An
     if _is_done(folder, of_cell, held):
         print("done before")
         return _facts(folder, cell, of_cell)
+    _make_room(folder, of_cell)
     start = time.monotonic()
     try:
-        transfer.run(of_cell, folder)
+        transfer.run(of_cell, folder, page=False)
     except Exception as error:  # whatever it was: the other cells go on, and the report says so
         print(f"failed: {error}", flush=True)
         release(folder)

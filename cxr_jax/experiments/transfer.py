@@ -35,8 +35,11 @@ from cxr_jax.weights.encoder import Encoder
 _MOST_BYTES = 200_000_000  # of a fold's result
 
 
-def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Scores config.encoder and config.baselines on config.dataset and writes the report."""
+def run(config: ml_collections.ConfigDict, workdir: Path, page: bool = True) -> None:
+    """Scores config.encoder and config.baselines on config.dataset and writes the report.
+
+    Without `page` the results alone: `python -m cxr_jax.report WORKDIR` makes a page of them.
+    """
     chosen = _check_fields(config)
     if config.finetune.mean_teacher.weight and config.protocol != "finetune":
         print(
@@ -44,7 +47,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             "--config.protocol=finetune does"
         )
     encoders = _transfer_inputs.load_encoders(config)
-    _run(config, workdir, chosen, encoders, _transfer_inputs.load_splits(config))
+    _run(config, workdir, chosen, encoders, _transfer_inputs.load_splits(config), page)
 
 
 def fingerprints(config: ml_collections.ConfigDict) -> dict[str, str]:
@@ -61,7 +64,7 @@ def can_share(config: ml_collections.ConfigDict) -> bool:
 
 
 def run_together(configs: Sequence[ml_collections.ConfigDict], workdirs: Sequence[Path]) -> None:
-    """Does what `run` does for each config in its workdir, with the results fitted together.
+    """Does what `run` without `page` does for each config in its workdir, all fitted together.
 
     The configs differ in label fraction and seed alone, and have no baselines; their protocol must
     have `run_many`. The encoder is loaded and the features are read once.
@@ -77,10 +80,12 @@ def run_together(configs: Sequence[ml_collections.ConfigDict], workdirs: Sequenc
     results = chosen.run_many(encoder, whole, subsets, tools)
     for config, workdir, rows, result in zip(configs, workdirs, subsets, results, strict=True):
         fitted = chosen._replace(run=lambda *_, found=result: found)
-        _run(config, workdir, fitted, encoders, _transfer_inputs.cut(whole, rows))
+        _run(config, workdir, fitted, encoders, _transfer_inputs.cut(whole, rows), page=False)
 
 
-def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], splits: Splits) -> None:
+def _run(
+    config, workdir: Path, chosen: Protocol, encoders: list[Encoder], splits: Splits, page: bool
+) -> None:
     _pictures.check(config, splits.test)
     open_workdir(workdir, config)
     specs = _transfer_inputs.specs(config)
@@ -123,7 +128,8 @@ def _run(config, workdir: Path, chosen: Protocol, encoders: list[Encoder], split
         if (macro := outcome.rows[-1]["auroc"]) is not None:
             writer.scalars(0, {f"{outcome.name}/macro_auroc": macro})
     writer.close()
-    _transfer_report.report(config, workdir, chosen, outcomes, comparisons, splits, seen)
+    if page:
+        _transfer_report.report(config, workdir, chosen, outcomes, comparisons, splits, seen)
 
 
 def check(config: ml_collections.ConfigDict) -> None:

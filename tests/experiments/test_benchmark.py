@@ -192,14 +192,20 @@ def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp
     late = workdir / "cells/phantom-tiny/linear/0.5/1/late/predictions.parquet"
     assert not np.array_equal(read_parquet(late).scores, scores[1].scores)
 
-    # Both as pretrainings of one recipe: one encoder, scored by its mean.
-    config.encoders = f"mine={tmp_path / 'simclr'}+{tmp_path / 'late'}"
+    # Both as pretrainings of one recipe, in a grid that had one of them: one encoder, by its mean.
+    config.encoders = f"mine={tmp_path / 'simclr'}"
     config.reference, config.fractions = "mine", (1.0,)
-    benchmark.run(config, tmp_path / "both")
-    cells = json.loads((tmp_path / "both" / "cells.json").read_text())["cells"]
+    both = tmp_path / "both"
+    benchmark.run(config, both)
+    config.encoders = f"mine={tmp_path / 'late'}+{tmp_path / 'simclr'}"
+    benchmark.run(config, both)
+    assert f"config.encoder was {tmp_path / 'simclr'}, is" in capsys.readouterr().out
+    cells = json.loads((both / "cells.json").read_text())["cells"]
     assert [Path(cell["folder"]).name for cell in cells] == ["mine", "mine+1"]
-    assert [cell["spec"] for cell in cells] == [str(tmp_path / n) for n in ("simclr", "late")]
-    assert "Of mine (2) several pretrainings" in (tmp_path / "both/benchmark.md").read_text()
+    assert [cell["spec"] for cell in cells] == [str(tmp_path / n) for n in ("late", "simclr")]
+    held = [json.loads((both / cell["folder"] / "config.json").read_text()) for cell in cells]
+    assert [one["encoder"] for one in held] == [cell["spec"] for cell in cells]
+    assert "Of mine (2) several pretrainings" in (both / "benchmark.md").read_text()
 
 
 def test_all_cells_failing_is_an_error(config, tmp_path):
@@ -217,7 +223,7 @@ def test_cells_that_run_together_are_those_of_single_transfers(config, tiny_conf
         folder = tmp_path / "grid" / cell.folder
         alone = tmp_path / "alone" / cell.folder
         saved = json.loads((folder / "config.json").read_text())
-        transfer.run(ml_collections.ConfigDict(saved), alone)
+        transfer.run(ml_collections.ConfigDict(saved), alone, page=False)
         written, expected = (
             {
                 path.relative_to(each)
