@@ -4,7 +4,8 @@ Fields of config.data.reports, all required:
 
 sections    names that a section's heading must contain for its text to count, in lower case; ():
             whole reports. A heading is a line's beginning in capitals, up to a colon
-max_tokens  of a sentence; what goes beyond is cut off
+whole       optional: True: an image's text is all of these sections, not a sentence of them
+max_tokens  of a sentence; what goes beyond is cut off, and it is said how often
 tokenizer   the user's tokenizer.json or vocab.txt, or a folder with one; "": one is made of the
             training images' reports (tokenizer.py)
 vocabulary  how many tokens the text encoder has room for; a tokenizer that is made has no more
@@ -75,13 +76,13 @@ def open_reports(source: Source, fields: Section, workdir: Path) -> tuple[Source
     reports, or none with such sections.
     """
     _check(fields)
-    sections = fields["sections"]
+    sections, whole = fields["sections"], fields.get("whole", False)
     if "report" not in source.fields:
         raise ValueError(
             f"dataset {source.name} has no reports, which config.data.reports needs; "
             "indiana_university, mimic_cxr and padchest have them, and phantom if it is built again"
         )
-    images = sentences_of(source.columns(("report",))["report"], sections)
+    images = sentences_of(source.columns(("report",))["report"], sections, whole)
     kept = np.flatnonzero([len(sentences) > 0 for sentences in images])
     lacking = "report" + f" with a section {' or '.join(sections)}" * bool(sections)
     if not len(kept):
@@ -101,6 +102,13 @@ def open_reports(source: Source, fields: Section, workdir: Path) -> tuple[Source
     words = tokenizer.open_tokenizer(
         fields["tokenizer"], list(numbers), fields["vocabulary"], workdir
     )
+    counts = tokenizer.lengths(words, list(numbers))
+    if longer := sum(count > fields["max_tokens"] for count in counts):
+        print(
+            f"{longer:,} of {len(counts):,} different {'reports' if whole else 'sentences'} are "
+            f"longer than config.data.reports.max_tokens={fields['max_tokens']} and end there; the "
+            f"longest has {max(counts):,} tokens."
+        )
     encoded = tokenizer.encode(words, list(numbers), fields["max_tokens"])
     lengths = [len(tokens) for tokens in encoded]
     made = Reports(
@@ -115,10 +123,13 @@ def open_reports(source: Source, fields: Section, workdir: Path) -> tuple[Source
     return source, made
 
 
-def sentences_of(texts: Sequence[str], sections: Sequence[str]) -> list[tuple[str, ...]]:
+def sentences_of(
+    texts: Sequence[str], sections: Sequence[str], whole: bool = False
+) -> list[tuple[str, ...]]:
     """Returns the sentences in each report's sections; () for fewer than 3 words and marks.
 
-    Lines may break anywhere. A sentence ends with a mark before a space, and has a letter.
+    Lines may break anywhere. A sentence ends with a mark before a space, and has a letter; `whole`
+    leaves them together.
 
     >>> sentences_of(["FINDINGS: 1. Clear lungs. No effusion."], ["findings"])
     [('Clear lungs.', 'No effusion.')]
@@ -129,6 +140,8 @@ def sentences_of(texts: Sequence[str], sections: Sequence[str]) -> list[tuple[st
         text = " ".join(section_text(report, sections).split())
         if len(_WORD_OR_MARK.findall(text)) < _FEWEST:
             return ()
+        if whole:
+            return (text,)
         return tuple(part for part in _END.split(text) if re.search(r"[^\W\d_]", part))
 
     return [sentences(text) for text in texts]
@@ -148,7 +161,7 @@ def section_text(report: str, sections: Sequence[str]) -> str:
 
 
 def _check(fields: Section) -> None:
-    check_fields(fields, "config.data.reports", required=_FIELDS)
+    check_fields(fields, "config.data.reports", required=_FIELDS, optional=("whole",))
     if isinstance(fields["sections"], str):
         raise ValueError(
             f"config.data.reports.sections is {fields['sections']!r}; it must be a tuple of names, "

@@ -12,9 +12,15 @@ from cxr_jax.io.json import read_json
 from cxr_jax.io.text import plain, read_bytes
 
 FILE = "tokenizer.json"  # in a run's workdir: the one it uses
+FILES = (FILE, "vocab.txt", "vocab.json")  # of a tokenizer's folder; merges.txt is beside the last
 # The largest of the public ones, of 250,000 pieces in a hundred languages, has 17 MB.
 _MAX_BYTES = 20_000_000
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# CLIP's: the marks of beginning and end, and the expressions by which its text becomes words.
+_CLIPS_ENDS = ("<|startoftext|>", "<|endoftext|>")
+_SPACES = r"\s+"
+_CLIPS_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_KNOWN_EXPRESSIONS = (_SPACES, _CLIPS_WORDS)
 
 
 def open_tokenizer(given: str, sentences: Sequence[str], size: int, workdir: Path) -> Any:
@@ -41,19 +47,21 @@ def open_tokenizer(given: str, sentences: Sequence[str], size: int, workdir: Pat
 
 
 def load(path: Path) -> Any:
-    """Reads a Hugging Face tokenizer.json or BERT's vocab.txt, in a folder the first of them.
+    """Reads a Hugging Face tokenizer.json, BERT's vocab.txt or CLIP's vocab.json and merges.txt.
 
-    Text becomes lower case for a vocab.txt if tokenizer_config.json beside it says so
-    (`do_lower_case`), or without that unless some token has a capital. Raises FileNotFoundError or
-    ValueError, naming the file.
+    Of a folder the first of them. Text becomes lower case for a vocab.txt if tokenizer_config.json
+    beside it says so (`do_lower_case`), or without that unless some token has a capital. Raises
+    FileNotFoundError or ValueError, naming the file.
     """
     if path.is_dir():
-        files = [path / name for name in ("tokenizer.json", "vocab.txt")]
+        files = [path / name for name in FILES]
         path = next((file for file in files if file.is_file()), files[0])
     if not path.is_file():
-        raise FileNotFoundError(f"no tokenizer {path}: it is a tokenizer.json or a vocab.txt")
+        raise FileNotFoundError(f"no tokenizer {path}: it is one of {', '.join(FILES)}")
     if path.suffix == ".txt":
         return _of_vocabulary(path)
+    if path.name == "vocab.json":
+        return _of_clip(path)
     waiting = [read_json(path, most=_MAX_BYTES)]
     while waiting:
         part = waiting.pop()
@@ -61,10 +69,11 @@ def load(path: Path) -> Any:
             waiting += part
         elif isinstance(part, dict):
             waiting += part.values()
-            if "Regex" in part or part.get("type") == "Precompiled":  # the first can take forever
+            unknown = "Regex" in part and part["Regex"] not in _KNOWN_EXPRESSIONS
+            if unknown or part.get("type") == "Precompiled":  # the first can take forever
                 raise ValueError(
                     f"{path} has a regular expression or a precompiled table, which are not run; "
-                    "tokenizers of BERT's kind have neither"
+                    "tokenizers of BERT's and CLIP's kind have none but CLIP's own"
                 )
     with _naming(f"{path} is not a tokenizer.json of Hugging Face's"):
         return _library().Tokenizer.from_str(read_bytes(path, _MAX_BYTES).decode())
@@ -129,6 +138,14 @@ def encode(tokenizer: Any, sentences: Sequence[str], max_tokens: int) -> list[li
     return encoded
 
 
+def lengths(tokenizer: Any, sentences: Sequence[str]) -> list[int]:
+    """Returns how many tokens each whole sentence has, beginning and end included; ValueError."""
+    with _naming("the tokenizer cannot be used"):
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return [len(encoding.ids) for encoding in tokenizer.encode_batch(list(sentences))]
+
+
 def _of_vocabulary(path: Path) -> Any:
     try:
         text = read_bytes(path).decode()
@@ -149,6 +166,42 @@ def _of_vocabulary(path: Path) -> Any:
     lower = not capitals if said is None else said
     with _naming(f"{path} is not a vocabulary of BERT's"):
         return _word_piece({token: index for index, token in enumerate(tokens)}, lower)
+
+
+def _of_clip(path: Path) -> Any:
+    """Makes CLIP's tokenizer (arXiv:2103.00020): bytes joined by the pairs of merges.txt."""
+    merges = path.with_name("merges.txt")
+    if not merges.is_file():
+        raise FileNotFoundError(f"{path} is there and {merges} is not; CLIP's tokenizer has both")
+    vocabulary = read_json(path, most=_MAX_BYTES)
+    lines = read_bytes(merges).decode(errors="replace").split("\n")
+    pairs = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#ver")]
+    missing = [name for name in _CLIPS_ENDS if name not in vocabulary]
+    if missing or not all(len(pair) == 2 for pair in pairs):
+        what = f"lacks {', '.join(missing)}" if missing else "is beside a merges.txt of other lines"
+        raise ValueError(f"{path} is not CLIP's vocabulary: it {what}")
+    tokenizers, (start, end) = _library(), _CLIPS_ENDS
+    regex, normalizers, split = tokenizers.Regex, tokenizers.normalizers, tokenizers.pre_tokenizers
+    with _naming(f"{path} is not CLIP's vocabulary"):
+        tokenizer = tokenizers.Tokenizer(
+            tokenizers.models.BPE(
+                vocabulary, pairs, unk_token=end, end_of_word_suffix="</w>", fuse_unk=False
+            )
+        )
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.NFC(), normalizers.Replace(regex(_SPACES), " "), normalizers.Lowercase()]
+        )
+        tokenizer.pre_tokenizer = split.Sequence(
+            [split.Split(regex(_CLIPS_WORDS), "removed", invert=True), split.ByteLevel(False)]
+        )
+        tokenizer.post_processor = tokenizers.processors.RobertaProcessing(
+            *((name, vocabulary[name]) for name in (end, start)),
+            trim_offsets=False,
+            add_prefix_space=False,
+        )
+        tokenizer.decoder = tokenizers.decoders.ByteLevel()
+        tokenizer.add_special_tokens(list(_CLIPS_ENDS))
+    return tokenizer
 
 
 def _word_piece(vocabulary: dict[str, int], lower: bool) -> Any:

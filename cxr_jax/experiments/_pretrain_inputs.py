@@ -17,11 +17,11 @@ from cxr_jax.data.order import NO_FIELDS, Fields
 from cxr_jax.data.source import Source, load_source
 from cxr_jax.experiments import _workdir
 from cxr_jax.io.json import read_json
-from cxr_jax.objectives import Objective, batch_shapes, convirt
+from cxr_jax.objectives import Objective, _image_text, batch_shapes
 from cxr_jax.training import checkpoint, sharding
 from cxr_jax.training.step import COMMON_METRICS, Training, TrainState
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.importers import _bert
+from cxr_jax.weights.importers import _text
 
 
 def load_images(config: ConfigDict) -> Source:
@@ -129,7 +129,7 @@ def read_start(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Start]:
 
     Returns also the config with what they bring: pixels' mean and std, and whatever else of the
     encoder's architecture config.model leaves open. A run that goes on has it from config.json.
-    Raises ValueError for weights of another architecture, and as weights.load and _bert.load_text.
+    Raises ValueError for weights of another architecture, and as weights.load and _text.load_text.
     """
     resumed, encoder, text = checkpoint.steps(workdir / checkpoint.FOLDER), None, None
     saved = workdir / "config.json"
@@ -153,7 +153,7 @@ def read_start(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Start]:
         config = take_over(config, encoder.model)
     given = config.objective.get("text")
     if given and given.weights and not resumed:
-        text = _bert.load_text(given.weights, convirt.text_encoder(config))
+        text = _text.load_text(given.weights, _image_text.text_encoder(config))
     return config, Start(encoder, text)
 
 
@@ -218,7 +218,7 @@ def put_start(state: TrainState, start: Start, objective: Objective) -> TrainSta
         old = (state.params, state.aux)
         params, aux = jax.tree.map(
             lambda old, new: old if new is old else sharding.put_like(old, new),
-            *(old, convirt.put_text(*old, start.text)),
+            *(old, _image_text.put_text(*old, start.text)),
         )
         state = state._replace(params=params, aux=aux)
     return state

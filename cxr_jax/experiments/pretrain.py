@@ -127,8 +127,9 @@ def train(
             health.log(*pending)
             writer.sync()
             encoder = objective.exported(state.params, state.aux)
+            text = objective.text and objective.text(state.params, state.aux)
             where = batches.get_state() | {_SKIPPED: health.skipped}
-            checkpoint.save(manager, state, encoder, where, as_json(config))
+            checkpoint.save(manager, state, encoder, where, as_json(config), text)
 
         with preemption.Stop(training.mesh) as stop, _saving(manager):
             for step in range(first_step + 1, end + 1):

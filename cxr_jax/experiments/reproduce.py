@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from cxr_jax import weights
 from cxr_jax.experiments import _workdir
-from cxr_jax.objectives import convirt
+from cxr_jax.objectives import _image_text
 from cxr_jax.training import checkpoint
-from cxr_jax.weights.importers import _bert
+from cxr_jax.weights.importers import _text
 
 FILE = "reproduction.json"
 _COMPARED = ("metrics.jsonl", "metrics.json", "comparisons.json", "predictions.parquet")
@@ -39,7 +39,7 @@ def check(config: ml_collections.ConfigDict, old: Path) -> None:
         if spec != "random" and _workdir.fingerprint_weights(weights.load(spec)) != fingerprint:
             raise ValueError(f"the encoder {spec} has other weights than when {old} was made")
     for path, fingerprint in last.get("texts", {}).items():
-        text = _bert.load_text(path, convirt.text_encoder(config))
+        text = _text.load_text(path, _image_text.text_encoder(config))
         if _workdir.fingerprint_arrays(text) != fingerprint:
             raise ValueError(f"the text encoder {path} has other weights than when {old} was made")
     if config.experiment == "pretrain" and config.transfer.dataset:

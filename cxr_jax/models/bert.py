@@ -1,4 +1,5 @@
-"""BERT (Devlin et al. 2019, arXiv:1810.04805) as an encoder of one sentence or report."""
+"""Transformers that read one sentence or report: BERT (Devlin et al. 2019, arXiv:1810.04805), and
+with other fields CLIP's text tower (Radford et al. 2021, arXiv:2103.00020)."""
 
 from functools import partial
 
@@ -8,19 +9,30 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from cxr_jax.config import Section, check_fields
+from cxr_jax.models.vit import ACTIVATIONS
 
 _normal = nn.initializers.truncated_normal(0.02)
-_EPSILON = 1e-12
+_EPSILON = {"bert": 1e-12, "clip": 1e-5}
 _REQUIRED = ("vocabulary", "width", "num_blocks")
-_DEFAULTS = {"heads": 0, "hidden": 0, "positions": 512, "pooling": "max", "dtype": "float32"}
+_DEFAULTS = {
+    **{"heads": 0, "hidden": 0, "positions": 512, "pooling": "max", "dtype": "float32"},
+    **{"kind": "bert", "activation": "gelu", "projection": 0},
+}
+_CHOICES = {
+    "pooling": ("max", "mean", "first", "last"),
+    "dtype": ("float32", "bfloat16"),
+    "kind": tuple(_EPSILON),
+    "activation": tuple(ACTIVATIONS),
+}
 
 
 class Embeddings(nn.Module):
-    """Tokens [b l] -> [b l width]: token plus place, normalised."""
+    """Tokens [b l] -> [b l width]: token plus place, BERT's normalised."""
 
     vocabulary: int
     positions: int
     width: int
+    kind: str
     dtype: jnp.dtype
 
     @nn.compact
@@ -28,41 +40,56 @@ class Embeddings(nn.Module):
         word = self.param("word", _normal, (self.vocabulary, self.width))
         position = self.param("position", _normal, (self.positions, self.width))
         x = word[tokens] + position[: tokens.shape[1]]
-        return _norm("norm", self.dtype)(x).astype(self.dtype)
+        if self.kind == "bert":
+            x = _norm("norm", self.kind, self.dtype)(x)
+        return x.astype(self.dtype)
 
 
 class Block(nn.Module):
-    """Self-attention, then an MLP, each added to its input and normalised: [b l d] -> [b l d]."""
+    """Self-attention, then an MLP, each with a shortcut and a norm: [b l d] -> [b l d].
+
+    BERT's norms act on the sums, CLIP's on what enters attention and MLP.
+    """
 
     heads: int
     hidden: int
+    kind: str
+    activation: str
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b l d"], mask: Bool[Array, "b l"]) -> Float[Array, "b l d"]:
+    def __call__(
+        self, x: Float[Array, "b l d"], mask: Bool[Array, "b #l l"]
+    ) -> Float[Array, "b l d"]:
         b, length, width = x.shape
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=_normal)
-        qkv = dense(3 * width, name="qkv")(x).reshape(b, length, 3, self.heads, -1)
+        norm1, norm2 = (_norm(name, self.kind, self.dtype) for name in ("norm1", "norm2"))
+        before, behind = (lambda norm, x: x), (lambda norm, x: norm(x))
+        if self.kind == "clip":
+            before, behind = behind, before
+        qkv = dense(3 * width, name="qkv")(before(norm1, x)).reshape(b, length, 3, self.heads, -1)
         y = jax.nn.dot_product_attention(
-            qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask=mask[:, None, None, :]
+            qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask=mask[:, None]
         )
         y = dense(width, name="proj")(y.reshape(x.shape))
-        x = _norm("norm1", self.dtype)(x + y)
-        y = nn.gelu(dense(self.hidden, name="fc1")(x), approximate=False)
-        return _norm("norm2", self.dtype)(x + dense(width, name="fc2")(y))
+        x = behind(norm1, x + y)
+        y = ACTIVATIONS[self.activation](dense(self.hidden, name="fc1")(before(norm2, x)))
+        return behind(norm2, x + dense(width, name="fc2")(y))
 
 
-def _norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
-    return nn.LayerNorm(_EPSILON, dtype=dtype, use_fast_variance=False, name=name)
+def _norm(name: str | None, kind: str, dtype: jnp.dtype) -> nn.LayerNorm:
+    return nn.LayerNorm(_EPSILON[kind], dtype=dtype, use_fast_variance=False, name=name)
 
 
 class Bert(nn.Module):
     """Tokens int32 [b l] and their mask [b l] -> one vector [b width], float32.
 
     Where the mask is False there is no token: nothing attends to it and it is not pooled. Every
-    row must have a token. A text is one segment, whose embedding the places' contains. No dropout.
-    `pooling`: "max" or "mean" over all tokens, those of beginning and end included. `dtype` is the
-    compute dtype; parameters are float32. Parameters: "embeddings", "layer_0" and so on.
+    row must have a token, the first place too. A text is one segment, whose embedding the places'
+    contains. No dropout. `pooling`: "max" or "mean" over all tokens, those of beginning and end
+    included, or the "first" or "last" of them alone. `dtype` is the compute dtype; parameters are
+    float32. Parameters: "embeddings", "layer_0" and so on; "norm" behind CLIP's blocks; "project",
+    a linear map of the vector to [b projection] where `projection` is not 0.
     """
 
     vocabulary: int
@@ -73,29 +100,49 @@ class Bert(nn.Module):
     positions: int
     pooling: str
     dtype: str
+    kind: str = "bert"
+    activation: str = "gelu"
+    projection: int = 0
 
     def setup(self) -> None:
-        dtype = jnp.dtype(self.dtype)
-        self.embeddings = Embeddings(self.vocabulary, self.positions, self.width, dtype)
-        self.layer = [Block(self.heads, self.hidden, dtype) for _ in range(self.num_blocks)]
+        dtype, kind = jnp.dtype(self.dtype), self.kind
+        self.embeddings = Embeddings(self.vocabulary, self.positions, self.width, kind, dtype)
+        block = partial(Block, self.heads, self.hidden, kind, self.activation, dtype)
+        self.layer = [block() for _ in range(self.num_blocks)]
+        if kind == "clip":
+            self.norm = _norm(None, kind, dtype)
+        if self.projection:
+            self.project = nn.Dense(
+                self.projection, use_bias=False, dtype=dtype, kernel_init=_normal
+            )
 
-    def __call__(
-        self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"]
-    ) -> Float[Array, "b width"]:
-        x = self.states(tokens, mask).astype(jnp.float32)
-        real = mask[:, :, None]
-        if self.pooling == "max":
-            return jnp.where(real, x, -jnp.inf).max(axis=1)
-        return jnp.where(real, x, 0).sum(axis=1) / real.sum(axis=1)
+    def __call__(self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> Float[Array, "b d"]:
+        x = self._pooled(self.states(tokens, mask).astype(jnp.float32), mask)
+        return self.project(x).astype(jnp.float32) if self.projection else x
 
     def states(
         self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"]
     ) -> Float[Array, "b l width"]:
-        """Returns every token's vector after the last block, in the compute dtype."""
-        x = self.embeddings(tokens)
+        """Returns every token's vector after the last block (CLIP's: and norm)."""
+        x, seen = self.embeddings(tokens), mask[:, None]
+        if self.kind == "clip":  # no token sees those behind it
+            seen = seen & jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
         for block in self.layer:
-            x = block(x, mask)
-        return x
+            x = block(x, seen)
+        return self.norm(x) if self.kind == "clip" else x
+
+    def _pooled(
+        self, x: Float[Array, "b l width"], mask: Bool[Array, "b l"]
+    ) -> Float[Array, "b width"]:
+        real = mask[:, :, None]
+        match self.pooling:
+            case "max":
+                return jnp.where(real, x, -jnp.inf).max(axis=1)
+            case "mean":
+                return jnp.where(real, x, 0).sum(axis=1) / real.sum(axis=1)
+            case "first":
+                return x[:, 0]
+        return jnp.take_along_axis(x, real.sum(axis=1, keepdims=True) - 1, axis=1)[:, 0]
 
 
 def make_text_encoder(fields: Section, where: str) -> Bert:
@@ -109,7 +156,11 @@ def make_text_encoder(fields: Section, where: str) -> Bert:
     heads       of attention; 0: one for 64 channels
     hidden      width of the MLP; 0: four times that of the tokens
     positions   the longest text, in tokens; 512
-    pooling     of the tokens, "max" or "mean"; "max"
+    kind        "bert"; "clip": norms before attention and MLP, and a token sees those before it
+                alone; "bert"
+    activation  of the MLP: "gelu", "gelu_tanh" or "quick_gelu" (CLIP's); "gelu"
+    pooling     of the tokens, "max", "mean", "first" or "last" (CLIP's); "max"
+    projection  a linear map of what was pooled to so many channels; 0: none
     dtype       of the computation, "float32" or "bfloat16"; "float32"
     """
     check_fields(fields, where, _REQUIRED, _DEFAULTS)
@@ -119,8 +170,8 @@ def make_text_encoder(fields: Section, where: str) -> Bert:
         raise ValueError(
             f"{where}.width={width} is no multiple of the {heads} heads; set {where}.heads"
         )
-    if given["pooling"] not in ("max", "mean"):
-        raise ValueError(f"{where}.pooling is {given['pooling']!r}; use 'max' or 'mean'")
-    if given["dtype"] not in ("float32", "bfloat16"):
-        raise ValueError(f"{where}.dtype is {given['dtype']!r}; use 'float32' or 'bfloat16'")
+    for name, choices in _CHOICES.items():
+        if given[name] not in choices:
+            known = " or ".join(map(repr, choices))
+            raise ValueError(f"{where}.{name} is {given[name]!r}; use {known}")
     return Bert(**given | {"heads": heads, "hidden": given["hidden"] or 4 * width})

@@ -67,6 +67,8 @@ class Objective(NamedTuple):
     open_fields: Callable[..., Any] | None = None
     # The encoder that a pretraining is made for: (params, aux) -> {"params", "batch_stats"}.
     exported: Callable[[Any, Any], dict[str, Any]] = online_encoder
+    # The text tower and its heads beside it, of image-text objectives (weights/text.py): the same.
+    text: Callable[[Any, Any], dict[str, Any]] | None = None
     # What a user can do when embeddings collapse; "" where that cannot be, as in reconstruction.
     collapse_advice: str = "lower config.optimizer.learning_rate, or raise config.batch_size"
 

@@ -1,6 +1,7 @@
 """Orbax checkpoints of a pretraining run: state, encoder, data position and config, item by item.
 
-`encoder` is an item of its own, so that a transfer reads it without the optimizer or the objective.
+`encoder` is an item of its own, so that a transfer reads it without the optimizer or the objective;
+so is `text`, the text tower of an image-text objective, which other runs do not have.
 Hashes of all files are saved with each, because Orbax and tensorstore read most flipped bytes as
 other numbers, without a word: a damaged checkpoint is passed over.
 """
@@ -26,6 +27,7 @@ from cxr_jax.training.step import TrainState
 FOLDER = "checkpoints"
 HASHES = "sha256.json"
 ITEMS = ("state", "encoder", "data", "config")  # subfolders of a checkpoint
+TEXT = "text"  # that of some
 
 
 def steps(folder: Path) -> list[int]:
@@ -56,7 +58,7 @@ def _seal(folder: Path) -> None:
         return
     for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
         _empty_signs(unfinished)
-        found = _hash_items(unfinished, ITEMS, sync=True)
+        found = _hash_items(unfinished, (*ITEMS, TEXT), sync=True)
         with atomic_write(unfinished / HASHES) as temporary, temporary.open("w") as file:
             json.dump(found, file, indent=1)
             file.flush()
@@ -76,11 +78,13 @@ def save(
     encoder: Any,
     data_state: dict[str, Any],
     config: dict[str, Any],
+    text: dict[str, Any] | None = None,
 ) -> None:
     """Starts a save and returns; a save that failed in the background raises here or at close.
 
     Raises OSError as `finish`.
     """
+    items = {TEXT: ocp.args.StandardSave(text)} if text else {}
     with _naming(manager):
         manager.check_for_errors()
         manager.save(
@@ -90,6 +94,7 @@ def save(
                 encoder=ocp.args.StandardSave(encoder),
                 data=ocp.args.JsonSave(data_state),
                 config=ocp.args.JsonSave(config),
+                **items,
             ),
         )
 
@@ -118,7 +123,7 @@ def restore(
 
 
 def read_item(item: Path) -> Any:
-    """Reads the state or the encoder of a checkpoint as NumPy, whatever devices it was saved on.
+    """Reads an item of arrays of a checkpoint as NumPy, whatever devices it was saved on.
 
     Raises ValueError where it is damaged.
     """

@@ -118,6 +118,27 @@ def to_torch(kernel: np.ndarray) -> np.ndarray:
     return kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
 
 
+def own_key(path: tuple[str, ...]) -> Source:
+    """Returns the source of a variable in a file of ours: its path, in the axis order it has here.
+
+    >>> own_key(("params", "conv1", "kernel")).keys
+    ('params.conv1.kernel',)
+    """
+    key = ".".join(path)
+    # `fill` turns kernels from PyTorch's axis order into ours, which these have.
+    return Source((key,), to_torch) if path[-1] == "kernel" else Source((key,))
+
+
+def flat(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns the arrays of a nested tree by their paths, joined by dots.
+
+    >>> list(flat({"params": {"bias": np.ones(1)}, "batch_stats": {}}))
+    ['params.bias']
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {".".join(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves}
+
+
 def torch_array(leaf: str, array: Any) -> np.ndarray:
     """Returns the variable called `leaf` as torch has it, float32."""
     array = np.asarray(array, np.float32)

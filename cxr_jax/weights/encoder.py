@@ -35,6 +35,7 @@ class Encoder(NamedTuple):
       image_size: side of the square images that it reads.
       fit: how an image becomes a square: "crop", its centre; "pad", black at its shorter side;
         "squash", both sides brought to the size.
+      text: reads the text tower that was trained beside it (weights/text.py); None: it has none.
     """
 
     name: str
@@ -42,6 +43,14 @@ class Encoder(NamedTuple):
     variables: dict[str, Any]
     image_size: int
     fit: str = "crop"
+    text: Callable[[], Any] | None = None
+
+    @property
+    def width(self) -> int:
+        """The number of features that it gives."""
+        model, images = models.build(self.model), jax.ShapeDtypeStruct((1, 64, 64, 1), np.float32)
+        given = (self.variables, images)
+        return jax.eval_shape(lambda v, x: model.apply(v, x, False), *given).shape[1]
 
     @property
     def reads(self) -> tuple[Any, ...]:
@@ -104,6 +113,18 @@ def _compiled(encoder: Encoder, apply: Callable[..., jax.Array]) -> Callable[...
     # Variables are an argument: as constants of the program they would slow its compilation.
     compiled = jax.jit(apply, compiler_options=xla.options())
     return partial(compiled, jax.device_put(encoder.variables))
+
+
+def text_encoder(encoder: Encoder) -> Any:
+    """Reads the text tower beside an encoder, as weights.text.TextEncoder; ValueError for none."""
+    from cxr_jax.weights.text import TextEncoder  # which most encoders do without
+
+    if encoder.text is None:
+        raise ValueError(
+            f"{encoder.name} has no text tower: encoders have that were trained with reports "
+            "(configs/clip.py, configs/convirt.py, docs/text.md)"
+        )
+    return TextEncoder(encoder.text())
 
 
 def random_encoder(model_config: Mapping[str, Any] | Any, image_size: int, seed: int) -> Encoder:
@@ -184,6 +205,25 @@ class ImageEncoder:
         if not rows:
             raise ValueError("no images: pass at least one path or array")
         return np.concatenate(rows)
+
+    def text(self, sentences: str | Sequence[str]) -> Float[np.ndarray, "n d"]:
+        """Turns sentences into unit vectors, a row each, in the space of `joint`.
+
+        Raises ValueError for an encoder without a text tower, and a sentence longer than it reads.
+        """
+        return self.text_encoder(sentences)
+
+    def joint(self, images: object, batch_size: int = 32) -> Float[np.ndarray, "n d"]:
+        """Turns images into unit vectors of the space of texts: `joint(x) @ text(y).T` are cosines.
+
+        Raises as `text` and as the encoder itself.
+        """
+        return self.text_encoder.images(self(images, batch_size))
+
+    @cached_property
+    def text_encoder(self) -> Any:
+        """The text tower, read when it is first needed."""
+        return text_encoder(self.encoder)
 
     def _square(self, image: str | Path | np.ndarray, name: str) -> UInt8[np.ndarray, "size size"]:
         if isinstance(image, str | Path):

@@ -27,6 +27,13 @@ OBJECTIVES = {
             **dict(weights="", frozen_layers=0),
         ),
     ),
+    "clip": dict(
+        **dict(name="clip", temperature=0.07, hidden=(), out=6, head_bn=False),
+        text=dict(
+            **dict(vocabulary=11, width=16, num_blocks=1, heads=2, hidden=16, positions=8),
+            **dict(kind="clip", pooling="last", weights="", frozen_layers=0),
+        ),
+    ),
     "moco": dict(
         **dict(name="moco", hidden=12, out=6, temperature=0.2),
         **dict(queue_size=20, momentum=0.9, bn_group=2),
@@ -45,7 +52,7 @@ OBJECTIVES = {
 }
 VIT = dict(name="vit", variant="64x2", patch=8, image_size=32)
 _OF_VITS = ("mae", "ijepa")
-_VIEWS = {"dino": ("a", "b", "local")} | dict.fromkeys(("mae", "ijepa", "convirt"), ("a",))
+_VIEWS = dict.fromkeys(("mae", "ijepa", "convirt", "clip"), ("a",)) | {"dino": ("a", "b", "local")}
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxr_jax import models, objectives
-from cxr_jax.objectives import convirt
+from cxr_jax.objectives import _image_text, convirt
 
 KEY = jax.random.PRNGKey(0)
 image_text_loss = jax.jit(convirt.image_text_loss, static_argnums=(2, 3))
@@ -60,7 +60,7 @@ def test_loss_and_gradients_are_pytorchs():
 
 def test_retrieval_counts_hits_and_no_copies():
     eye, different = jnp.eye(4), jnp.arange(4.0)
-    accuracy = convirt.retrieval_accuracy
+    accuracy = _image_text.retrieval_accuracy
     assert accuracy(eye, eye, different) == 1
     assert accuracy(eye, jnp.ones((4, 4)), different) == 0  # collapsed: ties are misses
     assert accuracy(eye, eye[jnp.array([0, 2, 1, 3])], different) == 0.5
@@ -73,10 +73,10 @@ def test_retrieval_counts_hits_and_no_copies():
 
 def test_texts_are_told_apart_by_tokens_and_length():
     tokens = jnp.array([[1, 2, 3], [1, 2, 3], [2, 1, 3], [1, 2, 0], [1, 0, 0], [0, 0, 0]])
-    ids = np.asarray(convirt._text_ids(tokens))
+    ids = np.asarray(_image_text._text_ids(tokens))
     assert ids[0] == ids[1] and len(set(ids.tolist())) == 5 and ids[5] == 0
     many = np.asarray(
-        convirt._text_ids(jnp.asarray(np.random.default_rng(0).integers(0, 9, (2000, 8))))
+        _image_text._text_ids(jnp.asarray(np.random.default_rng(0).integers(0, 9, (2000, 8))))
     )
     assert len(set(many.tolist())) >= 1998
 
@@ -110,7 +110,7 @@ def test_frozen_layers_are_none_of_the_optimizers(tiny, batch):
     assert params["text"].keys() == {"layer_1", "layer_2"}
     assert aux["frozen_text"].keys() == {"embeddings", "layer_0"}
     other = {name: f"other {name}" for name in ("embeddings", "layer_0", "layer_1", "layer_2")}
-    new_params, new_aux = convirt.put_text(params, aux, other)
+    new_params, new_aux = _image_text.put_text(params, aux, other)
     assert new_params["encoder"] is params["encoder"]
     assert new_params["text"] == {name: other[name] for name in ("layer_1", "layer_2")}
     assert new_aux["frozen_text"] == {name: other[name] for name in ("embeddings", "layer_0")}

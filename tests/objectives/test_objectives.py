@@ -210,7 +210,7 @@ def test_unknown_objective_lists_those_there_are(tiny):
     for name in ("simclrr", "monitors"):
         config = tiny("simclr") | {"objective": {"name": name}}
         with pytest.raises(
-            ValueError, match=f"no objective '{name}'.*it holds: barlow, byol, convirt, dino, "
+            ValueError, match=f"no objective '{name}'.*it holds: barlow, byol, clip, convirt, "
         ):
             objectives.build(config)
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from cxr_jax.models.bert import make_text_encoder
-from cxr_jax.weights.importers import _bert
+from cxr_jax.weights.importers import _text
 from tests.fakes import bert_file
 
 WIDTH, HIDDEN, HEADS, BLOCKS, VOCABULARY, POSITIONS = 32, 48, 4, 3, 40, 16
@@ -29,7 +29,7 @@ def arrays():
 def load(tmp_path):
     def loaded(arrays):
         save_file(arrays, tmp_path / "model.safetensors")
-        return _bert.load_text(tmp_path, ENCODER)
+        return _text.load_text(tmp_path, ENCODER)
 
     return loaded
 
@@ -113,10 +113,10 @@ def test_features_equal_transformers(tmp_path):
     tokens, mask = (torch.tensor(part) for part in texts())
     with torch.no_grad():
         expected = net.bert(tokens, attention_mask=mask.long()).last_hidden_state.numpy()
-    params = _bert.load_text(tmp_path, ENCODER)
+    params = _text.load_text(tmp_path, ENCODER)
     assert_alike(states(params), expected)
     net.save_pretrained(tmp_path)  # safetensors, which go first
-    assert_alike(states(_bert.load_text(tmp_path, ENCODER)), expected)
+    assert_alike(states(_text.load_text(tmp_path, ENCODER)), expected)
 
 
 def test_prefix_heads_and_older_names_change_nothing(arrays, load):
@@ -137,7 +137,7 @@ def test_prefix_heads_and_older_names_change_nothing(arrays, load):
 
 def test_what_does_not_fit_is_named(arrays, load, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weights file .*model\.safetensors"):
-        _bert.load_text(tmp_path, ENCODER)
+        _text.load_text(tmp_path, ENCODER)
     layer = "encoder.layer.2.output.dense.weight"
     broken = {key: array for key, array in arrays.items() if key != layer}
     broken["encoder.layer.3.output.dense.weight"] = arrays[layer]

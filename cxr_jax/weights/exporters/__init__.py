@@ -85,12 +85,6 @@ def at_its_size(encoder: Encoder) -> Encoder:
     )
 
 
-def width(encoder: Encoder) -> int:
-    """Returns how many features it gives."""
-    model, images = models.build(encoder.model), jax.ShapeDtypeStruct((1, 64, 64, 1), np.float32)
-    return jax.eval_shape(lambda v, x: model.apply(v, x, False), encoder.variables, images).shape[1]
-
-
 def describe(encoder: Encoder) -> str:
     """Says in words which images it reads."""
     size = encoder.image_size

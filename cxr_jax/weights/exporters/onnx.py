@@ -10,7 +10,7 @@ import numpy as np
 
 from cxr_jax import models
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.exporters import Exported, at_its_size, describe, width
+from cxr_jax.weights.exporters import Exported, at_its_size, describe
 
 _END = np.iinfo(np.int64).max
 
@@ -33,7 +33,7 @@ def export(encoder: Encoder) -> Exported:
             f"no ONNX can be written of a {encoder.model['name']}, only of {', '.join(_WRITERS)}"
         )
     encoder = at_its_size(encoder)
-    model, size, channels = models.build(encoder.model), encoder.image_size, width(encoder)
+    model, size, channels = models.build(encoder.model), encoder.image_size, encoder.width
     graph = _Graph()
     mean, std = (np.reshape(values, (1, -1, 1, 1)) for values in (model.mean, model.std))
     pixels = graph.node("Div", graph.node("Sub", "images", mean), std)

@@ -1,18 +1,33 @@
-"""cxr_jax's own format: every encoder, read back by the weights source `safetensors`."""
+"""cxr_jax's own format: every encoder, read back by the weights source `safetensors`.
 
-import jax
-import numpy as np
+With it goes its text tower, as text.safetensors, text.json and tokenizer.json.
+"""
 
+from typing import Any
+
+from safetensors.numpy import save
+
+from cxr_jax.data import tokenizer
+from cxr_jax.weights import text
+from cxr_jax.weights.convert import flat
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.exporters import Exported
 
 
 def export(encoder: Encoder) -> Exported:
     """Writes the variables under our own names, and the model's config."""
-    leaves = jax.tree_util.tree_leaves_with_path(encoder.variables)
-    tensors = {".".join(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves}
-    facts = {name: value for name, value in encoder._asdict().items() if name != "variables"}
+    left_out = ("variables", "text")
+    facts = {name: value for name, value in encoder._asdict().items() if name not in left_out}
     usage = """import cxr_jax
 encoder = cxr_jax.load_encoder("safetensors:FOLDER")
 features = encoder(images)  # paths or arrays"""
-    return Exported(tensors, {"cxr_jax.json": facts}, usage, normalises=True)
+    files: dict[str, Any] = {"cxr_jax.json": facts}
+    if encoder.text is not None:
+        tower = encoder.text()
+        usage += "\ncosines = encoder.joint(images) @ encoder.text(sentences).T"
+        files |= {
+            text.FACTS: tower.facts(),
+            text.FILE: save(flat(tower.arrays())),
+            tokenizer.FILE: tower.tokenizer.to_str().encode(),
+        }
+    return Exported(flat(encoder.variables), files, usage, normalises=True)

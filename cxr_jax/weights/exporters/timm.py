@@ -4,7 +4,7 @@ from typing import Any
 
 from cxr_jax import models
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.exporters import Exported, at_its_size, cnn, width
+from cxr_jax.weights.exporters import Exported, at_its_size, cnn
 from cxr_jax.weights.importers._vit import write_vit
 from cxr_jax.weights.importers.timm import FITS, LAYOUT
 
@@ -49,7 +49,7 @@ def export(encoder: Encoder) -> Exported:
     config = {
         "architecture": architecture,
         "num_classes": 0,
-        "num_features": width(encoder),
+        "num_features": encoder.width,
         "global_pool": arguments.get("global_pool", "avg"),
         "model_args": arguments,
         "pretrained_cfg": {

@@ -64,6 +64,18 @@ class Layout(NamedTuple):
         return source._replace(keys=tuple(below + key for key in source.keys))
 
 
+# The blocks of OpenAI's CLIP, in its towers of images and of text alike.
+OPENAI_BLOCK = {
+    "norm1": "ln_1",
+    "qkv.kernel": "attn.in_proj_weight",
+    "qkv.bias": "attn.in_proj_bias",
+    "proj": "attn.out_proj",
+    "norm2": "ln_2",
+    "fc1": "mlp.c_fc",
+    "fc2": "mlp.c_proj",
+}
+
+
 def read_vit(
     name: str,
     arrays: Mapping[str, np.ndarray],

@@ -1,9 +1,11 @@
 """Our own encoders: a pretraining's `workdir`, and `safetensors`, as weights.export writes them.
 
-A workdir's encoder is that of its newest checkpoint that is whole.
+A workdir's encoder is that of its newest checkpoint that is whole; with it goes the text tower, if
+there is one.
 """
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ import numpy as np
 from cxr_jax.io.json import read_json
 from cxr_jax.io.text import plain
 from cxr_jax.weights.arrays import find_weights, read_arrays, read_facts
-from cxr_jax.weights.convert import Source, errors_naming, fill, to_torch
+from cxr_jax.weights.convert import errors_naming, fill, flat, own_key
 from cxr_jax.weights.encoder import Encoder, check_facts
+from cxr_jax.weights.text import FACTS, Text, assemble, read_folder
 
 
 def load_safetensors(path: str | Path) -> Encoder:
@@ -26,14 +29,11 @@ def load_safetensors(path: str | Path) -> Encoder:
             raise ValueError("no cxr_jax.json beside it that says what the model is")
         model, size, fit = facts["model"], facts["image_size"], facts.get("fit", "crop")
         check_facts(Path("cxr_jax.json"), model, size, fit)
-        variables = fill(model, arrays, _source, f"its {model.get('name')}")
-    return Encoder(plain(str(facts["name"])), model, variables, size, fit)
-
-
-def _source(path: tuple[str, ...]) -> Source:
-    key = ".".join(path)
-    # `fill` turns kernels from PyTorch's axis order into ours, which these have.
-    return Source((key,), to_torch) if path[-1] == "kernel" else Source((key,))
+        variables = fill(model, arrays, own_key, f"its {model.get('name')}")
+    encoder = Encoder(plain(str(facts["name"])), model, variables, size, fit)
+    if (file.parent / FACTS).is_file():
+        encoder = encoder._replace(text=partial(read_folder, file.parent, encoder.width))
+    return encoder
 
 
 def load_workdir(path: str) -> Encoder:
@@ -64,12 +64,27 @@ def load_workdir(path: str) -> Encoder:
     copy = item.parent / "config" / "metadata"
     sound = copy.is_file() and not checkpoints.find_damage(item.parent, ("config",))
     _check(config, config_path, read_json(copy) if sound else {}, copy)
-    return Encoder(
+    encoder = Encoder(
         name=f"{config['objective']['name']} step {step}",
         model=config["model"],
         variables={"batch_stats": {}} | variables,
         image_size=config["image_size"],
     )
+    if (workdir / FACTS).is_file():
+        text = partial(_read_text, workdir, item.with_name(checkpoints.TEXT), encoder.width)
+        encoder = encoder._replace(text=text)
+    return encoder
+
+
+def _read_text(workdir: Path, item: Path, width: int) -> Text:
+    """Reads the text tower of the checkpoint that the encoder is of. Raises ValueError."""
+    from cxr_jax.training import checkpoint as checkpoints
+
+    if damage := checkpoints.find_damage(item.parent, (item.name,)):
+        raise ValueError(f"{item.parent}: its text tower cannot be read: {damage}")
+    facts = read_json(workdir / FACTS)
+    arrays = flat(checkpoints.read_item(item))
+    return assemble(facts, arrays, workdir / "tokenizer.json", item, width)
 
 
 def _check(config: dict[str, Any], path: Path, saved: dict[str, Any], copy: Path) -> None:

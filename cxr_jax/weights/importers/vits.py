@@ -22,17 +22,14 @@ from cxr_jax.weights.arrays import read_arrays, read_facts
 from cxr_jax.weights.convert import Source, errors_naming, refuse_prefix, strip_prefix, without
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.importers._cnn import IMAGENET
-from cxr_jax.weights.importers._vit import Layout, query_key_value, read_vit, size_facts
+from cxr_jax.weights.importers._vit import (
+    OPENAI_BLOCK,
+    Layout,
+    query_key_value,
+    read_vit,
+    size_facts,
+)
 
-_OPENAI = {
-    "norm1": "ln_1",
-    "qkv.kernel": "attn.in_proj_weight",
-    "qkv.bias": "attn.in_proj_bias",
-    "proj": "attn.out_proj",
-    "norm2": "ln_2",
-    "fc1": "mlp.c_fc",
-    "fc2": "mlp.c_proj",
-}
 _CLIP = Layout(
     patches="conv1",
     positions="positional_embedding",
@@ -43,7 +40,7 @@ _CLIP = Layout(
         "norm": "ln_post",
         "project.kernel": Source(("proj",), np.transpose),
     },
-    inner=_OPENAI,
+    inner=OPENAI_BLOCK,
 )
 _CLIPS_TEXT = (
     *("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection"),
