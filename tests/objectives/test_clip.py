@@ -88,7 +88,7 @@ def test_the_temperature_is_learnt_also_in_parts_of_a_batch(tiny, batch):
 def test_without_projectors_both_towers_must_meet(tiny, batch):
     config = tiny("clip")
     config["objective"]["out"] = 0
-    params, aux = jax.eval_shape(objectives.build(config).init, KEY, batch)
+    params, _ = jax.eval_shape(objectives.build(config).init, KEY, batch)
     assert params.keys() == {"encoder", "text", "logit_scale"}
     config["objective"]["text"]["projection"] = 5
     with pytest.raises(ValueError, match=r"out=0, and features have 16 entries, texts 5: give"):

@@ -1,0 +1,109 @@
+"""A small clip model from its training on: its text tower answers, travels, is refused damaged."""
+
+import json
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import cxr_jax
+from cxr_jax import weights
+from cxr_jax.data import reports
+from cxr_jax.data.source import load_source
+from cxr_jax.experiments import pretrain
+from cxr_jax.objectives import _image_text
+from cxr_jax.weights import export
+from tests.fakes import tiny_config
+
+tokenizers = pytest.importorskip("tokenizers")
+
+SENTENCES = ["There is a small left pleural effusion.", "No pneumothorax.", "Normal chest."]
+
+
+@pytest.fixture(scope="module")
+def config(data_dir, compiled_quickly):
+    config = tiny_config.make("clip", "demo", data_dir)
+    # Compiled in a fraction of a ResNet's time.
+    config.model = ConfigDict(dict(name="vit", variant="64x1", patch=16, image_size=32))
+    config.update(num_train_steps=2, checkpoint_every_steps=2)
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(config, tmp_path_factory):
+    """(workdir, its last state)."""
+    workdir = tmp_path_factory.mktemp("clip") / "run"
+    return workdir, pretrain.train(config, workdir)
+
+
+def test_text_and_images_are_where_training_put_them(config, trained, data_dir):
+    """Against the objective's own outputs, its batch norm in evaluation."""
+    workdir, state = trained
+    encoder = cxr_jax.load_encoder(str(workdir))
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
+    texts, joint = encoder.text(SENTENCES), encoder.joint(images)
+    assert texts.shape == joint.shape == (3, 4)
+    source = load_source("phantom/tiny", str(data_dir), "train")
+    words = reports.open_reports(source, config.data.reports, workdir)[1].tokenizer
+    encoding = tokenizers.Tokenizer.from_str(words).encode(SENTENCES[0]).ids
+    tokens = jnp.asarray([encoding], jnp.int32)
+    text = _image_text.text_encoder(config)
+    vector = text.apply({"params": state.params["text"]}, tokens, tokens >= 0)
+    for name, vectors, found in (
+        ("text_projector", vector, texts[:1]),
+        ("projector", encoder(images), joint),
+    ):
+        kernel = state.params[name]["dense_out"]["kernel"]
+        norm, stats = state.params[name]["bn_out"], state.aux["batch_stats"][name]["bn_out"]
+        x = (np.asarray(vectors) @ kernel - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
+        x = x * norm["scale"]
+        np.testing.assert_allclose(found, x / np.linalg.norm(x, axis=1, keepdims=True), atol=1e-4)
+    np.testing.assert_allclose(encoder.text(SENTENCES[1]), texts[1:2], atol=1e-6)
+    scale = encoder.text_encoder.text.scale
+    np.testing.assert_allclose(scale, np.exp(state.params["logit_scale"]), rtol=1e-5)
+
+
+def test_what_the_tower_cannot_read_is_named(trained):
+    encoder = cxr_jax.load_encoder(str(trained[0]))
+    long = "no " * 70
+    with pytest.raises(ValueError, match="sentence 1 has 142 tokens, and the text tower reads 64"):
+        encoder.text([SENTENCES[0], long])
+    for nothing in ([], [""], [3]):
+        with pytest.raises(ValueError, match="pass one sentence or a list of them"):
+            encoder.text(nothing)
+    random = weights.random_encoder({"name": "resnet", "variant": "small"}, 32, 0)
+    with pytest.raises(ValueError, match="random has no text tower: encoders have"):
+        weights.encoder.ImageEncoder(random).text("Normal chest.")
+
+
+def test_an_export_of_ours_keeps_it(trained, tmp_path):
+    out = tmp_path / "out"
+    export.main([str(trained[0]), "--format=safetensors", f"--out={out}"])
+    expected, found = (cxr_jax.load_encoder(str(path)) for path in (trained[0], out))
+    np.testing.assert_array_equal(found.text(SENTENCES), expected.text(SENTENCES))
+    facts = json.loads((out / "text.json").read_text())
+    for changed, message in (
+        (facts | {"max_tokens": 78}, "max_tokens=78 of 77 positions"),
+        (facts | {"model": facts["model"] | {"width": 128}}, "does not fit its text.json"),
+        (facts | {"heads": {"image": 3}}, "holds no model, heads and max_tokens"),
+        (facts | {"model": {}}, "text.json lacks 'vocabulary'"),
+    ):
+        (out / "text.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=message):
+            cxr_jax.load_encoder(str(out)).text("Normal chest.")
+
+
+def test_a_damaged_tower_is_refused_and_the_images_encoder_read(trained, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    (item,) = workdir.glob("checkpoints/*/text")
+    shutil.rmtree(item)
+    encoder = cxr_jax.load_encoder(str(workdir))
+    assert encoder(np.zeros((1, 32, 32), np.uint8)).shape == (1, 64)
+    with pytest.raises(ValueError, match="text tower cannot be read: text is missing or empty"):
+        encoder.text("Normal chest.")
+    (workdir / "text.json").unlink()  # as of runs before towers were kept
+    with pytest.raises(ValueError, match="clip step 2 has no text tower"):
+        cxr_jax.load_encoder(str(workdir)).text("Normal chest.")
