@@ -153,6 +153,11 @@ def read_start(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Start]:
         config = take_over(config, encoder.model)
     given = config.objective.get("text")
     if given and given.weights and not resumed:
+        if not config.data.reports.tokenizer:
+            raise ValueError(
+                f"config.objective.text.weights={given.weights} knows words by the numbers of its "
+                "own tokenizer: name that in config.data.reports.tokenizer"
+            )
         text = _text.load_text(given.weights, _image_text.text_encoder(config))
     return config, Start(encoder, text)
 
