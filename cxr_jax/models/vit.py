@@ -267,6 +267,7 @@ def make(
       projection: CLIP's linear map of the features to that many; 0: none.
       activation: of the MLP, "gelu", "gelu_tanh" (its approximation), "quick_gelu" (CLIP's) or
         "swiglu", which is gated: `hidden` is then what leaves the gate.
+      epsilon: what layer norms add to the variance; 1e-5 in CLIP.
       antialias: of position embeddings where they are resampled.
       rope: rotary positions, "eva" beside the learnt ones, "dinov3" in their place; "": none.
       rope_grid: of "eva", how many patches of a side its angles were learnt for.
