@@ -41,7 +41,7 @@ def transfer() -> ConfigDict:
             exclusive=False,  # the labels are classes of which every image has exactly one
             # Side of the square images that all encoders read; 0: each the one it was trained for.
             read_size=0,
-            protocol="linear",  # linear, finetune or knn: a file of cxr_jax/transfer
+            protocol="linear",  # linear, finetune, knn, zero_shot: a file of cxr_jax/transfer
             label_fraction=1.0,  # of the labelled training patients; the other splits stay whole
             # Cross-validation by patient over the labelled images of all splits: 3 folds or more;
             # 0: the dataset's own splits. The fraction is then one of each training part.
@@ -49,6 +49,7 @@ def transfer() -> ConfigDict:
             C=tuple(10.0**power for power in range(-6, 5)),  # linear: the best on validation
             knn=dict(k=(5, 20, 100), temperature=(0.07,)),
             finetune=finetune(),
+            zero_shot=dict(prompts=""),
             # Only config.encoder's are drawn, not its baselines'.
             pictures=dict(
                 draw=True,  # images in the report and in TensorBoard; False: in no file

@@ -8,9 +8,11 @@ python run.py --config=configs/transfer.py --config.encoder=WORKDIR --config.dat
                  =knn       nearest training images. Cost: the same pass.
                  =finetune  the whole encoder. Cost: (learning rates) x (epochs) passes with
                             gradients; meant for one GPU (not run here: no GPU).
+                 =zero_shot sentences, of encoders with a text tower (docs/text.md): one pass.
 :cpu  fine-tunes the small encoder on two CPU cores: pediatric pneumonia took 48 s per encoder with
       1 % of its labels and 3.5 minutes with all, on cores shared with other work. Test AUROC .957
       and .984 from random, .968 and .992 from six minutes of SimCLR (configs/simclr.py:cpu).
+:zero_shot  that protocol without a baseline: a random encoder has no text tower.
 Expect of the linear probe: docs/results/first_images.md.
 """
 
@@ -20,7 +22,7 @@ from configs import common
 
 
 def get_config(preset: str = ""):
-    return common.choose(common.transfer(), preset, {"cpu": cpu})
+    return common.choose(common.transfer(), preset, {"cpu": cpu, "zero_shot": zero_shot})
 
 
 def cpu(config: ConfigDict) -> None:
@@ -37,3 +39,7 @@ def cpu(config: ConfigDict) -> None:
         num_workers=0,
     )
     config.finetune.view.rotate = 0.0  # on a CPU it costs more than all else in a view
+
+
+def zero_shot(config: ConfigDict) -> None:
+    config.update(protocol="zero_shot", baselines="")

@@ -32,7 +32,7 @@ RENAMED: dict[str, dict[str, str]] = {
 # Fields that older configs lack, with the value at which everything is as it was then.
 _ADDED: dict[str, dict[str, Any]] = {
     "pretrain": {"start_share": 0.0},
-    "transfer": {"folds": 0, "read_size": 0},
+    "transfer": {"folds": 0, "read_size": 0, "zero_shot": {"prompts": ""}},
 }
 Section = Mapping | ConfigDict
 

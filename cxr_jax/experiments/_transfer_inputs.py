@@ -162,12 +162,13 @@ def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Spl
 
     A result is taken up again only if none of them changed.
     """
-    settings = json.dumps(protocol(config).settings, sort_keys=True)
+    chosen = protocol(config)
+    settings = json.dumps(chosen.settings, sort_keys=True)
     what = (config.protocol, settings, *encoder.reads)
     digest = hashlib.sha256(repr(what).encode())
     if splits.test.task.exclusive:  # targets may be equal without
         digest.update(b"exclusive")
-    for leaf in jax.tree.leaves(encoder.variables):
+    for leaf in (*jax.tree.leaves(encoder.variables), *chosen.reads(encoder)):
         digest.update(np.asarray(leaf).tobytes())
     for split in splits:
         digest.update(fingerprint_build(split.source.folder).encode())

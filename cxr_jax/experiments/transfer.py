@@ -47,6 +47,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path, page: bool = True) -> 
             "--config.protocol=finetune does"
         )
     encoders = _transfer_inputs.load_encoders(config)
+    for encoder in encoders:
+        chosen.reads(encoder)
     _run(config, workdir, chosen, encoders, _transfer_inputs.load_splits(config), page)
 
 
@@ -88,6 +90,8 @@ def _run(
 ) -> None:
     _pictures.check(config, splits.test)
     open_workdir(workdir, config)
+    for name, text in chosen.files.items():
+        atomic_write_text(workdir / name, text)
     specs = _transfer_inputs.specs(config)
     of_encoders = dict(zip(specs, map(_workdir.fingerprint_weights, encoders)))
     of_splits = _transfer_inputs.fingerprint_splits(config, splits)
@@ -134,10 +138,9 @@ def _run(
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError or FileNotFoundError for what would fail apart from the encoder itself."""
-    _check_fields(config)
+    chosen = _check_fields(config)
     for spec in _transfer_inputs.baselines(config):
-        if spec != "random":
-            weights.load(spec)
+        chosen.reads(Encoder(spec, {}, {}, 1) if spec == "random" else weights.load(spec))
     _pictures.check(config, _transfer_inputs.load_splits(config).test)
 
 

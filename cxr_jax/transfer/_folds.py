@@ -124,7 +124,7 @@ def cross_validated(protocol: Protocol, config: Section) -> Protocol:
 
     settings = {**protocol.settings, "scored in folds": [folds, fraction, seed]}
     title = f"{protocol.title} ({folds}-fold cross-validated by patient)"
-    return Protocol(title, protocol.method, settings, run)
+    return protocol._replace(title=title, settings=settings, run=run, run_many=None)
 
 
 def _of_fold(tools: Tools, rows: list[Int[np.ndarray, "..."]], number: int, folds: int) -> Tools:

@@ -81,6 +81,9 @@ class Protocol(NamedTuple):
     method: (are the labels exclusive classes) -> sentences for the report, true of every encoder.
     settings: every field that changes a result, as JSON: results of other settings are made again.
     run_many: gives for each of several subsets of the rows of train what `run` gives, faster.
+    reads: gives the arrays that it reads of an encoder beside its variables, for fingerprints;
+      ValueError for an encoder that it cannot measure.
+    files: name -> text of files that go into the result's workdir.
     """
 
     title: str
@@ -90,6 +93,8 @@ class Protocol(NamedTuple):
     run_many: (
         Callable[[Encoder, Splits, Sequence[Int[np.ndarray, "..."]], Tools], list[Result]] | None
     ) = None
+    reads: Callable[[Encoder], list[np.ndarray]] = lambda encoder: []
+    files: Mapping[str, str] = {}
 
 
 def build(config: Section) -> Protocol:

@@ -9,11 +9,14 @@ import pytest
 from ml_collections import ConfigDict
 
 import cxr_jax
+from cxr_jax import config as config_file
 from cxr_jax import weights
 from cxr_jax.data import reports
 from cxr_jax.data.source import load_source
-from cxr_jax.experiments import pretrain
+from cxr_jax.data.splits import image_batches, load_split
+from cxr_jax.experiments import pretrain, transfer
 from cxr_jax.objectives import _image_text
+from cxr_jax.transfer.predictions import read_parquet
 from cxr_jax.weights import export
 from tests.fakes import tiny_config
 
@@ -107,3 +110,57 @@ def test_a_damaged_tower_is_refused_and_the_images_encoder_read(trained, tmp_pat
     (workdir / "text.json").unlink()  # as of runs before towers were kept
     with pytest.raises(ValueError, match="clip step 2 has no text tower"):
         cxr_jax.load_encoder(str(workdir)).text("Normal chest.")
+
+
+@pytest.fixture
+def zero_shot(trained, data_dir):
+    """A transfer's config, whose predictions are compared with a softmax by hand."""
+    config = config_file.load("configs/transfer.py:zero_shot", [])
+    config.update(encoder=str(trained[0]), dataset="phantom/tiny", num_resamples=20)
+    config.data.dir, config.pictures.draw = str(data_dir), False
+    return config
+
+
+def test_zero_shot_scores_images_by_prompts_that_travel(zero_shot, tmp_path):
+    prompts = {
+        "Effusion": {"positive": ["pleural effusion", "an effusion"], "negative": ["no effusion"]},
+        "Edema": {"positive": ["edema"]},
+    }
+    (tmp_path / "mine.json").write_text(json.dumps(prompts))
+    zero_shot.task, zero_shot.zero_shot.prompts = "Effusion", str(tmp_path / "mine.json")
+    transfer.run(zero_shot, tmp_path / "run")
+    kept = json.loads((tmp_path / "run" / "prompts.json").read_text())
+    assert kept == prompts | {"Edema": {"positive": ["edema"], "negative": []}}
+    predictions = read_parquet(tmp_path / "run" / "predictions.parquet")
+    encoder = cxr_jax.load_encoder(zero_shot.encoder)
+    test = load_split("phantom/tiny", zero_shot.data.dir, "test", "Effusion")
+    images = np.concatenate(list(image_batches(test, 8, 32)))[..., 0]
+    positive = encoder.text(prompts["Effusion"]["positive"]).mean(axis=0)
+    positive /= np.linalg.norm(positive)
+    away = positive - encoder.text(prompts["Effusion"]["negative"])[0]
+    expected = encoder.text_encoder.text.scale * encoder.joint(images) @ away
+    order = {name: row for row, name in enumerate(predictions.image_id.tolist())}
+    rows = [order[name] for name in test.hashed_ids()[0]]
+    np.testing.assert_allclose(predictions.scores[rows, 0], expected, atol=1e-4)
+    assert predictions.score_kind == "log-odds"
+    facts = json.loads((tmp_path / "run" / "probe.json").read_text())
+    assert facts["remarks"] == ["Prompts of labels that are not scored here: Edema."]
+    assert "Zero-shot: no label was learned from" in (tmp_path / "run" / "report.md").read_text()
+    zero_shot.task = "Nodule"
+    with pytest.raises(ValueError, match=r"mine\.json has no prompts for Nodule\. Name a file"):
+        transfer.run(zero_shot, tmp_path / "other")
+
+
+def test_zero_shot_refuses_encoders_without_a_tower_and_long_prompts(zero_shot, tmp_path):
+    zero_shot.baselines = "random"
+    with pytest.raises(ValueError, match="needs a text tower, and random has none"):
+        transfer.check(zero_shot)
+    with pytest.raises(ValueError, match=r"random has none.*leave the others out of config\.base"):
+        transfer.run(zero_shot, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    long = {"Effusion": {"positive": ["effusion", "no " * 70], "negative": ["none"]}}
+    (tmp_path / "mine.json").write_text(json.dumps(long))
+    zero_shot.baselines, zero_shot.task = "", "Effusion"
+    zero_shot.zero_shot.prompts = str(tmp_path / "mine.json")
+    with pytest.raises(ValueError, match="Effusion, positive prompt 1 has 142 tokens"):
+        transfer.run(zero_shot, tmp_path / "run")
