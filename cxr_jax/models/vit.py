@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from cxr_jax.models._layers import check_pixels, normalised
 from cxr_jax.models._positions import ROTARIES, resample, rotary
@@ -97,10 +97,20 @@ class ViT(nn.Module):
         tokens = self._before_last(patches.reshape(len(patches), -1, self.width), angles)
         return self._pooled(self._last(tokens, angles))
 
-    def embed(self, images: Float[Array, "b h w 1"]) -> Float[Array, "b i j width"]:
-        """Returns the image's patches, with their position embedding, in the compute dtype."""
+    def embed(
+        self,
+        images: Float[Array, "b h w 1"],
+        hidden: Bool[Array, "b i j"] | None = None,
+        token: Float[Array, "width"] | None = None,
+    ) -> Float[Array, "b i j width"]:
+        """Returns the image's patches, with their position embedding, in the compute dtype.
+
+        Where `hidden` is true, `token` takes the patch's place.
+        """
         x = normalised(images, self.mean, self.std)
         patches = self.patch_embed(x.astype(self.dtype))
+        if hidden is not None:
+            patches = jnp.where(hidden[..., None], token.astype(self.dtype), patches)
         if self.rope == "dinov3":
             return patches
         grid = self.image_size // self.patch

@@ -21,6 +21,7 @@ sees together. Otherwise than there, position embeddings are resampled to a smal
 the official code asks for a grid larger by .1, which moves them by up to .2 of a place.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -90,9 +91,16 @@ def dino_loss(
     A uniform student: log k.
     """
     target = assignments(jax.lax.stop_gradient(teacher), centre, teacher_temperature)
+    return view_loss(student, target, student_temperature)
+
+
+def view_loss(
+    student: Float[Array, "n s k"], target: Float[Array, "n t k"], student_temperature: float
+) -> Float[Array, ""]:
+    """Returns that loss for targets that are probabilities already."""
     logs = jax.nn.log_softmax(student.astype(jnp.float32) / student_temperature)
     entropy = -jnp.einsum("ntk,nsk->nts", target, logs)
-    other = 1 - jnp.eye(teacher.shape[1], student.shape[1])
+    other = 1 - jnp.eye(target.shape[1], student.shape[1])
     return jnp.sum(entropy * other) / (jnp.sum(other) * student.shape[0])
 
 
@@ -125,7 +133,7 @@ def teacher_encoder(params: Any, aux: Any) -> dict[str, Any]:
 def make(config: Section) -> Objective:
     """Raises ValueError for fields of config.objective or config.views that do not fit."""
     fields, views = config["objective"], config["views"]
-    _check(fields, views)
+    check(fields, views, _FIELDS)
     chain = _networks.encoder_and_heads(config)
     dtype = getattr(chain["encoder"], "dtype", "float32")
     hidden = _networks.widths(fields["hidden"])
@@ -206,8 +214,9 @@ def _by_image(
     return jax.tree.map(lambda x: x.reshape(originals, views, -1), outputs), batch_stats
 
 
-def _check(fields: Section, views: Section) -> None:
-    check_fields(fields, "config.objective", _FIELDS)
+def check(fields: Section, views: Section, names: Sequence[str]) -> None:
+    """Raises ValueError for views, or values of the fields `names`, that do not fit."""
+    check_fields(fields, "config.objective", names)
     check_fields(views, "config.views", ("a", "b", "local"))
     for name in ("a", "b", "local"):
         check_view(views[name], f"config.views.{name}")
@@ -222,6 +231,6 @@ def _check(fields: Section, views: Section) -> None:
         )
     if fields["num_local"] < 0:
         raise ValueError(f"config.objective.num_local is {fields['num_local']}; it must be >= 0")
-    for name in ("teacher_warmup", "centre_momentum", "tau_base"):
+    for name in {"teacher_warmup", "centre_momentum", "tau_base"}.intersection(names):
         if not 0 <= fields[name] <= 1:
             raise ValueError(f"config.objective.{name} is {fields[name]}; it is in [0, 1]")

@@ -4,14 +4,14 @@ Assran et al., "Self-Supervised Learning from Images with a Joint-Embedding Pred
 Architecture", arXiv:2301.08243, and its official code. config.model is a ViT; config.views holds
 one view, a, of whole patches. Fields of config.objective:
 
-name
-num_targets                        4 blocks of an image are predicted, each by itself
-target_scale, target_ratio         a block's share of the patches, (.15, .2), and its height over
-                                   its width, (.75, 1.5)
-context_scale                      share of the square that the context is cut from, (.85, 1)
-predictor_width, predictor_blocks  384; 6 for a ViT-B, 12 for larger ones
-predictor_heads                    the encoder's, 12
-tau_base                           .996, the teacher's decay, which rises linearly to 1
+num_targets       blocks of an image that are predicted, each by itself; 4
+target_scale      a block's share of the patches; (.15, .2)
+target_ratio      its height over its width; (.75, 1.5)
+context_scale     share of the square that the context is cut from; (.85, 1)
+predictor_width   a multiple of 4; 384
+predictor_blocks  6 for a ViT-B, 12 for larger ones
+predictor_heads   as the encoder's; 12
+tau_base          the teacher's decay, which rises linearly to 1; .996
 
 The target is the teacher's output, each patch's layer-normalised; the loss is smooth L1, as in the
 code (L2 in the paper). The teacher is what is evaluated and exported. As in the code positions are
@@ -202,6 +202,8 @@ def _check(
     """Returns the shapes of targets and contexts."""
     if not isinstance(encoder, ViT):
         raise ValueError("I-JEPA hides patches from a ViT; config.model.name must be 'vit'")
+    if encoder.rope or encoder.pooling != "mean":
+        raise ValueError("I-JEPA takes a ViT of pooling='mean' without rotary positions")
     where = "config.objective"
     check_fields(fields, where, _FIELDS)
     check_fields(views, "config.views", ("a",))

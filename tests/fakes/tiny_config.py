@@ -17,6 +17,7 @@ _SMALL = {
     "convirt": dict(hidden=(8,), out=4, text=dict(width=64, num_blocks=2)),
     "clip": dict(out=4, text=dict(width=64, num_blocks=1)),
     "dino": dict(hidden=(8,), bottleneck=4, prototypes=8, num_local=1),
+    "dinov2": dict(hidden=(8,), bottleneck=4, prototypes=8, num_local=1),
     "mae": dict(decoder_width=8, decoder_blocks=1, decoder_heads=2),
     "ijepa": dict(
         **dict(num_targets=2, target_scale=(0.2, 0.3), predictor_width=8, predictor_blocks=1),

@@ -49,10 +49,17 @@ OBJECTIVES = {
         **dict(context_scale=(0.5, 1.0), predictor_width=32, predictor_blocks=1),
         **dict(predictor_heads=2, tau_base=0.9),
     ),
+    "dinov2": dict(
+        **dict(name="dinov2", hidden=(12,), bottleneck=5, prototypes=7, num_local=2),
+        **dict(student_temperature=0.1, teacher_temperature=(0.04, 0.07), teacher_warmup=0.3),
+        **dict(tau_base=0.9, mask_ratio=(0.2, 0.5), patch_weight=1.0, koleo_weight=0.1),
+    ),
 }
 VIT = dict(name="vit", variant="64x2", patch=8, image_size=32)
-_OF_VITS = ("mae", "ijepa")
-_VIEWS = dict.fromkeys(("mae", "ijepa", "convirt", "clip"), ("a",)) | {"dino": ("a", "b", "local")}
+_OF_VITS = ("mae", "ijepa", "dinov2")
+_VIEWS = dict.fromkeys(("dino", "dinov2"), ("a", "b", "local")) | dict.fromkeys(
+    ("mae", "ijepa", "convirt", "clip"), ("a",)
+)
 
 
 @pytest.fixture
