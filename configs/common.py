@@ -41,7 +41,8 @@ def transfer() -> ConfigDict:
             exclusive=False,  # the labels are classes of which every image has exactly one
             # Side of the square images that all encoders read; 0: each the one it was trained for.
             read_size=0,
-            protocol="linear",  # linear, finetune, knn, zero_shot: a file of cxr_jax/transfer
+            # A file of cxr_jax/transfer: linear, knn, finetune, zero_shot, attentive …
+            protocol="linear",
             label_fraction=1.0,  # of the labelled training patients; the other splits stay whole
             # Cross-validation by patient over the labelled images of all splits: 3 folds or more;
             # 0: the dataset's own splits. The fraction is then one of each training part.
@@ -50,6 +51,7 @@ def transfer() -> ConfigDict:
             knn=dict(k=(5, 20, 100), temperature=(0.07,)),
             finetune=finetune(),
             zero_shot=dict(prompts=""),
+            dense=dense(),
             # Only config.encoder's are drawn, not its baselines'.
             pictures=dict(
                 draw=True,  # images in the report and in TensorBoard; False: in no file
@@ -96,6 +98,27 @@ def finetune() -> ConfigDict:
         ),
     )
     del fields["view"].size  # that of the images which the encoder reads
+    return ConfigDict(fields)
+
+
+def dense() -> ConfigDict:
+    """Of protocols on maps; cxr_jax/transfer/_heads.py says what the fields mean."""
+    fields = dict(
+        learning_rates=(1e-3, 3e-3, 1e-2),
+        weight_decays=(0.01, 0.1, 1.0),
+        warmup=0.1,
+        epochs=20.0,
+        min_steps=300,
+        max_steps=5000,
+        evaluations=10,
+        batch_size=64,
+        heads=8,
+        head="linear",
+        hidden=64,
+        side=128,
+        probe="attentive",
+        score="pointing",
+    )
     return ConfigDict(fields)
 
 

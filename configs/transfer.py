@@ -6,6 +6,9 @@ python run.py --config=configs/transfer.py --config.encoder=WORKDIR --config.dat
                             Cost: one pass of every encoder over the dataset (ResNet-50 at 224 px:
                             about 25 images/s on two CPU cores; no GPU tried), then seconds.
                  =knn       nearest training images. Cost: the same pass.
+                 =attentive  a learned query per label over frozen maps. Cost: the same pass, maps
+                            on disk (said before), then seconds to minutes (docs/dense.md).
+                 =segmentation, =localisation  where findings are: docs/dense.md.
                  =finetune  the whole encoder. Cost: (learning rates) x (epochs) passes with
                             gradients; meant for one GPU (not run here: no GPU).
                  =zero_shot sentences, of encoders with a text tower (docs/text.md): one pass.

@@ -29,10 +29,32 @@ RENAMED: dict[str, dict[str, str]] = {
         "views": "projections",
     },
 }
+# The fields of config.dense, as configs/common.py has them.
+_DENSE = {
+    "learning_rates": [1e-3, 3e-3, 1e-2],
+    "weight_decays": [0.01, 0.1, 1.0],
+    "warmup": 0.1,
+    "epochs": 20.0,
+    "min_steps": 300,
+    "max_steps": 5000,
+    "evaluations": 10,
+    "batch_size": 64,
+    "heads": 8,
+    "head": "linear",
+    "hidden": 64,
+    "side": 128,
+    "probe": "attentive",
+    "score": "pointing",
+}
 # Fields that older configs lack, with the value at which everything is as it was then.
 _ADDED: dict[str, dict[str, Any]] = {
     "pretrain": {"start_share": 0.0},
-    "transfer": {"folds": 0, "read_size": 0, "zero_shot": {"prompts": ""}},
+    "transfer": {
+        "folds": 0,
+        "read_size": 0,
+        "zero_shot": {"prompts": ""},
+        "dense": _DENSE,
+    },
 }
 Section = Mapping | ConfigDict
 

@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -198,18 +198,35 @@ def frozen_features(
 def extract(
     encoder: Encoder, split: LabelledSplit, batch_size: int, name: str
 ) -> Float[np.ndarray, "n d"]:
-    """Computes frozen features, a row per image; progress lines call the split `name`.
+    """Computes frozen features, a row per image; progress lines call the split `name`."""
+    rows = list(each_batch(encoder, split, batch_size, name, features(encoder)))
+    values = np.concatenate(rows)
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"{encoder.name}: features of {name} images are not finite: its weights are not, or "
+            f"{encoder.image_size} px are too few for it (config.read_size)"
+        )
+    return values
 
-    Evaluation mode: an image's features do not depend on the other images of its batch. A short
+
+def each_batch(
+    encoder: Encoder,
+    split: LabelledSplit,
+    batch_size: int,
+    name: str,
+    apply: Callable[[np.ndarray], jax.Array],
+) -> Iterator[Float[np.ndarray, "b ..."]]:
+    """Yields what `apply` makes of the images, batch by batch, in order.
+
+    Evaluation mode: what an image gives does not depend on the others of its batch. A short
     last batch is padded to a power of two and cut, so that few programs serve and little is wasted.
     """
-    apply = features(encoder)
-    rows, done, total = [], 0, len(split.rows)
+    done, total = 0, len(split.rows)
     start = reported = time.monotonic()
     for images in image_batches(split, batch_size, encoder.image_size):
         full = min(batch_size, 1 << (len(images) - 1).bit_length())
         padded = np.pad(images, ((0, full - len(images)), (0, 0), (0, 0), (0, 0)))
-        rows.append(np.asarray(apply(padded / np.float32(255)))[: len(images)])
+        yield np.asarray(apply(padded / np.float32(255)))[: len(images)]
         done += len(images)
         now = time.monotonic()
         if now - reported > _QUIET_SECONDS and done < total:
@@ -220,13 +237,6 @@ def extract(
                 flush=True,
             )
             reported = now
-    values = np.concatenate(rows)
-    if not np.isfinite(values).all():
-        raise ValueError(
-            f"{encoder.name}: features of {name} images are not finite: its weights are not, or "
-            f"{encoder.image_size} px are too few for it (config.read_size)"
-        )
-    return values
 
 
 def extract_once(

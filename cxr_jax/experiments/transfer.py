@@ -19,7 +19,7 @@ from cxr_jax import weights
 from cxr_jax.config import check_positive
 from cxr_jax.data import seen_images
 from cxr_jax.data.splits import LabelledSplit
-from cxr_jax.experiments import _pictures, _transfer_inputs, _transfer_report, _workdir
+from cxr_jax.experiments import _maps, _pictures, _transfer_inputs, _transfer_report, _workdir
 from cxr_jax.experiments._transfer_report import Outcome
 from cxr_jax.experiments._workdir import open_workdir
 from cxr_jax.io.atomic import atomic_write_text
@@ -111,7 +111,8 @@ def _run(
             folder = workdir / "baselines" / f"{index}-{plain}"
         own = _transfer_inputs.as_read_by(encoder, splits)
         features = _transfer_inputs.frozen_features(config, encoder, own)
-        outcomes.append(_score(config, chosen, encoder, own, features, folder, not index))
+        maps = _maps.frozen_maps(config, encoder, own, workdir / "maps")
+        outcomes.append(_score(config, chosen, encoder, own, features, maps, folder, not index))
         table = _transfer_report.image_table(splits.test, exposed)
         image_table.write_parquet(table, folder / "films.parquet")
         if config.export_features and not index:
@@ -120,6 +121,7 @@ def _run(
             written = _transfer_inputs.parts(config, splits)
             count = _features.write(path, written, features)
             print(f"Features of {count:,} images: {path}")
+    shutil.rmtree(workdir / "maps", ignore_errors=True)
     first, draws = outcomes[0], (config.num_resamples, config.seed)
     comparisons = [
         compare(first.predictions, other.predictions, (first.name, other.name), *draws)
@@ -158,7 +160,7 @@ def _check_fields(config: ml_collections.ConfigDict) -> Protocol:
 
 
 def _score(
-    config, chosen: Protocol, encoder: Encoder, splits, features, folder: Path, first: bool
+    config, chosen: Protocol, encoder: Encoder, splits, features, maps, folder: Path, first: bool
 ) -> Outcome:
     """Returns one encoder's result, read back if an earlier start of this run finished it."""
     finished = folder / "probe.json"
@@ -173,7 +175,7 @@ def _score(
     shutil.rmtree(folder / "training", ignore_errors=True)  # of a start that was killed
     curves = _Curves(folder / "training")
     once = functools.partial(_once, folder / "folds", now)
-    tools = Tools(features, functools.partial(print, flush=True), curves.scalars, once)
+    tools = Tools(features, functools.partial(print, flush=True), curves.scalars, once, maps)
     result = chosen.run(encoder, splits, tools)
     curves.close()
     predictions, not_scored = predictions_of(splits.test, result)

@@ -134,6 +134,7 @@ def _of_fold(tools: Tools, rows: list[Int[np.ndarray, "..."]], number: int, fold
         lambda split: tools.extract("test")[places[split]],
         lambda line: tools.say(f"{name} of {folds}: {line}"),
         lambda step, values: tools.log(step, {f"{name}/{key}": v for key, v in values.items()}),
+        maps=lambda split: tools.maps("test").at(places[split]),
     )
 
 

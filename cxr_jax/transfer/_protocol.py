@@ -64,6 +64,32 @@ class Result(NamedTuple):
         return ~np.isin(np.arange(self.scores.shape[1]), list(self.not_scored))
 
 
+class Maps(NamedTuple):
+    """Frozen maps of n images [n h w d]; they lie on disk and are read as they are asked for."""
+
+    stored: np.ndarray  # float16 [N h w d], N >= n
+    rows: Int[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.stored.shape[1:])
+
+    def take(self, places: Int[np.ndarray, " b"]) -> np.ndarray:
+        """Returns these images' maps, float16 [b h w d]."""
+        return self.stored[self.rows[places]]
+
+    def at(self, places: Int[np.ndarray, " m"]) -> "Maps":
+        """Returns the maps of these images alone, not read."""
+        return Maps(self.stored, self.rows[places])
+
+
+def _no_maps(name: str) -> Maps:
+    raise ValueError("no maps of images are at hand")
+
+
 class Tools(NamedTuple):
     """Functions that a protocol may call while it runs."""
 
@@ -72,6 +98,7 @@ class Tools(NamedTuple):
     log: Callable[[int, Mapping[str, float]], None]  # (step, numbers) of a training
     # (fold, how to make it) -> its result, perhaps of an earlier start and then without a head
     once: Callable[[int, Callable[[], Result]], Result] = lambda fold, make: make()
+    maps: Callable[[str], Maps] = _no_maps  # frozen maps of a field of Splits
 
 
 class Protocol(NamedTuple):

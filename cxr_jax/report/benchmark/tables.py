@@ -18,6 +18,8 @@ from cxr_jax.stats.verdict import Comparison
 from cxr_jax.transfer.image_table import beyond_chance
 
 _TITLES = {"linear": "Linear probe", "finetune": "Fine-tuning", "knn": "Nearest neighbours"}
+_TITLES |= {"attentive": "Attentive probe", "segmentation": "Segmentation"}
+_TITLES |= {"localisation": "Localisation"}
 
 _TEX = {
     "\\": r"\textbackslash{}",
