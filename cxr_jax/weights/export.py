@@ -8,10 +8,11 @@ README.md, a model card with the lines that load it.
 
 torchvision  ResNets of 18 to 152 layers and DenseNets, for torchvision.models
 timm         ViTs and ResNets, for timm.create_model
-huggingface  ViTs (as Dinov2Model, CLIP's as CLIPVisionModelWithProjection) and ResNets, for
-             transformers
+huggingface  ViTs (as Dinov2Model, CLIP's as CLIPModel with its text tower, else as
+             CLIPVisionModelWithProjection) and ResNets, for transformers
 onnx         every encoder, for onnxruntime and others; needs the package onnx
-safetensors  every encoder, for cxr_jax itself: --config.encoder=safetensors:FOLDER
+safetensors  every encoder and its text tower, for cxr_jax itself:
+             --config.encoder=safetensors:FOLDER
 """
 
 import argparse
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     out = args.out or Path(source) / "export" / args.format
     check_empty(out)
     exported = export(encoder)
+    if encoder.text and not exported.has_text:
+        print(f"{args.format} has no place for its text tower; --format=safetensors keeps it")
     card = model_card(encoder, exported, source, args.scores, args.licence)
     if args.with_seen_images and not seen_images.find(Path(source)):
         raise FileNotFoundError(f"--with_seen_images: {source} holds no {seen_images.FILE}")

@@ -15,6 +15,7 @@ from cxr_jax.models._positions import resample
 from cxr_jax.weights.convert import torch_array
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.importers._cnn import densenet_key, resnet_key
+from cxr_jax.weights.text import Text
 
 Arrays = dict[str, np.ndarray]
 
@@ -28,6 +29,7 @@ class Exported(NamedTuple):
       usage: the lines of Python that load it.
       library: the name of the tool, where Hugging Face's hub knows it.
       normalises: whether it takes pixels in [0, 1] and normalises them itself.
+      has_text: whether the text tower is in it, where the encoder has one.
     """
 
     tensors: dict[str, np.ndarray]
@@ -35,6 +37,16 @@ class Exported(NamedTuple):
     usage: str
     library: str = ""
     normalises: bool = False
+    has_text: bool = False
+
+
+def text_of(encoder: Encoder) -> Text | None:
+    """Reads the encoder's text tower; None where it has none, or, said so, no tokenizer."""
+    try:
+        return encoder.text() if encoder.text else None
+    except FileNotFoundError as error:
+        print(f"WARNING: the text tower is left out: {error}")
+        return None
 
 
 def cnn(encoder: Encoder, plain: bool = True) -> Arrays:

@@ -1,7 +1,7 @@
 """Encoders for transformers, with the JSON files that its AutoModel reads.
 
 ResNets as its ResNetModel, ViTs as its Dinov2Model, of which they are a case, CLIP's ViTs as its
-CLIPVisionModelWithProjection.
+CLIPModel with their text tower, without one as its CLIPVisionModelWithProjection.
 """
 
 from typing import Any
@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from cxr_jax import models
+from cxr_jax.models.bert import make_text_encoder
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.exporters import Arrays, Exported, at_its_size, cnn
+from cxr_jax.weights.exporters import Arrays, Exported, at_its_size, cnn, text_of
+from cxr_jax.weights.importers._text import write_clip
 from cxr_jax.weights.importers._vit import write_vit
 from cxr_jax.weights.importers.huggingface import CLIP, DINOV2
+from cxr_jax.weights.text import Text
 
 
 def export(encoder: Encoder) -> Exported:
@@ -20,13 +23,17 @@ def export(encoder: Encoder) -> Exported:
     encoder = at_its_size(encoder)
     model = models.build(encoder.model)
     channels, size = len(model.mean), encoder.image_size
-    loader, output = "AutoModel", "pooler_output.flatten(1)"
+    loader, output, more = "AutoModel", "pooler_output.flatten(1)", {}
     match encoder.model["name"]:
         case "resnet":
             tensors, config = _resnet(encoder, model)
         case "vit" if model.pre_norm or model.projection:
             tensors, config = _clip(encoder, model)
             loader, output = "CLIPVisionModelWithProjection", "image_embeds"
+            if (tower := text_of(encoder)) and _is_clips(tower):
+                tensors |= write_clip(tower)
+                config, more = _with_text(config, tower, channels)
+                loader, output = "CLIPModel", "image_embeds"
         case "vit":
             tensors, config = _dinov2(encoder, model)
         case _:
@@ -54,10 +61,11 @@ def export(encoder: Encoder) -> Exported:
 net = {loader}.from_pretrained("FOLDER").eval()
 # features = net(pixel_values).{output}, [n {channels} h w], normalised as below{one}"""
     files = {
-        "config.json": config | {"num_channels": channels},
+        "config.json": config if more else config | {"num_channels": channels},
         "preprocessor_config.json": preprocessing,
+        **more,
     }
-    return Exported(tensors, files, usage, library="transformers")
+    return Exported(tensors, files, usage, library="transformers", has_text=bool(more))
 
 
 def _sizes(model: Any) -> dict[str, Any]:
@@ -118,6 +126,49 @@ def _clip(encoder: Encoder, model: Any) -> tuple[Arrays, dict[str, Any]]:
         **{"intermediate_size": model.hidden, "projection_dim": model.projection},
     }
     return write_vit(encoder.variables["params"], CLIP), config
+
+
+def _is_clips(text: Text) -> bool:
+    """Returns whether transformers' CLIP has such a text tower."""
+    model = text.model
+    return (
+        model.get("kind") == "clip"
+        and model.get("pooling") == "last"
+        and bool(model.get("projection"))
+        and not text.heads
+    )
+
+
+def _with_text(
+    image: dict[str, Any], text: Text, channels: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the config.json of both towers, and the files of the tokenizer."""
+    model = make_text_encoder(text.model, "its text tower")
+    start, *_, end = text.tokenizer.encode("a").ids
+    image = {name: value for name, value in image.items() if name != "architectures"}
+    config = {
+        "model_type": "clip",
+        "architectures": ["CLIPModel"],
+        "projection_dim": model.projection,
+        "vision_config": image | {"num_channels": channels},
+        "text_config": {
+            "model_type": "clip_text_model",
+            **{"vocab_size": model.vocabulary, "hidden_size": model.width},
+            **{"num_hidden_layers": model.num_blocks, "num_attention_heads": model.heads},
+            **{"intermediate_size": model.hidden, "max_position_embeddings": model.positions},
+            "hidden_act": model.activation.replace("gelu_tanh", "gelu_pytorch_tanh"),
+            **{"layer_norm_eps": 1e-5, "projection_dim": model.projection},
+            **{"bos_token_id": start, "eos_token_id": end, "pad_token_id": end},
+        },
+    }
+    named = text.tokenizer.id_to_token
+    words = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": text.max_tokens,
+        **{"bos_token": named(start), "eos_token": named(end), "pad_token": named(end)},
+    }
+    tokenizer = text.tokenizer.to_str().encode()
+    return config, {"tokenizer_config.json": words, "tokenizer.json": tokenizer}
 
 
 def _resnet(encoder: Encoder, model: Any) -> tuple[Arrays, dict[str, Any]]:

@@ -11,7 +11,7 @@ from cxr_jax.data import tokenizer
 from cxr_jax.weights import text
 from cxr_jax.weights.convert import flat
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.exporters import Exported
+from cxr_jax.weights.exporters import Exported, text_of
 
 
 def export(encoder: Encoder) -> Exported:
@@ -22,12 +22,12 @@ def export(encoder: Encoder) -> Exported:
 encoder = cxr_jax.load_encoder("safetensors:FOLDER")
 features = encoder(images)  # paths or arrays"""
     files: dict[str, Any] = {"cxr_jax.json": facts}
-    if encoder.text is not None:
-        tower = encoder.text()
+    if tower := text_of(encoder):
         usage += "\ncosines = encoder.joint(images) @ encoder.text(sentences).T"
         files |= {
             text.FACTS: tower.facts(),
             text.FILE: save(flat(tower.arrays())),
             tokenizer.FILE: tower.tokenizer.to_str().encode(),
         }
-    return Exported(flat(encoder.variables), files, usage, normalises=True)
+    tensors, has_text = flat(encoder.variables), tower is not None
+    return Exported(tensors, files, usage, normalises=True, has_text=has_text)

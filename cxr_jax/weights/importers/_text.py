@@ -104,6 +104,13 @@ def read_clip(path: str | Path, config: Mapping[str, Any]) -> Text:
     `load_text`; FileNotFoundError where no tokenizer is beside the file.
     """
     path = find_weights(path)
+    try:
+        words = tokenizer.load(path.parent)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path.parent} holds no tokenizer, without which text cannot be read: put CLIP's "
+            "tokenizer.json there, or its vocab.json and merges.txt"
+        ) from error
     arrays = read_arrays(path)
     with errors_naming(path):
         layout = _clips(arrays)
@@ -128,14 +135,6 @@ def read_clip(path: str | Path, config: Mapping[str, Any]) -> Text:
         encoder = make_text_encoder(model, "its text tower")
     params = load_text(path, encoder)
     scale = float(np.exp(np.asarray(arrays.get("logit_scale", np.log(100)), np.float64)).item())
-    folder = path.parent
-    try:
-        words = tokenizer.load(folder)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{folder} holds no tokenizer, without which text cannot be read: put CLIP's "
-            "tokenizer.json there, or its vocab.json and merges.txt"
-        ) from error
     return Text(model, params, {}, words, len(places), scale)
 
 
@@ -146,7 +145,7 @@ def write_clip(text: Text) -> dict[str, np.ndarray]:
         names = tuple(entry.key for entry in path)
         keys = _source(HUGGINGFACE, ("params", *names)).keys
         tensors |= zip(keys, np.split(torch_array(names[-1], leaf), len(keys)))
-    return tensors | {"logit_scale": np.float32(np.log(text.scale))}
+    return tensors | {"logit_scale": np.array(np.log(text.scale), np.float32)}
 
 
 def _clips(arrays: Mapping[str, np.ndarray]) -> Layout | None:

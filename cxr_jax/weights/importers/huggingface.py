@@ -1,6 +1,6 @@
 """Encoders as Hugging Face's transformers and its hub have them, with the facts in their JSON.
 
-huggingface  a folder with config.json: DINOv2 (with registers or without), the image tower of CLIP,
+huggingface  a folder with config.json: DINOv2 (with registers or without), CLIP (both towers),
              a ResNet; timm's too
 hf           the same by its name on the hub, `hf:OWNER/NAME`: looked up in the hub's cache on this
              machine; what is not there is fetched if the package huggingface_hub is installed and
@@ -32,6 +32,7 @@ from cxr_jax.weights.convert import errors_naming, refuse_prefix, strip_prefix, 
 from cxr_jax.weights.encoder import Encoder, check_pixels
 from cxr_jax.weights.importers import timm
 from cxr_jax.weights.importers._cnn import IMAGENET, cnn_encoder
+from cxr_jax.weights.importers._text import read_clip
 from cxr_jax.weights.importers._vit import Layout, query_key_value, read_vit, size_facts
 from cxr_jax.weights.importers.vits import CLIP_PIXELS
 
@@ -106,8 +107,11 @@ def load_dinov2(
 
 
 def load_clip(path: str | Path) -> Encoder:
-    """Reads the image tower in a folder; the text's and the temperature are passed over."""
+    """Reads the image tower in a folder; beside it the text's, if it is there, when asked for."""
     file, arrays, config, seen = _read(path, 224, CLIP_PIXELS)
+    text = None
+    if "text_projection.weight" in arrays:  # what equals a default is not in config.json
+        text = partial(read_clip, file, {"num_attention_heads": 8} | config.get("text_config", {}))
     with errors_naming(file):
         others = ("text_model.", "text_projection.", "logit_scale", "visual_projection.")
         below = strip_prefix(arrays, ("vision_model.",), others)
@@ -119,7 +123,8 @@ def load_clip(path: str | Path) -> Encoder:
         if (key := "visual_projection.weight") in arrays:
             fields["projection"] = len(arrays[key])
         config = config.get("vision_config", config)
-        return _vit(path, arrays, CLIP, config, seen, "quick_gelu", 1e-5, fields)
+        encoder = _vit(path, arrays, CLIP, config, seen, "quick_gelu", 1e-5, fields)
+        return encoder._replace(text=text)
 
 
 def load_resnet(path: str | Path) -> Encoder:

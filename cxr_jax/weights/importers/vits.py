@@ -4,7 +4,8 @@ clip      the image tower of OpenAI's CLIP (arXiv:2103.00020): ViT-B/32, B/16, L
           those of `encode_image`, the projection included. OpenAI's own files are TorchScript
           programs, which are not read; the state dict is, alone or in whole: with the package
           `clip`, `torch.save(clip.load("ViT-B/32", jit=False)[0].state_dict(), "clip.pt")`.
-          A folder of the hub is read by the source `huggingface`.
+          A folder of the hub is read by the source `huggingface`. Texts are read with the
+          tokenizer beside the file: tokenizer.json, or vocab.json and merges.txt.
 chexzero  CheXzero (Tiu et al. 2022) and CXR-RePaiR-CLIP (Endo et al. 2021): CLIP trained on
           MIMIC-CXR, with its own mean and deviation; images are padded to a square with black.
 refers    REFERS (Zhou et al. 2022, Nature Machine Intelligence 4): a ViT-B/16 trained with
@@ -22,6 +23,7 @@ from cxr_jax.weights.arrays import read_arrays, read_facts
 from cxr_jax.weights.convert import Source, errors_naming, refuse_prefix, strip_prefix, without
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.importers._cnn import IMAGENET
+from cxr_jax.weights.importers._text import read_clip
 from cxr_jax.weights.importers._vit import (
     OPENAI_BLOCK,
     Layout,
@@ -83,11 +85,12 @@ _REFERS = Layout(
 def load_clip(
     path: str | Path, mean: Sequence[float], std: Sequence[float], fit: str = "crop"
 ) -> Encoder:
-    """Reads the encoder below `visual.`; the text tower and its temperature are passed over.
+    """Reads the encoder below `visual.`; beside it the text tower, if there is one, when asked for.
 
     Raises ValueError for CLIP's own ResNets.
     """
     arrays = read_arrays(path)
+    text = partial(read_clip, path, {}) if "text_projection" in arrays else None
     with errors_naming(path):
         arrays = strip_prefix(arrays, ("visual.",), _CLIPS_TEXT)
         if any(key.startswith("attnpool.") for key in arrays):
@@ -100,7 +103,8 @@ def load_clip(
         fields |= {"pre_norm": True, "activation": "quick_gelu", "epsilon": 1e-5}
         # Its code gives a head to 64 channels, whatever the width.
         heads = arrays["class_embedding"].size // 64 if "class_embedding" in arrays else None
-        return read_vit(Path(path).stem, arrays, _CLIP, heads=heads, fit=fit, **fields)
+        encoder = read_vit(Path(path).stem, arrays, _CLIP, heads=heads, fit=fit, **fields)
+        return encoder._replace(text=text)
 
 
 def load_torchvision(path: str | Path) -> Encoder:
