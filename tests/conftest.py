@@ -1,6 +1,9 @@
 """For the whole test run: every jaxtyping annotation is checked, and compiled programs are kept.
 
-Many tests start the same program anew, some in a subprocess; compiling it once halves the run.
+Many tests start the same program anew, some in a subprocess; compiling it once halves the run. LLVM
+optimizes nothing (XLA does), in subprocesses too: most programs run a few steps and take longer to
+compile. tests/test_run.py compiles as users do; so does everything with
+JAX_DISABLE_MOST_OPTIMIZATIONS=0.
 """
 
 import fcntl
@@ -13,27 +16,13 @@ from pathlib import Path
 _cache = tempfile.TemporaryDirectory(prefix="jax-cache-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
-import jax  # noqa: E402 (it reads the variables when imported)
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("cxr_jax", "beartype.beartype")
 pytest.register_assert_rewrite("tests.fakes.dataset")  # so its asserts show the values too
-
-
-@pytest.fixture(scope="module")
-def compiled_quickly():
-    """Half the time to compile, also in subprocesses: LLVM optimizes nothing.
-
-    For tests of whole trainings, whose programs run a few steps. Those of single functions against
-    independent references, and tests/test_run.py, compile as users do.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,6 @@ _SMALL = (
 )
 
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
-
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """A copy of the product with the page's files in it, and the page's dataset, built."""

@@ -36,7 +36,8 @@ def environment(tmp_path_factory):
     blocked = tmp_path_factory.mktemp("blocked") / "tensorflow"
     blocked.mkdir()
     (blocked / "__init__.py").write_text("raise ImportError('no TensorFlow here')")
-    own = {name: value for name, value in os.environ.items() if "COMPILATION_CACHE" not in name}
+    tests = ("JAX_COMPILATION_CACHE_DIR", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+    own = {name: value for name, value in os.environ.items() if name not in tests}
     cache = str(tmp_path_factory.mktemp("cache"))
     return own | {
         "JAX_PLATFORMS": "cpu",

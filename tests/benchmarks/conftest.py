@@ -5,11 +5,6 @@ import pytest
 from configs import byol, simclr
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_quickly(compiled_quickly):
-    """For every test of this folder."""
-
-
 @pytest.fixture
 def tiny_config(data_dir):
     """Objective name -> its config for a few images of 32 px."""

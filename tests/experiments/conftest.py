@@ -3,11 +3,6 @@ import pytest
 from tests.fakes import tiny_config as tiny
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_quickly(compiled_quickly):
-    """For every test of this folder."""
-
-
 @pytest.fixture
 def tiny_config(data_dir):
     """(config file, preset) -> that config, shrunk to a few steps of the smallest encoder."""

@@ -26,7 +26,7 @@ SENTENCES = ["There is a small left pleural effusion.", "No pneumothorax.", "Nor
 
 
 @pytest.fixture(scope="module")
-def config(data_dir, compiled_quickly):
+def config(data_dir):
     config = tiny_config.make("clip", "demo", data_dir)
     # Compiled in a fraction of a ResNet's time.
     config.model = ConfigDict(dict(name="vit", variant="64x1", patch=16, image_size=32))

@@ -45,8 +45,7 @@ class _Forks:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.runs"],
             cwd=_ROOT,
-            # Compiling without optimization takes half the time.
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

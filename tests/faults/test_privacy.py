@@ -28,8 +28,6 @@ from tests.faults.canaries import (
     SURNAME,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 ALL = canaries.needles((*canaries.WORDS, FINDINGS, REPORTED)) | canaries.needles()
 
 

@@ -130,9 +130,7 @@ def test_standardised_maps_have_mean_0_and_deviation_1():
     np.testing.assert_allclose(flat.std(0), [1, 1, 0], atol=1e-3)
 
 
-def test_a_transfer_says_what_its_maps_take_and_leaves_none(
-    data_dir, tmp_path, capsys, compiled_quickly
-):
+def test_a_transfer_says_what_its_maps_take_and_leaves_none(data_dir, tmp_path, capsys):
     made = config(max_steps=4, min_steps=4, evaluations=2, heads=8)
     made.dataset, made.data.dir = "phantom/tiny", str(data_dir)
     made.num_resamples, made.image_size, made.baselines = 20, 32, ""
