@@ -193,7 +193,12 @@ def find_seen_images(folder: Path) -> Path | None:
 
 
 def make_features(
-    label_names: Sequence[str], readers: bool, boxes: bool, reports: bool, encoding: str
+    label_names: Sequence[str],
+    readers: bool,
+    boxes: bool,
+    masks: bool,
+    reports: bool,
+    encoding: str,
 ) -> tfds.features.FeaturesDict:
     """Returns the example that every dataset stores, as TFDS features.
 
@@ -220,6 +225,8 @@ def make_features(
     if boxes:
         corners = dict.fromkeys(("y0", "x0", "y1", "x1"), number)
         features["boxes"] = tfds.features.Sequence({"label": text, **corners})
+    if masks:  # PNG of the image's size
+        features["masks"] = tfds.features.Sequence({"label": text, "mask": text})
     if reports:
         features["report"] = text
     return tfds.features.FeaturesDict(features)
@@ -227,7 +234,7 @@ def make_features(
 
 def _check_features(path: Path, stored: Any, label_names: list[str]) -> None:
     """Refuses features other than those of `make_features`; names `path` and the feature."""
-    has = [name in stored for name in ("readers", "boxes", "report")]
+    has = [name in stored for name in ("readers", "boxes", "masks", "report")]
     expected = make_features(label_names, *has, "png").get_tensor_info()
     if "projection" not in stored:  # its name in older datasets
         expected["view"] = expected.pop("projection")

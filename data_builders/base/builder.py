@@ -117,6 +117,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     SPLIT_RULE: ClassVar[str] = ""
     HAS_BOXES: ClassVar[bool] = False
     HAS_REPORTS: ClassVar[bool] = False
+    MASK_NAMES: ClassVar[tuple[str, ...]] = ()  # what images may have masks of
     ENCODING: ClassVar[str] = "jpeg"  # "jpeg" (quality 95) or "png"
 
     settings: BuildSettings = BuildSettings()
@@ -211,8 +212,9 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return self.SPLIT_RULE
 
     def _info(self) -> tfds.core.DatasetInfo:
-        has = self.READERS, self.HAS_BOXES, self.HAS_REPORTS
+        has = self.READERS, self.HAS_BOXES, bool(self.MASK_NAMES), self.HAS_REPORTS
         features = dataset_info.make_features(self.label_names(), *has, self.ENCODING)
+        masks = {"mask_names": list(self.MASK_NAMES)} if self.MASK_NAMES else {}
         metadata = tfds.core.MetadataDict(
             label_names=list(self.label_names()),
             label_scale=self.LABEL_SCALE,
@@ -224,6 +226,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             licence=self.LICENCE,
             resolution=self.builder_config.resolution,
             split_rule=self.split_rule(),
+            **masks,
         )
         beside = self.get_metadata()  # the README and the citation in the dataset's folder
         return OwnInfo(

@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cxr_jax.io import image_io
+from data_builders.base import masks
 from data_builders.base.records import BuildError
 
 Tag = TypeVar("Tag")
@@ -33,10 +34,21 @@ CHUNK = 8
 
 
 class EncodedImage(NamedTuple):
-    """An image ready to be stored: encoded bytes and perceptual hash (16 hex digits)."""
+    """An image ready to be stored: encoded bytes, perceptual hash (16 hex digits), its masks."""
 
     image: bytes
     phash: str
+    masks: tuple[tuple[str, bytes], ...] = ()
+
+
+class ToRead(NamedTuple):
+    """An image that is to be read, and what gives its masks."""
+
+    image: Path | Callable[[], np.ndarray]
+    masks: Callable[[], masks.Masks] | None = None
+
+    def __str__(self) -> str:  # for messages
+        return str(self.image)
 
 
 class Unreadable(NamedTuple):
@@ -46,19 +58,24 @@ class Unreadable(NamedTuple):
 
 
 def prepare_image(
-    source: Path | Callable[[], np.ndarray], resolution: int | None, encoding: str
+    source: Path | Callable[[], np.ndarray] | ToRead, resolution: int | None, encoding: str
 ) -> EncodedImage | Unreadable:
-    """Reads (or draws) one image, shrinks its shorter side to `resolution`, encodes and hashes."""
+    """Reads (or draws) one image, shrinks its shorter side to `resolution`, encodes and hashes.
+
+    Its masks are brought to the same pixels.
+    """
+    source, given = source if isinstance(source, ToRead) else (source, None)
     try:
         if callable(source):
             image = source()
             image = image[..., None] if image.ndim == 2 else image
         else:
             image = image_io.read_image(source, shorter_side=resolution)
+        image = image_io.shrink(image, resolution)
+        found = masks.encode(given(), image) if given else ()
     except image_io.ImageError as error:
         return Unreadable(str(error))
-    image = image_io.shrink(image, resolution)
-    return EncodedImage(image_io.encode(image, encoding), phash(image))
+    return EncodedImage(image_io.encode(image, encoding), phash(image), found)
 
 
 def phash(image: UInt8[np.ndarray, "h w 1"]) -> str:

@@ -63,6 +63,8 @@ class Record:
       readers: who said it, one name a value, where the builder has READERS.
       projection: as `dicom.standard_projection` writes it.
       age: years, NaN if unknown; stored as unknown if negative or above dicom.OLDEST.
+      masks: a picklable function of no arguments that gives the image's masks by name, for
+        builders with MASK_NAMES; it is called in a worker process. None: it has no mask.
       report: the image's report, where the builder has reports; free of names.
       row: where the record was listed ("Data_Entry_2017.csv, row 17"), for error messages.
     """
@@ -79,6 +81,7 @@ class Record:
     age: float = float("nan")
     boxes: tuple[Box, ...] = ()
     report: str = ""
+    masks: Callable[[], Mapping[str, np.ndarray | None]] | None = None
     patient_known: bool = True
     row: str = ""
 

@@ -109,6 +109,7 @@ class Serializer:
             "phash": image.phash,
             "labels": dict(record.labels),
             "readers": list(record.readers),
+            "masks": [{"label": name, "mask": mask} for name, mask in image.masks],
             "boxes": [dataclasses.asdict(box) for box in record.boxes],
             "report": record.report,
         }
@@ -166,7 +167,7 @@ class Job:
 
     def write_alone(self, shard: Shard) -> None:
         """Reads and writes a shard in this process; leaves a `Written` beside it."""
-        written = self.write(shard, (self.prepare(record.image) for record in shard.records))
+        written = self.write(shard, (self.prepare(_to_read(record)) for record in shard.records))
         written.save(shard.path(self.folder))
 
 
@@ -174,7 +175,7 @@ def write_all(
     plan: Sequence[Shard], job: Job, num_workers: int | None, progress: tqdm
 ) -> list[Written]:
     """Writes shards one after another, their images read on all cores."""
-    tagged = ((None, record.image) for shard in plan for record in shard.records)
+    tagged = ((None, _to_read(record)) for shard in plan for record in shard.records)
 
     def images() -> Iterator[parallel.EncodedImage | parallel.Unreadable]:
         prepare = functools.partial(
@@ -186,6 +187,10 @@ def write_all(
 
     with contextlib.closing(images()) as prepared:
         return [job.write(shard, prepared) for shard in plan]
+
+
+def _to_read(record: Record) -> parallel.ToRead:
+    return parallel.ToRead(record.image, record.masks)
 
 
 def write_with_beam(plan: Sequence[Shard], job: Job, runner: str, options: Any) -> list[Written]:

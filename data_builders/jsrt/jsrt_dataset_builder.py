@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
 from cxr_jax.data.tasks import Task
 from cxr_jax.io import pixels as greys
 from cxr_jax.io.limits import MIN_SIDE, BoundedFile, ImageError
-from data_builders.base import builder, csv_table, folders, splits
+from data_builders.base import builder, csv_table, folders, masks, splits
 from data_builders.base.records import Box, BuildError, Record, Skipped
 
 NODULE, MALIGNANT = "Nodule", "Malignant"
+# Masks, and SCR's folders of their parts (van Ginneken et al. 2006).
+SCR = {"Lungs": ("left lung", "right lung"), "Heart": ("heart",)}
 NODULES, NORMALS = TABLES = ("CLNDAT_EN.txt", "CNNDAT_EN.TXT")
 SIDE, PIXEL_MM = 2048, 0.175
 BRIGHTEST = 4095  # of twelve bits
@@ -34,7 +38,8 @@ class Builder(builder.CxrBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
         "Register at http://db.jsrt.or.jp/eng.php and unpack All247images.zip (or "
         "Nodule154images.zip and NonNodule93images.zip; JPCLN001.IMG …) and "
-        f"Clinical_Information.zip ({', '.join(TABLES)}) into manual_dir."
+        f"Clinical_Information.zip ({', '.join(TABLES)}) into manual_dir. Masks: "
+        "unpack SCR's scratch.zip there too (fold1/masks/left lung/JPCLN001.gif …)."
     )
     HOMEPAGE: ClassVar = "http://db.jsrt.or.jp/eng.php"
     LABEL_NAMES: ClassVar = (NODULE, MALIGNANT)
@@ -46,6 +51,8 @@ class Builder(builder.CxrBuilder):
     LICENCE: ClassVar = "research use, on registration with JSRT"
     SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
     HAS_BOXES: ClassVar = True
+    MASK_NAMES: ClassVar = tuple(SCR)
+    VERSION: ClassVar = tfds.core.Version("1.1.0")  # with masks
     OWNER_COUNTS: ClassVar = {"images": 247, "patients": 247, NODULE: 154}
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
@@ -55,6 +62,7 @@ class Builder(builder.CxrBuilder):
         names = {name.casefold(): name for name in TABLES}
         lists = (path for path in files if path.name.casefold() in names)
         tables = folders.unique(lists, lambda path: names[path.name.casefold()])
+        parts = scr_files(files)
         listed = set()
         for name in TABLES:
             if name not in tables:
@@ -63,9 +71,36 @@ class Builder(builder.CxrBuilder):
                 patient = read_nodule(line, where) if name == NODULES else read_normal(line, where)
                 listed.add(patient.image_id)
                 file = images.get(patient.image_id, manual_dir / f"{patient.image_id}.IMG")
-                yield dataclasses.replace(patient, image=ImgImage(file))
+                yield dataclasses.replace(
+                    patient, image=ImgImage(file), masks=scr_masks(parts, patient.image_id)
+                )
         reason = f"no row in {' or '.join(TABLES)}"
         yield from folders.not_listed(images, listed, manual_dir, reason)
+
+
+def scr_files(files: Sequence[Path]) -> dict[str, dict[str, Path]]:
+    """Returns SCR's files: folder's name -> image -> path; BuildError where an image has two."""
+    folds = {part for parts in SCR.values() for part in parts}
+    found = {part: [] for part in folds}
+    for path in files:
+        part = path.parent.name.casefold().replace("_", " ")
+        if part in found and path.suffix.casefold() in (".gif", ".png"):
+            found[part].append(path)
+    return {
+        part: folders.unique(paths, lambda path: path.stem.upper()) for part, paths in found.items()
+    }
+
+
+def scr_masks(
+    files: Mapping[str, Mapping[str, Path]], image: str
+) -> Callable[[], masks.Masks] | None:
+    """Returns what reads an image's masks of which every part is there; None without any."""
+    held = {
+        name: tuple(files[part][image] for part in parts)
+        for name, parts in SCR.items()
+        if all(image in files[part] for part in parts)
+    }
+    return functools.partial(masks.union, held) if held else None
 
 
 def read_nodule(line: str, where: str) -> Record:

@@ -20,6 +20,7 @@ from data_builders.phantom.radiograph import (
 
 # How much of the trunk's density the air of a whole lung takes away.
 LUNG_AIR = np.float32(0.58)
+LUNGS = "Lungs"
 
 
 def image_parameters(seed: int, patient: int, image: int) -> tuple[Anatomy, Radiograph]:
@@ -76,23 +77,43 @@ def labels(anatomy: Anatomy, image: Radiograph) -> dict[str, float]:
 
 def boxes(anatomy: Anatomy, image: Radiograph, size: int) -> tuple[Box, ...]:
     """Returns a box around what is visible of each finding; none if the collimator hides it all."""
-    chest = chest_on_image(anatomy, image, size)
-    regions = [
-        (type(finding).__name__, finding.change(chest, anatomy, image.pose.breath).region)
-        for finding in image.findings
-    ]
-    if is_cardiomegaly(anatomy, image.pose.heart_scale):
-        regions.append((CARDIOMEGALY, chest.heart))
-    opening = collimated(image.exposure, size)
     found = []
-    for label, region in regions:
-        seen = (region > 0.1) & opening
+    for label, seen in _regions(anatomy, image, chest_on_image(anatomy, image, size)):
         rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
         if len(rows):
             y0, x0 = float(rows[0] / size), float(columns[0] / size)
             y1, x1 = float((rows[-1] + 1) / size), float((columns[-1] + 1) / size)
             found.append(Box(label, y0, x0, y1, x1))
     return tuple(found)
+
+
+def masks(seed: int, patient: int, image: int, size: int) -> dict[str, Bool[np.ndarray, "h w"]]:
+    """Returns what is visible of every finding, empty of those that are absent, and of the lungs.
+
+    A finding's boxes are around the parts of its mask; the heart hides what lies behind it.
+    """
+    anatomy, taken = image_parameters(seed, patient, image)
+    chest = chest_on_image(anatomy, taken, size)
+    beside = chest.lung * (1 - np.maximum(chest.heart, chest.mediastinum * (chest.y < 0.1)))
+    found = {LUNGS: (beside > 0.5) & collimated(taken.exposure, size)}
+    found |= {name: np.zeros((size, size), bool) for name in LABEL_NAMES}
+    for label, seen in _regions(anatomy, taken, chest):
+        found[label] |= seen
+    return found
+
+
+def _regions(
+    anatomy: Anatomy, image: Radiograph, chest: Chest
+) -> list[tuple[str, Bool[np.ndarray, "h w"]]]:
+    """Returns the label and the visible pixels of each finding."""
+    regions = [
+        (type(finding).__name__, finding.change(chest, anatomy, image.pose.breath).region)
+        for finding in image.findings
+    ]
+    if is_cardiomegaly(anatomy, image.pose.heart_scale):
+        regions.append((CARDIOMEGALY, chest.heart))
+    opening = collimated(image.exposure, chest.x.shape[0])
+    return [(label, (region > 0.1) & opening) for label, region in regions]
 
 
 def develop(density: Map, exposure: Exposure, noise_seed: int) -> UInt8[np.ndarray, "h w"]:

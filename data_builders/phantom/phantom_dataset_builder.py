@@ -31,10 +31,10 @@ class PhantomConfig(builder.CxrConfig):
 class Builder(builder.CxrBuilder):
     """Every image is a function of (seed, patient, image); labels, boxes, report of its parameters.
 
-    1.1.0 has reports; its images are those of 1.0.0.
+    1.1.0 has reports, 1.2.0 masks; their images are those of 1.0.0.
     """
 
-    VERSION: ClassVar = tfds.core.Version("1.1.0")
+    VERSION: ClassVar = tfds.core.Version("1.2.0")
     BUILDER_CONFIGS: ClassVar = [
         PhantomConfig(
             name="96",
@@ -53,6 +53,7 @@ class Builder(builder.CxrBuilder):
     SPLIT_RULE: ClassVar = "The first patients are train, the next validation, the last test."
     HAS_BOXES: ClassVar = True
     HAS_REPORTS: ClassVar = True
+    MASK_NAMES: ClassVar = (drawing.LUNGS, *radiograph.LABEL_NAMES)
     ENCODING: ClassVar = "png"
 
     def records(self, manual_dir: Path | None) -> Iterator[Record]:
@@ -84,6 +85,7 @@ def _record(seed: int, size: int, place: tuple[str, int, int]) -> Record:
         age=float(anatomy.age),
         boxes=drawing.boxes(anatomy, taken, size),
         report=write_report(words, anatomy, taken),
+        masks=functools.partial(drawing.masks, seed, patient, image, size),
     )
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import collections
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from data_builders.base import builder, folders, splits
+import tensorflow_datasets as tfds
+
+from data_builders.base import builder, folders, masks, splits
 from data_builders.base.records import BuildError, Record, Skipped
 
-LABEL = "Tuberculosis"
+LABEL, LUNGS = "Tuberculosis", "Lungs"
+# Montgomery's folders of one lung each, and those in which a mask holds both.
+SIDES, WHOLE = ("leftmask", "rightmask"), ("mask", "masks")
 IMAGES, READINGS = "CXR_png", "ClinicalReadings"
 SETS = {"CHNCXR": {"images": 662, LABEL: 336}, "MCUCXR": {"images": 138, LABEL: 58}}
 UNKNOWN = float("nan")
@@ -30,12 +35,15 @@ class Builder(builder.CxrBuilder):
         " and Montgomery set (NLM-MontgomeryCXRSet.zip or MontgomerySet.zip) from "
         "https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets/ into "
         "manual_dir, so that folders CXR_png and ClinicalReadings exist below it. One of the two "
-        "sets is enough."
+        "sets is enough. Masks of lungs are Montgomery's ManualMask/, and for Shenzhen, of another "
+        "owner, mask/CHNCXR_0001_0_mask.png …"
     )
     HOMEPAGE: ClassVar = (
         "https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets/index.html"
     )
     LABEL_NAMES: ClassVar = (LABEL,)
+    MASK_NAMES: ClassVar = (LUNGS,)
+    VERSION: ClassVar = tfds.core.Version("1.1.0")  # with masks
     PATIENT: ClassVar = "image, one a person"
     LICENCE: ClassVar = "open; NLM asks to be cited"
     SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
@@ -54,6 +62,7 @@ class Builder(builder.CxrBuilder):
         readings = folders.unique(by_kind[READINGS.casefold(), ".txt"], lambda path: path.stem)
         if not images and not readings:
             raise self.nothing(manual_dir, f"no folder {IMAGES} with images")
+        lungs = lung_files(by_kind)
         names: dict[str, str] = {}
         for name in sorted(images.keys() | readings.keys()):
             file = images.get(name) or readings[name]
@@ -81,8 +90,28 @@ class Builder(builder.CxrBuilder):
                 projection="FRONTAL",
                 sex=sex,
                 age=age,
+                masks=functools.partial(masks.union, {LUNGS: lungs[name]})
+                if name in lungs
+                else None,
                 row=f"{name}.png",
             )
+
+
+def lung_files(
+    by_kind: Mapping[tuple[str, str], Sequence[Path]],
+) -> dict[str, tuple[Path, ...]]:
+    """Returns an image's name -> the files that make its lungs' mask: one, or one a side.
+
+    An image of which one side is there alone has none: half of the lungs would be a wrong mask.
+    """
+    sides = [folders.unique(by_kind.get((side, ".png"), ()), lambda p: p.stem) for side in SIDES]
+    found = {
+        name: tuple(side[name] for side in sides) for name in set.intersection(*map(set, sides))
+    }
+    for folder in WHOLE:
+        for path in by_kind.get((folder, ".png"), ()):
+            found.setdefault(path.stem.removesuffix("_mask"), (path,))
+    return found
 
 
 def parse_reading(text: str) -> tuple[str, float]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+import tensorflow_datasets as tfds
 from scipy import ndimage
 
-from cxr_jax.io import image_io
 from cxr_jax.io.limits import ImageError
-from data_builders.base import boxes, builder, csv_table, folders, parallel, splits
+from data_builders.base import boxes, builder, csv_table, folders, masks, parallel, splits
 from data_builders.base.records import Box, BuildError, Record, Skipped
 
 LABEL = "Pneumothorax"
@@ -51,6 +52,8 @@ class Builder(builder.CxrBuilder):
         "the owner's stage-1 test; one eighth of its train images, by a fixed hash, are validation."
     )
     HAS_BOXES: ClassVar = True
+    MASK_NAMES: ClassVar = (LABEL,)
+    VERSION: ClassVar = tfds.core.Version("1.1.0")  # with masks
     OWNER_COUNTS: ClassVar = {"images": 12_047, LABEL: 2_669}
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
@@ -80,6 +83,7 @@ class Builder(builder.CxrBuilder):
                 sex=tags.sex,
                 age=tags.age,
                 boxes=outline.boxes,
+                masks=functools.partial(run_length_masks, outline.runs),
                 row=outline.where,
             )
         for skipped in folders.not_listed(images, outlines, root, f"no row in {path.name}"):
@@ -88,20 +92,23 @@ class Builder(builder.CxrBuilder):
 
     def _png_records(self, root: Path) -> Iterator[Record | Skipped]:
         images = folders.by_stem(root / PNG_IMAGES, (".png",))
-        masks = folders.by_stem(root / PNG_MASKS, (".png",))
+        files = folders.by_stem(root / PNG_MASKS, (".png",))
         rows = list(png_rows(root, images))
-        outlined = [(row.stem, masks[row.stem]) for row in rows if row.label and row.stem in masks]
+        outlined = [(row.stem, files[row.stem]) for row in rows if row.label and row.stem in files]
         found = dict(parallel.parallel_map(mask_boxes, outlined, self.settings.num_workers))
         for row in rows:
             places = found.get(row.stem, ())
             if places is None:
-                name = masks[row.stem].relative_to(root).as_posix()
+                name = files[row.stem].relative_to(root).as_posix()
                 yield Skipped(name, "a mask that cannot be read; its image has no boxes")
             elif row.stem in found and not places:
                 raise BuildError(
-                    f"{masks[row.stem]} is empty, but {row.where} says that its image shows a "
+                    f"{files[row.stem]} is empty, but {row.where} says that its image shows a "
                     "pneumothorax. Restore the owner's file."
                 )
+            mask = None  # of a pneumothorax whose mask is not there, nothing is known
+            if places or not row.label:
+                mask = functools.partial(read_mask, files[row.stem] if places else None)
             image_id, split = f"{row.number}_{row.part}", row.part
             if split == "train":
                 split = splits.carve_validation(image_id, VALIDATION_SHARE)
@@ -113,6 +120,7 @@ class Builder(builder.CxrBuilder):
                 image=images.get(row.stem, root / PNG_IMAGES / f"{row.stem}.png"),
                 labels={LABEL: float(row.label)},
                 boxes=tuple(places or ()),
+                masks=mask,
                 row=row.where,
             )
         listed = {row.stem for row in rows}
@@ -120,25 +128,26 @@ class Builder(builder.CxrBuilder):
 
 
 class Outline(NamedTuple):
-    """One image in the table: a box for each of its rows, none for an image without."""
+    """One image in the table: a box and run lengths for each of its rows, or none."""
 
     boxes: tuple[Box, ...]
     where: str
+    runs: tuple[str, ...] = ()
 
 
 def read_outlines(path: Path) -> dict[str, Outline]:
     """Returns ImageId -> its outline, in the table's order; BuildError if its rows contradict."""
     outlines: dict[str, Outline] = {}
     for where, (image, runs) in csv_table.Table(path).select(("ImageId", "EncodedPixels")):
-        found = () if runs == "-1" else (run_length_box(runs, where),)
-        earlier = outlines.setdefault(image, Outline(found, where))
+        found, own = ((), ()) if runs == "-1" else ((run_length_box(runs, where),), (runs,))
+        earlier = outlines.setdefault(image, Outline(found, where, own))
         if bool(earlier.boxes) != bool(found):
             raise BuildError(
                 f"An image has a pneumothorax in one of {earlier.where} and {where} and none in "
                 "the other. Restore the owner's file."
             )
         if earlier.where != where:
-            outlines[image] = Outline(earlier.boxes + found, earlier.where)
+            outlines[image] = Outline(earlier.boxes + found, earlier.where, earlier.runs + own)
     return outlines
 
 
@@ -170,6 +179,22 @@ def run_length_box(runs: str, where: str) -> Box:
     y0, y1 = (0, SIDE - 1) if wraps else ((first % SIDE).min(), (last % SIDE).max())
     corners = (float(x0), float(y0), float(x1 + 1), float(y1 + 1))
     return boxes.from_pixels(LABEL, corners, (SIDE, SIDE), where)
+
+
+def run_length_masks(rows: tuple[str, ...]) -> masks.Masks:
+    """Returns the mask that all rows of an image mark together, as `run_length_box` reads them."""
+    marked = np.zeros(SIDE * SIDE, bool)
+    for runs in rows:
+        numbers = np.array(runs.split(), int)
+        ends = np.cumsum(numbers)[1::2]
+        for end, length in zip(ends, numbers[1::2]):
+            marked[end - length : end] = True
+    return {LABEL: marked.reshape(SIDE, SIDE).T if rows else None}
+
+
+def read_mask(path: Path | None) -> masks.Masks:
+    """Reads a mask of the copy in PNG; None is one without a pneumothorax."""
+    return {LABEL: None if path is None else masks.read(path)}
 
 
 class PngRow(NamedTuple):
@@ -211,7 +236,7 @@ def parse_png_name(name: str, where: str) -> PngRow:
 def mask_boxes(path: Path) -> list[Box] | None:
     """Returns a box for each connected part of a mask; None if it cannot be read."""
     try:
-        mask = image_io.read_image(path)[..., 0] > 0
+        mask = masks.read(path)
     except ImageError:
         return None
     parts, _ = ndimage.label(mask, structure=[[1] * 3] * 3)

@@ -53,9 +53,9 @@ def tiny(data, **settings):
 def test_a_killed_build_leaves_no_dataset_and_the_next_one_clears_up(tmp_path):
     parent = tmp_path / "phantom/96"
     kill_when(start(tmp_path), lambda: list(parent.glob("incomplete.*/*shard*")))
-    assert [p.name for p in parent.iterdir() if p.name == "1.1.0"] == []
+    assert [p.name for p in parent.iterdir() if p.name == "1.2.0"] == []
     assert list(parent.glob("incomplete.*"))
-    place = parent / "1.1.0"
+    place = parent / "1.2.0"
     with build_lock.locked(place), build_lock.claimed(place, overwrite=False):
         assert list(parent.iterdir()) == []
 
@@ -110,7 +110,7 @@ def locked_and_claimed(folder):
 
 
 def test_a_refused_build_leaves_no_folder_and_one_that_waited_for_it_a_lock(tmp_path):
-    folder = tmp_path / "phantom/tiny/1.1.0"
+    folder = tmp_path / "phantom/tiny/1.2.0"
 
     def wait():
         with locked_and_claimed(folder):
@@ -173,4 +173,4 @@ def test_of_two_builds_at_once_one_waits(tmp_path):
     assert sorted(results.get(timeout=120) for _ in processes) == ["built", "there already"]
     for process in processes:
         process.join()
-    assert len(read(tmp_path / "phantom/tiny/1.1.0")["train"]) == 36
+    assert len(read(tmp_path / "phantom/tiny/1.2.0")["train"]) == 36

@@ -52,6 +52,7 @@ def test_examples_have_the_shape_all_share(built):
         assert example["sex"] in ("M", "F", "")
         assert np.isnan(example["age"]) or 0 <= example["age"] <= 120
         assert example["projection"] == example["projection"].strip().upper()
+        assert ("masks" in example) == bool(cls.MASK_NAMES)
         assert ("boxes" in example, "report" in example, "readers" in example) == (
             cls.HAS_BOXES,
             cls.HAS_REPORTS,

@@ -1,7 +1,10 @@
 """JSRT from its raw layouts to what a reader sees."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from cxr_jax.io.limits import ImageError
 from data_builders.base import splits as split_rule
@@ -39,6 +42,18 @@ def test_the_box_is_as_wide_as_the_nodule_around_its_centre(built):
         corners = np.transpose([boxes[side] for side in ("y0", "x0", "y1", "x1")])
         np.testing.assert_allclose(corners, [box] if box else np.zeros((0, 4)), atol=1e-6)
         assert [label.decode() for label in boxes["label"]] == (["Nodule"] if box else [])
+
+
+def test_masks_join_both_lungs_on_a_finer_grid(built):
+    for image_id, example in built.examples.items():
+        names = [name.decode() for name in example["masks"]["label"]]
+        assert names == ([] if image_id == fake.WITHOUT_MASK else ["Lungs", "Heart"])
+        for name, mask in zip(names, example["masks"]["mask"]):
+            expected = np.zeros((64, 64), np.uint8)
+            top = 2 * (4 + int(image_id[-3:]) % 5)
+            for start, end in ((4, 24), (36, 60)) if name == "Lungs" else ((30, 32),):
+                expected[top:48, start:end] = 255
+            np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(mask))), expected)
 
 
 def test_what_gives_no_example_is_listed(built):

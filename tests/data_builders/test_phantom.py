@@ -36,7 +36,7 @@ def rows(folder, split):
 
 
 def test_built_in_tfds_layout_with_metadata(folder):
-    assert folder.parts[-3:] == ("phantom", "tiny", "1.1.0")
+    assert folder.parts[-3:] == ("phantom", "tiny", "1.2.0")
     metadata = json.loads((folder / "metadata.json").read_text())
     assert metadata["label_names"] == list(LABEL_NAMES)
     assert metadata["task"] == "multilabel" and metadata["resolution"] == 96
@@ -56,6 +56,30 @@ def test_stored_images_are_the_drawn_ones(folder):
         boxes = drawing.boxes(anatomy, taken, 96)
         assert [label.decode() for label in row["boxes"]["label"]] == [box.label for box in boxes]
         np.testing.assert_allclose(row["boxes"]["x1"], [box.x1 for box in boxes], atol=1e-6)
+        masks = drawing.masks(0, patient, number, 96)
+        names = [name.decode() for name in row["masks"]["label"]]
+        assert names == ["Lungs", *LABEL_NAMES]
+        for name, mask in zip(names, row["masks"]["mask"]):
+            stored = np.asarray(Image.open(io.BytesIO(mask)))
+            np.testing.assert_array_equal(stored, 255 * masks[name].astype(np.uint8))
+
+
+def test_masks_lie_where_boxes_say_and_lungs_are_dark():
+    darker = []
+    for number in range(12):
+        anatomy, taken = drawing.image_parameters(0, number, 0)
+        masks, image = drawing.masks(0, number, 0, 96), drawing.draw(0, number, 0, 96)
+        found = drawing.boxes(anatomy, taken, 96)
+        for label in LABEL_NAMES:
+            own = [box for box in found if box.label == label]
+            assert masks[label].any() == bool(own)
+            if own:
+                rows, columns = (np.flatnonzero(masks[label].any(axis=k)) for k in (1, 0))
+                assert min(box.y0 for box in own) == rows[0] / 96
+                assert max(box.x1 for box in own) == (columns[-1] + 1) / 96
+        assert 0.1 < masks["Lungs"].mean() < 0.6
+        darker.append(np.median(image[masks["Lungs"]]) < np.median(image[30:66, 44:52]))
+    assert sum(darker) >= 11
 
 
 def test_patients_stay_in_one_split_and_have_three_images(folder):

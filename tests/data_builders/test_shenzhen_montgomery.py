@@ -1,7 +1,10 @@
 """Shenzhen and Montgomery from their raw layouts to what a reader sees."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_builders.base import splits as split_rule
 from data_builders.shenzhen_montgomery.shenzhen_montgomery_dataset_builder import parse_reading
@@ -24,6 +27,15 @@ def test_pixels_labels_and_ids_belong_together(built):
         np.testing.assert_allclose(example["age"], image.age, rtol=1e-6, err_msg=image_id)
         assert example["split"] == split_rule.by_patient(image.patient)
     assert len(built.splits) > 1
+
+
+def test_the_mask_of_the_lungs_is_of_both_sides_or_not_there(built):
+    for image_id, example in built.examples.items():
+        masks = example["masks"]["mask"]
+        assert len(masks) == (image_id != fake.ONE_SIDE)
+        for mask in masks:
+            pixels = np.asarray(Image.open(io.BytesIO(mask)))
+            assert (pixels[:, 5:40] == 255).all() and pixels.mean() == 255 * 35 / 60
 
 
 def test_what_gives_no_example_is_listed(built):

@@ -1,11 +1,17 @@
 """SIIM-ACR Pneumothorax from its raw layouts to what a reader sees."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from cxr_jax.io import dicom
 from data_builders.base import splits as split_rule
-from data_builders.siim_acr_pneumothorax.siim_acr_pneumothorax_dataset_builder import run_length_box
+from data_builders.siim_acr_pneumothorax.siim_acr_pneumothorax_dataset_builder import (
+    run_length_box,
+    run_length_masks,
+)
 from tests.fakes import siim_acr_pneumothorax as fake
 from tests.fakes.dataset import (
     assert_build_stops,
@@ -37,6 +43,33 @@ def test_pixels_label_boxes_and_ids_belong_together(built):
         assert (example["patient_id"], example["projection"]) == (hashed, image.projection)
         assert example["sex"] == image.sex
         np.testing.assert_equal(example["age"], np.float32(image.age))
+
+
+def test_masks_are_those_of_all_rows_and_empty_without_a_pneumothorax(built):
+    for _, image, example in built.paired():
+        held = example["masks"]
+        if image.positive and not image.boxes:  # its mask is broken or not there
+            assert len(held["mask"]) == 0
+            continue
+        assert [name.decode() for name in held["label"]] == ["Pneumothorax"]
+        mask = np.asarray(Image.open(io.BytesIO(held["mask"][0])))
+        expected = np.zeros((64, 64), np.uint8)
+        for y0, x0, y1, x1 in image.boxes:
+            expected[
+                tuple(slice(round(64 * a), round(64 * b)) for a, b in ((y0, y1), (x0, x1)))
+            ] = 255
+        # What is thinner than half a pixel of the stored image is gone: a box of one pixel in 1024.
+        assert mask.shape == example["image"].shape[:2]
+        assert (mask != expected).mean() < 0.02 and set(np.unique(mask)) <= {0, 255}
+
+
+def test_run_lengths_by_hand():
+    """Three pixels down from the second of column 0, then two rows on: the first of column 1."""
+    mask = run_length_masks(("1 3 1020 1",))["Pneumothorax"]
+    assert mask[1:4, 0].all() and mask[0, 1] and mask.sum() == 4
+    both = run_length_masks(("1 3 1020 1", "2048 2"))["Pneumothorax"]
+    assert both[:2, 2].all() and both.sum() == 6
+    assert run_length_masks(())["Pneumothorax"] is None
 
 
 def test_the_png_copy_keeps_its_owners_test_and_dicom_is_split_by_patient(built):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from tests.fakes.pictures import draw_image
 
@@ -21,6 +22,7 @@ LAYOUTS = {
 SIDE = 64
 NUM_NODULES, NUM_NORMALS = 14, 12
 CUT_OFF, SWAPPED = "JPCLN003", "JPCNN003"
+WITHOUT_MASK = "JPCLN009"
 WITHOUT_FILE, WITHOUT_ROW = "JPCLN004", "JPCNN099"
 UNKNOWN_AGE, UNKNOWN_PLACE, AT_EDGE, TRAILING = "JPCLN005", "JPCLN006", "JPCLN007", "JPCLN008"
 
@@ -73,6 +75,8 @@ def write(
                 rows["CNNDAT_EN.TXT"].append(f"{name}.IMG   {age}   {sex}   non-nodule ")
             if name == WITHOUT_FILE:
                 continue
+            if name != WITHOUT_MASK:
+                _save_masks(folder, name, number)
             picture = draw_image(100 * nodule + number, SIDE, SIDE)
             _save(_place(folder, name, two_folders, lower), picture, name)
             if name not in (CUT_OFF, SWAPPED):
@@ -97,6 +101,20 @@ def _place(folder: Path, name: str, two_folders: bool, lower: bool) -> Path:
     path = folder / place / (file.lower() if lower else file)
     path.parent.mkdir(exist_ok=True)
     return path
+
+
+def _save_masks(folder: Path, name: str, number: int) -> None:
+    """SCR's masks: half as fine as the image, a GIF for each organ, images in two folds."""
+    for part, columns in (
+        ("left lung", slice(2, 12)),
+        ("right lung", slice(18, 30)),
+        ("heart", 15),
+    ):
+        mask = np.zeros((SIDE // 2, SIDE // 2), np.uint8)
+        mask[4 + number % 5 : 24, columns] = 255
+        path = folder / f"scratch/fold{1 + number % 2}/masks/{part}/{name}.gif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(path)
 
 
 def _save(path: Path, picture: np.ndarray, name: str) -> None:

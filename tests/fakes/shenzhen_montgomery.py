@@ -1,5 +1,7 @@
 """NLM's Shenzhen and Montgomery sets in miniature.
 
+A mask of one lung alone.
+
 Quirks: RGB and palette PNGs, masks with their images' names, readings with and without commas, with
 one line only, in months, without an age, with a wrong diagnosis, not in UTF-8 and absent; numbers
 with gaps; an image with another name, an unreadable image, a reading without an image.
@@ -49,6 +51,7 @@ SETS = {
     "MCUCXR": MONTGOMERY | MORE_MONTGOMERY,
 }
 PALETTE = "CHNCXR_0002_0"
+ONE_SIDE = "CHNCXR_0001_0"
 # One of each set.
 CORRUPT = ("CHNCXR_0330_1", "MCUCXR_0113_1")
 ABSENT = ("CHNCXR_0328_1", "MCUCXR_0002_0")
@@ -85,15 +88,17 @@ def write(
             if current
             else "ChinaSet_AllFiles/ChinaSet_AllFiles"
         )
-        for place in ("CXR_png", "ClinicalReadings", "ManualMask/leftMask"):
+        for place in ("CXR_png", "ClinicalReadings", "ManualMask/leftMask", "ManualMask/rightMask"):
             (root / place).mkdir(parents=True)
         for index, (name, (text, sex, age)) in enumerate(SETS[prefix].items()):
             picture = draw_image(100 * number + index, 68, 60)
             if text is not None:
                 (root / f"ClinicalReadings/{name}.txt").write_bytes(text)
-            Image.fromarray(255 * (picture > 128).astype(np.uint8)).save(
-                root / f"ManualMask/leftMask/{name}.png"
-            )
+            for side, rows in (("left", slice(0, 20)), ("right", slice(20, None))):
+                mask = np.zeros_like(picture)
+                mask[rows, 5:40] = 255
+                if side == "left" or name != ONE_SIDE:
+                    Image.fromarray(mask).save(root / f"ManualMask/{side}Mask/{name}.png")
             path = root / f"CXR_png/{name}.png"
             if name in ABSENT:
                 continue

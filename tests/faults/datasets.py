@@ -106,7 +106,7 @@ def _sound(folder: Path) -> Sound:
     finally:
         shards.SHARD_BYTES = usual
     # Not as "phantom", which would be drawn again where it is missing.
-    version = folder / "data" / "images" / "few" / "1.1.0"
+    version = folder / "data" / "images" / "few" / "1.2.0"
     shutil.copytree(builder.data_path, version)
     shutil.rmtree(folder / "built")
     files = {path.name: path.read_bytes() for path in version.iterdir()}
