@@ -110,7 +110,7 @@ def _not_negative(path: Sequence[Any], leaf: Any) -> Any:
 def _at(start: Encoder, trained: Encoder, share: float) -> Encoder:
     variables = mix(start.variables, trained.variables, share)
     return trained._replace(
-        name=f"{share:g} start + {1 - share:g} {trained.name}", variables=variables
+        name=f"{share:g} start + {1 - share:g} {trained.name}", variables=variables, text=None
     )
 
 

@@ -58,7 +58,7 @@ def average(encoders: Sequence[Encoder], shares: Sequence[float]) -> Encoder:
             )
     trees = [encoder.variables for encoder in encoders]
     mean = jax.tree.map(lambda *leaves: np.float32(np.average(leaves, 0, shares)), *trees)
-    return first._replace(name=f"mean of {len(encoders)} encoders", variables=mean)
+    return first._replace(name=f"mean of {len(encoders)} encoders", variables=mean, text=None)
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from cxr_jax import xla
 from cxr_jax.data import tokenizer
@@ -121,12 +121,16 @@ class TextEncoder:
     def check(self, sentences: Sequence[str], name: str = "sentence {}") -> None:
         """Raises ValueError, by `name` with its number, for one longer than the tower reads."""
         most = self.text.max_tokens
-        for number, count in enumerate(tokenizer.lengths(self.text.tokenizer, sentences)):
+        for number, count in enumerate(self.lengths(sentences)):
             if count > most:
                 raise ValueError(
                     f"{name.format(number)} has {count} tokens, and the text tower reads {most}: "
                     "shorten it, or part it in two"
                 )
+
+    def lengths(self, sentences: Sequence[str]) -> Int[np.ndarray, " n"]:
+        """Returns how many tokens each sentence has, beginning and end included."""
+        return np.array(tokenizer.lengths(self.text.tokenizer, sentences), int)
 
     def images(self, features: Shaped[np.ndarray, "n d"]) -> Float[np.ndarray, "n e"]:
         """Returns a unit vector for each image, of its encoder's features."""

@@ -14,7 +14,7 @@ from cxr_jax import weights
 from cxr_jax.data import reports
 from cxr_jax.data.source import load_source
 from cxr_jax.data.splits import image_batches, load_split
-from cxr_jax.experiments import pretrain, transfer
+from cxr_jax.experiments import pretrain, retrieval, transfer
 from cxr_jax.objectives import _image_text
 from cxr_jax.transfer.predictions import read_parquet
 from cxr_jax.weights import export
@@ -164,3 +164,32 @@ def test_zero_shot_refuses_encoders_without_a_tower_and_long_prompts(zero_shot, 
     zero_shot.zero_shot.prompts = str(tmp_path / "mine.json")
     with pytest.raises(ValueError, match="Effusion, positive prompt 1 has 142 tokens"):
         transfer.run(zero_shot, tmp_path / "run")
+
+
+def test_retrieval_reads_reports_and_counts_those_that_are_cut(
+    trained, data_dir, studies_dir, tmp_path, capsys
+):
+    config = config_file.load("configs/retrieval.py", [])
+    config.update(encoder=str(trained[0]), dataset="phantom/tiny", num_resamples=20)
+    config.data.dir, config.sections = str(data_dir), ()
+    retrieval.run(config, tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "retrieval.json").read_text())
+    assert (facts["images"], facts["patients"]) == (24, 8)
+    assert 0 < facts["reports cut"] <= facts["different reports"]
+    assert f"{facts['reports cut']} of 24 reports are longer than the 64" in capsys.readouterr().out
+    source = load_source("phantom/tiny", str(data_dir), "test")
+    texts = source.columns(("report", "patient_id"))
+    said = [" ".join(text.split()) for text in texts["report"]]
+    encoder = cxr_jax.load_encoder(str(trained[0]))
+    test = load_split("phantom/tiny", str(data_dir), "test", "Effusion")
+    images = encoder.joint(np.concatenate(list(image_batches(test, 8, 32)))[..., 0])
+    vectors, patients = encoder.text_encoder(said, cut=True), np.array(texts["patient_id"])
+    hits = 0
+    for row in range(24):
+        others = (patients != patients[row]) & (np.array(said) != said[row])
+        hits += int((vectors[others] @ images[row] >= vectors[row] @ images[row]).sum() < 5)
+    assert facts["recall"][1]["recall"] == pytest.approx(hits / 24)
+    assert "| image to report | 5 |" in (tmp_path / "run" / "retrieval.md").read_text()
+    config.dataset, config.data.dir, config.split = "image_folder", str(studies_dir), "train"
+    with pytest.raises(ValueError, match="dataset image_folder has no reports"):
+        retrieval.run(config, tmp_path / "other")

@@ -1,0 +1,29 @@
+"""Retrieval: how often an image finds its own report among other patients', and a report its image.
+
+python run.py --config=configs/retrieval.py --config.encoder=WORKDIR --config.dataset=phantom
+
+For encoders with a text tower (docs/text.md) and datasets with reports. Cost: one pass of the
+encoder over the split. Expect: docs/text.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(preset: str = ""):
+    config = ConfigDict(
+        dict(
+            experiment="retrieval",
+            seed=0,  # of the resamples
+            encoder="",  # a pretraining's workdir, or SOURCE:PATH (docs/weights.md)
+            dataset="",
+            data=dict(dir="data"),  # the folder of built datasets
+            split="test",
+            # Names that a section's heading must contain for its text to count; (): whole reports.
+            sections=("impression",),
+            batch_size=64,  # of images: speed and memory alone
+            num_resamples=1000,  # of the patients, for intervals
+        )
+    )
+    return common.choose(config, preset, {})
