@@ -14,12 +14,12 @@ from configs import common
 def get_config(preset: str = ""):
     config = ConfigDict(
         dict(
-            experiment="retrieval",
+            experiment="retrieval",  # what the config is for
             seed=0,  # of the resamples
             encoder="",  # a pretraining's workdir, or SOURCE:PATH (docs/weights.md)
-            dataset="",
+            dataset="",  # with reports
             data=dict(dir="data"),  # the folder of built datasets
-            split="test",
+            split="test",  # of the dataset
             # Names that a section's heading must contain for its text to count; (): whole reports.
             sections=("impression",),
             batch_size=64,  # of images: speed and memory alone
