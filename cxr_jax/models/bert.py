@@ -16,7 +16,7 @@ _EPSILON = {"bert": 1e-12, "clip": 1e-5}
 _REQUIRED = ("vocabulary", "width", "num_blocks")
 _DEFAULTS = {
     **{"heads": 0, "hidden": 0, "positions": 512, "pooling": "max", "dtype": "float32"},
-    **{"kind": "bert", "activation": "gelu", "projection": 0},
+    **{"kind": "bert", "activation": "gelu", "projection": 0, "last": 1},
 }
 _CHOICES = {
     "pooling": ("max", "mean", "first", "last"),
@@ -103,6 +103,7 @@ class Bert(nn.Module):
     kind: str = "bert"
     activation: str = "gelu"
     projection: int = 0
+    last: int = 1
 
     def setup(self) -> None:
         dtype, kind = jnp.dtype(self.dtype), self.kind
@@ -123,13 +124,15 @@ class Bert(nn.Module):
     def states(
         self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"]
     ) -> Float[Array, "b l width"]:
-        """Returns every token's vector after the last block (CLIP's: and norm)."""
+        """Returns every token's vector after the last block (CLIP's: and norm), or blocks."""
         x, seen = self.embeddings(tokens), mask[:, None]
         if self.kind == "clip":  # no token sees those behind it
             seen = seen & jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
+        after = []
         for block in self.layer:
             x = block(x, seen)
-        return self.norm(x) if self.kind == "clip" else x
+            after.append(x)
+        return self.norm(x) if self.kind == "clip" else sum(after[-self.last :])
 
     def _pooled(
         self, x: Float[Array, "b l width"], mask: Bool[Array, "b l"]
@@ -161,6 +164,7 @@ def make_text_encoder(fields: Section, where: str) -> Bert:
     activation  of the MLP: "gelu", "gelu_tanh" or "quick_gelu" (CLIP's); "gelu"
     pooling     of the tokens, "max", "mean", "first" or "last" (CLIP's); "max"
     projection  a linear map of what was pooled to so many channels; 0: none
+    last        how many of the last blocks' outputs are added up (GLoRIA: 4); 1
     dtype       of the computation, "float32" or "bfloat16"; "float32"
     """
     check_fields(fields, where, _REQUIRED, _DEFAULTS)
@@ -174,4 +178,7 @@ def make_text_encoder(fields: Section, where: str) -> Bert:
         if given[name] not in choices:
             known = " or ".join(map(repr, choices))
             raise ValueError(f"{where}.{name} is {given[name]!r}; use {known}")
+    most = given["num_blocks"] if given["kind"] == "bert" else 1
+    if not 1 <= given["last"] <= most:
+        raise ValueError(f"{where}.last is {given['last']!r}; of {most} it must be 1 or more")
     return Bert(**given | {"heads": heads, "hidden": given["hidden"] or 4 * width})

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from cxr_jax.augment.views import augment_view, check_view
 from cxr_jax.config import Section
@@ -36,21 +36,25 @@ def two_towers(
     scale: Callable[[Any], Float[Array, ""]],
     metrics: Sequence[str] = (),
     learnt: Mapping[str, float] | None = None,
+    text_head: bool = True,
 ) -> Objective:
     """Returns the objective whose outputs are {"image", "text": [b d], "text_id": [b], …}.
 
     An image goes through the encoder and a projector, one sentence of its report through the text
     encoder of config.objective.text and a projector of the same kind, the MLP with the fields
-    `head`; None: neither has one. `learnt` are further parameters, numbers by name, with the value
-    to start from; outputs hold each as [b]. `scale` gives of the parameters what cosines are
-    multiplied by to become logits; `metrics` are those that the loss gives beside METRICS.
+    `head`; None: neither has one, nor has the text without `text_head`. `learnt` are further
+    parameters, numbers by name, with the value to start from; outputs hold each as [b]. `scale`
+    gives of the parameters what cosines are multiplied by to become logits; `metrics` are those
+    that the loss gives beside METRICS.
     """
     check_batch(config)
     text, view = text_encoder(config), config["views"]["a"]
     layers = config["objective"]["text"]["frozen_layers"]
     frozen = ("embeddings", *(f"layer_{i}" for i in range(layers))) if layers else ()
     chain = _networks.encoder_and_heads(config, **({"projector": head} if head else {}))
-    texts_head = {"text_projector": chain["projector"].clone(dtype=text.dtype)} if head else {}
+    texts_head = {}
+    if head and text_head:
+        texts_head["text_projector"] = chain["projector"].clone(dtype=text.dtype)
     learnt = dict(learnt or {})
 
     def init(key, batch):
@@ -77,7 +81,7 @@ def two_towers(
         outputs = {
             "image": outputs["projector" if head else "encoder"],
             "text": heads["text_projector"],
-            "text_id": _text_ids(jnp.where(mask, tokens + 1, 0)),
+            "text_id": text_ids(tokens, mask),
             **{name: jnp.broadcast_to(params[name], (len(tokens),)) for name in learnt},
         }
         return outputs, aux | {"batch_stats": batch_stats}
@@ -88,7 +92,7 @@ def two_towers(
             "model": _fields(text),
             "heads": {
                 "image": _fields(chain["projector"]) if head else None,
-                "text": _fields(texts_head["text_projector"]) if head else None,
+                "text": _fields(texts_head["text_projector"]) if texts_head else None,
             },
             "max_tokens": config["data"]["reports"]["max_tokens"],
         }
@@ -98,7 +102,7 @@ def two_towers(
     def kept_text(params, aux):
         stats, heads = aux["batch_stats"], {}
         for place, name in (("image", "projector"), ("text", "text_projector")):
-            if head:
+            if name in params:
                 heads[place] = {"params": params[name], "batch_stats": stats[name]}
         tower = {"text": aux["frozen_text"] | params["text"], "scale": scale(params)}
         return tower | ({"heads": heads} if heads else {})
@@ -210,8 +214,9 @@ def _fields(module: MLP | Bert) -> dict[str, Any]:
     return {name: getattr(module, name) for name in names}
 
 
-def _text_ids(tokens: Int[Array, "n l"]) -> Float[Array, "n"]:
-    """Returns a number for each text; two share theirs once in 16 million. 0 is no token."""
+def text_ids(tokens: Int[Array, "n l"], mask: Bool[Array, "n l"]) -> Float[Array, "n"]:
+    """Returns a number for each text; two share theirs once in 16 million."""
+    tokens = jnp.where(mask, tokens + 1, 0)
     places = range(1, tokens.shape[1] + 1)
     factors = np.array([pow(0x9E3779B1, place, 2**32) for place in places], np.uint32)
     mixed = (tokens.astype(jnp.uint32) * factors).sum(axis=1, dtype=jnp.uint32)

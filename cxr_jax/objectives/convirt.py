@@ -47,7 +47,11 @@ def image_text_loss(
     >>> round(image_text_loss(jnp.ones((5, 8)), jnp.ones((5, 8)), 0.1, 0.75).item(), 3)  # log n
     1.609
     """
-    logits = _image_text.similarities(images, texts) / temperature
+    return pair_loss(_image_text.similarities(images, texts) / temperature, image_weight)
+
+
+def pair_loss(logits: Float[Array, "n n"], image_weight: float) -> Float[Array, ""]:
+    """Returns that loss of any logits, row by row an image's."""
     own = jnp.diagonal(logits)
     # Of the others alone, so that a small loss keeps its digits; a batch of one has none.
     others = jnp.where(jnp.eye(len(own), dtype=bool), -1e9, logits)

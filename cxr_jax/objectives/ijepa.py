@@ -202,8 +202,8 @@ def _check(
     """Returns the shapes of targets and contexts."""
     if not isinstance(encoder, ViT):
         raise ValueError("I-JEPA hides patches from a ViT; config.model.name must be 'vit'")
-    if encoder.rope or encoder.pooling != "mean":
-        raise ValueError("I-JEPA takes a ViT of pooling='mean' without rotary positions")
+    if encoder.rope or encoder.pooling == "attention":
+        raise ValueError("I-JEPA takes a ViT without rotary positions and attention pooling")
     where = "config.objective"
     check_fields(fields, where, _FIELDS)
     check_fields(views, "config.views", ("a",))

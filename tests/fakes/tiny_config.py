@@ -15,6 +15,7 @@ _SMALL = {
     "moco": dict(hidden=8, out=4, queue_size=24, bn_group=8),
     "medaug": dict(hidden=8, out=4, queue_size=24, bn_group=4),
     "convirt": dict(hidden=(8,), out=4, text=dict(width=64, num_blocks=2)),
+    "gloria": dict(text=dict(width=64, num_blocks=2, last=2)),
     "clip": dict(out=4, text=dict(width=64, num_blocks=1)),
     "dino": dict(hidden=(8,), bottleneck=4, prototypes=8, num_local=1),
     "dinov2": dict(hidden=(8,), bottleneck=4, prototypes=8, num_local=1),

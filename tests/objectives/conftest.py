@@ -27,6 +27,14 @@ OBJECTIVES = {
             **dict(weights="", frozen_layers=0),
         ),
     ),
+    "gloria": dict(
+        **dict(name="gloria", temperature=0.1, attention_temperature=0.25, word_temperature=0.2),
+        **dict(global_weight=1.0, local_weight=0.5),
+        text=dict(
+            **dict(vocabulary=11, width=16, num_blocks=2, heads=2, hidden=16, positions=8),
+            **dict(pooling="mean", last=2, weights="", frozen_layers=0),
+        ),
+    ),
     "clip": dict(
         **dict(name="clip", temperature=0.07, hidden=(), out=6, head_bn=False),
         text=dict(
@@ -58,7 +66,7 @@ OBJECTIVES = {
 VIT = dict(name="vit", variant="64x2", patch=8, image_size=32)
 _OF_VITS = ("mae", "ijepa", "dinov2")
 _VIEWS = dict.fromkeys(("dino", "dinov2"), ("a", "b", "local")) | dict.fromkeys(
-    ("mae", "ijepa", "convirt", "clip"), ("a",)
+    ("mae", "ijepa", "convirt", "gloria", "clip"), ("a",)
 )
 
 
@@ -68,9 +76,12 @@ def tiny(monkeypatch):
     folder = str(Path(__file__).parent / "tiny")
     monkeypatch.setattr(models, "__path__", [*models.__path__, folder])
 
+    resnet = dict(name="resnet", variant="small", zero_init_residual=False)
+    encoders = dict.fromkeys(_OF_VITS, VIT) | {"gloria": resnet}
+
     def config(name, view=RANDOM):
         return dict(
-            model=dict(VIT) if name in _OF_VITS else dict(name="tiny", width=16),
+            model=dict(encoders.get(name, dict(name="tiny", width=16))),
             views={key: dict(view) for key in _VIEWS.get(name, ("a", "b"))},
             objective=copy.deepcopy(OBJECTIVES[name]),
             data=dict(pairs="study", reports=dict(max_tokens=7)),
@@ -87,11 +98,14 @@ def tiny(monkeypatch):
 def batch():
     """Eight images of 32 x 32 with different blocks, so that the tiny encoder can tell them.
 
-    And a text for each, of different lengths, which only image-text objectives read.
+    And a text for each, of different lengths, which only image-text objectives read: of its words
+    every second has two pieces.
     """
     blocks = np.random.default_rng(5).integers(40, 216, (8, 4, 4, 1))
     images = blocks.repeat(8, axis=1).repeat(8, axis=2).astype(np.uint8)
     tokens = np.random.default_rng(6).integers(0, 11, (8, 7))
     mask = np.arange(7) < np.array([7, 3, 5, 2, 6, 4, 7, 1])[:, None]
-    batch = {"image": images, "tokens": np.where(mask, tokens, 0).astype(np.int32), "mask": mask}
+    word = np.where(mask, np.array([0, 1, 1, 2, 3, 3, 4]), -1).astype(np.int32)
+    batch = {"image": images, "word": word, "mask": mask}
+    batch["tokens"] = np.where(mask, tokens, 0).astype(np.int32)
     return jax.tree.map(jax.numpy.asarray, batch)

@@ -47,6 +47,7 @@ def main():
     batch = {"image": jnp.asarray(blocks.repeat(10, axis=1).repeat(10, axis=2))}
     batch["tokens"] = jax.random.randint(jax.random.key(1), (16, 7), 0, 11)
     batch["mask"] = jnp.arange(7) < 1 + jnp.arange(16)[:, None] % 7
+    batch["word"] = jnp.where(batch["mask"], jnp.arange(7) // 2, -1)
     for name, config in json.loads(sys.argv[1]).items():
         objective = objectives.build(config)
         params, aux = jax.jit(objective.init)(jax.random.PRNGKey(1), batch)

@@ -1,0 +1,103 @@
+"""GLoRIA: images and reports attract each other, words and regions too (ICCV 2021).
+
+python run.py --config=configs/gloria.py --config.data.name=mimic_cxr --config.data.dir=… \
+  --config.init=torchvision:/weights/resnet50.pth \
+  --config.objective.text.weights=… --config.data.reports.tokenizer=…
+
+Needs the extra text (pip install -e '.[text]') and a dataset with reports: mimic_cxr,
+indiana_university, padchest (with --config.data.reports.sections='()'), the drawn one, or your own
+(image_folder with --report_column).
+
+Default  the paper's recipe, by its code: ResNet-50 at 299 px from ImageNet, BERT's base from
+         BioClinicalBERT, a sentence of the impression, Adam, batch 48, 50 epochs of CheXpert.
+         Without these files it starts from random numbers. It needs a GPU (not run here).
+:small   ResNet-50, and a BERT of four blocks trained from random numbers with a vocabulary made of
+         the reports, meant for one GPU and an afternoon (not run here: no GPU).
+:cpu     your own images and reports on two CPU cores in minutes (score: not run here).
+:demo    drawn images with drawn reports, minutes on two CPU cores, no download; ends with a
+         transfer report: expect what docs/results/objectives.md shows.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(preset: str = ""):
+    config = common.pretrain()
+    config.batch_size = 48
+    config.num_train_steps = 200_000
+    config.checkpoint_every_steps = 5000
+    config.image_size = 299
+    config.data.reports = ConfigDict(
+        dict(
+            sections=("impression",),
+            max_tokens=97,
+            tokenizer="",
+            vocabulary=28_996,  # BioClinicalBERT's
+        )
+    )
+    config.objective = ConfigDict(
+        dict(
+            name="gloria",
+            temperature=0.1,
+            attention_temperature=0.25,
+            word_temperature=0.2,
+            global_weight=1.0,
+            local_weight=1.0,
+            text=dict(
+                vocabulary=config.data.reports.get_ref("vocabulary"),
+                width=768,
+                num_blocks=12,
+                positions=512,
+                pooling="mean",
+                last=4,
+                dtype="bfloat16",
+                weights="",
+                frozen_layers=0,
+            ),
+        )
+    )
+    # The code crops 224 of 256 pixels and enlarges that to 299; nothing else is changed.
+    share = (224 / 256) ** 2
+    crop = common.view(size=299, crop_scale=(share, share), crop_ratio=(1.0, 1.0), flip=0.0)
+    crop.update(jitter_prob=0.0, blur_prob=0.0)
+    config.views = ConfigDict(dict(a=crop))
+    # The code stops when the loss on validation no longer falls, and lowers the rate before.
+    config.optimizer = ConfigDict(
+        dict(name="adam", learning_rate=5e-5, schedule="constant", weight_decay=1e-6, clip=0.25)
+    )
+    return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
+
+
+def own_words(config: ConfigDict, vocabulary: int, width: int, num_blocks: int) -> None:
+    """A text encoder that starts from nothing, with a vocabulary made of the reports."""
+    config.data.reports.vocabulary = vocabulary
+    config.objective.text.update(width=width, num_blocks=num_blocks, last=min(4, num_blocks))
+
+
+def small(config: ConfigDict) -> None:
+    own_words(config, 8192, 384, 4)
+    config.num_train_steps = 50_000
+    config.checkpoint_every_steps = 500
+
+
+def cpu(config: ConfigDict) -> None:
+    common.for_minutes(config)
+    own_words(config, 2048, 128, 2)
+    config.batch_size = 64
+    config.objective.text.dtype = "float32"
+    config.data.reports.max_tokens = 48
+    config.views.a.update(crop_scale=(0.6, 1.0), jitter_prob=0.8)
+    # A BERT with its norms behind the shortcuts bears less than the ResNet.
+    config.optimizer.groups = ConfigDict(dict(text=dict(match=("^text/",), learning_rate=5e-4)))
+
+
+def demo(config: ConfigDict) -> None:
+    cpu(config)
+    common.demo(config)
+    # The impression says all findings in one sentence, with their sides, which mirroring would turn
+    # round.
+    config.data.reports.update(vocabulary=512, max_tokens=32)
+    config.views.a.flip = 0.0
+    config.optimizer.learning_rate = 1e-3
