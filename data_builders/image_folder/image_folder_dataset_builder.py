@@ -29,6 +29,7 @@ class ImageFolderConfig(builder.CxrConfig):
     patient_column: str | None = None
     label_columns: str = ""
     recode: str = ""
+    report_column: str = ""
 
 
 class Builder(builder.CxrBuilder):
@@ -48,6 +49,7 @@ class Builder(builder.CxrBuilder):
         "recode": "what cells stand for: 'Grade:0=0,1=0,2=1,3=1;sex:2=F,1=M'",
         "image_column": "column with the image's path (default: image)",
         "patient_column": "column with the patient (default: patient_id)",
+        "report_column": "column with the image's report (default: none)",
     }
 
     @classmethod
@@ -78,7 +80,12 @@ class Builder(builder.CxrBuilder):
         if not config.labels_csv:
             return None
         columns = config.image_column, config.patient_column, config.label_columns
-        return LabelTable(Path(config.labels_csv), *columns, config.recode)
+        return LabelTable(Path(config.labels_csv), *columns, config.recode, config.report_column)
+
+    @property
+    def HAS_REPORTS(self) -> bool:
+        """Whether a column of the CSV holds them."""
+        return bool(self.builder_config.report_column)
 
     def label_names(self) -> tuple[str, ...]:
         return self.table.label_names if self.table else ()
@@ -224,4 +231,5 @@ def make_record(row: LabelRow, path: Path, tags: dicom.Tags) -> Record:
         sex=row.sex or tags.sex,
         age=row.age if row.age == row.age else tags.age,
         row=row.where,
+        report=row.report,
     )

@@ -57,6 +57,7 @@ class LabelRow:
     projection: str = ""
     sex: str = ""
     age: float = float("nan")  # years
+    report: str = ""
     labels: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -76,7 +77,8 @@ class LabelTable:
 
     Columns: the image (relative path), and if there are any the patient's id, split, study_id,
     projection (or view, its former name), sex, age, in any case ("Split", "PatientID"); all others,
-    or `label_columns`, are labels with the VALUES. `recode` is as the option of that name says.
+    or `label_columns`, are labels with the VALUES. `report_column`, if it is not "", is the image's
+    report. `recode` is as the option of that name says.
 
     Attributes:
       path: the CSV file.
@@ -96,6 +98,7 @@ class LabelTable:
         patient_column: str | None,
         label_columns: str = "",
         recode: str = "",
+        report_column: str = "",
     ):
         if not path.is_file():
             raise BuildError(
@@ -125,11 +128,12 @@ class LabelTable:
         if repeated := sorted({column for column in columns if columns.count(column) > 1}):
             raise BuildError(f"{path}: columns {repeated} occur twice.")
         asked = [patient] if patient_column is not None else []
+        asked += [composed(report_column)] if report_column else []
         for column in (image_column, *asked, *labels):
             self._table.index(column)
         fields = {"image": image_column, "patient": patient, "study": "study_id"}
         fields |= {name: name for name in ("split", "projection", "sex", "age")}
-        self._known = {}
+        self._known = {"report": composed(report_column)} if report_column else {}
         for field, name in fields.items():
             name = self._called(name, labels)
             if field == "projection":
@@ -174,7 +178,8 @@ class LabelTable:
                 stems[stem].append(name)
         rows: dict[str, LabelRow] = {}
         wrong: dict[str, Wrong] = {}
-        for row in self._table.rows(self._table.columns):
+        prose = [self._known[name] for name in ("report",) if name in self._known]
+        for row in self._table.rows(self._table.columns, prose):
             parsed = self._parse(row, wrong)
             name = parsed.image
             if name not in found and name in stems:
@@ -236,6 +241,7 @@ class LabelTable:
             projection=known.get("projection", "").upper(),
             sex=read_known("sex", SEXES),
             age=NAN if years is None else years,
+            report=known.get("report", ""),
             labels={name: read(name, VALUES, _LABEL) for name in self.label_names},
         )
 

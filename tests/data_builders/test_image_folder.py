@@ -91,8 +91,13 @@ def test_splits_of_the_csv_and_columns_of_other_names(raw, tmp_path):
     )
     rows = [{"file": row.pop("image"), **row, "age": "61.5", "sex": "male"} for row in rows]
     fake.write_rows(tmp_path / "labels.csv", rows)
+    for row in rows:
+        row["text"] = f"FINDINGS: none in {row['file']}.\nIMPRESSION: normal."
+    rows[0]["text"] = ""
+    fake.write_rows(tmp_path / "labels.csv", rows)
     options = {
         "name": "named",
+        "report_column": "text",
         "labels_csv": str(tmp_path / "labels.csv"),
         "image_column": "file",
         "patient_column": "MRN",
@@ -104,6 +109,7 @@ def test_splits_of_the_csv_and_columns_of_other_names(raw, tmp_path):
         assert (example["split"] == "test") == (split[index] == "test")
         assert example["labels"].keys() == set(fake.LABELS)
         assert (example["age"], example["sex"]) == (61.5, "M")
+        assert example["report"] == rows[index]["text"]
 
 
 def test_blank_patients_without_a_header_are_not_known(raw, tmp_path):
