@@ -158,7 +158,10 @@ def assemble(
     """
     with errors_naming(where):
         model, heads, most = (facts.get(name) for name in ("model", "heads", "max_tokens"))
-        module, mlps = _modules(model, heads or {}, most)
+        heads = {} if heads is None else heads
+        if isinstance(heads, dict):
+            heads = {name: fields for name, fields in heads.items() if fields is not None}
+        module, mlps = _modules(model, heads, most)
         expected = jax.eval_shape(partial(_shapes, module, mlps, width))
         filled = fill_variables(expected, arrays, own_key, "its text.json")
         tower = {name: (heads[name], variables) for name, variables in filled["heads"].items()}

@@ -98,6 +98,13 @@ def test_openais_tower_gives_torchs_vectors_and_goes_back_by_transformers_names(
     again = cxr_jax.load_encoder(f"huggingface:{out}")
     np.testing.assert_allclose(again.text(SENTENCES[:1]), texts[:1], atol=1e-5)
     assert again.text_encoder.text.scale == pytest.approx(np.exp(4.0))
+    own = folder / "own"
+    export.main([f"clip:{folder / 'clip.npz'}", "--format=safetensors", f"--out={own}"])
+    for heads in (None, {"image": None, "text": None}):  # as exports and as workdirs say it
+        facts = json.loads((own / "text.json").read_text()) | {"heads": heads}
+        (own / "text.json").write_text(json.dumps(facts))
+        again = cxr_jax.load_encoder(str(own)).text(SENTENCES[:1])
+        np.testing.assert_allclose(again, texts[:1], atol=1e-5)
     # Without its tokenizer the encoder of images is what it was.
     (folder / "merges.txt").unlink()
     encoder = cxr_jax.load_encoder(f"clip:{folder / 'clip.npz'}")
