@@ -80,7 +80,7 @@ def open_reports(source: Source, fields: Section, workdir: Path) -> tuple[Source
     if "report" not in source.fields:
         raise ValueError(
             f"dataset {source.name} has no reports, which config.data.reports needs; "
-            "indiana_university, mimic_cxr and padchest have them, image_folder if it is built with "
+            "indiana_university, mimic_cxr and padchest have them, image_folder with "
             "--report_column, and phantom if it is built again"
         )
     images = sentences_of(source.columns(("report",))["report"], sections, whole)
