@@ -41,10 +41,14 @@ def trained(config, tmp_path_factory):
     return workdir, pretrain.train(config, workdir)
 
 
-def test_text_and_images_are_where_training_put_them(config, trained, data_dir):
+@pytest.fixture(scope="module")
+def encoder(trained):
+    return cxr_jax.load_encoder(str(trained[0]))
+
+
+def test_text_and_images_are_where_training_put_them(config, trained, encoder, data_dir):
     """Against the objective's own outputs, its batch norm in evaluation."""
     workdir, state = trained
-    encoder = cxr_jax.load_encoder(str(workdir))
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
     texts, joint = encoder.text(SENTENCES), encoder.joint(images)
     assert texts.shape == joint.shape == (3, 4)
@@ -68,8 +72,7 @@ def test_text_and_images_are_where_training_put_them(config, trained, data_dir):
     np.testing.assert_allclose(scale, np.exp(state.params["logit_scale"]), rtol=1e-5)
 
 
-def test_what_the_tower_cannot_read_is_named(trained):
-    encoder = cxr_jax.load_encoder(str(trained[0]))
+def test_what_the_tower_cannot_read_is_named(encoder):
     long = "no " * 70
     with pytest.raises(ValueError, match="sentence 1 has 142 tokens, and the text tower reads 64"):
         encoder.text([SENTENCES[0], long])
@@ -81,11 +84,11 @@ def test_what_the_tower_cannot_read_is_named(trained):
         weights.encoder.ImageEncoder(random).text("Normal chest.")
 
 
-def test_an_export_of_ours_keeps_it(trained, tmp_path):
+def test_an_export_of_ours_keeps_it(trained, encoder, tmp_path):
     out = tmp_path / "out"
     export.main([str(trained[0]), "--format=safetensors", f"--out={out}"])
-    expected, found = (cxr_jax.load_encoder(str(path)) for path in (trained[0], out))
-    np.testing.assert_array_equal(found.text(SENTENCES), expected.text(SENTENCES))
+    found = cxr_jax.load_encoder(str(out))
+    np.testing.assert_array_equal(found.text(SENTENCES), encoder.text(SENTENCES))
     facts = json.loads((out / "text.json").read_text())
     for changed, message in (
         (facts | {"max_tokens": 78}, "max_tokens=78 of 77 positions"),
@@ -121,7 +124,7 @@ def zero_shot(trained, data_dir):
     return config
 
 
-def test_zero_shot_scores_images_by_prompts_that_travel(zero_shot, tmp_path):
+def test_zero_shot_scores_images_by_prompts_that_travel(zero_shot, encoder, tmp_path):
     prompts = {
         "Effusion": {"positive": ["pleural effusion", "an effusion"], "negative": ["no effusion"]},
         "Edema": {"positive": ["edema"]},
@@ -132,7 +135,6 @@ def test_zero_shot_scores_images_by_prompts_that_travel(zero_shot, tmp_path):
     kept = json.loads((tmp_path / "run" / "prompts.json").read_text())
     assert kept == prompts | {"Edema": {"positive": ["edema"], "negative": []}}
     predictions = read_parquet(tmp_path / "run" / "predictions.parquet")
-    encoder = cxr_jax.load_encoder(zero_shot.encoder)
     test = load_split("phantom/tiny", zero_shot.data.dir, "test", "Effusion")
     images = np.concatenate(list(image_batches(test, 8, 32)))[..., 0]
     positive = encoder.text(prompts["Effusion"]["positive"]).mean(axis=0)
@@ -167,7 +169,7 @@ def test_zero_shot_refuses_encoders_without_a_tower_and_long_prompts(zero_shot, 
 
 
 def test_retrieval_reads_reports_and_counts_those_that_are_cut(
-    trained, data_dir, studies_dir, tmp_path, capsys
+    trained, encoder, data_dir, studies_dir, tmp_path, capsys
 ):
     config = config_file.load("configs/retrieval.py", [])
     config.update(encoder=str(trained[0]), dataset="phantom/tiny", num_resamples=20)
@@ -180,7 +182,6 @@ def test_retrieval_reads_reports_and_counts_those_that_are_cut(
     source = load_source("phantom/tiny", str(data_dir), "test")
     texts = source.columns(("report", "patient_id"))
     said = [" ".join(text.split()) for text in texts["report"]]
-    encoder = cxr_jax.load_encoder(str(trained[0]))
     test = load_split("phantom/tiny", str(data_dir), "test", "Effusion")
     images = encoder.joint(np.concatenate(list(image_batches(test, 8, 32)))[..., 0])
     vectors, patients = encoder.text_encoder(said, cut=True), np.array(texts["patient_id"])
