@@ -104,7 +104,7 @@ def finetune() -> ConfigDict:
 def dense() -> ConfigDict:
     """Of protocols on maps; cxr_jax/transfer/_heads.py says what the fields mean."""
     fields = dict(
-        learning_rates=(1e-3, 3e-3, 1e-2),
+        learning_rates=(1e-3, 1e-2, 1e-1),
         weight_decays=(0.01, 0.1, 1.0),
         warmup=0.1,
         epochs=20.0,

@@ -31,7 +31,7 @@ RENAMED: dict[str, dict[str, str]] = {
 }
 # The fields of config.dense, as configs/common.py has them.
 _DENSE = {
-    "learning_rates": [1e-3, 3e-3, 1e-2],
+    "learning_rates": [1e-3, 1e-2, 1e-1],
     "weight_decays": [0.01, 0.1, 1.0],
     "warmup": 0.1,
     "epochs": 20.0,

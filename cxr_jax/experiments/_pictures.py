@@ -18,12 +18,11 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Bool, Float, Int, UInt8
 
-from cxr_jax.data import images, tasks
-from cxr_jax.data.source import load_source
+from cxr_jax.data import places
 from cxr_jax.data.splits import LabelledSplit, image_batches
 from cxr_jax.experiments._transfer_inputs import extract
 from cxr_jax.report import panels
-from cxr_jax.report.panels import Case, Neighbour
+from cxr_jax.report.panels import Case, Marked, Neighbour
 from cxr_jax.stats.subgroups import age_band
 from cxr_jax.training.log import write_projector
 from cxr_jax.transfer import _features
@@ -65,6 +64,9 @@ def draw(
     folder = folder / "pictures"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    if result.shown:
+        _draw_shown(splits.test, result, folder)
+        return
     lower = _shares_below(result)
     chosen = choose(splits.test.targets, lower, result.scored, _named(config, splits.test))
     features = _of_trained(config, encoder, splits, result, frozen)
@@ -75,6 +77,31 @@ def draw(
     near = _neighbours(splits, features, chosen, result.fold)
     panels.neighbours(folder / "neighbours.png", cases, near)
     _draw_embedding(config, splits.test, result, features("test"), chosen, folder)
+    print(f"Pictures of images: {folder}", flush=True)
+
+
+def _draw_shown(test: LabelledSplit, result: Result, folder: Path) -> None:
+    """Draws what a protocol chose to show of where labels are, and were found."""
+    chosen = [_Chosen(one.row, one.label, one.kind) for one in result.shown]
+    numbers, names = _numbers(chosen), test.label_names
+    _write_ids(folder / "films.csv", test, result, chosen)
+    rows = [one.row for one in chosen]
+    if result.shown[0].heat is None:
+        centre = test._replace(source=test.source.changed(fit="crop"))
+        read = _read(centre, rows, _SHOWN)[..., 0]
+        marked = [
+            Marked(numbers[one.row], image, names[one.label], one.kind, one.truth, one.found)
+            for one, image in zip(result.shown, read)
+        ]
+        panels.masks(folder / "masks.png", marked, [one.score for one in result.shown])
+    else:
+        read = _read(test, rows, _SHOWN)[..., 0]
+        boxes = places.load_boxes(test, [(one.row, one.label) for one in chosen])
+        cases = [
+            Case(numbers[one.row], image, names[one.label], 1.0, np.nan, one.kind, one.heat, box)
+            for one, image, box in zip(result.shown, read, boxes)
+        ]
+        panels.saliency(folder / "places.png", cases)
     print(f"Pictures of images: {folder}", flush=True)
 
 
@@ -173,7 +200,7 @@ def _cases(
 ) -> list[Case]:
     test, rows = splits.test, [one.row for one in chosen]
     images = _read(test, rows, _SHOWN)[..., 0]
-    boxes = _boxes(config, test, chosen)
+    boxes = places.load_boxes(test, [(one.row, one.label) for one in chosen])
     heat = [None] * len(chosen)
     if result.head is not None:
         read = _read(test, rows, result.head.encoder.image_size)
@@ -208,30 +235,6 @@ def _write_ids(path: Path, test: LabelledSplit, result: Result, chosen: Sequence
             known = "" if np.isnan(target) else int(target)
             score = float(result.scores[row, label])
             rows.writerow((numbers[row], image_ids[row], test.label_names[label], known, score))
-
-
-def _boxes(
-    config, test: LabelledSplit, chosen: Sequence[_Chosen]
-) -> list[Float[np.ndarray, "n 4"]]:
-    """Returns each chosen image's boxes of its label, in fractions of the square image."""
-    none = np.zeros((0, 4))
-    if "boxes" not in test.source.fields:
-        return [none] * len(chosen)
-    source = load_source(config.dataset, config.data.dir, test.source.split, ("image", "boxes"))
-    found = []
-    for row, label, _ in chosen:
-        record = source.records[int(test.rows[row])]
-        held, name = record["boxes"], test.label_names[label]
-        terms = tasks.parse(test.task.labels[name], source.label_names)
-        wanted = {name, *(term.label for term in terms if not term.negated)}
-        every = any(term.negated for term in terms)  # "not No Finding": any finding's box
-        given = [one.decode() if isinstance(one, bytes) else one for one in held["label"]]
-        keep = [k for k, one in enumerate(given) if every or one in wanted]
-        corners = np.stack([np.asarray(held[c], float)[keep] for c in ("y0", "x0", "y1", "x1")], -1)
-        found.append(
-            images.to_square(corners, *images.stored_size(record["image"]), test.source.fit)
-        )
-    return found
 
 
 def _neighbours(

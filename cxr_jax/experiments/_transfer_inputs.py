@@ -106,7 +106,7 @@ def load_whole_splits(config: ml_collections.ConfigDict) -> Splits:
         return Splits(pool, pool, pool)
     splits = Splits(*(load_split(*where, split, *how) for split in Splits._fields))
     check_disjoint(splits)
-    return splits
+    return protocol(config).labels(splits)
 
 
 def training_rows(config: ml_collections.ConfigDict, whole: Splits) -> Int[np.ndarray, " n"]:

@@ -62,7 +62,8 @@ def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) 
         how,
         *protocol.method(splits.test.task.exclusive),
         f"Intervals: Student's, with the spread over {config.num_resamples:,} bootstrap resamples "
-        "of patients, of AUROC on the logit scale; differences are paired on the same images.",
+        f"of patients, of {tables.measure(outcomes[0].rows[-1])} on the logit scale; differences "
+        "are paired on the same images.",
     ]
     parts = _transfer_inputs.parts(config, splits).values()
     unlabelled = sum(int((~split.labelled).sum()) for split in parts)
@@ -158,13 +159,15 @@ def _policies(splits: Splits, parts: Iterable[LabelledSplit]) -> list[str]:
     return lines
 
 
-def cautions(dataset: str, splits: Splits) -> list[str]:
-    """Says whose images are not known, and which labels a split has no, or only, positives of."""
+def cautions(dataset: str, splits: Splits, measure: str = "AUROC") -> list[str]:
+    """Says whose images are not known, and which labels a split has no, or only, positives of.
+
+    The second matters to AUROC alone.
+    """
     targets = {name: getattr(splits, name).targets for name in ("validation", "test")}
-    found = (
-        dataset_info.patient_note(splits.test.source.metadata),
-        tasks.one_sided(targets, splits.test.label_names),
-    )
+    found = [dataset_info.patient_note(splits.test.source.metadata)]
+    if measure == "AUROC":
+        found.append(tasks.one_sided(targets, splits.test.label_names))
     return [f"{dataset}: {said}" for said in found if said]
 
 
@@ -176,7 +179,7 @@ def notes(outcomes: list[Outcome]) -> list[str]:
         for label, note in outcome.facts["notes"].items():
             lines.append(f"{outcome.name}, {label}: {note}.")
         for row in outcome.rows:
-            if row.get("note") and row["auroc"] is not None:
+            if row.get("note") and tables.value(row) is not None:
                 lines.append(f"{outcome.name}, {row['label']}: {row['note']}.")
     return lines
 
@@ -196,7 +199,7 @@ def report(
         for each, exposed in zip(outcomes, seen.values(), strict=True)
     ]
     warnings, exposed = exposure_lines(seen, splits.test.rows, config.dataset)
-    warnings += cautions(config.dataset, splits)
+    warnings += cautions(config.dataset, splits, tables.measure(outcomes[0].rows[-1]))
     if config.label_fraction < 1:
         drawn = f"{config.folds} training parts" if config.folds else splits.train.size()
         warnings.append(

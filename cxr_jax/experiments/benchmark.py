@@ -198,7 +198,7 @@ class _Held:
         """Returns what _transfer_inputs.fingerprint says of a transfer."""
         drawn = of_cell.seed if of_cell.encoder == "random" else 0
         encoder = (of_cell.encoder, drawn)
-        dataset = tuple(of_cell[field] for field in ("dataset", "task", *OWN))
+        dataset = tuple(of_cell[field] for field in ("protocol", "dataset", "task", *OWN))
         if encoder not in self._encoders:
             (self._encoders[encoder],) = _transfer_inputs.load_encoders(of_cell)
         if dataset not in self._splits:

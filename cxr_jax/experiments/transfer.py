@@ -131,8 +131,9 @@ def _run(
     (workdir / "metrics.jsonl").unlink(missing_ok=True)
     writer = Writer(workdir)
     for outcome in outcomes:
-        if (macro := outcome.rows[-1]["auroc"]) is not None:
-            writer.scalars(0, {f"{outcome.name}/macro_auroc": macro})
+        last = outcome.rows[-1]
+        if (macro := tables.value(last)) is not None:
+            writer.scalars(0, {f"{outcome.name}/macro_{tables.key(last)}": macro})
     writer.close()
     if page:
         _transfer_report.report(config, workdir, chosen, outcomes, comparisons, splits, seen)
@@ -200,7 +201,7 @@ def _score(
             print(f"WARNING: {encoder.name} has no pictures: {type(error).__name__}: {error}")
     _write_json(finished, facts)  # last: its presence says that the others are whole
     shutil.rmtree(folder / "folds", ignore_errors=True)
-    print(f"{encoder.name}: macro AUROC {tables.with_interval(rows[-1])}")
+    print(f"{encoder.name}: macro {tables.measure(rows[-1])} {tables.with_interval(rows[-1])}")
     return Outcome(encoder.name, predictions, rows, facts)
 
 
@@ -250,7 +251,8 @@ def _once(folder: Path, fingerprint: str, fold: int, make: Callable[[], Result])
     except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         print(f"WARNING: fold {fold + 1} is made again, because {error}")
     result = make()
-    held = {name: value for name, value in result._asdict().items() if name not in ("head", "fold")}
+    left_out = ("head", "fold", "shown")
+    held = {name: value for name, value in result._asdict().items() if name not in left_out}
     held["scores"] = np.where(np.isnan(result.scores), None, result.scores).tolist()
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(path, {"fingerprint": fingerprint, **held})

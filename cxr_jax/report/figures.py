@@ -85,13 +85,14 @@ def label_panels(labels: Sequence[str], side: float) -> tuple[Figure, dict[str, 
 def forest(
     path: Path, runs: Sequence[tuple[str, Rows]], comparisons: Sequence[Mapping[str, Any]] = ()
 ) -> bool:
-    """Draws AUROC and 95 % interval of every label (rows) by every run (colours) to a PNG.
+    """Draws what is measured, and intervals, of labels (rows) by runs (colours) to a PNG.
 
     `runs` are (name, metric rows). With comparisons of the first run a second panel shows its
     paired differences. The mean of several labels comes last, set apart; labels without an AUROC
     are left out. Returns False, and draws no file, where no label has one.
     """
-    by_run = [{row["label"]: row for row in rows if row["auroc"] is not None} for _, rows in runs]
+    what, field = tables.measure(runs[0][1][-1]), tables.key(runs[0][1][-1])
+    by_run = [{row["label"]: row for row in rows if row[field] is not None} for _, rows in runs]
     labels = [row["label"] for row in tables.shown(runs[0][1]) if row["label"] in by_run[0]]
     if not labels:
         return False
@@ -104,23 +105,24 @@ def forest(
     columns = dict(ncols=panels, sharey=True, width_ratios=[3, 2][:panels])
     figure, grid = new_figure(width, height, **columns)
     axes = grid[0, 0]
-    _draw_intervals(axes, labels, by_run, "auroc", range(len(runs)), len(runs))
+    _draw_intervals(axes, labels, by_run, field, range(len(runs)), len(runs))
     axes.set_yticks(range(len(labels)), ["mean" if name == "macro" else name for name in labels])
     if labels[-1] == "macro":
         axes.get_yticklabels()[-1].set_fontweight("bold")
-    lows = [_limits(rows[name], "auroc")[0] for rows in by_run for name in labels if name in rows]
+    lows = [_limits(rows[name], field)[0] for rows in by_run for name in labels if name in rows]
     left = np.floor(20 * min(lows)) / 20 - 0.02
     axes.set_xlim(max(-0.01, min(left, 0.93)), 1.005)
-    axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
-    axes.set_xlabel("AUROC, 95 % interval")
+    if what == "AUROC":
+        axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
+    axes.set_xlabel(f"{what}, 95 % interval")
     legend(figure, axes, names)
     if comparisons:
         axes = grid[0, 1]
         colours = [names.index(c["b"]) if c["b"] in names else k for k, c in enumerate(comparisons)]
         _draw_intervals(axes, labels, by_comparison, "difference", colours, len(runs))
         axes.axvline(0, color=GREY, linewidth=1)
-        what = f"({comparisons[0]['a']} less the other)"
-        axes.set_xlabel(f"difference in AUROC, 95 % interval\n{what}")
+        whose = f"({comparisons[0]['a']} less the other)"
+        axes.set_xlabel(f"difference in {what}, 95 % interval\n{whose}")
     figure.savefig(path, dpi=DPI)
     return True
 
@@ -220,8 +222,10 @@ def roc_curve(
     return rates[0], rates[1]
 
 
-def label_curves(path: Path, title: str, curves: Mapping[str, Sequence[Any]]) -> None:
-    """Draws macro AUROC against training images (log scale) to a PNG, a line and band each.
+def label_curves(
+    path: Path, title: str, curves: Mapping[str, Sequence[Any]], measure: str = "AUROC"
+) -> None:
+    """Draws macro means against training images (log scale) to a PNG, a line and band each.
 
     Every encoder is in `curves`, in the order that decides its colour, even without a score. A
     score has `images`, `mean` and `interval`.
@@ -239,7 +243,7 @@ def label_curves(path: Path, title: str, curves: Mapping[str, Sequence[Any]]) ->
     axes.set_xticks(sorted({score.images for scores in curves.values() for score in scores}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda images, _: f"{images:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set(xlabel="labelled training images", ylabel="AUROC, 95 % interval")
+    axes.set(xlabel="labelled training images", ylabel=f"{measure}, 95 % interval")
     axes.set_title(title, fontsize=11, loc="left")
     bare(axes, "y")
     for line, name in zip(axes.get_lines(), curves):
@@ -253,6 +257,7 @@ def differences(
     verdicts: Mapping[tuple[str, str], Comparison],
     encoders: Sequence[str],
     datasets: Sequence[str],
+    measure: str = "AUROC",
 ) -> None:
     """Draws the difference from the reference, `encoders[0]`, on every dataset (rows) to a PNG.
 
@@ -274,7 +279,7 @@ def differences(
     _draw_intervals(axes, shown, rows, "difference", colours, len(others))
     axes.set_yticks(range(len(shown)), shown)
     whose = f" of {others[0]}" if len(others) == 1 else ""
-    axes.set_xlabel(f"AUROC{whose} less that of {encoders[0]}, 95 % interval")
+    axes.set_xlabel(f"{measure}{whose} less that of {encoders[0]}, 95 % interval")
     legend(figure, axes, others)
     figure.savefig(path, dpi=DPI)
 

@@ -5,12 +5,12 @@ show them on a page. Images have numbers here, never ids.
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -36,10 +36,21 @@ class Case(NamedTuple):
     image: UInt8[np.ndarray, "h w"]
     label: str
     target: float  # 1, 0, NaN
-    lower: float  # share of the other test images that scored lower
+    lower: float  # share of the other test images that scored lower; NaN: not said
     kind: str  # why it was chosen, in words, or ""
     heat: Float[np.ndarray, "i j"] | None  # what raises the score, 0 or more, of any size
     boxes: Float[np.ndarray, "n 4"]  # of the label: y0, x0, y1, x1 in fractions of the image
+
+
+class Marked(NamedTuple):
+    """A test image with a mask of it, and what was marked."""
+
+    number: int
+    image: UInt8[np.ndarray, "h w"]
+    label: str
+    kind: str
+    truth: Bool[np.ndarray, "s s"]
+    found: Bool[np.ndarray, "s s"]
 
 
 class Neighbour(NamedTuple):
@@ -68,6 +79,28 @@ def saliency(path: Path, cases: Sequence[Case]) -> None:
             _draw_boxes(axes, case.boxes, case.image.shape)
         _describe(_axes(figure, 2 * (_IMAGE + _GAP) + 0.05, top, 2.4, _IMAGE), case)
     _draw_scale(_axes(figure, 0.0, height - 0.6, 2 * _IMAGE + _GAP, 0.12))
+    _save(figure, path)
+
+
+def masks(path: Path, marked: Sequence[Marked], scores: Sequence[float]) -> None:
+    """Draws a row per image to a PNG: it, it with what was marked and its mask's outline, its Dice.
+
+    Images are squares, and masks of any side lie on the whole of them.
+    """
+    height = len(marked) * (_IMAGE + _GAP) + 0.1
+    figure = Figure(figsize=(2 * (_IMAGE + _GAP) + 2.5, height))
+    for row, (one, score) in enumerate(zip(marked, scores)):
+        top = _GAP + row * (_IMAGE + _GAP)
+        plain = _axes(figure, 0.0, top, _IMAGE, _IMAGE)
+        tinted = _axes(figure, _IMAGE + _GAP, top, _IMAGE, _IMAGE)
+        _show(plain, one.image)
+        _show(tinted, overlay(one.image, one.found.astype(np.float32), 1.0))
+        centres = (np.arange(len(one.truth)) + 0.5) * len(one.image) / len(one.truth) - 0.5
+        tinted.contour(centres, centres, one.truth, levels=[0.5], colors=[_BOX], linewidths=1.2)
+        said = [(f"Image {one.number}", {"fontweight": "bold"})]
+        said += [(one.label, {"color": _PRESENT, "fontweight": "bold"})]
+        said += [(f"Dice {score:.2f}, {one.kind} of the images with it", {})]
+        _write(_axes(figure, 2 * (_IMAGE + _GAP) + 0.05, top, 2.4, _IMAGE), said)
     _save(figure, path)
 
 
@@ -186,13 +219,18 @@ def _show(axes: Axes, image: np.ndarray, frame: str = "") -> None:
 
 def _describe(axes: Axes, case: Case) -> None:
     """Writes what the case is, line by line beside it."""
-    axes.axis("off")
     lines = [(f"Image {case.number}", {"fontweight": "bold"})]
     colour = {"color": _colour(case.target), "fontweight": "bold"}
     lines += [(part, colour) for part in textwrap.wrap(_state(case), 38)]
     boxed = "boxed in the dataset" if len(case.boxes) else ""
-    for said in filter(None, (rank_in_words(case.lower), case.kind, boxed)):
+    rank = "" if np.isnan(case.lower) else rank_in_words(case.lower)
+    for said in filter(None, (rank, case.kind, boxed)):
         lines += [(part, {}) for part in textwrap.wrap(said, 42)]
+    _write(axes, lines)
+
+
+def _write(axes: Axes, lines: Sequence[tuple[str, Mapping[str, str]]]) -> None:
+    axes.axis("off")
     for place, (text, style) in enumerate(lines):
         style = {"fontsize": 8, "color": INK, "verticalalignment": "top"} | style
         axes.text(0, 1 - (0.02 + 0.16 * place) / _IMAGE, text, transform=axes.transAxes, **style)
@@ -248,6 +286,20 @@ _MEANING = {
         "distances across the map mean little.",
     ),
 }
+_MEANING |= {
+    "masks.png": (
+        "Masks",
+        "Left the image, right the same with, in orange, what the head marked, and in blue the "
+        "outline of the dataset's mask: of each of the first three masks the test image with the "
+        "highest, the middle and the lowest Dice.",
+    ),
+    "places.png": (
+        "Maps and boxes",
+        "Left the image, right the same with, in orange, what raises the label's score: of each of "
+        "the first three labels the test image that was scored best, the middle and the worst. "
+        "Blue rectangles are the dataset's boxes.",
+    ),
+}
 _SHOWN = "This page shows images of the test set and, beside them, of the training set. "
 _CHOSEN = (
     "They are chosen label by label: of the images with it the one that scored highest and the one "
@@ -273,7 +325,10 @@ def blocks(workdir: Path) -> list[Block]:
         return []
     ids = "pictures/films.csv"
     which = f" {ids} says which images these are." if (workdir / ids).is_file() else ""
-    page = [Heading("Images"), Text(_how_chosen(workdir) + which)]
+    how = _how_chosen(workdir)
+    if (workdir / "pictures/masks.png").is_file() or (workdir / "pictures/places.png").is_file():
+        how = "This page shows images of the test set."
+    page = [Heading("Images"), Text(how + which)]
     for meaning, picture in pictures.items():
         page += [Text(meaning), picture]
     return page

@@ -16,10 +16,36 @@ AUROC = (
     "perfect, .5 is guessing. Macro AUROC is its mean over findings."
 )
 
+# What is measured, by its name, to a reader.
+MEANINGS = {
+    "AUROC": AUROC,
+    "Dice": (
+        "Dice is twice the pixels that are both marked and within the true mask, over the sum of "
+        "both: 1 is perfect, 0 no overlap. It is the mean over images on which something is to be "
+        "found; macro Dice is its mean over masks."
+    ),
+    "pointing game": (
+        "Pointing game: the share of images with a box of the label on which the label's map is "
+        "highest within a box. Macro is its mean over labels."
+    ),
+    "box IoU": (
+        "Box IoU is the intersection of the map's box and the dataset's over their union: 1 is "
+        "perfect. It is the mean over images with a box of the label; macro is that over labels."
+    ),
+}
+
 MINIMUM_SAID = (
     f"A label with fewer than {MINIMUM} test patients that have it, or that do not, is not "
     "estimable: simulated intervals of so few were wrong too often."
 )
+
+
+def minimum_said(what: str) -> str:
+    """Says which labels are not estimable, of AUROC or of another measure."""
+    if what == "AUROC":
+        return MINIMUM_SAID
+    return f"A label whose images that count are of fewer than {MINIMUM} patients is not estimable."
+
 
 Rows = Sequence[Mapping[str, Any]]  # of metrics.json
 
@@ -62,15 +88,32 @@ def signed(value: float | None) -> str:
     return ("+" if value >= 0 else "−") + number(abs(value))
 
 
-def with_interval(row: Mapping[str, Any], field: str = "auroc") -> str:
+def measure(row: Mapping[str, Any]) -> str:
+    """Returns what a row or a comparison is of: "AUROC", or the name of another measure."""
+    return row.get("measure", "AUROC")
+
+
+def key(row: Mapping[str, Any]) -> str:
+    """Returns the field of a metric row that holds its number: "auroc", or "mean" of others."""
+    return "auroc" if measure(row) == "AUROC" else "mean"
+
+
+def value(row: Mapping[str, Any], whose: str = "") -> float | None:
+    """Returns a metric row's number; of a comparison that of `whose`, "_a" or "_b"."""
+    return row[key(row) + whose]
+
+
+def with_interval(row: Mapping[str, Any], field: str = "") -> str:
     """Returns a number of a row with its limits, alone where it has none; differences are signed.
+
+    The number is the measure's, or `field`.
 
     >>> with_interval(dict(auroc=0.912, low=0.889, high=0.931))
     '.912 [.889, .931]'
     >>> with_interval(dict(difference=0.069, low=0.051, high=0.088), "difference")
     '+.069 [+.051, +.088]'
     """
-    words = signed if field == "difference" else number
+    words, field = signed if field == "difference" else number, field or key(row)
     if absent(row[field]) or absent(row["low"]):
         return words(row[field])
     return f"{words(row[field])} [{words(row['low'])}, {words(row['high'])}]"
@@ -123,12 +166,14 @@ def auroc_table(runs: Sequence[tuple[str, Rows]]) -> Table:
 
 
 def _auroc_cell(row: Mapping[str, Any]) -> str:
-    few = row["auroc"] is None and row.get("note", "").startswith("not estimable")
+    few = value(row) is None and row.get("note", "").startswith("not estimable")
     return "not estimable" if few else two_lines(with_interval(row))
 
 
 def precision_table(runs: Sequence[tuple[str, Rows]]) -> Table | None:
     """Returns average precision, labels by runs; None where no run has it."""
+    if measure(runs[0][1][-1]) != "AUROC":
+        return _iou_table(runs)
     by_name = [{row["label"]: row.get("average_precision") for row in rows} for _, rows in runs]
     body = []
     for row in shown(runs[0][1]):
@@ -138,6 +183,25 @@ def precision_table(runs: Sequence[tuple[str, Rows]]) -> Table | None:
             body.append([_label(row), number(share) if share else "", *cells])
     header = ["label", "share positive", *(name for name, _ in runs)]
     return Table(header, body, _PRECISION) if body else None
+
+
+def _iou_table(runs: Sequence[tuple[str, Rows]]) -> Table | None:
+    """Returns IoU beside Dice, labels by runs; None of other measures."""
+    if "iou" not in runs[0][1][-1]:
+        return None
+
+    def cell(row: Mapping[str, Any]) -> str:
+        limits = {"low": row["iou_low"], "high": row["iou_high"]}
+        return two_lines(with_interval({"iou": row["iou"], **limits}, "iou"))
+
+    by_name = [{row["label"]: cell(row) for row in rows} for _, rows in runs]
+    body = [
+        [_label(row), *(rows.get(row["label"], "–") for rows in by_name)]
+        for row in shown(runs[0][1])
+        if value(row) is not None
+    ]
+    said = "IoU (intersection over union) of the same images, with 95 % intervals."
+    return Table(["label", *(name for name, _ in runs)], body, said) if body else None
 
 
 _PRECISION = (
@@ -152,10 +216,11 @@ def _label(row: Mapping[str, Any]) -> str:
 
 def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> Table:
     """Returns each comparison's mean AUROCs, the paired difference A − B, and the verdict on A."""
-    header = ["A", "B", "AUROC of A", "AUROC of B", "A − B [95 % interval]", "verdict on A"]
+    what = measure(comparisons[0])
+    header = ["A", "B", f"{what} of A", f"{what} of B", "A − B [95 % interval]", "verdict on A"]
     body = [
         [
-            *(row["a"], row["b"], number(row["auroc_a"]), number(row["auroc_b"])),
+            *(row["a"], row["b"], number(value(row, "_a")), number(value(row, "_b"))),
             *(_with_p(row), row["verdict"], number(row["detectable"])),
         ]
         for row in comparisons

@@ -13,7 +13,14 @@ from cxr_jax.report.tables import RANDOM
 from cxr_jax.transfer import image_table
 from cxr_jax.transfer.image_table import ImageTable, unseen_images
 from cxr_jax.transfer.metrics import compare, metric_rows
-from cxr_jax.transfer.predictions import Predictions, align, take_images, take_labels, validate
+from cxr_jax.transfer.predictions import (
+    MEASURES,
+    Predictions,
+    align,
+    take_images,
+    take_labels,
+    validate,
+)
 
 
 class Run(NamedTuple):
@@ -58,7 +65,7 @@ def write_report(
     page.append(Text(f"Test set: {size}" if fold is None else _in_folds(len(set(fold)), size)))
     page += _scores(workdir, runs, comparisons)
     page += _comparisons(runs, comparisons)
-    if labels:
+    if labels and runs[0].predictions.score_kind not in MEASURES:
         named = [(run.name, run.predictions) for run in runs]
         path = workdir / "roc.png"
         caption = f"ROC curves of {tables.listed(figures.roc(path, named, labels), labels)}"
@@ -84,16 +91,18 @@ def _scores(
     workdir: Path, runs: Sequence[Run], comparisons: Sequence[Mapping[str, Any]]
 ) -> list[Block]:
     named = [(run.name, run.rows) for run in runs]
-    path, parts = workdir / "auroc.png", []
+    what, parts = tables.measure(runs[0].rows[-1]), []
+    path = workdir / f"{what.lower().replace(' ', '_')}.png"
     if figures.forest(path, named, comparisons):
-        parts.append(Picture(path, "AUROC and 95 % interval of every label and encoder"))
-    meaning = Text(f"{tables.AUROC} With 95 % intervals. {tables.MINIMUM_SAID}")
-    parts += [Heading("AUROC"), meaning, tables.auroc_table(named)]
-    missing = [row for row in runs[0].rows if row["auroc"] is None and row["label"] != "macro"]
+        parts.append(Picture(path, f"{what} and 95 % interval of every label and encoder"))
+    meaning = Text(f"{tables.MEANINGS[what]} With 95 % intervals. {tables.minimum_said(what)}")
+    title = what[0].upper() + what[1:]
+    parts += [Heading(title), meaning, tables.auroc_table(named)]
+    missing = [r for r in runs[0].rows if tables.value(r) is None and r["label"] != "macro"]
     if missing:
         reasons = "; ".join(f"{row['label']} ({row['note']})" for row in missing)
         parts.append(Text(f"Without a score, and not in any mean: {reasons}."))
-    noted = [row for row in tables.shown(runs[0].rows) if row["auroc"] is not None]
+    noted = [row for row in tables.shown(runs[0].rows) if tables.value(row) is not None]
     if care := [f"{row['label']}: {row['note']}." for row in noted if row.get("note")]:
         parts.append(Bullets(care))
     precision = tables.precision_table(named)
@@ -111,7 +120,8 @@ def _comparisons(runs: Sequence[Run], comparisons: Sequence[Mapping[str, Any]]) 
             Text(f"In {total} resamples a class is absent; intervals are from the others.")
         )
     if len(tables.shown(runs[0].rows)) > 1 and comparisons[0]["labels"]:
-        title = f"Label by label, AUROC of {comparisons[0]['a']} less that of the other:"
+        what = tables.measure(comparisons[0])
+        title = f"Label by label, {what} of {comparisons[0]['a']} less that of the other:"
         parts += [Text(title), tables.difference_table(comparisons)]
     return parts
 
@@ -148,10 +158,11 @@ def verdict(comparison: Mapping[str, Any], untrained: str = RANDOM) -> str:
         ("inconclusive", False): f"Inconclusive: {a} against {b}",
     }[comparison["verdict"], trained]
     labels = [row["label"] for row in comparison["labels"]]
+    what, a, b = tables.measure(comparison), *(tables.value(comparison, w) for w in ("_a", "_b"))
     text = (
-        f"**{claim}:** {f'AUROC for {labels[0]}' if len(labels) == 1 else 'macro AUROC'} "
-        f"{tables.number(comparison['auroc_a'])} against {tables.number(comparison['auroc_b'])} "
-        f"from {'random initialisation' if trained else b}, difference "
+        f"**{claim}:** {f'{what} for {labels[0]}' if len(labels) == 1 else f'macro {what}'} "
+        f"{tables.number(a)} against {tables.number(b)} "
+        f"from {'random initialisation' if trained else comparison['b']}, difference "
         f"{tables.signed(comparison['difference'])} (95 % interval "
         f"{tables.signed(comparison['low'])} to {tables.signed(comparison['high'])})"
     )
@@ -163,8 +174,9 @@ def verdict(comparison: Mapping[str, Any], untrained: str = RANDOM) -> str:
 def _alone(run: Run) -> str:
     """Returns the headline where there is nothing to compare with."""
     row = tables.shown(run.rows)[-1]
-    what = "Macro AUROC" if row["label"] == "macro" else f"AUROC for {row['label']}"
-    if row["auroc"] is None:
+    what = tables.measure(row)
+    what = f"Macro {what}" if row["label"] == "macro" else f"{what} for {row['label']}"
+    if tables.value(row) is None:
         return f"**{what} of {run.name} cannot be estimated:** {row['note']}."
     note = f" {row['note'].capitalize()}." if row.get("note") else ""
     number = tables.with_interval(row)
@@ -173,7 +185,7 @@ def _alone(run: Run) -> str:
 
 def _shared_labels(runs: Sequence[Run]) -> list[str]:
     """Returns the labels that can be estimated and that every run scored."""
-    estimable = [row["label"] for row in runs[0].rows if row["auroc"] is not None]
+    estimable = [row["label"] for row in runs[0].rows if tables.value(row) is not None]
     names = [run.predictions.label_names for run in runs]
     return [label for label in estimable if all(label in of_run for of_run in names)]
 
@@ -194,10 +206,11 @@ def _unseen(runs: Sequence[Run], num_resamples: int, untrained: str) -> list[Blo
     left = [take_images(align(first, run.predictions), rows) for run in runs]
     scored = [tables.shown(metric_rows(one, num_resamples))[-1] for one in left]
     text += f", of {len(set(left[0].patient_id)):,} patients, had been seen by none"
-    if scored[0]["auroc"] is None:
+    if tables.value(scored[0]) is None:
         why = scored[0]["note"].removeprefix("not estimable: ")
         return [Text(f"{text}. Nothing can be scored on them: {why}.")]
-    what = "macro AUROC" if scored[0]["label"] == "macro" else "AUROC"
+    what = tables.measure(scored[0])
+    what = f"macro {what}" if scored[0]["label"] == "macro" else what
     numbers = [f"{run.name} {tables.with_interval(row)}" for run, row in zip(runs, scored)]
     text += f". On these, {what}: {', '.join(numbers)}."
     unknown = [run.name for run, table in zip(runs, images) if table is None or table.seen is None]

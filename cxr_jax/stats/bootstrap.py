@@ -12,6 +12,7 @@ With `fold`, of a cross-validation, AUROCs are of pairs within folds (`auroc`), 
 stretched by what folds have in common (`fold_variance`).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +35,21 @@ _CHUNK_RESAMPLES = 16
 _CHUNK_ELEMENTS = 2**22
 
 
+class Measure(NamedTuple):
+    """What is measured of images, given targets [n k] and scores [n k], and how it is resampled.
+
+    alone: (targets, scores, fold) -> its value for each label, NaN where there is none. resampled:
+    as `resampled_auroc`. counted: (targets, clusters) -> as `rarer_class`. AUROC and MEAN are the
+    two that there are.
+    """
+
+    alone: Callable[..., Float[np.ndarray, " k"]]
+    resampled: Callable[..., Float[np.ndarray, "r k"]]
+    counted: Callable[..., tuple[Int[np.ndarray, " k"], list[str]]]
+
+
 class Interval(NamedTuple):
-    """An AUROC and its interval; NaN where the AUROC, or its limits, cannot be estimated.
+    """An AUROC (or another measure) and its interval; NaN where one of them cannot be estimated.
 
     `num_resamples` were used and `num_excluded` left out because a class was absent in them. For
     several labels the interval is that of the macro mean over the labels that can be estimated, and
@@ -81,8 +95,11 @@ def bootstrap_auroc(
     seed: int = 0,
     level: float = 0.95,
     fold: Int[np.ndarray, " n"] | None = None,
+    measure: Measure | None = None,
 ) -> Interval:
     """Returns the AUROC and its interval, drawing clusters (patients) with replacement.
+
+    Or that of another `measure`.
 
     Targets are 0, 1 or NaN (missing), [n] for one label or [n k] for k labels, whose intervals and
     macro come from the same resamples. `clusters` holds each row's patient, as strings or numbers;
@@ -99,9 +116,10 @@ def bootstrap_auroc(
     >>> bootstrap_auroc(targets[:8], scores[:8], clusters=None).note
     'not estimable: positives of 4 and negatives of 4 patients in the test set (5 are needed)'
     """
-    estimates = label_auroc(targets, scores, fold)
-    fewest, why = rarer_class(targets, clusters)
-    values = resampled_auroc(targets, scores, clusters, num_resamples, seed, fold)
+    measure = measure or AUROC
+    estimates = measure.alone(targets, scores, fold)
+    fewest, why = measure.counted(targets, clusters)
+    values = measure.resampled(targets, scores, clusters, num_resamples, seed, fold)
     estimable = ~np.array(why, bool)
     values[:, ~estimable] = np.nan
     estimates[~estimable] = np.nan
@@ -251,6 +269,67 @@ def fold_variance(folds: int) -> float:
     return 1 + max(2 / 3, (folds - 3) / (folds - 2)) if folds > 2 else 5 / 3
 
 
+def resampled_mean(
+    targets: Shaped[np.ndarray, "n *k"],
+    scores: Shaped[np.ndarray, "..."],
+    clusters: Shaped[np.ndarray, " rows"] | None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    fold: Int[np.ndarray, " n"] | None = None,
+) -> Float[np.ndarray, "r k"]:
+    """Returns `label_mean` in every resample, of the same draws of clusters as `resampled_auroc`.
+
+    NaN in a resample without an image that counts.
+    """
+    columns, scores = _columns(targets, scores)
+    index, num_clusters = cluster_index(clusters, len(columns))
+    values = np.full((num_resamples, columns.shape[1]), np.nan)
+    if num_clusters < 2:
+        return values
+    counting = columns == 1
+    sums, counts = np.zeros((2, num_clusters, columns.shape[1]))
+    np.add.at(sums, index, np.where(counting, scores, 0))
+    np.add.at(counts, index, counting)
+    rng = np.random.default_rng(seed)
+    for start in range(0, num_resamples, _CHUNK_RESAMPLES):
+        chunk = values[start : start + _CHUNK_RESAMPLES]
+        drawn = cluster_counts(num_clusters, len(chunk), rng).T
+        total = drawn @ counts
+        np.divide(drawn @ sums, total, out=chunk, where=total > 0)
+    return values
+
+
+def label_mean(
+    targets: Shaped[np.ndarray, "n *k"],
+    scores: Shaped[np.ndarray, "..."],
+    fold: Int[np.ndarray, " n"] | None = None,
+) -> Float[np.ndarray, " k"]:
+    """Returns each label's mean score over the images that count, whose target is 1.
+
+    >>> label_mean(np.array([1, 1, np.nan, 0]), np.array([0.5, 1.0, 0.0, 0.0]))
+    array([0.75])
+    """
+    columns, scores = _columns(targets, scores)
+    counts = (columns == 1).sum(axis=0)
+    total = np.where(columns == 1, scores, 0).sum(axis=0)
+    return np.divide(total, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+
+
+def counted_patients(
+    targets: Shaped[np.ndarray, "n *k"], clusters: Shaped[np.ndarray, " rows"] | None
+) -> tuple[Int[np.ndarray, " k"], list[str]]:
+    """Returns of each label the patients with an image that counts, and why they are too few or "".
+
+    >>> counted_patients(np.array([1, 1, np.nan]), np.array(["p1", "p2", "p3"]))[1]
+    ['images that count of 2 patients in the test set (5 are needed)']
+    """
+    index = cluster_index(clusters, len(targets))[0]
+    columns = targets.reshape(len(targets), -1).T
+    held = [len(np.unique(index[column == 1])) for column in columns]
+    said = "images that count of {} patients in the test set ({} are needed)"
+    return np.array(held), [said.format(n, MINIMUM) if n < MINIMUM else "" for n in held]
+
+
 def cluster_counts(
     num_clusters: int, num_resamples: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "c r"]:
@@ -325,6 +404,10 @@ def label_auroc(
     """Returns each label's AUROC, NaN where it has one class only. Raises as `auroc` does."""
     columns, scores = _columns(targets, scores)
     return np.array([auroc(columns[:, k], scores[:, k], fold) for k in range(columns.shape[1])])
+
+
+AUROC = Measure(label_auroc, resampled_auroc, rarer_class)
+MEAN = Measure(label_mean, resampled_mean, counted_patients)
 
 
 def _columns(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

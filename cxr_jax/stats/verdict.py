@@ -29,14 +29,7 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float, Shaped
 
-from cxr_jax.stats.bootstrap import (
-    degrees,
-    label_auroc,
-    rarer_class,
-    resampled_auroc,
-    spread,
-    used_excluded,
-)
+from cxr_jax.stats.bootstrap import AUROC, Measure, degrees, spread, used_excluded
 
 _POWER = 0.8
 _TWO_SIDED_ALPHA = 0.05
@@ -78,8 +71,11 @@ def compare_auroc(
     margin: float = 0.02,
     level: float = 0.95,
     folds: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
+    measure: Measure = AUROC,
 ) -> Comparison:
     """Returns the verdict on A against B from their scores for the same images.
+
+    By AUROC or another `measure`, whose values are then those called "auroc".
 
     Targets are 0, 1 or NaN (missing), [n] or [n k]; `clusters` holds each row's patient, None takes
     every row as its own; `folds` are A's and B's, of cross-validations. The verdicts of the labels
@@ -92,12 +88,12 @@ def compare_auroc(
     ('win', 1.0)
     """
     models = tuple(zip((scores_a, scores_b), folds))
-    alone = np.array([label_auroc(targets, *model) for model in models])
-    fewest, why = rarer_class(targets, clusters)
+    alone = np.array([measure.alone(targets, *model) for model in models])
+    fewest, why = measure.counted(targets, clusters)
     estimable = ~np.array(why, bool)
     alone[:, ~estimable] = np.nan
     of_a, of_b = (
-        resampled_auroc(targets, scores, clusters, num_resamples, seed, fold)
+        measure.resampled(targets, scores, clusters, num_resamples, seed, fold)
         for scores, fold in models
     )
     of_a[:, ~estimable] = np.nan

@@ -39,7 +39,7 @@ from cxr_jax.transfer._training import Plan, plan
 _COUNTS = ("epochs", "min_steps", "max_steps", "evaluations", "batch_size")
 _COUNTS += ("heads", "hidden", "side")
 _OTHERS = ("learning_rates", "weight_decays", "warmup", "head", "probe", "score")
-_CHUNK = 256  # images whose maps are on the device at once where nothing is trained
+_CHUNK = 64  # images whose maps are on the device at once where nothing is trained
 
 
 class Best(NamedTuple):
@@ -121,13 +121,20 @@ def standard(maps: Maps) -> Standard:
     return Standard(mean.astype(np.float32), scale.astype(np.float32))
 
 
-def chunks(maps: Maps, apply: Callable[[Array], Array]) -> Iterator[np.ndarray]:
-    """Yields what `apply` makes of some images' maps at a time, in order."""
+def chunks(
+    maps: Maps, apply: Callable[..., Array], axis: int = -2, beside: tuple[np.ndarray, ...] = ()
+) -> Iterator[np.ndarray]:
+    """Yields what `apply` makes of some images' maps at a time, in order; `axis` counts images.
+
+    `beside` holds more arrays, a row per image, that it takes.
+    """
     for start in range(0, len(maps), _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, len(maps)))
         full = min(_CHUNK, 1 << (len(rows) - 1).bit_length())
-        padded = np.pad(maps.take(rows), ((0, full - len(rows)), (0, 0), (0, 0), (0, 0)))
-        yield np.asarray(apply(jnp.asarray(padded)))[..., : len(rows), :]
+        given = (maps.take(rows), *(array[rows] for array in beside))
+        more = ((0, full - len(rows)),)
+        padded = (np.pad(one, more + ((0, 0),) * (one.ndim - 1)) for one in given)
+        yield np.asarray(apply(*map(jnp.asarray, padded))).take(np.arange(len(rows)), axis)
 
 
 def order(count: int, batch_size: int, seed: int) -> Iterator[Int[np.ndarray, " b"]]:

@@ -37,6 +37,22 @@ class Head(NamedTuple):
     bias: Float[np.ndarray, " k"]
 
 
+class Shown(NamedTuple):
+    """A test image for a picture: what a label's mask or boxes are, and where it was found.
+
+    `truth` and `found` are on the central square of the image; `heat` is on the square that the
+    encoder reads.
+    """
+
+    row: int
+    label: int
+    kind: str  # why it was chosen, in words
+    score: float
+    truth: Bool[np.ndarray, "s s"] | None = None
+    found: Bool[np.ndarray, "s s"] | None = None
+    heat: Float[np.ndarray, "h w"] | None = None
+
+
 class Result(NamedTuple):
     """The scores of m test images for k labels, and how they came about.
 
@@ -46,7 +62,8 @@ class Result(NamedTuple):
     summary: what was chosen, in a few words for the report. facts: the same for programs, as JSON.
     head: where scores are a linear function of features, that function.
     notes: by label index, what a reader should know of a scored label. remarks: sentences about the
-      whole. fold: of a cross-validation, the fold of each image.
+      whole. fold: of a cross-validation, the fold of each image. shown: of a protocol that says
+      where labels are, images for its own picture.
     """
 
     scores: Float[np.ndarray, "m k"]
@@ -58,6 +75,7 @@ class Result(NamedTuple):
     notes: Mapping[int, str] = {}
     remarks: tuple[str, ...] = ()
     fold: Int[np.ndarray, " m"] | None = None
+    shown: tuple[Shown, ...] = ()
 
     @property
     def scored(self) -> Bool[np.ndarray, " k"]:
@@ -107,6 +125,7 @@ class Protocol(NamedTuple):
     title: "Linear probe".
     method: (are the labels exclusive classes) -> sentences for the report, true of every encoder.
     settings: every field that changes a result, as JSON: results of other settings are made again.
+    labels: gives splits whose labels are those that it scores, where they are not the task's.
     run_many: gives for each of several subsets of the rows of train what `run` gives, faster.
     reads: gives the arrays that it reads of an encoder beside its variables, for fingerprints;
       ValueError for an encoder that it cannot measure.
@@ -122,6 +141,7 @@ class Protocol(NamedTuple):
     ) = None
     reads: Callable[[Encoder], list[np.ndarray]] = lambda encoder: []
     files: Mapping[str, str] = {}
+    labels: Callable[[Splits], Splits] = lambda splits: splits
 
 
 def build(config: Section) -> Protocol:
@@ -182,6 +202,23 @@ def targets_of(
     if exclusive:
         chosen[~(chosen == 1).any(axis=1)] = np.nan
     return chosen
+
+
+def examples(
+    scores: Float[np.ndarray, "m k"], counts: Bool[np.ndarray, "m k"], labels: Sequence[int]
+) -> list[tuple[int, int, str]]:
+    """Returns (row, label, why) of pictures: of three labels the best, middle and worst image.
+
+    >>> examples(np.array([[0.1], [0.9], [0.5], [0.0]]), np.array([[1], [1], [1], [0]], bool), [0])
+    [(1, 0, 'the best'), (2, 0, 'the middle'), (0, 0, 'the worst')]
+    """
+    found = []
+    for label in list(labels)[:3]:
+        rows = np.flatnonzero(counts[:, label])
+        ordered = rows[np.argsort(-scores[rows, label], kind="stable")]
+        places = {0: "the best", len(rows) // 2: "the middle", len(rows) - 1: "the worst"}
+        found += [(int(ordered[k]), int(label), why) for k, why in places.items() if len(rows)]
+    return found
 
 
 def at_labels(

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from cxr_jax.stats.auroc import average_precision
-from cxr_jax.stats.bootstrap import Interval, bootstrap_auroc
+from cxr_jax.stats.bootstrap import AUROC, MEAN, Interval, bootstrap_auroc
 from cxr_jax.stats.delong import delong_interval, delong_test
 from cxr_jax.stats.verdict import Comparison, compare_auroc
-from cxr_jax.transfer.predictions import Predictions, align, validate
+from cxr_jax.transfer.predictions import MEASURES, Predictions, align, validate
 
 _NUMBERS = ("auroc", "low", "high", "average_precision", "delong_low", "delong_high")
 
@@ -22,6 +22,8 @@ def metric_rows(
 ) -> list[dict[str, Any]]:
     """Returns one row per label, then one called "macro", as metrics.json holds them.
 
+    Of scores that are measures (`predictions.MEASURES`): the rows of `_mean_rows`. Of others:
+
     A row has "label", "n_pos", "n_neg", "auroc", "low", "high" (95 % interval, patients resampled),
     "average_precision", "delong_low", "delong_high" (DeLong's 95 % interval of the AUROC, patients
     as clusters) and, where there is something to know, "note". A label that cannot be estimated
@@ -31,7 +33,10 @@ def metric_rows(
     for, with the reason: they become rows too. Of out-of-fold scores every row says so, under
     "cross_validation"; average precision is then the mean over folds, and DeLong gives nothing.
     """
-    _, patients, names, targets, scores, _, fold = validate(predictions)
+    predictions = validate(predictions)
+    if predictions.score_kind in MEASURES:
+        return _mean_rows(predictions, num_resamples, seed, not_scored or {})
+    _, patients, names, targets, scores, _, fold = predictions
     macro = bootstrap_auroc(targets, scores, patients, num_resamples, seed, fold=fold)
     rows = []
     for name, column, score, interval in zip(names, targets.T, scores.T, macro.labels):
@@ -64,6 +69,49 @@ def metric_rows(
     return rows
 
 
+def _mean_rows(
+    predictions: Predictions, num_resamples: int, seed: int, not_scored: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Returns a row per label, and "macro": the mean over the images that count, whose target is 1.
+
+    A row has "label", "n_pos", "n_neg", "measure" (its name), "mean", "low", "high" (95 %) and
+    perhaps "note"; that of Dice also "iou", "iou_low", "iou_high", which follow image by image.
+    """
+    _, patients, names, targets, scores, kind, _ = predictions
+    others = {"": scores} | ({"iou_": scores / (2 - scores)} if kind == "dice" else {})
+    found = {
+        prefix: bootstrap_auroc(targets, each, patients, num_resamples, seed, measure=MEAN)
+        for prefix, each in others.items()
+    }
+
+    def row(label: str, counts: Mapping[str, int | None], intervals: Mapping[str, Interval | None]):
+        fields = {"label": label, **counts, "measure": MEASURES[kind]}
+        for prefix, one in intervals.items():
+            limits = (one.estimate, one.low, one.high) if one else (None,) * 3
+            names = (prefix.strip("_") or "mean", f"{prefix}low", f"{prefix}high")
+            fields |= dict(zip(names, map(_number, limits)))
+        note = intervals[""].note if intervals[""] else ""
+        return fields | ({"note": note} if note else {})
+
+    rows = []
+    for k, name in enumerate(names):
+        counts = {
+            "n_pos": int((targets[:, k] == 1).sum()),
+            "n_neg": int((targets[:, k] == 0).sum()),
+        }
+        rows.append(row(name, counts, {prefix: one.labels[k] for prefix, one in found.items()}))
+    known = [one for one in rows if one["mean"] is not None]
+    for name, reason in not_scored.items():
+        blank = row(name, dict.fromkeys(("n_pos", "n_neg")), dict.fromkeys(found))
+        rows.append(blank | {"note": f"not scored: {reason}"})
+    total = {key: sum(one[key] for one in known) for key in ("n_pos", "n_neg")}
+    mean = row("macro", total, found)
+    if 0 < len(known) < len(rows):
+        note = f"mean over {len(known)} of {len(rows)} labels"
+        mean["note"] = "; ".join(filter(None, (note, mean.get("note"))))
+    return [*rows, mean]
+
+
 def _mean_precision(targets: np.ndarray, scores: np.ndarray, fold: np.ndarray) -> float:
     """Returns the mean over the folds that hold both classes."""
     found = [average_precision(targets[fold == n], scores[fold == n]) for n in np.unique(fold)]
@@ -92,6 +140,8 @@ def compare(
 ) -> dict[str, Any]:
     """Compares the AUROC of a and b on the same test images, by a paired patient bootstrap.
 
+    Of scores that are measures: their means, "mean_a", "mean_b", and "measure", its name.
+
     Keys: "a" and "b" (the names), then of the macro mean "auroc_a", "auroc_b", "difference", "low",
     "high" (95 % interval), "p_value", "detectable", "margin", "num_resamples" (used),
     "num_excluded" and "verdict" as stats/verdict.py defines them, "delong_p" (of DeLong's test with
@@ -103,21 +153,28 @@ def compare(
     a = validate(a)
     b = align(a, validate(b))
     both, folds = (a.targets, a.scores, b.scores, a.patient_id), (a.fold, b.fold)
-    whole = compare_auroc(*both, num_resamples, seed, folds=folds)
+    if a.score_kind != b.score_kind and MEASURES.keys() & {a.score_kind, b.score_kind}:
+        raise ValueError(f"scores of {names[0]} and {names[1]} are of different kinds")
+    whole = compare_auroc(*both, num_resamples, seed, folds=folds, measure=a.measure)
     rows = []
     for k, label in enumerate(whole.labels):
         if not np.isnan(label.difference):
             columns = (a.targets[:, k], a.scores[:, k], b.scores[:, k])
             p_value = None
-            if a.fold is None and b.fold is None:
+            if a.fold is None and b.fold is None and a.measure is AUROC:
                 p_value = _number(delong_test(*columns, a.patient_id).p_value)
-            rows.append({"label": a.label_names[k], **_compared(label, p_value)})
+            rows.append({"label": a.label_names[k], **_compared(label, p_value, a.score_kind)})
     p_value = rows[0]["delong_p"] if len(rows) == 1 else None
-    return {"a": names[0], "b": names[1], **_compared(whole, p_value), "labels": rows}
+    found = _compared(whole, p_value, a.score_kind)
+    return {"a": names[0], "b": names[1], **found, "labels": rows}
 
 
-def _compared(comparison: Comparison, delong_p: float | None) -> dict[str, Any]:
+def _compared(comparison: Comparison, delong_p: float | None, kind: str) -> dict[str, Any]:
     fields = ("auroc_a", "auroc_b", "difference", "low", "high", "p_value", "detectable", "margin")
     numbers = {field: _number(getattr(comparison, field)) for field in fields}
     counts = {name: getattr(comparison, name) for name in ("num_resamples", "num_excluded")}
-    return numbers | counts | {"verdict": comparison.verdict, "delong_p": delong_p}
+    found = numbers | counts | {"verdict": comparison.verdict, "delong_p": delong_p}
+    if kind not in MEASURES:
+        return found
+    means = {f"mean_{which}": found.pop(f"auroc_{which}") for which in "ab"}
+    return {"measure": MEASURES[kind]} | means | found

@@ -19,10 +19,13 @@ from jaxtyping import Int, Shaped
 
 from cxr_jax.io import parquet
 from cxr_jax.io.text import plain
-from cxr_jax.stats.bootstrap import cluster_index
+from cxr_jax.stats.bootstrap import AUROC, MEAN, Measure, cluster_index
 
 # What scores may be; "" is any number that ranks images.
 SCORE_KINDS = ("", "log-odds", "log-probability", "probability")
+# Scores that are themselves how well an image was done, in [0, 1]; images count whose target is 1.
+MEASURES = {"dice": "Dice", "pointing": "pointing game", "box_iou": "box IoU"}
+SCORE_KINDS += tuple(MEASURES)
 
 _ROUNDING = 1e-6  # by which a log-probability may lie above 0
 
@@ -49,6 +52,11 @@ class Predictions(NamedTuple):
     scores: np.ndarray
     score_kind: str = ""
     fold: np.ndarray | None = None
+
+    @property
+    def measure(self) -> Measure:
+        """What is measured of the scores: AUROC, or their mean where they are measures."""
+        return MEAN if self.score_kind in MEASURES else AUROC
 
     @property
     def probabilities(self) -> np.ndarray | None:
@@ -111,8 +119,9 @@ def validate(predictions: Predictions) -> Predictions:
             f"score_kind is '{kind}'; it may be {', '.join(SCORE_KINDS[1:])}, or absent for scores "
             "that only rank images"
         )
-    if kind == "probability":
-        refuse((scores < 0) | (scores > 1), "score", scores, "probabilities lie in [0, 1]")
+    if kind == "probability" or kind in MEASURES:
+        rule = f"{MEASURES[kind]} lies" if kind in MEASURES else "probabilities lie"
+        refuse((scores < 0) | (scores > 1), "score", scores, f"{rule} in [0, 1]")
     if kind == "log-probability":
         rule = "no log-probability lies above 0; log-odds may be meant"
         refuse(scores > _ROUNDING, "score", scores, rule)

@@ -107,7 +107,7 @@ def test_it_finds_a_needle_that_the_mean_of_the_map_loses():
     assert ours > mean + 0.04 and ours > 0.85
     assert re.match(r"step 60 of 60: macro AUROC on validation 0\.\d+", said[-1])
     chosen = result.facts["chosen"]["here"]
-    assert chosen["learning_rate"] in (1e-3, 3e-3, 1e-2) and chosen["step"] in (20, 40, 60)
+    assert chosen["learning_rate"] in (1e-3, 1e-2, 1e-1) and chosen["step"] in (20, 40, 60)
     again = protocol.run(Encoder("e", {}, {}, 32), splits(targets), tools(maps))
     np.testing.assert_array_equal(again.scores, result.scores)
 

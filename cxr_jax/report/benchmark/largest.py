@@ -95,6 +95,7 @@ def sections(
 ) -> list[Block]:
     """Returns ROC curves, calibration and subgroups of the first seed; writes tables of the two."""
     rocs: list[Block] = []
+    largest = [held for held in largest if held.place.measure == "AUROC"]
     for held in largest:
         path, labels = _path(workdir, grid, "roc", held), held.place.labels
         drawn = tables.listed(figures.roc(path, held.runs(grid.encoders), labels), labels)

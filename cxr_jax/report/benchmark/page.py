@@ -89,10 +89,11 @@ def _summary(
         shares[percent(largest)] = None
         sentences += text.summary(found[protocol, largest], grid.reference, protocol)
         sentences += pooled.sentences(overall, grid, protocol)
+    whats = list(dict.fromkeys(measured.measure(protocol) for protocol in grid.protocols))
     opening = (
         f"Every encoder against **{grid.reference}**, on the same images, with the same tuning "
         f"budget and {' or '.join(shares)} of the training patients. In brackets the difference "
-        f"in macro AUROC. {tables.AUROC}"
+        f"in macro {' or '.join(whats)}. {' '.join(tables.MEANINGS[what] for what in whats)}"
     )
     nothing = Text("**There is nothing to compare.**")
     page: list[Block] = [Text(opening), Bullets(sentences) if sentences else nothing]
@@ -106,7 +107,7 @@ def _verdicts(workdir: Path, grid: Grid, measured: Measured, found: _Verdicts) -
     page: list[Block] = [
         Heading(f"Verdicts against {grid.reference}"),
         Text(
-            "In each cell: the verdict, the difference in AUROC with its 95 % interval, and the "
+            "In each cell: the verdict, the difference with its 95 % interval, and the "
             "minimum detectable difference, the smallest that these images could have shown. "
             "“How it was measured” says what the verdicts mean."
         ),
@@ -123,9 +124,12 @@ def _verdicts(workdir: Path, grid: Grid, measured: Measured, found: _Verdicts) -
         largest = held[fractions[-1]]
         if any(comparison.verdict != "not estimable" for comparison in largest.values()):
             path = workdir / "figures" / f"differences-{protocol}.png"
-            figures.differences(path, largest, grid.encoders, grid.datasets)
+            measure = measured.measure(protocol)
+            figures.differences(path, largest, grid.encoders, grid.datasets, measure)
             where = f"{title}, {percent(fractions[-1])} of the training patients"
-            what = f"AUROC less that of {grid.reference}. Grey: differences too small to matter."
+            what = (
+                f"{measure} less that of {grid.reference}. Grey: differences too small to matter."
+            )
             page.append(Picture(path, f"{where}: {what}"))
     return page if len(page) > 2 else []
 
@@ -143,8 +147,9 @@ def _curves(workdir: Path, grid: Grid, measured: Measured) -> list[Block]:
         }
         title = f"{dataset}: {bt.title_of(protocol).lower()}"
         path = workdir / "figures" / f"curves-{protocol}-{plain(grid, dataset)}.png"
-        figures.label_curves(path, title, lines)
-        page += [Heading(title, 3), Picture(path, f"{title}, AUROC against training images.")]
+        measure = measured.measure(protocol)
+        figures.label_curves(path, title, lines, measure)
+        page += [Heading(title, 3), Picture(path, f"{title}, {measure} against training images.")]
         if dropped := measured.dropped.get((protocol, dataset)):
             without = f"The curve and the labels saved leave out {', '.join(dropped)}"
             page.append(

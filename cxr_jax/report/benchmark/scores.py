@@ -22,22 +22,14 @@ import numpy as np
 from jaxtyping import Float
 
 from cxr_jax.report.benchmark.grid import Cell, Grid, common_labels, percent, read_group
-from cxr_jax.stats.bootstrap import (
-    auroc_limits,
-    degrees,
-    label_auroc,
-    rarer_class,
-    resampled_auroc,
-    spread,
-    used_excluded,
-)
+from cxr_jax.stats.bootstrap import auroc_limits, degrees, spread, used_excluded
 from cxr_jax.stats.label_equivalence import LabelEquivalence, label_equivalence
 from cxr_jax.stats.replication import between_draws, satterthwaite
 from cxr_jax.stats.verdict import Comparison, correct_verdicts, judge
-from cxr_jax.transfer.predictions import Predictions, take_labels
+from cxr_jax.transfer.predictions import MEASURES, Predictions, take_labels
 
 _SEED = 0  # of the draws of patients
-MARGIN = 0.02  # of AUROC, below which a difference does not matter
+MARGIN = 0.02  # of AUROC and other measures, below which a difference does not matter
 
 
 class Score(NamedTuple):
@@ -129,7 +121,7 @@ class Place(NamedTuple):
     """The scores of all encoders for one protocol, dataset and fraction.
 
     `labels` are those of the mean; `images` and `patients` count the test set; `num_resamples` were
-    drawn. `folds` of a cross-validation, else 0.
+    drawn. `folds` of a cross-validation, else 0. `measure` is what is measured, by its name.
     """
 
     scores: dict[str, Score]
@@ -138,6 +130,7 @@ class Place(NamedTuple):
     patients: int
     num_resamples: int
     folds: int = 0
+    measure: str = "AUROC"
 
 
 class Measured(NamedTuple):
@@ -155,6 +148,11 @@ class Measured(NamedTuple):
     patients: dict[tuple[str, str], frozenset[str]]
     failed: list[Cell]
     notes: list[str]
+
+    def measure(self, protocol: str) -> str:
+        """Returns what a protocol's scores are: "AUROC", or another measure's name."""
+        found = (place.measure for key, place in self.places.items() if key[0] == protocol)
+        return next(found, "AUROC")
 
 
 def measure(workdir: Path, grid: Grid, num_resamples: int) -> Measured:
@@ -188,7 +186,7 @@ def _measure_curve(
         first = take_labels(next(iter(read.values())), common)
         measured.patients[group[:2]] = frozenset(first.patient_id.tolist())
         labels = estimable(first)
-        why = zip(common, rarer_class(first.targets, first.patient_id)[1])
+        why = zip(common, first.measure.counted(first.targets, first.patient_id)[1])
         notes += [f"no mean holds {name}: {reason}" for name, reason in why if reason]
         if not labels:
             notes.append("no label can be scored for every encoder")
@@ -204,7 +202,8 @@ def _measure_curve(
             known = ~np.isnan(first.targets).all(axis=1)
             size = int(known.sum()), len(np.unique(first.patient_id[known]))
             folds = 0 if first.fold is None else len(np.unique(first.fold))
-            measured.places[group] = Place(scores, labels, *size, num_resamples, folds)
+            what = MEASURES.get(first.score_kind, "AUROC")
+            measured.places[group] = Place(scores, labels, *size, num_resamples, folds, what)
     held = [measured.places[group].labels for group in by_group]
     shared = tuple(name for name in held[0] if all(name in names for names in held)) if held else ()
     if dropped := sorted({name for names in held for name in names} - set(shared)):
@@ -216,16 +215,17 @@ def _measure_curve(
 
 def estimable(predictions: Predictions) -> tuple[str, ...]:
     """Returns the labels with enough patients of both classes in the test set."""
-    _, why = rarer_class(predictions.targets, predictions.patient_id)
+    _, why = predictions.measure.counted(predictions.targets, predictions.patient_id)
     return tuple(name for name, reason in zip(predictions.label_names, why) if not reason)
 
 
 def label_scores(predictions: Predictions, num_resamples: int) -> dict[str, LabelScore]:
     """Returns the AUROC of every label by its name; all labels are estimable."""
     _, patients, names, targets, scores, _, fold = predictions
-    alone = label_auroc(targets, scores, fold)
-    values = resampled_auroc(targets, scores, patients, num_resamples, _SEED, fold)
-    fewest, _ = rarer_class(targets, patients)
+    measure = predictions.measure
+    alone = measure.alone(targets, scores, fold)
+    values = measure.resampled(targets, scores, patients, num_resamples, _SEED, fold)
+    fewest, _ = measure.counted(targets, patients)
     found = zip(alone.tolist(), fewest.tolist(), values.T)
     return {name: LabelScore(*numbers) for name, numbers in zip(names, found)}
 

@@ -54,6 +54,7 @@ class StudyTable(NamedTuple):
     ours: dict[str, list[Value]]
     theirs: dict[str, list[Value]]
     care: str
+    measure: str = "AUROC"
 
     @property
     def rows(self) -> dict[str, list[Value]]:
@@ -80,7 +81,8 @@ def study_table(measured: Measured, grid: Grid, protocol: str) -> StudyTable:
     }
     theirs = {name: row(found) for name, found in published.beside(protocol, datasets).items()}
     care = caveats(measured, protocol, [fraction])
-    return StudyTable(protocol, fraction, datasets, averaged, ours, theirs, care)
+    what = measured.measure(protocol)
+    return StudyTable(protocol, fraction, datasets, averaged, ours, theirs, care, what)
 
 
 def caveats(measured: Measured, protocol: str, fractions: Sequence[float]) -> str:
@@ -130,8 +132,8 @@ def caption(table: StudyTable) -> str:
     """Returns what the table shows, for a reader who sees it alone."""
     title = title_of(table.protocol)
     text = (
-        f"{title}, {percent(table.fraction)} of the training patients: macro AUROC, mean over "
-        "seeds, with 95 % interval (patients and seeds resampled)."
+        f"{title}, {percent(table.fraction)} of the training patients: macro {table.measure}, mean "
+        "over seeds, with 95 % interval (patients and seeds resampled)."
     )
     if not table.averaged:
         text += " No mean: no dataset has a score from every encoder."
@@ -219,6 +221,7 @@ _SCORE_FIELDS = (
     *("protocol", "dataset", "fraction", "encoder", "images", "seeds"),
     *("auroc", "low", "high", "sd_over_seeds", "labels", "pretrainings", "sd_over_pretrainings"),
     "folds",
+    "measure",
 )
 
 
@@ -232,7 +235,7 @@ def scores_csv(measured: Measured) -> str:
             line = (*key, encoder, *numbers, spread, ";".join(place.labels))
             variance = score.between[0] * score.pretrainings
             line += (score.pretrainings, variance**0.5 if score.pretrainings > 1 else None)
-            line += (place.folds,)
+            line += (place.folds, place.measure)
             lines.append(dict(zip(_SCORE_FIELDS, line, strict=True)))
     return to_csv(_SCORE_FIELDS, lines)
 

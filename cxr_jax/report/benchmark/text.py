@@ -13,7 +13,8 @@ METHOD = (
     "validation images, of other patients than the test images. Every encoder had the same tuning "
     "budget: the same grid of choices, training images, seeds and number of evaluations. The test "
     "images were scored once, with what validation chose.",
-    "A score is the AUROC averaged over labels that can be estimated and that every encoder could "
+    "A score is the AUROC (or what else a table names: that of every image, averaged over images) "
+    "averaged over labels that can be estimated and that every encoder could "
     "be trained for, then over seeds, which draw the training patients and the randomness of "
     "training. {minimum}",
     "Intervals are 95 % intervals (Student's, on the logit scale) with the spread over "
