@@ -21,8 +21,9 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors.numpy import save
 
@@ -218,13 +219,17 @@ def _scores(workdir: Path | None, encoder: Encoder) -> str:
         )
     rows = read_json(path, list)
     with _damage_of(path):
+        measure, field = _measured(rows[-1])
         lines = [
-            f"| {row['label']} | {row['n_pos']} | {row['n_neg']} | {row['auroc']:.3f} "
+            f"| {row['label']} | {row['n_pos']} | {row['n_neg']} | {row[field]:.3f} "
             f"[{row['low']:.3f}, {row['high']:.3f}] |"
             for row in rows
-            if row["auroc"] is not None
+            if row[field] is not None
         ]
-    header = ["| label | positive | negative | test AUROC, 95 % interval |", "|---|---|---|---|"]
+    header = [
+        f"| label | positive | negative | test {measure}, 95 % interval |",
+        "|---|---|---|---|",
+    ]
     config = workdir / "config.json"
     what = ""
     if config.is_file():
@@ -237,6 +242,11 @@ def _scores(workdir: Path | None, encoder: Encoder) -> str:
     return what + "\n".join(header + lines) + _against(workdir, encoder)
 
 
+def _measured(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns what a row of metrics.json or comparisons.json is of, and its field."""
+    return (row["measure"], "mean") if "measure" in row else ("AUROC", "auroc")
+
+
 def _against(workdir: Path, encoder: Encoder) -> str:
     """Lists the transfer's comparisons with baselines. Raises ValueError for another encoder's."""
     path = workdir / "comparisons.json"
@@ -245,7 +255,8 @@ def _against(workdir: Path, encoder: Encoder) -> str:
         # A transfer adds the path to a name that a baseline has too.
         others = {row["a"] for row in rows if not row["a"].startswith(encoder.name)}
         lines = [
-            f"\n\nAgainst {row['b']}, of macro AUROC {row['auroc_b']:.3f}: "
+            f"\n\nAgainst {row['b']}, of macro {_measured(row)[0]} "
+            f"{row[_measured(row)[1] + '_b']:.3f}: "
             f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]."
             for row in rows
         ]
