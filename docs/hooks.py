@@ -69,7 +69,19 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return words if outside and not picture else found[0]
 
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)
-    return "".join(part if part.startswith("```") else _LINK.sub(link, part) for part in parts)
+    return "".join(
+        part if part.startswith("```") else _LINK.sub(link, _four_spaces(part)) for part in parts
+    )
+
+
+def _four_spaces(markdown: str) -> str:
+    """Indents what belongs to "1. " by four spaces, not three, which this Markdown asks for."""
+    lines, within = [], False
+    for line in markdown.split("\n"):
+        starts = bool(re.match(r"\d+\. ", line))
+        within = starts or (within and (not line or line.startswith("   ")))
+        lines.append(f" {line}" if within and line and not starts else line)
+    return "\n".join(lines)
 
 
 def _target(entry: object) -> str:
@@ -110,10 +122,11 @@ def _dataset(name: str) -> str:
     lines = [f"# {name}", "", f"{build_command.what(builder)}.", ""]
     if (_ROOT / f"docs/results/{name}_contact_sheet.png").exists():
         lines += [f"![Some of its images](../results/{name}_contact_sheet.png)", ""]
-    lines += _table(("", ""), [(key, value) for key, value in facts.items() if value])
+    first, *others = [(key, value) for key, value in facts.items() if value]
+    lines += _table(first, others)
     if labels:
         rows = [(_asked(title), _labels(task), _read(task)) for title, task in tasks.items()]
-        lines += ["", "## Tasks", "", *_table(("`--config.task`", "labels", "read with"), rows)]
+        lines += ["", "## Tasks", "", *_table(("task", "labels", "read with"), rows)]
     if own:
         rows = [(f"`--{option}`", words) for option, words in own.items()]
         lines += ["", "## Options of its build", "", *_table(("option", "what"), rows)]
@@ -123,7 +136,7 @@ def _dataset(name: str) -> str:
 
 
 def _asked(title: str) -> str:
-    return "none" if title == "default" else f"`{title}`"
+    return "default" if title == "default" else f"`--config.task={title}`"
 
 
 def _labels(task: Task) -> str:
@@ -171,11 +184,11 @@ def _config(name: str) -> str:
 
 
 def _changed(file: str, preset: str) -> str:
-    """Returns the fields that a preset changes; of equal ones of several views the first."""
+    """Returns the fields that a preset changes; what it changes in all views is said once."""
     found = config_fields.sections(f"{file}:{preset}", config_file.load(f"{file}:{preset}", []))
-    return ", ".join(
-        f"`{row.name}={row.value}`" for rows in found.values() for row in rows if row.default
-    )
+    rows = [row for rows in found.values() for row in rows if row.default]
+    named = [(re.sub(r"^views\.\w+\.", "views.*.", row.name), row.value) for row in rows]
+    return ", ".join(f"`{name}={value}`" for name, value in dict.fromkeys(named))
 
 
 def _docstring(file: str) -> str:
