@@ -68,7 +68,7 @@ _PICTURES = {
         "Label efficiency",
         "AUROC against the number of labelled patients, and the labels that an encoder saves.",
     ),
-    "benchmark/figures/differences-*.png": ("Differences", "Of every dataset, with their verdicts."),
+    "benchmark/figures/differences-*.png": ("Differences", "Of each dataset, with verdicts."),
     "benchmark/figures/calibration-*.png": ("Calibration in a benchmark", "Every encoder."),
     "benchmark/figures/subgroups-*.png": ("Subgroups", "By sex, age and projection."),
 }
