@@ -78,6 +78,7 @@ def finetune() -> ConfigDict:
         weight_decay=0.05,
         warmup=0.1,
         layer_decay=1.0,
+        lora=dict(rank=0, alpha=16.0),
         epochs=20.0,
         min_steps=200,
         max_steps=20_000,
@@ -134,6 +135,7 @@ def pretrain() -> ConfigDict:
             # Share of config.init's weights in the encoder that is exported, monitored and
             # transferred: the rest is what training made of them. 0: what it made of them alone.
             start_share=0.0,
+            lora=dict(rank=0, alpha=16.0),
             batch_size=4096,  # images a step, over all devices
             # Images that go through the encoder at a time; 0: the whole batch. The gradient stays
             # that of the whole batch's loss, for a second forward pass; batch norm sees a part.

@@ -48,12 +48,13 @@ _DENSE = {
 }
 # Fields that older configs lack, with the value at which everything is as it was then.
 _ADDED: dict[str, dict[str, Any]] = {
-    "pretrain": {"start_share": 0.0},
+    "pretrain": {"start_share": 0.0, "lora": {"rank": 0, "alpha": 16.0}},
     "transfer": {
         "folds": 0,
         "read_size": 0,
         "zero_shot": {"prompts": ""},
         "dense": _DENSE,
+        "finetune.lora": {"rank": 0, "alpha": 16.0},
     },
 }
 Section = Mapping | ConfigDict
@@ -149,8 +150,13 @@ def with_added(saved: dict[str, Any]) -> dict[str, Any]:
     >>> with_added({"experiment": "pretrain", "start_share": 0.5})["start_share"]
     0.5
     """
-    added = _ADDED.get(str(saved.get("experiment")), {})
-    known = saved | {name: value for name, value in added.items() if name not in saved}
+    known = dict(saved)
+    for name, value in _ADDED.get(str(saved.get("experiment")), {}).items():
+        section, _, field = name.rpartition(".")
+        if not section:
+            known.setdefault(field, value)
+        elif isinstance(inside := known.get(section), dict):
+            known[section] = inside | {field: inside.get(field, value)}
     if isinstance(inner := known.get("transfer"), dict):
         known["transfer"] = with_added(inner)
     return known

@@ -21,6 +21,7 @@ from cxr_jax.experiments import _pretrain_inputs as inputs
 from cxr_jax.experiments._workdir import as_json, open_workdir
 from cxr_jax.io import COMMAND
 from cxr_jax.io.atomic import atomic_write_text
+from cxr_jax.objectives import _lora
 from cxr_jax.objectives._average import average_with_start
 from cxr_jax.training import checkpoint, distributed, preemption
 from cxr_jax.training import step as train_step
@@ -74,7 +75,7 @@ def train(
     source = inputs.load_images(config)
     images = inputs.fingerprint(config, source)
     inputs.check_images(config, source, images, workdir)
-    objective = objectives.build(config)
+    objective = _lora.adapt(objectives.build(config), config.lora, "config.lora")
     if config.start_share:
         objective = average_with_start(objective, config)
     source, fields = inputs.open_fields(config, objective, source, workdir)

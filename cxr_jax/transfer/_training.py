@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from cxr_jax import models, xla
 from cxr_jax.data.loader import batches, labelled_batches
 from cxr_jax.data.splits import LabelledSplit
-from cxr_jax.objectives import supervised
+from cxr_jax.objectives import _lora, supervised
 from cxr_jax.training import optim, sharding
 from cxr_jax.training.step import TrainState, make_train_step
 from cxr_jax.weights.encoder import Encoder
@@ -76,13 +76,14 @@ def with_layer_decay(
         return optimizer
 
     def scale(updates, _):
-        depths = {name: model.depth(name) for name in updates["encoder"]}
+        (trained,) = set(updates) - {"head"}  # the encoder, or its adapters
+        depths = {name: model.depth(name) for name in updates[trained]}
         head = 1 + max(depths.values())
         encoder = {
             name: jax.tree.map(lambda u, n=name: layer_decay ** (head - depths[n]) * u, below)
-            for name, below in updates["encoder"].items()
+            for name, below in updates[trained].items()
         }
-        return {"encoder": encoder, "head": updates["head"]}
+        return {trained: encoder, "head": updates["head"]}
 
     return optax.chain(optimizer, optax.stateless(scale))
 
@@ -123,6 +124,7 @@ class Trainer:
             self._unlabelled_size = most // mesh.size * mesh.size
             kind = (self._exclusive, fields.mean_teacher, planned.num_steps)
             self._objective = supervised.with_teacher(self._objective, model, view, *kind)
+        self._objective = _lora.adapt(self._objective, fields.lora, "config.finetune.lora")
         step = make_train_step(self._objective, with_rate(self._optimizer, 1.0), schedule)
         options = xla.options()
         self._step = jax.jit(step, donate_argnums=0, compiler_options=options)
@@ -161,7 +163,8 @@ class Trainer:
                 mean = np.mean(jax.device_get(losses))
                 check_finite(step, "loss", mean)
                 losses = []
-                yield step, float(mean), supervised.scored_network(state.params, state.aux)
+                whole = _lora.whole(state.params, state.aux, self._config.finetune.lora)
+                yield step, float(mean), supervised.scored_network(whole, state.aux)
                 start += time.monotonic() - paused
 
     def _batches(self) -> Iterator[dict[str, np.ndarray]]:

@@ -12,6 +12,8 @@ optimizer       "adamw" or "sgd" (cxr_jax/training/optim.py; momentum .9)
 weight_decay    as in cxr_jax/training/optim.py; biases and norms are left out
 warmup          share of the steps in which the rate rises from 0; then it falls as a cosine to 0
 layer_decay     the rate is multiplied by this for every depth below the head: 1 is off
+lora            rank and alpha of adapters that are trained in the encoder's place
+                (cxr_jax/objectives/_lora.py); rank 0: all of it is trained
 epochs          passes over the training images, but at least min_steps and at most max_steps
 min_steps       the fewest: with 34 images an epoch is a step or two
 max_steps       the most
@@ -36,7 +38,7 @@ from ml_collections import ConfigDict
 from cxr_jax.augment.views import check_view
 from cxr_jax.config import check_fields, check_positive, check_values
 from cxr_jax.data.splits import image_batches
-from cxr_jax.objectives import supervised
+from cxr_jax.objectives import _lora, supervised
 from cxr_jax.stats.bootstrap import label_auroc
 from cxr_jax.training import sharding
 from cxr_jax.transfer._protocol import (
@@ -56,7 +58,8 @@ from cxr_jax.weights.encoder import Encoder
 
 _COUNTS = ("epochs", "min_steps", "max_steps", "evaluations", "batch_size")
 _OTHERS = (
-    "learning_rates optimizer weight_decay warmup layer_decay dtype mean_teacher num_workers view"
+    "learning_rates optimizer weight_decay warmup layer_decay lora dtype mean_teacher num_workers "
+    "view"
 )
 
 
@@ -78,10 +81,17 @@ def make(config: ConfigDict) -> Protocol:
         f"{teacher.weight:g}, rising over {teacher.ramp_up:.0%} of the steps).",
     )
 
+    what = "The whole encoder and a linear head"
+    if rank := fields.lora.rank:
+        what = (
+            f"LoRA of rank {rank} and alpha {fields.lora.alpha:g} in the encoder's matrices and a "
+            "linear head"
+        )
+
     def method(exclusive: bool) -> tuple[str, ...]:
         softmax = " under a softmax over the classes" if exclusive else ""
         return (
-            f"The whole encoder and a linear head{softmax} trained by {fields.optimizer} in "
+            f"{what}{softmax} trained by {fields.optimizer} in "
             f"{fields.dtype} on augmented images (config.json), with cosine schedule and warm-up, "
             f"for {fields.epochs:g} epochs (at least {fields.min_steps:,} steps, at most "
             f"{fields.max_steps:,}) at each of the learning rates {listed}; "
@@ -94,6 +104,8 @@ def make(config: ConfigDict) -> Protocol:
 
     settings = json.loads(ConfigDict(fields).to_json()) | {"seed": config.seed}
     del settings["num_workers"]  # it changes the speed alone
+    if not rank:  # as before there was such a field
+        del settings["lora"]
     return Protocol("Fine-tuning", method, settings, partial(_run, config, rates))
 
 
@@ -118,6 +130,7 @@ def _check(config: ConfigDict) -> tuple[float, ...]:
             "config.finetune.view has no field 'size': views are as large as the images that the "
             "encoder reads (its image_size)"
         )
+    _lora.check(fields.lora, "config.finetune.lora")
     supervised.check_teacher(fields.mean_teacher, "config.finetune.mean_teacher")
     check_view({**fields.view, "size": 1}, "config.finetune.view")
     return rates

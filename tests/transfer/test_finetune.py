@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from cxr_jax.experiments._transfer_inputs import extract
 from cxr_jax.models import resnet
 from cxr_jax.stats.bootstrap import label_auroc
 from cxr_jax.transfer import _protocol, finetune
+from cxr_jax.weights.encoder import random_encoder
 from tests.fakes.bars import MICRO, bars, micro_encoder
 from tests.transfer import eight_devices
 
@@ -68,6 +70,25 @@ def test_it_learns_what_its_frozen_start_does_not_know(config):
     assert [step for step, _ in tuned.logged] == [20, 40, 60]
     assert "validation AUROC" in tuned.said[-1]
     json.dumps(tuned.result.facts, allow_nan=False)
+
+
+def test_lora_changes_the_matrices_of_blocks_by_its_rank_alone(config):
+    config.finetune.lora.rank = 2
+    config.finetune.layer_decay = 0.9
+    vit = {"name": "vit", "variant": "16x1", "heads": 2, "hidden": 32, "patch": 8, "image_size": 16}
+    encoder = random_encoder(vit, 16, seed=0)
+    result = Run(config, bars(sizes=(34, 20, 20)), encoder).result
+    trained = result.head.encoder.variables["params"]
+
+    def compare(path, old, new):
+        name = "/".join(entry.key for entry in path)
+        change = np.asarray(new) - np.asarray(old)
+        rank = np.linalg.matrix_rank(change, tol=1e-6) if change.ndim == 2 else change.any()
+        assert rank == (2 if name.startswith("block") and name.endswith("kernel") else 0), name
+
+    jax.tree_util.tree_map_with_path(compare, encoder.variables["params"], trained)
+    sentence = " ".join(_protocol.build(config).method(False))
+    assert "LoRA of rank 2 and alpha 16 in the encoder's matrices and a linear head" in sentence
 
 
 def test_equal_seeds_give_equal_scores_and_others_do_not(config):

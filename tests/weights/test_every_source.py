@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from cxr_jax import weights
-from cxr_jax.models import densenet, resnet
+from cxr_jax.models import densenet, resnet, swin
 from cxr_jax.weights import importers
 from cxr_jax.weights.importers import _vit
 
@@ -93,7 +93,7 @@ def test_what_no_source_can_read_is_refused_by_name_and_runs_nothing(tmp_path, s
 def layouts():
     """By source: (a whole file of it in small, a key that it uses)."""
     pytest.importorskip("torch")
-    from tests.weights import torch_cnn, torch_vit
+    from tests.weights import layouts, torch_cnn, torch_vit
 
     net, vit = torch_cnn.SmallResNet().state_dict(), torch_vit.ViT()
     scaled, clip = torch_vit.ViT(layer_scale=True), torch_vit.ViT(clip=True, eps=1e-5)
@@ -103,6 +103,7 @@ def layouts():
     leaves = jax.tree_util.tree_leaves_with_path(ours.variables)
     dinov2 = torch_vit.hugging_face_dinov2(scaled)
     grey = torch_cnn.SmallResNet(channels=1).state_dict()
+    registers = torch_vit.timm(torch_vit.ViT(layer_scale=True, registers=2))
     conv = "layer2.0.conv2.weight"
     return {
         "torchvision": (net, conv),
@@ -112,6 +113,16 @@ def layouts():
         "timm": ({"model": torch_vit.timm(vit)}, "blocks.1.mlp.fc2.weight"),
         "dinov2": (dinov2, "encoder.layer.1.mlp.fc2.weight"),
         "rad_dino": (dinov2, "encoder.layer.1.mlp.fc2.weight"),
+        "cxformer": (dinov2, "encoder.layer.1.mlp.fc2.weight"),
+        "chexfound": (layouts.chexfound(registers), "backbone.blocks.1.mlp.fc2.weight"),
+        "dinov3": (layouts.dinov3(), "layer.1.attention.k_proj.weight"),
+        "siglip": (layouts.siglip(), "vision_model.encoder.layers.1.self_attn.k_proj.weight"),
+        "medsiglip": (layouts.siglip(), "vision_model.head.mlp.fc1.weight"),
+        "eva_x": (layouts.eva_x(), "blocks.1.attn.k_proj.weight"),
+        "ark_plus": (layouts.ark_plus(), "module.layers.1.blocks.0.attn.qkv.weight"),
+        "mrm": (layouts.mae(torch_vit.timm(vit)), "blocks.1.mlp.fc2.weight"),
+        "medmae": (layouts.mae(torch_vit.timm(vit)), "blocks.1.mlp.fc2.weight"),
+        "biovil": (layouts.biovil(net), f"encoder.encoder.{conv}"),
         "clip": (torch_vit.openai_clip(clip), "visual.transformer.resblocks.1.mlp.c_fc.weight"),
         "chexzero": (torch_vit.openai_clip(clip), "visual.transformer.resblocks.1.mlp.c_fc.weight"),
         "refers": (torch_vit.refers(vit), "transformer.encoder.layer.1.ffn.fc1.weight"),
@@ -139,6 +150,7 @@ def file_of(layouts, tmp_path, monkeypatch):
 
     monkeypatch.setitem(_vit.HEADS, (64, 2), 1)
     monkeypatch.setitem(densenet.VARIANTS, "121", (1, 2))
+    monkeypatch.setitem(swin.VARIANTS, "T", (12, (1, 1), (1, 3)))
     small = {"stage_sizes": (1, 1), "widths": (8, 16)}
     monkeypatch.setitem(resnet.VARIANTS, "18", small)
     monkeypatch.setitem(resnet.VARIANTS, "50", small | {"bottleneck": True})

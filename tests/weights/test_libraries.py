@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cxr_jax import weights
-from cxr_jax.models import densenet, resnet
+from cxr_jax import models, weights
+from cxr_jax.models import convnext, densenet, resnet, swin
 from cxr_jax.weights.export import main
 from cxr_jax.weights.importers import _vit
 from tests.weights.make_encoder import make_encoder
@@ -36,8 +36,16 @@ VITS = {
     "vit_base_patch16_reg4_gap_256": {},
     "vit_base_patch32_siglip_gap_256": {},
     "vit_base_patch14_reg4_dinov2": {"init_values": 0.1},
+    "vit_base_patch16_siglip_224": {},
 }
 CNNS = ("resnet18", "resnet50d", "seresnet18", "densenet121")
+STAGES = {"depths": (1, 1, 2, 1)}
+STAGED = {
+    "convnext_tiny": STAGES | {"dims": (8, 16, 24, 32)},
+    # Windows of 2 over maps of 24, 12, 6 and 3, which is padded.
+    "swin_tiny_patch4_window7_224": STAGES
+    | {"embed_dim": 12, "num_heads": (1, 2, 3, 4), "window_size": 2, "img_size": 96},
+}
 REFUSED = (
     "vit_base_patch16_rpn_224",
     "resnetaa50",
@@ -70,11 +78,14 @@ def _assert_same(encoder, reference, images=IMAGES):
     assert np.abs(ours - reference).max() < 1e-4 * np.abs(reference).max()
 
 
-def _of_timm(net, encoder, images=IMAGES):
+def _pixels(encoder, images):
     mean, std = (np.asarray(encoder.model[name], np.float32) for name in ("mean", "std"))
-    pixels = torch.from_numpy(((images - mean) / std).transpose(0, 3, 1, 2).copy())
+    return ((images - mean) / std).transpose(0, 3, 1, 2).copy()
+
+
+def _of_timm(net, encoder, images=IMAGES):
     with torch.no_grad():
-        return net(pixels).numpy()
+        return net(torch.from_numpy(_pixels(encoder, images))).numpy()
 
 
 @pytest.mark.parametrize("name", VITS)
@@ -95,6 +106,35 @@ def test_timms_cnns(tmp_path, name):
     encoder = weights.load(f"huggingface:{tmp_path}")
     images = np.random.default_rng(0).uniform(size=(2, 65, 72, 1)).astype(np.float32)  # odd maps
     _assert_same(encoder, _of_timm(net, encoder, images), images)
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_timms_convnexts_and_swins(tmp_path, name, monkeypatch):
+    monkeypatch.setitem(convnext.VARIANTS, "T", ((1, 1, 2, 1), (8, 16, 24, 32)))
+    monkeypatch.setitem(swin.VARIANTS, "T", (12, (1, 1, 2, 1), (1, 2, 3, 4)))
+    net = _randomise(timm.create_model(name, num_classes=0, **STAGED[name]))
+    save_for_hf(net, tmp_path)
+    encoder = weights.load(f"timm:{tmp_path}")
+    images = np.random.default_rng(0).uniform(size=(2, 96, 96, 1)).astype(np.float32)
+    _assert_same(encoder, _of_timm(net, encoder, images), images)
+    maps = models.build(encoder.model).apply(encoder.variables, images, False, method="maps")
+    with torch.no_grad():
+        theirs = net.forward_features(torch.from_numpy(_pixels(encoder, images))).numpy()
+    theirs = theirs.transpose(0, 2, 3, 1) if "convnext" in name else theirs
+    assert np.abs(maps - theirs).max() < 1e-4 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("fields", [{}, {"scale_mlp": True, "qkv_fused": False}])
+def test_eva_xs(tmp_path, fields):
+    from timm.models.eva import Eva
+
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 2, "num_heads": 2}
+    kind = {"mlp_ratio": 8 / 3, "swiglu_mlp": True, "use_rot_pos_emb": True}
+    net = Eva(**sizes, **kind, ref_feat_shape=(14, 14), num_classes=0, **fields)
+    tensors = _randomise(net).state_dict()
+    torch.save({"model": {k: t.clone() for k, t in tensors.items()}}, tmp_path / "eva.pt")
+    encoder = weights.load(f"eva_x:{tmp_path}/eva.pt")
+    _assert_same(encoder, _of_timm(net, encoder))
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -129,11 +169,25 @@ HUGGING_FACE = {
         t.CLIPVisionConfig(**DINOV2, intermediate_size=128, projection_dim=24)
     ),
     "resnet": lambda t: t.ResNetModel(t.ResNetConfig(**RESNET)),
+    "swiglu": lambda t: t.Dinov2Model(t.Dinov2Config(**DINOV2, use_swiglu_ffn=True)),
+    "dinov3": lambda t: t.DINOv3ViTModel(
+        t.DINOv3ViTConfig(**DINOV2, intermediate_size=200, num_register_tokens=2)
+    ),
+    "dinov3_gated": lambda t: t.DINOv3ViTModel(
+        t.DINOv3ViTConfig(**DINOV2 | {"hidden_act": "silu"}, use_gated_mlp=True)
+    ),
+    "dinov3_convnext": lambda t: t.DINOv3ConvNextModel(
+        t.DINOv3ConvNextConfig(depths=[1, 1, 2, 1], hidden_sizes=[8, 16, 24, 32])
+    ),
+    "siglip": lambda t: t.SiglipVisionModel(
+        t.SiglipVisionConfig(**DINOV2 | {"hidden_act": "gelu"}, intermediate_size=128)
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", HUGGING_FACE)
-def test_transformers_models(tmp_path, kind):
+def test_transformers_models(tmp_path, kind, monkeypatch):
+    monkeypatch.setitem(convnext.VARIANTS, "T", ((1, 1, 2, 1), (8, 16, 24, 32)))
     net = _randomise(HUGGING_FACE[kind](transformers))
     net.save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(PIXELS | CROP))

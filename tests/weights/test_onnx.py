@@ -33,6 +33,13 @@ CASES = {
         32,
     ),
     "d and squeeze": ({"name": "resnet", "variant": "50", "d": True, "squeeze": True}, 40),
+    "dinov3": (VIT | {"rope": "dinov3", "registers": 1, "activation": "swiglu"}, 48),
+    "eva and siglip": (
+        VIT
+        | {"rope": "eva", "mlp_norm": True, "heads": 2}
+        | {"class_token": False, "pooling": "attention"},
+        32,
+    ),
     "fc_norm": (
         VIT | {"class_token": False, "pooling": "mean", "norm_after_pooling": True},
         32,

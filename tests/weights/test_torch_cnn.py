@@ -11,7 +11,7 @@ from cxr_jax.models import densenet, resnet
 
 torch = pytest.importorskip("torch")
 
-from tests.weights import torch_cnn  # noqa: E402 (needs torch)
+from tests.weights import layouts, torch_cnn  # noqa: E402 (needs torch)
 
 IMAGES = np.random.default_rng(0).uniform(size=(2, 65, 64, 1)).astype(np.float32)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -98,6 +98,7 @@ RESNETS = {
     "moco": (torch_cnn.moco, IMAGENET, 224),
     "moco_cxr": (torch_cnn.moco, CXR, 320),
     "gloria": (torch_cnn.gloria, HALF, 299),
+    "biovil": (layouts.biovil, ((0.0,) * 3, (1.0,) * 3), 448),
     "convirt": (torch_cnn.convirt, IMAGENET, 224),
     "timm": (lambda state: state | {"fc.weight": torch.ones(2, 2)}, IMAGENET, 224),
     "torchxrayvision": (

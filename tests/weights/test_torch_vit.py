@@ -13,7 +13,7 @@ from cxr_jax.weights.importers import _vit
 
 torch = pytest.importorskip("torch")
 
-from tests.weights import torch_vit  # noqa: E402 (needs torch)
+from tests.weights import layouts, torch_vit  # noqa: E402 (needs torch)
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +59,25 @@ CASES = {
         torch_vit.hugging_face_dinov2,
         ((0.5307,) * 3, (0.2583,) * 3),
         518,
+    ),
+    "cxformer": ({"layer_scale": True}, torch_vit.hugging_face_dinov2, IMAGENET, 518),
+    "chexfound": (
+        {"layer_scale": True, "registers": 2},
+        lambda net: layouts.chexfound(torch_vit.timm(net)),
+        IMAGENET,
+        32,
+    ),
+    "mrm": (
+        {"pooling": "mean"},
+        lambda net: layouts.mae(torch_vit.timm(net)),
+        ((0.4978,) * 3, (0.2449,) * 3),
+        32,
+    ),
+    "medmae": (
+        {"pooling": "fc_norm"},
+        lambda net: layouts.mae(torch_vit.timm(net)),
+        ((0.5056,) * 3, (0.252,) * 3),
+        32,
     ),
 }
 

@@ -56,9 +56,9 @@ def cnn(encoder: Encoder, plain: bool = True) -> Arrays:
     """
     name, variant = encoder.model["name"], encoder.model["variant"]
     if name not in ("resnet", "densenet"):
+        other = "timm, huggingface or onnx" if name == "vit" else "safetensors"
         raise ValueError(
-            f"torchvision's layout is written of ResNets and DenseNets, not of {name}; "
-            "try --format=timm, huggingface or onnx"
+            f"this layout is written of ResNets and DenseNets, not of {name}; try --format={other}"
         )
     if name == "resnet" and not variant.isdigit():
         raise ValueError(
@@ -89,12 +89,27 @@ def at_its_size(encoder: Encoder) -> Encoder:
         return encoder
     model, params = models.build(encoder.model), encoder.variables["params"]
     old, new = model.image_size // model.patch, encoder.image_size // model.patch
+    if "positions" not in params:  # rotary ones alone, which fit any size
+        return encoder._replace(model={**encoder.model, "image_size": new * model.patch})
     positions = jnp.asarray(params["positions"]).reshape(old, old, model.width)
     positions = resample(positions, new, new, model.antialias).reshape(new * new, model.width)
     return encoder._replace(
         model={**encoder.model, "image_size": new * model.patch},
         variables={**encoder.variables, "params": {**params, "positions": positions}},
     )
+
+
+def refuse_newer_vits(model: Any, tool: str) -> None:
+    """Raises ValueError for a ViT with parts that `tool`'s are not written with here."""
+    parts = {
+        "rotary positions": model.rope,
+        "a gated MLP": model.activation == "swiglu",
+        "a norm in its MLP": model.mlp_norm,
+        "attention pooling": model.pooling == "attention",
+    }
+    if any(parts.values()):
+        found = " and ".join(part for part, there in parts.items() if there)
+        raise ValueError(f"no ViT with {found} is written for {tool}; --format=onnx has it")
 
 
 def describe(encoder: Encoder) -> str:

@@ -11,10 +11,18 @@ import numpy as np
 from cxr_jax import models
 from cxr_jax.models.bert import make_text_encoder
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.exporters import Arrays, Exported, at_its_size, cnn, text_of
+from cxr_jax.weights.exporters import (
+    Arrays,
+    Exported,
+    at_its_size,
+    cnn,
+    refuse_newer_vits,
+    text_of,
+)
 from cxr_jax.weights.importers._text import write_clip
 from cxr_jax.weights.importers._vit import write_vit
-from cxr_jax.weights.importers.huggingface import CLIP, DINOV2
+from cxr_jax.weights.importers.dinos import DINOV2
+from cxr_jax.weights.importers.huggingface import CLIP
 from cxr_jax.weights.text import Text
 
 
@@ -23,6 +31,8 @@ def export(encoder: Encoder) -> Exported:
     encoder = at_its_size(encoder)
     model = models.build(encoder.model)
     channels, size = len(model.mean), encoder.image_size
+    if encoder.model["name"] == "vit":
+        refuse_newer_vits(model, "transformers")
     loader, output, more = "AutoModel", "pooler_output.flatten(1)", {}
     match encoder.model["name"]:
         case "resnet":
@@ -36,6 +46,8 @@ def export(encoder: Encoder) -> Exported:
                 loader, output = "CLIPModel", "image_embeds"
         case "vit":
             tensors, config = _dinov2(encoder, model)
+        case "convnext" | "swin" as name:
+            raise ValueError(f"no {name} is written for transformers; --format=safetensors has it")
         case _:
             raise ValueError(
                 "transformers has no DenseNet; --format=torchvision and onnx take it, "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cxr_jax import models
+from cxr_jax.models._positions import rotary
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.exporters import Exported, at_its_size, describe
 
@@ -207,10 +208,14 @@ def _vit(graph: _Graph, model: Any, variables: dict[str, Any], pixels: str) -> s
         )
     if model.pre_norm:
         x = _norm(graph, model, params["norm_pre"], x)
+    turns = _turns(model)
     for number in range(model.num_blocks):
-        x = _vit_block(graph, model, params[f"block_{number}"], x)
+        x = _vit_block(graph, model, params[f"block_{number}"], x, turns)
     if not model.norm_after_pooling:
         x = _norm(graph, model, params["norm"], x)
+    if model.pooling == "attention":
+        x = _attention_pool(graph, model, params["head"], x)
+        return _dense(graph, params["project"], x) if model.projection else x
     first, end = model.pooled
     some = graph.node("Slice", x, np.array([first]), np.array([end or _END]), np.array([1]))
     x = graph.node("ReduceMean", some, axes=[1], keepdims=0)
@@ -225,21 +230,44 @@ def _patches(graph: _Graph, model: Any, params: dict[str, Any], pixels: str) -> 
     bias = [embed["bias"]] if "bias" in embed else []
     x = graph.node("Conv", pixels, kernel, *bias, strides=[model.patch] * 2)
     x = graph.node("Reshape", x, np.array([0, model.width, -1]))
-    return graph.node("Add", graph.node("Transpose", x, perm=[0, 2, 1]), params["positions"])
+    x = graph.node("Transpose", x, perm=[0, 2, 1])
+    return graph.node("Add", x, params["positions"]) if "positions" in params else x
 
 
-def _vit_block(graph: _Graph, model: Any, params: dict[str, Any], x: str) -> str:
-    y = _attention(graph, model, params, _norm(graph, model, params["norm1"], x))
+def _turns(model: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns cosine and sine of all tokens' rotary positions, [n 1 channels]; None for none."""
+    if not model.rope:
+        return None
+    grid, channels = model.image_size // model.patch, model.width // model.heads
+    angles = rotary(model.rope, grid, grid, channels, model.rope_grid)
+    angles = np.pad(np.tile(angles, 2), ((model.num_prefix, 0), (0, 0)))[:, None]
+    return np.cos(angles), np.sin(angles)
+
+
+def _turned(graph: _Graph, turns: tuple[np.ndarray, np.ndarray] | None, x: str) -> str:
+    """Turns channels of queries or keys, [b n heads channels]."""
+    if turns is None:
+        return x
+    first, second = graph.node("Split", x, axis=-1, outputs=2)
+    other = graph.node("Concat", graph.node("Neg", second), first, axis=-1)
+    return graph.node("Add", graph.node("Mul", x, turns[0]), graph.node("Mul", other, turns[1]))
+
+
+def _vit_block(graph: _Graph, model: Any, params: dict[str, Any], x: str, turns: Any) -> str:
+    y = _attention(graph, model, params, _norm(graph, model, params["norm1"], x), turns)
     x = graph.node("Add", x, _scaled(graph, params, "scale1", y))
     y = _dense(graph, params["fc1"], _norm(graph, model, params["norm2"], x))
-    y = _dense(graph, params["fc2"], _activated(graph, model.activation, y))
+    y = _activated(graph, model.activation, y)
+    y = _norm(graph, model, params["norm_mlp"], y) if model.mlp_norm else y
+    y = _dense(graph, params["fc2"], y)
     return graph.node("Add", x, _scaled(graph, params, "scale2", y))
 
 
-def _attention(graph: _Graph, model: Any, params: dict[str, Any], x: str) -> str:
+def _attention(graph: _Graph, model: Any, params: dict[str, Any], x: str, turns: Any) -> str:
     heads, own = model.heads, model.width // model.heads
     parts = graph.node("Split", _dense(graph, params["qkv"], x), axis=-1, outputs=3)
     split = [graph.node("Reshape", part, np.array([0, 0, heads, own])) for part in parts]
+    split[:2] = [_turned(graph, turns, part) for part in split[:2]]
     query, value = (graph.node("Transpose", split[i], perm=[0, 2, 1, 3]) for i in (0, 2))
     key = graph.node("Transpose", split[1], perm=[0, 2, 3, 1])
     scores = graph.node("Mul", graph.node("MatMul", query, key), own**-0.5)
@@ -248,7 +276,26 @@ def _attention(graph: _Graph, model: Any, params: dict[str, Any], x: str) -> str
     return _dense(graph, params["proj"], graph.node("Reshape", mixed, np.array([0, 0, -1])))
 
 
+def _attention_pool(graph: _Graph, model: Any, params: dict[str, Any], x: str) -> str:
+    heads, own = model.heads, model.width // model.heads
+    query = np.asarray(params["probe"]) @ params["q"]["kernel"] + params["q"]["bias"]
+    parts = graph.node("Split", _dense(graph, params["kv"], x), axis=-1, outputs=2)
+    split = [graph.node("Reshape", part, np.array([0, 0, heads, own])) for part in parts]
+    key = graph.node("Transpose", split[0], perm=[0, 2, 3, 1])
+    value = graph.node("Transpose", split[1], perm=[0, 2, 1, 3])
+    scores = graph.node("MatMul", query.reshape(1, heads, 1, own) * own**-0.5, key)
+    mixed = graph.node("MatMul", graph.node("Softmax", scores, axis=-1), value)
+    x = _dense(graph, params["proj"], graph.node("Reshape", mixed, np.array([0, model.width])))
+    y = _dense(graph, params["fc1"], _norm(graph, model, params["norm"], x))
+    return graph.node(
+        "Add", x, _dense(graph, params["fc2"], _activated(graph, model.activation, y))
+    )
+
+
 def _activated(graph: _Graph, activation: str, x: str) -> str:
+    if activation == "swiglu":
+        gate, value = graph.node("Split", x, axis=-1, outputs=2)
+        return graph.node("Mul", graph.node("Mul", gate, graph.node("Sigmoid", gate)), value)
     if activation == "quick_gelu":
         return graph.node("Mul", x, graph.node("Sigmoid", graph.node("Mul", x, 1.702)))
     if activation == "gelu_tanh":

@@ -4,7 +4,7 @@ from typing import Any
 
 from cxr_jax import models
 from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.exporters import Exported, at_its_size, cnn
+from cxr_jax.weights.exporters import Exported, at_its_size, cnn, refuse_newer_vits
 from cxr_jax.weights.importers._vit import write_vit
 from cxr_jax.weights.importers.timm import FITS, LAYOUT
 
@@ -17,6 +17,7 @@ def export(encoder: Encoder) -> Exported:
     model, name = models.build(encoder.model), encoder.model["name"]
     arguments: dict[str, Any] = {"in_chans": len(model.mean)}
     if name == "vit":
+        refuse_newer_vits(model, "timm")
         architecture = "vit_base_patch16_clip_224" if model.pre_norm else "vit_base_patch16_224"
         if model.projection or model.epsilon != (1e-5 if model.pre_norm else 1e-6):
             raise ValueError(

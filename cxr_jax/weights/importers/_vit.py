@@ -29,7 +29,7 @@ class Layout(NamedTuple):
 
     Attributes:
       patches: how the keys of the patch embedding begin; its weight is [d c p p].
-      positions: the position embeddings, [1 n d] or [n d].
+      positions: the position embeddings, [1 n d] or [n d]; "": it has none, but rotary ones.
       cls: the class token, [1 1 d] or [d].
       block: how the keys of a block begin, with {} for its number.
       outer, inner: by variable ("qkv.kernel") its source or key; by layer ("norm1") how its keys
@@ -58,8 +58,8 @@ class Layout(NamedTuple):
             path = path[1:]
         source = names.get(".".join(path))
         if source is None:
-            layer, leaf = path
-            source = f"{names[layer]}.{'bias' if leaf == 'bias' else 'weight'}"
+            *layers, leaf = path
+            source = f"{names['.'.join(layers)]}.{'bias' if leaf == 'bias' else 'weight'}"
         source = Source((source,)) if isinstance(source, str) else source
         return source._replace(keys=tuple(below + key for key in source.keys))
 
@@ -91,19 +91,21 @@ def read_vit(
     this width. `fields` are those of the model's config that keys and shapes do not tell.
 
     Raises ValueError as `fill`, and where one of the two embeddings is missing, empty or of another
-    rank, blocks are missing, patches do not fill a square, or nothing tells the number of heads.
+    rank, blocks are missing, patches do not fill a square, or nothing tells the number of heads. Of
+    a layout without positions the encoder reads images of 14 x 14 patches.
     """
     patches, positions = f"{layout.patches}.weight", layout.positions
     for key, rank in ((patches, (4,)), (positions, (2, 3))):
-        if key not in arrays or arrays[key].ndim not in rank or not arrays[key].size:
+        if key and (key not in arrays or arrays[key].ndim not in rank or not arrays[key].size):
             raise ValueError(f"not this kind of ViT: no {key} of {rank[-1]} dimensions")
     width, _, patch, _ = arrays[patches].shape
     registers = [key for key in layout.registers if key in arrays]
     fields = _told_by_keys(arrays, layout, width, registers) | fields
     class_token = fields.get("class_token", True)
     tokens = class_token + fields.get("registers", 0)
-    count = arrays[positions].shape[-2]
+    count = arrays[positions].shape[-2] if positions else 14 * 14
     choices = (tokens, 1, 0) if layout.has_place is None else (int(layout.has_place),)
+    choices = choices if positions else (0,)
     places = next((p for p in choices if p < count and isqrt(count - p) ** 2 == count - p), None)
     if places is None:
         raise ValueError(f"{positions} has {count} places: not a square, nor one more")
@@ -139,9 +141,9 @@ def _told_by_keys(
     """Returns the model's fields that keys and shapes tell."""
     told: dict[str, Any] = {}
     first = layout.block.format(0)
-    hidden = arrays.get(f"{first}{layout.inner['fc1']}.bias", np.empty(4 * width))
-    if hidden.shape != (4 * width,):
-        told["hidden"] = hidden.size
+    last = arrays.get(f"{first}{layout.inner['fc2']}.weight", np.empty(0))
+    if last.ndim == 2 and last.shape[1] not in (0, 4 * width):
+        told["hidden"] = last.shape[1]
     if registers:
         told["registers"] = sum(_num_rows(arrays, key) for key in registers)
     if first + layout.inner.get("scale1", "?") in arrays:
@@ -225,6 +227,11 @@ def query_key_value(
         "qkv.kernel": stacked(*(f"{name}.weight" for name in layers)),
         "qkv.bias": stacked(*(f"{name}.bias" for name in layers)),
     }
+
+
+def without_key_bias(query: str, value: str) -> Source:
+    """Returns the source of "qkv.bias" where keys have none: zeros, which is the same."""
+    return Source((query, value), lambda q, v: np.concatenate([q, np.zeros_like(q), v]))
 
 
 def write_vit(params: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]:

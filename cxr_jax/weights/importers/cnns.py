@@ -17,6 +17,10 @@ gloria           GLoRIA (Huang et al., ICCV 2021). Its code pads an image to a s
                  cuts a border of 1/16 off and enlarges what is left from 224 px to 299; here the
                  square stays whole. Its .ckpt files hold a pickled config, which is refused: save
                  `torch.load(path, weights_only=False)["state_dict"]` by itself, if you trust them
+biovil           BioViL and BioViL-T (arXiv:2204.09817, 2301.04558; code: microsoft/hi-ml): the
+                 ResNet-50, at 448 px, pixels in [0, 1] as they are. Features are the mean of its
+                 last map, before BioViL-T's comparison with an earlier image, which, as the
+                 projector, is passed over. Its code cuts 448 px out of 512
 lightly          lightly's checkpoints of SimCLR, MoCo, BYOL, DINO and so on with a ResNet: the
                  `backbone`, the teacher's where there is one; heads and copies are passed over
 torchxrayvision  its DenseNets (224 px) and ResNet-50 (512 px), of one channel; its pixels run from
@@ -129,6 +133,16 @@ _KINDS = {
         image_size=299,
         pixels=(_HALF, _HALF),
         fit="pad",
+    ),
+    "biovil": Kind(
+        "state_dict",
+        ("encoder.encoder.",),
+        (
+            *("encoder.backbone_to_vit.", "encoder.vit_pooler.", "encoder.missing_previous_emb"),
+            *("projector.", "classifier."),
+        ),
+        image_size=448,
+        pixels=((0.0,) * 3, (1.0,) * 3),
     ),
 }
 SOURCES = {

@@ -1,13 +1,15 @@
-"""timm's ViTs (also DeiT's, distilled or not, DINO's, MAE's and CLIP's), ResNets and DenseNets.
+"""timm's ViTs, ResNets and DenseNets, ConvNeXts and Swin transformers.
 
-Of ResNets the plain ones, D ("resnet50d") and SE ("seresnet50"). What keys do not tell, config.json
-beside the weights does, as the hub has it: the architecture's name and arguments (heads, pooling,
-activation; blurred ResNets and other kinds of attention are refused by it), mean, deviation, size
-and how an image becomes a square. `crop_pct` is passed over: the whole square is seen, lung bases
-included, where timm's evaluation cuts a rim off.
+Of ViTs also DeiT's, distilled or not, DINO's, MAE's, CLIP's and SigLIP's; ConvNeXts and Swin
+transformers also in the layout of their owners' code; of ResNets the plain ones, D ("resnet50d")
+and SE ("seresnet50"). What keys do not tell, config.json beside the weights does, as the hub has
+it: the architecture's name and arguments (heads, pooling, activation; blurred ResNets and other
+kinds of attention are refused by it), mean, deviation, size and how an image becomes a square.
+`crop_pct` is passed over: the whole square is seen, lung bases included, where timm's evaluation
+cuts a rim off.
 
 Without that file the class token is taken if there is one, mean and deviation are ImageNet's, and
-the size is that of the position embeddings (ResNets, DenseNets: 224 px): right for DeiT, DINO and
+the size is that of the position embeddings (of those without 224 px): right for DeiT, DINO and
 MAE, wrong for timm's "augreg" ViTs, whose mean and deviation are a half, and for blurred ResNets.
 """
 
@@ -20,9 +22,15 @@ import numpy as np
 
 from cxr_jax.io.text import plain
 from cxr_jax.weights.arrays import find_weights, read_arrays, read_facts
-from cxr_jax.weights.convert import errors_naming, refuse_prefix, without
+from cxr_jax.weights.convert import Source, errors_naming, refuse_prefix, without
 from cxr_jax.weights.encoder import Encoder, check_pixels
 from cxr_jax.weights.importers._cnn import IMAGENET, cnn_encoder, is_densenet
+from cxr_jax.weights.importers._hierarchical import (
+    is_convnext,
+    is_swin,
+    read_convnext,
+    read_swin,
+)
 from cxr_jax.weights.importers._vit import Layout, read_vit, size_facts
 
 LAYOUT = Layout(
@@ -30,7 +38,12 @@ LAYOUT = Layout(
     positions="pos_embed",
     cls="cls_token",
     block="blocks.{}.",
-    outer={"norm": "norm", "norm_pre": "norm_pre"},
+    outer={
+        **{"norm": "norm", "norm_pre": "norm_pre"},
+        **{f"head.{name}": f"attn_pool.{name}" for name in ("q", "kv", "proj", "norm")},
+        **{"head.fc1": "attn_pool.mlp.fc1", "head.fc2": "attn_pool.mlp.fc2"},
+        "head.probe": Source(("attn_pool.latent",), np.ravel),
+    },
     inner={
         "norm1": "norm1",
         "qkv": "attn.qkv",
@@ -44,7 +57,10 @@ LAYOUT = Layout(
     registers=("dist_token", "reg_token"),
     has_place=None,
 )
-_CNN = re.compile(r"(tv_)?(se)?resnet\d+d?|densenet\d+")
+_CNN = re.compile(
+    r"(tv_)?(se)?resnet\d+d?|densenet\d+|convnext_(tiny|small|base|large|xlarge)|"
+    r"swin_(tiny|small|base|large)_patch4_window\d+_\d+"
+)
 # The words of which names of ViTs consist whose parts are all ours.
 _VIT = re.compile(
     r"vit|deit3?|flexivit|eva|tiny|small|base|large|huge|giant|gigantic|medium|mediumd|betwixt|wee|"
@@ -58,6 +74,9 @@ _KNOWN = {
     *("mlp_ratio", "class_token", "reg_tokens", "no_embed_class", "fc_norm", "init_values"),
     *(
         "layers",
+        "depths",
+        "dims",
+        "window_size",
         "block_config",
         "dynamic_img_size",
         "strict_img_size",
@@ -84,6 +103,10 @@ def load(path: str | Path) -> Encoder:
         name, arguments = _architecture(config)
     if any(key.startswith("layer1.") for key in arrays) or is_densenet(arrays):
         encoder = cnn_encoder(file, arrays, size or 224, mean, std, fit=fit)
+    elif is_convnext(arrays) or is_swin(arrays):
+        read = read_convnext if is_convnext(arrays) else read_swin
+        with errors_naming(file):
+            encoder = read(file.stem, arrays, size or 224, (mean, std), fit)
     else:
         with errors_naming(file):
             refuse_prefix(arrays, "patch_embed.proj.weight", "pos_embed")
@@ -125,7 +148,8 @@ def _architecture(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if name and not _CNN.fullmatch(name) and not all(map(_VIT.fullmatch, name.split("_"))):
         raise ValueError(
             f"timm's {plain(name)} is not read here; read are its ViTs of plain blocks, "
-            "resnet50, resnet50d, seresnet50 and densenet121 of any depth"
+            "resnet50, resnet50d, seresnet50 and densenet121 of any depth, convnext_tiny and "
+            "swin_tiny_patch4_window7_224 of any size"
         )
     unknown = {key for key, value in arguments.items() if value is not None} - _KNOWN
     activation = arguments.get("act_layer") or "gelu"
@@ -144,6 +168,8 @@ def _fields(
         fields |= {"pooling": "mean", "norm_after_pooling": norm_after}
     elif "dist_token" in arrays:
         fields["pooling"] = "first_two"
+    if "attn_pool.latent" in arrays:
+        fields["pooling"] = "attention"
     if "norm_pre.weight" in arrays:  # CLIP's
         fields |= {"pre_norm": True, "epsilon": 1e-5}
     usual = "quick_gelu" if "quickgelu" in name else "gelu_tanh" if _TANH.search(name) else "gelu"
