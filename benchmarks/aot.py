@@ -53,7 +53,7 @@ def lower_all() -> list[dict[str, Any]]:
             config = config_file.load(name, [])
             if config.experiment != "pretrain":
                 break
-            if config.objective.name == "convirt" and not preset:
+            if config.objective.name in ("convirt", "refers") and not preset:
                 config.objective.text.frozen_layers = 0  # else it asks for a file of weights
             found = _account.lower(config, ("gpu", "tpu"))
             for platform, counts in found.items():

@@ -16,6 +16,7 @@ _SMALL = {
     "medaug": dict(hidden=8, out=4, queue_size=24, bn_group=4),
     "convirt": dict(hidden=(8,), out=4, text=dict(width=64, num_blocks=2)),
     "gloria": dict(text=dict(width=64, num_blocks=2, last=2)),
+    "refers": dict(decoder_width=16, decoder_heads=2, text=dict(width=64, num_blocks=1)),
     "clip": dict(out=4, text=dict(width=64, num_blocks=1)),
     "dino": dict(hidden=(8,), bottleneck=4, prototypes=8, num_local=1),
     "dinov2": dict(hidden=(8,), bottleneck=4, prototypes=8, num_local=1),

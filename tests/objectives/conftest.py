@@ -35,6 +35,14 @@ OBJECTIVES = {
             **dict(pooling="mean", last=2, weights="", frozen_layers=0),
         ),
     ),
+    "refers": dict(
+        **dict(name="refers", views=3, temperature=0.1, image_weight=0.75),
+        **dict(decoder_width=16, decoder_blocks=1, decoder_heads=2),
+        text=dict(
+            **dict(vocabulary=11, width=16, num_blocks=1, heads=2, hidden=16, positions=8),
+            **dict(weights="", frozen_layers=0),
+        ),
+    ),
     "clip": dict(
         **dict(name="clip", temperature=0.07, hidden=(), out=6, head_bn=False),
         text=dict(
@@ -64,9 +72,9 @@ OBJECTIVES = {
     ),
 }
 VIT = dict(name="vit", variant="64x2", patch=8, image_size=32)
-_OF_VITS = ("mae", "ijepa", "dinov2")
+_OF_VITS = ("mae", "ijepa", "dinov2", "refers")
 _VIEWS = dict.fromkeys(("dino", "dinov2"), ("a", "b", "local")) | dict.fromkeys(
-    ("mae", "ijepa", "convirt", "gloria", "clip"), ("a",)
+    ("mae", "ijepa", "convirt", "gloria", "refers", "clip"), ("a",)
 )
 
 

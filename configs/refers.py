@@ -1,0 +1,117 @@
+"""REFERS: a study's images, fused, find its report, and a decoder writes it (Nature MI 2022).
+
+python run.py --config=configs/refers.py --config.data.name=mimic_cxr --config.data.dir=… \
+  --config.init=… --config.objective.text.weights=… --config.data.reports.tokenizer=…
+
+Needs the extra text (pip install -e '.[text]') and a dataset with reports: mimic_cxr,
+indiana_university, padchest (with --config.data.reports.sections='()'), the drawn one, whose
+studies have one image, or your own (image_folder with --report_column).
+
+Default  the paper's recipe, by its code: ViT-B/16 at 224 px from ImageNet, three images of a study,
+         BERT's base from BioClinicalBERT with its embeddings and lower six layers frozen, SGD,
+         400,000 steps, without lookahead. It needs BERT's file, its tokenizer and a GPU (not run
+         here).
+:small   ViT-S/16, and a BERT of four blocks trained from random numbers with a vocabulary made of
+         the reports, meant for one GPU and a day (not run here: no GPU).
+:cpu     your own images and reports on two CPU cores in minutes (score: not run here).
+:demo    drawn images with drawn reports, minutes on two CPU cores, no download; ends with a
+         transfer report: expect what docs/results/objectives.md shows.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(preset: str = ""):
+    config = common.pretrain()
+    config.batch_size = 32
+    config.num_train_steps = 400_000
+    config.checkpoint_every_steps = 5000
+    config.model = common.vit("B")
+    config.data.reports = ConfigDict(
+        dict(
+            sections=("findings", "impression"),
+            whole=True,
+            max_tokens=100,
+            tokenizer="",
+            vocabulary=28_996,  # BioClinicalBERT's
+        )
+    )
+    config.objective = ConfigDict(
+        dict(
+            name="refers",
+            views=3,
+            temperature=0.1,
+            image_weight=0.75,
+            decoder_width=1024,
+            decoder_blocks=1,
+            decoder_heads=16,
+            text=dict(
+                vocabulary=config.data.reports.get_ref("vocabulary"),
+                width=768,
+                num_blocks=12,
+                positions=512,
+                pooling="first",
+                dtype="bfloat16",
+                weights="",
+                frozen_layers=6,
+            ),
+        )
+    )
+    jitter = dict(brightness=0.4, contrast=0.4, blur_prob=0.0)
+    config.views = ConfigDict(dict(a=common.view(crop_scale=(0.2, 1.0), **jitter)))
+    config.optimizer = ConfigDict(
+        dict(
+            name="sgd",
+            learning_rate=3e-3,
+            momentum=0.9,
+            weight_decay=1e-4,
+            clip=10.0,
+            warmup=10_000,
+            groups=dict(text=dict(match=("^text/",), learning_rate=3e-4)),
+        )
+    )
+    return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
+
+
+def own_words(config: ConfigDict, vocabulary: int, width: int, num_blocks: int) -> None:
+    """A text encoder that starts from nothing, with a vocabulary made of the reports."""
+    config.data.reports.vocabulary = vocabulary
+    config.objective.text.update(width=width, num_blocks=num_blocks, frozen_layers=0)
+    config.objective.text.pooling = "max"
+
+
+def small(config: ConfigDict) -> None:
+    own_words(config, 8192, 384, 4)
+    config.model = common.vit("S")
+    config.batch_size = 64
+    config.num_train_steps = 100_000
+    config.checkpoint_every_steps = 500
+    config.objective.update(decoder_width=512, decoder_heads=8)
+    common.adamw(config, 3e-4)
+
+
+def cpu(config: ConfigDict) -> None:
+    common.for_minutes(config)
+    own_words(config, 2048, 128, 2)
+    config.batch_size = 64
+    config.model = common.small_vit()
+    config.image_size = 64
+    config.objective.update(decoder_width=128, decoder_heads=4)
+    config.objective.text.dtype = "float32"
+    config.data.reports.max_tokens = 64
+    config.optimizer.update(weight_decay=0.05)
+    config.optimizer.groups.text.learning_rate = 5e-4
+    config.views.a.update(crop_scale=(0.6, 1.0))
+
+
+def demo(config: ConfigDict) -> None:
+    cpu(config)
+    common.demo(config)
+    # Drawn studies have one image; the impression says all findings, with their sides, which
+    # mirroring would turn round.
+    config.objective.views = 1
+    config.data.reports.update(vocabulary=512, max_tokens=64, sections=("impression",))
+    config.views.a.flip = 0.0
+    config.optimizer.learning_rate = 1e-3
