@@ -10,7 +10,8 @@ Default  the paper's recipe from random weights, on a ViT-L/14 without SwiGLU, w
          (--config.init=rad_dino:/weights/rad-dino) on your own images, on two CPU cores (not run
          here); what is exported is the mean of both ends.
 :adapt_gpu  the same on one GPU: 224 px, batch 256, 10,000 steps (not run here: no GPU).
-:cpu     your own images on two CPU cores in minutes; expect what docs/results/objectives.md shows.
+:cpu     your own images on two CPU cores, an hour and more (60 of its 1,000 steps were run:
+         docs/results/objectives.md).
 :demo    drawn images, minutes on two CPU cores, no download; ends with a transfer report (not run).
 """
 
