@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from cxr_jax.report.figures import BAND, COLOURS, GREY, INK, bare, new_figure
+from cxr_jax.report.figures import COLOURS, GREY, bare, new_figure
 from cxr_jax.stats.auroc import auroc
 from cxr_jax.stats.bootstrap import bootstrap_auroc
 from cxr_jax.stats.calibration import reliability
@@ -17,6 +17,7 @@ from cxr_jax.stats.verdict import word
 
 FOLDER = Path(__file__).parent / "figures"
 BLUE, ORANGE, GREEN = COLOURS[:3]
+INK, BAND = "#333333", "#f5f5f5"
 
 
 def patients(
