@@ -17,7 +17,7 @@ from matplotlib.ticker import PercentFormatter
 from cxr_jax.augment import geometry, survival
 from cxr_jax.augment.views import augment_view, view_geometry
 from cxr_jax.config import Section
-from cxr_jax.report.figures import COLOURS
+from cxr_jax.report.svg import COLOURS
 
 _HELD, _LOST = COLOURS[5], COLOURS[1]  # both bright on a grey image
 

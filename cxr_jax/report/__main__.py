@@ -9,6 +9,7 @@ python -m cxr_jax.report A.parquet B.parquet …   A against the others, whateve
 
 import argparse
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -123,6 +124,7 @@ def compare_files(
         {name: path.as_posix() for name, path in zip(names, paths)},
         num_resamples=num_resamples,
         untrained="",  # what somebody calls random is a name like others
+        command=shlex.join(["python", "-m", "cxr_jax.report", *map(str, paths), f"--out={out}"]),
     )
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from cxr_jax.report import tables
 from cxr_jax.report.blocks import Block, Picture, Table, Text
-from cxr_jax.report.figures import DPI, GREY, bare, label_panels, legend, style
+from cxr_jax.report.figures import bare, multiples, style
+from cxr_jax.report.svg import GREY
 from cxr_jax.stats import calibration
 from cxr_jax.transfer.predictions import Predictions
 
@@ -109,8 +111,7 @@ def blocks(
     }
     if not found:
         return parts, found
-    drawn = reliability(path, runs, labels)
-    parts.append(Picture(path, f"{caption}: {tables.listed(drawn, labels)}"))
+    parts.append(reliability(path, runs, labels, caption))
     if every_label:
         rows = [
             ["**mean**" if place == len(labels) else labels[place], name, *_cells(of[place])]
@@ -134,21 +135,21 @@ def _cells(row: Calibration) -> list[str]:
 
 
 def reliability(
-    path: Path, runs: Sequence[tuple[str, Predictions]], labels: Sequence[str]
-) -> list[str]:
-    """Draws observed rate against probability of the first labels, one panel each, to a PNG.
+    path: Path, runs: Sequence[tuple[str, Predictions]], labels: Sequence[str], caption: str
+) -> Picture:
+    """Draws observed rate against probability of every label, one panel each.
 
     Vertical lines are Wilson's intervals of the bins. `runs` are (name, predictions), in the order
-    that decides colours; those that only rank are left out. Returns the labels drawn.
+    that decides colours; those that only rank are left out.
     """
-    figure, panels = label_panels(labels, 3.5 if len(labels) > 1 else 4.3)
-    for label, axes in panels.items():
+    probable = {k: one for k, (_, one) in enumerate(runs) if one.probabilities is not None}
+
+    def draw(axes: Axes, label: str) -> None:
         bins = {}
-        for index, (_, one) in enumerate(runs):
-            if one.probabilities is not None:
-                column = one.label_names.index(label)
-                targets, probabilities = one.targets[:, column], one.probabilities[:, column]
-                bins[index] = calibration.reliability(targets, probabilities, _NUM_BINS)
+        for index, one in probable.items():
+            column = one.label_names.index(label)
+            targets, probabilities = one.targets[:, column], one.probabilities[:, column]
+            bins[index] = calibration.reliability(targets, probabilities, _NUM_BINS)
         # A rare finding's probabilities would all lie in a corner of the unit square.
         farthest = max(max(held.mean_probability.max(), held.high.max()) for held in bins.values())
         end = min(1.0, math.ceil(20 * farthest) / 20)
@@ -166,7 +167,5 @@ def reliability(
             axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.set(xlabel="mean probability of the bin", ylabel="observed rate")
         bare(axes, "both")
-    names = [name for name, predictions in runs if predictions.probabilities is not None]
-    legend(figure, next(iter(panels.values())), names)
-    figure.savefig(path, dpi=DPI)
-    return list(panels)
+
+    return multiples(path, {k: runs[k][0] for k in probable}, labels, draw, caption)

@@ -18,7 +18,8 @@ from PIL import Image
 
 from cxr_jax.io.json import read_json
 from cxr_jax.report.blocks import Block, Heading, Picture, Text
-from cxr_jax.report.figures import COLOURS, DPI, GREY, INK, LINE, label_panels
+from cxr_jax.report.figures import DPI, label_panels
+from cxr_jax.report.svg import COLOURS, GREY, INK, LINE
 
 # The same in all pictures: a label that is present, absent, or not known.
 _PRESENT, _ABSENT = COLOURS[1], COLOURS[0]
@@ -125,9 +126,8 @@ def neighbours(path: Path, cases: Sequence[Case], found: Sequence[Sequence[Neigh
     figure = Figure(figsize=(width, len(cases) * step))
     for row, (case, near) in enumerate(zip(cases, found)):
         images = [(case.image, case.target, "this image")]
-        for one in near:
-            words = f"{word(one.target)}, cosine {one.cosine:.2f}".replace(" 0.", " .")
-            images.append((one.image, one.target, words))
+        for one, cosine in zip(near, told_apart([one.cosine for one in near])):
+            images.append((one.image, one.target, f"{word(one.target)}, cosine {cosine}"))
         for place, (image, target, words) in enumerate(images):
             left = frame + place * (side + _GAP)
             axes = _axes(figure, left, row * step + 0.26, side, side)
@@ -152,7 +152,7 @@ def embedding(
 
     marks: of each label, number of an image -> its row of `points`.
     """
-    figure, panels = label_panels(names, 3.2 if len(names) > 1 else 4.5)
+    figure, panels = label_panels(names[:6], 3.2 if len(names) > 1 else 4.5)
     size = float(np.clip(6000 / len(points), 5, 30))
     for k, axes in enumerate(panels.values()):
         target = targets[:, k]
@@ -193,6 +193,19 @@ def rank_in_words(lower: float) -> str:
     if not percent:
         return "fewer than 1 % of the test images scored lower"
     return f"scored higher than {percent} % of the test images"
+
+
+def told_apart(values: Sequence[float]) -> list[str]:
+    """Returns numbers with two decimals, or as many as tell them apart (six at most).
+
+    >>> told_apart([0.97, 0.9]), told_apart([0.99981, 0.99974])
+    (['.97', '.90'], ['.9998', '.9997'])
+    """
+    for decimals in range(2, 7):
+        words = [f"{value:.{decimals}f}" for value in values]
+        if len(set(words)) == len(set(values)):
+            break
+    return [one.removeprefix("0") for one in words]
 
 
 def _colour(target: float) -> str:

@@ -1,12 +1,16 @@
 """Numbers in words, and the tables that several reports share."""
 
+import datetime
+import importlib.metadata
 import math
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cxr_jax.io import COMMAND
 from cxr_jax.io.json import read_json
-from cxr_jax.report.blocks import Table
+from cxr_jax.report.blocks import Table, Text
 from cxr_jax.stats.bootstrap import MINIMUM, fold_variance
 
 RANDOM = "random"  # the name of the encoder that was not pretrained
@@ -137,16 +141,6 @@ class Value(NamedTuple):
         return two_lines(with_interval(self._asdict()))
 
 
-def listed(drawn: Sequence[str], labels: Sequence[str]) -> str:
-    """Returns the labels drawn, and that there are more where a picture has no room for all.
-
-    >>> listed(["Mass", "Nodule"], ["Mass", "Nodule", "Oedema"])
-    'Mass, Nodule. The first 2 of 3 labels.'
-    """
-    more = f" The first {len(drawn)} of {len(labels)} labels." if len(drawn) < len(labels) else ""
-    return f"{', '.join(drawn)}.{more}"
-
-
 def shown(rows: Sequence[Any]) -> Sequence[Any]:
     """Returns the rows to show: the mean of a single label would only repeat it."""
     return rows[:-1] if len(rows) == 2 else rows
@@ -254,8 +248,31 @@ def not_vouched(names: Sequence[str]) -> str:
     )
 
 
-def provenance_rows(workdir: Path) -> dict[str, str]:
-    """Returns what made the results, by the last start in provenance.json; empty without the file.
+def made(command: str, workdir: Path | None = None) -> Text:
+    """Returns when results and page were made, by what code, and the commands for both.
+
+    `command` makes the page again; `workdir` holds the results, if they are ours.
+    """
+    start = _last_start(workdir) if workdir else {}
+    version = _code(start["code"]) if start else f"cxr_jax {importlib.metadata.version('cxr_jax')}"
+    packages = start.get("packages") or {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("numpy", "scipy")},
+    }
+    named = (f"{name} {number}" for name, number in packages.items() if name in _NAMED)
+    day = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+    text = f"{version}; {', '.join(named)}. Page of {day}: {command}"
+    if start:
+        again = f"{COMMAND} --reproduce={workdir} runs them again"
+        text = f"Results of {start['time'][:10]} by {text} (results: {again})"
+    return Text(text, "small")
+
+
+_NAMED = ("python", "jax", "numpy", "scipy")
+
+
+def _last_start(workdir: Path) -> dict[str, Any]:
+    """Returns what provenance.json says of the last start, with "starts"; empty without the file.
 
     Raises ValueError for a damaged file.
     """
@@ -265,7 +282,22 @@ def provenance_rows(workdir: Path) -> dict[str, str]:
     held = read_json(path)
     try:
         starts = list(held["starts"])
-        last = starts[-1]
+        last = {**starts[-1], "starts": len(starts)}
+        _code(last["code"]), dict(last["packages"]), str(last["time"])
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise ValueError(f"{path} is damaged; move it away to report without it") from error
+    return last
+
+
+def provenance_rows(workdir: Path) -> dict[str, str]:
+    """Returns what made the results, by the last start in provenance.json; empty without the file.
+
+    Raises ValueError for a damaged file.
+    """
+    last, path = _last_start(workdir), workdir / "provenance.json"
+    if not last:
+        return {}
+    try:
         found = {
             "code": _code(last["code"]),
             "versions": ", ".join(f"{name} {found}" for name, found in last["packages"].items()),
@@ -274,10 +306,10 @@ def provenance_rows(workdir: Path) -> dict[str, str]:
                 f"{split} {mark or 'unknown'}" for split, mark in last["dataset"].items()
             ),
         }
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged; move it away to report without it") from error
-    if len(starts) > 1:
-        found["starts"] = f"{len(starts)} that differ; this is the last ({path.name} has all)"
+    if last["starts"] > 1:
+        found["starts"] = f"{last['starts']} that differ; this is the last ({path.name} has all)"
     return found
 
 

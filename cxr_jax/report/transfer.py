@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cxr_jax.io import COMMAND
-from cxr_jax.report import blocks, calibration, figures, panels, subgroups, tables
-from cxr_jax.report.blocks import Block, Bullets, Heading, Picture, Table, Text
+from cxr_jax.report import calibration, charts, panels, subgroups, tables, webpage
+from cxr_jax.report.blocks import Block, Bullets, Heading, Table, Text
 from cxr_jax.report.tables import RANDOM
 from cxr_jax.transfer import image_table
 from cxr_jax.transfer.image_table import ImageTable, unseen_images
@@ -43,6 +43,7 @@ def write_report(
     warnings: Sequence[str] = (),
     num_resamples: int = 1000,
     untrained: str = RANDOM,
+    command: str = "",
 ) -> Path:
     """Writes report.html, report.md and their pictures into `workdir`; returns report.html's path.
 
@@ -55,9 +56,11 @@ def write_report(
     """
     runs = [run._replace(predictions=validate(run.predictions)) for run in runs]
     labels = _shared_labels(runs)
-    verdicts = [verdict(comparison, untrained) for comparison in comparisons]
-    page: list[Block] = list(map(Text, verdicts or [_alone(runs[0])]))
-    page += map(Text, warnings)
+    judged = sorted(comparisons, key=lambda comparison: comparison["b"] == untrained)
+    verdicts = [verdict(comparison, untrained) for comparison in judged] or [_alone(runs[0])]
+    page: list[Block] = [Text(verdicts[0], "lead")]
+    page += [tables.made(command or f"python -m cxr_jax.report {workdir}", workdir)]
+    page += map(Text, [*verdicts[1:], *warnings])
     page += _unseen(runs, num_resamples, untrained)
     labelled = ~np.isnan(runs[0].predictions.targets).all(axis=1)
     patients = len(np.unique(runs[0].predictions.patient_id[labelled]))
@@ -67,10 +70,11 @@ def write_report(
     page += _comparisons(runs, comparisons)
     if labels and runs[0].predictions.score_kind not in MEASURES:
         named = [(run.name, run.predictions) for run in runs]
-        path = workdir / "roc.png"
-        caption = f"ROC curves of {tables.listed(figures.roc(path, named, labels), labels)}"
-        page += [Heading("ROC curves"), Picture(path, caption)]
-        path, caption = workdir / "reliability.png", "Observed rate against probability"
+        curves = charts.roc(
+            workdir / "roc.png", named, labels, "Sensitivity against 1 − specificity."
+        )
+        page += [Heading("ROC curves"), curves]
+        path, caption = workdir / "reliability.png", "Observed rate against probability."
         parts, found = calibration.blocks(path, named, labels, num_resamples, caption)
         reading = map(Text, calibration.READING if found else ())
         page += [Heading("Calibration"), *reading, *parts]
@@ -80,7 +84,7 @@ def write_report(
     page += [Heading("Notes"), Bullets(notes)] if notes else []
     page += [Heading("Provenance"), Table(["what", "value"], list(provenance.items()))]
     page += [Heading("What to do next"), Bullets(_next_steps(comparisons, labels))]
-    return blocks.write(workdir, "report.md", title, page)
+    return webpage.write(workdir, "report.md", title, page)
 
 
 def _in_folds(folds: int, size: str) -> str:
@@ -91,10 +95,11 @@ def _scores(
     workdir: Path, runs: Sequence[Run], comparisons: Sequence[Mapping[str, Any]]
 ) -> list[Block]:
     named = [(run.name, run.rows) for run in runs]
-    what, parts = tables.measure(runs[0].rows[-1]), []
+    what = tables.measure(runs[0].rows[-1])
     path = workdir / f"{what.lower().replace(' ', '_')}.png"
-    if figures.forest(path, named, comparisons):
-        parts.append(Picture(path, f"{what} and 95 % interval of every label and encoder"))
+    caption = f"{what} and 95 % interval of every label and encoder"
+    drawn = charts.forest(path, named, comparisons, caption)
+    parts: list[Block] = [drawn] if drawn else []
     meaning = Text(f"{tables.MEANINGS[what]} With 95 % intervals. {tables.minimum_said(what)}")
     title = what[0].upper() + what[1:]
     parts += [Heading(title), meaning, tables.auroc_table(named)]

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cxr_jax.report import calibration, figures, panels, subgroups, tables
+from cxr_jax.report import calibration, charts, panels, subgroups, tables
 from cxr_jax.report.benchmark.grid import Cell, Grid, percent, plain, read_group, without_ids
 from cxr_jax.report.benchmark.scores import Measured, Place
-from cxr_jax.report.benchmark.tables import title_of, write_csv
-from cxr_jax.report.blocks import Block, Bullets, Heading, Picture, Text
+from cxr_jax.report.benchmark.tables import title_of, value_of, write_csv
+from cxr_jax.report.blocks import Block, Bullets, Heading, Picture, Table, Text
+from cxr_jax.report.tables import Value
 from cxr_jax.transfer import image_table
 from cxr_jax.transfer.image_table import ImageTable
 from cxr_jax.transfer.predictions import Predictions, take_labels
@@ -38,9 +39,9 @@ class Largest(NamedTuple):
         return min(cell.seed for cell in self.read)
 
     @property
-    def caption(self) -> str:
+    def setting(self) -> str:
         """The training that the numbers of one seed come from."""
-        return f"{self.title}, {percent(self.fraction)} of the training patients, seed {self.seed}"
+        return f"{percent(self.fraction)} of the training patients, seed {self.seed}"
 
     def key(self, encoder: str) -> dict[str, Any]:
         """Returns the first columns of a line in tables/ on the first seed."""
@@ -90,6 +91,36 @@ def _images(
     return images
 
 
+def labels(
+    workdir: Path, grid: Grid, largest: Sequence[Largest], measured: Measured
+) -> list[Block]:
+    """Returns AUROC label by label, a table for each protocol; writes tables/labels.csv."""
+    parts: list[Block] = []
+    lines = []
+    for protocol in grid.protocols:
+        rows = []
+        for held in (one for one in largest if one.protocol == protocol):
+            alone = measured.labels[protocol, held.dataset, held.fraction]
+            first = next(iter(held.read.values()))
+            for label, targets in zip(first.label_names, first.targets.T):
+                counts = {f"n_{kind}": int((targets == k).sum()) for kind, k in _CLASSES.items()}
+                values = {name: value_of(score) for name, score in alone[label].items()}
+                cells = (values.get(name, Value()).words for name in grid.encoders)
+                rows.append([held.dataset, label, *(f"{n:,}" for n in counts.values()), *cells])
+                place = dict(protocol=protocol, dataset=held.dataset, fraction=held.fraction)
+                for name, value in values.items():
+                    lines.append(place | dict(label=label, encoder=name) | counts | value._asdict())
+        header = ["dataset", "label", "positive", "negative", *grid.encoders]
+        parts += [Heading(title_of(protocol), 3), Table(header, rows)] if rows else []
+    write_csv(workdir, "labels", lines)
+    said = "All training patients or the largest share; means over seeds, with 95 % intervals."
+    said += f" Counts are of test images. {tables.MINIMUM_SAID}"
+    return [Heading("Label by label"), Text(said), *parts] if parts else []
+
+
+_CLASSES = {"pos": 1, "neg": 0}
+
+
 def sections(
     workdir: Path, grid: Grid, largest: Sequence[Largest], num_resamples: int
 ) -> list[Block]:
@@ -97,14 +128,25 @@ def sections(
     rocs: list[Block] = []
     largest = [held for held in largest if held.place.measure == "AUROC"]
     for held in largest:
-        path, labels = _path(workdir, grid, "roc", held), held.place.labels
-        drawn = tables.listed(figures.roc(path, held.runs(grid.encoders), labels), labels)
-        rocs += [Heading(held.title, 3), Picture(path, f"{held.caption}: {drawn}")]
+        given = held.runs(grid.encoders), held.place.labels
+        drawn = charts.roc(_path(workdir, grid, "roc", held), *given, held.title)
+        rocs += [Heading(held.title, 3), drawn]
     return [
-        *([Heading("ROC curves"), *rocs] if rocs else []),
+        *([Heading("ROC curves"), _settings(largest), *rocs] if rocs else []),
         *_calibration(workdir, grid, largest, num_resamples),
         *_subgroups(workdir, grid, largest, num_resamples),
     ]
+
+
+def _settings(largest: Sequence[Largest]) -> Text:
+    """Returns what the numbers of single seeds come from, place by place where it differs."""
+    by_setting: dict[str, list[str]] = {}
+    for held in largest:
+        by_setting.setdefault(held.setting, []).append(held.title)
+    if len(by_setting) == 1:
+        return Text(f"Of {next(iter(by_setting))}.")
+    said = (f"{', '.join(titles)}: {setting}" for setting, titles in by_setting.items())
+    return Text(f"{'; '.join(said)}.")
 
 
 def _path(workdir: Path, grid: Grid, kind: str, held: Largest) -> Path:
@@ -119,14 +161,14 @@ def _calibration(
     for held in largest:
         path, labels = _path(workdir, grid, "calibration", held), held.place.labels
         runs = held.runs(grid.encoders)
-        given = (path, runs, labels, num_resamples, held.caption)
+        given = (path, runs, labels, num_resamples, held.title)
         shown, found = calibration.blocks(*given, every_label=False)
         parts += [Heading(held.title, 3), *shown]
         for name, rows in found.items():
             lines += [held.key(name) | row._asdict() for row in tables.shown(rows)]
     write_csv(workdir, "calibration", lines)
     reading = map(Text, calibration.READING if lines else ())
-    return [Heading("Calibration"), *reading, *parts] if parts else []
+    return [Heading("Calibration"), *reading, _settings(largest), *parts] if parts else []
 
 
 def _subgroups(
@@ -137,7 +179,7 @@ def _subgroups(
     for held in (one for one in largest if one.images):
         runs, labels = held.runs(grid.encoders), held.place.labels
         what = f"AUROC for {labels[0]}" if len(labels) == 1 else "macro AUROC"
-        caption = f"{held.caption}: {what} within each group, 95 % interval."
+        caption = f"{what[0].upper()}{what[1:]} within each group, 95 % interval; {held.setting}."
         images = next(iter(held.images.values()))  # sex, age, projection: alike for every encoder
         shown, found = subgroups.blocks(runs, images, num_resamples, caption)
         parts += [Heading(held.title, 3), *shown]
@@ -152,17 +194,34 @@ def _subgroups(
     return [Heading(subgroups.TITLE), *method, *parts] if parts else []
 
 
-def images(workdir: Path, grid: Grid) -> list[Block]:
-    """Returns the images that cells of the largest fraction left; empty where none are drawn."""
+def images(
+    workdir: Path, grid: Grid, leading: tuple[str, str, Sequence[str]] | None
+) -> list[Block]:
+    """Returns pictures of the reference and of the leading encoder; empty where none are drawn.
+
+    Of each dataset they are those of the first protocol that has any: pictures of more would make
+    the page too large to send.
+    """
     found: list[Block] = []
     meanings: dict[str, Picture] = {}
+    shown = [grid.reference, *([leading[1]] if leading else [])]
+    done = set()
     for key in grid.largest_groups:
-        for cell in grid.cells:
-            if cell.group == key and cell.state == "done":
-                pictures = panels.drawn(workdir / cell.folder)
+        for name in shown if key[1] not in done else ():
+            cells = (cell for cell in grid.cells if (cell.group, cell.encoder) == (key, name))
+            for cell in cells:
+                pictures = panels.drawn(workdir / cell.folder) if cell.state == "done" else {}
                 title = f"{cell.dataset}: {title_of(cell.protocol).lower()}, {cell.encoder}"
                 found += [Heading(title, 3), *pictures.values()] if pictures else []
                 meanings |= pictures
+                if pictures:
+                    done.add(key[1])
+                    break
     if not found:
         return []
-    return [Heading("Images"), Text(panels.EITHER_WAY), Bullets(list(meanings)), *found]
+    others = f"Pictures are of {' and '.join(shown)}, of one protocol and seed a dataset; others "
+    others += "are in the folders pictures/ of their cells."
+    return [
+        *(Heading("Images"), Text(panels.EITHER_WAY), Text(others)),
+        *(Bullets(list(meanings)), *found),
+    ]

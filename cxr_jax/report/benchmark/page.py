@@ -10,13 +10,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cxr_jax.report import blocks, figures, tables
+from cxr_jax.report import blocks, charts, tables, webpage
 from cxr_jax.report.benchmark import largest as at_largest
 from cxr_jax.report.benchmark import pooled, text, unseen
 from cxr_jax.report.benchmark import tables as bt
 from cxr_jax.report.benchmark.grid import Grid, percent, plain, read_grid
 from cxr_jax.report.benchmark.scores import MARGIN, Measured, equivalences, measure, verdicts
-from cxr_jax.report.blocks import Block, Bullets, Heading, Picture, Table, Text
+from cxr_jax.report.blocks import Block, Bullets, Heading, Table, Text
 
 _Verdicts = Mapping[tuple[str, float], bt.Verdicts]  # by protocol and fraction
 
@@ -47,16 +47,23 @@ def write(workdir: Path, num_resamples: int | None = None) -> Path:
     _write_tables(workdir / "tables", measured, found, studies)
     judged = [one for held in found.values() for one in held.values()]
     page = [
+        *(
+            [Text(answer, "lead")]
+            if (answer := text.answer(grid, found, overall, measured))
+            else []
+        ),
+        tables.made(f"python -m cxr_jax.report {workdir}", workdir),
         *_summary(grid, measured, found, overall),
         *unseen.summary(without_seen),
         *(block for table in studies.values() for block in bt.study_blocks(table)),
         *_verdicts(workdir, grid, measured, found),
         *pooled.blocks(workdir, overall, grid),
         *_curves(workdir, grid, measured),
+        *at_largest.labels(workdir, grid, largest, measured),
         *at_largest.sections(workdir, grid, largest, num_resamples),
         *_test_sets(grid, measured),
         *unseen.blocks(workdir, grid, largest, without_seen),
-        *at_largest.images(workdir, grid),
+        *at_largest.images(workdir, grid, text.leading(grid, found)),
         *_method(grid, measured, num_resamples),
         *_provenance(workdir),
         Heading("What to do next"),
@@ -64,7 +71,7 @@ def write(workdir: Path, num_resamples: int | None = None) -> Path:
     ]
     several = "s" if len(grid.datasets) > 1 else ""
     title = f"{len(grid.encoders)} encoders on {len(grid.datasets)} chest X-ray dataset{several}"
-    return blocks.write(workdir, "benchmark.md", title, page)
+    return webpage.write(workdir, "benchmark.md", title, page)
 
 
 def _write_tables(
@@ -124,13 +131,9 @@ def _verdicts(workdir: Path, grid: Grid, measured: Measured, found: _Verdicts) -
         largest = held[fractions[-1]]
         if any(comparison.verdict != "not estimable" for comparison in largest.values()):
             path = workdir / "figures" / f"differences-{protocol}.png"
-            measure = measured.measure(protocol)
-            figures.differences(path, largest, grid.encoders, grid.datasets, measure)
-            where = f"{title}, {percent(fractions[-1])} of the training patients"
-            what = (
-                f"{measure} less that of {grid.reference}. Grey: differences too small to matter."
-            )
-            page.append(Picture(path, f"{where}: {what}"))
+            what = f"{percent(fractions[-1])} of the training patients. Grey: too small to matter."
+            given = largest, grid.encoders, grid.datasets, what, measured.measure(protocol)
+            page.append(charts.differences(path, *given))
     return page if len(page) > 2 else []
 
 
@@ -147,9 +150,8 @@ def _curves(workdir: Path, grid: Grid, measured: Measured) -> list[Block]:
         }
         title = f"{dataset}: {bt.title_of(protocol).lower()}"
         path = workdir / "figures" / f"curves-{protocol}-{plain(grid, dataset)}.png"
-        measure = measured.measure(protocol)
-        figures.label_curves(path, title, lines, measure)
-        page += [Heading(title, 3), Picture(path, f"{title}, {measure} against training images.")]
+        drawn = charts.label_curves(path, title, lines, measured.measure(protocol))
+        page += [Heading(title, 3), drawn]
         if dropped := measured.dropped.get((protocol, dataset)):
             without = f"The curve and the labels saved leave out {', '.join(dropped)}"
             page.append(

@@ -90,7 +90,7 @@ def sentences(found: Sequence[Overall], grid: Grid, protocol: str) -> list[str]:
     return [
         f"**{one.encoder}**, {title_of(protocol).lower()}, over {len(one.datasets)} datasets: "
         f"{one.pooled.verdict}, {tables.with_interval(one.pooled._asdict(), 'difference')}."
-        for one in found
+        for one in sorted(found, key=lambda one: one.encoder == tables.RANDOM)
         if one.pooled and (one.protocol, one.fraction) == (protocol, largest)
     ]
 

@@ -138,7 +138,8 @@ class Measured(NamedTuple):
 
     `curves` holds the same scores over the labels that can be scored at every fraction, so that one
     curve is of one quantity; `dropped`, by protocol and dataset, the labels that are in no curve.
-    `patients`, by protocol and dataset, are those of the test set. `failed` are the cells without
+    `labels` holds, at the largest fraction, the scores of every label alone. `patients`, by
+    protocol and dataset, are those of the test set. `failed` are the cells without
     a result, `notes` what to know.
     """
 
@@ -148,6 +149,7 @@ class Measured(NamedTuple):
     patients: dict[tuple[str, str], frozenset[str]]
     failed: list[Cell]
     notes: list[str]
+    labels: dict[tuple[str, str, float], dict[str, dict[str, Score]]]
 
     def measure(self, protocol: str) -> str:
         """Returns what a protocol's scores are: "AUROC", or another measure's name."""
@@ -157,7 +159,8 @@ class Measured(NamedTuple):
 
 def measure(workdir: Path, grid: Grid, num_resamples: int) -> Measured:
     """Measures AUROC, with replicates, of every cell that is done and usable."""
-    measured = Measured({}, {}, {}, {}, [cell for cell in grid.cells if cell.state != "done"], [])
+    failed = [cell for cell in grid.cells if cell.state != "done"]
+    measured = Measured({}, {}, {}, {}, failed, [], {})
     for protocol in grid.protocols:
         for dataset in grid.datasets:
             cells = [cell for cell in grid.cells if cell.group[:2] == (protocol, dataset)]
@@ -204,6 +207,10 @@ def _measure_curve(
             folds = 0 if first.fold is None else len(np.unique(first.fold))
             what = MEASURES.get(first.score_kind, "AUROC")
             measured.places[group] = Place(scores, labels, *size, num_resamples, folds, what)
+            if group[2] == grid.fractions(protocol)[-1]:
+                measured.labels[group] = {
+                    label: macro_scores(found, (label,), grid.encoders) for label in labels
+                }
     held = [measured.places[group].labels for group in by_group]
     shared = tuple(name for name in held[0] if all(name in names for names in held)) if held else ()
     if dropped := sorted({name for names in held for name in names} - set(shared)):

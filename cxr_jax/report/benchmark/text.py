@@ -1,10 +1,13 @@
 """Sentences on what a benchmark found and how it was measured."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from cxr_jax.report import tables
-from cxr_jax.report.benchmark.grid import Cell, percent
-from cxr_jax.report.benchmark.tables import title_of
+from cxr_jax.report.benchmark.grid import Cell, Grid, percent
+from cxr_jax.report.benchmark.pooled import Overall
+from cxr_jax.report.benchmark.scores import Measured
+from cxr_jax.report.benchmark.tables import Verdicts, title_of
 from cxr_jax.stats.label_equivalence import LabelEquivalence
 from cxr_jax.stats.verdict import Comparison
 
@@ -69,12 +72,85 @@ def pretrainings(cells: Sequence[Cell]) -> str:
     )
 
 
+def leading(
+    grid: Grid, found: Mapping[tuple[str, float], Verdicts]
+) -> tuple[str, str, list[str]] | None:
+    """Returns protocol, encoder and rivals of what a reader asks first; None without a verdict.
+
+    That is the first protocol with a verdict and the encoder furthest ahead of the reference, on
+    average over datasets; one that was not pretrained only where there is no other.
+    """
+    for protocol in grid.protocols:
+        means: dict[str, list[float]] = {}
+        for (encoder, _), one in found[protocol, grid.fractions(protocol)[-1]].items():
+            if one.verdict != "not estimable":
+                means.setdefault(encoder, []).append(one.difference)
+        if means:
+            pretrained = [name for name in means if name != tables.RANDOM] or list(means)
+            best = max(pretrained, key=lambda name: sum(means[name]) / len(means[name]))
+            return protocol, best, [name for name in pretrained if name != best]
+    return None
+
+
+def answer(
+    grid: Grid,
+    found: Mapping[tuple[str, float], Verdicts],
+    overall: Sequence[Overall],
+    measured: Measured,
+) -> str:
+    """Returns in a sentence what the leading encoder is worth; "" where there is no verdict."""
+    if not (lead := leading(grid, found)):
+        return ""
+    protocol, encoder, rivals = lead
+    fraction = grid.fractions(protocol)[-1]
+    judged = {name: one for (of, name), one in found[protocol, fraction].items() if of == encoder}
+    pooled = [
+        one.pooled
+        for one in overall
+        if (one.protocol, one.fraction, one.encoder) == (protocol, fraction, encoder) and one.pooled
+    ]
+    counts = Counter(one.verdict for one in judged.values())
+    split = ", ".join(f"{said} {counts[key]}" for key, said in _COUNTED.items() if counts[key])
+    numbers = f"of {len(judged)} datasets {split}"
+    whole = pooled[0] if pooled else next(iter(judged.values())) if len(judged) == 1 else None
+    claim = f"{encoder} against {grid.reference}"
+    if whole:
+        claim = _CLAIMS[whole.verdict].format(a=encoder, b=grid.reference)
+        difference = tables.with_interval(whole._asdict(), "difference")
+        where = f"over {len(judged)} datasets ({split})" if pooled else f"on {next(iter(judged))}"
+        numbers = f"{measured.measure(protocol)} {difference} {where}"
+    text = f"**{claim}:** {numbers}; {title_of(protocol).lower()}, {percent(fraction)} of the "
+    text += "training patients."
+    if rivals:
+        text += f" Of {len(rivals) + 1} pretrained encoders it lies furthest ahead on average."
+    return text
+
+
+_CLAIMS = {
+    "win": "{a} is better than {b}",
+    "loss": "{a} is worse than {b}",
+    "negligible": "{a} and {b} differ by too little to matter",
+    "tie": "{a} is as good as {b}",
+    "inconclusive": "Inconclusive whether {a} is better than {b}",
+    "not estimable": "{a} against {b} is not estimable",
+}
+_COUNTED = {
+    "win": "better on",
+    "loss": "worse on",
+    "negligible": "too little to matter on",
+    "tie": "as good on",
+    "inconclusive": "inconclusive on",
+    "not estimable": "not estimable on",
+}
+
+
 def summary(
     verdicts: Mapping[tuple[str, str], Comparison], reference: str, protocol: str
 ) -> list[str]:
     """Returns one sentence per encoder: the datasets on which it wins, loses, ties or neither."""
     by_encoder: dict[str, dict[str, list[str]]] = {}
-    for (encoder, dataset), comparison in verdicts.items():
+    last = sorted(verdicts.items(), key=lambda item: item[0][0] == tables.RANDOM)
+    for (encoder, dataset), comparison in last:
         held = by_encoder.setdefault(encoder, {}).setdefault(comparison.verdict, [])
         numbers = [tables.signed(comparison.difference)]
         if comparison.verdict == "inconclusive":
