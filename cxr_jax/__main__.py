@@ -10,6 +10,8 @@ An installed package has the command `cxr-jax` for what run.py does in a clone:
       what an encoder is worth on labelled images
   python run.py --reproduce=WORKDIR
       runs it again in a workdir of its own and says whether the results are the same
+  python run.py browse NAME
+      a page to look through a built dataset's images (browse --help; docs/reports.md)
 
 Options:
   --config=FILE[:PRESET]  what to run; the files are listed below, their presets in their heads
@@ -53,6 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: failed, or not reproduced; 2: a wrong command line; 75: stopped by a signal with its
     state saved, to be started again (training/preemption.py). `arguments` are sys.argv's if None.
     """
+    given = command_line(arguments)
+    if given[:1] == ["browse"]:
+        from cxr_jax.report import browse  # not before: it needs Matplotlib
+
+        return browse.command(given[1:])
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage="see --help")
     parser.add_argument("--config")
     parser.add_argument("--workdir")
@@ -64,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--process_id", type=int)
     parser.add_argument("--connect_timeout", type=int, default=50)
     parser.add_argument("--heartbeat_timeout", type=int, default=45)
-    own, overrides = parser.parse_known_args(command_line(arguments))
+    own, overrides = parser.parse_known_args(given)
     if own.help:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # its reader may be head
     if own.help and not own.config:

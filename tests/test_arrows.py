@@ -22,7 +22,7 @@ ARROWS = {
     "training": {"objectives"},  # for the type Objective
     "weights": {"models", "training", "data"},
     "transfer": {"objectives", "models", "augment", "training", "data", "weights", "stats"},
-    "report": {"transfer", "stats"},
+    "report": {"transfer", "stats", "data"},  # data: for its film browser, a command
     "experiments": {
         *("objectives", "models", "augment", "training", "data", "weights", "transfer", "stats"),
         "report",
