@@ -16,8 +16,9 @@ Default  CheXzero's recipe, by its code: both towers of OpenAI's ViT-B/32, 224 p
          AdamW, meant for one GPU and an afternoon (not run here: no GPU).
 :cpu     a ResNet and a small text tower on your own images and reports, on two CPU cores in
          minutes.
-:demo    drawn images with drawn reports, 10 minutes on two busy CPU cores, no download; ends with
-         a linear probe's report (score: docs/text.md).
+:demo    drawn images with drawn reports on two CPU cores (25 minutes beside much other work), no
+         download; ends with a linear probe's report: expect macro AUROC .73 against .59 from random
+         initialisation, and .57 zero-shot, of which Consolidation .82 (docs/text.md).
 """
 
 from ml_collections import ConfigDict
