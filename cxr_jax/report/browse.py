@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         "--features",
         type=Path,
         metavar="FILE.npz",
-        help="arrays image_id [n] (as the dataset or the predictions have them), features [n d]",
+        help="arrays image_id [n] and features [n d], as a transfer's --config.export_features",
     )
     parser.add_argument("--reports", action="store_true", help="copy the report texts too")
     given = parser.parse_args(command_line(arguments))

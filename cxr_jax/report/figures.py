@@ -109,7 +109,7 @@ def small_panel(size: tuple[float, float], draw: Callable[[Axes], None], title: 
     """Returns what `draw` draws on axes of this size in inches, for a page."""
     figure, grid = new_figure(*size)
     draw(grid[0, 0])
-    return svg.panel(figure, title, grid[0, 0].get_xlabel())
+    return svg.panel(figure, title, f"{title}: {grid[0, 0].get_xlabel()}".removeprefix(": "))
 
 
 def views_grid(
