@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
+from cxr_jax.io.text import did_you_mean
+
 Preset = Callable[[ConfigDict], None]
 
 
@@ -12,7 +14,8 @@ def choose(config: ConfigDict, preset: str, presets: Mapping[str, Preset]) -> Co
     if preset:
         if preset not in presets:
             known = ", ".join(presets) or "none"
-            raise ValueError(f"no preset {preset!r}; this config has: {known}")
+            hint = did_you_mean(preset, presets).lower()
+            raise ValueError(f"no preset {preset!r};{hint} this config has: {known}")
         presets[preset](config)
     return config
 
@@ -153,6 +156,8 @@ def pretrain() -> ConfigDict:
             checkpoint_every_steps=500,  # a killed run goes on from the last one
             keep_checkpoints=2,  # the last so many
             log_every_steps=20,  # a line of metrics.jsonl
+            # Where the numbers go besides metrics.jsonl, by commas: tensorboard, wandb, mlflow.
+            loggers=("tensorboard",),
             # So many steps may have a loss or gradient that is not finite, and are skipped: the
             # state stays as it was. 0: the first one ends the run. Images are listed either way.
             skip_nonfinite=0,

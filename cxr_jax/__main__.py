@@ -37,9 +37,11 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
 from absl import flags, logging
 from ml_collections import ConfigDict
@@ -47,6 +49,8 @@ from ml_collections import ConfigDict
 from cxr_jax import config as config_file
 from cxr_jax import config_fields
 from cxr_jax.io import COMMAND, command_line
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(config: ConfigDict, workdir: Path, reproduced: Path | None) -> int:
+    from cxr_jax import xla
     from cxr_jax.training import distributed, preemption, sharding
 
     go_on, shared = f"To go on: the same command with --workdir={workdir}", distributed.count() > 1
@@ -111,13 +116,16 @@ def _run(config: ConfigDict, workdir: Path, reproduced: Path | None) -> int:
         preemption.listen(go_on)
         print(f"workdir: {workdir}", flush=True)
         flags.FLAGS(["run.py"])  # Grain reads its own flags, which nobody else parses
-        logging.set_verbosity(logging.ERROR)  # Orbax reports every save
+        # Orbax reports every save, and in pages each that fails, which then raises as well.
+        logging.set_verbosity(logging.FATAL)
+        sys.excepthook = _say_in_main_thread
         if shared:
             command = {"--workdir": workdir, "--num_processes": distributed.count()}
             command |= {f"--config.{n}": v for n, v in config_file.flat(config.to_dict())}
             distributed.agree("command or versions", command | distributed.versions())
         elif config.experiment == "pretrain":
             sharding.split_cpu(config.microbatch_size or config.batch_size)
+        xla.check_devices()
         _draw_missing(config)
         # Late, so that --help, wrong command lines and hosts that differ answer at once.
         experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
@@ -145,9 +153,12 @@ def _run(config: ConfigDict, workdir: Path, reproduced: Path | None) -> int:
     except Exception as error:
         expected = isinstance(error, (ValueError, OSError, FloatingPointError))
         message = f"{'' if expected else type(error).__name__ + ': '}{error}"
+        if isinstance(error, OSError) and error.filename:
+            message = f"{error.strerror}: {error.filename}"
         if shared and not expected:
             message += "\n(If its connection to another host broke, that one's messages say why.)"
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if getattr(error, "errno", None) in _FULL:
+            message = message.removeprefix(f"[Errno {error.errno}] ")
             message += (
                 f"\nFree space for {workdir}, and give the same command: what it saved stays."
             )
@@ -155,6 +166,15 @@ def _run(config: ConfigDict, workdir: Path, reproduced: Path | None) -> int:
         print(f"{who}error: {message}{_keep_traceback(error)}", file=sys.stderr, flush=True)
         distributed.fail(message)
         return 1
+
+
+def _say_in_main_thread(kind: type, error: BaseException, trace: TracebackType | None) -> None:
+    """Prints an exception that nobody caught, unless it is of a thread of tensorstore's.
+
+    Where a disk is full each of these prints one for every file; the save raises it as well.
+    """
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(kind, error, trace)
 
 
 def _draw_missing(config: ConfigDict) -> None:
@@ -173,6 +193,8 @@ def _keep_traceback(error: Exception) -> str:
 
     Returns where, in words to put behind the message.
     """
+    if isinstance(error, OSError) and (error.filename or error.errno in _FULL):
+        return ""  # it says which file, and what of it
     last = traceback.extract_tb(error.__traceback__)[-1]
     ours = [Path(__file__).parents[1] / name for name in ("cxr_jax", "data_builders", "configs")]
     if (last.line or "").startswith("raise ") and set(ours) & set(Path(last.filename).parents):

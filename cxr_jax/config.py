@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from cxr_jax.io import COMMAND
 from cxr_jax.io.json import read_json
+from cxr_jax.io.text import did_you_mean
 
 # Holds configs/: the clone, or what a wheel brings.
 _CLONE, _BUNDLED = Path(__file__).parents[1], Path(__file__).parent / "_bundled"
@@ -48,7 +49,11 @@ _DENSE = {
 }
 # Fields that older configs lack, with the value at which everything is as it was then.
 _ADDED: dict[str, dict[str, Any]] = {
-    "pretrain": {"start_share": 0.0, "lora": {"rank": 0, "alpha": 16.0}},
+    "pretrain": {
+        "start_share": 0.0,
+        "lora": {"rank": 0, "alpha": 16.0},
+        "loggers": ["tensorboard"],
+    },
     "transfer": {
         "folds": 0,
         "read_size": 0,
@@ -56,6 +61,13 @@ _ADDED: dict[str, dict[str, Any]] = {
         "dense": _DENSE,
         "finetune.lora": {"rank": 0, "alpha": 16.0},
     },
+}
+_OPTIONS = ("--config", "--workdir", "--reproduce", "--help")
+_KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    tuple: "a list by commas",
 }
 Section = Mapping | ConfigDict
 
@@ -79,8 +91,10 @@ def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
         option = argument.partition("=")[0]
         name = option.removeprefix("--config.")
         if name == option:
+            known = [*_OPTIONS, *(f"--config.{field}" for field in config)]
+            hint = did_you_mean(option if option in _OPTIONS else f"--{option.strip('-')}", known)
             raise ValueError(
-                f"unknown option {option!r}; fields are given as --config.FIELD=VALUE, and "
+                f"unknown option {option!r}.{hint} Fields are given as --config.FIELD=VALUE, and "
                 f"{COMMAND} --help lists the options"
             )
         _check_renamed(config, name)
@@ -89,7 +103,10 @@ def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
     value = config_flags.DEFINE_config_dict(
         "config", config, flag_values=holder, sys_argv=["run.py", *overrides]
     )
-    holder(["run.py", *overrides])
+    try:
+        holder(["run.py", *overrides])
+    except flags.IllegalFlagValueError as error:
+        raise ValueError(_wrong_value(config, str(error))) from error
     return value.value
 
 
@@ -100,7 +117,10 @@ def find(path: str) -> Path:
     """
     found = [place for place in (Path(path), _ROOT / path) if place.is_file()]
     if not found:
-        raise FileNotFoundError(f"no config file {path}; there are:\n{list_configs()}")
+        known = {file.stem: f"configs/{file.name}" for file in (_ROOT / "configs").glob("*.py")}
+        near = difflib.get_close_matches(Path(path).stem, known, n=1)
+        hint = f" Did you mean {known[near[0]]}?" if near else ""
+        raise FileNotFoundError(f"no config file {path}.{hint} There are:\n{list_configs()}")
     return found[0]
 
 
@@ -169,14 +189,14 @@ def _with_tuples(value: Any) -> Any:
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-def flat(section: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields every field of a config with its dotted name.
 
     >>> list(flat({"data": {"name": "pool"}, "seed": 0}))
     [('data.name', 'pool'), ('seed', 0)]
     """
     for name, value in section.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Section):
             yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
@@ -210,11 +230,29 @@ def _check_field(config: ConfigDict, name: str) -> None:
     for part in name.split("."):
         known = list(node) if isinstance(node, ConfigDict) else []
         if part not in known:
+            deeper = [field for field, _ in flat(config) if field.endswith(f".{name}")]
+            hint = f"did you mean {deeper[0]!r}? " if deeper else _hint(part, known)
             raise ValueError(
-                f"the config has no field config.{name}: {_hint(part, known)}the fields there are "
+                f"the config has no field config.{name}: {hint}the fields there are "
                 f"{', '.join(known) or 'nothing (that is a value)'}"
             )
         node = node[part]
+
+
+def _wrong_value(config: ConfigDict, said: str) -> str:
+    """Says in words what absl says of a value that its field does not take."""
+    match = re.match(r"flag --config\.([\w.]+)=(.*?): ", said, re.DOTALL)
+    if not match:
+        return said
+    name, value = match.groups()
+    old: Any = config
+    for part in name.split("."):
+        old = old[part]
+    if isinstance(old, ConfigDict):
+        field = "name" if "name" in old else next(iter(old), "FIELD")
+        return f"config.{name} has fields; give one of them, as --config.{name}.{field}={value}"
+    kind = _KINDS.get(type(old), type(old).__name__)
+    return f"config.{name}={value}: it takes {kind}, such as {old!r}"
 
 
 def check_fields(

@@ -5,6 +5,8 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
+from cxr_jax.io.text import did_you_mean
+
 
 def find(room: str, name: str | None, function: str, kind: str) -> Callable[..., Any]:
     """Returns `function` of the module `name` in a package; helpers (`_x.py`) do not count.
@@ -22,5 +24,8 @@ def find(room: str, name: str | None, function: str, kind: str) -> Callable[...,
     if hasattr(module, function):
         return getattr(module, function)
     modules = {file: importlib.import_module(f"{room}.{file}") for file in files}
-    known = ", ".join(file for file, module in modules.items() if hasattr(module, function))
-    raise ValueError(f"no {kind} {name!r} in {room.replace('.', '/')}; it holds: {known}")
+    known = [file for file, module in modules.items() if hasattr(module, function)]
+    raise ValueError(
+        f"no {kind} {name!r} in {room.replace('.', '/')};{did_you_mean(str(name), known).lower()} "
+        f"it holds: {', '.join(known)}"
+    )

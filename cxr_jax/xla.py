@@ -8,6 +8,7 @@ docs/performance.md). On other devices nothing is changed.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -22,6 +23,7 @@ _ON_CPU = {
     # Barriers stay until programs are fused: models/_layers.py says what they are for.
     "xla_disable_hlo_passes": "cse_barrier_expander",
 }
+_INSTALL = "'.[cuda]' or '.[tpu]'"
 _described: ContextVar[tuple[str, Sequence[Any]] | None] = ContextVar("described", default=None)
 
 
@@ -38,6 +40,25 @@ def made_for(platform: str, devices: Sequence[Any] = ()) -> Iterator[None]:
         yield
     finally:
         _described.reset(token)
+
+
+def check_devices() -> None:
+    """Raises ValueError, with what to do, where JAX does not find the devices that are asked for.
+
+    Says so where this machine has an NVIDIA GPU that JAX does not see.
+    """
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    try:
+        found = jax.default_backend()
+    except Exception as error:  # JAX raises several kinds, an AssertionError without words too
+        raise ValueError(
+            f"JAX_PLATFORMS={asked} asks for devices that JAX does not find here "
+            f"({str(error).partition('(set JAX')[0].strip() or 'no plugin for them'}). Install "
+            f"their part of JAX ({_INSTALL}), see that the driver works (nvidia-smi), or unset "
+            "JAX_PLATFORMS to take what there is"
+        ) from error
+    if found == "cpu" and not asked and os.path.exists("/dev/nvidiactl"):
+        print(f"This machine has an NVIDIA GPU that JAX does not see: install {_INSTALL}.")
 
 
 def platform() -> str:

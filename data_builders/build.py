@@ -53,6 +53,7 @@ def build(
     beam_runner: str | None = None,
     beam_options: str = "",
     then: Callable[[Path], None] | None = None,
+    splits_csv: str | Path | None = None,
 ) -> Path:
     """Builds a dataset and returns its version folder.
 
@@ -67,6 +68,8 @@ def build(
       max_skipped, num_workers, progress, follow_links: see builder.BuildSettings.
       beam_runner, beam_options: build through Apache Beam, with its options as on a command line.
       then: is given the folder while no other build can take its place.
+      splits_csv: somebody else's list of splits, which takes the place of the dataset's own
+        (base/splits.py).
 
     Raises:
       AlreadyBuilt: it is built already.
@@ -81,7 +84,7 @@ def build(
     place = Path(data_dir).absolute() / (chosen.config.dataset or name) / chosen.config.name
     folder = place / str(chosen.builder.VERSION)
     settings = cxr_builder.BuildSettings(
-        max_skipped, num_workers, progress, chosen.inputs, follow_links
+        max_skipped, num_workers, progress, chosen.inputs, check_list(splits_csv), follow_links
     )
     with build_lock.locked(folder):
         with build_lock.claimed(folder, overwrite):
@@ -158,6 +161,7 @@ def check(
     options: Mapping[str, str] | None = None,
     num_workers: int | None = None,
     follow_links: bool = False,
+    splits_csv: str | Path | None = None,
 ) -> str:
     """Reads the owner's tables and checks that their images are there; builds nothing.
 
@@ -170,7 +174,10 @@ def check(
     with tempfile.TemporaryDirectory() as scratch:
         builder = chosen.builder(data_dir=scratch, config=chosen.config)
         builder.settings = cxr_builder.BuildSettings(
-            num_workers=num_workers, inputs=chosen.inputs, follow_links=follow_links
+            num_workers=num_workers,
+            inputs=chosen.inputs,
+            splits_csv=check_list(splits_csv),
+            follow_links=follow_links,
         )
         manual_dir = Path(manual_dir).absolute() if manual_dir else None
         listing = builder.list_images(manual_dir)
@@ -183,7 +190,7 @@ def check(
             builder.against_owner(listed),
             [f"{entry.file} ({entry.reason})" for entry in listing.skipped],
             [entry.file for entry in records.absent(listed, manual_dir)],
-            builder.split_rule(),
+            builder.splits_said(),
             (builder.patient_note(listed), builder.label_note(listed)),
         )
 
@@ -222,6 +229,13 @@ def choose(
     for key, folder in inputs.items():
         check_folder(name, key, folder, cls.INPUTS[key])
     return Chosen(cls, config, inputs)
+
+
+def check_list(path: str | Path | None) -> Path | None:
+    """Returns --splits_csv; refuses what is no file."""
+    if path is not None and not Path(path).is_file():
+        raise BuildError(f"--splits_csv: {path} is not a file (a CSV of columns image and split).")
+    return None if path is None else Path(path).absolute()
 
 
 def check_folder(name: str, option: str, folder: str | Path | None, instructions: str) -> None:

@@ -42,3 +42,21 @@ def test_pages_name_presets_that_exist():
     assert len(named) > 5
     for spec in named:
         config_file.load(str(ROOT / spec), [])
+
+
+@pytest.mark.parametrize(
+    ("spec", "argument", "message"),
+    [
+        ("byoll", "", "no config file byoll. Did you mean configs/byol.py?"),
+        ("configs/byol.py:cpuu", "", "no preset 'cpuu'; did you mean 'cpu'?"),
+        ("configs/byol.py", "--batch_size=3", "Did you mean '--config.batch_size'?"),
+        ("configs/byol.py", "--config.seed=a", "config.seed=a: it takes a whole number, such as 0"),
+        ("configs/byol.py", "--config.shard_state=2", "it takes True or False, such as False"),
+        ("configs/byol.py", "--config.model=vit", "give one of them, as --config.model.name=vit"),
+        ("configs/byol.py", "--config.num_resamples=3", "mean 'transfer.num_resamples'?"),
+    ],
+)
+def test_a_slip_of_the_pen_is_answered_by_what_was_meant(spec, argument, message):
+    with pytest.raises((ValueError, OSError)) as told:
+        config_file.load(spec, [argument] if argument else [])
+    assert message in str(told.value)

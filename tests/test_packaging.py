@@ -56,3 +56,13 @@ def test_a_folder_of_the_same_name_does_not_hide_the_package(tmp_path):
     (tmp_path / "cxr_jax").mkdir()
     code = "import cxr_jax; print(cxr_jax.__file__, cxr_jax.load_encoder.__name__)"
     assert "load_encoder" in _run(tmp_path, "-c", code)
+
+
+def test_the_container_copies_what_the_wheel_is_made_of():
+    """Not built here: no container engine."""
+    lines = (_ROOT / "Dockerfile").read_text().splitlines()
+    copied = {word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]}
+    assert copied == {"pyproject.toml", "README.md", "cxr_jax", "data_builders", "configs"}
+    assert all((_ROOT / name).exists() for name in copied)
+    allowed = (_ROOT / ".dockerignore").read_text().split()
+    assert {f"!{name}" for name in copied} <= set(allowed)

@@ -238,14 +238,23 @@ def test_finetuning_from_the_command_line(demo, environment, tmp_path):
     ("arguments", "message"),
     [
         ((), "--config is missing"),
-        (("--config=configs/nope.py",), "no config file configs/nope.py; there are:"),
-        (("--config=configs/byol.py:dmeo",), "no preset 'dmeo'; this config has: "),
+        (("--config=configs/nope.py",), "no config file configs/nope.py. There are:"),
+        (
+            ("--config=configs/byol.py:dmeo",),
+            "no preset 'dmeo'; did you mean 'demo'? this config has: ",
+        ),
         (
             ("--config=configs/byol.py", "--config.batchsize=3"),
             "no field config.batchsize: did you mean 'batch_size'?",
         ),
-        (("--config=configs/byol.py", "--config.batch_size=x"), "config.batch_size=x"),
-        (("--config=configs/byol.py", "--wrkdir=x"), "unknown option '--wrkdir'"),
+        (
+            ("--config=configs/byol.py", "--config.batch_size=x"),
+            "config.batch_size=x: it takes a whole number, such as ",
+        ),
+        (
+            ("--config=configs/byol.py", "--wrkdir=x"),
+            "unknown option '--wrkdir'. Did you mean '--workdir'?",
+        ),
         (("--config=README.md",), "no config file README.md; there are:"),
         (
             ("--config=configs/transfer.py", "--config.dataset=jsrt", "--config.image_size=32"),

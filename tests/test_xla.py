@@ -33,3 +33,14 @@ def test_devices_are_those_described_while_they_are():
         assert xla.devices() == [described] and xla.platform() == "tpu"
         raise ZeroDivisionError
     assert xla.devices() == own and xla.platform() == jax.default_backend()
+
+
+def test_devices_that_are_asked_for_and_missing_are_named(monkeypatch):
+    def missing():
+        raise AssertionError
+
+    xla.check_devices()
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(xla.jax, "default_backend", missing)
+    with pytest.raises(ValueError, match=r"JAX_PLATFORMS=cuda asks for .*\(no plugin for them\)"):
+        xla.check_devices()

@@ -23,6 +23,7 @@ import argparse
 import csv
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Audits, writes and reports; returns the exit code (0 done, 1 failed, 2 wrong options)."""
     args, overrides = _parse(arguments)
     if args.help:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # its reader may be head
         print(__doc__)
         return 0
     try:

@@ -10,6 +10,7 @@ import ml_collections
 from cxr_jax import weights
 from cxr_jax.config import with_added
 from cxr_jax.data.source import load_source
+from cxr_jax.data.tasks import FRONTAL
 from cxr_jax.experiments import _transfer_inputs
 from cxr_jax.experiments._workdir import changes
 from cxr_jax.io.json import read_json
@@ -113,6 +114,7 @@ def transfer_config(config: ml_collections.ConfigDict, cell: Cell) -> ml_collect
         if field not in OWN:
             raise ValueError(f"{where}: a dataset's own fields are {', '.join(OWN)}")
         kind = type(changed[field])
+        text = text.replace("+", ",") if field == "projections" else text
         try:
             changed[field] = {"True": True, "False": False}[text] if kind is bool else kind(text)
         except (KeyError, ValueError) as error:
@@ -124,6 +126,12 @@ def _list(value: str, field: str) -> list[str]:
     parts = [part.strip() for part in value.split(",") if part.strip()]
     if not parts:
         raise ValueError(f"config.{field} is empty; name some, separated by commas")
+    for before, part in itertools.pairwise(parts):
+        if "@projections=" in before and part.partition("@")[0] in (*FRONTAL, "LATERAL"):
+            raise ValueError(
+                f"config.{field}: {before},{part}: commas part the {field}; several projections of "
+                f"one are written {before}+{part}"
+            )
     _once(parts, field)
     return parts
 

@@ -23,7 +23,7 @@ from cxr_jax.objectives import Objective
 from cxr_jax.report.figures import views_grid
 from cxr_jax.stats.auroc import auroc
 from cxr_jax.training import distributed, sharding
-from cxr_jax.training.log import NoWriter, Progress, Writer
+from cxr_jax.training.log import NoWriter, Progress, Writer, say
 from cxr_jax.training.step import MUST_BE_FINITE, TrainState
 from cxr_jax.transfer.knn import knn_scores
 
@@ -218,7 +218,7 @@ def make_monitor(config: ml_collections.ConfigDict, objective: Objective, mesh: 
         last = step == config.num_train_steps
         if evaluate_knn and (last or step % config.online_knn.every_steps == 0):
             score = evaluate_knn(state)
-            print(f"step {step}  kNN AUROC on {config.online_knn.dataset} validation: {score:.3f}")
+            say(f"step {step}  kNN AUROC on {config.online_knn.dataset} validation: {score:.3f}")
             return {"knn_auroc": score}
         return {}
 

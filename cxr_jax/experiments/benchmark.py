@@ -240,7 +240,8 @@ def _facts(folder: Path, cell: Cell, config) -> dict[str, Any]:
         exposed = dict(patients=patients, images=int(seen.image.sum()), test_images=len(test))
     num_images = facts.get("num_images", facts.get("num_films"))
     note = dataset_info.patient_note(test.metadata)
-    return {"state": "done", "num_images": num_images, "seen": exposed, "patient_note": note}
+    found = {"state": "done", "num_images": num_images, "seen": exposed, "patient_note": note}
+    return found | {"splits": test.metadata.get("splits_csv", "")}
 
 
 def _write(config, workdir: Path, cells: list[Cell], states: dict[Cell, dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ import ml_collections
 import orbax.checkpoint as ocp
 
 from cxr_jax import objectives, weights
-from cxr_jax.config import check_positive
+from cxr_jax.config import check_positive, check_values, flat
 from cxr_jax.data import seen_images
 from cxr_jax.data.order import Fields
 from cxr_jax.data.source import Source
@@ -23,12 +23,13 @@ from cxr_jax.io import COMMAND
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.objectives import _lora
 from cxr_jax.objectives._average import average_with_start
-from cxr_jax.training import checkpoint, distributed, preemption
+from cxr_jax.training import checkpoint, distributed, loggers, preemption
 from cxr_jax.training import step as train_step
 from cxr_jax.training.log import NoWriter, Writer
 from cxr_jax.training.step import TrainState
 
 _SKIPPED = "skipped_steps"  # beside the position of the data in a checkpoint
+_MANY = 100_000  # images: a GPU's work
 _POSITIVE = (
     *("batch_size", "image_size", "num_train_steps", "checkpoint_every_steps"),
     *("keep_checkpoints", "log_every_steps", "data.image_size", "online_knn.every_steps"),
@@ -69,6 +70,9 @@ def train(
       Preempted: the process was told to end; the state after the last step is saved.
     """
     check_positive(config, _POSITIVE)
+    wanted = "0 (threads decode) or so many processes"
+    check_values(config.data, "config.data", ("num_workers", config.data.num_workers >= 0, wanted))
+    loggers.check(config.loggers)
 
     # Data and objective. Until all that can be refused has been, the workdir is only looked into.
     config, start = inputs.read_start(config, workdir)
@@ -112,10 +116,13 @@ def train(
             state = inputs.put_start(state, start, objective)
         first_step = int(state.step)
         distributed.agree("last checkpoint", {"step": first_step})
-        _announce(config, source, state.params, training.mesh)
+        _announce(config, source, state.params, training)
 
         # Logs, and the guard that ends or skips steps whose numbers are not finite.
-        writer = Writer(workdir, first_step) if distributed.is_first() else NoWriter()
+        writer = NoWriter()
+        if distributed.is_first():
+            fields = dict(flat(as_json(config)))
+            writer = Writer(workdir, first_step, config.loggers, fields)
         health = _monitor.Health(
             config, source, fields, workdir, writer, skipped, objective.collapse_advice
         )
@@ -148,6 +155,7 @@ def train(
                 if pending:
                     jax.block_until_ready(pending[1])
                     health.log(*pending)
+                health.progress.draw(step)
                 pending = (step, metrics | monitor(writer, step, state, batch))
                 if step % config.checkpoint_every_steps == 0 or step == end:
                     save()
@@ -207,12 +215,22 @@ def _saving(manager: ocp.CheckpointManager) -> Iterator[None]:
         raise
 
 
-def _announce(config, source, params, mesh) -> None:
+def _announce(config, source, params, training) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    device = mesh.devices.flat[0]
+    mesh, device = training.mesh, training.mesh.devices.flat[0]
     print(
         f"{config.objective.name} on {len(source):,} images of {source.name} ({source.split}), "
         f"{config.num_train_steps:,} steps of {config.batch_size} "
         f"({config.num_train_steps * config.batch_size / len(source):.1f} epochs), "
-        f"{count / 1e6:.2f} million parameters, {mesh.size} x {device.device_kind}"
+        f"{count / 1e6:.2f} million parameters, {mesh.size} x {device.device_kind}",
+        flush=True,
     )
+    many = config.num_train_steps * config.batch_size > _MANY
+    if device.platform == "cpu" and config.model.dtype == "bfloat16" and many:
+        seconds = config.num_train_steps * train_step.estimate_seconds(training, "bfloat16")
+        print(
+            "WARNING: this config is meant for GPUs or TPUs, and JAX finds a CPU alone: about "
+            f"{seconds / 86400:,.1f} days to the end. For a CPU take its preset :cpu or :adapt "
+            f"({COMMAND} --help; docs/configs.md); JAX for GPUs: pip install '.[cuda]'",
+            flush=True,
+        )

@@ -28,6 +28,7 @@ from cxr_jax.report.benchmark.tables import to_csv
 from cxr_jax.transfer._protocol import Protocol, Splits, Tools
 from cxr_jax.transfer.metrics import metric_rows
 from cxr_jax.weights import export
+from cxr_jax.weights.card import model_card
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.exporters import safetensors
 
@@ -174,7 +175,7 @@ def _write_encoder(folder: Path, encoder: Encoder, workdir: Path) -> None:
     """Writes the encoder as weights.export does, with the images that the pretraining has seen."""
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier start of this run
     exported = safetensors.export(encoder)
-    card = export.model_card(encoder, exported, str(workdir), None, "")
+    card = model_card(encoder, exported, str(workdir), None, "")
     with export.atomic_folder(folder) as temporary:
         export.write_folder(temporary, exported, card)
         if seen := seen_images.find(workdir):

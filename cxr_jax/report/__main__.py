@@ -53,7 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         help="of A B …: what the scores are in files that do not say it; without it they only rank "
         "images and calibration is not judged",
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the report that is in the folder already"
+    )
     given = parser.parse_args(command_line(arguments))
+    if given.num_resamples is not None and given.num_resamples < 1:
+        parser.error(f"--num_resamples={given.num_resamples}: 1 or more")
     first, *others = given.paths
     if not others and (first / "cells.json").is_file():
         if given.images or given.score_kind:
@@ -65,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         images = images or (table if table.is_file() else None)
         paths = [first, *sorted(first.glob("baselines/*"))]
         out = given.out or first / "comparison"
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out={out} is a file; name a folder")
+    if (out / "report.html").exists() and not given.overwrite:
+        raise ValueError(f"{out} holds a report already: --overwrite, or another --out=FOLDER")
     return compare_files(paths, out, given.num_resamples or 1000, images, given.score_kind)
 
 

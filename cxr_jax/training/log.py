@@ -1,67 +1,94 @@
-"""Logs: metrics.jsonl (exact, repeatable), TensorBoard (with pictures) and the terminal.
+"""Logs: metrics.jsonl (exact, repeatable), the loggers of config.loggers, and the terminal.
 
 metrics.jsonl holds nothing that a clock decides, so that two equal runs write equal files;
-speeds go to TensorBoard and the progress line.
+speeds go to the loggers and the progress line.
 """
 
 import datetime
 import json
+import math
 import os
+import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float, UInt8
-from tensorboardX import SummaryWriter, summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX import SummaryWriter
 
-from cxr_jax.io.atomic import atomic_write
+from cxr_jax.io.atomic import atomic_write, atomic_write_text
+from cxr_jax.io.json import read_json
+from cxr_jax.training import loggers
+
+_BAR = 24  # characters
 
 
 class Writer:
-    """Appends to workdir/metrics.jsonl and to TensorBoard events in workdir."""
+    """Appends to workdir/metrics.jsonl and to the loggers; warnings go to the terminal too."""
 
-    def __init__(self, workdir: Path, first_step: int = 0):
+    def __init__(
+        self,
+        workdir: Path,
+        first_step: int = 0,
+        names: Sequence[str] = ("tensorboard",),
+        config: Mapping[str, Any] | None = None,
+    ):
         """Lines and events of steps after `first_step` (a killed run's) are taken back.
 
-        Raises ValueError, and changes nothing, where the lines up to there are damaged.
+        What a service of others has of them stays, and is not sent again: loggers.json in the
+        workdir says how far that is. names: config.loggers. config: flat, as hyperparameters.
+
+        Raises ValueError, and changes nothing, where the lines up to there are damaged; and as
+        loggers.find, or where a service does not take the run.
         """
         self._path = workdir / "metrics.jsonl"
         if self._path.exists():
             kept = kept_lines(self._path, first_step)
             with atomic_write(self._path) as temporary:
                 temporary.write_bytes(b"".join(line + b"\n" for line in kept))
+        self._remote = workdir / "loggers.json"
+        self._before = read_json(self._remote) if self._remote.exists() else {}
+        self._loggers, self._sent = {}, {}
+        for name in names:
+            before = self._before.get(name, {"run": "", "step": -1})
+            opened = loggers.find(name)(workdir, config or {}, first_step, before["run"])
+            self._loggers[name] = opened
+            self._sent[name] = before["step"] if opened.run else -1
         self._file = self._path.open("a")
-        # Not SummaryWriter: where a disk is full its thread ends, and the next events wait for it
-        # for ever; and of a killed run it loses the events of up to two minutes.
-        resumed = any(workdir.glob("events.out.tfevents.*"))
-        self._board = EventsWriter(str(workdir / "events"), f".{first_step}")
-        if resumed:  # TensorBoard then drops what it has of later steps
-            start = SessionLog(status=SessionLog.START)
-            self._board.write_event(Event(step=first_step + 1, session_log=start))
-            self._board.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes to metrics.jsonl and TensorBoard."""
+        """Writes to metrics.jsonl and the loggers."""
         record = {"step": step, **{name: float(value) for name, value in values.items()}}
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         self.board_scalars(step, values)
+        now = {
+            name: {"run": logger.run, "step": max(step, self._sent[name])}
+            for name, logger in self._loggers.items()
+            if logger.run
+        }
+        if now:
+            atomic_write_text(self._remote, json.dumps(self._before | now))
 
     def board_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes to TensorBoard only: speeds, which differ from run to run."""
-        self._show(step, *(summary.scalar(name, float(value)) for name, value in values.items()))
+        """Writes to the loggers only: speeds, which differ from run to run."""
+        for name, logger in self._loggers.items():
+            if step > self._sent[name]:
+                logger.scalars(step, values)
 
     def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
-        self._show(step, summary.image(name, image, dataformats="HWC"))
+        for logger in self._loggers.values():
+            logger.image(step, name, image)
 
     def warn(self, step: int, text: str) -> None:
         """Warns in the terminal and in TensorBoard's texts."""
-        print(f"WARNING: step {step}: {text}", flush=True)
-        self._show(step, summary.text("warnings", text))
+        say(f"WARNING: step {step}: {text}")
+        for logger in self._loggers.values():
+            logger.text(step, "warnings", text)
 
     def sync(self) -> None:
         """Puts the lines on the disk: after a power cut no checkpoint lacks its history."""
@@ -69,12 +96,8 @@ class Writer:
 
     def close(self) -> None:
         self._file.close()
-        self._board.close()
-
-    def _show(self, step: int, *shown: Summary) -> None:
-        for one in shown:
-            self._board.write_event(Event(wall_time=time.time(), step=step, summary=one))
-        self._board.flush()
+        for logger in self._loggers.values():
+            logger.close()
 
 
 class NoWriter:
@@ -110,11 +133,20 @@ def write_projector(
         )
 
 
+def say(line: str) -> None:
+    """Prints a line, in place of the progress bar where there is one."""
+    print(("\x1b[2K" if sys.stdout.isatty() else "") + line, flush=True)
+
+
 class Progress:
-    """Prints a line now and then: step, loss, images/s since the last line, time left."""
+    """Prints a line now and then: step, loss, images/s since the last line, time left.
+
+    On a terminal a bar below the last line moves meanwhile, with what memory is in use.
+    """
 
     def __init__(self, total_steps: int, images_per_step: int):
         self._total, self._images = total_steps, images_per_step
+        self._drawn = 0.0 if sys.stdout.isatty() else math.inf
         self.start(0)
 
     def start(self, step: int) -> None:
@@ -127,26 +159,55 @@ class Progress:
         """Adds time that the devices stood idle for want of a batch."""
         self._waited += seconds
 
+    def draw(self, step: int) -> None:
+        """Draws the bar anew, on a terminal and a second after the last."""
+        now = time.monotonic()
+        if now - self._drawn < 1:
+            return
+        self._drawn = now
+        done = round(_BAR * step / self._total)
+        rate, waiting, left = self._speeds(step, now)
+        parts = [
+            f"{'━' * done}{'╌' * (_BAR - done)} {step / self._total:.0%}",
+            f"{rate:,.0f} images/s",
+            f"{left} left",
+            f"busy {1 - waiting:.0%}",
+            _memory(),
+        ]
+        width = shutil.get_terminal_size().columns - 1
+        print("\x1b[2K" + "  ".join(parts)[:width], end="\r", flush=True)
+
     def report(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """Prints the line and returns the speeds it shows."""
         now = time.monotonic()
-        span = max(now - self._last_time, 1e-9)
-        rate = (step - self._last_step) * self._images / span
-        waiting = min(1.0, self._waited / span)
-        left = (now - self._start) / max(step - self._first, 1) * (self._total - step)
+        rate, waiting, left = self._speeds(step, now)
         shown = [f"step {step}/{self._total}", f"loss {metrics['loss']:.4f}"]
         if "embedding_std" in metrics:
             shown.append(f"spread {metrics['embedding_std']:.2f}")
         if "effective_rank" in metrics:
             shown.append(f"rank {metrics['effective_rank']:.1f}")
-        shown += [
-            f"{rate:,.0f} images/s",
-            f"data wait {waiting:.0%}",
-            f"{datetime.timedelta(seconds=round(left))} left",
-        ]
-        print("  ".join(shown), flush=True)
+        shown += [f"{rate:,.0f} images/s", f"data wait {waiting:.0%}", f"{left} left"]
+        say("  ".join(shown))
         self._last_time, self._last_step, self._waited = now, step, 0.0
         return {"speed/images_per_second": rate, "speed/data_wait": waiting}
+
+    def _speeds(self, step: int, now: float) -> tuple[float, float, datetime.timedelta]:
+        """Returns images/s and the share of time that waited for data, both since the last line,
+        and the time left."""
+        span = max(now - self._last_time, 1e-9)
+        rate = (step - self._last_step) * self._images / span
+        left = (now - self._start) / max(step - self._first, 1) * (self._total - step)
+        return rate, min(1.0, self._waited / span), datetime.timedelta(seconds=round(left))
+
+
+def _memory() -> str:
+    """Returns what the process and its first device hold, where the device says so."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    held = f"memory {pages * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f} GB"
+    found = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in found:
+        held += f", device {found['bytes_in_use'] / 1e9:.1f} of {found['bytes_limit'] / 1e9:.0f} GB"
+    return held
 
 
 def kept_lines(path: Path, step: int) -> list[bytes]:

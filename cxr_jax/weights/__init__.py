@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from cxr_jax.io.text import did_you_mean
 from cxr_jax.weights import importers
 from cxr_jax.weights.encoder import Encoder, features, random_encoder
 
@@ -54,7 +55,10 @@ def load(spec: str) -> Encoder:
         source = "safetensors" if (Path(path) / "cxr_jax.json").is_file() else source
     known = importers.sources()
     if source not in known:
-        raise ValueError(f"no weights source {source!r}; there are {', '.join(sorted(known))}")
+        raise ValueError(
+            f"no weights source {source!r}.{did_you_mean(source, known)} There are "
+            f"{', '.join(sorted(known))}"
+        )
     if source != "hf" and not Path(path).exists():  # the hub's names are no paths
         raise FileNotFoundError(
             f"there is no workdir or weights file {path} (from {Path.cwd()}). Nothing is "

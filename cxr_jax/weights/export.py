@@ -1,6 +1,6 @@
 """Exports an encoder for other tools.
 
-python -m cxr_jax.weights.export WORKDIR --format=FORMAT [--out=FOLDER]
+python -m cxr_jax.weights.export WORKDIR --format=FORMAT [--out=FOLDER] [--push=OWNER/NAME]
 
 WORKDIR is that of a pretraining, or any encoder as --config.encoder takes it (torchvision:PATH).
 The folder then holds model.safetensors (or model.onnx), the JSON that the tool reads, and
@@ -18,30 +18,28 @@ safetensors  every encoder and its text tower, for cxr_jax itself:
 import argparse
 import contextlib
 import json
+import re
 import shutil
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import save
 
-from cxr_jax import models, plugins, weights
+from cxr_jax import plugins, weights
 from cxr_jax.data import seen_images
 from cxr_jax.io import command_line
-from cxr_jax.io.json import read_json
-from cxr_jax.io.text import plain
-from cxr_jax.weights.encoder import Encoder
-from cxr_jax.weights.exporters import Exported, describe
+from cxr_jax.weights.card import model_card
+from cxr_jax.weights.exporters import Exported
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Writes what the command line asks for; returns the folder.
 
     Raises ValueError for an unknown format, a model that the tool does not have, a folder that is
-    not empty, a package that a format needs and that is missing, and what weights.load refuses;
-    FileNotFoundError.
+    not empty, a package that a format needs and that is missing, what weights.load refuses, and
+    as push; FileNotFoundError.
     """
     parser = argparse.ArgumentParser(
         prog="python -m cxr_jax.weights.export",
@@ -59,7 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         help=f"copy {seen_images.FILE} too: hashes of patients and images, by which others see "
         "which test images the encoder had seen",
     )
+    parser.add_argument(
+        "--push", default="", help="OWNER/NAME: upload it to the hub too, as a private model"
+    )
     args = parser.parse_args(command_line(arguments))
+    if args.push:
+        _hub(args.push)
     export = plugins.find("cxr_jax.weights.exporters", args.format, "export", "format")
     source = str(Path(weights.parse_spec(args.encoder)[1]).expanduser())
     encoder = weights.load(args.encoder)
@@ -78,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         if args.with_seen_images:
             shutil.copy(seen_images.find(Path(source)), folder / seen_images.FILE)
     print(f"{args.format}: {out}; its README.md says how to load it")
+    if args.push:
+        print(f"Uploaded: {push(out, args.push)}. Private; licence and visibility are yours to set")
     return out
 
 
@@ -123,149 +128,36 @@ def write_folder(out: Path, exported: Exported, card: str) -> None:
     (out / "README.md").write_text(card)
 
 
-def model_card(
-    encoder: Encoder, exported: Exported, source: str, scores: Path | None, licence: str
-) -> str:
-    """Writes the README.md that goes out with an encoder, in Markdown.
+def push(folder: Path, name: str) -> str:
+    """Uploads an export to the hub as the model OWNER/NAME; returns its address.
 
-    Args:
-      source: where the encoder came from; if it is a pretraining's workdir, its config and its seen
-        images say what was done and what was seen.
-      scores: a transfer's workdir, whose metrics.json becomes a table; None: no scores.
-      licence: "": none is stated.
-
-    Raises FileNotFoundError for `scores` without a metrics.json, ValueError for another encoder's.
+    A new repository is private: to make it public is the owner's step. Raises ValueError without
+    the package huggingface_hub, or where the hub does not take it.
     """
-    dtype, rounded = encoder.model.get("dtype", "float32"), ""
-    if dtype != "float32":
-        rounded = (
-            f"\n\nTrained and scored in {dtype}: features of a tool that computes in float32 "
-            "differ by its rounding."
-        )
-    head = {
-        "library_name": exported.library or "cxr_jax",
-        "pipeline_tag": "image-feature-extraction",
-    }
-    head |= {"license": "other", "license_name": licence} if licence else {}
-    head |= {"tags": ["chest-x-ray", "radiology", "self-supervised-learning"]}
-    yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
-    parts = [
-        f"---\n{yaml}\n---",
-        f"# {encoder.name}\n\nAn image encoder, exported by cxr_jax.",
-        f"## How to load it\n\n```python\n{exported.usage}\n```",
-        f"## What it reads\n\n{_reads(encoder, exported)}",
-        f"## Architecture\n\n```json\n{json.dumps(encoder.model)}\n```{rounded}",
-        f"## Training\n\n{_training(Path(source), encoder)}",
-        f"## Images seen\n\n{_images_seen(Path(source))}",
-        f"## Scores\n\n{_scores(scores, encoder)}",
-        f"## Licence\n\n{licence or 'None is stated; the training data may have its own terms.'}",
-        "Not a medical device; not for clinical decisions.",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _reads(encoder: Encoder, exported: Exported) -> str:
-    model = models.build(encoder.model)
-    images = describe(encoder)
-    mean, std = (", ".join(f"{v:.6g}" for v in values) for values in (model.mean, model.std))
-    numbers = f"(pixel - mean) / std with mean {mean} and std {std}"
-    if exported.normalises:
-        return f"{images}, as they are: {numbers} is done inside."
-    three = len(model.mean) == 3 or exported.library == "torchvision"
-    channels = "the grey image repeated in three channels" if three else "one channel, not three"
-    return f"{images}, then {numbers} ({channels})."
-
-
-def _training(workdir: Path, encoder: Encoder) -> str:
-    path = workdir / "config.json"
-    config = read_json(path) if path.is_file() else {}
-    if config.get("experiment") != "pretrain":  # the JSON of other tools has the same name
-        return f"Not by cxr_jax: the weights were read from `{workdir.name}`."
-    with _damage_of(path):
-        return (
-            f"{encoder.name} of {config['num_train_steps']}, batches of {config['batch_size']}, on "
-            f"{config['data']['name']} ({config['data']['split']}), seed {config['seed']}.\n\n"
-            f"```json\n{json.dumps({key: config[key] for key in ('objective', 'optimizer')})}\n```"
-        )
-
-
-@contextlib.contextmanager
-def _damage_of(path: Path) -> Iterator[None]:
-    """Names the file in errors about what it lacks, or has as another type."""
+    hub = _hub(name)
     try:
-        yield
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: not what a run writes ({error!r})") from error
-
-
-def _images_seen(workdir: Path) -> str:
-    if not seen_images.find(workdir):
-        return "Not recorded."
-    seen = seen_images.read(workdir)
-    counts = Counter(zip(seen.dataset.tolist(), seen.split.tolist()))
-    lines = [f"| {name} | {split} | {count:,} |" for (name, split), count in counts.items()]
-    table = "\n".join(["| dataset | split | images |", "|---|---|---|", *lines])
-    start = seen_images.read_unknown_start(workdir)
-    return f"{table}\n\nIt started from {start}, whose images are not recorded." if start else table
-
-
-def _scores(workdir: Path | None, encoder: Encoder) -> str:
-    if workdir is None:
-        return "None are given."
-    path = workdir / "metrics.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"--scores={workdir}: no metrics.json in it; name a transfer's workdir"
+        api = hub.HfApi()
+        address = str(api.create_repo(name, private=True, exist_ok=True))
+        api.upload_folder(
+            repo_id=name, folder_path=folder, commit_message="Encoder exported by cxr_jax"
         )
-    rows = read_json(path, list)
-    with _damage_of(path):
-        measure, field = _measured(rows[-1])
-        lines = [
-            f"| {row['label']} | {row['n_pos']} | {row['n_neg']} | {row[field]:.3f} "
-            f"[{row['low']:.3f}, {row['high']:.3f}] |"
-            for row in rows
-            if row[field] is not None
-        ]
-    header = [
-        f"| label | positive | negative | test {measure}, 95 % interval |",
-        "|---|---|---|---|",
-    ]
-    config = workdir / "config.json"
-    what = ""
-    if config.is_file():
-        facts = read_json(config)
-        with _damage_of(config):
-            what = (
-                f"{facts['dataset']}, protocol {facts['protocol']}, "
-                f"{facts['label_fraction']:.0%} of the labels:\n\n"
-            )
-    return what + "\n".join(header + lines) + _against(workdir, encoder)
-
-
-def _measured(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns what a row of metrics.json or comparisons.json is of, and its field."""
-    return (row["measure"], "mean") if "measure" in row else ("AUROC", "auroc")
-
-
-def _against(workdir: Path, encoder: Encoder) -> str:
-    """Lists the transfer's comparisons with baselines. Raises ValueError for another encoder's."""
-    path = workdir / "comparisons.json"
-    rows = read_json(path, list) if path.is_file() else []
-    with _damage_of(path):
-        # A transfer adds the path to a name that a baseline has too.
-        others = {row["a"] for row in rows if not row["a"].startswith(encoder.name)}
-        lines = [
-            f"\n\nAgainst {row['b']}, of macro {_measured(row)[0]} "
-            f"{row[_measured(row)[1] + '_b']:.3f}: "
-            f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]."
-            for row in rows
-        ]
-    if others:
+    except Exception as error:  # its client's, and of the network: many kinds
         raise ValueError(
-            f"--scores={workdir}: they are of {plain(', '.join(sorted(others)))}, not of "
-            f"{encoder.name}"
-        )
-    return "".join(lines)
+            f"--push={name}: the hub does not take it ({error}). `hf auth login` logs in; the "
+            f"export stays in {folder}, to be sent by `hf upload {name} {folder}`"
+        ) from error
+    return address
+
+
+def _hub(name: str) -> Any:
+    """Checks --push=OWNER/NAME, and returns the package that does it."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError(f"--push={name}: write OWNER/NAME")
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ValueError("--push needs huggingface_hub: pip install '.[hub]'") from error
+    return huggingface_hub
 
 
 if __name__ == "__main__":

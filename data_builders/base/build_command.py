@@ -59,6 +59,11 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
         "--num_workers", type=int, help="processes that read images (default: all cores; 0: none)"
     )
     parser.add_argument(
+        "--splits_csv",
+        help="somebody else's splits instead of the dataset's: a CSV of image (id or path), split; "
+        "give it a --data_dir of its own",
+    )
+    parser.add_argument(
         "--follow_links",
         action="store_true",
         help="also read images that links in the folder lead to outside of it (default: they are "
@@ -131,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if args.check:
             where = args.manual_dir, args.resolution, own
-            found = build.check(args.name, *where, args.num_workers, args.follow_links)
+            how = args.num_workers, args.follow_links, args.splits_csv
+            found = build.check(args.name, *where, *how)
             print(f"Checked in {time.monotonic() - start:.0f} s.\n\n{found}")
             return 0
         said: list[str] = []
@@ -147,6 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             follow_links=args.follow_links,
             beam_runner=args.beam_runner,
             beam_options=args.beam_options,
+            splits_csv=args.splits_csv,
             then=lambda folder: said.append(counts.describe_dataset(folder)),
         )
     except (BuildError, OSError) as error:

@@ -37,7 +37,15 @@ from tensorflow_datasets.core import splits as tfds_splits
 
 from cxr_jax.data import dataset_info, seen_images, tasks
 from cxr_jax.io import dicom
-from data_builders.base import contact_sheet, counts, folders, parallel, records, write
+from data_builders.base import (
+    contact_sheet,
+    counts,
+    folders,
+    parallel,
+    records,
+    splits,
+    write,
+)
 from data_builders.base.records import BuildError, Record, Skipped
 
 # Below a build's folder: what `records` unpacks there goes when the build ends.
@@ -70,6 +78,7 @@ class BuildSettings:
     progress: bool = True  # written to stderr
     # The builder's INPUTS that were given: option's name -> folder.
     inputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    splits_csv: Path | None = None  # a list of somebody else's that splits the images
     follow_links: bool = False  # read images that links outside of their folder lead to
 
 
@@ -211,6 +220,11 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Says in a sentence how images are split."""
         return self.SPLIT_RULE
 
+    def splits_said(self) -> str:
+        """Says in a sentence how the images are split: by --splits_csv, or the split_rule."""
+        given = self.settings.splits_csv
+        return f"by the list {splits.describe_list(given)}" if given else self.split_rule()
+
     def _info(self) -> tfds.core.DatasetInfo:
         has = self.READERS, self.HAS_BOXES, bool(self.MASK_NAMES), self.HAS_REPORTS
         features = dataset_info.make_features(self.label_names(), *has, self.ENCODING)
@@ -260,6 +274,9 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             records=[entry for entry in listed if isinstance(entry, Record)],
             skipped=[entry for entry in listed if isinstance(entry, Skipped)],
         )
+        if self.settings.splits_csv:
+            kept, skipped = splits.by_list(self.settings.splits_csv, listing.records, manual_dir)
+            listing = Listing(kept, listing.skipped + skipped)
         records.check_records(listing.records, self.label_names())
         if not listing.records:
             raise BuildError(f"{self.name}: no image was found in {manual_dir}.")
@@ -338,6 +355,9 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             lambda record: job.prepare(record.image),
         )
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        if self.settings.splits_csv:
+            named = splits.describe_list(self.settings.splits_csv)
+            self.info.metadata.update(split_rule=self.splits_said(), splits_csv=named)
         self.info.metadata.update(
             counts={split: self.count(kept, (split,)) for split in stored},
             owner_counts=self.against_owner(listing.records),

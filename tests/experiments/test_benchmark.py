@@ -39,7 +39,7 @@ def test_the_grid_holds_every_cell_once(config):
 
 def test_a_dataset_may_have_fields_of_its_own(config):
     config.transfer.task, config.fractions = "Edema", (1.0,)
-    config.datasets = "a,a:Mass@folds=5,b@exclusive=True@missing_as=zeros"
+    config.datasets = "a,a:Mass@folds=5@projections=PA+AP,b@exclusive=True@missing_as=zeros"
     cells = _benchmark_grid.grid(config)
     assert len({cell.folder for cell in cells}) == len(cells) == 3
     fields = ("dataset", "task", "folds", "exclusive", "missing_as")
@@ -49,7 +49,7 @@ def test_a_dataset_may_have_fields_of_its_own(config):
         ["a", "Mass", 5, False, ""],
         ["b", "Edema", 0, True, "zeros"],
     ]
-    assert config.transfer.folds == 0
+    assert config.transfer.folds == 0 and own[1].projections == "PA,AP"
 
 
 def test_a_grown_grid_leaves_its_cells_what_no_score_depends_on(config, tmp_path):
@@ -76,6 +76,7 @@ def test_a_grown_grid_leaves_its_cells_what_no_score_depends_on(config, tmp_path
         ("datasets", "a@seed=1", r"a: @seed=1: a dataset's own fields are folds, exclusive"),
         ("datasets", "a@folds=5@folds=3", r"a: @ names folds twice"),
         ("datasets", "a:b@folds=many", r"a: @folds=many: config.folds is a int"),
+        ("datasets", "a@projections=PA,AP", r"are written a@projections=PA\+AP"),
         ("encoders", "runs/a", r"'runs/a': write NAME=SPEC"),
         ("encoders", "a b=runs/a", r"'a b': a name has letters"),
         ("encoders", "a=random,a=runs/a", r"names a twice"),

@@ -1,6 +1,7 @@
 """A pretraining that starts from weights: its encoder everywhere, nothing else, and only once."""
 
 import json
+import re
 from functools import partial
 
 import jax
@@ -15,6 +16,7 @@ from cxr_jax.experiments import _transfer_report, _workdir, pretrain
 from cxr_jax.experiments._workdir import as_json
 from cxr_jax.models import resnet
 from cxr_jax.objectives._average import average_with_start
+from cxr_jax.training import step as train_step
 from cxr_jax.training.step import TrainState
 from cxr_jax.weights.encoder import features, random_encoder
 from cxr_jax.weights.export import write_folder
@@ -48,6 +50,16 @@ def config_of(make, objective, spec):
     config = make(objective)
     config.init, config.model.variant = spec, "micro"
     return config
+
+
+def test_a_config_for_gpus_says_on_a_cpu_how_long_it_would_take(tiny_config, capsys):
+    config = tiny_config("simclr")
+    config.model.dtype, config.num_train_steps = "bfloat16", 86400 * 100
+    source = load_source("phantom/tiny", config.data.dir, "train", ("image",))
+    training = train_step.prepare(config, objectives.build(config), len(source))
+    pretrain._announce(config, source, {}, training)
+    days = re.search(r"a CPU alone: about ([\d,.]+) days", capsys.readouterr().out)[1]
+    assert float(days.replace(",", "")) > 0
 
 
 @pytest.mark.parametrize("objective", ["simclr", "byol", "moco", "dino"])

@@ -75,7 +75,7 @@ def _read(workdir: Path, kind: str, anew: bool) -> None:
     from cxr_jax.experiments import _workdir
     from cxr_jax.report import panels, tables
     from cxr_jax.report.benchmark.grid import read_grid, read_group
-    from cxr_jax.weights.export import model_card
+    from cxr_jax.weights.card import model_card
     from cxr_jax.weights.exporters import Exported
 
     beside = workdir.parent

@@ -38,6 +38,8 @@ def test_a_transfers_folder_is_its_encoder_against_its_baselines(tmp_path):
     text = report(arguments)
     assert "run against random" in text and "| projection PA | " in text
     assert not (folders[0] / "report.md").exists()
+    with pytest.raises(ValueError, match=r"out holds a report already: --overwrite, or another"):
+        report(arguments)
 
 
 def test_images_and_score_kind_of_other_software(tmp_path):
@@ -45,6 +47,7 @@ def test_images_and_score_kind_of_other_software(tmp_path):
     write_parquet(given, tmp_path / "ours.parquet")
     image_table.write_parquet(fake.draw_images(), tmp_path / "films.parquet")
     arguments = [str(tmp_path / "ours.parquet"), f"--out={tmp_path}", "--num_resamples=50"]
+    arguments.append("--overwrite")
     images = [f"--films={tmp_path / 'films.parquet'}"]
     plain = report(arguments)
     assert "Calibration needs probabilities" in plain and "Subgroups" not in plain

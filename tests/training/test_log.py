@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from cxr_jax.training.log import Progress, Writer, write_projector
 
@@ -22,6 +23,21 @@ def test_scalars_reach_the_file_and_tensorboard(tmp_path):
     assert _lines(tmp_path) == [{"step": 3, "loss": 0.5}]
     tags = {value.tag for event in _events(tmp_path) for value in event.summary.value}
     assert {"loss", "speed/images_per_second", "views"} <= tags
+
+
+def test_tensorboard_has_the_config_as_hyperparameters_once(tmp_path):
+    for first_step in (0, 1):
+        writer = Writer(tmp_path, first_step, config={"batch_size": 16, "crop": (0.2, 1.0)})
+        writer.scalars(1, {"loss": 0.5})
+        writer.close()
+    held = [
+        HParamsPluginData.FromString(value.metadata.plugin_data.content).session_start_info.hparams
+        for event in _events(tmp_path)
+        for value in event.summary.value
+        if value.tag == "_hparams_/session_start_info"
+    ]
+    assert len(held) == 1
+    assert held[0]["batch_size"].number_value == 16 and held[0]["crop"].string_value == "(0.2, 1.0)"
 
 
 def _events(folder):

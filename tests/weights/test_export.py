@@ -188,7 +188,7 @@ def test_the_card_says_what_was_done_seen_and_scored(saved, tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
     ones = np.ones(3, np.int64)
-    names = np.array(["phantom/tiny"] * 3)
+    names = np.array(["jsrt/256", "phantom/tiny", "my_hospital/256"])
     patients = np.array(["0123456789abcdef"] * 3)
     seen = seen_images.ImageHashes(
         names, np.array(["train"] * 3), ones, patients, ones.astype(np.uint64)
@@ -213,7 +213,10 @@ def test_the_card_says_what_was_done_seen_and_scored(saved, tmp_path):
     assert patients[0] not in card
     for part in (
         "mine of 9, batches of 4, on phantom/tiny (train)",
-        "| phantom/tiny | train | 3 |",
+        "| phantom/tiny | train | 1 |",
+        'license: "other"\nlicense_name: "CC BY 4.0"\n',
+        'datasets: ["jsrt"]\nmetrics: ["roc_auc"]\nmodel-index: [{"name": "mine", "results": [{',
+        '"metrics": [{"type": "roc_auc", "name": "AUROC, macro", "value": 0.75}]',
         "| macro | 3 | 4 | 0.750 [0.500, 0.900] |",
         "Against random, of macro AUROC 0.700: +0.050 [-0.010, +0.110].",
         "CC BY 4.0",
@@ -228,9 +231,10 @@ def test_the_card_says_what_was_done_seen_and_scored(saved, tmp_path):
     (workdir / seen_images.FILE).rename(workdir / "exposure.parquet")
     old = main([*arguments, f"--out={tmp_path / 'old'}", "--with_seen_images"])
     licence = 'license: "other"\nlicense_name: "CC BY 4.0"\n'
+    fill_in = "# license: yours to fill in, or --licence; the training data may bind it\n"
     assert (old / "README.md").read_text() == card.replace(licence, "").replace(
-        "CC BY 4.0", "None is stated; the training data may have its own terms."
-    )
+        "---\n", f"---\n{fill_in}", 1
+    ).replace("CC BY 4.0", "None is stated; the training data may have its own terms.")
     assert seen_images.read(old).patient.tolist() == patients.tolist()
     assert (old / seen_images.FILE).is_file()
     (tmp_path / "comparisons.json").write_text(json.dumps([pair | {"a": "other", "high": 1}]))

@@ -53,6 +53,7 @@ class Cell(NamedTuple):
     seen: Seen | None
     patient_note: str = ""  # what to know of whose the dataset's images are
     pretraining: int = 0
+    splits: str = ""  # the list of others that split the dataset's images
 
     @property
     def group(self) -> tuple[str, str, float]:
@@ -166,6 +167,7 @@ def _cell(entry: dict) -> Cell:
         seen=seen,
         patient_note=note if _is_word(note := entry.get("patient_note") or "") else "",
         pretraining=int(entry.get("pretraining", 0)),
+        splits=of if _is_word(of := entry.get("splits") or "") else "",
     )
 
 

@@ -79,9 +79,11 @@ def study_table(measured: Measured, grid: Grid, protocol: str) -> StudyTable:
         encoder: row({n: value_of(held[encoder]) for n, held in scores.items() if encoder in held})
         for encoder in grid.encoders
     }
-    theirs = {name: row(found) for name, found in published.beside(protocol, datasets).items()}
+    lists = {cell.dataset: cell.splits for cell in grid.cells if cell.splits}
+    figures, said = published.beside(protocol, datasets, lists)
+    theirs = {name: row(found) for name, found in figures.items()}
     care = caveats(measured, protocol, [fraction])
-    what = measured.measure(protocol)
+    care, what = f"{said} {care}".strip(), measured.measure(protocol)
     return StudyTable(protocol, fraction, datasets, averaged, ours, theirs, care, what)
 
 
@@ -139,11 +141,6 @@ def caption(table: StudyTable) -> str:
         text += " No mean: no dataset has a score from every encoder."
     elif len(table.averaged) < len(table.datasets):
         text += f" The mean is over {', '.join(table.averaged)}, where every encoder has a score."
-    if table.theirs:
-        text += (
-            f" Rows marked study: {published.TABLES[table.protocol]} of {published.CITATION}; "
-            "its label sets and splits differ from ours, so compare only roughly."
-        )
     return f"{text} {table.care}".strip()
 
 

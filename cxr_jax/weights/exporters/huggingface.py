@@ -63,15 +63,13 @@ def export(encoder: Encoder) -> Exported:
         "do_convert_rgb": channels == 3,
         **{"image_mean": list(model.mean), "image_std": list(model.std)},
     }
-    one = ""
-    if channels == 1:
-        one = (
-            "\n# One channel, not three: with AutoImageProcessor, pass arrays [h w 1] and "
-            'input_data_format="channels_last"'
-        )
-    usage = f"""from transformers import {loader}
+    grey = "L" if channels == 1 else "RGB"
+    usage = f"""from PIL import Image
+from transformers import AutoImageProcessor, {loader}
 net = {loader}.from_pretrained("FOLDER").eval()
-# features = net(pixel_values).{output}, [n {channels} h w], normalised as below{one}"""
+prepare = AutoImageProcessor.from_pretrained("FOLDER")
+pixels = prepare(Image.open("image.png").convert("{grey}"), return_tensors="pt")["pixel_values"]
+features = net(pixels).{output}  # of [n {channels} h w], normalised as below"""
     files = {
         "config.json": config if more else config | {"num_channels": channels},
         "preprocessor_config.json": preprocessing,

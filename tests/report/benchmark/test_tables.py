@@ -30,12 +30,25 @@ def test_published_figures_give_the_printed_averages(protocol):
 
 def test_published_figures_stand_beside_datasets_of_the_study():
     names = ["phantom", "nih_chestxray14/256", "jsrt", "jsrt (malignant)"]
-    found = published.beside("linear", names)
+    found, said = published.beside("linear", names)
+    assert "made on splits of its own that are not published" in said
     assert set(found["REFERS, study"]) == {"nih_chestxray14/256", "jsrt"}
     assert found["REFERS, study"]["nih_chestxray14/256"].auroc == 0.797
     assert "ImageNet (fine-tuned), study" in found and "ImageNet, study" not in found
-    assert "ImageNet, study" in published.beside("finetune", ["jsrt"])
-    assert published.beside("linear", ["phantom"]) == {} == published.beside("knn", ["jsrt"])
+    assert "ImageNet, study" in published.beside("finetune", ["jsrt"])[0]
+    assert published.beside("linear", ["phantom"]) == ({}, "")
+    assert published.beside("knn", ["jsrt"]) == ({}, "")
+
+
+def test_a_figure_of_the_owners_split_stands_beside_no_other():
+    name = "nih_chestxray14/256"
+    found, said = published.beside("finetune", [name])
+    assert found["EVA-X-B, EVA-X"][name].auroc == 0.835
+    assert "Xiao et al., arXiv:2210.12843: on the owner's test list, as here." in said
+    found, said = published.beside("finetune", [name, "jsrt"], {name: "benchx.csv 0123"})
+    assert all(one.endswith(", study") for one in found)
+    assert f"({name}: benchx.csv 0123)" in said
+    assert f"owner's test list of {name} are left out: it is split by benchx.csv 0123." in said
 
 
 def study(tmp_path, datasets=("pediatric_pneumonia", "jsrt"), lose=()):

@@ -1,0 +1,89 @@
+"""Loggers beside metrics.jsonl, in their offline modes, read back by their own libraries."""
+
+import json
+
+import pytest
+
+from cxr_jax.training import log, loggers
+from cxr_jax.training.log import Progress, Writer
+
+CONFIG = {"batch_size": 16, "model.name": "resnet", "crop": (0.2, 1.0), "data.pairs": ""}
+
+
+def two_starts(folder, name):
+    """A run that ended after step 5, whose last checkpoint is of step 2, and its second start."""
+    folder.mkdir()
+    for first_step, steps in ((0, (1, 2, 5)), (2, (5, 6))):
+        writer = Writer(folder, first_step, (name,), CONFIG)
+        for step in steps:
+            writer.scalars(step, {"loss": 1.0 / step})
+            writer.board_scalars(step, {"speed/images_per_second": 10.0})
+        writer.close()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 5, 6]
+
+
+def test_mlflow_has_every_step_once(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    two_starts(tmp_path / "run", "mlflow")
+    client = mlflow.MlflowClient((tmp_path / "run" / "mlruns").as_uri())
+    (experiment,) = [one for one in client.search_experiments() if one.name == "cxr_jax"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.params["model.name"] == "resnet" and run.data.params["crop"] == "(0.2, 1.0)"
+    assert run.info.status == "FINISHED" and run.info.run_name == "run"
+    found = [(one.step, one.value) for one in client.get_metric_history(run.info.run_id, "loss")]
+    assert found == [(step, 1.0 / step) for step in (1, 2, 5, 6)]
+
+
+def small_leveldb_log(data):
+    """Yields the records of a log of one block: sum (4 bytes), length (2), type (1), content."""
+    while len(data) > 7:
+        length = int.from_bytes(data[4:6], "little")
+        yield data[7 : 7 + length]
+        data = data[7 + length :]
+
+
+def test_wandb_offline_has_every_step_once(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    two_starts(tmp_path / "run", "wandb")
+    wandb.teardown()  # its process has then written all
+    steps, names, ids = [], set(), set()
+    for path in sorted((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")):
+        for data in small_leveldb_log(path.read_bytes()[7:]):
+            record = Record.FromString(data)
+            if record.run.run_id:
+                ids.add(record.run.run_id)
+                names |= {item.key for item in record.run.config.update}
+            if record.history.item:
+                found = {".".join(one.nested_key) or one.key: one for one in record.history.item}
+                steps.append((record.history.step.num, float(found["loss"].value_json)))
+                assert json.loads(found["speed/images_per_second"].value_json) == 10.0
+    assert steps == [(step, 1.0 / step) for step in (1, 2, 5, 6)]
+    assert len(ids) == 1 and names >= set(CONFIG)
+
+
+def test_a_logger_that_there_is_not_is_refused_before_a_run(monkeypatch):
+    with pytest.raises(ValueError, match=r"no logger 'wandbb'.*did you mean 'wandb'"):
+        loggers.check(("tensorboard", "wandbb"))
+    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"package mlflow is missing: pip install '.\[mlflow\]'"):
+        loggers.check(("mlflow",))
+
+
+def test_a_bar_moves_on_a_terminal_alone(monkeypatch, capsys):
+    Progress(100, 8).draw(50)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(log.sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    progress = Progress(100, 8)
+    progress.draw(50)
+    progress.draw(51)  # within the same second
+    drawn = capsys.readouterr().out
+    assert drawn.count("\r") == 1 and "\n" not in drawn
+    assert f"{12 * '━'}{12 * '╌'} 50%" in drawn and "left  busy 100%  memory" in drawn
+    progress.report(51, {"loss": 1.0})
+    assert capsys.readouterr().out.startswith("\x1b[2Kstep 51/100")
