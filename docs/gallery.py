@@ -20,6 +20,14 @@ Every kind of picture that the software makes, from drawn images: `python docs/g
 this page. Reports hold them with their tables and captions. The figures of
 [statistics for clinicians](clinicians.md) are not repeated.
 """
+_END = """## Reports and the film browser
+
+On a desktop, a phone, in the dark, on paper: [reports](reports.md).
+
+[![A report](figures/report_desktop.webp)](reports.md)
+
+[![The film browser](figures/browse.webp)](reports.md)
+"""
 _RUN = ("run.py", "--config.data.dir={data}")
 # What is run, in order: folder -> arguments. {NAME} is the folder of another.
 _RUNS = {
@@ -88,7 +96,7 @@ def main(folder: Path) -> None:
             name = title.lower().replace(" ", "_").replace(",", "")
             _write(path, _DOCS / "gallery" / f"{name}.webp")
             lines.append(f"## {title}\n\n{words}\n\n![{title}](gallery/{name}.webp)\n")
-    (_DOCS / "gallery.md").write_text("\n".join(lines))
+    (_DOCS / "gallery.md").write_text("\n".join([*lines, _END]))
 
 
 def _write(source: Path, target: Path) -> None:
