@@ -74,7 +74,7 @@ def test_it_learns_what_its_frozen_start_does_not_know(config):
 
 def test_lora_changes_the_matrices_of_blocks_by_its_rank_alone(config):
     config.finetune.lora.rank = 2
-    config.finetune.layer_decay = 0.9
+    config.finetune.update(dtype="bfloat16", layer_decay=0.75)
     vit = {"name": "vit", "variant": "16x1", "heads": 2, "hidden": 32, "patch": 8, "image_size": 16}
     encoder = random_encoder(vit, 16, seed=0)
     result = Run(config, bars(sizes=(34, 20, 20)), encoder).result
@@ -197,11 +197,6 @@ def test_a_rate_that_diverges_is_given_up_and_the_others_count(config):
     config.finetune.learning_rates = (1e30,)
     with pytest.raises(FloatingPointError, match="every learning rate was given up"):
         Run(config, splits)
-
-
-def test_half_precision_and_layer_decay_run(config):
-    config.finetune.update(dtype="bfloat16", layer_decay=0.5)
-    assert np.isfinite(Run(config, bars(sizes=(16, 8, 8))).result.scores[:, :2]).all()
 
 
 def test_small_sets_get_small_batches_and_enough_steps():
