@@ -8,6 +8,7 @@ import pytest
 
 from configs import benchmark as benchmark_config
 from configs import common
+from cxr_jax.data import places
 from cxr_jax.experiments import _pictures, _transfer_inputs, benchmark, transfer
 from cxr_jax.transfer import _folds
 from cxr_jax.transfer._protocol import Result
@@ -144,12 +145,8 @@ def test_named_images_are_drawn_and_unknown_ones_refused_at_once(config, tmp_pat
 def test_boxes_of_a_label_stand_on_its_image(config, data_dir):
     splits = _transfer_inputs.load_splits(config)
     names = splits.test.label_names
-    chosen = [
-        _pictures._Chosen(row, label, "")
-        for label in range(len(names))
-        for row in range(len(splits.test.rows))
-    ]
-    found = _pictures._boxes(config, splits.test, chosen)
+    every = [(row, label) for label in range(len(names)) for row in range(len(splits.test.rows))]
+    found = places.load_boxes(splits.test, every)
     has_box = np.array([len(boxes) > 0 for boxes in found]).reshape(len(names), -1)
     np.testing.assert_array_equal(has_box, splits.test.targets.T == 1)
     corners = np.concatenate(found)
