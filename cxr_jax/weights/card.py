@@ -71,7 +71,7 @@ def _head(
         head |= {"metrics": sorted(kinds), "model-index": [index]}
     lines = [f"{key}: {json.dumps(value)}" for key, value in head.items()]
     if not licence:
-        lines.insert(0, "# license: yours to fill in, or --licence; the training data may bind it")
+        lines.append("# license: yours to fill in, or --licence; the training data may bind it")
     return "\n".join(lines)
 
 

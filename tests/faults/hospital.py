@@ -149,7 +149,7 @@ def _commands(world: World, table: Path, kaggle: Path, bad: dict[str, Path]):
             ]
         ),
     )
-    below = world.workdir / "config.json" / "below"  # Python's own error, with a traceback
+    below = world.workdir / "config.json" / "below"  # Python's own error, which names the file
     yield "workdir in a file", run.main([*transfer, "--config.dataset=ward", f"--workdir={below}"])
     scores = f"--scores={world.workdir / 'transfer'}"
     arguments = [f"--out={world.exported}", scores, "--with_seen_images"]

@@ -46,7 +46,7 @@ def test_commands_did_what_they_were_to_do(world):
     assert len(refused) == 17 and all(world.codes[name] == 1 for name in refused)
     examples = read(world.data / "ward/256/1.0.0")
     assert sum(map(len, examples.values())) > planted.NUM_IMAGES
-    assert len(list(world.tracebacks.glob("cxr_jax-*.txt"))) == 1  # else our message says it all
+    assert not list(world.tracebacks.glob("cxr_jax-*.txt"))  # our messages say it all
 
 
 def test_nothing_that_was_said_holds_a_canary(world):

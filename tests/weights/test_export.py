@@ -233,7 +233,7 @@ def test_the_card_says_what_was_done_seen_and_scored(saved, tmp_path):
     licence = 'license: "other"\nlicense_name: "CC BY 4.0"\n'
     fill_in = "# license: yours to fill in, or --licence; the training data may bind it\n"
     assert (old / "README.md").read_text() == card.replace(licence, "").replace(
-        "---\n", f"---\n{fill_in}", 1
+        "\n---\n", f"\n{fill_in}---\n", 1
     ).replace("CC BY 4.0", "None is stated; the training data may have its own terms.")
     assert seen_images.read(old).patient.tolist() == patients.tolist()
     assert (old / seen_images.FILE).is_file()
