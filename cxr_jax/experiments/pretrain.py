@@ -121,8 +121,7 @@ def train(
         # Logs, and the guard that ends or skips steps whose numbers are not finite.
         writer = NoWriter()
         if distributed.is_first():
-            fields = dict(flat(as_json(config)))
-            writer = Writer(workdir, first_step, config.loggers, fields)
+            writer = Writer(workdir, first_step, config.loggers, dict(flat(as_json(config))))
         health = _monitor.Health(
             config, source, fields, workdir, writer, skipped, objective.collapse_advice
         )
