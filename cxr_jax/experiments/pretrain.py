@@ -225,7 +225,7 @@ def _announce(config, source, params, training) -> None:
         flush=True,
     )
     many = config.num_train_steps * config.batch_size > _MANY
-    if device.platform == "cpu" and config.model.dtype == "bfloat16" and many:
+    if device.platform == "cpu" and config.model.get("dtype") == "bfloat16" and many:
         seconds = config.num_train_steps * train_step.estimate_seconds(training, "bfloat16")
         print(
             "WARNING: this config is meant for GPUs or TPUs, and JAX finds a CPU alone: about "
