@@ -16,9 +16,9 @@ Default  CheXzero's recipe, by its code: both towers of OpenAI's ViT-B/32, 224 p
          AdamW, meant for one GPU and an afternoon (not run here: no GPU).
 :cpu     a ResNet and a small text tower on your own images and reports, on two CPU cores in
          minutes.
-:demo    drawn images with drawn reports on two CPU cores (25 minutes beside much other work), no
-         download; ends with a linear probe's report: expect macro AUROC .73 against .59 from random
-         initialisation, and .57 zero-shot, of which Consolidation .82 (docs/text.md).
+:demo    drawn images with drawn reports on two CPU cores (15 minutes beside much other work), no
+         download; ends with a linear probe's report: expect macro AUROC .83 against .59 from random
+         initialisation, and .63 zero-shot (docs/text.md).
 """
 
 from ml_collections import ConfigDict
@@ -80,15 +80,19 @@ def small(config: ConfigDict) -> None:
 def cpu(config: ConfigDict) -> None:
     common.for_minutes(config)
     config.data.reports.update(vocabulary=2048, max_tokens=48)
-    config.objective.update(temperature=0.07, out=128, head_bn=True)
+    # ConVIRT's small towers, which 800 steps teach more than CLIP's causal one and linear heads.
+    config.objective.update(temperature=0.07, hidden=(256,), out=128, head_bn=True)
     config.objective.text.update(width=128, num_blocks=2, projection=0, dtype="float32")
-    config.views.a.update(crop_scale=(0.6, 1.0), crop_ratio=(0.8, 1.25), jitter_prob=0.8)
-    config.optimizer.schedule = "cosine"
+    config.objective.text.update(kind="bert", activation="gelu", pooling="max")
+    config.views.a.update(crop_scale=(0.6, 1.0), crop_ratio=(0.8, 1.25), jitter_prob=1.0)
+    config.views.a.blur_prob = 0.5
+    # A BERT with its norms behind the shortcuts bears less than the ResNet.
+    config.optimizer.groups = ConfigDict(dict(text=dict(match=("^text/",), learning_rate=5e-4)))
 
 
 def demo(config: ConfigDict) -> None:
     cpu(config)
     common.demo(config)
-    # The impression says all findings in one sentence, the other sections also what is absent.
     config.data.reports.update(vocabulary=512, max_tokens=64)
     config.views.a.flip = 0.0  # reports name sides
+    config.optimizer.learning_rate = 1e-3

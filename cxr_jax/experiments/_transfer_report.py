@@ -44,6 +44,8 @@ def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) 
         f"whole validation split, {sizes['validation']}: its labels come on top of that budget. "
         f"Tested on {sizes['test']}, scored once."
     )
+    if config.protocol == "zero_shot":
+        how = f"No label was used for training or choices. Tested on {sizes['test']}, scored once."
     if config.folds:
         how = (
             f"{config.folds}-fold cross-validated by patient, stratified by label: "

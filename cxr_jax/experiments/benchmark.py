@@ -6,8 +6,8 @@ these alone (`python -m cxr_jax.report WORKDIR` makes it again, and a page of a 
 same command continues a stopped benchmark and tries failed cells again.
 """
 
+import itertools
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,7 +55,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         if cell in fresh:
             print("done together with an earlier one")
         if cell in groups:
-            fresh.update(_run_group(configs, groups[cell], workdir))
+            fresh.update(_run_group(configs, groups[cell], workdir, held))
         if cell in fresh:
             states[cell] = _facts(workdir / cell.folder, cell, config)
         else:
@@ -125,11 +125,12 @@ def _keep(changed, path: Path) -> None:
         return
 
 
-def _make_room(folder: Path, of_cell) -> None:
-    """Removes what another encoder left in the cell's folder: the grid's encoders were changed."""
+def _make_room(folder: Path, of_cell, held: "_Held") -> None:
+    """Moves aside what another encoder left in the cell's folder: the grid's encoders changed."""
     try:
         saved = with_added(read_json(folder / "config.json"))
-    except (OSError, ValueError):  # new, or damaged: running it will tell
+        held.fingerprint(of_cell)
+    except (OSError, ValueError):  # new, damaged, or no encoder to replace it: running it will tell
         return
     of_encoder = [
         f"config.{name} was {old}, is {new}"
@@ -137,8 +138,10 @@ def _make_room(folder: Path, of_cell) -> None:
         if name.partition(".")[0] in ("encoder", "model", "image_size")
     ]
     if of_encoder:
-        print(f"made anew: {'; '.join(of_encoder)}")
-        shutil.rmtree(folder)
+        places = (folder.with_name(f"{folder.name}~{n}") for n in itertools.count(1))
+        aside = next(place for place in places if not place.exists())
+        folder.rename(aside)
+        print(f"{'; '.join(of_encoder)}: made anew; what was there is in {aside.name}")
 
 
 def _groups(configs: Mapping[Cell, Any], workdir: Path, held: "_Held") -> dict[Cell, list[Cell]]:
@@ -154,12 +157,14 @@ def _groups(configs: Mapping[Cell, Any], workdir: Path, held: "_Held") -> dict[C
     return {group[0]: group for group in together.values() if len(group) > 1}
 
 
-def _run_group(configs: Mapping[Cell, Any], group: list[Cell], workdir: Path) -> list[Cell]:
+def _run_group(
+    configs: Mapping[Cell, Any], group: list[Cell], workdir: Path, held: "_Held"
+) -> list[Cell]:
     """Runs the transfers of a group together; returns all its cells, or none where one failed."""
     start = time.monotonic()
     folders = [workdir / cell.folder for cell in group]
     for cell, folder in zip(group, folders):
-        _make_room(folder, configs[cell])
+        _make_room(folder, configs[cell], held)
     try:
         transfer.run_together([configs[cell] for cell in group], folders)
     except Exception as error:  # one cell may be at fault: run alone, the others finish
@@ -176,7 +181,7 @@ def _run_cell(of_cell, cell: Cell, workdir: Path, held: "_Held") -> dict[str, An
     if _is_done(folder, of_cell, held):
         print("done before")
         return _facts(folder, cell, of_cell)
-    _make_room(folder, of_cell)
+    _make_room(folder, of_cell, held)
     start = time.monotonic()
     try:
         transfer.run(of_cell, folder, page=False)
@@ -213,7 +218,9 @@ def _is_done(folder: Path, of_cell, held: _Held) -> bool:
     if not (folder / LAST).is_file():
         return False
     try:
-        if with_added(read_json(folder / "config.json")) != as_json(of_cell):
+        saved = with_added(read_json(folder / "config.json"))
+        # Its place may be written otherwise: the fingerprint knows the encoder.
+        if saved | {"encoder": of_cell.encoder} != as_json(of_cell):
             return False
         read_json(folder / "metrics.json", list)
         read_parquet(folder / "predictions.parquet")

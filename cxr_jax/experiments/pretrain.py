@@ -52,9 +52,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         after.encoder = str(workdir)  # as typed: no name of a home folder gets into the results
         transfer.run(after, workdir / "transfer")
     else:
+        preset = ":zero_shot" if "reports" in config.data else ""
         print(
             "Next, see what it learned:\n"
-            f"  {COMMAND} --config=configs/transfer.py --config.encoder={workdir} "
+            f"  {COMMAND} --config=configs/transfer.py{preset} --config.encoder={workdir} "
             f"--config.dataset=<a labelled dataset> --config.data.dir={config.data.dir}"
         )
 

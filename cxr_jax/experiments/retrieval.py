@@ -44,8 +44,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     patients = np.array([columns["patient_id"][row] for row in rows], str)
     if len(set(patients.tolist())) < 2:
         raise ValueError(
-            f"{config.dataset} {config.split!r}: {len(rows):,} images have a report with a section "
-            f"{' or '.join(config.sections) or '(any)'}, of fewer than two patients"
+            f"{config.dataset} {config.split!r}: {len(rows):,} images of fewer than two patients "
+            f"have a report with a section {' or '.join(config.sections) or '(any)'}; "
+            "--config.sections='()' takes reports whole, --config.split another split"
         )
     open_workdir(workdir, config)
     images = {f"{config.dataset} {config.split}": _workdir.fingerprint_images(source)}

@@ -202,12 +202,24 @@ def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp
     config.encoders = f"mine={tmp_path / 'late'}+{tmp_path / 'simclr'}"
     benchmark.run(config, both)
     assert f"config.encoder was {tmp_path / 'simclr'}, is" in capsys.readouterr().out
+    (aside,) = both.rglob("mine~1/predictions.parquet")
     cells = json.loads((both / "cells.json").read_text())["cells"]
     assert [Path(cell["folder"]).name for cell in cells] == ["mine", "mine+1"]
+    again = read_parquet(both / cells[1]["folder"] / "predictions.parquet")
+    np.testing.assert_array_equal(read_parquet(aside).scores, again.scores)
     assert [cell["spec"] for cell in cells] == [str(tmp_path / n) for n in ("late", "simclr")]
     held = [json.loads((both / cell["folder"] / "config.json").read_text()) for cell in cells]
     assert [one["encoder"] for one in held] == [cell["spec"] for cell in cells]
     assert "Of mine (2) several pretrainings" in (both / "benchmark.md").read_text()
+
+    # The same place in other words is the same encoder; one that is not there replaces nothing.
+    config.encoders = f"mine={tmp_path / 'late'}+{tmp_path / 'simclr' / '..' / 'simclr'}"
+    benchmark.run(config, both)
+    assert capsys.readouterr().out.count("done before") == 2
+    config.encoders = f"mine={tmp_path / 'lost'}"
+    with pytest.raises(ValueError, match="all 1 cells failed"):
+        benchmark.run(config, both)
+    assert (both / cells[0]["folder"] / "predictions.parquet").exists()
 
 
 def test_all_cells_failing_is_an_error(config, tmp_path):
