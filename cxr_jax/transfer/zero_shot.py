@@ -167,8 +167,14 @@ def of_labels(
 ) -> tuple[Prompts, list[str]]:
     """Returns the prompts of these labels, and the labels of the others.
 
-    Raises ValueError, naming them, for labels without prompts.
+    Raises ValueError, naming them, for labels without prompts, or that only marks tell apart.
     """
+    keys = [_key(name) for name in names]
+    if alike := [name for name, key in zip(names, keys) if keys.count(key) > 1]:
+        raise ValueError(
+            f"the dataset's labels {', '.join(alike)} would have the same prompts of {path}: case, "
+            "spaces and marks do not tell labels apart. Name one of them in config.task"
+        )
     by_key = {_key(label): label for label in prompts}
     missing = [name for name in names if _key(name) not in by_key]
     if missing:
@@ -177,7 +183,7 @@ def of_labels(
             "(config.zero_shot.prompts; docs/text.md), or the other labels in config.task"
         )
     chosen = {name: prompts[by_key[_key(name)]] for name in names}
-    return chosen, [label for key, label in by_key.items() if key not in map(_key, names)]
+    return chosen, [label for key, label in by_key.items() if key not in keys]
 
 
 def _key(label: str) -> str:

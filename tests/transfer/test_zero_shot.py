@@ -32,6 +32,8 @@ def test_the_shipped_prompts_have_both_kinds_and_the_drawn_labels():
     assert chosen["effusion"] is prompts["Effusion"] and "Edema" in unused
     with pytest.raises(ValueError, match=r"prompts\.json has no prompts for Grade, A b\. Name a"):
         zero_shot.of_labels(prompts, ("Grade", "Edema", "A b"), zero_shot._DEFAULT)
+    with pytest.raises(ValueError, match=r"labels Edema \+, Edema - would have the same prompts"):
+        zero_shot.of_labels(prompts, ("Edema +", "Mass", "Edema -"), zero_shot._DEFAULT)
 
 
 def test_a_csv_says_what_json_says(tmp_path):
