@@ -30,13 +30,19 @@ def average_with_start(objective: Objective, config: Section) -> Objective:
     """Returns the objective whose exported encoder is averaged with the one it starts from.
 
     The share of the start is config.start_share, in (0, 1); training itself is as it was. Raises
-    ValueError for another share.
+    ValueError for another share, and for an objective with a text tower.
     """
     share = config["start_share"]
     if not 0 < share < 1:
         raise ValueError(
             f"config.start_share={share}: it is the share of config.init's weights in the encoder "
             "that is exported, at least 0 and less than 1"
+        )
+    if objective.text is not None:
+        raise ValueError(
+            f"config.start_share={share} would export the text tower and heads of an encoder that "
+            f"is not the averaged one: config.objective.name={config['objective']['name']} goes "
+            "with config.start_share=0"
         )
     model = models.build(config["model"])
 
