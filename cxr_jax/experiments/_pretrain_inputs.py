@@ -139,6 +139,12 @@ def read_start(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Start]:
             "and config.init names none: --config.init=torchvision:/weights/resnet50.pth, another "
             "encoder of docs/weights.md, or config.start_share=0"
         )
+    if config.lora.rank > 0 and not config.init:
+        raise ValueError(
+            f"config.lora.rank={config.lora.rank} adapts an encoder that stays as it is, and "
+            "without config.init that one is random: name an encoder of docs/weights.md there, or "
+            "set config.lora.rank=0"
+        )
     if config.init and resumed and saved.is_file():
         model = read_json(saved).get("model")
         if not isinstance(model, dict):

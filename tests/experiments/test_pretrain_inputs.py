@@ -206,7 +206,10 @@ def test_random_is_refused_and_an_older_workdir_is_not_taken_for_this_run(
     config = config_of(tiny_config, "simclr", "random")
     with pytest.raises(ValueError, match="leave it empty"):
         pretrain.train(config, tmp_path)
-    config.init = ""
+    config.init, config.lora.rank = "", 2
+    with pytest.raises(ValueError, match=r"lora\.rank=2 adapts .* without config\.init"):
+        pretrain.train(config, tmp_path)
+    config.lora.rank = 0
     saved = as_json(config)
     del saved["init"]
     (tmp_path / "config.json").write_text(json.dumps(saved))
