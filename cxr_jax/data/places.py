@@ -1,15 +1,14 @@
 """Where findings and organs are on the images of a labelled split: masks and boxes."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from cxr_jax.data import images, tasks
-from cxr_jax.data.dataset_info import RESTORE
-from cxr_jax.data.source import load_source
+from cxr_jax.data.dataset_info import RESTORE, open_built
+from cxr_jax.data.reader import Records
 from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.io.limits import ImageError
 
@@ -129,11 +128,10 @@ def central(height: int, width: int, fit: str) -> tuple[float, float, float, flo
 
 def _records(split: LabelledSplit, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields each image's place and its record of image and `field`."""
-    folder = split.source.folder
-    name = "/".join(folder.parts[-3:-1])
-    source = load_source(name, str(Path(*folder.parts[:-3])), split.source.split, ("image", field))
+    source = split.source
+    records = Records(open_built(source.folder), source.split, ("image", field))
     for place, row in enumerate(split.rows):
-        yield place, source.records[int(row)]
+        yield place, records[int(row)]
 
 
 def _words(labels: Sequence[Any]) -> list[str]:

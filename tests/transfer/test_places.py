@@ -1,5 +1,6 @@
 """Segmentation and localisation: numbers against plain NumPy, what they learn, their pages."""
 
+import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ import pytest
 from configs import common
 from cxr_jax.data import places
 from cxr_jax.data.images import decode_square
+from cxr_jax.data.source import load_source
+from cxr_jax.data.splits import load_split
 from cxr_jax.experiments import transfer
 from cxr_jax.io import image_io
 from cxr_jax.report.benchmark import page as benchmark
@@ -188,6 +191,15 @@ def test_a_transfer_of_boxes(data_dir, tmp_path):
     page = (tmp_path / "run/report.md").read_text()
     assert "Macro pointing game of random" in page and "Box IoU, not compared here: " in page
     assert (tmp_path / "run/pictures/places.png").stat().st_size > 20_000
+
+
+def test_masks_are_those_of_the_build_whose_images_were_opened(data_dir, tmp_path):
+    built = load_source("phantom/tiny", str(data_dir), "test").folder
+    own = shutil.copytree(built, tmp_path / "phantom/tiny" / built.name)
+    split = load_split("phantom/tiny", str(tmp_path), "test")
+    (own.parent / "9.0.0").mkdir()
+    (own.parent / "9.0.0/dataset_info.json").write_text("{}")  # built meanwhile
+    assert places.load_masks(split, 16, "crop").known.any()
 
 
 def test_a_benchmark_carries_dice(tmp_path):
