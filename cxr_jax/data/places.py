@@ -1,5 +1,6 @@
 """Where findings and organs are on the images of a labelled split: masks and boxes."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,13 +18,15 @@ class Masked(NamedTuple):
     """The masks of n images, m names.
 
     `known`: whether the image has a mask of that name, which may be empty. `inside` [n side side m]
-    is the share of each pixel within, 0 to 255; `sizes` are the stored images' height and width.
+    is the share of each pixel within, 0 to 255; `sizes` are the stored images' height and width;
+    `digest` is a hash of the masks as they are stored.
     """
 
     names: tuple[str, ...]
     known: Bool[np.ndarray, "n m"]
     inside: UInt8[np.ndarray, "n side side m"]
     sizes: Int[np.ndarray, "n 2"]
+    digest: bytes = b""
 
     @property
     def marked(self) -> Bool[np.ndarray, "n m"]:
@@ -46,7 +49,7 @@ def load_masks(split: LabelledSplit, side: int, fit: str) -> Masked:
         )
     known = np.zeros((len(split.rows), len(names)), bool)
     inside = np.zeros((len(split.rows), side, side, len(names)), np.uint8)
-    sizes = np.zeros((len(split.rows), 2), int)
+    sizes, digest = np.zeros((len(split.rows), 2), int), hashlib.sha256()
     for place, record in _records(split, "masks"):
         where = f"{source.name} {source.split!r}, image {split.rows[place]}"
         sizes[place] = size = images.stored_size(record["image"])
@@ -58,12 +61,13 @@ def load_masks(split: LabelledSplit, side: int, fit: str) -> Masked:
             pixels = decode_mask(mask, size, side, fit, f"{where}: its mask of {name!r}")
             column = names.index(name)
             known[place, column], inside[place, ..., column] = True, pixels
+            digest.update(f"{place} {column} {len(mask)} ".encode() + mask)
     if not known.any():
         raise ValueError(
             f"no image of {source.name} {source.split!r} has a mask: the owner's were not beside "
             f"the images when it was built (data_builders/{source.folder.parts[-3]}/README.md)"
         )
-    return Masked(names, known, inside, sizes)
+    return Masked(names, known, inside, sizes, digest.digest())
 
 
 def decode_mask(

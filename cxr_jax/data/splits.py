@@ -35,6 +35,7 @@ class LabelledSplit(NamedTuple):
     projections: tuple[str, ...] = ()  # "" unknown
     # Images of the split that a label fraction left out, by their records' places: int [m].
     rest: np.ndarray = np.zeros(0, int)
+    marked: bytes = b""  # a hash of the whole split's masks or boxes, where a protocol reads them
 
     @property
     def labelled(self) -> Bool[np.ndarray, " n"]:

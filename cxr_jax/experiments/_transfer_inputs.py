@@ -141,7 +141,7 @@ def fingerprint_splits(config: ml_collections.ConfigDict, splits: Splits) -> dic
     """Returns each split's fingerprint, of images, targets and patients, for provenance.json."""
     return {
         f"{config.dataset} {name}": _workdir.fingerprint_images(
-            split.source, split.rows, split.targets, split.patient_ids
+            split.source, split.rows, split.targets, split.patient_ids, split.marked
         )
         for name, split in parts(config, splits).items()
     }
@@ -177,6 +177,7 @@ def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Spl
             digest.update("\n".join(ids).encode())
         for array in (split.rows, split.targets, split.rest):
             digest.update(array.tobytes())
+        digest.update(split.marked)
     return digest.hexdigest()
 
 

@@ -196,12 +196,14 @@ def fingerprint_images(
     rows: np.ndarray | None = None,
     targets: np.ndarray | None = None,
     patients: tuple[str, ...] = (),
+    marked: bytes = b"",
 ) -> str:
     """Returns 16 hex digits, equal for equal images in equal order with equal targets and patients.
 
     No id goes into it, but it knows which images share a patient. Images are told apart by their
     hashes and the bytes that all take together. `rows` are those of the source that take part (all
-    by default); targets and patients are of these rows. Raises as seen_images.list_images.
+    by default); targets and patients are of these rows, and `marked` is the hash of masks or boxes
+    that a protocol reads. Raises as seen_images.list_images.
     """
     images = seen_images.list_images(source)
     rows = np.arange(len(source)) if rows is None else rows
@@ -212,6 +214,7 @@ def fingerprint_images(
     digest.update(cluster_index(people, len(rows))[0].tobytes())
     if targets is not None:
         digest.update(targets.tobytes())
+    digest.update(marked)
     return digest.hexdigest()[:16]
 
 

@@ -125,7 +125,8 @@ class Protocol(NamedTuple):
     title: "Linear probe".
     method: (are the labels exclusive classes) -> sentences for the report, true of every encoder.
     settings: every field that changes a result, as JSON: results of other settings are made again.
-    labels: gives splits whose labels are those that it scores, where they are not the task's.
+    labels: gives splits whose labels are those that it scores, where they are not the task's, with
+      a hash of the masks or boxes that it reads (LabelledSplit.marked).
     run_many: gives for each of several subsets of the rows of train what `run` gives, faster.
     reads: gives the arrays that it reads of an encoder beside its variables, for fingerprints;
       ValueError for an encoder that it cannot measure.

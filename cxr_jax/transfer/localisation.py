@@ -7,6 +7,7 @@ the largest connected part of the map above a share of its maximum (Zhou et al.,
 the share chosen on validation. Only images count that have a box of the label.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -69,19 +70,25 @@ def _labels(splits: Splits) -> Splits:
             f"drawn one has: python -m data_builders.build phantom "
             f"--data_dir={test.source.folder.parents[2]}"
         )
-    boxed = _boxed(test)
+    boxed, marked = _boxed(test)
     if not boxed.any():
         raise ValueError(f"no test image of {test.source.name} has a box of a label that is scored")
     targets = np.where(boxed, 1, np.where(test.targets == 0, 0, np.nan)).astype(np.float32)
-    return splits._replace(test=test._replace(targets=targets))
+    validation = splits.validation._replace(marked=_boxed(splits.validation)[1])
+    return splits._replace(
+        validation=validation, test=test._replace(targets=targets, marked=marked)
+    )
 
 
-def _boxed(split: LabelledSplit) -> np.ndarray:
-    """Returns bool [n k]: has the image a box of the label."""
+def _boxed(split: LabelledSplit) -> tuple[np.ndarray, bytes]:
+    """Returns bool [n k], has the image a box of the label, and a hash of these boxes."""
     shape = split.targets.shape
     every = [(row, label) for row in range(shape[0]) for label in range(shape[1])]
-    found = [len(boxes) > 0 for boxes in places.load_boxes(split, every)]
-    return np.array(found, bool).reshape(shape)
+    held, digest = places.load_boxes(split, every), hashlib.sha256()
+    for boxes in held:
+        digest.update(f"{len(boxes)} ".encode() + boxes.tobytes())
+    found = np.array([len(boxes) > 0 for boxes in held], bool)
+    return found.reshape(shape), digest.digest()
 
 
 def _run(config: Section, encoder: Encoder, splits: Splits, tools: Tools) -> Result:

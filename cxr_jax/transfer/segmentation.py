@@ -75,7 +75,13 @@ def _labels(side: int, splits: Splits) -> Splits:
         targets = np.where(held.known, held.marked, np.nan).astype(np.float32)
         task = Task({name: name for name in held.names}, projections=split.task.projections)
         nothing = np.zeros(targets.shape, bool)
-        return split._replace(targets=targets, uncertain=nothing, label_names=held.names, task=task)
+        return split._replace(
+            targets=targets,
+            uncertain=nothing,
+            label_names=held.names,
+            task=task,
+            marked=held.digest,
+        )
 
     return Splits(*map(of_split, splits))
 

@@ -12,7 +12,7 @@ from cxr_jax.data import places
 from cxr_jax.data.images import decode_square
 from cxr_jax.data.source import load_source
 from cxr_jax.data.splits import load_split
-from cxr_jax.experiments import transfer
+from cxr_jax.experiments import _transfer_inputs, transfer
 from cxr_jax.io import image_io
 from cxr_jax.report.benchmark import page as benchmark
 from cxr_jax.stats.bootstrap import cluster_counts, cluster_index, resampled_mean
@@ -20,6 +20,7 @@ from cxr_jax.transfer import _heads, localisation, segmentation
 from cxr_jax.transfer._protocol import Maps, Splits, Tools, build
 from cxr_jax.transfer.metrics import compare, metric_rows
 from cxr_jax.transfer.predictions import Predictions, read_parquet, write_parquet
+from cxr_jax.weights.encoder import Encoder
 from tests.fakes import benchmark as fake
 from tests.fakes.bars import bars
 
@@ -200,6 +201,36 @@ def test_masks_are_those_of_the_build_whose_images_were_opened(data_dir, tmp_pat
     (own.parent / "9.0.0").mkdir()
     (own.parent / "9.0.0/dataset_info.json").write_text("{}")  # built meanwhile
     assert places.load_masks(split, 16, "crop").known.any()
+
+
+@pytest.mark.parametrize("protocol", ["segmentation", "localisation"])
+def test_other_masks_and_boxes_are_another_result(protocol, data_dir, monkeypatch):
+    made, encoder = small(protocol, data_dir), Encoder("random", {}, {}, 32)
+
+    def fingerprints():
+        splits = _transfer_inputs.load_splits(made)
+        whole = _transfer_inputs.fingerprint_splits(made, splits)
+        return _transfer_inputs.fingerprint(made, encoder, splits), whole["phantom/tiny test"]
+
+    def other(split, field):
+        """Halves boxes, and swaps the Lungs of two images."""
+        found = [record for _, record in records(split, field)]
+        if field == "boxes":
+            for record in found:
+                of = record[field]
+                record[field] = of | {c: np.asarray(of[c]) / 2 for c in ("y0", "y1")}
+        else:
+            first, second = (list(record[field]["mask"]) for record in found[:2])
+            first[0], second[0] = second[0], first[0]
+            for record, masks in zip(found, (first, second)):
+                assert places._words(record[field]["label"])[0] == "Lungs"
+                record[field] = record[field] | {"mask": masks}
+        return enumerate(found)
+
+    records, before = places._records, fingerprints()
+    assert fingerprints() == before
+    monkeypatch.setattr(places, "_records", other)
+    assert all(now != old for now, old in zip(fingerprints(), before))
 
 
 def test_a_benchmark_carries_dice(tmp_path):
