@@ -20,7 +20,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -218,9 +218,12 @@ def fingerprint_images(
     return digest.hexdigest()[:16]
 
 
-def fingerprint_weights(encoder: Encoder) -> str:
-    """Returns 16 hex digits of an encoder's architecture and parameters."""
-    return fingerprint_arrays(encoder.variables, repr(encoder.reads))
+def fingerprint_weights(encoder: Encoder, beside: Sequence[np.ndarray] = ()) -> str:
+    """Returns 16 hex digits of an encoder's architecture and parameters.
+
+    `beside`: what else is read of it, such as its text tower (Protocol.reads, Text.reads).
+    """
+    return fingerprint_arrays([encoder.variables, *beside], repr(encoder.reads))
 
 
 def fingerprint_arrays(tree: Any, said: str = "") -> str:

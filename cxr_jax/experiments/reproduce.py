@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from cxr_jax import weights
-from cxr_jax.experiments import _workdir
+from cxr_jax.experiments import _transfer_inputs, _workdir
 from cxr_jax.objectives import _image_text
 from cxr_jax.training import checkpoint
 from cxr_jax.weights.importers import _text
@@ -35,8 +35,13 @@ def check(config: ml_collections.ConfigDict, old: Path) -> None:
     if not _finished(config, old):
         raise ValueError(f"{old} has not finished: there is no end to compare with; resume it")
     last = _check_dataset(config, old)
+    transfers = config.experiment == "transfer"
+    beside = _transfer_inputs.protocol(config).reads if transfers else lambda encoder: ()
     for spec, fingerprint in last["encoders"].items():
-        if spec != "random" and _workdir.fingerprint_weights(weights.load(spec)) != fingerprint:
+        if spec == "random":
+            continue
+        encoder = weights.load(spec)
+        if _workdir.fingerprint_weights(encoder, beside(encoder)) != fingerprint:
             raise ValueError(f"the encoder {spec} has other weights than when {old} was made")
     for path, fingerprint in last.get("texts", {}).items():
         text = _text.load_text(path, _image_text.text_encoder(config))

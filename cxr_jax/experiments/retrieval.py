@@ -50,7 +50,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         )
     open_workdir(workdir, config)
     images = {f"{config.dataset} {config.split}": _workdir.fingerprint_images(source)}
-    of_encoder = {config.encoder: _workdir.fingerprint_weights(encoder)}
+    of_encoder = {config.encoder: _workdir.fingerprint_weights(encoder, tower.text.reads())}
     _workdir.write_provenance(workdir, config, images, of_encoder)
 
     lengths = tower.lengths(said)

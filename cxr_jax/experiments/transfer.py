@@ -93,7 +93,10 @@ def _run(
     for name, text in chosen.files.items():
         atomic_write_text(workdir / name, text)
     specs = _transfer_inputs.specs(config)
-    of_encoders = dict(zip(specs, map(_workdir.fingerprint_weights, encoders)))
+    of_encoders = {
+        spec: _workdir.fingerprint_weights(encoder, chosen.reads(encoder))
+        for spec, encoder in zip(specs, encoders, strict=True)
+    }
     of_splits = _transfer_inputs.fingerprint_splits(config, splits)
     _workdir.write_provenance(workdir, config, of_splits, of_encoders)
     count = {name: f"{split.labelled.sum():,}" for name, split in splits._asdict().items()}

@@ -31,7 +31,7 @@ from cxr_jax.io.json import read_json
 from cxr_jax.io.text import plain, read_bytes
 from cxr_jax.stats.auroc import binary_rows
 from cxr_jax.transfer._protocol import Protocol, Result, Splits, Tools, against
-from cxr_jax.weights.convert import flat, list_first
+from cxr_jax.weights.convert import list_first
 from cxr_jax.weights.encoder import Encoder, text_encoder
 
 FILE = "prompts.json"  # in the result's workdir
@@ -196,13 +196,11 @@ def _mean(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
 
 
 def _read_tower(encoder: Encoder) -> list[np.ndarray]:
-    """Returns the arrays of the encoder's text tower, and its words. Raises ValueError for none."""
+    """Returns what the encoder's text tower is made of. Raises ValueError for none."""
     if encoder.text is None:
         raise ValueError(
             f"config.protocol=zero_shot needs a text tower, and {encoder.name} has none: score "
             "encoders that were trained with reports (docs/text.md), and leave the others out of "
             "config.baselines"
         )
-    text = encoder.text()
-    words = np.frombuffer(text.tokenizer.to_str().encode(), np.uint8)
-    return [words, *flat(text.arrays()).values()]
+    return encoder.text().reads()

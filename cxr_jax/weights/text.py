@@ -7,6 +7,7 @@ fields of models/bert.py; "heads", the fields of an MLP for "image" and "text", 
 path of each, joined by dots, for its key.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from cxr_jax.io.text import plain
 from cxr_jax.models._layers import MLP
 from cxr_jax.models.bert import Bert, make_text_encoder
 from cxr_jax.weights.arrays import read_arrays, read_facts
-from cxr_jax.weights.convert import errors_naming, fill_variables, own_key
+from cxr_jax.weights.convert import errors_naming, fill_variables, flat, own_key
 
 FILE, FACTS = "text.safetensors", "text.json"
 _LARGEST = 1_000_000  # number in text.json: vocabularies have 250,000 pieces
@@ -60,6 +61,12 @@ class Text(NamedTuple):
         heads = {name: variables for name, (_, variables) in self.heads.items()}
         scale = np.float32(self.scale)
         return {"text": self.params, "scale": scale} | ({"heads": heads} if heads else {})
+
+    def reads(self) -> list[np.ndarray]:
+        """Returns words, facts and arrays, as fingerprints take them."""
+        said = (self.tokenizer.to_str(), json.dumps(self.facts(), sort_keys=True))
+        words = [np.frombuffer(one.encode(), np.uint8) for one in said]
+        return [*words, *flat(self.arrays()).values()]
 
 
 class TextEncoder:

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from cxr_jax import weights
 from cxr_jax.data import reports
 from cxr_jax.data.source import load_source
 from cxr_jax.data.splits import image_batches, load_split
-from cxr_jax.experiments import pretrain, retrieval, transfer
+from cxr_jax.experiments import _workdir, pretrain, retrieval, transfer
 from cxr_jax.objectives import _image_text
 from cxr_jax.transfer.predictions import read_parquet
+from cxr_jax.transfer.zero_shot import _read_tower
 from cxr_jax.weights import export
 from tests.fakes import tiny_config
 
@@ -151,6 +153,19 @@ def test_zero_shot_scores_images_by_prompts_that_travel(zero_shot, encoder, tmp_
     zero_shot.task = "Nodule"
     with pytest.raises(ValueError, match=r"mine\.json has no prompts for Nodule\. Name a file"):
         transfer.run(zero_shot, tmp_path / "other")
+
+
+def test_fingerprints_know_the_text_tower(trained):
+    encoder = weights.load(str(trained[0]))
+    text = encoder.text()
+    other = text._replace(params=jax.tree.map(lambda leaf: leaf + 1, text.params))
+    pooled = text._replace(model=text.model | {"pooling": "another"})
+    towers = (text, other, pooled, text._replace(scale=2 * text.scale))
+    read = [_read_tower(encoder._replace(text=lambda one=one: one)) for one in towers]
+    marks = {_workdir.fingerprint_weights(encoder, arrays) for arrays in read}
+    assert len(marks) == 4
+    alone = _workdir.fingerprint_arrays(encoder.variables, repr(encoder.reads))
+    assert _workdir.fingerprint_weights(encoder) == alone not in marks
 
 
 def test_zero_shot_refuses_encoders_without_a_tower_and_long_prompts(zero_shot, tmp_path):
