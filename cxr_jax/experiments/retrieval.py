@@ -12,10 +12,10 @@ import numpy as np
 
 from cxr_jax import weights
 from cxr_jax.config import check_positive
-from cxr_jax.data import reports, tasks
+from cxr_jax.data import reports, seen_images, tasks
 from cxr_jax.data.source import load_source
 from cxr_jax.data.splits import LabelledSplit
-from cxr_jax.experiments import _transfer_inputs, _workdir
+from cxr_jax.experiments import _transfer_inputs, _transfer_report, _workdir
 from cxr_jax.experiments._workdir import open_workdir
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.report import tables
@@ -60,6 +60,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             f"{cut:,} of {len(said):,} reports are longer than the {tower.text.max_tokens} tokens "
             f"that the text tower reads, and end there (the longest has {lengths.max():,})."
         )
+    seen = seen_images.seen_by_encoder(config.encoder, source)
     source = source.changed(fit=encoder.fit)
     features = _transfer_inputs.extract(
         encoder, _unlabelled(source, rows, columns), config.batch_size, config.split
@@ -73,11 +74,13 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         **{"images": len(rows), "patients": len(set(patients.tolist()))},
         **{"different reports": len(distinct), "reports cut": cut},
         "without report": len(source) - len(rows),
+        "seen": _counted(seen, rows),
         "median rank": dict(zip(("image to report", "report to image"), np.median(place, axis=0))),
         "recall": found,
     }
     atomic_write_text(workdir / "retrieval.json", json.dumps(facts, indent=2) + "\n")
-    page = _page(config, facts)
+    exposure = _transfer_report.exposure_lines({config.encoder: seen}, rows, config.dataset)
+    page = _page(config, facts, *exposure)
     atomic_write_text(workdir / "retrieval.md", page)
     print(page)
 
@@ -94,10 +97,19 @@ def _unlabelled(source, rows: np.ndarray, columns) -> LabelledSplit:
     return LabelledSplit(source, rows, none, none.astype(bool), *ids, (), tasks.Task({}), 0)
 
 
-def _page(config, facts) -> str:
+def _counted(seen: seen_images.Seen | None, rows: np.ndarray) -> dict[str, int | None] | None:
+    """Counts the images that the encoder saw in training, and those of patients that it saw."""
+    if seen is None:
+        return None
+    patients = None if seen.patient is None else int(seen.patient[rows].sum())
+    return {"images": int(seen.image[rows].sum()), "patients": patients}
+
+
+def _page(config, facts, warnings: list[str], exposure: list[str]) -> str:
     lines = [
         f"# Retrieval: {facts['encoder']} on {config.dataset} ({config.split})",
         "",
+        *(line for warning in warnings for line in (warning, "")),
         f"{facts['images']:,} images of {facts['patients']:,} patients, "
         f"{facts['different reports']:,} different reports; {facts['reports cut']:,} reports are "
         "longer than the text tower reads and end there. Other pairs of the same patient, and "
@@ -111,4 +123,4 @@ def _page(config, facts) -> str:
         lines.append(
             f"| {row['direction']} | {row['k']} | {recall} | {tables.number(row['chance'])} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *exposure]) + "\n"

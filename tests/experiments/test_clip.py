@@ -206,6 +206,13 @@ def test_retrieval_reads_reports_and_counts_those_that_are_cut(
         hits += int((vectors[others] @ images[row] >= vectors[row] @ images[row]).sum() < 5)
     assert facts["recall"][1]["recall"] == pytest.approx(hits / 24)
     assert "| image to report | 5 |" in (tmp_path / "run" / "retrieval.md").read_text()
-    config.dataset, config.data.dir, config.split = "image_folder", str(studies_dir), "train"
+    assert facts["seen"] == {"images": 0, "patients": 0}
+    config.split = "train"
+    retrieval.run(config, tmp_path / "train")
+    seen = json.loads((tmp_path / "train" / "retrieval.json").read_text())["seen"]
+    page = (tmp_path / "train" / "retrieval.md").read_text()
+    assert seen["images"] and f"{seen['images']} look like images that {trained[0]} saw" in page
+    assert "seem to have been in the pretraining of" in page
+    config.dataset, config.data.dir = "image_folder", str(studies_dir)
     with pytest.raises(ValueError, match="dataset image_folder has no reports"):
         retrieval.run(config, tmp_path / "other")
