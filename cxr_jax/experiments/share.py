@@ -32,6 +32,7 @@ from cxr_jax.weights.card import model_card
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.exporters import safetensors
 
+_PROTOCOLS = ("knn", "linear", "finetune")  # whose scores are AUROCs, of features or images alone
 _OF_A_ROW = ("label", "n_pos", "n_neg", "auroc", "low", "high")
 
 
@@ -123,6 +124,11 @@ def _check(config: ml_collections.ConfigDict) -> None:
         )
     if not config.shares or not all(0 <= share <= 1 for share in config.shares):
         raise ValueError(f"config.shares={config.shares}: shares lie between 0 and 1")
+    if config.transfer.protocol not in _PROTOCOLS:
+        raise ValueError(
+            f"config.transfer.protocol={config.transfer.protocol}: shares are compared by AUROC on "
+            f"validation images; use {', '.join(_PROTOCOLS)}"
+        )
 
 
 class _Probe(NamedTuple):

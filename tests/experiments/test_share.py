@@ -123,6 +123,7 @@ def test_shares_are_scored_on_validation_and_the_best_is_an_encoder(run, config,
         ("shares", (0.0, 1.5), r"config\.shares=\(0\.0, 1\.5\): shares lie between 0 and 1"),
         ("datasets", "", "config.encoder and config.datasets are needed"),
         ("datasets", "phantom/tiny@folds=3", "folds=3 scores test images too"),
+        ("transfer.protocol", "segmentation", "segmentation: shares are compared by AUROC on val"),
         ("encoder", "start", "has no start to be averaged with"),
     ],
 )
