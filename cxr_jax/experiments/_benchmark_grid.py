@@ -14,6 +14,7 @@ from cxr_jax.data.tasks import FRONTAL
 from cxr_jax.experiments import _transfer_inputs
 from cxr_jax.experiments._workdir import changes
 from cxr_jax.io.json import read_json
+from cxr_jax.weights.encoder import Encoder
 
 LAST = "seconds.json"  # how long a cell took; the last file that it writes
 # Fields of a transfer that a dataset may have of its own: what is scored.
@@ -200,14 +201,24 @@ def _obstacles(config, cells: list[Cell]) -> list[str]:
             return [f"  WOULD FAIL: {name}: {error}"]
         return []
 
+    own = {}
+    for cell in cells:
+        own[cell.dataset, cell.task, cell.protocol] = transfer_config(config, cell)
+        own[cell.dataset, cell.task, cell.protocol].protocol = cell.protocol
+    protocols = {of_cell.protocol: of_cell for of_cell in own.values()}.values()
+
+    def read(spec):
+        encoder = Encoder(spec, {}, {}, 1) if spec == "random" else weights.load(spec)
+        for of_cell in protocols:
+            _transfer_inputs.protocol(of_cell).reads(encoder)
+
     lines = []
     for name, spec in dict.fromkeys((cell.encoder, cell.spec) for cell in cells):
-        if spec != "random":
-            lines += missing(name, weights.load, spec)
-    for cell in {(cell.dataset, cell.task): cell for cell in cells}.values():
-        own = transfer_config(config, cell)
-        lines += missing(cell.dataset, _transfer_inputs.load_whole_splits, own)
-    return lines
+        lines += missing(name, read, spec)
+    for (dataset, *_), of_cell in own.items():
+        lines += missing(dataset, _transfer_inputs.protocol, of_cell)  # refuses folds it lacks
+        lines += missing(dataset, _transfer_inputs.load_whole_splits, of_cell)
+    return list(dict.fromkeys(lines))
 
 
 def plan(config: ml_collections.ConfigDict, cells: list[Cell], workdir: Path) -> str:

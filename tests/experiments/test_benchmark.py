@@ -222,6 +222,16 @@ def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp
     assert (both / cells[0]["folder"] / "predictions.parquet").exists()
 
 
+def test_a_dry_run_says_what_a_protocol_cannot_measure(config, tmp_path, capsys):
+    config.encoders = config.reference = "random"
+    config.protocols, config.datasets = "zero_shot,segmentation", "phantom/tiny@folds=3"
+    config.dry_run = True
+    benchmark.run(config, tmp_path / "grid")
+    said = capsys.readouterr().out
+    assert "WOULD FAIL: random: config.protocol=zero_shot needs a text tower" in said
+    assert "WOULD FAIL: phantom/tiny: config.folds=3: protocol segmentation" in said
+
+
 def test_all_cells_failing_is_an_error(config, tmp_path):
     config.encoders, config.reference = f"a={tmp_path / 'nowhere'}", "a"
     with pytest.raises(ValueError, match="all 3 cells failed; the first"):
