@@ -12,8 +12,7 @@ they are, with whatever names they hold.
 import argparse
 import html
 import json
-import os
-import shutil
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -36,7 +35,9 @@ from cxr_jax.transfer import predictions as files
 _QUALITY = 70  # of WebP
 _NUM_NEIGHBOURS = 8
 _CORNERS = ("y0", "x0", "y1", "x1")
-_OURS = "index.html"
+_PAGE = "index.html"
+_OURS = ".made_by_browse"  # in a folder whose page may be replaced
+_WRITTEN = re.compile(r"index\.html|\d+(-\d+)?\.webp")
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -90,10 +91,10 @@ def browse(
     features: Path | None = None,
     reports: bool = False,
 ) -> Path:
-    """Writes the page and its images into `out`, which is made anew; returns the page's path.
+    """Writes the page and its images into `out`, for an earlier page there; returns its path.
 
     Raises FileNotFoundError or ValueError, naming file or field, for a dataset, predictions or
-    features that cannot be used, and for a folder that holds anything else.
+    features that cannot be used, and for a folder that holds things and was not made by it.
     """
     splits = [split] if split else list(open_built(find_folder(name, data_dir)).info.splits)
     sources = [load_source(name, data_dir, one) for one in splits]
@@ -116,8 +117,8 @@ def browse(
     )
     if reports:
         said += " Report texts are as the dataset has them and may hold names."
-    (out / _OURS).write_text(_page(f"{name}: images", said, data), encoding="utf-8")
-    return out / _OURS
+    (out / _PAGE).write_text(_page(f"{name}: images", said, data), encoding="utf-8")
+    return out / _PAGE
 
 
 class Image(NamedTuple):
@@ -206,12 +207,19 @@ def _nearest(images: Sequence[Image], path: Path) -> dict[int, list[tuple[int, s
 
 
 def _make_folder(out: Path) -> None:
-    """Makes the folder anew, for its owner alone; raises ValueError where it holds other things."""
+    """Makes the folder, for its owner alone, or takes an earlier page, whole or not, out of it.
+
+    Raises ValueError where it holds other things and has no mark that a page was made there.
+    """
     if out.exists() and any(out.iterdir()) and not (out / _OURS).is_file():
         raise ValueError(f"{out} holds other things than a page of images: choose another --out")
-    shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    os.mkdir(out, 0o700)
+    out.mkdir(0o700, exist_ok=True)
+    out.chmod(0o700)
+    (out / _OURS).touch()
+    for path in out.iterdir():
+        if _WRITTEN.fullmatch(path.name):
+            path.unlink()
 
 
 def _film(image: Image, out: Path, place: int, size: int, reports: bool) -> dict[str, Any]:

@@ -93,11 +93,21 @@ def test_the_most_images_are_spread_over_all(data_dir, given, tmp_path):
     assert [film["id"] for film in films] == [ids[0], ids[round((len(ids) - 1) / 2)], ids[-1]]
 
 
+def test_a_page_that_was_cut_short_is_replaced_and_nothing_else(data_dir, tmp_path):
+    page = browse.browse(tmp_path / "p", "phantom/tiny", str(data_dir), "test", 2, 16)
+    page.unlink()
+    (tmp_path / "p" / "notes.txt").write_text("mine")
+    browse.browse(tmp_path / "p", "phantom/tiny", str(data_dir), "test", 1, 16)
+    left = {one.name for one in page.parent.iterdir() if "-" not in one.name}
+    assert left == {".made_by_browse", "0.webp", "index.html", "notes.txt"}
+
+
 def test_what_cannot_be_used_is_named(data_dir, given, tmp_path, capsys):
     folder = given[-1]
     base = ["browse", "phantom/tiny", f"--data_dir={data_dir}"]
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.txt").write_text("")
+    for name in ("index.html", "thesis.txt"):
+        (tmp_path / "full" / name).write_text("")
     np.savez(tmp_path / "other.npz", image_id=["x"], features=np.ones((1, 2)))
     write_parquet(given[2]._replace(image_id=np.char.add(given[2].image_id, "x")), tmp_path / "p")
     for more, said in (
