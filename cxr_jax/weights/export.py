@@ -132,20 +132,28 @@ def push(folder: Path, name: str) -> str:
     """Uploads an export to the hub as the model OWNER/NAME; returns its address.
 
     A new repository is private: to make it public is the owner's step. Raises ValueError without
-    the package huggingface_hub, or where the hub does not take it.
+    the package huggingface_hub, where the hub does not take it, and for a model that is public.
     """
     hub = _hub(name)
+    keep = f"the export stays in {folder}, to be sent by `hf upload {name} {folder}`"
     try:
         api = hub.HfApi()
         address = str(api.create_repo(name, private=True, exist_ok=True))
-        api.upload_folder(
-            repo_id=name, folder_path=folder, commit_message="Encoder exported by cxr_jax"
-        )
+        private = api.repo_info(name).private  # one that was there keeps its visibility
+        if private:
+            api.upload_folder(
+                repo_id=name, folder_path=folder, commit_message="Encoder exported by cxr_jax"
+            )
     except Exception as error:  # its client's, and of the network: many kinds
         raise ValueError(
-            f"--push={name}: the hub does not take it ({error}). `hf auth login` logs in; the "
-            f"export stays in {folder}, to be sent by `hf upload {name} {folder}`"
+            f"--push={name}: the hub does not take it ({error}). `hf auth login` logs in; {keep}"
         ) from error
+    if not private:
+        raise ValueError(
+            f"--push={name}: that model is public already, so nothing was sent: hashes of seen "
+            "images and a tokenizer's words may be in the export. Make it private in its settings "
+            f"or name another; if all may read it, {keep}"
+        )
     return address
 
 

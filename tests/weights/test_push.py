@@ -37,7 +37,11 @@ def server(monkeypatch):
             self._send(200, answer)
 
         def do_GET(self):
-            self._send(404, {"error": "no such thing here"})
+            if self.path.startswith("/api/models/me/"):
+                name = self.path.removeprefix("/api/models/")
+                self._send(200, {"id": name, "private": name != "me/public"})
+            else:
+                self._send(404, {"error": "no such thing here"})
 
         do_HEAD = do_GET
 
@@ -86,6 +90,9 @@ def test_what_the_hub_refuses_is_said_and_the_export_stays(server, tmp_path, mon
     (tmp_path / "model.safetensors").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"--push=encoder: write OWNER/NAME"):
         push(tmp_path, "encoder")
+    with pytest.raises(ValueError, match=r"--push=me/public: that model is public already"):
+        push(tmp_path, "me/public")
+    assert [path for path, _ in server] == ["/api/repos/create"]
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(ValueError, match=r"does not take it .* stays in .* `hf upload me/encoder"):
         push(tmp_path, "me/encoder")
