@@ -62,7 +62,7 @@ def make(config: Section) -> Protocol:
         tower = text_encoder(encoder)
         for label, by_kind in chosen.items():
             for kind, said in by_kind.items():
-                tower.check(said, f"{path}: {label}, {kind} prompt {{}}")
+                tower.check(said, f"{path}: {label}, {kind} prompt")
         vectors = {
             kind: np.stack([_mean(tower(chosen[n][kind])) for n in names])
             for kind in (_KINDS[:1] if exclusive else _KINDS)

@@ -125,13 +125,13 @@ class TextEncoder:
             rows.append(np.asarray(self._of_tokens(tokens, mask))[: len(batch)])
         return np.concatenate(rows)
 
-    def check(self, sentences: Sequence[str], name: str = "sentence {}") -> None:
-        """Raises ValueError, by `name` with its number, for one longer than the tower reads."""
+    def check(self, sentences: Sequence[str], name: str = "sentence") -> None:
+        """Raises ValueError, by `name` and number (from 1), for one longer than the tower reads."""
         most = self.text.max_tokens
-        for number, count in enumerate(self.lengths(sentences)):
+        for number, count in enumerate(self.lengths(sentences), start=1):
             if count > most:
                 raise ValueError(
-                    f"{name.format(number)} has {count} tokens, and the text tower reads {most}: "
+                    f"{name} {number} has {count} tokens, and the text tower reads {most}: "
                     "shorten it, or part it in two"
                 )
 

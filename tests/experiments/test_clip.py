@@ -76,8 +76,10 @@ def test_text_and_images_are_where_training_put_them(config, trained, encoder, d
 
 def test_what_the_tower_cannot_read_is_named(encoder):
     long = "no " * 70
-    with pytest.raises(ValueError, match="sentence 1 has 142 tokens, and the text tower reads 64"):
+    with pytest.raises(ValueError, match="sentence 2 has 142 tokens, and the text tower reads 64"):
         encoder.text([SENTENCES[0], long])
+    with pytest.raises(ValueError, match=r"a\{b\}, positive prompt 1 has 142 tokens"):
+        encoder.text_encoder.check([long], "a{b}, positive prompt")
     for nothing in ([], [""]):
         with pytest.raises(ValueError, match="pass one sentence or a list of them"):
             encoder.text(nothing)
