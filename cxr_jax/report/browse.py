@@ -132,7 +132,10 @@ class Image(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Predictions by image id: the row of each; probabilities where they are known, and errors."""
+    """Predictions by image id: the row of each; probabilities where they are known, and errors.
+
+    NaN is what an image has not.
+    """
 
     rows: dict[str, int]
     names: list[str]
@@ -151,13 +154,17 @@ def _read_predictions(path: Path) -> Scored:
     """Reads scores; an error is the distance of probability and target.
 
     Where scores only rank, a score's share of images that scored lower stands for a probability.
+    Measures (Dice) are scores of the images that count alone, and have no error.
     """
     held = files.read_parquet(path / "predictions.parquet" if path.is_dir() else path)
+    rows = {one: row for row, one in enumerate(held.image_id.tolist())}
+    if held.score_kind in files.MEASURES:
+        scores = np.where(held.targets == 1, held.scores, np.nan)
+        return Scored(rows, list(held.label_names), scores, np.full_like(scores, np.nan))
     chance = held.probabilities
     if chance is None:
         ranks = scipy.stats.rankdata(held.scores, axis=0) - 1
         chance = ranks / max(len(held.scores) - 1, 1)
-    rows = {one: row for row, one in enumerate(held.image_id.tolist())}
     scores = held.scores if held.probabilities is None else chance
     return Scored(rows, list(held.label_names), scores, np.abs(chance - held.targets))
 
@@ -240,9 +247,10 @@ def _film(image: Image, out: Path, place: int, size: int, reports: bool) -> dict
     if masks := example.get("masks"):
         film["masks"] = []
         for k, (name, mask) in enumerate(zip(masks["label"], masks["mask"])):
-            file = f"{place}-{k}.webp"
-            _write(pictures.decode(bytes(mask)).pixels, size, out / file, mask=True)
-            film["masks"].append((_text(name), file))
+            if (pixels := pictures.decode(bytes(mask)).pixels).any():
+                file = f"{place}-{k}.webp"
+                _write(pixels, size, out / file, mask=True)
+                film["masks"].append((_text(name), file))
     if reports:
         film["report"] = _text(example["report"])
     return film

@@ -51,10 +51,11 @@ def test_images_labels_boxes_and_reports_are_the_datasets(data_dir, given, tmp_p
         assert [box[0].encode() for box in film["boxes"]] == list(example["boxes"]["label"])
         assert [box[1] for box in film["boxes"]] == pytest.approx(example["boxes"]["y0"], abs=1e-4)
         assert max(Image.open(out / film["file"]).size) <= 64
-        assert [mask[0].encode() for mask in film["masks"]] == list(example["masks"]["label"])
-        for (_, file), mask in zip(film["masks"], example["masks"]["mask"]):
+        masks = [np.asarray(Image.open(io.BytesIO(one))) > 0 for one in example["masks"]["mask"]]
+        full = [(n, one) for n, one in zip(example["masks"]["label"], masks) if one.any()]
+        assert [mask[0].encode() for mask in film["masks"]] == [name for name, _ in full]
+        for (_, file), (_, whole) in zip(film["masks"], full):
             shown = np.asarray(Image.open(out / file))[..., 3] > 127
-            whole = np.asarray(Image.open(io.BytesIO(mask))) > 0
             assert abs(shown.mean() - whole.mean()) < 0.05
     assert stat.S_IMODE(out.stat().st_mode) == 0o700
     written = page.read_bytes()
@@ -83,6 +84,16 @@ def test_scores_errors_and_neighbours(data_dir, given, tmp_path):
     said = [words for _, words in films[3]["near"]]
     assert len(set(said)) == 8  # as many digits as tell them apart
     assert [float(one) for one in said] == pytest.approx(cosines[nearest], abs=0.006)
+
+
+def test_a_measure_is_shown_of_the_images_that_count_and_is_no_error(data_dir, given, tmp_path):
+    held = given[2]._replace(scores=given[2].targets * 0.75, score_kind="dice")
+    write_parquet(held, tmp_path / "dice")
+    more = dict(predictions=tmp_path / "dice", size=16)
+    films = data_of(browse.browse(tmp_path / "p", "phantom/tiny", str(data_dir), **more))["films"]
+    counts = [{"any": 0.75} if target == 1 else {} for target in held.targets[:, 0]]
+    assert [film["score"] for film in films] == counts
+    assert not any(film["error"] for film in films)
 
 
 def test_the_most_images_are_spread_over_all(data_dir, given, tmp_path):
