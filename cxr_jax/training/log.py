@@ -22,6 +22,7 @@ from tensorboardX import SummaryWriter
 
 from cxr_jax.io.atomic import atomic_write, atomic_write_text
 from cxr_jax.io.json import read_json
+from cxr_jax.io.text import plain
 from cxr_jax.training import loggers
 
 _BAR = 24  # characters
@@ -42,8 +43,9 @@ class Writer:
         What a service of others has of them stays, and is not sent again: loggers.json in the
         workdir says how far that is. names: config.loggers. config: flat, as hyperparameters.
 
-        Raises ValueError, and changes nothing, where the lines up to there are damaged; and as
-        loggers.find, or where a service does not take the run.
+        A service that fails during the run, or does not take it up again, gets no more of it until
+        the next start. Raises ValueError, and changes nothing, where the lines up to there are
+        damaged; and as loggers.find, or where a service does not take a new run.
         """
         self._path = workdir / "metrics.jsonl"
         if self._path.exists():
@@ -55,7 +57,14 @@ class Writer:
         self._loggers, self._sent = {}, {}
         for name in names:
             before = self._before.get(name, {"run": "", "step": -1})
-            opened = loggers.find(name)(workdir, config or {}, first_step, before["run"])
+            open_logger = loggers.find(name)
+            try:
+                opened = open_logger(workdir, config or {}, first_step, before["run"])
+            except Exception as error:  # its client's, and of the network: many kinds
+                if not before["run"]:
+                    raise
+                _say_lost(name, error)
+                continue
             self._loggers[name] = opened
             self._sent[name] = before["step"] if opened.run else -1
         self._file = self._path.open("a")
@@ -72,23 +81,24 @@ class Writer:
             if logger.run
         }
         if now:
-            atomic_write_text(self._remote, json.dumps(self._before | now))
+            self._before |= now
+            atomic_write_text(self._remote, json.dumps(self._before))
 
     def board_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes to the loggers only: speeds, which differ from run to run."""
-        for name, logger in self._loggers.items():
+        for name in list(self._loggers):
             if step > self._sent[name]:
-                logger.scalars(step, values)
+                self._tell(name, "scalars", step, values)
 
     def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
-        for logger in self._loggers.values():
-            logger.image(step, name, image)
+        for logger in list(self._loggers):
+            self._tell(logger, "image", step, name, image)
 
     def warn(self, step: int, text: str) -> None:
         """Warns in the terminal and in TensorBoard's texts."""
         say(f"WARNING: step {step}: {text}")
-        for logger in self._loggers.values():
-            logger.text(step, "warnings", text)
+        for name in list(self._loggers):
+            self._tell(name, "text", step, "warnings", text)
 
     def sync(self) -> None:
         """Puts the lines on the disk: after a power cut no checkpoint lacks its history."""
@@ -96,8 +106,19 @@ class Writer:
 
     def close(self) -> None:
         self._file.close()
-        for logger in self._loggers.values():
-            logger.close()
+        for name in list(self._loggers):
+            self._tell(name, "close")
+
+    def _tell(self, name: str, what: str, *values: Any) -> None:
+        """Calls a logger; one of a service that fails is let go, so that the run goes on."""
+        logger = self._loggers[name]
+        try:
+            getattr(logger, what)(*values)
+        except Exception as error:  # its client's, and of the network: many kinds
+            if not logger.run:
+                raise
+            del self._loggers[name]
+            _say_lost(name, error)
 
 
 class NoWriter:
@@ -106,6 +127,13 @@ class NoWriter:
     def _nothing(self, *_) -> None: ...
 
     scalars = board_scalars = image = warn = sync = close = _nothing
+
+
+def _say_lost(name: str, error: Exception) -> None:
+    say(
+        f"WARNING: config.loggers: {name} failed ({plain(str(error))}) and gets no more of this "
+        "run until its next start; metrics.jsonl has every line"
+    )
 
 
 def write_projector(

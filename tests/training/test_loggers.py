@@ -66,6 +66,32 @@ def test_wandb_offline_has_every_step_once(tmp_path, monkeypatch):
     assert len(ids) == 1 and names >= set(CONFIG)
 
 
+def test_an_outage_of_a_service_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+    class Service(loggers.Logger):
+        run = "r1"
+
+        def scalars(self, step, values):
+            if step > 1:
+                raise ConnectionError("no route to host")
+
+    def open_again(*_):
+        raise ConnectionError("no route to host")
+
+    for opens, steps in ((lambda *_: Service(), (1, 2, 3)), (open_again, (4, 5))):
+        monkeypatch.setattr(loggers, "find", lambda name, opens=opens: opens)
+        writer = Writer(tmp_path, steps[0] - 1, ("service",))
+        for step in steps:
+            writer.scalars(step, {"loss": 1.0})
+        writer.close()
+        printed = capsys.readouterr().out
+        assert printed.count("WARNING: config.loggers: service failed (no route to host)") == 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 5
+    kept = json.loads((tmp_path / "loggers.json").read_text())
+    assert kept == {"service": {"run": "r1", "step": 1}}
+    with pytest.raises(ConnectionError):  # a new run is not begun without what was asked for
+        Writer(tmp_path, 5, ("other",))
+
+
 def test_a_logger_that_there_is_not_is_refused_before_a_run(monkeypatch):
     with pytest.raises(ValueError, match=r"no logger 'wandbb'.*did you mean 'wandb'"):
         loggers.check(("tensorboard", "wandbb"))
