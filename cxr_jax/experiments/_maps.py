@@ -1,9 +1,11 @@
 """Frozen maps of images, in float16 on disk: they are tens to hundreds of times their features."""
 
+import contextlib
 import functools
 import hashlib
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from cxr_jax.transfer._protocol import Maps, Splits
 from cxr_jax.weights.encoder import Encoder, maps
 
 _SPARE = 1 << 30  # bytes that must stay free on the disk
+_STALE = 86400  # seconds without a write, after which a file is of a run that was killed
 
 
 def frozen_maps(
@@ -54,7 +57,12 @@ def _stored(
     except (OSError, ValueError, EOFError):  # not there, or cut short
         pass
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
+    for left in folder.glob("maps-*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            if time.time() - left.stat().st_mtime > _STALE:
+                left.unlink()
+    unfinished = dict(prefix="maps-", suffix=".tmp", delete=False)
+    with tempfile.NamedTemporaryFile(dir=folder, **unfinished) as file:
         whole = Path(file.name)
     stored, done = None, 0
     for part in _transfer_inputs.each_batch(encoder, split, batch_size, name, maps(encoder)):

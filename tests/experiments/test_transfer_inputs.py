@@ -1,9 +1,13 @@
+import os
+import time
+
 import numpy as np
 import pytest
 
 from configs import common
+from cxr_jax import weights
 from cxr_jax.data.splits import load_split
-from cxr_jax.experiments import _transfer_inputs, transfer
+from cxr_jax.experiments import _maps, _transfer_inputs, transfer
 from cxr_jax.transfer._protocol import Splits
 
 
@@ -58,3 +62,17 @@ def test_what_a_transfer_lacks_is_named(changes, message, tmp_path):
     config.update(changes)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         transfer.run(config, tmp_path / "run")
+
+
+def test_maps_that_a_killed_run_left_are_removed(data_dir, tmp_path, monkeypatch):
+    parts = [np.ones((2, 3, 3, 4), np.float32)]
+    monkeypatch.setattr(_maps, "maps", lambda encoder: print)
+    monkeypatch.setattr(_transfer_inputs, "feature_key", lambda *_: "key")
+    monkeypatch.setattr(_transfer_inputs, "each_batch", lambda *_: parts)
+    for name, days in (("maps-a.tmp", 2), ("maps-b.tmp", 0), ("mine.tmp", 2)):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (time.time() - 86400 * days,) * 2)
+    encoder = weights.random_encoder({"name": "resnet", "variant": "small"}, 32, 0)
+    split = load_split("phantom/tiny", str(data_dir), "test")._replace(rows=np.arange(2))
+    assert _maps._stored(encoder, split, 2, "test", tmp_path).shape == (2, 3, 3, 4)
+    assert {path.name for path in tmp_path.glob("*.tmp")} == {"maps-b.tmp", "mine.tmp"}
