@@ -51,10 +51,11 @@ def by_list(
 ) -> tuple[list[Record], list[Skipped]]:
     """Returns the images that a CSV splits, with its splits, and what it lacks or names in vain.
 
-    Its columns: `image`, an image's id or its path below manual_dir (or the end of it: the file's
-    name, with its ending or without), and `split`. Images that it lacks are left out; rows whose
-    image the dataset lacks count as lost. Raises BuildError, naming rows, for other words, an image
-    named twice or by a name of several, and a patient in two splits: scores would be too good.
+    Its columns: `image`, an image's id, its file's name, with its ending or without, or its path
+    below manual_dir (of that and the listed path, one may be the end of the other), and `split`.
+    Images that it lacks are left out; rows whose image the dataset lacks count as lost. Raises
+    BuildError, naming rows, for other words, an image named twice or by a name of several, and a
+    patient in two splits: scores would be too good.
     """
     exact: dict[str, Record] = {}
     ends: dict[str, list[Record]] = {}
@@ -71,7 +72,9 @@ def by_list(
     for where, (name, word) in csv_table.Table(path).select(("image", "split")):
         if word.casefold() not in _WORDS:
             raise BuildError(f"{where}: its split is none of {', '.join(records.SPLITS)}.")
-        found = [exact[name]] if name in exact else ends.get(name) or ends.get(_ends(name)[0], [])
+        found = [exact[name]] if name in exact else ends.get(PurePosixPath(name).name, [])
+        if name not in exact and "/" in name:
+            found = [record for record in found if _is_end(name, record, manual_dir)]
         if len(found) > 1:
             raise BuildError(
                 f"{where}: {len(found)} images have this name; give their paths below --manual_dir."
@@ -111,3 +114,15 @@ def _ends(name: str) -> tuple[str, str]:
     """Returns the last part of a path, with its ending and without."""
     end = PurePosixPath(name)
     return end.name, end.stem
+
+
+def _is_end(name: str, record: Record, manual_dir: Path | None) -> bool:
+    """Returns whether a listed path is the end of the image's, or this of that, part by part."""
+    own = record.image_id
+    if record.path is not None:
+        own = records.relative_name(record.path, manual_dir)
+    path, listed = PurePosixPath(own), PurePosixPath(name).parts
+    return any(
+        all(one == other for one, other in zip(reversed(listed), reversed(parts)))
+        for parts in (path.parts, path.with_suffix("").parts)
+    )

@@ -50,12 +50,12 @@ def by_list(folder, *rows):
 
 
 def test_a_list_of_others_names_images_by_id_path_or_the_end_of_it(tmp_path):
-    found, skipped = by_list(tmp_path, "Train,i0", "training,x/2", "val,b/1.png", "test,gone.png")
+    rows = "Train,i0", "training,x/a/2", "val,b/1.png", "test,gone.png", "test,c/3.png", "test,x/i3"
+    found, skipped = by_list(tmp_path, *rows)
     assert found == {"i0": "train", "i1": "train", "i2": "validation"}
-    assert skipped == [
-        ("theirs.csv, row 5", "the dataset has no image of this name"),
-        ("b/3.png", "not in theirs.csv"),
-    ]
+    lost = [(f"theirs.csv, row {n}", "the dataset has no image of this name") for n in (5, 6, 7)]
+    assert skipped == [*lost, ("b/3.png", "not in theirs.csv")]
+    assert by_list(tmp_path, "test,3.png")[0] == {"i3": "test"}
 
 
 @pytest.mark.parametrize(
