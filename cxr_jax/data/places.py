@@ -96,9 +96,31 @@ def load_boxes(
 
     Boxes count whose label is the task's or one that it is made of. A dataset may have none.
     """
-    none = np.zeros((0, 4))
+    fit = split.source.fit
+    return [images.to_square(boxes, *size, fit) for boxes, size in _stored_boxes(split, places)]
+
+
+def load_central_boxes(
+    split: LabelledSplit, places: Sequence[tuple[int, int]]
+) -> list[tuple[Float[np.ndarray, "n 4"], tuple[float, float, float, float]]]:
+    """Returns the boxes as clipped to the image's central square, in fractions of it.
+
+    Beside them: where that square lies on the one that encoders read. Boxes outside are left out.
+    """
+    found = []
+    for boxes, size in _stored_boxes(split, places):
+        clipped = np.clip(images.to_square(boxes, *size, "crop"), 0, 1)
+        inside = (clipped[:, :2] < clipped[:, 2:]).all(axis=1)
+        found.append((clipped[inside], central(*size, split.source.fit)))
+    return found
+
+
+def _stored_boxes(
+    split: LabelledSplit, places: Sequence[tuple[int, int]]
+) -> list[tuple[Float[np.ndarray, "n 4"], tuple[int, int]]]:
+    """Returns boxes in fractions of the stored image, and its height and width."""
     if "boxes" not in split.source.fields:
-        return [none] * len(places)
+        return [(np.zeros((0, 4)), (1, 1))] * len(places)
     wanted = sorted({row for row, _ in places})
     held = {
         wanted[k]: (record["boxes"], images.stored_size(record["image"]))
@@ -114,7 +136,7 @@ def load_boxes(
         corners = np.stack(
             [np.asarray(boxes[c], float)[keep] for c in ("y0", "x0", "y1", "x1")], -1
         )
-        found.append(images.to_square(corners, *size, split.source.fit))
+        found.append((corners, size))
     return found
 
 

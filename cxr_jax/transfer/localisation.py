@@ -4,7 +4,8 @@ A probe learns the labels as ever, without a box. Its map of a label, what each 
 score, is then held against the boxes: the pointing game (Zhang et al., arXiv:1608.00507) asks if
 the map's maximum lies in a box; box IoU is that of the best of an image's boxes with the box around
 the largest connected part of the map above a share of its maximum (Zhou et al., arXiv:1512.04150),
-the share chosen on validation. Only images count that have a box of the label.
+the share chosen on validation. Both are on the central square of the image, the same for every
+encoder whatever square it reads; only images count that have a box of the label there.
 """
 
 import hashlib
@@ -40,7 +41,8 @@ def make(config: Section) -> Protocol:
     refuse_folds(config, "localisation")
     fields = config["dense"]
     probe = {"attentive": attentive, "linear": linear}[fields["probe"]].make(config)
-    settings = {"probe": fields["probe"], "score": fields["score"], **probe.settings}
+    settings = {"probe": fields["probe"], "score": fields["score"], "square": "central"}
+    settings |= probe.settings
 
     def method(exclusive: bool) -> tuple[str, ...]:
         whose = "what each place adds to the score of an attentive probe"
@@ -54,8 +56,9 @@ def make(config: Section) -> Protocol:
             )
         return (
             *probe.method(exclusive)[:1],
-            f"Map of a label: {whose}. {_TITLES[fields['score']]}, image by image: {said}. Images "
-            "without a box of the label do not count; no box is used in training.",
+            f"Map of a label: {whose}. {_TITLES[fields['score']]}, image by image: {said}. Map and "
+            "boxes are cut to the image's central square. Images without a box of the label there "
+            "do not count; no box is used in training.",
         )
 
     return Protocol("Localisation", method, settings, partial(_run, config), labels=_labels)
@@ -81,13 +84,13 @@ def _labels(splits: Splits) -> Splits:
 
 
 def _boxed(split: LabelledSplit) -> tuple[np.ndarray, bytes]:
-    """Returns bool [n k], has the image a box of the label, and a hash of these boxes."""
+    """Returns bool [n k], has the central square a box of the label, and a hash of these boxes."""
     shape = split.targets.shape
     every = [(row, label) for row in range(shape[0]) for label in range(shape[1])]
-    held, digest = places.load_boxes(split, every), hashlib.sha256()
-    for boxes in held:
+    held, digest = places.load_central_boxes(split, every), hashlib.sha256()
+    for boxes, _ in held:
         digest.update(f"{len(boxes)} ".encode() + boxes.tobytes())
-    found = np.array([len(boxes) > 0 for boxes in held], bool)
+    found = np.array([len(boxes) > 0 for boxes, _ in held], bool)
     return found.reshape(shape), digest.digest()
 
 
@@ -103,13 +106,14 @@ def _run(config: Section, encoder: Encoder, splits: Splits, tools: Tools) -> Res
         if k in not_scored or not len(rows):
             not_scored.setdefault(k, "no test image has a box of it")
             continue
-        boxes = places.load_boxes(splits.test, [(row, k) for row in rows.tolist()])
+        boxes = places.load_central_boxes(splits.test, [(row, k) for row in rows.tolist()])
         maps = heat(splits.test, "test", rows, k)
         shares[name] = _chosen_share(heat, splits.validation, k)
-        for row, own, grid in zip(rows, boxes, maps):
+        for row, (own, square), grid in zip(rows, boxes, maps):
             chosen[int(row), k] = grid
-            both["pointing"][row, k] = points(grid, own)
-            both["box_iou"][row, k] = best_iou(grid, own, shares[name])
+            cut = enlarged(grid, _SIDE, square)
+            both["pointing"][row, k] = points(cut, own)
+            both["box_iou"][row, k] = best_iou(cut, own, shares[name])
     scores = both[fields["score"]]
     counts = splits.test.targets == 1
     for k in not_scored:
@@ -181,13 +185,14 @@ def _chosen_share(heat: Heat, validation: LabelledSplit, label: int) -> float:
     Where validation has no box of the label it is .5.
     """
     every = [(row, label) for row in np.flatnonzero(validation.targets[:, label] == 1).tolist()]
-    found = places.load_boxes(validation, every)
-    held = [(row, boxes) for (row, _), boxes in zip(every, found) if len(boxes)]
+    found = places.load_central_boxes(validation, every)
+    held = [(row, *one) for (row, _), one in zip(every, found) if len(one[0])]
     if not held:
         return 0.5
-    maps = heat(validation, "validation", np.array([row for row, _ in held]), label)
+    maps = heat(validation, "validation", np.array([row for row, *_ in held]), label)
+    cut = [enlarged(grid, _SIDE, square) for grid, (*_, square) in zip(maps, held)]
     means = [
-        np.mean([best_iou(grid, boxes, share) for grid, (_, boxes) in zip(maps, held)])
+        np.mean([best_iou(grid, boxes, share) for grid, (_, boxes, _) in zip(cut, held)])
         for share in _SHARES
     ]
     return _SHARES[int(np.argmax(means))]

@@ -146,6 +146,18 @@ def test_encoders_of_every_square_are_compared_on_the_images_centre(fit):
     assert (back != wanted).mean() < 0.03 and wanted.sum() == 256
 
 
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_boxes_count_on_the_images_centre_whatever_the_square(fit, monkeypatch):
+    """Of a wide image: one box outside the central square, one half in it, one within."""
+    boxes = np.array([[0.2, 0, 0.4, 0.2], [0.2, 0.2, 0.4, 0.3], [0.5, 0.5, 0.6, 0.6]])
+    monkeypatch.setattr(places, "_stored_boxes", lambda *_: [(boxes, (100, 200))])
+    split = bars((4, 4, 4)).test
+    split = split._replace(source=split.source.changed(fit=fit))
+    ((found, square),) = places.load_central_boxes(split, [(0, 0)])
+    np.testing.assert_allclose(found, [[0.2, 0, 0.4, 0.1], [0.5, 0.5, 0.6, 0.7]], atol=1e-9)
+    assert square == places.central(100, 200, fit)
+
+
 def test_boxes_of_maps_by_hand():
     grid = np.zeros((8, 8), np.float32)
     grid[1:3, 4:7], grid[6, 1] = 1.0, 0.9  # the larger part is not where a small one is as high
