@@ -178,7 +178,8 @@ def test_an_unknown_protocol_is_named_with_those_there_are(config, tmp_path, nam
     config.protocol = name
     with pytest.raises(
         ValueError,
-        match=f"no protocol '{name}' in cxr_jax/transfer; .*it holds: attentive, .*, linear, .*zero_shot$",
+        match=f"no protocol '{name}' in cxr_jax/transfer; .*it holds: attentive, .*, linear, "
+        ".*zero_shot$",
     ):
         transfer.run(config, tmp_path)
 
