@@ -84,7 +84,7 @@ def numpy_lars(rate_inside_momentum, included=is_kernel, steps=STEPS):
     return params
 
 
-def assert_close(actual, expected, atol=3e-6):
+def assert_close(actual, expected, atol=1e-5):
     assert actual.keys() == expected.keys()
     for path in expected:
         np.testing.assert_allclose(actual[path], expected[path], atol=atol, err_msg=path)
