@@ -1,9 +1,9 @@
 """Pictures of a transfer's images: how they are chosen, and what is drawn of them.
 
 They are in pictures/ of the result's folder: saliency.png (not of a protocol without a head, such
-as knn, nor of a cross-validation, whose models are several), neighbours.png, embedding.png, and
-projector/ for TensorBoard. films.csv says which images these are, by their hashed ids: it alone
-holds any.
+as knn, nor of a cross-validation, whose models are several), neighbours.png (of a protocol that
+learns), embedding.png, and projector/ for TensorBoard. films.csv says which images these are, by
+their hashed ids: it alone holds any.
 """
 
 import csv
@@ -56,10 +56,11 @@ def draw(
     result: Result,
     frozen: Features,
     folder: Path,
+    learns: bool = True,
 ) -> None:
     """Draws all pictures of a result into folder/pictures, which is made anew.
 
-    `frozen`: features of `encoder`, as it was before the protocol ran.
+    `frozen`: features of `encoder`, as it was before the protocol ran. `learns`: that protocol's.
     """
     folder = folder / "pictures"
     shutil.rmtree(folder, ignore_errors=True)
@@ -74,8 +75,9 @@ def draw(
     cases = _cases(config, splits, result, chosen, features, lower)
     if result.head is not None:
         panels.saliency(folder / "saliency.png", cases)
-    near = _neighbours(splits, features, chosen, result.fold)
-    panels.neighbours(folder / "neighbours.png", cases, near)
+    if learns:
+        near = _neighbours(splits, features, chosen, result.fold)
+        panels.neighbours(folder / "neighbours.png", cases, near)
     _draw_embedding(config, splits.test, result, features("test"), chosen, folder)
     print(f"Pictures of images: {folder}", flush=True)
 

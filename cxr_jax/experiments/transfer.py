@@ -199,7 +199,7 @@ def _score(
     _write_json(folder / "metrics.json", rows)
     if config.pictures.draw and first:
         try:
-            _pictures.draw(config, encoder, splits, result, features, folder)
+            _pictures.draw(config, encoder, splits, result, features, folder, chosen.learns)
         except Exception as error:  # a result, perhaps of hours, is not lost for want of a picture
             print(f"WARNING: {encoder.name} has no pictures: {type(error).__name__}: {error}")
     _write_json(finished, facts)  # last: its presence says that the others are whole

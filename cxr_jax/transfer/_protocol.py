@@ -131,6 +131,7 @@ class Protocol(NamedTuple):
     reads: gives the arrays that it reads of an encoder beside its variables, for fingerprints;
       ValueError for an encoder that it cannot measure.
     files: name -> text of files that go into the result's workdir.
+    learns: does it read training images; where not, no picture shows any.
     """
 
     title: str
@@ -143,6 +144,7 @@ class Protocol(NamedTuple):
     reads: Callable[[Encoder], list[np.ndarray]] = lambda encoder: []
     files: Mapping[str, str] = {}
     labels: Callable[[Splits], Splits] = lambda splits: splits
+    learns: bool = True
 
 
 def build(config: Section) -> Protocol:

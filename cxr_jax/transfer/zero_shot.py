@@ -101,7 +101,10 @@ def make(config: Section) -> Protocol:
 
     held = json.dumps(prompts, indent=1, ensure_ascii=False) + "\n"
     return Protocol(
-        "Zero-shot", method, {"prompts": prompts}, run, reads=_read_tower, files={FILE: held}
+        *("Zero-shot", method, {"prompts": prompts}, run),
+        reads=_read_tower,
+        files={FILE: held},
+        learns=False,
     )
 
 

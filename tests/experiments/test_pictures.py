@@ -13,6 +13,7 @@ from cxr_jax.experiments import _pictures, _transfer_inputs, benchmark, transfer
 from cxr_jax.transfer import _folds
 from cxr_jax.transfer._protocol import Result
 from cxr_jax.transfer.predictions import read_parquet
+from cxr_jax.weights.encoder import Encoder
 
 
 @pytest.fixture
@@ -60,6 +61,18 @@ def test_in_folds_ranks_are_of_the_own_fold_and_neighbours_of_others(config):
     chosen = _pictures.choose(splits.test.targets, lower, np.array([True]))
     found = _pictures._neighbours(splits, lambda _: np.eye(3)[fold], chosen, fold)
     assert {one.cosine for near in found for one in near} == {0.0}
+
+
+def test_of_a_protocol_that_does_not_learn_no_training_image_is_read(config, tmp_path):
+    splits = _transfer_inputs.load_splits(config)
+    rng = np.random.default_rng(0)
+    features = {"test": rng.normal(size=(len(splits.test.rows), 4)).astype(np.float32)}
+    result = Result(rng.normal(size=splits.test.targets.shape), {}, "", {}, "log-odds")
+    encoder, read = Encoder("fake", {}, {}, 1), features.__getitem__  # no features of train
+    _pictures.draw(config, encoder, splits, result, read, tmp_path, learns=False)
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
+        *("embedding.png", "projector", "films.csv")
+    }
 
 
 def test_finetuning_leaves_pictures_of_what_it_trained_and_no_ids(config, tmp_path, capsys):
