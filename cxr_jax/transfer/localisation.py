@@ -237,7 +237,7 @@ def map_box(grid: Float[np.ndarray, "h w"], share: float) -> Float[np.ndarray, "
 def iou(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
     """Returns the intersection of two boxes (y0, x0, y1, x1) over their union.
 
-    >>> iou((0, 0, 2, 2), (0, 1, 2, 3))
+    >>> iou((0.0, 0.0, 2.0, 2.0), (0.0, 1.0, 2.0, 3.0))
     0.3333333333333333
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
