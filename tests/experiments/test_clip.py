@@ -33,6 +33,7 @@ def config(data_dir):
     # Compiled in a fraction of a ResNet's time.
     config.model = ConfigDict(dict(name="vit", variant="64x1", patch=16, image_size=32))
     config.update(num_train_steps=2, checkpoint_every_steps=2)
+    config.objective.hidden = ()  # linear heads, as in the paper
     return config
 
 
@@ -181,7 +182,7 @@ def test_zero_shot_refuses_encoders_without_a_tower_and_long_prompts(zero_shot, 
     (tmp_path / "mine.json").write_text(json.dumps(long))
     zero_shot.baselines, zero_shot.task = "", "Effusion"
     zero_shot.zero_shot.prompts = str(tmp_path / "mine.json")
-    with pytest.raises(ValueError, match="Effusion, positive prompt 1 has 142 tokens"):
+    with pytest.raises(ValueError, match="Effusion, positive prompt 2 has 142 tokens"):
         transfer.run(zero_shot, tmp_path / "run")
 
 
