@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults import fuzz, readers
 
-FEW, MANY = 24, 10_000
+FEW, MANY = 40, 10_000
 
 
 @pytest.fixture(scope="module")
