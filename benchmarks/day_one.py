@@ -2,13 +2,16 @@
 
     pip install -e '.[cuda,bench]'                        # or '.[tpu]'
     python -m benchmarks.day_one --out=day_one
+    python -m benchmarks.day_one --rehearse               # before, on a CPU: does all of it run?
 
 Runs the benchmarks of docs/performance.md one after the other, each in a process of its own, with
-its tables and JSON in the folder; report.md has all tables, ready for docs/performance.md. PyTorch
-runs beside ours where it is installed. Then a trace of the step: what every kernel took, against
-the least that the compiler's account allows it at the device's rates (benchmarks/aot.py), and as
-the end of the report the kernels that lost most. Rates of a device that _devices.py does not know
-are measured. A benchmark that fails or runs out of its time is named, and the others go on.
+its JSON in the folder; report.md grows by their tables, ready for docs/performance.md. --config and
+--config.FIELD=VALUE go to those that have a config. PyTorch runs beside ours where it is installed.
+Then a trace of the step: what every kernel took, against the least that the compiler's account
+allows it at the device's rates (benchmarks/aot.py), and as the end of the report the kernels that
+lost most. Rates of a device that _devices.py does not know are measured. A benchmark that fails or
+runs out of its time is named, and the others go on. The trace is of a program without CUDA graphs,
+of which a profiler sees no kernels: the step's own speed is that of the first benchmark.
 """
 
 import argparse
@@ -19,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,37 +35,54 @@ from benchmarks import _account, _command, _devices, _program, _work
 from benchmarks.step import matmul_ceiling
 from cxr_jax import xla
 
-# Name -> (arguments of python -m, its share of the time).
+# Name -> (arguments of python -m, its share of the time, what a rehearsal adds to them).
 BENCHMARKS = {
-    "step": (["benchmarks.step", "--repetitions=3"], 0.35),
-    "augment": (["benchmarks.augment"], 0.1),
-    "end_to_end": (["benchmarks.end_to_end"], 0.15),
-    "input": (["benchmarks.input"], 0.1),
-    "features": (["benchmarks.features"], 0.1),
-    "memory": (["benchmarks.memory", "--microbatch=0", "--confirm"], 0.1),
+    "step": (
+        ["benchmarks.step", "--repetitions=3"],
+        0.35,
+        ["--repetitions=1", "--steps=1", "--eager"],
+    ),
+    "augment": (["benchmarks.augment"], 0.1, ["--repetitions=1"]),
+    "end_to_end": (["benchmarks.end_to_end"], 0.15, ["--repetitions=1", "--steps=2"]),
+    "input": (["benchmarks.input"], 0.1, ["--repetitions=1"]),
+    "features": (
+        ["benchmarks.features"],
+        0.1,
+        ["--variant=18", "--size=64", "--batch_size=8", "--repetitions=1", "--eager"],
+    ),
+    "memory": (["benchmarks.memory", "--microbatch=0", "--confirm"], 0.1, ["--budget_gb=1"]),
 }
+_WITHOUT_CONFIG = ("input", "features")
 _STEPS = 3  # in the trace
 _NAMED = 15  # kernels
 
 
-def run_benchmarks(folder: Path, minutes: float) -> list[str]:
-    """Returns the Markdown that each benchmark printed, or why it did not."""
-    texts = []
-    for name, (arguments, share) in BENCHMARKS.items():
+def run_benchmarks(
+    folder: Path, minutes: float, given: Sequence[str] = (), rehearse: bool = False
+) -> None:
+    """Writes folder/report.md: the Markdown that each benchmark printed, or why it did not.
+
+    `given`: --config and its fields, for those that have a config.
+    """
+    page = folder / "report.md"
+    page.write_text("")
+    for name, (arguments, share, less) in BENCHMARKS.items():
         print(f"{name} …", flush=True)
+        arguments = arguments + less * rehearse
+        arguments = [*arguments, *(given if name not in _WITHOUT_CONFIG else ())]
         command = [sys.executable, "-m", *arguments, f"--json={folder / f'{name}.json'}"]
+        seconds = 60 * minutes * share
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=60 * minutes * share
-            )
+            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
             text = done.stdout
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
                 text += f"\nFAILED: {last}\n"
-        except subprocess.TimeoutExpired:
-            text = f"\nNOT DONE within {60 * minutes * share:.0f} s; --minutes gives more.\n"
-        texts.append(f"## {name}\n\n    python -m {' '.join(arguments)}\n{text}")
-    return texts
+        except subprocess.TimeoutExpired as error:
+            text = (error.stdout or b"").decode()
+            text += f"\nNOT DONE within {seconds:.0f} s; --minutes gives more.\n"
+        with page.open("a") as file:
+            file.write(f"## {name}\n\n    python -m {' '.join(arguments)}\n{text}\n")
 
 
 def topology() -> _devices.Topology:
@@ -90,7 +111,8 @@ def compare(config: ConfigDict, where: _devices.Topology, steps: int) -> dict[st
         made = _work.prepare(config)
         batch = _work.invent_batch(config, made)
         state = made.create()
-        compiled = made.step.lower(state, batch).compile()
+        graphs = {"xla_gpu_enable_command_buffer": ""} if xla.platform() == "gpu" else {}  # none
+        compiled = made.step.lower(state, batch).compile(xla.options() | graphs)
     figures = _account.read(compiled, where, config.batch_size)
 
     def run(state: Any, count: int) -> tuple[Any, float]:
@@ -165,18 +187,22 @@ def main() -> None:
     made.add_argument("--out", type=Path, default=Path("day_one"), metavar="FOLDER")
     made.add_argument("--minutes", type=float, default=10.0, help="for all of it")
     made.add_argument("--only_trace", action="store_true", help="leaves the benchmarks out")
+    made.add_argument("--rehearse", action="store_true", help="tiny, once: its figures say nothing")
 
     def run(arguments: argparse.Namespace, changes: list[str]) -> dict[str, Any]:
         arguments.out.mkdir(parents=True, exist_ok=True)
         if not arguments.only_trace:
-            texts = run_benchmarks(arguments.out, arguments.minutes)
-            (arguments.out / "report.md").write_text("\n".join(texts))
+            given = [f"--config={arguments.config}"] if arguments.config else []
+            run_benchmarks(arguments.out, arguments.minutes, given + changes, arguments.rehearse)
         # After the benchmarks: this process would hold the device, which a TPU gives to one alone.
         where, found, page = topology(), {}, io.StringIO()
         for name, config in _command.load_configs(arguments.config, changes).items():
-            found[name] = compare(config, where, 20)
             with contextlib.redirect_stdout(page):
-                report(name, where, found[name])
+                try:
+                    found[name] = compare(config, where, 2 if arguments.rehearse else 20)
+                    report(name, where, found[name])
+                except jax.errors.JaxRuntimeError as error:
+                    print(f"\n## {name}: FAILED: {str(error).splitlines()[0]}")
         with (arguments.out / "report.md").open("a") as file:
             file.write(page.getvalue())
         print(page.getvalue())

@@ -167,7 +167,8 @@ def test_day_one_names_the_kernels_that_lost_most(tiny_config, capsys):
 
 
 def test_day_one_goes_on_after_a_benchmark_that_fails_or_takes_too_long(tmp_path, monkeypatch):
-    commands = {"broken": (["benchmarks.step", "--steps=x"], 1), "slow": (["asyncio"], 1e-9)}
+    commands = {"broken": (["benchmarks.step", "--steps=x"], 1, []), "slow": (["asyncio"], 0, [])}
     monkeypatch.setattr(day_one, "BENCHMARKS", commands)
-    broken, slow = day_one.run_benchmarks(tmp_path, 10)
-    assert "FAILED" in broken and "--steps" in broken and "NOT DONE" in slow
+    day_one.run_benchmarks(tmp_path, 10, ["--config=configs/simclr.py:cpu"])
+    broken, slow = (tmp_path / "report.md").read_text().split("## slow")
+    assert "simclr.py:cpu\n\nFAILED" in broken and "--steps" in broken and "NOT DONE" in slow
