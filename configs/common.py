@@ -66,6 +66,8 @@ def transfer() -> ConfigDict:
             batch_size=64,  # where nothing is trained: speed and memory alone
             num_resamples=1000,  # of the test patients, for intervals
             feature_cache="",  # folder of features that other transfers of these images share
+            # Where results go besides the workdir, by commas: tensorboard, wandb, mlflow.
+            loggers=("tensorboard",),
             # Used where a random encoder has no trained one beside it to copy its shape from.
             model=dict(name="resnet", variant="50"),
             image_size=224,  # of such a random encoder

@@ -59,10 +59,14 @@ _ADDED: dict[str, dict[str, Any]] = {
         "read_size": 0,
         "zero_shot": {"prompts": ""},
         "dense": _DENSE,
+        "loggers": ["tensorboard"],
         "finetune.lora": {"rank": 0, "alpha": 16.0},
     },
 }
-_OPTIONS = ("--config", "--workdir", "--reproduce", "--help")
+_OPTIONS = (
+    *("--config", "--workdir", "--reproduce", "--help", "--distributed", "--coordinator"),
+    *("--num_processes", "--process_id", "--connect_timeout", "--heartbeat_timeout"),
+)
 _KINDS = {
     bool: "True or False",
     int: "a whole number",
@@ -79,6 +83,8 @@ def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
     not fit it.
     """
     if not spec:
+        for argument in overrides:
+            _check_option(argument)
         raise ValueError(f"--config is missing; {COMMAND} --help lists the configs")
     path, _, preset = spec.partition(":")
     file = find(path)
@@ -88,15 +94,8 @@ def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
         sys.path.append(str(_ROOT))  # configs import each other, wherever the command was given
     config = runpy.run_path(str(file))["get_config"](preset)
     for argument in overrides:
-        option = argument.partition("=")[0]
-        name = option.removeprefix("--config.")
-        if name == option:
-            known = [*_OPTIONS, *(f"--config.{field}" for field in config)]
-            hint = did_you_mean(option if option in _OPTIONS else f"--{option.strip('-')}", known)
-            raise ValueError(
-                f"unknown option {option!r}.{hint} Fields are given as --config.FIELD=VALUE, and "
-                f"{COMMAND} --help lists the options"
-            )
+        _check_option(argument, config)
+        name = argument.partition("=")[0].removeprefix("--config.")
         _check_renamed(config, name)
         _check_field(config, name)
     holder = flags.FlagValues()
@@ -212,6 +211,24 @@ def list_configs() -> str:
             if presets := re.findall(r"^:\w+", head, re.MULTILINE):
                 lines.append(f"{'':25}{' '.join(presets)}")
     return "\n".join(lines)
+
+
+def _check_option(argument: str, fields: Iterable[str] = ()) -> None:
+    """Raises ValueError, with what was probably meant, for what is not --config.FIELD=VALUE."""
+    option = argument.partition("=")[0]
+    if option.startswith("--config."):
+        return
+    if not option.startswith("-") and ".py" in option:
+        hint = f" Did you mean --config={argument}?"
+    elif not option.startswith("-") and did_you_mean(option, ("browse",)):
+        hint = f" Did you mean {COMMAND} browse NAME?"
+    else:
+        known = [*_OPTIONS, *(f"--config.{field}" for field in fields)]
+        hint = did_you_mean(f"--{option.strip('-')}", known)
+    raise ValueError(
+        f"unknown option {option!r}.{hint} Fields are given as --config.FIELD=VALUE, and "
+        f"{COMMAND} --help lists the options"
+    )
 
 
 def _check_renamed(config: ConfigDict, name: str) -> None:

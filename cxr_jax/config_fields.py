@@ -25,6 +25,7 @@ from cxr_jax import config as config_file
 _PACKAGE = Path(__file__).parent
 _HEADER = re.compile(r"\bFields of (config\.[^\"]{0,150}?)(?: as of (\w+)\.py|:\n)")
 _SECTION = re.compile(r"config\.([\w*]+(?:\.[\w*]+)*)")
+PRESET = re.compile(r"^:(\w+) +(.*(?:\n +.*)*)", re.MULTILINE)  # of a config's head
 _COLUMN, _WIDTH = 40, 100
 
 
@@ -66,18 +67,26 @@ def sections(spec: str, config: ConfigDict) -> dict[str, list[Row]]:
     return found
 
 
+def of_sections(spec: str, config: ConfigDict) -> dict[str, str]:
+    """Returns what each section is for, by its dotted name; "" where the code does not say."""
+    meanings = _meanings(config, config_file.find(spec.partition(":")[0]))
+    return {name: _meaning(name, meanings) for name in sections(spec, config)}
+
+
 def help_text(spec: str, config: ConfigDict) -> str:
     """Returns what `--config=FILE[:PRESET] --help` prints: the file's head, and the fields."""
     path, _, preset = spec.partition(":")
     lines = [head(config_file.find(path)), "", f"Fields of {spec}, as --config.FIELD=VALUE:"]
-    told = set()
+    about = of_sections(spec, config)
+    first: dict[tuple[str, str], str] = {}
     for section, rows in sections(spec, config).items():
-        lines += ["", f"{section or 'the run'}:"]
+        title = f"{section or 'the run'}: {about[section]}".removesuffix(" ")
+        lines += ["", *textwrap.wrap(title, _WIDTH, subsequent_indent="  ")]
         for row in rows:
             if not row.value:
                 continue  # no command line can add it
-            words = "" if row.words in told else row.words
-            told.add(row.words)
+            where = first.setdefault((row.name.rpartition(".")[2], row.words), section)
+            words = row.words if where == section else f"as of {where or 'the run'}"
             words += f" ({row.default} without :{preset})" if row.default else ""
             lines += _lines(f"  --config.{row.name}={row.value}", words)
     return "\n".join(lines)
@@ -90,7 +99,7 @@ def head(path: Path) -> str:
 
 def presets(path: Path) -> dict[str, str]:
     """Returns the presets that a config's head lists, with what it says of them."""
-    found = re.findall(r"^:(\w+) +(.*(?:\n +.*)*)", head(path), re.MULTILINE)
+    found = PRESET.findall(head(path))
     return {name: " ".join(words.split()) for name, words in found}
 
 

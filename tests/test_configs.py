@@ -49,6 +49,9 @@ def test_pages_name_presets_that_exist():
     [
         ("byoll", "", "no config file byoll. Did you mean configs/byol.py?"),
         ("configs/byol.py:cpuu", "", "no preset 'cpuu'; did you mean 'cpu'?"),
+        ("", "--confg=configs/byol.py", "unknown option '--confg'. Did you mean '--config'?"),
+        ("", "configs/byol.py:demo", "Did you mean --config=configs/byol.py:demo?"),
+        ("", "brows", "browse NAME?"),
         ("configs/byol.py", "--batch_size=3", "Did you mean '--config.batch_size'?"),
         ("configs/byol.py", "--config.seed=a", "config.seed=a: it takes a whole number, such as 0"),
         ("configs/byol.py", "--config.shard_state=2", "it takes True or False, such as False"),

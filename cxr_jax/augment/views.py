@@ -10,7 +10,7 @@ flip          probability of a horizontal flip. A flipped chest image shows dext
 rotate        rotation before the crop, degrees uniform in [-rotate, rotate]; 0 costs nothing
 brightness, contrast, gamma
               strengths (see cxr_jax.augment.ops), applied together, in this order
-jitter_prob   probability of these three
+jitter_prob   probability of brightness, contrast and gamma
 blur_prob     probability of the Gaussian blur
 blur_sigma    (min, max) standard deviation, uniform, in pixels of the view
 solarise_prob probability that grey values of one half and more are inverted

@@ -239,4 +239,7 @@ def report(
         print("\n" + page.verdict(comparison).replace("**", ""))
     for warning in warnings:
         print("\n" + warning.replace("**", ""))
+    few = [row for run in runs for row in run.rows if tables.is_few(row)]
+    for reason in dict.fromkeys(f"{row['label']}: {row['note']}." for row in few):
+        print(f"\n{reason}")
     print(f"\nRead the report: {path}")

@@ -67,7 +67,7 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
         saved = with_added(read_json(path)) if path.exists() else given
     except ValueError as error:
         raise ValueError(f"{error}; choose another --workdir") from error
-    allowed = saved | {name: given[name] for name in _MAY_CHANGE if name in given}
+    allowed = _with_allowed(saved, given)
     differing = [
         f"  config.{name}: saved {old!r}, given {new!r}"
         for name, old, new in changes(allowed, given)
@@ -88,6 +88,14 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
         print(f"config.{name}: saved {old!r}, given {new!r}")
     if allowed != saved or not path.exists():
         atomic_write_text(path, json.dumps(allowed, indent=2) + "\n")
+
+
+def _with_allowed(saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Returns the saved config with what may change as it is given, that of its transfer too."""
+    found = saved | {name: given[name] for name in _MAY_CHANGE if name in given}
+    if "transfer" in saved and "transfer" in given:
+        found["transfer"] = _with_allowed(saved["transfer"], given["transfer"])
+    return found
 
 
 def release(workdir: Path) -> None:

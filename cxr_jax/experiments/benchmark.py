@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 
 from cxr_jax import weights
-from cxr_jax.config import with_added
+from cxr_jax.config import flat, with_added
 from cxr_jax.data import dataset_info, seen_images
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import _transfer_inputs, _workdir, transfer
@@ -24,8 +24,11 @@ from cxr_jax.experiments._benchmark_grid import LAST, OWN, Cell, grid, plan, tra
 from cxr_jax.experiments._workdir import as_json, open_workdir, release
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
+from cxr_jax.report import tables
 from cxr_jax.report.benchmark import page as report
 from cxr_jax.report.benchmark.grid import without_ids
+from cxr_jax.training import loggers
+from cxr_jax.training.log import Writer
 from cxr_jax.transfer._protocol import Splits
 from cxr_jax.transfer.predictions import read_parquet
 
@@ -36,6 +39,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     Raises ValueError, before anything runs, for a grid that makes no sense, and at the end where
     all cells failed.
     """
+    loggers.check(config.transfer.loggers)
     cells = grid(config)
     shape = _shape(config, cells)
     if config.dry_run:
@@ -67,6 +71,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if len(failed) == len(cells):
         raise ValueError(f"all {len(cells)} cells failed; the first: {states[cells[0]]['error']}")
     path = report.write(workdir)
+    _log(saved, workdir, [cell.folder for cell in cells if states[cell]["state"] == "done"])
     again = " The same command tries the failed cells again." if failed else ""
     print(f"\n{len(cells) - len(failed)} of {len(cells)} cells are done.{again}")
     print(f"Read the report: {path}")
@@ -106,6 +111,7 @@ def _config_of(config, cell: Cell, shape: dict[str, Any], workdir: Path):
         seed=cell.seed,
         image_size=shape["image_size"],
         feature_cache=str(workdir / "features"),
+        loggers=("tensorboard",),  # of others the benchmark is one run
     )
     largest = cell.fraction == max(config.fractions) and cell.seed == config.seeds[0]
     changed.pictures.draw = changed.pictures.draw and largest  # of all cells t-SNE takes minutes
@@ -249,6 +255,19 @@ def _facts(folder: Path, cell: Cell, config) -> dict[str, Any]:
     note = dataset_info.patient_note(test.metadata)
     found = {"state": "done", "num_images": num_images, "seen": exposed, "patient_note": note}
     return found | {"splits": test.metadata.get("splits_csv", "")}
+
+
+def _log(config, workdir: Path, done: list[Path]) -> None:
+    """Writes the mean of every cell that is done to metrics.jsonl and the loggers."""
+    (workdir / "metrics.jsonl").unlink(missing_ok=True)
+    writer = Writer(workdir, names=config.transfer.loggers, config=dict(flat(as_json(config))))
+    found = {}
+    for folder in done:
+        row = read_json(workdir / folder / "metrics.json", list)[-1]
+        if (macro := tables.value(row)) is not None:
+            found[f"{folder.relative_to('cells')}/macro_{tables.key(row)}"] = macro
+    writer.scalars(len(done), found)  # a grid that grows is told anew
+    writer.close()
 
 
 def _write(config, workdir: Path, cells: list[Cell], states: dict[Cell, dict[str, Any]]) -> None:

@@ -16,15 +16,16 @@ import ml_collections
 import numpy as np
 
 from cxr_jax import weights
-from cxr_jax.config import check_positive
+from cxr_jax.config import check_positive, flat
 from cxr_jax.data import seen_images
 from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.experiments import _maps, _pictures, _transfer_inputs, _transfer_report, _workdir
 from cxr_jax.experiments._transfer_report import Outcome
-from cxr_jax.experiments._workdir import open_workdir
+from cxr_jax.experiments._workdir import as_json, open_workdir
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
 from cxr_jax.report import tables
+from cxr_jax.training import loggers
 from cxr_jax.training.log import Writer
 from cxr_jax.transfer import _features, image_table
 from cxr_jax.transfer._protocol import Protocol, Result, Splits, Tools
@@ -131,15 +132,25 @@ def _run(
         for other in outcomes[1:]
     ]
     _write_json(workdir / "comparisons.json", comparisons)
-    (workdir / "metrics.jsonl").unlink(missing_ok=True)
-    writer = Writer(workdir)
-    for outcome in outcomes:
-        last = outcome.rows[-1]
-        if (macro := tables.value(last)) is not None:
-            writer.scalars(0, {f"{outcome.name}/macro_{tables.key(last)}": macro})
-    writer.close()
     if page:
         _transfer_report.report(config, workdir, chosen, outcomes, comparisons, splits, seen)
+    _log(config, workdir, outcomes)
+
+
+def _log(config, workdir: Path, outcomes: list[Outcome]) -> None:
+    """Writes the means to metrics.jsonl, and to the loggers every label's number too."""
+    (workdir / "metrics.jsonl").unlink(missing_ok=True)
+    writer = Writer(workdir, names=config.loggers, config=dict(flat(as_json(config))))
+    for outcome in outcomes:
+        known = {row["label"]: tables.value(row) for row in outcome.rows}
+        known = {label: number for label, number in known.items() if number is not None}
+        key, macro = tables.key(outcome.rows[-1]), known.pop("macro", None)
+        writer.board_scalars(0, {f"{outcome.name}/{key}/{label}": known[label] for label in known})
+        if macro is not None:
+            if outcome is outcomes[0]:  # beside the hyperparameters, of whatever name
+                writer.board_scalars(0, {f"macro_{key}": macro})
+            writer.scalars(0, {f"{outcome.name}/macro_{key}": macro})
+    writer.close()
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -160,6 +171,7 @@ def _check_fields(config: ml_collections.ConfigDict) -> Protocol:
         raise ValueError("config.encoder is empty; name a workdir, a weights file, or random")
     if config.export_features:
         _features.check_path(Path(config.export_features), "config.export_features")
+    loggers.check(config.loggers)
     return _transfer_inputs.protocol(config)
 
 

@@ -2,7 +2,7 @@
 
 Fields of config.model:
 
-name       a file of this folder
+name       a file of cxr_jax/models
 variant    its size
 mean, std  of the pixels in [0, 1], one each or one per channel of three
 dtype      of the computation, "float32" or "bfloat16"; weights are float32

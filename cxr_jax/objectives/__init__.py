@@ -3,7 +3,7 @@
 `Objective` holds the functions, and declares beside them what they need and give.
 Fields of config.objective:
 
-name  a file of this folder; the file says the others
+name  a file of cxr_jax/objectives; the file says the others
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -77,7 +77,8 @@ def forest(
         draw(axes)
     legend(figure, grid[0, 0], names)
     figure.savefig(path, dpi=DPI)
-    titles = (what, f"Differences from {comparisons[0]['a']}") if comparisons else ("",)
+    title = what[0].upper() + what[1:]
+    titles = (title, f"Differences from {comparisons[0]['a']}") if comparisons else ("",)
     panels = [small_panel((_ROWS, height - 0.6), *each) for each in zip(drawn, titles)]
     return Picture(path, caption, panels, keys(range(len(names)), names))
 

@@ -160,8 +160,12 @@ def auroc_table(runs: Sequence[tuple[str, Rows]]) -> Table:
 
 
 def _auroc_cell(row: Mapping[str, Any]) -> str:
-    few = value(row) is None and row.get("note", "").startswith("not estimable")
-    return "not estimable" if few else two_lines(with_interval(row))
+    return "not estimable" if is_few(row) else two_lines(with_interval(row))
+
+
+def is_few(row: Mapping[str, Any]) -> bool:
+    """Returns True for a row without a number because its patients are too few."""
+    return value(row) is None and row.get("note", "").startswith("not estimable")
 
 
 def precision_table(runs: Sequence[tuple[str, Rows]]) -> Table | None:

@@ -97,11 +97,11 @@ def _scores(
     named = [(run.name, run.rows) for run in runs]
     what = tables.measure(runs[0].rows[-1])
     path = workdir / f"{what.lower().replace(' ', '_')}.png"
-    caption = f"{what} and 95 % interval of every label and encoder"
+    title = what[0].upper() + what[1:]
+    caption = f"{title} and 95 % interval of every label and encoder"
     drawn = charts.forest(path, named, comparisons, caption)
     parts: list[Block] = [drawn] if drawn else []
     meaning = Text(f"{tables.MEANINGS[what]} With 95 % intervals. {tables.minimum_said(what)}")
-    title = what[0].upper() + what[1:]
     parts += [Heading(title), meaning, tables.auroc_table(named)]
     missing = [r for r in runs[0].rows if tables.value(r) is None and r["label"] != "macro"]
     if missing:

@@ -181,7 +181,7 @@ class Progress:
         """Sets the clock: what came up to `step` does not count."""
         self._first = self._last_step = step
         self._start = self._last_time = time.monotonic()
-        self._waited = 0.0
+        self._waited, self._cpu = 0.0, time.process_time()
 
     def waited(self, seconds: float) -> None:
         """Adds time that the devices stood idle for want of a batch."""
@@ -200,6 +200,7 @@ class Progress:
             f"{rate:,.0f} images/s",
             f"{left} left",
             f"busy {1 - waiting:.0%}",
+            f"CPU {self._cpu_share(now):.0%}",
             _memory(),
         ]
         width = shutil.get_terminal_size().columns - 1
@@ -217,7 +218,13 @@ class Progress:
         shown += [f"{rate:,.0f} images/s", f"data wait {waiting:.0%}", f"{left} left"]
         say("  ".join(shown))
         self._last_time, self._last_step, self._waited = now, step, 0.0
+        self._cpu = time.process_time()
         return {"speed/images_per_second": rate, "speed/data_wait": waiting}
+
+    def _cpu_share(self, now: float) -> float:
+        """Returns how much of the cores that it may use this process used since the last line."""
+        span = max(now - self._last_time, 1e-9) * len(os.sched_getaffinity(0))
+        return min(1.0, (time.process_time() - self._cpu) / span)
 
     def _speeds(self, step: int, now: float) -> tuple[float, float, datetime.timedelta]:
         """Returns images/s and the share of time that waited for data, both since the last line,

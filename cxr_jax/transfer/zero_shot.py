@@ -10,7 +10,7 @@ Fields of config.zero_shot:
 
 prompts  a file of prompts by label: JSON, {"Effusion": {"positive": ["pleural effusion"],
          "negative": ["no pleural effusion"]}}, or a CSV with the columns label, positive and
-         negative, a label on as many rows as it has prompts; "": prompts.json beside this file.
+         negative, a label on as many rows as it has prompts; "": cxr_jax/transfer/prompts.json.
          Labels match whatever their case, spaces and marks. The result's workdir keeps them
 """
 

@@ -259,7 +259,8 @@ class LabelTable:
             raise BuildError(
                 f"{self.path}: {'; '.join(lines)}. Say what cells stand for with "
                 "--recode='COLUMN:OLD=NEW,OLD=NEW;COLUMN:…', or name the columns that are labels "
-                "with --label_columns=A,B, and others with --patient_column or --image_column."
+                "with --label_columns=A,B, and others with --report_column (words), "
+                "--patient_column or --image_column."
             )
 
 

@@ -154,6 +154,8 @@ def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp
         ("late", 0.5, 1),
     }
     assert all("late" in c["error"] for c in cells if c["state"] == "failed")
+    (line,) = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    assert line["step"] == 4 and 0 < line["phantom-tiny/linear/0.5/0/random/macro_auroc"] < 1
     text = (workdir / "benchmark.md").read_text()
     assert "late" in text and (workdir / "report.html").stat().st_size > 10_000
     done = {

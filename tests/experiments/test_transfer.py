@@ -114,13 +114,17 @@ def test_random_baseline_has_the_encoders_shape_and_is_not_compared_with_itself(
     assert encoder.model["variant"] == "small"
 
 
-def test_label_budget_stands_in_the_report_in_words(config, tmp_path):
+def test_label_budget_stands_in_the_report_in_words(config, tmp_path, capsys):
     config.label_fraction = 0.5
     transfer.run(config, tmp_path)
     report = (tmp_path / "report.md").read_text()
     assert "(50 % of the training patients whose label is known, drawn with seed 0)" in report
     assert "18 images of 6 patients" in report
     assert json.loads((tmp_path / "comparisons.json").read_text()) == []
+    events = b"".join(path.read_bytes() for path in tmp_path.glob("events.out.tfevents.*"))
+    few = "Nodule: not estimable: positives of 2 patients in the test set (5 are needed)."
+    assert capsys.readouterr().out.count(few) == 1
+    assert b"label_fraction" in events and b"random/auroc/Consolidation" in events  # TensorBoard's
 
 
 def finetune(config):

@@ -4,6 +4,7 @@ Without MLFLOW_TRACKING_URI the run is written to workdir/mlruns: `mlflow ui --b
 """
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from cxr_jax.training.loggers import Logger
 PACKAGE = "mlflow"
 _LONGEST = 500  # characters of a parameter
 _MOST = 100  # parameters at a time
+_OTHER = re.compile(r"[^\w\-. /:]")  # what no name may hold
 
 
 class MLflow(Logger):
@@ -46,7 +48,10 @@ class MLflow(Logger):
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         now = int(1000 * time.time())
-        metrics = [self._metric(name, float(value), now, step) for name, value in values.items()]
+        metrics = [
+            self._metric(_OTHER.sub("_", name), float(value), now, step)
+            for name, value in values.items()
+        ]
         self._client.log_batch(self.run, metrics=metrics)
 
     def close(self) -> None:

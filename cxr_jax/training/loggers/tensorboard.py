@@ -15,7 +15,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from cxr_jax.training.loggers import Logger
 
 PACKAGE = "tensorboardX"
-_COMPARED = ("loss", "knn_auroc")  # in the table of hyperparameters
+_COMPARED = ("loss", "knn_auroc", "macro_auroc")  # in the table of hyperparameters
 
 
 class TensorBoard(Logger):
