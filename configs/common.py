@@ -50,6 +50,8 @@ def transfer() -> ConfigDict:
             # Cross-validation by patient over the labelled images of all splits: 3 folds or more;
             # 0: the dataset's own splits. The fraction is then one of each training part.
             folds=0,
+            # Of which splits' images. train+validation: a recipe is chosen, no test image is read.
+            folds_of="train+validation+test",
             C=tuple(10.0**power for power in range(-6, 5)),  # linear: the best on validation
             knn=dict(k=(5, 20, 100), temperature=(0.07,)),
             finetune=finetune(),

@@ -8,6 +8,9 @@ every share a linear probe of the mean of both ends (WiSE-FT, arXiv:2109.01903) 
 training images and scored on the validation images; no test image is read. Writes share.csv,
 share.png, and encoder/, the mean with the best AUROC: --config.encoder=runs/share/encoder.
 
+Few validation images? --config.transfer.folds=5 --config.transfer.folds_of=train+validation scores
+every training and validation image by a model that has not seen its patient.
+
 Cost: a pass over the training and validation images per share (ResNet-50 at 224 px: about 25
 images/s on two CPU cores). Resumed, it reads only what features/ lacks.
 Expect: a curve with its best between the ends (docs/results); the best share scored on the images

@@ -56,6 +56,7 @@ _ADDED: dict[str, dict[str, Any]] = {
     },
     "transfer": {
         "folds": 0,
+        "folds_of": "train+validation+test",
         "read_size": 0,
         "zero_shot": {"prompts": ""},
         "dense": _DENSE,

@@ -18,7 +18,8 @@ from cxr_jax.weights.encoder import Encoder
 
 LAST = "seconds.json"  # how long a cell took; the last file that it writes
 # Fields of a transfer that a dataset may have of its own: what is scored.
-OWN = ("folds", "exclusive", "uncertain_as", "missing_as", "readers", "certainty", "projections")
+OWN = ("folds", "folds_of", "exclusive", "uncertain_as", "missing_as", "readers")
+OWN += ("certainty", "projections")
 _NAME = re.compile(r"[\w.-]*[\w-][\w.-]*")  # not "..", which is a folder
 
 

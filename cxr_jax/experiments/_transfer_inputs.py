@@ -94,13 +94,13 @@ def cut(whole: Splits, rows: Int[np.ndarray, " n"]) -> Splits:
 def load_whole_splits(config: ml_collections.ConfigDict) -> Splits:
     """Loads the splits as `load_splits` does, with every training image.
 
-    With config.folds each is all labelled images of the dataset, of which folds are made.
+    With config.folds each is all labelled images of config.folds_of, of which folds are made.
     """
     how = (config.task, tasks.changes_of(config))
     where = (config.dataset, config.data.dir)
     _folds.check(config)
     if config.folds:
-        pool = load_split(*where, "+".join(Splits._fields), *how)
+        pool = load_split(*where, config.folds_of, *how)
         pool = pool.take(np.flatnonzero(pool.labelled))
         _folds.assign(pool, config.folds, config.seed)  # refuses what cannot be parted
         return Splits(pool, pool, pool)

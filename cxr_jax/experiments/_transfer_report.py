@@ -54,6 +54,8 @@ def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) 
             f"trained (about {outcomes[0].facts['num_films']:,} images; {share}). Folds were drawn "
             f"with seed {config.seed}, the same for every encoder."
         )
+        if "test" not in config.folds_of:
+            how += f" They are of {config.folds_of.replace('+', ' and ')}: no test image was read."
         if config.pictures.draw:
             how += (
                 " For pictures, scores are ranked within folds and features are those of the "

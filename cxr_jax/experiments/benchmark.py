@@ -29,7 +29,6 @@ from cxr_jax.report.benchmark import page as report
 from cxr_jax.report.benchmark.grid import without_ids
 from cxr_jax.training import loggers
 from cxr_jax.training.log import Writer
-from cxr_jax.transfer._protocol import Splits
 from cxr_jax.transfer.predictions import read_parquet
 
 
@@ -245,7 +244,7 @@ def _finish(folder: Path, seconds: float) -> None:
 def _facts(folder: Path, cell: Cell, config) -> dict[str, Any]:
     """Returns the state of a cell that is done."""
     facts = read_json(folder / "probe.json")
-    tested = "+".join(Splits._fields) if "folds" in facts else "test"
+    tested = transfer_config(config, cell).folds_of if "folds" in facts else "test"
     test = load_source(cell.dataset, config.data.dir, tested, fields=("image",))
     exposed = None
     if (seen := seen_images.seen_by_encoder(cell.spec, test)) is not None:

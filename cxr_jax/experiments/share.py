@@ -143,10 +143,10 @@ def _probe(config: ml_collections.ConfigDict, workdir: Path, name: str) -> _Prob
     protocol = config.transfer.protocol
     cell = Cell("", config.encoder, *dataset_and_task(name), protocol, fraction=1.0, seed=0)
     changed = transfer_config(config, cell)
-    if changed.folds:
+    if changed.folds and "test" in changed.folds_of:
         raise ValueError(
             f"{name}: config.transfer.folds={changed.folds} scores test images too, and shares "
-            "are chosen on validation images: leave it at 0"
+            "are chosen without: add config.transfer.folds_of=train+validation"
         )
     changed.feature_cache = changed.feature_cache or str(workdir / "features")
     splits = _transfer_inputs.load_splits(changed)

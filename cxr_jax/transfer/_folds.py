@@ -23,12 +23,22 @@ _FEWEST = 3  # one to test, one to choose on, one to train on
 
 
 def check(config: Section) -> None:
-    """Raises ValueError for a number of folds that cannot be."""
-    folds = config["folds"]
+    """Raises ValueError for a number of folds that cannot be, or of splits that there are not."""
+    folds, parts = config["folds"], config["folds_of"].split("+")
     if folds and folds < _FEWEST:
         raise ValueError(
             f"config.folds={folds}: give {_FEWEST} or more (one fold is tested, one chosen on, the "
             "others train), or 0 for the dataset's own splits"
+        )
+    if parts != [name for name in Splits._fields if name in parts]:
+        raise ValueError(
+            f"config.folds_of={config['folds_of']}: join splits by +, in the order "
+            f"{'+'.join(Splits._fields)}; train+validation leaves the test images unread"
+        )
+    if not folds and parts != list(Splits._fields):
+        raise ValueError(
+            f"config.folds_of={config['folds_of']} says of what folds are made: give config.folds, "
+            "such as 5, as well"
         )
 
 

@@ -117,6 +117,18 @@ def test_shares_are_scored_on_validation_and_the_best_is_an_encoder(run, config,
     assert (tmp_path / "share.csv").read_text() == before
 
 
+def test_shares_are_scored_in_folds_without_a_test_image(config, tmp_path):
+    config.shares, config.datasets = (0.5,), "phantom/tiny@folds=3@folds_of=train+validation"
+    share.run(config, tmp_path)
+    with (tmp_path / "share.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["label"] != "macro"]
+    parts = [load_split("phantom/tiny", config.data.dir, name) for name in ("train", "validation")]
+    known = np.concatenate([part.targets for part in parts])
+    assert [float(row["n_pos"]) for row in rows] == (known == 1).sum(0).tolist()
+    (features,) = (tmp_path / "features").iterdir()
+    assert len(np.load(features)) == len(known)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

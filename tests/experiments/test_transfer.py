@@ -365,6 +365,7 @@ def test_cross_validation_scores_every_labelled_image_once(config, tmp_path, cap
 def test_cross_validation_of_nearest_neighbours_counts_a_fraction_within_folds(config, tmp_path):
     config.protocol, config.folds, config.label_fraction = "knn", 3, 0.5
     config.task, config.export_features = "Effusion", str(tmp_path / "features.npz")
+    config.folds_of = "train+validation"
     transfer.run(config, tmp_path / "run")
     predictions = read_parquet(tmp_path / "run/predictions.parquet")
     facts = json.loads((tmp_path / "run/probe.json").read_text())
@@ -372,3 +373,27 @@ def test_cross_validation_of_nearest_neighbours_counts_a_fraction_within_folds(c
     assert 0.5 * len(predictions.fold) / 3 == pytest.approx(facts["num_films"], abs=3)
     with np.load(config.export_features) as file:
         assert file["image_id"].tolist() == predictions.image_id.tolist()
+    config.folds, config.folds_of = 0, "train+validation+test"
+    splits = _transfer_inputs.load_whole_splits(config)
+    asked = [image for split in splits[:2] for image in split.hashed_ids()[0]]
+    assert predictions.image_id.tolist() == asked
+    assert "no test image was read" in (tmp_path / "run/report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("folds", "parts", "message"),
+    [
+        (
+            3,
+            "validation+train",
+            r"folds_of=validation\+train: join splits by \+, in the order train",
+        ),
+        (3, "all", "folds_of=all: join splits"),
+        (0, "train+validation", "says of what folds are made: give config.folds"),
+    ],
+)
+def test_folds_of_splits_that_there_are_not_are_refused(config, tmp_path, folds, parts, message):
+    config.folds, config.folds_of = folds, parts
+    with pytest.raises(ValueError, match=message):
+        transfer.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
