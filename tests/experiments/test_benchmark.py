@@ -74,7 +74,7 @@ def test_a_grown_grid_leaves_its_cells_what_no_score_depends_on(config, tmp_path
     [
         ("datasets", "", r"config.datasets is empty"),
         ("datasets", "a,a", r"names a twice"),
-        ("datasets", "a@seed=1", r"a: @seed=1: a dataset's own fields are folds, exclusive"),
+        ("datasets", "a@seed=1", r"a: @seed=1: a dataset's own fields are folds, folds_of"),
         ("datasets", "a@folds=5@folds=3", r"a: @ names folds twice"),
         ("datasets", "a:b@folds=many", r"a: @folds=many: config.folds is a int"),
         ("datasets", "a@projections=PA,AP", r"are written a@projections=PA\+AP"),
