@@ -1,12 +1,10 @@
-"""Layers that models and objectives share: pixels, pooling, convolution, batch norm and heads.
+"""Layers that models and objectives share: pixels, pooling, convolution and heads.
 
-Convolution and batch norm are Flax's, but for how XLA's CPU backend runs them: docs/performance.md
-says what each difference is worth.
+Convolution is Flax's, but for how XLA's CPU backend runs it: docs/performance.md says what each
+difference is worth.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,8 +13,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from cxr_jax import xla
+from cxr_jax.models._batch_norm import BatchNorm
 
-_BLOCK = 2048  # rows of a block, of those whose mean is taken
 # torchvision's: normal with variance 2 / (kernel area * output channels).
 _kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -59,9 +57,14 @@ class Conv(nn.Module):
     kernel_init: Callable[..., Any] = _kaiming_fan_out
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], apply: bool = True
+    ) -> Float[Array, "b i j d"] | Float[Array, "k k c d"]:
+        """Returns the convolution, or without `apply` its kernel, as it would be applied."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        if not apply:
+            return kernel
         x = x.astype(self.dtype)
         if xla.platform() != "cpu":
             return _convolve(x, kernel, self.stride)
@@ -166,40 +169,23 @@ def _pooled_backward(residuals, slope):
 _pooled.defvjp(_pooled_forward, _pooled_backward)
 
 
-class BatchNorm(nn.Module):
-    """Normalises each channel of [… c] by its batch, or by its running statistics.
+def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Does what nn.relu does; on a GPU its gradient reads the output, which is kept anyway.
 
-    Flax's nn.BatchNorm (arXiv:1502.03167), with float32 statistics and parameters whatever `dtype`.
-    There the sums and their gradients take a fifth of a training step on the CPU; here they are
-    matrix products.
+    XLA would compute a residual block's sum again for it, from two arrays instead of one.
     """
+    return _kept(x) if xla.platform() == "gpu" else nn.relu(x)
 
-    use_running_average: bool
-    dtype: str | jnp.dtype = "float32"
-    use_bias: bool = True
-    scale_init: Callable[..., Any] = nn.initializers.ones
-    momentum: float = 0.9
-    epsilon: float = 1e-5
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-        shape = x.shape[-1:]
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
-        scale = self.param("scale", self.scale_init, shape)
-        bias = jnp.zeros(shape)
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, shape)
-        if self.use_running_average:
-            factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
-            y = (x - running_mean.value) * factor + bias
-        else:
-            y, mean, var = _standardise(x, scale, bias, self.epsilon)
-            if not self.is_initializing():
-                keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_var.value = keep * running_var.value + (1 - keep) * var
-        return y.astype(self.dtype)
+_kept = jax.custom_vjp(nn.relu)
+
+
+def _kept_forward(x):
+    y = jax.lax.optimization_barrier(nn.relu(x))
+    return y, y
+
+
+_kept.defvjp(_kept_forward, lambda y, slope: (jnp.where(y > 0, slope, 0),))
 
 
 class MLP(nn.Module):
@@ -240,48 +226,3 @@ class MLP(nn.Module):
         if self.out_bn:
             x = norm("bn_out", use_bias=self.out_bias)(x)
         return x.astype(jnp.float32)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _standardise(
-    x: Float[Array, "*b c"], scale: Float[Array, " c"], bias: Float[Array, " c"], epsilon: float
-) -> tuple[Float[Array, "*b c"], Float[Array, " c"], Float[Array, " c"]]:
-    """Returns (standardised x times `scale` plus `bias`; mean; variance), float32 or wider.
-
-    Gradients flow through the first alone: the others are for the running statistics.
-    """
-    return _forward(x, scale, bias, epsilon)[0]
-
-
-def _forward(x, scale, bias, epsilon):
-    mean = _mean(x)
-    var = _mean(jnp.square(x - mean))  # E[x²] - E[x]² loses the digits of a large mean
-    deviation = jax.lax.rsqrt(var + epsilon)
-    return ((x - mean) * (scale * deviation) + bias, mean, var), (x, scale, mean, deviation)
-
-
-def _backward(epsilon, residuals, slopes):
-    x, scale, mean, deviation = residuals
-    slope, standard = slopes[0], (x - mean) * deviation
-    up, along = _mean(slope), _mean(slope * standard)
-    by_x = (scale * deviation) * (slope - up - standard * along)
-    count = x.size // x.shape[-1]
-    return by_x.astype(x.dtype), along * count, up * count
-
-
-_standardise.defvjp(_forward, _backward)
-
-
-def _mean(x: Float[Array, "*b c"]) -> Float[Array, " c"]:
-    """Returns the mean over all axes but the last."""
-    rows = _wide(x).reshape(-1, x.shape[-1])
-    if xla.platform() == "cpu":
-        # In blocks: a product that runs over all rows adds up its rounding.
-        length = math.gcd(len(rows), _BLOCK)
-        ones = jnp.full((len(rows) // length, 1, length), 1 / length, rows.dtype)
-        rows = (ones @ rows.reshape(-1, length, rows.shape[-1]))[:, 0]
-    return rows.mean(axis=0)
-
-
-def _wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

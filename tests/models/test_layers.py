@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from cxr_jax import xla
-from cxr_jax.models import _layers
+from cxr_jax.models import _layers, resnet
 
 
 def _images(*shape, seed=0):
@@ -83,6 +83,52 @@ def test_batch_norm_of_a_constant_channel_is_its_bias_with_a_finite_gradient():
     (_, (y, _)), gradients = _value_and_gradients(net, variables, x)
     np.testing.assert_allclose(y, 0, atol=1e-4)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_batch_norm_of_a_product_from_its_factors_has_the_same_gradients():
+    x, rng = jnp.maximum(_images(6, 5, 4, 3), 0) + 0.5, np.random.default_rng(0)
+    kernel = jnp.asarray(rng.normal(size=(3, 12)), jnp.float32)
+    net = _layers.BatchNorm(False)
+    variables = net.init(jax.random.key(1), x, kernel)
+    assert {leaf.shape for leaf in jax.tree.leaves(variables)} == {(12,)}
+    variables = jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.5, 2, leaf.shape)), variables)
+    slope = jnp.asarray(rng.normal(size=(6, 5, 4, 12)), jnp.float32)
+
+    def run(variables, x, kernel, apart):
+        given = (x, kernel) if apart else (x @ kernel,)
+        y, new = net.apply(variables, *given, mutable=["batch_stats"])
+        return (y * slope).sum(), (y, new)
+
+    grad = jax.value_and_grad(run, argnums=(0, 1, 2), has_aux=True)
+    expected, got = (grad(variables, x, kernel, apart) for apart in (False, True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), got, expected)
+
+
+def test_a_block_made_for_a_gpu_computes_what_others_compute():
+    """In bfloat16 it is as far from float32 as the block of other platforms is."""
+    fields = {"widths": (8, 8, 32), "kernels": (1, 3, 1), "stride": 1, "strided": 2, "d": False}
+    fields |= {"squeeze": False, "last_scale_init": nn.initializers.ones}
+    x = jnp.maximum(_images(16, 6, 6, 8), 0)
+    variables = resnet.Block(**fields, dtype=jnp.dtype("float32")).init(jax.random.key(0), x, True)
+    slope = _images(16, 6, 6, 32, seed=1)
+
+    def gradients(platform, dtype):
+        def run(params, x):
+            given = {"params": params, "batch_stats": variables["batch_stats"]}
+            net = resnet.Block(**fields, dtype=jnp.dtype(dtype))
+            y, new = net.apply(given, x.astype(dtype), True, mutable=["batch_stats"])
+            return (y * slope).sum(), new
+
+        with xla.made_for(platform):
+            return jax.jit(jax.grad(run, argnums=(0, 1), has_aux=True))(variables["params"], x)
+
+    exact = gradients("tpu", "float32")
+
+    def errors(found):
+        return jax.tree.map(lambda a, b: jnp.linalg.norm(a - b) / jnp.linalg.norm(b), found, exact)
+
+    gpu, others = (errors(gradients(name, "bfloat16")) for name in ("gpu", "tpu"))
+    jax.tree.map(lambda a, b: np.testing.assert_array_less(a, 1.5 * b + 2e-3), gpu, others)
 
 
 def test_the_options_keep_barriers_until_programs_are_fused():
