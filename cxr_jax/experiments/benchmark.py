@@ -244,7 +244,7 @@ def _finish(folder: Path, seconds: float) -> None:
 def _facts(folder: Path, cell: Cell, config) -> dict[str, Any]:
     """Returns the state of a cell that is done."""
     facts = read_json(folder / "probe.json")
-    tested = transfer_config(config, cell).folds_of if "folds" in facts else "test"
+    tested = config.folds_of if "folds" in facts else "test"
     test = load_source(cell.dataset, config.data.dir, tested, fields=("image",))
     exposed = None
     if (seen := seen_images.seen_by_encoder(cell.spec, test)) is not None:
