@@ -60,7 +60,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         if cell in groups:
             fresh.update(_run_group(configs, groups[cell], workdir, held))
         if cell in fresh:
-            states[cell] = _facts(workdir / cell.folder, cell, config)
+            states[cell] = _facts(workdir / cell.folder, cell, configs[cell])
         else:
             states[cell] = _run_cell(configs[cell], cell, workdir, held)
         _write(config, workdir, cells, states)
@@ -241,11 +241,11 @@ def _finish(folder: Path, seconds: float) -> None:
     release(folder)
 
 
-def _facts(folder: Path, cell: Cell, config) -> dict[str, Any]:
+def _facts(folder: Path, cell: Cell, of_cell) -> dict[str, Any]:
     """Returns the state of a cell that is done."""
     facts = read_json(folder / "probe.json")
-    tested = config.folds_of if "folds" in facts else "test"
-    test = load_source(cell.dataset, config.data.dir, tested, fields=("image",))
+    tested = of_cell.folds_of if "folds" in facts else "test"
+    test = load_source(cell.dataset, of_cell.data.dir, tested, fields=("image",))
     exposed = None
     if (seen := seen_images.seen_by_encoder(cell.spec, test)) is not None:
         patients = None if seen.patient is None else int(seen.patient.sum())
