@@ -101,7 +101,7 @@ def _dataset(name: str) -> str:
         what
         for field, what in (
             ("HAS_BOXES", "boxes"),
-            ("HAS_MASKS", "masks"),
+            ("MASK_NAMES", "masks"),
             ("HAS_REPORTS", "reports"),
         )
         if getattr(builder, field, False)

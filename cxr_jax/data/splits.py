@@ -71,18 +71,17 @@ def load_split(
     split: str,
     task: str = "",
     changes: Mapping[str, Any] | None = None,
+    or_masks: bool = False,
 ) -> LabelledSplit:
     """Reads ids and labels of a whole split (not its pixels); the task is as of tasks.find_task.
 
-    Raises as load_source, and ValueError where the dataset has no labels, or not the task's, or no
-    image of its projections, or where an image has two of exclusive classes or none.
+    With `or_masks` a dataset that has masks may have no labels. Raises as load_source, and
+    ValueError where the dataset has no labels, or not the task's, or no image of its projections,
+    or where an image has two of exclusive classes or none.
     """
     source = load_source(name, data_dir, split, fields=("image",))
-    if not source.label_names:
-        raise ValueError(
-            f"dataset {name} has no labels, so nothing can be scored on it; build image_folder "
-            "with --labels_csv, or choose another config.dataset"
-        )
+    if not (source.label_names or (or_masks and "masks" in source.fields)):
+        raise unlabelled(name)
     named = tasks.stored_tasks(source.folder, source.metadata)
     chosen = tasks.find_task(name, source.label_names, named, task, changes)
     _check_changes(source, changes or {})
@@ -103,14 +102,17 @@ def load_split(
     columns = {name: [column[i] for i in rows] for name, column in columns.items()}
     raw = {label: columns[f"labels/{label}"] for label in source.label_names}
     scale = source.metadata.get("label_scale", "presence")
-    targets = tasks.targets(raw, chosen, scale)
+    targets, uncertain = np.zeros((len(rows), 0), np.float32), np.zeros((len(rows), 0), bool)
+    if chosen.labels:
+        targets = tasks.targets(raw, chosen, scale)
+        uncertain = tasks.uncertain(raw, chosen, scale)
     if chosen.exclusive:
         targets = tasks.to_exclusive(targets, tuple(chosen.labels), rows, f"{name} {split!r}, ")
     return LabelledSplit(
         source=source,
         rows=rows,
         targets=targets,
-        uncertain=tasks.uncertain(raw, chosen, scale),
+        uncertain=uncertain,
         image_ids=tuple(columns["image_id"]),
         patient_ids=tuple(columns["patient_id"]),
         label_names=tuple(chosen.labels),
@@ -119,6 +121,14 @@ def load_split(
         sexes=tuple(columns["sex"]),
         ages=tuple(columns["age"]),
         projections=tuple(columns[field]),
+    )
+
+
+def unlabelled(name: str) -> ValueError:
+    """Returns the error for a dataset without labels."""
+    return ValueError(
+        f"dataset {name} has no labels, so nothing can be scored on it; build image_folder "
+        "with --labels_csv, or choose another config.dataset"
     )
 
 

@@ -4,6 +4,8 @@ The package `tokenizers` does the work. It is an extra ("text") and imported whe
 """
 
 import contextlib
+import string
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,90 @@ def load(path: Path) -> Any:
                 )
     with _naming(f"{path} is not a tokenizer.json of Hugging Face's"):
         return _library().Tokenizer.from_str(read_bytes(path, _MAX_BYTES).decode())
+
+
+def load_siglip(folder: Path) -> Any:
+    """Reads SigLIP's tokenizer of a folder: spiece.model, or the pieces in tokenizer.json.
+
+    Text becomes lower case and loses its marks, as in its owner's code. Unicode is normalised by
+    NFKC, of which the owner's table differs in rare characters. Raises FileNotFoundError or
+    ValueError, naming the file.
+    """
+    path = folder / "spiece.model"
+    if path.is_file():
+        with _naming(f"{path} is no model of SentencePiece's"):
+            pieces = list(_pieces(read_bytes(path, _MAX_BYTES)))
+    elif (path := folder / FILE).is_file():
+        with _naming(f"{path} holds no pieces with their scores"):
+            pieces = [(str(p), float(s)) for p, s in read_json(path, _MAX_BYTES)["model"]["vocab"]]
+    else:
+        raise FileNotFoundError(f"{folder} holds no tokenizer: neither spiece.model nor {FILE}")
+    tokenizers, numbers = _library(), {piece: n for n, (piece, _) in enumerate(pieces)}
+    if missing := {"</s>", "<unk>"} - numbers.keys():
+        raise ValueError(f"{path} is not SigLIP's: it lacks {' and '.join(sorted(missing))}")
+    normalizers = tokenizers.normalizers
+    with _naming(f"{path} is no model of SentencePiece's"):
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, numbers["<unk>"]))
+        marks = [normalizers.Replace(mark, "") for mark in string.punctuation]
+        spaces = normalizers.Replace(tokenizers.Regex(_SPACES), " ")
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Lowercase(), *marks, normalizers.NFKC(), spaces, normalizers.Strip()]
+        )
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+        end = [("</s>", numbers["</s>"])]
+        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+            single="$A </s>", special_tokens=end
+        )
+    return tokenizer
+
+
+def of_bare_words(tokenizer: Any) -> Any:
+    """Returns a tokenizer before which text becomes lower case, and marks become spaces."""
+    normalizers = _library().normalizers
+    marks = [normalizers.Replace(mark, " ") for mark in string.punctuation if mark != "_"]
+    own = [tokenizer.normalizer] if tokenizer.normalizer else []
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *marks, *own])
+    return tokenizer
+
+
+def _pieces(model: bytes) -> Iterator[tuple[str, float]]:
+    """Yields the pieces and scores of a SentencePiece model, a message of Protocol Buffers.
+
+    Its field 1 is a piece, a message whose field 1 is the text, and 2 the score.
+    """
+    for field, piece in _fields(model):
+        if field == 1:
+            said = dict(_fields(piece))
+            yield said[1].decode(), struct.unpack("<f", said.get(2, bytes(4)))[0]
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yields the fields of a message, those of a number as b"". Raises ValueError, IndexError."""
+    at = 0
+
+    def number() -> int:
+        nonlocal at
+        found = shift = 0
+        while True:
+            byte, at = message[at], at + 1
+            found |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return found
+            if shift > 63:
+                raise ValueError("a number of more than 64 bits")
+
+    while at < len(message):
+        tag = number()
+        size = {1: 8, 5: 4, 2: None, 0: 0}[tag & 7]
+        if size == 0:
+            number()
+        elif size is None:
+            size = number()
+        if at + size > len(message):
+            raise ValueError("it is cut off")
+        yield tag >> 3, message[at : at + size]
+        at += size
 
 
 @contextlib.contextmanager

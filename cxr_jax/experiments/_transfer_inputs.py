@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from cxr_jax import weights
 from cxr_jax.data import tasks
 from cxr_jax.data.source import fingerprint_build
-from cxr_jax.data.splits import LabelledSplit, image_batches, load_split, patient_subset
+from cxr_jax.data.splits import LabelledSplit, image_batches, load_split, patient_subset, unlabelled
 from cxr_jax.experiments import _workdir
 from cxr_jax.transfer import _folds, _protocol
 from cxr_jax.transfer._protocol import Protocol, Splits
@@ -104,9 +104,12 @@ def load_whole_splits(config: ml_collections.ConfigDict) -> Splits:
         pool = pool.take(np.flatnonzero(pool.labelled))
         _folds.assign(pool, config.folds, config.seed)  # refuses what cannot be parted
         return Splits(pool, pool, pool)
-    splits = Splits(*(load_split(*where, split, *how) for split in Splits._fields))
+    splits = Splits(*(load_split(*where, split, *how, or_masks=True) for split in Splits._fields))
     check_disjoint(splits)
-    return protocol(config).labels(splits)
+    splits = protocol(config).labels(splits)
+    if not splits.test.label_names:
+        raise unlabelled(config.dataset)
+    return splits
 
 
 def training_rows(config: ml_collections.ConfigDict, whole: Splits) -> Int[np.ndarray, " n"]:

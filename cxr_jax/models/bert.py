@@ -1,5 +1,6 @@
 """Transformers that read one sentence or report: BERT (Devlin et al. 2019, arXiv:1810.04805), and
-with other fields CLIP's text tower (Radford et al. 2021, arXiv:2103.00020)."""
+with other fields the text towers of CLIP (Radford et al. 2021, arXiv:2103.00020) and SigLIP (Zhai
+et al. 2023, arXiv:2303.15343)."""
 
 from functools import partial
 
@@ -12,11 +13,12 @@ from cxr_jax.config import Section, check_fields
 from cxr_jax.models.vit import ACTIVATIONS
 
 _normal = nn.initializers.truncated_normal(0.02)
-_EPSILON = {"bert": 1e-12, "clip": 1e-5}
+_EPSILON = {"bert": 1e-12, "clip": 1e-5, "siglip": 1e-6}
 _REQUIRED = ("vocabulary", "width", "num_blocks")
 _DEFAULTS = {
     **{"heads": 0, "hidden": 0, "positions": 512, "pooling": "max", "dtype": "float32"},
     **{"kind": "bert", "activation": "gelu", "projection": 0, "last": 1},
+    "fill": 0,
 }
 _CHOICES = {
     "pooling": ("max", "mean", "first", "last"),
@@ -48,7 +50,7 @@ class Embeddings(nn.Module):
 class Block(nn.Module):
     """Self-attention, then an MLP, each with a shortcut and a norm: [b l d] -> [b l d].
 
-    BERT's norms act on the sums, CLIP's on what enters attention and MLP.
+    BERT's norms act on the sums, the others' on what enters attention and MLP.
     """
 
     heads: int
@@ -65,7 +67,7 @@ class Block(nn.Module):
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=_normal)
         norm1, norm2 = (_norm(name, self.kind, self.dtype) for name in ("norm1", "norm2"))
         before, behind = (lambda norm, x: x), (lambda norm, x: norm(x))
-        if self.kind == "clip":
+        if self.kind != "bert":
             before, behind = behind, before
         qkv = dense(3 * width, name="qkv")(before(norm1, x)).reshape(b, length, 3, self.heads, -1)
         y = jax.nn.dot_product_attention(
@@ -88,8 +90,9 @@ class Bert(nn.Module):
     row must have a token, the first place too. A text is one segment, whose embedding the places'
     contains. No dropout. `pooling`: "max" or "mean" over all tokens, those of beginning and end
     included, or the "first" or "last" of them alone. `dtype` is the compute dtype; parameters are
-    float32. Parameters: "embeddings", "layer_0" and so on; "norm" behind CLIP's blocks; "project",
-    a linear map of the vector to [b projection] where `projection` is not 0.
+    float32. Parameters: "embeddings", "layer_0" and so on; "norm" behind the blocks, but BERT's;
+    "project", a linear map of the vector to [b projection] where `projection` is not 0. Where
+    `fill` is not 0 that token stands in every place without one, and is a token like any other.
     """
 
     vocabulary: int
@@ -104,13 +107,14 @@ class Bert(nn.Module):
     activation: str = "gelu"
     projection: int = 0
     last: int = 1
+    fill: int = 0
 
     def setup(self) -> None:
         dtype, kind = jnp.dtype(self.dtype), self.kind
         self.embeddings = Embeddings(self.vocabulary, self.positions, self.width, kind, dtype)
         block = partial(Block, self.heads, self.hidden, kind, self.activation, dtype)
         self.layer = [block() for _ in range(self.num_blocks)]
-        if kind == "clip":
+        if kind != "bert":
             self.norm = _norm(None, kind, dtype)
         if self.projection:
             self.project = nn.Dense(
@@ -118,13 +122,16 @@ class Bert(nn.Module):
             )
 
     def __call__(self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> Float[Array, "b d"]:
-        x = self._pooled(self.states(tokens, mask).astype(jnp.float32), mask)
+        x = self.states(tokens, mask).astype(jnp.float32)
+        x = self._pooled(x, mask | bool(self.fill))
         return self.project(x).astype(jnp.float32) if self.projection else x
 
     def states(
         self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"]
     ) -> Float[Array, "b l width"]:
-        """Returns every token's vector after the last block (CLIP's: and norm), or blocks."""
+        """Returns every token's vector after the last block (and norm, but BERT's), or blocks."""
+        if self.fill:
+            tokens, mask = jnp.where(mask, tokens, self.fill), jnp.ones_like(mask)
         x, seen = self.embeddings(tokens), mask[:, None]
         if self.kind == "clip":  # no token sees those behind it
             seen = seen & jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
@@ -132,7 +139,7 @@ class Bert(nn.Module):
         for block in self.layer:
             x = block(x, seen)
             after.append(x)
-        return self.norm(x) if self.kind == "clip" else sum(after[-self.last :])
+        return self.norm(x) if self.kind != "bert" else sum(after[-self.last :])
 
     def _pooled(
         self, x: Float[Array, "b l width"], mask: Bool[Array, "b l"]
@@ -159,12 +166,14 @@ def make_text_encoder(fields: Section, where: str) -> Bert:
     heads       of attention; 0: one for 64 channels
     hidden      width of the MLP; 0: four times that of the tokens
     positions   the longest text, in tokens; 512
-    kind        "bert"; "clip": norms before attention and MLP, and a token sees those before it
-                alone; "bert"
+    kind        "bert"; "siglip": norms before attention and MLP, and behind all; "clip": the same,
+                and a token sees those before it alone; "bert"
     activation  of the MLP: "gelu", "gelu_tanh" or "quick_gelu" (CLIP's); "gelu"
     pooling     of the tokens, "max", "mean", "first" or "last" (CLIP's); "max"
     projection  a linear map of what was pooled to so many channels; 0: none
     last        how many of the last blocks' outputs are added up (GLoRIA: 4); 1
+    fill        the number of the token that fills a text up to the last place (SigLIP: 1), which is
+                a token like any other; 0: none
     dtype       of the computation, "float32" or "bfloat16"; "float32"
     """
     check_fields(fields, where, _REQUIRED, _DEFAULTS)
@@ -178,6 +187,8 @@ def make_text_encoder(fields: Section, where: str) -> Bert:
         if given[name] not in choices:
             known = " or ".join(map(repr, choices))
             raise ValueError(f"{where}.{name} is {given[name]!r}; use {known}")
+    if not 0 <= given["fill"] < given["vocabulary"]:
+        raise ValueError(f"{where}.fill={given['fill']} is no token of {given['vocabulary']}")
     most = given["num_blocks"] if given["kind"] == "bert" else 1
     if not 1 <= given["last"] <= most:
         raise ValueError(f"{where}.last is {given['last']!r}; of {most} it must be 1 or more")

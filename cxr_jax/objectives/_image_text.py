@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cxr_jax.augment.views import augment_view, check_view
 from cxr_jax.config import Section
 from cxr_jax.data import reports, tokenizer
-from cxr_jax.data.order import Fields
+from cxr_jax.data.order import Fields, Partners, by_group
 from cxr_jax.data.source import Source
 from cxr_jax.models._layers import MLP
 from cxr_jax.models.bert import Bert, make_text_encoder
@@ -37,6 +37,7 @@ def two_towers(
     metrics: Sequence[str] = (),
     learnt: Mapping[str, float] | None = None,
     text_head: bool = True,
+    one_image: bool = True,
 ) -> Objective:
     """Returns the objective whose outputs are {"image", "text": [b d], "text_id": [b], …}.
 
@@ -45,10 +46,10 @@ def two_towers(
     `head`; None: neither has one, nor has the text without `text_head`. `learnt` are further
     parameters, numbers by name, with the value to start from; outputs hold each as [b]. `scale`
     gives of the parameters what cosines are multiplied by to become logits; `metrics` are those
-    that the loss gives beside METRICS.
+    that the loss gives beside METRICS. With `one_image` it is said of which studies there are more.
     """
     check_batch(config)
-    text, view = text_encoder(config), config["views"]["a"]
+    text, view, name = text_encoder(config), config["views"]["a"], config["objective"]["name"]
     layers = config["objective"]["text"]["frozen_layers"]
     frozen = ("embeddings", *(f"layer_{i}" for i in range(layers))) if layers else ()
     chain = _networks.encoder_and_heads(config, **({"projector": head} if head else {}))
@@ -88,6 +89,10 @@ def two_towers(
 
     def open_fields(source: Source, workdir: Path) -> tuple[Source, Fields]:
         source, found = reports.open_reports(source, config["data"]["reports"], workdir)
+        if one_image:
+            partners = by_group(*source.columns(("patient_id", "study_id")).values())
+            how = "each is paired with the report by itself"
+            name_large_studies(source, partners, 1, f"the one that {name} takes", how)
         facts = {
             "model": _fields(text),
             "heads": {
@@ -117,6 +122,21 @@ def two_towers(
         batch=batch_fields(config),
         open_fields=open_fields,
         text=kept_text,
+    )
+
+
+def name_large_studies(
+    source: Source, partners: Partners, views: int, taken: str, how: str
+) -> None:
+    """Prints of how many studies there are more than `views` images, and an image of the first."""
+    large = np.flatnonzero((partners.size > views) & (partners.place == 0))
+    if not len(large):
+        return
+    image = source.columns(("image_id",))["image_id"][large[0]]
+    print(
+        f"{len(large):,} studies of {source.name} have more images than {taken}, up to "
+        f"{partners.size.max()}: {how}. The first is that of image "
+        f"{source.hashed('image', [image])[0]}."
     )
 
 

@@ -113,19 +113,6 @@ def draw_views(
     return drawn
 
 
-def name_large_studies(source: Source, partners: Partners, views: int) -> None:
-    """Prints how many studies have more images than are fused, and an image of the first."""
-    large = np.flatnonzero((partners.size > views) & (partners.place == 0))
-    if not len(large):
-        return
-    image = source.columns(("image_id",))["image_id"][large[0]]
-    print(
-        f"{len(large):,} studies of {source.name} have more images than "
-        f"config.objective.views={views}, up to {partners.size.max()}: each time {views} of them "
-        f"are drawn. The first is that of image {source.hashed('image', [image])[0]}."
-    )
-
-
 def make(config: Section) -> Objective:
     """Raises ValueError for fields of config.model, .objective or .views that do not fit."""
     fields, encoder = config["objective"], models.build(config["model"])
@@ -176,6 +163,7 @@ def make(config: Section) -> Objective:
         loss_from_outputs,
         scale=lambda params: jnp.float32(1 / fields["temperature"]),
         metrics=("contrast_loss", "generation_loss"),
+        one_image=False,
     )
     texts = {
         "text_projector": _networks.encoder_and_heads(config, t=head)["t"].clone(dtype=text.dtype)
@@ -199,7 +187,9 @@ def make(config: Section) -> Objective:
     def open_fields(source: Source, workdir: Path) -> tuple[Source, Fields]:
         source, found = objective.open_fields(source, workdir)
         partners = by_group(*source.columns(("patient_id", "study_id")).values())
-        name_large_studies(source, partners, views)
+        taken = f"config.objective.views={views}"
+        how = f"each time {views} of them are drawn"
+        _image_text.name_large_studies(source, partners, views, taken, how)
 
         def draw(seed, start, stop):
             return found.draw(seed, start, stop) | draw_views(partners, views, seed, start, stop)

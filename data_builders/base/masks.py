@@ -21,12 +21,33 @@ Masks = Mapping[str, Bool[np.ndarray, "_ _"] | None]  # None: looked for, and no
 
 def read(path: Path) -> Bool[np.ndarray, "h w"]:
     """Reads a mask's file, PNG or GIF: what is not black is within. Raises ImageError."""
+    return _greys(path) > 0
+
+
+def read_own(files: Mapping[str, Path]) -> Masks:
+    """Reads a person's masks by name; raises ImageError as `read`, and for more than two greys.
+
+    Such a file is a map of several labels, or a picture.
+    """
+    found = {}
+    for name, path in files.items():
+        greys = _greys(path)
+        if (values := len(np.unique(greys))) > 2:
+            raise ImageError(
+                f"its mask of {name} has {values} grey values, not black and another one: a map of "
+                "several labels is parted into a file for each of them"
+            )
+        found[name] = greys > 0
+    return found
+
+
+def _greys(path: Path) -> UInt8[np.ndarray, "h w"]:
     if path.suffix.lower() != ".gif":
-        return image_io.read_image(path)[..., 0] > 0
+        return image_io.read_image(path)[..., 0]
     try:
         with BoundedFile(path) as file, Image.open(file, formats=("GIF",)) as image:
             check_size(*image.size)
-            return np.asarray(image.convert("L")) > 0
+            return np.asarray(image.convert("L"))
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ImageError("a mask that cannot be read") from error
 

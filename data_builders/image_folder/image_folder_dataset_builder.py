@@ -13,7 +13,7 @@ from cxr_jax.data import pseudonyms
 from cxr_jax.data.dataset_info import dataset_names
 from cxr_jax.io import dicom, image_io
 from cxr_jax.io.text import composed
-from data_builders.base import builder, folders, splits
+from data_builders.base import builder, folders, masks, splits
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.image_folder.label_table import LabelRow, LabelTable
 
@@ -30,6 +30,7 @@ class ImageFolderConfig(builder.CxrConfig):
     label_columns: str = ""
     recode: str = ""
     report_column: str = ""
+    masks_dir: str = ""
 
 
 class Builder(builder.CxrBuilder):
@@ -50,6 +51,8 @@ class Builder(builder.CxrBuilder):
         "image_column": "column with the image's path (default: image)",
         "patient_column": "column with the patient (default: patient_id)",
         "report_column": "column with the image's report (default: none)",
+        "masks_dir": "folder with a folder for each mask, of files called as the images are: "
+        "Lungs/2019/a1.png",
     }
 
     @classmethod
@@ -67,8 +70,9 @@ class Builder(builder.CxrBuilder):
             )
         if name.casefold() in dataset_names():
             raise BuildError(f"--name={name}: there is a dataset of that name. Choose another one.")
-        if not settings.get("labels_csv") and settings:
-            raise BuildError(f"--{next(iter(settings))} names a column of --labels_csv; give both.")
+        columns = settings.keys() - {"labels_csv", "masks_dir"}
+        if not settings.get("labels_csv") and columns:
+            raise BuildError(f"--{min(columns)} names a column of --labels_csv; give both.")
         return ImageFolderConfig(
             name=resolution, resolution=sizes[resolution], dataset=name, **settings
         )
@@ -87,6 +91,17 @@ class Builder(builder.CxrBuilder):
         """Whether a column of the CSV holds them."""
         return bool(self.builder_config.report_column)
 
+    @functools.cached_property
+    def masks(self) -> dict[str, dict[str, Path]]:
+        """The files of --masks_dir: mask's name -> image's path without suffix -> file."""
+        config = self.builder_config
+        return mask_files(Path(config.masks_dir)) if config.masks_dir else {}
+
+    @property
+    def MASK_NAMES(self) -> tuple[str, ...]:
+        """The names of the folders in --masks_dir."""
+        return tuple(self.masks)
+
     def label_names(self) -> tuple[str, ...]:
         return self.table.label_names if self.table else ()
 
@@ -96,13 +111,16 @@ class Builder(builder.CxrBuilder):
                 "The CSV's split column; if it names no validation image, 10 % of the train "
                 "patients, by a fixed hash of the patient, are validation."
             )
-        if self.label_names():
+        if self.label_names() or self.MASK_NAMES:
             return "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
         return "All images are train."
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         found = {}
-        for path in folders.files_below(manual_dir, leave_out=self._built_folders(manual_dir)):
+        leave_out = self._built_folders(manual_dir)
+        if self.builder_config.masks_dir:
+            leave_out.append(Path(self.builder_config.masks_dir))
+        for path in folders.files_below(manual_dir, leave_out):
             name = composed(path.relative_to(manual_dir).as_posix())
             if is_image(path):
                 if name in found:
@@ -120,6 +138,7 @@ class Builder(builder.CxrBuilder):
         _check_ids(name for name in rows if name in found)
         if self.table:
             self._check_patients({name: row for name, row in rows.items() if name in found}, tags)
+        yield from self._masks_left(found)
         carve = all(row.split in ("train", "test") for row in rows.values())
         for name, row in rows.items():
             if name not in found:
@@ -129,7 +148,13 @@ class Builder(builder.CxrBuilder):
                 continue
             record = make_record(row, found[name], tags.get(name, dicom.NO_TAGS))
             split = self._split(record.patient_id, row, carve)
-            yield self._sealed(dataclasses.replace(record, split=split))
+            own = {
+                mask: files[record.image_id]
+                for mask, files in self.masks.items()
+                if record.image_id in files
+            }
+            read = functools.partial(masks.read_own, own) if own else None
+            yield self._sealed(dataclasses.replace(record, split=split, masks=read))
         for name in sorted(found.keys() - rows.keys()):
             # A few labelled images among many are what such a table is for.
             yield Skipped(name, f"no row in {self.table.path.name}", expected=True)
@@ -152,6 +177,18 @@ class Builder(builder.CxrBuilder):
                 "test. Fill these cells in, take these rows out, or empty the whole column: then "
                 "the headers' ids count for all."
             )
+
+    def _masks_left(self, names: Iterable[str]) -> Iterator[Skipped]:
+        """Yields the masks of no image; BuildError where all are, or a mask has none."""
+        images = set(map(image_io.without_suffix, names))
+        root = Path(self.builder_config.masks_dir)
+        for name, files in self.masks.items():
+            if not images & files.keys():
+                raise BuildError(
+                    f"{root / name}: none of its {len(files):,} files is called as an image. The "
+                    f"mask of 2019/a1.dcm is {name}/2019/a1.png."
+                )
+            yield from folders.not_listed(files, images, root, "a mask of no image")
 
     def _built_folders(self, manual_dir: Path) -> list[Path]:
         """Returns where built datasets are, whose contact sheets are not images of the folder.
@@ -187,7 +224,8 @@ class Builder(builder.CxrBuilder):
             return splits.carve_validation(patient_id, VALIDATION_SHARE)
         if row.split:
             return row.split
-        return splits.by_patient(patient_id) if self.label_names() else "train"
+        scored = self.label_names() or self.MASK_NAMES
+        return splits.by_patient(patient_id) if scored else "train"
 
 
 def is_image(path: Path) -> bool:
@@ -197,6 +235,31 @@ def is_image(path: Path) -> bool:
         return True
     # A DICOMDIR is a table of contents with the magic of an image.
     return suffix not in folders.OTHER_PICTURES and path.name != "DICOMDIR" and dicom.is_dicom(path)
+
+
+def mask_files(root: Path) -> dict[str, dict[str, Path]]:
+    """Lists --masks_dir: folder's name -> path below it, without suffix -> PNG or GIF file.
+
+    Raises BuildError where there is no such folder, or no folder with such files in it.
+    """
+    found = {}
+    if root.is_dir():
+        for folder in sorted(root.iterdir()):
+            if folder.is_dir() and not folders.is_dropping(folder.name):
+                paths = folders.files_below(folder)
+                masks_there = (path for path in paths if path.suffix.lower() in (".png", ".gif"))
+                if files := folders.unique(masks_there, functools.partial(_below, folder)):
+                    found[composed(folder.name)] = files
+    if not found:
+        raise BuildError(
+            f"--masks_dir: {root.absolute()} holds no folder of PNG or GIF files. A folder for "
+            "each mask, called as the mask is, holds files called as the images: Lungs/2019/a1.png."
+        )
+    return found
+
+
+def _below(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()
 
 
 def _check_ids(names: Iterable[str]) -> None:

@@ -217,3 +217,56 @@ def test_what_was_built_into_the_folder_is_no_image(tmp_path, inside):
         version, splits = fake.build(tmp_path, data, options={"name": name})
         assert (version / "contact_sheet.png").exists()
         assert by_image(splits).keys() == {fake.image_id(image) for image in images}
+
+
+def test_masks_lie_in_a_folder_each_and_follow_their_image(tmp_path):
+    raw, masks = tmp_path / "raw", tmp_path / "raw/masks"
+    (raw / "2019").mkdir(parents=True)
+    found = {}
+    for number in range(12):
+        image_id = f"2019/a{number}"
+        Image.fromarray(draw_image(number)).save(raw / f"{image_id}.png")
+        found[image_id] = draw_image(number + 50) > 128
+        found[image_id][0, 0], found[image_id][0, 1] = True, False
+        (masks / "Lungs/2019").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(200 * found[image_id].astype(np.uint8)).save(
+            masks / f"Lungs/{image_id}.gif"
+        )
+    (masks / "Heart/2019").mkdir(parents=True)
+    for name in ("a3", "b9"):  # the second of no image
+        Image.fromarray(np.zeros((*draw_image(3).shape,), np.uint8)).save(
+            masks / f"Heart/2019/{name}.png"
+        )
+    given = {"name": "own", "masks_dir": str(masks)}
+    version, splits = fake.build(raw, tmp_path / "data", config_name="full", options=given)
+    examples = by_image(splits)
+    assert len(splits) > 1 and examples.keys() == found.keys()
+    for image_id, mask in found.items():
+        held = dict(zip(examples[image_id]["masks"]["label"], examples[image_id]["masks"]["mask"]))
+        assert held.keys() == ({"Lungs", "Heart"} if image_id.endswith("a3") else {"Lungs"})
+        np.testing.assert_array_equal(held["Lungs"][..., 0] > 0, mask)
+    assert not examples["2019/a3"]["masks"]["mask"][0].any()
+    assert skipped_of(version, 3) == {"Heart/2019/b9.png": "a mask of no image"}
+    split = load_split("own/full", str(tmp_path / "data"), "train", or_masks=True)
+    assert split.targets.shape == (len(splits["train"]), 0)
+    with pytest.raises(ValueError, match="dataset own/full has no labels"):
+        load_split("own/full", str(tmp_path / "data"), "train")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("Lungs.png", "holds no folder of PNG or GIF files"),
+        ("Lungs/b.png", "Lungs: none of its 1 files is called as an image"),
+        ("Lungs/a.png", "its mask of Lungs has 250 grey values"),
+    ],
+)
+def test_masks_that_are_none_are_named(tmp_path, file, message):
+    raw, masks = tmp_path / "raw", tmp_path / "masks"
+    raw.mkdir()
+    Image.fromarray(draw_image(1)).save(raw / "a.png")
+    (masks / file).parent.mkdir(parents=True)
+    greys = np.arange(draw_image(1).size).reshape(draw_image(1).shape) % 250
+    Image.fromarray(greys.astype(np.uint8)).save(masks / file)
+    with pytest.raises(BuildError, match=message):
+        fake.build(raw, tmp_path / "data", options={"masks_dir": str(masks)}, max_skipped=0.0)

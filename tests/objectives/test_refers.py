@@ -12,7 +12,7 @@ from cxr_jax.data.order import by_group, rows
 from cxr_jax.data.source import load_source
 from cxr_jax.models._layers import MLP
 from cxr_jax.models.bert import make_text_encoder
-from cxr_jax.objectives import refers
+from cxr_jax.objectives import _image_text, refers
 from cxr_jax.objectives.dinov2 import all_tokens
 
 KEY = jax.random.PRNGKey(0)
@@ -128,13 +128,13 @@ def test_views_are_of_the_study_and_large_studies_are_named(studies_dir, capsys)
     source = load_source("image_folder", str(studies_dir), "train")
     partners = by_group(*source.columns(("patient_id", "study_id")).values())
     most = int(partners.size.max())
-    refers.name_large_studies(source, partners, 1)
+    _image_text.name_large_studies(source, partners, 1, "the one that clip takes", "each alone")
     said = capsys.readouterr().out
     first = np.flatnonzero(partners.size > 1)
     ids = source.hashed("image", source.columns(("image_id",))["image_id"])
-    where = f"studies of image_folder have more images than config.objective.views=1, up to {most}"
+    where = f"studies of image_folder have more images than the one that clip takes, up to {most}"
     assert where in said and any(ids[row] in said for row in first)
-    refers.name_large_studies(source, partners, most)
+    _image_text.name_large_studies(source, partners, most, "", "")
     assert not capsys.readouterr().out
 
 

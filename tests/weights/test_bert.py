@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from cxr_jax.models.bert import make_text_encoder
-from cxr_jax.weights.importers import _text
+from cxr_jax.weights.importers import _text, _towers
+from cxr_jax.weights.text import TextEncoder
 from tests.fakes import bert_file
 
 WIDTH, HIDDEN, HEADS, BLOCKS, VOCABULARY, POSITIONS = 32, 48, 4, 3, 40, 16
@@ -158,3 +159,42 @@ def test_what_does_not_fit_is_named(arrays, load, tmp_path):
         )
     with pytest.raises(ValueError, match=r"carry the prefix 'model\.'; strip it"):
         load({f"model.{key}": array for key, array in arrays.items()})
+
+
+def test_glorias_tower_is_the_sum_of_berts_last_layers(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    blocks, width, features = 5, 64, 24
+    own = bert_file.arrays(width, 96, blocks, VOCABULARY, POSITIONS)
+    rng = np.random.default_rng(2)
+    head = {"weight": rng.normal(size=(width, features)), "bias": rng.normal(size=width)}
+    image = {f"global_embedder.{leaf}": np.float32(array) for leaf, array in head.items()}
+    arrays = {f"gloria.text_encoder.model.{key}": array for key, array in own.items()}
+    arrays |= {f"gloria.img_encoder.{key}": array for key, array in image.items()}
+    arrays["gloria.img_encoder.model.conv1.weight"] = np.ones(3, np.float32)
+    arrays["gloria.text_encoder.model.pooler.dense.bias"] = np.ones(width, np.float32)
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "no", "effusion", "##s", "Lung", "isn", "t", "."]
+    (tmp_path / "vocab.txt").write_text("\n".join([*pieces, *map(str, range(29))]))
+    save_file(arrays, tmp_path / "gloria.safetensors")
+    tower = TextEncoder(_towers.read_gloria(tmp_path / "gloria.safetensors"))
+    sentence = "No Effusions, ISN'T."
+    numbers = [pieces.index(piece) for piece in ("[CLS]", *pieces[4:7], *pieces[8:10], "[SEP]")]
+    assert tower.text.tokenizer.encode(sentence).ids == numbers
+    assert isinstance(tower.text.tokenizer, tokenizers.Tokenizer)
+    tokens, total = jnp.array([numbers]), 0
+    for last in range(blocks - 3, blocks + 1):  # BERTs of the file's first layers alone
+        dropped = tuple(f"encoder.layer.{i}." for i in range(last, blocks))
+        sizes = SIZES | dict(width=width, num_blocks=last, hidden=96)
+        encoder = make_text_encoder(sizes, "its BERT")
+        kept = {key: array for key, array in own.items() if not key.startswith(dropped)}
+        params = _text.fill_bert(encoder, kept)
+        total = total + encoder.apply({"params": params}, tokens, tokens >= 0, method="states")
+    mean = np.asarray(total).mean(axis=1)
+    np.testing.assert_allclose(tower([sentence]), mean / np.linalg.norm(mean), atol=1e-5)
+    given = rng.normal(size=(2, features))
+    met = given @ head["weight"].T + head["bias"]
+    expected = met / np.linalg.norm(met, axis=1, keepdims=True)
+    np.testing.assert_allclose(tower.images(given), expected, atol=1e-5)
+    del arrays["gloria.img_encoder.global_embedder.bias"]
+    save_file(arrays, tmp_path / "gloria.safetensors")
+    with pytest.raises(ValueError, match=r"safetensors: holds no BERT of GLoRIA's"):
+        _towers.read_gloria(tmp_path / "gloria.safetensors")

@@ -225,3 +225,42 @@ def test_wrong_tensors_keys_and_architectures_are_named(file_of, layouts, source
 
 def _last(key):
     return ".".join(key.split(".")[-2:])
+
+
+def test_dinov3_in_its_owners_layout_is_what_transformers_says(layouts, tmp_path):
+    theirs = {key: tensor.numpy() for key, tensor in layouts["dinov3"][0].items()}
+    own = {"rope_embed.periods": np.ones(16, np.float32), "local_cls_norm.weight": np.ones(64)}
+    names = {"cls_token": "cls_token", "mask_token": "mask_token"}
+    names |= {"register_tokens": "storage_tokens", "patch_embeddings": "patch_embed.proj"}
+    for key, array in theirs.items():
+        head, _, rest = key.partition(".")
+        if head == "embeddings":
+            name, _, leaf = rest.partition(".")
+            own[".".join(filter(None, (names[name], leaf)))] = array
+        elif head == "norm":
+            own[key] = array
+        elif "attention" not in key or "o_proj" in key:
+            for old, new in (
+                *(("attention.o_proj", "attn.proj"), ("layer_scale1.lambda1", "ls1.gamma")),
+                *(("layer_scale2.lambda1", "ls2.gamma"), ("mlp.gate_proj", "mlp.w1")),
+                *(("mlp.up_proj", "mlp.w2"), ("mlp.down_proj", "mlp.w3")),
+            ):
+                rest = rest.replace(old, new)
+            own[f"blocks.{rest}"] = array
+    for block in (0, 1):
+        q, k, v = (theirs[f"layer.{block}.attention.{part}_proj.weight"] for part in "qkv")
+        q_bias, v_bias = (theirs[f"layer.{block}.attention.{part}_proj.bias"] for part in "qv")
+        here = f"blocks.{block}.attn.qkv"
+        own[f"{here}.weight"] = np.concatenate([q, k, v])
+        own[f"{here}.bias"] = np.concatenate([q_bias, np.full(64, 7), v_bias])
+        own[f"{here}.bias_mask"] = np.repeat([1, 0, 1], 64)
+    read = []
+    for arrays in (theirs, own):
+        np.savez(tmp_path / "weights.npz", **arrays)
+        read.append(weights.load(f"dinov3:{tmp_path / 'weights.npz'}"))
+    assert read[0].model == read[1].model
+    jax.tree.map(np.testing.assert_array_equal, *(encoder.variables for encoder in read))
+    own["blocks.1.attn.qkv.bias_mask"] = np.ones(192)
+    np.savez(tmp_path / "weights.npz", **own)
+    with pytest.raises(ValueError, match=r"1\.attn\.qkv\.bias: the bias of keys is not masked"):
+        weights.load(f"dinov3:{tmp_path / 'weights.npz'}")

@@ -19,7 +19,7 @@ from cxr_jax.weights.exporters import (
     refuse_newer_vits,
     text_of,
 )
-from cxr_jax.weights.importers._text import write_clip
+from cxr_jax.weights.importers._towers import write_clip
 from cxr_jax.weights.importers._vit import write_vit
 from cxr_jax.weights.importers.dinos import DINOV2
 from cxr_jax.weights.importers.huggingface import CLIP

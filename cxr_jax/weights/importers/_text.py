@@ -1,4 +1,4 @@
-"""Text towers: BERT as transformers saves it, CLIP's as OpenAI and transformers do.
+"""Text encoders: BERT and SigLIP's as transformers saves them, CLIP's as OpenAI and it do.
 
 BERT (BioClinicalBERT, CXR-BERT, BERT itself): keys with or without the prefix `bert.`. Passed over:
 `cls.` and `classifier.` (heads of the tasks it was trained on), `pooler.` (a vector of the first
@@ -18,9 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cxr_jax.data import tokenizer
-from cxr_jax.io.text import plain
-from cxr_jax.models.bert import Bert, make_text_encoder
+from cxr_jax.models.bert import Bert
 from cxr_jax.weights.arrays import find_weights, read_arrays
 from cxr_jax.weights.convert import (
     Source,
@@ -28,11 +26,9 @@ from cxr_jax.weights.convert import (
     fill_variables,
     refuse_prefix,
     strip_prefix,
-    torch_array,
     without,
 )
 from cxr_jax.weights.importers._vit import OPENAI_BLOCK, Layout, query_key_value, stacked
-from cxr_jax.weights.text import Text
 
 _HEADS = ("cls.", "classifier.", "pooler.", "embeddings.position_ids")
 _ATTENTION = "encoder.layer.{}.attention"
@@ -81,93 +77,36 @@ def load_text(path: str | Path, encoder: Bert) -> dict[str, Any]:
     path = find_weights(Path(path).expanduser())
     arrays = read_arrays(path)
     with errors_naming(path):
-        if layout := _clips(arrays):
+        if layout := clips_layout(arrays):
             arrays = without(arrays, *_BESIDE)
-            return _fill(encoder, arrays, partial(_source, layout), "CLIP's text")
+            return fill_text(encoder, arrays, partial(clips_source, layout), "CLIP's text")
         if any(key.startswith("bert.") for key in arrays):
             arrays = strip_prefix(arrays, ("bert.",), _HEADS)
-        arrays = {
-            key.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-                "LayerNorm.beta", "LayerNorm.bias"
-            ): array
-            for key, array in arrays.items()
-        }
-        arrays = without(arrays, *_HEADS)
         refuse_prefix(arrays, "embeddings.word_embeddings.weight")
-        return _fill(encoder, arrays, _berts_source, "BERT")
+        return fill_bert(encoder, arrays)
 
 
-def read_clip(path: str | Path, config: Mapping[str, Any]) -> Text:
-    """Reads the text tower of a CLIP's file, with the tokenizer in its folder.
-
-    `config` is the text_config of transformers' config.json, {} for none. Raises ValueError as
-    `load_text`; FileNotFoundError where no tokenizer is beside the file.
-    """
-    path = find_weights(path)
-    try:
-        words = tokenizer.load(path.parent)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path.parent} holds no tokenizer, without which text cannot be read: put CLIP's "
-            "tokenizer.json there, or its vocab.json and merges.txt"
-        ) from error
-    arrays = read_arrays(path)
-    with errors_naming(path):
-        layout = _clips(arrays)
-        rows = arrays.get(f"{layout.patches}.weight") if layout else None
-        places = arrays.get(layout.positions) if layout else None
-        if rows is None or places is None or not rows.ndim == places.ndim == 2:
-            raise ValueError("holds no text tower of CLIP's")
-        blocks = {key for key in arrays if key.endswith(f"{layout.inner['fc1']}.bias")}
-        blocks = {key for key in blocks if key.startswith(layout.block.partition("{")[0])}
-        project = _project(arrays)
-        if not blocks or project is None:
-            raise ValueError("its text tower has no blocks or no projection")
-        model = {
-            **{"vocabulary": len(rows), "width": rows.shape[1], "num_blocks": len(blocks)},
-            **{"hidden": arrays[min(blocks)].size, "positions": len(places), "pooling": "last"},
-            **{"kind": "clip", "projection": project},
-            "activation": _activation(config.get("hidden_act", "quick_gelu")),
-            "heads": config.get("num_attention_heads", rows.shape[1] // 64),
-        }
-        if config.get("layer_norm_eps", 1e-5) != 1e-5 or type(model["heads"]) is not int:
-            raise ValueError("config.json: text_config has another layer_norm_eps, or no heads")
-        encoder = make_text_encoder(model, "its text tower")
-    params = load_text(path, encoder)
-    scale = float(np.exp(np.asarray(arrays.get("logit_scale", np.log(100)), np.float64)).item())
-    return Text(model, params, {}, words, len(places), scale)
+def fill_bert(encoder: Bert, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the parameters of `encoder` from arrays by BERT's keys; raises as `fill_text`."""
+    arrays = {
+        key.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
+            "LayerNorm.beta", "LayerNorm.bias"
+        ): array
+        for key, array in without(arrays, *_HEADS).items()
+    }
+    return fill_text(encoder, arrays, _berts_source, "BERT")
 
 
-def write_clip(text: Text) -> dict[str, np.ndarray]:
-    """Returns a CLIP's text tower under the keys of transformers."""
-    tensors = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(text.params):
-        names = tuple(entry.key for entry in path)
-        keys = _source(HUGGINGFACE, ("params", *names)).keys
-        tensors |= zip(keys, np.split(torch_array(names[-1], leaf), len(keys)))
-    return tensors | {"logit_scale": np.array(np.log(text.scale), np.float32)}
-
-
-def _clips(arrays: Mapping[str, np.ndarray]) -> Layout | None:
+def clips_layout(arrays: Mapping[str, np.ndarray]) -> Layout | None:
     """Returns the layout of a CLIP's text tower; None where there is none."""
     found = (layout for layout in (_OPENAI, HUGGINGFACE) if f"{layout.patches}.weight" in arrays)
     return next(found, None)
 
 
-def _project(arrays: Mapping[str, np.ndarray]) -> int | None:
-    if "text_projection" in arrays:
-        return arrays["text_projection"].shape[-1]
-    return len(arrays["text_projection.weight"]) if "text_projection.weight" in arrays else None
-
-
-def _activation(name: Any) -> str:
-    known = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
-    if name not in known:
-        raise ValueError(f"config.json: hidden_act of the text is {plain(repr(name))}")
-    return known[name]
-
-
-def _fill(encoder: Bert, arrays: Mapping[str, np.ndarray], source_of: Any, name: str) -> Any:
+def fill_text(
+    encoder: Bert, arrays: Mapping[str, np.ndarray], source_of: Any, name: str
+) -> dict[str, Any]:
+    """Returns the parameters of `encoder`; ValueError with all that does not fit."""
     expected = jax.eval_shape(
         lambda tokens: encoder.init(jax.random.key(0), tokens, tokens > 0),
         jax.ShapeDtypeStruct((1, 1), jnp.int32),
@@ -177,7 +116,7 @@ def _fill(encoder: Bert, arrays: Mapping[str, np.ndarray], source_of: Any, name:
     return fill_variables(expected, arrays, source_of, architecture)["params"]
 
 
-def _source(layout: Layout, path: tuple[str, ...]) -> Source:
+def clips_source(layout: Layout, path: tuple[str, ...]) -> Source:
     """Returns where CLIP has a variable of the tower."""
     _, module, *rest = path
     if module == "embeddings":

@@ -13,10 +13,11 @@ moco             MoCo v1 and v2 (arXiv:2003.04297): the query encoder; the key e
 moco_cxr         MoCo-CXR (arXiv:2010.05352) and MedAug (arXiv:2102.10663), which builds on it
 s2mts2           S2MTS2 (arXiv:2103.03629): a DenseNet-121 whose ReLUs leak by 0.1
 convirt          ConVIRT (arXiv:2010.00747): the image encoder of its code's files, or by itself
-gloria           GLoRIA (Huang et al., ICCV 2021). Its code pads an image to a square with black,
-                 cuts a border of 1/16 off and enlarges what is left from 224 px to 299; here the
-                 square stays whole. Its .ckpt files hold a pickled config, which is refused: save
-                 `torch.load(path, weights_only=False)["state_dict"]` by itself, if you trust them
+gloria           GLoRIA (Huang et al., ICCV 2021), with its text tower. Its code pads an image to a
+                 square with black, cuts a border of 1/16 off and enlarges what is left from 224 px
+                 to 299; here the square stays whole. Its .ckpt files hold a pickled config, which
+                 is refused: save `torch.load(path, weights_only=False)["state_dict"]` by itself,
+                 if you trust them
 biovil           BioViL and BioViL-T (arXiv:2204.09817, 2301.04558; code: microsoft/hi-ml): the
                  ResNet-50, at 448 px, pixels in [0, 1] as they are. Features are the mean of its
                  last map, before BioViL-T's comparison with an earlier image, which, as the
@@ -40,6 +41,7 @@ from cxr_jax.weights.arrays import read_arrays
 from cxr_jax.weights.convert import errors_naming, strip_prefix
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.importers._cnn import CLASSIFIERS, IMAGENET, cnn_encoder, is_densenet
+from cxr_jax.weights.importers._towers import read_gloria
 from cxr_jax.weights.importers.vits import load_torchvision
 
 
@@ -73,6 +75,14 @@ def load_kind(path: str | Path, kind: Kind) -> Encoder:
     return cnn_encoder(
         path, arrays, kind.image_size, *kind.pixels, kind.heads, kind.fit, **kind.fields
     )
+
+
+def load_gloria(path: str | Path) -> Encoder:
+    """Reads the image encoder; beside it the text's, if it is there, when asked for."""
+    encoder = load_kind(path, _GLORIAS)
+    word = "gloria.text_encoder.model.embeddings.word_embeddings.weight"
+    has_text = word in read_arrays(path, containers=("state_dict",))
+    return encoder._replace(text=partial(read_gloria, path) if has_text else None)
 
 
 def load_torchvisions(path: str | Path) -> Encoder:
@@ -120,20 +130,20 @@ _MOCO = Kind(
 )
 _GLORIA = "gloria.img_encoder."
 _HALF = (0.5,) * 3
+_GLORIAS = Kind(
+    "state_dict",
+    (f"{_GLORIA}model.",),
+    ("gloria.text_encoder.", f"{_GLORIA}global_embedder.", f"{_GLORIA}local_embedder."),
+    image_size=299,
+    pixels=(_HALF, _HALF),
+    fit="pad",
+)
 _KINDS = {
     "torchvision_v1": Kind(fields={"stride_in_1x1": True}),
     "moco": _MOCO,
     "moco_cxr": _MOCO._replace(image_size=320, pixels=((0.5020,) * 3, (0.085585,) * 3)),
     "s2mts2": _MOCO._replace(fields={"negative_slope": 0.1}),
     "convirt": Kind("image_encoder"),
-    "gloria": Kind(
-        "state_dict",
-        (f"{_GLORIA}model.",),
-        ("gloria.text_encoder.", f"{_GLORIA}global_embedder.", f"{_GLORIA}local_embedder."),
-        image_size=299,
-        pixels=(_HALF, _HALF),
-        fit="pad",
-    ),
     "biovil": Kind(
         "state_dict",
         ("encoder.encoder.",),
@@ -147,6 +157,7 @@ _KINDS = {
 }
 SOURCES = {
     "torchvision": load_torchvisions,
+    "gloria": load_gloria,
     "lightly": load_lightly,
     "torchxrayvision": load_torchxrayvision,
     **{name: partial(load_kind, kind=kind) for name, kind in _KINDS.items()},

@@ -13,7 +13,8 @@ chexfound  CheXFound (arXiv:2502.05142; code: RPIDIAL/CheXFound): a training's t
            and deviation. Its code stretches each image from its darkest to its brightest pixel;
            here it stays as it is
 dinov3     DINOv3 (arXiv:2508.10104): 224 px, both sides brought to it, ImageNet's mean and
-           deviation (those of its satellite images are others: read the folder)
+           deviation (those of its satellite images are others: read the folder); its ViTs also in
+           their owner's layout (dinov3_vitb16_pretrain_….pth)
 
 Features are the class token behind the last norm; of ConvNeXts the mean of the last map, normed.
 """
@@ -137,6 +138,8 @@ def load_dinov3(path: str | Path) -> Encoder:
     file, arrays, config, seen = read_folder(path, 224, IMAGENET, "squash")
     with errors_naming(file):
         arrays = {key.removeprefix("model."): array for key, array in arrays.items()}
+        if "storage_tokens" in arrays:
+            arrays = transformers_names(arrays)
         if is_convnext(arrays):
             size, fit, *pixels = seen
             return read_convnext(name_of(path), arrays, size, tuple(pixels), fit)
@@ -156,6 +159,41 @@ def load_dinov3(path: str | Path) -> Encoder:
             width = arrays[DINOV3.cls].size  # 64 channels a head, but of the largest 128
             fields["heads"] = width // (128 if width == 4096 else 64) or None
         return vit_of(path, arrays, layout, config, seen, activation, 1e-5, fields, heads=6)
+
+
+_RENAMED = {
+    **{"patch_embed.proj.": "embeddings.patch_embeddings.", "cls_token": "embeddings.cls_token"},
+    **{"storage_tokens": "embeddings.register_tokens", "blocks.": "layer."},
+    **{".attn.": ".attention.", ".attention.proj.": ".attention.o_proj."},
+    **{".ls1.gamma": ".layer_scale1.lambda1", ".ls2.gamma": ".layer_scale2.lambda1"},
+    **{".fc1.": ".up_proj.", ".fc2.": ".down_proj."},
+    **{".w1.": ".gate_proj.", ".w2.": ".up_proj.", ".w3.": ".down_proj."},
+}
+# Frequencies, which follow from the width; the norm of small crops, which only training reads.
+_TRAINING = ("mask_token", "rope_embed.periods", "local_cls_norm.")
+
+
+def transformers_names(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns a DINOv3 ViT in its owner's layout under the keys that transformers gives it.
+
+    The bias of keys is zero there, by a mask. Raises ValueError where it is not.
+    """
+    found = {}
+    for key, array in without(arrays, *_TRAINING).items():
+        if key.endswith(".qkv.bias"):
+            array = np.where(arrays.get(f"{key}_mask", np.array(1)) == 1, array, 0)
+            if array[len(array) // 3 : 2 * len(array) // 3].any():
+                raise ValueError(f"{key}: the bias of keys is not masked")
+        for theirs, name in _RENAMED.items():
+            key = key.replace(theirs, name)
+        where, packed, leaf = key.partition(".qkv.")
+        if not packed:
+            found[key] = array
+        elif leaf != "bias_mask":
+            parts = "qv" if leaf == "bias" else "qkv"
+            split = dict(zip("qkv", np.split(array, 3)))
+            found |= {f"{where}.{part}_proj.{leaf}": split[part] for part in parts}
+    return found
 
 
 SOURCES = {

@@ -25,7 +25,7 @@ from cxr_jax.weights.convert import errors_naming, strip_prefix, without
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.importers import dinos, siglip, timm
 from cxr_jax.weights.importers._cnn import IMAGENET, cnn_encoder
-from cxr_jax.weights.importers._text import read_clip
+from cxr_jax.weights.importers._towers import read_clip
 from cxr_jax.weights.importers._transformers import name_of, read_folder, vit_of
 from cxr_jax.weights.importers._vit import Layout, query_key_value
 from cxr_jax.weights.importers.vits import CLIP_PIXELS

@@ -1,4 +1,4 @@
-"""The image towers of SigLIP and of what was built on it, as transformers saves them.
+"""SigLIP's towers and those of what was built on it, as transformers saves them.
 
 A folder of the hub, or its file alone: both sides of an image are then brought to the size of the
 positions, with a mean and a deviation of a half.
@@ -7,8 +7,10 @@ siglip     SigLIP (arXiv:2303.15343)
 medsiglip  MedSigLIP (arXiv:2507.05201): its So400m/14 for 448 px, by the same preprocessing
 
 Features are those of the attention pooling, as its zero-shot classification compares with texts.
+The text tower is read when it is asked for, with the tokenizer beside it.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 
 from cxr_jax.weights.convert import Source, errors_naming, refuse_prefix, strip_prefix, without
 from cxr_jax.weights.encoder import Encoder
+from cxr_jax.weights.importers._towers import read_siglip
 from cxr_jax.weights.importers._transformers import read_folder, vit_of
 from cxr_jax.weights.importers._vit import Layout, query_key_value
 
@@ -56,9 +59,14 @@ _TEXTS = ("text_model.", "logit_scale", "logit_bias")
 
 
 def load(path: str | Path) -> Encoder:
-    """Reads the image tower; the text's, the temperature and the bias are passed over."""
+    """Reads the image tower; beside it the text's, if it is there, when asked for."""
     half = (0.5,) * 3
     file, arrays, config, seen = read_folder(path, 0, (half, half), "squash")
+    text = None
+    if "text_model.head.weight" in arrays:
+        # What equals transformers' default is not in config.json.
+        given = {"num_attention_heads": 12} if "model_type" in config else {}
+        text = partial(read_siglip, file, given | config.get("text_config", {}))
     with errors_naming(file):
         arrays = strip_prefix(arrays, ("vision_model.", ""), _TEXTS)
         refuse_prefix(arrays, f"{LAYOUT.patches}.weight", "head.probe")
@@ -69,7 +77,8 @@ def load(path: str | Path) -> Encoder:
             fields["heads"] = {1152: 16}.get(arrays["head.probe"].size) or (
                 arrays["head.probe"].size // 64 or None
             )
-        return vit_of(path, arrays, LAYOUT, config, seen, "gelu_pytorch_tanh", 1e-6, fields)
+        encoder = vit_of(path, arrays, LAYOUT, config, seen, "gelu_pytorch_tanh", 1e-6, fields)
+        return encoder._replace(text=text)
 
 
 SOURCES = {"siglip": load, "medsiglip": load}

@@ -23,7 +23,7 @@ from cxr_jax.weights.arrays import read_arrays, read_facts
 from cxr_jax.weights.convert import Source, errors_naming, refuse_prefix, strip_prefix, without
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.importers._cnn import IMAGENET
-from cxr_jax.weights.importers._text import read_clip
+from cxr_jax.weights.importers._towers import read_clip
 from cxr_jax.weights.importers._vit import (
     OPENAI_BLOCK,
     Layout,

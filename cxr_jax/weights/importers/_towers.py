@@ -1,0 +1,178 @@
+"""Text towers as others publish them: an encoder, its tokenizer, and heads before it meets images.
+
+The tokenizer lies beside the weights. CLIP's as OpenAI and transformers save them
+(arXiv:2103.00020), SigLIP's as transformers does (arXiv:2303.15343), GLoRIA's (ICCV 2021).
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cxr_jax.data import tokenizer
+from cxr_jax.io.text import plain
+from cxr_jax.models.bert import make_text_encoder
+from cxr_jax.weights.arrays import find_weights, read_arrays
+from cxr_jax.weights.convert import errors_naming, strip_prefix, torch_array, without
+from cxr_jax.weights.importers._text import (
+    HUGGINGFACE,
+    clips_layout,
+    clips_source,
+    fill_bert,
+    fill_text,
+    load_text,
+)
+from cxr_jax.weights.text import Text
+
+_GLORIAS_IMAGE, _GLORIAS_TEXT = "gloria.img_encoder.", "gloria.text_encoder.model."
+_GLORIAS_WORDS = 97  # the longest text that its code reads
+
+
+def read_clip(path: str | Path, config: Mapping[str, Any]) -> Text:
+    """Reads the text tower of a CLIP's file, with the tokenizer in its folder.
+
+    `config` is the text_config of transformers' config.json, {} for none. Raises ValueError as
+    `load_text`; FileNotFoundError where no tokenizer is beside the file.
+    """
+    path = find_weights(path)
+    try:
+        words = tokenizer.load(path.parent)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path.parent} holds no tokenizer, without which text cannot be read: put CLIP's "
+            "tokenizer.json there, or its vocab.json and merges.txt"
+        ) from error
+    arrays = read_arrays(path)
+    with errors_naming(path):
+        layout = clips_layout(arrays)
+        rows = arrays.get(f"{layout.patches}.weight") if layout else None
+        places = arrays.get(layout.positions) if layout else None
+        if rows is None or places is None or not rows.ndim == places.ndim == 2:
+            raise ValueError("holds no text tower of CLIP's")
+        blocks = {key for key in arrays if key.endswith(f"{layout.inner['fc1']}.bias")}
+        blocks = {key for key in blocks if key.startswith(layout.block.partition("{")[0])}
+        project = _project(arrays)
+        if not blocks or project is None:
+            raise ValueError("its text tower has no blocks or no projection")
+        model = {
+            **{"vocabulary": len(rows), "width": rows.shape[1], "num_blocks": len(blocks)},
+            **{"hidden": arrays[min(blocks)].size, "positions": len(places), "pooling": "last"},
+            **{"kind": "clip", "projection": project},
+            "activation": _activation(config.get("hidden_act", "quick_gelu")),
+            "heads": config.get("num_attention_heads", rows.shape[1] // 64),
+        }
+        if config.get("layer_norm_eps", 1e-5) != 1e-5 or type(model["heads"]) is not int:
+            raise ValueError("config.json: text_config has another layer_norm_eps, or no heads")
+        encoder = make_text_encoder(model, "its text tower")
+    params = load_text(path, encoder)
+    scale = float(np.exp(np.asarray(arrays.get("logit_scale", np.log(100)), np.float64)).item())
+    return Text(model, params, {}, words, len(places), scale)
+
+
+def read_siglip(path: str | Path, config: Mapping[str, Any]) -> Text:
+    """Reads the text tower of a SigLIP's file, with the tokenizer in its folder; as `read_clip`."""
+    path = find_weights(path)
+    words = tokenizer.load_siglip(path.parent)
+    arrays = read_arrays(path)
+    with errors_naming(path):
+        others = ("vision_model.", "text_model.embeddings.position_ids", "logit_")
+        own = without(arrays, *others)
+        rows, places = (
+            own.get(f"text_model.embeddings.{name}_embedding.weight")
+            for name in ("token", "position")
+        )
+        head = {leaf: own.pop(f"text_model.head.{leaf}", None) for leaf in ("weight", "bias")}
+        blocks = {key for key in own if key.endswith("mlp.fc1.bias")}
+        expected = {"tokens": rows, "positions": places, **head}
+        lacking = [name for name, array in expected.items() if array is None]
+        if lacking or not blocks or not rows.ndim == places.ndim == head["weight"].ndim == 2:
+            raise ValueError(f"holds no text tower of SigLIP's ({', '.join(lacking) or 'shapes'})")
+        width, out = rows.shape[1], len(head["weight"])
+        model = {
+            **{"vocabulary": len(rows), "width": width, "num_blocks": len(blocks)},
+            **{"hidden": own[min(blocks)].size, "positions": len(places), "pooling": "last"},
+            **{"kind": "siglip", "fill": config.get("pad_token_id", 1)},
+            "activation": _activation(config.get("hidden_act", "gelu_pytorch_tanh")),
+            "heads": config.get("num_attention_heads", 16 if width == 1152 else width // 64),
+        }
+        numbers = (model["heads"], model["fill"])
+        if config.get("layer_norm_eps", 1e-6) != 1e-6 or {type(n) for n in numbers} != {int}:
+            raise ValueError(
+                "config.json: text_config has another layer_norm_eps, or no whole number for "
+                "num_attention_heads or pad_token_id"
+            )
+        source = partial(clips_source, HUGGINGFACE)
+        params = fill_text(make_text_encoder(model, "its text tower"), own, source, "SigLIP's text")
+        if head["weight"].shape != (out, width) or head["bias"].shape != (out,):
+            raise ValueError("its text_model.head has another shape than its tower")
+        scale = float(np.exp(np.asarray(arrays.get("logit_scale", np.log(10)), np.float64)).item())
+    heads = {"text": _linear(**head)}
+    return Text(model, params, heads, words, len(places), scale)
+
+
+def read_gloria(path: str | Path) -> Text:
+    """Reads the BERT of a GLoRIA's file, with its tokenizer (vocab.txt) in the same folder.
+
+    Reports and images meet in the mean of a text's tokens, each the sum of BERT's last four layers,
+    and a linear map of the image's features. Text becomes lower case and loses its marks, as in the
+    official code. Raises as `read_clip`.
+    """
+    path = find_weights(Path(path).expanduser())
+    words = tokenizer.of_bare_words(tokenizer.load(path.parent))
+    arrays = read_arrays(path, containers=("state_dict",))
+    with errors_naming(path):
+        head = {
+            leaf: arrays.get(f"{_GLORIAS_IMAGE}global_embedder.{leaf}")
+            for leaf in ("weight", "bias")
+        }
+        own = strip_prefix(arrays, (_GLORIAS_TEXT,), (_GLORIAS_IMAGE,))
+        rows, places = (
+            own.get(f"embeddings.{name}_embeddings.weight") for name in ("word", "position")
+        )
+        inner = [array for key, array in own.items() if key.endswith("intermediate.dense.bias")]
+        parts = (rows, places, *head.values())
+        if not inner or any(part is None for part in parts) or rows.ndim != 2:
+            raise ValueError("holds no BERT of GLoRIA's with its global_embedder")
+        model = {
+            **{"vocabulary": len(rows), "width": rows.shape[1], "num_blocks": len(inner)},
+            **{"hidden": inner[0].size, "positions": len(places), "pooling": "mean"},
+            "last": min(4, len(inner)),
+        }
+        params = fill_bert(make_text_encoder(model, "its BERT"), own)
+        if head["weight"].ndim != 2 or len(head["weight"]) != rows.shape[1]:
+            raise ValueError("its global_embedder leads to another width than BERT's")
+        heads = {"image": _linear(**head)}
+    return Text(model, params, heads, words, min(_GLORIAS_WORDS, len(places)), 10.0)
+
+
+def _linear(weight: np.ndarray, bias: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns a head that is torch's linear layer: fields of an MLP and its variables."""
+    dense = {"kernel": np.float32(weight.T), "bias": np.float32(bias)}
+    fields = {"hidden": (), "out": len(weight), "out_bias": True}
+    return fields, {"params": {"dense_out": dense}}
+
+
+def write_clip(text: Text) -> dict[str, np.ndarray]:
+    """Returns a CLIP's text tower under the keys of transformers."""
+    tensors = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(text.params):
+        names = tuple(entry.key for entry in path)
+        keys = clips_source(HUGGINGFACE, ("params", *names)).keys
+        tensors |= zip(keys, np.split(torch_array(names[-1], leaf), len(keys)))
+    return tensors | {"logit_scale": np.array(np.log(text.scale), np.float32)}
+
+
+def _project(arrays: Mapping[str, np.ndarray]) -> int | None:
+    if "text_projection" in arrays:
+        return arrays["text_projection"].shape[-1]
+    return len(arrays["text_projection.weight"]) if "text_projection.weight" in arrays else None
+
+
+def _activation(name: Any) -> str:
+    known = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+    if name not in known:
+        raise ValueError(f"config.json: hidden_act of the text is {plain(repr(name))}")
+    return known[name]
