@@ -191,6 +191,8 @@ _kept.defvjp(_kept_forward, lambda y, slope: (jnp.where(y > 0, slope, 0),))
 class MLP(nn.Module):
     """Linear-BN-ReLU for each width in `hidden`, then Linear to `out`: [b c] -> float32 [b out].
 
+    `gelu` is GELU in ReLU's place.
+
     SimCLR's projector (arXiv:2002.05709, official code): hidden=(2048, 2048), out=128,
     out_bn=True; the last batch norm has a scale and no shift, as there.
     BYOL's projector and predictor (arXiv:2006.07733): hidden=(4096,), out=256.
@@ -207,6 +209,7 @@ class MLP(nn.Module):
     out_bn: bool = False
     out_bias: bool = False
     dtype: str = "float32"
+    gelu: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b c"], train: bool) -> Float[Array, "b d"]:
@@ -220,7 +223,7 @@ class MLP(nn.Module):
             x = nn.Dense(width, use_bias=use_bias, dtype=dtype, name=f"dense{index}")(x)
             if self.hidden_bn:
                 x = norm(f"bn{index}", use_bias=True)(x)
-            x = nn.relu(x)
+            x = nn.gelu(x, approximate=False) if self.gelu else nn.relu(x)
         use_bias = self.out_bias and not self.out_bn
         x = nn.Dense(self.out, use_bias=use_bias, dtype=dtype, name="dense_out")(x)
         if self.out_bn:

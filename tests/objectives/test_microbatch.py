@@ -16,15 +16,12 @@ def assert_alike(one, other, rtol, atol):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), one, other)
 
 
-@pytest.mark.parametrize(
-    "name", ["simclr", "byol", "moco", "mae", "gloria", "refers", "dinov2", "ijepa"]
-)
+@pytest.mark.parametrize("name", ["simclr", "byol", "moco", "mae", "dinov2"])
 def test_parts_give_the_gradient_of_the_whole_loss(tiny, batch, name):
     config = tiny(name, tiny.plain)
     if "b" in config["views"]:
         config["views"]["b"]["flip"] = 1.0
-    batch |= {"view_1": batch["image"][::-1], "view_2": batch["image"][::-1, ::-1]}
-    if config["model"]["name"] != "vit":  # in float32 batch norm of so few images rounds by .001
+    if config["model"]["name"] == "tiny":  # in float32 batch norm of so few images rounds by .001
         config["model"]["dtype"] = "float64"
     objective = objectives.build(config)
 

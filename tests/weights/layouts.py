@@ -57,6 +57,13 @@ def siglip(width=64, hidden=96):
     return _drawn(_below("vision_model.", shapes) | others)
 
 
+def biomedclip(vit, out=24):
+    """`vit`: a ViT by timm's keys."""
+    trunk = {key: array for key, array in vit.items() if not key.startswith("head.")}
+    head = _drawn({"visual.head.proj.weight": (out, 64), "logit_scale": (), "text.x": (2,)})
+    return _below("visual.trunk.", trunk) | head
+
+
 def eva_x(width=64, hidden=96):
     shapes = {"cls_token": (1, 1, width), "pos_embed": (1, 17, width), "mask_token": (1, 1, width)}
     shapes |= _pairs("norm", size=width, **{"patch_embed.proj": (width, 3, 8, 8)})

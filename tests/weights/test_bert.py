@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from safetensors.numpy import save_file
 
 from cxr_jax.models.bert import make_text_encoder
@@ -161,40 +162,76 @@ def test_what_does_not_fit_is_named(arrays, load, tmp_path):
         load({f"model.{key}": array for key, array in arrays.items()})
 
 
-def test_glorias_tower_is_the_sum_of_berts_last_layers(tmp_path):
-    tokenizers = pytest.importorskip("tokenizers")
-    blocks, width, features = 5, 64, 24
-    own = bert_file.arrays(width, 96, blocks, VOCABULARY, POSITIONS)
-    rng = np.random.default_rng(2)
-    head = {"weight": rng.normal(size=(width, features)), "bias": rng.normal(size=width)}
-    image = {f"global_embedder.{leaf}": np.float32(array) for leaf, array in head.items()}
-    arrays = {f"gloria.text_encoder.model.{key}": array for key, array in own.items()}
-    arrays |= {f"gloria.img_encoder.{key}": array for key, array in image.items()}
-    arrays["gloria.img_encoder.model.conv1.weight"] = np.ones(3, np.float32)
-    arrays["gloria.text_encoder.model.pooler.dense.bias"] = np.ones(width, np.float32)
+@pytest.fixture
+def wide():
+    """A BERT of a head of 64 channels: (its arrays, what gives the states of its first blocks)."""
+    arrays = bert_file.arrays(64, 96, 5, VOCABULARY, POSITIONS)
+
+    def states_of(tokens, blocks):
+        dropped = tuple(f"encoder.layer.{i}." for i in range(blocks, 5))
+        encoder = make_text_encoder(SIZES | dict(width=64, num_blocks=blocks, hidden=96), "BERT")
+        kept = {key: array for key, array in arrays.items() if not key.startswith(dropped)}
+        params = {"params": _text.fill_bert(encoder, kept)}
+        apply = jax.jit(partial(encoder.apply, method="states"))
+        return np.asarray(apply(params, jnp.array([tokens]), jnp.ones((1, len(tokens)), bool)))[0]
+
+    return arrays, states_of
+
+
+def write_tower(folder, arrays):
+    """Saves arrays and a vocabulary; returns the file and the pieces."""
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "no", "effusion", "##s", "Lung", "isn", "t", "."]
-    (tmp_path / "vocab.txt").write_text("\n".join([*pieces, *map(str, range(29))]))
-    save_file(arrays, tmp_path / "gloria.safetensors")
-    tower = TextEncoder(_towers.read_gloria(tmp_path / "gloria.safetensors"))
-    sentence = "No Effusions, ISN'T."
-    numbers = [pieces.index(piece) for piece in ("[CLS]", *pieces[4:7], *pieces[8:10], "[SEP]")]
-    assert tower.text.tokenizer.encode(sentence).ids == numbers
-    assert isinstance(tower.text.tokenizer, tokenizers.Tokenizer)
-    tokens, total = jnp.array([numbers]), 0
-    for last in range(blocks - 3, blocks + 1):  # BERTs of the file's first layers alone
-        dropped = tuple(f"encoder.layer.{i}." for i in range(last, blocks))
-        sizes = SIZES | dict(width=width, num_blocks=last, hidden=96)
-        encoder = make_text_encoder(sizes, "its BERT")
-        kept = {key: array for key, array in own.items() if not key.startswith(dropped)}
-        params = _text.fill_bert(encoder, kept)
-        total = total + encoder.apply({"params": params}, tokens, tokens >= 0, method="states")
-    mean = np.asarray(total).mean(axis=1)
-    np.testing.assert_allclose(tower([sentence]), mean / np.linalg.norm(mean), atol=1e-5)
-    given = rng.normal(size=(2, features))
+    (folder / "vocab.txt").write_text("\n".join([*pieces, *map(str, range(29))]))
+    save_file(arrays, folder / "tower.safetensors")
+    return folder / "tower.safetensors", pieces
+
+
+def test_glorias_tower_is_the_sum_of_berts_last_layers(tmp_path, wide):
+    pytest.importorskip("tokenizers")
+    own, states_of = wide
+    rng = np.random.default_rng(2)
+    head = {"weight": rng.normal(size=(64, 24)), "bias": rng.normal(size=64)}
+    arrays = {f"gloria.text_encoder.model.{key}": array for key, array in own.items()}
+    for leaf, array in head.items():
+        arrays[f"gloria.img_encoder.global_embedder.{leaf}"] = np.float32(array)
+    arrays["gloria.img_encoder.model.conv1.weight"] = np.ones(3, np.float32)
+    arrays["gloria.text_encoder.model.pooler.dense.bias"] = np.ones(64, np.float32)
+    path, pieces = write_tower(tmp_path, arrays)
+    tower = TextEncoder(_towers.read_gloria(path))
+    tokens = [pieces.index(piece) for piece in ("[CLS]", *pieces[4:7], *pieces[8:10], "[SEP]")]
+    assert tower.text.tokenizer.encode("No Effusions, ISN'T.").ids == tokens
+    mean = sum(states_of(tokens, blocks) for blocks in (2, 3, 4, 5)).mean(axis=0)
+    found = tower(["No Effusions, ISN'T."])[0]
+    np.testing.assert_allclose(found, mean / np.linalg.norm(mean), atol=1e-5)
+    given = rng.normal(size=(2, 24))
     met = given @ head["weight"].T + head["bias"]
     expected = met / np.linalg.norm(met, axis=1, keepdims=True)
     np.testing.assert_allclose(tower.images(given), expected, atol=1e-5)
     del arrays["gloria.img_encoder.global_embedder.bias"]
-    save_file(arrays, tmp_path / "gloria.safetensors")
-    with pytest.raises(ValueError, match=r"safetensors: holds no BERT of GLoRIA's"):
-        _towers.read_gloria(tmp_path / "gloria.safetensors")
+    save_file(arrays, path)
+    with pytest.raises(ValueError, match=r"safetensors: gloria\.img_encoder\.global_embedder is"):
+        _towers.read_gloria(path)
+
+
+def test_biomedclips_tower_is_berts_first_token_and_an_mlp(tmp_path, wide):
+    pytest.importorskip("tokenizers")
+    own, states_of = wide
+    rng = np.random.default_rng(3)
+    first, second = rng.normal(size=(44, 64)) / 8, rng.normal(size=(24, 44))
+    arrays = {f"text.transformer.{key}": array for key, array in own.items()}
+    arrays |= {"text.proj.0.weight": np.float32(first), "text.proj.2.weight": np.float32(second)}
+    arrays |= {"logit_scale": np.array(4, np.float32), "visual.trunk.x": np.ones(2, np.float32)}
+    path, pieces = write_tower(tmp_path, arrays)
+    tower = TextEncoder(_towers.read_biomedclip(path))
+    tokens = [pieces.index(piece) for piece in ("[CLS]", "no", "effusion", ".", "[SEP]")]
+    x = first @ states_of(tokens, 5)[0]
+    x = second @ (x * scipy.special.ndtr(x))
+    np.testing.assert_allclose(tower(["no effusion."])[0], x / np.linalg.norm(x), atol=1e-5)
+    assert tower.text.scale == pytest.approx(np.exp(4.0))
+    given = rng.normal(size=(2, 24))
+    expected = given / np.linalg.norm(given, axis=1, keepdims=True)
+    np.testing.assert_allclose(tower.images(given), expected, atol=1e-6)
+    del arrays["text.proj.2.weight"]
+    save_file(arrays, path)
+    with pytest.raises(ValueError, match=r"safetensors: text\.proj is missing"):
+        _towers.read_biomedclip(path)

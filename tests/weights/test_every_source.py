@@ -124,6 +124,10 @@ def layouts():
         "medmae": (layouts.mae(torch_vit.timm(vit)), "blocks.1.mlp.fc2.weight"),
         "biovil": (layouts.biovil(net), f"encoder.encoder.{conv}"),
         "clip": (torch_vit.openai_clip(clip), "visual.transformer.resblocks.1.mlp.c_fc.weight"),
+        "biomedclip": (
+            layouts.biomedclip(torch_vit.timm(vit)),
+            "visual.trunk.blocks.1.mlp.fc2.weight",
+        ),
         "chexzero": (torch_vit.openai_clip(clip), "visual.transformer.resblocks.1.mlp.c_fc.weight"),
         "refers": (torch_vit.refers(vit), "transformer.encoder.layer.1.ffn.fc1.weight"),
         "moco": (torch_cnn.moco(net), f"module.encoder_q.{conv}"),

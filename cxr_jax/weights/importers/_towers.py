@@ -1,7 +1,8 @@
 """Text towers as others publish them: an encoder, its tokenizer, and heads before it meets images.
 
 The tokenizer lies beside the weights. CLIP's as OpenAI and transformers save them
-(arXiv:2103.00020), SigLIP's as transformers does (arXiv:2303.15343), GLoRIA's (ICCV 2021).
+(arXiv:2103.00020), SigLIP's as transformers does (arXiv:2303.15343), GLoRIA's (ICCV 2021), and
+BiomedCLIP's (arXiv:2303.00915).
 """
 
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from cxr_jax.weights.importers._text import (
 from cxr_jax.weights.text import Text
 
 _GLORIAS_IMAGE, _GLORIAS_TEXT = "gloria.img_encoder.", "gloria.text_encoder.model."
-_GLORIAS_WORDS = 97  # the longest text that its code reads
+_GLORIAS_WORDS, _BIOMEDCLIPS_WORDS = 97, 256  # the longest texts that their codes read
 
 
 def read_clip(path: str | Path, config: Mapping[str, Any]) -> Text:
@@ -120,32 +121,60 @@ def read_gloria(path: str | Path) -> Text:
     and a linear map of the image's features. Text becomes lower case and loses its marks, as in the
     official code. Raises as `read_clip`.
     """
-    path = find_weights(Path(path).expanduser())
+    path = Path(path).expanduser()
     words = tokenizer.of_bare_words(tokenizer.load(path.parent))
     arrays = read_arrays(path, containers=("state_dict",))
     with errors_naming(path):
-        head = {
-            leaf: arrays.get(f"{_GLORIAS_IMAGE}global_embedder.{leaf}")
-            for leaf in ("weight", "bias")
-        }
+        embedder = f"{_GLORIAS_IMAGE}global_embedder"
+        head = {leaf: arrays.get(f"{embedder}.{leaf}") for leaf in ("weight", "bias")}
         own = strip_prefix(arrays, (_GLORIAS_TEXT,), (_GLORIAS_IMAGE,))
-        rows, places = (
-            own.get(f"embeddings.{name}_embeddings.weight") for name in ("word", "position")
-        )
-        inner = [array for key, array in own.items() if key.endswith("intermediate.dense.bias")]
-        parts = (rows, places, *head.values())
-        if not inner or any(part is None for part in parts) or rows.ndim != 2:
-            raise ValueError("holds no BERT of GLoRIA's with its global_embedder")
-        model = {
-            **{"vocabulary": len(rows), "width": rows.shape[1], "num_blocks": len(inner)},
-            **{"hidden": inner[0].size, "positions": len(places), "pooling": "mean"},
-            "last": min(4, len(inner)),
-        }
+        model = _bert(own, pooling="mean")
+        model["last"] = min(4, model["num_blocks"])
+        width, shapes = model["width"], [np.shape(array) for array in head.values()]
+        if len(shapes[0]) != 2 or (shapes[0][0], *shapes[1]) != (width, width):
+            raise ValueError(f"{embedder} is missing or leads to another width than BERT's")
         params = fill_bert(make_text_encoder(model, "its BERT"), own)
-        if head["weight"].ndim != 2 or len(head["weight"]) != rows.shape[1]:
-            raise ValueError("its global_embedder leads to another width than BERT's")
-        heads = {"image": _linear(**head)}
-    return Text(model, params, heads, words, min(_GLORIAS_WORDS, len(places)), 10.0)
+    most = min(_GLORIAS_WORDS, model["positions"])
+    return Text(model, params, {"image": _linear(**head)}, words, most, 10.0)
+
+
+def read_biomedclip(path: str | Path) -> Text:
+    """Reads the BERT of BiomedCLIP's file, with its tokenizer in the same folder; as `read_clip`.
+
+    The first token's vector goes through an MLP.
+    """
+    path = Path(path).expanduser()
+    words = tokenizer.load(path.parent)
+    arrays = read_arrays(path)
+    with errors_naming(path):
+        own = strip_prefix(arrays, ("text.transformer.",), ("visual.", "text.proj.", "logit_scale"))
+        model = _bert(own, pooling="first")
+        first, second = (arrays.get(f"text.proj.{n}.weight", np.zeros(0)) for n in (0, 2))
+        if first.ndim != 2 or second.ndim != 2 or second.shape[1] != len(first):
+            raise ValueError("text.proj is missing or no MLP of two layers without biases")
+        if first.shape[1] != model["width"]:
+            raise ValueError("text.proj reads another width than BERT's")
+        params = fill_bert(make_text_encoder(model, "its BERT"), own)
+        scale = float(np.exp(np.asarray(arrays.get("logit_scale", np.log(100)), np.float64)).item())
+    layers = {"dense0": {"kernel": np.float32(first.T), "bias": np.zeros(len(first), np.float32)}}
+    layers["dense_out"] = {"kernel": np.float32(second.T)}
+    fields = {"hidden": (len(first),), "out": len(second), "hidden_bn": False, "gelu": True}
+    heads = {"text": (fields, {"params": layers})}
+    return Text(model, params, heads, words, min(_BIOMEDCLIPS_WORDS, model["positions"]), scale)
+
+
+def _bert(arrays: Mapping[str, np.ndarray], pooling: str) -> dict[str, Any]:
+    """Returns the fields of the BERT in `arrays`; ValueError where there is none."""
+    rows, places = (
+        arrays.get(f"embeddings.{name}_embeddings.weight") for name in ("word", "position")
+    )
+    inner = [array for key, array in arrays.items() if key.endswith("intermediate.dense.bias")]
+    if not inner or rows is None or places is None or not rows.ndim == places.ndim == 2:
+        raise ValueError("holds no BERT")
+    return {
+        **{"vocabulary": len(rows), "width": rows.shape[1], "num_blocks": len(inner)},
+        **{"hidden": inner[0].size, "positions": len(places), "pooling": pooling},
+    }
 
 
 def _linear(weight: np.ndarray, bias: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
