@@ -10,6 +10,8 @@ Features are those that are compared with texts.
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from cxr_jax.weights.arrays import read_arrays
 from cxr_jax.weights.convert import errors_naming, strip_prefix
 from cxr_jax.weights.encoder import Encoder
@@ -28,8 +30,9 @@ def load(path: str | Path) -> Encoder:
     with errors_naming(path):
         arrays = strip_prefix(arrays, ("visual.",), ("text.", "logit_scale"))
         arrays = {key.removeprefix("trunk."): array for key, array in arrays.items()}
-        if "head.proj.weight" not in arrays or arrays["head.proj.weight"].ndim != 2:
-            raise ValueError("does not fit BiomedCLIP: no visual.head.proj of two dimensions")
+        for key, rank in ((LAYOUT.cls, 3), ("head.proj.weight", 2)):
+            if np.ndim(arrays.get(key)) != rank:
+                raise ValueError(f"does not fit BiomedCLIP: no visual {key} of {rank} dimensions")
         fields = {"projection": len(arrays["head.proj.weight"])}
         fields |= dict(zip(("mean", "std"), CLIP_PIXELS))
         return read_vit(Path(path).stem, arrays, LAYOUT, **fields)._replace(text=text)
