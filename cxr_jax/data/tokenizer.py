@@ -94,7 +94,9 @@ def load_siglip(folder: Path) -> Any:
             pieces = list(_pieces(read_bytes(path, _MAX_BYTES)))
     elif (path := folder / FILE).is_file():
         with _naming(f"{path} holds no pieces with their scores"):
-            pieces = [(str(p), float(s)) for p, s in read_json(path, _MAX_BYTES)["model"]["vocab"]]
+            pieces = [
+                (str(p), float(s)) for p, s in read_json(path, most=_MAX_BYTES)["model"]["vocab"]
+            ]
     else:
         raise FileNotFoundError(f"{folder} holds no tokenizer: neither spiece.model nor {FILE}")
     tokenizers, numbers = _library(), {piece: n for n, (piece, _) in enumerate(pieces)}

@@ -136,13 +136,15 @@ def flat(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     ['params.bias']
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {".".join(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves}
+    # safetensors writes what lies in memory, whatever the strides say.
+    arrays = {path: np.asarray(leaf, order="C") for path, leaf in leaves}
+    return {".".join(entry.key for entry in path): array for path, array in arrays.items()}
 
 
 def torch_array(leaf: str, array: Any) -> np.ndarray:
     """Returns the variable called `leaf` as torch has it, float32."""
     array = np.asarray(array, np.float32)
-    # safetensors writes what lies in memory, whatever the strides say.
+    # As in `flat`.
     return np.ascontiguousarray(to_torch(array)) if leaf == "kernel" else array
 
 
