@@ -20,6 +20,10 @@ from data_builders import build
 from data_builders.base import build_command
 
 _ROOT = Path(__file__).parents[1]
+_MINIATURE = (
+    "The contact sheet, here of the miniature that the tests build: the owner's layout, labels and "
+    "splits with patterns in place of images, which may not be shown."
+)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -122,6 +126,8 @@ def _dataset(name: str) -> str:
     lines = [f"# {name}", "", f"{build_command.what(builder)}.", ""]
     if (_ROOT / f"docs/results/{name}_contact_sheet.png").exists():
         lines += [f"![Some of its images](../results/{name}_contact_sheet.png)", ""]
+    elif name == "phantom":
+        lines += ["![Some of its images](../gallery/contact_sheet.webp)", ""]
     first, *others = [(key, value) for key, value in facts.items() if value]
     lines += _table(first, others)
     if labels:
@@ -131,6 +137,15 @@ def _dataset(name: str) -> str:
         rows = [(f"`--{option}`", words) for option, words in own.items()]
         lines += ["", "## Options of its build", "", *_table(("option", "what"), rows)]
     lines += ["", "## Files, layout, splits", "", (folder / "README.md").read_text()]
+    if (_ROOT / f"docs/sheets/{name}.webp").exists():
+        lines += [
+            "",
+            "## What a build ends with",
+            "",
+            _MINIATURE,
+            "",
+            f"![](../sheets/{name}.webp)",
+        ]
     lines += ["", "## To cite", "", "```bibtex", (folder / "CITATIONS.bib").read_text(), "```", ""]
     return "\n".join(lines)
 
@@ -158,7 +173,8 @@ def _config(name: str) -> str:
     file = f"configs/{name}.py"
     config = config_file.load(file, [])
     head, *rest = _docstring(file).split("\n\n", 1)
-    lines = [f"# {file}", "", head, "", "```text", *rest, "```", ""]
+    said = config_fields.PRESET.sub("", "".join(rest)).strip()  # a table says more of presets
+    lines = [f"# {file}", "", head, "", "```text", said, "```", ""]
     if presets := config_fields.presets(_ROOT / file):
         rows = [
             (f"`:{preset}`", words, _changed(file, preset)) for preset, words in presets.items()
@@ -170,6 +186,7 @@ def _config(name: str) -> str:
         "Each as `--config.FIELD=VALUE`, behind a dash what is optional and not in this config.",
         "",
     ]
+    about = config_fields.of_sections(file, config)
     for section, rows in config_fields.sections(file, config).items():
         cells = [
             (f"`{row.name}`", f"`{row.value}`" if row.value else "–", row.words) for row in rows
@@ -177,6 +194,7 @@ def _config(name: str) -> str:
         lines += [
             f"### {section or 'the run'}",
             "",
+            *((f"{about[section]}.", "") if about[section] else ()),
             *_table(("field", "default", "meaning"), cells),
             "",
         ]

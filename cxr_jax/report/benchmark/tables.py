@@ -93,6 +93,7 @@ def caveats(measured: Measured, protocol: str, fractions: Sequence[float]) -> st
     places = {key[1:]: place for key, place in measured.places.items() if key[0] == protocol}
     for dataset in dict.fromkeys(name for name, _ in places):
         by_labels: dict[tuple[str, ...], list[str]] = {}
+        alone = []
         for fraction in fractions:
             if place := places.get((dataset, fraction)):
                 if place.folds and fraction == fractions[-1]:
@@ -105,10 +106,12 @@ def caveats(measured: Measured, protocol: str, fractions: Sequence[float]) -> st
                         "resamples a class is absent, and intervals are from the others."
                     )
                 if fraction < 1 and all(len(one.seeds) == 1 for one in place.scores.values()):
-                    sentences.append(
-                        f"{dataset}, {percent(fraction)}: one choice of training patients; with "
-                        "others the scores would differ, by how much cannot be seen here."
-                    )
+                    alone.append(percent(fraction))
+        if alone:
+            sentences.append(
+                f"{dataset}, {', '.join(alone)}: one choice of training patients; with others the "
+                "scores would differ, by how much cannot be seen here."
+            )
         if len(by_labels) > 1:
             sets = (f"{', '.join(names)} at {', '.join(at)}" for names, at in by_labels.items())
             sentences.append(f"{dataset}: means over {'; over '.join(sets)}.")
