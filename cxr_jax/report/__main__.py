@@ -179,6 +179,9 @@ def _names(paths: Sequence[Path]) -> list[str]:
     """Returns file names where they differ, else the names of the folders, else the paths.
 
     A transfer numbers its baselines' folders: "random" is in baselines/1-random.
+
+    >>> _names([Path("runs/zero_shot/predictions.parquet")])
+    ['zero_shot']
     """
     folders = [path.absolute().parent for path in paths]
     plain = [
@@ -186,7 +189,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
         for folder in folders
     ]
     for names in ([path.stem for path in paths], plain, [folder.name for folder in folders]):
-        if max(Counter(names).values()) == 1:
+        if max(Counter(names).values()) == 1 and names != ["predictions"]:
             return names
     return [path.as_posix() for path in paths]
 
