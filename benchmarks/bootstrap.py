@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from cxr_jax.stats.bootstrap import bootstrap_auroc, cluster_counts, resampled_auroc
+from cxr_jax.stats.bootstrap import bootstrap_auroc, resampled_auroc
+from cxr_jax.stats.clusters import cluster_counts
 
 
 class Images(NamedTuple):

@@ -23,7 +23,7 @@ Default  CheXzero's recipe, by its code: both towers of OpenAI's ViT-B/32, 224 p
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import _reports, common
 
 
 def get_config(preset: str = ""):
@@ -86,13 +86,9 @@ def cpu(config: ConfigDict) -> None:
     config.objective.text.update(kind="bert", activation="gelu", pooling="max")
     config.views.a.update(crop_scale=(0.6, 1.0), crop_ratio=(0.8, 1.25), jitter_prob=1.0)
     config.views.a.blur_prob = 0.5
-    # A BERT with its norms behind the shortcuts bears less than the ResNet.
-    config.optimizer.groups = ConfigDict(dict(text=dict(match=("^text/",), learning_rate=5e-4)))
+    _reports.slower_text(config)
 
 
 def demo(config: ConfigDict) -> None:
     cpu(config)
-    common.demo(config)
-    config.data.reports.update(vocabulary=512, max_tokens=64)
-    config.views.a.flip = 0.0  # reports name sides
-    config.optimizer.learning_rate = 1e-3
+    _reports.demo(config, 64)

@@ -20,7 +20,7 @@ Default  the paper's recipe: ResNet-50, 224 px, Adam, batch 32, and BERT's base 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import _reports, common
 
 
 def get_config(preset: str = ""):
@@ -28,14 +28,6 @@ def get_config(preset: str = ""):
     config.batch_size = 32
     config.num_train_steps = 100_000
     config.checkpoint_every_steps = 5000
-    config.data.reports = ConfigDict(
-        dict(
-            sections=("findings", "impression"),
-            max_tokens=64,
-            tokenizer="",
-            vocabulary=28_996,  # BioClinicalBERT's
-        )
-    )
     config.objective = ConfigDict(
         dict(
             name="convirt",
@@ -44,16 +36,7 @@ def get_config(preset: str = ""):
             hidden=(512,),
             out=512,
             head_bn=False,
-            text=dict(
-                vocabulary=config.data.reports.get_ref("vocabulary"),
-                width=768,
-                num_blocks=12,
-                positions=512,
-                pooling="max",
-                dtype="bfloat16",
-                weights="",
-                frozen_layers=6,
-            ),
+            text=_reports.bioclinicalbert(config, 64) | dict(pooling="max", frozen_layers=6),
         )
     )
     # Besides, the paper moves images by up to a tenth and scales them by up to a twentieth, which
@@ -79,36 +62,25 @@ def get_config(preset: str = ""):
 
 
 def own_words(config: ConfigDict, vocabulary: int, width: int, num_blocks: int) -> None:
-    """A text encoder that starts from nothing, with a vocabulary made of the reports."""
-    config.data.reports.vocabulary = vocabulary
-    config.objective.text.update(width=width, num_blocks=num_blocks, frozen_layers=0)
+    _reports.own_words(config, vocabulary, width, num_blocks)
     # Without it 120 steps of the demo made images, and texts, more alike and taught nothing.
     config.objective.head_bn = True
 
 
 def small(config: ConfigDict) -> None:
     own_words(config, 8192, 384, 4)
-    config.batch_size = 256
-    config.num_train_steps = 20_000
+    common.small(config)
     config.checkpoint_every_steps = 500
 
 
 def cpu(config: ConfigDict) -> None:
-    common.for_minutes(config)
+    _reports.for_minutes(config, 48)
     own_words(config, 2048, 128, 2)
     config.objective.update(hidden=(256,), out=128)
-    config.objective.text.dtype = "float32"
-    config.data.reports.max_tokens = 48
     config.views.a.update(crop_scale=(0.6, 1.0), rotate=0.0, blur_prob=0.5)
-    # A BERT with its norms behind the shortcuts bears less than the ResNet.
-    config.optimizer.groups = ConfigDict(dict(text=dict(match=("^text/",), learning_rate=5e-4)))
+    _reports.slower_text(config)
 
 
 def demo(config: ConfigDict) -> None:
     cpu(config)
-    common.demo(config)
-    # The impression says all findings in one sentence, with their sides, which mirroring would turn
-    # round.
-    config.data.reports.update(vocabulary=512, max_tokens=32, sections=("impression",))
-    config.views.a.flip = 0.0
-    config.optimizer.learning_rate = 1e-3
+    _reports.demo(config, 32)

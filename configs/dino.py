@@ -39,15 +39,7 @@ def get_config(preset: str = ""):
             tau_base=0.996,
         )
     )
-    jitter = dict(brightness=0.4, contrast=0.4)
-    large, small_crops = (0.4, 1.0), (0.05, 0.4)
-    config.views = ConfigDict(
-        dict(
-            a=common.view(**jitter, crop_scale=large, blur_prob=1.0),
-            b=common.view(**jitter, crop_scale=large, blur_prob=0.1, solarise_prob=0.2),
-            local=common.view(**jitter, crop_scale=small_crops, size=96),
-        )
-    )
+    config.views = common.multicrop_views((0.4, 1.0), (0.05, 0.4), size=96)
     config.optimizer = ConfigDict(
         dict(
             name="adamw",

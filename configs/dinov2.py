@@ -42,15 +42,7 @@ def get_config(preset: str = ""):
             koleo_weight=0.1,
         )
     )
-    jitter = dict(brightness=0.4, contrast=0.4)
-    large, small_crops = (0.32, 1.0), (0.05, 0.32)
-    config.views = ConfigDict(
-        dict(
-            a=common.view(**jitter, crop_scale=large, blur_prob=1.0),
-            b=common.view(**jitter, crop_scale=large, blur_prob=0.1, solarise_prob=0.2),
-            local=common.view(**jitter, crop_scale=small_crops, size=98),
-        )
-    )
+    config.views = common.multicrop_views((0.32, 1.0), (0.05, 0.32), size=98)
     config.optimizer = ConfigDict(
         dict(
             name="adamw",

@@ -20,7 +20,7 @@ Default  the paper's recipe, by its code: ResNet-50 at 299 px from ImageNet, BER
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import _reports, common
 
 
 def get_config(preset: str = ""):
@@ -29,14 +29,7 @@ def get_config(preset: str = ""):
     config.num_train_steps = 200_000
     config.checkpoint_every_steps = 5000
     config.image_size = 299
-    config.data.reports = ConfigDict(
-        dict(
-            sections=("impression",),
-            max_tokens=97,
-            tokenizer="",
-            vocabulary=28_996,  # BioClinicalBERT's
-        )
-    )
+    text = _reports.bioclinicalbert(config, 97, ("impression",)) | dict(pooling="mean", last=4)
     config.objective = ConfigDict(
         dict(
             name="gloria",
@@ -45,17 +38,7 @@ def get_config(preset: str = ""):
             word_temperature=0.2,
             global_weight=1.0,
             local_weight=1.0,
-            text=dict(
-                vocabulary=config.data.reports.get_ref("vocabulary"),
-                width=768,
-                num_blocks=12,
-                positions=512,
-                pooling="mean",
-                last=4,
-                dtype="bfloat16",
-                weights="",
-                frozen_layers=0,
-            ),
+            text=text,
         )
     )
     # The code crops 224 of 256 pixels and enlarges that to 299; nothing else is changed.
@@ -71,9 +54,8 @@ def get_config(preset: str = ""):
 
 
 def own_words(config: ConfigDict, vocabulary: int, width: int, num_blocks: int) -> None:
-    """A text encoder that starts from nothing, with a vocabulary made of the reports."""
-    config.data.reports.vocabulary = vocabulary
-    config.objective.text.update(width=width, num_blocks=num_blocks, last=min(4, num_blocks))
+    _reports.own_words(config, vocabulary, width, num_blocks)
+    config.objective.text.last = min(4, num_blocks)
 
 
 def small(config: ConfigDict) -> None:
@@ -83,21 +65,12 @@ def small(config: ConfigDict) -> None:
 
 
 def cpu(config: ConfigDict) -> None:
-    common.for_minutes(config)
+    _reports.for_minutes(config, 48)
     own_words(config, 2048, 128, 2)
-    config.batch_size = 64
-    config.objective.text.dtype = "float32"
-    config.data.reports.max_tokens = 48
     config.views.a.update(crop_scale=(0.6, 1.0), jitter_prob=0.8)
-    # A BERT with its norms behind the shortcuts bears less than the ResNet.
-    config.optimizer.groups = ConfigDict(dict(text=dict(match=("^text/",), learning_rate=5e-4)))
+    _reports.slower_text(config)
 
 
 def demo(config: ConfigDict) -> None:
     cpu(config)
-    common.demo(config)
-    # The impression says all findings in one sentence, with their sides, which mirroring would turn
-    # round.
-    config.data.reports.update(vocabulary=512, max_tokens=32)
-    config.views.a.flip = 0.0
-    config.optimizer.learning_rate = 1e-3
+    _reports.demo(config, 32)

@@ -20,7 +20,7 @@ Default  the paper's recipe, by its code: ViT-B/16 at 224 px from ImageNet, thre
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import _reports, common
 
 
 def get_config(preset: str = ""):
@@ -29,15 +29,8 @@ def get_config(preset: str = ""):
     config.num_train_steps = 400_000
     config.checkpoint_every_steps = 5000
     config.model = common.vit("B")
-    config.data.reports = ConfigDict(
-        dict(
-            sections=("findings", "impression"),
-            whole=True,
-            max_tokens=100,
-            tokenizer="",
-            vocabulary=28_996,  # BioClinicalBERT's
-        )
-    )
+    text = _reports.bioclinicalbert(config, 100) | dict(pooling="first", frozen_layers=6)
+    config.data.reports.whole = True
     config.objective = ConfigDict(
         dict(
             name="refers",
@@ -47,16 +40,7 @@ def get_config(preset: str = ""):
             decoder_width=1024,
             decoder_blocks=1,
             decoder_heads=16,
-            text=dict(
-                vocabulary=config.data.reports.get_ref("vocabulary"),
-                width=768,
-                num_blocks=12,
-                positions=512,
-                pooling="first",
-                dtype="bfloat16",
-                weights="",
-                frozen_layers=6,
-            ),
+            text=text,
         )
     )
     jitter = dict(brightness=0.4, contrast=0.4, blur_prob=0.0)
@@ -76,9 +60,7 @@ def get_config(preset: str = ""):
 
 
 def own_words(config: ConfigDict, vocabulary: int, width: int, num_blocks: int) -> None:
-    """A text encoder that starts from nothing, with a vocabulary made of the reports."""
-    config.data.reports.vocabulary = vocabulary
-    config.objective.text.update(width=width, num_blocks=num_blocks, frozen_layers=0)
+    _reports.own_words(config, vocabulary, width, num_blocks)
     config.objective.text.pooling = "max"
 
 
@@ -93,14 +75,11 @@ def small(config: ConfigDict) -> None:
 
 
 def cpu(config: ConfigDict) -> None:
-    common.for_minutes(config)
+    _reports.for_minutes(config, 64)
     own_words(config, 2048, 128, 2)
-    config.batch_size = 64
     config.model = common.small_vit()
     config.image_size = 64
     config.objective.update(decoder_width=128, decoder_heads=4)
-    config.objective.text.dtype = "float32"
-    config.data.reports.max_tokens = 64
     config.optimizer.update(weight_decay=0.05)
     config.optimizer.groups.text.learning_rate = 5e-4
     config.views.a.update(crop_scale=(0.6, 1.0))
@@ -108,10 +87,5 @@ def cpu(config: ConfigDict) -> None:
 
 def demo(config: ConfigDict) -> None:
     cpu(config)
-    common.demo(config)
-    # Drawn studies have one image; the impression says all findings, with their sides, which
-    # mirroring would turn round.
-    config.objective.views = 1
-    config.data.reports.update(vocabulary=512, max_tokens=64, sections=("impression",))
-    config.views.a.flip = 0.0
-    config.optimizer.learning_rate = 1e-3
+    _reports.demo(config, 64)
+    config.objective.views = 1  # drawn studies have one image

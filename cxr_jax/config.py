@@ -30,10 +30,10 @@ RENAMED: dict[str, dict[str, str]] = {
         "views": "projections",
     },
 }
-# The fields of config.dense, as configs/common.py has them.
-_DENSE = {
-    "learning_rates": [1e-3, 1e-2, 1e-1],
-    "weight_decays": [0.01, 0.1, 1.0],
+# The fields of config.dense; configs/common.py takes them from here.
+DENSE = {
+    "learning_rates": (1e-3, 1e-2, 1e-1),
+    "weight_decays": (0.01, 0.1, 1.0),
     "warmup": 0.1,
     "epochs": 20.0,
     "min_steps": 300,
@@ -59,8 +59,8 @@ _ADDED: dict[str, dict[str, Any]] = {
         "folds_of": "train+validation+test",
         "read_size": 0,
         "zero_shot": {"prompts": ""},
-        "dense": _DENSE,
         "loggers": ["tensorboard"],
+        "dense": {k: list(v) if isinstance(v, tuple) else v for k, v in DENSE.items()},
         "finetune.lora": {"rank": 0, "alpha": 16.0},
     },
 }
@@ -117,7 +117,7 @@ def find(path: str) -> Path:
     """
     found = [place for place in (Path(path), _ROOT / path) if place.is_file()]
     if not found:
-        known = {file.stem: f"configs/{file.name}" for file in (_ROOT / "configs").glob("*.py")}
+        known = {file.stem: f"configs/{file.name}" for file in (_ROOT / "configs").glob("[!_]*.py")}
         near = difflib.get_close_matches(Path(path).stem, known, n=1)
         hint = f" Did you mean {known[near[0]]}?" if near else ""
         raise FileNotFoundError(f"no config file {path}.{hint} There are:\n{list_configs()}")
@@ -206,8 +206,8 @@ def list_configs() -> str:
     """Lists the config files, a line each."""
     lines = []
     for path in sorted((_ROOT / "configs").glob("*.py")):
-        if path.stem != "common":
-            head = ast.get_docstring(ast.parse(path.read_text())) or ""
+        if "def get_config" in (text := path.read_text()):
+            head = ast.get_docstring(ast.parse(text)) or ""
             lines.append(f"  configs/{path.name:<14} {head.partition(chr(10))[0]}")
             if presets := re.findall(r"^:\w+", head, re.MULTILINE):
                 lines.append(f"{'':25}{' '.join(presets)}")

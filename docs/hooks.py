@@ -93,7 +93,9 @@ def _target(entry: object) -> str:
 
 
 def _config_names() -> list[str]:
-    return sorted(path.stem for path in (_ROOT / "configs").glob("*.py") if path.stem != "common")
+    return sorted(
+        path.stem for path in (_ROOT / "configs").glob("[!_]*.py") if path.stem != "common"
+    )
 
 
 def _dataset(name: str) -> str:

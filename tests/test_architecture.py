@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
+
+from cxr_jax.weights import random_encoder
+from cxr_jax.weights.exporters import torchvision
 
 _ROOT = Path(__file__).parents[1]
 _PRODUCT = ("cxr_jax", "data_builders", "configs", "run.py")
@@ -67,15 +71,10 @@ def test_the_files_of_the_page_are_choices(clone):
 
 def test_a_source_and_a_protocol_of_the_page_score_the_dataset_of_the_page(clone):
     # ResNet-18 by torchvision's keys, as our own export writes them.
-    code = (
-        "from cxr_jax.weights import random_encoder, exporters\n"
-        "from cxr_jax.weights.exporters import torchvision\n"
-        "from safetensors.numpy import save_file\n"
-        "encoder = random_encoder({'name': 'resnet', 'variant': '18'}, 32, 0)\n"
-        "tensors = torchvision.export(encoder).tensors\n"
-        "save_file({f'net.{name}': array for name, array in tensors.items()}, 'lab.safetensors')\n"
-    )
-    _run(clone, "-c", code)
+    encoder = random_encoder({"name": "resnet", "variant": "18"}, 32, 0)
+    tensors = torchvision.export(encoder).tensors
+    named = {f"net.{name}": array for name, array in tensors.items()}
+    save_file(named, clone / "lab.safetensors")
     transfer = ("run.py", "--config=configs/transfer.py", "--config.encoder=ourlab:lab.safetensors")
     chosen = ("--config.dataset=ward", "--config.task=nodule", "--config.protocol=centroid")
     few = ("--config.baselines=", "--config.num_resamples=20", "--config.pictures.draw=False")

@@ -9,7 +9,7 @@ from cxr_jax import config as config_file
 from cxr_jax import config_fields, objectives
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
+CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("[!_]*.py") if p.stem != "common")
 
 
 @pytest.mark.parametrize("name", CONFIGS)

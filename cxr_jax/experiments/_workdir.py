@@ -33,7 +33,7 @@ from cxr_jax.data import seen_images
 from cxr_jax.data.source import Source
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
-from cxr_jax.stats.bootstrap import cluster_index
+from cxr_jax.stats.clusters import cluster_index
 from cxr_jax.training import distributed
 from cxr_jax.weights.encoder import Encoder
 

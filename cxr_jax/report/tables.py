@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from cxr_jax.io import COMMAND
 from cxr_jax.io.json import read_json
 from cxr_jax.report.blocks import Table, Text
-from cxr_jax.stats.bootstrap import MINIMUM, fold_variance
+from cxr_jax.stats.bootstrap import fold_variance
+from cxr_jax.stats.clusters import MINIMUM
 
 RANDOM = "random"  # the name of the encoder that was not pretrained
 

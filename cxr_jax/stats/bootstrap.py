@@ -16,22 +16,18 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse
 import scipy.special
 import scipy.stats
 from jaxtyping import Float, Int, Shaped
 
-from cxr_jax.stats.auroc import auroc, binary_rows, rank_runs
+from cxr_jax.stats._ranked import rank_label, weighted_auroc
+from cxr_jax.stats.auroc import auroc, binary_rows
+from cxr_jax.stats.clusters import CHUNK, MINIMUM, as_columns, cluster_counts, cluster_index
+from cxr_jax.stats.label_mean import counted_patients, label_mean, resampled_mean
 from cxr_jax.stats.replication import satterthwaite
 
-# Patients with a positive image, and patients with a negative one, below which an AUROC is not
-# estimable: with fewer no interval held the true AUROC as often as it says, however wide.
-MINIMUM = 5
-
-# Resamples go through in chunks whose run sums stay in the processor's cache: for 14 labels of
-# 25,596 images 16 at a time take half the time of 128. Very many rows make the chunks smaller, so
-# that weights and run sums hold about this many float64 (32 MiB) each.
-_CHUNK_RESAMPLES = 16
+# Very many rows make the chunks of resamples smaller, so that weights and run sums hold about this
+# many float64 (32 MiB) each.
 _CHUNK_ELEMENTS = 2**22
 
 
@@ -228,7 +224,7 @@ def resampled_auroc(
     differences, means over labels and whole curves can be taken row by row. Fewer than two
     clusters leave nothing to resample: all NaN. Shapes and errors as in `bootstrap_auroc`.
     """
-    columns, scores = _columns(targets, scores)
+    columns, scores = as_columns(targets, scores)
     if num_resamples < 1:
         raise ValueError(f"num_resamples is {num_resamples}: at least 1 is needed")
     index, num_clusters = cluster_index(clusters, len(targets))
@@ -241,7 +237,7 @@ def resampled_auroc(
     if num_clusters < 2:
         return values
     rng = np.random.default_rng(seed)
-    most = max(1, min(_CHUNK_RESAMPLES, _CHUNK_ELEMENTS // max(num_clusters, len(targets))))
+    most = max(1, min(CHUNK, _CHUNK_ELEMENTS // max(num_clusters, len(targets))))
     for start in range(0, num_resamples, most):
         chunk = values[start : start + most]
         counts = cluster_counts(num_clusters, len(chunk), rng)
@@ -269,172 +265,15 @@ def fold_variance(folds: int) -> float:
     return 1 + max(2 / 3, (folds - 3) / (folds - 2)) if folds > 2 else 5 / 3
 
 
-def resampled_mean(
-    targets: Shaped[np.ndarray, "n *k"],
-    scores: Shaped[np.ndarray, "..."],
-    clusters: Shaped[np.ndarray, " rows"] | None,
-    num_resamples: int = 1000,
-    seed: int = 0,
-    fold: Int[np.ndarray, " n"] | None = None,
-) -> Float[np.ndarray, "r k"]:
-    """Returns `label_mean` in every resample, of the same draws of clusters as `resampled_auroc`.
-
-    NaN in a resample without an image that counts.
-    """
-    columns, scores = _columns(targets, scores)
-    index, num_clusters = cluster_index(clusters, len(columns))
-    values = np.full((num_resamples, columns.shape[1]), np.nan)
-    if num_clusters < 2:
-        return values
-    counting = columns == 1
-    sums, counts = np.zeros((2, num_clusters, columns.shape[1]))
-    np.add.at(sums, index, np.where(counting, scores, 0))
-    np.add.at(counts, index, counting)
-    rng = np.random.default_rng(seed)
-    for start in range(0, num_resamples, _CHUNK_RESAMPLES):
-        chunk = values[start : start + _CHUNK_RESAMPLES]
-        drawn = cluster_counts(num_clusters, len(chunk), rng).T
-        total = drawn @ counts
-        np.divide(drawn @ sums, total, out=chunk, where=total > 0)
-    return values
-
-
-def label_mean(
-    targets: Shaped[np.ndarray, "n *k"],
-    scores: Shaped[np.ndarray, "..."],
-    fold: Int[np.ndarray, " n"] | None = None,
-) -> Float[np.ndarray, " k"]:
-    """Returns each label's mean score over the images that count, whose target is 1.
-
-    >>> label_mean(np.array([1, 1, np.nan, 0]), np.array([0.5, 1.0, 0.0, 0.0]))
-    array([0.75])
-    """
-    columns, scores = _columns(targets, scores)
-    counts = (columns == 1).sum(axis=0)
-    total = np.where(columns == 1, scores, 0).sum(axis=0)
-    return np.divide(total, counts, out=np.full(len(counts), np.nan), where=counts > 0)
-
-
-def counted_patients(
-    targets: Shaped[np.ndarray, "n *k"], clusters: Shaped[np.ndarray, " rows"] | None
-) -> tuple[Int[np.ndarray, " k"], list[str]]:
-    """Returns of each label the patients with an image that counts, and why they are too few or "".
-
-    >>> counted_patients(np.array([1, 1, np.nan]), np.array(["p1", "p2", "p3"]))[1]
-    ['images that count of 2 patients in the test set (5 are needed)']
-    """
-    index = cluster_index(clusters, len(targets))[0]
-    columns = targets.reshape(len(targets), -1).T
-    held = [len(np.unique(index[column == 1])) for column in columns]
-    said = "images that count of {} patients in the test set ({} are needed)"
-    return np.array(held), [said.format(n, MINIMUM) if n < MINIMUM else "" for n in held]
-
-
-def cluster_counts(
-    num_clusters: int, num_resamples: int, rng: np.random.Generator
-) -> Float[np.ndarray, "c r"]:
-    """Returns how often each cluster is drawn when num_clusters are drawn with replacement."""
-    counts = np.empty((num_clusters, num_resamples))
-    for resample in range(num_resamples):
-        drawn = rng.integers(0, num_clusters, num_clusters)
-        counts[:, resample] = np.bincount(drawn, minlength=num_clusters)
-    return counts
-
-
-class RankedLabel(NamedTuple):
-    """One label's rows, sorted once: rows of each cluster per run of `rank_runs`, by class."""
-
-    positives: scipy.sparse.csr_matrix  # [runs clusters]
-    negatives: scipy.sparse.csr_matrix  # [runs clusters]
-    folds: tuple[slice, ...]  # the runs of each fold
-
-
-def rank_label(
-    targets: Shaped[np.ndarray, " n"],
-    scores: Shaped[np.ndarray, " n"],
-    clusters: Int[np.ndarray, " n"],
-    num_clusters: int,
-    fold: Int[np.ndarray, " n"] | None = None,
-) -> RankedLabel:
-    """Sorts one label's known rows, fold by fold; clusters are numbered 0 to num_clusters - 1.
-
-    Raises ValueError where no row has a known target, and as `binary_rows` does.
-    """
-    targets, scores = binary_rows(targets, scores)
-    known = ~np.isnan(targets)
-    if not known.any():
-        raise ValueError("no row has a known target: there is nothing to rank")
-    positive, scores, clusters = targets[known] == 1, scores[known], clusters[known]
-    fold = np.zeros(len(scores), int) if fold is None else fold[known]
-    runs, num_runs, folds = np.empty(len(scores), np.int64), 0, []
-    for own in (fold == one for one in np.unique(fold)):
-        of_fold, count = rank_runs(positive[own], scores[own])
-        runs[own] = num_runs + of_fold
-        folds.append(slice(num_runs, num_runs + count))
-        num_runs += count
-
-    def count(chosen: Shaped[np.ndarray, " m"]) -> scipy.sparse.csr_matrix:
-        entries = (np.ones(int(chosen.sum())), (runs[chosen], clusters[chosen]))
-        return scipy.sparse.csr_matrix(entries, shape=(num_runs, num_clusters))
-
-    return RankedLabel(count(positive), count(~positive), tuple(folds))
-
-
-def weighted_auroc(label: RankedLabel, counts: Float[np.ndarray, "c r"]) -> Float[np.ndarray, " r"]:
-    """Returns the AUROC of every resample, given how often it drew each cluster.
-
-    It equals the AUROC of rows repeated as often as their cluster was drawn: sums stay whole
-    numbers below 2**53, where float64 is exact. NaN where a class is absent.
-    """
-    every = label.positives @ counts, label.negatives @ counts
-    doubled, pairs = np.zeros((2, counts.shape[1]))
-    for own in label.folds:
-        positives, negatives = (part[own] for part in every)
-        up_to = np.cumsum(negatives, axis=0)
-        doubled += np.einsum("gr,gr->r", positives, 2 * up_to - negatives)
-        pairs += 2 * positives.sum(axis=0) * up_to[-1]
-    return np.divide(doubled, pairs, out=np.full(counts.shape[1], np.nan), where=pairs > 0)
-
-
 def label_auroc(
     targets: Shaped[np.ndarray, "n *k"],
     scores: Shaped[np.ndarray, "..."],
     fold: Int[np.ndarray, " n"] | None = None,
 ) -> Float[np.ndarray, " k"]:
     """Returns each label's AUROC, NaN where it has one class only. Raises as `auroc` does."""
-    columns, scores = _columns(targets, scores)
+    columns, scores = as_columns(targets, scores)
     return np.array([auroc(columns[:, k], scores[:, k], fold) for k in range(columns.shape[1])])
 
 
 AUROC = Measure(label_auroc, resampled_auroc, rarer_class)
 MEAN = Measure(label_mean, resampled_mean, counted_patients)
-
-
-def _columns(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns targets and scores as [n k], one vector as k = 1; refuses shapes that differ."""
-    if targets.ndim not in (1, 2):
-        raise ValueError(f"targets have shape {targets.shape}: give [n] or [n labels]")
-    if scores.shape != targets.shape:
-        raise ValueError(f"targets have shape {targets.shape} and scores {scores.shape}")
-    if targets.ndim == 2:
-        return targets, scores
-    return targets[:, None], scores[:, None]
-
-
-def cluster_index(clusters: np.ndarray | None, num_rows: int) -> tuple[Int[np.ndarray, " n"], int]:
-    """Returns the cluster of each row as a number from 0, and the number of clusters.
-
-    Clusters are numbered in the order of their first rows, so that draws do not depend on their
-    names: ids are hashed with a secret that every project has of its own. None: each row its own.
-
-    >>> cluster_index(np.array(["p7", "p2", "p7"]), 3)
-    (array([0, 1, 0]), 2)
-    """
-    if clusters is None:
-        return np.arange(num_rows), num_rows
-    if len(clusters) != num_rows:
-        raise ValueError(f"clusters have {len(clusters)} rows and targets {num_rows}")
-    names, first, index = np.unique(clusters, return_index=True, return_inverse=True)
-    number = np.empty(len(names), np.int64)
-    number[np.argsort(first)] = np.arange(len(names))
-    return number[index], len(names)

@@ -7,7 +7,7 @@ import scipy.stats
 from jaxtyping import Float, Int, Shaped
 
 from cxr_jax.stats.auroc import binary_rows
-from cxr_jax.stats.bootstrap import cluster_counts, cluster_index
+from cxr_jax.stats.clusters import cluster_counts, cluster_index
 
 _CHUNK_RESAMPLES = 16  # at a time, so that the counts of many patients do not fill the memory
 

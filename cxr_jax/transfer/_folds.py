@@ -15,7 +15,7 @@ from jaxtyping import Int, Shaped
 
 from cxr_jax.config import Section
 from cxr_jax.data.splits import LabelledSplit, patient_subset
-from cxr_jax.stats.bootstrap import cluster_index
+from cxr_jax.stats.clusters import cluster_index
 from cxr_jax.transfer._protocol import Protocol, Result, Splits, Tools
 from cxr_jax.weights.encoder import Encoder
 

@@ -19,7 +19,8 @@ from jaxtyping import Int, Shaped
 
 from cxr_jax.io import parquet
 from cxr_jax.io.text import plain
-from cxr_jax.stats.bootstrap import AUROC, MEAN, Measure, cluster_index
+from cxr_jax.stats.bootstrap import AUROC, MEAN, Measure
+from cxr_jax.stats.clusters import cluster_index
 
 # What scores may be; "" is any number that ranks images.
 SCORE_KINDS = ("", "log-odds", "log-probability", "probability")

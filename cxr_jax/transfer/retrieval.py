@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from cxr_jax.stats.bootstrap import auroc_limits, cluster_counts, cluster_index
+from cxr_jax.stats.bootstrap import auroc_limits
+from cxr_jax.stats.clusters import cluster_counts, cluster_index
 
 DIRECTIONS = ("image to report", "report to image")
 KS = (1, 5, 10)

@@ -1,12 +1,11 @@
 """The audit as a person calls it, and what it refuses."""
 
+import contextlib
 import csv
+import io
 import json
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,23 +16,22 @@ from cxr_jax.augment import audit
 from cxr_jax.data.dataset_info import find_folder
 from cxr_jax.data.splits import load_boxes
 
-_ROOT = Path(__file__).parents[2]
 _FEW = ("--config=configs/byol.py:demo", "--num_draws=20")
 _SMALL = ("--config.views.a.crop_scale=(0.05,0.1)", "--config.views.b.crop_scale=(0.05,0.7)")
 
 
 @pytest.fixture(scope="module")
 def audited(data_dir, tmp_path_factory):
-    """The command in a subprocess, with crops far too small."""
-    output = tmp_path_factory.mktemp("an audit") / "out"
-    command = [sys.executable, "-m", "cxr_jax.augment.audit", "--dataset=phantom/tiny"]
-    command += [f"--data_dir={data_dir}", *_FEW, *_SMALL, f"--output={output}"]
-    return output, subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)
+    """The command, with crops far too small: its folder, and what it said."""
+    output, said = tmp_path_factory.mktemp("an audit") / "out", io.StringIO()
+    arguments = ["--dataset=phantom/tiny", f"--data_dir={data_dir}", *_FEW, *_SMALL]
+    with contextlib.redirect_stdout(said):
+        assert audit.main([*arguments, f"--output={output}"]) == 0
+    return output, said.getvalue()
 
 
 def test_command_prints_a_table_and_writes_the_same_numbers(audited, data_dir):
-    output, done = audited
-    assert done.returncode == 0, done.stderr
+    output, said = audited
     written = json.loads((output / "audit.json").read_text())
     with open(output / "audit.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -45,7 +43,7 @@ def test_command_prints_a_table_and_writes_the_same_numbers(audited, data_dir):
             name: value or "None" for name, value in row.items()
         }
         line = f"| {row['finding']} | {row['boxes']} | {100 * found['held_a']:.0f} % | "
-        assert line in done.stdout
+        assert line in said
     assert int(rows[-2]["boxes"]) == len(boxed.labels)
     assert written["views"]["a"]["crop_scale"] == [0.05, 0.1] and written["num_draws"] == 20
     assert float(rows[-2]["held_a"]) < float(rows[-2]["held_b"])
@@ -67,10 +65,10 @@ def test_picture_shows_images_and_views_and_a_curve(audited):
 
 
 def test_output_names_no_patient_and_ends_with_the_next_step(audited):
-    output, done = audited
-    said = done.stdout + (output / "audit.json").read_text() + (output / "audit.csv").read_text()
-    assert not re.search(r"p0\d{4}", said)  # the phantom's ids
-    last = done.stdout.splitlines()[-1]
+    output, said = audited
+    written = (output / "audit.json").read_text() + (output / "audit.csv").read_text()
+    assert not re.search(r"p0\d{4}", said + written)  # the phantom's ids
+    last = said.splitlines()[-1]
     assert last.endswith(
         "python run.py --config=configs/byol.py:demo '--config.views.a.crop_scale=(0.08,0.1)' "
         "'--config.views.b.crop_scale=(0.08,0.7)'"

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tensorflow_datasets.core import dataset_metadata
 
 from cxr_jax.data import seen_images, tasks
 from cxr_jax.data.splits import load_split
@@ -26,6 +27,13 @@ def built(request, tmp_path_factory):
     images = every.write(name, raw)
     folder, splits = build_and_read(name, data, manual_dir=raw)
     return name, raw, data, folder, splits, images
+
+
+@pytest.mark.parametrize("name", every.names())
+def test_its_description_citation_and_tags_are_as_tfds_wants_them(name):
+    beside = build.builder_class(name).get_metadata()
+    assert beside.description and beside.citation
+    assert beside.tags and set(beside.tags) <= set(dataset_metadata.valid_tags())
 
 
 def test_no_patient_stands_in_two_splits(built):

@@ -133,8 +133,10 @@ def test_a_plus_in_a_files_name_is_no_group(config, tmp_path):
     assert specs == {"random", f"torchvision:{tmp_path}/a+b.pth"}
 
 
-def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp_path, capsys):
-    pretrain.train(tiny_config("simclr"), tmp_path / "simclr", stop_after=2)
+def test_a_failed_cell_stops_nothing_and_is_tried_again(
+    config, tiny_config, begun, tmp_path, capsys
+):
+    shutil.copytree(begun, tmp_path / "simclr")
     config.encoders = f"random,simclr={tmp_path / 'simclr'},late={tmp_path / 'late'}"
     workdir = tmp_path / "grid"
     config.dry_run, config.fractions = True, (0.5,)
@@ -164,7 +166,7 @@ def test_a_failed_cell_stops_nothing_and_is_tried_again(config, tiny_config, tmp
         if c["state"] == "done"
     }
 
-    pretrain.train(tiny_config("simclr"), tmp_path / "late", stop_after=2)
+    shutil.copytree(begun, tmp_path / "late")
     config.fractions = (0.5, 1.0)  # a grid may grow
     benchmark.run(config, workdir)
     said = capsys.readouterr().out
@@ -240,9 +242,8 @@ def test_all_cells_failing_is_an_error(config, tmp_path):
         benchmark.run(config, tmp_path / "grid")
 
 
-def test_cells_that_run_together_are_those_of_single_transfers(config, tiny_config, tmp_path):
-    pretrain.train(tiny_config("simclr"), tmp_path / "simclr", stop_after=2)
-    config.encoders, config.reference = f"simclr={tmp_path / 'simclr'}", "simclr"
+def test_cells_that_run_together_are_those_of_single_transfers(config, begun, tmp_path):
+    config.encoders, config.reference = f"simclr={begun}", "simclr"
     config.transfer.pictures.draw = False
     benchmark.run(config, tmp_path / "grid")
     for cell in _benchmark_grid.grid(config):

@@ -71,7 +71,7 @@ OBJECTIVES = {
         **dict(tau_base=0.9, mask_ratio=(0.2, 0.5), patch_weight=1.0, koleo_weight=0.1),
     ),
 }
-VIT = dict(name="vit", variant="64x2", patch=8, image_size=32)
+VIT = dict(name="vit", variant="64x1", patch=8, image_size=32)
 _OF_VITS = ("mae", "ijepa", "dinov2", "refers")
 _VIEWS = dict.fromkeys(("dino", "dinov2"), ("a", "b", "local")) | dict.fromkeys(
     ("mae", "ijepa", "convirt", "gloria", "refers", "clip"), ("a",)

@@ -15,7 +15,8 @@ def repository():
 
 
 def test_loss_and_gradients_are_the_same_on_one_and_eight_devices(tiny, repository):
-    names = ("simclr", "byol", "barlow", "moco", "dino", "dinov2", "convirt")
+    # SimCLR: tests/experiments/test_pretrain.py; BYOL: tests/training/test_sharding.py.
+    names = ("barlow", "moco", "dino", "dinov2", "convirt")
     configs = json.dumps({name: tiny(name) for name in names})
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",

@@ -117,7 +117,9 @@ def test_loss_is_numpys_and_only_the_student_and_the_predictor_learn(tiny, noisy
 
 
 def test_teacher_follows_ever_more_slowly_and_starts_as_the_student(tiny, noisy):
-    objective = objectives.build(tiny("ijepa"))
+    config = tiny("ijepa")
+    config["model"]["variant"] = "64x2"
+    objective = objectives.build(config)
     params, aux = jax.jit(objective.init)(jax.random.PRNGKey(1), noisy)
     exported = objective.exported(params, aux)["params"]
     jax.tree.map(np.testing.assert_array_equal, exported, params["encoder"])

@@ -5,16 +5,10 @@ import pytest
 import scipy.stats
 from sklearn.metrics import roc_auc_score
 
+from cxr_jax.stats._ranked import rank_label, weighted_auroc
 from cxr_jax.stats.auroc import auroc
-from cxr_jax.stats.bootstrap import (
-    MINIMUM,
-    bootstrap_auroc,
-    cluster_counts,
-    fold_variance,
-    rank_label,
-    resampled_auroc,
-    weighted_auroc,
-)
+from cxr_jax.stats.bootstrap import bootstrap_auroc, fold_variance, resampled_auroc
+from cxr_jax.stats.clusters import MINIMUM, cluster_counts
 from cxr_jax.stats.verdict import compare_auroc
 
 

@@ -15,7 +15,8 @@ from cxr_jax.data.splits import load_split
 from cxr_jax.experiments import _transfer_inputs, transfer
 from cxr_jax.io import image_io
 from cxr_jax.report.benchmark import page as benchmark
-from cxr_jax.stats.bootstrap import cluster_counts, cluster_index, resampled_mean
+from cxr_jax.stats.clusters import cluster_counts, cluster_index
+from cxr_jax.stats.label_mean import resampled_mean
 from cxr_jax.transfer import _heads, localisation, segmentation
 from cxr_jax.transfer._protocol import Maps, Splits, Tools, build
 from cxr_jax.transfer.metrics import compare, metric_rows

@@ -28,7 +28,12 @@ from cxr_jax.weights.convert import (
     strip_prefix,
     without,
 )
-from cxr_jax.weights.importers._vit import OPENAI_BLOCK, Layout, query_key_value, stacked
+from cxr_jax.weights.importers._vit import (
+    CLIP_BLOCK,
+    OPENAI_BLOCK,
+    Layout,
+    stacked,
+)
 
 _HEADS = ("cls.", "classifier.", "pooler.", "embeddings.position_ids")
 _ATTENTION = "encoder.layer.{}.attention"
@@ -53,14 +58,7 @@ HUGGINGFACE = Layout(
     cls="",
     block="text_model.encoder.layers.{}.",
     outer={"norm": "text_model.final_layer_norm", "project": "text_projection"},
-    inner={
-        "norm1": "layer_norm1",
-        **query_key_value("self_attn.{part}_proj", "qkv"),
-        "proj": "self_attn.out_proj",
-        "norm2": "layer_norm2",
-        "fc1": "mlp.fc1",
-        "fc2": "mlp.fc2",
-    },
+    inner=CLIP_BLOCK,
 )
 # What lies beside CLIP's text towers in its files.
 _BESIDE = (

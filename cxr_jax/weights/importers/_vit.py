@@ -229,6 +229,17 @@ def query_key_value(
     }
 
 
+# The blocks of CLIP and SigLIP in transformers, in towers of images and of text alike.
+CLIP_BLOCK = {
+    "norm1": "layer_norm1",
+    **query_key_value("self_attn.{part}_proj", "qkv"),
+    "proj": "self_attn.out_proj",
+    "norm2": "layer_norm2",
+    "fc1": "mlp.fc1",
+    "fc2": "mlp.fc2",
+}
+
+
 def without_key_bias(query: str, value: str) -> Source:
     """Returns the source of "qkv.bias" where keys have none: zeros, which is the same."""
     return Source((query, value), lambda q, v: np.concatenate([q, np.zeros_like(q), v]))

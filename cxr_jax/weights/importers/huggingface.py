@@ -27,7 +27,7 @@ from cxr_jax.weights.importers import dinos, siglip, timm
 from cxr_jax.weights.importers._cnn import IMAGENET, cnn_encoder
 from cxr_jax.weights.importers._towers import read_clip
 from cxr_jax.weights.importers._transformers import name_of, read_folder, vit_of
-from cxr_jax.weights.importers._vit import Layout, query_key_value
+from cxr_jax.weights.importers._vit import CLIP_BLOCK, Layout
 from cxr_jax.weights.importers.vits import CLIP_PIXELS
 
 CLIP = Layout(
@@ -40,14 +40,7 @@ CLIP = Layout(
         "norm": "vision_model.post_layernorm",
         "project": "visual_projection",
     },
-    inner={
-        "norm1": "layer_norm1",
-        **query_key_value("self_attn.{part}_proj", "qkv"),
-        "proj": "self_attn.out_proj",
-        "norm2": "layer_norm2",
-        "fc1": "mlp.fc1",
-        "fc2": "mlp.fc2",
-    },
+    inner=CLIP_BLOCK,
     flat=True,
 )
 

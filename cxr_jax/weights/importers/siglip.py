@@ -20,7 +20,7 @@ from cxr_jax.weights.convert import Source, errors_naming, refuse_prefix, strip_
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.importers._towers import read_siglip
 from cxr_jax.weights.importers._transformers import read_folder, vit_of
-from cxr_jax.weights.importers._vit import Layout, query_key_value
+from cxr_jax.weights.importers._vit import CLIP_BLOCK, Layout
 
 
 def _part(leaf: str, first: int, end: int) -> Source:
@@ -44,14 +44,7 @@ LAYOUT = Layout(
         **{"head.proj": "head.attention.out_proj", "head.fc1": "head.mlp.fc1"},
         "head.fc2": "head.mlp.fc2",
     },
-    inner={
-        "norm1": "layer_norm1",
-        **query_key_value("self_attn.{part}_proj", "qkv"),
-        "proj": "self_attn.out_proj",
-        "norm2": "layer_norm2",
-        "fc1": "mlp.fc1",
-        "fc2": "mlp.fc2",
-    },
+    inner=CLIP_BLOCK,
     has_place=False,
     flat=True,
 )
