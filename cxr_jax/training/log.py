@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
-from tensorboardX import SummaryWriter
 
 from cxr_jax.io.atomic import atomic_write, atomic_write_text
 from cxr_jax.io.json import read_json
@@ -147,6 +146,8 @@ def write_projector(
     columns: name -> one word a point; two columns at least. TensorBoard finds the run by its event
     file, and there projector_config.pbtxt names the others: tensors.tsv, metadata.tsv, sprite.png.
     """
+    from tensorboardX import SummaryWriter  # not before: it imports PyTorch where there is one
+
     header, *rows = [
         [" ".join(word.split()) for word in row]
         for row in (columns, *zip(*columns.values(), strict=True))
