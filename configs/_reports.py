@@ -28,7 +28,6 @@ def own_words(config: ConfigDict, vocabulary: int, width: int, num_blocks: int) 
 def for_minutes(config: ConfigDict, max_tokens: int) -> None:
     """The preset cpu of towers that have own_words."""
     common.for_minutes(config)
-    config.batch_size = 64
     config.objective.text.dtype = "float32"
     config.data.reports.max_tokens = max_tokens
 

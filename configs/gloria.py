@@ -67,6 +67,7 @@ def small(config: ConfigDict) -> None:
 def cpu(config: ConfigDict) -> None:
     _reports.for_minutes(config, 48)
     own_words(config, 2048, 128, 2)
+    config.batch_size = 64
     config.views.a.update(crop_scale=(0.6, 1.0), jitter_prob=0.8)
     _reports.slower_text(config)
 

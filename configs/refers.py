@@ -77,6 +77,7 @@ def small(config: ConfigDict) -> None:
 def cpu(config: ConfigDict) -> None:
     _reports.for_minutes(config, 64)
     own_words(config, 2048, 128, 2)
+    config.batch_size = 64
     config.model = common.small_vit()
     config.image_size = 64
     config.objective.update(decoder_width=128, decoder_heads=4)
