@@ -16,12 +16,12 @@ def assert_alike(one, other, rtol, atol):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), one, other)
 
 
-@pytest.mark.parametrize("name", ["simclr", "moco", "mae", "dinov2"])
+@pytest.mark.parametrize("name", ["simclr", "byol", "moco", "mae"])
 def test_parts_give_the_gradient_of_the_whole_loss(tiny, batch, name):
     config = tiny(name, tiny.plain)
     if "b" in config["views"]:
         config["views"]["b"]["flip"] = 1.0
-    if config["model"]["name"] == "tiny":  # in float32 batch norm of so few images rounds by .001
+    if name != "mae":  # in float32 batch norm of so few images rounds by .001
         config["model"]["dtype"] = "float64"
     objective = objectives.build(config)
 
