@@ -5,7 +5,7 @@
 #   bash examples/own_images.sh IMAGES OUT [REPOSITORY]
 #
 # IMAGES: a folder with images and labels.csv; OUT: a new folder; REPOSITORY: what is cloned, if not
-# this one. Some ten minutes on two CPU cores, most of them the pretraining.
+# this one. docs/tutorials/own_images.md has what it took.
 set -euo pipefail
 images=$(realpath "${1:?IMAGES is missing: bash examples/own_images.sh IMAGES OUT}")
 out=$(realpath -m "${2:?OUT is missing: bash examples/own_images.sh IMAGES OUT}")
