@@ -66,7 +66,9 @@ def _normed(
     wider = conv.kernel_size == conv.stride == 1 and conv.features >= 4 * x.shape[-1]
     # In float32 a GPU's products are TF32, of which no variance may be made.
     good = xla.platform() == "gpu" and conv.dtype == jnp.bfloat16 and not norm.use_running_average
-    return norm(x, conv(x, apply=False)[0, 0]) if wider and good else norm(conv(x))
+    if not (wider and good):
+        return norm(conv(x))
+    return norm(x.astype(conv.dtype), conv(x, apply=False)[0, 0])  # D's means are float32
 
 
 def _mean_of_pixels(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b i j c"]:

@@ -104,9 +104,10 @@ def test_batch_norm_of_a_product_from_its_factors_has_the_same_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), got, expected)
 
 
-def test_a_block_made_for_a_gpu_computes_what_others_compute():
+@pytest.mark.parametrize("d", [False, True])
+def test_a_block_made_for_a_gpu_computes_what_others_compute(d):
     """In bfloat16 it is as far from float32 as the block of other platforms is."""
-    fields = {"widths": (8, 8, 32), "kernels": (1, 3, 1), "stride": 1, "strided": 2, "d": False}
+    fields = {"widths": (8, 8, 32), "kernels": (1, 3, 1), "stride": 1, "strided": 2, "d": d}
     fields |= {"squeeze": False, "last_scale_init": nn.initializers.ones}
     x = jnp.maximum(_images(16, 6, 6, 8), 0)
     variables = resnet.Block(**fields, dtype=jnp.dtype("float32")).init(jax.random.key(0), x, True)
