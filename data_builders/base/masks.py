@@ -25,17 +25,18 @@ def read(path: Path) -> Bool[np.ndarray, "h w"]:
 
 
 def read_own(files: Mapping[str, Path]) -> Masks:
-    """Reads a person's masks by name; raises ImageError as `read`, and for more than two greys.
+    """Reads a person's masks by name; raises ImageError as `read`, and for two greys beside black.
 
     Such a file is a map of several labels, or a picture.
     """
     found = {}
     for name, path in files.items():
         greys = _greys(path)
-        if (values := len(np.unique(greys))) > 2:
+        values = np.unique(greys)
+        if np.count_nonzero(values) > 1:
             raise ImageError(
-                f"its mask of {name} has {values} grey values, not black and another one: a map of "
-                "several labels is parted into a file for each of them"
+                f"its mask of {name} has {len(values)} grey values, not black and another one: a "
+                "map of several labels is parted into a file for each of them"
             )
         found[name] = greys > 0
     return found

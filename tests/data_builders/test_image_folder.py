@@ -257,19 +257,20 @@ def test_masks_lie_in_a_folder_each_and_follow_their_image(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "message"),
+    ("file", "greys", "message"),
     [
-        ("Lungs.png", "holds no folder of PNG or GIF files"),
-        ("Lungs/b.png", "Lungs: none of its 1 files is called as an image"),
-        ("Lungs/a.png", "its mask of Lungs has 250 grey values"),
+        ("Lungs.png", 250, "holds no folder of PNG or GIF files"),
+        ("Lungs/b.png", 250, "Lungs: none of its 1 files is called as an image"),
+        ("Lungs/a.png", 250, "its mask of Lungs has 250 grey values"),
+        ("Lungs/a.png", 2, "its mask of Lungs has 2 grey values, not black and another"),
     ],
 )
-def test_masks_that_are_none_are_named(tmp_path, file, message):
+def test_masks_that_are_none_are_named(tmp_path, file, greys, message):
     raw, masks = tmp_path / "raw", tmp_path / "masks"
     raw.mkdir()
     Image.fromarray(draw_image(1)).save(raw / "a.png")
     (masks / file).parent.mkdir(parents=True)
-    greys = np.arange(draw_image(1).size).reshape(draw_image(1).shape) % 250
-    Image.fromarray(greys.astype(np.uint8)).save(masks / file)
+    drawn = 1 + np.arange(draw_image(1).size).reshape(draw_image(1).shape) % greys
+    Image.fromarray(drawn.astype(np.uint8)).save(masks / file)
     with pytest.raises(BuildError, match=message):
         fake.build(raw, tmp_path / "data", options={"masks_dir": str(masks)}, max_skipped=0.0)
