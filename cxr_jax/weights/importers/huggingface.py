@@ -145,7 +145,8 @@ def _fetched(name: str) -> Path:
         )
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, allow_patterns=["*.json", *WEIGHTS]))
+    words = ("vocab.txt", "merges.txt", "spiece.model")  # of tokenizers, beside tokenizer.json
+    return Path(snapshot_download(name, allow_patterns=["*.json", *words, *WEIGHTS]))
 
 
 _KINDS = {
