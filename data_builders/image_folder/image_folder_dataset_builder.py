@@ -129,7 +129,8 @@ class Builder(builder.CxrBuilder):
             elif path.suffix.lower() in folders.OTHER_PICTURES:
                 yield Skipped(name, f"{path.suffix} is not PNG, JPEG or DICOM")
         if not found:
-            raise BuildError(f"{manual_dir} holds no PNG, JPEG or DICOM file.")
+            beside = " outside of --masks_dir" if self.builder_config.masks_dir else ""
+            raise BuildError(f"{manual_dir} holds no PNG, JPEG or DICOM file{beside}.")
         # Before the images are read, since patients decide the splits.
         dicoms = (name for name, path in found.items() if dicom.is_dicom(path))
         tags = self.read_tags(found, dicoms)
