@@ -15,7 +15,7 @@ Default  the paper's recipe, by its code: ResNet-50 at 299 px from ImageNet, BER
          the reports, meant for one GPU and an afternoon (not run here: no GPU).
 :cpu     your own images and reports on two CPU cores in minutes (score: not run here).
 :demo    drawn images with drawn reports, minutes on two CPU cores, no download; ends with a
-         transfer report (score: not run here).
+         transfer report: .908, random weights .585; zero-shot .714 (docs/results/objectives.md).
 """
 
 from ml_collections import ConfigDict
