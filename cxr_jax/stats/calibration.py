@@ -7,9 +7,7 @@ import scipy.stats
 from jaxtyping import Float, Int, Shaped
 
 from cxr_jax.stats.auroc import binary_rows
-from cxr_jax.stats.clusters import cluster_counts, cluster_index
-
-_CHUNK_RESAMPLES = 16  # at a time, so that the counts of many patients do not fill the memory
+from cxr_jax.stats.clusters import CHUNK, cluster_counts, cluster_index
 
 
 class Reliability(NamedTuple):
@@ -73,8 +71,8 @@ def bootstrap_brier(
     if count < 2:
         return values
     rng = np.random.default_rng(seed)
-    for start in range(0, num_resamples, _CHUNK_RESAMPLES):
-        counts = cluster_counts(count, min(_CHUNK_RESAMPLES, num_resamples - start), rng).T
+    for start in range(0, num_resamples, CHUNK):
+        counts = cluster_counts(count, min(CHUNK, num_resamples - start), rng).T
         images = counts @ known
         chunk = values[start : start + len(counts)]
         np.divide(counts @ errors, images, out=chunk, where=images > 0)
