@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from configs import benchmark as benchmark_config
-from configs import common
 from cxr_jax.data import places
 from cxr_jax.experiments import _pictures, _transfer_inputs, benchmark, transfer
 from cxr_jax.transfer import _folds
@@ -17,13 +16,8 @@ from cxr_jax.weights.encoder import Encoder
 
 
 @pytest.fixture
-def config(data_dir):
-    config = common.transfer()
-    config.dataset, config.data.dir = "phantom/tiny", str(data_dir)
-    config.num_resamples, config.image_size = 20, 32
-    config.model.variant = "small"
-    config.baselines = ""
-    config.task = "Effusion,Consolidation"
+def config(config):
+    config.task, config.pictures.draw = "Effusion,Consolidation", True
     return config
 
 
