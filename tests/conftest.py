@@ -2,13 +2,16 @@
 
 Many tests start the same program anew, some in a subprocess; compiling it once halves the run. LLVM
 optimizes nothing (XLA does), in subprocesses too: most programs run a few steps and take longer to
-compile. tests/test_run.py compiles as users do; so does everything with
-JAX_DISABLE_MOST_OPTIMIZATIONS=0.
+compile. Without XLA's fusion emitters a small program, such as one operation of a test, compiles in
+half the time. tests/test_run.py compiles as users do; so does everything with
+JAX_DISABLE_MOST_OPTIMIZATIONS=0 and XLA_FLAGS=--xla_cpu_use_fusion_emitters=true.
 """
 
 import fcntl
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +20,13 @@ _cache = tempfile.TemporaryDirectory(prefix="jax-cache-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if "fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):
+    before = dict(os.environ)
+    os.environ["XLA_FLAGS"] = f"{before.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+    starts = [sys.executable, "-c", "import jax; jax.devices()"]
+    if subprocess.run(starts, capture_output=True).returncode:  # a later JAX without this flag
+        os.environ.clear()
+        os.environ.update(before)
 
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402

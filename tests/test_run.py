@@ -37,7 +37,7 @@ def environment(tmp_path_factory):
     blocked = tmp_path_factory.mktemp("blocked") / "tensorflow"
     blocked.mkdir()
     (blocked / "__init__.py").write_text("raise ImportError('no TensorFlow here')")
-    tests = ("JAX_COMPILATION_CACHE_DIR", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+    tests = ("JAX_COMPILATION_CACHE_DIR", "JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
     own = {name: value for name, value in os.environ.items() if name not in tests}
     cache = str(tmp_path_factory.mktemp("cache"))
     return own | {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import multiprocessing
@@ -137,7 +138,9 @@ def parallel_map(
                     chunk := list(itertools.islice(iterator, CHUNK))
                 ):
                     tags, values = [tag for tag, _ in chunk], [item for _, item in chunk]
-                    in_flight.append((tags, values, pool.submit(_map_chunk, function, values)))
+                    with _uninterrupted():
+                        future = pool.submit(_map_chunk, function, values)
+                    in_flight.append((tags, values, future))
                 if not in_flight:
                     return
                 tags, values, future = in_flight.popleft()
@@ -150,6 +153,29 @@ def parallel_map(
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Delays SIGINT and SIGTERM to its end.
+
+    One that raises while `submit` starts a worker leaves a worker that the pool does not know. It
+    takes the word to end from another, for which the pool then waits without end.
+    """
+    arrived: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: it for number, it in handlers.items() if it is not None}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, _: arrived.append(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in arrived:
+            signal.raise_signal(number)
 
 
 def _map_chunk(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:

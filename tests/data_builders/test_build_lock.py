@@ -72,6 +72,34 @@ def test_workers_end_with_the_build_however_it_ends(tmp_path, ended_by):
         assert list(parent.iterdir()) == []
 
 
+def test_a_signal_while_a_worker_starts_ends_the_pool():
+    """Raised there, it would leave a worker that the pool does not know, and waits for."""
+    script = """
+import multiprocessing.process, os, signal, time
+from data_builders.base import parallel
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+def start_then_signal(self, start=multiprocessing.process.BaseProcess.start):
+    start(self)
+    if self.name.endswith("-2"):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+signal.signal(signal.SIGTERM, interrupt)
+multiprocessing.process.BaseProcess.start = start_then_signal
+try:
+    first_worker_is_busy = ((n, 0.3 if n < parallel.CHUNK else 0.0) for n in range(1000))
+    list(parallel.parallel_map(time.sleep, first_worker_is_busy, num_workers=3))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=300
+    )
+    assert done.stdout == "interrupted\n"
+
+
 def test_a_killed_overwrite_gives_the_old_dataset_back(tmp_path):
     folder = tiny(tmp_path)
     before = [example["phash"] for example in read(folder)["train"]]

@@ -18,6 +18,11 @@ from cxr_jax.training import optim
 from cxr_jax.training import step as train_step
 
 _ROOT = Path(__file__).parents[2]
+_EIGHT_DEVICES = {
+    "JAX_NUM_CPU_DEVICES": "8",
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": str(_ROOT),
+}
 
 
 def _lines(workdir: Path) -> list[dict]:
@@ -157,10 +162,9 @@ def test_one_and_eight_devices_train_alike(tiny_config, tmp_path):
         "config = ml_collections.ConfigDict(json.loads(sys.argv[1]));"
         "pretrain.train(config, pathlib.Path(sys.argv[2]))"
     )
-    flags = "--xla_force_host_platform_device_count=8"
     subprocess.run(
         [sys.executable, "-c", script, json.dumps(as_json(config)), str(tmp_path / "eight")],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_ROOT)},
+        env=os.environ | _EIGHT_DEVICES,
         check=True,
     )
     for one, eight in zip(_lines(tmp_path / "one"), _lines(tmp_path / "eight"), strict=True):
@@ -176,10 +180,9 @@ def test_batch_that_does_not_divide_over_the_devices_is_refused():
         "try: sharding.check_batch(12, sharding.make_mesh())\n"
         "except ValueError as error: print(error)"
     )
-    flags = "--xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_ROOT)},
+        env=os.environ | _EIGHT_DEVICES,
         check=True,
         capture_output=True,
         text=True,

@@ -15,6 +15,11 @@ from cxr_jax import xla
 from tests.fakes.plain_view import PLAIN
 
 _ROOT = Path(__file__).parents[2]
+_EIGHT_DEVICES = {
+    "JAX_NUM_CPU_DEVICES": "8",
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": str(_ROOT),
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +32,12 @@ def results(tmp_path_factory):
         num_train_steps=10,
         microbatch_size=0,
     )
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     done = subprocess.run(
         [
             *(sys.executable, str(Path(__file__).parent / "sharded_states.py")),
             *(json.dumps(config), str(tmp_path_factory.mktemp("checkpoint"))),
         ],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_ROOT)},
+        env=os.environ | _EIGHT_DEVICES,
         capture_output=True,
         text=True,
     )

@@ -246,8 +246,7 @@ def test_eight_devices_give_the_losses_of_one(config):
     root = Path(__file__).parents[2]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        # Level 0 compiles in half the time.
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        "JAX_NUM_CPU_DEVICES": "8",
         "PYTHONPATH": str(root),
     }
     script = Path(__file__).parent / "eight_devices.py"
