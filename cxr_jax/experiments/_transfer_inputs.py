@@ -152,7 +152,7 @@ def fingerprint_splits(config: ml_collections.ConfigDict, splits: Splits) -> dic
 
 def parts(config: ml_collections.ConfigDict, splits: Splits) -> dict[str, LabelledSplit]:
     """Returns the splits by name, each image once: with config.folds they are all the same."""
-    return {"test": splits.test} if config.folds else splits._asdict()
+    return {config.folds_of: splits.test} if config.folds else splits._asdict()
 
 
 def as_read_by(encoder: Encoder, splits: Splits) -> Splits:

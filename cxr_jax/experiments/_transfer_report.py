@@ -54,8 +54,6 @@ def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) 
             f"trained (about {outcomes[0].facts['num_films']:,} images; {share}). Folds were drawn "
             f"with seed {config.seed}, the same for every encoder."
         )
-        if "test" not in config.folds_of:
-            how += f" They are of {config.folds_of.replace('+', ' and ')}: no test image was read."
         if config.pictures.draw:
             how += (
                 " For pictures, scores are ranked within folds and features are those of the "
@@ -204,6 +202,11 @@ def report(
     ]
     warnings, exposed = exposure_lines(seen, splits.test.rows, config.dataset)
     warnings += cautions(config.dataset, splits, tables.measure(outcomes[0].rows[-1]))
+    if config.folds and "test" not in config.folds_of:
+        warnings.append(
+            f"These are scores of the {config.folds_of.replace('+', ' and ')} images, in "
+            "cross-validation: no test image was read."
+        )
     if config.label_fraction < 1:
         drawn = f"{config.folds} training parts" if config.folds else splits.train.size()
         warnings.append(

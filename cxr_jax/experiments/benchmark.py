@@ -28,7 +28,7 @@ from cxr_jax.report import tables
 from cxr_jax.report.benchmark import page as report
 from cxr_jax.report.benchmark.grid import without_ids
 from cxr_jax.training import loggers
-from cxr_jax.training.log import Writer
+from cxr_jax.training.log import write_results
 from cxr_jax.transfer.predictions import read_parquet
 
 
@@ -253,20 +253,19 @@ def _facts(folder: Path, cell: Cell, of_cell) -> dict[str, Any]:
     num_images = facts.get("num_images", facts.get("num_films"))
     note = dataset_info.patient_note(test.metadata)
     found = {"state": "done", "num_images": num_images, "seen": exposed, "patient_note": note}
-    return found | {"splits": test.metadata.get("splits_csv", "")}
+    folds_of = tested if "folds" in facts else ""
+    return found | {"splits": test.metadata.get("splits_csv", ""), "folds_of": folds_of}
 
 
 def _log(config, workdir: Path, done: list[Path]) -> None:
     """Writes the mean of every cell that is done to metrics.jsonl and the loggers."""
-    (workdir / "metrics.jsonl").unlink(missing_ok=True)
-    writer = Writer(workdir, names=config.transfer.loggers, config=dict(flat(as_json(config))))
     found = {}
     for folder in done:
         row = read_json(workdir / folder / "metrics.json", list)[-1]
         if (macro := tables.value(row)) is not None:
             found[f"{folder.relative_to('cells')}/macro_{tables.key(row)}"] = macro
-    writer.scalars(len(done), found)  # a grid that grows is told anew
-    writer.close()
+    flat_config = dict(flat(as_json(config)))
+    write_results(workdir, config.transfer.loggers, flat_config, len(done), [found], {})
 
 
 def _write(config, workdir: Path, cells: list[Cell], states: dict[Cell, dict[str, Any]]) -> None:

@@ -56,7 +56,7 @@ def _check_dataset(config, old: Path) -> dict[str, Any]:
     last = _workdir.read_provenance(old)["starts"][-1]
     experiment = importlib.import_module(f"cxr_jax.experiments.{config.experiment}")
     now = experiment.fingerprints(config)
-    if last["dataset"] != now:
+    if sorted(last["dataset"].values()) != sorted(now.values()):  # a pool of folds had other names
         lines = _workdir.differences(last["dataset"], now)
         raise ValueError(
             f"the dataset is not the one that {old} was made of:\n"

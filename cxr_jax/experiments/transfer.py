@@ -26,7 +26,7 @@ from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
 from cxr_jax.report import tables
 from cxr_jax.training import loggers
-from cxr_jax.training.log import Writer
+from cxr_jax.training.log import Writer, write_results
 from cxr_jax.transfer import _features, image_table
 from cxr_jax.transfer._protocol import Protocol, Result, Splits, Tools
 from cxr_jax.transfer.metrics import compare, metric_rows
@@ -123,7 +123,8 @@ def _run(
             path = Path(config.export_features).expanduser()
             path.parent.mkdir(parents=True, exist_ok=True)
             written = _transfer_inputs.parts(config, splits)
-            count = _features.write(path, written, features)
+            of_pool = functools.partial(lambda read, _: read("test"), features)
+            count = _features.write(path, written, of_pool if config.folds else features)
             print(f"Features of {count:,} images: {path}")
     shutil.rmtree(workdir / "maps", ignore_errors=True)
     first, draws = outcomes[0], (config.num_resamples, config.seed)
@@ -139,18 +140,17 @@ def _run(
 
 def _log(config, workdir: Path, outcomes: list[Outcome]) -> None:
     """Writes the means to metrics.jsonl, and to the loggers every label's number too."""
-    (workdir / "metrics.jsonl").unlink(missing_ok=True)
-    writer = Writer(workdir, names=config.loggers, config=dict(flat(as_json(config))))
+    lines, more = [], {}
     for outcome in outcomes:
         known = {row["label"]: tables.value(row) for row in outcome.rows}
         known = {label: number for label, number in known.items() if number is not None}
         key, macro = tables.key(outcome.rows[-1]), known.pop("macro", None)
-        writer.board_scalars(0, {f"{outcome.name}/{key}/{label}": known[label] for label in known})
+        more |= {f"{outcome.name}/{key}/{label}": known[label] for label in known}
         if macro is not None:
             if outcome is outcomes[0]:  # beside the hyperparameters, of whatever name
-                writer.board_scalars(0, {f"macro_{key}": macro})
-            writer.scalars(0, {f"{outcome.name}/macro_{key}": macro})
-    writer.close()
+                more[f"macro_{key}"] = macro
+            lines.append({f"{outcome.name}/macro_{key}": macro})
+    write_results(workdir, config.loggers, dict(flat(as_json(config))), 0, lines, more)
 
 
 def check(config: ml_collections.ConfigDict) -> None:

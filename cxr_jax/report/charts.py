@@ -1,5 +1,6 @@
 """The charts of reports: AUROC with intervals, differences, ROC curves, label curves."""
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -111,7 +112,7 @@ def _draw_intervals(
             words = tables.with_interval(row, field)
             at_right = dict(transform=axes.get_yaxis_transform(), verticalalignment="center")
             axes.text(1.02, place + shift, words, color=INK, fontsize=8.5, **at_right)
-    shown = ["mean" if name == "macro" else textwrap.fill(name, 22) for name in labels]
+    shown = ["mean" if name == "macro" else "\n".join(folded(name, 22)) for name in labels]
     axes.set_yticks(range(len(labels)), shown)
     if labels[-1] == "macro" and (words := axes.get_yticklabels()):  # a second panel has none
         words[-1].set_fontweight("bold")
@@ -119,6 +120,25 @@ def _draw_intervals(
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.tick_params(axis="y", length=0)
     bare(axes, "x")
+
+
+def folded(name: str, width: int, marks: Sequence[str] = (r":@\s", "_/+=-")) -> list[str]:
+    """Cuts a name into lines, behind the first of `marks` where that is enough, else the others.
+
+    >>> folded("nih_chestxray14:any_finding@folds=5", 22)
+    ['nih_chestxray14:', 'any_finding@folds=5']
+    >>> folded("pulmonary_edema_severity", 22)
+    ['pulmonary_edema_', 'severity']
+    """
+    if not marks:
+        return textwrap.wrap(name, width)
+    lines = [""]
+    for part in re.split(f"(?<=[{marks[0]}])", name):
+        for piece in folded(part, width, marks[1:]) if len(part) > width else [part]:
+            if lines[-1] and len((lines[-1] + piece).rstrip()) > width:
+                lines.append("")
+            lines[-1] += piece
+    return [line.rstrip() for line in lines]
 
 
 def _limits(row: Mapping[str, Any], field: str) -> tuple[float, float]:

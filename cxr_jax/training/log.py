@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import time
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from cxr_jax.io.atomic import atomic_write, atomic_write_text
 from cxr_jax.io.json import read_json
 from cxr_jax.io.text import plain
 from cxr_jax.training import loggers
+from cxr_jax.training._utilisation import Utilisation
 
 _BAR = 24  # characters
 
@@ -70,16 +72,26 @@ class Writer:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes to metrics.jsonl and the loggers."""
-        record = {"step": step, **{name: float(value) for name, value in values.items()}}
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(_line(step, values))
         self._file.flush()
         self.board_scalars(step, values)
-        now = {
-            name: {"run": logger.run, "step": max(step, self._sent[name])}
-            for name, logger in self._loggers.items()
-            if logger.run
-        }
-        if now:
+        self._keep_sent({name: max(step, sent) for name, sent in self._sent.items()})
+
+    def results(self, step: int, values: Mapping[str, float], changed: bool) -> None:
+        """Writes to the loggers what a finished run found, of which `step` is no moment.
+
+        A service takes no step twice: what changed since it was told is its next one.
+        """
+        told = {name: sent for name, sent in self._sent.items() if changed or sent < step}
+        steps = {name: max(step, sent + 1) for name, sent in told.items()}
+        for name in list(steps):
+            self._tell(name, "scalars", steps[name], values)
+        self._keep_sent(self._sent | steps)
+
+    def _keep_sent(self, sent: Mapping[str, int]) -> None:
+        """Writes into loggers.json up to which step the services were told."""
+        open_now = ((name, logger.run) for name, logger in self._loggers.items() if logger.run)
+        if now := {name: {"run": run, "step": sent[name]} for name, run in open_now}:
             self._before |= now
             atomic_write_text(self._remote, json.dumps(self._before))
 
@@ -128,6 +140,32 @@ class NoWriter:
     scalars = board_scalars = image = warn = sync = close = _nothing
 
 
+def write_results(
+    workdir: Path,
+    names: Sequence[str],
+    config: Mapping[str, Any],
+    step: int,
+    lines: Sequence[Mapping[str, float]],
+    more: Mapping[str, float],
+) -> None:
+    """Writes what a finished run found into metrics.jsonl, anew; with `more`, to the loggers.
+
+    names, config: as of `Writer`. Raises as it does.
+    """
+    path, text = workdir / "metrics.jsonl", "".join(_line(step, values) for values in lines)
+    changed = not path.exists() or path.read_bytes() != text.encode()
+    path.unlink(missing_ok=True)
+    writer = Writer(workdir, names=names, config=config)
+    writer.results(step, dict(ChainMap(*lines, more)), changed)
+    writer.close()
+    atomic_write_text(path, text)  # last: a start that was killed before it tells all again
+
+
+def _line(step: int, values: Mapping[str, float]) -> str:
+    record = {"step": step, **{name: float(value) for name, value in values.items()}}
+    return json.dumps(record) + "\n"
+
+
 def _say_lost(name: str, error: Exception) -> None:
     say(
         f"WARNING: config.loggers: {name} failed ({plain(str(error))}) and gets no more of this "
@@ -170,12 +208,14 @@ def say(line: str) -> None:
 class Progress:
     """Prints a line now and then: step, loss, images/s since the last line, time left.
 
-    On a terminal a bar below the last line moves meanwhile, with what memory is in use.
+    On a terminal a bar below the last line moves meanwhile, with the processors' and GPUs' share
+    and what memory is in use.
     """
 
     def __init__(self, total_steps: int, images_per_step: int):
         self._total, self._images = total_steps, images_per_step
         self._drawn = 0.0 if sys.stdout.isatty() else math.inf
+        self._gpus = Utilisation(jax.local_devices())
         self.start(0)
 
     def start(self, step: int) -> None:
@@ -200,12 +240,13 @@ class Progress:
             f"{'━' * done}{'╌' * (_BAR - done)} {step / self._total:.0%}",
             f"{rate:,.0f} images/s",
             f"{left} left",
-            f"busy {1 - waiting:.0%}",
+            f"data wait {waiting:.0%}",
             f"CPU {self._cpu_share(now):.0%}",
+            self._gpus.words(now),
             _memory(),
         ]
         width = shutil.get_terminal_size().columns - 1
-        print("\x1b[2K" + "  ".join(parts)[:width], end="\r", flush=True)
+        print("\x1b[2K" + "  ".join(filter(None, parts))[:width], end="\r", flush=True)
 
     def report(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """Prints the line and returns the speeds it shows."""

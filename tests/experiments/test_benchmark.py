@@ -271,13 +271,15 @@ def test_cells_that_run_together_are_those_of_single_transfers(config, begun, tm
 
 def test_cells_in_folds_read_images_once_and_say_so(config, tmp_path):
     config.transfer.folds, config.transfer.task, config.seeds = 3, "Effusion", (0,)
+    config.transfer.folds_of = "train+validation"
     benchmark.run(config, tmp_path)
     (features,) = (tmp_path / "features").glob("*.npy")  # of two fractions with three folds each
     page = (tmp_path / "benchmark.md").read_text()
-    assert "phantom/tiny: cross-validated, 3 folds." in page
+    said = "3 folds of the train and validation images: no test image was read."
+    assert f"phantom/tiny: cross-validated, {said}" in page
     assert f"{len(np.load(features)):,} images of" in page and "1.67 times the variance" in page
     table = (tmp_path / "tables/linear.tex").read_text()
-    assert "cross-validated, 3 folds." in table
+    assert f"cross-validated, {said}" in table
     half, whole = csv.DictReader((tmp_path / "tables/scores.csv").open())
     assert half["folds"] == whole["folds"] == "3" and half != whole
 

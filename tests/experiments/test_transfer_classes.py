@@ -144,6 +144,9 @@ def test_cross_validation_of_nearest_neighbours_counts_a_fraction_within_folds(c
     assert 0.5 * len(predictions.fold) / 3 == pytest.approx(facts["num_films"], abs=3)
     with np.load(config.export_features) as file:
         assert file["image_id"].tolist() == predictions.image_id.tolist()
+        assert set(file["split"]) == {config.folds_of}
+    start = json.loads((tmp_path / "run/provenance.json").read_text())["starts"][-1]
+    assert list(start["dataset"]) == [f"{config.dataset} {config.folds_of}"]
     config.folds, config.folds_of = 0, "train+validation+test"
     splits = _transfer_inputs.load_whole_splits(config)
     asked = [image for split in splits[:2] for image in split.hashed_ids()[0]]

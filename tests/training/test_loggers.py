@@ -2,10 +2,12 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from cxr_jax.training import log, loggers
+from cxr_jax.training._utilisation import Utilisation
 from cxr_jax.training.log import Progress, Writer
 
 CONFIG = {"batch_size": 16, "model.name": "resnet", "crop": (0.2, 1.0), "data.pairs": ""}
@@ -97,6 +99,26 @@ def test_an_outage_of_a_service_does_not_end_the_run(tmp_path, monkeypatch, caps
         Writer(tmp_path, 5, ("other",))
 
 
+def test_results_that_changed_reach_a_service_as_its_next_step(tmp_path, monkeypatch):
+    told = []
+
+    class Service(loggers.Logger):
+        run = "r1"
+
+        def scalars(self, step, values):
+            told.append((step, values))
+
+    monkeypatch.setattr(loggers, "find", lambda name: lambda *_: Service())
+    for step, score in ((0, 0.5), (0, 0.5), (0, 0.6), (0, 0.5), (4, 0.5), (4, 0.7)):
+        lines = [{"a": score}, {"b": 1.0}]
+        log.write_results(tmp_path, ("service",), {}, step, lines, {"more": 2.0})
+    assert [step for step, _ in told] == [0, 1, 2, 4, 5]
+    assert [values["a"] for _, values in told] == [0.5, 0.6, 0.5, 0.5, 0.7]
+    assert all(values | {"a": 0} == {"a": 0, "b": 1, "more": 2} for _, values in told)
+    text = '{"step": 4, "a": 0.7}\n{"step": 4, "b": 1.0}\n'
+    assert (tmp_path / "metrics.jsonl").read_text() == text
+
+
 def test_a_logger_that_there_is_not_is_refused_before_a_run(monkeypatch):
     with pytest.raises(ValueError, match=r"no logger 'wandbb'.*did you mean 'wandb'"):
         loggers.check(("tensorboard", "wandbb"))
@@ -116,6 +138,28 @@ def test_a_bar_moves_on_a_terminal_alone(monkeypatch, capsys):
     drawn = capsys.readouterr().out
     assert drawn.count("\r") == 1 and "\n" not in drawn
     assert f"{12 * '━'}{12 * '╌'} 50%" in drawn
-    assert re.search(r"left  busy 100%  CPU \d+%  memory", drawn)
+    assert re.search(r"left  data wait 0%  CPU \d+%  memory", drawn)
     progress.report(51, {"loss": 1.0})
     assert capsys.readouterr().out.startswith("\x1b[2Kstep 51/100")
+
+
+def test_the_bar_says_how_busy_gpus_are_once_nvidia_smi_has_answered(tmp_path, monkeypatch):
+    """A program of that name answers for the GPUs that CUDA_VISIBLE_DEVICES leaves."""
+    program, asked = tmp_path / "nvidia-smi", tmp_path / "asked"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    gpus = [SimpleNamespace(platform="gpu", local_hardware_id=number) for number in (0, 1)]
+    monkeypatch.setenv("PATH", f"{tmp_path}")
+    assert Utilisation(gpus).words(0.0) == ""  # it is not installed
+    program.write_text(f'#!/bin/sh\necho "$3" >> {asked}\necho 90\necho 50\n')
+    program.chmod(0o755)
+    assert Utilisation([SimpleNamespace(platform="cpu")]).words(0.0) == ""
+    assert not asked.exists()
+    found = Utilisation(gpus)
+    assert found.words(100.0) == ""  # asked, and not waited for
+    found._process.wait()
+    assert found.words(101.0) == found.words(109.0) == "GPU 70%"
+    assert asked.read_text() == "--id=2,5\n"
+    program.write_text("#!/bin/sh\necho '[N/A]'; exit 3\n")
+    assert found.words(110.0) == "GPU 70%"
+    found._process.wait()
+    assert found.words(111.0) == ""

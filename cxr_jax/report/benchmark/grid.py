@@ -54,6 +54,7 @@ class Cell(NamedTuple):
     patient_note: str = ""  # what to know of whose the dataset's images are
     pretraining: int = 0
     splits: str = ""  # the list of others that split the dataset's images
+    folds_of: str = ""  # of a cross-validation: the splits whose images it scored, joined by +
 
     @property
     def group(self) -> tuple[str, str, float]:
@@ -168,6 +169,7 @@ def _cell(entry: dict) -> Cell:
         patient_note=note if _is_word(note := entry.get("patient_note") or "") else "",
         pretraining=int(entry.get("pretraining", 0)),
         splits=of if _is_word(of := entry.get("splits") or "") else "",
+        folds_of=of if _is_word(of := entry.get("folds_of") or "") else "",
     )
 
 

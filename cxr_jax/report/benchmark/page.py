@@ -181,7 +181,7 @@ def _equivalences(grid: Grid, measured: Measured, protocol: str, dataset: str) -
 def _test_sets(grid: Grid, measured: Measured) -> list[Block]:
     sizes = {
         dataset: f"{dataset}: {place.images:,} images of {place.patients:,} patients"
-        + (f", cross-validated, {place.folds} folds." if place.folds else ".")
+        + (f", {place.in_folds}." if place.folds else ".")
         for (_, dataset, _), place in measured.places.items()
     }
     notes = {cell.dataset: cell.patient_note for cell in grid.cells if cell.state == "done"}

@@ -121,7 +121,8 @@ class Place(NamedTuple):
     """The scores of all encoders for one protocol, dataset and fraction.
 
     `labels` are those of the mean; `images` and `patients` count the test set; `num_resamples` were
-    drawn. `folds` of a cross-validation, else 0. `measure` is what is measured, by its name.
+    drawn. `folds` of a cross-validation, else 0, of the images of the splits `folds_of`. `measure`
+    is what is measured, by its name.
     """
 
     scores: dict[str, Score]
@@ -131,6 +132,17 @@ class Place(NamedTuple):
     num_resamples: int
     folds: int = 0
     measure: str = "AUROC"
+    folds_of: str = ""
+
+    @property
+    def in_folds(self) -> str:
+        """Says in words of which images a cross-validation is; "" where there is none."""
+        if not self.folds:
+            return ""
+        said = f"cross-validated, {self.folds} folds"
+        if not self.folds_of or "test" in self.folds_of:
+            return said
+        return f"{said} of the {self.folds_of.replace('+', ' and ')} images: no test image was read"
 
 
 class Measured(NamedTuple):
@@ -205,8 +217,8 @@ def _measure_curve(
             known = ~np.isnan(first.targets).all(axis=1)
             size = int(known.sum()), len(np.unique(first.patient_id[known]))
             folds = 0 if first.fold is None else len(np.unique(first.fold))
-            what = MEASURES.get(first.score_kind, "AUROC")
-            measured.places[group] = Place(scores, labels, *size, num_resamples, folds, what)
+            what = MEASURES.get(first.score_kind, "AUROC"), next(iter(read)).folds_of
+            measured.places[group] = Place(scores, labels, *size, num_resamples, folds, *what)
             if group[2] == grid.fractions(protocol)[-1]:
                 measured.labels[group] = {
                     label: macro_scores(found, (label,), grid.encoders) for label in labels

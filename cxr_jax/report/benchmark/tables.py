@@ -97,7 +97,7 @@ def caveats(measured: Measured, protocol: str, fractions: Sequence[float]) -> st
         for fraction in fractions:
             if place := places.get((dataset, fraction)):
                 if place.folds and fraction == fractions[-1]:
-                    sentences.append(f"{dataset}: cross-validated, {place.folds} folds.")
+                    sentences.append(f"{dataset}: {place.in_folds}.")
                 by_labels.setdefault(place.labels, []).append(percent(fraction))
                 lost = max(score.num_excluded for score in place.scores.values())
                 if lost:

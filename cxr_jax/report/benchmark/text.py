@@ -50,7 +50,8 @@ METHOD = (
 IN_FOLDS = (
     "every image was tested once, by a model that had not seen its patient; of each model one fold "
     "was tested, choices were made on the next, and the others, or the share of their patients "
-    "that is named, trained. “Test images” are then all labelled ones."
+    "that is named, trained. “Test images” are then all labelled ones, or those of the splits that "
+    "are named."
 )
 
 
