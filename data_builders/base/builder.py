@@ -23,6 +23,7 @@ are read and written once, in order (base/write.py): memory is bounded, nothing 
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import gc
 import shutil
@@ -37,6 +38,7 @@ from tensorflow_datasets.core import splits as tfds_splits
 from cxr_jax.data import dataset_info, seen_images, tasks
 from cxr_jax.io import dicom
 from data_builders.base import (
+    chexmask,
     contact_sheet,
     counts,
     folders,
@@ -90,6 +92,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     HAS_BOXES: ClassVar[bool] = False
     HAS_REPORTS: ClassVar[bool] = False
     MASK_NAMES: ClassVar[tuple[str, ...]] = ()  # what images may have masks of
+    CHEXMASK: ClassVar[str] = ""  # the column of images in CheXmask's table of this dataset
     ENCODING: ClassVar[str] = "jpeg"  # "jpeg" (quality 95) or "png"
 
     settings: BuildSettings = BuildSettings()
@@ -131,13 +134,20 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         Raises BuildError if there is no such config.
         """
         configs = {config.name: config for config in cls.BUILDER_CONFIGS}
-        if resolution is None:
-            return cls.default_builder_config
-        if resolution not in configs:
+        config = cls.default_builder_config if resolution is None else configs.get(resolution)
+        if not config:
             raise BuildError(
                 f"{cls.name} has no resolution {resolution!r}; it has {', '.join(configs)}."
             )
-        return configs[resolution]
+        if path := options.get("chexmask_csv"):
+            # TFDS wants another name for a config that is not of the class.
+            changes = {"name": f"{config.name}_chexmask", "chexmask_csv": path}
+            config = dataclasses.replace(config, **changes)
+        return config
+
+    def mask_names(self) -> tuple[str, ...]:
+        """Returns what images may have masks of: MASK_NAMES, or what CheXmask has."""
+        return tuple(chexmask.ORGANS) if self.builder_config.chexmask_csv else self.MASK_NAMES
 
     def owner(self) -> str:
         """Returns the dataset whose patients and images these are: ids are hashed with it."""
@@ -189,9 +199,9 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return f"by the list {splits.describe_list(given)}" if given else self.split_rule()
 
     def _info(self) -> tfds.core.DatasetInfo:
-        has = self.READERS, self.HAS_BOXES, bool(self.MASK_NAMES), self.HAS_REPORTS
+        has = self.READERS, self.HAS_BOXES, bool(self.mask_names()), self.HAS_REPORTS
         features = dataset_info.make_features(self.label_names(), *has, self.ENCODING)
-        masks = {"mask_names": list(self.MASK_NAMES)} if self.MASK_NAMES else {}
+        masks = {"mask_names": list(self.mask_names())} if self.mask_names() else {}
         metadata = tfds.core.MetadataDict(
             label_names=list(self.label_names()),
             label_scale=self.LABEL_SCALE,
@@ -243,6 +253,9 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         records.check_records(listing.records, self.label_names())
         if not listing.records:
             raise BuildError(f"{self.name}: no image was found in {manual_dir}.")
+        if path := self.builder_config.chexmask_csv:
+            masked = chexmask.add_masks(listing.records, Path(path), self.CHEXMASK)
+            listing = listing._replace(records=masked)
         if manual_dir is None:
             return listing
         roots = (manual_dir, Path(self.data_path), *self.settings.inputs.values())
@@ -291,8 +304,8 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         skipped = listing.skipped + [
             Skipped(records.name_of(record, manual_dir), reason)
             for shard, result in zip(plan, written)
-            for record, reason in zip(shard.records, result.reasons)
-            if reason
+            for record, *reasons in zip(shard.records, result.reasons, result.refused)
+            for reason in filter(None, reasons)
         ]
         self._check_losses(skipped, len(listing.records) + len(listing.skipped))
         records.write_skipped(folder / "skipped.csv", skipped)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Num, UInt8
 from PIL import Image
 
 from cxr_jax.io import image_io
@@ -20,7 +20,10 @@ Masks = Mapping[str, Bool[np.ndarray, "_ _"] | None]  # None: looked for, and no
 
 
 def read(path: Path) -> Bool[np.ndarray, "h w"]:
-    """Reads a mask's file, PNG or GIF: what is not black is within. Raises ImageError."""
+    """Reads a mask's file, PNG or GIF: what is not black is within.
+
+    Raises ImageError, also for a mask that lies in the file's transparency.
+    """
     return _greys(path) > 0
 
 
@@ -42,14 +45,28 @@ def read_own(files: Mapping[str, Path]) -> Masks:
     return found
 
 
-def _greys(path: Path) -> UInt8[np.ndarray, "h w"]:
-    if path.suffix.lower() != ".gif":
-        return image_io.read_image(path)[..., 0]
+def _greys(path: Path) -> Num[np.ndarray, "h w"]:
+    gif = path.suffix.lower() == ".gif"
+    greys = None if gif else image_io.read_image(path)[..., 0]
     try:
-        with BoundedFile(path) as file, Image.open(file, formats=("GIF",)) as image:
+        with BoundedFile(path) as file, Image.open(file, formats=("GIF", "PNG")) as image:
             check_size(*image.size)
-            return np.asarray(image.convert("L"))
+            if image.has_transparency_data:
+                alpha = np.asarray(image.convert("RGBA"))[..., 3]
+                if not gif and alpha.min() < 255:
+                    raise ImageError(
+                        "a mask with transparent pixels: whether it lies in them or in its greys, "
+                        "the file does not say. Save it in black and white, without transparency"
+                    )
+            if gif:
+                return np.asarray(image.convert("L"))
+            # As they are: a stretch of 16 bits would turn a mask that is all white to black.
+            return np.asarray(image) if image.mode.startswith("I") else greys
+    except ImageError:
+        raise
     except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if greys is not None:
+            return greys  # a JPEG or DICOM file
         raise ImageError("a mask that cannot be read") from error
 
 

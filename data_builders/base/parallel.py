@@ -35,11 +35,15 @@ CHUNK = 8
 
 
 class EncodedImage(NamedTuple):
-    """An image ready to be stored: encoded bytes, perceptual hash (16 hex digits), its masks."""
+    """An image ready to be stored: encoded bytes, perceptual hash (16 hex digits), its masks.
+
+    `refused` says why it has no masks although there are files of them; "" otherwise.
+    """
 
     image: bytes
     phash: str
     masks: tuple[tuple[str, bytes], ...] = ()
+    refused: str = ""
 
 
 class ToRead(NamedTuple):
@@ -63,7 +67,7 @@ def prepare_image(
 ) -> EncodedImage | Unreadable:
     """Reads (or draws) one image, shrinks its shorter side to `resolution`, encodes and hashes.
 
-    Its masks are brought to the same pixels.
+    Its masks are brought to the same pixels; an image whose masks cannot be is kept without them.
     """
     source, given = source if isinstance(source, ToRead) else (source, None)
     try:
@@ -73,10 +77,14 @@ def prepare_image(
         else:
             image = image_io.read_image(source, shorter_side=resolution)
         image = image_io.shrink(image, resolution)
-        found = masks.encode(given(), image) if given else ()
     except image_io.ImageError as error:
         return Unreadable(str(error))
-    return EncodedImage(image_io.encode(image, encoding), phash(image), found)
+    found, refused = (), ""
+    try:
+        found = masks.encode(given(), image) if given else ()
+    except image_io.ImageError as error:
+        refused = f"kept without masks: {error}"
+    return EncodedImage(image_io.encode(image, encoding), phash(image), found, refused)
 
 
 def phash(image: UInt8[np.ndarray, "h w 1"]) -> str:

@@ -15,6 +15,7 @@ class CxrConfig(tfds.core.BuilderConfig):
 
     resolution: int | None = 256
     dataset: str = ""  # the dataset's name, where it is not the builder's
+    chexmask_csv: str = ""  # as base/chexmask.py says; "": no such masks
 
 
 def resolution_configs() -> list[CxrConfig]:

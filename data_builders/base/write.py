@@ -55,6 +55,7 @@ class Written:
     num_bytes: int  # of the serialized examples
     phashes: tuple[str, ...]  # one per record; "" for an image that could not be read
     reasons: tuple[str, ...]  # one per record, why not; "" for an image that is in the file
+    refused: tuple[str, ...]  # one per record, why it has no masks; "" for one that has its own
 
     @property
     def length(self) -> int:
@@ -147,6 +148,7 @@ class Job:
         sizes: list[int] = []
         phashes: list[str] = []
         reasons: list[str] = []
+        refused: list[str] = []
 
         def serialized() -> Iterator[tuple[str, bytes]]:
             for record in shard.records:
@@ -154,6 +156,7 @@ class Job:
                 readable = isinstance(image, parallel.EncodedImage)
                 phashes.append(image.phash if readable else "")
                 reasons.append("" if readable else image.reason)
+                refused.append(image.refused if readable else "")
                 if readable:
                     example = self.serializer(record, image)
                     sizes.append(len(example))
@@ -163,7 +166,7 @@ class Job:
             self.adapter.write_examples(shard.path(self.folder), serialized())
         except RuntimeError as error:  # ArrayRecord's, of a full disk or a limit
             raise BuildError(f"{shard.path(self.folder)} cannot be written: {error}") from error
-        return Written(sum(sizes), tuple(phashes), tuple(reasons))
+        return Written(sum(sizes), tuple(phashes), tuple(reasons), tuple(refused))
 
     def write_alone(self, shard: Shard) -> None:
         """Reads and writes a shard in this process; leaves a `Written` beside it."""

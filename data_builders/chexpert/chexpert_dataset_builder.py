@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from cxr_jax.data.tasks import FRONTAL, Task, as_stored
 from cxr_jax.io import dicom
-from data_builders.base import builder, csv_table, folders
+from data_builders.base import builder, chexmask, csv_table, folders
 from data_builders.base.records import BuildError, Record, Skipped
 
 # Shared with MIMIC-CXR and BRAX.
@@ -56,6 +56,8 @@ class Builder(builder.CxrBuilder):
         "all": Task(as_stored(CHEXPERT_LABELS), **FROM_REPORTS),
     }
     LICENCE: ClassVar = "Stanford University research use agreement"
+    CHEXMASK: ClassVar = "Path"
+    OPTIONS: ClassVar = chexmask.OPTION
     SPLIT_RULE: ClassVar = (
         "The owner's train; the owner's valid (read by radiologists) is validation; the owner's "
         "test images are test where manual_dir holds them, otherwise there is no test split."

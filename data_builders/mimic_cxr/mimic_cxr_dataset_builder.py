@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from cxr_jax.data.tasks import Task, as_stored
 from cxr_jax.io import dicom
-from data_builders.base import builder, csv_table, folders
+from data_builders.base import builder, chexmask, csv_table, folders
 from data_builders.base.records import BuildError, Record, Skipped
 from data_builders.chexpert.chexpert_dataset_builder import (
     CHEXPERT_LABELS,
@@ -44,6 +44,8 @@ class Builder(builder.CxrBuilder):
         "competition": Task(as_stored(COMPETITION), **FROM_REPORTS),
     }
     LICENCE: ClassVar = "PhysioNet Credentialed Health Data License 1.5.0"
+    CHEXMASK: ClassVar = "dicom_id"
+    OPTIONS: ClassVar = chexmask.OPTION
     SPLIT_RULE: ClassVar = "The owner's split file; validate is validation."
     HAS_REPORTS: ClassVar = True
     INPUTS: ClassVar = {

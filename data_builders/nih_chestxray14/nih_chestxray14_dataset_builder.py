@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from cxr_jax.data.tasks import Task, as_stored
 from cxr_jax.io import dicom
-from data_builders.base import boxes, builder, csv_table, folders, splits
+from data_builders.base import boxes, builder, chexmask, csv_table, folders, splits
 from data_builders.base.boxes import BoxRow
 from data_builders.base.records import BuildError, Record, Skipped
 
@@ -56,6 +56,8 @@ class Builder(builder.CxrBuilder):
         "any_finding": Task({"Any finding": f"not {NO_FINDING}"}),
     }
     LICENCE: ClassVar = "open; NIH asks to be cited and linked to"
+    CHEXMASK: ClassVar = "Image Index"
+    OPTIONS: ClassVar = chexmask.OPTION
     SPLIT_RULE: ClassVar = (
         "The owner's test_list.txt; one eighth of the patients of the owner's train_val_list.txt, "
         "by a fixed hash of the patient, are validation."

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from cxr_jax.data.tasks import FRONTAL, Task
 from cxr_jax.io import dicom
-from data_builders.base import builder, csv_table, folders, splits
+from data_builders.base import builder, chexmask, csv_table, folders, splits
 from data_builders.base.records import BuildError, Record, Skipped
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
@@ -62,6 +62,8 @@ class Builder(builder.CxrBuilder):
     LABEL_NAMES: ClassVar = LABEL_NAMES
     TASKS: ClassVar = {"default": Task(NIH_NAMES, projections=FRONTAL)}
     LICENCE: ClassVar = "PadChest Dataset Research Use Agreement"
+    CHEXMASK: ClassVar = "ImageID"
+    OPTIONS: ClassVar = chexmask.OPTION
     SPLIT_RULE: ClassVar = "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
     HAS_REPORTS: ClassVar = True
     OWNER_COUNTS: ClassVar = {"images": 160861}

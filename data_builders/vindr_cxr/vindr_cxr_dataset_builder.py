@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 
 from cxr_jax.data.tasks import Task, as_stored
 from cxr_jax.io import dicom
-from data_builders.base import boxes, builder, csv_table, folders, splits
+from data_builders.base import boxes, builder, chexmask, csv_table, folders, splits
 from data_builders.base.boxes import BoxRow
 from data_builders.base.records import Box, BuildError, Record, Skipped
 
@@ -60,6 +60,8 @@ class Builder(builder.CxrBuilder):
     READERS: ClassVar = True
     TASKS: ClassVar = {"global": Task(as_stored(GLOBAL))}
     LICENCE: ClassVar = "PhysioNet Credentialed Health Data License 1.5.0"
+    CHEXMASK: ClassVar = "image_id"
+    OPTIONS: ClassVar = chexmask.OPTION
     SPLIT_RULE: ClassVar = (
         "PhysioNet: the owner's test; 10 % of the owner's train images, by a fixed hash of the "
         "image, are validation. Kaggle: 70 % train, 10 % validation, 20 % test by that hash. The "

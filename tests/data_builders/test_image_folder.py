@@ -234,14 +234,16 @@ def test_masks_lie_in_a_folder_each_and_follow_their_image(tmp_path):
             masks / f"Lungs/{image_id}.gif"
         )
     (masks / "Heart/2019").mkdir(parents=True)
-    for name in ("a3", "b9"):  # the second of no image
-        Image.fromarray(np.zeros((*draw_image(3).shape,), np.uint8)).save(
-            masks / f"Heart/2019/{name}.png"
-        )
+    rows, columns = draw_image(3).shape
+    for name, size in (("a3", rows), ("a4", 2 * rows), ("b9", rows)):  # the last of no image
+        Image.fromarray(np.zeros((size, columns), np.uint8)).save(masks / f"Heart/2019/{name}.png")
     given = {"name": "own", "masks_dir": str(masks)}
-    version, splits = fake.build(raw, tmp_path / "data", config_name="full", options=given)
+    given = dict(config_name="full", options=given, max_skipped=0.2)
+    version, splits = fake.build(raw, tmp_path / "data", **given)
     examples = by_image(splits)
     assert len(splits) > 1 and examples.keys() == found.keys()
+    assert not len(examples["2019/a4"]["masks"]["mask"])  # kept, and listed
+    del found["2019/a4"]
     for image_id, mask in found.items():
         stored = examples[image_id]["masks"]
         pixels = [np.asarray(Image.open(io.BytesIO(png))) for png in stored["mask"]]
@@ -249,7 +251,11 @@ def test_masks_lie_in_a_folder_each_and_follow_their_image(tmp_path):
         assert held.keys() == ({"Lungs", "Heart"} if image_id.endswith("a3") else {"Lungs"})
         np.testing.assert_array_equal(held["Lungs"] > 0, mask)
         assert not held.get("Heart", np.zeros(1)).any()
-    assert skipped_of(version, 3) == {"Heart/2019/b9.png": "a mask of no image"}
+    skipped = skipped_of(version, 3)
+    assert skipped.pop("Heart/2019/b9.png") == "a mask of no image"
+    ((name, reason),) = skipped.items()
+    assert name.endswith("2019/a4.png")
+    assert reason.startswith("kept without masks: its mask of Heart has another shape")
     split = load_split("own/full", str(tmp_path / "data"), "train", or_masks=True)
     assert split.targets.shape == (len(splits["train"]), 0)
     with pytest.raises(ValueError, match="dataset own/full has no labels"):

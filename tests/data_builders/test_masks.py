@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from cxr_jax.io.limits import ImageError
-from data_builders.base import masks, parallel
+from data_builders.base import chexmask, masks, parallel
+from data_builders.base.records import BuildError, Record
+from tests.fakes import dataset, nih_chestxray14
 
 
 def decoded(png):
@@ -33,8 +35,8 @@ def test_a_mask_of_another_shape_is_refused_by_name(shape):
         lambda: np.zeros((40, 80), np.uint8), lambda: {"Lungs": np.ones(shape, bool)}
     )
     found = parallel.prepare_image(given, 20, "png")
-    assert isinstance(found, parallel.Unreadable)
-    assert f"mask of Lungs has another shape, {shape[0]} x {shape[1]} pixels" in found.reason
+    assert found.masks == () and found.refused.startswith("kept without masks: ")
+    assert f"mask of Lungs has another shape, {shape[0]} x {shape[1]} pixels" in found.refused
 
 
 def test_files_of_masks(tmp_path):
@@ -43,6 +45,90 @@ def test_files_of_masks(tmp_path):
     for name, scale in (("one.png", 255), ("two.gif", 255), ("three.png", 1)):
         Image.fromarray(scale * mask).save(tmp_path / name)
         np.testing.assert_array_equal(masks.read(tmp_path / name), mask > 0)
+    # 16 bits are not stretched, opaque transparency says nothing.
+    Image.fromarray(np.full((20, 16), 65535, np.uint16)).save(tmp_path / "white.png")
+    assert masks.read(tmp_path / "white.png").all()
+    Image.fromarray(65534 * (mask == 0).astype(np.uint16) + 1).save(tmp_path / "grey.png")
+    with pytest.raises(ImageError, match="has 2 grey values"):
+        masks.read_own({"Heart": tmp_path / "grey.png"})
+    alpha = np.stack([mask, mask, mask, np.full_like(mask, 1)], axis=-1) * 255
+    Image.fromarray(alpha).save(tmp_path / "opaque.png")
+    np.testing.assert_array_equal(masks.read(tmp_path / "opaque.png"), mask > 0)
+    for mode, shown in (("RGBA", alpha[..., [3, 3, 3, 0]]), ("LA", alpha[..., [3, 0]])):
+        Image.fromarray(shown, mode).save(tmp_path / "alpha.png")
+        with pytest.raises(ImageError, match="a mask with transparent pixels"):
+            masks.read(tmp_path / "alpha.png")
     (tmp_path / "four.gif").write_bytes(b"GIF89a" + b"\0" * 20)
     with pytest.raises(ImageError, match="cannot be read"):
         masks.read(tmp_path / "four.gif")
+
+
+def run_lengths(mask):
+    """Counted pixel by pixel: where a run begins, from 1, and how long it is."""
+    found = []
+    for place, inside in enumerate(mask.ravel()):
+        if inside and place and mask.ravel()[place - 1]:
+            found[-1] += 1
+        elif inside:
+            found += [place + 1, 1]
+    return " ".join(map(str, found))
+
+
+def write_chexmask(path, organs, column="Image Index", quality=0.9):
+    """Writes image -> masks (left, right, heart) as the owners' table, with their line breaks."""
+    lines = [f"{column},Dice RCA (Mean),Landmarks,Left Lung,Right Lung,Heart,Height,Width"]
+    for image, parts in organs.items():
+        runs = ",".join(map(run_lengths, parts))
+        height, width = parts[0].shape
+        lines.append(f'{image},{quality},"[[1 2]\n [3 4]]",{runs},{height},{width}')
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_chexmask_gives_lungs_and_hearts_to_images_of_others(tmp_path):
+    images = nih_chestxray14.write(raw := tmp_path / "raw")
+    names = sorted(images)[:3]
+    drawn = np.random.default_rng(0).random((3, 3, 64, 64)) < 0.4
+    drawn[0, 2] = False  # no heart
+    table = tmp_path / "ChestX-Ray8.csv"
+    write_chexmask(table, {f"{name}.png": parts for name, parts in zip(names, drawn)})
+    given = dict(config_name="full", options={"chexmask_csv": str(table)})
+    folder, splits = dataset.build_beside("nih_chestxray14", raw, **given)
+    assert folder.parent.name == "full_chexmask"
+    found = dataset.by_image(splits)
+    for name, (left, right, heart) in zip(names, drawn):
+        held = found[name]["masks"]
+        assert [label.decode() for label in held["label"]] == ["Lungs", "Heart"]
+        for png, mask in zip(held["mask"], (left | right, heart)):
+            np.testing.assert_array_equal(decoded(png) > 0, mask)
+    others = [one for name, one in found.items() if name not in names]
+    assert others and not any(len(one["masks"]["mask"]) for one in others)
+
+
+def test_wrong_tables_of_chexmask_are_named(tmp_path):
+    record = Record("train", "a", "p", tmp_path / "train/p/s/a.jpg", labels={})
+    table = tmp_path / "CheXpert.csv"
+    one = {"train/p/s/a.jpg": np.ones((3, 20, 20), bool)}
+    write_chexmask(table, one, "Path")
+    (given,) = chexmask.add_masks([record], table, "Path")
+    assert given.masks()["Heart"].all()
+    text = table.read_text()
+    for wrong, message in (
+        (text.replace(",1 400,", ",2 400,", 1), "row 2, Left Lung: runs outside of the image"),
+        (text.replace(",1 400,", ",1 4 5,", 1), "row 2, Left Lung: no pairs of whole numbers"),
+        (text.replace(",20,20", ",20,x"), "row 2: Height and Width are no whole numbers"),
+    ):
+        table.write_text(wrong)
+        (given,) = chexmask.add_masks([record], table, "Path")
+        with pytest.raises(ImageError, match=message):
+            given.masks()
+    for wrong, message in (
+        (text.replace(",0.9,", ",0.6,"), "none of the 0 images of .* is one of this dataset's"),
+        (text.replace("/a.jpg", "/b.jpg"), "none of the 1 images"),
+        (text.replace(",0.9,", ",good,"), "row 2: other columns than the header's, or no Dice"),
+        (text + text.split("\n", 1)[1], "row 3: its Path is listed twice, in CheXpert.csv, row 2"),
+        (text.replace("Heart", "heart"), r"\(not, or twice: Heart\)"),
+        (text + '"', "line 4: not CSV, or damaged"),
+    ):
+        table.write_text(wrong)
+        with pytest.raises(BuildError, match=message):
+            chexmask.add_masks([record], table, "Path")

@@ -98,3 +98,8 @@ def test_transformers_siglip_gives_its_vectors_and_logits(tmp_path):
     kept = tmp_path / "kept"
     export.main([f"siglip:{tmp_path}", "--format=safetensors", f"--out={kept}"])
     np.testing.assert_allclose(cxr_jax.load_encoder(str(kept)).text(SENTENCES), texts, atol=1e-5)
+    facts = json.loads((tmp_path / "config.json").read_text())
+    facts["text_config"]["pad_token_id"] = 0
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=r"pad_token_id is 0; SigLIP fills its texts"):
+        cxr_jax.load_encoder(f"siglip:{tmp_path}").text(SENTENCES)

@@ -105,6 +105,11 @@ def read_siglip(path: str | Path, config: Mapping[str, Any]) -> Text:
                 "config.json: text_config has another layer_norm_eps, or no whole number for "
                 "num_attention_heads or pad_token_id"
             )
+        if not 0 < model["fill"] < len(rows):
+            raise ValueError(
+                f"config.json: text_config.pad_token_id is {model['fill']}; SigLIP fills its texts "
+                f"with a token from 1 to {len(rows) - 1} (its owner's: 1). Correct it"
+            )
         source = partial(clips_source, HUGGINGFACE)
         params = fill_text(make_text_encoder(model, "its text tower"), own, source, "SigLIP's text")
         if head["weight"].shape != (out, width) or head["bias"].shape != (out,):
