@@ -37,6 +37,7 @@ def get_config(preset: str = ""):
             views=3,
             temperature=0.1,
             image_weight=0.75,
+            head_bn=False,
             decoder_width=1024,
             decoder_blocks=1,
             decoder_heads=16,
@@ -62,6 +63,7 @@ def get_config(preset: str = ""):
 def own_words(config: ConfigDict, vocabulary: int, width: int, num_blocks: int) -> None:
     _reports.own_words(config, vocabulary, width, num_blocks)
     config.objective.text.pooling = "max"
+    config.objective.head_bn = True
 
 
 def small(config: ConfigDict) -> None:

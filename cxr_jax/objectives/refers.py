@@ -9,6 +9,8 @@ kept beside the encoder (docs/text.md). Fields of config.objective, all required
 views           images of a study that are fused; 3
 temperature     of the softmax over the batch; .1
 image_weight    weight of the direction from images to text; the other has the rest; .75
+head_bn         batch norm of class tokens and texts before they meet, which the paper, starting
+                from trained encoders, has not: from random ones all grow alike first
 decoder_width   of a token of the report that is written; 1024
 decoder_blocks  1
 decoder_heads   of attention; 16
@@ -23,8 +25,9 @@ A study with fewer images repeats them, as in the code, each time with another a
 with more, every draw takes an image and others of it, and how many such there are is said. Patches,
 to which their image's class token is added, are weighed by what all views show at their place; the
 decoder attends to all of them. Studies find reports by their class tokens side by side. Departures:
-an epoch passes over images, not studies; the report is written from its beginning alone; no
-dropout.
+an epoch passes over images, not studies; the report is written from its beginning alone; texts are
+pooled as config.objective.text says, where the code adds BERT's pooler; both directions of the
+contrast have a gradient, in the code that from images to texts alone; no dropout.
 """
 
 from functools import partial
@@ -42,6 +45,7 @@ from cxr_jax.augment.views import augment_view
 from cxr_jax.config import Section, check_fields, check_positive, check_values
 from cxr_jax.data.order import Fields, Partners, by_group, numbers, rows
 from cxr_jax.data.source import Source
+from cxr_jax.models._batch_norm import BatchNorm
 from cxr_jax.models.vit import ViT
 from cxr_jax.objectives import IMAGE, Objective, _image_text, _networks
 from cxr_jax.objectives.convirt import image_text_loss
@@ -120,7 +124,10 @@ def make(config: Section) -> Objective:
     text, view, views = _image_text.text_encoder(config), config["views"]["a"], fields["views"]
     names = ("image", *(f"view_{i}" for i in range(1, views)))
     width = views * encoder.width
-    head = {"hidden": (), "out": width, "hidden_bn": False, "out_bias": True}
+    normed = fields["head_bn"]
+    head = {"hidden": (), "out": width, "hidden_bn": False, "out_bn": normed}
+    head["out_bias"] = not normed
+    norm = BatchNorm(False, use_bias=False)
     fusion = nn.Dense(views)
     sizes = (fields[name] for name in _DECODER)
     decoder = Decoder(text.vocabulary, text.positions, *sizes, encoder.dtype)
@@ -141,14 +148,20 @@ def make(config: Section) -> Objective:
         missed = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
         written = mask[:, 1:].astype(jnp.float32)
         vectors = text.apply({"params": aux["frozen_text"] | params["text"]}, tokens, mask)
-        given, _ = _networks.apply(texts, params, aux["batch_stats"], vectors)
+        given, stats = _networks.apply(texts, params, aux["batch_stats"], vectors)
+        studies = classes.reshape(b, width)
+        if normed:
+            variables = {"params": params["projector"], "batch_stats": stats["projector"]}
+            variables = {name: part["bn_out"] for name, part in variables.items()}
+            studies, after = norm.apply(variables, studies, mutable=["batch_stats"])
+            stats = stats | {"projector": {"bn_out": after["batch_stats"]}}
         return {
-            "image": classes.reshape(b, width),
+            "image": studies,
             "text": given["text_projector"],
             "text_id": _image_text.text_ids(tokens, mask),
             "missed": jnp.sum(missed * written, axis=1),
             "written": written.sum(axis=1),
-        }, aux
+        }, aux | {"batch_stats": stats}
 
     def loss_from_outputs(outputs, aux):
         pairs = (outputs["image"], outputs["text"])
@@ -172,7 +185,8 @@ def make(config: Section) -> Objective:
     def init(key, batch):
         key, fusion_key, decoder_key = jax.random.split(key, 3)
         params, aux = objective.init(key, batch)
-        del params["projector"]  # class tokens meet reports as they are
+        # Class tokens meet reports without a linear map.
+        params["projector"] = {x: y for x, y in params["projector"].items() if x == "bn_out"}
         seen, token = jnp.zeros((1, 1, width)), jnp.zeros((1, 1), jnp.int32)
         params["fusion"] = fusion.init(fusion_key, seen)["params"]
         patch = seen[..., : encoder.width]
@@ -181,8 +195,10 @@ def make(config: Section) -> Objective:
     def kept_text(params, aux):
         # Of one image, as of a study without others: its class token once for each view.
         kernel = jnp.tile(jnp.eye(encoder.width), views)
-        alike = {"dense_out": {"kernel": kernel, "bias": jnp.zeros(width)}}
-        return objective.text(params | {"projector": alike}, aux)
+        alike = {"kernel": kernel} | ({} if normed else {"bias": jnp.zeros(width)})
+        return objective.text(
+            params | {"projector": params["projector"] | {"dense_out": alike}}, aux
+        )
 
     def open_fields(source: Source, workdir: Path) -> tuple[Source, Fields]:
         source, found = objective.open_fields(source, workdir)
@@ -211,9 +227,8 @@ def _check(fields: Section, encoder: nn.Module) -> None:
             "norm_after_pooling=False and projection=0"
         )
     where = "config.objective"
-    check_fields(
-        *(fields, where), ("name", "views", "temperature", "image_weight", *_DECODER, "text")
-    )
+    names = ("name", "views", "temperature", "image_weight", "head_bn", "text")
+    check_fields(fields, where, (*names, *_DECODER))
     check_positive({"objective": fields}, [f"objective.{name}" for name in ("views", *_DECODER)])
     heads = fields["decoder_heads"]
     check_values(

@@ -36,7 +36,7 @@ OBJECTIVES = {
         ),
     ),
     "refers": dict(
-        **dict(name="refers", views=3, temperature=0.1, image_weight=0.75),
+        **dict(name="refers", views=3, temperature=0.1, image_weight=0.75, head_bn=False),
         **dict(decoder_width=16, decoder_blocks=1, decoder_heads=2),
         text=dict(
             **dict(vocabulary=11, width=16, num_blocks=1, heads=2, hidden=16, positions=8),
