@@ -90,5 +90,5 @@ def cpu(config: ConfigDict) -> None:
 
 def demo(config: ConfigDict) -> None:
     cpu(config)
-    _reports.demo(config, 64)
+    _reports.demo(config, 40)  # the longest has 37
     config.objective.views = 1  # drawn studies have one image

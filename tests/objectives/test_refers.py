@@ -54,13 +54,24 @@ def test_loss_is_numpys(tiny, batch):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: x + rng.normal(0, 0.05, x.shape).astype(np.float32), params)
 
+    # The same with batch norm of both.
+    config["objective"]["head_bn"] = True
+    with_norm, scale = objectives.build(config), {"bn_out": {"scale": jnp.linspace(0.5, 2, 192)}}
+    kernel = {"kernel": params["text_projector"]["dense_out"]["kernel"]}
+    own = params | {"projector": scale, "text_projector": scale | {"dense_out": kernel}}
+    start = {"bn_out": {"mean": jnp.zeros(192), "var": jnp.ones(192)}}
+    stats = {"encoder": {}, "projector": start, "text_projector": start}
+    own_aux = aux | {"batch_stats": stats}
+
     def loss(params):
         outputs, after = objective.embed(params, aux, batch, KEY)
         value, (_, metrics) = objective.loss_from_outputs(outputs, after)
-        return value, metrics
+        changed = {name: own[name] for name in ("projector", "text_projector")}
+        normed, after = with_norm.embed(params | changed, own_aux, batch, KEY)
+        return value, (metrics, {name: normed[name] for name in ("image", "text")}, after)
 
     run = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICKLY)
-    (value, metrics), slopes = run(params)
+    (value, (metrics, normed, own_aux)), slopes = run(params)
     for path, slope in jax.tree_util.tree_leaves_with_path(slopes):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         assert np.any(slope) or name.endswith("_k/bias")  # which changes no softmax
@@ -95,11 +106,23 @@ def test_loss_is_numpys(tiny, batch):
     texts = dense(params["text_projector"]["dense_out"], np.asarray(vectors, np.float64))
     studies = np.concatenate(list(seen[:, :, 0]), axis=-1)
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (studies, texts)]
-    logits, own = unit[0] @ unit[1].T / 0.1, np.arange(8)
-    to_text, to_image = (-log_softmax(logits, axis)[own, own].mean() for axis in (1, 0))
+    logits, each = unit[0] @ unit[1].T / 0.1, np.arange(8)
+    to_text, to_image = (-log_softmax(logits, axis)[each, each].mean() for axis in (1, 0))
     contrast = 0.75 * to_text + 0.25 * to_image
     np.testing.assert_allclose(metrics["contrast_loss"], contrast, rtol=1e-4)
     np.testing.assert_allclose(value, contrast + generation, rtol=1e-4)
+    plain = (studies, texts - np.asarray(params["text_projector"]["dense_out"]["bias"]))
+    for name, x in zip(("image", "text"), plain):
+        wanted = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-5) * scale["bn_out"]["scale"]
+        np.testing.assert_allclose(normed[name], wanted, atol=2e-3)
+    means = own_aux["batch_stats"]["projector"]["bn_out"]["mean"]
+    np.testing.assert_allclose(means, 0.1 * studies.mean(axis=0), atol=1e-4)
+    kept = with_norm.text(own, own_aux)["heads"]["image"]
+    head = MLP(hidden=(), out=192, hidden_bn=False, out_bn=True)
+    features = jnp.asarray(seen[0, :, 0], jnp.float32)
+    wanted = np.tile(features, 3) - means
+    wanted *= scale["bn_out"]["scale"] / np.sqrt(kept["batch_stats"]["bn_out"]["var"] + 1e-5)
+    np.testing.assert_allclose(head.apply(kept, features, False), wanted, atol=1e-3)
     # The kept tower takes one image's features for a study that shows it three times.
     kept = objective.text(params, aux)["heads"]["image"]
     head = MLP(hidden=(), out=192, hidden_bn=False, out_bias=True)
