@@ -170,14 +170,14 @@ def test_a_transfer_that_gets_sigterm_says_how_to_go_on(data_dir, tmp_path):
     assert not (workdir / "report.md").exists()
 
 
-@pytest.mark.parametrize("objective", tiny_config.OBJECTIVES)
+@pytest.mark.parametrize("objective", [*tiny_config.OBJECTIVES, "clip"])
 def test_a_killed_run_of_each_objective_ends_as_an_undisturbed_one(
     objective, data_dir, studies_dir, tmp_path, full
 ):
     """Queues, targets, teachers, centres, pairs and reports, bit for bit."""
     if not full:
         pytest.skip("with --full; tests/experiments/test_pretrain.py resumes one")
-    if objective in ("convirt", "gloria", "refers"):
+    if objective in ("convirt", "gloria", "refers", "clip"):
         pytest.importorskip("tokenizers")
     config = tiny_config.make(objective, "cpu" if objective == "medaug" else "demo", data_dir)
     if objective == "medaug":
