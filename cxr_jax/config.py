@@ -113,14 +113,16 @@ def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
 def find(path: str) -> Path:
     """Returns a config's file: from here, or else from the clone or what the wheel brings.
 
-    Raises FileNotFoundError with the list of the configs that there are.
+    Raises FileNotFoundError with the one that may be meant, else the list of those there are.
     """
     found = [place for place in (Path(path), _ROOT / path) if place.is_file()]
     if not found:
         known = {file.stem: f"configs/{file.name}" for file in (_ROOT / "configs").glob("[!_]*.py")}
         near = difflib.get_close_matches(Path(path).stem, known, n=1)
-        hint = f" Did you mean {known[near[0]]}?" if near else ""
-        raise FileNotFoundError(f"no config file {path}.{hint} There are:\n{list_configs()}")
+        hint = f"There are:\n{list_configs()}"
+        if near:
+            hint = f"Did you mean {known[near[0]]}? {COMMAND} --help lists all"
+        raise FileNotFoundError(f"no config file {path}. {hint}")
     return found[0]
 
 

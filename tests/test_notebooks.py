@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,6 +10,10 @@ import numpy as np
 import pytest
 
 import cxr_jax
+from cxr_jax import config as configs
+from cxr_jax import objectives
+from cxr_jax.training import optim
+from cxr_jax.training.step import create_state, make_train_step
 from tests.fakes.tiny_config import LEFT_OUT
 
 nbformat = pytest.importorskip("nbformat")
@@ -51,28 +56,59 @@ def test_notebook_runs(name, tmp_path, monkeypatch):
     assert not re.search(r"Traceback|^error:", said, re.MULTILINE), said  # of lines with "!"
 
 
-@pytest.mark.parametrize("name", ["custom_objective", "custom_dataset", "custom_augmentation"])
-def test_script_trains_and_saves_an_encoder(name, tmp_path, capsys):
-    script = runpy.run_path(str(_ROOT / f"examples/{name}.py"))
+def _script(name):
+    """The script's names, and its config, tiny."""
+    small = ("--config.num_train_steps=2", "--config.batch_size=8")
     plain = [f"--config.views.{view}.{part}=0" for view in "ab" for part in LEFT_OUT]
-    changes = [*_TINY.split(), *plain, "--config.num_train_steps=2", "--config.batch_size=8"]
+    return runpy.run_path(str(_ROOT / f"examples/{name}.py")), [*_TINY.split(), *plain, *small]
+
+
+def _traces(objective, changes):
+    """Traces a training step, as the scripts make it; nothing is compiled."""
+    config = configs.load("configs/simclr.py:demo", changes)
+    optimizer, schedule = optim.make_optimizer(config.optimizer, 2, 8, 8)
+    batch = {"image": jax.ShapeDtypeStruct((8, 40, 40, 1), np.uint8)}
+    state = jax.eval_shape(partial(create_state, objective, optimizer, batch, 0))
+    return jax.eval_shape(make_train_step(objective, optimizer, schedule), state, batch)[1]
+
+
+def test_the_script_with_a_dataset_trains_and_saves_an_encoder(tmp_path, capsys):
+    script, changes = _script("custom_dataset")
     script["main"](changes, tmp_path)
     said = capsys.readouterr().out
     assert said.count("loss") == 2 and f"--config.encoder={tmp_path}" in said
     features = cxr_jax.load_encoder(str(tmp_path))(np.zeros((2, 96, 96), np.uint8))
     assert features.shape == (2, 128)
-    if name == "custom_dataset":  # every image once an epoch, each epoch in another order
-        stored = np.eye(6, dtype=np.uint16).reshape(6, 2, 3).repeat(4, 1).repeat(4, 2) * 4095
-        np.save(tmp_path / "scans.npy", stored)
-        feed = script["batches"](script["Scans"](tmp_path / "scans.npy", 8), 3, seed=0)
-        taken = np.concatenate([next(feed)["image"] for _ in range(4)])
-        expected = stored[:, :, 2:10, None] // 4095 * 255  # the central square
-        which = [np.flatnonzero((expected == one).all(axis=(1, 2, 3))).item() for one in taken]
-        assert sorted(which[:6]) == sorted(which[6:]) == list(range(6)) and which[:6] != which[6:]
-    if name == "custom_augmentation":  # one square an image, and nothing else
-        images = np.zeros((5, 40, 40, 1), np.uint8)
-        covered = np.asarray(script["cover"](jax.random.key(1), images))
-        for white in covered[..., 0] == 255:
-            rows, columns = np.nonzero(white.any(axis=1))[0], np.nonzero(white.any(axis=0))[0]
-            assert len(rows) == len(columns) == 10 and white.sum() == 100
-            assert np.ptp(rows) == np.ptp(columns) == 9
+    # Its batches hold every image once an epoch, each epoch in another order.
+    stored = np.eye(6, dtype=np.uint16).reshape(6, 2, 3).repeat(4, 1).repeat(4, 2) * 4095
+    np.save(tmp_path / "scans.npy", stored)
+    feed = script["batches"](script["Scans"](tmp_path / "scans.npy", 8), 3, seed=0)
+    taken = np.concatenate([next(feed)["image"] for _ in range(4)])
+    expected = stored[:, :, 2:10, None] // 4095 * 255  # the central square
+    which = [np.flatnonzero((expected == one).all(axis=(1, 2, 3))).item() for one in taken]
+    assert sorted(which[:6]) == sorted(which[6:]) == list(range(6)) and which[:6] != which[6:]
+
+
+def test_the_script_with_an_objective_has_the_papers_loss():
+    script, changes = _script("custom_objective")
+    objective = script["make"](configs.load("configs/simclr.py:demo", changes))
+    assert {"align", "uniform"} <= set(_traces(objective, changes))
+    a, b = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+    outputs = {"a": {"projector": a}, "b": {"projector": b}}
+    found, (_, metrics) = script["align_and_spread"](outputs, {})
+    a, b = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (a, b))
+    pairs = [np.exp(-2 * np.sum((a[i] - a[j]) ** 2)) for i in range(5) for j in range(5) if i != j]
+    expected = np.mean(np.sum((a - b) ** 2, axis=1)), np.log(np.mean(pairs))
+    np.testing.assert_allclose((metrics["align"], metrics["uniform"]), expected, rtol=1e-5)
+    np.testing.assert_allclose(found, sum(expected), rtol=1e-5)
+
+
+def test_the_script_with_an_augmentation_covers_a_square_of_every_image():
+    script, changes = _script("custom_augmentation")
+    own = objectives.build(configs.load("configs/simclr.py:demo", changes))
+    assert "loss" in _traces(script["augmented"](own), changes)
+    images = np.zeros((5, 40, 40, 1), np.uint8)
+    for white in np.asarray(script["cover"](jax.random.key(1), images))[..., 0] == 255:
+        rows, columns = (np.flatnonzero(white.any(axis=axis)) for axis in (1, 0))
+        assert len(rows) == len(columns) == 10 and white.sum() == 100
+        assert np.ptp(rows) == np.ptp(columns) == 9

@@ -59,7 +59,7 @@ def test_a_folder_of_the_same_name_does_not_hide_the_package(tmp_path):
 
 
 def test_the_container_copies_what_the_wheel_is_made_of():
-    """Not built here: no container engine."""
+    """Never built: no container engine was at hand. docs/cluster.md has what was tried."""
     lines = (_ROOT / "Dockerfile").read_text().splitlines()
     copied = {word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]}
     assert copied == {"pyproject.toml", "README.md", "cxr_jax", "data_builders", "configs"}

@@ -46,7 +46,8 @@ class LabelledSplit(NamedTuple):
         """Says how many images have a label, and of how many patients."""
         labelled = self.labelled
         patients = len(set(compress(self.patient_ids, labelled)))
-        return f"{int(labelled.sum()):,} images of {patients:,} patients"
+        of = "1 patient" if patients == 1 else f"{patients:,} patients"
+        return f"{int(labelled.sum()):,} images of {of}"
 
     def hashed_ids(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Returns image and patient ids for files that may leave the machine.

@@ -196,6 +196,6 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 if __name__ == "__main__":
     try:
-        print(main())
+        print(f"Read the report: {main()}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

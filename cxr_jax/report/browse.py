@@ -27,7 +27,7 @@ from jaxtyping import Float, UInt8
 
 from cxr_jax.data.dataset_info import find_folder, open_built
 from cxr_jax.data.source import Source, load_source
-from cxr_jax.io import command_line, pictures
+from cxr_jax.io import COMMAND, command_line, pictures
 from cxr_jax.io.text import plain
 from cxr_jax.report.panels import told_apart
 from cxr_jax.transfer import predictions as files
@@ -43,7 +43,7 @@ _WRITTEN = re.compile(r"index\.html|\d+(-\d+)?\.webp")
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Writes what the command line asks for; returns the path of the page."""
     parser = argparse.ArgumentParser(
-        prog="cxr-jax browse",
+        prog=f"{COMMAND} browse",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -312,7 +312,7 @@ def _page(title: str, said: str, data: Mapping[str, Any]) -> str:
 def command(arguments: Sequence[str] | None = None) -> int:
     """Runs `main`; returns the exit code: 0, or 2 with a sentence on what cannot be used."""
     try:
-        print(main(arguments))
+        print(f"Open in a browser: {main(arguments)}")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

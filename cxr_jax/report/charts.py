@@ -28,6 +28,7 @@ from cxr_jax.stats.auroc import auroc, binary_rows
 from cxr_jax.stats.verdict import Comparison
 
 _CURVE, _ROWS = 3.6, 4.9  # inches: the widths of panels on a page
+_WIDTH = 22  # characters of a line of a label's name
 
 Rows = Sequence[dict[str, Any]]
 
@@ -71,7 +72,7 @@ def forest(
         axes.set_xlabel(f"difference in {what}, 95 % interval\n{whose}")
 
     drawn = [draw_auroc, draw_differences][: 2 if comparisons else 1]
-    height = 1.5 + len(labels) * (0.22 + 0.24 * len(runs))
+    height = 1.5 + len(labels) * _row_height(labels, len(runs))
     columns = dict(ncols=len(drawn), sharey=True, width_ratios=[3, 2][: len(drawn)])
     figure, grid = new_figure(7.5 + 4.7 * (len(drawn) - 1), height, **columns)
     for draw, axes in zip(drawn, grid[0]):
@@ -93,7 +94,7 @@ def _draw_intervals(
     num_runs: int,
 ) -> None:
     """Draws one row a label: each series' point and interval, with the numbers at the right."""
-    step = 0.24 / (0.22 + 0.24 * num_runs)
+    step = 0.24 / _row_height(labels, num_runs)
     for place in range(0, len(labels) if len(labels) > 2 else 0, 2):
         axes.axhspan(place - 0.5, place + 0.5, color=BAND, linewidth=0, zorder=0)  # below the grid
     if labels[-1] == "macro":
@@ -112,7 +113,7 @@ def _draw_intervals(
             words = tables.with_interval(row, field)
             at_right = dict(transform=axes.get_yaxis_transform(), verticalalignment="center")
             axes.text(1.02, place + shift, words, color=INK, fontsize=8.5, **at_right)
-    shown = ["mean" if name == "macro" else "\n".join(folded(name, 22)) for name in labels]
+    shown = ["mean" if name == "macro" else "\n".join(folded(name, _WIDTH)) for name in labels]
     axes.set_yticks(range(len(labels)), shown)
     if labels[-1] == "macro" and (words := axes.get_yticklabels()):  # a second panel has none
         words[-1].set_fontweight("bold")
@@ -120,6 +121,11 @@ def _draw_intervals(
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.tick_params(axis="y", length=0)
     bare(axes, "x")
+
+
+def _row_height(labels: Sequence[str], num_runs: int) -> float:
+    """Returns the inches of a label's row: its runs' points, or the lines of the longest name."""
+    return max(0.22 + 0.24 * num_runs, 0.18 * max(len(folded(name, _WIDTH)) for name in labels))
 
 
 def folded(name: str, width: int, marks: Sequence[str] = (r":@\s", "_/+=-")) -> list[str]:
@@ -266,7 +272,7 @@ def differences(
         _draw_intervals(axes, shown, rows, "difference", colours, len(others))
         axes.set_xlabel(f"{measure}{whose} less that of {encoders[0]}, 95 % interval")
 
-    height = 1.4 + len(shown) * (0.22 + 0.24 * len(others))
+    height = 1.4 + len(shown) * _row_height(shown, len(others))
     figure, grid = new_figure(8.5, height)
     draw(grid[0, 0])
     legend(figure, grid[0, 0], others)

@@ -61,7 +61,8 @@ def load(spec: str) -> Encoder:
         )
     if source != "hf" and not Path(path).exists():  # the hub's names are no paths
         raise FileNotFoundError(
-            f"there is no workdir or weights file {path} (from {Path.cwd()}). Nothing is "
+            f"there is no workdir or weights file {path} (from {Path.cwd()})."
+            f"{did_you_mean(spec, ['random'])} Nothing is "
             "downloaded: weights of others are a file that you have, such as "
             "torchvision:/weights/resnet50.pth (docs/weights.md)"
         )

@@ -157,7 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             then=lambda folder: said.append(counts.describe_dataset(folder)),
         )
     except (BuildError, OSError) as error:
-        print(f"{error}", file=sys.stderr)
+        place = getattr(error, "filename", None)
+        print(f"{error.strerror}: {place}" if place else error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted; nothing was built.", file=sys.stderr)

@@ -134,8 +134,7 @@ def describe_dataset(folder: Path) -> str:
         "",
         "Look at some of its images, for polarity and windowing:",
         f"  {folder / CONTACT_SHEET}",
-        "Next:",
-        f"  {_next_command(folder, name, config, data_dir, metadata)}",
+        *_next_commands(folder, name, config, data_dir, metadata),
     ]
     return "\n".join(lines)
 
@@ -177,18 +176,21 @@ def notes(owner_counts: Mapping[str, Sequence[int]], *said: str) -> list[str]:
     return [f"  {line}" for line in (*_owner_lines(owner_counts), *filter(None, said))]
 
 
-def _next_command(
+def _next_commands(
     folder: Path, name: str, config: str, data_dir: Path, metadata: Mapping[str, Any]
-) -> str:
+) -> list[str]:
     # Readers take the only config that is built unasked, and ask where there are several.
     if len(list(folder.parents[1].glob("*/*/dataset_info.json"))) > 1:
         name = f"{name}/{config}"
+    lines = [
+        "Next, pretrain on its images (:small is for a GPU, :cpu for two cores):",
+        f"  {COMMAND} --config=configs/simclr.py:small --config.data.name={name} "
+        f"--config.data.dir={data_dir}",
+    ]
     if metadata["label_names"] and {"train", "validation", "test"} <= metadata["counts"].keys():
-        return (
-            f"{COMMAND} --config=configs/transfer.py --config.dataset={name} "
-            f"--config.data.dir={data_dir} --config.encoder=<workdir, weights file or random>"
-        )
-    return (
-        f"{COMMAND} --config=configs/simclr.py:small --config.data.name={name} "
-        f"--config.data.dir={data_dir}"
-    )
+        lines += [
+            "or see what an encoder is worth on its labels:",
+            f"  {COMMAND} --config=configs/transfer.py --config.dataset={name} "
+            f"--config.data.dir={data_dir} --config.encoder=<workdir, weights file or random>",
+        ]
+    return lines

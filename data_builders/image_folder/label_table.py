@@ -115,7 +115,8 @@ class LabelTable:
             # An image's values then, which the errors below would quote.
             raise BuildError(
                 f"{path}: its first line holds none of the columns {', '.join(known)}: it must be "
-                f"the header.{self._table.separator_hint()}"
+                f"the header.{self._table.separator_hint()} Columns of other names are given as "
+                "--image_column=NAME and --patient_column=NAME."
             )
         for number, column in enumerate(columns, start=1):
             if not column:
