@@ -29,8 +29,9 @@ from benchmarks import _account, _command, _devices
 from cxr_jax import config as config_file
 
 OBJECTIVES = ("simclr", "byol", "mae", "dino", "moco", "barlow", "vicreg", "simsiam", "medaug")
+WITH_TEXT = ("convirt", "clip", "gloria", "refers")
 # (config, topology): every preset `small` on one GPU, every recipe on a host of GPUs and on TPUs.
-# ConVIRT's recipe starts from a file of weights: its preset is of the same size.
+# Recipes with text are for one GPU, and most start from a file of weights: their preset alone.
 LIST = [
     *((f"configs/{name}.py:small", "h200:1") for name in ("simclr", "byol")),
     *((f"configs/{name}.py", "h200:8") for name in ("simclr", "byol", "mae", "dino")),
@@ -38,7 +39,9 @@ LIST = [
     *((f"configs/{name}.py", "v5e:4x4") for name in ("simclr", "byol", "mae", "dino")),
     ("configs/dino.py:vits", "v5e:4x4"),
     *((f"configs/{name}.py", "h200:8") for name in OBJECTIVES[4:]),
-    *((f"configs/{name}.py:small", "h200:1") for name in (*OBJECTIVES[2:], "convirt")),
+    *((f"configs/{name}.py", "h200:8") for name in ("dinov2", "ijepa")),
+    *((f"configs/{name}.py:small", "h200:1") for name in (*OBJECTIVES[2:], "dinov2", "ijepa")),
+    *((f"configs/{name}.py:small", "h200:1") for name in WITH_TEXT),
 ]
 _RUN = 100 * 377_110  # images: 100 epochs of MIMIC-CXR
 

@@ -23,7 +23,7 @@ class BatchNorm(nn.Module):
 
     Flax's nn.BatchNorm (arXiv:1502.03167), with float32 statistics and parameters whatever `dtype`.
     There the sums and their gradients take a fifth of a training step on the CPU; here they are
-    matrix products. With a `kernel` x @ kernel is normalised, by the batch.
+    matrix products. With a `kernel` x @ kernel is normalised, by the batch. `relu` follows on.
     """
 
     use_running_average: bool
@@ -35,7 +35,10 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*b c"], kernel: Float[Array, "c d"] | None = None
+        self,
+        x: Float[Array, "*b c"],
+        kernel: Float[Array, "c d"] | None = None,
+        relu: bool = False,
     ) -> Float[Array, "*b d"]:
         shape = x.shape[-1:] if kernel is None else kernel.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
@@ -44,33 +47,41 @@ class BatchNorm(nn.Module):
         bias = jnp.zeros(shape)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, shape)
+        within = relu and not self.use_running_average and kernel is None
+        within = within and xla.platform() == "gpu"
         if self.use_running_average:
             factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
             y = (x - running_mean.value) * factor + bias
         else:
             if kernel is None:
-                y, mean, var = _standardise(x, scale, bias, self.epsilon)
+                y, mean, var = _standardise(x, scale, bias, self.epsilon, within)
             else:
                 y, mean, var = _standardise_product(x, kernel, scale, bias, self.epsilon)
             if not self.is_initializing():
                 keep = self.momentum
                 running_mean.value = keep * running_mean.value + (1 - keep) * mean
                 running_var.value = keep * running_var.value + (1 - keep) * var
-        return y.astype(self.dtype)
+        y = y.astype(self.dtype)
+        return nn.relu(y) if relu and not within else y
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _standardise(
-    x: Float[Array, "*b c"], scale: Float[Array, " c"], bias: Float[Array, " c"], epsilon: float
+    x: Float[Array, "*b c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    epsilon: float,
+    relu: bool,
 ) -> tuple[Float[Array, "*b c"], Float[Array, " c"], Float[Array, " c"]]:
     """Returns (standardised x times `scale` plus `bias`; mean; variance), float32 or wider.
 
-    Gradients flow through the first alone: the others are for the running statistics.
+    The first rectified, if `relu`. Gradients flow through it alone: the others are for the running
+    statistics.
     """
-    return _forward(x, scale, bias, epsilon)[0]
+    return _forward(x, scale, bias, epsilon, relu)[0]
 
 
-def _forward(x, scale, bias, epsilon):
+def _forward(x, scale, bias, epsilon, relu):
     mean = _mean(x)
     if x.dtype == jnp.bfloat16 and xla.platform() == "gpu":
         # In one reading with the mean. What it loses of a large mean x has lost by its rounding.
@@ -78,14 +89,25 @@ def _forward(x, scale, bias, epsilon):
     else:
         var = _mean(jnp.square(x - mean))  # E[x²] - E[x]² loses the digits of a large mean
     deviation = jax.lax.rsqrt(var + epsilon)
-    return ((x - mean) * (scale * deviation) + bias, mean, var), (x, scale, mean, deviation)
+    y = (x - mean) * (scale * deviation) + bias
+    return (nn.relu(y) if relu else y, mean, var), (x, scale, bias, mean, deviation)
 
 
-def _backward(epsilon, residuals, slopes):
-    x, scale, mean, deviation = residuals
+def _backward(epsilon, relu, residuals, slopes):
+    x, scale, bias, mean, deviation = residuals
     slope, standard = slopes[0], (x - mean) * deviation
-    up, along = _mean(slope), _mean(slope * standard)
-    by_x = (scale * deviation) * (slope - up - standard * along)
+
+    def rectified(x, slope):
+        return jnp.where((x - mean) * (scale * deviation) + bias > 0, slope, 0) if relu else slope
+
+    kept = rectified(x, slope)
+    up, along = _mean(kept), _mean(kept * standard)
+    if relu:
+        # Both readings find anew what ReLU let pass; without the barrier XLA may write that down
+        # between them, which with reading it again is three arrays more.
+        x = jax.lax.optimization_barrier(x)
+        kept, standard = rectified(x, slope), (x - mean) * deviation
+    by_x = (scale * deviation) * (kept - up - standard * along)
     count = x.size // x.shape[-1]
     return by_x.astype(x.dtype), along * count, up * count
 
@@ -117,7 +139,9 @@ def _product_forward(x, kernel, scale, bias, epsilon):
     spread = _exact(covariance, wide)  # covariances of x with the product
     mean, var = _exact(centre, wide), jnp.maximum((wide * spread).sum(axis=0), 0)
     deviation = jax.lax.rsqrt(var + epsilon)
-    y = (_product(x, kernel) - mean) * (scale * deviation) + bias
+    # As a product and a shift, which cuDNN does in one kernel, with a shortcut and its ReLU.
+    scaled = (wide * (scale * deviation)).astype(x.dtype)
+    y = _product(x, scaled) + (bias - _exact(centre, _wide(scaled))).astype(x.dtype)
     return (y, mean, var), (kept, kernel, scale, centre, spread, deviation)
 
 

@@ -46,7 +46,7 @@ class Block(nn.Module):
             stride = self.stride if number == self.strided else 1
             made = conv(width, kernel, stride, name=f"conv{number}")
             if number < last:
-                y = nn.relu(norm(f"bn{number}")(made(y)))
+                y = norm(f"bn{number}")(made(y), relu=True)
         y = _normed(norm(f"bn{last}", scale_init=self.last_scale_init), made, y)
         if self.squeeze:
             y = y * Squeeze(self.dtype, name="se")(y)
@@ -151,11 +151,11 @@ class ResNet(_layers.MeanOfMaps):
         )
         if not self.d:
             x = conv(width, self.stem_kernel, self.stem_stride, name="conv1")(x)
-            return nn.relu(norm("bn1")(x))
+            return norm("bn1")(x, relu=True)
         for number, half, stride in ((0, width // 2, self.stem_stride), (3, width // 2, 1)):
             x = conv(half, 3, stride, name=f"conv1_{number}")(x)
-            x = nn.relu(norm(f"conv1_{number + 1}")(x))
-        return nn.relu(norm("bn1")(conv(width, 3, name="conv1_6")(x)))
+            x = norm(f"conv1_{number + 1}")(x, relu=True)
+        return norm("bn1")(conv(width, 3, name="conv1_6")(x), relu=True)
 
     def depth(self, name: str) -> int:
         """Returns the depth of the parameters `name` ("layer1_0"): 0 in the stem, k in stage k."""
