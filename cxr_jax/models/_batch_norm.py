@@ -95,19 +95,20 @@ def _forward(x, scale, bias, epsilon, relu):
 
 def _backward(epsilon, relu, residuals, slopes):
     x, scale, bias, mean, deviation = residuals
-    slope, standard = slopes[0], (x - mean) * deviation
 
-    def rectified(x, slope):
-        return jnp.where((x - mean) * (scale * deviation) + bias > 0, slope, 0) if relu else slope
+    def read(x):
+        if not relu:
+            return slopes[0], (x - mean) * deviation
+        passed = (x - mean) * (scale * deviation) + bias > 0
+        return jnp.where(passed, slopes[0], 0), (x - mean) * deviation
 
-    kept = rectified(x, slope)
-    up, along = _mean(kept), _mean(kept * standard)
+    slope, standard = read(x)
+    up, along = _mean(slope), _mean(slope * standard)
     if relu:
-        # Both readings find anew what ReLU let pass; without the barrier XLA may write that down
-        # between them, which with reading it again is three arrays more.
-        x = jax.lax.optimization_barrier(x)
-        kept, standard = rectified(x, slope), (x - mean) * deviation
-    by_x = (scale * deviation) * (kept - up - standard * along)
+        # What ReLU let pass is found anew: else XLA may write down the slope that is left, which
+        # with reading it again is more than x.
+        slope, standard = read(jax.lax.optimization_barrier(x))
+    by_x = (scale * deviation) * (slope - up - standard * along)
     count = x.size // x.shape[-1]
     return by_x.astype(x.dtype), along * count, up * count
 

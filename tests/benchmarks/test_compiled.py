@@ -10,7 +10,7 @@ def test_simclr_small_fits_an_h200_without_a_sort_or_a_scatter():
     pytest.importorskip("jax_cuda13_plugin")
     config = config_file.load("configs/simclr.py:small", [])
     figures = _account.account(config, _devices.describe("h200:1"))
-    assert figures["fits"] and figures["memory_bytes"] < 22e9
+    assert figures["fits"] and figures["memory_bytes"] < 17e9 and figures["bytes"] < 151e9
     assert set(figures["found"]) == {"convolution bf16"}
     assert {"augmentation", "ResNet forward", "MLP backward", "optimizer"} <= set(figures["parts"])
     # Forward, and by input and kernel backward: 2 views of 256 images, 4.1e9 multiply-adds each.
