@@ -49,6 +49,7 @@ from ml_collections import ConfigDict
 from cxr_jax import config as config_file
 from cxr_jax import config_fields
 from cxr_jax.io import COMMAND, command_line
+from cxr_jax.io.text import in_words
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         distributed.meet(own, config.experiment)
     except (ValueError, OSError, flags.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
     return _run(config, workdir, own.reproduce)
 
@@ -152,9 +153,7 @@ def _run(config: ConfigDict, workdir: Path, reproduced: Path | None) -> int:
         return 130
     except Exception as error:
         expected = isinstance(error, (ValueError, OSError, FloatingPointError))
-        message = f"{'' if expected else type(error).__name__ + ': '}{error}"
-        if isinstance(error, OSError) and error.filename:
-            message = f"{error.strerror}: {error.filename}"
+        message = f"{'' if expected else type(error).__name__ + ': '}{in_words(error)}"
         if shared and not expected:
             message += "\n(If its connection to another host broke, that one's messages say why.)"
         if getattr(error, "errno", None) in _FULL:

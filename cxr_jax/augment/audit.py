@@ -41,6 +41,7 @@ from cxr_jax.augment import _pictures, survival
 from cxr_jax.augment.views import check_view
 from cxr_jax.data.splits import Boxed, load_boxes
 from cxr_jax.io import COMMAND, command_line
+from cxr_jax.io.text import in_words
 from cxr_jax.report.blocks import markdown_table
 
 MINIMA = (0.08, 0.2, 0.4, 0.6, 0.8)  # of crop_scale, for the curve
@@ -65,13 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = config_file.load(args.config, overrides)
         views = _views(config, args.config)
     except (ValueError, OSError, flags.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
     try:
         boxed = load_boxes(args.dataset, args.data_dir or config.data.dir, args.split)
         _audit(args, overrides, views, config.data.image_size, boxed)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted; nothing was written.", file=sys.stderr)

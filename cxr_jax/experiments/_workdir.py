@@ -67,6 +67,12 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
         saved = with_added(read_json(path)) if path.exists() else given
     except ValueError as error:
         raise ValueError(f"{error}; choose another --workdir") from error
+    kinds = [held.get("experiment") for held in (saved, given)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"{workdir} is the workdir of a {kinds[0]} run, and this is a {kinds[1]} run: give it "
+            "another --workdir"
+        )
     allowed = _with_allowed(saved, given)
     differing = [
         f"  config.{name}: saved {old!r}, given {new!r}"

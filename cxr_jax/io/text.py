@@ -36,6 +36,17 @@ def composed(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
+def in_words(error: Exception) -> str:
+    """Returns an error's message; of one of the system's, what is wrong and of which file.
+
+    >>> in_words(FileNotFoundError(2, "No such file", "a.png")), in_words(ValueError("no label"))
+    ('No such file: a.png', 'no label')
+    """
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.strerror}: {error.filename}"
+    return str(error)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns a hint at the known word that is nearest to `word` or begins alike, else "".
 

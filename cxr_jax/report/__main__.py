@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cxr_jax.io import command_line
+from cxr_jax.io.text import in_words
 from cxr_jax.report import transfer
 from cxr_jax.report.benchmark import page as benchmark
 from cxr_jax.transfer import image_table
@@ -198,4 +199,4 @@ if __name__ == "__main__":
     try:
         print(f"Read the report: {main()}")
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {in_words(error)}")

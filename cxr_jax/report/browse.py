@@ -28,7 +28,7 @@ from jaxtyping import Float, UInt8
 from cxr_jax.data.dataset_info import find_folder, open_built
 from cxr_jax.data.source import Source, load_source
 from cxr_jax.io import COMMAND, command_line, pictures
-from cxr_jax.io.text import plain
+from cxr_jax.io.text import in_words, plain
 from cxr_jax.report.panels import told_apart
 from cxr_jax.transfer import predictions as files
 
@@ -314,7 +314,7 @@ def command(arguments: Sequence[str] | None = None) -> int:
     try:
         print(f"Open in a browser: {main(arguments)}")
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -20,6 +20,7 @@ import numpy as np
 from cxr_jax import models, weights
 from cxr_jax.data import seen_images
 from cxr_jax.io import command_line
+from cxr_jax.io.text import in_words
 from cxr_jax.weights import export
 from cxr_jax.weights.encoder import Encoder
 from cxr_jax.weights.exporters import safetensors
@@ -103,4 +104,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {in_words(error)}")

@@ -30,6 +30,7 @@ from safetensors.numpy import save
 from cxr_jax import plugins, weights
 from cxr_jax.data import seen_images
 from cxr_jax.io import command_line
+from cxr_jax.io.text import in_words
 from cxr_jax.weights.card import model_card
 from cxr_jax.weights.exporters import Exported
 
@@ -172,4 +173,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {in_words(error)}")

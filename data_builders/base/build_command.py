@@ -12,7 +12,7 @@ from typing import Any
 
 from cxr_jax.data.tasks import FRONTAL, Task, as_stored
 from cxr_jax.io import command_line
-from cxr_jax.io.text import did_you_mean
+from cxr_jax.io.text import did_you_mean, in_words
 from data_builders import build
 from data_builders.base import counts
 from data_builders.base.records import BuildError
@@ -157,8 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             then=lambda folder: said.append(counts.describe_dataset(folder)),
         )
     except (BuildError, OSError) as error:
-        place = getattr(error, "filename", None)
-        print(f"{error.strerror}: {place}" if place else error, file=sys.stderr)
+        print(in_words(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted; nothing was built.", file=sys.stderr)
