@@ -99,6 +99,7 @@ def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
         name = argument.partition("=")[0].removeprefix("--config.")
         _check_renamed(config, name)
         _check_field(config, name)
+    numbers = {name: old for name, old in flat(config) if _of_numbers(old)}
     holder = flags.FlagValues()
     value = config_flags.DEFINE_config_dict(
         "config", config, flag_values=holder, sys_argv=["run.py", *overrides]
@@ -107,7 +108,15 @@ def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
         holder(["run.py", *overrides])
     except flags.IllegalFlagValueError as error:
         raise ValueError(_wrong_value(config, str(error))) from error
+    for name, new in flat(value.value):
+        if name in numbers and new and not _of_numbers(new):
+            said = ",".join(map(str, new))
+            raise ValueError(f"config.{name}={said}: it takes numbers, such as {numbers[name]!r}")
     return value.value
+
+
+def _of_numbers(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(type(x) in (int, float) for x in value)
 
 
 def find(path: str) -> Path:

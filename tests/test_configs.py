@@ -54,6 +54,7 @@ def test_pages_name_presets_that_exist():
         ("", "brows", "browse NAME?"),
         ("configs/byol.py", "--batch_size=3", "Did you mean '--config.batch_size'?"),
         ("configs/byol.py", "--config.seed=a", "config.seed=a: it takes a whole number, such as 0"),
+        ("configs/benchmark.py", "--config.seeds=0,a", "config.seeds=0,a: it takes numbers, such"),
         ("configs/byol.py", "--config.shard_state=2", "it takes True or False, such as False"),
         ("configs/byol.py", "--config.model=vit", "give one of them, as --config.model.name=vit"),
         ("configs/byol.py", "--config.num_resamples=3", "mean 'transfer.num_resamples'?"),

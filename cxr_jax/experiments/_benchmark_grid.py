@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import ml_collections
 
-from cxr_jax import weights
+from cxr_jax import plugins, weights
 from cxr_jax.config import with_added
+from cxr_jax.data.dataset_info import find_folder
 from cxr_jax.data.source import load_source
 from cxr_jax.data.tasks import FRONTAL
 from cxr_jax.experiments import _transfer_inputs
@@ -71,6 +72,8 @@ def grid(config: ml_collections.ConfigDict) -> list[Cell]:
         raise ValueError(
             f"config.reference={config.reference!r} is none of the encoders {', '.join(encoders)}"
         )
+    for protocol in _list(config.protocols, "protocols"):
+        plugins.find("cxr_jax.transfer", protocol, "make", "protocol")
     cells = []
     for dataset, (name, specs), protocol, fraction, seed in itertools.product(
         _list(config.datasets, "datasets"),
@@ -220,6 +223,21 @@ def _obstacles(config, cells: list[Cell]) -> list[str]:
         lines += missing(dataset, _transfer_inputs.protocol, of_cell)  # refuses folds it lacks
         lines += missing(dataset, _transfer_inputs.load_whole_splits, of_cell)
     return list(dict.fromkeys(lines))
+
+
+def absent(config: ml_collections.ConfigDict, cells: list[Cell]) -> list[str]:
+    """Says which encoders and datasets are not there, without reading any."""
+    lines = []
+    for spec in dict.fromkeys(cell.spec for cell in cells):
+        source, path = weights.parse_spec(spec)
+        if spec != "random" and source != "hf" and not Path(path).expanduser().exists():
+            lines.append(f"no workdir or weights file {path}")
+    for dataset in dict.fromkeys(cell.dataset for cell in cells):
+        try:
+            find_folder(dataset, config.data.dir)
+        except (ValueError, OSError) as error:
+            lines.append(str(error).partition(". ")[0])
+    return lines
 
 
 def plan(config: ml_collections.ConfigDict, cells: list[Cell], workdir: Path) -> str:

@@ -20,7 +20,15 @@ from cxr_jax.config import flat, with_added
 from cxr_jax.data import dataset_info, seen_images
 from cxr_jax.data.source import load_source
 from cxr_jax.experiments import _transfer_inputs, _workdir, transfer
-from cxr_jax.experiments._benchmark_grid import LAST, OWN, Cell, grid, plan, transfer_config
+from cxr_jax.experiments._benchmark_grid import (
+    LAST,
+    OWN,
+    Cell,
+    absent,
+    grid,
+    plan,
+    transfer_config,
+)
 from cxr_jax.experiments._workdir import as_json, open_workdir, release
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
@@ -49,6 +57,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         del saved.dry_run  # a dry run does not make it another grid
     open_workdir(workdir, saved)
     _workdir.write_provenance(workdir, saved, fingerprints(config))
+    for line in absent(config, cells):
+        print(f"WARNING: {line}; its cells will fail, the others run", flush=True)
     configs = {cell: _config_of(config, cell, shape, workdir) for cell in cells}
     states: dict[Cell, dict[str, Any]] = {}
     held = _Held()

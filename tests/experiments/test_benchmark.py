@@ -85,6 +85,7 @@ def test_a_grown_grid_leaves_its_cells_what_no_score_depends_on(config, tmp_path
         ("fractions", (1.0, 1.0), r"config.fractions names 1 twice"),
         ("fractions", (0.5, 2.0), r"config.fractions has 2.0"),
         ("seeds", (0, 0), r"config.seeds names 0 twice"),
+        ("protocols", "linar", r"no protocol 'linar'.* did you mean 'linear'"),
         ("transfer.pictures.images", "p1", r"names images of one dataset"),
         ("reference", "imagenet", r"reference='imagenet' is none of the encoders random"),
     ],
@@ -236,10 +237,14 @@ def test_a_dry_run_says_what_a_protocol_cannot_measure(config, tmp_path, capsys)
     assert "WOULD FAIL: phantom/tiny: config.folds=3: protocol segmentation" in said
 
 
-def test_all_cells_failing_is_an_error(config, tmp_path):
+def test_all_cells_failing_is_an_error(config, tmp_path, capsys):
     config.encoders, config.reference = f"a={tmp_path / 'nowhere'}", "a"
-    with pytest.raises(ValueError, match="all 3 cells failed; the first"):
+    config.datasets = f"{config.datasets},pool"
+    with pytest.raises(ValueError, match="all 6 cells failed; the first"):
         benchmark.run(config, tmp_path / "grid")
+    before, _, _ = capsys.readouterr().out.partition("[1 of 6]")
+    assert f"WARNING: no workdir or weights file {tmp_path / 'nowhere'}; its cells" in before
+    assert "WARNING: dataset 'pool' is not built" in before and "phantom" not in before
 
 
 def test_cells_that_run_together_are_those_of_single_transfers(config, begun, tmp_path):
