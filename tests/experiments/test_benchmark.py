@@ -244,7 +244,7 @@ def test_all_cells_failing_is_an_error(config, tmp_path, capsys):
         benchmark.run(config, tmp_path / "grid")
     before, _, _ = capsys.readouterr().out.partition("[1 of 6]")
     assert f"WARNING: no workdir or weights file {tmp_path / 'nowhere'}; its cells" in before
-    assert "WARNING: dataset 'pool' is not built" in before and "phantom" not in before
+    assert "WARNING: dataset 'pool' is not built" in before and "dataset 'phantom" not in before
 
 
 def test_cells_that_run_together_are_those_of_single_transfers(config, begun, tmp_path):
