@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from benchmarks import _command, _work, features, step
+from benchmarks import _command, _work, convolutions, features, step
 
 
 def test_our_step_and_the_rivals_are_timed_and_are_the_same_work(tiny_config, tmp_path):
@@ -68,3 +68,14 @@ def test_features_are_timed_beside_the_rivals_and_are_the_same(capsys):
     assert max(row["largest difference"] for row in figures["rows"]) < 1e-4
     assert figures["ratio"] > 0 and len(figures["rows"]) == 3
     assert "WARNING" not in capsys.readouterr().out
+
+
+def test_convolutions_are_those_of_the_network_and_timed_beside_the_rivals(capsys):
+    found = convolutions.shapes("50", 224, 1)
+    # 4.09e9 multiply-adds (torchvision's table) less two channels of the first kernel and the end.
+    counted = sum(times * convolutions.operations(shape) for shape, times in found.items())
+    assert counted == pytest.approx(2 * (4.09e9 - 2 * 49 * 64 * 112**2 - 2048 * 1000), rel=1e-3)
+    pytest.importorskip("torch")
+    figures = convolutions.measure("small", 32, 2, 1)
+    assert figures["rows"][-1]["convolutions"] == "all"
+    assert "In words: the convolutions" in capsys.readouterr().out
