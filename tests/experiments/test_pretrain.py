@@ -241,6 +241,9 @@ def test_a_workdir_takes_another_bound_of_skips_and_the_full_name_of_its_dataset
     config.data.name = "image_folders"
     with pytest.raises(ValueError, match=r"data.name: saved 'image_folder', given 'image_folders'"):
         open_workdir(tmp_path, config)
+    open_workdir(tmp_path / "other", ml_collections.ConfigDict(dict(experiment="pretrain")))
+    with pytest.raises(ValueError, match=r"workdir of a pretrain run, and this is a transfer run"):
+        open_workdir(tmp_path / "other", ml_collections.ConfigDict(dict(experiment="transfer")))
 
 
 def test_a_second_process_in_the_workdir_is_refused(tmp_path):
