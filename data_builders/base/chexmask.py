@@ -3,8 +3,9 @@
 Gaggion et al., "CheXmask: a large-scale dataset of anatomical segmentation masks for multi-center
 chest x-ray images", Scientific Data 2024; the layout is that of the owners' code. A network drew
 the masks, not people. A table has a row for each image: its name, in a column that every dataset
-calls otherwise, Dice RCA (Mean), an estimate of the masks' quality, and for each organ run lengths,
-pairs of the first pixel (from 1, along the rows) and the length, on Height x Width pixels.
+calls otherwise, Dice RCA (Mean) and (Max), estimates of the masks' quality, and for each organ run
+lengths, pairs of the first pixel (from 1, along the rows) and the length, on Height x Width pixels.
+Where the mean is above the maximum, as in some of PadChest's, their names were exchanged.
 
 Tables have gigabytes: rows are found once, and read one by one beside their images.
 """
@@ -33,7 +34,7 @@ OPTION = {
     "chexmask_csv": "CheXmask's table of this dataset, of its folder OriginalResolution, unpacked "
     "(.csv): lungs and hearts, in a dataset of the name <resolution>_chexmask"
 }
-_QUALITY, _SIZE = "Dice RCA (Mean)", ("Height", "Width")
+_QUALITY, _SIZE = ("Dice RCA (Mean)", "Dice RCA (Max)"), ("Height", "Width")
 
 
 class Row(NamedTuple):
@@ -44,6 +45,7 @@ class Row(NamedTuple):
     start: int
     stop: int
     where: str
+    trusted: bool  # of an estimated quality that the owners advise
 
 
 def add_masks(records: list[Record], path: Path, column: str) -> list[Record]:
@@ -67,27 +69,30 @@ def add_masks(records: list[Record], path: Path, column: str) -> list[Record]:
 
 def find_rows(path: Path, column: str) -> dict[str, Row]:
     """Returns each image's row; those of an estimated quality below LEAST_QUALITY are left out."""
-    header = (column, _QUALITY, *_SIZE, *(part for parts in ORGANS.values() for part in parts))
+    header = (column, *_QUALITY, *_SIZE, *(part for parts in ORGANS.values() for part in parts))
     rows = _rows(path) if path.suffix == ".csv" and path.is_file() else iter(())
-    names = next(rows, ([],))[0]
+    names = tuple(next(rows, ([],))[0])
     lacking = [name for name in header if names.count(name) != 1]
     if lacking:
         raise BuildError(
             f"--chexmask_csv: {path} is not CheXmask's table of this dataset, a .csv file with the "
             f"columns {', '.join(header)} (not, or twice: {', '.join(lacking)})"
         )
-    at, judged = names.index(column), names.index(_QUALITY)
+    at, *judged = (names.index(name) for name in (column, *_QUALITY))
     found: dict[str, Row] = {}
     for number, (fields, start, stop) in enumerate(rows, start=2):
+        if not any(fields):
+            continue
         where = f"{path.name}, row {number}"
-        quality = csv_table.number(fields[judged]) if len(fields) == len(names) else None
-        if quality is None:
-            raise BuildError(f"{where}: other columns than the header's, or no {_QUALITY}.")
+        if len(fields) != len(names):
+            raise BuildError(f"{where} has {len(fields)} fields, the header {len(names)}.")
+        both = [fields[place] or "nan" for place in judged]  # a blank one is not known
+        both = csv_table.numbers(both, " and ".join(_QUALITY), where)
+        trusted = all(quality >= LEAST_QUALITY for quality in both)
         name = _name(fields[at], column)
         csv_table.keep_one(found, name, column, where)
-        if quality >= LEAST_QUALITY:
-            found[name] = Row(path, tuple(names), start, stop, where)
-    return found
+        found[name] = Row(path, names, start, stop, where, trusted)
+    return {name: row for name, row in found.items() if row.trusted}
 
 
 def read_masks(row: Row) -> Masks:
@@ -95,7 +100,7 @@ def read_masks(row: Row) -> Masks:
     with open(row.path, "rb") as stream:
         stream.seek(row.start)
         text = stream.read(row.stop - row.start).decode()
-    fields = dict(zip(row.header, next(csv.reader(text.splitlines(keepends=True)))))
+    fields = dict(zip(row.header, next(csv.reader([text]))))
     sides = [fields[name] for name in _SIZE]
     if not all(side.isascii() and side.isdigit() and len(side) < 6 for side in sides):
         raise ImageError(f"{row.where}: Height and Width are no whole numbers")
@@ -131,7 +136,7 @@ def _rows(path: Path) -> Iterator[tuple[list[str], int, int]]:
         with open(path, "rb") as stream:
             while line := stream.readline(csv_table.MAX_LINE):
                 place += len(line)
-                yield line.decode()
+                yield line.decode("utf-8-sig" if place == len(line) else "utf-8")
 
     reader, start = csv.reader(lines(), strict=True), 0
     try:

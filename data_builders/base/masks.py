@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 from jaxtyping import Bool, Num, UInt8
 from PIL import Image
@@ -46,27 +47,32 @@ def read_own(files: Mapping[str, Path]) -> Masks:
 
 
 def _greys(path: Path) -> Num[np.ndarray, "h w"]:
-    gif = path.suffix.lower() == ".gif"
-    greys = None if gif else image_io.read_image(path)[..., 0]
+    if path.suffix.lower() == ".gif":
+        return _gif(path)
+    greys = image_io.read_image(path)[..., 0]
+    encoded = path.read_bytes()
+    if not encoded.startswith(b"\x89PNG"):
+        return greys  # a JPEG or DICOM file
+    pixels = np.atleast_3d(imagecodecs.png_decode(encoded))
+    colours = pixels[..., : 3 if pixels.shape[-1] > 2 else 1]
+    alpha = pixels[..., colours.shape[-1] :]
+    if (alpha < np.iinfo(alpha.dtype).max).any():
+        raise ImageError(
+            "a mask with transparent pixels: whether it lies in them or in its greys, the file "
+            "does not say. Save it in black and white, without transparency"
+        )
+    # 16 bits as they are: a stretch would turn a mask that is all white to black.
+    return greys if pixels.dtype == np.uint8 else colours.max(axis=-1)
+
+
+def _gif(path: Path) -> UInt8[np.ndarray, "h w"]:
     try:
-        with BoundedFile(path) as file, Image.open(file, formats=("GIF", "PNG")) as image:
+        with BoundedFile(path) as file, Image.open(file, formats=("GIF",)) as image:
             check_size(*image.size)
-            if image.has_transparency_data:
-                alpha = np.asarray(image.convert("RGBA"))[..., 3]
-                if not gif and alpha.min() < 255:
-                    raise ImageError(
-                        "a mask with transparent pixels: whether it lies in them or in its greys, "
-                        "the file does not say. Save it in black and white, without transparency"
-                    )
-            if gif:
-                return np.asarray(image.convert("L"))
-            # As they are: a stretch of 16 bits would turn a mask that is all white to black.
-            return np.asarray(image) if image.mode.startswith("I") else greys
+            return np.asarray(image.convert("L"))
     except ImageError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        if greys is not None:
-            return greys  # a JPEG or DICOM file
         raise ImageError("a mask that cannot be read") from error
 
 

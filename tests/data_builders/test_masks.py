@@ -2,6 +2,7 @@
 
 import io
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -49,6 +50,11 @@ def test_files_of_masks(tmp_path):
     Image.fromarray(np.full((20, 16), 65535, np.uint16)).save(tmp_path / "white.png")
     assert masks.read(tmp_path / "white.png").all()
     Image.fromarray(65534 * (mask == 0).astype(np.uint16) + 1).save(tmp_path / "grey.png")
+    for value in (1, 65535):  # colours of 16 bits too
+        (tmp_path / "colour.png").write_bytes(
+            imagecodecs.png_encode(np.full((20, 16, 3), value, np.uint16))
+        )
+        assert masks.read(tmp_path / "colour.png").all()
     with pytest.raises(ImageError, match="has 2 grey values"):
         masks.read_own({"Heart": tmp_path / "grey.png"})
     alpha = np.stack([mask, mask, mask, np.full_like(mask, 1)], axis=-1) * 255
@@ -75,13 +81,18 @@ def run_lengths(mask):
 
 
 def write_chexmask(path, organs, column="Image Index", quality=0.9):
-    """Writes image -> masks (left, right, heart) as the owners' table, with their line breaks."""
-    lines = [f"{column},Dice RCA (Mean),Landmarks,Left Lung,Right Lung,Heart,Height,Width"]
-    for image, parts in organs.items():
+    """Writes image -> masks (left, right, heart) as the owners' table, with their line breaks.
+
+    The first column is the index of pandas; a byte order mark and a blank line do no harm.
+    """
+    both = "Dice RCA (Mean),Dice RCA (Max)"
+    lines = [f"\ufeff,{column},{both},Landmarks,Left Lung,Right Lung,Heart,Height,Width"]
+    for number, (image, parts) in enumerate(organs.items()):
         runs = ",".join(map(run_lengths, parts))
         height, width = parts[0].shape
-        lines.append(f'{image},{quality},"[[1 2]\n [3 4]]",{runs},{height},{width}')
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        judged = f"{quality},0.95"
+        lines.append(f'{number},{image},{judged},"[[1 2]\n [3 4]]",{runs},{height},{width}')
+    path.write_text("\n".join(lines) + "\n\n", encoding="utf-8")
 
 
 def test_chexmask_gives_lungs_and_hearts_to_images_of_others(tmp_path):
@@ -112,6 +123,7 @@ def test_wrong_tables_of_chexmask_are_named(tmp_path):
     (given,) = chexmask.add_masks([record], table, "Path")
     assert given.masks()["Heart"].all()
     text = table.read_text()
+    row = text.split("\n", 1)[1]
     for wrong, message in (
         (text.replace(",1 400,", ",2 400,", 1), "row 2, Left Lung: runs outside of the image"),
         (text.replace(",1 400,", ",1 4 5,", 1), "row 2, Left Lung: no pairs of whole numbers"),
@@ -123,11 +135,15 @@ def test_wrong_tables_of_chexmask_are_named(tmp_path):
             given.masks()
     for wrong, message in (
         (text.replace(",0.9,", ",0.6,"), "none of the 0 images of .* is one of this dataset's"),
+        (text.replace(",0.95,", ",0.6,"), "none of the 0 images"),  # the two were exchanged
+        (text.replace(",0.9,", ",,"), "none of the 0 images"),
         (text.replace("/a.jpg", "/b.jpg"), "none of the 1 images"),
-        (text.replace(",0.9,", ",good,"), "row 2: other columns than the header's, or no Dice"),
-        (text + text.split("\n", 1)[1], "row 3: its Path is listed twice, in CheXpert.csv, row 2"),
+        (text.replace(",0.9,", ",good,"), r"row 2: Dice RCA \(Mean\) and Dice RCA \(Max\) are no"),
+        (text.replace(",0.9,", ",0.9,0.9,"), "row 2 has 11 fields, the header 10"),
+        (text + row, "row 4: its Path is listed twice, in CheXpert.csv, row 2"),
+        (text.replace(",0.9,", ",0.1,") + row, "row 4: its Path is listed twice"),
         (text.replace("Heart", "heart"), r"\(not, or twice: Heart\)"),
-        (text + '"', "line 4: not CSV, or damaged"),
+        (text + '"', "line 5: not CSV, or damaged"),
     ):
         table.write_text(wrong)
         with pytest.raises(BuildError, match=message):
