@@ -307,6 +307,7 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             for record, *reasons in zip(shard.records, result.reasons, result.refused)
             for reason in filter(None, reasons)
         ]
+        refused = sum(bool(reason) for result in written for reason in result.refused)
         self._check_losses(skipped, len(listing.records) + len(listing.skipped))
         records.write_skipped(folder / "skipped.csv", skipped)
         template = self._get_filename_template
@@ -339,8 +340,10 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             owner_counts=self.against_owner(listing.records),
             patient_note=self.patient_note(kept),
             label_note=self.label_note(kept),
-            skipped=len(skipped),
+            skipped=len(skipped) - refused,
         )
+        if refused:
+            self.info.metadata.update(masks_refused=refused)
         return infos
 
     def _check_losses(self, skipped: Sequence[Skipped], num_listed: int) -> None:

@@ -128,8 +128,10 @@ def describe_dataset(folder: Path) -> str:
     config, name, data_dir = folder.parent.name, folder.parents[1].name, folder.parents[2]
     lines = [f"{name}: wrote {folder}", *counts_table(metadata["counts"])]
     lines += notes(metadata["owner_counts"], metadata["patient_note"], metadata["label_note"])
+    refused = metadata.get("masks_refused", 0)
     lines += [
-        f"  skipped: {metadata['skipped']:,} (listed in skipped.csv there)",
+        f"  skipped: {metadata['skipped']:,} (listed in skipped.csv there)"
+        + (f"; {refused:,} kept without their masks" if refused else ""),
         f"  splits: {metadata['split_rule']}",
         "",
         "Look at some of its images, for polarity and windowing:",

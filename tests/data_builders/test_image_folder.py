@@ -11,6 +11,7 @@ from PIL import Image
 
 from cxr_jax.data.splits import load_split
 from cxr_jax.io import dicom
+from data_builders.base import counts
 from data_builders.base.records import BuildError
 from data_builders.build import check as check_raw
 from tests.fakes import image_folder as fake
@@ -256,6 +257,8 @@ def test_masks_lie_in_a_folder_each_and_follow_their_image(tmp_path):
     ((name, reason),) = skipped.items()
     assert name.endswith("2019/a4.png")
     assert reason.startswith("kept without masks: its mask of Heart has another shape")
+    said = "skipped: 1 (listed in skipped.csv there); 1 kept without their masks\n"
+    assert said in counts.describe_dataset(version)
     split = load_split("own/full", str(tmp_path / "data"), "train", or_masks=True)
     assert split.targets.shape == (len(splits["train"]), 0)
     with pytest.raises(ValueError, match="dataset own/full has no labels"):
