@@ -254,8 +254,8 @@ def _finish(folder: Path, seconds: float) -> None:
 def _facts(folder: Path, cell: Cell, of_cell) -> dict[str, Any]:
     """Returns the state of a cell that is done."""
     facts = read_json(folder / "probe.json")
-    tested = of_cell.folds_of if "folds" in facts else "test"
-    test = load_source(cell.dataset, of_cell.data.dir, tested, fields=("image",))
+    folds_of = of_cell.folds_of if "folds" in facts else ""
+    test = load_source(cell.dataset, of_cell.data.dir, folds_of or "test", fields=("image",))
     exposed = None
     if (seen := seen_images.seen_by_encoder(cell.spec, test)) is not None:
         patients = None if seen.patient is None else int(seen.patient.sum())
@@ -263,7 +263,6 @@ def _facts(folder: Path, cell: Cell, of_cell) -> dict[str, Any]:
     num_images = facts.get("num_images", facts.get("num_films"))
     note = dataset_info.patient_note(test.metadata)
     found = {"state": "done", "num_images": num_images, "seen": exposed, "patient_note": note}
-    folds_of = tested if "folds" in facts else ""
     return found | {"splits": test.metadata.get("splits_csv", ""), "folds_of": folds_of}
 
 

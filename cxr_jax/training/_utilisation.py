@@ -16,7 +16,7 @@ class Utilisation:
     def __init__(self, devices: Sequence[Any]):
         """Asks nothing where the devices are no GPUs, or nvidia-smi is not on the PATH."""
         gpus = [device.local_hardware_id for device in devices if device.platform == "gpu"]
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(" ", "").split(",")
         chosen = [visible[gpu] if gpu < len(visible) and visible[gpu] else gpu for gpu in gpus]
         self._command = (*_ASK, f"--id={','.join(map(str, chosen))}")
         self._asks = bool(gpus) and shutil.which(_ASK[0]) is not None
@@ -26,12 +26,14 @@ class Utilisation:
         """Returns "GPU 97%" as of the last answer; "" without one. `now`: seconds, of any clock."""
         if self._process and self._process.poll() is not None:
             said, _ = self._process.communicate()
-            shares = [word for word in said.split() if word.isdigit()]
-            self._words = f"GPU {sum(map(int, shares)) / len(shares):.0f}%" if shares else ""
+            shares = [int(line) for line in said.splitlines() if line.strip().isdigit()]
+            self._words = f"GPU {sum(shares) / len(shares):.0f}%" if shares else ""
             self._process = None
+        elif self._process and now >= self._next:  # it hangs
+            self._words = ""
         if self._asks and not self._process and now >= self._next:
             self._next = now + _EVERY
-            pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
             try:
                 self._process = subprocess.Popen(self._command, **pipes)
             except OSError:  # no memory, for one: no reason to end a training

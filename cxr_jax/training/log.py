@@ -5,6 +5,7 @@ speeds go to the loggers and the progress line.
 """
 
 import datetime
+import hashlib
 import json
 import math
 import os
@@ -77,21 +78,27 @@ class Writer:
         self.board_scalars(step, values)
         self._keep_sent({name: max(step, sent) for name, sent in self._sent.items()})
 
-    def results(self, step: int, values: Mapping[str, float], changed: bool) -> None:
+    def results(self, step: int, values: Mapping[str, float]) -> None:
         """Writes to the loggers what a finished run found, of which `step` is no moment.
 
-        A service takes no step twice: what changed since it was told is its next one.
+        A service takes no step twice: what it was not told is its next one. loggers.json has the
+        hash of what it was.
         """
-        told = {name: sent for name, sent in self._sent.items() if changed or sent < step}
-        steps = {name: max(step, sent + 1) for name, sent in told.items()}
-        for name in list(steps):
-            self._tell(name, "scalars", steps[name], values)
-        self._keep_sent(self._sent | steps)
+        text = json.dumps(sorted((name, float(value)) for name, value in values.items()))
+        results = hashlib.sha256(text.encode()).hexdigest()[:16]
+        told = {
+            name: max(step, sent + 1)
+            for name, sent in self._sent.items()
+            if sent < step or self._before[name].get("results") != results
+        }
+        for name, next_step in told.items():
+            self._tell(name, "scalars", next_step, values)
+        self._keep_sent(self._sent | told, results=results)
 
-    def _keep_sent(self, sent: Mapping[str, int]) -> None:
+    def _keep_sent(self, sent: Mapping[str, int], **more: str) -> None:
         """Writes into loggers.json up to which step the services were told."""
         open_now = ((name, logger.run) for name, logger in self._loggers.items() if logger.run)
-        if now := {name: {"run": run, "step": sent[name]} for name, run in open_now}:
+        if now := {name: {"run": run, "step": sent[name]} | more for name, run in open_now}:
             self._before |= now
             atomic_write_text(self._remote, json.dumps(self._before))
 
@@ -152,13 +159,12 @@ def write_results(
 
     names, config: as of `Writer`. Raises as it does.
     """
-    path, text = workdir / "metrics.jsonl", "".join(_line(step, values) for values in lines)
-    changed = not path.exists() or path.read_bytes() != text.encode()
+    path = workdir / "metrics.jsonl"
     path.unlink(missing_ok=True)
     writer = Writer(workdir, names=names, config=config)
-    writer.results(step, dict(ChainMap(*lines, more)), changed)
+    atomic_write_text(path, "".join(_line(step, values) for values in lines))
+    writer.results(step, dict(ChainMap(*lines, more)))
     writer.close()
-    atomic_write_text(path, text)  # last: a start that was killed before it tells all again
 
 
 def _line(step: int, values: Mapping[str, float]) -> str:

@@ -99,24 +99,42 @@ def test_an_outage_of_a_service_does_not_end_the_run(tmp_path, monkeypatch, caps
         Writer(tmp_path, 5, ("other",))
 
 
-def test_results_that_changed_reach_a_service_as_its_next_step(tmp_path, monkeypatch):
-    told = []
+def test_results_that_a_service_was_not_told_are_its_next_step(tmp_path, monkeypatch):
+    told, down = [], []
 
     class Service(loggers.Logger):
         run = "r1"
 
         def scalars(self, step, values):
+            if down:
+                raise down.pop()
             told.append((step, values))
 
     monkeypatch.setattr(loggers, "find", lambda name: lambda *_: Service())
-    for step, score in ((0, 0.5), (0, 0.5), (0, 0.6), (0, 0.5), (4, 0.5), (4, 0.7)):
+
+    def write(step, score, more=2.0):
         lines = [{"a": score}, {"b": 1.0}]
-        log.write_results(tmp_path, ("service",), {}, step, lines, {"more": 2.0})
+        log.write_results(tmp_path, ("service",), {}, step, lines, {"more": more})
+
+    for step, score in ((0, 0.5), (0, 0.5), (0, 0.6), (0, 0.5), (4, 0.5), (4, 0.7)):
+        write(step, score)
     assert [step for step, _ in told] == [0, 1, 2, 4, 5]
     assert [values["a"] for _, values in told] == [0.5, 0.6, 0.5, 0.5, 0.7]
     assert all(values | {"a": 0} == {"a": 0, "b": 1, "more": 2} for _, values in told)
     text = '{"step": 4, "a": 0.7}\n{"step": 4, "b": 1.0}\n'
     assert (tmp_path / "metrics.jsonl").read_text() == text
+    for error in (ConnectionError("no route to host"), KeyboardInterrupt()):
+        down.append(error)  # an outage, a kill: the next start tells it
+        try:
+            write(4, 0.8)
+        except KeyboardInterrupt:
+            assert (tmp_path / "metrics.jsonl").read_text() == text.replace("0.7", "0.8")
+    write(4, 0.8)
+    write(4, 0.8, more=3.0)  # of a label alone
+    assert [(step, values["a"], values["more"]) for step, values in told[5:]] == [
+        (6, 0.8, 2.0),
+        (7, 0.8, 3.0),
+    ]
 
 
 def test_a_logger_that_there_is_not_is_refused_before_a_run(monkeypatch):
@@ -146,7 +164,7 @@ def test_a_bar_moves_on_a_terminal_alone(monkeypatch, capsys):
 def test_the_bar_says_how_busy_gpus_are_once_nvidia_smi_has_answered(tmp_path, monkeypatch):
     """A program of that name answers for the GPUs that CUDA_VISIBLE_DEVICES leaves."""
     program, asked = tmp_path / "nvidia-smi", tmp_path / "asked"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5")
     gpus = [SimpleNamespace(platform="gpu", local_hardware_id=number) for number in (0, 1)]
     monkeypatch.setenv("PATH", f"{tmp_path}")
     assert Utilisation(gpus).words(0.0) == ""  # it is not installed
@@ -163,3 +181,13 @@ def test_the_bar_says_how_busy_gpus_are_once_nvidia_smi_has_answered(tmp_path, m
     assert found.words(110.0) == "GPU 70%"
     found._process.wait()
     assert found.words(111.0) == ""
+    program.write_text("#!/bin/sh\nprintf '40\\nGPU 3 is lost \\377\\n'\n")
+    assert found.words(120.0) == ""
+    found._process.wait()
+    assert found.words(121.0) == "GPU 40%"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert found.words(130.0) == "GPU 40%"
+    assert found.words(140.0) == ""  # it hangs: what was is no more
+    found._process.kill()
+    found._process.communicate()
