@@ -128,23 +128,21 @@ def _row_height(labels: Sequence[str], num_runs: int) -> float:
     return max(0.22 + 0.24 * num_runs, 0.18 * max(len(folded(name, _WIDTH)) for name in labels))
 
 
-def folded(name: str, width: int, marks: Sequence[str] = (r":@\s", "_/+=-")) -> list[str]:
-    """Cuts a name into lines, behind the first of `marks` where that is enough, else the others.
+def folded(name: str, width: int) -> list[str]:
+    """Cuts a name into lines, behind spaces, colons and @ where that is enough, else other marks.
 
     >>> folded("nih_chestxray14:any_finding@folds=5", 22)
     ['nih_chestxray14:', 'any_finding@folds=5']
-    >>> folded("pulmonary_edema_severity", 22)
-    ['pulmonary_edema_', 'severity']
+    >>> folded("pulmonary_edema_severity is mild", 22)
+    ['pulmonary_edema_', 'severity is mild']
     """
-    if not marks:
-        return textwrap.wrap(name, width)
     lines = [""]
-    for part in re.split(f"(?<=[{marks[0]}])", name):
-        for piece in folded(part, width, marks[1:]) if len(part) > width else [part]:
+    for part in re.split(r"(?<=[:@\s])", name):
+        for piece in re.split("(?<=[_/+=-])", part) if len(part.rstrip()) > width else [part]:
             if lines[-1] and len((lines[-1] + piece).rstrip()) > width:
                 lines.append("")
             lines[-1] += piece
-    return [line.rstrip() for line in lines]
+    return [cut for line in lines for cut in textwrap.wrap(line, width)]
 
 
 def _limits(row: Mapping[str, Any], field: str) -> tuple[float, float]:
