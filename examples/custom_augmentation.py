@@ -68,7 +68,8 @@ def main(changes: list[str], folder: Path = Path("runs/custom_augmentation")) ->
     Image.fromarray(shown).save(folder / "augmentation.png")
     objective = augmented(objectives.build(config))
     optimizer, schedule = optim.make_optimizer(config.optimizer, steps, size, len(images))
-    state = jax.jit(partial(create_state, objective, optimizer, {"image": images[:size]}, 0))()
+    first = {"image": images[:size]}
+    state = jax.jit(partial(create_state, objective, optimizer, first, config.seed))()
     train_step = jax.jit(make_train_step(objective, optimizer, schedule), donate_argnums=0)
     random = np.random.default_rng(config.seed)
     for step in range(1, steps + 1):

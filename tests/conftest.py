@@ -20,13 +20,12 @@ _cache = tempfile.TemporaryDirectory(prefix="jax-cache-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-if "fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):
-    before = dict(os.environ)
-    os.environ["XLA_FLAGS"] = f"{before.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+flags = os.environ.get("XLA_FLAGS", "")
+if "fusion_emitters" not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
     starts = [sys.executable, "-c", "import jax; jax.devices()"]
     if subprocess.run(starts, capture_output=True).returncode:  # a later JAX without this flag
-        os.environ.clear()
-        os.environ.update(before)
+        os.environ["XLA_FLAGS"] = flags
 
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
