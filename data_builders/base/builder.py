@@ -139,10 +139,11 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise BuildError(
                 f"{cls.name} has no resolution {resolution!r}; it has {', '.join(configs)}."
             )
-        if path := options.get("chexmask_csv"):
+        if "chexmask_csv" in options:
+            table = str(Path(options["chexmask_csv"]).absolute())
             # TFDS wants another name for a config that is not of the class.
-            changes = {"name": f"{config.name}_chexmask", "chexmask_csv": path}
-            config = dataclasses.replace(config, **changes)
+            name = f"{config.name}_chexmask"
+            config = dataclasses.replace(config, name=name, chexmask_csv=table)
         return config
 
     def mask_names(self) -> tuple[str, ...]:

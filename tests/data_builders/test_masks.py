@@ -113,6 +113,9 @@ def test_chexmask_gives_lungs_and_hearts_to_images_of_others(tmp_path):
             np.testing.assert_array_equal(decoded(png) > 0, mask)
     others = [one for name, one in found.items() if name not in names]
     assert others and not any(len(one["masks"]["mask"]) for one in others)
+    given = dict(config_name="512", options={"chexmask_csv": ""})  # of a variable that is not set
+    with pytest.raises(BuildError, match="is not CheXmask's table of this dataset"):
+        dataset.build_beside("nih_chestxray14", raw, **given)
 
 
 def test_wrong_tables_of_chexmask_are_named(tmp_path):
