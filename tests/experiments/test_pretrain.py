@@ -16,13 +16,9 @@ from cxr_jax.experiments import pretrain
 from cxr_jax.experiments._workdir import as_json, open_workdir
 from cxr_jax.training import optim
 from cxr_jax.training import step as train_step
+from tests.fakes import devices
 
 _ROOT = Path(__file__).parents[2]
-_EIGHT_DEVICES = {
-    "JAX_NUM_CPU_DEVICES": "8",
-    "JAX_PLATFORMS": "cpu",
-    "PYTHONPATH": str(_ROOT),
-}
 
 
 def _lines(workdir: Path) -> list[dict]:
@@ -164,7 +160,7 @@ def test_one_and_eight_devices_train_alike(tiny_config, tmp_path):
     )
     subprocess.run(
         [sys.executable, "-c", script, json.dumps(as_json(config)), str(tmp_path / "eight")],
-        env=os.environ | _EIGHT_DEVICES,
+        env=devices.EIGHT,
         check=True,
     )
     for one, eight in zip(_lines(tmp_path / "one"), _lines(tmp_path / "eight"), strict=True):
@@ -182,7 +178,7 @@ def test_batch_that_does_not_divide_over_the_devices_is_refused():
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=os.environ | _EIGHT_DEVICES,
+        env=devices.EIGHT,
         check=True,
         capture_output=True,
         text=True,

@@ -1,31 +1,20 @@
 """The loss is the global batch's: value, gradients and statistics agree on 1 and 8 devices."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from tests.fakes import devices
 
 
-@pytest.fixture(scope="module")
-def repository():
-    return Path(__file__).parents[2]
-
-
-def test_loss_and_gradients_are_the_same_on_one_and_eight_devices(tiny, repository):
+def test_loss_and_gradients_are_the_same_on_one_and_eight_devices(tiny):
     # SimCLR: tests/experiments/test_pretrain.py; BYOL: tests/training/test_sharding.py.
     names = ("barlow", "moco", "dino", "dinov2", "convirt")
     configs = json.dumps({name: tiny(name) for name in names})
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "8",
-        "PYTHONPATH": str(repository),
-    }
     script = Path(__file__).parent / "eight_devices.py"
     done = subprocess.run(
-        [sys.executable, str(script), configs], env=environment, capture_output=True, text=True
+        [sys.executable, str(script), configs], env=devices.EIGHT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)

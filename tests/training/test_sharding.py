@@ -1,7 +1,6 @@
 """However a state lies on eight devices, it is trained as on one."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +11,8 @@ import numpy as np
 import pytest
 
 from cxr_jax import xla
+from tests.fakes import devices
 from tests.fakes.plain_view import PLAIN
-
-_ROOT = Path(__file__).parents[2]
-_EIGHT_DEVICES = {
-    "JAX_NUM_CPU_DEVICES": "8",
-    "JAX_PLATFORMS": "cpu",
-    "PYTHONPATH": str(_ROOT),
-}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +30,7 @@ def results(tmp_path_factory):
             *(sys.executable, str(Path(__file__).parent / "sharded_states.py")),
             *(json.dumps(config), str(tmp_path_factory.mktemp("checkpoint"))),
         ],
-        env=os.environ | _EIGHT_DEVICES,
+        env=devices.EIGHT,
         capture_output=True,
         text=True,
     )
@@ -59,8 +52,8 @@ def test_a_split_state_takes_less_of_each_device(results):
 
 
 def test_a_checkpoint_of_eight_devices_goes_on_on_one_and_on_two(results):
-    for devices in (1, 2):
-        restored = results[f"restored_{devices}"]
+    for number in (1, 2):
+        restored = results[f"restored_{number}"]
         assert restored["distance"] == 0 and restored["data"] == {"next": 7}
     assert results["restored_1"]["loss"] == pytest.approx(results["restored_2"]["loss"], rel=1e-4)
 

@@ -1,7 +1,6 @@
 """Fine-tuning: it learns what a frozen encoder does not know, repeatably, whatever goes wrong."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from cxr_jax.models import resnet
 from cxr_jax.stats.bootstrap import label_auroc
 from cxr_jax.transfer import _protocol, finetune
 from cxr_jax.weights.encoder import random_encoder
+from tests.fakes import devices
 from tests.fakes.bars import MICRO, bars, micro_encoder
 from tests.transfer import eight_devices
 
@@ -243,15 +243,9 @@ def test_bad_view_is_named():
 
 def test_eight_devices_give_the_losses_of_one(config):
     """In a subprocess: the number of virtual devices is fixed when JAX starts."""
-    root = Path(__file__).parents[2]
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "8",
-        "PYTHONPATH": str(root),
-    }
     script = Path(__file__).parent / "eight_devices.py"
     command = [sys.executable, str(script)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=devices.EIGHT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     eight, one = json.loads(done.stdout), eight_devices.run(config)
     assert len(one["loss"]) == 3
