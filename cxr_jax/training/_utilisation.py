@@ -16,6 +16,7 @@ class Utilisation:
     def __init__(self, devices: Sequence[Any]):
         """Asks nothing where the devices are no GPUs, or nvidia-smi is not on the PATH."""
         gpus = [device.local_hardware_id for device in devices if device.platform == "gpu"]
+        gpus = [gpu for gpu in gpus if gpu is not None]  # a plug-in's may have no number
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(" ", "").split(",")
         chosen = [visible[gpu] if gpu < len(visible) and visible[gpu] else gpu for gpu in gpus]
         self._command = (*_ASK, f"--id={','.join(map(str, chosen))}")

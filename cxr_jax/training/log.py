@@ -161,8 +161,10 @@ def write_results(
     """
     path = workdir / "metrics.jsonl"
     path.unlink(missing_ok=True)
-    writer = Writer(workdir, names=names, config=config)
-    atomic_write_text(path, "".join(_line(step, values) for values in lines))
+    try:
+        writer = Writer(workdir, names=names, config=config)
+    finally:
+        atomic_write_text(path, "".join(_line(step, values) for values in lines))
     writer.results(step, dict(ChainMap(*lines, more)))
     writer.close()
 

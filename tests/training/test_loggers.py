@@ -129,6 +129,12 @@ def test_results_that_a_service_was_not_told_are_its_next_step(tmp_path, monkeyp
             write(4, 0.8)
         except KeyboardInterrupt:
             assert (tmp_path / "metrics.jsonl").read_text() == text.replace("0.7", "0.8")
+    (tmp_path / "refused").mkdir()
+    with pytest.raises(ValueError, match="no logger 'other'"):
+        monkeypatch.undo()
+        log.write_results(tmp_path / "refused", ("other",), {}, 0, [{"a": 1.0}], {})
+    assert (tmp_path / "refused/metrics.jsonl").read_text() == '{"step": 0, "a": 1.0}\n'
+    monkeypatch.setattr(loggers, "find", lambda name: lambda *_: Service())
     write(4, 0.8)
     write(4, 0.8, more=3.0)  # of a label alone
     assert [(step, values["a"], values["more"]) for step, values in told[5:]] == [
@@ -171,6 +177,7 @@ def test_the_bar_says_how_busy_gpus_are_once_nvidia_smi_has_answered(tmp_path, m
     program.write_text(f'#!/bin/sh\necho "$3" >> {asked}\necho 90\necho 50\n')
     program.chmod(0o755)
     assert Utilisation([SimpleNamespace(platform="cpu")]).words(0.0) == ""
+    assert Utilisation([SimpleNamespace(platform="gpu", local_hardware_id=None)]).words(0.0) == ""
     assert not asked.exists()
     found = Utilisation(gpus)
     assert found.words(100.0) == ""  # asked, and not waited for
