@@ -39,10 +39,10 @@ from cxr_jax.weights.encoder import Encoder
 
 PROVENANCE = "provenance.json"
 _ROOT = Path(__file__).parents[2]
-# Fields that a resumed run may change: no saved state depends on them. A benchmark's grid may grow
-# and shrink: each of its cells has a config of its own.
+# Fields that a resumed run may change: no saved state depends on them. A benchmark may move, with
+# its cache; its grid may grow and shrink: each of its cells has a config of its own.
 _GRID = ("encoders", "reference", "datasets", "protocols", "fractions", "seeds")
-_MAY_CHANGE = ("skip_nonfinite", "keep_checkpoints", "loggers", *_GRID)
+_MAY_CHANGE = ("skip_nonfinite", "keep_checkpoints", "loggers", "feature_cache", *_GRID)
 _locks = {}  # open files hold their lock until they are released or the process ends
 
 

@@ -168,7 +168,9 @@ def test_a_failed_cell_stops_nothing_and_is_tried_again(
     }
 
     shutil.copytree(begun, tmp_path / "late")
-    config.fractions = (0.5, 1.0)  # a grid may grow
+    config.fractions = (0.5, 1.0)  # a grid may grow, and move
+    before_it_moved, workdir = workdir, shutil.copytree(workdir, tmp_path / "moved")
+    shutil.rmtree(before_it_moved)
     benchmark.run(config, workdir)
     said = capsys.readouterr().out
     assert "9 of 9 cells are done" in said and said.count("done before") == 4
