@@ -249,7 +249,7 @@ def test_command_compares_files(tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "page/report.html"
+    assert done.stdout.strip() == "Read the report: page/report.html"
     text = (tmp_path / "page" / "report.md").read_text()
     assert "ours is better than theirs:** AUROC for Mass" in text
     assert "- Nodule is left out: not in theirs." in text and "secret" not in text
