@@ -234,8 +234,9 @@ def _is_done(folder: Path, of_cell, held: _Held) -> bool:
         return False
     try:
         saved = with_added(read_json(folder / "config.json"))
-        # Its place may be written otherwise: the fingerprint knows the encoder.
-        if saved | {"encoder": of_cell.encoder} != as_json(of_cell):
+        # Places may be written otherwise: the fingerprint knows the encoder, and a grid may move.
+        places = {"encoder": of_cell.encoder, "feature_cache": of_cell.feature_cache}
+        if saved | places != as_json(of_cell):
             return False
         read_json(folder / "metrics.json", list)
         read_parquet(folder / "predictions.parquet")
