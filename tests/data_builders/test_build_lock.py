@@ -57,7 +57,7 @@ def test_workers_end_with_the_build_however_it_ends(tmp_path, ended_by):
         time.sleep(0.02)
     assert len(children(process)) >= 3  # itself, the fork server and its workers
     process.send_signal(ended_by)  # to it alone, as a scheduler does
-    assert process.wait(timeout=30) != 0
+    assert process.wait(timeout=120) != 0
     while children(process) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert children(process) == []
