@@ -184,7 +184,9 @@ def _words(task: Task, cls: type) -> str:
     """Says a task in words: its first labels, then every policy that is not the default."""
     labels = list(task.labels)
     if not labels:
-        return "your labels, if any" if cls.name == "image_folder" else "every label"
+        if cls.name == "image_folder":
+            return "your labels, if any"
+        return f"no labels, {len(cls.MASK_NAMES)} masks" if cls.MASK_NAMES else "every label"
     shown = ", ".join(labels[:_MOST_LABELS]) + (" …" if len(labels) > _MOST_LABELS else "")
     first = shown if len(labels) == 1 else f"{len(labels)} labels: {shown}"
     return "; ".join([first, *_policies(task, cls)])

@@ -95,6 +95,7 @@ IMAGES = {
     "tb_portals": ("*/*/*/*/*.dcm", ""),
     "vindr_cxr": ("train/*.dicom", "train"),
     "vindr_pcxr": ("test/*.dicom", "test"),
+    "vindr_ribcxr": ("data/val/img/*.png", ""),
 }
 
 
