@@ -69,8 +69,8 @@ compare() { # WORKDIR OPTIONS…
 # Classes of siim_covid19 exclude each other; jsrt's 247 images are too few to split.
 compare linear --config.encoders="$encoders" --config.protocols=linear,knn \
   --config.datasets=pediatric_pneumonia,nih_chestxray14:any_finding,nih14_hi,effusion,siim_covid19@exclusive=True,jsrt_nodule@folds=5
-# Two rates and 96 px are what two cores allow.
-compare finetune --config.encoders="random,imagenet=$imagenet,simclr=$runs/simclr_0" \
+# Two rates, 96 px and one seed are what two cores allow.
+compare finetune --config.encoders="imagenet=$imagenet,simclr=$runs/simclr_0" \
   --config.protocols=finetune --config.datasets=nih_chestxray14:any_finding,effusion \
   --config.fractions='(1.0,)' --config.seeds='(0,)' --config.transfer.read_size=96 \
   --config.transfer.finetune.dtype=float32 --config.transfer.finetune.batch_size=32 \
