@@ -4,8 +4,6 @@ Heavy imports wait until they are needed: --help answers at once, and the proces
 images, which import this module again, do not load TFDS.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import json

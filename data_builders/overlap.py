@@ -6,8 +6,6 @@ they saw, but not the images). Patients are shared where the datasets use the sa
 and, where both are at hand, their 32 x 32 pictures correlate.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import functools

@@ -5,8 +5,6 @@ and hashed as predictions.parquet, films.parquet, pictures/films.csv, nonfinite.
 features have them. Keep what it prints where the data is.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import os

@@ -3,8 +3,6 @@
 The JSON is checked before use: it may be damaged, or a stranger's.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ secret, equal ids give equal hashes in the results of every encoder, dataset and
 nobody finds an id by hashing all possible ones, which is easy with record numbers.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hmac
 import os

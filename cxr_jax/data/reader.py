@@ -5,8 +5,6 @@ are: changed bytes raise, or the table is not found and the file seems to be emp
 there have to be only dataset_info.json knows.
 """
 
-from __future__ import annotations
-
 import functools
 import operator
 import re

@@ -1,7 +1,5 @@
 """DICOM headers: the few tags that a dataset may keep, and one word for each projection."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import logging

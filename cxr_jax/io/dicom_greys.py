@@ -3,8 +3,6 @@
 pydicom's own windows turn images over where the rescale slope is negative, and its tables wrap.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

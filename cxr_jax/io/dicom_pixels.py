@@ -1,7 +1,5 @@
 """The pixels of a DICOM image: its header made sound, its frame decoded, its greys displayed."""
 
-from __future__ import annotations
-
 import functools
 import struct
 import warnings

@@ -1,7 +1,5 @@
 """One image from PNG, JPEG or DICOM to 8-bit grey, white = dense as a radiologist sees it."""
 
-from __future__ import annotations
-
 import io
 import os
 import stat

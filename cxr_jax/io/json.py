@@ -1,7 +1,5 @@
 """Small JSON files, which may be damaged or a stranger's: read within bounds."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 A process that reads images takes at most some 2 GB for the worst file that stays within them.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import tokenize

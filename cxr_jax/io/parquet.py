@@ -1,7 +1,5 @@
 """Small Parquet files, which may be damaged or a stranger's: read by pyarrow, within bounds."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """PNG and JPEG to grey: reduced where that is close enough, and never with pixels missing."""
 
-from __future__ import annotations
-
 import io
 import operator
 import re

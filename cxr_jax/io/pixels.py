@@ -1,7 +1,5 @@
 """Downscaling and cropping, the one way for all that reads images; and other values to 8 bits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

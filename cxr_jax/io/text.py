@@ -1,7 +1,5 @@
 """Text that a stranger may have written: read within bounds, and made fit to be shown."""
 
-from __future__ import annotations
-
 import difflib
 import unicodedata
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Owners' boxes: pixels to fractions of the image, and checks that lists fit their images."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The command line of data_builders.build, and the list and details of datasets it prints."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import signal

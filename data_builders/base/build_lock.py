@@ -1,7 +1,5 @@
 """Lets one build at a time into a dataset's folder, and loses nothing if it is killed."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -20,8 +20,6 @@ TFDS's own writer needs TensorFlow for a split over 1 GB. Here the images are sh
 are read and written once, in order (base/write.py): memory is bounded, nothing imports TensorFlow.
 """
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 import functools

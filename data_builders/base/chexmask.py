@@ -10,8 +10,6 @@ Where the mean is above the maximum, as in some of PadChest's, their names were 
 Tables have gigabytes: rows are found once, and read one by one beside their images.
 """
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import functools

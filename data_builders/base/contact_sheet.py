@@ -3,8 +3,6 @@
 A caption gives split, projection and positive labels; no id, no age, nothing about a person.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path

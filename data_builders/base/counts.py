@@ -1,7 +1,5 @@
 """Counts what a dataset holds, compares it with the owner's counts, and says it in words."""
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ Errors name file, row and column, never a cell's text: where columns have slid, 
 missing, it could be a patient's name. What a library says of a cell is not passed on either.
 """
 
-from __future__ import annotations
-
 import collections
 import csv
 import difflib

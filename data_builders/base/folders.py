@@ -3,8 +3,6 @@
 Images stay inside the folders that were given, whatever a table or a link in a download says.
 """
 
-from __future__ import annotations
-
 import collections
 import filecmp
 import functools

@@ -4,8 +4,6 @@ A stored mask is a PNG as large as the stored image, 255 within and 0 outside. A
 of every name that its owner looked for on it; where nothing was found the mask is empty.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 A record holds an image's path and its labels together, so that they cannot part.
 """
 
-from __future__ import annotations
-
 import collections
 import csv
 import dataclasses

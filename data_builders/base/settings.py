@@ -1,7 +1,5 @@
 """What can be chosen of a build: a dataset's configs, and settings that change no example."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Splits by patient: a fixed hash, so that a patient's split does not depend on other patients; or
 a list of somebody else's (--splits_csv)."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Sequence

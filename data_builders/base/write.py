@@ -5,8 +5,6 @@ them is read. So one machine, which reads images on all cores and writes one sha
 and an Apache Beam pipeline, whose workers take a shard each, write the same files byte for byte.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import dataclasses
@@ -67,7 +65,7 @@ class Written:
         Path(f"{shard}.json").write_text(json.dumps(dataclasses.astuple(self)))
 
     @classmethod
-    def load(cls, shard: Path) -> Written:
+    def load(cls, shard: Path) -> "Written":
         """Reads and removes what `save` wrote beside the shard."""
         beside = Path(f"{shard}.json")
         num_bytes, *texts = json.loads(beside.read_text())
@@ -98,7 +96,7 @@ class Serializer:
     def __init__(self, features: tfds.features.FeaturesDict):
         self._features = features
 
-    def __call__(self, record: Record, image: EncodedImage) -> bytes:
+    def __call__(self, record: Record, image: parallel.EncodedImage) -> bytes:
         every = {
             "image": image.image,
             "image_id": record.image_id,

@@ -1,7 +1,5 @@
 """BRAX (Reis et al. 2022): 40,967 images of a Brazilian hospital, 14 labels from reports."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Container, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """CheXpert (Irvin et al. 2019): 223,648 images, 14 labels from reports, valid read by experts."""
 
-from __future__ import annotations
-
 import collections
 import functools
 import re

@@ -1,7 +1,5 @@
 """A person's own folder tree of PNG, JPEG or DICOM images, with or without a CSV of labels."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import re

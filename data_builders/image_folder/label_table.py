@@ -1,7 +1,5 @@
 """A person's CSV: one row per image, every column that is not otherwise known is a label."""
 
-from __future__ import annotations
-
 import collections
 import csv
 import dataclasses

@@ -1,7 +1,5 @@
 """Indiana University / Open-i (Demner-Fushman et al. 2016): 7,470 images with their reports."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path

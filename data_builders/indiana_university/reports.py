@@ -1,7 +1,5 @@
 """Open-i's reports: labels from the MeSH headings an indexer chose, text, and the images' names."""
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """JSRT (Shiraishi et al. 2000): 247 images, a lung nodule or none."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

@@ -1,7 +1,5 @@
 """MedMNIST v2 (Yang et al. 2023): PneumoniaMNIST and ChestMNIST, 28 to 224 pixels."""
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import functools

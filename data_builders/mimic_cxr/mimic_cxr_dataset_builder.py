@@ -1,7 +1,5 @@
 """MIMIC-CXR-JPG (Johnson et al. 2019): 377,110 images, 14 labels, reports on request."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -92,7 +90,7 @@ class Builder(builder.CxrBuilder):
             if path.suffix.lower() in (".jpg", ".jpeg") and path.stem not in listed:
                 yield Skipped(path.relative_to(root).as_posix(), "not in the metadata")
 
-    def _reports(self, manual_dir: Path) -> Reports | None:
+    def _reports(self, manual_dir: Path) -> "Reports | None":
         """Returns the reports, if they were given; BuildError: --reports_dir holds no files/."""
         given = self.input_dir("reports_dir", manual_dir / REPORTS_FOLDER)
         if "reports_dir" not in self.settings.inputs and not given.is_dir():

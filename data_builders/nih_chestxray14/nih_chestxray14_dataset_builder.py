@@ -1,7 +1,5 @@
 """NIH ChestX-ray14 (Wang et al. 2017): 112,120 frontal images, 14 findings from reports."""
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Iterator
 from pathlib import Path

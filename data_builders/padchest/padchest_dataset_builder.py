@@ -1,7 +1,5 @@
 """PadChest (Bustos et al. 2020): 160,861 images with Spanish reports and labels from them."""
 
-from __future__ import annotations
-
 import functools
 import math
 import re

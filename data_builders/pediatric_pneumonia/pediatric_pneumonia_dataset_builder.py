@@ -1,7 +1,5 @@
 """Pediatric pneumonia (Kermany et al. 2018): 5,856 images of children, pneumonia or normal."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath

@@ -1,7 +1,5 @@
 """Phantom: drawn frontal images with labelled findings, the default dataset. Needs no raw data."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Iterator

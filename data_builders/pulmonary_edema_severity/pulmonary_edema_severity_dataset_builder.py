@@ -1,7 +1,5 @@
 """Pulmonary edema severity (Horng, Liao et al. 2021): four grades for images of MIMIC-CXR."""
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """RANZCR CLiP (Tang et al. 2021): 30,083 images with the places of tubes and lines."""
 
-from __future__ import annotations
-
 import json
 import re
 import struct

@@ -1,7 +1,5 @@
 """REFLACX (Bigolin Lanfredi et al. 2022): readers' certainties, ellipses for MIMIC-CXR images."""
 
-from __future__ import annotations
-
 import collections
 import re
 from collections.abc import Collection, Iterator, Mapping

@@ -1,7 +1,5 @@
 """RSNA Pneumonia Detection Challenge (2018): 26,684 images, lung opacities boxed."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """NLM's Shenzhen and Montgomery sets (Jaeger et al. 2014): 800 images, tuberculosis or not."""
 
-from __future__ import annotations
-
 import collections
 import functools
 import re

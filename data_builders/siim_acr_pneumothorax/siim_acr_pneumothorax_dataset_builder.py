@@ -1,7 +1,5 @@
 """SIIM-ACR Pneumothorax (2019): 12,047 images, with the outline of every pneumothorax."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Iterable, Iterator

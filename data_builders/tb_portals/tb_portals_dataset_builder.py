@@ -1,7 +1,5 @@
 """TB Portals (NIAID): images of tuberculosis patients, drug resistant or sensitive."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path

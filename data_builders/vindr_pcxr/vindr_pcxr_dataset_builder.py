@@ -1,7 +1,5 @@
 """VinDr-PCXR (Pham et al. 2022): 9,125 chest images of children, 15 labels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
