@@ -179,17 +179,11 @@ def check(
         )
         manual_dir = Path(manual_dir).absolute() if manual_dir else None
         listing = builder.list_images(manual_dir)
-        listed = listing.records
-        present = {record.split for record in listed}
-        splits = [split for split in records.SPLITS if split in present]
         return counts.describe_listing(
             name,
-            {split: builder.count(listed, (split,)) for split in splits},
-            builder.against_owner(listed),
+            builder.summary(listing.records, listing.records),
             [f"{entry.file} ({entry.reason})" for entry in listing.skipped],
-            [entry.file for entry in records.absent(listed, manual_dir)],
-            builder.splits_said(),
-            (builder.patient_note(listed), builder.label_note(listed)),
+            [entry.file for entry in records.absent(listing.records, manual_dir)],
         )
 
 

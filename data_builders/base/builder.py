@@ -22,7 +22,6 @@ are read and written once, in order (base/write.py): memory is bounded, nothing 
 
 import abc
 import dataclasses
-import functools
 import gc
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -162,40 +161,9 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             return "multiclass"
         return {0: "none", 1: "binary"}.get(len(self.label_names()), "multilabel")
 
-    def patient_note(self, records: Sequence[Record]) -> str:
-        """Says of how many images the person is unknown, and what follows; "" where of none."""
-        unknown = sum(not record.patient_known for record in records)
-        if not unknown or len({record.split for record in records}) < 2:
-            return ""
-        return (
-            f"of {unknown:,} of the {len(records):,} images the person is not known: one person's "
-            f"images may be in train and in test, and scores too good. {self.PATIENT_NOTE}"
-        )
-
-    def label_note(self, records: Iterable[Record]) -> str:
-        """Says which labels of the default task cannot be scored; "" where all can."""
-        names = self.label_names()
-        if not names:
-            return ""
-        task = tasks.find_task(self.name, names, self.TASKS)
-        shown = [
-            one for one in records if not task.projections or one.projection in task.projections
-        ]
-        found = {}
-        for split in ("validation", "test"):
-            if of_split := [record for record in shown if record.split == split]:
-                raw = {name: [record.labels[name] for record in of_split] for name in names}
-                found[split] = tasks.targets(raw, task, self.LABEL_SCALE)
-        return tasks.one_sided(found, tuple(task.labels))
-
     def split_rule(self) -> str:
         """Says in a sentence how images are split."""
         return self.SPLIT_RULE
-
-    def splits_said(self) -> str:
-        """Says in a sentence how the images are split: by --splits_csv, or the split_rule."""
-        given = self.settings.splits_csv
-        return f"by the list {splits.describe_list(given)}" if given else self.split_rule()
 
     def _info(self) -> tfds.core.DatasetInfo:
         has = self.READERS, self.HAS_BOXES, bool(self.mask_names()), self.HAS_REPORTS
@@ -262,19 +230,27 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         names = (records.relative_name(record.image, manual_dir) for record in linked)
         return Listing(within, listing.skipped + [Skipped(n, folders.LEADS_OUT) for n in names])
 
-    def count(self, records: Iterable[Record], splits: Sequence[str] = ()) -> dict[str, Any]:
-        """Counts images, patients, studies and positives of some splits together; () is all."""
-        chosen = (record for record in records if not splits or record.split in splits)
-        return counts.of_records(chosen, self.label_names(), self.LABEL_SCALE)
-
     def owner_counts(self, records: Sequence[Record]) -> Mapping[str, int]:
         """Returns OWNER_COUNTS, or those of the part or copy of the dataset that is there."""
         return self.OWNER_COUNTS
 
-    def against_owner(self, records: Sequence[Record]) -> dict[str, list[int]]:
-        """Returns the owner's published counts beside ours: name -> [owner's, ours]."""
-        count = functools.partial(self.count, records)
-        return counts.against_owner(self.owner_counts(records), count)
+    def summary(self, listed: Sequence[Record], kept: Sequence[Record]) -> dict[str, Any]:
+        """Returns what is said of the `listed` images, of which `kept` could be read.
+
+        That is their counts by split, the owner's counts beside those of the list, how they are
+        split, and what to know of patients and labels.
+        """
+        names, scale, given = self.label_names(), self.LABEL_SCALE, self.settings.splits_csv
+        task = tasks.find_task(self.name, names, self.TASKS) if names else None
+        return {
+            "split_rule": f"by the list {splits.describe_list(given)}"
+            if given
+            else self.split_rule(),
+            "counts": counts.by_split(kept, names, scale),
+            "owner_counts": counts.against_owner(self.owner_counts(listed), listed, names, scale),
+            "patient_note": counts.patient_note(kept, self.PATIENT_NOTE),
+            "label_note": counts.label_note(kept, task, scale) if task else "",
+        }
 
     def _generate_splits(
         self, dl_manager: tfds.download.DownloadManager, download_config: Any
@@ -331,18 +307,12 @@ class CxrBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             lambda record: job.prepare(record.image),
         )
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-        if self.settings.splits_csv:
-            named = splits.describe_list(self.settings.splits_csv)
-            self.info.metadata.update(split_rule=self.splits_said(), splits_csv=named)
-        self.info.metadata.update(
-            counts={split: self.count(kept, (split,)) for split in stored},
-            owner_counts=self.against_owner(listing.records),
-            patient_note=self.patient_note(kept),
-            label_note=self.label_note(kept),
-            skipped=len(skipped) - refused,
-        )
+        if given := self.settings.splits_csv:
+            self.info.metadata["splits_csv"] = splits.describe_list(given)
+        self.info.metadata.update(self.summary(listing.records, kept))
+        self.info.metadata["skipped"] = len(skipped) - refused
         if refused:
-            self.info.metadata.update(masks_refused=refused)
+            self.info.metadata["masks_refused"] = refused
         return infos
 
     def _check_losses(self, skipped: Sequence[Skipped], num_listed: int) -> None:

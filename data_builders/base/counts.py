@@ -1,14 +1,15 @@
 """Counts what a dataset holds, compares it with the owner's counts, and says it in words."""
 
 import collections
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cxr_jax.data import tasks
 from cxr_jax.io import COMMAND
-from data_builders.base.records import CONTACT_SHEET, Record
+from data_builders.base.records import CONTACT_SHEET, SPLITS, Record
 
 # From this value on a label counts as positive; grades are counted one by one.
 POSITIVE_FROM = {"presence": 1.0, "certainty": 3.0}
@@ -26,7 +27,7 @@ def is_positive(value: float | tuple[float, ...], scale: str) -> bool:
 
 
 def of_records(records: Iterable[Record], label_names: Iterable[str], scale: str) -> dict[str, Any]:
-    """Returns {"images", "patients", "studies", "positives": {label: n}}, for metadata.json.
+    """Returns {"images", "patients", "studies", "positives": {label: n}}.
 
     Where labels are grades, "positives" has an entry "<label> = <grade>" for every grade.
     """
@@ -57,26 +58,59 @@ def of_records(records: Iterable[Record], label_names: Iterable[str], scale: str
     }
 
 
-def against_owner(
-    owner: Mapping[str, int], count: Callable[[tuple[str, ...]], Mapping[str, Any]]
-) -> dict[str, list[int]]:
-    """Returns the owner's counts beside those listed here: name -> [owner's, ours].
+def by_split(
+    records: Sequence[Record], label_names: Iterable[str], scale: str
+) -> dict[str, dict[str, Any]]:
+    """Returns `of_records` of each split that has images."""
+    parts = {name: [one for one in records if one.split == name] for name in SPLITS}
+    return {name: of_records(part, label_names, scale) for name, part in parts.items() if part}
 
-    Args:
-      owner: a builder's OWNER_COUNTS: "images", "patients", "studies", each also of a split
-        ("train images") or several ("train+validation images"), or a label's positives.
-      count: the counts of some splits together; () stands for all of them.
+
+def against_owner(
+    owner: Mapping[str, int], records: Sequence[Record], label_names: Iterable[str], scale: str
+) -> dict[str, list[int]]:
+    """Returns the owner's counts beside those of `records`: name -> [owner's, ours].
+
+    `owner` is a builder's OWNER_COUNTS: "images", "patients", "studies", each also of a split
+    ("train images") or several ("train+validation images"), or a label's positives.
     """
     compared = {}
+    whole = of_records(records, label_names, scale)
     for name, number in owner.items():
         splits, _, word = name.rpartition(" ")
         if splits and word in ("images", "patients", "studies"):
-            here = count(tuple(splits.split("+")))[word]
+            part = (record for record in records if record.split in splits.split("+"))
+            here = of_records(part, label_names, scale)[word]
         else:
-            whole = count(())
             here = whole[name] if name in whole else whole["positives"][name]
         compared[name] = [number, here]
     return compared
+
+
+def patient_note(records: Sequence[Record], advice: str) -> str:
+    """Says of how many images the person is unknown, and what follows; "" where of none."""
+    unknown = sum(not record.patient_known for record in records)
+    if not unknown or len({record.split for record in records}) < 2:
+        return ""
+    return (
+        f"of {unknown:,} of the {len(records):,} images the person is not known: one person's "
+        f"images may be in train and in test, and scores too good. {advice}"
+    )
+
+
+def label_note(records: Sequence[Record], task: tasks.Task, scale: str) -> str:
+    """Says which labels of the task cannot be scored; "" where all can."""
+    found = {}
+    for split in ("validation", "test"):
+        shown = [
+            one.labels
+            for one in records
+            if one.split == split and (not task.projections or one.projection in task.projections)
+        ]
+        if shown:
+            raw = {name: [labels[name] for labels in shown] for name in shown[0]}
+            found[split] = tasks.targets(raw, task, scale)
+    return tasks.one_sided(found, tuple(task.labels))
 
 
 def _owner_lines(compared: Mapping[str, Sequence[int]]) -> list[str]:
@@ -124,8 +158,7 @@ def describe_dataset(folder: Path) -> str:
 
     metadata = tfds.builder_from_directory(folder).info.metadata
     config, name, data_dir = folder.parent.name, folder.parents[1].name, folder.parents[2]
-    lines = [f"{name}: wrote {folder}", *counts_table(metadata["counts"])]
-    lines += notes(metadata["owner_counts"], metadata["patient_note"], metadata["label_note"])
+    lines = [f"{name}: wrote {folder}", *counts_table(metadata["counts"]), *_notes(metadata)]
     refused = metadata.get("masks_refused", 0)
     lines += [
         f"  skipped: {metadata['skipped']:,} (listed in skipped.csv there)"
@@ -140,22 +173,15 @@ def describe_dataset(folder: Path) -> str:
 
 
 def describe_listing(
-    name: str,
-    counts: Mapping[str, Mapping[str, Any]],
-    owner_counts: Mapping[str, Sequence[int]],
-    skipped: Sequence[str],
-    missing: Sequence[str],
-    split_rule: str,
-    said: Sequence[str],
+    name: str, summary: Mapping[str, Any], skipped: Sequence[str], missing: Sequence[str]
 ) -> str:
     """Says what a raw dataset lists, before anything is built.
 
-    `skipped` holds "file (reason)" of what gives no image; `missing` are images not there; `said`
-    is the builder's on patients and labels.
+    `summary` is its builder's; `skipped` holds "file (reason)" of what gives no image; `missing`
+    are images not there.
     """
-    lines = [f"{name}: what its tables list", *counts_table(counts)]
-    lines += notes(owner_counts, *said)
-    lines.append(f"  splits: {split_rule}")
+    lines = [f"{name}: what its tables list", *counts_table(summary["counts"]), *_notes(summary)]
+    lines.append(f"  splits: {summary['split_rule']}")
     for entries, words in ((missing, "listed images are not there"), (skipped, "give no image")):
         if entries:
             more = ", …" if len(entries) > 3 else ""
@@ -171,9 +197,10 @@ def describe_listing(
     return "\n".join(lines)
 
 
-def notes(owner_counts: Mapping[str, Sequence[int]], *said: str) -> list[str]:
-    """Says how the owner's counts compare with ours, and what is `said` of patients and labels."""
-    return [f"  {line}" for line in (*_owner_lines(owner_counts), *filter(None, said))]
+def _notes(summary: Mapping[str, Any]) -> list[str]:
+    """Says how the owner's counts compare with ours, and what to know of patients and labels."""
+    said = summary["patient_note"], summary["label_note"]
+    return [f"  {line}" for line in (*_owner_lines(summary["owner_counts"]), *filter(None, said))]
 
 
 def _next_commands(
