@@ -88,8 +88,7 @@ def find_rows(path: Path, column: str) -> dict[str, Row]:
         both = csv_table.numbers(both, " and ".join(_QUALITY), where)
         trusted = all(quality >= LEAST_QUALITY for quality in both)
         name = _name(fields[at], column)
-        csv_table.keep_one(found, name, column, where)
-        found[name] = Row(path, names, start, stop, where, trusted)
+        csv_table.keep_one(found, name, column, Row(path, names, start, stop, where, trusted))
     return {name: row for name, row in found.items() if row.trusted}
 
 

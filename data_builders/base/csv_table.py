@@ -10,7 +10,7 @@ import difflib
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -186,11 +186,11 @@ def numbers(fields: Sequence[str], names: str, where: str) -> list[float]:
     return found
 
 
-def keep_one(known: Mapping[str, Any], key: str, what: str, where: str) -> None:
-    """Raises BuildError if another row, which has a `where` too, has the key already."""
-    if key in known:
+def keep_one(known: dict[str, Any], key: str, what: str, row: Any) -> None:
+    """Adds a row, which has a `where`, to `known`; BuildError if another has the key already."""
+    if (first := known.setdefault(key, row)) is not row:
         raise BuildError(
-            f"{where}: its {what} is listed twice, in {known[key].where} too. Keep one row."
+            f"{row.where}: its {what} is listed twice, in {first.where} too. Keep one row."
         )
 
 

@@ -121,8 +121,7 @@ def read_projections(path: Path) -> dict[str, Listed]:
         projection = dicom.standard_projection(projection)
         if projection not in ("FRONTAL", "LATERAL"):
             raise BuildError(f"{where}: projection is none of Frontal, Lateral.")
-        csv_table.keep_one(found, image, "image", where)
-        found[image] = Listed(uid, projection, where)
+        csv_table.keep_one(found, image, "image", Listed(uid, projection, where))
     return found
 
 
@@ -132,10 +131,9 @@ def read_kaggle(path: Path, listing: Mapping[str, Listed]) -> Iterator[tuple[str
     prose = ("image", "indication", "comparison", "findings", "impression")
     by_uid: dict[str, Report] = {}
     for where, (uid, mesh, findings, impression) in csv_table.Table(path).select(columns, prose):
-        csv_table.keep_one(by_uid, uid, "uid", where)
         labels = reports.parse_headings(mesh.split(";"), where)
         text = reports.report_text(findings, impression)
-        by_uid[uid] = Report(uid, labels, text, images=(), where=where)
+        csv_table.keep_one(by_uid, uid, "uid", Report(uid, labels, text, images=(), where=where))
     for image, (uid, _, where) in listing.items():
         if uid not in by_uid:
             raise BuildError(

@@ -59,13 +59,13 @@ class Report(NamedTuple):
 def read_xml(path: Path) -> Report:
     """Reads one of NLM's XML files; BuildError for others, entities and names that do not fit."""
     tree = _parse(path)
-    uid = _attribute(tree.find("uId"), "id").removeprefix("CXR")
+    uid = _id(tree.find("uId")).removeprefix("CXR")
     if uid != path.stem:
         raise BuildError(
             f"{path} says it is another report. Its name must be its number; unpack "
             "NLMCXR_reports.tgz again."
         )
-    images = tuple(_attribute(image, "id") for image in tree.iter("parentImage"))
+    images = tuple(map(_id, tree.iter("parentImage")))
     for image in images:
         if not image.startswith(f"CXR{uid}_"):
             raise BuildError(
@@ -97,8 +97,8 @@ def _parse(path: Path) -> ElementTree.Element:
         raise BuildError(f"{path} is broken. Unpack NLMCXR_reports.tgz again.") from None
 
 
-def _attribute(element: ElementTree.Element | None, name: str) -> str:
-    return "" if element is None else element.get(name, "").strip()
+def _id(element: ElementTree.Element | None) -> str:
+    return "" if element is None else element.get("id", "").strip()
 
 
 def parse_headings(headings: Iterable[str], where: str) -> dict[str, float]:

@@ -138,8 +138,7 @@ def read_splits(root: Path) -> dict[str, Listed]:
     for where, (dicom_id, subject_id, split) in table.select(("dicom_id", "subject_id", "split")):
         if split not in SPLITS:
             raise BuildError(f"{where}: split is none of {', '.join(SPLITS)}.")
-        csv_table.keep_one(splits, dicom_id, "image", where)
-        splits[dicom_id] = Listed(subject_id, SPLITS[split], where)
+        csv_table.keep_one(splits, dicom_id, "image", Listed(subject_id, SPLITS[split], where))
     return splits
 
 
@@ -150,8 +149,8 @@ def read_labels(root: Path) -> dict[str, Listed]:
     for where, fields in table.select(("subject_id", "study_id", *CHEXPERT_LABELS)):
         subject_id, study_id, *cells = fields
         check_ids(subject_id, study_id, where)
-        csv_table.keep_one(studies, study_id, "study", where)
-        studies[study_id] = Listed(subject_id, parse_labels(cells, where), where)
+        listed = Listed(subject_id, parse_labels(cells, where), where)
+        csv_table.keep_one(studies, study_id, "study", listed)
     return studies
 
 

@@ -102,8 +102,7 @@ def read_grades(path: Path, key: str) -> dict[str, Grade]:
         mimic_cxr.check_ids(subject_id, study_id, where)
         if severity not in GRADES:
             raise BuildError(f"{where}: edema_severity is none of 0, 1, 2 and 3.")
-        csv_table.keep_one(grades, name, key, where)
-        grades[name] = Grade(subject_id, study_id, GRADES[severity], where)
+        csv_table.keep_one(grades, name, key, Grade(subject_id, study_id, GRADES[severity], where))
     return grades
 
 

@@ -124,8 +124,7 @@ def read_readings(root: Path) -> Iterator[Reading]:
         if path is None:
             continue
         for reading in read_phase(csv_table.Table(path), PHASES[phase]):
-            csv_table.keep_one(seen, reading.reading_id, "id", reading.where)
-            seen[reading.reading_id] = reading
+            csv_table.keep_one(seen, reading.reading_id, "id", reading)
             yield reading
 
 
