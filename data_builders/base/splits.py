@@ -34,9 +34,10 @@ def by_patient(patient_id: str) -> str:
     return "validation" if fraction < 0.8 else "test"
 
 
-def carve_validation(patient_id: str, share: float) -> str:
-    """Splits the owner's train part, of which `share` goes to validation."""
-    return "validation" if patient_fraction(patient_id) >= 1.0 - share else "train"
+def carve_validation(patient_id: str, share: float, part: str = "train") -> str:
+    """Splits the owner's train part, of which `share` goes to validation; other parts stay."""
+    carved = part == "train" and patient_fraction(patient_id) >= 1.0 - share
+    return "validation" if carved else part
 
 
 def describe_list(path: Path) -> str:
@@ -62,7 +63,8 @@ def by_list(
         if record.path is not None:
             names.add(records.relative_name(record.path, manual_dir))
         exact |= dict.fromkeys(names, record)
-        for end in {end for name in names for end in _ends(name)}:
+        paths = [PurePosixPath(name) for name in names]
+        for end in {end for path in paths for end in (path.name, path.stem)}:
             ends.setdefault(end, []).append(record)
     split: dict[str, tuple[str, str]] = {}
     first: dict[str, tuple[str, str]] = {}
@@ -106,12 +108,6 @@ def by_list(
         if record.image_id not in split
     ]
     return kept, skipped
-
-
-def _ends(name: str) -> tuple[str, str]:
-    """Returns the last part of a path, with its ending and without."""
-    end = PurePosixPath(name)
-    return end.name, end.stem
 
 
 def _is_end(name: str, record: Record, manual_dir: Path | None) -> bool:

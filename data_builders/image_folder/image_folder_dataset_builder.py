@@ -209,20 +209,16 @@ class Builder(builder.CxrBuilder):
 
         Splits are made before, so that they are the same in every project.
         """
-        sealed = {
-            field: pseudonyms.hashed(self._key, field[:-3], self.owner(), [getattr(record, field)])[
-                0
-            ]
-            for field in ("patient_id", "study_id")
-            if getattr(record, field)
-        }
-        return dataclasses.replace(record, **sealed)
+        for kind in ("patient", "study"):
+            if own := getattr(record, f"{kind}_id"):
+                (sealed,) = pseudonyms.hashed(self._key, kind, self.owner(), [own])
+                record = dataclasses.replace(record, **{f"{kind}_id": sealed})
+        return record
 
     def _split(self, patient_id: str, row: LabelRow, carve: bool) -> str:
-        if row.split == "train" and carve:
-            return splits.carve_validation(patient_id, VALIDATION_SHARE)
         if row.split:
-            return row.split
+            share = VALIDATION_SHARE if carve else 0.0
+            return splits.carve_validation(patient_id, share, row.split)
         scored = self.label_names() or self.MASK_NAMES
         return splits.by_patient(patient_id) if scored else "train"
 

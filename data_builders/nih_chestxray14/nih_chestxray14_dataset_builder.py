@@ -84,13 +84,10 @@ class Builder(builder.CxrBuilder):
             if name not in parts:
                 yield Skipped(where, f"in neither {' nor '.join(LISTS.values())}")
                 continue
-            split = parts[name]
-            if split == "train":
-                split = splits.carve_validation(patient, VALIDATION_SHARE)
             if findings not in known:
                 known[findings] = parse_findings(findings, where)
             yield Record(
-                split=split,
+                split=splits.carve_validation(patient, VALIDATION_SHARE, parts[name]),
                 image_id=name.removesuffix(".png"),
                 patient_id=patient,
                 image=images.get(name, root / "images" / name),

@@ -52,9 +52,8 @@ class Builder(builder.CxrBuilder):
             part, match = PARTS[owners_part], _PATIENT.match(file)
             # Whether numbers go on across train and test is unknown, so they are kept apart.
             patient = f"{part}/{match[1] or match[2]}"
-            split = splits.carve_validation(patient, VALIDATION_SHARE) if part == "train" else part
             yield Record(
-                split=split,
+                split=splits.carve_validation(patient, VALIDATION_SHARE, part),
                 image_id=name.rpartition(".")[0],
                 patient_id=patient,
                 image=path,

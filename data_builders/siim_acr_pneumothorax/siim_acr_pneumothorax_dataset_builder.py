@@ -107,11 +107,9 @@ class Builder(builder.CxrBuilder):
             mask = None  # of a pneumothorax whose mask is not there, nothing is known
             if places or not row.label:
                 mask = functools.partial(read_mask, files[row.stem] if places else None)
-            image_id, split = f"{row.number}_{row.part}", row.part
-            if split == "train":
-                split = splits.carve_validation(image_id, VALIDATION_SHARE)
+            image_id = f"{row.number}_{row.part}"
             yield Record(
-                split=split,
+                split=splits.carve_validation(image_id, VALIDATION_SHARE, row.part),
                 image_id=image_id,
                 patient_id=image_id,
                 patient_known=False,

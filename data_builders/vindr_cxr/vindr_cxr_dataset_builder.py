@@ -112,14 +112,9 @@ class Builder(builder.CxrBuilder):
         read = group(readings, NUM_READERS if part == "train" else 1)
         headers, boxed = self.read_tags(images, read), by_image(places)
         for image, said in read.items():
-            if kaggle:
-                split = splits.by_patient(image)
-            else:
-                carved = splits.carve_validation(image, VALIDATION_SHARE)
-                split = carved if part == "train" else part
-            tags = headers[image]
+            tags, carved = headers[image], splits.carve_validation(image, VALIDATION_SHARE, part)
             yield Record(
-                split=split,
+                split=splits.by_patient(image) if kaggle else carved,
                 image_id=image,
                 patient_id=image,
                 patient_known=False,

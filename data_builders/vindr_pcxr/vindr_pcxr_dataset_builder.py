@@ -65,10 +65,9 @@ class Builder(builder.CxrBuilder):
             images = folders.by_stem(root / part, vindr_cxr.SUFFIXES)
             headers = self.read_tags(images, (row.image for row in rows))
             for row in rows:
-                carved = splits.carve_validation(row.image, VALIDATION_SHARE)
                 tags = headers[row.image]
                 yield Record(
-                    split=carved if part == "train" else part,
+                    split=splits.carve_validation(row.image, VALIDATION_SHARE, part),
                     image_id=row.image,
                     patient_id=row.image,
                     patient_known=False,
