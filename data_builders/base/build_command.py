@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from cxr_jax.data.tasks import FRONTAL, Task, as_stored
 from cxr_jax.io import command_line
@@ -118,15 +117,11 @@ def _own(parser: argparse.ArgumentParser, rest: Sequence[str]) -> dict[str, str]
     return own
 
 
-def _interrupt(*_: Any) -> None:
-    """Makes a scheduler's SIGTERM end a build as Ctrl-C does: its workers and half files go."""
-    raise KeyboardInterrupt
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Builds and reports; returns the exit status."""
     start = time.monotonic()
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A scheduler's ends a build as Ctrl-C does: its workers and half files go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         args, own = parse(arguments)
         if args.refresh:

@@ -194,9 +194,7 @@ def _check(
 
 def read_image(images: Path, index: int) -> UInt8[np.ndarray, "h w"]:
     """Reads one image of an unpacked .npy, which is mapped: images in any order cost no more."""
-    return np.array(_mapped(images)[index])
+    return np.array(_mapped(images, mode="r")[index])
 
 
-@functools.lru_cache(maxsize=3)  # one a part
-def _mapped(images: Path) -> np.ndarray:
-    return np.lib.format.open_memmap(images, mode="r")
+_mapped = functools.lru_cache(maxsize=3)(np.lib.format.open_memmap)  # one a part
