@@ -18,9 +18,10 @@ weight_decay   lars, sgd, adam: added to the gradient; adamw: decoupled, times t
 final_weight_decay
                where the weight decay ends, by a cosine over the training; None: it is constant
 exclude        regular expressions, searched in "encoder/layer1_0/bn1/scale": parameters that weight
-               decay and LARS's trust ratio skip; default every bias and every norm's scale, and a
-               ViT's tokens, positions and layer scales
+               decay and LARS's trust ratio skip; default every bias and every norm's scale, a
+               transformer's tokens, positions and layer scales, and CLIP's temperature
 clip           largest norm that the gradient of a parameter (an array) may have; None: any
+clip_by        "parameter", or "all": clip is that of the gradients of all together; "parameter"
 trust_coefficient
                lars only: .001
 rate_inside_momentum
@@ -53,8 +54,12 @@ from cxr_jax.config import Section, check_fields
 # Flax calls a norm's factor "scale", and nothing else so.
 BIAS_AND_NORM = (r"(^|/)bias$", r"(^|/)scale$")
 # As DeiT's code, and MAE's where it fine-tunes. In pretraining MAE's and DINO's official codes
-# decay what has more than one axis there: the tokens, and DINO's positions.
-_OF_VITS = (r"(^|/)(cls|register_tokens|mask_token|probe|positions|scale1|scale2)$",)
+# decay what has more than one axis there: the tokens, and DINO's positions. gamma is ConvNeXt's
+# layer scale, bias_table Swin's positions, logit_scale of CLIP's temperature.
+_OTHERS = (
+    r"(^|/)(cls|register_tokens|mask_token|probe|positions|scale1|scale2)$",
+    r"(^|/)(gamma|bias_table|logit_scale)$",
+)
 _DEFAULTS = {
     "scaling": "none",
     "warmup": 0,
@@ -68,6 +73,7 @@ _DEFAULTS = {
     "final_weight_decay": None,
     "exclude": None,
     "clip": None,
+    "clip_by": "parameter",
     "trust_coefficient": 0.001,
     "rate_inside_momentum": None,
     "groups": {},
@@ -90,6 +96,7 @@ def make_optimizer(
     check_fields(config, "config.optimizer", ("name", "learning_rate"), tuple(_DEFAULTS))
     fields = _DEFAULTS | dict(config)
     _one_of(fields, "name", ("lars", "sgd", "adam", "adamw"))
+    _one_of(fields, "clip_by", ("parameter", "all"))
     _check_sizes(fields, "config.optimizer")
     name, clip, inside = fields["name"], fields["clip"], fields["rate_inside_momentum"]
     if clip is not None and clip <= 0:
@@ -103,7 +110,7 @@ def make_optimizer(
     schedule = _schedule(fields, *lengths)
     # The default patterns need not match: a model may have no bias and no tokens.
     where = "" if fields["exclude"] is None else "config.optimizer.exclude"
-    excluded = _patterns(fields["exclude"], where) if where else BIAS_AND_NORM + _OF_VITS
+    excluded = _patterns(fields["exclude"], where) if where else BIAS_AND_NORM + _OTHERS
 
     def mask(tree: Any) -> Any:
         kept = [not found for found in _matches(excluded, tree, where)]
@@ -123,7 +130,8 @@ def make_optimizer(
         "adam": (decay, adam, rate),
         "adamw": (adam, decay, rate),
     }
-    first = () if clip is None else (_clip_each(clip),)
+    clipped = _clip_each if fields["clip_by"] == "parameter" else optax.clip_by_global_norm
+    first = () if clip is None else (clipped(clip),)
     return optax.chain(*first, *parts[name]), schedule
 
 
@@ -142,7 +150,7 @@ def _check_sizes(section: Section, where: str) -> None:
 
 
 def _clip_each(largest: float | int) -> optax.GradientTransformation:
-    """Shortens every parameter's gradient on its own, as DINO's code does (not the global norm)."""
+    """Shortens every parameter's gradient on its own, as DINO's code does."""
 
     def shorten(gradient: jax.Array) -> jax.Array:
         return gradient * jnp.minimum(1.0, largest / (jnp.linalg.norm(gradient) + 1e-6))

@@ -123,21 +123,23 @@ def test_default_exclusions_are_every_bias_and_norm_of_a_resnet():
     assert sum(not is_kernel(path) for path in flat(updates)) > 10
 
 
-def test_default_exclusions_of_a_vit_are_tokens_positions_and_layer_scales_too():
+def test_default_exclusions_are_tokens_positions_layer_scales_and_the_temperature_too():
     model = models.build(
         dict(name="vit", variant="64x1", image_size=32, registers=2, layer_scale=0.1)
     )
     images = jnp.zeros((1, 32, 32, 1))
     shapes = jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), images, train=False))
     encoder = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes["params"])
-    params = {"encoder": encoder, "decoder": {"mask_token": np.ones(8, np.float32)}}
+    other = {"mask_token": (8,), "gamma": (8,), "bias_table": (9, 2), "logit_scale": ()}
+    other = {name: np.ones(shape, np.float32) for name, shape in other.items()}
+    params = {"encoder": encoder, "decoder": other}
     config = dict(name="adamw", learning_rate=1.0, weight_decay=0.5, schedule="constant")
     optimizer, _ = make_optimizer(config, num_train_steps=10, batch_size=1)
     no_gradient = jax.tree.map(np.zeros_like, params)
     updates, _ = optimizer.update(no_gradient, optimizer.init(params), params)
     moved = {path for path, update in flat(updates).items() if np.any(update)}
     assert moved == {path for path in flat(params) if is_kernel(path)}
-    assert len(moved) == 5 and len(flat(params)) == 22
+    assert len(moved) == 5 and len(flat(params)) == 25
 
 
 def test_sgd_is_torchs():
@@ -170,14 +172,16 @@ def test_adamw_is_torchs():
     assert_close(trained(config)[-1], params)
 
 
-def numpy_adam(steps=STEPS, decay=0.0, clip=np.inf, rate=lambda step, path: 0.1, beta2=0.999):
+def numpy_adam(decay=0.0, clip=np.inf, together=False, rate=lambda step, path: 0.1, beta2=0.999):
     """torch.optim.Adam: the decay is part of the gradient; clipping comes before it."""
     params = flat(parameters())
     first = {path: np.zeros_like(leaf) for path, leaf in params.items()}
     second = {path: np.zeros_like(leaf) for path, leaf in params.items()}
-    for step in range(steps):
+    for step in range(STEPS):
+        of_all = np.sqrt(sum(np.sum(leaf**2) for leaf in flat(gradients(step)).values()))
         for path, gradient in flat(gradients(step)).items():
-            gradient = gradient * min(1, clip / (np.linalg.norm(gradient) + 1e-6))
+            length = of_all if together else np.linalg.norm(gradient)
+            gradient = gradient * min(1, clip / (length + 1e-6))
             gradient = gradient + decay * params[path]
             first[path] = 0.9 * first[path] + 0.1 * gradient
             second[path] = beta2 * second[path] + (1 - beta2) * gradient**2
@@ -199,9 +203,12 @@ def test_beta2_is_a_field():
     assert_close(trained(config)[-1], numpy_adam(beta2=0.5), atol=2e-5)
 
 
-def test_each_gradient_is_clipped_on_its_own():
+def test_each_gradient_is_clipped_on_its_own_or_all_together():
     config = dict(name="adam", learning_rate=0.1, clip=2.0, schedule="constant")
     assert_close(trained(config)[-1], numpy_adam(clip=2.0), atol=2e-5)
+    # As torch.nn.utils.clip_grad_norm_.
+    config |= dict(clip=7.0, clip_by="all")
+    assert_close(trained(config)[-1], numpy_adam(clip=7.0, together=True), atol=2e-5)
     lengths = [np.linalg.norm(leaf) for leaf in flat(gradients(0)).values()]
     assert min(lengths) < 2 < max(lengths)
 
@@ -258,6 +265,7 @@ def test_the_applied_update_follows_the_schedule():
         (dict(schedule="step"), r"milestones is \(\); schedule 'step' needs shares"),
         (dict(schedule="step", milestones=(0.1,), warmup=2), "first lies within the warm-up of 2"),
         (dict(clip=0), "clip is 0; it must be above 0"),
+        (dict(clip_by="norm"), "clip_by is 'norm'; it must be one of parameter, all"),
         (
             dict(groups=dict(head=dict(match="head"))),
             r"groups\.head\.match is 'head'; it must be a",
