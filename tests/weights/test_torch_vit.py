@@ -118,6 +118,10 @@ def test_an_image_of_another_size_and_a_folder_of_the_hub(tmp_path, registers):
     images = np.random.default_rng(1).uniform(size=(2, 48, 24, 1)).astype(np.float32)
     encoder = _assert_equal_features(f"dinov2:{tmp_path}", net, *HALF, images)
     assert (encoder.name, encoder.image_size) == (tmp_path.name, 48)
+    tensors = torch_vit.timm(net)
+    tensors = {k.replace("reg_token", "register_tokens"): t for k, t in tensors.items()}
+    torch.save(tensors | {"mask_token": torch.zeros(1, 64)}, tmp_path / "owners.pth")
+    _assert_equal_features(f"dinov2:{tmp_path}/owners.pth", net, *IMAGENET, images)
     facts = {"pretrained_cfg": {"mean": HALF[0], "std": HALF[1], "input_size": [3, 40, 40]}}
     (tmp_path / "config.json").write_text(json.dumps(facts))
     net = torch_vit.ViT()

@@ -92,13 +92,13 @@ def load_dinov2(
     """
     file, arrays, config, seen = read_folder(path, image_size, pixels)
     with errors_naming(file):
+        registers = {OWN.registers[0], DINOV2.registers[0]} & arrays.keys()
+        fields: dict[str, Any] = {"antialias": True} if registers else {}  # CheXFound does not
         if f"{OWN.patches}.weight" in arrays:
-            return _of_owner(path, arrays)._replace(image_size=image_size)
+            return _of_owner(path, arrays, **fields)._replace(image_size=image_size)
         refuse_prefix(arrays, f"{DINOV2.patches}.weight", DINOV2.cls)
         arrays = without(arrays, "embeddings.mask_token")
-        fields: dict[str, Any] = {"layer_scale": 1.0}
-        if DINOV2.registers[0] in arrays:
-            fields["antialias"] = True
+        fields["layer_scale"] = 1.0
         gated = "encoder.layer.0.mlp.weights_in.weight" in arrays
         if config.get("use_swiglu_ffn", gated) is not gated:
             raise ValueError(f"use_swiglu_ffn is {not gated}, but its weights say {gated}")
@@ -117,11 +117,11 @@ def load_chexfound(path: str | Path) -> Encoder:
         return _of_owner(path, arrays)
 
 
-def _of_owner(path: str | Path, arrays: dict[str, np.ndarray]) -> Encoder:
+def _of_owner(path: str | Path, arrays: dict[str, np.ndarray], **fields: Any) -> Encoder:
     refuse_prefix(arrays, f"{OWN.patches}.weight", OWN.cls)
     gated = "blocks.0.mlp.w12.weight" in arrays
     layout = _gated(OWN, "mlp.w12", "mlp.w3") if gated else OWN
-    fields: dict[str, Any] = {"activation": "swiglu"} if gated else {}
+    fields |= {"activation": "swiglu"} if gated else {}
     pixels = dict(zip(("mean", "std"), IMAGENET))
     # Its width and depth tell the heads: 64 channels each.
     heads = arrays[OWN.cls].size // 64 or None if OWN.cls in arrays else None
