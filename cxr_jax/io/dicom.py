@@ -43,7 +43,7 @@ class Tags(NamedTuple):
     study_id: str
     projection: str
     sex: str
-    age: float  # years; NaN where unknown, or above 120, which is a slip
+    age: float  # years; NaN where unknown, 0 (as de-identification writes) or above 120, a slip
     height: int = 0  # pixels, 0 unknown
     width: int = 0
 
@@ -150,7 +150,7 @@ def read_tags(path: Path) -> Tags | None:
                 study_id=hashed(study, "s") if study else "",
                 projection=standard_projection(text(header, "ViewPosition")),
                 sex=sex if sex in ("M", "F") else "",
-                age=age if age <= OLDEST else float("nan"),
+                age=age if 0 < age <= OLDEST else float("nan"),
                 height=int(header.get("Rows") or 0),
                 width=int(header.get("Columns") or 0),
             )

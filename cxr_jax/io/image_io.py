@@ -15,7 +15,7 @@ from cxr_jax.io import dicom, dicom_pixels, pictures, pixels
 from cxr_jax.io.limits import BoundedFile, ImageError
 
 JPEG_QUALITY = 95
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".dcm", ".dicom"})
 
 _ORIENTATION = Base.Orientation
 # What Pillow raises on broken files.
@@ -25,8 +25,8 @@ _BROKEN = (*dicom.BROKEN, SyntaxError)
 def without_suffix(name: str) -> str:
     """Returns an image's path as ids of image_folder have it: without an extension of ours.
 
-    >>> without_suffix("ward/7.PNG"), without_suffix("ward/1.2.840")
-    ('ward/7', 'ward/1.2.840')
+    >>> [without_suffix(name) for name in ("ward/7.PNG", "ward/8.jfif", "ward/1.2.840")]
+    ['ward/7', 'ward/8', 'ward/1.2.840']
     """
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in SUFFIXES else name

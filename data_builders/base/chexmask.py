@@ -145,6 +145,9 @@ def _rows(path: Path) -> Iterator[tuple[list[str], int, int]]:
 
 
 def _name(name: str, column: str) -> str:
-    """Returns what a file and the table both call an image: of CheXpert the last four folders."""
+    """Returns what a file and the table both call an image: of CheXpert patient, study and view.
+
+    Above the patient's folder is train/ or valid/, or a zip's name.
+    """
     parts = image_io.without_suffix(name).split("/")
-    return "/".join(parts[-4:] if column == "Path" else parts[-1:])
+    return "/".join(parts[-3:] if column == "Path" else parts[-1:])

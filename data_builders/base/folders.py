@@ -16,6 +16,12 @@ from data_builders.base.records import BuildError, Record, Skipped
 
 # Pictures that a folder may hold and that no reader here understands.
 OTHER_PICTURES = frozenset({".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".nii", ".mha"})
+_DROPPINGS = frozenset(
+    {
+        *("__MACOSX", "Thumbs.db", "desktop.ini", "lost+found"),
+        *("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"),
+    }
+)
 LEADS_OUT = "a link that leads out of its folder (--follow_links, if the links are yours)"
 
 
@@ -23,13 +29,22 @@ def find_root(manual_dir: Path, names: Sequence[str], what: str) -> Path:
     """Finds the folder with one of `names` or its .gz: `manual_dir` or up to two folders below it.
 
     Archives unpack with and without a wrapping folder, and some with the folder nested twice.
-    Raises BuildError if there is none; the message ends with `what` should be there.
+    Raises BuildError if there is none, when the message ends with `what` should be there, or there
+    are two side by side.
     """
     level = [manual_dir]
     for _ in range(3):
-        for folder in level:
-            if any((folder / n).exists() or (folder / f"{n}.gz").exists() for n in names):
-                return folder
+        found = [
+            folder
+            for folder in level
+            if any((folder / n).exists() or (folder / f"{n}.gz").exists() for n in names)
+        ]
+        if len(set(map(_identity, found))) > 1:
+            raise BuildError(
+                f"{found[0]} and {found[1]}: two releases? Let --manual_dir be the folder of one."
+            )
+        if found:
+            return found[0]
         contents = [_read_folder(os.fspath(folder)) for folder in level]
         level = [Path(path) for content in contents for path in (*content.folders, *content.links)]
     raise BuildError(
@@ -61,7 +76,8 @@ def files_below(root: Path, leave_out: Iterable[Path] = ()) -> Iterator[Path]:
     nowhere new and is not followed.
 
     The files of the folders `leave_out` are left out. Raises BuildError for a name that is not
-    UTF-8, which no list of the dataset could hold.
+    UTF-8, which no list of the dataset could hold, and OSError for a folder that cannot be read,
+    whose images would be missing without a word.
     """
     if not root.is_dir():
         return
@@ -72,10 +88,7 @@ def files_below(root: Path, leave_out: Iterable[Path] = ()) -> Iterator[Path]:
         waiting = [linked.popleft()]
         while waiting:
             folder = waiting.pop()
-            try:
-                identity = _identity(folder)
-            except OSError:  # it cannot be read
-                continue
+            identity = _identity(folder)
             if identity not in seen:
                 seen.add(identity)
                 content = _read_folder(folder)
@@ -116,12 +129,12 @@ def not_listed(
 
 
 def is_dropping(name: str) -> bool:
-    """Checks for a name that archives and desktops leave behind.
+    """Checks for a name that archives, desktops and disks leave behind: thumbnails, deleted files.
 
     >>> is_dropping("__MACOSX"), is_dropping("._image.png"), is_dropping("image.png")
     (True, True, False)
     """
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+    return name.startswith(".") or name in _DROPPINGS
 
 
 def read_bytes(path: Path) -> bytes:
@@ -173,11 +186,8 @@ class _Content(NamedTuple):
 
 def _read_folder(folder: str) -> _Content:
     content = _Content([], [], [])
-    try:
-        with os.scandir(folder) as stream:
-            entries = [entry for entry in stream if not is_dropping(entry.name)]
-    except OSError:  # not ours to read, as lost+found
-        return content
+    with os.scandir(folder) as stream:
+        entries = [entry for entry in stream if not is_dropping(entry.name)]
     for entry in sorted(entries, key=lambda entry: entry.name):
         try:
             entry.name.encode()

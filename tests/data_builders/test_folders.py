@@ -26,6 +26,7 @@ def names_below(root: Path, **arguments) -> list[str]:
 
 def test_files_come_in_order_without_droppings(tmp_path):
     fill(tmp_path, "b/2.png", "b/1.png", "c.png", "a/x/3.png", ".git/x", "__MACOSX/b/._1.png")
+    fill(tmp_path, "b/@eaDir/1.png/SYNOPHOTO_THUMB_XL.jpg", "$RECYCLE.BIN/S-1-5/$R1.png")
     assert names_below(tmp_path) == ["c.png", "a/x/3.png", "b/1.png", "b/2.png"]
     assert names_below(tmp_path, leave_out=[tmp_path / "b"]) == ["c.png", "a/x/3.png"]
     assert names_below(tmp_path / "nowhere") == []
@@ -53,8 +54,27 @@ def test_a_root_is_found_beside_links_that_lead_nowhere(tmp_path):
     (tmp_path / "b").rename(tmp_path.parent / f"{tmp_path.name}-disk")
     (tmp_path / "b").symlink_to(tmp_path.parent / f"{tmp_path.name}-disk")
     assert folders.find_root(tmp_path, ("labels.csv",), "labels.csv.").name == "unpacked"
+    fill(tmp_path, "d/labels.csv")
+    assert folders.find_root(tmp_path, ("labels.csv",), "labels.csv.").name == "d"
+    fill(tmp_path, "e/labels.csv")
+    with pytest.raises(BuildError, match=r"/d and .*/e: two releases\?"):
+        folders.find_root(tmp_path, ("labels.csv",), "labels.csv.")
     with pytest.raises(BuildError, match=r"holds no films.csv.* below it. images"):
         folders.find_root(tmp_path, ("films.csv",), "images.")
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch):
+    fill(tmp_path, "ward1/1.png", "ward2/1.png")
+    scandir = os.scandir
+
+    def locked(path):  # to root no folder is
+        if str(path).endswith("ward2"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(PermissionError, match="ward2"):
+        list(folders.files_below(tmp_path))
 
 
 @pytest.mark.parametrize("name", [b"\xff.png", b"\xe9tude/1.png"])

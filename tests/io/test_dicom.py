@@ -29,8 +29,8 @@ def test_hash_is_fixed_for_ever():
     assert dicom.hashed("MRN0042") == "p6a12db43474fbc05"
 
 
-def test_absent_tags_are_empty(tmp_path):
-    write_dicom(tmp_path / "a.dcm", draw_image(0), patient="")
+def test_absent_tags_are_empty_and_an_age_of_0_is_unknown(tmp_path):
+    write_dicom(tmp_path / "a.dcm", draw_image(0), patient="", PatientAge="000Y")
     tags = dicom.read_tags(tmp_path / "a.dcm")
     assert tags.patient_id == tags.projection == tags.sex == "" and math.isnan(tags.age)
 
