@@ -108,17 +108,32 @@ def place(
     Args:
       images: image -> its JPEG, whose header gives the size that the lines' pixels refer to.
 
-    Raises BuildError: a line with a point that is not a number.
+    Raises BuildError: a line with a point that is not a number, or lines that reach far beyond
+    their images, which are a smaller copy then.
     """
     by_image = defaultdict(list)
     for line in lines:
         by_image[line.image].append(line)
     lined = [(image, images[image]) for image in by_image if image in images]
+    found = dict(parallel.parallel_map(read_frame, lined, num_workers))
+    frames = {image: frame for image, frame in found.items() if frame is not None}
+    there = [line for line in lines if line.image in frames]
+    beyond = [line for line in there if is_beyond(line.corners, frames[line.image].size)]
+    if len(beyond) > boxes.MAX_CONTRADICTING * len(there):
+        raise BuildError(
+            f"{len(beyond):,} of the {len(there):,} lines of {LINES} reach beyond their images; "
+            f"the first is {beyond[0].where}. In a copy of smaller images boxes would be wrong: "
+            f"take the owner's images, or remove {LINES}."
+        )
     return {
         image: tuple(as_shown(line, frame) for line in by_image[image])
-        for image, frame in parallel.parallel_map(read_frame, lined, num_workers)
-        if frame is not None
+        for image, frame in frames.items()
     }
+
+
+def is_beyond(corners: boxes.Corners, size: tuple[int, int]) -> bool:
+    """Returns whether corners lie more than a twentieth of height or width outside of an image."""
+    return corners[2] > 1.05 * size[1] or corners[3] > 1.05 * size[0]
 
 
 def corners(data: str, where: str) -> tuple[float, float, float, float]:

@@ -87,6 +87,14 @@ def test_lines_on_images_or_under_labels_that_are_not_theirs(raw):
     assert_build_stops("ranzcr_clip", raw, message, overwrite=True)
 
 
+def test_lines_on_a_smaller_copy_of_the_images_stop_the_build(raw):
+    fake.write(raw)
+    path = raw / "train" / f"{fake.LINED}.jpg"
+    Image.open(path).resize((fake.WIDTH // 2, fake.HEIGHT // 2)).save(path)
+    message = r"1 of the 2 lines .* reach beyond their images; the first is .*csv, row 2\."
+    assert_build_stops("ranzcr_clip", raw, message)
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
