@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cxr_jax.data import images as stored
 from cxr_jax.io import pixels
 from cxr_jax.weights import importers
 from cxr_jax.weights.encoder import FITS, ImageEncoder, random_encoder
+from cxr_jax.weights.exporters import huggingface
 
 PAGE = (Path(__file__).parents[2] / "docs/weights.md").read_text()
 WIDE = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
@@ -51,7 +52,7 @@ def test_boxes_go_where_their_pixels_go(fit):
     np.testing.assert_allclose(found, (top, left, bottom, right), atol=1)
 
 
-def test_an_encoder_reads_the_square_of_its_owner():
+def test_an_encoder_reads_the_square_of_its_owner(tmp_path, monkeypatch):
     model = {"name": "vit", "variant": "64x1", "patch": 8, "image_size": 32}
     encoder = random_encoder(model, 32, seed=0)
     wide = np.random.default_rng(1).integers(0, 256, (64, 96), np.uint8)
@@ -63,6 +64,13 @@ def test_an_encoder_reads_the_square_of_its_owner():
         assert (len(read.encoder.reads) == 2) == (fit == "crop")  # as fingerprints always were
     assert np.abs(found["pad"] - found["crop"]).max() > 0.1
     assert np.abs(found["squash"] - found["crop"]).max() > 0.1
+    # Processors of transformers do not pad: the lines that the card shows do.
+    Image.fromarray(wide[:48]).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    usage = huggingface.export(encoder._replace(fit="pad")).usage
+    line = re.search("^image = (.*)$", usage, re.MULTILINE)[1]
+    square = eval(line, {"Image": Image, "ImageOps": ImageOps})
+    np.testing.assert_array_equal(square, _by_hand(wide[:48], 32, "pad"))
 
 
 def test_the_page_has_a_row_for_every_source():

@@ -63,12 +63,15 @@ def export(encoder: Encoder) -> Exported:
         "do_convert_rgb": channels == 3,
         **{"image_mean": list(model.mean), "image_std": list(model.std)},
     }
-    grey = "L" if channels == 1 else "RGB"
-    usage = f"""from PIL import Image
+    image = f'Image.open("image.png").convert("{"L" if channels == 1 else "RGB"}")'
+    if encoder.fit == "pad":  # which no processor of transformers does, with black
+        image = f"ImageOps.pad({image}, ({size}, {size}), Image.BILINEAR)"
+    usage = f"""from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, {loader}
 net = {loader}.from_pretrained("FOLDER").eval()
 prepare = AutoImageProcessor.from_pretrained("FOLDER")
-pixels = prepare(Image.open("image.png").convert("{grey}"), return_tensors="pt")["pixel_values"]
+image = {image}
+pixels = prepare(image, return_tensors="pt")["pixel_values"]
 features = net(pixels).{output}  # of [n {channels} h w], normalised as below"""
     files = {
         "config.json": config if more else config | {"num_channels": channels},
