@@ -47,7 +47,8 @@ def get_config(preset: str = ""):
         )
     )
     jitter = dict(brightness=0.4, contrast=0.4, blur_prob=0.0)
-    config.views = ConfigDict(dict(a=common.view(crop_scale=(0.2, 1.0), **jitter)))
+    crop = dict(crop_scale=(0.05, 1.0), crop_ratio=(0.6, 1.0))
+    config.views = ConfigDict(dict(a=common.view(**crop, **jitter)))
     config.optimizer = ConfigDict(
         dict(
             name="sgd",
@@ -57,7 +58,7 @@ def get_config(preset: str = ""):
             clip=10.0,
             clip_by="all",
             warmup=10_000,
-            groups=dict(text=dict(match=("^text/",), learning_rate=3e-4)),
+            groups=dict(text=dict(match=("^text/", "^text_projector/"), learning_rate=3e-4)),
         )
     )
     return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
@@ -88,7 +89,7 @@ def cpu(config: ConfigDict) -> None:
     config.objective.update(decoder_width=128, decoder_heads=4)
     config.optimizer.update(learning_rate=3e-4, weight_decay=0.05)
     del config.optimizer.clip_by  # as it was run (docs/results/objectives.md)
-    config.views.a.update(crop_scale=(0.6, 1.0))
+    config.views.a.update(crop_scale=(0.6, 1.0), crop_ratio=(3 / 4, 4 / 3))
 
 
 def demo(config: ConfigDict) -> None:

@@ -27,7 +27,8 @@ to which their image's class token is added, are weighed by what all views show 
 decoder attends to all of them. Studies find reports by their class tokens side by side. Departures:
 an epoch passes over images, not studies; the report is written from its beginning alone; texts are
 pooled as config.objective.text says, where the code adds BERT's pooler; both directions of the
-contrast have a gradient, in the code that from images to texts alone; no dropout.
+contrast have a gradient, in the code that from images to texts alone; reports keep their words for
+sides where images are mirrored, which the code swaps as it mirrors the first image; no dropout.
 """
 
 from functools import partial
