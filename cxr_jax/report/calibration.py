@@ -126,7 +126,6 @@ def blocks(
 
 
 def _cells(row: Calibration) -> list[str]:
-    """Returns the cells under _HEADER; the interval on a second line."""
     return [
         tables.two_lines(tables.with_interval(row._asdict(), "brier")),
         tables.signed(row.skill),

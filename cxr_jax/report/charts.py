@@ -13,16 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from cxr_jax.report import tables
 from cxr_jax.report.blocks import Picture
-from cxr_jax.report.figures import (
-    DPI,
-    bare,
-    keys,
-    legend,
-    multiples,
-    new_figure,
-    small_panel,
-    style,
-)
+from cxr_jax.report.figures import bare, finish, multiples, new_figure, small_panel, style
 from cxr_jax.report.svg import BAND, GREY, INK
 from cxr_jax.stats.auroc import auroc, binary_rows
 from cxr_jax.stats.verdict import Comparison
@@ -77,12 +68,10 @@ def forest(
     figure, grid = new_figure(7.5 + 4.7 * (len(drawn) - 1), height, **columns)
     for draw, axes in zip(drawn, grid[0]):
         draw(axes)
-    legend(figure, grid[0, 0], names)
-    figure.savefig(path, dpi=DPI)
     title = what[0].upper() + what[1:]
     titles = (title, f"Differences from {comparisons[0]['a']}") if comparisons else ("",)
     panels = [small_panel((_ROWS, height - 0.6), *each) for each in zip(drawn, titles)]
-    return Picture(path, caption, panels, keys(range(len(names)), names))
+    return finish(figure, path, dict(enumerate(names)), panels, caption)
 
 
 def _draw_intervals(
@@ -146,7 +135,6 @@ def folded(name: str, width: int) -> list[str]:
 
 
 def _limits(row: Mapping[str, Any], field: str) -> tuple[float, float]:
-    """Returns the interval, or the point itself where there is none."""
     return tuple(row[field] if tables.absent(row[end]) else row[end] for end in ("low", "high"))
 
 
@@ -235,10 +223,8 @@ def label_curves(
     figure, grid = new_figure(7.0, 4.6)
     draw(grid[0, 0])
     grid[0, 0].set_title(title, fontsize=11, loc="left")
-    legend(figure, grid[0, 0], list(curves))
-    figure.savefig(path, dpi=DPI)
     panels = [small_panel((_CURVE, 3.0), draw, "")]
-    return Picture(path, title, panels, keys(range(len(curves)), list(curves)))
+    return finish(figure, path, dict(enumerate(curves)), panels, title)
 
 
 def differences(
@@ -261,19 +247,17 @@ def differences(
         for other in others
     ]
     margin = next(iter(verdicts.values())).margin
-    colours = [list(encoders).index(name) for name in others]
+    colours = {list(encoders).index(name): name for name in others}
     whose = f" of {others[0]}" if len(others) == 1 else ""
 
     def draw(axes: Axes) -> None:
         axes.axvspan(-margin, margin, color=GREY, alpha=0.2, linewidth=0, zorder=0.5)
         axes.axvline(0, color=GREY, linewidth=1)
-        _draw_intervals(axes, shown, rows, "difference", colours, len(others))
+        _draw_intervals(axes, shown, rows, "difference", list(colours), len(others))
         axes.set_xlabel(f"{measure}{whose} less that of {encoders[0]}, 95 % interval")
 
     height = 1.4 + len(shown) * _row_height(shown, len(others))
     figure, grid = new_figure(8.5, height)
     draw(grid[0, 0])
-    legend(figure, grid[0, 0], others)
-    figure.savefig(path, dpi=DPI)
     panels = [small_panel((_ROWS, height - 0.5), draw, "")]
-    return Picture(path, caption, panels, keys(colours, others))
+    return finish(figure, path, colours, panels, caption)

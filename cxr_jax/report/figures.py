@@ -55,20 +55,23 @@ def bare(axes: Axes, grid: str = "") -> None:
     axes.tick_params(color=GREY)
 
 
-def legend(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
-    """Writes the runs' names above the figure, as many beside each other as its width holds."""
-    if len(names) == 1:
-        return
-    fit = int(figure.get_figwidth() / (0.6 + 0.085 * max(map(len, names))))
-    columns = max(1, min(len(names), fit))
-    handles, _ = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False)
+def finish(
+    figure: Figure, path: Path, runs: Mapping[int, str], panels: Sequence[Panel], caption: str
+) -> Picture:
+    """Writes the runs' names above the figure, and it to a PNG; returns it and a page's panels.
 
-
-def keys(indices: Sequence[int], names: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns the runs' names with samples of their lines, for the legend of a page."""
-    looks = [style(index) for index in indices]
-    return [(name, svg.sample(look[0], look[2])) for name, look in zip(names, looks)]
+    `runs` are the names of what is drawn, by the number that decides their style.
+    """
+    names = list(runs.values())
+    if len(names) > 1:  # as many beside each other as its width holds
+        fit = int(figure.get_figwidth() / (0.6 + 0.085 * max(map(len, names))))
+        handles, _ = figure.axes[0].get_legend_handles_labels()
+        columns = max(1, min(len(names), fit))
+        figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False)
+    figure.savefig(path, dpi=DPI)
+    looks = [style(index) for index in runs]
+    keys = [(name, svg.sample(look[0], look[2])) for name, look in zip(names, looks)]
+    return Picture(path, caption, panels, keys)
 
 
 def label_panels(labels: Sequence[str], side: float) -> tuple[Figure, dict[str, Axes]]:
@@ -92,17 +95,12 @@ def multiples(
     draw: Callable[[Axes, str], None],
     caption: str,
 ) -> Picture:
-    """Draws every label by `draw`, beside each other to a PNG and each as a panel of a page.
-
-    `runs` are the names of what is drawn, by the number that decides their style.
-    """
+    """Draws every label by `draw`, beside each other to a PNG and each as a panel of a page."""
     figure, panels = label_panels(labels, 3.5 if len(labels) > 1 else 4.3)
     for label, axes in panels.items():
         draw(axes, label)
-    legend(figure, next(iter(panels.values())), list(runs.values()))
-    figure.savefig(path, dpi=DPI)
     small = [small_panel((_SMALL, _SMALL), partial(draw, label=label), label) for label in labels]
-    return Picture(path, caption, small, keys(list(runs), list(runs.values())))
+    return finish(figure, path, runs, small, caption)
 
 
 def small_panel(size: tuple[float, float], draw: Callable[[Axes], None], title: str) -> Panel:

@@ -68,18 +68,16 @@ def saliency(path: Path, cases: Sequence[Case]) -> None:
     strongest: dict[str, float] = {}
     for case in cases:
         strongest[case.label] = max(strongest.get(case.label, 0.0), float(case.heat.max()))
-    height = len(cases) * (_IMAGE + _GAP) + 0.8
-    figure = Figure(figsize=(2 * (_IMAGE + _GAP) + 2.5, height))
-    for row, case in enumerate(cases):
-        top = _GAP + row * (_IMAGE + _GAP)
-        plain = _axes(figure, 0.0, top, _IMAGE, _IMAGE)
-        heated = _axes(figure, _IMAGE + _GAP, top, _IMAGE, _IMAGE)
+    figure, rows = _rows(len(cases), 0.8)
+    for case, (plain, heated, beside) in zip(cases, rows):
         _show(plain, case.image)
         _show(heated, overlay(case.image, case.heat, strongest[case.label]))
-        for axes in (plain, heated):
-            _draw_boxes(axes, case.boxes, case.image.shape)
-        _describe(_axes(figure, 2 * (_IMAGE + _GAP) + 0.05, top, 2.4, _IMAGE), case)
-    _draw_scale(_axes(figure, 0.0, height - 0.6, 2 * _IMAGE + _GAP, 0.12))
+        for top, left, bottom, right in case.boxes * np.tile(case.image.shape, 2) - 0.5:
+            corner = (left, top), right - left, bottom - top
+            for axes in (plain, heated):
+                axes.add_patch(Rectangle(*corner, fill=False, edgecolor=_BOX, linewidth=1.5))
+        _write(beside, _described(case))
+    _draw_scale(_axes(figure, 0.0, figure.get_figheight() - 0.6, 2 * _IMAGE + _GAP, 0.12))
     _save(figure, path)
 
 
@@ -88,12 +86,8 @@ def masks(path: Path, marked: Sequence[Marked], scores: Sequence[float]) -> None
 
     Images are squares, and masks of any side lie on the whole of them.
     """
-    height = len(marked) * (_IMAGE + _GAP) + 0.1
-    figure = Figure(figsize=(2 * (_IMAGE + _GAP) + 2.5, height))
-    for row, (one, score) in enumerate(zip(marked, scores)):
-        top = _GAP + row * (_IMAGE + _GAP)
-        plain = _axes(figure, 0.0, top, _IMAGE, _IMAGE)
-        tinted = _axes(figure, _IMAGE + _GAP, top, _IMAGE, _IMAGE)
+    figure, rows = _rows(len(marked), 0.1)
+    for one, score, (plain, tinted, beside) in zip(marked, scores, rows):
         _show(plain, one.image)
         _show(tinted, overlay(one.image, one.found.astype(np.float32), 1.0))
         centres = (np.arange(len(one.truth)) + 0.5) * len(one.image) / len(one.truth) - 0.5
@@ -101,7 +95,7 @@ def masks(path: Path, marked: Sequence[Marked], scores: Sequence[float]) -> None
         said = [(f"Image {one.number}", {"fontweight": "bold"})]
         said += [(one.label, {"color": _PRESENT, "fontweight": "bold"})]
         said += [(f"Dice {score:.2f}, {one.kind} of the images with it", {})]
-        _write(_axes(figure, 2 * (_IMAGE + _GAP) + 0.05, top, 2.4, _IMAGE), said)
+        _write(beside, said)
     _save(figure, path)
 
 
@@ -216,6 +210,15 @@ def _state(case: Case) -> str:
     return f"{case.label}: {word(case.target)}"
 
 
+def _rows(count: int, below: float) -> tuple[Figure, list[list[Axes]]]:
+    """Returns a figure, and row by row the axes of two images and of the words beside them."""
+    step = _IMAGE + _GAP
+    figure = Figure(figsize=(2 * step + 2.5, count * step + below))
+    places = ((0.0, _IMAGE), (step, _IMAGE), (2 * step + 0.05, 2.4))
+    tops = [_GAP + row * step for row in range(count)]
+    return figure, [[_axes(figure, x, top, width, _IMAGE) for x, width in places] for top in tops]
+
+
 def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
     """Returns axes at this place in inches from the upper left corner, so that pixels are kept."""
     wide, high = figure.get_size_inches()
@@ -230,8 +233,7 @@ def _show(axes: Axes, image: np.ndarray, frame: str = "") -> None:
         axes.spines[:].set(color=frame, linewidth=3)
 
 
-def _describe(axes: Axes, case: Case) -> None:
-    """Writes what the case is, line by line beside it."""
+def _described(case: Case) -> list[tuple[str, Mapping[str, str]]]:
     lines = [(f"Image {case.number}", {"fontweight": "bold"})]
     colour = {"color": _colour(case.target), "fontweight": "bold"}
     lines += [(part, colour) for part in textwrap.wrap(_state(case), 38)]
@@ -239,7 +241,7 @@ def _describe(axes: Axes, case: Case) -> None:
     rank = "" if np.isnan(case.lower) else rank_in_words(case.lower)
     for said in filter(None, (rank, case.kind, boxed)):
         lines += [(part, {}) for part in textwrap.wrap(said, 42)]
-    _write(axes, lines)
+    return lines
 
 
 def _write(axes: Axes, lines: Sequence[tuple[str, Mapping[str, str]]]) -> None:
@@ -247,12 +249,6 @@ def _write(axes: Axes, lines: Sequence[tuple[str, Mapping[str, str]]]) -> None:
     for place, (text, style) in enumerate(lines):
         style = {"fontsize": 8, "color": INK, "verticalalignment": "top"} | style
         axes.text(0, 1 - (0.02 + 0.16 * place) / _IMAGE, text, transform=axes.transAxes, **style)
-
-
-def _draw_boxes(axes: Axes, boxes: Float[np.ndarray, "n 4"], size: tuple[int, int]) -> None:
-    for top, left, bottom, right in boxes * np.tile(size, 2) - 0.5:
-        corner = (left, top), right - left, bottom - top
-        axes.add_patch(Rectangle(*corner, fill=False, edgecolor=_BOX, linewidth=1.5))
 
 
 def _draw_scale(axes: Axes) -> None:
@@ -298,8 +294,6 @@ _MEANING = {
         "t-SNE of their features: images that the encoder finds alike lie close to each other; "
         "distances across the map mean little.",
     ),
-}
-_MEANING |= {
     "masks.png": (
         "Masks",
         "Left the image, right the same with, in orange, what the head marked, and in blue the "

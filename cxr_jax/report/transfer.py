@@ -65,15 +65,18 @@ def write_report(
     labelled = ~np.isnan(runs[0].predictions.targets).all(axis=1)
     patients = len(np.unique(runs[0].predictions.patient_id[labelled]))
     size, fold = f"{labelled.sum():,} images of {patients:,} patients.", runs[0].predictions.fold
-    page.append(Text(f"Test set: {size}" if fold is None else _in_folds(len(set(fold)), size)))
+    if fold is None:
+        page.append(Text(f"Test set: {size}"))
+    else:
+        count = len(set(fold))
+        said = f"{count}-fold cross-validated by patient: {size} {tables.within(count)}"
+        page.append(Text(said))
     page += _scores(workdir, runs, comparisons)
     page += _comparisons(runs, comparisons)
     if labels and runs[0].predictions.score_kind not in MEASURES:
         named = [(run.name, run.predictions) for run in runs]
-        curves = charts.roc(
-            workdir / "roc.png", named, labels, "Sensitivity against 1 − specificity."
-        )
-        page += [Heading("ROC curves"), curves]
+        caption = "Sensitivity against 1 − specificity."
+        page += [Heading("ROC curves"), charts.roc(workdir / "roc.png", named, labels, caption)]
         path, caption = workdir / "reliability.png", "Observed rate against probability."
         parts, found = calibration.blocks(path, named, labels, num_resamples, caption)
         reading = map(Text, calibration.READING if found else ())
@@ -85,10 +88,6 @@ def write_report(
     page += [Heading("Provenance"), Table(["what", "value"], list(provenance.items()))]
     page += [Heading("What to do next"), Bullets(_next_steps(comparisons, labels))]
     return webpage.write(workdir, "report.md", title, page)
-
-
-def _in_folds(folds: int, size: str) -> str:
-    return f"{folds}-fold cross-validated by patient: {size} {tables.within(folds)}"
 
 
 def _scores(
@@ -120,10 +119,8 @@ def _comparisons(runs: Sequence[Run], comparisons: Sequence[Mapping[str, Any]]) 
     parts = [Heading("Comparisons"), Text(_PAIRED), tables.comparison_table(comparisons)]
     lost, used = (comparisons[0][name] for name in ("num_excluded", "num_resamples"))
     if lost and used:
-        total = f"{lost:,} of {lost + used:,}"
-        parts.append(
-            Text(f"In {total} resamples a class is absent; intervals are from the others.")
-        )
+        said = f"In {lost:,} of {lost + used:,} resamples a class is absent; intervals are from the"
+        parts.append(Text(f"{said} others."))
     if len(tables.shown(runs[0].rows)) > 1 and comparisons[0]["labels"]:
         what = tables.measure(comparisons[0])
         title = f"Label by label, {what} of {comparisons[0]['a']} less that of the other:"

@@ -56,7 +56,8 @@ def to_html(
     )
     blocks = [_said_once(*pair) for pair in zip([Text(""), *blocks], blocks)]
     body = {place: _html(block, f"part-{place}") for place, block in enumerate(blocks)}
-    photographs = {k: one for k, one in enumerate(blocks) if _is_photograph(one)}
+    pictures = {k: one for k, one in enumerate(blocks) if isinstance(one, Picture)}
+    photographs = {k: one for k, one in pictures.items() if not one.panels}
     left = most - sum(len(one.encode()) + 300 for one in body.values()) - 20_000
     body |= _photographs(photographs, left, folder)
     parts = list(body.values())
@@ -138,10 +139,6 @@ def _panels(panels: Sequence[Panel]) -> str:
 def _figure(held: str, caption: str) -> str:
     below = f"<figcaption>{_inline(caption)}</figcaption>" if caption else ""
     return f"<figure>{held}{below}</figure>"
-
-
-def _is_photograph(block: Block) -> bool:
-    return isinstance(block, Picture) and not block.panels
 
 
 def _photographs(pictures: dict[int, Picture], room: int, folder: Path) -> dict[int, str]:

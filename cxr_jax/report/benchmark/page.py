@@ -46,12 +46,10 @@ def write(workdir: Path, num_resamples: int | None = None) -> Path:
     studies = {protocol: bt.study_table(measured, grid, protocol) for protocol in grid.protocols}
     _write_tables(workdir / "tables", measured, found, studies)
     judged = [one for held in found.values() for one in held.values()]
+    answer = text.answer(grid, found, overall, measured)
+    provenance = list(tables.provenance_rows(workdir).items())
     page = [
-        *(
-            [Text(answer, "lead")]
-            if (answer := text.answer(grid, found, overall, measured))
-            else []
-        ),
+        *([Text(answer, "lead")] if answer else []),
         tables.made(f"python -m cxr_jax.report {workdir}", workdir),
         *_summary(grid, measured, found, overall),
         *unseen.summary(without_seen),
@@ -65,7 +63,7 @@ def write(workdir: Path, num_resamples: int | None = None) -> Path:
         *unseen.blocks(workdir, grid, largest, without_seen),
         *at_largest.images(workdir, grid, text.leading(grid, found)),
         *_method(grid, measured, num_resamples),
-        *_provenance(workdir),
+        *([Heading("Provenance"), Table(["what", "value"], provenance)] if provenance else []),
         Heading("What to do next"),
         Bullets(text.next_steps(judged, bool(measured.failed))),
     ]
@@ -153,13 +151,11 @@ def _curves(workdir: Path, grid: Grid, measured: Measured) -> list[Block]:
         drawn = charts.label_curves(path, title, lines, measured.measure(protocol))
         page += [Heading(title, 3), drawn]
         if dropped := measured.dropped.get((protocol, dataset)):
-            without = f"The curve and the labels saved leave out {', '.join(dropped)}"
-            page.append(
-                Text(
-                    f"{without}, which cannot be scored at every number of images; tables and "
-                    "verdicts hold them where they can be."
-                )
+            said = (
+                f"The curve and the labels saved leave out {', '.join(dropped)}, which cannot be "
+                "scored at every number of images; tables and verdicts hold them where they can be."
             )
+            page.append(Text(said))
         page += _equivalences(grid, measured, protocol, dataset)
     return [Heading("How many labels an encoder saves"), *page] if page else []
 
@@ -205,8 +201,7 @@ def _method(grid: Grid, measured: Measured, num_resamples: int) -> list[Block]:
     sentences = [one.format(**facts) for one in text.METHOD]
     folds = sorted({place.folds for place in measured.places.values() if place.folds})
     for count in folds:
-        said = f"Cross-validated, {count} folds: {text.IN_FOLDS} {tables.within(count)}"
-        sentences.append(said)
+        sentences.append(f"Cross-validated, {count} folds: {text.IN_FOLDS} {tables.within(count)}")
     page: list[Block] = []
     if measured.failed:
         names = ("encoder", "dataset", "protocol", "training patients", "seeds", "state", "reason")
@@ -214,9 +209,3 @@ def _method(grid: Grid, measured: Measured, num_resamples: int) -> list[Block]:
     if measured.notes:
         page += [Heading("Notes"), Bullets(list(dict.fromkeys(measured.notes)))]
     return [*page, Heading("How it was measured"), Bullets(sentences)]
-
-
-def _provenance(workdir: Path) -> list[Block]:
-    """Returns code, packages and images of the results; nothing for a workdir that does not say."""
-    found = list(tables.provenance_rows(workdir).items())
-    return [Heading("Provenance"), Table(["what", "value"], found)] if found else []

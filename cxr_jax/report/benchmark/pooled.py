@@ -45,21 +45,16 @@ def measure(
                     if name == encoder and one.standard_error > 0  # not NaN
                 }
                 numbers = [(one.difference, one.standard_error) for one in held.values()]
-                enough = len(held) >= MINIMUM
-                places = [measured.places[protocol, name, fraction].scores for name in held]
-                several = _pretrainings(places, encoder, grid) if enough else []
-                one = Overall(
-                    protocol,
-                    fraction,
-                    encoder,
-                    datasets=tuple(held),
-                    left_out=tuple(name for name in grid.datasets if name not in held),
-                    shared=_shared([measured.patients[protocol, name] for name in held]),
-                    pooled=pool(*np.transpose(numbers), MARGIN, pretrainings=several)
-                    if enough
-                    else None,
-                )
-                found.append(one)
+                pooled = None
+                if len(held) >= MINIMUM:
+                    places = [measured.places[protocol, name, fraction].scores for name in held]
+                    several = _pretrainings(places, encoder, grid)
+                    pooled = pool(*np.transpose(numbers), MARGIN, pretrainings=several)
+                sets = Counter(one for name in held for one in measured.patients[protocol, name])
+                shared = sum(count > 1 for count in sets.values())
+                left_out = tuple(name for name in grid.datasets if name not in held)
+                place = protocol, fraction, encoder, tuple(held), left_out
+                found.append(Overall(*place, shared, pooled))
     return found
 
 
@@ -77,11 +72,6 @@ def _pretrainings(
             means = [scores[name].by_pretraining.mean(axis=0) for scores in places]
             found.append(np.stack(means, axis=1))
     return found
-
-
-def _shared(patients: Sequence[frozenset[str]]) -> int:
-    counts = Counter(one for held in patients for one in held)
-    return sum(count > 1 for count in counts.values())
 
 
 def sentences(found: Sequence[Overall], grid: Grid, protocol: str) -> list[str]:
@@ -102,30 +92,24 @@ def blocks(workdir: Path, found: Sequence[Overall], grid: Grid) -> list[Block]:
         return []
     title = Heading("Over all datasets", 3)
     if not any(one.pooled for one in found):
-        most = max(len(one.datasets) for one in found)
-        return [
-            title,
-            Text(
-                f"The differences are not pooled: {MINIMUM} datasets are needed to see how far "
-                f"they differ from each other, and {most} can be used."
-            ),
-        ]
-    rows = [[*_key(one), *_cells(one)] for one in found]
+        said = (
+            f"The differences are not pooled: {MINIMUM} datasets are needed to see how far they "
+            f"differ from each other, and {max(len(one.datasets) for one in found)} can be used."
+        )
+        return [title, Text(said)]
+    rows = [_cells(one) for one in found]
     header = ["", "encoder", "training patients", "datasets", "over all datasets"]
     header += ["SD between datasets", "I²", "a new dataset"]
     return [title, Table(header, rows, _caption(found, grid))]
 
 
-def _key(one: Overall) -> list[str]:
-    return [title_of(one.protocol), one.encoder, percent(one.fraction), f"{len(one.datasets)}"]
-
-
 def _cells(one: Overall) -> list[str]:
+    first = [title_of(one.protocol), one.encoder, percent(one.fraction), f"{len(one.datasets)}"]
     if one.pooled is None:
-        return ["too few datasets", "–", "–", "–"]
+        return [*first, "too few datasets", "–", "–", "–"]
     spread, held = tables.number(one.pooled.tau2**0.5), one.pooled
     new = f"{tables.signed(held.new_low)} to {tables.signed(held.new_high)}"
-    return [verdict_cell(held), spread, percent(round(held.i2, 2)), new]
+    return [*first, verdict_cell(held), spread, percent(round(held.i2, 2)), new]
 
 
 def _caption(found: Sequence[Overall], grid: Grid) -> str:

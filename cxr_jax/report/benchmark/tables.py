@@ -119,11 +119,8 @@ def caveats(measured: Measured, protocol: str, fractions: Sequence[float]) -> st
 
 
 def value_of(score: Score) -> Value:
-    return Value(known(score.mean), *map(known, score.interval))
-
-
-def known(value: float) -> float | None:
-    return None if np.isnan(value) else value
+    numbers = score.mean, *score.interval
+    return Value(*(None if np.isnan(number) else number for number in numbers))
 
 
 def study_blocks(table: StudyTable) -> list[Block]:
