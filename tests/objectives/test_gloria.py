@@ -90,9 +90,13 @@ def test_losses_are_numpys_and_towers_give_what_they_say(tiny, batch):
     # Regions are of the ResNet without its last stage.
     encoder = models.build(config["model"])
     short = ResNet(encoder.stage_sizes[:-1], encoder.widths[:-1], stem_stride=4, max_pool=False)
-    images = augment_view(KEY, batch["image"], config["views"]["a"])
     variables = {"params": params["encoder"], "batch_stats": aux["batch_stats"]["encoder"]}
-    maps, _ = short.apply(variables, images, True, method="maps", mutable=["batch_stats"])
+
+    def of_images(variables, images):
+        images = augment_view(KEY, images, config["views"]["a"])
+        return short.apply(variables, images, True, method="maps", mutable=["batch_stats"])
+
+    maps, _ = jax.jit(of_images, compiler_options=QUICKLY)(variables, batch["image"])
     expected = np.asarray(maps).reshape(8, 16, 64) @ params["regions"]["kernel"]
     np.testing.assert_allclose(outputs["regions"], expected, atol=1e-4)
     # A word is the sum of its pieces, and both of the last two blocks.
@@ -100,15 +104,17 @@ def test_losses_are_numpys_and_towers_give_what_they_say(tiny, batch):
     shape = {name: x for name, x in shape.items() if name not in ("weights", "frozen_layers")}
     last, kept = make_text_encoder(shape, ""), params["text"]
     first = make_text_encoder(shape | {"num_blocks": 1}, "")
-    states = sum(
-        tower.apply({"params": kept}, batch["tokens"], batch["mask"], method="states")
-        for tower in (first, last)
-    )
+    whole = make_text_encoder(shape | {"last": 2}, "")
+
+    def of_texts(kept):
+        given = {"params": kept}, batch["tokens"], batch["mask"]
+        states = sum(tower.apply(*given, method="states") for tower in (first, last))
+        return states, whole.apply(*given)
+
+    states, vectors = jax.jit(of_texts, compiler_options=QUICKLY)(kept)
     np.testing.assert_allclose(outputs["words"][0, 1], states[0, 1] + states[0, 2], atol=1e-5)
     np.testing.assert_allclose(outputs["words"][1, 1], states[1, 1] + states[1, 2], atol=1e-5)
     # The tower that is kept gives the reports' vectors.
-    tower = make_text_encoder(shape | {"last": 2}, "")
-    vectors = tower.apply({"params": kept}, batch["tokens"], batch["mask"])
     np.testing.assert_allclose(outputs["text"], vectors, atol=1e-5)
     assert objective.text(params, aux)["heads"].keys() == {"image"}
 

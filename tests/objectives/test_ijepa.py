@@ -79,8 +79,8 @@ def test_loss_is_numpys_and_only_the_student_and_the_predictor_learn(tiny, noisy
     targets = ijepa.block_shapes(4, (0.25, 0.4), (0.5, 1.5))
     contexts = ijepa.block_shapes(4, (0.5, 1.0), (1, 1))
     block_key = jax.random.split(KEY)[1]
-    drawn = ijepa.draw_blocks(block_key, 8, 4, 2, targets, contexts)
-    context, blocks = map(np.asarray, drawn)
+    draw = jax.jit(lambda key: ijepa.draw_blocks(key, 8, 4, 2, targets, contexts))
+    context, blocks = map(np.asarray, draw(block_key))
     assert context.shape == (8, 8) and blocks.shape == (8, 2, 4)
 
     student, teacher, predictor = jax.tree.map(

@@ -77,9 +77,18 @@ def test_loss_is_numpys(tiny, batch):
         assert np.any(slope) or name.endswith("_k/bias")  # which changes no softmax
     # What is seen: each view by the encoder, weighed by what all show.
     encoder, view = models.build(config["model"]), config["views"]["a"]
-    images = [batch["image"], batch["view_1"], batch["view_2"]]
-    images = jnp.concatenate([augment_view(KEY, one, view) for one in images])
-    seen = encoder.apply({"params": params["encoder"]}, images, method=all_tokens)
+    shape = {x: y for x, y in config["objective"]["text"].items()}
+    del shape["weights"], shape["frozen_layers"]
+    tower = make_text_encoder(shape, "")
+
+    def see(params, views):
+        images = jnp.concatenate([augment_view(KEY, one, view) for one in views])
+        seen = encoder.apply({"params": params["encoder"]}, images, method=all_tokens)
+        vectors = tower.apply({"params": params["text"]}, batch["tokens"], batch["mask"])
+        return seen, vectors, objective.features(params, aux, images[:8])
+
+    views = [batch["image"], batch["view_1"], batch["view_2"]]
+    seen, vectors, features = jax.jit(see, compiler_options=QUICKLY)(params, views)
     seen = np.asarray(seen, np.float64).reshape(3, 8, 17, 64)
     patches = seen[:, :, 1:] + seen[:, :, :1]
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
@@ -99,10 +108,6 @@ def test_loss_is_numpys(tiny, batch):
     generation = missed[mask[:, 1:]].mean()
     np.testing.assert_allclose(metrics["generation_loss"], generation, rtol=1e-4)
     # Studies and reports.
-    shape = {x: y for x, y in config["objective"]["text"].items()}
-    del shape["weights"], shape["frozen_layers"]
-    tower = make_text_encoder(shape, "")
-    vectors = tower.apply({"params": params["text"]}, batch["tokens"], batch["mask"])
     texts = dense(params["text_projector"]["dense_out"], np.asarray(vectors, np.float64))
     studies = np.concatenate(list(seen[:, :, 0]), axis=-1)
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (studies, texts)]
@@ -119,14 +124,13 @@ def test_loss_is_numpys(tiny, batch):
     np.testing.assert_allclose(means, 0.1 * studies.mean(axis=0), atol=1e-4)
     kept = with_norm.text(own, own_aux)["heads"]["image"]
     head = MLP(hidden=(), out=192, hidden_bn=False, out_bn=True)
-    features = jnp.asarray(seen[0, :, 0], jnp.float32)
-    wanted = np.tile(features, 3) - means
+    first = jnp.asarray(seen[0, :, 0], jnp.float32)
+    wanted = np.tile(first, 3) - means
     wanted *= scale["bn_out"]["scale"] / np.sqrt(kept["batch_stats"]["bn_out"]["var"] + 1e-5)
-    np.testing.assert_allclose(head.apply(kept, features, False), wanted, atol=1e-3)
+    np.testing.assert_allclose(head.apply(kept, first, False), wanted, atol=1e-3)
     # The kept tower takes one image's features for a study that shows it three times.
     kept = objective.text(params, aux)["heads"]["image"]
     head = MLP(hidden=(), out=192, hidden_bn=False, out_bias=True)
-    features = objective.features(params, aux, images[:8])
     np.testing.assert_allclose(
         head.apply(kept, features, False), np.tile(seen[0, :, 0], 3), atol=1e-4
     )
