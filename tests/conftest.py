@@ -3,7 +3,7 @@
 Many tests start the same program anew, some in a subprocess; compiling it once halves the run. LLVM
 optimizes nothing (XLA does), in subprocesses too: most programs run a few steps and take longer to
 compile. Without XLA's fusion emitters a small program, such as one operation of a test, compiles in
-half the time. tests/test_run.py compiles as users do; so does everything with
+half the time. The demo of tests/test_run.py compiles as users do; so does everything with
 JAX_DISABLE_MOST_OPTIMIZATIONS=0 and XLA_FLAGS=--xla_cpu_use_fusion_emitters=true.
 """
 

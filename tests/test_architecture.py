@@ -60,11 +60,11 @@ def _run(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_files_of_the_page_are_choices(clone):
+def test_the_files_of_the_page_are_choices(clone, data_dir):
     assert "| ward | Ward: a table" in _run(clone, "-m", "data_builders.build", "--list")
     assert "configs/age.py" in _run(clone, "run.py", "--help")
     age = ("run.py", "--config=configs/age.py:cpu", "--config.data.name=phantom/tiny")
-    _run(clone, *age, "--workdir=runs/age", *_SMALL)
+    _run(clone, *age, f"--config.data.dir={data_dir}", "--workdir=runs/age", *_SMALL)
     lines = (clone / "runs/age/metrics.jsonl").read_text().splitlines()
     assert len(lines) == 4 and "years_off" in lines[0]
 

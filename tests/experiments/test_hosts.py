@@ -139,7 +139,7 @@ def _assert_alike(shared: Path, alone: Path) -> None:
 def test_a_killed_process_ends_the_other_where_it_waits(tiny, tmp_path):
     workdir = tmp_path / "run"
     command = [*tiny, f"--workdir={workdir}"]
-    with _pair(tmp_path / "said", command, command, heartbeat=20) as run:
+    with _pair(tmp_path / "said", command, command, heartbeat=10) as run:
         end = time.monotonic() + _SECONDS
         while not (workdir / "config.json").exists() and time.monotonic() < end:
             time.sleep(0.05)
