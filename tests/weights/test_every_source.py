@@ -19,6 +19,9 @@ from cxr_jax.weights.importers import _vit
 
 # A folder, and a name of the hub: test_load.py, test_torch_vit.py.
 SOURCES = sorted(set(importers.sources()) - {"workdir", "hf", "huggingface"})
+PAGE = (Path(__file__).parents[2] / "docs/weights.md").read_text().partition("## Preprocessing")[2]
+ROWS = re.findall(r"^\| ([\w, ]+) \| [^|]+ \| (\w+)", PAGE, re.MULTILINE)
+SQUARES = {name: square for names, square in ROWS for name in names.split(", ")}
 SMALL_VIT = {"name": "vit", "variant": "64x2", "patch": 8, "image_size": 32}
 
 
@@ -183,7 +186,9 @@ def file_of(layouts, tmp_path, monkeypatch):
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_file_of_halves_is_read_as_what_it_rounds_to(file_of, source):
     saved, tensors, _, load = file_of(source)
-    whole = load(saved).variables
+    encoder = load(saved)
+    assert encoder.fit == SQUARES[source]  # as docs/weights.md has it
+    whole = encoder.variables
     for number, (key, tensor) in enumerate(tensors.items()):
         if tensor.is_floating_point():
             tensors[key] = tensor.half() if number % 2 else tensor.bfloat16()

@@ -5,8 +5,9 @@ Mean, deviation, size and pooling are those of the owners' code.
 eva_x     EVA-X (arXiv:2405.05237; code: hustvl/EVA-X): EVA-02 ViT-Ti, S, B /16 for 224 px. Features
           are the mean of the patches, normed, from which its fine-tuning starts
 ark_plus  Ark+ (Ma et al., Nature 2025; code: jlianglab/Ark): the teacher, a Swin-L for 768 px, or a
-          ConvNeXt or a Swin of another size, whose size a file does not tell. Features are those
-          before the projector, which, like the heads of its tasks, is passed over
+          ConvNeXt or a Swin of another size, whose size a file does not tell; an image's sides are
+          both brought to it. Features are those before the projector, which, like the heads of its
+          tasks, is passed over
 mrm       MRM (arXiv:2301.13155; code: RL4M/MRM-pytorch): a ViT-B/16 for 224 px. Features are the
           mean of the patches behind the last norm, as they meet the report there
 medmae    Medical MAE (arXiv:2210.12843; code: lambert-x/medical_mae): ViT-S, B /16 for 224 px.
@@ -102,8 +103,8 @@ def load_ark_plus(path: str | Path) -> Encoder:
         arrays = strip_prefix(arrays, ("module.", ""), ())
         arrays = without(arrays, "omni_heads.", "projector.")
         if is_convnext(arrays):
-            return read_convnext(Path(path).stem, arrays, 224, IMAGENET)
-        return read_swin(Path(path).stem, arrays, 768, IMAGENET)
+            return read_convnext(Path(path).stem, arrays, 224, IMAGENET, "squash")
+        return read_swin(Path(path).stem, arrays, 768, IMAGENET, "squash")
 
 
 def load_mae(path: str | Path, mean: float, std: float, pooling: str) -> Encoder:
