@@ -52,6 +52,7 @@ def get_config(preset: str = ""):
             name="adam",
             learning_rate=5e-5,
             schedule="constant",
+            momentum=0.5,
             weight_decay=1e-6,
             clip=0.25,
             clip_by="all",
@@ -75,7 +76,7 @@ def cpu(config: ConfigDict) -> None:
     _reports.for_minutes(config, 48)
     own_words(config, 2048, 128, 2)
     config.batch_size = 64
-    del config.optimizer.clip_by  # as it was run (docs/results/objectives.md)
+    del config.optimizer.clip_by, config.optimizer.momentum  # as it was run (docs/results)
     config.views.a.update(crop_scale=(0.6, 1.0), jitter_prob=0.8)
     _reports.slower_text(config)
 
