@@ -33,7 +33,7 @@ def two_towers(
     config: Section,
     head: Mapping[str, Any] | None,
     loss_from_outputs: Callable[..., Any],
-    scale: Callable[[Any], Float[Array, ""]],
+    scale: Callable[[Any], Float[Array, ""] | np.float32],
     metrics: Sequence[str] = (),
     learnt: Mapping[str, float] | None = None,
     text_head: bool = True,
@@ -45,8 +45,9 @@ def two_towers(
     encoder of config.objective.text and a projector of the same kind, the MLP with the fields
     `head`; None: neither has one, nor has the text without `text_head`. `learnt` are further
     parameters, numbers by name, with the value to start from; outputs hold each as [b]. `scale`
-    gives of the parameters what cosines are multiplied by to become logits; `metrics` are those
-    that the loss gives beside METRICS. With `one_image` it is said of which studies there are more.
+    gives of the parameters what cosines are multiplied by to become logits, a constant as NumPy's:
+    a checkpoint of several hosts takes no array of JAX's that is of one. `metrics` are those that
+    the loss gives beside METRICS. With `one_image` it is said of which studies there are more.
     """
     check_batch(config)
     text, view, name = text_encoder(config), config["views"]["a"], config["objective"]["name"]

@@ -25,6 +25,7 @@ though sentences name sides, both as in the paper.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from cxr_jax.config import Section, check_fields, check_values
@@ -79,5 +80,5 @@ def make(config: Section) -> Objective:
 
     head = {"hidden_bn": normed, "out_bn": normed, "out_bias": not normed}
     return _image_text.two_towers(
-        config, head, loss_from_outputs, scale=lambda params: jnp.float32(1 / temperature)
+        config, head, loss_from_outputs, scale=lambda params: np.float32(1 / temperature)
     )

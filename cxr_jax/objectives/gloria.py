@@ -162,7 +162,7 @@ def make(config: Section) -> Objective:
         config,
         head,
         loss_from_outputs,
-        scale=lambda params: jnp.float32(1 / fields["temperature"]),
+        scale=lambda params: np.float32(1 / fields["temperature"]),
         metrics=("global_loss", "local_loss"),
         text_head=False,
     )

@@ -175,7 +175,7 @@ def make(config: Section) -> Objective:
         config,
         head,
         loss_from_outputs,
-        scale=lambda params: jnp.float32(1 / fields["temperature"]),
+        scale=lambda params: np.float32(1 / fields["temperature"]),
         metrics=("contrast_loss", "generation_loss"),
         one_image=False,
     )
@@ -195,8 +195,9 @@ def make(config: Section) -> Objective:
 
     def kept_text(params, aux):
         # Of one image, as of a study without others: its class token once for each view.
-        kernel = jnp.tile(jnp.eye(encoder.width), views)
-        alike = {"kernel": kernel} | ({} if normed else {"bias": jnp.zeros(width)})
+        kernel = np.tile(np.eye(encoder.width, dtype=np.float32), views)
+        bias = {} if normed else {"bias": np.zeros(width, np.float32)}
+        alike = {"kernel": kernel} | bias
         return objective.text(
             params | {"projector": params["projector"] | {"dense_out": alike}}, aux
         )

@@ -26,6 +26,16 @@ def ready(config, batch):
     return objective, params, aux
 
 
+@pytest.mark.parametrize("name", ["convirt", "gloria", "refers"])
+def test_what_is_kept_of_a_text_tower_holds_no_array_of_one_host(tiny, batch, name):
+    """Orbax refuses such in a checkpoint of several; of the state, here NumPy's, none is."""
+    objective = objectives.build(tiny(name))
+    shapes = jax.eval_shape(objective.init, KEY, batch)
+    params, aux = jax.tree.map(lambda of: np.zeros(of.shape, of.dtype), shapes)
+    kept = jax.tree.leaves(objective.text(params, aux))
+    assert kept and not any(isinstance(leaf, jax.Array) for leaf in kept)
+
+
 def shifted(tree, seed=2):
     """Every number of a tree moved at random, so that nothing stays at 0 or 1 by initialisation."""
     leaves, structure = jax.tree.flatten(tree)
