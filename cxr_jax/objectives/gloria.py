@@ -21,7 +21,7 @@ frozen_layers  how many of its lower layers, and with them its embeddings, stay 
 
 As in the code, not in the paper, each region first divides itself among the words by a softmax,
 the beginning of the text counts as a word, its end does not, and the soft maximum is not scaled
-back.
+back. Sentences keep their marks, and their case where the tokenizer does: the code drops both.
 """
 
 import json

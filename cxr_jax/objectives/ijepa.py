@@ -15,7 +15,8 @@ tau_base          the teacher's decay, which rises linearly to 1; .996
 
 The target is the teacher's output, each patch's layer-normalised; the loss is smooth L1, as in the
 code (L2 in the paper). The teacher is what is evaluated and exported. As in the code positions are
-sines and cosines that are not trained, and block k's last matrices start divided by sqrt(2k).
+sines and cosines that are not trained. Block k's last matrices start divided by sqrt(2k), as its
+models' do; its training then draws all of theirs anew.
 
 Departures, so that all shapes are fixed: of every block as many patches are predicted as the
 smallest has, and the context has as many as remain where targets do not overlap, chosen at random

@@ -4,7 +4,9 @@ A folder as transformers has it or one of its files; mean, deviation, size and h
 a square are then those of preprocessor_config.json. Of a file alone, by source:
 
 dinov2     DINOv2 (arXiv:2304.07193), with registers or without; also in its owner's layout
-           (dinov2_vitb14_pretrain.pth): 224 px, ImageNet's mean and deviation
+           (dinov2_vitb14_pretrain.pth): 224 px, ImageNet's mean and deviation. Positions are
+           resampled to the image's own grid; that code, of files without registers, asks for a
+           grid larger by .1, which moves them by up to .2 of a place
 rad_dino   RAD-DINO (arXiv:2401.10815): 518 px, the mean and deviation of its preprocessing
 cxformer   CXformer (Al-Mahrooqi et al., MIDL 2025; code: m42-health/CXformer): a DINOv2 with four
            registers, 518 px, ImageNet's mean and deviation
