@@ -19,7 +19,7 @@ class Largest(NamedTuple):
     """One protocol and dataset at the largest fraction; all images are in one order.
 
     `read` holds the predictions of the place's labels, of all seeds. `images` holds the images of
-    each encoder that has a usable table of them, of whatever cell.
+    each encoder's pretrainings that have a usable table of them, of whatever cell.
     """
 
     protocol: str
@@ -27,7 +27,7 @@ class Largest(NamedTuple):
     fraction: float
     place: Place
     read: dict[Cell, Predictions]
-    images: dict[str, ImageTable]
+    images: dict[tuple[str, int], ImageTable]
 
     @property
     def title(self) -> str:
@@ -73,18 +73,18 @@ def read_largest(workdir: Path, grid: Grid, measured: Measured) -> list[Largest]
 
 def _images(
     workdir: Path, grid: Grid, dataset: str, predictions: Predictions, notes: list[str]
-) -> dict[str, ImageTable]:
-    """Returns by encoder the first usable table of the images; notes why others are not used."""
+) -> dict[tuple[str, int], ImageTable]:
+    """Returns by encoder and pretraining the first usable table; notes why others are not used."""
     images = {}
     for cell in grid.cells:
-        path = workdir / cell.folder / "films.parquet"
-        if (cell.dataset, cell.state) != (dataset, "done") or cell.encoder in images:
+        path, whose = workdir / cell.folder / "films.parquet", (cell.encoder, cell.pretraining)
+        if (cell.dataset, cell.state) != (dataset, "done") or whose in images:
             continue
         if not path.exists():  # the folder is older than these tables
             continue
         try:
             table = image_table.read_parquet(path)
-            images[cell.encoder] = image_table.in_order(table, predictions.image_id)
+            images[whose] = image_table.in_order(table, predictions.image_id)
         except (ValueError, OSError) as error:
             reason = without_ids(str(error).replace(str(workdir), "."))
             notes.append(f"{dataset}, {cell.encoder}: the table of images is not used: {reason}.")

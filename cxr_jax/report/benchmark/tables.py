@@ -275,16 +275,24 @@ def verdicts_csv(verdicts: Mapping[tuple[str, float], Verdicts]) -> str:
 
 
 def seen_block(grid: Grid) -> Table:
-    """Returns the share of every test set that each encoder saw while it was pretrained."""
-    first: dict[tuple[str, str], Cell] = {}
+    """Returns the share of every test set that each encoder saw while it was pretrained.
+
+    Of several pretrainings it is that which saw most.
+    """
+    most: dict[tuple[str, str], Cell] = {}
     for cell in grid.cells:
         if cell.state == "done":
-            first.setdefault((cell.encoder, cell.dataset), cell)
+            before = most.get((cell.encoder, cell.dataset), cell)
+            most[cell.encoder, cell.dataset] = max(before, cell, key=_num_seen)
     rows = [
-        [encoder, *(_seen_cell(first.get((encoder, dataset))) for dataset in grid.datasets)]
+        [encoder, *(_seen_cell(most.get((encoder, dataset))) for dataset in grid.datasets)]
         for encoder in grid.encoders
     ]
     return Table(["encoder", *grid.datasets], rows)
+
+
+def _num_seen(cell: Cell) -> tuple[int, int]:
+    return (-1, -1) if cell.seen is None else (cell.seen.images, cell.seen.patients or 0)
 
 
 def _seen_cell(cell: Cell | None) -> str:

@@ -54,7 +54,8 @@ def measure(largest: Sequence[Largest], grid: Grid, num_resamples: int) -> list[
 
 def _measure_one(held: Largest, grid: Grid, num_resamples: int) -> Unseen | None:
     """Returns the scores, not yet corrected; None where no encoder had seen a test image."""
-    seen_by = tuple(name for name, table in held.images.items() if table.exposed)
+    tables = held.images.items()
+    seen_by = tuple(dict.fromkeys(name for (name, _), table in tables if table.exposed))
     if not seen_by:
         return None
 
@@ -77,10 +78,9 @@ def _measure_one(held: Largest, grid: Grid, num_resamples: int) -> Unseen | None
         for encoder in grid.encoders[1:]:
             if comparison := compared(scores, encoder, grid.reference):
                 comparisons[encoder] = comparison
-    vouched = {RANDOM} | {name for name, table in held.images.items() if table.seen is not None}
-    unknown = tuple(
-        name for name in grid.encoders if name in held.place.scores and name not in vouched
-    )
+    vouched = {whose for whose, table in tables if table.seen is not None}
+    lacking = {c.encoder for c in held.read if (c.encoder, c.pretraining) not in vouched}
+    unknown = tuple(name for name in held.place.scores if name in lacking - {RANDOM})
     sizes = int(rows.sum()), len(np.unique(left.patient_id)), len(rows)
     return Unseen(held, seen_by, unknown, *sizes, labels, everywhere, scores, comparisons)
 
@@ -137,7 +137,7 @@ def _block(one: Unseen, grid: Grid) -> Block:
 
 def _not_kept(grid: Grid, largest: Sequence[Largest]) -> list[str]:
     """Returns sentences on encoders that saw test images, where no table says which."""
-    tables = {(name, held.dataset) for held in largest for name in held.images}
+    tables = {(name, held.dataset) for held in largest for name, _ in held.images}
     sentences = {}
     for cell in grid.cells:
         seen = cell.seen

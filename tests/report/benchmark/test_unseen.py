@@ -11,6 +11,7 @@ from cxr_jax.report.benchmark import largest as at_largest
 from cxr_jax.report.benchmark import unseen
 from cxr_jax.report.benchmark.grid import read_grid
 from cxr_jax.report.benchmark.scores import measure
+from cxr_jax.report.benchmark.tables import seen_block
 from cxr_jax.report.blocks import Table, Text
 from cxr_jax.stats.verdict import compare_auroc, correct_verdicts
 from cxr_jax.transfer.predictions import read_parquet
@@ -74,6 +75,18 @@ def test_scores_and_verdicts_are_those_of_images_taken_out_by_hand(tmp_path):
     lines = list(csv.DictReader((tmp_path / "tables" / "unseen.csv").open()))
     assert len(lines) == 6 and lines[0]["verdict"] == "" and lines[0]["images_left"] == "50"
     assert float(lines[0]["auroc_left"]) == found[0].scores["imagenet"].mean
+
+
+def test_what_any_of_several_pretrainings_saw_is_left_out(tmp_path):
+    cells = fake.grid(tmp_path, SIGNALS, ("jsrt",), fractions=(1.0,), seeds=(0,))
+    fake.write_images(tmp_path, cells, {"simclr": range(20), "random": range(10, 30)})
+    for number, name in enumerate(("simclr", "random")):
+        (cell,) = (cell for cell in cells if cell["encoder"] == name)
+        cell.update(encoder="mine", pretraining=number)
+        cell["seen"] = cell["seen"] | {"images": 7 + 2 * number}
+    _, found, _ = read(tmp_path, cells)
+    assert (found[0].images, found[0].seen_by, found[0].unknown) == (50, ("mine",), ("imagenet",))
+    assert seen_block(read_grid(tmp_path)).rows[1][1].startswith("9 of 80 images")
 
 
 def test_encoders_of_which_nothing_is_known_are_named_but_random_is_not(tmp_path):
