@@ -8,6 +8,7 @@ python -m cxr_jax.report A.parquet B.parquet …   A against the others, whateve
 """
 
 import argparse
+import itertools
 import re
 import shlex
 import sys
@@ -65,11 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         if given.images or given.score_kind:
             parser.error("--images and --score_kind are for files of predictions, not a WORKDIR")
         return benchmark.write(first, given.num_resamples)
-    paths, images, out = given.paths, given.images, given.out or Path("comparison")
+    paths, images, out = given.paths, [given.images], given.out or Path("comparison")
     if not others and first.is_dir():
-        table = first / "films.parquet"
-        images = images or (table if table.is_file() else None)
         paths = [first, *sorted(first.glob("baselines/*"))]
+        tables = [path / "films.parquet" for path in paths]  # each says what its encoder had seen
+        images = [table if table.is_file() else None for table in tables]
+        images[0] = given.images or images[0]
         out = given.out or first / "comparison"
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out={out} is a file; name a folder")
@@ -82,22 +84,22 @@ def compare_files(
     paths: Sequence[Path],
     out: Path,
     num_resamples: int,
-    images: Path | None = None,
+    images: Sequence[Path | None] = (),
     score_kind: str = "",
 ) -> Path:
     """Writes the report into `out`; the first predictions file is the encoder in question.
 
-    The labels that all files have are compared. `images` is a table of the test images, whose
-    seen_* are of the first file's encoder; `score_kind` is that of files that do not say it. Raises
-    ValueError, naming file, image or label, for files that cannot be used, have no label in common
-    or are not of the same images, and for scores that cannot be of the kind given.
+    The labels that all files have are compared. `images` are tables of the test images, whose
+    seen_* are of the first files' encoders; `score_kind` is that of files that do not say it.
+    Raises ValueError, naming file, image or label, for files that cannot be used, have no label in
+    common or are not of the same images, and for scores that cannot be of the kind given.
     """
     paths = [_file(path) for path in paths]
     if twice := [path for path, count in Counter(paths).items() if count > 1]:
         raise ValueError(f"{twice[0]} is given twice")
     names = _names(paths)
     every = [_read(path, score_kind) for path in paths]
-    table = None if images is None else _images(images, every[0])
+    tables = [path and _images(path, one) for path, one in zip(images, every)]
     common, notes = [], []
     for label in dict.fromkeys(label for one in every for label in one.label_names):
         lacking = [name for name, one in zip(names, every) if label not in one.label_names]
@@ -117,8 +119,10 @@ def compare_files(
     comparisons = [
         compare(every[0], other, (names[0], name), num_resamples) for name, other in named[1:]
     ]
-    runs = [transfer.Run(name, one, metric_rows(one, num_resamples)) for name, one in named]
-    runs[0] = runs[0]._replace(images=table)
+    runs = [
+        transfer.Run(name, one, metric_rows(one, num_resamples), table)
+        for (name, one), table in itertools.zip_longest(named, tables)
+    ]
     out.mkdir(parents=True, exist_ok=True)
     others = names[1:] if len(names) < 4 else [f"{len(names) - 1} others"]
     return transfer.write_report(

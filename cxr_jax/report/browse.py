@@ -238,8 +238,9 @@ def _film(image: Image, out: Path, place: int, size: int, reports: bool) -> dict
         "split": image.source.split,
         "projection": _text(example.get("projection", example.get("view", ""))),
         "file": f"{place}.webp",
-        "labels": {name: _state(value) for name, value in example.get("labels", {}).items()},
     }
+    scale = image.source.metadata.get("label_scale", "presence")
+    film["labels"] = {name: _state(one, scale) for name, one in example.get("labels", {}).items()}
     _write(pictures.decode(example["image"]).pixels, size, out / film["file"])
     if boxes := example.get("boxes"):
         corners = zip(*(np.round(boxes[name], 4).tolist() for name in _CORNERS))
@@ -267,12 +268,20 @@ def _write(pixels: UInt8[np.ndarray, "h w"], size: int, path: Path, mask: bool =
     picture.save(path, "WEBP", quality=_QUALITY)
 
 
-def _state(value: Any) -> float | None:
-    """Returns a label's value; of several readers what most say; None where it is not mentioned."""
+def _state(value: Any, scale: str) -> float | str | None:
+    """Returns a label's value; of several readers what most say; None where it is not mentioned.
+
+    Certainties and grades, of which 1 is not "present", are told as they are.
+
+    >>> _state([0.0, 1.0, 1.0], "presence"), _state([1.0, 4.0], "certainty")
+    (1.0, 'certainty 1, 4')
+    """
     known = np.asarray(value, float).ravel()
     known = known[~np.isnan(known)]
     if not known.size:
         return None
+    if scale != "presence":
+        return f"{scale} {', '.join(f'{one:g}' for one in known)}"
     whole = float(known[0]) if known.size == 1 else float(2 * (known == 1).sum() > known.size)
     return round(whole, 3)
 

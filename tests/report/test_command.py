@@ -1,5 +1,6 @@
 """The command line: reports of predictions, whatever software made them."""
 
+import numpy as np
 import pytest
 
 from cxr_jax.report import __main__ as command
@@ -33,10 +34,14 @@ def test_a_transfers_folder_is_its_encoder_against_its_baselines(tmp_path):
         folder.mkdir(parents=True)
         given = fake.predictions(2.0 - place, place, "phantom", ("Mass",))
         write_parquet(given, folder / "predictions.parquet")
-    image_table.write_parquet(fake.draw_images(), folders[0] / "films.parquet")
+    tables = [fake.draw_images() for _ in folders]
+    tables[1] = tables[1]._replace(seen_film=np.arange(80) < 20)
+    for table, folder in zip(tables, folders):
+        image_table.write_parquet(table, folder / "films.parquet")
     arguments = [str(folders[0]), f"--out={tmp_path / 'out'}", "--num_resamples=50"]
     text = report(arguments)
     assert "run against random" in text and "| projection PA | " in text
+    assert "60 of the 80 test images" in text  # those that the baseline had not seen
     assert not (folders[0] / "report.md").exists()
     with pytest.raises(ValueError, match=r"out holds a report already: --overwrite, or another"):
         report(arguments)

@@ -228,7 +228,7 @@ def _measure_curve(
     if dropped := sorted({name for names in held for name in names} - set(shared)):
         measured.dropped[protocol, dataset] = dropped
     for group, found in by_group.items():
-        if shared:
+        if shared and next(iter(found)).num_images:  # zero-shot learns from none: no curve
             measured.curves[group] = macro_scores(found, shared, grid.encoders)
 
 

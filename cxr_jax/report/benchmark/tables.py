@@ -80,7 +80,8 @@ def study_table(measured: Measured, grid: Grid, protocol: str) -> StudyTable:
         for encoder in grid.encoders
     }
     lists = {cell.dataset: cell.splits for cell in grid.cells if cell.splits}
-    figures, said = published.beside(protocol, datasets, lists)
+    on_test = [name for name in datasets if not (places[name] and places[name].folds)]
+    figures, said = published.beside(protocol, on_test, lists)
     theirs = {name: row(found) for name, found in figures.items()}
     care = caveats(measured, protocol, [fraction])
     care, what = f"{said} {care}".strip(), measured.measure(protocol)

@@ -12,6 +12,7 @@ from cxr_jax.report.benchmark import tables as bt
 from cxr_jax.report.benchmark.grid import read_grid
 from cxr_jax.report.benchmark.scores import measure
 from tests.fakes import benchmark as fake
+from tests.report.benchmark.measured import rewrite
 
 SIGNALS = {"imagenet": 1.0, "sim_clr & co": 2.0}
 
@@ -60,6 +61,18 @@ def study(tmp_path, datasets=("pediatric_pneumonia", "jsrt"), lose=()):
     grid = read_grid(tmp_path)
     measured = measure(tmp_path, grid, 50)
     return bt.study_table(measured, grid, "linear"), measured
+
+
+def test_no_published_figure_stands_beside_a_cross_validation(tmp_path):
+    cells = fake.grid(tmp_path, SIGNALS, ("nih_chestxray14",), ("finetune",), (1.0,), (0,))
+    fake.write_cells(tmp_path, cells)
+    grid = read_grid(tmp_path)
+    beside = bt.study_table(measure(tmp_path, grid, 50), grid, "finetune")
+    assert beside.theirs and "as here" in beside.care
+    for cell in cells:
+        rewrite(tmp_path, cell, lambda one: one._replace(fold=np.arange(80) // 2 % 4))
+    alone = bt.study_table(measure(tmp_path, grid, 50), grid, "finetune")
+    assert not alone.theirs and "as here" not in alone.care
 
 
 def test_rows_end_with_their_mean(tmp_path):
