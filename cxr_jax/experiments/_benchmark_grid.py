@@ -68,6 +68,11 @@ def grid(config: ml_collections.ConfigDict) -> list[Cell]:
             "config.transfer.pictures.images names images of one dataset: give them to a transfer "
             "(configs/transfer.py)"
         )
+    if config.transfer.export_features:
+        raise ValueError(
+            "config.transfer.export_features is one file, which every cell would write over: give "
+            "it to a transfer (configs/transfer.py)"
+        )
     if config.reference not in encoders:
         raise ValueError(
             f"config.reference={config.reference!r} is none of the encoders {', '.join(encoders)}"

@@ -45,11 +45,11 @@ def load_encoders(config: ml_collections.ConfigDict) -> list[Encoder]:
     loaded = {spec: weights.load(spec) for spec in wanted if spec != "random"}
     if loaded:
         first = next(iter(loaded.values()))
-        shape, size = first.model, first.image_size
+        shape, size, fit = first.model, first.image_size, first.fit
     else:
-        shape, size = config.model.to_dict(), config.image_size
+        shape, size, fit = config.model.to_dict(), config.image_size, "crop"
     if "random" in wanted:  # compiling its initialisation takes seconds
-        loaded["random"] = random_encoder(shape, size, config.seed)
+        loaded["random"] = random_encoder(shape, size, config.seed)._replace(fit=fit)
     loaded = {spec: at_size(encoder, config.read_size) for spec, encoder in loaded.items()}
     count = Counter(loaded[spec].name for spec in wanted)
     return [

@@ -38,6 +38,7 @@ from cxr_jax.report.benchmark.grid import without_ids
 from cxr_jax.training import loggers
 from cxr_jax.training.log import write_results
 from cxr_jax.transfer.predictions import read_parquet
+from cxr_jax.weights.encoder import Encoder
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -144,7 +145,7 @@ def _make_room(folder: Path, of_cell, held: "_Held") -> None:
     """Moves aside what another encoder left in the cell's folder: the grid's encoders changed."""
     try:
         saved = with_added(read_json(folder / "config.json"))
-        held.fingerprint(of_cell)
+        held.of(of_cell)
     except (OSError, ValueError):  # new, damaged, or no encoder to replace it: running it will tell
         return
     of_encoder = [
@@ -181,7 +182,8 @@ def _run_group(
     for cell, folder in zip(group, folders):
         _make_room(folder, configs[cell], held)
     try:
-        transfer.run_together([configs[cell] for cell in group], folders)
+        of_group = [configs[cell] for cell in group]
+        transfer.run_together(of_group, folders, held.encoder(of_group[0]))
     except Exception as error:  # one cell may be at fault: run alone, the others finish
         print(f"not together: {error}; now one by one", flush=True)
         return []
@@ -199,7 +201,7 @@ def _run_cell(of_cell, cell: Cell, workdir: Path, held: "_Held") -> dict[str, An
     _make_room(folder, of_cell, held)
     start = time.monotonic()
     try:
-        transfer.run(of_cell, folder, page=False)
+        transfer.run(of_cell, folder, page=False, encoders=[held.encoder(of_cell)])
     except Exception as error:  # whatever it was: the other cells go on, and the report says so
         print(f"failed: {error}", flush=True)
         release(folder)
@@ -209,23 +211,27 @@ def _run_cell(of_cell, cell: Cell, workdir: Path, held: "_Held") -> dict[str, An
 
 
 class _Held:
-    """Encoders and splits, loaded once to check whether results were made from them."""
+    """Encoders and splits, loaded once: a workdir that is trained on meanwhile changes no cell."""
 
     def __init__(self):
         self._encoders, self._splits = {}, {}
 
-    def fingerprint(self, of_cell) -> str:
-        """Returns what _transfer_inputs.fingerprint says of a transfer."""
+    def encoder(self, of_cell) -> Encoder:
         drawn = of_cell.seed if of_cell.encoder == "random" else 0
-        encoder = (of_cell.encoder, drawn)
+        key = (of_cell.encoder, drawn)
+        if key not in self._encoders:
+            (self._encoders[key],) = _transfer_inputs.load_encoders(of_cell)
+        return self._encoders[key]
+
+    def of(self, of_cell) -> tuple[str, tuple[str, ...]]:
+        """Returns what _transfer_inputs.fingerprint says of a transfer, and its labels."""
         dataset = tuple(of_cell[field] for field in ("protocol", "dataset", "task", *OWN))
-        if encoder not in self._encoders:
-            (self._encoders[encoder],) = _transfer_inputs.load_encoders(of_cell)
         if dataset not in self._splits:
             self._splits[dataset] = _transfer_inputs.load_whole_splits(of_cell)
         whole = self._splits[dataset]
         splits = _transfer_inputs.cut(whole, _transfer_inputs.training_rows(of_cell, whole))
-        return _transfer_inputs.fingerprint(of_cell, self._encoders[encoder], splits)
+        found = _transfer_inputs.fingerprint(of_cell, self.encoder(of_cell), splits)
+        return found, splits.test.label_names
 
 
 def _is_done(folder: Path, of_cell, held: _Held) -> bool:
@@ -239,9 +245,9 @@ def _is_done(folder: Path, of_cell, held: _Held) -> bool:
         if saved | places != as_json(of_cell):
             return False
         read_json(folder / "metrics.json", list)
-        read_parquet(folder / "predictions.parquet")
+        predictions = read_parquet(folder / "predictions.parquet")
         facts = read_json(folder / "probe.json")
-        return facts.get("fingerprint") == held.fingerprint(of_cell)
+        return transfer.is_of(facts, predictions, *held.of(of_cell))
     except (ValueError, OSError):  # damaged, or an encoder that is gone: running it will tell
         return False
 
@@ -261,7 +267,9 @@ def _facts(folder: Path, cell: Cell, of_cell) -> dict[str, Any]:
     if (seen := seen_images.seen_by_encoder(cell.spec, test)) is not None:
         patients = None if seen.patient is None else int(seen.patient.sum())
         exposed = dict(patients=patients, images=int(seen.image.sum()), test_images=len(test))
-    num_images = facts.get("num_images", facts.get("num_films"))
+    num_images = 0
+    if _transfer_inputs.protocol(of_cell).learns:
+        num_images = facts.get("num_images", facts.get("num_films"))
     note = dataset_info.patient_note(test.metadata)
     found = {"state": "done", "num_images": num_images, "seen": exposed, "patient_note": note}
     return found | {"splits": test.metadata.get("splits_csv", ""), "folds_of": folds_of}
@@ -282,7 +290,9 @@ def _write(config, workdir: Path, cells: list[Cell], states: dict[Cell, dict[str
     entries = []
     for cell in cells:
         blank = {"state": "missing", "num_images": None, "seen": None, "error": ""}
-        entry = cell._asdict() | {"folder": cell.folder.as_posix()} | blank | states.get(cell, {})
+        task, at, own = cell.task.partition("@")
+        said = {"task": (task or config.transfer.task) + at + own, "folder": cell.folder.as_posix()}
+        entry = cell._asdict() | said | blank | states.get(cell, {})
         entries.append(entry | {"error": without_ids(entry["error"])})
     resamples = config.transfer.num_resamples
     held = {"reference": config.reference, "num_resamples": resamples, "cells": entries}

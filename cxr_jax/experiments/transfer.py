@@ -36,10 +36,16 @@ from cxr_jax.weights.encoder import Encoder
 _MOST_BYTES = 200_000_000  # of a fold's result
 
 
-def run(config: ml_collections.ConfigDict, workdir: Path, page: bool = True) -> None:
+def run(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    page: bool = True,
+    encoders: list[Encoder] | None = None,
+) -> None:
     """Scores config.encoder and config.baselines on config.dataset and writes the report.
 
     Without `page` the results alone: `python -m cxr_jax.report WORKDIR` makes a page of them.
+    `encoders` are those that the config names, where they are loaded already.
     """
     chosen = _check_fields(config)
     if config.finetune.mean_teacher.weight and config.protocol != "finetune":
@@ -47,7 +53,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, page: bool = True) -> 
             f"config.finetune.mean_teacher is not used by config.protocol={config.protocol}; "
             "--config.protocol=finetune does"
         )
-    encoders = _transfer_inputs.load_encoders(config)
+    encoders = encoders or _transfer_inputs.load_encoders(config)
     for encoder in encoders:
         chosen.reads(encoder)
     _run(config, workdir, chosen, encoders, _transfer_inputs.load_splits(config), page)
@@ -66,15 +72,16 @@ def can_share(config: ml_collections.ConfigDict) -> bool:
         return False
 
 
-def run_together(configs: Sequence[ml_collections.ConfigDict], workdirs: Sequence[Path]) -> None:
+def run_together(
+    configs: Sequence[ml_collections.ConfigDict], workdirs: Sequence[Path], encoder: Encoder
+) -> None:
     """Does what `run` without `page` does for each config in its workdir, all fitted together.
 
-    The configs differ in label fraction and seed alone, and have no baselines; their protocol must
-    have `run_many`. The encoder is loaded and the features are read once.
+    The configs name `encoder` and no baselines, and differ in label fraction and seed alone; their
+    protocol must have `run_many`. The features are read once.
     """
     first = configs[0]
     chosen = _check_fields(first)
-    (encoder,) = encoders = _transfer_inputs.load_encoders(first)
     whole = _transfer_inputs.as_read_by(encoder, _transfer_inputs.load_whole_splits(first))
     subsets = [_transfer_inputs.training_rows(config, whole) for config in configs]
     print(f"{encoder.name}: {chosen.title.lower()} of {len(subsets)} label fractions and seeds")
@@ -83,7 +90,7 @@ def run_together(configs: Sequence[ml_collections.ConfigDict], workdirs: Sequenc
     results = chosen.run_many(encoder, whole, subsets, tools)
     for config, workdir, rows, result in zip(configs, workdirs, subsets, results, strict=True):
         fitted = chosen._replace(run=lambda *_, found=result: found)
-        _run(config, workdir, fitted, encoders, _transfer_inputs.cut(whole, rows), page=False)
+        _run(config, workdir, fitted, [encoder], _transfer_inputs.cut(whole, rows), page=False)
 
 
 def _run(
@@ -179,14 +186,13 @@ def _score(
     config, chosen: Protocol, encoder: Encoder, splits, features, maps, folder: Path, first: bool
 ) -> Outcome:
     """Returns one encoder's result, read back if an earlier start of this run finished it."""
-    finished = folder / "probe.json"
+    finished, names = folder / "probe.json", splits.test.label_names
     now = _transfer_inputs.fingerprint(config, encoder, splits)
     if finished.exists():
-        if before := _read_finished(folder, encoder.name, now):
+        if before := _read_finished(folder, encoder.name, now, names):
             return before
         finished.unlink()  # it must not be beside what another result leaves
     folder.mkdir(parents=True, exist_ok=True)
-    names = splits.test.label_names
     print(f"{encoder.name}: {chosen.title.lower()}", flush=True)
     shutil.rmtree(folder / "training", ignore_errors=True)  # of a start that was killed
     curves = _Curves(folder / "training")
@@ -235,14 +241,23 @@ def predictions_of(test: LabelledSplit, result: Result) -> tuple[Predictions, di
     return predictions, {names[k]: reason for k, reason in result.not_scored.items()}
 
 
-def _read_finished(folder: Path, name: str, fingerprint: str) -> Outcome | None:
+def is_of(facts, predictions: Predictions, fingerprint: str, names: tuple[str, ...]) -> bool:
+    """Returns whether a result is of this fingerprint and of labels of these names.
+
+    Fingerprints hold targets without names, which a corrected table may have exchanged.
+    """
+    scored = tuple(name for name in names if name not in facts.get("not_scored", ()))
+    return facts.get("fingerprint") == fingerprint and predictions.label_names == scored
+
+
+def _read_finished(folder: Path, name: str, fingerprint: str, names) -> Outcome | None:
     """Reads a result; None for one of something else and a damaged one: it is made again."""
     try:
         facts = read_json(folder / "probe.json")
-        if facts.get("fingerprint") != fingerprint:
-            return None
         rows = read_json(folder / "metrics.json", list)
         predictions = read_parquet(folder / "predictions.parquet")
+        if not is_of(facts, predictions, fingerprint, names):
+            return None
     except (ValueError, OSError) as error:
         print(f"WARNING: {name}: its result is made again, because {error}")
         return None

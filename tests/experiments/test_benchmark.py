@@ -4,15 +4,21 @@ import csv
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
 
 from configs import benchmark as config_file
+from cxr_jax import models
 from cxr_jax.experiments import _benchmark_grid, _workdir, benchmark, pretrain, transfer
 from cxr_jax.transfer.predictions import read_parquet
+from cxr_jax.weights import export
+from cxr_jax.weights.encoder import Encoder
+from cxr_jax.weights.exporters import safetensors
 
 
 @pytest.fixture
@@ -87,6 +93,7 @@ def test_a_grown_grid_leaves_its_cells_what_no_score_depends_on(config, tmp_path
         ("seeds", (0, 0), r"config.seeds names 0 twice"),
         ("protocols", "linar", r"no protocol 'linar'.* did you mean 'linear'"),
         ("transfer.pictures.images", "p1", r"names images of one dataset"),
+        ("transfer.export_features", "a.npz", r"is one file, which every cell would write over"),
         ("reference", "imagenet", r"reference='imagenet' is none of the encoders random"),
     ],
 )
@@ -276,6 +283,25 @@ def test_cells_that_run_together_are_those_of_single_transfers(config, begun, tm
         assert one.score_kind == other.score_kind and (one.image_id == other.image_id).all()
 
 
+def test_an_encoder_that_is_trained_on_meanwhile_stays_what_it_was(config, tmp_path):
+    folder, held, made_of = tmp_path / "own", benchmark._Held(), set()
+    config.encoders, config.reference, config.seeds = f"own={folder}", "own", (0,)
+    shape = {"model": {"name": "vit", "variant": "64x1", "patch": 16}, "image_size": 32}
+    init = partial(models.build(shape["model"]).init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 1)))
+    for number, cell in enumerate(_benchmark_grid.grid(config)):
+        trained = jax.tree.map(lambda leaf, n=number: np.full(leaf.shape, n, np.float32), shapes)
+        shutil.rmtree(folder, ignore_errors=True)
+        encoder = Encoder("own", shape["model"], {"batch_stats": {}} | trained, 32)
+        export.write_folder(folder, safetensors.export(encoder), "")
+        of_cell = benchmark._config_of(config, cell, shape, tmp_path)
+        (tmp_path / cell.folder / "probe.json").mkdir(parents=True)  # in the way: nothing is fitted
+        benchmark._run_cell(of_cell, cell, tmp_path, held)
+        (start,) = _workdir.read_provenance(tmp_path / cell.folder)["starts"]
+        made_of |= set(start["encoders"].items())
+    assert len(made_of) == 1
+
+
 def test_cells_in_folds_read_images_once_and_say_so(config, tmp_path):
     config.transfer.folds, config.transfer.task, config.seeds = 3, "Effusion", (0,)
     config.transfer.folds_of = "train+validation"
@@ -283,7 +309,7 @@ def test_cells_in_folds_read_images_once_and_say_so(config, tmp_path):
     (features,) = (tmp_path / "features").glob("*.npy")  # of two fractions with three folds each
     page = (tmp_path / "benchmark.md").read_text()
     said = "3 folds of the train and validation images: no test image was read."
-    assert f"phantom/tiny: cross-validated, {said}" in page
+    assert f"phantom/tiny (Effusion): cross-validated, {said}" in page
     assert f"{len(np.load(features)):,} images of" in page and "1.67 times the variance" in page
     table = (tmp_path / "tables/linear.tex").read_text()
     assert f"cross-validated, {said}" in table

@@ -15,7 +15,8 @@ from cxr_jax import weights
 from cxr_jax.data import reports
 from cxr_jax.data.source import load_source
 from cxr_jax.data.splits import image_batches, load_split
-from cxr_jax.experiments import _workdir, pretrain, retrieval, transfer
+from cxr_jax.experiments import _workdir, benchmark, pretrain, retrieval, transfer
+from cxr_jax.experiments._benchmark_grid import Cell
 from cxr_jax.objectives import _image_text
 from cxr_jax.transfer.predictions import read_parquet
 from cxr_jax.transfer.zero_shot import _read_tower
@@ -151,6 +152,8 @@ def test_zero_shot_scores_images_by_prompts_that_travel(zero_shot, encoder, tmp_
     np.testing.assert_allclose(predictions.scores[rows, 0], expected, atol=1e-4)
     assert predictions.score_kind == "log-odds"
     facts = json.loads((tmp_path / "run" / "probe.json").read_text())
+    cell = Cell("clip", zero_shot.encoder, "phantom/tiny", "", "zero_shot", 0.1, 0)
+    assert benchmark._facts(tmp_path / "run", cell, zero_shot)["num_images"] == 0
     assert facts["remarks"] == ["Prompts of labels that are not scored here: Edema."]
     assert "Zero-shot: no label was learned from" in (tmp_path / "run" / "report.md").read_text()
     zero_shot.task = "Nodule"

@@ -14,7 +14,8 @@ from cxr_jax.experiments import _transfer_inputs, pretrain, transfer
 from cxr_jax.transfer.predictions import read_parquet
 from cxr_jax.weights.encoder import random_encoder
 from cxr_jax.weights.export import write_folder
-from cxr_jax.weights.exporters import timm
+from cxr_jax.weights.exporters import safetensors, timm
+from tests.fakes import benchmark as fake
 from tests.fakes import image_folder
 from tests.fakes.dataset import build_and_read
 from tests.fakes.pictures import draw_image
@@ -95,11 +96,22 @@ def test_a_weights_file_of_another_source_is_probed(config, tmp_path):
     assert rows[-1]["label"] == "macro" and 0.3 < rows[-1]["auroc"] < 1
 
 
-def test_random_baseline_has_the_encoders_shape_and_is_not_compared_with_itself(config):
+def test_random_baseline_has_the_encoders_shape_and_is_not_compared_with_itself(config, tmp_path):
     config.encoder, config.baselines = "random", "random,random"
     (encoder,) = _transfer_inputs.load_encoders(config)
     assert (encoder.name, encoder.image_size) == ("random", 32)
     assert encoder.model["variant"] == "small"
+    write_folder(tmp_path / "own", safetensors.export(encoder._replace(fit="pad")), card="")
+    config.encoder = str(tmp_path / "own")  # its images are squares in the same way
+    assert [one.fit for one in _transfer_inputs.load_encoders(config)] == ["pad", "pad"]
+
+
+def test_a_result_is_of_labels_of_its_names():
+    predictions, facts = fake.predictions(1.0, 0, "phantom"), {"fingerprint": "f"}
+    facts["not_scored"] = {"Hernia": "no positives"}
+    for names in (("Mass", "Nodule"), ("Mass", "Hernia", "Nodule")):
+        assert transfer.is_of(facts, predictions, "f", names)
+    assert not transfer.is_of(facts, predictions, "f", ("Nodule", "Mass"))
 
 
 def test_label_budget_stands_in_the_report_in_words(config, tmp_path, capsys):
