@@ -22,6 +22,7 @@ MAX_CHARACTERS = 2_000_000_000
 MAX_LINE = 1_000_000
 # float() would read "2_000" and digits of other scripts too.
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan", re.ASCII | re.IGNORECASE)
+_ROUNDED = re.compile(r"\d([.,]\d+)?e\+\d+", re.ASCII | re.IGNORECASE)
 FLAGS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
 
 
@@ -184,6 +185,15 @@ def numbers(fields: Sequence[str], names: str, where: str) -> list[float]:
         verb = "are no numbers" if len(found) > 1 else "is not a number"
         raise BuildError(f"{where}: {names} {verb}.")
     return found
+
+
+def refuse_rounded(identifier: str, name: str, where: str) -> None:
+    """Raises BuildError for a number as spreadsheets save those of over 11 digits: 1.98001E+11."""
+    if _ROUNDED.fullmatch(identifier):
+        raise BuildError(
+            f"{where}: {name} was rounded by a spreadsheet, which makes several of them one. Use "
+            "the table as it was before, or save it with this column as text."
+        )
 
 
 def keep_one(known: dict[str, Any], key: str, what: str, row: Any) -> None:

@@ -227,6 +227,11 @@ class LabelTable:
             column = self._known.get(field)
             return read(column, values, _EXPECTED[field]) if column else ""
 
+        def read_id(field: str) -> str:
+            cell = known.get(field, "")
+            csv_table.refuse_rounded(cell, repr(self._known.get(field)), row.where)
+            return "" if cell.casefold() in BLANK else cell
+
         age = known.get("age", "")
         years = NAN if age.casefold() in BLANK else csv_table.number(age)
         if years is None or years < 0 or years > OLDEST:  # a date, perhaps
@@ -234,9 +239,9 @@ class LabelTable:
         return LabelRow(
             where=row.where,
             image=image,
-            patient=known.get("patient", ""),
+            patient=read_id("patient"),
             split=read_known("split", SPLITS),
-            study=known.get("study", ""),
+            study=read_id("study"),
             projection=known.get("projection", "").upper(),
             sex=read_known("sex", SEXES),
             age=NAN if years is None else years,

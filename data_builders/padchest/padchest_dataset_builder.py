@@ -84,11 +84,7 @@ class Builder(builder.CxrBuilder):
             if not patient:
                 yield Skipped(where, "no PatientID")
                 continue
-            if "e+" in patient.casefold():
-                raise BuildError(
-                    f"{where}: PatientID was rounded by a spreadsheet, which makes several "
-                    "patients one. Use the owner's file as it was downloaded."
-                )
+            csv_table.refuse_rounded(patient, "PatientID", where)
             folder = folder_of(place, where)
             yield Record(
                 split=splits.by_patient(patient),
