@@ -209,6 +209,9 @@ class LabelTable:
         for column, (key, values) in self._recoded.items():
             cells[column] = values.get(key(cells[column]), cells[column])
         known = {field: cells[column] for field, column in self._known.items()}
+        known |= {field: "" for field, cell in known.items() if cell.casefold() in BLANK}
+        for field in sorted(known.keys() & {"patient", "study"}):
+            csv_table.refuse_rounded(known[field], repr(self._known[field]), row.where)
         image = os.path.normpath(known["image"].replace("\\", "/"))
         if not known["image"] or image.startswith(("/", "..")) or image[1:2] == ":":
             raise BuildError(f"{row.where}: {self.image_column} is not a path inside manual_dir.")
@@ -227,21 +230,16 @@ class LabelTable:
             column = self._known.get(field)
             return read(column, values, _EXPECTED[field]) if column else ""
 
-        def read_id(field: str) -> str:
-            cell = known.get(field, "")
-            csv_table.refuse_rounded(cell, repr(self._known.get(field)), row.where)
-            return "" if cell.casefold() in BLANK else cell
-
         age = known.get("age", "")
-        years = NAN if age.casefold() in BLANK else csv_table.number(age)
+        years = csv_table.number(age) if age else NAN
         if years is None or years < 0 or years > OLDEST:  # a date, perhaps
             refuse(self._known["age"], age, _EXPECTED["age"])
         return LabelRow(
             where=row.where,
             image=image,
-            patient=read_id("patient"),
+            patient=known.get("patient", ""),
             split=read_known("split", SPLITS),
-            study=read_id("study"),
+            study=known.get("study", ""),
             projection=known.get("projection", "").upper(),
             sex=read_known("sex", SEXES),
             age=NAN if years is None else years,
