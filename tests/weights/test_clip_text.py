@@ -105,6 +105,12 @@ def test_openais_tower_gives_torchs_vectors_and_goes_back_by_transformers_names(
         (own / "text.json").write_text(json.dumps(facts))
         again = cxr_jax.load_encoder(str(own)).text(SENTENCES[:1])
         np.testing.assert_allclose(again, texts[:1], atol=1e-5)
+    # Of a folder of many models the first tokenizer may be another's.
+    (folder / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\nno")
+    encoder = cxr_jax.load_encoder(f"clip:{folder / 'clip.npz'}")
+    with pytest.raises(ValueError, match=f"has 4 tokens, its text tower {len(words)}: it is"):
+        encoder.text("no")
+    (folder / "vocab.txt").unlink()
     # Without its tokenizer the encoder of images is what it was.
     (folder / "merges.txt").unlink()
     encoder = cxr_jax.load_encoder(f"clip:{folder / 'clip.npz'}")

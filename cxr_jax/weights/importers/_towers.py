@@ -53,6 +53,8 @@ def read_clip(path: str | Path, config: Mapping[str, Any]) -> Text:
         places = arrays.get(layout.positions) if layout else None
         if rows is None or places is None or not rows.ndim == places.ndim == 2:
             raise ValueError("holds no text tower of CLIP's")
+        if not config:
+            _check_words(words, rows)
         blocks = {key for key in arrays if key.endswith(f"{layout.inner['fc1']}.bias")}
         blocks = {key for key in blocks if key.startswith(layout.block.partition("{")[0])}
         project = _project(arrays)
@@ -133,7 +135,7 @@ def read_gloria(path: str | Path) -> Text:
         embedder = f"{_GLORIAS_IMAGE}global_embedder"
         head = {leaf: arrays.get(f"{embedder}.{leaf}") for leaf in ("weight", "bias")}
         own = strip_prefix(arrays, (_GLORIAS_TEXT,), (_GLORIAS_IMAGE,))
-        model = _bert(own, pooling="mean")
+        model = _bert(own, words, pooling="mean")
         model["last"] = min(4, model["num_blocks"])
         width, shapes = model["width"], [np.shape(array) for array in head.values()]
         if len(shapes[0]) != 2 or (shapes[0][0], *shapes[1]) != (width, width):
@@ -153,7 +155,7 @@ def read_biomedclip(path: str | Path) -> Text:
     arrays = read_arrays(path)
     with errors_naming(path):
         own = strip_prefix(arrays, ("text.transformer.",), ("visual.", "text.proj.", "logit_scale"))
-        model = _bert(own, pooling="first")
+        model = _bert(own, words, pooling="first")
         first, second = (arrays.get(f"text.proj.{n}.weight", np.zeros(0)) for n in (0, 2))
         if first.ndim != 2 or second.ndim != 2 or second.shape[1] != len(first):
             raise ValueError("text.proj is missing or no MLP of two layers without biases")
@@ -168,14 +170,25 @@ def read_biomedclip(path: str | Path) -> Text:
     return Text(model, params, heads, words, min(_BIOMEDCLIPS_WORDS, model["positions"]), scale)
 
 
-def _bert(arrays: Mapping[str, np.ndarray], pooling: str) -> dict[str, Any]:
-    """Returns the fields of the BERT in `arrays`; ValueError where there is none."""
+def _check_words(words: Any, rows: np.ndarray) -> None:
+    """Raises ValueError for a tokenizer of another model, which lies in the folder of many."""
+    count = max(words.get_vocab().values(), default=-1) + 1
+    if count != len(rows):
+        raise ValueError(
+            f"the tokenizer beside it has {count:,} tokens, its text tower {len(rows):,}: it is "
+            "another model's. Put the file and its own tokenizer into a folder by themselves"
+        )
+
+
+def _bert(arrays: Mapping[str, np.ndarray], words: Any, pooling: str) -> dict[str, Any]:
+    """Returns the fields of the BERT in `arrays`; ValueError for none, or other words than its."""
     rows, places = (
         arrays.get(f"embeddings.{name}_embeddings.weight") for name in ("word", "position")
     )
     inner = [array for key, array in arrays.items() if key.endswith("intermediate.dense.bias")]
     if not inner or rows is None or places is None or not rows.ndim == places.ndim == 2:
         raise ValueError("holds no BERT")
+    _check_words(words, rows)
     return {
         **{"vocabulary": len(rows), "width": rows.shape[1], "num_blocks": len(inner)},
         **{"hidden": inner[0].size, "positions": len(places), "pooling": pooling},
