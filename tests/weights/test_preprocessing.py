@@ -11,7 +11,7 @@ from cxr_jax.data import images as stored
 from cxr_jax.io import pixels
 from cxr_jax.weights import importers
 from cxr_jax.weights.encoder import FITS, ImageEncoder, random_encoder
-from cxr_jax.weights.exporters import huggingface
+from cxr_jax.weights.exporters import huggingface, timm
 
 PAGE = (Path(__file__).parents[2] / "docs/weights.md").read_text()
 WIDE = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
@@ -71,6 +71,7 @@ def test_an_encoder_reads_the_square_of_its_owner(tmp_path, monkeypatch):
     line = re.search("^image = (.*)$", usage, re.MULTILINE)[1]
     square = eval(line, {"Image": Image, "ImageOps": ImageOps})
     np.testing.assert_array_equal(square, _by_hand(wide[:48], 32, "pad"))
+    assert "pad with black" in timm.export(encoder._replace(fit="pad")).usage
 
 
 def test_the_page_has_a_row_for_every_source():

@@ -65,4 +65,6 @@ net = timm.create_model("{architecture}", num_classes=0, **arguments)
 net.load_state_dict(load_file("model.safetensors"))
 net.eval()  # features = net(images), [n {size[0]} h w], normalised as below
 # or timm.create_model("local-dir:FOLDER", pretrained=True), and "hf-hub:OWNER/NAME" of the hub"""
+    if encoder.fit == "pad":
+        usage += "\n# timm's own transform fills the border with the mean: pad with black before it"
     return Exported(tensors, {"config.json": config}, usage, library="timm")
