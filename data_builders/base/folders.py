@@ -18,8 +18,8 @@ from data_builders.base.records import BuildError, Record, Skipped
 OTHER_PICTURES = frozenset({".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".nii", ".mha"})
 _DROPPINGS = frozenset(
     {
-        *("__MACOSX", "Thumbs.db", "desktop.ini", "lost+found"),
-        *("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"),
+        *("__macosx", "thumbs.db", "desktop.ini", "lost+found"),
+        *("@eadir", "#recycle", "$recycle.bin", "system volume information"),
     }
 )
 LEADS_OUT = "a link that leads out of its folder (--follow_links, if the links are yours)"
@@ -134,7 +134,7 @@ def is_dropping(name: str) -> bool:
     >>> is_dropping("__MACOSX"), is_dropping("._image.png"), is_dropping("image.png")
     (True, True, False)
     """
-    return name.startswith(".") or name in _DROPPINGS
+    return name.startswith(".") or name.casefold() in _DROPPINGS
 
 
 def read_bytes(path: Path) -> bytes:

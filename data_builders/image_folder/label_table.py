@@ -18,6 +18,7 @@ from data_builders.base.records import BuildError
 NAN = float("nan")
 # What cells say, as `said` has them.
 BLANK = ("", "nan", "na", "n/a")
+UNKNOWN = (*BLANK, "none", "null", "<na>", "#n/a", "unknown", "?")  # of fields that are no labels
 VALUES = {
     **dict.fromkeys(("1", "yes", "y", "true", "positive", "present", "ja"), 1.0),
     **dict.fromkeys(("0", "no", "n", "false", "negative", "absent", "nein"), 0.0),
@@ -209,7 +210,7 @@ class LabelTable:
         for column, (key, values) in self._recoded.items():
             cells[column] = values.get(key(cells[column]), cells[column])
         known = {field: cells[column] for field, column in self._known.items()}
-        known |= {field: "" for field, cell in known.items() if cell.casefold() in BLANK}
+        known |= {field: "" for field, cell in known.items() if cell.casefold() in UNKNOWN}
         for field in sorted(known.keys() & {"patient", "study"}):
             csv_table.refuse_rounded(known[field], repr(self._known[field]), row.where)
         image = os.path.normpath(known["image"].replace("\\", "/"))

@@ -209,7 +209,7 @@ def test_grades_are_recoded_and_columns_chosen(tmp_path):
 def test_numbers_compare_as_numbers_and_ids_as_text(tmp_path):
     cells = ("0.0", "1.00", "2.0", "+3", "", "-1.", "0.", "NaN")
     rows = [
-        {"image": f"{i}.png", "patient_id": cell, "age": "NA", "view": "NaN", "Grade": cell}
+        {"image": f"{i}.png", "patient_id": cell, "age": "NA", "view": "None", "Grade": cell}
         for i, cell in enumerate(cells)
     ]
     _, found = read(tmp_path, rows, recode="Grade:0=0,1=0,2=1,3.0=1;patient_id:0=MRN,2.0=MRN")
