@@ -146,7 +146,7 @@ def test_rematerialised_blocks_give_the_same_gradient_for_less_memory():
     images = _images(16, 64, 64)
     programs = []
     for remat in (False, True):
-        net = resnet.ResNet(stage_sizes=(12,), widths=(8,), remat=remat)
+        net = resnet.ResNet(stage_sizes=(8,), widths=(8,), remat=remat)
         variables = _variables(net, images)
 
         def loss(params, stats, images, net=net):

@@ -146,11 +146,16 @@ def test_dino_takes_crops_of_two_sizes_through_one_vit(tiny, batch):
     objective = objectives.build(config)
     params, aux = jax.jit(objective.init)(jax.random.PRNGKey(1), batch)
     outputs, _ = jax.jit(objective.embed)(params, aux, batch, KEY)
+
     # All small crops are the whole image here, at 16 px: four patches, with positions of their own.
-    small = augment_view(KEY, batch["image"], config["views"]["local"])
-    x = models.build(tiny.vit).apply({"params": params["encoder"]}, small, train=True)
-    z = dino.Bottleneck((12,), 5, "float32").apply({"params": params["bottleneck"]}, x, True)
-    expected = dino.Prototypes(7).apply({"params": params["prototypes"]}, z, True)
+    @jax.jit
+    def of_small(params, images):
+        small = augment_view(KEY, images, config["views"]["local"])
+        x = models.build(tiny.vit).apply({"params": params["encoder"]}, small, train=True)
+        z = dino.Bottleneck((12,), 5, "float32").apply({"params": params["bottleneck"]}, x, True)
+        return dino.Prototypes(7).apply({"params": params["prototypes"]}, z, True)
+
+    expected = of_small(params, batch["image"])
     for crop in range(2, 5):
         np.testing.assert_allclose(outputs["student"][:, crop], expected, atol=1e-5)
     assert np.abs(outputs["student"][:, 2] - outputs["student"][:, 0]).max() > 1e-3
@@ -176,8 +181,12 @@ def test_dinos_head_normalises_all_crops_together(tiny, batch):
     outputs, new = jax.jit(objective.embed)(params, aux, batch, KEY)
     net, features = models.build(tiny.vit), []
     for name, count in (("a", 2), ("local", 3)):  # views are the whole image here
-        images = augment_view(KEY, batch["image"], config["views"][name])
-        seen = net.apply({"params": params["encoder"]}, images, train=True)
+
+        @jax.jit
+        def see(params, images, view=config["views"][name]):
+            return net.apply({"params": params}, augment_view(KEY, images, view), train=True)
+
+        seen = see(params["encoder"], batch["image"])
         features.append(np.repeat(np.asarray(seen)[:, None], count, axis=1))
     together = np.concatenate(features, axis=1)  # [8 images, 5 crops, d]
     head = params["bottleneck"]
