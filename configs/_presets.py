@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, create
 
 from cxr_jax.io.text import did_you_mean
 
@@ -76,8 +76,8 @@ def on_cpu(config: ConfigDict) -> None:
 def small_encoder() -> ConfigDict:
     """The ResNet for CPUs."""
     # Residual branches count from the start: a run of minutes has no time to wake them from zero.
-    return ConfigDict(
-        dict(name="resnet", variant="small", dtype="float32", remat=False, zero_init_residual=False)
+    return create(
+        name="resnet", variant="small", dtype="float32", remat=False, zero_init_residual=False
     )
 
 
@@ -127,9 +127,7 @@ def adapt_gpu(config: ConfigDict) -> None:
 
 def adapt_vit(config: ConfigDict, variant: str) -> None:
     """Makes the model of adapt a ViT, of which the weights say the rest: patches, tokens."""
-    config.model = ConfigDict(
-        dict(name="vit", variant=variant, dtype=config.model.dtype, remat=False)
-    )
+    config.model = create(name="vit", variant=variant, dtype=config.model.dtype, remat=False)
     config.optimizer.update(learning_rate=1e-4, weight_decay=0.05)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, create
 
 from configs import common
 
@@ -11,8 +11,8 @@ def bioclinicalbert(
     config: ConfigDict, max_tokens: int, sections: tuple[str, ...] = ("findings", "impression")
 ) -> dict[str, Any]:
     """Has reports cut for BioClinicalBERT, BERT's base; returns the fields of that tower."""
-    config.data.reports = ConfigDict(
-        dict(sections=sections, max_tokens=max_tokens, tokenizer="", vocabulary=28_996)
+    config.data.reports = create(
+        sections=sections, max_tokens=max_tokens, tokenizer="", vocabulary=28_996
     )
     words = config.data.reports.get_ref("vocabulary")
     shape = dict(vocabulary=words, width=768, num_blocks=12, positions=512)
@@ -34,7 +34,7 @@ def for_minutes(config: ConfigDict, max_tokens: int) -> None:
 
 def slower_text(config: ConfigDict) -> None:
     """A BERT with its norms behind the shortcuts bears less than the ResNet."""
-    config.optimizer.groups = ConfigDict(dict(text=dict(match=("^text/",), learning_rate=5e-4)))
+    config.optimizer.groups = create(text=dict(match=("^text/",), learning_rate=5e-4))
 
 
 def demo(config: ConfigDict, max_tokens: int) -> None:

@@ -13,7 +13,7 @@ Default  the paper's recipe: ResNet-50, 224 px, LARS with two rates, batch 2048,
 :demo    drawn images, minutes on two CPU cores, no download; ends with a transfer report.
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, create
 
 from configs import common
 from cxr_jax.training.optim import BIAS_AND_NORM
@@ -22,9 +22,7 @@ from cxr_jax.training.optim import BIAS_AND_NORM
 def get_config(preset: str = ""):
     config = common.pretrain()
     config.batch_size = 2048
-    config.objective = ConfigDict(
-        dict(name="barlow", hidden=(8192, 8192), out=8192, redundancy=0.0051)
-    )
+    config.objective = create(name="barlow", hidden=(8192, 8192), out=8192, redundancy=0.0051)
     config.views = common.byol_views()
     small_rate = dict(match=BIAS_AND_NORM, learning_rate=0.0048, final_learning_rate=4.8e-6)
     config.optimizer = common.lars(

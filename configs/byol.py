@@ -14,14 +14,14 @@ Default  the paper's recipe for 100 epochs: ResNet-50, 224 px, LARS, batch 4096,
          expect macro AUROC .69 against .59 from random initialisation, beyond the interval.
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, create
 
 from configs import common
 
 
 def get_config(preset: str = ""):
     config = common.pretrain()
-    config.objective = ConfigDict(dict(name="byol", tau_base=0.99, hidden=4096, out=256))
+    config.objective = create(name="byol", tau_base=0.99, hidden=4096, out=256)
     config.views = common.byol_views()
     config.optimizer = common.lars(0.45)
     return common.choose(config, preset, common.presets(cpu, adapt))

@@ -22,7 +22,7 @@ Default  CheXzero's recipe, by its code: both towers of OpenAI's ViT-B/32, 224 p
          initialisation, and .63 zero-shot (docs/text.md).
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, create
 
 from configs import _reports, common
 
@@ -34,37 +34,33 @@ def get_config(preset: str = ""):
     config.checkpoint_every_steps = 5000
     config.model = common.vit("B", patch=32, pre_norm=True, projection=512)
     config.model.update(activation="quick_gelu", epsilon=1e-5)
-    config.data.reports = ConfigDict(
-        dict(sections=("impression",), whole=True, max_tokens=77, tokenizer="", vocabulary=49_408)
+    config.data.reports = create(
+        sections=("impression",), whole=True, max_tokens=77, tokenizer="", vocabulary=49_408
     )
-    config.objective = ConfigDict(
-        dict(
-            name="clip",
-            temperature=0.01,  # OpenAI's file has come there; .07 from random numbers
-            hidden=(),
-            out=0,
-            head_bn=False,
-            text=dict(
-                vocabulary=config.data.reports.get_ref("vocabulary"),
-                width=512,
-                num_blocks=12,
-                positions=77,
-                kind="clip",
-                activation="quick_gelu",
-                pooling="last",
-                projection=512,
-                dtype="bfloat16",
-                weights="",
-                frozen_layers=0,
-            ),
-        )
+    config.objective = create(
+        name="clip",
+        temperature=0.01,  # OpenAI's file has come there; .07 from random numbers
+        hidden=(),
+        out=0,
+        head_bn=False,
+        text=dict(
+            vocabulary=config.data.reports.get_ref("vocabulary"),
+            width=512,
+            num_blocks=12,
+            positions=77,
+            kind="clip",
+            activation="quick_gelu",
+            pooling="last",
+            projection=512,
+            dtype="bfloat16",
+            weights="",
+            frozen_layers=0,
+        ),
     )
     whole = common.view(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0, jitter_prob=0.0)
     whole.blur_prob = 0.0
-    config.views = ConfigDict(dict(a=whole))
-    config.optimizer = ConfigDict(
-        dict(name="sgd", learning_rate=1e-4, schedule="constant", momentum=0.9)
-    )
+    config.views = create(a=whole)
+    config.optimizer = create(name="sgd", learning_rate=1e-4, schedule="constant", momentum=0.9)
     return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
 
 

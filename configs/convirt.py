@@ -18,7 +18,7 @@ Default  the paper's recipe: ResNet-50, 224 px, Adam, batch 32, and BERT's base 
          initialisation. The loss stays at log 64 = 4.2 for the first 300 steps.
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, create
 
 from configs import _reports, common
 
@@ -28,35 +28,31 @@ def get_config(preset: str = ""):
     config.batch_size = 32
     config.num_train_steps = 100_000
     config.checkpoint_every_steps = 5000
-    config.objective = ConfigDict(
-        dict(
-            name="convirt",
-            temperature=0.1,
-            image_weight=0.75,
-            hidden=(512,),
-            out=512,
-            head_bn=False,
-            text=_reports.bioclinicalbert(config, 64) | dict(pooling="max", frozen_layers=6),
-        )
+    config.objective = create(
+        name="convirt",
+        temperature=0.1,
+        image_weight=0.75,
+        hidden=(512,),
+        out=512,
+        head_bn=False,
+        text=_reports.bioclinicalbert(config, 64) | dict(pooling="max", frozen_layers=6),
     )
     # Besides, the paper moves images by up to a tenth and scales them by up to a twentieth, which
     # the crop does here.
-    config.views = ConfigDict(
-        dict(
-            a=common.view(
-                crop_scale=(0.6, 1.0),
-                rotate=20.0,
-                jitter_prob=1.0,
-                brightness=0.4,
-                contrast=0.4,
-                blur_prob=1.0,
-                blur_sigma=(0.1, 3.0),
-            )
+    config.views = create(
+        a=common.view(
+            crop_scale=(0.6, 1.0),
+            rotate=20.0,
+            jitter_prob=1.0,
+            brightness=0.4,
+            contrast=0.4,
+            blur_prob=1.0,
+            blur_sigma=(0.1, 3.0),
         )
     )
     # The paper halves the rate whenever the loss on validation stops falling.
-    config.optimizer = ConfigDict(
-        dict(name="adam", learning_rate=1e-4, schedule="constant", weight_decay=1e-6)
+    config.optimizer = create(
+        name="adam", learning_rate=1e-4, schedule="constant", weight_decay=1e-6
     )
     return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
 

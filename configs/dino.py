@@ -16,7 +16,7 @@ Default  the paper's recipe, on a ResNet-50: 224 px, 8 crops of 96 px, AdamW, ba
          It needs several GPUs (not run here).
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, create
 
 from configs import common
 
@@ -24,35 +24,31 @@ from configs import common
 def get_config(preset: str = ""):
     config = common.pretrain()
     config.batch_size = 1024
-    config.objective = ConfigDict(
-        dict(
-            name="dino",
-            hidden=(2048, 2048),
-            bottleneck=256,
-            prototypes=65_536,
-            head_bn=False,
-            num_local=8,
-            student_temperature=0.1,
-            teacher_temperature=(0.04, 0.07),
-            teacher_warmup=0.3,  # 30 of 100 epochs
-            centre_momentum=0.9,
-            tau_base=0.996,
-        )
+    config.objective = create(
+        name="dino",
+        hidden=(2048, 2048),
+        bottleneck=256,
+        prototypes=65_536,
+        head_bn=False,
+        num_local=8,
+        student_temperature=0.1,
+        teacher_temperature=(0.04, 0.07),
+        teacher_warmup=0.3,  # 30 of 100 epochs
+        centre_momentum=0.9,
+        tau_base=0.996,
     )
     config.views = common.multicrop_views((0.4, 1.0), (0.05, 0.4), size=96)
-    config.optimizer = ConfigDict(
-        dict(
-            name="adamw",
-            learning_rate=5e-4,
-            final_learning_rate=1e-6,
-            scaling="linear",
-            weight_decay=0.04,
-            final_weight_decay=0.4,
-            clip=3.0,
-            warmup=10,
-            warmup_unit="epochs",
-            groups=dict(prototypes=dict(match=("^prototypes/",), frozen=1)),
-        )
+    config.optimizer = create(
+        name="adamw",
+        learning_rate=5e-4,
+        final_learning_rate=1e-6,
+        scaling="linear",
+        weight_decay=0.04,
+        final_weight_decay=0.4,
+        clip=3.0,
+        warmup=10,
+        warmup_unit="epochs",
+        groups=dict(prototypes=dict(match=("^prototypes/",), frozen=1)),
     )
     presets = {"small": small, "cpu": cpu, "demo": demo, "vits": vits}
     return common.choose(config, preset, presets | common.adapted(adapt))

@@ -16,7 +16,7 @@ Default  the paper's recipe from random weights, on a ViT-L/14 without SwiGLU, w
 :demo    drawn images, minutes on two CPU cores, no download; ends with a transfer report (not run).
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, create
 
 from configs import common
 
@@ -27,35 +27,31 @@ def get_config(preset: str = ""):
     config.num_train_steps = 625_000
     config.checkpoint_every_steps = 5000
     config.model = common.vit("L", patch=14, layer_scale=1e-5)
-    config.objective = ConfigDict(
-        dict(
-            name="dinov2",
-            hidden=(2048, 2048),
-            bottleneck=256,
-            prototypes=131_072,
-            num_local=8,
-            student_temperature=0.1,
-            teacher_temperature=(0.04, 0.07),
-            teacher_warmup=0.06,  # 30 of 500 epochs
-            tau_base=0.994,
-            mask_ratio=(0.1, 0.5),
-            patch_weight=1.0,
-            koleo_weight=0.1,
-        )
+    config.objective = create(
+        name="dinov2",
+        hidden=(2048, 2048),
+        bottleneck=256,
+        prototypes=131_072,
+        num_local=8,
+        student_temperature=0.1,
+        teacher_temperature=(0.04, 0.07),
+        teacher_warmup=0.06,  # 30 of 500 epochs
+        tau_base=0.994,
+        mask_ratio=(0.1, 0.5),
+        patch_weight=1.0,
+        koleo_weight=0.1,
     )
     config.views = common.multicrop_views((0.32, 1.0), (0.05, 0.32), size=98)
-    config.optimizer = ConfigDict(
-        dict(
-            name="adamw",
-            learning_rate=3.5e-4,
-            final_learning_rate=1e-6,
-            weight_decay=0.04,
-            final_weight_decay=0.2,
-            clip=3.0,
-            clip_by="all",  # the code's is of the encoder and of each head
-            warmup=100_000,
-            groups=dict(prototypes=dict(match=("prototypes/",), frozen=1250)),
-        )
+    config.optimizer = create(
+        name="adamw",
+        learning_rate=3.5e-4,
+        final_learning_rate=1e-6,
+        weight_decay=0.04,
+        final_weight_decay=0.2,
+        clip=3.0,
+        clip_by="all",  # the code's is of the encoder and of each head
+        warmup=100_000,
+        groups=dict(prototypes=dict(match=("prototypes/",), frozen=1250)),
     )
     presets = {"small": small, "cpu": cpu, "demo": demo}
     return common.choose(config, preset, presets | common.adapted(adapt))

@@ -18,7 +18,7 @@ Default  the paper's recipe, by its code: ResNet-50 at 299 px from ImageNet, BER
          transfer report: .908, random weights .585; zero-shot .714 (docs/results/objectives.md).
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, create
 
 from configs import _reports, common
 
@@ -30,33 +30,29 @@ def get_config(preset: str = ""):
     config.checkpoint_every_steps = 5000
     config.image_size = 299
     text = _reports.bioclinicalbert(config, 97, ("impression",)) | dict(pooling="mean", last=4)
-    config.objective = ConfigDict(
-        dict(
-            name="gloria",
-            temperature=0.1,
-            attention_temperature=0.25,
-            word_temperature=0.2,
-            global_weight=1.0,
-            local_weight=1.0,
-            text=text,
-        )
+    config.objective = create(
+        name="gloria",
+        temperature=0.1,
+        attention_temperature=0.25,
+        word_temperature=0.2,
+        global_weight=1.0,
+        local_weight=1.0,
+        text=text,
     )
     # The code crops 224 of 256 pixels and enlarges that to 299; nothing else is changed.
     share = (224 / 256) ** 2
     crop = common.view(size=299, crop_scale=(share, share), crop_ratio=(1.0, 1.0), flip=0.0)
     crop.update(jitter_prob=0.0, blur_prob=0.0)
-    config.views = ConfigDict(dict(a=crop))
+    config.views = create(a=crop)
     # The code stops when the loss on validation no longer falls, and lowers the rate before.
-    config.optimizer = ConfigDict(
-        dict(
-            name="adam",
-            learning_rate=5e-5,
-            schedule="constant",
-            momentum=0.5,
-            weight_decay=1e-6,
-            clip=0.25,
-            clip_by="all",
-        )
+    config.optimizer = create(
+        name="adam",
+        learning_rate=5e-5,
+        schedule="constant",
+        momentum=0.5,
+        weight_decay=1e-6,
+        clip=0.25,
+        clip_by="all",
     )
     return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
 

@@ -14,7 +14,7 @@ Default  the paper's recipe on its smallest encoder: ViT-B/16, 224 px, AdamW, ba
 :demo    drawn images, minutes on two CPU cores, no download; ends with a transfer report (not run).
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, create
 
 from configs import common
 
@@ -24,31 +24,27 @@ def get_config(preset: str = ""):
     config.batch_size = 2048
     config.num_train_steps = 110_000  # 600 epochs of MIMIC-CXR, the paper's of ImageNet for ViT-B
     config.model = common.vit("B", pooling="mean", class_token=False)
-    config.objective = ConfigDict(
-        dict(
-            name="ijepa",
-            num_targets=4,
-            target_scale=(0.15, 0.2),
-            target_ratio=(0.75, 1.5),
-            context_scale=(0.85, 1.0),
-            predictor_width=384,
-            predictor_blocks=6,
-            predictor_heads=12,
-            tau_base=0.996,
-        )
+    config.objective = create(
+        name="ijepa",
+        num_targets=4,
+        target_scale=(0.15, 0.2),
+        target_ratio=(0.75, 1.5),
+        context_scale=(0.85, 1.0),
+        predictor_width=384,
+        predictor_blocks=6,
+        predictor_heads=12,
+        tau_base=0.996,
     )
     no_more = dict(flip=0.0, jitter_prob=0.0, blur_prob=0.0)
-    config.views = ConfigDict(dict(a=common.view(crop_scale=(0.3, 1.0), **no_more)))
-    config.optimizer = ConfigDict(
-        dict(
-            name="adamw",
-            learning_rate=1e-3,
-            final_learning_rate=1e-6,
-            weight_decay=0.04,
-            final_weight_decay=0.4,
-            warmup=15,
-            warmup_unit="epochs",
-        )
+    config.views = create(a=common.view(crop_scale=(0.3, 1.0), **no_more))
+    config.optimizer = create(
+        name="adamw",
+        learning_rate=1e-3,
+        final_learning_rate=1e-6,
+        weight_decay=0.04,
+        final_weight_decay=0.4,
+        warmup=15,
+        warmup_unit="epochs",
     )
     presets = {"small": small, "cpu": cpu, "demo": demo}
     return common.choose(config, preset, presets | common.adapted(adapt))

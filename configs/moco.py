@@ -17,7 +17,7 @@ Default    the paper's recipe: ResNet-50, 224 px, SGD, batch 256, cosine, queue 
 :demo      drawn images, minutes on two CPU cores, no download; ends with a transfer report.
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, create
 
 from configs import common
 
@@ -25,28 +25,24 @@ from configs import common
 def get_config(preset: str = ""):
     config = common.pretrain()
     config.batch_size = 256
-    config.objective = ConfigDict(
-        dict(
-            name="moco",
-            temperature=0.2,
-            hidden=2048,
-            out=128,
-            queue_size=65_536,
-            momentum=0.999,
-            bn_group=32,  # 256 images on 8 GPUs
-        )
+    config.objective = create(
+        name="moco",
+        temperature=0.2,
+        hidden=2048,
+        out=128,
+        queue_size=65_536,
+        momentum=0.999,
+        bn_group=32,  # 256 images on 8 GPUs
     )
     config.views = common.moco_views()
-    config.optimizer = ConfigDict(
-        dict(
-            name="sgd",
-            learning_rate=0.03,
-            momentum=0.9,
-            weight_decay=1e-4,
-            exclude=(),  # the official code decays biases and norms too
-            warmup=0,
-            warmup_unit="steps",
-        )
+    config.optimizer = create(
+        name="sgd",
+        learning_rate=0.03,
+        momentum=0.9,
+        weight_decay=1e-4,
+        exclude=(),  # the official code decays biases and norms too
+        warmup=0,
+        warmup_unit="steps",
     )
     presets = {"moco_cxr": common.moco_cxr, "small": small, "cpu": cpu, "demo": demo}
     return common.choose(config, preset, presets | common.adapted(adapt))

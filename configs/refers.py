@@ -20,7 +20,7 @@ Default  the paper's recipe, by its code: ViT-B/16 at 224 px from ImageNet, thre
          after 256 steps .630, .577 before, random weights .549 (docs/results/objectives.md).
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, create
 
 from configs import _reports, common
 
@@ -33,33 +33,29 @@ def get_config(preset: str = ""):
     config.model = common.vit("B")
     text = _reports.bioclinicalbert(config, 100) | dict(pooling="first", frozen_layers=6)
     config.data.reports.whole = True
-    config.objective = ConfigDict(
-        dict(
-            name="refers",
-            views=3,
-            temperature=0.1,
-            image_weight=0.75,
-            head_bn=False,
-            decoder_width=1024,
-            decoder_blocks=1,
-            decoder_heads=16,
-            text=text,
-        )
+    config.objective = create(
+        name="refers",
+        views=3,
+        temperature=0.1,
+        image_weight=0.75,
+        head_bn=False,
+        decoder_width=1024,
+        decoder_blocks=1,
+        decoder_heads=16,
+        text=text,
     )
     jitter = dict(brightness=0.4, contrast=0.4, blur_prob=0.0)
     crop = dict(crop_scale=(0.05, 1.0), crop_ratio=(0.6, 1.0))
-    config.views = ConfigDict(dict(a=common.view(**crop, **jitter)))
-    config.optimizer = ConfigDict(
-        dict(
-            name="sgd",
-            learning_rate=3e-3,
-            momentum=0.9,
-            weight_decay=1e-4,
-            clip=10.0,
-            clip_by="all",
-            warmup=10_000,
-            groups=dict(text=dict(match=("^text/", "^text_projector/"), learning_rate=3e-4)),
-        )
+    config.views = create(a=common.view(**crop, **jitter))
+    config.optimizer = create(
+        name="sgd",
+        learning_rate=3e-3,
+        momentum=0.9,
+        weight_decay=1e-4,
+        clip=10.0,
+        clip_by="all",
+        warmup=10_000,
+        groups=dict(text=dict(match=("^text/", "^text_projector/"), learning_rate=3e-4)),
     )
     return common.choose(config, preset, {"small": small, "cpu": cpu, "demo": demo})
 

@@ -6,24 +6,22 @@ For encoders with a text tower (docs/text.md) and datasets with reports. Cost: o
 encoder over the split. Expect: docs/text.md.
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import create
 
 from configs import common
 
 
 def get_config(preset: str = ""):
-    config = ConfigDict(
-        dict(
-            experiment="retrieval",  # what the config is for
-            seed=0,  # of the resamples
-            encoder="",  # a pretraining's workdir, or SOURCE:PATH (docs/weights.md)
-            dataset="",  # with reports
-            data=dict(dir="data"),  # the folder of built datasets
-            split="test",  # of the dataset
-            # Names that a section's heading must contain for its text to count; (): whole reports.
-            sections=("impression",),
-            batch_size=64,  # of images: speed and memory alone
-            num_resamples=1000,  # of the patients, for intervals
-        )
+    config = create(
+        experiment="retrieval",  # what the config is for
+        seed=0,  # of the resamples
+        encoder="",  # a pretraining's workdir, or SOURCE:PATH (docs/weights.md)
+        dataset="",  # with reports
+        data=dict(dir="data"),  # the folder of built datasets
+        split="test",  # of the dataset
+        # Names that a section's heading must contain for its text to count; (): whole reports.
+        sections=("impression",),
+        batch_size=64,  # of images: speed and memory alone
+        num_resamples=1000,  # of the patients, for intervals
     )
     return common.choose(config, preset, {})

@@ -17,23 +17,21 @@ Expect: a curve with its best between the ends (docs/results); the best share sc
 that chose it is a little too good, so say what a transfer says of the test images.
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import create
 
 from configs import common
 
 
 def get_config(preset: str = ""):
-    config = ConfigDict(
-        dict(
-            experiment="share",  # what the config is for
-            encoder="",  # the workdir of a pretraining with config.init
-            datasets="",  # NAME or NAME:TASK by commas, as in configs/benchmark.py
-            shares=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),  # of the start
-            data=dict(
-                dir="data",  # folder that holds the built datasets
-            ),
-            transfer=common.transfer(),  # everything else of every probe
-        )
+    config = create(
+        experiment="share",  # what the config is for
+        encoder="",  # the workdir of a pretraining with config.init
+        datasets="",  # NAME or NAME:TASK by commas, as in configs/benchmark.py
+        shares=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),  # of the start
+        data=dict(
+            dir="data",  # folder that holds the built datasets
+        ),
+        transfer=common.transfer(),  # everything else of every probe
     )
     config.transfer.data.dir = config.data.get_ref("dir")
     return common.choose(config, preset, {})

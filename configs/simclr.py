@@ -14,17 +14,15 @@ Default  the paper's recipe: ResNet-50, 224 px, LARS, batch 4096, 10 epochs of w
 :demo    drawn images, 3 to 4 minutes on two CPU cores, no download; ends with a transfer report.
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, create
 
 from configs import common
 
 
 def get_config(preset: str = ""):
     config = common.pretrain()
-    config.objective = ConfigDict(
-        dict(name="simclr", temperature=0.1, hidden=(2048, 2048), out=128)
-    )
-    config.views = ConfigDict(dict(a=common.view(), b=common.view()))
+    config.objective = create(name="simclr", temperature=0.1, hidden=(2048, 2048), out=128)
+    config.views = create(a=common.view(), b=common.view())
     config.optimizer = common.lars(0.3, rate_inside_momentum=True, weight_decay=1e-4)
     return common.choose(config, preset, common.presets(cpu))
 

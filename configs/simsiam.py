@@ -13,7 +13,7 @@ Default  the paper's recipe: ResNet-50, 224 px, SGD, batch 512, cosine, the pred
 :demo    drawn images, minutes on two CPU cores, no download; ends with a transfer report.
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, create
 
 from configs import common
 
@@ -21,22 +21,18 @@ from configs import common
 def get_config(preset: str = ""):
     config = common.pretrain()
     config.batch_size = 512
-    config.objective = ConfigDict(
-        dict(name="simsiam", hidden=(2048, 2048), out=2048, predictor_hidden=512)
-    )
+    config.objective = create(name="simsiam", hidden=(2048, 2048), out=2048, predictor_hidden=512)
     config.views = common.moco_views()
-    config.optimizer = ConfigDict(
-        dict(
-            name="sgd",
-            learning_rate=0.05,
-            scaling="linear",
-            momentum=0.9,
-            weight_decay=1e-4,
-            exclude=(),  # the official code decays biases and norms too
-            warmup=0,
-            warmup_unit="steps",
-            groups=dict(predictor=dict(match=("^predictor/",), schedule="constant")),
-        )
+    config.optimizer = create(
+        name="sgd",
+        learning_rate=0.05,
+        scaling="linear",
+        momentum=0.9,
+        weight_decay=1e-4,
+        exclude=(),  # the official code decays biases and norms too
+        warmup=0,
+        warmup_unit="steps",
+        groups=dict(predictor=dict(match=("^predictor/",), schedule="constant")),
     )
     return common.choose(config, preset, common.presets(cpu, adapt))
 

@@ -13,7 +13,7 @@ Default  the paper's recipe: ResNet-50, 224 px, LARS, batch 2048, 10 epochs of w
 :demo    drawn images, minutes on two CPU cores, no download; ends with a transfer report.
 """
 
-from ml_collections import ConfigDict
+from ml_collections.config_dict import ConfigDict, create
 
 from configs import common
 
@@ -21,15 +21,13 @@ from configs import common
 def get_config(preset: str = ""):
     config = common.pretrain()
     config.batch_size = 2048
-    config.objective = ConfigDict(
-        dict(
-            name="vicreg",
-            hidden=(8192, 8192),
-            out=8192,
-            invariance=25.0,
-            variance=25.0,
-            covariance=1.0,
-        )
+    config.objective = create(
+        name="vicreg",
+        hidden=(8192, 8192),
+        out=8192,
+        invariance=25.0,
+        variance=25.0,
+        covariance=1.0,
     )
     config.views = common.byol_views()
     config.optimizer = common.lars(0.2, final_learning_rate=2e-4)
