@@ -7,7 +7,6 @@ and, where both are at hand, their 32 x 32 pictures correlate.
 """
 
 import argparse
-import csv
 import functools
 import io
 import re
@@ -24,7 +23,7 @@ from cxr_jax.data import seen_images
 from cxr_jax.data.dataset_info import find_folder, open_built
 from cxr_jax.data.reader import Records
 from cxr_jax.io import COMMAND, command_line
-from cxr_jax.io.atomic import atomic_write
+from cxr_jax.io.atomic import atomic_write_csv
 from data_builders.base import contact_sheet, parallel
 from data_builders.build import draw_missing
 
@@ -117,23 +116,19 @@ def compare(side_a: Side, side_b: Side, progress: bool = True) -> seen_images.Pa
 
 def write_csv(path: Path, side_a: Side, side_b: Side, pairs: seen_images.Pairs) -> None:
     """Writes the pairs, image by image, with the datasets' ids where the images are at hand."""
-    with (
-        atomic_write(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as stream,
-    ):
-        writer = csv.writer(stream)
-        ends = [(f"dataset_{s}", f"split_{s}", f"row_{s}", f"image_id_{s}") for s in "ab"]
-        writer.writerow((*ends[0], *ends[1], "same_patient", "bits", "correlation"))
-        for i, j, bits, correlation in zip(*pairs):
-            cells = []
-            for side, row in ((side_a, i), (side_b, j)):
-                of = side.hashes
-                image_id = side.example(row)["image_id"].decode() if side.at_hand else ""
-                cells += [of.dataset[row], of.split[row], int(of.row[row]), image_id]
-            patients = side_a.hashes.patient[i], side_b.hashes.patient[j]
-            same = int(patients[0] == patients[1] != "")
-            shown = "" if np.isnan(correlation) else f"{correlation:.4f}"
-            writer.writerow((*cells, same, bits, shown))
+    ends = [(f"dataset_{s}", f"split_{s}", f"row_{s}", f"image_id_{s}") for s in "ab"]
+    lines = [(*ends[0], *ends[1], "same_patient", "bits", "correlation")]
+    for i, j, bits, correlation in zip(*pairs):
+        cells = []
+        for side, row in ((side_a, i), (side_b, j)):
+            of = side.hashes
+            image_id = side.example(row)["image_id"].decode() if side.at_hand else ""
+            cells += [of.dataset[row], of.split[row], int(of.row[row]), image_id]
+        patients = side_a.hashes.patient[i], side_b.hashes.patient[j]
+        same = int(patients[0] == patients[1] != "")
+        shown = "" if np.isnan(correlation) else f"{correlation:.4f}"
+        lines.append((*cells, same, bits, shown))
+    atomic_write_csv(path, lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,7 +20,6 @@ Options:
 """
 
 import argparse
-import csv
 import json
 import shlex
 import signal
@@ -41,6 +40,7 @@ from cxr_jax.augment import _pictures, survival
 from cxr_jax.augment.views import check_view
 from cxr_jax.data.splits import Boxed, load_boxes
 from cxr_jax.io import COMMAND, command_line
+from cxr_jax.io.atomic import atomic_write_csv
 from cxr_jax.io.text import in_words
 from cxr_jax.report.blocks import markdown_table
 
@@ -183,10 +183,7 @@ def _write(
         "sweep": [{"crop_scale_min": k, "held_both": shares} for k, shares in by_minimum.items()],
     }
     (args.output / "audit.json").write_text(json.dumps(whole, indent=1) + "\n")
-    with open(args.output / "audit.csv", "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    atomic_write_csv(args.output / "audit.csv", [rows[0], *(row.values() for row in rows)])
 
 
 def _table(rows: Rows) -> str:

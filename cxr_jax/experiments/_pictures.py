@@ -6,7 +6,6 @@ learns), embedding.png, and projector/ for TensorBoard. films.csv says which ima
 their hashed ids: it alone holds any.
 """
 
-import csv
 import functools
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from cxr_jax.data import places
 from cxr_jax.data.splits import LabelledSplit, image_batches
 from cxr_jax.experiments._transfer_inputs import extract
+from cxr_jax.io.atomic import atomic_write_csv
 from cxr_jax.report import panels
 from cxr_jax.report.panels import Case, Marked, Neighbour
 from cxr_jax.stats.subgroups import age_band
@@ -222,21 +222,19 @@ def _cases(
 
 
 def _numbers(chosen: Sequence[_Chosen]) -> dict[int, int]:
-    """Returns an image's number in the pictures, by its row."""
     return {row: n for n, row in enumerate(dict.fromkeys(one.row for one in chosen), start=1)}
 
 
 def _write_ids(path: Path, test: LabelledSplit, result: Result, chosen: Sequence[_Chosen]) -> None:
     """Writes the number of each image of predictions.parquet, a row for each of its labels."""
     numbers, image_ids = _numbers(chosen), test.hashed_ids()[0]
-    with path.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(("number", "image_id", "label", "target", "score"))
-        for row, label, _ in chosen:
-            target = test.targets[row, label]
-            known = "" if np.isnan(target) else int(target)
-            score = float(result.scores[row, label])
-            rows.writerow((numbers[row], image_ids[row], test.label_names[label], known, score))
+    rows = [("number", "image_id", "label", "target", "score")]
+    for row, label, _ in chosen:
+        target = test.targets[row, label]
+        known = "" if np.isnan(target) else int(target)
+        score = float(result.scores[row, label])
+        rows.append((numbers[row], image_ids[row], test.label_names[label], known, score))
+    atomic_write_csv(path, rows)
 
 
 def _neighbours(

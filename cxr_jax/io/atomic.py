@@ -1,8 +1,10 @@
 """Atomic file writes."""
 
 import contextlib
-from collections.abc import Iterator
+import csv
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -31,3 +33,9 @@ def atomic_write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8, whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def atomic_write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Writes rows of cells as a CSV file, whole or not at all."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)

@@ -4,7 +4,6 @@ A record holds an image's path and its labels together, so that they cannot part
 """
 
 import collections
-import csv
 import dataclasses
 import math
 import os
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from cxr_jax.io.atomic import atomic_write
+from cxr_jax.io.atomic import atomic_write_csv
 from cxr_jax.io.text import plain
 
 SPLITS = ("train", "validation", "test")
@@ -141,13 +140,8 @@ def _where(record: Record) -> str:
 
 def write_skipped(path: Path, skipped: Iterable[Skipped]) -> None:
     """Writes skipped.csv: columns file, reason."""
-    with (
-        atomic_write(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as stream,
-    ):
-        writer = csv.writer(stream)
-        writer.writerow(("file", "reason"))
-        writer.writerows((entry.file, entry.reason) for entry in skipped)
+    rows = ((entry.file, entry.reason) for entry in skipped)
+    atomic_write_csv(path, [("file", "reason"), *rows])
 
 
 def check_skipped(
