@@ -6,7 +6,6 @@ number of them, so that a checkpoint can put the data back exactly where it was.
 
 import collections
 import functools
-import multiprocessing
 import os
 import sys
 import threading
@@ -25,6 +24,7 @@ from cxr_jax.data import images, order
 from cxr_jax.data.order import NO_FIELDS, Fields
 from cxr_jax.data.source import Source
 from cxr_jax.data.splits import LabelledSplit
+from cxr_jax.io import end_with_parent
 
 _CHUNK = 16  # images that a thread decodes at a time
 _SHARE = 0.8  # of free memory that a cache may take: the rest is the model's, or other programs'
@@ -129,23 +129,10 @@ def _element(
     number: int,
 ) -> Any:
     if in_worker:
-        _end_with_parent()
+        end_with_parent()
     size = batch_size // blocks
     start = number * batch_size + block * size
     return make(start, start + size)
-
-
-@functools.cache
-def _end_with_parent() -> None:
-    """Ends this process when the one that it works for ends, kill -9 included."""
-    parent = multiprocessing.parent_process()
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    if parent:
-        threading.Thread(target=wait, daemon=True).start()
 
 
 def _batch(

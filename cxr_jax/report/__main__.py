@@ -7,7 +7,6 @@ python -m cxr_jax.report A.parquet B.parquet …   A against the others, whateve
                                                  OUT/report.html
 """
 
-import argparse
 import itertools
 import re
 import shlex
@@ -16,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cxr_jax.io import command_line
+from cxr_jax.io import command_line, command_parser
 from cxr_jax.io.text import in_words
 from cxr_jax.report import transfer
 from cxr_jax.report.benchmark import page as benchmark
@@ -29,11 +28,7 @@ from cxr_jax.transfer.predictions import SCORE_KINDS, Predictions
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Writes what the command line asks for; returns the path of the page."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cxr_jax.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("python -m cxr_jax.report", __doc__)
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     parser.add_argument(
         "--out", type=Path, help="the report's folder; default: comparison, here or in the WORKDIR"
@@ -143,7 +138,6 @@ def compare_files(
 
 
 def _file(path: Path) -> Path:
-    """Returns the path of a predictions file; `path` may be a transfer's workdir."""
     inside = path / "predictions.parquet"
     if inside.is_file():
         return inside

@@ -9,7 +9,6 @@ is. Ids are the pseudonyms that predictions have; no file holds another. Report 
 they are, with whatever names they hold.
 """
 
-import argparse
 import html
 import json
 import re
@@ -27,7 +26,7 @@ from jaxtyping import Float, UInt8
 
 from cxr_jax.data.dataset_info import find_folder, open_built
 from cxr_jax.data.source import Source, load_source
-from cxr_jax.io import COMMAND, command_line, pictures
+from cxr_jax.io import COMMAND, command_line, command_parser, pictures
 from cxr_jax.io.text import in_words, plain
 from cxr_jax.report.panels import told_apart
 from cxr_jax.transfer import predictions as files
@@ -42,11 +41,7 @@ _WRITTEN = re.compile(r"index\.html|\d+(-\d+)?\.webp")
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Writes what the command line asks for; returns the path of the page."""
-    parser = argparse.ArgumentParser(
-        prog=f"{COMMAND} browse",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(f"{COMMAND} browse", __doc__)
     parser.add_argument("name", metavar="NAME", help="a built dataset")
     parser.add_argument("--data_dir", default="data", help="its folder (default: data)")
     parser.add_argument("--split", default="", help="one split, such as test (default: all)")

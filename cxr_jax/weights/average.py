@@ -9,7 +9,6 @@ again: --config.encoder=FOLDER, --config.init=FOLDER. Beside the weights it hold
 says of what they are the mean, and the list of images that any of the encoders had seen.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 
 from cxr_jax import models, weights
 from cxr_jax.data import seen_images
-from cxr_jax.io import command_line
+from cxr_jax.io import command_line, command_parser
 from cxr_jax.io.text import in_words
 from cxr_jax.weights import export
 from cxr_jax.weights.encoder import Encoder
@@ -67,11 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
 
     Raises ValueError also for a folder that is not empty.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m cxr_jax.weights.average",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("python -m cxr_jax.weights.average", __doc__)
     parser.add_argument("encoders", nargs="+", metavar="ENCODER")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--weights", type=float, nargs="+", help="shares; default: equal")

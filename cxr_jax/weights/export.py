@@ -15,7 +15,6 @@ safetensors  every encoder and its text tower, for cxr_jax itself:
              --config.encoder=safetensors:FOLDER
 """
 
-import argparse
 import contextlib
 import json
 import re
@@ -29,7 +28,7 @@ from safetensors.numpy import save
 
 from cxr_jax import plugins, weights
 from cxr_jax.data import seen_images
-from cxr_jax.io import command_line
+from cxr_jax.io import command_line, command_parser
 from cxr_jax.io.text import in_words
 from cxr_jax.weights.card import model_card
 from cxr_jax.weights.exporters import Exported
@@ -42,11 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     not empty, a package that a format needs and that is missing, what weights.load refuses, and
     as push; FileNotFoundError.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m cxr_jax.weights.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("python -m cxr_jax.weights.export", __doc__)
     parser.add_argument("encoder", metavar="WORKDIR", help="or SOURCE:PATH of a weights file")
     parser.add_argument("--format", required=True, help="see above")
     parser.add_argument("--out", type=Path, help="folder; default: WORKDIR/export/FORMAT")

@@ -22,7 +22,7 @@ from jaxtyping import Float64, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from cxr_jax.io import image_io
+from cxr_jax.io import end_with_parent, image_io
 from data_builders.base import masks
 from data_builders.base.records import BuildError
 
@@ -193,13 +193,7 @@ def _map_chunk(function: Callable[[Item], Result], items: list[Item]) -> list[Re
 def _follow_parent() -> None:
     """Leaves interrupts to the parent, and ends this process when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()
 
 
 def available_cores() -> int:
