@@ -1,7 +1,6 @@
 """Inputs of a transfer: its encoders, the splits of its dataset, features and fingerprints."""
 
 import functools
-import hashlib
 import json
 import tempfile
 import time
@@ -19,6 +18,7 @@ from cxr_jax.data import tasks
 from cxr_jax.data.source import fingerprint_build
 from cxr_jax.data.splits import LabelledSplit, image_batches, load_split, patient_subset, unlabelled
 from cxr_jax.experiments import _workdir
+from cxr_jax.experiments._workdir import hash_arrays
 from cxr_jax.transfer import _folds, _protocol
 from cxr_jax.transfer._protocol import Protocol, Splits
 from cxr_jax.weights.encoder import Encoder, features, random_encoder
@@ -167,12 +167,10 @@ def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Spl
     """
     chosen = protocol(config)
     settings = json.dumps(chosen.settings, sort_keys=True)
-    what = (config.protocol, settings, *encoder.reads)
-    digest = hashlib.sha256(repr(what).encode())
+    said = repr((config.protocol, settings, *encoder.reads))
     if splits.test.task.exclusive:  # targets may be equal without
-        digest.update(b"exclusive")
-    for leaf in (*jax.tree.leaves(encoder.variables), *chosen.reads(encoder)):
-        digest.update(np.asarray(leaf).tobytes())
+        said += "exclusive"
+    digest = hash_arrays((encoder.variables, chosen.reads(encoder)), said)
     for split in splits:
         digest.update(fingerprint_build(split.source.folder).encode())
         # Hashed, as results hold them: with another secret they no longer fit those before.
@@ -266,9 +264,7 @@ def extract_once(
 
 def feature_key(encoder: Encoder, split: LabelledSplit) -> str:
     """Returns hex digits of weights and images: features are used again only if neither changed."""
-    digest = hashlib.sha256(repr(encoder.reads).encode())
-    for leaf in jax.tree.leaves(encoder.variables):
-        digest.update(np.asarray(leaf).tobytes())
+    digest = hash_arrays(encoder.variables, repr(encoder.reads))
     digest.update(fingerprint_build(split.source.folder).encode())
     digest.update(split.source.split.encode())
     return digest.hexdigest()[:32]

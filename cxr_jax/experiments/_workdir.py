@@ -242,10 +242,15 @@ def fingerprint_weights(encoder: Encoder, beside: Sequence[np.ndarray] = ()) -> 
 
 def fingerprint_arrays(tree: Any, said: str = "") -> str:
     """Returns 16 hex digits of the arrays in a tree and of the text `said`."""
+    return hash_arrays(tree, said).hexdigest()[:16]
+
+
+def hash_arrays(tree: Any, said: str) -> Any:
+    """Returns the SHA-256, to be updated, of the text `said` and of the arrays in a tree."""
     digest = hashlib.sha256(said.encode())
     for leaf in jax.tree.leaves(tree):
         digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
+    return digest
 
 
 @functools.cache  # what was imported is what runs

@@ -48,17 +48,9 @@ def make(config: Section) -> Protocol:
     ) -> list[Result]:
         train, validation, test = (tools.extract(name) for name in Splits._fields)
         names, exclusive = splits.test.label_names, splits.test.task.exclusive
-        probes = linear_probes(
-            (train, splits.train.targets),
-            subsets,
-            (validation, splits.validation.targets),
-            test,
-            grid,
-            names,
-            exclusive,
-        )
+        given = (train, splits.train.targets), subsets, (validation, splits.validation.targets)
         results = []
-        for probe in probes:
+        for probe in linear_probes(*given, test, grid, names, exclusive):
             chosen = {names[k]: float(probe.C[k]) for k in np.flatnonzero(probe.scored)}
             listed = [f"{name} {value:g}" for name, value in chosen.items()]
             if exclusive:  # one C for all
