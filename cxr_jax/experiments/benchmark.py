@@ -259,7 +259,6 @@ def _finish(folder: Path, seconds: float) -> None:
 
 
 def _facts(folder: Path, cell: Cell, of_cell) -> dict[str, Any]:
-    """Returns the state of a cell that is done."""
     facts = read_json(folder / "probe.json")
     folds_of = of_cell.folds_of if "folds" in facts else ""
     test = load_source(cell.dataset, of_cell.data.dir, folds_of or "test", fields=("image",))

@@ -101,7 +101,6 @@ def encode(image: UInt8[np.ndarray, "h w 1"], encoding: str) -> bytes:
 
 
 def _upright(original: UInt8[np.ndarray, "h w"], orientation: int) -> UInt8[np.ndarray, "h2 w2 1"]:
-    """Turns the image as its EXIF orientation says."""
     image = Image.fromarray(original)
     image.getexif()[_ORIENTATION] = orientation
     return np.asarray(ImageOps.exif_transpose(image))[..., None]

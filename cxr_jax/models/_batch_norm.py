@@ -183,7 +183,6 @@ def _exact(x: Float[Array, "*n"], y: Float[Array, "*m"]) -> Float[Array, "*k"]:
 
 
 def _mean(x: Float[Array, "*b c"]) -> Float[Array, " c"]:
-    """Returns the mean over all axes but the last."""
     rows = _wide(x).reshape(-1, x.shape[-1])
     if xla.platform() == "cpu":
         # In blocks: a product that runs over all rows adds up its rounding.

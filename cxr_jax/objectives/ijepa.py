@@ -200,7 +200,6 @@ def _rescaled(params: dict[str, Any]) -> dict[str, Any]:
 def _check(
     fields: Section, views: Section, encoder: Any
 ) -> tuple[Int[np.ndarray, "k 2"], Int[np.ndarray, "l 2"]]:
-    """Returns the shapes of targets and contexts."""
     if not isinstance(encoder, ViT):
         raise ValueError("I-JEPA hides patches from a ViT; config.model.name must be 'vit'")
     if encoder.rope or encoder.pooling == "attention":

@@ -238,7 +238,6 @@ def _subgroups(runs: Sequence[Run], labels: Sequence[str], num_resamples: int) -
 
 
 def _next_steps(comparisons: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[str]:
-    """Returns what a person would do after reading the page."""
     if not labels:
         return ["Test on more patients: no label can be estimated here."]
     if not comparisons:

@@ -62,5 +62,4 @@ def _split(x: jax.Array, size: int) -> jax.Array:
 
 
 def _join(x: jax.Array) -> jax.Array:
-    """Inverts `_split`."""
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])

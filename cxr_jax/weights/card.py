@@ -76,7 +76,6 @@ def _head(
 
 
 def _index(scores: Path, encoder: Encoder) -> dict[str, Any]:
-    """Returns what the hub shows of a transfer's scores."""
     path, config = _metrics(scores), scores / "config.json"
     facts = read_json(config) if config.is_file() else {}
     rows = read_json(path, list)

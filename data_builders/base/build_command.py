@@ -165,7 +165,6 @@ def what(cls: type) -> str:
 
 
 def _row(name: str, cls: type) -> tuple[str, ...]:
-    """Returns one dataset's cells."""
     named = cls.TASKS
     labels = cls.LABEL_NAMES if isinstance(cls.LABEL_NAMES, tuple) else ()
     task = named.get("default", Task(as_stored(labels)))

@@ -97,7 +97,6 @@ def _positives(record: Record, scale: str) -> list[str]:
 
 
 def _cut(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Cuts a line to a width in pixels."""
     if font.getlength(line) <= width:
         return line
     while line and font.getlength(line + "…") > width:

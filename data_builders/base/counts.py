@@ -114,7 +114,6 @@ def label_note(records: Sequence[Record], task: tasks.Task, scale: str) -> str:
 
 
 def _owner_lines(compared: Mapping[str, Sequence[int]]) -> list[str]:
-    """Says the comparison in lines; none where the owner publishes nothing."""
     differing = {name: pair for name, pair in compared.items() if pair[0] != pair[1]}
     if not compared:
         return []

@@ -177,8 +177,6 @@ def leads_out(record: Record, roots: Sequence[Path]) -> bool:
 
 
 class _Content(NamedTuple):
-    """Sorted paths of a folder's content."""
-
     files: list[str]
     folders: list[str]
     links: list[str]  # to folders
@@ -215,7 +213,6 @@ def _identity(folder: str | Path) -> tuple[int, int]:
 
 
 def _same_content(first: Path, second: Path) -> bool:
-    """Compares sizes, then bytes."""
     try:
         return filecmp.cmp(first, second, shallow=False)
     except OSError:  # a link that leads nowhere

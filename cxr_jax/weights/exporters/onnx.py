@@ -139,7 +139,6 @@ class _Layers:
 
 
 def _resnet(graph: _Graph, model: Any, variables: dict[str, Any], pixels: str) -> str:
-    """Adds models.resnet.ResNet; returns its output."""
     layers = _Layers(graph, variables)
     x, last = pixels, "conv1"
     if model.d:
@@ -177,7 +176,6 @@ def _resnet_block(layers: _Layers, model: Any, stride: int, x: str) -> str:
 
 
 def _densenet(graph: _Graph, model: Any, variables: dict[str, Any], pixels: str) -> str:
-    """Adds models.densenet.DenseNet; returns its output."""
     layers = _Layers(graph, variables, model.negative_slope)
     x = layers.conv(pixels, "conv0", 2)
     x = layers.max_pool(layers.relu(layers.norm(x, "norm0")))

@@ -68,7 +68,6 @@ def cnn_encoder(
 
 
 def _resnet(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the model's fields that the keys tell."""
     d = "conv1.0.weight" in arrays
     refuse_prefix(arrays, "conv1.0.weight" if d else "conv1.weight", "layer1.0.conv1.weight")
     model: dict[str, Any] = {"name": "resnet", "variant": _resnet_variant(arrays)}
