@@ -114,10 +114,16 @@ def unique(paths: Iterable[Path], key: Callable[[Path], str]) -> dict[str, Path]
     return found
 
 
+def by_key(
+    paths: Iterable[Path], suffixes: Collection[str], key: Callable[[Path], str]
+) -> dict[str, Path]:
+    """Maps keys to those of the files that have one of `suffixes` (".png"), as `unique`."""
+    return unique((path for path in paths if path.suffix.lower() in suffixes), key)
+
+
 def by_stem(root: Path, suffixes: Collection[str]) -> dict[str, Path]:
-    """Maps names without suffix to the tree's files with one of `suffixes` (".png"), `unique`."""
-    images = (path for path in files_below(root) if path.suffix.lower() in suffixes)
-    return unique(images, lambda path: path.stem)
+    """Maps names without suffix to the tree's files with one of `suffixes`, as `unique`."""
+    return by_key(files_below(root), suffixes, lambda path: path.stem)
 
 
 def not_listed(

@@ -1,7 +1,7 @@
 """BRAX (Reis et al. 2022): 40,967 images of a Brazilian hospital, 14 labels from reports."""
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -41,18 +41,17 @@ class Builder(builder.CxrBuilder):
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         root = self.root(manual_dir, *TABLES)
         table = csv_table.Table(folders.require(root, *TABLES))
-        images = {
-            path.relative_to(root).as_posix(): path
-            for path in folders.files_below(root / IMAGES)
-            if path.suffix.lower() == ".png"
-        }
+        pngs = folders.files_below(root / IMAGES)
+        images = folders.by_key(pngs, (".png",), lambda path: path.relative_to(root).as_posix())
         listed = set()
         columns = ("PngPath", "PatientID", "PatientSex", "PatientAge", "AccessionNumber")
         columns += ("ViewPosition", *CHEXPERT_LABELS)
         for where, fields in table.select(columns):
             name, patient, sex, age, study, projection, *cells = fields
             patient_id = patient_of(name, patient, where)
-            name = find_image(name, images)
+            # PngPath, cut if only that names a file.
+            cut = name[:-ODD_ENDING]
+            name = cut if name not in images and cut in images else name
             listed.add(name)
             yield Record(
                 split=splits.by_patient(patient_id),
@@ -83,12 +82,6 @@ def patient_of(name: str, patient: str, where: str) -> str:
             "columns have been moved against each other."
         )
     return parts[1]
-
-
-def find_image(name: str, images: Container[str]) -> str:
-    """Returns the image's name below the root: PngPath, cut if only that names a file."""
-    cut = name[:-ODD_ENDING]
-    return cut if name not in images and cut in images else name
 
 
 def parse_age(age: str, where: str) -> float:

@@ -45,8 +45,9 @@ class Builder(builder.CxrBuilder):
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         files = list(folders.files_below(manual_dir))
         csvs = folders.unique((path for path in files if table_name(path) in TABLES), table_name)
-        numbered = (path for path in files if is_numbered_xml(path))
-        xmls = folders.unique(numbered, lambda path: path.stem)
+        # What could be one of NLM's reports.
+        numbered = (path for path in files if path.stem.isascii() and path.stem.isdigit())
+        xmls = folders.by_key(numbered, (".xml",), lambda path: path.stem)
         listing = read_projections(csvs[PROJECTIONS]) if PROJECTIONS in csvs else {}
         if xmls:
             parsed = map(reports.read_xml, xmls.values())
@@ -59,10 +60,7 @@ class Builder(builder.CxrBuilder):
                 "neither NLM's reports (ecgen-radiology/*.xml) nor Kaggle's "
                 f"{REPORTS} with {PROJECTIONS}",
             )
-        pngs = (path for path in files if path.suffix.lower() == ".png")
-        images = folders.unique(pngs, image_id_of)
-        dicoms = (path for path in files if path.suffix.lower() == ".dcm")
-        headers = folders.unique(dicoms, image_id_of)
+        images, headers = (folders.by_key(files, (kind,), image_id_of) for kind in (".png", ".dcm"))
         projections = {image: one.projection for image, one in listing.items()}
         if not listing:  # the DICOM copies have them where they were unpacked too
             tags = self.read_tags(headers, headers)
@@ -92,11 +90,6 @@ def table_name(path: Path) -> str:
 def image_id_of(path: Path) -> str:
     """Returns the image id of an image's file, x.png, x.dcm or x.dcm.png."""
     return reports.image_id(re.sub(r"(\.dcm)?(\.png)?$", "", path.name, flags=re.IGNORECASE))
-
-
-def is_numbered_xml(path: Path) -> bool:
-    """Returns whether a file could be one of NLM's reports."""
-    return path.suffix.lower() == ".xml" and path.stem.isascii() and path.stem.isdigit()
 
 
 class Listed(NamedTuple):

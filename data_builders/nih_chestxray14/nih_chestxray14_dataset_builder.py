@@ -72,8 +72,7 @@ class Builder(builder.CxrBuilder):
         for row in box_rows:
             box = boxes.from_pixels(row.label, row.corners, BOX_SIZE, row.where)
             placed[row.image].append(box)
-        pngs = (path for path in folders.files_below(root) if path.suffix.lower() == ".png")
-        images = folders.unique(pngs, lambda path: path.name)
+        images = folders.by_key(folders.files_below(root), (".png",), lambda path: path.name)
         listed: dict[str, str] = {}
         known: dict[str, dict[str, float]] = {}  # rows with the same findings share their labels
         columns = ("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age")

@@ -68,8 +68,7 @@ class Builder(builder.CxrBuilder):
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         files = list(folders.files_below(manual_dir))
-        pngs = (path for path in files if path.suffix.lower() == ".png")
-        images = folders.unique(pngs, lambda path: path.name)
+        images = folders.by_key(files, (".png",), lambda path: path.name)
         names = (TABLE.casefold(), f"{TABLE}.gz".casefold())
         lists = [path for path in files if path.name.casefold() in names]
         if not lists:
@@ -86,6 +85,8 @@ class Builder(builder.CxrBuilder):
                 continue
             csv_table.refuse_rounded(patient, "PatientID", where)
             folder = folder_of(place, where)
+            # From a birth in "1930.0" to YYYYMMDD, give or take one.
+            years = (csv_table.number(date[:4]) or math.nan) - (csv_table.number(birth) or math.nan)
             yield Record(
                 split=splits.by_patient(patient),
                 image_id=name.removesuffix(".png"),
@@ -95,7 +96,7 @@ class Builder(builder.CxrBuilder):
                 study_id=study,
                 projection="" if projection == "UNK" else dicom.standard_projection(projection),
                 sex=sex if sex in ("M", "F") else "",
-                age=age_at(date, birth),
+                age=years,
                 report=report,
                 row=where,
             )
@@ -126,8 +127,3 @@ def folder_of(place: str, where: str) -> str:
     if not math.isfinite(number):
         raise BuildError(f"{where}: ImageDir is not a number.")
     return str(int(number))
-
-
-def age_at(date: str, birth: str) -> float:
-    """Returns years from birth ("1930.0") to the study's date (YYYYMMDD), give or take one."""
-    return (csv_table.number(date[:4]) or math.nan) - (csv_table.number(birth) or math.nan)

@@ -50,7 +50,7 @@ class Builder(builder.CxrBuilder):
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         files = list(folders.files_below(manual_dir))
-        images = folders.unique((p for p in files if p.suffix.lower() == ".dcm"), key_of)
+        images = folders.by_key(files, (".dcm",), key_of)
         table = csv_table.Table(self._find(manual_dir, files, IMAGES))
         if URL not in table.columns:
             raise BuildError(
