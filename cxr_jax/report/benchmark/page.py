@@ -175,15 +175,20 @@ def _equivalences(grid: Grid, measured: Measured, protocol: str, dataset: str) -
 
 
 def _test_sets(grid: Grid, measured: Measured) -> list[Block]:
-    sizes = {
-        dataset: f"{dataset}: {place.images:,} images of {place.patients:,} patients"
-        + (f", {place.in_folds}." if place.folds else ".")
-        for (_, dataset, _), place in measured.places.items()
-    }
+    sizes: dict[str, dict[str, str]] = {}  # at the largest fraction, by dataset and protocol
+    for (protocol, dataset, _), place in measured.places.items():
+        said = f"{place.images:,} images of {place.patients:,} patients"
+        said += f", {place.in_folds}." if place.folds else "."
+        sizes.setdefault(dataset, {})[f", {bt.title_of(protocol).lower()}"] = said
+    lines = dict.fromkeys(
+        f"{dataset}{whose if len(set(by.values())) > 1 else ''}: {said}"
+        for dataset, by in sizes.items()
+        for whose, said in by.items()
+    )
     notes = {cell.dataset: cell.patient_note for cell in grid.cells if cell.state == "done"}
     return [
         Heading("Test sets, and what the encoders had seen of them"),
-        Bullets([sizes[name] for name in grid.datasets if name in sizes]),
+        Bullets(list(lines)),
         *(Text(f"**{dataset}:** {note}") for dataset, note in notes.items() if note),
         Text(
             "An encoder that saw test images while it was pretrained has an advantage that new "

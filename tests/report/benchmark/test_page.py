@@ -13,6 +13,8 @@ import pytest
 from sklearn.metrics import brier_score_loss
 
 from cxr_jax.report.benchmark import page as benchmark
+from cxr_jax.report.benchmark.grid import read_grid
+from cxr_jax.report.benchmark.scores import measure
 from cxr_jax.transfer.predictions import read_parquet, write_parquet
 from tests.fakes import benchmark as fake
 
@@ -214,6 +216,24 @@ def test_reference_alone_and_other_protocols(tmp_path):
     text = Reader(benchmark.write(tmp_path, 20).read_text()).text
     assert "Nearest neighbours, 100 % of the training patients" in text
     assert "Verdicts" not in text and "How many labels" not in text
+
+
+def test_protocols_that_count_other_images_say_so(tmp_path):
+    protocols = ("linear", "segmentation")
+    cells = fake.grid(tmp_path, {"imagenet": 1.0}, ("jsrt", "phantom"), protocols, (1.0,), (0,))
+    (cell,) = (c for c in cells if (c["dataset"], c["protocol"]) == ("jsrt", "linear"))
+    path = tmp_path / cell["folder"] / "predictions.parquet"
+    held = read_parquet(path)
+    held.targets[:20] = np.nan
+    write_parquet(held, path)
+    fake.write_cells(tmp_path, cells)
+    grid = read_grid(tmp_path)
+    bullets = benchmark._test_sets(grid, measure(tmp_path, grid, 20))[1]
+    assert list(bullets.items) == [
+        "jsrt, linear probe: 60 images of 30 patients.",
+        "jsrt, segmentation: 80 images of 40 patients.",
+        "phantom: 80 images of 40 patients.",
+    ]
 
 
 def run(*arguments, cwd):
