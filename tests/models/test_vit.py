@@ -75,6 +75,16 @@ def test_features_are_the_pooled_maps_and_do_not_depend_on_the_batch(options):
         assert np.abs(gradient[..., :64]).max() > 0 and not gradient[..., 64:].any()
 
 
+@pytest.mark.parametrize("width", [128, 192])
+def test_blocks_narrower_than_published_ones_are_glorots(width):
+    net = vit.make(f"{width}x1", heads=2, patch=8, image_size=8)
+    params = jax.jit(lambda: net.init(jax.random.key(0), _images(1, 8, 8), False))()["params"]
+    for name in ("qkv", "proj", "fc1", "fc2"):
+        kernel = params["block_0"][name]["kernel"]
+        expected = np.sqrt(2 / sum(kernel.shape)) if width == 128 else 0.02 * 0.8796  # cut at two
+        np.testing.assert_allclose(kernel.std(), expected, rtol=0.03)
+
+
 def test_rematerialised_blocks_have_the_same_gradients():
     images = _images()
 

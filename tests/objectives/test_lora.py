@@ -102,7 +102,7 @@ def test_a_step_trains_adapters_and_heads_and_the_target_follows_the_merged_enco
     changed = {name for name in old if not np.array_equal(old[name], new[name])}
     assert changed == {f"block_0/{name}/kernel" for name in ("qkv", "proj", "fc1", "fc2")}
     for name in changed:
-        assert np.linalg.matrix_rank(new[name] - old[name], tol=1e-6) <= 2
+        assert np.linalg.matrix_rank(new[name] - old[name], tol=1e-5) <= 2
     net, images = models.build(VIT), batch["image"] / 255
     ours, plain = jax.jit(
         lambda p, a, e: (objective.features(p, a, images), net.apply(e, images, train=False)),
