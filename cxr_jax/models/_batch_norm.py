@@ -165,11 +165,20 @@ def _product_backward(epsilon, residuals, slopes):
 _standardise_product.defvjp(_product_forward, _product_backward)
 
 
+@jax.custom_batching.custom_vmap
 def _product(x: Float[Array, "b h w c"], kernel: Float[Array, "c d"]) -> Float[Array, "b h w d"]:
     layout = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
         x, kernel[None, None], (1, 1), "VALID", dimension_numbers=layout
     )
+
+
+@_product.def_vmap
+def _product_of_groups(groups, batched, x, kernel):
+    # A kernel a group, as MoCo's: one convolution of all groups would have them for channels, which
+    # XLA does not leave on their devices.
+    by_x, by_kernel = ("g" * of_groups for of_groups in batched)
+    return jnp.einsum(f"{by_x}bhwc,{by_kernel}cd->gbhwd", x, kernel), True
 
 
 def _mean_product(x: Float[Array, "b h w c"], y: Float[Array, "b h w d"]) -> Float[Array, "c d"]:

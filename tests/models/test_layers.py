@@ -152,6 +152,29 @@ def test_a_block_made_for_a_gpu_computes_what_others_compute(d):
     jax.tree.map(lambda a, b: np.testing.assert_array_less(a, 1.5 * b + 2e-3), gpu, others)
 
 
+def test_groups_of_a_product_stay_apart_on_their_devices():
+    """One grouped convolution of them all made every device of MoCo's compute the whole batch."""
+    norm = _layers.BatchNorm(False)
+    x, kernel = _images(3 * 4, 2, 2, 3).reshape(3, 4, 2, 2, 3), jnp.ones((3, 8)).at[1, 2].set(-2)
+    variables = norm.init(jax.random.key(0), x[0], kernel)
+
+    def loss(kernel, x):
+        y, _ = norm.apply(variables, x, kernel, mutable=["batch_stats"])
+        return (y * jnp.arange(8)).std(), y
+
+    def groups(kernel, x):
+        values, y = jax.vmap(loss, (None, 0))(kernel, x)
+        return values.sum(), y
+
+    gradient = jax.grad(groups, argnums=(0, 1), has_aux=True)
+    assert "convolution" not in jax.jit(gradient).lower(kernel, x).as_text()
+    (by_kernel, by_x), y = gradient(kernel, x)
+    alone = [jax.grad(loss, argnums=(0, 1), has_aux=True)(kernel, group) for group in x]
+    np.testing.assert_allclose(by_kernel, sum(one[0][0] for one in alone), atol=1e-5)
+    np.testing.assert_allclose(by_x, jnp.stack([one[0][1] for one in alone]), atol=1e-5)
+    np.testing.assert_allclose(y, jnp.stack([one[1] for one in alone]), atol=1e-5)
+
+
 def test_the_options_keep_barriers_until_programs_are_fused():
     """Without the barriers a step recomputes activations inside transposes (layers.Conv)."""
     x = _images(2, 8, 8, 3)
