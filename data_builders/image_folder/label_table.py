@@ -147,6 +147,12 @@ class LabelTable:
         self.image_column, self.patient_column = image_column, self._known.get("patient", patient)
         others = (name for name in columns if name not in self._known.values())
         self.label_names = tuple(labels or others)
+        # Of columns whose cells say one of a few words: field -> column, words, what these are.
+        closed = {"split": SPLITS, "sex": SEXES}.items()
+        self._closed = {
+            **{f: (self._known[f], words, _EXPECTED[f]) for f, words in closed if f in self._known},
+            **{f"labels/{name}": (name, VALUES, _LABEL) for name in self.label_names},
+        }
         self.has_splits = "split" in self._known
 
     def _called(self, name: str, labels: Collection[str]) -> str:
@@ -217,35 +223,30 @@ class LabelTable:
         if not known["image"] or image.startswith(("/", "..")) or image[1:2] == ":":
             raise BuildError(f"{row.where}: {self.image_column} is not a path inside manual_dir.")
 
-        def refuse(column: str, cell: str, allowed: str) -> None:
-            first = Wrong(row.where, allowed, collections.Counter())
-            wrong.setdefault(column, first).cells[cell] += 1
-
-        def read(column: str, values: Mapping[str, str | float], allowed: str) -> str | float:
-            cell = said(cells[column])
-            if cell not in values:
-                refuse(column, cell, allowed)
-            return values.get(cell, values.get("", ""))
-
-        def read_known(field: str, values: Mapping[str, str]) -> str:
-            column = self._known.get(field)
-            return read(column, values, _EXPECTED[field]) if column else ""
-
+        refused, read = [], {}
         age = known.get("age", "")
         years = csv_table.number(age) if age else NAN
         if years is None or years < 0 or years > OLDEST:  # a date, perhaps
-            refuse(self._known["age"], age, _EXPECTED["age"])
+            refused.append((self._known["age"], age, _EXPECTED["age"]))
+        for field, (column, values, allowed) in self._closed.items():
+            cell = said(cells[column])
+            if cell not in values:
+                refused.append((column, cell, allowed))
+            read[field] = values.get(cell, values.get("", ""))
+        for column, cell, allowed in refused:
+            first = Wrong(row.where, allowed, collections.Counter())
+            wrong.setdefault(column, first).cells[cell] += 1
         return LabelRow(
             where=row.where,
             image=image,
             patient=known.get("patient", ""),
-            split=read_known("split", SPLITS),
+            split=read.get("split", ""),
             study=known.get("study", ""),
             projection=known.get("projection", "").upper(),
-            sex=read_known("sex", SEXES),
+            sex=read.get("sex", ""),
             age=NAN if years is None else years,
             report=known.get("report", ""),
-            labels={name: read(name, VALUES, _LABEL) for name in self.label_names},
+            labels={name: read[f"labels/{name}"] for name in self.label_names},
         )
 
     def _refuse(self, wrong: Mapping[str, Wrong]) -> None:
