@@ -158,7 +158,11 @@ def _lacking(train: Masked, validation: Masked) -> dict[int, str]:
         both = {"training": train, "validation": validation}
         absent = [name for name, held in both.items() if not held.marked[:, k].any()]
         if absent:
-            lacking[k] = f"nothing is marked on any image of {' and '.join(absent)}"
+            side = train.inside.shape[1]
+            lacking[k] = (
+                f"nothing is marked on any image of {' and '.join(absent)} at the {side} pixels a "
+                "side of a head's training (thin things need finer maps: --config.read_size)"
+            )
     return lacking
 
 
