@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.shard_alike import shard_alike
 from jaxtyping import Array, Float, Int
 
 from cxr_jax.augment.views import augment_view
@@ -93,8 +94,10 @@ def with_keys_of(config: Section, originals: str) -> Objective:
         images = augment_view(query_key, batch["image"], views[0])
         queries, batch_stats = project(params, aux["batch_stats"], images)
         order = jax.random.permutation(order_key, images.shape[0])
-        # Images, not views, change places: they are bytes, and may come from another device.
-        images = augment_view(key_key, batch[originals][order], views[1])
+        # Images, not views, change places: they are bytes, and may come from another device. They
+        # lie on the devices as before, else each would compute the keys of all.
+        _, images = shard_alike(batch[originals], batch[originals][order])
+        images = augment_view(key_key, images, views[1])
         # Of the target nothing but its output is used: it never runs in evaluation mode.
         keys, _ = project(aux["target"], aux["batch_stats"], images)
         outputs = {"query": queries["projector"], "key": keys["projector"][jnp.argsort(order)]}

@@ -14,22 +14,24 @@ from cxr_jax.objectives.simclr import nt_xent
 
 
 def on_mesh(function, devices, replicated, sharded):
-    """jit with `sharded` split along its first axis over the devices."""
+    """Returns (outputs, operations of one device): `sharded` split along its first axis."""
     mesh = jax.make_mesh((devices,), ("data",), (AxisType.Auto,), devices=jax.devices()[:devices])
     replicated = jax.device_put(replicated, NamedSharding(mesh, PartitionSpec()))
     sharded = jax.device_put(sharded, NamedSharding(mesh, PartitionSpec("data")))
     shards = {len(leaf.addressable_shards) for leaf in jax.tree.leaves(sharded)}
     assert shards == {devices}
-    return jax.device_get(jax.jit(function)(replicated, sharded))
+    program = jax.jit(function).lower(replicated, sharded).compile()
+    return jax.device_get(program(replicated, sharded)), program.cost_analysis()["flops"]
 
 
 def distance(function, replicated, sharded):
-    """(largest absolute difference of any output, largest output)."""
-    one, eight = (on_mesh(function, devices, replicated, sharded) for devices in (1, 8))
-    pairs = list(zip(jax.tree.leaves(one), jax.tree.leaves(eight)))
-    return max(float(np.abs(a - b).max()) for a, b in pairs), max(
-        float(np.abs(a).max()) for a, _ in pairs
+    """(largest absolute difference of any output, largest output, a device's share of the work)."""
+    (one, whole), (eight, part) = (
+        on_mesh(function, devices, replicated, sharded) for devices in (1, 8)
     )
+    pairs = list(zip(jax.tree.leaves(one), jax.tree.leaves(eight)))
+    furthest = max(float(np.abs(a - b).max()) for a, b in pairs)
+    return furthest, max(float(np.abs(a).max()) for a, _ in pairs), part / whole
 
 
 def main():
