@@ -41,7 +41,8 @@ def find_root(manual_dir: Path, names: Sequence[str], what: str) -> Path:
         ]
         if len(set(map(_identity, found))) > 1:
             raise BuildError(
-                f"{found[0]} and {found[1]}: two releases? Let --manual_dir be the folder of one."
+                f"{found[0]} and {found[1]}: two releases? Give the path of one, not of a folder "
+                "above both."
             )
         if found:
             return found[0]

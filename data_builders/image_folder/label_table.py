@@ -32,7 +32,7 @@ SPLITS = {
 SEXES = {
     **dict.fromkeys(("m", "male", "man", "männlich"), "M"),
     **dict.fromkeys(("f", "female", "woman", "w", "weiblich"), "F"),
-    **dict.fromkeys((*BLANK, "?", "u", "unknown", "o", "other", "d", "divers"), ""),
+    **dict.fromkeys((*UNKNOWN, "u", "o", "other", "d", "divers"), ""),
 }
 KNOWN = ("study_id", "split", "projection", "view", "sex", "age")
 _LABEL = "neither 1 (yes, true), 0 (no, false), -1 (uncertain) nor blank (not mentioned)"
@@ -216,7 +216,8 @@ class LabelTable:
         for column, (key, values) in self._recoded.items():
             cells[column] = values.get(key(cells[column]), cells[column])
         known = {field: cells[column] for field, column in self._known.items()}
-        known |= {field: "" for field, cell in known.items() if cell.casefold() in UNKNOWN}
+        said_nothing = (field for field, cell in known.items() if cell.casefold() in UNKNOWN)
+        known |= {field: "" for field in said_nothing if field != "image"}  # NA.png may be one
         for field in sorted(known.keys() & {"patient", "study"}):
             csv_table.refuse_rounded(known[field], repr(self._known[field]), row.where)
         image = os.path.normpath(known["image"].replace("\\", "/"))

@@ -57,7 +57,7 @@ def test_a_root_is_found_beside_links_that_lead_nowhere(tmp_path):
     fill(tmp_path, "d/labels.csv")
     assert folders.find_root(tmp_path, ("labels.csv",), "labels.csv.").name == "d"
     fill(tmp_path, "e/labels.csv")
-    with pytest.raises(BuildError, match=r"/d and .*/e: two releases\?"):
+    with pytest.raises(BuildError, match=r"/d and .*/e: two releases\? Give the path of one"):
         folders.find_root(tmp_path, ("labels.csv",), "labels.csv.")
     with pytest.raises(BuildError, match=r"holds no films.csv.* below it. images"):
         folders.find_root(tmp_path, ("films.csv",), "images.")

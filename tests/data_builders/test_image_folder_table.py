@@ -208,15 +208,18 @@ def test_grades_are_recoded_and_columns_chosen(tmp_path):
 
 def test_numbers_compare_as_numbers_and_ids_as_text(tmp_path):
     cells = ("0.0", "1.00", "2.0", "+3", "", "-1.", "0.", "NaN")
+    rest = {"age": "NA", "view": "None", "sex": "null"}
     rows = [
-        {"image": f"{i}.png", "patient_id": cell, "age": "NA", "view": "None", "Grade": cell}
+        {"image": f"{i}.png", "patient_id": cell, "Grade": cell} | rest
         for i, cell in enumerate(cells)
     ]
     _, found = read(tmp_path, rows, recode="Grade:0=0,1=0,2=1,3.0=1;patient_id:0=MRN,2.0=MRN")
     grades = [row.labels["Grade"] for row in found.values()]
     np.testing.assert_equal(grades, [0, 0, 1, 1, np.nan, -1, 0, np.nan])
     assert [row.patient for row in found.values()] == [*cells[:2], "MRN", *cells[3:-1], ""]
-    assert all(np.isnan(row.age) and not row.projection for row in found.values())
+    assert all(np.isnan(row.age) and not row.projection + row.sex for row in found.values())
+    _, found = read(tmp_path, [{"image": "NA.png"}, {"image": "none"}])  # images may be called so
+    assert [*found] == ["NA.png", "none"]
     with pytest.raises(BuildError, match=r"'Grade': 2 cells, .* \(grades\?"):
         read(tmp_path, rows)
 
