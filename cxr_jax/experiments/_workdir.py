@@ -76,7 +76,7 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     allowed = _with_allowed(saved, given)
     differing = [
         f"  config.{name}: saved {old!r}, given {new!r}"
-        for name, old, new in changes(allowed, given)
+        for name, old, new in changes(with_added(allowed), with_added(given))
         if not (name.endswith(("name", "dataset")) and _same_dataset(old, new))
     ]
     if differing:

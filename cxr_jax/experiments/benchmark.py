@@ -6,6 +6,7 @@ these alone (`python -m cxr_jax.report WORKDIR` makes it again, and a page of a 
 same command continues a stopped benchmark and tries failed cells again.
 """
 
+import functools
 import itertools
 import json
 import time
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 
 from cxr_jax import weights
@@ -220,7 +222,11 @@ class _Held:
         drawn = of_cell.seed if of_cell.encoder == "random" else 0
         key = (of_cell.encoder, drawn)
         if key not in self._encoders:
-            (self._encoders[key],) = _transfer_inputs.load_encoders(of_cell)
+            (encoder,) = _transfer_inputs.load_encoders(of_cell)
+            # Random ones off the device. A text tower is of a checkpoint that may be gone later.
+            encoder = encoder._replace(variables=jax.device_get(encoder.variables))
+            text = encoder.text and functools.cache(encoder.text)
+            self._encoders[key] = encoder._replace(text=text)
         return self._encoders[key]
 
     def of(self, of_cell) -> tuple[str, tuple[str, ...]]:

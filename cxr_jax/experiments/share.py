@@ -90,10 +90,13 @@ def ends(spec: str) -> tuple[Encoder, Encoder]:
         )
     own = config.get("start_share", 0.0)
     began = weights.load(config["init"])
+    # As older versions read Ark+'s images, and DINOv2's files with registers: of the same weights.
+    model = {name: value for name, value in began.model.items() if name in config["model"]}
+    older = began._replace(model=model, fit="crop")
     if (workdir / _workdir.PROVENANCE).is_file():
         for last in _workdir.read_provenance(workdir)["starts"][-1:]:
             known = last.get("encoders", {}).get(config["init"])
-            if known and known != _workdir.fingerprint_weights(began):
+            if known and known not in map(_workdir.fingerprint_weights, (began, older)):
                 raise ValueError(
                     f"config.encoder={spec} started from other weights than those that its "
                     f"config.init={config['init']} names now: put those of then back"

@@ -154,6 +154,8 @@ def test_zero_shot_scores_images_by_prompts_that_travel(zero_shot, encoder, tmp_
     facts = json.loads((tmp_path / "run" / "probe.json").read_text())
     cell = Cell("clip", zero_shot.encoder, "phantom/tiny", "", "zero_shot", 0.1, 0)
     assert benchmark._facts(tmp_path / "run", cell, zero_shot)["num_images"] == 0
+    held = benchmark._Held().encoder(zero_shot)
+    assert held.text() is held.text()  # of a checkpoint that its run may remove
     assert facts["remarks"] == ["Prompts of labels that are not scored here: Edema."]
     assert "Zero-shot: no label was learned from" in (tmp_path / "run" / "report.md").read_text()
     zero_shot.task = "Nodule"

@@ -13,7 +13,7 @@ import pytest
 
 from cxr_jax import objectives, weights
 from cxr_jax.experiments import pretrain
-from cxr_jax.experiments._workdir import as_json, open_workdir
+from cxr_jax.experiments._workdir import as_json, open_workdir, release
 from cxr_jax.training import optim
 from cxr_jax.training import step as train_step
 from tests.fakes import devices
@@ -70,6 +70,18 @@ def test_another_config_on_the_workdir_is_refused_and_the_fields_are_listed(tiny
     config.num_train_steps += 1
     with pytest.raises(ValueError, match=rf"one further: --config\.init={workdir} in a new run"):
         pretrain.train(config, workdir)
+    # Of an optimizer's field that came later, what the run trains with.
+    saved = json.loads((workdir / "config.json").read_text())
+    del saved["optimizer"]["momentum"]
+    (workdir / "config.json").write_text(json.dumps(saved))
+    config = tiny_config("simclr")
+    with config.unlocked():
+        config.optimizer.clip_by = "all"
+    with pytest.raises(ValueError, match=r"clip_by: saved 'parameter', given 'all'\nGive the"):
+        open_workdir(workdir, config)
+    config.optimizer.clip_by = "parameter"
+    open_workdir(workdir, config)
+    release(workdir)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,16 @@ def test_a_start_that_changed_since_is_refused(run, tmp_path):
     path = workdir / "provenance.json"
     held = json.loads(path.read_text())
     (init,) = held["starts"][-1]["encoders"]
-    held["starts"][-1]["encoders"][init] = "0123456789abcdef"
+    # Its images are made squares otherwise since: its weights are the same.
+    start, facts = shutil.copytree(init, tmp_path / "start"), tmp_path / "start/cxr_jax.json"
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"fit": "squash"}))
+    saved = json.loads((workdir / "config.json").read_text()) | {"init": str(start)}
+    (workdir / "config.json").write_text(json.dumps(saved))
+    known = held["starts"][-1]["encoders"]
+    known[str(start)] = known.pop(init)
+    path.write_text(json.dumps(held))
+    share.ends(str(workdir))
+    held["starts"][-1]["encoders"][str(start)] = "0123456789abcdef"
     path.write_text(json.dumps(held))
     with pytest.raises(ValueError, match="started from other weights than those that its"):
         share.ends(str(workdir))
