@@ -42,7 +42,10 @@ def check(config: ml_collections.ConfigDict, old: Path) -> None:
             continue
         encoder = weights.load(spec)
         if _workdir.fingerprint_weights(encoder, beside(encoder)) != fingerprint:
-            raise ValueError(f"the encoder {spec} has other weights than when {old} was made")
+            raise ValueError(
+                f"the encoder {spec} has other weights than when {old} was made, or this version "
+                "reads it otherwise: put those of then back, or repeat it by the older version"
+            )
     for path, fingerprint in last.get("texts", {}).items():
         text = _text.load_text(path, _image_text.text_encoder(config))
         if _workdir.fingerprint_arrays(text) != fingerprint:
