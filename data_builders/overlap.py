@@ -87,12 +87,16 @@ class Side:
 
     @functools.lru_cache(maxsize=100_000)  # noqa: B019 (lives as long as the command)
     def thumbnail(self, place: SupportsIndex) -> Float[np.ndarray, " pixels"]:
-        """Returns it at 32 x 32 pixels, mean 0 and length 1: dot products are correlations."""
-        size = (THUMBNAIL, THUMBNAIL)
-        small = self.picture(place).convert("L").resize(size, Image.Resampling.BOX)
-        values = np.asarray(small, np.float64).ravel()
-        values -= values.mean()
-        return values / max(float(np.linalg.norm(values)), 1e-9)
+        """Returns an image's `thumbnail`."""
+        return thumbnail(self.picture(place))
+
+
+def thumbnail(picture: Image.Image) -> Float[np.ndarray, " pixels"]:
+    """Returns it at 32 x 32 pixels, mean 0 and length 1: dot products are correlations."""
+    small = picture.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    values = np.asarray(small, np.float64).ravel()
+    values -= values.mean()
+    return values / max(float(np.linalg.norm(values)), 1e-9)
 
 
 def compare(side_a: Side, side_b: Side, progress: bool = True) -> seen_images.Pairs:

@@ -176,8 +176,7 @@ def _draw(path: Path, shares: Sequence[float], curves: Mapping[str, Sequence[flo
         axes.plot(shares, means, line, marker=marker, color=colour, label=name)
     axes.set(xlabel="share of the weights it started from", ylabel="AUROC on validation images")
     figures.bare(axes, "y")
-    figures.legend(figure, axes, list(curves))
-    figure.savefig(path, dpi=figures.DPI)
+    figures.finish(figure, path, dict(enumerate(curves)), (), "")
 
 
 def _write_encoder(folder: Path, encoder: Encoder, workdir: Path) -> None:
