@@ -7,7 +7,8 @@ Default  the paper's recipe for 100 epochs: ResNet-50, 224 px, LARS, batch 4096,
 :small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
 :adapt   goes on from another encoder (--config.init=torchvision:/weights/resnet50.pth) on your own
          images, about an hour (estimated) on two CPU cores; what is exported is the mean of
-         both ends.
+         both ends. A quarter of its steps lost to ImageNet's own features on two sets of six,
+         where simclr.py:adapt and moco.py:adapt did not (docs/results/study.md).
 :adapt_gpu  the same on one GPU: 224 px, batch 256, 10,000 steps (not run here: no GPU).
 :cpu     your own images on two CPU cores in minutes; expect what docs/results/objectives.md shows.
 :demo    drawn images, 3 to 4 minutes on two CPU cores, no download; ends with a transfer report:
