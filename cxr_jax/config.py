@@ -53,8 +53,6 @@ _ADDED: dict[str, dict[str, Any]] = {
         "start_share": 0.0,
         "lora": {"rank": 0, "alpha": 16.0},
         "loggers": ["tensorboard"],
-        "optimizer.clip_by": "parameter",
-        "optimizer.momentum": 0.9,
     },
     "transfer": {
         "folds": 0,
