@@ -170,8 +170,9 @@ def pretrain() -> ConfigDict:
         ),
         transfer=transfer(),  # runs at the end if transfer.dataset is set
     )
-    config.transfer.data.dir = config.data.get_ref("dir")
-    config.transfer.seed = config.get_ref("seed")
+    # As the pretraining's unless given. One way: the other would change the pretraining's.
+    config.transfer.data.dir = config.data.get_oneway_ref("dir")
+    config.transfer.seed = config.get_oneway_ref("seed")
     return config
 
 

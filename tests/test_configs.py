@@ -44,6 +44,16 @@ def test_pages_name_presets_that_exist():
         config_file.load(str(ROOT / spec), [])
 
 
+def test_a_transfer_follows_its_pretraining_and_never_the_reverse():
+    def load(*changes):
+        config = config_file.load("configs/simclr.py:cpu", [f"--config.{one}" for one in changes])
+        return config.seed, config.transfer.seed, config.data.dir, config.transfer.data.dir
+
+    assert load("seed=2", "data.dir=/a") == (2, 2, "/a", "/a")
+    own = ("seed=2", "transfer.seed=5", "data.dir=/a", "transfer.data.dir=/b")
+    assert load(*own) == load(*own[::-1]) == (2, 5, "/a", "/b")
+
+
 @pytest.mark.parametrize(
     ("spec", "argument", "message"),
     [
