@@ -28,7 +28,8 @@ rate_inside_momentum
                lars only. True: the rate multiplies what enters the momentum, so that a change of
                rate works gradually (SimCLR). False: it multiplies the momentum (BYOL, Barlow Twins,
                VICReg). The two differ only while the rate changes.
-groups         by name: parameters with a rate of their own; of several that match the first counts
+groups         by name: parameters with a rate of their own; of several that match the first by the
+               alphabet counts
 groups.*.match regular expressions, as of exclude
 groups.*.learning_rate, groups.*.final_learning_rate, groups.*.schedule, groups.*.warmup
                in place of those above
@@ -163,7 +164,7 @@ def _rates(
 ) -> optax.GradientTransformation:
     """Multiplies by the rate of `schedule`, and in groups by that of the group."""
     by_group, patterns = {"": optax.scale_by_learning_rate(schedule)}, {}
-    for name, group in fields["groups"].items():
+    for name, group in sorted(fields["groups"].items()):  # a ConfigDict keeps no other order
         where = f"config.optimizer.groups.{name}"
         check_fields(group, where, ("match",), _OF_A_GROUP)
         patterns[name] = _patterns(group["match"], f"{where}.match")

@@ -216,17 +216,18 @@ def test_each_gradient_is_clipped_on_its_own_or_all_together():
 def test_groups_have_rates_of_their_own_and_may_be_frozen_at_first():
     config = dict(name="adam", learning_rate=0.1, schedule="constant")
     config["groups"] = dict(
-        head=dict(match=("^projector/",), frozen=3),
         norms=dict(match=("/bn1/", "bias$"), learning_rate=0.02, schedule="cosine"),
+        head=dict(match=("^projector/",), frozen=3),
     )
 
     def rate(step, path):
-        if path.startswith("projector"):  # its bias too: the first group that matches counts
+        if path.startswith("projector"):  # its bias too: "head" comes before "norms"
             return 0.1 * (step >= 3)
         return rate_at(step, 0.02, 0) if "bn1" in path else 0.1
 
-    history = trained(ConfigDict(config))
-    assert_close(history[-1], numpy_adam(rate=rate), atol=2e-5)
+    for made in (config, ConfigDict(config)):
+        history = trained(made)
+        assert_close(history[-1], numpy_adam(rate=rate), atol=2e-5)
     np.testing.assert_array_equal(
         history[2]["projector/dense0/kernel"],
         np.float32(parameters()["projector"]["dense0"]["kernel"]),
