@@ -59,6 +59,7 @@ def get_config(preset: str = ""):
 
 def small(config: ConfigDict) -> None:
     config.model = common.vit("S", layer_scale=1e-5)
+    config.views.local.size = 96  # whole patches of 16
     config.batch_size = 128
     config.num_train_steps = 50_000
     config.checkpoint_every_steps = 500

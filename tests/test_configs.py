@@ -24,6 +24,8 @@ def test_head_lists_the_presets_and_each_makes_an_objective(name):
         config, preset = config_file.load(spec, []), spec.partition(":")[2]
         if preset and config.experiment == "pretrain":
             objectives.build(config)
+        patch = config.get("model", {}).get("patch", 1)
+        assert not [name for name, view in config.get("views", {}).items() if view.size % patch]
         rows = [row for group in config_fields.sections(spec, config).values() for row in group]
         unsaid = [row.name for row in rows if not row.words]
         assert not unsaid, f"say what they mean, where cxr_jax/config_fields.py reads it: {unsaid}"

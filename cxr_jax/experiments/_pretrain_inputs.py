@@ -75,11 +75,18 @@ def open_fields(
 ) -> tuple[Source, Fields]:
     """Opens what the objective's batches hold besides images; returns the images that have it all.
 
-    Raises ValueError where the dataset lacks it, or it is not what the objective declares.
+    Raises ValueError where the dataset lacks it, or it is not what the objective declares, and for
+    config.data.pairs where images alone are read.
     """
     fields = NO_FIELDS
     if objective.open_fields is not None:
         source, fields = objective.open_fields(source, workdir)
+    elif config.data.pairs:
+        raise ValueError(
+            f"config.data.pairs={config.data.pairs} would change nothing: "
+            f"config.objective.name={config.objective.name} reads no pairs of images; "
+            "configs/medaug.py does"
+        )
     images = tuple(name for name, field in objective.batch.items() if field.shape is None)
     fields = fields._replace(images=images)
     if not len(source):

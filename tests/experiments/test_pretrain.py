@@ -93,6 +93,7 @@ def test_another_config_on_the_workdir_is_refused_and_the_fields_are_listed(tiny
         ("data.name", "/work/images", "is not a dataset's name"),
         ("online_knn.dataset", "phantm", "dataset 'phantm' is not built"),
         ("data.split", "trian", "has no split 'trian'; it has train, "),
+        ("data.pairs", "study", "data.pairs=study would change nothing: .*=simclr reads no pairs"),
         ("data.name", "padchest", "python -m data_builders.build padchest"),
     ],
 )
