@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from cxr_jax.data import seen_images
+from cxr_jax.data import copies, seen_images
 from cxr_jax.io import image_io
-from data_builders import overlap
 from data_builders.base import folders
 from data_builders.base.parallel import phash
 
@@ -55,8 +54,8 @@ def found(image: Image.Image, change: Change) -> tuple[bool, bool]:
     pair = (image, change(image))
     hashes = [int(phash(np.asarray(one)[..., None]), 16) for one in pair]
     bits = (hashes[0] ^ hashes[1]).bit_count()
-    alike = float(np.dot(*(overlap.thumbnail(one) for one in pair)))
-    both = bits <= overlap.MAX_DISTANCE and alike >= overlap.MIN_CORRELATION
+    alike = float(np.dot(*(copies.thumbnail(one) for one in pair)))
+    both = bits <= copies.MAX_DISTANCE and alike >= copies.MIN_CORRELATION
     return both, bits <= seen_images.MAX_DISTANCE
 
 

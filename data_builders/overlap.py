@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from cxr_jax.data import seen_images
+from cxr_jax.data import copies, seen_images
 from cxr_jax.data.dataset_info import find_folder, open_built
 from cxr_jax.data.reader import Records
 from cxr_jax.io import COMMAND, command_line
@@ -27,10 +27,6 @@ from cxr_jax.io.atomic import atomic_write_csv
 from data_builders.base import contact_sheet, parallel
 from data_builders.build import draw_missing
 
-# On NIH's images (docs/results/datasets.md): every copy that was recompressed, rescaled or
-# reshaped is within both limits, and pairs of different images are not.
-MAX_DISTANCE, MIN_CORRELATION = 6, 0.98
-THUMBNAIL = 32
 PAIRS, COLUMNS = 24, 4
 SIDE = 160  # pixels, of the picture of pairs
 
@@ -87,34 +83,23 @@ class Side:
 
     @functools.lru_cache(maxsize=100_000)  # noqa: B019 (lives as long as the command)
     def thumbnail(self, place: SupportsIndex) -> Float[np.ndarray, " pixels"]:
-        """Returns an image's `thumbnail`."""
-        return thumbnail(self.picture(place))
-
-
-def thumbnail(picture: Image.Image) -> Float[np.ndarray, " pixels"]:
-    """Returns it at 32 x 32 pixels, mean 0 and length 1: dot products are correlations."""
-    small = picture.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    values = np.asarray(small, np.float64).ravel()
-    values -= values.mean()
-    return values / max(float(np.linalg.norm(values)), 1e-9)
+        return copies.thumbnail(self.picture(place))
 
 
 def compare(side_a: Side, side_b: Side, progress: bool = True) -> seen_images.Pairs:
     """Finds the near-identical images of two sides, the most alike first."""
     a, b = side_a.hashes, side_b.hashes
     at_hand = side_a.at_hand and side_b.at_hand
-    limit = MAX_DISTANCE if at_hand else seen_images.MAX_DISTANCE
+    limit = copies.MAX_DISTANCE if at_hand else seen_images.MAX_DISTANCE
     same = side_a.name == side_b.name
     with parallel.progress("hashes", len(a.phash), progress) as shown:
         pairs = seen_images.close_hashes(a.phash, b.phash, limit, same, shown.update)
     if at_hand:
-        correlation = np.zeros(len(pairs.a))
+        looks = (side_a.thumbnail, side_b.thumbnail)
         with parallel.progress("candidates", len(pairs.a), progress) as shown:
-            for place, (i, j) in enumerate(zip(pairs.a, pairs.b)):
-                correlation[place] = side_a.thumbnail(i) @ side_b.thumbnail(j)
-                shown.update()
+            correlation = copies.correlate(pairs.a, pairs.b, *looks, shown.update)
         pairs = pairs._replace(correlation=correlation)
-        pairs = pairs.take(correlation >= MIN_CORRELATION)
+        pairs = pairs.take(correlation >= copies.MIN_CORRELATION)
     return pairs.take(np.lexsort((-pairs.correlation, pairs.distance)))
 
 

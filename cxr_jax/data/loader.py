@@ -168,10 +168,7 @@ def read_images(
             try:
                 originals[place] = images.decode_square(encoded[place], image_size, source.fit)
             except (OSError, ValueError) as error:
-                raise ValueError(
-                    f"{source.name} {source.split!r}: image {rows[place]} is damaged ({error}); "
-                    "build the dataset again"
-                ) from error
+                raise source.damaged(rows[place], error) from error
 
     chunks = range(0, len(rows), _CHUNK)
     collections.deque(_threads().map(fill, chunks) if threaded else map(fill, chunks), maxlen=0)

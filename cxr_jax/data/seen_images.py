@@ -7,6 +7,7 @@ its encoder the rows of the images that it saw.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, Int, UInt64
+from PIL import Image
 
+from cxr_jax.data import copies
 from cxr_jax.data.dataset_info import (
     RESTORE,
     SEEN_IMAGES,
@@ -28,8 +31,8 @@ from cxr_jax.data.dataset_info import (
 )
 from cxr_jax.data.order import NO_FIELDS, Fields
 from cxr_jax.data.reader import Records
-from cxr_jax.data.source import Source
-from cxr_jax.io import parquet
+from cxr_jax.data.source import Source, load_source
+from cxr_jax.io import parquet, pictures
 from cxr_jax.io.atomic import atomic_write
 from cxr_jax.io.text import plain
 
@@ -216,22 +219,42 @@ def list_images(source: Source) -> ImageHashes:
 def leave_out(source: Source, excluded: Sequence[str], data_dir: str) -> Source:
     """Returns the source without images that the datasets `excluded` have too.
 
-    Left out are images of their patients, and images within two bits of one of theirs. Raises
-    ValueError if nothing is left.
+    Left out are images of their patients, images within MAX_DISTANCE bits of one of theirs, and
+    those near-identical to one by both limits of `copies`. Raises ValueError if nothing is left.
     """
     own = list_images(source)
     keep = np.ones(len(own.row), bool)
     for name in excluded:
-        other = read(find_folder(name, data_dir))
-        shared = compare(own, other)
+        splits = open_built(find_folder(name, data_dir)).info.splits
+        other = load_source(name, data_dir, "+".join(splits), fields=("image",))
+        known = list_images(other)
+        shared = compare(own, known)
         keep &= ~shared.image
         if shared.patient is not None:
             keep &= ~shared.patient
+        rows = np.flatnonzero(keep)
+        pairs = close_hashes(own.phash[rows], known.phash, copies.MAX_DISTANCE)
+        alike = copies.correlate(rows[pairs.a], pairs.b, _look(source), _look(other))
+        keep[rows[pairs.a[alike >= copies.MIN_CORRELATION]]] = False
     if not keep.any():
         raise ValueError(
             f"config.data.exclude={','.join(excluded)} leaves no image of {source.name}"
         )
     return source.choose(np.flatnonzero(keep))
+
+
+def _look(source: Source) -> copies.Look:
+    """Returns row -> thumbnail."""
+
+    @functools.lru_cache(maxsize=100_000)
+    def look(row: int) -> Float[np.ndarray, " pixels"]:
+        (encoded,) = source.encoded([row])
+        try:
+            return copies.thumbnail(Image.fromarray(pictures.decode(encoded).pixels))
+        except ValueError as error:
+            raise source.damaged(row, error) from error
+
+    return look
 
 
 def seen_in_training(

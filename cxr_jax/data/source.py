@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Int
@@ -75,6 +75,13 @@ class Source(NamedTuple):
         key = pseudonyms.read(self.folder.parents[2])
         owner = pseudonyms.owner(self.folder, self.metadata)
         return pseudonyms.hashed(key, what, owner, of)
+
+    def damaged(self, row: SupportsIndex, error: Exception) -> ValueError:
+        """Returns the error for an image that cannot be decoded, with its place in the split."""
+        return ValueError(
+            f"{self.name} {self.split!r}: image {self.rows[row]} is damaged ({error}); build the "
+            "dataset again"
+        )
 
     @property
     def label_names(self) -> tuple[str, ...]:

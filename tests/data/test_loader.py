@@ -126,6 +126,8 @@ def test_a_damaged_image_is_named_by_its_place(source):
     damaged = type(source)(*source[:3], Damaged(), *source[4:])
     with pytest.raises(ValueError, match="phantom/tiny 'train': image 7 is damaged"):
         loader.read_images(damaged, 32, True, np.arange(12))
+    with pytest.raises(ValueError, match="'train': image 7 is damaged"):  # where some are left out
+        loader.read_images(damaged.choose(np.arange(5, 12)), 32, True, np.arange(4))
 
 
 def test_rows_are_the_source_s_images(data_dir):

@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cxr_jax.data import seen_images
+from cxr_jax.data.source import load_source
 from data_builders import overlap
 from data_builders.base import builder as cxr_builder
 from data_builders.base.records import Record
@@ -88,6 +89,15 @@ def test_copies_and_patients_are_found_and_nothing_else(data, tmp_path, capsys):
     assert ["test", "test", "5", "0"] in table and ["train", "train", "0", "10"] in table
     assert "--config.data.name=one --config.data.exclude=two" in shown
     assert Image.open(tmp_path / "overlap.png").size[0] > 1000
+
+
+def test_a_pretraining_leaves_out_what_is_listed(data, tmp_path):
+    rows = run(data, tmp_path, "one", "two")[1]
+    assert max(int(row["bits"]) for row in rows) > seen_images.MAX_DISTANCE  # looks must tell
+    source = load_source("one", str(data), "train+test", ("image", "image_id"))
+    kept = seen_images.leave_out(source, ["two"], str(data)).columns(("image_id",))["image_id"]
+    # Neither copies, seeds 0 to 9, nor images of the same patients, 40 to 49.
+    assert set(kept) == {f"one-{seed}" for seed in [*range(10, 40), *range(50, 60)]}
 
 
 def test_a_dataset_against_itself_finds_its_duplicates_only(data, tmp_path):
