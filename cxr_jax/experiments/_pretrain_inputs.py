@@ -163,6 +163,11 @@ def read_start(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Start]:
         encoder = weights.load(config.init)
         check_same(config, encoder)
         print(f"Starts from {encoder.name} ({config.init}).")
+        if encoder.fit != "crop":
+            print(
+                f"It was made for whole images ({encoder.fit}). This training, and the encoder "
+                "that comes of it, read their central squares."
+            )
         config = take_over(config, encoder.model)
     given = config.objective.get("text")
     if given and given.weights and not resumed:

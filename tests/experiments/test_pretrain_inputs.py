@@ -95,6 +95,14 @@ def test_the_first_state_has_the_encoders_features_and_its_own_heads(
     assert len(set(places)) == len(places)  # one buffer twice could not be donated
 
 
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_a_start_that_reads_images_otherwise_is_named(fit, start, tiny_config, tmp_path, capsys):
+    write_folder(tmp_path / fit, safetensors.export(start[0]._replace(fit=fit)), card="")
+    config = config_of(tiny_config, "simclr", f"safetensors:{tmp_path / fit}")
+    inputs.read_start(config, tmp_path / "run")
+    assert ("whole images (pad)" in capsys.readouterr().out) == (fit == "pad")
+
+
 def test_it_is_loaded_once_and_the_ledger_holds_what_the_start_had_seen(
     start, tiny_config, data_dir, tmp_path
 ):
