@@ -9,7 +9,7 @@ indiana_university, padchest (with --config.data.reports.sections='()'), the dra
 (image_folder with --report_column). What it learned answers words: docs/text.md.
 
 Default  CheXzero's recipe, by its code: both towers of OpenAI's ViT-B/32, 224 px, impressions, SGD
-         at 1e-4, batch 16, 4 epochs of MIMIC-CXR, no augmentation; but of images that are no squares
+         at 1e-4, batch 16, 4 epochs of MIMIC-CXR, no augmentation; of images that are no squares
          the centre, where its code adds black borders. It starts from CLIP's file (docs/weights.md)
          and its tokenizer, a folder with vocab.json and merges.txt; without them from random
          numbers. --config.init=chexzero:/weights/clip.pt reads that file with the pixels' mean and
