@@ -63,7 +63,8 @@ def _not_built(name: str, root: Path) -> str:
     dataset, _, config = name.partition("/")
     known = dataset_names()
     there = sorted({folder.parts[-3] for folder in _built(root, "*", "")})
-    message = f"dataset {name!r} is not built under {root} (there: {', '.join(there) or 'nothing'})"
+    found = f"there: {', '.join(there) or 'nothing'}" if root.is_dir() else "no such folder"
+    message = f"dataset {name!r} is not built under {root} ({found})"
     build = "python -m data_builders.build"
     if older := _built(root, "*", dataset):  # where older versions put folders with a name
         return f"{message}; did you mean '{older[0].parts[-3]}/{dataset}'?"

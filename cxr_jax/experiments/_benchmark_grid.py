@@ -255,7 +255,8 @@ def plan(config: ml_collections.ConfigDict, cells: list[Cell], workdir: Path) ->
             taken = [_seconds(path) for path in files if path.is_file()]
             seconds = (len(of) - len(taken)) * sum(taken) / max(len(taken), 1)
             cost = f"about {seconds:,.0f} s left" if taken else "cost unknown"
-            lines.append(f"  {protocol:<10}{name:<16}{len(of):>4} cells, {len(taken)} done, {cost}")
+            done = f"{len(taken)} of {len(of)} cells done"
+            lines.append(f"  {protocol:<10}{name:<16}{done}, {cost}")
     obstacles = _obstacles(config, cells)
     for dataset in dict.fromkeys(cell.dataset for cell in cells) if not obstacles else ():
         sizes = ", ".join(

@@ -162,7 +162,7 @@ def read_start(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Start]:
     elif config.init:
         encoder = weights.load(config.init)
         check_same(config, encoder)
-        print(f"Starts from {encoder.name} ({config.init}).")
+        print(f"Starts from {encoder.name} ({weights.with_source(config.init)}).")
         if encoder.fit != "crop":
             print(
                 f"It was made for whole images ({encoder.fit}). This training, and the encoder "

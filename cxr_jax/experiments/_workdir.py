@@ -62,6 +62,21 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
         raise NotADirectoryError(f"--workdir={workdir} is a file; name a folder")
     workdir.mkdir(parents=True, exist_ok=True)
     _lock(workdir)
+    saved, allowed = check_config(workdir, config)
+    for name, old, new in changes(saved, allowed):
+        print(f"config.{name}: saved {old!r}, given {new!r}")
+    path = workdir / "config.json"
+    if allowed != saved or not path.exists():
+        atomic_write_text(path, json.dumps(allowed, indent=2) + "\n")
+
+
+def check_config(
+    workdir: Path, config: ml_collections.ConfigDict
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the saved config (without one, this one), and the same with what may change in it.
+
+    The workdir is only read. Raises ValueError, with the fields, if it belongs to another config.
+    """
     path, given = workdir / "config.json", as_json(config)
     try:
         saved = with_added(read_json(path)) if path.exists() else given
@@ -90,10 +105,7 @@ def open_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
             + "\n"
             + advice
         )
-    for name, old, new in changes(saved, allowed):
-        print(f"config.{name}: saved {old!r}, given {new!r}")
-    if allowed != saved or not path.exists():
-        atomic_write_text(path, json.dumps(allowed, indent=2) + "\n")
+    return saved, allowed
 
 
 def _spelt_out(config: dict[str, Any]) -> dict[str, Any]:

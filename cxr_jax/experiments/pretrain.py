@@ -53,9 +53,11 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         transfer.run(after, workdir / "transfer")
     else:
         preset = ":zero_shot" if "reports" in config.data else ""
+        baselines = f"--config.baselines=random,{config.init} " if config.init else ""
         print(
             "Next, see what it learned:\n"
             f"  {COMMAND} --config=configs/transfer.py{preset} --config.encoder={workdir} "
+            f"{'' if preset else baselines}"
             f"--config.dataset=<a labelled dataset> --config.data.dir={config.data.dir}"
         )
 
@@ -77,6 +79,7 @@ def train(
 
     # Data and objective. Until all that can be refused has been, the workdir is only looked into.
     config, start = inputs.read_start(config, workdir)
+    _workdir.check_config(workdir, config)  # before the images, which a field of it may choose
     source = inputs.load_images(config)
     images = inputs.fingerprint(config, source)
     inputs.check_images(config, source, images, workdir)

@@ -8,7 +8,15 @@ from cxr_jax.io.text import did_you_mean
 from cxr_jax.weights import importers
 from cxr_jax.weights.encoder import Encoder, features, random_encoder
 
-__all__ = ["Encoder", "features", "load", "parse_spec", "random_encoder", "seen_before"]
+__all__ = [
+    "Encoder",
+    "features",
+    "load",
+    "parse_spec",
+    "random_encoder",
+    "seen_before",
+    "with_source",
+]
 
 
 def parse_spec(spec: str) -> tuple[str | None, str]:
@@ -21,6 +29,20 @@ def parse_spec(spec: str) -> tuple[str | None, str]:
     """
     match = re.fullmatch(r"([A-Za-z_]\w*):(?!//)(.*)", spec, re.DOTALL)
     return (match[1], match[2]) if match else (None, spec)
+
+
+def with_source(spec: str) -> str:
+    """Returns "<source>:<path>" also for a path alone: the source as which `load` reads it.
+
+    >>> with_source("/weights/resnet50.pth")
+    'torchvision:/weights/resnet50.pth'
+    """
+    source, path = parse_spec(spec)
+    folder = Path(path).expanduser()
+    if source is None:
+        source = "workdir" if folder.is_dir() else "torchvision"
+        source = "safetensors" if (folder / "cxr_jax.json").is_file() else source
+    return f"{source}:{path}"
 
 
 def load(spec: str) -> Encoder:
@@ -48,11 +70,8 @@ def load(spec: str) -> Encoder:
             "{'name': 'resnet', 'variant': '50'}, image_size=224, seed=0), and "
             "cxr_jax.weights.encoder.ImageEncoder of that"
         )
-    source, path = parse_spec(spec)
+    source, path = parse_spec(with_source(spec))
     path = str(Path(path).expanduser())
-    if source is None:
-        source = "workdir" if Path(path).is_dir() else "torchvision"
-        source = "safetensors" if (Path(path) / "cxr_jax.json").is_file() else source
     known = importers.sources()
     if source not in known:
         raise ValueError(

@@ -209,7 +209,8 @@ def _next_commands(
     if len(list(folder.parents[1].glob("*/*/dataset_info.json"))) > 1:
         name = f"{name}/{config}"
     lines = [
-        "Next, pretrain on its images (:small is for a GPU, :cpu for two cores):",
+        "Next, pretrain on its images (:small is for a GPU, :cpu for two cores, and :adapt with",
+        "--config.init=torchvision:/weights/resnet50.pth goes on from ImageNet):",
         f"  {COMMAND} --config=configs/simclr.py:small --config.data.name={name} "
         f"--config.data.dir={data_dir}",
     ]

@@ -3,9 +3,9 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from cxr_jax.data import pseudonyms
 from cxr_jax.data.dataset_info import dataset_names
@@ -40,6 +40,10 @@ class Builder(builder.CxrBuilder):
     )
     PATIENT: ClassVar = "person, if your table or headers say so"
     PATIENT_NOTE: ClassVar = "Name a column of patients (patient_id, or --patient_column)."
+    SPLIT_RULE: ClassVar = (
+        "your table's split column; without one by a fixed hash of the patient, 70/10/20. Without "
+        "labels all images are train."
+    )
     LICENCE: ClassVar = "the owner's"
     OPTIONS: ClassVar = {
         "name": "the name of the dataset that is built (default: image_folder)",
@@ -112,6 +116,12 @@ class Builder(builder.CxrBuilder):
         if self.label_names() or self.MASK_NAMES:
             return "70 % train, 10 % validation, 20 % test by a fixed hash of the patient."
         return "All images are train."
+
+    def summary(self, listed: Sequence[Record], kept: Sequence[Record]) -> dict[str, Any]:
+        said = super().summary(listed, kept)
+        if self.table and not self.label_names():
+            said["label_note"] = f"no column of {self.table.path.name} is a label"
+        return said
 
     def records(self, manual_dir: Path | None) -> Iterator[Record | Skipped]:
         found = {}

@@ -129,7 +129,7 @@ class LabelTable:
             raise BuildError(f"{path}: columns {repeated} occur twice.")
         asked = [patient] if patient_column is not None else []
         asked += [composed(report_column)] if report_column else []
-        for column in (image_column, *asked, *labels):
+        for column in (*asked, *labels):
             self._table.index(column)
         fields = {"image": image_column, "patient": patient, "study": "study_id"}
         fields |= {name: name for name in ("split", "projection", "sex", "age")}
@@ -140,11 +140,17 @@ class LabelTable:
                 name = name or self._called("view", labels)
             if name:
                 self._known[field] = name
+        if "image" not in self._known:
+            raise BuildError(
+                f"{path} has no column {image_column!r}, the images' paths below the folder. "
+                "--image_column=NAME says which column holds them."
+            )
         ids = [self._known.get(field, "") for field in ("image", "patient", "study")]
         self._recoded = _recoded(composed(recode), ids)
         for column in self._recoded:
             self._table.index(column)
-        self.image_column, self.patient_column = image_column, self._known.get("patient", patient)
+        self.image_column = self._known["image"]
+        self.patient_column = self._known.get("patient", patient)
         others = (name for name in columns if name not in self._known.values())
         self.label_names = tuple(labels or others)
         # Of columns whose cells say one of a few words: field -> column, words, what these are.

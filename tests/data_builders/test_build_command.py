@@ -131,6 +131,14 @@ def test_unlabelled_summary_names_the_pretraining_command(export, tmp_path):
     assert "--config.data.name=ward7/256 " in counts.describe_dataset(folder)
 
 
+def test_a_table_without_a_label_is_noticed(export, tmp_path):
+    images = sorted(path.relative_to(export) for path in export.rglob("*.png"))[-3:]
+    table = tmp_path / "list.csv"
+    table.write_text("image,sex\n" + "".join(f"{image},F\n" for image in images))
+    folder = run(export, tmp_path / "data", options={"name": "ward7", "labels_csv": str(table)})
+    assert "\n  no column of list.csv is a label\n" in counts.describe_dataset(folder)
+
+
 def test_a_persons_folders_are_datasets_of_their_own_with_patients_in_common(export, tmp_path):
     data = tmp_path / "data"
     pool = run(export, data, options={"name": "pool"})

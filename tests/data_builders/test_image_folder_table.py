@@ -20,10 +20,10 @@ BAD = {
         lambda rows: rows,
         r"no column 'patientid' among the 5 .*header, names. Did you mean 'patient_id'\?",
     ),
-    "misspelt image column": (
+    "an image column of another name": (
         {},
-        lambda rows: [{"Image": row.pop("image"), **row} for row in rows],
-        r"no column 'image' .* Did you mean 'Image'\?",
+        lambda rows: [{"file": row.pop("image"), **row} for row in rows],
+        r"no column 'image', .*--image_column=NAME says which",
     ),
     "value outside the vocabulary": (
         {},
@@ -233,6 +233,9 @@ def test_columns_are_known_in_any_case(tmp_path):
         row = found["a.png"]
         assert names == ("E",)
         assert (row.patient, row.split, row.sex, row.age) == ("MRN", "test", "F", 61)
+    fake.write_rows(tmp_path / "labels.csv", [{"Image": "a.png", "E": "1"}])
+    table = LabelTable(tmp_path / "labels.csv", "image", None)
+    assert (table.image_column, table.label_names) == ("Image", ("E",))
     names, found = read(tmp_path, [{"image": "a.png", "Sex": "1"}], label_columns="Sex")
     assert found["a.png"].labels == {"Sex": 1} and found["a.png"].sex == ""
 

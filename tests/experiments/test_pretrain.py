@@ -200,6 +200,16 @@ def test_batch_that_does_not_divide_over_the_devices_is_refused():
     assert "8 or 16" in done.stdout
 
 
+def test_the_next_command_compares_with_the_start(tiny_config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pretrain, "train", lambda *_: None)
+    config = tiny_config("simclr")
+    pretrain.run(config, tmp_path)
+    assert "--config.baselines" not in capsys.readouterr().out
+    config.init = "torchvision:/w/resnet50.pth"
+    pretrain.run(config, tmp_path)
+    assert " --config.baselines=random,torchvision:/w/resnet50.pth " in capsys.readouterr().out
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tiny_config, workdir):
     config = tiny_config("simclr")
     config.log_every_steps = 100  # looked at every step all the same
@@ -232,6 +242,10 @@ def test_what_a_run_was_begun_with_is_missing_or_changed(tiny_config, workdir, c
         ValueError, match=r"no longer those that .*\n  phantom/tiny train: was 0123"
     ):
         pretrain.train(config, workdir)
+    config.seed = 7  # where a field is another one, it may be why the images are
+    with pytest.raises(ValueError, match=r"config\.seed: saved 0, given 7"):
+        pretrain.train(config, workdir)
+    config.seed = 0
     assert (workdir / "seen_images.parquet").read_bytes() == before
     (workdir / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"config.json is missing: restore it, or copy it"):
