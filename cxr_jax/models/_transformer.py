@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from cxr_jax import xla
 from cxr_jax.models._positions import rotated
@@ -63,7 +63,7 @@ class Block(nn.Module):
         if angles is not None:
             turned = rotated(y[:, :, :2], angles[..., None, None, :])
             y = jnp.concatenate([turned, y[:, :, 2:]], axis=2)
-        y = dense(width, name="proj")(_attend(y).reshape(x.shape))
+        y = dense(width, name="proj")(attend(y[:, :, 0], y[:, :, 1], y[:, :, 2]).reshape(x.shape))
         x = x + self._scaled("scale1", y)
         hidden = self.hidden * (2 if self.activation == "swiglu" else 1)
         y = dense(hidden, name="fc1")(self._norm("norm2", x))
@@ -81,30 +81,40 @@ class Block(nn.Module):
         return x * self.param(name, start, x.shape[-1:]).astype(self.dtype)
 
 
-def _attend(qkv: Float[Array, "b n 3 heads d"]) -> Float[Array, "b n heads d"]:
+def attend(
+    query: Float[Array, "b n heads d"],
+    key: Float[Array, "b m heads d"],
+    value: Float[Array, "b m heads d"],
+    mask: Bool[Array, "b #n m"] | None = None,
+    causal: bool = False,
+) -> Float[Array, "b n heads d"]:
     """Softmax attention; of bfloat16 on a GPU by cuDNN's fused kernel, where JAX can use it.
 
-    That one never writes the [b heads n n] weights to memory. JAX gives it an even number of tokens
-    only, so that an odd one is padded, and said to be shorter.
+    A query attends to the keys where `mask` is True and, if `causal`, to none behind it. The fused
+    kernel never writes the [b heads n m] weights to memory. JAX gives it even numbers of tokens
+    only, so that odd ones are padded, and said to be shorter or masked.
     """
-    attend, count = jax.nn.dot_product_attention, qkv.shape[1]
-    if xla.platform() == "gpu" and qkv.dtype == jnp.bfloat16:
-        even = jnp.pad(qkv, ((0, 0), (0, count % 2), (0, 0), (0, 0), (0, 0)))
-        lengths = jnp.full(len(qkv), count, jnp.int32) if count % 2 else None
-        fused = partial(
-            attend,
-            implementation="cudnn",
-            query_seq_lengths=lengths,
-            key_value_seq_lengths=lengths,
-        )
-        parts = (even[:, :, 0], even[:, :, 1], even[:, :, 2])
+    plain = partial(jax.nn.dot_product_attention, is_causal=causal)
+    if xla.platform() == "gpu" and query.dtype == jnp.bfloat16:
+        b, n, m = len(query), query.shape[1], key.shape[1]
+        among, lengths = None, {}
+        if mask is not None:
+            among = jnp.broadcast_to(mask[:, None], (b, 1, n, m))
+            among = jnp.pad(among, ((0, 0), (0, 0), (0, n % 2), (0, m % 2)))
+        elif n % 2 or m % 2:
+            named = {"query_seq_lengths": n, "key_value_seq_lengths": m}
+            lengths = {name: jnp.full(b, count, jnp.int32) for name, count in named.items()}
+        fused = partial(plain, mask=among, implementation="cudnn", **lengths)
+        even = [
+            jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)
+        ]
         try:
-            jax.eval_shape(fused, *parts)
+            jax.eval_shape(fused, *even)
         except (RuntimeError, NotImplementedError):  # no cuDNN here; heads that it does not take
             pass
         else:
-            return fused(*parts)[:, :count]
-    return attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+            return fused(*even)[:, :n]
+    return plain(query, key, value, mask=mask if mask is None else mask[:, None])
 
 
 def layer_norm(epsilon: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:

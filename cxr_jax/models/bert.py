@@ -4,13 +4,12 @@ et al. 2023, arXiv:2303.15343)."""
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from cxr_jax.config import Section, check_fields
-from cxr_jax.models.vit import ACTIVATIONS
+from cxr_jax.models._transformer import ACTIVATIONS, attend
 
 _normal = nn.initializers.truncated_normal(0.02)
 _EPSILON = {"bert": 1e-12, "clip": 1e-5, "siglip": 1e-6}
@@ -70,9 +69,7 @@ class Block(nn.Module):
         if self.kind != "bert":
             before, behind = behind, before
         qkv = dense(3 * width, name="qkv")(before(norm1, x)).reshape(b, length, 3, self.heads, -1)
-        y = jax.nn.dot_product_attention(
-            qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask=mask[:, None]
-        )
+        y = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask)
         y = dense(width, name="proj")(y.reshape(x.shape))
         x = behind(norm1, x + y)
         y = ACTIVATIONS[self.activation](dense(self.hidden, name="fc1")(before(norm2, x)))

@@ -47,6 +47,7 @@ from cxr_jax.config import Section, check_fields, check_positive, check_values
 from cxr_jax.data.order import Fields, Partners, by_group, numbers, rows
 from cxr_jax.data.source import Source
 from cxr_jax.models._batch_norm import BatchNorm
+from cxr_jax.models._transformer import attend
 from cxr_jax.models.vit import ViT
 from cxr_jax.objectives import IMAGE, Objective, _image_text, _networks
 from cxr_jax.objectives.convirt import image_text_loss
@@ -85,7 +86,7 @@ class Decoder(nn.Module):
             parts = [dense(self.width, name=f"{name}_{part}") for part in ("q", "k", "v")]
             q, k, v = (layer(y) for layer, y in zip(parts, (x, to, to)))
             q, k, v = (y.reshape(*y.shape[:2], self.heads, -1) for y in (q, k, v))
-            y = jax.nn.dot_product_attention(q, k, v, is_causal=causal)
+            y = attend(q, k, v, causal=causal)
             return dense(self.width, name=f"{name}_proj")(y.reshape(x.shape))
 
         x = added("norm", word[tokens], position[: tokens.shape[1]])

@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cxr_jax import xla
 from cxr_jax.models import vit
+from cxr_jax.models._transformer import attend
 
 TINY = {"variant": "64x2", "patch": 8, "image_size": 32}
 evaluate = jax.jit(
@@ -170,3 +172,32 @@ def test_depth_follows_the_blocks():
 def test_arguments_that_make_no_sense_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         vit.make(**arguments)
+
+
+@pytest.mark.parametrize("lengths", [(4, 4), (5, 5), (5, 4), (4, 7)])
+@pytest.mark.parametrize("kind", ["all", "masked", "causal"])
+def test_attention_padded_for_a_gpus_kernel_is_that_of_the_tokens(kind, lengths, monkeypatch):
+    rng = np.random.default_rng(0)
+    n, m = lengths if kind != "causal" else lengths[:1] * 2
+    shapes = ((2, n, 3, 8), (2, m, 3, 8), (2, m, 3, 8))
+    parts = [jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in shapes]
+    mask = jnp.asarray(rng.random((2, 1, m)) < 0.6).at[..., 0].set(True)
+    fields = {"all": {}, "masked": {"mask": mask}, "causal": {"causal": True}}[kind]
+
+    def value(*parts):
+        return (attend(*parts, **fields).astype(jnp.float32) ** 2).sum()
+
+    expected = jax.value_and_grad(value, (0, 1, 2))(*parts)
+    general, seen = jax.nn.dot_product_attention, []
+
+    def kernel(*parts, implementation=None, **fields):  # cuDNN's is not here: JAX's, as strict
+        seen.append(implementation)
+        assert all(part.shape[1] % 2 == 0 for part in parts)
+        return general(*parts, **fields)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    with xla.made_for("gpu"):
+        found = jax.value_and_grad(value, (0, 1, 2))(*parts)
+    assert set(seen) == {"cudnn"}
+    for ours, reference in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, reference, rtol=0.02, atol=0.02)
