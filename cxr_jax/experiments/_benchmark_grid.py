@@ -52,8 +52,9 @@ class Cell(NamedTuple):
 def grid(config: ml_collections.ConfigDict) -> list[Cell]:
     """Returns the cells in the order in which they run; those that share features are neighbours.
 
-    A probe of all labels draws nothing, so it has one cell, with the first seed. Raises ValueError
-    for fields that are empty, malformed, repeat themselves or do not fit a grid.
+    Where all labels take part no patients are drawn: fine-tuning alone has a cell for every seed
+    there, all else one cell with the first seed. Raises ValueError for fields that are empty,
+    malformed, repeat themselves or do not fit a grid.
     """
     named = [_named(spec) for spec in _list(config.encoders, "encoders")]
     _once([name for name, _ in named], "encoders")
