@@ -5,7 +5,7 @@ python run.py --config=configs/dinov2.py --config.data.name=… --config.data.di
 Default  the paper's recipe from random weights, on a ViT-L/14 without SwiGLU, without stochastic
          depth, with one rate for all (a fifth for patches there) and at one size of image: 224 px,
          8 crops of 98 px, AdamW, batch 3072, 100,000 steps of warm-up, weight decay from .04 to
-         .2. It needs many accelerators (not run here).
+         .2. It needs 32 H200s by the compiler's account (not run here).
 :small   ViT-S/16, 224 px, batch 128, meant for one GPU and a day (not run here: no GPU).
 :adapt   a ViT-B/14 goes on from DINOv2 (--config.init=dinov2:/weights/dinov2-base) or RAD-DINO
          (--config.init=rad_dino:/weights/rad-dino) on your own images, on two CPU cores (not run
