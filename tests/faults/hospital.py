@@ -201,7 +201,7 @@ def _bad_tables(folder: Path) -> dict[str, Path]:
         "open quote": f'image,patient_id,Nodule\n1.png,"{a},1\n2.png,{NAME},"1\n',
         "stray quote": f'image,patient_id,Nodule\n1.png,"{NAME}"x,1\n',
         "zero byte": f"image,patient_id,Nodule\n1.png,{NAME}\0,1\n",
-        "no column": f"Image,patient_id\n1.png,{a}\n",
+        "no column": f"Picture,patient_id\n1.png,{a}\n",
     }
     for name, text in tables.items():
         (folder / f"{name}.csv").write_text(text)
