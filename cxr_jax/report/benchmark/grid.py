@@ -35,6 +35,8 @@ class Seen(NamedTuple):
 class Cell(NamedTuple):
     """One encoder trained and scored once. `dataset` names the task too, where there is one.
 
+    It names a cross-validation where not every cell of the grid is of the same one.
+
     `pretraining` numbers those of an encoder from 0.
 
     `num_images` were trained on (0 where the cell never began); `seen` is None where that is not
@@ -110,7 +112,8 @@ def read_grid(workdir: Path) -> Grid:
     path = workdir / "cells.json"
     held = read_json(path, most=_MAX_BYTES)
     try:
-        cells = tuple(_cell(entry) for entry in held["cells"])
+        unnamed = _folds_of_all(held["cells"])
+        cells = tuple(_cell(entry, unnamed) for entry in held["cells"])
         grid = Grid(held["reference"], cells, int(held.get("num_resamples", 1000)))
     except KeyError as error:
         raise ValueError(f"{path}: a cell, or the whole, has no field {error}") from error
@@ -139,7 +142,17 @@ def read_grid(workdir: Path) -> Grid:
     return grid
 
 
-def _cell(entry: dict) -> Cell:
+def _folds_of_all(entries: Sequence[dict]) -> set[str]:
+    """Returns "folds=5", "folds_of=train+validation" where every cell is of these folds.
+
+    The report says them once, and not with every dataset's name.
+    """
+    own = [set(entry["task"].split("@")[1:]) for entry in entries]
+    shared = set.intersection(*own) if own else set()
+    return {field for field in shared if field.startswith("folds")}
+
+
+def _cell(entry: dict, unnamed: set[str]) -> Cell:
     entry = _with_new_names(entry)
     if (seen := entry["seen"]) is not None:
         seen = _with_new_names(seen)
@@ -153,7 +166,7 @@ def _cell(entry: dict) -> Cell:
         raise ValueError("a cell's folder is not in the workdir")
     if not 0 < float(entry["fraction"]) <= 1:
         raise ValueError("a cell's fraction is not in (0, 1]")
-    task = ", ".join(part for part in entry["task"].split("@") if part)
+    task = ", ".join(part for part in entry["task"].split("@") if part and part not in unnamed)
     dataset = f"{entry['dataset']} ({task})" if task else entry["dataset"]
     return Cell(
         encoder=entry["encoder"],

@@ -92,12 +92,16 @@ def caveats(measured: Measured, protocol: str, fractions: Sequence[float]) -> st
     """Says what an interval or a mean rests on where that is not what a reader would think."""
     sentences = []
     places = {key[1:]: place for key, place in measured.places.items() if key[0] == protocol}
+    folds = {place.in_folds for place in places.values()}
+    alike = next(iter(folds)) if len(folds) == 1 else ""
+    if alike:
+        sentences.append(f"All {alike}.")
     for dataset in dict.fromkeys(name for name, _ in places):
         by_labels: dict[tuple[str, ...], list[str]] = {}
         alone = []
         for fraction in fractions:
             if place := places.get((dataset, fraction)):
-                if place.folds and fraction == fractions[-1]:
+                if place.folds and not alike and fraction == fractions[-1]:
                     sentences.append(f"{dataset}: {place.in_folds}.")
                 by_labels.setdefault(place.labels, []).append(percent(fraction))
                 lost = max(score.num_excluded for score in place.scores.values())

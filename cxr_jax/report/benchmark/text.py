@@ -156,7 +156,7 @@ def summary(
         numbers = [tables.signed(comparison.difference)]
         if comparison.verdict == "inconclusive":
             smallest = tables.number(comparison.detectable)
-            numbers.append(f"minimum detectable difference {smallest}")
+            numbers.append(f"detectable from {smallest}")
         estimable = comparison.verdict != "not estimable"
         held.append(f"{dataset} ({', '.join(numbers)})" if estimable else dataset)
     claims = {

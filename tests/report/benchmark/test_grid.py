@@ -43,6 +43,22 @@ def test_a_grid_of_before_the_renames_is_read(tmp_path):
     assert read_grid(tmp_path) == grid and grid.cells[0].seen.images == 2
 
 
+def test_a_dataset_is_named_with_its_folds_only_where_others_have_none(tmp_path):
+    cells = fake.grid(tmp_path, SIGNALS, DATASETS[:2], fractions=(1.0,), seeds=(0,))
+    for cell in cells:
+        cell["task"] = "any@exclusive=True@folds=5@folds_of=train+validation"
+    fake.write_cells(tmp_path, cells)
+    named = [f"{name} (any, exclusive=True)" for name in DATASETS[:2]]
+    assert read_grid(tmp_path).datasets == named
+    for cell in cells:
+        if cell["dataset"] == DATASETS[0]:
+            cell["task"] = "any"
+    fake.write_cells(tmp_path, cells)
+    first, second = read_grid(tmp_path).datasets
+    assert first == f"{DATASETS[0]} (any)"
+    assert second.endswith("(any, exclusive=True, folds=5, folds_of=train+validation)")
+
+
 STRANGE = {
     "outside": ({"folder": "../../other"}, "a cell's folder is not in the workdir"),
     "absolute": ({"folder": "/etc"}, "a cell's folder is not in the workdir"),
