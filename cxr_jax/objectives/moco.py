@@ -16,6 +16,11 @@ statistics of the same images, the network could tell the key by those, since th
 normalised with others. So batch norm takes its statistics from groups of bn_group images (the
 papers' share of one GPU), whatever the number of devices, and keys are embedded in a random order.
 One group for the whole batch would undo this and is refused.
+
+The queue starts empty, and what is empty is compared with nothing. The official code starts it with
+random directions, which push no image away from another: until keys have replaced them, queries
+and keys agree by all going one way. That is a thousandth of the paper's training, and the half of a
+short one.
 """
 
 from functools import partial
@@ -30,17 +35,22 @@ from cxr_jax.augment.views import augment_view
 from cxr_jax.config import Section, check_fields, check_positive, check_values
 from cxr_jax.objectives import Objective, _networks, l2_normalise
 
+_TOO_LOW = -1e9  # not infinite: the first step, with no negative at all, has a gradient of zero
 _FIELDS = ("temperature", "hidden", "out", "queue_size", "momentum", "bn_group")
 
 
 def similarities(
     query: Float[Array, "n d"], key: Float[Array, "n d"], queue: Float[Array, "q d"]
 ) -> tuple[Float[Array, "n"], Float[Array, "n q"]]:
-    """Returns cosines of each query to its key and to the queue, whose rows have length one."""
+    """Returns cosines of each query to its key and to the queue, whose rows have length one.
+
+    To a row of zeros, which no key has filled yet, it is too low to count.
+    """
     query, key = l2_normalise(query), jax.lax.stop_gradient(l2_normalise(key))
     # Full float32: the temperature would magnify tf32's rounding.
     negatives = jnp.matmul(query, queue.T, precision=jax.lax.Precision.HIGHEST)
-    return jnp.sum(query * key, axis=1), negatives
+    filled = jnp.any(queue != 0, axis=1)
+    return jnp.sum(query * key, axis=1), jnp.where(filled, negatives, _TOO_LOW)
 
 
 def info_nce(
@@ -78,14 +88,12 @@ def with_keys_of(config: Section, originals: str) -> Objective:
     project = partial(_networks.apply_in_groups, chain, size=fields["bn_group"])
 
     def init(key, batch):
-        network_key, queue_key = jax.random.split(key)
-        params, batch_stats = _networks.init(network_key, chain, views[0]["size"])
-        queue = jax.random.normal(queue_key, (fields["queue_size"], fields["out"]))
+        params, batch_stats = _networks.init(key, chain, views[0]["size"])
         return params, {
             "batch_stats": batch_stats,
             # A copy: a state in which two leaves are one buffer cannot be donated.
             "target": jax.tree.map(jnp.copy, params),
-            "queue": l2_normalise(queue),
+            "queue": jnp.zeros((fields["queue_size"], fields["out"])),
             "place": jnp.zeros((), jnp.int32),
         }
 

@@ -8,6 +8,7 @@ import pytest
 
 from cxr_jax import models, objectives
 from cxr_jax.models._layers import MLP
+from cxr_jax.objectives import l2_normalise
 from cxr_jax.objectives.byol import byol_loss
 from cxr_jax.objectives.simclr import nt_xent
 
@@ -22,6 +23,9 @@ def ready(config, batch):
     objective, name = objectives.build(config), config["objective"]["name"]
     if name not in _INITIAL:
         _INITIAL[name] = jax.jit(objective.init)(jax.random.PRNGKey(1), batch)
+        if name == "moco":  # from an empty queue nothing is learned
+            queue = jax.random.normal(KEY, _INITIAL[name][1]["queue"].shape)
+            _INITIAL[name][1]["queue"] = l2_normalise(queue)
     params, aux = jax.tree.map(jnp.copy, _INITIAL[name])
     return objective, params, aux
 

@@ -8,6 +8,7 @@ import pytest
 from cxr_jax import models, objectives
 from cxr_jax.augment.views import augment_view
 from cxr_jax.objectives import dino
+from cxr_jax.objectives import moco as moco_objective
 
 KEY = jax.random.PRNGKey(0)
 
@@ -42,16 +43,24 @@ def test_no_image_but_its_own_helps_a_query_to_its_key(moco, batch):
     assert same.mean() < 0.1  # of 105 ways to pair eight images
 
 
-def test_moco_queue_starts_random_and_takes_the_keys(moco, batch):
+def test_moco_queue_starts_empty_and_takes_the_keys(moco, batch):
     objective, params, aux = moco
-    np.testing.assert_allclose(np.linalg.norm(aux["queue"], axis=1), 1, rtol=1e-5)
-    assert np.linalg.matrix_rank(aux["queue"]) == 6
-    _, (new, _) = jax.jit(objective.loss)(params, aux, batch, KEY)
+    (value, (new, _)), gradient = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))(
+        params, aux, batch, KEY
+    )
+    # With nothing to be told from, a query learns nothing: not to lie at its key at any price.
+    assert value == 0 and not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
     outputs, _ = objective.embed(params, aux, batch, KEY)
     keys = outputs["key"] / jnp.linalg.norm(outputs["key"], axis=1, keepdims=True)
     np.testing.assert_allclose(new["queue"][:8], keys, atol=1e-3)
     np.testing.assert_array_equal(new["queue"][8:], aux["queue"][8:])
     assert new["place"] == 8
+    query = jax.random.normal(KEY, (3, keys.shape[1]))
+    whole = moco_objective.similarities(query, query, new["queue"])
+    few = moco_objective.similarities(query, query, new["queue"][:8])
+    np.testing.assert_allclose(
+        moco_objective.info_nce(*whole, 0.2), moco_objective.info_nce(*few, 0.2), rtol=1e-6
+    )
 
 
 def test_moco_target_follows_and_gets_no_gradient(moco, batch):
