@@ -15,6 +15,8 @@ from cxr_jax.data.tasks import FRONTAL
 from cxr_jax.experiments import _transfer_inputs
 from cxr_jax.experiments._workdir import changes
 from cxr_jax.io.json import read_json
+from cxr_jax.training import checkpoint
+from cxr_jax.transfer import _folds
 from cxr_jax.weights.encoder import Encoder
 
 LAST = "seconds.json"  # how long a cell took; the last file that it writes
@@ -130,6 +132,10 @@ def transfer_config(config: ml_collections.ConfigDict, cell: Cell) -> ml_collect
             changed[field] = {"True": True, "False": False}[text] if kind is bool else kind(text)
         except (KeyError, ValueError) as error:
             raise ValueError(f"{where}: config.{field} is a {kind.__name__}") from error
+    try:
+        _folds.check(changed)
+    except ValueError as error:
+        raise ValueError(f"{cell.dataset}: {error}") from error
     return changed
 
 
@@ -166,7 +172,8 @@ def _pretrainings(name: str, spec: str) -> list[str]:
     """Splits "runs/a+runs/b" into the workdirs, pretrainings of one recipe with different seeds.
 
     Raises ValueError, naming both, for what is no workdir of a pretraining and for workdirs that
-    are one, whose configs differ in more than the seed, or whose seeds are the same.
+    are one, whose configs differ in more than the seed, whose seeds are the same, or of which one
+    has not come as far as the other.
     """
     specs = [part.strip() for part in spec.split("+")]
     if len(specs) == 1 or Path(weights.parse_spec(spec)[1]).expanduser().exists():
@@ -197,6 +204,15 @@ def _pretrainings(name: str, spec: str) -> list[str]:
             raise ValueError(
                 f"{where}: the configs of {one} and {other} differ in {', '.join(others)}: "
                 "pretrainings of one recipe differ in config.seed alone"
+            )
+        steps = [
+            max(checkpoint.steps(folder / checkpoint.FOLDER), default=0)
+            for folder in (path, other_path)
+        ]
+        if steps[0] != steps[1]:
+            raise ValueError(
+                f"{where}: the newest checkpoint of {one} is of step {steps[0]}, that of {other} "
+                f"of step {steps[1]}: let {one if steps[0] < steps[1] else other} finish"
             )
     return specs
 

@@ -70,7 +70,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         f"Best on average: {best:g} of the start, in {folder}; the curves: {workdir}/share.png\n"
         "Next, score it on test images:\n"
         f"  {COMMAND} --config=configs/transfer.py --config.encoder={folder} "
-        f"--config.baselines={config.encoder} --config.dataset=<a labelled dataset>"
+        f"--config.baselines={config.encoder} --config.dataset=<a labelled dataset> "
+        f"--config.data.dir={config.data.dir}"
     )
 
 

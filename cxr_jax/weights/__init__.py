@@ -79,10 +79,15 @@ def load(spec: str) -> Encoder:
             f"{', '.join(sorted(known))}"
         )
     if source != "hf" and not Path(path).exists():  # the hub's names are no paths
+        hint = did_you_mean(spec, ["random"])
+        if "+" in path:
+            hint = (
+                " Pretrainings are joined by '+' in configs/benchmark.py alone; elsewhere their "
+                "mean is one encoder: python -m cxr_jax.weights.average."
+            )
         raise FileNotFoundError(
             f"there is no workdir or weights file {path} (from {Path.cwd()})."
-            f"{did_you_mean(spec, ['random'])} Nothing is "
-            "downloaded: weights of others are a file that you have, such as "
+            f"{hint} Nothing is downloaded: weights of others are a file that you have, such as "
             "torchvision:/weights/resnet50.pth (docs/weights.md)"
         )
     return known[source](path)

@@ -83,6 +83,7 @@ def test_a_grown_grid_leaves_its_cells_what_no_score_depends_on(config, tmp_path
         ("datasets", "a@seed=1", r"a: @seed=1: a dataset's own fields are folds, folds_of"),
         ("datasets", "a@folds=5@folds=3", r"a: @ names folds twice"),
         ("datasets", "a:b@folds=many", r"a: @folds=many: config.folds is a int"),
+        ("datasets", "a,b@folds=2", r"^b: config.folds=2: give 3"),
         ("datasets", "a@projections=PA,AP", r"are written a@projections=PA\+AP"),
         ("encoders", "runs/a", r"'runs/a': write NAME=SPEC"),
         ("encoders", "a b=runs/a", r"'a b': a name has letters"),
@@ -110,6 +111,8 @@ def test_a_grid_that_makes_no_sense_is_refused(config, field, value, message):
         ("{0}/a+{0}/b/../a", "mine names {0}/a twice (as {0}/b/../a)"),
         ("{0}/a+{0}/b+{0}/same", "{0}/a and {0}/same have the same seed, 0"),
         ("{0}/a+{0}/other", "of {0}/a and {0}/other differ in batch, optimizer.rate: pretrainings"),
+        ("{0}/a+{0}/early", "of {0}/a is of step 8, that of {0}/early of step 4: let {0}/early"),
+        ("{0}/begun+{0}/a", "of {0}/begun is of step 0, that of {0}/a of step 8: let {0}/begun"),
         ("{0}/a+{0}/w.pth", "'{0}/w.pth' is not the workdir of a pretraining"),
         ("{0}/a+torchvision:{0}/w.pth", "'torchvision:{0}/w.pth' is not the workdir"),
         ("{0}/a+{0}/gone", "'{0}/gone' is not the workdir"),
@@ -119,11 +122,13 @@ def test_a_grid_that_makes_no_sense_is_refused(config, field, value, message):
 def test_workdirs_that_are_not_one_recipe_are_refused(config, tmp_path, spec, message):
     recipes = {
         name: {"seed": seed, "transfer": {"seed": seed}, "optimizer": {"rate": 0.1}}
-        for seed, name in enumerate("ab")
-    } | {"other": {"seed": 3, "transfer": {"seed": 3}, "batch": 8, "optimizer": {"rate": 0.2}}}
+        for seed, name in enumerate(("a", "b", "early", "begun"))
+    } | {"other": {"seed": 9, "transfer": {"seed": 9}, "batch": 8, "optimizer": {"rate": 0.2}}}
     for name, recipe in (recipes | {"same": recipes["a"]}).items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(recipe))
+    for saved in ("a/checkpoints/4", "a/checkpoints/8", "b/checkpoints/8", "early/checkpoints/4"):
+        (tmp_path / saved).mkdir(parents=True)
     (tmp_path / "w.pth").touch()
     config.encoders = f"random,mine={spec.format(tmp_path)}"
     with pytest.raises(ValueError, match=re.escape(message.format(tmp_path))):

@@ -126,7 +126,7 @@ def test_shares_are_scored_on_validation_and_the_best_is_an_encoder(run, config,
     assert (tmp_path / "share.csv").read_text() == before
 
 
-def test_shares_are_scored_in_folds_without_a_test_image(config, tmp_path):
+def test_shares_are_scored_in_folds_without_a_test_image(config, tmp_path, capsys):
     config.shares, config.datasets = (0.5,), "phantom/tiny@folds=3@folds_of=train+validation"
     share.run(config, tmp_path)
     with (tmp_path / "share.csv").open() as file:
@@ -136,6 +136,9 @@ def test_shares_are_scored_in_folds_without_a_test_image(config, tmp_path):
     assert [float(row["n_pos"]) for row in rows] == (known == 1).sum(0).tolist()
     (features,) = (tmp_path / "features").iterdir()
     assert len(np.load(features)) == len(known)
+    assert (
+        f"--config.data.dir={config.data.dir}\n" in capsys.readouterr().out
+    )  # of the next command
 
 
 @pytest.mark.parametrize(
