@@ -98,6 +98,10 @@ class Grid(NamedTuple):
         """Protocols and datasets, dataset by dataset."""
         return [(protocol, dataset) for dataset in self.datasets for protocol in self.protocols]
 
+    def pretrainings(self, encoder: str) -> int:
+        """Returns how many pretrainings the encoder is, with a result or without."""
+        return 1 + max(cell.pretraining for cell in self.cells if cell.encoder == encoder)
+
     def fractions(self, protocol: str) -> list[float]:
         """Returns those of one protocol, rising."""
         return sorted({cell.fraction for cell in self.cells if cell.protocol == protocol})

@@ -202,7 +202,7 @@ def _test_sets(grid: Grid, measured: Measured) -> list[Block]:
 
 def _method(grid: Grid, measured: Measured, num_resamples: int) -> list[Block]:
     facts = dict(resamples=num_resamples, margin=tables.number(MARGIN), minimum=tables.MINIMUM_SAID)
-    facts["pretrainings"] = text.pretrainings(grid.cells)
+    facts["pretrainings"] = text.pretrainings(grid)
     sentences = [one.format(**facts) for one in text.METHOD]
     folds = sorted({place.folds for place in measured.places.values() if place.folds})
     for count in folds:

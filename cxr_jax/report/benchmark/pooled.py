@@ -67,7 +67,7 @@ def _pretrainings(
     """
     found = []
     for name in (encoder, grid.reference):
-        count = max(cell.pretraining for cell in grid.cells if cell.encoder == name) + 1
+        count = grid.pretrainings(name)
         if count > 1 and all(scores[name].pretrainings == count for scores in places):
             means = [scores[name].by_pretraining.mean(axis=0) for scores in places]
             found.append(np.stack(means, axis=1))

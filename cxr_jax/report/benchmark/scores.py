@@ -214,6 +214,12 @@ def _measure_curve(
                 for cell, held in read.items()
             }
             scores = macro_scores(found, labels, grid.encoders)
+            for name, score in scores.items():
+                if (count := grid.pretrainings(name)) > score.pretrainings:
+                    measured.notes.append(
+                        f"{where}: of {name}'s {count} pretrainings {score.pretrainings} have a "
+                        "result; score and interval know nothing of the others."
+                    )
             known = ~np.isnan(first.targets).all(axis=1)
             size = int(known.sum()), len(np.unique(first.patient_id[known]))
             folds = 0 if first.fold is None else len(np.unique(first.fold))

@@ -55,11 +55,9 @@ IN_FOLDS = (
 )
 
 
-def pretrainings(cells: Sequence[Cell]) -> str:
+def pretrainings(grid: Grid) -> str:
     """Returns which encoders' intervals hold the uncertainty of another pretraining."""
-    counts: dict[str, int] = {}
-    for cell in cells:
-        counts[cell.encoder] = max(counts.get(cell.encoder, 1), cell.pretraining + 1)
+    counts = {name: grid.pretrainings(name) for name in grid.encoders}
     several = [f"{name} ({count})" for name, count in counts.items() if count > 1]
     if not several:
         return "They do not include that of another pretraining."

@@ -76,6 +76,9 @@ def test_seeds_that_not_all_pretrainings_have_are_left_out(tmp_path):
     page.write(tmp_path, 100)
     said = (tmp_path / "benchmark.md").read_text()
     assert "Of mine (3) several pretrainings of one recipe were run" in said
+    where = f"{DATASETS[0]}, linear, 100 % of the training patients"
+    assert f"{where}: of mine's 3 pretrainings 2 have a result" in said
+    assert said.count("of mine's") == 1  # at 10 % all have one
     (line,) = [
         line
         for line in csv.DictReader((tmp_path / "tables" / "scores.csv").open())
