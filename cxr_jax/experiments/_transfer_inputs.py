@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from cxr_jax import weights
 from cxr_jax.data import tasks
+from cxr_jax.data.dataset_info import find_folder, open_built
 from cxr_jax.data.source import fingerprint_build
 from cxr_jax.data.splits import LabelledSplit, image_batches, load_split, patient_subset, unlabelled
 from cxr_jax.experiments import _workdir
@@ -100,6 +101,12 @@ def load_whole_splits(config: ml_collections.ConfigDict) -> Splits:
     where = (config.dataset, config.data.dir)
     _folds.check(config)
     if config.folds:
+        there = open_built(find_folder(*where)).info.splits
+        if lacking := [name for name in config.folds_of.split("+") if name not in there]:
+            raise ValueError(
+                f"{config.dataset} has no split {', '.join(lacking)} to make folds of: give "
+                f"config.folds_of={'+'.join(name for name in Splits._fields if name in there)}"
+            )
         pool = load_split(*where, config.folds_of, *how)
         pool = pool.take(np.flatnonzero(pool.labelled))
         _folds.assign(pool, config.folds, config.seed)  # refuses what cannot be parted

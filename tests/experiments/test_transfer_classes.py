@@ -1,6 +1,7 @@
 """Transfers of exclusive classes, and cross-validated ones."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -171,3 +172,16 @@ def test_folds_of_splits_that_there_are_not_are_refused(config, tmp_path, folds,
     with pytest.raises(ValueError, match=message):
         transfer.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_folds_of_a_dataset_without_a_split_are_of_those_that_it_has(config, graded, tmp_path):
+    shutil.copytree(graded, tmp_path / "data")
+    (path,) = (tmp_path / "data").rglob("dataset_info.json")
+    info = json.loads(path.read_text())
+    info["splits"] = [split for split in info["splits"] if split["name"] != "test"]
+    path.write_text(json.dumps(info))
+    config.dataset, config.data.dir, config.folds = "image_folder", str(tmp_path / "data"), 3
+    with pytest.raises(ValueError, match=r"no split test .* config.folds_of=train\+validation$"):
+        _transfer_inputs.load_splits(config)
+    config.folds_of = "train+validation"
+    assert _transfer_inputs.load_splits(config).test.labelled.all()
