@@ -13,7 +13,7 @@ set -euo pipefail
 images=$(realpath "${1:?IMAGES is missing: bash examples/study.sh IMAGES OUT}")
 out=$(realpath -m "${2:?OUT is missing: bash examples/study.sh IMAGES OUT}")
 cd "$(dirname "$0")/.."
-seeds=${SEEDS:-0 1 2}                       # of the winning recipe, simclr
+seeds=${SEEDS:-0 1 2}                       # of simclr and moco; byol has one
 objectives=${OBJECTIVES:-simclr byol moco}  # continued from ImageNet
 steps=${STEPS:-480}
 
@@ -25,7 +25,7 @@ cat <<EOF
 On two CPU cores without other work (estimates; docs/results/study.md has what was measured):
   build seven datasets                  1 minute
   SimCLR and BYOL from scratch, small   10 minutes
-  continued from ImageNet, $steps steps    $((steps * 64 / 16 / 60)) minutes a seed of simclr, $((steps * 64 / 12 / 60)) of byol, $((steps * 64 / 22 / 60)) of moco
+  continued from ImageNet, $steps steps    $((steps * 64 / 16 / 60)) minutes a seed of simclr, $((steps * 64 / 12 / 60)) of byol, $((steps * 64 / 22 / 60)) a seed of moco
   features of a ResNet-50               8 to 13 minutes an encoder (9,839 images at 224 px)
   probes, fine-tuning, reports          40 minutes
 EOF
@@ -53,7 +53,7 @@ pretrain byol_scratch byol.py:cpu
 encoders=random,imagenet=$imagenet,simclr_scratch=$runs/simclr_scratch,byol_scratch=$runs/byol_scratch
 for objective in $objectives; do
   joined=
-  for seed in $([ "$objective" = simclr ] && echo "$seeds" || echo 0); do
+  for seed in $([ "$objective" = byol ] && echo 0 || echo "$seeds"); do
     run=${objective}_$seed
     pretrain "$run" "$objective.py:adapt" --config.init="$imagenet" --config.seed="$seed" \
       --config.num_train_steps="$steps"
