@@ -51,6 +51,7 @@ pretrain() { # WORKDIR CONFIG OPTIONS…
 pretrain simclr_scratch simclr.py:cpu
 pretrain byol_scratch byol.py:cpu
 encoders=random,imagenet=$imagenet,simclr_scratch=$runs/simclr_scratch,byol_scratch=$runs/byol_scratch
+first=
 for objective in $objectives; do
   joined=
   for seed in $([ "$objective" = byol ] && echo 0 || echo "$seeds"); do
@@ -58,6 +59,7 @@ for objective in $objectives; do
     pretrain "$run" "$objective.py:adapt" --config.init="$imagenet" --config.seed="$seed" \
       --config.num_train_steps="$steps"
     joined=$joined+$runs/$run
+    first=${first:-$run}  # of the first objective, to fine-tune
   done
   encoders=$encoders,$objective=${joined#+}
 done
@@ -70,7 +72,7 @@ compare() { # WORKDIR OPTIONS…
 compare linear --config.encoders="$encoders" --config.protocols=linear,knn \
   --config.datasets=pediatric_pneumonia,nih_chestxray14:any_finding,nih14_hi,effusion,siim_covid19@exclusive=True,jsrt_nodule@folds=5
 # Two rates, 96 px and one seed are what two cores allow.
-compare finetune --config.encoders="imagenet=$imagenet,simclr=$runs/simclr_0" \
+compare finetune --config.encoders="imagenet=$imagenet,${first%_*}=$runs/$first" \
   --config.protocols=finetune --config.datasets=nih_chestxray14:any_finding,effusion \
   --config.fractions='(1.0,)' --config.seeds='(0,)' --config.transfer.read_size=96 \
   --config.transfer.finetune.dtype=float32 --config.transfer.finetune.batch_size=32 \

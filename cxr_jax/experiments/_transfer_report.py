@@ -51,8 +51,8 @@ def method(config, protocol: Protocol, outcomes: list[Outcome], splits: Splits) 
             f"{config.folds}-fold cross-validated by patient, stratified by label: "
             f"{sizes['test']}, each scored once, by a model that had not seen its patient. Of "
             "every model one fold was tested, choices were made on the next, and the others "
-            f"trained (about {outcomes[0].facts['num_films']:,} images; {share}). Folds were drawn "
-            f"with seed {config.seed}, the same for every encoder."
+            f"trained (about {outcomes[0].facts['num_images']:,} images; {share}). Folds were "
+            f"drawn with seed {config.seed}, the same for every encoder."
         )
         if config.pictures.draw:
             how += (

@@ -206,7 +206,7 @@ def _score(
         "fingerprint": now,
         "protocol": config.protocol,
         "image_size": encoder.image_size,
-        "num_films": int(splits.train.labelled.sum()),
+        "num_images": int(splits.train.labelled.sum()),
         **result.facts,
         "summary": result.summary,
         "notes": {names[k]: note for k, note in result.notes.items()},

@@ -165,7 +165,7 @@ def _joined(
             notes[k] = "; ".join(filter(None, (notes.get(k), f"fold {number}: {note}")))
         remarks += [f"Fold {number}: {remark}" for remark in result.remarks]
     scores[:, list(not_scored)] = np.nan
-    facts: dict[str, Any] = {"num_films": round(np.mean(sizes))}
+    facts: dict[str, Any] = {"num_images": round(np.mean(sizes))}
     return Result(
         scores=scores,
         not_scored=not_scored,

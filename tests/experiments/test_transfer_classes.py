@@ -142,7 +142,7 @@ def test_cross_validation_of_nearest_neighbours_counts_a_fraction_within_folds(c
     predictions = read_parquet(tmp_path / "run/predictions.parquet")
     facts = json.loads((tmp_path / "run/probe.json").read_text())
     assert len(facts["folds"]) == 3
-    assert 0.5 * len(predictions.fold) / 3 == pytest.approx(facts["num_films"], abs=3)
+    assert 0.5 * len(predictions.fold) / 3 == pytest.approx(facts["num_images"], abs=3)
     with np.load(config.export_features) as file:
         assert file["image_id"].tolist() == predictions.image_id.tolist()
         assert set(file["split"]) == {config.folds_of}

@@ -99,7 +99,7 @@ def test_out_of_fold_scores_are_those_of_scikit_learns_loop(drawn):
     fold = _folds.assign(drawn, 4, seed=3)
     np.testing.assert_array_equal(result.fold, fold)
     assert set(asked) == {"test"} and result.score_kind == "log-odds"
-    assert result.facts["num_films"] == 100
+    assert result.facts["num_images"] == 100
     for k in range(3):
         found = np.zeros(200)
         for number in range(4):
