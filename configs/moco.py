@@ -12,7 +12,7 @@ Default    the paper's recipe: ResNet-50, 224 px, SGD, batch 256, cosine, queue 
 :adapt     goes on from another encoder (--config.init=torchvision:/weights/resnet50.pth) on your
            own images; half of its steps, with a queue of 4,096, took 43 minutes on two CPU cores
            beside other work and lay ahead of ImageNet's features, one seed, not beyond chance on
-           each set; 160 steps as it is now took 20 minutes on one core, two seeds
+           each set; 160 steps as it is now took 22 minutes on one core, two seeds
            (docs/results/study.md). What is exported is the mean of both ends.
 :adapt_gpu the same on one GPU: 224 px, batch 256, 10,000 steps (not run here: no GPU).
 :cpu       your own images on two CPU cores in minutes; expect docs/results/objectives.md.

@@ -314,10 +314,10 @@ def test_cells_in_folds_read_images_once_and_say_so(config, tmp_path):
     (features,) = (tmp_path / "features").glob("*.npy")  # of two fractions with three folds each
     page = (tmp_path / "benchmark.md").read_text()
     said = "3 folds of the train and validation images: no test image was read."
-    assert f"All cross-validated, {said}" in page
+    assert f"Cross-validated, {said}" in page
     assert f"{len(np.load(features)):,} images of" in page and "1.67 times the variance" in page
     table = (tmp_path / "tables/linear.tex").read_text()
-    assert f"cross-validated, {said}" in table
+    assert f"Cross-validated, {said}" in table
     half, whole = csv.DictReader((tmp_path / "tables/scores.csv").open())
     assert half["folds"] == whole["folds"] == "3" and half != whole
 

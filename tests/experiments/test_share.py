@@ -136,9 +136,8 @@ def test_shares_are_scored_in_folds_without_a_test_image(config, tmp_path, capsy
     assert [float(row["n_pos"]) for row in rows] == (known == 1).sum(0).tolist()
     (features,) = (tmp_path / "features").iterdir()
     assert len(np.load(features)) == len(known)
-    assert (
-        f"--config.data.dir={config.data.dir}\n" in capsys.readouterr().out
-    )  # of the next command
+    next_command = capsys.readouterr().out.splitlines()[-1]
+    assert next_command.endswith(f"--config.data.dir={config.data.dir}")
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def caveats(measured: Measured, protocol: str, fractions: Sequence[float]) -> st
     folds = {place.in_folds for place in places.values()}
     alike = next(iter(folds)) if len(folds) == 1 else ""
     if alike:
-        sentences.append(f"All {alike}.")
+        sentences.append(f"{alike.capitalize()}.")
     for dataset in dict.fromkeys(name for name, _ in places):
         by_labels: dict[tuple[str, ...], list[str]] = {}
         alone = []
