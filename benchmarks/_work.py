@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Array, Shaped, UInt8
 from ml_collections import ConfigDict
 
-from cxr_jax import objectives
 from cxr_jax.augment.views import augment_view
+from cxr_jax.objectives import _frozen
 from cxr_jax.training import sharding, step
 
 EPOCH = 100_000  # images, where a warm-up is counted in epochs
@@ -40,7 +40,7 @@ def invent_batch(config: ConfigDict, made: step.Training) -> dict[str, Shaped[Ar
 
 def prepare(config: ConfigDict) -> step.Training:
     """The training of a config's objective on `EPOCH` images."""
-    return step.prepare(config, objectives.build(config), EPOCH)
+    return step.prepare(config, _frozen.build(config), EPOCH)
 
 
 def step_flops(config: ConfigDict) -> float:

@@ -51,6 +51,7 @@ DENSE = {
 _ADDED: dict[str, dict[str, Any]] = {
     "pretrain": {
         "start_share": 0.0,
+        "frozen_stages": -1,
         "lora": {"rank": 0, "alpha": 16.0},
         "loggers": ["tensorboard"],
     },

@@ -152,6 +152,17 @@ def read_start(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Start]:
             "without config.init that one is random: name an encoder of docs/weights.md there, or "
             "set config.lora.rank=0"
         )
+    if config.frozen_stages >= 0 and config.lora.rank > 0:
+        raise ValueError(
+            f"config.frozen_stages={config.frozen_stages} and config.lora.rank={config.lora.rank}: "
+            "adapters leave the encoder as it is already; set frozen_stages=-1 or lora.rank=0"
+        )
+    if config.frozen_stages >= 0 and not config.init:
+        raise ValueError(
+            f"config.frozen_stages={config.frozen_stages} keeps what the encoder starts with, and "
+            "without config.init that is random: name an encoder of docs/weights.md there, or set "
+            "config.frozen_stages=-1"
+        )
     if config.init and resumed and saved.is_file():
         model = read_json(saved).get("model")
         if not isinstance(model, dict):
@@ -216,16 +227,18 @@ def fingerprint_start(config: ConfigDict, start: Start) -> dict[str, dict[str, s
 def put_start(state: TrainState, start: Start, objective: Objective) -> TrainState:
     """Returns the state with these weights, each where its random one lay; heads stay as drawn.
 
-    Copies of the encoder that an objective keeps (a target, a teacher) are found by their name and
-    their shapes. Raises ValueError if the one that would be exported is not among them.
+    Copies of the encoder that an objective keeps (a target, a teacher), and parts of it, are found
+    by their name and their shapes. Raises ValueError if the one that would be exported is not among
+    them.
     """
     if start.encoder:
         parts = [part for part in start.encoder.variables.values() if part]
 
         def put(tree: Any, of_encoder: bool = False) -> Any:
             for part in parts if of_encoder else ():
-                if _shapes(tree) == _shapes(part):
-                    return jax.tree.map(sharding.put_like, tree, part)
+                own = {name: part[name] for name in part if name in tree}  # what is trained of it
+                if own and _shapes(tree) == _shapes(own):
+                    return jax.tree.map(sharding.put_like, tree, own)
             if not isinstance(tree, dict):
                 return tree
             return {name: put(inner, name == "encoder") for name, inner in tree.items()}

@@ -11,7 +11,7 @@ import jax
 import ml_collections
 import orbax.checkpoint as ocp
 
-from cxr_jax import objectives, weights
+from cxr_jax import weights
 from cxr_jax.config import check_positive, check_values, flat
 from cxr_jax.data import seen_images
 from cxr_jax.data.order import Fields
@@ -21,7 +21,7 @@ from cxr_jax.experiments import _pretrain_inputs as inputs
 from cxr_jax.experiments._workdir import as_json, open_workdir
 from cxr_jax.io import COMMAND
 from cxr_jax.io.atomic import atomic_write_text
-from cxr_jax.objectives import _lora
+from cxr_jax.objectives import _frozen, _lora
 from cxr_jax.objectives._average import average_with_start
 from cxr_jax.training import checkpoint, distributed, loggers, preemption
 from cxr_jax.training import step as train_step
@@ -83,7 +83,7 @@ def train(
     source = inputs.load_images(config)
     images = inputs.fingerprint(config, source)
     inputs.check_images(config, source, images, workdir)
-    objective = _lora.adapt(objectives.build(config), config.lora, "config.lora")
+    objective = _lora.adapt(_frozen.build(config), config.lora, "config.lora")
     if config.start_share:
         objective = average_with_start(objective, config)
     source, fields = inputs.open_fields(config, objective, source, workdir)

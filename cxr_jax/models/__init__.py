@@ -31,8 +31,8 @@ from flax import linen as nn
 
 from cxr_jax import plugins
 
-# Fields that say how an encoder computes, or what it is before it has weights.
-FREE = ("dtype", "remat", "zero_init_residual")
+# Fields that say how an encoder computes or is trained, or what it is before it has weights.
+FREE = ("dtype", "remat", "zero_init_residual", "norm_eval")
 
 
 def build(model_config: Mapping[str, Any] | Any) -> nn.Module:

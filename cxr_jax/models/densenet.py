@@ -58,11 +58,13 @@ class DenseNet(_layers.MeanOfMaps):
 
     The image is normalised inside, (image - mean) / std; as many channels enter `conv0` as `mean`
     has entries. `dtype` is the compute dtype; all else is float32. `negative_slope` is that of
-    every ReLU: 0, but 0.1 in S2MTS2. d is 1024 in DenseNet-121.
+    every ReLU: 0, but 0.1 in S2MTS2. `norm_eval`: batch norm by the running statistics in training
+    too, which then stay as they are. d is 1024 in DenseNet-121.
     """
 
     blocks: tuple[int, ...]
     negative_slope: float = 0.0
+    norm_eval: bool = False
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.25,)
     dtype: str = "float32"
@@ -70,7 +72,7 @@ class DenseNet(_layers.MeanOfMaps):
     @nn.compact
     def maps(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b i j d"]:
         """Returns the last feature map after its ReLU, float32."""
-        dtype = jnp.dtype(self.dtype)
+        dtype, train = jnp.dtype(self.dtype), train and not self.norm_eval
         relu = partial(nn.leaky_relu, negative_slope=self.negative_slope)
         x = _layers.normalised(images, self.mean, self.std)
         x = _Conv(64, 7, 2, dtype, name="conv0")(x)
@@ -101,14 +103,16 @@ def make(
     mean: Sequence[float] = (0.5,),
     std: Sequence[float] = (0.25,),
     negative_slope: float = 0.0,
+    norm_eval: bool = False,
 ) -> DenseNet:
     """Returns the DenseNet; ValueError for fields that make no sense. Fields of config.model:
 
     variant         "121", "169" or "201"
     negative_slope  of its activations below 0; 0: ReLU
+    norm_eval       batch norm by its running statistics in training too (config.frozen_stages)
     """
     if variant not in VARIANTS:
         raise ValueError(f"no DenseNet variant {variant!r}; there are {', '.join(VARIANTS)}")
     _layers.check_pixels(mean, std, dtype)
     pixels = {"mean": tuple(mean), "std": tuple(std)}
-    return DenseNet(VARIANTS[variant], negative_slope, **pixels, dtype=dtype)
+    return DenseNet(VARIANTS[variant], negative_slope, norm_eval, **pixels, dtype=dtype)

@@ -98,7 +98,8 @@ class ResNet(_layers.MeanOfMaps):
     repeated. `dtype` is the compute dtype; all else is float32. d is widths[-1], four times that
     with bottlenecks. `remat` keeps only the blocks' inputs for the gradient and computes the rest
     again: less memory, a third more time, the same gradient. `d`: ResNet-D, a stem of three 3x3
-    convolutions and other shortcuts; `squeeze`: SE-ResNet.
+    convolutions and other shortcuts; `squeeze`: SE-ResNet. `norm_eval`: batch norm by the running
+    statistics in training too, which then stay as they are.
     """
 
     stage_sizes: tuple[int, ...]
@@ -112,6 +113,7 @@ class ResNet(_layers.MeanOfMaps):
     squeeze: bool = False
     zero_init_residual: bool = True
     remat: bool = False
+    norm_eval: bool = False
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.25,)
     dtype: str = "float32"
@@ -119,7 +121,7 @@ class ResNet(_layers.MeanOfMaps):
     @nn.compact
     def maps(self, images: Float[Array, "b h w 1"], train: bool) -> Float[Array, "b i j d"]:
         """Returns the last feature map, float32; i and j run from the image's upper left corner."""
-        dtype = jnp.dtype(self.dtype)
+        dtype, train = jnp.dtype(self.dtype), train and not self.norm_eval
         x = _layers.normalised(images, self.mean, self.std).astype(dtype)
         x = self._stem(x, train, dtype)
         if self.max_pool:
@@ -189,6 +191,7 @@ def make(
     squeeze: bool = False,
     zero_init_residual: bool = True,
     remat: bool = False,
+    norm_eval: bool = False,
 ) -> ResNet:
     """Returns the ResNet named by `variant`: "18", "34", "50", "101", "152" or "small".
 
@@ -199,6 +202,7 @@ def make(
     d                   ResNet-D's stem and shortcuts (arXiv:1812.01187)
     squeeze             squeeze and excitation (arXiv:1709.01507)
     zero_init_residual  residual branches start from zero
+    norm_eval           batch norm by its running statistics in training too (config.frozen_stages)
 
     Raises ValueError for fields that make no sense, as `stride_in_1x1` without bottlenecks.
     """

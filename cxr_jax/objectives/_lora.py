@@ -11,6 +11,7 @@ rank   of what is added to each matrix of the encoder's blocks, which is trained
 alpha  the factor of what is added, over rank
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,9 +20,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from cxr_jax.config import Section, check_fields, check_values
-from cxr_jax.objectives import Objective
+from cxr_jax.objectives import Objective, _frozen
 
-_LORA, _BASE = "lora", "base"  # in params; in aux, where the optimizer does not reach
+_LORA = "lora"  # in params
 # Uniform from -1 to 1 over the root of the inputs, as the authors' code draws A.
 _draw = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -75,11 +76,7 @@ def merge(encoder: Any, adapters: Any, scale: float | Float[Array, ""]) -> Any:
 
 def whole(params: Any, aux: Any, fields: Section) -> Any:
     """Returns the parameters as the objective alone has them: "encoder" merged, the heads."""
-    if _LORA not in params:
-        return params
-    scale = fields["alpha"] / fields["rank"]
-    heads = {name: part for name, part in params.items() if name != _LORA}
-    return {"encoder": merge(aux[_BASE]["encoder"], params[_LORA], scale)} | heads
+    return _join(fields)(params, aux[_frozen.BASE]) if _LORA in params else params
 
 
 def adapt(objective: Objective, fields: Section, where: str) -> Objective:
@@ -92,45 +89,19 @@ def adapt(objective: Objective, fields: Section, where: str) -> Objective:
     if not fields["rank"]:
         return objective
 
-    def init(key, batch):
-        params, aux = objective.init(key, batch)
+    def split(key: Any, params: Any) -> tuple[Any, Any]:
         encoder = params["encoder"]
         heads = {name: part for name, part in params.items() if name != "encoder"}
         adapters = new_adapters(jax.random.fold_in(key, 1), encoder, fields["rank"])
-        return heads | {_LORA: adapters}, aux | {_BASE: {"encoder": encoder}}
+        return heads | {_LORA: adapters}, {"encoder": encoder}
 
-    def apart(params: Any, aux: Any) -> tuple[Any, Any, Any]:
-        inner = {name: part for name, part in aux.items() if name != _BASE}
-        return whole(params, aux, fields), inner, {_BASE: aux[_BASE]}
+    return _frozen.train_part(objective, split, _join(fields))
 
-    def embed(params, aux, batch, key):
-        merged, aux, base = apart(params, aux)
-        outputs, aux = objective.embed(merged, aux, batch, key)
-        return outputs, aux | base
 
-    def loss_from_outputs(outputs, aux):
-        base = {_BASE: aux[_BASE]}
-        inner = {name: part for name, part in aux.items() if name != _BASE}
-        loss, (aux, metrics) = objective.loss_from_outputs(outputs, inner)
-        return loss, (aux | base, metrics)
+def _join(fields: Section) -> Callable[[Any, Any], Any]:
+    def join(params: Any, base: Any) -> Any:
+        heads = {name: part for name, part in params.items() if name != _LORA}
+        scale = fields["alpha"] / fields["rank"]
+        return {"encoder": merge(base["encoder"], params[_LORA], scale)} | heads
 
-    def after_update(params: Any, aux: Any, step: Any) -> Any:
-        merged, aux, base = apart(params, aux)
-        return objective.after_update(merged, aux, step) | base
-
-    def exported(params: Any, aux: Any) -> dict[str, Any]:
-        merged, aux, _ = apart(params, aux)
-        return objective.exported(merged, aux)
-
-    def features(params: Any, aux: Any, images: Float[Array, "b h w 1"]) -> Float[Array, "b d"]:
-        merged, aux, _ = apart(params, aux)
-        return objective.features(merged, aux, images)
-
-    return objective._replace(
-        init=init,
-        embed=embed,
-        loss_from_outputs=loss_from_outputs,
-        after_update=after_update,
-        exported=exported,
-        features=features,
-    )
+    return join
