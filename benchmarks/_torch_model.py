@@ -132,6 +132,17 @@ def make_networks(chain: Mapping[str, Any], params: Any, batch_stats: Any) -> nn
     return made
 
 
+def freeze(encoder: ResNet, net: resnet.ResNet, stages: int) -> None:
+    """Keeps the stem, so many stages and all batch statistics as they are; -1: nothing."""
+    if stages < 0:
+        return
+    for name, part in encoder.named_children():
+        part.requires_grad_(net.depth(name) > stages)
+    for part in encoder.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eval()
+
+
 def copy_variables(module: nn.Module, *trees: Any) -> None:
     """Fills `module` from Flax's params and batch statistics.
 

@@ -82,6 +82,7 @@ def theirs(
         else:
             module = _torch_step.SimCLR(nets, config)
         module = module.to(device).train()
+        _torch_model.freeze(module.networks["encoder"], chain["encoder"], config.frozen_stages)
         step = _torch_step.make_step(
             module,
             images,
@@ -140,7 +141,8 @@ def measure(
     images = np.asarray(batch["image"])
     state = made.create()
     # Fetched before the first step, which takes the state's memory.
-    variables = jax.device_get((state.params, state.aux["batch_stats"]))
+    encoder = made.objective.exported(state.params, state.aux)["params"]  # frozen stages too
+    variables = jax.device_get((state.params | {"encoder": encoder}, state.aux["batch_stats"]))
     rivals = {"cxr_jax": ours(made, state, batch)}
     try:
         rivals |= theirs(config, made, variables, images, compiling)

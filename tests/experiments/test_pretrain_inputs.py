@@ -174,6 +174,20 @@ def test_adapt_exports_the_mean_of_the_start_and_what_training_made_of_it(tiny_c
     )
 
 
+def test_what_is_frozen_is_the_starts_after_a_kill_too(start, tiny_config, tmp_path):
+    encoder, spec = start
+    config = config_of(tiny_config, "moco", spec)
+    config.frozen_stages, config.num_train_steps, config.checkpoint_every_steps = 0, 2, 1
+    pretrain.train(config, tmp_path / "run", stop_after=1)
+    pretrain.train(config, tmp_path / "run")
+    exported = weights.load(str(tmp_path / "run"))
+    assert "norm_eval" not in exported.model  # fine-tuned, it learns as any other
+    same = jax.tree.map(np.array_equal, dict(exported.variables), dict(encoder.variables))
+    assert all(jax.tree.leaves(same["batch_stats"]))
+    kept = {name for name, part in same["params"].items() if all(jax.tree.leaves(part))}
+    assert kept == {"conv1", "bn1"}
+
+
 @pytest.mark.parametrize(
     ("share", "init", "message"),
     [(0.5, "", "config.init names none"), (1.0, None, "less than 1"), (-0.5, None, "at least 0")],
@@ -217,7 +231,13 @@ def test_random_is_refused_and_an_older_workdir_is_not_taken_for_this_run(
     config.init, config.lora.rank = "", 2
     with pytest.raises(ValueError, match=r"lora\.rank=2 adapts .* without config\.init"):
         pretrain.train(config, tmp_path)
-    config.lora.rank = 0
+    config.lora.rank, config.frozen_stages = 0, 1
+    with pytest.raises(ValueError, match=r"frozen_stages=1 keeps .* without config\.init"):
+        pretrain.train(config, tmp_path)
+    config.init, config.lora.rank = start[1], 2
+    with pytest.raises(ValueError, match=r"frozen_stages=1 and config\.lora\.rank=2: adapters"):
+        pretrain.train(config, tmp_path)
+    config.init, config.lora.rank, config.frozen_stages = "", 0, -1
     saved = as_json(config)
     del saved["init"]
     (tmp_path / "config.json").write_text(json.dumps(saved))
