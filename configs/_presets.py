@@ -103,7 +103,6 @@ def on_phantom(config: ConfigDict) -> None:
 def adapt(config: ConfigDict) -> None:
     """The preset adapt: the encoder config.init goes on, for about an hour on two cores."""
     config.start_share = 0.5
-    config.frozen_stages = 2
     config.model.dtype = "float32"
     config.batch_size = 64
     config.data.image_size = 128
@@ -117,7 +116,6 @@ def adapt(config: ConfigDict) -> None:
 def adapt_gpu(config: ConfigDict) -> None:
     """The preset adapt_gpu: the same on one GPU, at 224 px and on ten steps for one."""
     adapt(config)
-    config.frozen_stages = -1
     config.model.dtype = "bfloat16"
     config.batch_size = 256
     config.data.image_size = 256
@@ -130,7 +128,6 @@ def adapt_gpu(config: ConfigDict) -> None:
 def adapt_vit(config: ConfigDict, variant: str) -> None:
     """Makes the model of adapt a ViT, of which the weights say the rest: patches, tokens."""
     config.model = create(name="vit", variant=variant, dtype=config.model.dtype, remat=False)
-    config.frozen_stages = -1
     config.optimizer.update(learning_rate=1e-4, weight_decay=0.05)
 
 

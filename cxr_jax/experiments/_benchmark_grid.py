@@ -168,12 +168,18 @@ def _named(spec: str) -> tuple[str, str]:
     return name, path if separator else "random"
 
 
+# Fields of a pretraining that its encoder does not depend on, and its seed.
+_NO_RECIPE = r"(seed|loggers|\w+_every_steps|keep_checkpoints|data\.(dir|num_workers|cache))$|" + (
+    r"(online_knn|transfer)\."
+)
+
+
 def _pretrainings(name: str, spec: str) -> list[str]:
     """Splits "runs/a+runs/b" into the workdirs, pretrainings of one recipe with different seeds.
 
     Raises ValueError, naming both, for what is no workdir of a pretraining and for workdirs that
-    are one, whose configs differ in more than the seed, whose seeds are the same, or of which one
-    has not come as far as the other.
+    are one, whose configs differ in what the encoder depends on, whose seeds are the same, or of
+    which one has not come as far as the other.
     """
     specs = [part.strip() for part in spec.split("+")]
     if len(specs) == 1 or Path(weights.parse_spec(spec)[1]).expanduser().exists():
@@ -199,8 +205,7 @@ def _pretrainings(name: str, spec: str) -> list[str]:
                 f"{where}: {one} and {other} have the same seed, {config.get('seed')}: "
                 "pretrainings of one recipe differ in config.seed"
             )
-        # The monitor's transfer.seed follows the seed.
-        if others := [field for field in fields if field.rpartition(".")[2] != "seed"]:
+        if others := [name for name in fields if not re.match(_NO_RECIPE, name)]:
             raise ValueError(
                 f"{where}: the configs of {one} and {other} differ in {', '.join(others)}: "
                 "pretrainings of one recipe differ in config.seed alone"

@@ -124,6 +124,8 @@ def test_workdirs_that_are_not_one_recipe_are_refused(config, tmp_path, spec, me
         name: {"seed": seed, "transfer": {"seed": seed}, "optimizer": {"rate": 0.1}}
         for seed, name in enumerate(("a", "b", "early", "begun"))
     } | {"other": {"seed": 9, "transfer": {"seed": 9}, "batch": 8, "optimizer": {"rate": 0.2}}}
+    recipes = {name: recipe | {"data": {"dir": "data"}} for name, recipe in recipes.items()}
+    recipes["b"] |= {"loggers": ["wandb"], "data": {"dir": "elsewhere", "cache": "host"}}
     for name, recipe in (recipes | {"same": recipes["a"]}).items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(recipe))

@@ -34,7 +34,6 @@ def run(data_dir, tmp_path_factory):
         config = tiny_config.make("simclr", "adapt", data_dir)
         config.model.variant, config.init = "micro", str(folder / "start")
         config.start_share, config.num_train_steps, config.optimizer.warmup = 0.25, 2, 1
-        config.frozen_stages = -1
         state = pretrain.train(config, folder / "run")
         yield folder / "run", start, state
 
