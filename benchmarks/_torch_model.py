@@ -137,7 +137,8 @@ def freeze(encoder: ResNet, net: resnet.ResNet, stages: int) -> None:
     if stages < 0:
         return
     for name, part in encoder.named_children():
-        part.requires_grad_(net.depth(name) > stages)
+        if net.depth(name) <= stages:
+            part.requires_grad_(False)
     for part in encoder.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.eval()

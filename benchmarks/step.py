@@ -82,7 +82,9 @@ def theirs(
         else:
             module = _torch_step.SimCLR(nets, config)
         module = module.to(device).train()
-        _torch_model.freeze(module.networks["encoder"], chain["encoder"], config.frozen_stages)
+        for networks in (module.networks, getattr(module, "target", None)):
+            if networks:
+                _torch_model.freeze(networks["encoder"], chain["encoder"], config.frozen_stages)
         step = _torch_step.make_step(
             module,
             images,

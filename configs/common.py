@@ -125,8 +125,9 @@ def pretrain() -> ConfigDict:
         # Share of config.init's weights in the encoder that is exported, monitored and
         # transferred: the rest is what training made of them. 0: what it made of them alone.
         start_share=0.0,
-        # The stem of config.init's encoder and so many stages (transformers: blocks) stay as they
-        # are, and the statistics of all its batch norms. 0: stem and statistics; -1: nothing.
+        # The stem of config.init's encoder and so many stages (transformers and ConvNeXt: blocks)
+        # stay as they are, and the statistics of all its batch norms. 0: the stem and they alone;
+        # -1: all of it is trained.
         frozen_stages=-1,
         lora=dict(rank=0, alpha=16.0),
         batch_size=4096,  # images a step, over all devices

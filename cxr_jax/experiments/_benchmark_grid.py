@@ -3,7 +3,7 @@
 import itertools
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -12,7 +12,7 @@ from cxr_jax.config import with_added
 from cxr_jax.data.dataset_info import find_folder
 from cxr_jax.data.source import load_source
 from cxr_jax.data.tasks import FRONTAL
-from cxr_jax.experiments import _transfer_inputs
+from cxr_jax.experiments import _transfer_inputs, _workdir
 from cxr_jax.experiments._workdir import changes
 from cxr_jax.io.json import read_json
 from cxr_jax.training import checkpoint
@@ -168,9 +168,11 @@ def _named(spec: str) -> tuple[str, str]:
     return name, path if separator else "random"
 
 
-# Fields of a pretraining that its encoder does not depend on, and its seed.
-_NO_RECIPE = r"(seed|loggers|\w+_every_steps|keep_checkpoints|data\.(dir|num_workers|cache))$|" + (
-    r"(online_knn|transfer)\."
+# Fields of a pretraining that may differ from one of its recipe to the next: the seed, where things
+# lie (what they hold is in provenance.json), and what its encoder does not depend on.
+_NO_RECIPE = (
+    r"(seed|init|objective\.text\.weights|data\.(dir|num_workers|cache))$"
+    r"|(loggers|keep_checkpoints|\w+_every_steps)$|(online_knn|transfer)\."
 )
 
 
@@ -208,8 +210,14 @@ def _pretrainings(name: str, spec: str) -> list[str]:
         if others := [name for name in fields if not re.match(_NO_RECIPE, name)]:
             raise ValueError(
                 f"{where}: the configs of {one} and {other} differ in {', '.join(others)}: "
-                "pretrainings of one recipe differ in config.seed alone"
+                "pretrainings of one recipe differ in config.seed, and in where they ran, alone"
             )
+        for what, (mine, its) in _started_from(path, other_path).items():
+            if mine != its:
+                raise ValueError(
+                    f"{where}: {one} and {other} were begun with other {what}: pretrainings of one "
+                    "recipe have the same (provenance.json of each has their fingerprints)"
+                )
         steps = [
             max(checkpoint.steps(folder / checkpoint.FOLDER), default=0)
             for folder in (path, other_path)
@@ -220,6 +228,17 @@ def _pretrainings(name: str, spec: str) -> list[str]:
                 f"of step {steps[1]}: let {one if steps[0] < steps[1] else other} finish"
             )
     return specs
+
+
+def _started_from(*workdirs: Path) -> dict[str, list[Any]]:
+    """Returns the fingerprints of images and of weights that the workdirs' runs were begun with."""
+    found: dict[str, list[Any]] = {"images": [], "weights to start from": []}
+    for workdir in workdirs:
+        begun = _workdir.read_provenance(workdir)["starts"][0]
+        weights_of = [*begun.get("encoders", {}).values(), *begun.get("texts", {}).values()]
+        for list_, value in zip(found.values(), ([*begun["dataset"].values()], weights_of)):
+            list_.append(value)
+    return found
 
 
 def _obstacles(config, cells: list[Cell]) -> list[str]:

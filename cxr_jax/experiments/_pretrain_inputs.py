@@ -236,7 +236,7 @@ def put_start(state: TrainState, start: Start, objective: Objective) -> TrainSta
 
         def put(tree: Any, of_encoder: bool = False) -> Any:
             for part in parts if of_encoder else ():
-                own = {name: part[name] for name in part if name in tree}  # what is trained of it
+                own = {name: part[name] for name in part if name in tree}  # those that lie here
                 if own and _shapes(tree) == _shapes(own):
                     return jax.tree.map(sharding.put_like, tree, own)
             if not isinstance(tree, dict):

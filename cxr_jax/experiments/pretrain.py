@@ -225,7 +225,7 @@ def _announce(config, source, params, training) -> None:
         f"{config.objective.name} on {len(source):,} images of {source.name} ({source.split}), "
         f"{config.num_train_steps:,} steps of {config.batch_size} "
         f"({config.num_train_steps * config.batch_size / len(source):.1f} epochs), "
-        f"{count / 1e6:.2f} million parameters, {mesh.size} x {device.device_kind}",
+        f"{count / 1e6:.2f} million parameters in training, {mesh.size} x {device.device_kind}",
         flush=True,
     )
     many = config.num_train_steps * config.batch_size > _MANY

@@ -9,6 +9,7 @@ dtype      of the computation, "float32" or "bfloat16"; weights are float32
 remat      activations are computed again for the gradient, block by block, and not kept: a fraction
            of the memory, a third more time
 
+A module with batch norm has the field `norm_eval`, by which its statistics stay as they are.
 
 A module maps images [b h w 1] and `train` to features [b d]; its `depth(name)` says at which depth,
 from 0, the parameters called `name` at its top level lie (for layer-wise learning rates).

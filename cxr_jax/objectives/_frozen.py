@@ -1,7 +1,7 @@
 """Trains a part of the parameters: the rest lies in aux, where no optimizer sees it.
 
-No gradient is computed of what stays, nor kept in the optimizer. Of a ResNet-50 with its stem and
-first two stages frozen a step of MoCo on a CPU takes half of the time (docs/performance.md).
+What stays has no gradient and no place in the optimizer. With its stem and first two stages frozen
+a ResNet-50's step of MoCo takes half of the time on a CPU (docs/performance.md).
 """
 
 from collections.abc import Callable
@@ -71,8 +71,8 @@ def build(config: ConfigDict) -> Objective:
         return objectives.build(config)
     if type(stages) is not int or stages < -1:
         raise ValueError(
-            f"config.frozen_stages={stages!r}: it must be -1 (nothing is frozen), 0 (the stem is) "
-            "or so many stages after it"
+            f"config.frozen_stages={stages!r}: it must be -1 (nothing is frozen), 0 (the stem) "
+            "or the number of stages after the stem"
         )
     if hasattr(model, "norm_eval"):
         config = config.copy_and_resolve_references()

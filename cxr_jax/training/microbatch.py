@@ -45,7 +45,8 @@ def value_and_grad(objective: Objective, microbatch_size: int = 0) -> Callable[.
 
         def backward(gradient, part):
             images, key, slope = part
-            # Batch norm in training mode does not read its running statistics: both passes agree.
+            # Batch norm does not read its running statistics, or (norm_eval) leaves them: both
+            # passes agree.
             _, pull = jax.vjp(lambda params: objective.embed(params, aux, images, key)[0], params)
             return jax.tree.map(jnp.add, gradient, pull(slope)[0]), None
 

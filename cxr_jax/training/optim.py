@@ -206,7 +206,8 @@ def _matches(patterns: Sequence[str], tree: Any, where: str = "") -> list[bool]:
         if not any(re.search(pattern, path) for path in paths):
             raise ValueError(
                 f"{where} has {pattern!r}, which matches no parameter; "
-                f"they are named like {paths[0]!r}"
+                f"they are named like {paths[0]!r} (without what config.frozen_stages or lora.rank "
+                "leave as it is)"
             )
     return [any(re.search(pattern, path) for pattern in patterns) for path in paths]
 

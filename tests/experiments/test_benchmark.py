@@ -111,6 +111,11 @@ def test_a_grid_that_makes_no_sense_is_refused(config, field, value, message):
         ("{0}/a+{0}/b/../a", "mine names {0}/a twice (as {0}/b/../a)"),
         ("{0}/a+{0}/b+{0}/same", "{0}/a and {0}/same have the same seed, 0"),
         ("{0}/a+{0}/other", "of {0}/a and {0}/other differ in batch, optimizer.rate: pretrainings"),
+        (
+            "{0}/a+{0}/alien",
+            "{0}/a and {0}/alien were begun with other images: pretrainings",
+        ),
+        ("{0}/a+{0}/swapped", "{0}/swapped were begun with other weights to start from"),
         ("{0}/a+{0}/early", "of {0}/a is of step 8, that of {0}/early of step 4: let {0}/early"),
         ("{0}/begun+{0}/a", "of {0}/begun is of step 0, that of {0}/a of step 8: let {0}/begun"),
         ("{0}/a+{0}/w.pth", "'{0}/w.pth' is not the workdir of a pretraining"),
@@ -122,13 +127,20 @@ def test_a_grid_that_makes_no_sense_is_refused(config, field, value, message):
 def test_workdirs_that_are_not_one_recipe_are_refused(config, tmp_path, spec, message):
     recipes = {
         name: {"seed": seed, "transfer": {"seed": seed}, "optimizer": {"rate": 0.1}}
-        for seed, name in enumerate(("a", "b", "early", "begun"))
+        for seed, name in enumerate(("a", "b", "early", "begun", "alien", "swapped"))
     } | {"other": {"seed": 9, "transfer": {"seed": 9}, "batch": 8, "optimizer": {"rate": 0.2}}}
     recipes = {name: recipe | {"data": {"dir": "data"}} for name, recipe in recipes.items()}
     recipes["b"] |= {"loggers": ["wandb"], "data": {"dir": "elsewhere", "cache": "host"}}
+    recipes["b"]["init"], recipes["a"]["init"] = "torchvision:/b/r.pth", "torchvision:/a/r.pth"
     for name, recipe in (recipes | {"same": recipes["a"]}).items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(recipe))
+        begun = {
+            "dataset": {f"pool of {name}": "other" if name == "alien" else "pool"},
+            "encoders": {name: "other" if name == "swapped" else "imagenet"},
+        }
+        held = {"config": {}, "starts": [begun, begun | {"encoders": {}}]}
+        (tmp_path / name / "provenance.json").write_text(json.dumps(held))
     for saved in ("a/checkpoints/4", "a/checkpoints/8", "b/checkpoints/8", "early/checkpoints/4"):
         (tmp_path / saved).mkdir(parents=True)
     (tmp_path / "w.pth").touch()

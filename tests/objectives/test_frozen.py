@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from cxr_jax import models, weights
 from cxr_jax.experiments import _pretrain_inputs
 from cxr_jax.objectives import _frozen
-from cxr_jax.training.step import create_state, make_train_step
+from cxr_jax.training.step import create_state, make_train_step, prepare
+from tests.fakes import tiny_config
 from tests.fakes.plain_view import PLAIN
 
 QUICKLY = {"xla_backend_optimization_level": 0}
@@ -104,6 +105,24 @@ def test_norm_eval_trains_on_what_the_encoder_gives_when_it_is_read(model):
     trained, read, after, before = jax.jit(run, compiler_options=QUICKLY)(jax.random.key(1))
     np.testing.assert_array_equal(trained, read)
     jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+@pytest.mark.parametrize(("name", "preset"), [("dino", "cpu"), ("mae", "cpu"), ("convirt", "demo")])
+def test_every_kind_of_objective_trains_behind_what_is_frozen(name, preset, tmp_path):
+    config = tiny_config.make(name, preset, tmp_path)
+    whole = _frozen.build(config)
+    config.frozen_stages, config.microbatch_size = 0, 8
+    objective = _frozen.build(config)
+    training = prepare(config, objective, 64)
+    state, batch = training.shapes()
+    new, _ = training.step.eval_shape(state, batch)
+    shapes = partial(jax.tree.map, lambda leaf: leaf.shape)
+    assert shapes(new) == shapes(state)
+    plain = jax.eval_shape(whole.init, jax.random.key(0), batch)
+    assert len(jax.tree.leaves(state.params)) < len(jax.tree.leaves(plain[0]))
+    for read in ("exported", "text") if objective.text else ("exported",):
+        ours = jax.eval_shape(getattr(objective, read), state.params, state.aux)
+        assert shapes(ours) == shapes(jax.eval_shape(getattr(whole, read), *plain)), read
 
 
 @pytest.mark.parametrize(

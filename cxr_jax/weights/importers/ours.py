@@ -66,7 +66,7 @@ def load_workdir(path: str) -> Encoder:
     _check(config, config_path, read_json(copy) if sound else {}, copy)
     encoder = Encoder(
         name=f"{config['objective']['name']} step {step}",
-        model={k: v for k, v in config["model"].items() if k != "norm_eval"},  # of that training
+        model=config["model"],
         variables={"batch_stats": {}} | variables,
         image_size=config["image_size"],
     )
