@@ -3,7 +3,7 @@
 python run.py --config=configs/share.py --config.encoder=WORKDIR --workdir=runs/share \
   --config.datasets=pediatric_pneumonia,nih_chestxray14
 
-WORKDIR is that of a pretraining that started from another encoder (configs/simclr.py:adapt). For
+WORKDIR is that of a pretraining that started from another encoder (configs/moco.py:adapt). For
 every share a linear probe of the mean of both ends (WiSE-FT, arXiv:2109.01903) is trained on the
 training images and scored on the validation images; no test image is read. Writes share.csv,
 share.png, and encoder/, the mean with the best AUROC: --config.encoder=runs/share/encoder.

@@ -6,7 +6,7 @@ An installed package has the command `cxr-jax` for what run.py does in a clone:
       pretrain on drawn images and report: minutes on a CPU, nothing to download
   python -m data_builders.build image_folder --name=mine --manual_dir=FOLDER
       make a dataset of your own images (build --help lists public ones)
-  python run.py --config=configs/simclr.py:adapt --config.init=ENCODER --config.data.name=mine
+  python run.py --config=configs/moco.py:adapt --config.init=ENCODER --config.data.name=mine
       go on from an encoder, such as ImageNet's ResNet-50 (docs/weights.md), with these images: an
       hour on two CPU cores; from random weights :small on one GPU, or :cpu
   python run.py --config=configs/transfer.py --config.encoder=WORKDIR --config.dataset=NAME

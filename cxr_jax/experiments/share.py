@@ -87,7 +87,7 @@ def ends(spec: str) -> tuple[Encoder, Encoder]:
     if not config.get("init"):
         raise ValueError(
             f"config.encoder={spec} has no start to be averaged with: name the workdir of a "
-            "pretraining with config.init, such as configs/simclr.py:adapt"
+            "pretraining with config.init, such as configs/moco.py:adapt"
         )
     own = config.get("start_share", 0.0)
     began = weights.load(config["init"])
