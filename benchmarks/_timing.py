@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_LONG = 5.0  # seconds without a word that make one wonder
 _QUIET = 0.3  # seconds with next to no work: whatever runs ahead has filled its buffers
 
 
@@ -29,17 +30,20 @@ class Timing(NamedTuple):
 
 
 def in_turns(rivals: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, Timing]:
-    """Calls every rival once per repetition, the order reversed each time.
+    """Calls every rival once per repetition, the order reversed each time; long ones are told.
 
     A rival must have returned only when its work is done: on a GPU it fetches a result.
     """
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     names = list(rivals)
-    for _ in range(repetitions):
+    for turn in range(repetitions):
         for name in names:
             start = time.perf_counter()
             rivals[name]()
             seconds[name].append(time.perf_counter() - start)
+        whole = sum(taken[-1] for taken in seconds.values())
+        if whole > _LONG:
+            print(f"turn {turn + 1} of {repetitions}  {whole:,.0f} s", flush=True)
         names.reverse()
     return {name: Timing(tuple(taken)) for name, taken in seconds.items()}
 

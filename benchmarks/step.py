@@ -152,7 +152,8 @@ def measure(
         if error.name != "torch":
             raise
         print(_command.NO_TORCH)
-    first = {name: rival.run(1) for name, rival in rivals.items()}  # PyTorch compiles here
+    print("First steps, in which PyTorch compiles…", flush=True)
+    first = {name: rival.run(1) for name, rival in rivals.items()}
     for rival in rivals.values():
         rival.run(2)
     if profile:

@@ -49,7 +49,8 @@ def _stored(
 
     Raises ValueError where the disk has no room for them, or they are not finite in float16.
     """
-    digest = hashlib.sha256(_transfer_inputs.feature_key(encoder, split).encode())
+    key = _transfer_inputs.feature_key(encoder, split.source.folder, split.source.split)
+    digest = hashlib.sha256(key.encode())
     digest.update(np.asarray(split.rows, np.int64).tobytes())
     path = folder / f"maps-{digest.hexdigest()[:32]}.npy"
     try:

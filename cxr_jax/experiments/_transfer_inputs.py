@@ -198,7 +198,7 @@ def frozen_features(
     def features(name: str) -> Float[np.ndarray, "n d"]:
         split, size = getattr(splits, name), config.batch_size
         if config.feature_cache:
-            return extract_once(encoder, split, size, name, Path(config.feature_cache).expanduser())
+            return extract_once(encoder, split, size, Path(config.feature_cache).expanduser())
         return extract(encoder, split, size, name)
 
     return features
@@ -249,29 +249,35 @@ def each_batch(
 
 
 def extract_once(
-    encoder: Encoder, split: LabelledSplit, batch_size: int, name: str, cache: Path
+    encoder: Encoder, split: LabelledSplit, batch_size: int, cache: Path
 ) -> Float[np.ndarray, "n d"]:
-    """Takes what `extract` gives from a file below `cache`, made for the whole split if absent.
+    """Takes what `extract` gives from files below `cache`, made for whole splits if absent.
 
-    The file is named after weights, dataset and split, so that a change of any makes another.
-    Many label fractions and seeds then cost one pass over the images.
+    A file is named after weights, dataset and split, so that a change of any makes another. Many
+    label fractions and seeds then cost one pass over the images. Of a sum of splits, which folds
+    are made of, each is kept by itself: folds and test parts share them.
     """
-    path = cache / f"{feature_key(encoder, split)}.npy"
-    try:
-        np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):  # not there, or cut short by a full disk
-        whole = split._replace(rows=np.arange(len(split.source)))
-        values = extract(encoder, whole, batch_size, name)
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache, suffix=".tmp", delete=False) as file:
-            np.save(file, values)  # of its own name: other processes may write the same
-        Path(file.name).replace(path)
-    return np.load(path, mmap_mode="r")[split.rows]
+    source, stop, parts = split.source, 0, []
+    there = open_built(source.folder).info.splits
+    for part in source.split.split("+"):
+        start, stop = stop, stop + there[part].num_examples
+        path = cache / f"{feature_key(encoder, source.folder, part)}.npy"
+        try:
+            np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError):  # not there, or cut short by a full disk
+            whole = split._replace(rows=np.arange(start, stop))
+            values = extract(encoder, whole, batch_size, part)
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=cache, suffix=".tmp", delete=False) as file:
+                np.save(file, values)  # of its own name: other processes may write the same
+            Path(file.name).replace(path)
+        parts.append(np.load(path, mmap_mode="r"))
+    return (np.concatenate(parts) if len(parts) > 1 else parts[0])[split.rows]
 
 
-def feature_key(encoder: Encoder, split: LabelledSplit) -> str:
+def feature_key(encoder: Encoder, folder: Path, split: str) -> str:
     """Returns hex digits of weights and images: features are used again only if neither changed."""
     digest = hash_arrays(encoder.variables, repr(encoder.reads))
-    digest.update(fingerprint_build(split.source.folder).encode())
-    digest.update(split.source.split.encode())
+    digest.update(fingerprint_build(folder).encode())
+    digest.update(split.encode())
     return digest.hexdigest()[:32]

@@ -60,7 +60,7 @@ def test_results_are_not_taken_up_once_images_or_patients_are_others(config, tmp
         )
         splits = _transfer_inputs.load_splits(config)
         account = (folder / "dataset_info.json").read_bytes()
-        key = _transfer_inputs.feature_key(encoder, splits.test)
+        key = _transfer_inputs.feature_key(encoder, folder, "test")
         return account, _transfer_inputs.fingerprint(config, encoder, splits), key
 
     first = built(lambda n: f"p{n:02}")

@@ -64,6 +64,22 @@ def test_what_a_transfer_lacks_is_named(changes, message, tmp_path):
         transfer.run(config, tmp_path / "run")
 
 
+def test_features_of_a_sum_of_splits_are_its_parts_and_are_read_once(data_dir, tmp_path):
+    encoder = weights.random_encoder({"name": "resnet", "variant": "small"}, 32, 0)
+
+    def read(name: str, rows=slice(None)):
+        split = load_split("phantom/tiny", str(data_dir), name)
+        split = split._replace(rows=split.rows[rows])
+        cached = _transfer_inputs.extract_once(encoder, split, 8, tmp_path)
+        np.testing.assert_allclose(cached, _transfer_inputs.extract(encoder, split, 8, name), 1e-5)
+        return [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("*.npy"))]
+
+    assert len(read("validation")) == 1
+    both = read("test+validation", slice(None, None, -3))
+    assert len(both) == 2
+    assert read("validation+test", slice(5, 40)) == read("test") == both
+
+
 def test_maps_that_a_killed_run_left_are_removed(data_dir, tmp_path, monkeypatch):
     parts = [np.ones((2, 3, 3, 4), np.float32)]
     monkeypatch.setattr(_maps, "maps", lambda encoder: print)
