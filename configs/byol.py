@@ -6,7 +6,7 @@ Default  the paper's recipe for 100 epochs: ResNet-50, 224 px, LARS, batch 4096,
          10,000 steps are about 110 epochs of MIMIC-CXR. It needs many accelerators (not run here).
 :small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
 :adapt   goes on from another encoder (--config.init=torchvision:/weights/resnet50.pth) on your own
-         images, about an hour (estimated) on two CPU cores; what is exported is the mean of
+         images, 45 minutes (estimated) on two CPU cores; what is exported is the mean of
          both ends. Take simclr.py:adapt or moco.py:adapt: a quarter of its steps lost to
          ImageNet's own features on two sets of six, at three times this rate; at this rate 50
          and 100 steps lean to a loss, half as far (docs/results/study.md).

@@ -6,7 +6,7 @@ Default  the paper's recipe, on a ResNet-50: 224 px, 8 crops of 96 px, AdamW, ba
          of warm-up, weight decay from .04 to .4. It needs many accelerators (not run here).
 :small   ResNet-50, 224 px, batch 128, meant for one GPU and a day (not run here: no GPU).
 :adapt   a ViT-S/16 goes on from another (--config.init=timm:/weights/vit_small_patch16_224.dino)
-         on your own images, 80 minutes (estimated) on two CPU cores; what is exported
+         on your own images, 40 minutes (estimated) on two CPU cores; what is exported
          is the mean of both ends.
 :adapt_gpu  the same on one GPU: 224 px, batch 256, 10,000 steps (not run here: no GPU).
 :cpu     your own images on two CPU cores in minutes; expect what docs/results/objectives.md shows.

@@ -7,7 +7,7 @@ Default  the paper's recipe: ViT-B/16, 224 px, 75 % hidden, AdamW, batch 4096, 4
          here).
 :small   ViT-S/16, 224 px, batch 256, meant for one GPU and a day (not run here: no GPU).
 :adapt   a ViT-B/16 goes on from another (--config.init=timm:/weights/vit_base_patch16_224.mae)
-         on your own images, an hour (estimated) on two CPU cores; what is exported
+         on your own images, half an hour (estimated) on two CPU cores; what is exported
          is the mean of both ends.
 :adapt_gpu  the same on one GPU: 224 px, batch 256, 10,000 steps (not run here: no GPU).
 :cpu     your own images on two CPU cores: 18 minutes beside other work; expect what

@@ -8,7 +8,7 @@ Default  the paper's recipe, MoCo-CXR's: ResNet-50, 320 px, Adam, batch 16, 20 e
          at 512 px, and keep its lateral images (not run here: no GPU).
 :small   ResNet-50, 224 px, queue of 16,384, meant for one GPU and an afternoon (not run here).
 :adapt   goes on from another encoder (--config.init=torchvision:/weights/resnet50.pth) on your own
-         images, as MoCo's preset does: about 40 minutes (estimated) on two CPU cores; what is
+         images, as MoCo's preset does: 20 minutes (estimated) on two CPU cores; what is
          exported is the mean of both ends.
 :adapt_gpu  the same on one GPU: 224 px, batch 256, 10,000 steps (not run here: no GPU).
 :cpu     your own images on two CPU cores in minutes; expect what docs/results/objectives.md shows.

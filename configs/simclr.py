@@ -6,8 +6,8 @@ Default  the paper's recipe: ResNet-50, 224 px, LARS, batch 4096, 10 epochs of w
          10,000 steps are about 110 epochs of MIMIC-CXR. It needs many accelerators (not run here).
 :small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
 :adapt   goes on from another encoder (--config.init=torchvision:/weights/resnet50.pth) on your own
-         images, an hour on two quiet CPU cores; what is exported is the mean of both ends. Half of
-         the steps: docs/results/study.md.
+         images, half an hour on two quiet CPU cores; what is exported is the mean of both ends.
+         What it brings: docs/results/study_trials.md.
 :adapt_gpu  the same on one GPU: 224 px, batch 256, 10,000 steps (not run here: no GPU).
 :cpu     your own images on two CPU cores in 4 minutes; expect what docs/results/first_images.md
          shows.

@@ -6,7 +6,7 @@ Default  the paper's recipe: ResNet-50, 224 px, SGD, batch 512, cosine, the pred
          It needs several GPUs (not run here).
 :small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
 :adapt   goes on from another encoder (--config.init=torchvision:/weights/resnet50.pth) on your own
-         images, about an hour (estimated) on two CPU cores; what is exported is the mean of
+         images, half an hour (estimated) on two CPU cores; what is exported is the mean of
          both ends.
 :adapt_gpu  the same on one GPU: 224 px, batch 256, 10,000 steps (not run here: no GPU).
 :cpu     your own images on two CPU cores in minutes; expect what docs/results/objectives.md shows.
