@@ -202,7 +202,8 @@ def equivalence(found: LabelEquivalence, encoder: str, reference: str) -> str:
     """Returns "With simclr 34 labels do what 120 do from imagenet (3.4 times, 2.1 to 5.6)." """
     needed = _bounded(found.bound, f"{found.labels_b:,.0f}")
     few = f"With {encoder} {found.labels_a:,.0f} labels"
-    none = "" if found.ratio > 1 or found.bound == "at least" else f": {encoder} saves no labels"
+    saved = found.ratio > 1 or found.bound == "at least"
+    none = "" if saved else f": of so few {encoder} saves none"
     return f"{few} do what {needed} do from {reference} ({ratio(found)}){none}."
 
 
