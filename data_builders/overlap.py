@@ -182,7 +182,8 @@ def report(
     if side_a.at_hand and not same and (len(pairs.a) or patients):
         lines += [
             "To pretrain on A without what B has:",
-            f"  {COMMAND} --config=configs/simclr.py:small --config.data.name={side_a.name} "
+            f"  {COMMAND} --config=configs/moco.py:adapt "
+            f"--config.init=torchvision:/weights/resnet50.pth --config.data.name={side_a.name} "
             f"--config.data.exclude={side_b.name} --config.data.dir={data_dir}",
         ]
     elif not side_a.at_hand and len(pairs.a):

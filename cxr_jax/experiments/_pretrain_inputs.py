@@ -204,13 +204,18 @@ def check_same(config: ConfigDict, encoder: Encoder) -> None:
     """Raises ValueError, listing the fields that differ, for weights of another architecture."""
     differing = models.differences(config.model.to_dict(), encoder.model)
     if differing:
+        advice = "Give config.model the weights' values, or other weights"
+        if "name" in differing:
+            wanted, given = differing["name"]
+            advice = f"This config goes on from a {wanted}: take such weights (docs/weights.md has "
+            advice += f"what there is), or a config that goes on from a {given}"
         raise ValueError(
             f"config.init={config.init} is of another architecture than config.model:\n"
             + "\n".join(
                 f"  config.model.{name}: {wanted!r}; in the weights {given!r}"
                 for name, (wanted, given) in differing.items()
             )
-            + "\nGive config.model the weights' values, or other weights"
+            + f"\n{advice}"
         )
 
 

@@ -77,6 +77,8 @@ def train(
     check_values(config.data, "config.data", ("num_workers", config.data.num_workers >= 0, wanted))
     loggers.check(config.loggers)
 
+    begun = (workdir / checkpoint.FOLDER).is_dir()
+
     # Data and objective. Until all that can be refused has been, the workdir is only looked into.
     config, start = inputs.read_start(config, workdir)
     _workdir.check_config(workdir, config)  # before the images, which a field of it may choose
@@ -117,6 +119,8 @@ def train(
         elif config.init and not start.encoder:
             raise ValueError(f"{workdir / checkpoint.FOLDER} holds no whole checkpoint; remove it")
         else:
+            if begun:
+                print(f"{workdir} holds no whole checkpoint yet: from the start again.")
             state = inputs.put_start(state, start, objective)
         first_step = int(state.step)
         distributed.agree("last checkpoint", {"step": first_step})

@@ -2,17 +2,19 @@
 
 A probe is a transfer whose test images are the validation images, which also chose its C: good
 enough to order shares, too good as a score. The workdir holds share.csv and share.png, and in
-encoder/ the mean that was best on average over the datasets, as weights.export writes it.
+encoder/ the mean that was best on average over the datasets, as weights.export writes it; where
+that is the start itself, none.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
+from jaxtyping import Float
 
 from cxr_jax import weights
 from cxr_jax.data import seen_images
@@ -25,6 +27,7 @@ from cxr_jax.io.json import read_json
 from cxr_jax.objectives._average import mix
 from cxr_jax.report import figures
 from cxr_jax.report.benchmark.tables import to_csv
+from cxr_jax.report.tables import with_interval
 from cxr_jax.transfer._protocol import Protocol, Splits, Tools
 from cxr_jax.transfer.metrics import metric_rows
 from cxr_jax.weights import export
@@ -50,6 +53,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     probes = [_probe(config, workdir, name) for name in names]
     open_workdir(workdir, config)
     lines, means = [], np.zeros((len(config.shares), len(names)))
+    limits = np.zeros((2, *means.shape))
     for place, share in enumerate(config.shares):
         for column, (name, probe) in enumerate(zip(names, probes)):
             rows = _score(probe, _at(start, trained, share))
@@ -60,10 +64,19 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
                     f"{name}: its validation images are too few to score ({rows[-1].get('note')})"
                 )
             means[place, column] = rows[-1]["auroc"]
-            print(f"{share:g} of the start, {name}: AUROC {means[place, column]:.3f}", flush=True)
+            limits[:, place, column] = rows[-1]["low"], rows[-1]["high"]
+            images = f"{len(probe.splits.test.rows):,} images"
+            said = with_interval(rows[-1])
+            print(f"{share:g} of the start, {name}, {images}: AUROC {said}", flush=True)
         atomic_write_text(workdir / "share.csv", to_csv(["dataset", "share", *_OF_A_ROW], lines))
-    _draw(workdir / "share.png", config.shares, dict(zip(names, means.T.tolist())))
+    _draw(workdir / "share.png", config.shares, names, means, limits)
     _, best = max(zip(means.mean(axis=1), config.shares))  # of equals the one that keeps more
+    if best == 1:
+        print(
+            "Best on average: all of the start, as if nothing had been trained. Before you believe "
+            f"it, see by the intervals what these images can tell: {workdir}/share.png"
+        )
+        return
     folder = workdir / "encoder"
     _write_encoder(folder, _at(start, trained, best), Path(path).expanduser())
     print(
@@ -168,16 +181,26 @@ def _score(probe: _Probe, encoder: Encoder) -> list[dict[str, Any]]:
     return metric_rows(predictions, config.num_resamples, config.seed, not_scored)
 
 
-def _draw(path: Path, shares: Sequence[float], curves: Mapping[str, Sequence[float]]) -> None:
-    """Draws AUROC against the share, a line for each dataset."""
+def _draw(
+    path: Path,
+    shares: Sequence[float],
+    names: Sequence[str],
+    means: Float[np.ndarray, "shares datasets"],
+    limits: Float[np.ndarray, "2 shares datasets"],
+) -> None:
+    """Draws AUROC against the share, a line for each dataset in the band of its intervals."""
     figure, grid = figures.new_figure(7.0, 4.6)
     axes = grid[0, 0]
-    for index, (name, means) in enumerate(curves.items()):
+    for index, name in enumerate(names):
         colour, marker, line = figures.style(index)
-        axes.plot(shares, means, line, marker=marker, color=colour, label=name)
-    axes.set(xlabel="share of the weights it started from", ylabel="AUROC on validation images")
+        axes.plot(shares, means[:, index], line, marker=marker, color=colour, label=name)
+        axes.fill_between(shares, *limits[:, :, index], color=colour, alpha=0.1, linewidth=0)
+    axes.set(
+        xlabel="share of the weights it started from",
+        ylabel="AUROC on validation images, 95 % interval",
+    )
     figures.bare(axes, "y")
-    figures.finish(figure, path, dict(enumerate(curves)), (), "")
+    figures.finish(figure, path, dict(enumerate(names)), (), "")
 
 
 def _write_encoder(folder: Path, encoder: Encoder, workdir: Path) -> None:

@@ -150,5 +150,5 @@ def _check(config: Section) -> None:
             f"config.objective.bn_group={group} must divide the {part} images that are embedded at "
             "a time (config.microbatch_size or batch_size) into two groups or more: in one group "
             "batch norm tells a query its key. "
-            + (f"Fitting: {fitting}" if fitting else "None fits: take another number")
+            + (f"Fitting: {fitting}" if fitting else "None fits: take a larger batch")
         )

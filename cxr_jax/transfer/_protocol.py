@@ -187,7 +187,7 @@ def usable_labels(
         reasons = "; ".join(f"{names[k]}: {reason}" for k, reason in not_scored.items())
         raise ValueError(
             f"no label can be scored: {reasons}. More labelled patients are needed "
-            "(config.label_fraction)"
+            "(config.label_fraction; of a benchmark, config.fractions)"
         )
     if exclusive and len(labels) < 2:
         raise ValueError(

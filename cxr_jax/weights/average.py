@@ -18,7 +18,7 @@ import numpy as np
 
 from cxr_jax import models, weights
 from cxr_jax.data import seen_images
-from cxr_jax.io import command_line, command_parser
+from cxr_jax.io import COMMAND, command_line, command_parser
 from cxr_jax.io.text import in_words
 from cxr_jax.weights import export
 from cxr_jax.weights.encoder import Encoder
@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     encoders = [weights.load(spec) for spec in args.encoders]
     names = [f"{e.name} ({Path(spec).name})" for e, spec in zip(encoders, args.encoders)]
     mean = average([e._replace(name=name) for e, name in zip(encoders, names)], shares)
+    mean = mean._replace(name=f"{args.out.absolute().name} ({mean.name})")
     seen, unknown = seen_images.make("", "", {}), []
     for spec in args.encoders:
         own, without_list = weights.seen_before(spec)
@@ -91,7 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     with export.atomic_folder(args.out) as folder:
         export.write_folder(folder, exported, card)
         seen_images.write(folder / seen_images.FILE, seen, ", ".join(dict.fromkeys(unknown)))
-    print(f"{mean.name}, for images of {mean.image_size} px: --config.encoder={args.out}")
+    print(
+        f"{mean.name}, for images of {mean.image_size} px. Next, score it:\n"
+        f"  {COMMAND} --config=configs/transfer.py --config.encoder={args.out} "
+        f"--config.baselines={args.encoders[0]} --config.dataset=<a labelled dataset>"
+    )
     return args.out
 
 

@@ -209,9 +209,10 @@ def _next_commands(
     if len(list(folder.parents[1].glob("*/*/dataset_info.json"))) > 1:
         name = f"{name}/{config}"
     lines = [
-        "Next, pretrain on its images (:small is for a GPU, :cpu for two cores, and :adapt with",
-        "--config.init=torchvision:/weights/resnet50.pth goes on from ImageNet):",
-        f"  {COMMAND} --config=configs/simclr.py:small --config.data.name={name} "
+        "Next, go on from ImageNet's ResNet-50 with its images (half an hour on two cores, or",
+        ":adapt_gpu; without weights to start from, :cpu on two cores, :small on a GPU):",
+        f"  {COMMAND} --config=configs/moco.py:adapt "
+        f"--config.init=torchvision:/weights/resnet50.pth --config.data.name={name} "
         f"--config.data.dir={data_dir}",
     ]
     if metadata["label_names"] and {"train", "validation", "test"} <= metadata["counts"].keys():

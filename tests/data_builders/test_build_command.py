@@ -124,7 +124,7 @@ def run(raw, data, **settings):
 def test_unlabelled_summary_names_the_pretraining_command(export, tmp_path):
     folder = run(export, tmp_path / "data", options={"name": "ward7"})
     text = counts.describe_dataset(folder)
-    assert "--config=configs/simclr.py:small --config.data.name=ward7 " in text
+    assert "--config=configs/moco.py:adapt " in text and " --config.data.name=ward7 " in text
     run(export, tmp_path / "data", options={"name": "ward8"})
     assert "--config.data.name=ward7 " in counts.describe_dataset(folder)
     run(export, tmp_path / "data", options={"name": "ward7"}, config_name="full")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import jax
@@ -126,6 +127,15 @@ def test_shares_are_scored_on_validation_and_the_best_is_an_encoder(run, config,
     assert (tmp_path / "share.csv").read_text() == before
 
 
+def test_no_encoder_is_written_where_all_of_the_start_is_best(config, tmp_path, capsys):
+    config.shares = (1.0,)
+    share.run(config, tmp_path)
+    assert not (tmp_path / "encoder").exists()
+    said = capsys.readouterr().out
+    assert re.search(r"1 of the start, phantom/tiny, \d+ images: AUROC \.\d+ \[\.\d+, ", said)
+    assert "all of the start, as if nothing had been trained" in said
+
+
 def test_shares_are_scored_in_folds_without_a_test_image(config, tmp_path, capsys):
     config.shares, config.datasets = (0.5,), "phantom/tiny@folds=3@folds_of=train+validation"
     share.run(config, tmp_path)
@@ -134,8 +144,8 @@ def test_shares_are_scored_in_folds_without_a_test_image(config, tmp_path, capsy
     parts = [load_split("phantom/tiny", config.data.dir, name) for name in ("train", "validation")]
     known = np.concatenate([part.targets for part in parts])
     assert [float(row["n_pos"]) for row in rows] == (known == 1).sum(0).tolist()
-    (features,) = (tmp_path / "features").iterdir()
-    assert len(np.load(features)) == len(known)
+    read = [len(np.load(features)) for features in (tmp_path / "features").iterdir()]
+    assert sorted(read) == sorted(len(part.targets) for part in parts)
     next_command = capsys.readouterr().out.splitlines()[-1]
     assert next_command.endswith(f"--config.data.dir={config.data.dir}")
 
