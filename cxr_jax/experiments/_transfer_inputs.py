@@ -192,11 +192,15 @@ def fingerprint(config: ml_collections.ConfigDict, encoder: Encoder, splits: Spl
 def frozen_features(
     config: ml_collections.ConfigDict, encoder: Encoder, splits: Splits
 ) -> Callable[[str], Float[np.ndarray, "n d"]]:
-    """Returns split name -> frozen features, read once however often they are asked for."""
+    """Returns `Tools.extract`: features are read once however often they are asked for."""
 
     @functools.cache
     def features(name: str) -> Float[np.ndarray, "n d"]:
-        split, size = getattr(splits, name), config.batch_size
+        size, train = config.batch_size, splits.train
+        if name == "unlabelled":
+            split = train._replace(rows=_protocol.stand_ins(len(train.rows), train.rest))
+        else:
+            split = getattr(splits, name)
         if config.feature_cache:
             return extract_once(encoder, split, size, Path(config.feature_cache).expanduser())
         return extract(encoder, split, size, name)

@@ -16,7 +16,7 @@ from jaxtyping import Int, Shaped
 from cxr_jax.config import Section
 from cxr_jax.data.splits import LabelledSplit, patient_subset
 from cxr_jax.stats.clusters import cluster_index
-from cxr_jax.transfer._protocol import Protocol, Result, Splits, Tools
+from cxr_jax.transfer._protocol import Protocol, Result, Splits, Tools, stand_ins
 from cxr_jax.weights.encoder import Encoder
 
 _FEWEST = 3  # one to test, one to choose on, one to train on
@@ -94,7 +94,7 @@ def _check_classes(pool: LabelledSplit, counts: Int[np.ndarray, " c"], folds: in
 def part(
     pool: LabelledSplit, fold: Int[np.ndarray, " n"], test: int, fraction: float, seed: int
 ) -> tuple[Splits, list[Int[np.ndarray, "..."]]]:
-    """Returns one fold's splits, and which rows of the pool each of the three has."""
+    """Returns one fold's splits, and which rows of the pool the three have and `stand_ins`."""
     validation = (test + 1) % (fold.max() + 1)
     train = np.flatnonzero((fold != test) & (fold != validation))
     whole = pool.take(train)
@@ -102,6 +102,8 @@ def part(
     rest = whole.rows[np.setdiff1d(np.arange(len(train)), kept)]
     rows = [train[kept], *(np.flatnonzero(fold == one) for one in (validation, test))]
     splits = Splits(*map(pool.take, rows))
+    place = {row: number for number, row in enumerate(pool.rows)}
+    rows.append(np.array([place[row] for row in stand_ins(len(kept), rest)], int))
     return splits._replace(train=splits.train._replace(rest=rest)), rows
 
 
@@ -139,7 +141,7 @@ def cross_validated(protocol: Protocol, config: Section) -> Protocol:
 
 def _of_fold(tools: Tools, rows: list[Int[np.ndarray, "..."]], number: int, folds: int) -> Tools:
     """Returns the tools that one fold's run is given: features are read once for all folds."""
-    places, name = dict(zip(Splits._fields, rows)), f"fold {number + 1}"
+    places, name = dict(zip((*Splits._fields, "unlabelled"), rows)), f"fold {number + 1}"
     return Tools(
         lambda split: tools.extract("test")[places[split]],
         lambda line: tools.say(f"{name} of {folds}: {line}"),

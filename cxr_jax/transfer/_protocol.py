@@ -17,6 +17,8 @@ from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.stats.auroc import binary_rows
 from cxr_jax.weights.encoder import Encoder
 
+ENOUGH = 1024  # images whose features have nearly the mean and deviation of all
+
 
 class Splits(NamedTuple):
     train: LabelledSplit
@@ -108,10 +110,23 @@ def _no_maps(name: str) -> Maps:
     raise ValueError("no maps of images are at hand")
 
 
+def stand_ins(labelled: int, rest: Int[np.ndarray, " m"]) -> Int[np.ndarray, " o"]:
+    """Returns those rows of `rest`, unlabelled training images, that make few labelled ones 1,024.
+
+    They lie evenly in the split; which they are does not depend on which are labelled.
+
+    >>> stand_ins(1022, np.arange(100, 200)), stand_ins(2000, np.arange(100)).size
+    (array([178, 123]), 0)
+    """
+    even = rest.astype(np.uint64) * np.uint64(2_654_435_769) % np.uint64(1 << 32)  # golden ratio
+    return rest[np.argsort(even, kind="stable")[: max(ENOUGH - labelled, 0)]]
+
+
 class Tools(NamedTuple):
     """Functions that a protocol may call while it runs."""
 
-    extract: Callable[[str], Float[np.ndarray, "n d"]]  # frozen features of a field of Splits
+    # Frozen features of a field of Splits, or "unlabelled": of `stand_ins`.
+    extract: Callable[[str], Float[np.ndarray, "n d"]]
     say: Callable[[str], None]  # a line to the person who waits
     log: Callable[[int, Mapping[str, float]], None]  # (step, numbers) of a training
     # (fold, how to make it) -> its result, perhaps of an earlier start and then without a head

@@ -1,8 +1,9 @@
 """Linear probe: regression on frozen features, its C chosen on validation.
 
-Features are standardised with the training images' mean and standard deviation; each label's C is
-the one with the best validation AUROC; the test images are scored once, with that one. Exclusive
-classes are fitted together, by multinomial regression of one C.
+Features are standardised with the training images' mean and standard deviation, which need no
+labels: few labelled images are joined by others of the training split, or noise of both is what a
+probe reads. Each label's C is the one with the best validation AUROC; the test images are scored
+once, with that one. Exclusive classes are fitted together, by multinomial regression of one C.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from cxr_jax.config import Section
 from cxr_jax.stats.bootstrap import label_auroc
 from cxr_jax.transfer._protocol import (
+    ENOUGH,
     Head,
     Protocol,
     Result,
@@ -23,6 +25,7 @@ from cxr_jax.transfer._protocol import (
     against,
     at_labels,
     positive_numbers,
+    stand_ins,
     targets_of,
     usable_labels,
 )
@@ -40,17 +43,34 @@ def make(config: Section) -> Protocol:
     grid = positive_numbers(config, "C")
 
     def run(encoder: Encoder, splits: Splits, tools: Tools) -> Result:
-        (result,) = run_many(encoder, splits, [np.arange(len(splits.train.rows))], tools)
+        every = np.arange(len(splits.train.rows))
+        few = len(stand_ins(len(every), splits.train.rest))
+        others = tools.extract("unlabelled") if few else None
+        (result,) = measure(encoder, splits, [every], [others], tools)
         return result
 
     def run_many(
         encoder: Encoder, splits: Splits, subsets: Sequence[Int[np.ndarray, "..."]], tools: Tools
     ) -> list[Result]:
+        train, whole = tools.extract("train"), splits.train.rows
+        place, others = {row: number for number, row in enumerate(whole)}, []
+        for rows in subsets:
+            rest = stand_ins(len(rows), np.delete(whole, rows))
+            others.append(train[[place[row] for row in rest]])
+        return measure(encoder, splits, subsets, others, tools)
+
+    def measure(
+        encoder: Encoder,
+        splits: Splits,
+        subsets: Sequence[Int[np.ndarray, "..."]],
+        others: Sequence[Shaped[np.ndarray, "_ d"] | None],
+        tools: Tools,
+    ) -> list[Result]:
         train, validation, test = (tools.extract(name) for name in Splits._fields)
         names, exclusive = splits.test.label_names, splits.test.task.exclusive
         given = (train, splits.train.targets), subsets, (validation, splits.validation.targets)
         results = []
-        for probe in linear_probes(*given, test, grid, names, exclusive):
+        for probe in linear_probes(*given, test, grid, names, exclusive, others):
             chosen = {names[k]: float(probe.C[k]) for k in np.flatnonzero(probe.scored)}
             listed = [f"{name} {value:g}" for name, value in chosen.items()]
             if exclusive:  # one C for all
@@ -75,14 +95,16 @@ def make(config: Section) -> Protocol:
     def method(exclusive: bool) -> tuple[str, ...]:
         kind, per = ("multinomial logistic", "once") if exclusive else ("logistic", "per label")
         return (
-            f"Frozen features in evaluation mode, standardised on the training images; {kind} "
+            "Frozen features in evaluation mode, standardised on the training images (where fewer "
+            f"than {ENOUGH:,} are labelled, joined by others of the training split); {kind} "
             f"regression with an L2 penalty, its strength C chosen {per} on validation among "
             f"{tried}; the same for every encoder.",
             *against(exclusive),
         )
 
     # The keys of settings and facts are those of older results, which are taken up again.
-    return Protocol("Linear probe", method, {"strengths": list(grid)}, run, run_many)
+    settings = {"strengths": list(grid), "standardised on": ENOUGH}
+    return Protocol("Linear probe", method, settings, run, run_many)
 
 
 class Probe(NamedTuple):
@@ -118,11 +140,13 @@ def linear_probes(
     C: Sequence[float],
     label_names: tuple[str, ...] = (),
     exclusive: bool = False,
+    others: Sequence[Shaped[np.ndarray, "_ d"] | None] = (),
 ) -> list[Probe]:
     """Fits each subset of the rows of train (features, targets), chooses C, scores test.
 
-    The subsets are label fractions and seeds: each has its own standardisation, its own choice of C
-    and the result that it has alone. One compiled program serves subsets of like size.
+    The subsets are label fractions and seeds: each has its own standardisation, on its images and
+    on `others` of its place if there are any, its own choice of C and the result that it has alone.
+    One compiled program serves subsets of like size.
 
     Targets are 0, 1 or NaN (missing); of exclusive classes they must be as data/tasks.py's
     to_exclusive gives them, and one C is chosen for all, by the mean of the classes' AUROC. Ties in
@@ -150,8 +174,9 @@ def linear_probes(
     ]
     judged, targets, test = (np.asarray(a, np.float64) for a in (*validation, test_features))
     probes = []
-    for rows, (labels, not_scored) in zip(subsets, found, strict=True):
-        features, mean, scale = _standardised(train[0][rows])
+    others = others or [None] * len(subsets)
+    for rows, unlabelled, (labels, not_scored) in zip(subsets, others, found, strict=True):
+        features, mean, scale = _standardised(train[0][rows], unlabelled)
         fit = _fit(features, train[1][rows], grid, labels, exclusive)
         # In the features' own units, so that nothing else has to be standardised.
         kernels = scale * fit.weights
@@ -216,11 +241,12 @@ def _fit(
 
 
 def _standardised(
-    features: Shaped[np.ndarray, "n d"],
+    features: Shaped[np.ndarray, "n d"], others: Shaped[np.ndarray, "_ d"] | None
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
     """Returns (features - mean) * scale, mean, scale: 1 / standard deviation, 0 of a constant."""
     features = np.array(features, np.float64)
-    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    of = features if others is None else np.concatenate([features, others])
+    mean, deviation = of.mean(axis=0), of.std(axis=0)
     constant = deviation <= _CONSTANT * np.abs(mean)
     scale = np.where(constant, 0, 1 / np.where(constant, 1, deviation))
     features -= mean

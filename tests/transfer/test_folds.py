@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks import coverage
 from configs import common
-from cxr_jax.data.splits import LabelledSplit
+from cxr_jax.data.splits import LabelledSplit, patient_subset
 from cxr_jax.data.tasks import Task
 from cxr_jax.experiments import transfer
 from cxr_jax.stats.bootstrap import bootstrap_auroc
@@ -81,12 +81,13 @@ def test_a_fold_is_tested_the_next_is_validation_and_a_fraction_is_of_what_train
     assert sorted(tested) == list(range(200))
 
 
-def test_out_of_fold_scores_are_those_of_scikit_learns_loop(drawn):
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_out_of_fold_scores_are_those_of_scikit_learns_loop(drawn, fraction):
     rng = np.random.default_rng(1)
     known = np.nan_to_num(drawn.targets)
     features = rng.normal(size=(200, 6)) + known @ rng.normal(size=(3, 6))
     config = common.transfer()
-    config.folds, config.C, config.seed = 4, (0.1,), 3
+    config.folds, config.C, config.seed, config.label_fraction = 4, (0.1,), 3, fraction
     asked = []
 
     def extract(name):
@@ -99,13 +100,17 @@ def test_out_of_fold_scores_are_those_of_scikit_learns_loop(drawn):
     fold = _folds.assign(drawn, 4, seed=3)
     np.testing.assert_array_equal(result.fold, fold)
     assert set(asked) == {"test"} and result.score_kind == "log-odds"
-    assert result.facts["num_images"] == 100
+    assert result.facts["num_images"] == pytest.approx(100 * fraction, abs=3)
     for k in range(3):
         found = np.zeros(200)
         for number in range(4):
             test, validation = fold == number, fold == (number + 1) % 4
             train = ~(test | validation)
             scaler = StandardScaler().fit(features[train])
+            own = np.flatnonzero(train)
+            ids = [drawn.patient_ids[i] for i in own]
+            kept = patient_subset(ids, fraction, 3, drawn.labelled[own])
+            train = np.isin(np.arange(200), own[kept])
             train &= ~np.isnan(drawn.targets[:, k])
             x = scaler.transform(features)
             probe = LogisticRegression(C=0.1, tol=1e-10, max_iter=10000)

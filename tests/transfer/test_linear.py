@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.data.tasks import Task
 from cxr_jax.stats.auroc import auroc
-from cxr_jax.transfer._protocol import Splits, Tools, build
+from cxr_jax.transfer._protocol import Splits, Tools, build, stand_ins
 from cxr_jax.transfer.linear import linear_probe, linear_probes
 from cxr_jax.weights.encoder import Encoder
 
@@ -285,6 +285,30 @@ def labelled_splits(exclusive=False, sizes=(60, 40, 30), k=3):
     return Splits(*found), features
 
 
+def test_few_labelled_images_are_standardised_with_unlabelled_ones():
+    (features, targets), validation, (test_features, _) = splits(sizes=(300, 90, 200), num_labels=1)
+    few = np.arange(12)
+    given = [few], validation, test_features, (0.1,)
+    (found,) = linear_probes((features, targets), *given, others=[features[12:]])
+    scaler = StandardScaler().fit(features)
+    model = LogisticRegression(C=0.1, tol=1e-10, max_iter=10_000)
+    model.fit(scaler.transform(features[few]), targets[few, 0])
+    expected = model.decision_function(scaler.transform(test_features))
+    np.testing.assert_allclose(found.scores[:, 0], expected, rtol=1e-4, atol=1e-5)
+    (alone,) = linear_probes((features, targets), *given)
+    assert np.abs(alone.scores[:, 0] - expected).max() > 0.01
+
+
+def test_stand_ins_fill_up_whoever_is_labelled():
+    rest = np.arange(5000)
+    assert len(stand_ins(24, rest)) == 1000 and not len(stand_ins(1024, rest))
+    assert np.array_equal(stand_ins(1000, rest[:20]), stand_ins(0, rest[:20]))
+    counts = np.histogram(stand_ins(24, rest), bins=10, range=(0, 5000))[0]
+    assert counts.min() > 90  # from all over the split
+    kept = stand_ins(24, rest[rest % 7 > 0])
+    assert len(np.intersect1d(kept, stand_ins(24, rest))) > 800
+
+
 def test_many_subsets_are_each_as_alone():
     whole, features = labelled_splits()
     protocol = build({"protocol": "linear", "C": (0.01, 1.0)})
@@ -292,8 +316,10 @@ def test_many_subsets_are_each_as_alone():
     subsets = [np.arange(0, 60, 2), np.arange(45)]
     many = protocol.run_many(encoder, whole, subsets, Tools(features.__getitem__, print, None))
     for rows, result in zip(subsets, many):
-        of = features | {"train": features["train"][rows]}
-        train = whole.train._replace(rows=rows, targets=whole.train.targets[rows])
+        left = np.setdiff1d(np.arange(60), rows)
+        rest = features["train"][stand_ins(len(rows), left)]
+        of = features | {"train": features["train"][rows], "unlabelled": rest}
+        train = whole.train._replace(rows=rows, targets=whole.train.targets[rows], rest=left)
         tools = Tools(of.__getitem__, print, None)
         alone = protocol.run(encoder, whole._replace(train=train), tools)
         np.testing.assert_allclose(result.scores, alone.scores, rtol=1e-4, atol=1e-5)
