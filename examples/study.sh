@@ -21,13 +21,23 @@ data=$out/data runs=$out/runs
 imagenet=torchvision_v1:$images/weights/resnet50_imagenet_v1_fp16.npz
 labelled=siim_covid19,nih14_hi,effusion,jsrt_nodule,nih_chestxray14,pediatric_pneumonia
 
+seeds_of() { [ "$1" = byol ] && echo 0 || echo "$seeds"; }
+minutes() { # OBJECTIVE
+  case $1 in moco) rate=26 ;; byol) rate=12 ;; *) rate=16 ;; esac  # images/s
+  echo $((steps * 64 / rate / 60))
+}
+total=61  # what does not depend on how many pretrainings there are
+for objective in $objectives; do
+  for _ in $(seeds_of "$objective"); do total=$((total + $(minutes "$objective") + 10)); done
+done
 cat <<EOF
 On two CPU cores without other work (estimates; docs/results/study.md has what was measured):
   build seven datasets                  1 minute
   SimCLR and BYOL from scratch, small   10 minutes
-  continued from ImageNet, $steps steps    $((steps * 64 / 26 / 60)) minutes a seed of moco, $((steps * 64 / 16 / 60)) a seed of simclr, $((steps * 64 / 12 / 60)) of byol
+  continued from ImageNet, $steps steps    $(minutes moco) minutes a seed of moco, $(minutes simclr) a seed of simclr, $(minutes byol) of byol
   features of a ResNet-50               8 to 13 minutes an encoder (9,839 images at 224 px)
   probes, fine-tuning, reports          40 minutes
+  in all                                $((total / 60)) h $((total % 60)) min
 EOF
 
 build() { # NAME BUILDER FOLDER OPTIONS…
@@ -54,7 +64,7 @@ encoders=random,imagenet=$imagenet,simclr_scratch=$runs/simclr_scratch,byol_scra
 first=
 for objective in $objectives; do
   joined=
-  for seed in $([ "$objective" = byol ] && echo 0 || echo "$seeds"); do
+  for seed in $(seeds_of "$objective"); do
     run=${objective}_$seed
     pretrain "$run" "$objective.py:adapt" --config.init="$imagenet" --config.seed="$seed" \
       --config.num_train_steps="$steps"
