@@ -7,9 +7,9 @@ Default  the paper's recipe for 100 epochs: ResNet-50, 224 px, LARS, batch 4096,
 :small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
 :adapt   goes on from another encoder (--config.init=torchvision:/weights/resnet50.pth) on your own
          images, 45 minutes (estimated) on two CPU cores; what is exported is the mean of
-         both ends. Take simclr.py:adapt or moco.py:adapt: a quarter of its steps lost to
-         ImageNet's own features on two sets of six, at three times this rate; at this rate 50
-         and 100 steps lean to a loss, half as far (docs/results/study.md).
+         both ends. Take moco.py:adapt: half of its steps lost to ImageNet's own features on two
+         sets of six, at three times this rate, and at this rate 100 steps with frozen stages on
+         two of four (docs/results/study_trials.md).
 :adapt_gpu  the same on one GPU: 224 px, batch 256, 10,000 steps (not run here: no GPU).
 :cpu     your own images on two CPU cores in minutes; expect what docs/results/objectives.md shows.
 :demo    drawn images, 3 to 4 minutes on two CPU cores, no download; ends with a transfer report:

@@ -57,11 +57,11 @@ def small(config: ConfigDict) -> None:
 
 def adapt(config: ConfigDict) -> None:
     # Keys of the last eight steps: the copy that makes them follows fast, and those of 64 steps
-    # were of another network (docs/results/study.md).
+    # were of another network (docs/results/study_trials.md).
     config.objective.update(queue_size=8 * config.batch_size, momentum=0.99, bn_group=16)
     config.optimizer.exclude = None  # AdamW decays more than the recipe's SGD
     # Half of the time a step, and of nineteen short runs the one whose features came furthest ahead
-    # of ImageNet's (docs/results/study.md).
+    # of ImageNet's (docs/results/study_trials.md).
     config.frozen_stages = 2
 
 

@@ -1,7 +1,7 @@
 """Trains a part of the parameters: the rest lies in aux, where no optimizer sees it.
 
 What stays has no gradient and no place in the optimizer. With its stem and first two stages frozen
-a ResNet-50's step of MoCo takes half of the time on a CPU (docs/results/study.md).
+a ResNet-50's step of MoCo takes half of the time on a CPU (docs/results/study_trials.md).
 """
 
 from collections.abc import Callable

@@ -20,7 +20,7 @@ One group for the whole batch would undo this and is refused.
 The queue starts empty, and what is empty is compared with nothing. The official code starts it with
 random directions, which push no image away from another: until keys have replaced them, queries
 and keys agree by all going one way. Those are 256 of the paper's million steps, and could be half
-of a short training (docs/results/study.md).
+of a short training (docs/results/study_trials.md).
 """
 
 from functools import partial
