@@ -7,7 +7,8 @@ Default  the paper's recipe: ResNet-50, 224 px, LARS, batch 2048, 10 epochs of w
 :small   ResNet-50, 224 px, batch 256, meant for one GPU and an afternoon (not run here: no GPU).
 :adapt   goes on from another encoder (--config.init=torchvision:/weights/resnet50.pth) on your own
          images, half an hour (estimated) on two CPU cores; what is exported is the mean of
-         both ends.
+         both ends. 80 of its steps with --config.frozen_stages=2 did as well as MoCo's
+         (docs/results/study_trials.md).
 :adapt_gpu  the same on one GPU: 224 px, batch 256, 10,000 steps (not run here: no GPU).
 :cpu     your own images on two CPU cores in minutes; expect what docs/results/objectives.md shows.
 :demo    drawn images, minutes on two CPU cores, no download; ends with a transfer report.
