@@ -11,8 +11,9 @@ Default    the paper's recipe: ResNet-50, 224 px, SGD, batch 256, cosine, queue 
 :small     ResNet-50, 224 px, queue of 16,384, meant for one GPU, an afternoon (not run here).
 :adapt     goes on from another encoder (--config.init=torchvision:/weights/resnet50.pth) on your
            own images, with its stem, two stages and batch statistics frozen: 45 minutes on one CPU
-           core beside other work. A linear probe won on three labelled sets of six, with all labels
-           or a tenth of them (docs/results/study.md). What is exported is the mean of both ends.
+           core beside other work. A linear probe won on one labelled set of six with all labels and
+           on two others with a tenth (docs/results/study.md). What is exported is the mean of both
+           ends.
 :adapt_gpu the same on one GPU: 224 px, batch 256, 10,000 steps (not run here: no GPU).
 :cpu       your own images on two CPU cores in minutes; expect docs/results/objectives.md.
 :demo      drawn images, minutes on two CPU cores, no download; ends with a transfer report.
@@ -59,8 +60,8 @@ def adapt(config: ConfigDict) -> None:
     # were of another network (docs/results/study_trials.md).
     config.objective.update(queue_size=8 * config.batch_size, momentum=0.99, bn_group=16)
     config.optimizer.exclude = None  # AdamW decays more than the recipe's SGD
-    # Half of the time a step, and of nineteen short runs the one whose features came furthest ahead
-    # of ImageNet's (docs/results/study_trials.md).
+    # Half of the time a step, and of the first nineteen short runs the one whose features came
+    # furthest ahead of ImageNet's (docs/results/study_trials.md).
     config.frozen_stages = 2
 
 

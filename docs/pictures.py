@@ -33,7 +33,7 @@ this page. Reports hold them with their tables and captions. The figures of
 _END = """## More of real images
 
 [How much of the start to keep](tutorials/continue.md), [the pairs that two datasets
-share](results/datasets.md), [a study's differences](results/study.md).
+share](results/datasets.md), [a study's differences](results/study_trials.md).
 
 ## Pages
 

@@ -35,7 +35,7 @@ On two CPU cores without other work (estimates; docs/results/study.md has what w
   build seven datasets                  1 minute
   SimCLR and BYOL from scratch, small   10 minutes
   continued from ImageNet, $steps steps    $(minutes moco) minutes a seed of moco, $(minutes simclr) a seed of simclr, $(minutes byol) of byol
-  features of a ResNet-50               8 to 13 minutes an encoder (9,839 images at 224 px)
+  features of a ResNet-50               8 to 13 minutes an encoder (9,843 images at 224 px)
   probes, fine-tuning, reports          40 minutes
   in all                                $((total / 60)) h $((total % 60)) min
 EOF

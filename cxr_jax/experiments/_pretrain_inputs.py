@@ -207,8 +207,10 @@ def check_same(config: ConfigDict, encoder: Encoder) -> None:
         advice = "Give config.model the weights' values, or other weights"
         if "name" in differing:
             wanted, given = differing["name"]
-            advice = f"This config goes on from a {wanted}: take such weights (docs/weights.md has "
-            advice += f"what there is), or a config that goes on from a {given}"
+            advice = (
+                f"This config goes on from {wanted} weights: take such (docs/weights.md has what "
+                f"there is), or a config that goes on from {given} weights"
+            )
         raise ValueError(
             f"config.init={config.init} is of another architecture than config.model:\n"
             + "\n".join(

@@ -120,7 +120,7 @@ def train(
             raise ValueError(f"{workdir / checkpoint.FOLDER} holds no whole checkpoint; remove it")
         else:
             if begun:
-                print(f"{workdir} holds no whole checkpoint yet: from the start again.")
+                print(f"{workdir} holds no whole checkpoint: from the start again.")
             state = inputs.put_start(state, start, objective)
         first_step = int(state.step)
         distributed.agree("last checkpoint", {"step": first_step})

@@ -71,13 +71,14 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         atomic_write_text(workdir / "share.csv", to_csv(["dataset", "share", *_OF_A_ROW], lines))
     _draw(workdir / "share.png", config.shares, names, means, limits)
     _, best = max(zip(means.mean(axis=1), config.shares))  # of equals the one that keeps more
+    folder = workdir / "encoder"
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier start of this run
     if best == 1:
         print(
             "Best on average: all of the start, as if nothing had been trained. Before you believe "
             f"it, see by the intervals what these images can tell: {workdir}/share.png"
         )
         return
-    folder = workdir / "encoder"
     _write_encoder(folder, _at(start, trained, best), Path(path).expanduser())
     print(
         f"Best on average: {best:g} of the start, in {folder}; the curves: {workdir}/share.png\n"
@@ -205,7 +206,6 @@ def _draw(
 
 def _write_encoder(folder: Path, encoder: Encoder, workdir: Path) -> None:
     """Writes the encoder as weights.export does, with the images that the pretraining has seen."""
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier start of this run
     exported = safetensors.export(encoder)
     card = model_card(encoder, exported, str(workdir), None, "")
     with export.atomic_folder(folder) as temporary:

@@ -59,7 +59,7 @@ def forest(
         colours = [names.index(c["b"]) if c["b"] in names else k for k, c in enumerate(comparisons)]
         _draw_intervals(axes, labels, by_comparison, "difference", colours, len(runs))
         axes.axvline(0, color=GREY, linewidth=1)
-        axes.set_xlabel(f"difference in {what}, 95 % interval")
+        axes.set_xlabel(f"{what} of {comparisons[0]['a']} less the other's, 95 % interval")
 
     drawn = [draw_auroc, draw_differences][: 2 if comparisons else 1]
     height = 1.5 + len(labels) * _row_height(labels, len(runs))
@@ -68,7 +68,7 @@ def forest(
     for draw, axes in zip(drawn, grid[0]):
         draw(axes)
     title = what[0].upper() + what[1:]
-    titles = (title, f"{comparisons[0]['a']} less the other") if comparisons else ("",)
+    titles = (title, "Differences") if comparisons else ("",)
     panels = [small_panel((_ROWS, height - 0.6), *each) for each in zip(drawn, titles)]
     return finish(figure, path, dict(enumerate(names)), panels, caption)
 

@@ -102,8 +102,7 @@ def part(
     rest = whole.rows[np.setdiff1d(np.arange(len(train)), kept)]
     rows = [train[kept], *(np.flatnonzero(fold == one) for one in (validation, test))]
     splits = Splits(*map(pool.take, rows))
-    place = {row: number for number, row in enumerate(pool.rows)}
-    rows.append(np.array([place[row] for row in stand_ins(len(kept), rest)], int))
+    rows.append(np.searchsorted(pool.rows, stand_ins(len(kept), rest)))
     return splits._replace(train=splits.train._replace(rest=rest)), rows
 
 

@@ -44,7 +44,7 @@ def make(config: Section) -> Protocol:
 
     def run(encoder: Encoder, splits: Splits, tools: Tools) -> Result:
         every = np.arange(len(splits.train.rows))
-        few = len(stand_ins(len(every), splits.train.rest))
+        few = len(every) < ENOUGH and len(splits.train.rest)
         others = tools.extract("unlabelled") if few else None
         (result,) = measure(encoder, splits, [every], [others], tools)
         return result
@@ -52,11 +52,10 @@ def make(config: Section) -> Protocol:
     def run_many(
         encoder: Encoder, splits: Splits, subsets: Sequence[Int[np.ndarray, "..."]], tools: Tools
     ) -> list[Result]:
-        train, whole = tools.extract("train"), splits.train.rows
-        place, others = {row: number for number, row in enumerate(whole)}, []
+        train, whole, others = tools.extract("train"), splits.train.rows, []
         for rows in subsets:
             rest = stand_ins(len(rows), np.delete(whole, rows))
-            others.append(train[[place[row] for row in rest]])
+            others.append(train[np.searchsorted(whole, rest)] if len(rest) else None)
         return measure(encoder, splits, subsets, others, tools)
 
     def measure(
