@@ -325,11 +325,13 @@ def test_cells_in_folds_read_images_once_and_say_so(config, tmp_path):
     config.transfer.folds, config.transfer.task, config.seeds = 3, "Effusion", (0,)
     config.transfer.folds_of = "train+validation"
     benchmark.run(config, tmp_path)
-    (features,) = (tmp_path / "features").glob("*.npy")  # of two fractions with three folds each
+    # Of two fractions with three folds each: of either split once.
+    features = [np.load(path) for path in (tmp_path / "features").glob("*.npy")]
+    assert len(features) == 2
     page = (tmp_path / "benchmark.md").read_text()
     said = "3 folds of the train and validation images: no test image was read."
     assert f"Cross-validated, {said}" in page
-    assert f"{len(np.load(features)):,} images of" in page and "1.67 times the variance" in page
+    assert f"{sum(map(len, features)):,} images of" in page and "1.67 times the variance" in page
     table = (tmp_path / "tables/linear.tex").read_text()
     assert f"Cross-validated, {said}" in table
     half, whole = csv.DictReader((tmp_path / "tables/scores.csv").open())
