@@ -27,7 +27,8 @@ def transfer() -> ConfigDict:
     return create(
         experiment="transfer",  # what the config is for
         seed=0,  # of the label fraction's patients, resamples and random encoders
-        # A pretraining workdir, a weights file as SOURCE:PATH (docs/weights.md), random.
+        # A pretraining workdir, a weights file as SOURCE:PATH (docs/weights.md), random; several
+        # pretrainings of one recipe with different seeds as runs/a+runs/b+runs/c.
         encoder="random",
         # Encoders to compare with, same format, separated by commas.
         baselines="random",
@@ -84,6 +85,7 @@ def finetune() -> ConfigDict:
         optimizer="adamw",
         weight_decay=0.05,
         warmup=0.1,
+        norm_eval=False,
         layer_decay=1.0,
         lora=dict(rank=0, alpha=16.0),
         epochs=20.0,

@@ -63,6 +63,7 @@ _ADDED: dict[str, dict[str, Any]] = {
         "loggers": ["tensorboard"],
         "dense": {k: list(v) if isinstance(v, tuple) else v for k, v in DENSE.items()},
         "finetune.lora": {"rank": 0, "alpha": 16.0},
+        "finetune.norm_eval": False,
     },
 }
 _OPTIONS = (

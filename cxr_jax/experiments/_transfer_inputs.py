@@ -19,6 +19,7 @@ from cxr_jax.data.dataset_info import find_folder, open_built
 from cxr_jax.data.source import fingerprint_build
 from cxr_jax.data.splits import LabelledSplit, image_batches, load_split, patient_subset, unlabelled
 from cxr_jax.experiments import _workdir
+from cxr_jax.experiments._pretrainings import pretrainings
 from cxr_jax.experiments._workdir import hash_arrays
 from cxr_jax.transfer import _folds, _protocol
 from cxr_jax.transfer._protocol import Protocol, Splits
@@ -32,9 +33,27 @@ def baselines(config: ml_collections.ConfigDict) -> list[str]:
     return [spec.strip() for spec in config.baselines.split(",") if spec.strip()]
 
 
+def groups(config: ml_collections.ConfigDict) -> list[list[str]]:
+    """Returns the pretrainings of the encoder, mostly one, then those of each baseline.
+
+    Each encoder once: random against random says nothing. Raises as `pretrainings`, and ValueError
+    for a pretraining that is on both sides.
+    """
+    found = [pretrainings("config.encoder", config.encoder)]
+    others = [spec for spec in dict.fromkeys(baselines(config)) if spec != config.encoder]
+    found += [pretrainings("config.baselines", spec) for spec in others]
+    count = Counter(spec for group in found for spec in group)
+    if twice := [spec for spec in count if count[spec] > 1]:
+        raise ValueError(
+            f"{twice[0]} is compared with itself: config.encoder={config.encoder}, "
+            f"config.baselines={config.baselines}"
+        )
+    return found
+
+
 def specs(config: ml_collections.ConfigDict) -> list[str]:
-    """Returns the encoder's and its baselines', each once: random against random says nothing."""
-    return list(dict.fromkeys([config.encoder, *baselines(config)]))
+    """Returns all pretrainings of `groups`, in order."""
+    return [spec for group in groups(config) for spec in group]
 
 
 def load_encoders(config: ml_collections.ConfigDict) -> list[Encoder]:

@@ -16,6 +16,7 @@ from cxr_jax.report import transfer as page
 from cxr_jax.report.blocks import markdown_table
 from cxr_jax.transfer._protocol import Protocol, Splits
 from cxr_jax.transfer.image_table import ImageTable, beyond_chance
+from cxr_jax.transfer.metrics import metric_rows
 from cxr_jax.transfer.predictions import Predictions
 
 # Years. Few people are older, and could be found by their age; nobody has been older than that.
@@ -186,20 +187,31 @@ def notes(outcomes: list[Outcome]) -> list[str]:
     return lines
 
 
+def together(
+    outcomes: list[Outcome], splits: Splits, exposed: Seen | None, num_resamples: int, seed: int
+) -> page.Run:
+    """Returns an encoder's results as the report shows them; of several pretrainings their mean."""
+    first, *others = outcomes
+    images = image_table(splits.test, exposed)
+    if not others:
+        return page.Run(first.name, first.predictions, first.rows, images)
+    every = [one.predictions for one in outcomes]
+    rows = metric_rows(every, num_resamples, seed, first.facts["not_scored"])
+    name = f"{first.name.partition(' (')[0]}, {len(outcomes)} pretrainings"
+    return page.Run(name, first.predictions, rows, images, tuple(every[1:]))
+
+
 def report(
     config,
     workdir: Path,
     chosen: Protocol,
+    runs: list[page.Run],
     outcomes: list[Outcome],
     comparisons: list[dict],
     splits: Splits,
     seen: Mapping[str, Seen | None],
 ) -> None:
     """Writes report.md and prints its verdicts, its table and its path."""
-    runs = [
-        page.Run(each.name, each.predictions, each.rows, image_table(splits.test, exposed))
-        for each, exposed in zip(outcomes, seen.values(), strict=True)
-    ]
     warnings, exposed = exposure_lines(seen, splits.test.rows, config.dataset)
     warnings += cautions(config.dataset, splits, tables.measure(outcomes[0].rows[-1]))
     if config.folds and "test" not in config.folds_of:

@@ -120,7 +120,10 @@ def _folders(config, old: Path) -> list[Path]:
     folders = [old]
     if config.experiment == "pretrain" and config.transfer.dataset:
         folders.append(old / "transfer")
-    paths = sorted(folders[-1].glob("baselines/*/predictions.parquet"))
+    kinds = "baselines/*", "pretrainings/*", "baselines/*/pretrainings/*"
+    paths = sorted(
+        path for kind in kinds for path in folders[-1].glob(f"{kind}/predictions.parquet")
+    )
     return [*folders, *(path.parent for path in paths)]
 
 

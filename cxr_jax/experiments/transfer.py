@@ -1,8 +1,10 @@
 """Transfer: encoders on one labelled dataset by one protocol, compared.
 
 The encoder's results are in the workdir (predictions.parquet, metrics.json), each baseline's in
-baselines/<n>-<name>/, the comparison in comparisons.json and the report. What a training logs on
-its way is in training/ below these folders; finished folds are in folds/ until all are.
+baselines/<n>-<name>/, the comparison in comparisons.json and the report. Of an encoder that is
+several pretrainings (runs/a+runs/b) these are the first's, and the others' are in
+pretrainings/<n>-<name>/ below; comparison and report are of all. What a training logs on its way is
+in training/ below these folders; finished folds are in folds/ until all are.
 """
 
 import functools
@@ -20,11 +22,13 @@ from cxr_jax.config import check_positive, flat
 from cxr_jax.data import seen_images
 from cxr_jax.data.splits import LabelledSplit
 from cxr_jax.experiments import _maps, _pictures, _transfer_inputs, _transfer_report, _workdir
+from cxr_jax.experiments._pretrainings import pretrainings
 from cxr_jax.experiments._transfer_report import Outcome
 from cxr_jax.experiments._workdir import as_json, open_workdir
 from cxr_jax.io.atomic import atomic_write_text
 from cxr_jax.io.json import read_json
 from cxr_jax.report import tables
+from cxr_jax.report.transfer import Run
 from cxr_jax.training import loggers
 from cxr_jax.training.log import Writer, write_results
 from cxr_jax.transfer import _features, image_table
@@ -114,16 +118,15 @@ def _run(
     labels = ", ".join(splits.test.label_names)
     print(f"{chosen.title} on {config.dataset}: {sizes}; labels: {labels}")
     seen = {spec: seen_images.seen_by_encoder(spec, splits.test.source) for spec in specs}
-    outcomes = []
-    for index, (encoder, exposed) in enumerate(zip(encoders, seen.values(), strict=True)):
-        folder = workdir
-        if index:
-            plain = re.sub(r"[^A-Za-z0-9]+", "-", encoder.name)
-            folder = workdir / "baselines" / f"{index}-{plain}"
+    outcomes: dict[str, Outcome] = {}
+    named, groups = dict(zip(specs, encoders, strict=True)), _transfer_inputs.groups(config)
+    for spec, folder in _folders(workdir, groups, named).items():
+        encoder, exposed, index = named[spec], seen[spec], len(outcomes)
         own = _transfer_inputs.as_read_by(encoder, splits)
         features = _transfer_inputs.frozen_features(config, encoder, own)
         maps = _maps.frozen_maps(config, encoder, own, workdir / "maps")
-        outcomes.append(_score(config, chosen, encoder, own, features, maps, folder, not index))
+        scored = _score(config, chosen, encoder, own, features, maps, folder, not index)
+        outcomes[spec] = scored
         table = _transfer_report.image_table(splits.test, exposed)
         image_table.write_parquet(table, folder / "films.parquet")
         if config.export_features and not index:
@@ -134,36 +137,60 @@ def _run(
             count = _features.write(path, written, of_pool if config.folds else features)
             print(f"Features of {count:,} images: {path}")
     shutil.rmtree(workdir / "maps", ignore_errors=True)
-    first, draws = outcomes[0], (config.num_resamples, config.seed)
+    draws = config.num_resamples, config.seed
+    runs = [
+        _transfer_report.together(
+            [outcomes[spec] for spec in group], splits, seen[group[0]], *draws
+        )
+        for group in groups
+    ]
     comparisons = [
-        compare(first.predictions, other.predictions, (first.name, other.name), *draws)
-        for other in outcomes[1:]
+        compare(runs[0].every, other.every, (runs[0].name, other.name), *draws)
+        for other in runs[1:]
     ]
     _write_json(workdir / "comparisons.json", comparisons)
     if page:
-        _transfer_report.report(config, workdir, chosen, outcomes, comparisons, splits, seen)
-    _log(config, workdir, outcomes)
+        made = chosen, runs, list(outcomes.values()), comparisons
+        _transfer_report.report(config, workdir, *made, splits, seen)
+    _log(config, workdir, runs)
 
 
-def _log(config, workdir: Path, outcomes: list[Outcome]) -> None:
+def _folders(
+    workdir: Path, groups: list[list[str]], encoders: Mapping[str, Encoder]
+) -> dict[str, Path]:
+    """Returns where each pretraining's results go, as the module's docstring says."""
+
+    def numbered(place: Path, number: int, spec: str) -> Path:
+        return place / f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', encoders[spec].name)}"
+
+    found = {}
+    for index, (first, *others) in enumerate(groups):
+        found[first] = numbered(workdir / "baselines", index, first) if index else workdir
+        for number, spec in enumerate(others, start=1):
+            found[spec] = numbered(found[first] / "pretrainings", number, spec)
+    return found
+
+
+def _log(config, workdir: Path, runs: list[Run]) -> None:
     """Writes the means to metrics.jsonl, and to the loggers every label's number too."""
     lines, more = [], {}
-    for outcome in outcomes:
-        known = {row["label"]: tables.value(row) for row in outcome.rows}
+    for run in runs:
+        known = {row["label"]: tables.value(row) for row in run.rows}
         known = {label: number for label, number in known.items() if number is not None}
-        key, macro = tables.key(outcome.rows[-1]), known.pop("macro", None)
-        more |= {f"{outcome.name}/{key}/{label}": known[label] for label in known}
+        key, macro = tables.key(run.rows[-1]), known.pop("macro", None)
+        more |= {f"{run.name}/{key}/{label}": known[label] for label in known}
         if macro is not None:
-            if outcome is outcomes[0]:  # beside the hyperparameters, of whatever name
+            if run is runs[0]:  # beside the hyperparameters, of whatever name
                 more[f"macro_{key}"] = macro
-            lines.append({f"{outcome.name}/macro_{key}": macro})
+            lines.append({f"{run.name}/macro_{key}": macro})
     write_results(workdir, config.loggers, dict(flat(as_json(config))), 0, lines, more)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError or FileNotFoundError for what would fail apart from the encoder itself."""
     chosen = _check_fields(config)
-    for spec in _transfer_inputs.baselines(config):
+    others = _transfer_inputs.baselines(config)
+    for spec in (one for other in others for one in pretrainings("config.baselines", other)):
         chosen.reads(Encoder(spec, {}, {}, 1) if spec == "random" else weights.load(spec))
     _pictures.check(config, _transfer_inputs.load_splits(config).test)
 
@@ -177,6 +204,11 @@ def _check_fields(config: ml_collections.ConfigDict) -> Protocol:
     if not config.encoder:
         raise ValueError("config.encoder is empty; name a workdir, a weights file, or random")
     if config.export_features:
+        if len(_transfer_inputs.groups(config)[0]) > 1:
+            raise ValueError(
+                f"config.export_features is one encoder's, and config.encoder={config.encoder} is "
+                "several pretrainings: name one of them"
+            )
         _features.check_path(Path(config.export_features), "config.export_features")
     loggers.check(config.loggers)
     return _transfer_inputs.protocol(config)

@@ -93,11 +93,16 @@ def compare_files(
     if twice := [path for path, count in Counter(paths).items() if count > 1]:
         raise ValueError(f"{twice[0]} is given twice")
     names = _names(paths)
-    every = [_read(path, score_kind) for path in paths]
-    tables = [path and _images(path, one) for path, one in zip(images, every)]
+    groups = [[_read(one, score_kind) for one in _pretrainings(path)] for path in paths]
+    tables = [path and _images(path, group[0]) for path, group in zip(images, groups)]
     common, notes = [], []
+    every = [one for group in groups for one in group]
     for label in dict.fromkeys(label for one in every for label in one.label_names):
-        lacking = [name for name, one in zip(names, every) if label not in one.label_names]
+        lacking = [
+            name
+            for name, group in zip(names, groups)
+            if any(label not in one.label_names for one in group)
+        ]
         if lacking:
             notes.append(f"{label} is left out: not in {', '.join(lacking)}.")
         else:
@@ -109,14 +114,14 @@ def compare_files(
             "Calibration needs probabilities: --score_kind=probability (or log-odds) says that "
             "scores are such."
         )
-    every = [files.take_labels(one, common) for one in every]
-    named = list(zip(names, every))
+    groups = [[files.take_labels(one, common) for one in group] for group in groups]
+    named = list(zip(names, groups))
     comparisons = [
-        compare(every[0], other, (names[0], name), num_resamples) for name, other in named[1:]
+        compare(groups[0], other, (names[0], name), num_resamples) for name, other in named[1:]
     ]
     runs = [
-        transfer.Run(name, one, metric_rows(one, num_resamples), table)
-        for (name, one), table in itertools.zip_longest(named, tables)
+        transfer.Run(name, group[0], metric_rows(group, num_resamples), table, tuple(group[1:]))
+        for (name, group), table in itertools.zip_longest(named, tables)
     ]
     out.mkdir(parents=True, exist_ok=True)
     others = names[1:] if len(names) < 4 else [f"{len(names) - 1} others"]
@@ -145,6 +150,12 @@ def _file(path: Path) -> Path:
         what = "a predictions file nor the workdir of a transfer or a benchmark"
         raise ValueError(f"{path} is neither {what}")
     return path
+
+
+def _pretrainings(path: Path) -> list[Path]:
+    """Returns the file, and those below it of the encoder's other pretrainings."""
+    below = path.parent.glob("pretrainings/*/predictions.parquet")
+    return [path, *(sorted(below) if path.name == "predictions.parquet" else ())]
 
 
 def _read(path: Path, score_kind: str) -> Predictions:

@@ -12,24 +12,33 @@ from cxr_jax.report.blocks import Block, Bullets, Heading, Table, Text
 from cxr_jax.report.tables import RANDOM
 from cxr_jax.transfer import image_table
 from cxr_jax.transfer.image_table import ImageTable, unseen_images
-from cxr_jax.transfer.metrics import compare, metric_rows
+from cxr_jax.transfer.metrics import aligned, compare, metric_rows
 from cxr_jax.transfer.predictions import (
     MEASURES,
     Predictions,
     align,
     take_images,
     take_labels,
-    validate,
 )
 
 
 class Run(NamedTuple):
-    """One encoder's result: its metric rows and the predictions that they come from."""
+    """One encoder's result: its metric rows and the predictions that they come from.
+
+    `others` are the predictions of further pretrainings, where the encoder is several; rows are
+    then of all, and curves of the first.
+    """
 
     name: str
     predictions: Predictions
     rows: Sequence[dict[str, Any]]
     images: ImageTable | None = None  # what is known of the images, and which this encoder had seen
+    others: tuple[Predictions, ...] = ()
+
+    @property
+    def every(self) -> tuple[Predictions, ...]:
+        """The predictions of every pretraining."""
+        return self.predictions, *self.others
 
 
 def write_report(
@@ -54,13 +63,14 @@ def write_report(
     images that were seen. `untrained` is the name of the run with random weights. Raises
     ValueError, naming the image, where a run's table of images lacks one of its predictions.
     """
-    runs = [run._replace(predictions=validate(run.predictions)) for run in runs]
+    every = [aligned(run.every) for run in runs]
+    runs = [run._replace(predictions=e[0], others=tuple(e[1:])) for run, e in zip(runs, every)]
     labels = _shared_labels(runs)
     judged = sorted(comparisons, key=lambda comparison: comparison["b"] == untrained)
     verdicts = [verdict(comparison, untrained) for comparison in judged] or [_alone(runs[0])]
     page: list[Block] = [Text(verdicts[0], "lead")]
     page += [tables.made(command or f"python -m cxr_jax.report {workdir}", workdir)]
-    page += map(Text, [*verdicts[1:], *warnings])
+    page += map(Text, [*verdicts[1:], *_several(runs), *warnings])
     page += _unseen(runs, num_resamples, untrained)
     labelled = ~np.isnan(runs[0].predictions.targets).all(axis=1)
     patients = len(np.unique(runs[0].predictions.patient_id[labelled]))
@@ -192,6 +202,18 @@ def _shared_labels(runs: Sequence[Run]) -> list[str]:
     return [label for label in estimable if all(label in of_run for of_run in names)]
 
 
+def _several(runs: Sequence[Run]) -> list[str]:
+    """Says of which runs there are several pretrainings, and what is shown of one alone."""
+    found = [f"{run.name} ({len(run.every)})" for run in runs if run.others]
+    if not found:
+        return []
+    return [
+        f"Of {', '.join(found)} several pretrainings of one recipe were scored: the score is their "
+        "mean, and intervals hold the variance between them, with one degree of freedom less than "
+        "there are. Curves, calibration, subgroups and pictures are of the first."
+    ]
+
+
 def _unseen(runs: Sequence[Run], num_resamples: int, untrained: str) -> list[Block]:
     """Returns the scores without test images that one of the encoders had seen, where any had."""
     first = runs[0].predictions
@@ -205,9 +227,9 @@ def _unseen(runs: Sequence[Run], num_resamples: int, untrained: str) -> list[Blo
     text = f"**Without test images that were seen in pretraining:** {count}"
     if not rows.any():
         return [Text(f"{text} are left, so that there is no score.")]
-    left = [take_images(align(first, run.predictions), rows) for run in runs]
-    scored = [tables.shown(metric_rows(one, num_resamples))[-1] for one in left]
-    text += f", of {len(set(left[0].patient_id)):,} patients, had been seen by none"
+    left = [[take_images(align(first, one), rows) for one in run.every] for run in runs]
+    scored = [tables.shown(metric_rows(every, num_resamples))[-1] for every in left]
+    text += f", of {len(set(left[0][0].patient_id)):,} patients, had been seen by none"
     if tables.value(scored[0]) is None:
         why = scored[0]["note"].removeprefix("not estimable: ")
         return [Text(f"{text}. Nothing can be scored on them: {why}.")]

@@ -12,19 +12,19 @@ With `fold`, of a cross-validation, AUROCs are of pairs within folds (`auroc`), 
 stretched by what folds have in common (`fold_variance`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import scipy.special
 import scipy.stats
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from cxr_jax.stats._ranked import rank_label, weighted_auroc
 from cxr_jax.stats.auroc import auroc, binary_rows
 from cxr_jax.stats.clusters import CHUNK, MINIMUM, as_columns, cluster_counts, cluster_index
 from cxr_jax.stats.label_mean import counted_patients, label_mean, resampled_mean
-from cxr_jax.stats.replication import satterthwaite
+from cxr_jax.stats.replication import satterthwaite, spread, with_pretrainings
 
 # Very many rows make the chunks of resamples smaller, so that weights and run sums hold about this
 # many float64 (32 MiB) each.
@@ -85,7 +85,7 @@ class Interval(NamedTuple):
 
 def bootstrap_auroc(
     targets: Shaped[np.ndarray, "n *k"],
-    scores: Shaped[np.ndarray, "..."],
+    scores: Shaped[np.ndarray, "..."] | Sequence[Shaped[np.ndarray, "..."]],
     clusters: Shaped[np.ndarray, " rows"] | None,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -95,7 +95,8 @@ def bootstrap_auroc(
 ) -> Interval:
     """Returns the AUROC and its interval, drawing clusters (patients) with replacement.
 
-    Or that of another `measure`.
+    Or that of another `measure`. A list of scores is of several pretrainings of one recipe: their
+    mean, whose interval holds the variance between them (`with_pretrainings`).
 
     Targets are 0, 1 or NaN (missing), [n] for one label or [n k] for k labels, whose intervals and
     macro come from the same resamples. `clusters` holds each row's patient, as strings or numbers;
@@ -113,28 +114,52 @@ def bootstrap_auroc(
     'not estimable: positives of 4 and negatives of 4 patients in the test set (5 are needed)'
     """
     measure = measure or AUROC
-    estimates = measure.alone(targets, scores, fold)
     fewest, why = measure.counted(targets, clusters)
-    values = measure.resampled(targets, scores, clusters, num_resamples, seed, fold)
     estimable = ~np.array(why, bool)
-    values[:, ~estimable] = np.nan
-    estimates[~estimable] = np.nan
+    alone, values = of_pretrainings(
+        measure, targets, scores, clusters, num_resamples, seed, fold, estimable
+    )
 
-    def interval(estimate, values, fewest, labels=(), shortage=""):
-        limits = auroc_limits(float(estimate), values, degrees(fewest), level)
-        return Interval(float(estimate), *limits, *used_excluded(values), labels, shortage)
+    def interval(alone, values, fewest, labels=(), shortage=""):
+        values, freedom = with_pretrainings(values, degrees(fewest), alone)
+        estimate = float(alone.mean())
+        limits = auroc_limits(estimate, values, freedom, level)
+        return Interval(estimate, *limits, *used_excluded(values), labels, shortage)
 
     labels = tuple(
-        interval(estimates[k], values[:, k], fewest[[k]], (), reason)
-        for k, reason in enumerate(why)
+        interval(alone[:, k], values[:, k], fewest[[k]], (), reason) for k, reason in enumerate(why)
     )
     if targets.ndim == 1:
         return labels[0]
     if not estimable.any():
-        return interval(np.nan, values[:, 0], fewest, labels, "no label can be estimated")
+        return interval(alone[:, 0], values[:, 0], fewest, labels, "no label can be estimated")
     # A NaN in any label makes the resample's mean NaN: excluded for the macro too.
     means = values[:, estimable].mean(axis=1)
-    return interval(estimates[estimable].mean(), means, fewest[estimable], labels)
+    return interval(alone[:, estimable].mean(axis=1), means, fewest[estimable], labels)
+
+
+def of_pretrainings(
+    measure: Measure,
+    targets: Shaped[np.ndarray, "n *k"],
+    scores: Shaped[np.ndarray, "..."] | Sequence[Shaped[np.ndarray, "..."]],
+    clusters: Shaped[np.ndarray, " rows"] | None,
+    num_resamples: int,
+    seed: int,
+    fold: Int[np.ndarray, " n"] | None,
+    estimable: Bool[np.ndarray, " k"],
+) -> tuple[Float[np.ndarray, "p k"], Float[np.ndarray, "r k"]]:
+    """Returns each pretraining's value of each label, and replicates of their mean.
+
+    `scores` are one model's, or a list of those of p pretrainings. NaN where not `estimable`.
+    """
+    every = scores if isinstance(scores, list | tuple) else [scores]
+    alone = np.stack([measure.alone(targets, one, fold) for one in every])
+    values = np.mean(
+        [measure.resampled(targets, one, clusters, num_resamples, seed, fold) for one in every],
+        axis=0,
+    )
+    alone[:, ~estimable] = values[:, ~estimable] = np.nan
+    return alone, values
 
 
 def rarer_class(
@@ -196,11 +221,6 @@ def auroc_limits(
     half /= estimate * (1 - estimate)  # the derivative of the logit
     low, high = scipy.special.expit(scipy.special.logit(estimate) + np.array([-half, half]))
     return float(low), float(high)
-
-
-def spread(values: Float[np.ndarray, " r"]) -> float:
-    """Returns the standard deviation; exactly zero for equal values, which rounding would spoil."""
-    return float(np.std(values, ddof=1)) if np.ptp(values) else 0.0
 
 
 def used_excluded(values: Float[np.ndarray, " r"]) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """The variance between pretrainings of one recipe, which resampled test patients do not hold."""
 
+import math
+
 import numpy as np
 from jaxtyping import Float
 
@@ -23,6 +25,40 @@ def between_draws(
     drawn = np.random.default_rng(seed).integers(count, size=(count, num_resamples))
     away = (values - values.mean())[drawn].mean(axis=0)
     return away * np.sqrt(count / (count - 1))
+
+
+def of_mean(values: Float[np.ndarray, " p"]) -> tuple[float, float]:
+    """Returns the variance that p pretrainings show of their mean, and its degrees of freedom.
+
+    >>> of_mean(np.array([0.7, 0.8, 0.9]))[1], of_mean(np.array([0.7]))
+    (2.0, (0.0, inf))
+    """
+    if len(values) == 1:
+        return 0.0, math.inf
+    return float(np.var(values, ddof=1)) / len(values), len(values) - 1.0
+
+
+def with_pretrainings(
+    within: Float[np.ndarray, " r"], freedom: float, *groups: Float[np.ndarray, " _"]
+) -> tuple[Float[np.ndarray, " r"], float]:
+    """Returns replicates and degrees of freedom that know of other pretrainings there could be.
+
+    Args:
+      within: replicates of the mean over the pretrainings of a group, or of the difference of two.
+      freedom: their degrees of freedom.
+      groups: the score of each pretraining of a group; pretrainings of two are independent.
+    """
+    usable = within[~np.isnan(within)]
+    if usable.size < 2 or all(len(values) == 1 for values in groups):
+        return within, freedom
+    parts = [(spread(usable) ** 2, freedom), *map(of_mean, groups)]
+    draws = [between_draws(values, len(within), seed) for seed, values in enumerate(groups)]
+    return within + np.sum(draws, axis=0), satterthwaite(*np.transpose(parts))
+
+
+def spread(values: Float[np.ndarray, " r"]) -> float:
+    """Returns the standard deviation; exactly zero for equal values, which rounding would spoil."""
+    return float(np.std(values, ddof=1)) if np.ptp(values) else 0.0
 
 
 def satterthwaite(variances: Float[np.ndarray, " v"], freedoms: Float[np.ndarray, " v"]) -> float:

@@ -29,7 +29,8 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float, Shaped
 
-from cxr_jax.stats.bootstrap import AUROC, Measure, degrees, spread, used_excluded
+from cxr_jax.stats.bootstrap import AUROC, Measure, degrees, of_pretrainings, used_excluded
+from cxr_jax.stats.replication import spread, with_pretrainings
 
 _POWER = 0.8
 _TWO_SIDED_ALPHA = 0.05
@@ -63,8 +64,8 @@ class Comparison(NamedTuple):
 
 def compare_auroc(
     targets: Shaped[np.ndarray, "n *k"],
-    scores_a: Shaped[np.ndarray, "..."],
-    scores_b: Shaped[np.ndarray, "..."],
+    scores_a: Shaped[np.ndarray, "..."] | Sequence[Shaped[np.ndarray, "..."]],
+    scores_b: Shaped[np.ndarray, "..."] | Sequence[Shaped[np.ndarray, "..."]],
     clusters: Shaped[np.ndarray, " rows"] | None,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -75,7 +76,9 @@ def compare_auroc(
 ) -> Comparison:
     """Returns the verdict on A against B from their scores for the same images.
 
-    By AUROC or another `measure`, whose values are then those called "auroc".
+    By AUROC or another `measure`, whose values are then those called "auroc". A list of scores is
+    of several pretrainings of one recipe: their means are compared, and the variance between them
+    is part of the interval (`with_pretrainings`).
 
     Targets are 0, 1 or NaN (missing), [n] or [n k]; `clusters` holds each row's patient, None takes
     every row as its own; `folds` are A's and B's, of cross-validations. The verdicts of the labels
@@ -87,29 +90,24 @@ def compare_auroc(
     >>> found.verdict, found.difference
     ('win', 1.0)
     """
-    models = tuple(zip((scores_a, scores_b), folds))
-    alone = np.array([measure.alone(targets, *model) for model in models])
     fewest, why = measure.counted(targets, clusters)
     estimable = ~np.array(why, bool)
-    alone[:, ~estimable] = np.nan
-    of_a, of_b = (
-        measure.resampled(targets, scores, clusters, num_resamples, seed, fold)
-        for scores, fold in models
+    (alone_a, of_a), (alone_b, of_b) = (
+        of_pretrainings(measure, targets, one, clusters, num_resamples, seed, fold, estimable)
+        for one, fold in zip((scores_a, scores_b), folds)
     )
-    of_a[:, ~estimable] = np.nan
-    apart = of_a - of_b
-    labels = tuple(
-        judge(*alone[:, k], apart[:, k], margin, level, freedom=degrees(fewest[[k]]))
-        for k in range(len(why))
-    )
+
+    def judged(columns, labels=()):
+        # Resample by resample the means are over the same labels: a NaN in one excludes it.
+        a, b = (alone[:, columns].mean(axis=1) for alone in (alone_a, alone_b))
+        apart = of_a[:, columns].mean(axis=1) - of_b[:, columns].mean(axis=1)
+        apart, freedom = with_pretrainings(apart, degrees(fewest[columns]), a, b)
+        return judge(a.mean(), b.mean(), apart, margin, level, labels, freedom)
+
+    labels = tuple(judged([k]) for k in range(len(why)))
     if targets.ndim == 1:
         return labels[0]
-    if not estimable.any():
-        return judge(np.nan, np.nan, np.full(num_resamples, np.nan), margin, level, labels)
-    # Resample by resample the means are over the same labels: a NaN in one excludes the resample.
-    means = alone[:, estimable].mean(axis=1)
-    apart = of_a[:, estimable].mean(axis=1) - of_b[:, estimable].mean(axis=1)
-    return judge(*means, apart, margin, level, labels, degrees(fewest[estimable]))
+    return judged(estimable if estimable.any() else [0], labels)
 
 
 def judge(

@@ -101,6 +101,8 @@ class Trainer:
         self._config, self._encoder, self._train = config, encoder, train
         self._plan, self._mesh = planned, mesh
         model = models.build({**encoder.model, "dtype": fields.dtype})
+        if hasattr(model, "norm_eval"):
+            model = model.clone(norm_eval=fields.norm_eval)
         optimizer, schedule = optim.make_optimizer(
             {
                 "name": fields.optimizer,

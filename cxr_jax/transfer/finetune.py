@@ -11,6 +11,7 @@ learning_rates  one training each, at the peak of the schedule
 optimizer       "adamw" or "sgd" (cxr_jax/training/optim.py; momentum .9)
 weight_decay    as in cxr_jax/training/optim.py; biases and norms are left out
 warmup          share of the steps in which the rate rises from 0; then it falls as a cosine to 0
+norm_eval       batch norm by the encoder's running statistics, which stay, in place of the batch's
 layer_decay     the rate is multiplied by this for every depth below the head: 1 is off
 lora            rank and alpha of adapters that are trained in the encoder's place
                 (cxr_jax/objectives/_lora.py); rank 0: all of it is trained
@@ -58,8 +59,8 @@ from cxr_jax.weights.encoder import Encoder
 
 _COUNTS = ("epochs", "min_steps", "max_steps", "evaluations", "batch_size")
 _OTHERS = (
-    "learning_rates optimizer weight_decay warmup layer_decay lora dtype mean_teacher num_workers "
-    "view"
+    "learning_rates optimizer weight_decay warmup norm_eval layer_decay lora dtype mean_teacher "
+    "num_workers view"
 )
 
 
@@ -81,6 +82,7 @@ def make(config: ConfigDict) -> Protocol:
         f"{teacher.weight:g}, rising over {teacher.ramp_up:.0%} of the steps).",
     )
 
+    by_running = "Batch norm worked by the encoder's running statistics, in training too."
     what = "The whole encoder and a linear head"
     if rank := fields.lora.rank:
         what = (
@@ -98,14 +100,16 @@ def make(config: ConfigDict) -> Protocol:
             f"{depth_by_depth}.",
             f"Macro AUROC on validation at {fields.evaluations} moments of every training chose "
             "the weights that scored test; the same budget for every encoder.",
+            *((by_running,) if fields.norm_eval else ()),
             *(with_teacher if teacher.weight else ()),
             *against(exclusive),
         )
 
     settings = json.loads(ConfigDict(fields).to_json()) | {"seed": config.seed}
     del settings["num_workers"]  # it changes the speed alone
-    if not rank:  # as before there was such a field
-        del settings["lora"]
+    for name, off in (("lora", not rank), ("norm_eval", not fields.norm_eval)):
+        if off:  # as before there was such a field
+            del settings[name]
     return Protocol("Fine-tuning", method, settings, partial(_run, config, rates))
 
 
@@ -121,6 +125,7 @@ def _check(config: ConfigDict) -> tuple[float, ...]:
         ("dtype", fields.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'"),
         ("weight_decay", fields.weight_decay >= 0, "0 or more"),
         ("warmup", 0 <= fields.warmup < 1, "a share of the steps, 0 or more and below 1"),
+        ("norm_eval", type(fields.norm_eval) is bool, "True or False"),
         ("layer_decay", 0 < fields.layer_decay <= 1, "above 0 and at most 1 (off)"),
         ("num_workers", fields.num_workers >= 0, "0 or more"),
         ("max_steps", fields.max_steps >= fields.min_steps, "min_steps or more"),

@@ -1,6 +1,6 @@
 """Rows of numbers for metrics.json and comparisons.json, from predictions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ _NUMBERS = ("auroc", "low", "high", "average_precision", "delong_low", "delong_h
 
 
 def metric_rows(
-    predictions: Predictions,
+    predictions: Predictions | Sequence[Predictions],
     num_resamples: int = 1000,
     seed: int = 0,
     not_scored: Mapping[str, str] | None = None,
@@ -32,19 +32,24 @@ def metric_rows(
     interval of a mean of several. `not_scored` names labels that the model could not be trained
     for, with the reason: they become rows too. Of out-of-fold scores every row says so, under
     "cross_validation"; average precision is then the mean over folds, and DeLong gives nothing.
+
+    Several predictions are of several pretrainings of one recipe: numbers are means over them,
+    intervals hold the variance between them, and DeLong gives nothing.
     """
-    predictions = validate(predictions)
-    if predictions.score_kind in MEASURES:
-        return _mean_rows(predictions, num_resamples, seed, not_scored or {})
-    _, patients, names, targets, scores, _, fold = predictions
+    every = aligned(predictions)
+    if every[0].score_kind in MEASURES:
+        return _mean_rows(every, num_resamples, seed, not_scored or {})
+    _, patients, names, targets, _, _, fold = every[0]
+    scores = [one.scores for one in every]
     macro = bootstrap_auroc(targets, scores, patients, num_resamples, seed, fold=fold)
     rows = []
-    for name, column, score, interval in zip(names, targets.T, scores.T, macro.labels):
+    for k, (name, column, interval) in enumerate(zip(names, targets.T, macro.labels)):
         counts = {"n_pos": int((column == 1).sum()), "n_neg": int((column == 0).sum())}
-        if fold is None:
-            others = average_precision(column, score), *delong_interval(column, score, patients)[2:]
-        else:
-            others = _mean_precision(column, score, fold), None, None
+        precision = float(np.mean([_mean_precision(column, one[:, k], fold) for one in scores]))
+        limits = None, None
+        if fold is None and len(scores) == 1:
+            limits = delong_interval(column, scores[0][:, k], patients)[2:]
+        others = precision, *limits
         rows.append({"label": name, **counts, **_numbers(interval, *others)})
     estimable = [row for row in rows if row["auroc"] is not None]
     for name, reason in (not_scored or {}).items():
@@ -69,16 +74,24 @@ def metric_rows(
     return rows
 
 
+def aligned(predictions: Predictions | Sequence[Predictions]) -> list[Predictions]:
+    """Returns one model's predictions, or each pretraining's in the order of the first's images."""
+    every = [predictions] if isinstance(predictions, Predictions) else predictions
+    first, *others = (validate(one) for one in every)
+    return [first, *(align(first, other) for other in others)]
+
+
 def _mean_rows(
-    predictions: Predictions, num_resamples: int, seed: int, not_scored: Mapping[str, str]
+    predictions: Sequence[Predictions], num_resamples: int, seed: int, not_scored: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Returns a row per label, and "macro": the mean over the images that count, whose target is 1.
 
     A row has "label", "n_pos", "n_neg", "measure" (its name), "mean", "low", "high" (95 %) and
     perhaps "note"; that of Dice also "iou", "iou_low", "iou_high", which follow image by image.
     """
-    _, patients, names, targets, scores, kind, _ = predictions
-    others = {"": scores} | ({"iou_": scores / (2 - scores)} if kind == "dice" else {})
+    _, patients, names, targets, _, kind, _ = predictions[0]
+    scores = [one.scores for one in predictions]
+    others = {"": scores} | ({"iou_": [s / (2 - s) for s in scores]} if kind == "dice" else {})
     found = {
         prefix: bootstrap_auroc(targets, each, patients, num_resamples, seed, measure=MEAN)
         for prefix, each in others.items()
@@ -112,8 +125,10 @@ def _mean_rows(
     return [*rows, mean]
 
 
-def _mean_precision(targets: np.ndarray, scores: np.ndarray, fold: np.ndarray) -> float:
-    """Returns the mean over the folds that hold both classes."""
+def _mean_precision(targets: np.ndarray, scores: np.ndarray, fold: np.ndarray | None) -> float:
+    """Returns average precision; of folds the mean over those that hold both classes."""
+    if fold is None:
+        return average_precision(targets, scores)
     found = [average_precision(targets[fold == n], scores[fold == n]) for n in np.unique(fold)]
     known = [value for value in found if not np.isnan(value)]
     return float(np.mean(known)) if known else float("nan")
@@ -132,15 +147,16 @@ def _number(value: float | None) -> float | None:
 
 
 def compare(
-    a: Predictions,
-    b: Predictions,
+    a: Predictions | Sequence[Predictions],
+    b: Predictions | Sequence[Predictions],
     names: tuple[str, str] = ("a", "b"),
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Compares the AUROC of a and b on the same test images, by a paired patient bootstrap.
 
-    Of scores that are measures: their means, "mean_a", "mean_b", and "measure", its name.
+    Of scores that are measures: their means, "mean_a", "mean_b", and "measure", its name. Several
+    predictions are of several pretrainings of one recipe, as in `metric_rows`.
 
     Keys: "a" and "b" (the names), then of the macro mean "auroc_a", "auroc_b", "difference", "low",
     "high" (95 % interval), "p_value", "detectable", "margin", "num_resamples" (used),
@@ -150,9 +166,11 @@ def compare(
     numbers, and the verdict "not estimable", where no label can be. Raises ValueError, naming image
     or label, as `align` does.
     """
-    a = validate(a)
-    b = align(a, validate(b))
-    both, folds = (a.targets, a.scores, b.scores, a.patient_id), (a.fold, b.fold)
+    every_a = aligned(a)
+    every_b = [align(every_a[0], one) for one in aligned(b)]
+    a, b, several = every_a[0], every_b[0], len(every_a) + len(every_b) > 2
+    scores = [[one.scores for one in every] for every in (every_a, every_b)]
+    both, folds = (a.targets, *scores, a.patient_id), (a.fold, b.fold)
     if a.score_kind != b.score_kind and MEASURES.keys() & {a.score_kind, b.score_kind}:
         raise ValueError(f"scores of {names[0]} and {names[1]} are of different kinds")
     whole = compare_auroc(*both, num_resamples, seed, folds=folds, measure=a.measure)
@@ -161,7 +179,7 @@ def compare(
         if not np.isnan(label.difference):
             columns = (a.targets[:, k], a.scores[:, k], b.scores[:, k])
             p_value = None
-            if a.fold is None and b.fold is None and a.measure is AUROC:
+            if a.fold is None and b.fold is None and a.measure is AUROC and not several:
                 p_value = _number(delong_test(*columns, a.patient_id).p_value)
             rows.append({"label": a.label_names[k], **_compared(label, p_value, a.score_kind)})
     p_value = rows[0]["delong_p"] if len(rows) == 1 else None

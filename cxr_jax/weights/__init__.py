@@ -82,8 +82,8 @@ def load(spec: str) -> Encoder:
         hint = did_you_mean(spec, ["random"])
         if "+" in path:
             hint = (
-                " Pretrainings are joined by '+' in configs/benchmark.py alone; elsewhere their "
-                "mean is one encoder: python -m cxr_jax.weights.average."
+                " Pretrainings are joined by '+' in configs/transfer.py and configs/benchmark.py; "
+                "elsewhere their mean is one encoder: python -m cxr_jax.weights.average."
             )
         raise FileNotFoundError(
             f"there is no workdir or weights file {path} (from {Path.cwd()})."

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from cxr_jax.experiments import _transfer_inputs, pretrain, transfer
+from cxr_jax.transfer.metrics import compare
 from cxr_jax.transfer.predictions import read_parquet
 from cxr_jax.weights.encoder import random_encoder
 from cxr_jax.weights.export import write_folder
@@ -84,6 +85,43 @@ def test_encoders_of_one_name_are_told_apart(config, begun, tmp_path):
         f"simclr step 2 ({tmp_path / 'b'})",
         "random",
     ]
+
+
+def test_several_pretrainings_are_one_encoder(config, begun, tmp_path, capsys):
+    """Against the comparison of their predictions; killed and resumed; and refused by name."""
+    for number, name in enumerate("ab"):
+        shutil.copytree(begun, tmp_path / name)
+        saved = json.loads((tmp_path / name / "config.json").read_text()) | {"seed": number}
+        (tmp_path / name / "config.json").write_text(json.dumps(saved))
+    config.encoder, config.baselines = f"{tmp_path / 'a'}+{tmp_path / 'b'}", "random"
+    config.task = "Consolidation"
+    run = tmp_path / "run"
+    transfer.run(config, run)
+    (second,) = (run / "pretrainings").glob("1-simclr-step-2*")
+    files = [read_parquet(x / "predictions.parquet") for x in (run, second)]
+    baseline = read_parquet(run / "baselines/1-random/predictions.parquet")
+    (found,) = json.loads((run / "comparisons.json").read_text())
+    names = found["a"], found["b"]
+    assert names == ("simclr step 2, 2 pretrainings", "random")
+    assert found == compare(files, baseline, names, config.num_resamples, config.seed)
+    report = (run / "report.md").read_text()
+    assert "(2) several pretrainings of one recipe were scored" in report
+    shutil.rmtree(second)
+    capsys.readouterr()
+    transfer.run(config, run)
+    said = capsys.readouterr().out
+    assert said.count("finished before") == 2 and json.loads(
+        (run / "comparisons.json").read_text()
+    ) == [found]
+    config.export_features = "f.npz"
+    with pytest.raises(ValueError, match=r"a.*b is several pretrainings: name one of them"):
+        transfer.run(config, tmp_path / "other")
+    config.export_features, config.baselines = "", f"random,{tmp_path / 'b'}"
+    with pytest.raises(ValueError, match="/b is compared with itself"):
+        transfer.run(config, tmp_path / "other")
+    config.encoder, config.baselines = f"{tmp_path / 'a'}+{tmp_path / 'a'}", "random"
+    with pytest.raises(ValueError, match=r"config.encoder names .*a twice"):
+        transfer.run(config, tmp_path / "other")
 
 
 def test_a_weights_file_of_another_source_is_probed(config, tmp_path):

@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import scipy.stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cxr_jax.stats.bootstrap import bootstrap_auroc
+from cxr_jax.stats.bootstrap import bootstrap_auroc, resampled_auroc
 from cxr_jax.stats.delong import delong_interval, delong_test
 from cxr_jax.stats.verdict import compare_auroc
 from cxr_jax.transfer.metrics import compare, metric_rows
-from cxr_jax.transfer.predictions import Predictions
+from cxr_jax.transfer.predictions import Predictions, take_images
 
 FIELDS = ["label", "n_pos", "n_neg", "auroc", "low", "high"]
 FIELDS += ["average_precision", "delong_low", "delong_high"]
@@ -153,3 +154,39 @@ def test_comparison_leaves_out_labels_of_one_class():
     assert [row["label"] for row in got["labels"]] == ["effusion", "mass"]
     nothing = [one._replace(targets=np.zeros_like(one.targets)) for one in (a, b)]
     assert compare(*nothing, num_resamples=50)["verdict"] == "not estimable"
+
+
+def test_several_pretrainings_are_their_mean_with_the_variance_between_them():
+    """Every number of one label, written out; the baseline is one pretraining."""
+    three = [predictions(seed, noise=noise) for seed, noise in ((0, 0.6), (1, 1.5), (2, 4.0))]
+    three[1] = take_images(three[1], np.random.default_rng(0).permutation(200))  # another order
+    baseline, draws = predictions(3, noise=2.0), 4000
+    found = compare(three, baseline, ("mine", "imagenet"), draws)
+    rows = metric_rows(three, draws)
+    label = found["labels"][1]
+    known = ~np.isnan(baseline.targets[:, 1])
+    each = [
+        roc_auc_score(one.targets[:, 1][rows], one.scores[:, 1][rows])
+        for one in three
+        for rows in [~np.isnan(one.targets[:, 1])]
+    ]
+    other = roc_auc_score(baseline.targets[known, 1], baseline.scores[known, 1])
+    assert rows[1]["auroc"] == label["auroc_a"] == pytest.approx(np.mean(each))
+    assert label["difference"] == pytest.approx(np.mean(each) - other)
+    order = [np.argsort(one.image_id) for one in (*three, baseline)]
+    resampled = [
+        resampled_auroc(one.targets[o, 1], one.scores[o, 1], one.patient_id[o], draws)[:, 0]
+        for one, o in zip((*three, baseline), order)
+    ]
+    within = np.var(np.mean(resampled[:3], axis=0) - resampled[3], ddof=1)
+    between = np.var(each, ddof=1) / 3
+    assert between > within  # so that the test sees it
+    patients = len(np.unique(baseline.patient_id[baseline.targets[:, 1] == 1]))
+    freedom = (within + between) ** 2 / (within**2 / (patients - 1) + between**2 / 2)
+    half = scipy.stats.t.ppf(0.975, freedom) * np.sqrt(within + between)
+    assert (label["high"] - label["low"]) / 2 == pytest.approx(half, rel=0.08)
+    assert label["delong_p"] is None and rows[1]["delong_low"] is None
+    precision = [metric_rows(one, 10)[1]["average_precision"] for one in three]
+    assert rows[1]["average_precision"] == pytest.approx(np.mean(precision))
+    alone = compare(three[:1], baseline, ("mine", "imagenet"), 200)
+    assert alone == compare(three[0], baseline, ("mine", "imagenet"), 200)

@@ -155,7 +155,7 @@ def test_load_encoder_takes_what_config_encoder_takes(encoder, tmp_path):
     np.testing.assert_array_equal(again(_images()), encoder(_images()))
     with pytest.raises(FileNotFoundError, match=r"no workdir or weights file /no/such\.pth"):
         cxr_jax.load_encoder("moco:/no/such.pth")
-    with pytest.raises(FileNotFoundError, match=r"a\+runs/b .*joined by '\+' in configs/benchmark"):
+    with pytest.raises(FileNotFoundError, match=r"a\+runs/b .*joined by '\+' in configs/transfer"):
         cxr_jax.load_encoder("runs/a+runs/b")
 
 

@@ -22,9 +22,9 @@ import numpy as np
 from jaxtyping import Float
 
 from cxr_jax.report.benchmark.grid import Cell, Grid, common_labels, percent, read_group
-from cxr_jax.stats.bootstrap import auroc_limits, degrees, spread, used_excluded
+from cxr_jax.stats.bootstrap import auroc_limits, degrees, used_excluded
 from cxr_jax.stats.label_equivalence import LabelEquivalence, label_equivalence
-from cxr_jax.stats.replication import between_draws, satterthwaite
+from cxr_jax.stats.replication import between_draws, of_mean, satterthwaite, spread
 from cxr_jax.stats.verdict import Comparison, correct_verdicts, judge
 from cxr_jax.transfer.predictions import MEASURES, Predictions, take_labels
 
@@ -63,10 +63,7 @@ class Score(NamedTuple):
     @property
     def between(self) -> tuple[float, float]:
         """The variance of the mean from there being few pretrainings, its degrees of freedom."""
-        if self.pretrainings == 1:
-            return 0.0, math.inf
-        values = self.by_pretraining.mean(axis=0)
-        return float(np.var(values, ddof=1)) / len(values), len(values) - 1.0
+        return of_mean(self.by_pretraining.mean(axis=0))
 
     @property
     def resampled(self) -> Float[np.ndarray, " r"]:
