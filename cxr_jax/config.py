@@ -101,6 +101,8 @@ def load(spec: str | None, overrides: Sequence[str]) -> ConfigDict:
         name = argument.partition("=")[0].removeprefix("--config.")
         _check_renamed(config, name)
         _check_field(config, name)
+    # The last of a field given twice: absl would join two lists.
+    overrides = {argument.partition("=")[0]: argument for argument in overrides}.values()
     numbers = {name: old for name, old in flat(config) if _of_numbers(old)}
     holder = flags.FlagValues()
     value = config_flags.DEFINE_config_dict(

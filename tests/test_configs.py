@@ -76,3 +76,9 @@ def test_a_slip_of_the_pen_is_answered_by_what_was_meant(spec, argument, message
     with pytest.raises((ValueError, OSError)) as told:
         config_file.load(spec, [argument] if argument else [])
     assert message in str(told.value)
+
+
+def test_the_last_of_a_field_given_twice_counts():
+    fields = ("C=1,2", "seed=1", "C=3,4", "seed=2")
+    config = config_file.load("configs/transfer.py", [f"--config.{field}" for field in fields])
+    assert (config.C, config.seed) == ((3, 4), 2)

@@ -132,6 +132,11 @@ class Trainer:
         self._step = jax.jit(step, donate_argnums=0, compiler_options=options)
         self._scores = jax.jit(supervised.make_scores(model), compiler_options=options)
 
+    @property
+    def num_steps(self) -> int:
+        """The steps of every training."""
+        return self._plan.num_steps
+
     def train(
         self, rate: float, say: Callable[[str], None]
     ) -> Iterator[tuple[int, float, dict[str, Any]]]:

@@ -91,6 +91,18 @@ def test_lora_changes_the_matrices_of_blocks_by_its_rank_alone(config):
     assert "LoRA of rank 2 and alpha 16 in the encoder's matrices and a linear head" in sentence
 
 
+@pytest.mark.parametrize("norm_eval", [False, True])
+def test_statistics_of_batch_norm_stay_where_the_config_says_so(config, norm_eval):
+    config.finetune.norm_eval = norm_eval
+    trained = Run(config, bars(sizes=(34, 20, 20))).result.head.encoder.variables
+    start = micro_encoder().variables
+    for part, stays in (("batch_stats", norm_eval), ("params", False)):
+        pairs = zip(*(jax.tree.leaves(one[part]) for one in (start, trained)), strict=True)
+        assert stays == all(np.array_equal(old, new) for old, new in pairs), part
+    sentence = " ".join(_protocol.build(config).method(False))
+    assert norm_eval == ("by the encoder's running statistics" in sentence)
+
+
 def test_equal_seeds_give_equal_scores_and_others_do_not(config):
     splits = bars(sizes=(34, 20, 20))
     first, again = Run(config, splits), Run(config, splits)
@@ -175,16 +187,37 @@ def test_bad_fields_of_the_mean_teacher_are_named(name, value, words):
         _protocol.build(config)
 
 
-def test_the_best_moment_of_all_rates_scores_the_test(config):
+def test_the_end_of_the_rate_that_ended_best_scores_the_test(config):
     config.finetune.learning_rates = (0.01, 1e-7, 0.003)
     splits = bars(sizes=(48, 30, 20))
     both = Run(config, splits).result
     curve = both.facts["curve"]
     assert [point["rate"] for point in curve] == [1e-7, 1e-7, 0.003, 0.003, 0.01, 0.01]
-    best = max(curve, key=lambda point: point["validation_auroc"])  # the first of equals
-    assert (both.facts["learning_rate"], both.facts["step"]) == (best["rate"], best["step"])
+    ends = [point for point in curve if point["step"] == 6]
+    best = max(ends, key=lambda point: point["validation_auroc"])  # the first of equals
+    assert (both.facts["learning_rate"], both.facts["step"]) == (best["rate"], 6)
     config.finetune.learning_rates = (best["rate"],)
     np.testing.assert_array_equal(Run(config, splits).result.scores, both.scores)
+
+
+@pytest.mark.parametrize(
+    ("images", "ahead", "earlier"), [(40, 0.2, False), (4000, 0.2, True), (100, 3.0, True)]
+)
+def test_an_earlier_moment_counts_where_validation_tells_it_from_the_end(images, ahead, earlier):
+    """The best of many moments on 40 images is a lucky one; on 4,000 it is better."""
+    rng = np.random.default_rng(0)
+    targets = np.tile([0.0, 1.0], images // 2)[:, None]
+    validation = bars(sizes=(8, images, 8)).validation._replace(
+        targets=targets, patient_ids=tuple(map(str, range(images)))
+    )
+    alike, *own = rng.normal(size=(3, images, 1))
+    moments = [
+        finetune._Moment(float(label_auroc(targets, scores)[0]), 0.1, step, scores, {})
+        for step, signal, noise in zip((1, 9), (1 + ahead, 1), own)
+        for scores in [alike + 0.3 * noise + signal * targets]
+    ]
+    assert moments[0].auroc > moments[1].auroc
+    assert finetune._choose(*moments, validation).step == (1 if earlier else 9)
 
 
 def test_a_rate_that_diverges_is_given_up_and_the_others_count(config):
