@@ -14,7 +14,8 @@ python run.py --config=configs/transfer.py --config.encoder=WORKDIR --config.dat
                  =zero_shot sentences, of encoders with a text tower (docs/text.md): one pass.
 :cpu  fine-tunes the small encoder on two CPU cores: pediatric pneumonia took 48 s per encoder with
       1 % of its labels and 3.5 minutes with all, on cores shared with other work. Test AUROC .957
-      and .984 from random, .968 and .992 from six minutes of SimCLR (configs/simclr.py:cpu).
+      and .984 from random, .968 and .992 from six minutes of SimCLR (configs/simclr.py:cpu), by
+      the best moment on validation, where since 2026-12-01 the end counts.
 :zero_shot  that protocol without a baseline: a random encoder has no text tower.
 Expect of the linear probe: docs/results/first_images.md.
 """
