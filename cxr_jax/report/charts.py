@@ -59,7 +59,8 @@ def forest(
         colours = [names.index(c["b"]) if c["b"] in names else k for k, c in enumerate(comparisons)]
         _draw_intervals(axes, labels, by_comparison, "difference", colours, len(runs))
         axes.axvline(0, color=GREY, linewidth=1)
-        axes.set_xlabel(f"{what} of {comparisons[0]['a']} less the other's, 95 % interval")
+        # A long name would leave the picture.
+        axes.set_xlabel(f"{comparisons[0]['a']} less the other's,\n{what}, 95 % interval")
 
     drawn = [draw_auroc, draw_differences][: 2 if comparisons else 1]
     height = 1.5 + len(labels) * _row_height(labels, len(runs))

@@ -204,13 +204,12 @@ def _shared_labels(runs: Sequence[Run]) -> list[str]:
 
 def _several(runs: Sequence[Run]) -> list[str]:
     """Says of which runs there are several pretrainings, and what is shown of one alone."""
-    found = [f"{run.name} ({len(run.every)})" for run in runs if run.others]
-    if not found:
-        return []
     return [
-        f"Of {', '.join(found)} several pretrainings of one recipe were scored: the score is their "
-        "mean, and intervals hold the variance between them, with one degree of freedom less than "
-        "there are. Curves, calibration, subgroups and pictures are of the first."
+        f"{run.name}: the score is the mean of {len(run.every)} pretrainings of one recipe, and "
+        "intervals hold the variance between them, with one degree of freedom less than there are. "
+        "Curves, calibration, subgroups and pictures are of the first."
+        for run in runs
+        if run.others
     ]
 
 

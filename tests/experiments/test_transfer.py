@@ -105,7 +105,7 @@ def test_several_pretrainings_are_one_encoder(config, begun, tmp_path, capsys):
     assert names == ("simclr step 2, 2 pretrainings", "random")
     assert found == compare(files, baseline, names, config.num_resamples, config.seed)
     report = (run / "report.md").read_text()
-    assert "(2) several pretrainings of one recipe were scored" in report
+    assert "the score is the mean of 2 pretrainings of one recipe" in report
     shutil.rmtree(second)
     capsys.readouterr()
     transfer.run(config, run)

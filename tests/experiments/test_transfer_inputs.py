@@ -71,7 +71,8 @@ def test_features_of_a_sum_of_splits_are_its_parts_and_are_read_once(data_dir, t
         split = load_split("phantom/tiny", str(data_dir), name)
         split = split._replace(rows=split.rows[rows])
         cached = _transfer_inputs.extract_once(encoder, split, 8, tmp_path)
-        np.testing.assert_allclose(cached, _transfer_inputs.extract(encoder, split, 8, name), 1e-5)
+        alone = _transfer_inputs.extract(encoder, split, 8, name)
+        np.testing.assert_allclose(cached, alone, rtol=1e-5, atol=1e-7)  # of batches of other sizes
         return [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("*.npy"))]
 
     assert len(read("validation")) == 1

@@ -44,7 +44,7 @@ def test_a_transfers_folder_is_its_encoder_against_its_baselines(tmp_path):
     text = report(arguments)
     assert "run against random" in text and "| projection PA | " in text
     assert "60 of the 80 test images" in text  # those that the baseline had not seen
-    assert "several pretrainings" not in text
+    assert "pretrainings" not in text
     assert not (folders[0] / "report.md").exists()
     with pytest.raises(ValueError, match=r"out holds a report already: --overwrite, or another"):
         report(arguments)
@@ -52,7 +52,7 @@ def test_a_transfers_folder_is_its_encoder_against_its_baselines(tmp_path):
     again.mkdir(parents=True)
     write_parquet(fake.predictions(1.2, 5, "phantom", ("Mass",)), again / "predictions.parquet")
     both = report([*arguments, "--overwrite"])
-    assert "Of run (2) several pretrainings of one recipe were scored" in both
+    assert "run: the score is the mean of 2 pretrainings of one recipe" in both
     both, text = (re.search(r"AUROC for Mass (\.\d+)", said)[1] for said in (both, text))
     assert both < text  # their mean, and the other is worse
 

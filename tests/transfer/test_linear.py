@@ -294,7 +294,7 @@ def test_few_labelled_images_are_standardised_with_unlabelled_ones():
     model = LogisticRegression(C=0.1, tol=1e-10, max_iter=10_000)
     model.fit(scaler.transform(features[few]), targets[few, 0])
     expected = model.decision_function(scaler.transform(test_features))
-    np.testing.assert_allclose(found.scores[:, 0], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.scores[:, 0], expected, rtol=1e-3, atol=1e-3)
     (alone,) = linear_probes((features, targets), *given)
     assert np.abs(alone.scores[:, 0] - expected).max() > 0.01
 
