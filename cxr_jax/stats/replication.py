@@ -48,12 +48,19 @@ def with_pretrainings(
       freedom: their degrees of freedom.
       groups: the score of each pretraining of a group; pretrainings of two are independent.
     """
+    draws = [between_draws(values, len(within), seed) for seed, values in enumerate(groups)]
+    return within + np.sum(draws, axis=0), freedom_with(within, freedom, *groups)
+
+
+def freedom_with(
+    within: Float[np.ndarray, " r"], freedom: float, *groups: Float[np.ndarray, " _"]
+) -> float:
+    """Returns the degrees of freedom that `with_pretrainings` gives."""
     usable = within[~np.isnan(within)]
     if usable.size < 2 or all(len(values) == 1 for values in groups):
-        return within, freedom
+        return freedom
     parts = [(spread(usable) ** 2, freedom), *map(of_mean, groups)]
-    draws = [between_draws(values, len(within), seed) for seed, values in enumerate(groups)]
-    return within + np.sum(draws, axis=0), satterthwaite(*np.transpose(parts))
+    return satterthwaite(*np.transpose(parts))
 
 
 def spread(values: Float[np.ndarray, " r"]) -> float:

@@ -69,7 +69,7 @@ def _pretrainings(
     for name in (encoder, grid.reference):
         count = grid.pretrainings(name)
         if count > 1 and all(scores[name].pretrainings == count for scores in places):
-            means = [scores[name].by_pretraining.mean(axis=0) for scores in places]
+            means = [scores[name].of_pretrainings for scores in places]
             found.append(np.stack(means, axis=1))
     return found
 

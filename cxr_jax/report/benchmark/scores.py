@@ -24,7 +24,7 @@ from jaxtyping import Float
 from cxr_jax.report.benchmark.grid import Cell, Grid, common_labels, percent, read_group
 from cxr_jax.stats.bootstrap import auroc_limits, degrees, used_excluded
 from cxr_jax.stats.label_equivalence import LabelEquivalence, label_equivalence
-from cxr_jax.stats.replication import between_draws, of_mean, satterthwaite, spread
+from cxr_jax.stats.replication import between_draws, freedom_with
 from cxr_jax.stats.verdict import Comparison, correct_verdicts, judge
 from cxr_jax.transfer.predictions import MEASURES, Predictions, take_labels
 
@@ -61,18 +61,15 @@ class Score(NamedTuple):
         return self.by_pretraining.shape[1]
 
     @property
-    def between(self) -> tuple[float, float]:
-        """The variance of the mean from there being few pretrainings, its degrees of freedom."""
-        return of_mean(self.by_pretraining.mean(axis=0))
+    def of_pretrainings(self) -> Float[np.ndarray, " p"]:
+        """The mean over seeds of every pretraining."""
+        return self.by_pretraining.mean(axis=0)
 
     @property
     def resampled(self) -> Float[np.ndarray, " r"]:
         """The mean in every resample of patients, seeds and pretrainings."""
-        within = self.within
-        if self.pretrainings == 1:
-            return within
-        values = self.by_pretraining.mean(axis=0)
-        return within + between_draws(values, len(within), zlib.crc32(self.encoder.encode()))
+        within, seed = self.within, zlib.crc32(self.encoder.encode())
+        return within + between_draws(self.of_pretrainings, len(within), seed)
 
     @property
     def within(self) -> Float[np.ndarray, " r"]:
@@ -90,7 +87,7 @@ class Score(NamedTuple):
     @property
     def interval(self) -> tuple[float, float]:
         """95 % limits of the mean; NaN where no resample can be used."""
-        freedom = _freedom(self.within, self.freedom, self)
+        freedom = freedom_with(self.within, self.freedom, self.of_pretrainings)
         return auroc_limits(self.mean, self.resampled, freedom)
 
     @property
@@ -103,15 +100,6 @@ class Score(NamedTuple):
         rows = [self.seeds.index(seed) for seed in seeds]
         chosen = self.by_pretraining[rows], self.replicates[rows]
         return Score(self.encoder, tuple(seeds), self.images, *chosen, self.freedom)
-
-
-def _freedom(within: Float[np.ndarray, " r"], freedom: float, *scores: Score) -> float:
-    """Returns the degrees of freedom where the scores' pretrainings add to the spread `within`."""
-    usable = within[~np.isnan(within)]
-    if usable.size < 2 or all(score.pretrainings == 1 for score in scores):
-        return freedom
-    parts = [(spread(usable) ** 2, freedom), *(score.between for score in scores)]
-    return satterthwaite(*np.transpose(parts))
 
 
 class Place(NamedTuple):
@@ -299,7 +287,8 @@ def compared(scores: Mapping[str, Score], a: str, b: str) -> Comparison | None:
         return None
     one, other = both
     apart = one.resampled - other.resampled
-    freedom = _freedom(one.within - other.within, one.freedom, one, other)
+    several = one.of_pretrainings, other.of_pretrainings
+    freedom = freedom_with(one.within - other.within, one.freedom, *several)
     return judge(one.mean, other.mean, apart, MARGIN, freedom=freedom)
 
 

@@ -235,8 +235,9 @@ def scores_csv(measured: Measured) -> str:
             numbers = (score.images, len(score.seeds), score.mean, *score.interval)
             spread = float(np.std(score.auroc, ddof=1)) if len(score.seeds) > 1 else None
             line = (*key, encoder, *numbers, spread, ";".join(place.labels))
-            variance = score.between[0] * score.pretrainings
-            line += (score.pretrainings, variance**0.5 if score.pretrainings > 1 else None)
+            several = score.of_pretrainings
+            apart = float(np.std(several, ddof=1)) if len(several) > 1 else None
+            line += (len(several), apart)
             line += (place.folds, place.measure)
             lines.append(dict(zip(_SCORE_FIELDS, line, strict=True)))
     return to_csv(_SCORE_FIELDS, lines)
